@@ -1,0 +1,101 @@
+"""What can go wrong, as a tree. Each error says what happened, what we had, and what to do next.
+
+    LabError
+    ├── SettingsError           a setting is missing, malformed or contradicts another
+    ├── SetupError              something that the machine must offer is not there (interpreter, package, disk)
+    ├── StackError              a part of the stack
+    │   ├── PartFailed          ... did not come up, or died; names the part and its log
+    │   └── NotUp               ... was asked for but nothing is running
+    ├── StoreError              Prometheus or Tempo
+    │   ├── StoreUnreachable    ... did not answer
+    │   ├── QueryRejected       ... refused the query; carries the query and the server's words
+    │   ├── NoData              ... answered, with nothing in it, where something was needed
+    │   └── IncompleteTraces    ... has traces that never completed within the wait
+    ├── WorldError              the help desk's data (unknown tool, broken catalogue, missing database)
+    ├── WorkloadError           a plan cannot be made or read, or a run was spoilt
+    ├── ModelError              a model folder is missing or corrupt
+    ├── FrameError              a table lacks a column or breaks a promise of the schema
+    └── NotebookError           a notebook cannot be run as asked (a parameter that it does not have, a failed cell)
+"""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Base of every error that the lab raises on purpose.
+
+    `happened` is one sentence; `had` says what was found or asked; `do` says what to do next.
+    """
+
+    def __init__(self, happened: str, *, had: str = "", do: str = "") -> None:
+        self.happened, self.had, self.do = happened, had, do
+        parts = [happened, f"  We had: {had}" if had else "", f"  What to do: {do}" if do else ""]
+        super().__init__("\n".join(p for p in parts if p))
+
+
+class SettingsError(LabError):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class SetupError(LabError):
+    """Something that the machine must offer is not there."""
+
+
+class StackError(LabError):
+    """A part of the stack is not as it should be."""
+
+
+class PartFailed(StackError):
+    """A part did not come up, or died. `part` names it, `log` is the file to read."""
+
+    def __init__(self, happened: str, *, part: str, log: str = "", had: str = "", do: str = "") -> None:
+        self.part, self.log = part, log
+        super().__init__(happened, had=had, do=do or (f"read {log}" if log else ""))
+
+
+class NotUp(StackError):
+    """Something was asked of a part, but nothing is running there."""
+
+
+class StoreError(LabError):
+    """Prometheus or Tempo did not do as asked. `query` is what was asked."""
+
+    def __init__(self, happened: str, *, query: str = "", had: str = "", do: str = "") -> None:
+        self.query = query
+        super().__init__(happened, had=had or (f"query {query}" if query else ""), do=do)
+
+
+class StoreUnreachable(StoreError):
+    """The store did not answer."""
+
+
+class QueryRejected(StoreError):
+    """The store refused the query."""
+
+
+class NoData(StoreError):
+    """The store answered, with nothing in it, where something was needed."""
+
+
+class IncompleteTraces(StoreError):
+    """Traces did not complete within the wait."""
+
+
+class WorldError(LabError):
+    """The help desk's data is not usable."""
+
+
+class WorkloadError(LabError):
+    """A plan cannot be made or read, or a run was spoilt."""
+
+
+class ModelError(LabError):
+    """A model folder is missing or corrupt."""
+
+
+class FrameError(LabError):
+    """A table lacks a column, or breaks a promise of the schema."""
+
+
+class NotebookError(LabError):
+    """A notebook cannot be run as asked."""

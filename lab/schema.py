@@ -1,0 +1,162 @@
+"""The vocabulary: columns with their units, span and attribute names, metric names. Every other module takes them here.
+
+Words: a *request* is one call of the user; a *turn* is one model call inside it; a *tool call* is one tool run inside it;
+a *run* is a driven workload with its window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`, `_ratio`;
+`_at` columns are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, pandas dtype, meaning (with its unit)."""
+
+    name: str
+    dtype: str
+    meaning: str
+
+
+def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
+    return tuple(Column(*row) for row in rows)
+
+
+# What the load driver writes, one row a request (Parquet). Lists and objects are JSON text where the dtype is "json".
+CLIENT_RECORD = _columns(
+    ("run_id", "string", "the run that this request belongs to"),
+    ("request_id", "string", "unique within the run"),
+    ("trace_id", "string", "32 hex digits; the thread that joins client, Llama Stack, vLLM and tool"),
+    ("scenario_id", "string", "the scenario with the ground truth"),
+    ("kind", "string", "kind of scenario: single, chain, no_tool, ..."),
+    ("intent", "string", "what the user wants"),
+    ("turn_index", "int64", "0 for the first question of a session, 1 for its follow-up"),
+    ("tenant", "string", "who pays"),
+    ("user_id", "string", "who asks"),
+    ("session_id", "string", "the conversation"),
+    ("api", "string", "'responses' (agent through Llama Stack) or 'chat' (plain chat completions)"),
+    ("model", "string", "the model asked for"),
+    ("scheduled_at", "float64", "when the plan wanted it sent (open loop) or when the user was ready (closed loop)"),
+    ("sent_at", "float64", "when the request was written to the socket"),
+    ("first_token_at", "float64", "when the first generated token's chunk came; NaN if none did"),
+    ("last_token_at", "float64", "when the last generated token's chunk came; NaN if none did"),
+    ("done_at", "float64", "when the answer was complete or had failed"),
+    ("lag_s", "float64", "sent_at - scheduled_at: the driver's own delay"),
+    ("ttft_s", "float64", "first_token_at - scheduled_at"),
+    ("e2e_s", "float64", "done_at - scheduled_at"),
+    ("chunk_offsets_s", "json", "time of every token chunk, relative to sent_at"),
+    ("status", "string", "'ok', 'error', 'cancelled' or 'timeout'"),
+    ("http_status", "int64", "HTTP status code; 0 if there was no answer"),
+    ("error_type", "string", "low-cardinality kind of error; empty if ok"),
+    ("error_message", "string", "what the server or the socket said"),
+    ("prompt_tokens", "int64", "as the API answered; -1 if it did not say"),
+    ("cached_tokens", "int64", "part of prompt_tokens that came from the prefix cache; -1 if it did not say"),
+    ("completion_tokens", "int64", "as the API answered; -1 if it did not say"),
+    ("prompt", "string", "what the user said"),
+    ("answer", "string", "the final text"),
+    ("tool_calls", "json", "list of {tool, arguments (object or the raw text), output, error}, in order"),
+    ("finish_reason", "string", "of the last model call, or the Responses status"),
+)
+
+# One row a request, joined from client, spans and ground truth.
+# The phases add up: e2e_s = lag_s + network_s + stack_s + queue_s + prefill_s + decode_s + engine_other_s + tool_s
+#                            + unexplained_s, for every row whose trace is complete.
+REQUEST_FRAME = _columns(
+    *((c.name, c.dtype, c.meaning) for c in CLIENT_RECORD if c.name not in ("chunk_offsets_s", "error_message")),
+    ("turns", "int64", "model calls in the trace (vLLM's llm_request spans)"),
+    ("tool_runs", "int64", "tool calls in the trace"),
+    ("queue_s", "float64", "sum over turns: arrival at vLLM until first scheduled"),
+    ("prefill_s", "float64", "sum over turns: first scheduled until first token"),
+    ("decode_s", "float64", "sum over turns: first token until last token"),
+    ("engine_other_s", "float64", "rest of vLLM's request spans: tokenising, output handling"),
+    ("tool_s", "float64", "sum over tool calls, as the caller (Llama Stack) sees them"),
+    ("stack_s", "float64", "Llama Stack's own time: its server span less model calls and tool calls"),
+    ("network_s", "float64", "client's view less Llama Stack's server span: connection, transfer, client"),
+    ("unexplained_s", "float64", "what is left; near 0 when the trace is whole and the clocks agree"),
+    ("span_prompt_tokens", "int64", "sum over vLLM's spans"),
+    ("span_completion_tokens", "int64", "sum over vLLM's spans"),
+    ("spans", "int64", "spans in the trace"),
+    ("trace_complete", "boolean", "every parent is there, every model call has its vLLM span, the root has ended"),
+    ("trace_problem", "string", "why the trace is not complete; empty if it is"),
+)
+
+
+class Span:
+    """Span names, as the pinned versions write them."""
+
+    CLIENT = "lab.request"  # the driver's root span of one request
+    VLLM = "llm_request"
+    LLAMA_STACK_RESPONSES = "POST /v1/responses"
+    CHAT_PREFIX = "chat "  # genai-openai: "chat {model}"
+    INVOKE_TOOL = ("invoke_mcp_tool", "invoke_tool", "file_search", "knowledge_search")  # Llama Stack's own
+    LIST_TOOLS = "list_mcp_tools"
+    EXECUTE_TOOL_PREFIX = "execute_tool "  # the MCP server's own: "execute_tool {gen_ai.tool.name}"
+
+
+class Attr:
+    """Attribute names: OpenTelemetry GenAI semantic conventions, vLLM's older names, and the lab's own."""
+
+    SERVICE = "service.name"
+    OPERATION = "gen_ai.operation.name"
+    REQUEST_MODEL = "gen_ai.request.model"
+    INPUT_TOKENS = "gen_ai.usage.input_tokens"
+    OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+    CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+    TOOL_NAME = "gen_ai.tool.name"
+    LLAMA_STACK_TOOL_NAME = "tool_name"
+    ERROR_TYPE = "error.type"
+    # vLLM 0.32 keeps the older usage names on its llm_request span
+    VLLM_PROMPT_TOKENS = "gen_ai.usage.prompt_tokens"
+    VLLM_COMPLETION_TOKENS = "gen_ai.usage.completion_tokens"
+    VLLM_TTFT_S = "gen_ai.latency.time_to_first_token"
+    VLLM_E2E_S = "gen_ai.latency.e2e"
+    VLLM_QUEUE_S = "gen_ai.latency.time_in_queue"
+    VLLM_PREFILL_S = "gen_ai.latency.time_in_model_prefill"
+    VLLM_DECODE_S = "gen_ai.latency.time_in_model_decode"
+    VLLM_INFERENCE_S = "gen_ai.latency.time_in_model_inference"
+    # who asked: travels as W3C baggage from the driver, copied to spans by each of our own processes
+    TENANT = "lab.tenant"
+    USER = "user.id"
+    SESSION = "session.id"
+    SCENARIO = "lab.scenario"
+    RUN = "lab.run"
+    REQUEST = "lab.request"
+
+
+BAGGAGE = (Attr.TENANT, Attr.USER, Attr.SESSION, Attr.SCENARIO, Attr.RUN, Attr.REQUEST)
+
+
+class Service:
+    """`service.name` of every part of the lab that writes spans."""
+
+    CLIENT = "lab-client"
+    LLAMA_STACK = "llama-stack"
+    VLLM = "vllm"
+    VLLM_EMBED = "vllm-embed"
+    TOOLS = "lab-tools"
+
+
+class Metric:
+    """Prometheus metric names, as vLLM 0.32 and 0.33 export them (counters carry `_total`)."""
+
+    RUNNING = "vllm:num_requests_running"
+    WAITING = "vllm:num_requests_waiting"
+    KV_CACHE_USAGE = "vllm:kv_cache_usage_perc"
+    PROMPT_TOKENS = "vllm:prompt_tokens_total"
+    CACHED_TOKENS = "vllm:prompt_tokens_cached_total"
+    GENERATION_TOKENS = "vllm:generation_tokens_total"
+    REQUESTS = "vllm:request_success_total"
+    PREEMPTIONS = "vllm:num_preemptions_total"
+    TTFT = "vllm:time_to_first_token_seconds"
+    ITL = "vllm:inter_token_latency_seconds"
+    TPOT = "vllm:request_time_per_output_token_seconds"
+    E2E = "vllm:e2e_request_latency_seconds"
+    QUEUE = "vllm:request_queue_time_seconds"
+    PREFILL = "vllm:request_prefill_time_seconds"
+    DECODE = "vllm:request_decode_time_seconds"
+    INFERENCE = "vllm:request_inference_time_seconds"
+
+
+# Prometheus scrape jobs, the same names locally and on a cluster.
+JOBS = ("vllm", "vllm-embed", "llama-stack", "lab-tools", "tracestore", "node", "prometheus")
