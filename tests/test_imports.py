@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).resolve().parent.parent / "lab"
-FLOOR_0 = {"schema", "errors", "settings", "world"}
+FLOOR_0 = {"schema", "errors", "settings", "world", "prices", "exercise"}
 STAGES = {"workload", "stack", "tools", "tracestore", "stores", "frames", "measures", "figures", "dashboards"}
 ABOVE = {"cli", "runner"}  # like a notebook: may use every stage
 
@@ -48,6 +48,9 @@ def test_imports_go_down_only(path: Path) -> None:
 
 def test_importing_lab_does_nothing() -> None:
     """`import lab` loads no third-party package and prints nothing."""
-    code = "import sys, lab; heavy = {'pandas','pydantic','opentelemetry','duckdb'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"
+    code = (
+        "import sys, lab; heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=LAB.parent)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,72 @@
+"""Prices with their date and source, from data/prices/. A price without a source is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from lab.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class MachinePrice:
+    """One hour of a whole machine, on demand."""
+
+    name: str
+    usd_per_hour: float
+    what: str
+    read_on: date
+    source: str
+
+
+@dataclass(frozen=True)
+class ApiPrice:
+    """A million tokens at a public API; `cached_input_usd_per_mtok` is the input price where the list names none."""
+
+    name: str
+    input_usd_per_mtok: float
+    output_usd_per_mtok: float
+    what: str
+    read_on: date
+    source: str
+    cached_input_usd_per_mtok: float | None = None
+
+    def cost_usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
+        """USD for so many tokens; `cached_tokens` is the part of `prompt_tokens` that the cache answered."""
+        cached_price = self.cached_input_usd_per_mtok
+        if cached_price is None:
+            cached_price = self.input_usd_per_mtok
+        fresh = prompt_tokens - cached_tokens
+        return (
+            fresh * self.input_usd_per_mtok + cached_tokens * cached_price + completion_tokens * self.output_usd_per_mtok
+        ) / 1e6
+
+
+def machine_prices(data_dir: Path) -> dict[str, MachinePrice]:
+    """Every row of data/prices/machines.toml, by name. Raises SettingsError for a missing or malformed file."""
+    return _read(data_dir / "prices" / "machines.toml", MachinePrice)
+
+
+def api_prices(data_dir: Path) -> dict[str, ApiPrice]:
+    """Every row of data/prices/api.toml, by name. Raises SettingsError for a missing or malformed file."""
+    return _read(data_dir / "prices" / "api.toml", ApiPrice)
+
+
+def _read(path: Path, kind: type) -> dict:
+    try:
+        rows = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as e:
+        raise SettingsError(f"the price list {path.name} cannot be read", had=str(e), do=f"restore {path}") from e
+    prices = {}
+    for name, row in rows.items():
+        try:
+            prices[name] = kind(name=name, **row)
+        except TypeError as e:
+            raise SettingsError(
+                f"row [{name}] of {path.name} is not a price",
+                had=str(e),
+                do="every row needs its price, what, read_on and source; see data/prices/README.md",
+            ) from e
+    return prices
