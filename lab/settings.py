@@ -52,6 +52,8 @@ class Settings(BaseSettings):
 
     model: str = Field("", description="a model name or folder that vLLM should serve; empty: the lab's own model")
     model_name: str = Field("lab-model", description="the name under which the chat model is served")
+    ports: dict[str, int] = Field({}, description="ports that `lab up` must take, by name; others are chosen free")
+    vllm_args: str = Field("", description="more arguments for the chat model's vLLM, as one would type them")
     timeout_s: float = Field(30.0, gt=0, description="for one question to a store")
 
     @classmethod
