@@ -1,0 +1,61 @@
+"""Find Prometheus, promtool and the node exporter: on PATH, from an earlier set-up, or unpacked from Debian's packages."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+from lab.errors import SetupError
+from scripts.setup.debian import unpack
+from scripts.setup.places import VENVS
+
+# tool -> (names it goes by, Debian package)
+TOOLS = {
+    "prometheus": (("prometheus",), "prometheus"),
+    "promtool": (("promtool",), "prometheus"),
+    "node_exporter": (("node_exporter", "prometheus-node-exporter"), "prometheus-node-exporter"),
+}
+
+
+def find_tools(root: Path = VENVS) -> dict[str, str]:
+    """The path of each tool. Raises SetupError that says how to get one where it is not to be had."""
+    found = {}
+    for tool, (names, package) in TOOLS.items():
+        path = _look(names, root / package)
+        if path is None:
+            path = _fetch(tool, names, package, root)
+        found[tool] = path
+    return found
+
+
+def _look(names: tuple[str, ...], unpacked: Path) -> str | None:
+    for name in names:
+        path = shutil.which(name) or shutil.which(name, path=f"{unpacked}/usr/bin:/opt/homebrew/bin:/usr/local/bin")
+        if path:
+            return path
+    return None
+
+
+def _fetch(tool: str, names: tuple[str, ...], package: str, root: Path) -> str:
+    try:
+        unpack(package, root / package, part="prometheus")
+    except SetupError as e:
+        raise SetupError(f"{tool} was not found, and could not be fetched", had=_had(e, names), do=_how(package)) from e
+    path = _look(names, root / package)
+    if path is None:
+        raise SetupError(f"Debian's package {package} has no {names[0]}", had=str(root / package), do=_how(package))
+    return path
+
+
+def _had(error: SetupError, names: tuple[str, ...]) -> str:
+    return f"no {' or '.join(names)} on PATH; {error.happened} ({error.had})"
+
+
+def _how(package: str) -> str:
+    if platform.system() == "Darwin":
+        return f"`brew install {'node_exporter' if 'node' in package else 'prometheus'}`, then run the command again"
+    return (
+        f"install it with your system's package manager (Debian, Ubuntu: `apt-get install {package}`), or put the "
+        "program from the Prometheus project's release page on PATH, then run the command again"
+    )
