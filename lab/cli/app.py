@@ -1,0 +1,86 @@
+"""The verbs of `lab`, with their help. What they do is elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="lab",
+    help="An observability lab for large language models, live on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+# verb -> (module, its one line of help). Each module has `main(argv) -> int | None` and its own --help.
+DELEGATED = {
+    "run": ("lab.runner", "Execute the notebooks in order on the real stack; results, report and logs go to out/."),
+    "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
+    "load": ("lab.workload", "Drive a workload through the stack and record every request."),
+    "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
+    "bench": ("benchmarks", "Run every benchmark and print one table."),
+}
+
+
+@app.command()
+def up(
+    wait: Annotated[
+        str, typer.Option(help="'agent': until an agent request can be answered; 'all': documents can be searched too.")
+    ] = "agent",
+) -> None:
+    """Stand the stack up, or start again what died. Says what it waits for, and which log to read if a part fails."""
+    from lab.cli.stack import up as run
+
+    run(_choice(wait, ("agent", "all"), "--wait"))
+
+
+@app.command()
+def down() -> None:
+    """Take the stack down. No process stays, whatever happened to the supervisor."""
+    from lab.cli.stack import down as run
+
+    run()
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+    """Show every part: state, pid, port, memory, since when, log. Exit status 1 if one that is needed is not ready."""
+    from lab.cli.stack import status as run
+
+    sys.exit(run(as_json))
+
+
+@app.command()
+def logs(
+    part: Annotated[str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")] = None,
+    trace: Annotated[str | None, typer.Option(help="Only lines of this trace id, of all parts, in time order.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    last: Annotated[int, typer.Option("--last", "-n", help="Only that many of the newest lines; 0: all.")] = 0,
+) -> None:
+    """Show log lines of a part, of all, or of one trace."""
+    from lab.cli.stack import logs as run
+
+    run(part, trace, follow, as_json, last)
+
+
+def _choice(value: str, allowed: tuple[str, ...], option: str) -> str:
+    if value not in allowed:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}", param_hint=option)
+    return value
+
+
+def _delegate(verb: str, module: str, help_line: str) -> None:
+    @app.command(verb, help=help_line, context_settings=PASS_ON)
+    def command(ctx: typer.Context) -> None:
+        sys.exit(importlib.import_module(module).main(ctx.args) or 0)
+
+
+for _verb, (_module, _help) in DELEGATED.items():
+    _delegate(_verb, _module, _help)

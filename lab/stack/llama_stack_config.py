@@ -1,0 +1,136 @@
+"""Llama Stack's configuration (0.7.3): agent loop, the two vLLM servers, MCP tools, documents in FAISS.
+
+FAISS, not sqlite-vec: many interpreters (pyenv's, macOS's) have an sqlite3 that loads no extensions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.settings import Settings
+from lab.stack.ports import HOST
+from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
+
+CHAT_PROVIDER, EMBED_PROVIDER = "vllm", "vllm-embed"
+MAX_ANSWER_TOKENS = 256
+CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = 100, 20
+
+
+def model_id(served_name: str) -> str:
+    """The name under which Llama Stack knows the chat model."""
+    return f"{CHAT_PROVIDER}/{served_name}"
+
+
+def render(settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path) -> str:
+    """config.yaml as text. Models are registered here: found by asking vLLM, they would come minutes late."""
+    return yaml.safe_dump(document(settings.model_name, ports, url, state / "llama-stack"), sort_keys=False)
+
+
+def document(served_name: str, ports: dict[str, int], url: dict[str, str], folder: Path) -> dict[str, Any]:
+    """The configuration as a dictionary. `folder` holds its databases."""
+    kv, sql = {"backend": "kv_default"}, {"backend": "sql_default"}
+    writers = {"max_write_queue_size": 10000, "num_writers": 1}
+    return {
+        "version": 2,
+        "distro_name": "lab",
+        "apis": ["inference", "responses", "tool_runtime", "vector_io", "files"],
+        "providers": {
+            "inference": [
+                _vllm(CHAT_PROVIDER, url["vllm"], MAX_ANSWER_TOKENS),
+                _vllm(EMBED_PROVIDER, url["vllm_embed"], MAX_ANSWER_TOKENS),
+            ],
+            "vector_io": [_provider("faiss", "inline::faiss", persistence={"namespace": "vector_io::faiss", **kv})],
+            "files": [
+                _provider(
+                    "builtin-files",
+                    "inline::localfs",
+                    storage_dir=str(folder / "files"),
+                    metadata_store={"table_name": "files_metadata", **sql},
+                )
+            ],
+            "responses": [
+                _provider(
+                    "builtin",
+                    "inline::builtin",
+                    persistence={
+                        "agent_state": {"namespace": "agents", **kv},
+                        "responses": {"table_name": "responses", **sql, **writers},
+                    },
+                )
+            ],
+            "tool_runtime": [_provider("model-context-protocol", "remote::model-context-protocol")],
+        },
+        "storage": {
+            "backends": {
+                "kv_default": {"type": "kv_sqlite", "db_path": str(folder / "kvstore.db")},
+                "sql_default": {"type": "sql_sqlite", "db_path": str(folder / "sql_store.db")},
+            },
+            "stores": {
+                "metadata": {"namespace": "registry", **kv},
+                "inference": {"table_name": "inference_store", **sql, **writers},
+                "conversations": {"table_name": "openai_conversations", **sql},
+                "prompts": {"namespace": "prompts", **kv},
+                "connectors": {"namespace": "connectors", **kv},
+            },
+        },
+        "registered_resources": {
+            "models": [
+                _model(served_name, CHAT_PROVIDER, "llm"),
+                _model(EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION),
+            ],
+            "shields": [],
+            "vector_stores": [],
+        },
+        "vector_stores": _file_search(),
+        "server": {"host": HOST, "port": ports["llama_stack"]},
+    }
+
+
+def _provider(provider_id: str, provider_type: str, **config: Any) -> dict[str, Any]:
+    return {"provider_id": provider_id, "provider_type": provider_type, "config": config}
+
+
+def _vllm(provider_id: str, url: str, max_tokens: int) -> dict[str, Any]:
+    # With any token set, Llama Stack does not ask vLLM for its models before it registers them, so neither waits.
+    return _provider(
+        provider_id,
+        "remote::vllm",
+        base_url=f"{url}/v1",
+        max_tokens=max_tokens,
+        api_token="not-needed",
+        refresh_models=False,
+    )
+
+
+def _model(name: str, provider: str, kind: str, **metadata: Any) -> dict[str, Any]:
+    entry = {"model_id": name, "provider_id": provider, "provider_model_id": name, "model_type": kind}
+    return entry | {"metadata": metadata}
+
+
+def _file_search() -> dict[str, Any]:
+    """Short texts around what a search found: the defaults are longer than a small model's context is worth."""
+    return {
+        "default_provider_id": "faiss",
+        "default_embedding_model": {
+            "provider_id": EMBED_PROVIDER,
+            "model_id": EMBED_MODEL,
+            "embedding_dimensions": EMBED_DIMENSION,
+        },
+        "file_search_params": {"header_template": "file_search: {num_chunks}\n", "footer_template": "\n"},
+        "context_prompt_params": {
+            "chunk_annotation_template": "[{index}] {chunk.content}\n",
+            "context_template": "{query}\n",
+        },
+        "annotation_prompt_params": {
+            "enable_annotations": False,
+            "annotation_instruction_template": "-",
+            "chunk_annotation_template": "[{index}] {chunk_text} {file_id}\n",
+        },
+        "file_ingestion_params": {
+            "default_chunk_size_tokens": CHUNK_TOKENS,
+            "default_chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
+        },
+    }

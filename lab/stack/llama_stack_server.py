@@ -1,0 +1,100 @@
+"""Runs Llama Stack's own server with its telemetry set up here. `python -m lab.stack.llama_stack_server`.
+
+The same instrumentations as `opentelemetry-instrument llama stack run`, and three things that its environment variables
+cannot say: who asked (baggage) becomes span attributes, the span per streamed chunk is left out, and histograms get
+buckets that fit (the SDK's first bound above zero is 5 seconds).
+
+Environment: LLAMA_STACK_CONFIG, LAB_LLAMA_STACK_PORT, LAB_LLAMA_STACK_METRICS_PORT, LAB_OTLP_ENDPOINT,
+OTEL_SERVICE_NAME.
+"""
+
+from __future__ import annotations
+
+import logging.config
+import os
+from typing import TYPE_CHECKING
+
+from lab.schema import BAGGAGE
+from lab.stack.jsonlog import config as json_logging
+from lab.stack.ports import HOST
+from lab.stack.vllm_args import log_spaced
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+DURATION_BUCKETS_S = [*log_spaced(0.001, 60), 120.0]
+RATE_BUCKETS = log_spaced(1, 10_000)  # tokens a second
+LOGGERS = ("", "uvicorn", "uvicorn.access", "uvicorn.error")
+QUIET_URLS = "/v1/health,/v1/version,/v1/models"  # asked by readiness checks and clients' start-up, not by requests
+
+
+def main() -> None:
+    """Serve until told to end."""
+    import uvicorn
+
+    logging.config.dictConfig(json_logging(LOGGERS))
+    start_tracing(os.environ["LAB_OTLP_ENDPOINT"])
+    start_metrics(int(os.environ["LAB_LLAMA_STACK_METRICS_PORT"]))
+    instrument_clients()
+    port = int(os.environ["LAB_LLAMA_STACK_PORT"])
+    uvicorn.run("lab.stack.llama_stack_server:create_app", factory=True, host=HOST, port=port, log_config=None)
+
+
+def create_app() -> FastAPI:
+    """Llama Stack's application, with server spans and JSON logs."""
+    from llama_stack.core.server.server import create_app as create
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    app = create()
+    logging.config.dictConfig(json_logging(LOGGERS))  # creating it has installed handlers for a terminal
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"])
+    return app
+
+
+def start_tracing(otlp_url: str) -> None:
+    """Spans go to `otlp_url`, each with the baggage of its request."""
+    from opentelemetry import trace
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.processor.baggage import BaggageSpanProcessor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(BaggageSpanProcessor(lambda key: key in BAGGAGE))
+    exporter = OTLPSpanExporter(endpoint=f"{otlp_url}/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500, max_queue_size=20_000))
+    trace.set_tracer_provider(provider)
+
+
+def start_metrics(port: int) -> None:
+    """Metrics of all instrumentations on http://127.0.0.1:`port`/metrics, for Prometheus."""
+    from opentelemetry import metrics
+    from opentelemetry.exporter.prometheus import PrometheusMetricReader
+    from opentelemetry.sdk.metrics import Histogram, MeterProvider
+    from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+    from prometheus_client import start_http_server
+
+    def buckets(pattern: str, bounds: list[float]) -> View:
+        aggregation = ExplicitBucketHistogramAggregation(bounds)
+        return View(instrument_type=Histogram, instrument_name=pattern, aggregation=aggregation)
+
+    views = [
+        buckets("llama_stack.*_seconds", DURATION_BUCKETS_S),
+        buckets("llama_stack.*tokens_per_second", RATE_BUCKETS),
+        buckets("gen_ai.client.operation.*", DURATION_BUCKETS_S),
+    ]
+    metrics.set_meter_provider(MeterProvider(metric_readers=[PrometheusMetricReader()], views=views))
+    start_http_server(port, HOST)
+
+
+def instrument_clients() -> None:
+    """Spans and trace context on outgoing calls: `chat` of the openai client, httpx to the tools, httpx2 to vLLM."""
+    from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
+
+    for instrumentor in (HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, OpenAIInstrumentor):
+        instrumentor().instrument()
+
+
+if __name__ == "__main__":
+    main()

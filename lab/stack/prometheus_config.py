@@ -1,0 +1,39 @@
+"""Prometheus' configuration: every part is a scrape job of the same name as on a cluster (lab.schema.JOBS)."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import yaml
+
+from lab.stack.ports import HOST
+
+SCRAPE_INTERVAL = "1s"  # a workshop's runs last seconds to minutes; a cluster uses 15 s or more
+_FROM_ENDPOINT = {"vllm": "vllm", "vllm-embed": "vllm_embed", "lab-tools": "mcp", "tracestore": "tempo"}
+
+
+def targets(ports: dict[str, int], url: dict[str, str], external: dict[str, str]) -> dict[str, str]:
+    """{job: host:port}. A server that the user runs elsewhere is scraped too where it has metrics of its own."""
+    found = {job: urlsplit(url[endpoint]).netloc for job, endpoint in _FROM_ENDPOINT.items()}
+    if "llama_stack" not in external:
+        found["llama-stack"] = f"{HOST}:{ports['llama_stack_metrics']}"
+    if "prometheus" not in external:
+        found["node"] = f"{HOST}:{ports['node']}"
+        found["prometheus"] = urlsplit(url["prometheus"]).netloc
+    return found
+
+
+def essential_jobs(external: dict[str, str]) -> list[str]:
+    """Jobs that must be up before the lab counts as ready: those on the way of an agent request that are ours."""
+    jobs = {"vllm": "vllm", "lab-tools": "mcp", "tracestore": "tempo", "llama-stack": "llama_stack"}
+    return [job for job, endpoint in jobs.items() if endpoint not in external]
+
+
+def render(targets: dict[str, str], interval: str = SCRAPE_INTERVAL) -> str:
+    """prometheus.yml as text. `targets` is {job: host:port}."""
+    jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in sorted(targets.items())]
+    document = {
+        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+        "scrape_configs": jobs,
+    }
+    return yaml.safe_dump(document, sort_keys=False)
