@@ -1,0 +1,88 @@
+"""What machine and what versions a run was made on: without it a latency is just a number."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from lab.settings import REPO, Settings
+
+TOOLS = REPO / ".venvs" / "tools.json"
+PACKAGES = ("llama-stack", "mcp", "opentelemetry-sdk", "pandas", "papermill", "duckdb")
+
+
+def collect(settings: Settings) -> dict[str, str]:
+    """{what: value} in reading order; what is not known is left out."""
+    tools = _read_json(TOOLS)
+    facts = {
+        "place": settings.place,
+        "model": settings.model or f"{settings.model_name} (the lab's own)",
+        "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {psutil.virtual_memory().total / 1024**3:.0f} GiB",
+        "processor features": ", ".join(tools.get("cpu_flags", [])),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "vllm": _vllm_version(tools),
+        "prometheus": _prometheus_version(tools),
+        **{name: _version(name) for name in PACKAGES},
+        "load average before": f"{os.getloadavg()[0]:.1f}",
+        "commit": _commit(),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        return json.loads(path.read_text())
+    return {}
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if match:
+            return match.group(1).strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return ""
+
+
+def _vllm_version(tools: dict[str, Any]) -> str:
+    """From the other environment's package folders, without starting its interpreter."""
+    site = Path(tools.get("python_vllm", "?")).parent.parent
+    for info in sorted(site.glob("lib/python*/site-packages/vllm*.dist-info")):
+        match = re.match(r"vllm(?:_cpu)?-(.+)\.dist-info", info.name)
+        if match:
+            return f"{match.group(1)} ({tools.get('vllm_build', '')} build)"
+    return ""
+
+
+def _prometheus_version(tools: dict[str, Any]) -> str:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            [tools.get("prometheus", "prometheus"), "--version"], capture_output=True, text=True, timeout=10
+        )
+        match = re.search(r"version (\S+)", done.stdout + done.stderr)
+        return match.group(1).rstrip(",") if match else ""
+    return ""
+
+
+def _commit() -> str:
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPO, timeout=10
+        )
+        return done.stdout.strip() if done.returncode == 0 else ""
+    return ""

@@ -1,0 +1,73 @@
+"""`make lab`: the stack up and JupyterLab on loopback with its token; Ctrl-C ends JupyterLab and takes the stack down."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from lab import stack
+from lab.errors import LabError
+from lab.runner import kernel
+from lab.runner.session import NOTEBOOKS, _is_up, _stand_up, _undisturbed
+from lab.runner.show import Show
+from lab.settings import Settings, load_settings
+
+
+def main() -> int:
+    """JupyterLab's exit status; 1 if the stack did not come up."""
+    settings = load_settings()
+    started = False
+    try:
+        with Show() as show:
+            started = _stand_up(settings, show)
+        return _serve(settings)
+    except LabError as e:
+        print(f"{type(e).__name__}: {e}", file=sys.stderr)
+        started = started or not _is_up(settings)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    finally:
+        if started and settings.place == "local":
+            with _undisturbed():
+                print("taking the stack down", flush=True)
+                stack.down(settings)
+
+
+def register_kernel(folder: Path, settings: Settings) -> Path:
+    """Write the kernel's specification below `folder`, for this checkout only; nothing in the user's home changes."""
+    spec_dir = folder / "kernels" / kernel.NAME
+    spec_dir.mkdir(parents=True, exist_ok=True)
+    spec = {"argv": kernel.argv(), "display_name": kernel.DISPLAY_NAME, "language": "python",
+            "env": kernel.environment(settings)}
+    (spec_dir / "kernel.json").write_text(json.dumps(spec, indent=1))
+    return spec_dir
+
+
+def _serve(settings: Settings) -> int:
+    folder = settings.state_dir.resolve() / "jupyter"
+    register_kernel(folder, settings)
+    env = {**os.environ, "JUPYTER_PATH": str(folder), "LAB_STATE_DIR": str(settings.state_dir.resolve())}
+    command = [
+        sys.executable, "-m", "jupyter", "lab", "--ServerApp.ip=127.0.0.1", "--no-browser",
+        f"--MappingKernelManager.default_kernel_name={kernel.NAME}", f"--ServerApp.root_dir={NOTEBOOKS.parent}",
+        f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}", *sys.argv[1:],
+    ]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    child = subprocess.Popen(command, env=env)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.terminate()  # Ctrl-C reached it as well, and it asks; this answers
+        return child.wait(20)
+    finally:
+        if child.poll() is None:
+            child.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
