@@ -32,7 +32,7 @@ def up(wait: str) -> None:
     else:
         endpoints = stack.up(settings, LineProgress(), wait)
     for name, url in sorted(endpoints.items()):
-        console.print(f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False)
+        console.print(f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
 
 
 def down() -> None:

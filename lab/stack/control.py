@@ -22,6 +22,7 @@ from lab.stack.logs import causes, last_lines
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
 
+SUPERVISOR = ("-m", "lab.stack.supervisor")
 POLL_S = 0.2
 REPAIR_BEGINS_S = 300.0  # it may still be busy with the first start
 STALE_S = 10.0  # a supervisor that has not written for so long hangs
@@ -59,9 +60,11 @@ def up(
 def down(settings: Settings) -> list[str]:
     """See lab.stack.down."""
     state_dir = settings.state_dir.resolve()
-    found = state.read(state_dir) if state_dir.is_dir() else None
-    if found is None and not state_dir.is_dir():
+    if not state_dir.is_dir():
         return []
+    found = None
+    with contextlib.suppress(StackError):  # unreadable: the mark in their environment still finds the processes
+        found = state.read(state_dir)
     if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.supervisor_pid, signal.SIGTERM)
@@ -142,7 +145,7 @@ def _start_supervisor(settings: Settings) -> None:
         log.replace(log.with_suffix(".log.1"))
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lab.stack.supervisor"],
+            [sys.executable, *SUPERVISOR],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,

@@ -24,6 +24,7 @@ class Plan:
     parts: tuple[Part, ...]
     files: dict[Path, str]
     endpoints: dict[str, str]
+    own_endpoints: dict[str, str]  # without those that the user runs elsewhere; the user's settings name those
 
 
 def chat_model(settings: Settings) -> tuple[str, int | None]:
@@ -60,13 +61,13 @@ def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], externa
     ]
     names = {p.name for p in parts}
     parts = [_without_absent_needs(p, names) for p in parts]
-    endpoints = {**{k: v for p in parts for k, v in p.endpoints.items()}, **external}
+    ours = {k: v for p in parts for k, v in p.endpoints.items()}
     files = {
         state / "run" / "vllm-logging.json": vllm_args.logging_config(),
         state / "run" / "prometheus.yml": prometheus_config.render(prometheus_config.targets(ports, url, external)),
         state / "run" / "llama-stack.yaml": llama_stack_config.render(settings, ports, url, state),
     }
-    return Plan(tuple(parts), files, endpoints)
+    return Plan(tuple(parts), files, ours | external, ours)
 
 
 def _without_absent_needs(part: Part, names: set[str]) -> Part:

@@ -192,7 +192,9 @@ class Runner:
         self.ready_after_s = round(time.time() - self.started_at, 2)
         self._set(state.DONE if self.part.task else state.READY)
         self.settled.set()
-        if not self.part.task:
+        if self.part.task:
+            self.pid = None
+        else:
             self._watch = asyncio.create_task(self._watch_end())
         return True
 

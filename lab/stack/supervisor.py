@@ -57,7 +57,7 @@ class Supervisor:
     async def run(self) -> int:
         """Until told to stop, or until the first start has failed. Returns the exit status."""
         heart = asyncio.create_task(self._beat())
-        state.write_endpoints(self.state_dir, self.plan.endpoints)
+        state.write_endpoints(self.state_dir, self.plan.own_endpoints)
         failed = not await self._start(list(self.runners.values()))
         self.phase = "failed" if failed else "up"
         while not failed and not self.stop_asked.is_set():
@@ -162,9 +162,8 @@ def build(settings: Settings, external: dict[str, str]) -> tuple[Plan, dict[str,
     return make_plan(settings, find_tools(), ports, external), ports
 
 
-async def _supervise(settings: Settings, external: dict[str, str]) -> int:
-    state_dir = settings.state_dir.resolve()
-    plan, ports = build(settings, external)
+async def serve(state_dir: Path, plan: Plan, ports: dict[str, int]) -> int:
+    """Run the plan until told to stop. Returns the exit status."""
     for path, text in plan.files.items():
         path.write_text(text)
     supervisor = Supervisor(state_dir, plan, ports)
@@ -185,7 +184,7 @@ def main() -> int:
     lock = take_lock(settings.state_dir)
     if lock is None:
         return 3
-    return asyncio.run(_supervise(settings, given["external"]))
+    return asyncio.run(serve(settings.state_dir.resolve(), *build(settings, given["external"])))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""The configurations that are written for Prometheus and Llama Stack."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lab.schema import JOBS
+from lab.settings import Settings
+from lab.stack import llama_stack_config, prometheus_config
+from lab.stack.ports import WISHED
+
+URLS = {n: f"http://127.0.0.1:{p}" for n, p in WISHED.items()}
+
+
+def test_the_scrape_jobs_are_those_of_the_vocabulary():
+    """A query written for the lab finds its job on a cluster too."""
+    assert set(prometheus_config.targets(WISHED, URLS, {})) == set(JOBS)
+
+
+def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
+    """Its metrics may be behind something that we do not know."""
+    external = {"vllm": "http://gpu.example:8000"}
+    assert prometheus_config.targets(WISHED, URLS | external, external)["vllm"] == "gpu.example:8000"
+    assert "vllm" not in prometheus_config.essential_jobs(external)
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not on PATH")
+def test_prometheus_takes_its_configuration(tmp_path: Path):
+    """promtool finds no fault with it."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text(prometheus_config.render(prometheus_config.targets(WISHED, URLS, {})))
+    done = subprocess.run(["promtool", "check", "config", str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_llama_stack_takes_its_configuration(tmp_path: Path):
+    """Llama Stack's own types accept every key; none is ignored."""
+    datatypes = pytest.importorskip("llama_stack.core.datatypes")
+    found = datatypes.StackConfig(**yaml.safe_load(llama_stack_config.render(Settings(), WISHED, URLS, tmp_path)))
+    assert found.server.host == "127.0.0.1"
+    assert {m.model_id for m in found.registered_resources.models} == {"lab-model", "all-minilm-l6-v2"}
+    assert [p.provider_type for p in found.providers["vector_io"]] == ["inline::faiss"]
+    assert found.vector_stores.default_embedding_model.embedding_dimensions == 384
+
+
+def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):
+    """Two labs side by side share nothing."""
+    document = llama_stack_config.document("m", WISHED, URLS, tmp_path)
+    paths = [b["db_path"] for b in document["storage"]["backends"].values()]
+    paths.append(document["providers"]["files"][0]["config"]["storage_dir"])
+    assert all(Path(p).is_relative_to(tmp_path) for p in paths)

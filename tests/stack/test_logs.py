@@ -1,0 +1,119 @@
+"""Log lines: written as JSON, joined in time order, found by trace."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.errors import NotUp, StackError
+from lab.stack.jsonlog import TraceJsonFormatter
+from lab.stack.logs import causes, last_lines, read
+from lab.stack.logsink import LogSink, as_json_line
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def write(state: Path, part: str, *entries: dict | str) -> None:
+    (state / "logs").mkdir(exist_ok=True)
+    lines = [e if isinstance(e, str) else json.dumps(e) for e in entries]
+    (state / "logs" / f"{part}.log").write_text("".join(line + "\n" for line in lines))
+
+
+def test_a_plain_line_becomes_an_object_with_its_level():
+    """Whatever a part prints, the file holds JSON lines."""
+    entry = json.loads(as_json_line(b"(APIServer pid=1) WARNING 11-25 12:22:22 careful"))
+    assert entry["level"] == "warning" and entry["message"].endswith("careful") and entry["ts"]
+
+
+def test_a_json_line_is_kept_as_it_is():
+    """And a line that only looks like one is wrapped."""
+    assert as_json_line(b'{"a": 1}') == b'{"a": 1}\n'
+    assert json.loads(as_json_line(b"{'a': 1}"))["message"] == "{'a': 1}"
+
+
+def test_lines_that_come_in_pieces_are_put_together(tmp_path):
+    """A pipe knows no lines."""
+    sink = LogSink(tmp_path / "x.log")
+    for piece in (b'{"message": "o', b'ne"}\ntwo\nth', b"ree"):
+        sink.feed(piece)
+    sink.close()
+    messages = [json.loads(line)["message"] for line in (tmp_path / "x.log").read_text().splitlines()]
+    assert messages == ["one", "two", "three"]
+
+
+def test_the_log_of_the_run_before_is_kept(tmp_path):
+    """One old file, so that a crash can be read after the next `lab up`."""
+    for text in (b"first\n", b"second\n"):
+        sink = LogSink(tmp_path / "x.log")
+        sink.feed(text)
+        sink.close()
+    assert "first" in (tmp_path / "x.log.1").read_text() and "second" in (tmp_path / "x.log").read_text()
+
+
+def test_a_trace_is_joined_over_all_parts_in_time_order(tmp_path):
+    """Each part names its fields its own way; the order is that of time."""
+    write(tmp_path, "vllm", {"ts": "2026-11-25T12:00:00.200+00:00", "message": "model", "trace_id": TRACE}, "other")
+    write(tmp_path, "tools", {"timestamp": "2026-11-25T12:00:00.300Z", "event": "tool", "trace_id": TRACE})
+    write(tmp_path, "prometheus", {"ts": "2026-11-25T12:00:00.100Z", "msg": "scrape"})
+    found = list(read(tmp_path, trace_id=TRACE.upper()))
+    assert [(e["part"], e["message"]) for e in found] == [("vllm", "model"), ("tools", "tool")]
+
+
+def test_a_line_without_a_time_stays_behind_the_one_before(tmp_path):
+    """A traceback stays with its error."""
+    first = {"ts": "2026-11-25T12:00:01Z", "message": "a"}
+    write(tmp_path, "x", first, "plain", {"ts": "2026-11-25T12:00:03Z", "message": "c"})
+    write(tmp_path, "y", {"ts": "2026-11-25T12:00:02Z", "message": "b"})
+    assert [e["message"] for e in read(tmp_path)] == ["a", "plain", "b", "c"]
+
+
+def test_following_shows_lines_as_they_are_written(tmp_path):
+    """And never half a line."""
+    write(tmp_path, "x", {"ts": "2026-11-25T12:00:01Z", "message": "old"})
+    entries = read(tmp_path, follow=True)
+    assert next(entries)["message"] == "old"
+
+    def append() -> None:
+        with (tmp_path / "logs" / "x.log").open("a") as f:
+            f.write('{"message": ')
+            f.flush()
+            time.sleep(0.1)
+            f.write('"new"}\n')
+
+    threading.Thread(target=append).start()
+    assert next(entries)["message"] == "new"
+
+
+def test_what_cannot_be_shown_is_said(tmp_path):
+    """No lab, no such part, not a trace id."""
+    with pytest.raises(NotUp):
+        read(tmp_path)
+    write(tmp_path, "x", "a")
+    with pytest.raises(StackError, match="no log of 'vlm'"):
+        read(tmp_path, "vlm")
+    with pytest.raises(StackError, match="not a trace id"):
+        read(tmp_path, trace_id="123")
+
+
+def test_the_cause_comes_before_what_followed_from_it(tmp_path):
+    """An error message quotes the lines that name an error, the first of them first."""
+    write(tmp_path, "x", "starting", "ValueError: too little memory", "  at line 3", "RuntimeError: engine failed: see")
+    path = tmp_path / "logs" / "x.log"
+    assert causes(path) == ["ValueError: too little memory", "RuntimeError: engine failed: see"]
+    assert last_lines(path, 1) == ["RuntimeError: engine failed: see"]
+
+
+def test_a_log_line_carries_the_current_trace():
+    """Whoever logs inside a span need not know of it."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    context = trace.SpanContext(int(TRACE, 16), 7, is_remote=False)
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "hello %s", ("you",), None)
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        entry = json.loads(TraceJsonFormatter().format(record))
+    assert (entry["message"], entry["level"], entry["trace_id"]) == ("hello you", "info", TRACE)
+    assert "trace_id" not in json.loads(TraceJsonFormatter().format(record))

@@ -1,0 +1,61 @@
+"""A model folder that is not whole is refused in words, before vLLM is started."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from lab.errors import ModelError
+from lab.stack.model_folder import check_model_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The smallest whole model folder."""
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    return tmp_path
+
+
+def test_a_whole_folder_passes(folder):
+    """The config comes back, for the longest context."""
+    assert check_model_folder(folder, do="x")["architectures"] == ["LlamaForCausalLM"]
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read as JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json is not a JSON object"),
+        (lambda f: (f / "config.json").write_text("{}"), "names no architecture"),
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda f: (f / "tokenizer.json").write_text("no"), "tokenizer.json cannot be read"),
+        (lambda f: (f / "model.safetensors").unlink(), "has no weights"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "is not a safetensors file"),
+        (lambda f: (f / "model.safetensors").write_text("version https://git-lfs"), "is not a safetensors file"),
+        (lambda f: _cut(f / "model.safetensors"), "is incomplete"),
+        (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"}}}}"), "header of .* is corrupt"),
+    ],
+)
+def test_each_fault_is_named(folder, spoil, message):
+    """What is missing or corrupt is in the error, and what to do."""
+    spoil(folder)
+    with pytest.raises(ModelError, match=message) as e:
+        check_model_folder(folder, do="train it again")
+    assert "train it again" in str(e.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    """The path is in the error."""
+    with pytest.raises(ModelError, match="nowhere does not exist"):
+        check_model_folder(tmp_path / "nowhere", do="x")
