@@ -1,8 +1,8 @@
 """`lab run`: execute the notebooks in order against the real stack, and leave a report.
 
-    run_notebooks(paths, out_dir, parameters, settings)   executes all, never stops at the first failure
-    write_report(out_dir, runs, facts)                    one self-contained page with the figures
-    main(argv)                                            stack up, notebooks, logs, report, stack down
+run_notebooks(paths, out_dir, parameters, settings)   executes all, never stops at the first failure
+write_report(out_dir, runs, facts)                    one self-contained page with the figures
+main(argv)                                            stack up, notebooks, logs, report, stack down
 """
 
 from __future__ import annotations

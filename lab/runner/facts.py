@@ -26,7 +26,7 @@ def collect(settings: Settings) -> dict[str, str]:
     facts = {
         "place": settings.place,
         "model": settings.model or f"{settings.model_name} (the lab's own)",
-        "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {psutil.virtual_memory().total / 1024**3:.0f} GiB",
+        "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {_memory_gib():.0f} GiB",
         "processor features": ", ".join(tools.get("cpu_flags", [])),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -51,6 +51,10 @@ def _cpu_name() -> str:
         if match:
             return match.group(1).strip()
     return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float:
+    return psutil.virtual_memory().total / 1024**3
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""`make lab`: the stack up and JupyterLab on loopback with its token; Ctrl-C ends JupyterLab and takes the stack down."""
+"""`make lab`: the stack up and JupyterLab on loopback with its token; Ctrl-C ends both."""
 
 from __future__ import annotations
 
@@ -41,8 +41,12 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
     """Write the kernel's specification below `folder`, for this checkout only; nothing in the user's home changes."""
     spec_dir = folder / "kernels" / kernel.NAME
     spec_dir.mkdir(parents=True, exist_ok=True)
-    spec = {"argv": kernel.argv(), "display_name": kernel.DISPLAY_NAME, "language": "python",
-            "env": kernel.environment(settings)}
+    spec = {
+        "argv": kernel.argv(),
+        "display_name": kernel.DISPLAY_NAME,
+        "language": "python",
+        "env": kernel.environment(settings),
+    }
     (spec_dir / "kernel.json").write_text(json.dumps(spec, indent=1))
     return spec_dir
 
@@ -52,9 +56,16 @@ def _serve(settings: Settings) -> int:
     register_kernel(folder, settings)
     env = {**os.environ, "JUPYTER_PATH": str(folder), "LAB_STATE_DIR": str(settings.state_dir.resolve())}
     command = [
-        sys.executable, "-m", "jupyter", "lab", "--ServerApp.ip=127.0.0.1", "--no-browser",
-        f"--MappingKernelManager.default_kernel_name={kernel.NAME}", f"--ServerApp.root_dir={NOTEBOOKS.parent}",
-        f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}", *sys.argv[1:],
+        sys.executable,
+        "-m",
+        "jupyter",
+        "lab",
+        "--ServerApp.ip=127.0.0.1",
+        "--no-browser",
+        f"--MappingKernelManager.default_kernel_name={kernel.NAME}",
+        f"--ServerApp.root_dir={NOTEBOOKS.parent}",
+        f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}",
+        *sys.argv[1:],
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")

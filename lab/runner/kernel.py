@@ -34,7 +34,7 @@ def environment(settings: Settings) -> dict[str, str]:
 def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKernelManager]:
     """A kernel manager for nbclient that looks up no name: a `python3` registered by the user would win otherwise.
 
-    It talks over sockets in `folder` (own_folders), which nobody else can open; what the kernel itself says goes to `log`.
+    It talks over sockets in `folder` (own_folders), which nobody else can open; what the kernel says goes to `log`.
     """
 
     class LabKernelManager(AsyncKernelManager):
@@ -54,7 +54,7 @@ def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKer
 
 @contextlib.contextmanager
 def own_folders() -> Iterator[Path]:
-    """Jupyter's and IPython's folders in a temporary one: no need of a home folder, and no start-up files of the user."""
+    """Jupyter's and IPython's folders in a temporary one: no home folder needed, no start-up files of the user run."""
     names = ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:

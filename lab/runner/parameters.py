@@ -17,14 +17,16 @@ NUMBERS = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
 def parameters_of(notebook: Path) -> dict[str, dict[str, Any]]:
-    """{name: {inferred_type_name, default, help}} of a notebook's parameters cell. Raises NotebookError if unreadable."""
+    """{name: {inferred_type_name, default, help}} of a notebook's parameters cell. Raises NotebookError."""
     # papermill warns about every notebook without such a cell; we say it where it matters.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
         return papermill.inspect_notebook(notebook)
     except Exception as e:  # papermill, nbformat and json raise without a common base
         raise NotebookError(
-            f"{notebook.name} cannot be read as a notebook", had=f"{type(e).__name__}: {e}", do=f"restore {notebook}, or open and save it in JupyterLab, which adds what is missing"
+            f"{notebook.name} cannot be read as a notebook",
+            had=f"{type(e).__name__}: {e}",
+            do=f"restore {notebook}, or open and save it in JupyterLab, which adds what is missing",
         ) from e
 
 

@@ -50,7 +50,9 @@ def _render(out_dir: Path) -> Path:
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise NotebookError(f"{out_dir} holds no run", had=f"{RUN_FILE}: {e}", do="name a folder below out/") from e
     templates = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html"]), trim_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(["html"]),
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     page = templates.get_template("report.html").render(

@@ -1,4 +1,4 @@
-"""`lab run`: check, stand the stack up, execute the notebooks, keep the logs, write the report, take down what was started."""
+"""`lab run`: stand the stack up, execute the notebooks, keep the logs, write the report, take down what was started."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def run_session(
     try:
         with Show() as show:
             started = _stand_up(settings, show)
-            runs = run_notebooks(
-                paths, out_dir / "notebooks", parameters, settings, cell_timeout_s=cell_timeout_s, progress=show.notebook
-            )
+            limits = {"cell_timeout_s": cell_timeout_s, "progress": show.notebook}
+            runs = run_notebooks(paths, out_dir / "notebooks", parameters, settings, **limits)
     except LabError as e:
         notes.append(f"{type(e).__name__}: {e}")
         # What was begun and did not come up is ours to take down, too.

