@@ -1,0 +1,94 @@
+"""What can go wrong in the trace store, as a tree.
+
+LabError
+└── TraceStoreError          carries the HTTP status that the caller gets
+    ├── BadRequest           400: a payload or a parameter cannot be read
+    │   └── TraceQLError     ... a query; names the position
+    │       ├── TraceQLSyntax         it does not parse
+    │       ├── TraceQLInvalid        it parses, but the types or the references make no sense
+    │       └── TraceQLUnsupported    it is right, but this store (or Tempo itself) does not answer it
+    ├── TooLarge             413: a body over the cap
+    ├── Overloaded           429: the queue is full; try again after `retry_after_s`
+    ├── QueryTooSlow         503: a query ran into its time limit
+    └── StoreBroken          503: the disk or the database refuses; try again after `retry_after_s`
+"""
+
+from __future__ import annotations
+
+from lab.errors import LabError
+
+
+class TraceStoreError(LabError):
+    """Base of the trace store's errors. `status` is the HTTP status code of the answer."""
+
+    status = 500
+
+
+class BadRequest(TraceStoreError):
+    """What was sent cannot be read."""
+
+    status = 400
+
+
+class TraceQLError(BadRequest):
+    """A TraceQL query is refused. `position` is the offset in characters, `line` and `column` count from 1."""
+
+    stage = "query"
+
+    def __init__(self, message: str, *, query: str = "", position: int = 0, construct: str = "") -> None:
+        self.message, self.query, self.position, self.construct = message, query, position, construct
+        before = query[:position]
+        self.line = before.count("\n") + 1
+        self.column = position - (before.rfind("\n") + 1) + 1
+        named = f" ({construct})" if construct and construct not in message else ""
+        super().__init__(f"{self.stage} error at line {self.line}, col {self.column}: {message}{named}")
+
+
+class TraceQLSyntax(TraceQLError):
+    """The query does not parse."""
+
+    stage = "parse"
+
+
+class TraceQLInvalid(TraceQLError):
+    """The query parses, but its types or references make no sense."""
+
+    stage = "validation"
+
+
+class TraceQLUnsupported(TraceQLError):
+    """The query uses a construct that is not answered here. `construct` names it."""
+
+    stage = "unsupported"
+
+
+class TooLarge(TraceStoreError):
+    """A request body is larger than the cap."""
+
+    status = 413
+
+
+class Overloaded(TraceStoreError):
+    """The queue is full. Nothing of the request was kept; it should be sent again."""
+
+    status = 429
+
+    def __init__(self, happened: str, *, had: str = "", do: str = "", retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(happened, had=had, do=do or f"send it again after {retry_after_s} s")
+
+
+class QueryTooSlow(TraceStoreError):
+    """A query was stopped at its time limit."""
+
+    status = 503
+
+
+class StoreBroken(TraceStoreError):
+    """The disk or the database refuses. Nothing of the request was kept; it should be sent again."""
+
+    status = 503
+
+    def __init__(self, happened: str, *, had: str = "", do: str = "", retry_after_s: int = 5) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(happened, had=had, do=do)

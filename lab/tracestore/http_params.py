@@ -1,0 +1,112 @@
+"""Query parameters as Tempo reads them, with its defaults, limits and complaints (400)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
+
+from lab.tracestore.errors import BadRequest
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h|d))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_UNIT_NS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86400 * 10**9,
+}
+_MAX_NS = 2**63 - 1
+
+
+def trace_id(text: str) -> UUID:
+    """A trace id from hexadecimal digits; a shorter one is padded on the left with zeros, as Tempo does."""
+    if not text or len(text) > 32 or not re.fullmatch(r"[0-9a-fA-F]+", text):
+        raise BadRequest(
+            "trace IDs can only contain hex characters and at most 32 of them",
+            had=repr(text[:64]),
+            do="give 32 hex digits",
+        )
+    return UUID(hex=text.rjust(32, "0"))
+
+
+def integer(params: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = _MAX_NS) -> int:
+    """An integer parameter within bounds."""
+    text = params.get(name, "")
+    if text == "":
+        return default
+    try:
+        value = int(text)
+    except ValueError as e:
+        raise BadRequest(f"invalid {name}: not an integer", had=repr(text[:64])) from e
+    if not low <= value <= high:
+        raise BadRequest(f"invalid {name}: must be between {low} and {high}", had=text[:64])
+    return value
+
+
+def flag(params: Mapping[str, str], name: str) -> bool:
+    """A boolean parameter, false where absent."""
+    text = params.get(name, "").lower()
+    if text not in ("", "0", "1", "true", "false"):
+        raise BadRequest(f"invalid {name}: must be true or false", had=repr(text[:64]))
+    return text in ("1", "true")
+
+
+def duration_ns(text: str, name: str) -> int:
+    """A Go duration such as `1m30s`, or a number of seconds, in nanoseconds."""
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return round(float(text) * 10**9)
+    if not _DURATION.fullmatch(text):
+        raise BadRequest(f"invalid {name}: not a duration", had=repr(text[:64]), do="write it like 30s, 5m or 1h")
+    return round(sum(float(number) * _UNIT_NS[unit] for number, unit in _PART.findall(text)))
+
+
+def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tuple[int, int]:
+    """`start` and `end` in unix seconds as nanoseconds; (0, the end of time) where both are absent."""
+    start, end = integer(params, "start", 0, high=2**33), integer(params, "end", 0, high=2**33)
+    if start == 0 and end == 0:
+        return 0, _MAX_NS
+    if end <= start:
+        raise BadRequest("http parameter start must be before end", had=f"start={start} end={end}")
+    if max_hours is not None and end - start > max_hours * 3600:
+        raise BadRequest(f"range specified by start and end exceeds {max_hours:g}h", had=f"start={start} end={end}")
+    return start * 10**9, end * 10**9
+
+
+def instant_ns(text: str, name: str) -> int:
+    """A point in time: unix seconds (also with a fraction), unix nanoseconds, or RFC 3339."""
+    if re.fullmatch(r"\d+", text):
+        value = int(text)
+        return value if len(text) > 10 else value * 10**9
+    if re.fullmatch(r"\d+\.\d+", text):
+        return round(float(text) * 10**9)
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as e:
+        raise BadRequest(f"invalid {name}: neither seconds, nanoseconds nor RFC 3339", had=repr(text[:64])) from e
+    if parsed.tzinfo is None:
+        raise BadRequest(f"invalid {name}: RFC 3339 needs a time zone", had=repr(text[:64]), do="end it with Z")
+    return round(parsed.timestamp() * 10**9)
+
+
+def metrics_window(params: Mapping[str, str], *, max_hours: float = 24) -> tuple[int, int]:
+    """Start and end (unix ns) of a metrics query: `since` wins, else `start` and `end`, else the last hour."""
+    now = time.time_ns()
+    if params.get("since"):
+        start, end = now - duration_ns(params["since"], "since"), now
+    else:
+        end = instant_ns(params["end"], "end") if params.get("end") else now
+        start = instant_ns(params["start"], "start") if params.get("start") else end - 3600 * 10**9
+    if end <= start:
+        raise BadRequest("end must be greater than start", had=f"start={start} end={end}")
+    if end - start > max_hours * 3600 * 10**9:
+        raise BadRequest(f"metrics query time range exceeds the maximum allowed duration of {max_hours:g}h0m0s")
+    if end > _MAX_NS:
+        raise BadRequest("end is too far in the future", had=str(end))
+    return start, end

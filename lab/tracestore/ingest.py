@@ -1,0 +1,257 @@
+"""From a payload to the database: decode, write ahead, acknowledge; then, behind the answer, append in batches.
+
+Two threads. The *logger* decodes what has come, writes it to the log, and acknowledges after the fsync: what came
+meanwhile
+makes the next group. The *flusher* takes what is decoded and appends it to the database.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from lab.tracestore.decode import SpanBatch
+from lab.tracestore.errors import BadRequest, Overloaded, StoreBroken, TraceStoreError
+from lab.tracestore.store import SpanStore
+from lab.tracestore.telemetry import Telemetry
+from lab.tracestore.wal import WriteAheadLog, read
+
+log = logging.getLogger("lab.tracestore.ingest")
+
+GROUP_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of one payload."""
+
+    spans: int
+    rejected: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the queue. Past them a sender hears 429."""
+
+    queue_bytes: int = 64 * 2**20
+    pending_spans: int = 100_000
+    batch_spans: int = 25_000
+    flush_every_s: float = 0.25
+
+
+@dataclass
+class _Decoded:
+    spans: pa.Table
+    resources: pa.Table
+    scopes: pa.Table
+    seq: int
+    at: float = field(default_factory=time.monotonic)
+
+
+class Ingest:
+    """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing."""
+
+    def __init__(self, store: SpanStore, wal_folder: Path, telemetry: Telemetry, limits: Limits | None = None) -> None:
+        self.store, self.telemetry, self.limits = store, telemetry, limits or Limits()
+        self._wal_folder = wal_folder
+        self._lock = threading.Condition()
+        self._queue: deque[tuple[bytes, Future]] = deque()
+        self._queued_bytes = 0
+        self._pending: deque[_Decoded] = deque()
+        self._pending_spans = 0
+        self._flush_now = False
+        self._stopping = False
+        self._broken: TraceStoreError | None = None
+        self.acked_seq = store.flushed_seq
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> int:
+        """Replay the log into the database, then accept; returns the number of spans replayed."""
+        replayed, last = self._replay()
+        self.wal = WriteAheadLog(self._wal_folder, next_seq=max(last, self.store.flushed_seq) + 1)
+        self.wal.forget(self.store.flushed_seq)
+        self.acked_seq = self.store.flushed_seq
+        for target in (self._log_forever, self._flush_forever):
+            thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return replayed
+
+    def _replay(self) -> tuple[int, int]:
+        batch, spans, last = SpanBatch(), 0, 0
+        for seq, payload in read(self._wal_folder, self.store.flushed_seq):
+            try:
+                batch.add(payload)
+            except BadRequest as e:
+                log.error("a record of the log cannot be decoded and is left out", extra={"seq": seq, "error": str(e)})
+            last = seq
+            if batch.rows >= self.limits.batch_spans:
+                spans += self._insert_replayed(batch, last)
+                batch = SpanBatch()
+        if last:
+            spans += self._insert_replayed(batch, last)
+        return spans, last
+
+    def _insert_replayed(self, batch: SpanBatch, seq: int) -> int:
+        return self.store.insert(batch.to_arrow(), batch.resources.to_arrow(), batch.scopes.to_arrow(), seq)
+
+    def submit(self, payload: bytes) -> Future:
+        """Queue one payload. The future gives Accepted once it is durable.
+
+        Raises Overloaded where the queue is full. The future raises BadRequest or StoreBroken; then nothing was kept.
+        """
+        future: Future = Future()
+        with self._lock:
+            if self._stopping:
+                raise Overloaded("the trace store is shutting down")
+            full = self._queued_bytes + len(payload) > self.limits.queue_bytes and self._queue
+            if full or self._pending_spans > self.limits.pending_spans:
+                raise Overloaded(
+                    "the ingest queue is full",
+                    had=f"{self._queued_bytes} bytes and {self._pending_spans} spans waiting",
+                )
+            self._queue.append((payload, future))
+            self._queued_bytes += len(payload)
+            self._lock.notify_all()
+        return future
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued_bytes
+
+    @property
+    def pending_spans(self) -> int:
+        return self._pending_spans
+
+    def wait_visible(self, seq: int, timeout_s: float) -> bool:
+        """Ask for a flush and wait until the database holds everything up to `seq`; False on timeout."""
+        if self.store.flushed_seq >= seq:
+            return True
+        with self._lock:
+            self._flush_now = True
+            self._lock.notify_all()
+            return self._lock.wait_for(lambda: self.store.flushed_seq >= seq, timeout_s)
+
+    def stop(self) -> None:
+        """Finish what is queued, flush it, and end both threads."""
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=60)
+        self.wal.close()
+
+    def _log_forever(self) -> None:
+        while (group := self._next_group()) is not None:
+            try:
+                self._log_group(group)
+            except Exception as e:  # an unknown fault must not leave senders waiting for ever
+                log.exception("a group of payloads could not be logged")
+                fault = StoreBroken("the payload could not be stored", had=repr(e)[:300])
+                self._answer([(f, fault) for _, f in group if not f.done()])
+
+    def _next_group(self) -> list[tuple[bytes, Future]] | None:
+        with self._lock:
+            self._lock.wait_for(lambda: self._queue or self._stopping)
+            if not self._queue:
+                return None
+            group, size = [], 0
+            while self._queue and size < GROUP_BYTES:
+                group.append(self._queue.popleft())
+                size += len(group[-1][0])
+            self._queued_bytes -= size
+            return group
+
+    def _log_group(self, group: list[tuple[bytes, Future]]) -> None:
+        batch, kept, results = SpanBatch(), [], []
+        for payload, future in group:
+            try:
+                spans, rejected, why = batch.add(payload)
+            except BadRequest as e:
+                results.append((future, e))
+                continue
+            results.append((future, Accepted(spans, rejected, why)))
+            if spans:
+                kept.append(payload)
+        try:
+            seq = self.wal.append(kept) if kept else self.acked_seq
+        except StoreBroken as e:
+            log.error(e.happened, extra={"error": e.had})
+            results = [(f, e if isinstance(r, Accepted) and r.spans else r) for f, r in results]
+            kept = []
+        if kept:
+            decoded = _Decoded(batch.to_arrow(), batch.resources.to_arrow(), batch.scopes.to_arrow(), seq)
+            with self._lock:
+                self.acked_seq = seq
+                self._pending.append(decoded)
+                self._pending_spans += batch.rows
+                self._lock.notify_all()
+        self._answer(results)
+
+    def _answer(self, results: list[tuple[Future, Accepted | TraceStoreError]]) -> None:
+        for future, result in results:
+            if isinstance(result, Accepted):
+                self.telemetry.spans_accepted.inc(result.spans)
+                self.telemetry.spans_rejected.inc(result.rejected)
+                future.set_result(result)
+            else:
+                future.set_exception(result)
+
+    def _flush_forever(self) -> None:
+        while (items := self._next_flush()) is not None:
+            self._flush(items)
+
+    def _due(self) -> bool:
+        if not self._pending:
+            return self._stopping and not self._threads[0].is_alive()
+        return (
+            self._flush_now
+            or self._stopping
+            or self._pending_spans >= self.limits.batch_spans
+            or time.monotonic() - self._pending[0].at >= self.limits.flush_every_s
+        )
+
+    def _next_flush(self) -> list[_Decoded] | None:
+        with self._lock:
+            while not self._due():
+                wait_s = None if not self._pending and not self._stopping else self.limits.flush_every_s / 2
+                self._lock.wait(wait_s)
+            if not self._pending:
+                return None
+            items, spans = [], 0
+            while self._pending and (
+                not items or spans + self._pending[0].spans.num_rows <= 2 * self.limits.batch_spans
+            ):
+                items.append(self._pending.popleft())
+                spans += items[-1].spans.num_rows
+            self._flush_now = self._flush_now and bool(self._pending)
+            return items
+
+    def _flush(self, items: list[_Decoded]) -> None:
+        spans = pa.concat_tables([i.spans for i in items])
+        resources = pa.concat_tables([i.resources for i in items])
+        scopes = pa.concat_tables([i.scopes for i in items])
+        started = time.monotonic()
+        while True:
+            try:
+                added = self.store.insert(spans, resources, scopes, items[-1].seq)
+                break
+            except StoreBroken as e:
+                log.error(e.happened, extra={"error": e.had})
+                if self._stopping:
+                    return  # it is in the log, and will be replayed
+                time.sleep(1)
+        self.telemetry.spans_duplicate.inc(spans.num_rows - added)
+        self.telemetry.flush_s.observe(time.monotonic() - started)
+        with self._lock:
+            self._pending_spans -= spans.num_rows
+            self._lock.notify_all()
+        self.wal.forget(items[-1].seq)

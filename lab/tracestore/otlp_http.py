@@ -1,0 +1,111 @@
+"""The OTLP/HTTP entrance: POST /v1/traces, protobuf or JSON, plain or gzip."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+import msgspec
+from aiohttp import web
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from lab.tracestore.engine import Engine
+from lab.tracestore.errors import BadRequest, StoreBroken, TooLarge, TraceStoreError
+from lab.tracestore.ingest import Accepted
+from lab.tracestore.otlp_json import request_from_json
+
+PROTOBUF, JSON = "application/x-protobuf", "application/json"
+MAX_BODY_BYTES = 32 * 2**20
+_GRPC_CODE = {400: 3, 413: 3, 415: 3, 429: 8, 503: 14}
+ENGINE = web.AppKey("engine", Engine)
+
+
+def add_routes(app: web.Application) -> None:
+    """Add the OTLP routes to an application that holds an Engine under `ENGINE`."""
+    app.router.add_post("/v1/traces", export)
+
+
+async def export(request: web.Request) -> web.Response:
+    """Accept spans: 200 once they are durable, 400 unreadable, 413 too large, 415 unknown type, 429 or 503 try
+    again."""
+    engine = request.app[ENGINE]
+    content_type = request.content_type
+    is_json = content_type == JSON
+    try:
+        if content_type not in (PROTOBUF, JSON):
+            return _refuse(engine, 415, f"content type {content_type} is not {PROTOBUF} or {JSON}", False)
+        body = await _body(request)
+        if is_json:
+            body = await asyncio.get_running_loop().run_in_executor(engine.pool, _json_to_protobuf, body)
+        if not engine.ready:
+            raise StoreBroken("the trace store is not ready yet", retry_after_s=1)
+        accepted = await asyncio.wrap_future(engine.ingest.submit(body))
+    except TraceStoreError as e:
+        return _refuse(engine, e.status, str(e), is_json, getattr(e, "retry_after_s", None))
+    return _accept(accepted, is_json)
+
+
+async def _body(request: web.Request) -> bytes:
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise _too_large(request.content_length)
+    try:
+        raw = await request.read()
+    except web.HTTPRequestEntityTooLarge as e:
+        raise _too_large(e.actual_size if hasattr(e, "actual_size") else None) from e
+    encoding = request.headers.get("Content-Encoding", "identity").lower()
+    if encoding == "identity":
+        return raw
+    if encoding != "gzip":
+        raise BadRequest(f"content encoding {encoding!r} is not known", do="send gzip or nothing")
+    return _gunzip(raw)
+
+
+def _gunzip(raw: bytes) -> bytes:
+    """Decompress, but never more than the cap: a small body can claim to be a huge one."""
+    unzip = zlib.decompressobj(wbits=31)
+    try:
+        body = unzip.decompress(raw, MAX_BODY_BYTES + 1)
+    except zlib.error as e:
+        raise BadRequest("the body is not valid gzip", had=str(e)) from e
+    if len(body) > MAX_BODY_BYTES:
+        raise _too_large(None)
+    if not unzip.eof:
+        raise BadRequest("the gzip body ends too early", had=f"{len(raw)} bytes")
+    return body
+
+
+def _too_large(size: int | None) -> TooLarge:
+    return TooLarge(
+        f"the body is larger than {MAX_BODY_BYTES} bytes",
+        had=f"{size} bytes" if size else "",
+        do="send smaller batches",
+    )
+
+
+def _json_to_protobuf(body: bytes) -> bytes:
+    try:
+        return request_from_json(msgspec.json.decode(body)).SerializeToString()
+    except (msgspec.DecodeError, json_format.ParseError, ValueError, TypeError, RecursionError) as e:
+        raise BadRequest("the body is not OTLP JSON", had=str(e)[:300]) from e
+
+
+def _accept(accepted: Accepted, is_json: bool) -> web.Response:
+    answer = ExportTraceServiceResponse()
+    if accepted.rejected:
+        answer.partial_success.rejected_spans = accepted.rejected
+        answer.partial_success.error_message = accepted.why
+    if is_json:
+        return web.Response(text=json_format.MessageToJson(answer, indent=None), content_type=JSON)
+    return web.Response(body=answer.SerializeToString(), content_type=PROTOBUF)
+
+
+def _refuse(engine: Engine, code: int, message: str, is_json: bool, retry_after_s: int | None = None) -> web.Response:
+    engine.telemetry.requests_refused.labels(str(code)).inc()
+    status = Status(code=_GRPC_CODE.get(code, 2), message=message)
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
+    if is_json:
+        text = json_format.MessageToJson(status, indent=None)
+        return web.Response(status=code, text=text, content_type=JSON, headers=headers)
+    return web.Response(status=code, body=status.SerializeToString(), content_type=PROTOBUF, headers=headers)

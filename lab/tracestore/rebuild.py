@@ -1,0 +1,104 @@
+"""Rows of the span table -> OTLP, as it was sent (the order of attributes apart)."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import duckdb
+import msgspec
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
+
+from lab.tracestore.anyvalue import from_json
+from lab.tracestore.columns import PROMOTED
+
+
+def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
+    """Every span of these traces, grouped by resource and scope, in the order of their start."""
+    cursor = con.execute(
+        "SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[])) ORDER BY start_ns, span_id",
+        {"ids": [str(t) for t in trace_ids]},
+    )
+    names = [d[0] for d in cursor.description]
+    rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return _assemble(con, rows)
+
+
+def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> TracesData:
+    data = TracesData()
+    resources = _owners(con, "resources", {r["res_id"] for r in rows})
+    scopes = _owners(con, "scopes", {r["scope_id"] for r in rows})
+    by_resource: dict[int, ResourceSpans] = {}
+    by_scope: dict[tuple[int, int], ScopeSpans] = {}
+    for row in rows:
+        res_id, scope_id = row["res_id"], row["scope_id"]
+        if res_id not in by_resource:
+            by_resource[res_id] = rs = data.resource_spans.add()
+            rs.resource.ParseFromString(resources[res_id][0])
+            rs.schema_url = resources[res_id][1]
+        if (res_id, scope_id) not in by_scope:
+            by_scope[res_id, scope_id] = ss = by_resource[res_id].scope_spans.add()
+            ss.scope.ParseFromString(scopes[scope_id][0])
+            ss.schema_url = scopes[scope_id][1]
+        _fill(by_scope[res_id, scope_id].spans.add(), row)
+    return data
+
+
+def _owners(con: duckdb.DuckDBPyConnection, table: str, ids: set[int]) -> dict[int, tuple[bytes, str]]:
+    found = con.execute(
+        f"SELECT id, proto, schema_url FROM {table} WHERE id IN (SELECT unnest($ids::BIGINT[]))", {"ids": list(ids)}
+    ).fetchall()
+    return {owner_id: (proto, url) for owner_id, proto, url in found}
+
+
+def _fill(span: Span, row: dict[str, Any]) -> None:
+    span.trace_id = row["trace_id"].bytes
+    span.span_id = row["span_id"].to_bytes(8, "big")
+    if row["parent_id"]:
+        span.parent_span_id = row["parent_id"].to_bytes(8, "big")
+    span.name, span.kind = row["name"], row["kind"]
+    span.start_time_unix_nano, span.end_time_unix_nano = row["start_ns"], row["end_ns"]
+    span.trace_state, span.flags = row["trace_state"] or "", row["flags"]
+    if row["status"] or row["status_message"]:
+        span.status.code = row["status"]
+        span.status.message = row["status_message"] or ""
+    span.dropped_attributes_count = row["dropped_attributes"]
+    span.dropped_events_count = row["dropped_events"]
+    span.dropped_links_count = row["dropped_links"]
+    _attributes(span.attributes, row)
+    for e in msgspec.json.decode(row["events"] or "[]"):
+        event = span.events.add()
+        event.time_unix_nano, event.name, event.dropped_attributes_count = e["t"], e["n"], e.get("d", 0)
+        _json_attributes(event.attributes, e.get("a", {}))
+    for k in msgspec.json.decode(row["links"] or "[]"):
+        link = span.links.add()
+        link.trace_id, link.span_id, link.trace_state = bytes.fromhex(k["t"]), bytes.fromhex(k["s"]), k.get("w", "")
+        link.dropped_attributes_count, link.flags = k.get("d", 0), k.get("f", 0)
+        _json_attributes(link.attributes, k.get("a", {}))
+
+
+_SETTER = {"str": "string_value", "int": "int_value", "dbl": "double_value", "bool": "bool_value"}
+
+
+def _attributes(attributes: Any, row: dict[str, Any]) -> None:
+    for key, kind in PROMOTED.items():
+        if row[key] is not None:
+            kv = attributes.add()
+            kv.key = key
+            setattr(kv.value, _SETTER[kind], row[key])
+    for kind, setter in _SETTER.items():
+        for key, value in row[f"a_{kind}"].items():
+            kv = attributes.add()
+            kv.key = key
+            setattr(kv.value, setter, value)
+    for key, text in row["a_json"].items():
+        kv = attributes.add()
+        kv.key = key
+        from_json(msgspec.json.decode(text), kv.value)
+
+
+def _json_attributes(attributes: Any, found: dict[str, Any]) -> None:
+    for key, value in found.items():
+        kv = attributes.add()
+        kv.key = key
+        from_json(value, kv.value)

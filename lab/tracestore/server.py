@@ -1,0 +1,101 @@
+"""Two listeners, one process: Tempo's API on one port, OTLP on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from lab.tracestore import api, otlp_http
+from lab.tracestore.engine import Engine
+from lab.tracestore.errors import TraceStoreError
+
+log = logging.getLogger("lab.tracestore.server")
+
+_SHUTDOWN_S = 5
+
+
+def query_app(engine: Engine) -> web.Application:
+    """The application of the query port."""
+    app = web.Application(middlewares=[api.answer_errors], client_max_size=otlp_http.MAX_BODY_BYTES)
+    app[otlp_http.ENGINE] = engine
+    api.add_routes(app)
+    return app
+
+
+def otlp_app(engine: Engine) -> web.Application:
+    """The application of the OTLP port."""
+    app = web.Application(client_max_size=otlp_http.MAX_BODY_BYTES)
+    app[otlp_http.ENGINE] = engine
+    otlp_http.add_routes(app)
+    return app
+
+
+class Server:
+    """Listens as soon as it is started (503 until ready) and stops cleanly. A port of 0 takes a free one."""
+
+    def __init__(self, engine: Engine, *, host: str = "127.0.0.1", port: int = 3200, otlp_port: int = 4318) -> None:
+        self.engine, self.host = engine, host
+        self.port, self.otlp_port = port, otlp_port
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> None:
+        """Bind both ports, then start the engine. Raises TraceStoreError where a port is taken."""
+        self.port = await self._listen(query_app(self.engine), self.port)
+        self.otlp_port = await self._listen(otlp_app(self.engine), self.otlp_port)
+        await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
+        log.info("listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port})
+
+    async def _listen(self, app: web.Application, port: int) -> int:
+        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        self._runners.append(runner)
+        site = web.TCPSite(runner, self.host, port, reuse_address=True)
+        try:
+            await site.start()
+        except OSError as e:
+            raise TraceStoreError(
+                f"port {port} on {self.host} cannot be opened",
+                had=str(e),
+                do="stop what holds it, or give another port (0: a free one)",
+            ) from e
+        return runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+        if self.engine.ready:
+            await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
+
+
+async def serve(folder: Path, *, host: str, port: int, otlp_port: int, **engine_options: object) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(sig, stop.set)
+    server = Server(Engine(folder, **engine_options), host=host, port=port, otlp_port=otlp_port)
+    try:
+        await server.start()
+        await stop.wait()
+    finally:
+        await server.stop()
+
+
+def run(folder: Path, *, host: str, port: int, otlp_port: int, **engine_options: object) -> None:
+    """`serve` in a new event loop; uvloop where it is installed."""
+    try:
+        import uvloop
+
+        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    except ImportError:
+        runner = asyncio.Runner()
+    sys.setswitchinterval(0.002)  # the event loop and the logger thread share the interpreter
+    with runner:
+        runner.run(serve(folder, host=host, port=port, otlp_port=otlp_port, **engine_options))
