@@ -70,9 +70,9 @@ def logs(
 
     Raises NotUp if there are no logs, StackError for a part that does not exist or a malformed trace id.
     """
-    from lab.stack import logs as _logs
+    from lab.stack import logbook
 
-    return _logs.read(settings.state_dir, part, trace_id, follow)
+    return logbook.read(settings.state_dir, part, trace_id, follow)
 
 
 def vector_store_id(settings: Settings, wait_s: float = 120.0) -> str:

@@ -18,7 +18,7 @@ import psutil
 from lab.errors import NotUp, PartFailed, StackError
 from lab.settings import ENDPOINTS, REPO, Settings
 from lab.stack import processes, state, supervisor
-from lab.stack.logs import causes, last_lines
+from lab.stack.logbook import causes, last_lines
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
 
@@ -193,7 +193,7 @@ def _wait_until_up(
         wanted = [p for p in found.parts if p.essential or wait_for == "all"]
         if failed := next((p for p in wanted if p.state in (state.FAILED, state.DEAD)), None):
             _report_failure(state_dir, _cause(found, failed), fresh and failed.essential)
-        if found.phase == "up" and all(p.ready for p in wanted):
+        if found.phase == "up" and all(p.ready and _runs(p) for p in wanted):
             return found.endpoints
         if found.phase in ("down", "stopping"):
             raise StackError("the lab was taken down while it was coming up", do="run `lab up` again")
@@ -203,6 +203,11 @@ def _wait_until_up(
             log = state_dir / "logs" / "supervisor.log"
             had = "\n".join(last_lines(log))
             raise PartFailed("the supervisor died", part="supervisor", log=str(log), had=had, do="run `lab up` again")
+
+
+def _runs(part: PartStatus) -> bool:
+    """Whether its process is there, if it should have one: the file may be a second old."""
+    return part.state == state.DONE or (part.pid is not None and processes.is_same(part.pid, part.create_time or 0))
 
 
 def _cause(found: StackState, failed: PartStatus) -> PartStatus:
@@ -250,7 +255,7 @@ def _supervisor_status(settings: Settings, found: StackState, alive: bool) -> Pa
 
 def _as_it_is(part: PartStatus, found: StackState, supervised: bool) -> PartStatus:
     """The part as its processes show it, which may be newer than the file."""
-    runs = part.pid is not None and processes.is_same(part.pid, part.create_time or 0)
+    runs = part.state != state.DONE and _runs(part)
     if part.state in (state.READY, state.STARTING) and not runs and not (supervised and part.pid is None):
         part.state, part.ready, part.pid, part.uptime_s = state.DEAD, False, None, None
         part.error = part.error or ("it died" if supervised else "it died with its supervisor")
@@ -288,8 +293,7 @@ def _part_now(state_dir: Path, name: str) -> PartStatus:
     if part is None:
         raise StackError(f"the lab has no part {name!r}", do=f"choose of {', '.join(p.name for p in found.parts)}")
     alive = processes.is_same(found.supervisor_pid, found.supervisor_create_time)
-    runs = part.pid is not None and processes.is_same(part.pid, part.create_time or 0)
-    if not alive or (part.state == state.READY and not runs):
+    if not alive or (part.state == state.READY and not _runs(part)):
         part.state, part.ready = (part.state, part.ready) if part.state == state.DONE and alive else (state.DEAD, False)
         part.error = part.error or ("it died" if alive else "the supervisor died, and its parts with it")
     return part

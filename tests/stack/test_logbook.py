@@ -12,7 +12,7 @@ import pytest
 
 from lab.errors import NotUp, StackError
 from lab.stack.jsonlog import TraceJsonFormatter
-from lab.stack.logs import causes, last_lines, read
+from lab.stack.logbook import causes, last_lines, read
 from lab.stack.logsink import LogSink, as_json_line
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

@@ -1,0 +1,53 @@
+"""A lab of three small real processes, supervised as the big one is. Started by test_supervisor.py in its place.
+
+`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that is to end at once}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+
+from lab.settings import load_settings
+from lab.stack import supervisor
+from lab.stack.parts import Part, Probe
+from lab.stack.plan import Plan
+
+WEB = """
+import http.server, subprocess, sys
+child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
+print('listening', flush=True)
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.replace("subprocess.Popen", "print")
+
+
+def make_plan(given: dict) -> Plan:
+    """`web` starts a process of its own, `other` waits for it and does not end when asked, `task` runs once."""
+    web_port, other_port = given["ports"]
+    web = _server("web", WEB, web_port)
+    other = _server("other", STUBBORN, other_port, needs=("web",), grace_s=0.5)
+    argv = (sys.executable, "-c", "print('worked')")
+    task = Part("task", "runs once", argv, Probe("exit"), task=True, essential=False)
+    parts = [_failing(p) if p.name == given.get("fail") else p for p in (web, other, task)]
+    endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
+    return Plan(tuple(parts), {}, endpoints, endpoints)
+
+
+def _server(name: str, code: str, port: int, **more) -> Part:
+    probe = Probe("http", {"url": f"http://127.0.0.1:{port}/"})
+    return Part(name, f"the part {name}", (sys.executable, "-c", code, str(port)), probe, port=port, **more)
+
+
+def _failing(part: Part) -> Part:
+    argv = (sys.executable, "-c", "raise ValueError('no such luck')")
+    return Part(part.name, part.what, argv, part.ready, needs=part.needs, essential=part.essential, task=part.task)
+
+
+if __name__ == "__main__":
+    settings = load_settings(**json.load(sys.stdin)["settings"])
+    lock = supervisor.take_lock(settings.state_dir)
+    plan = make_plan(json.loads(os.environ["LAB_SMALL"]))
+    sys.exit(asyncio.run(supervisor.serve(settings.state_dir, plan, {})) if lock is not None else 3)
