@@ -1,0 +1,103 @@
+"""The `lab` command: help, errors without tracebacks, exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import cli, stack
+from lab.cli import app as verbs
+from lab.cli import stack as shown
+from lab.errors import PartFailed
+from lab.stack.state import PartStatus
+
+
+def run(monkeypatch, *argv: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["lab", *argv])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
+    return e.value.code or 0
+
+
+def test_help_names_every_verb(monkeypatch, capsys):
+    """What one can do is on the first screen."""
+    assert run(monkeypatch, "--help") == 0
+    out = capsys.readouterr().out
+    assert all(verb in out for verb in ("up", "down", "status", "logs", *verbs.DELEGATED))
+
+
+def test_help_imports_no_stage():
+    """So that it is quick, and works while a stage is broken."""
+    code = "import sys; sys.argv = ['lab', '--help']\nfrom lab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'errors')])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[2]
+    )
+    assert done.stdout.strip().endswith("[]"), done.stdout[-300:]
+
+
+def test_an_error_is_printed_without_a_traceback(monkeypatch, capsys):
+    """Kind, what happened, what to do; exit status 1."""
+
+    def fail(*_, **__):
+        raise PartFailed("vllm did not come up", part="vllm", log="/x/vllm.log", had="no memory")
+
+    monkeypatch.setattr(stack, "up", fail)
+    assert run(monkeypatch, "up") == 1
+    err = capsys.readouterr().err
+    assert "PartFailed: vllm did not come up" in err and "read /x/vllm.log" in err and "Traceback" not in err
+
+
+def test_a_wrong_command_line_is_refused(monkeypatch):
+    """Exit status 2, before anything is done."""
+    assert run(monkeypatch, "up", "--wait", "everything") == 2
+    assert run(monkeypatch, "upp") == 2
+
+
+def test_status_says_what_is_wrong(monkeypatch, capsys):
+    """Exit status 1 when a needed part is dead; 0 when only the documents are missing."""
+    parts = [PartStatus("supervisor", "ready", ready=True), PartStatus("vllm", "dead", error="killed by SIGKILL")]
+    monkeypatch.setattr(stack, "status", lambda _: parts)
+    assert run(monkeypatch, "status") == 1
+    assert "killed by SIGKILL" in capsys.readouterr().out
+    parts[1] = PartStatus("documents", "failed", essential=False)
+    assert run(monkeypatch, "status", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[1]["state"] == "failed"
+
+
+def test_status_without_a_lab_is_not_success(monkeypatch, capsys):
+    """A script can ask `lab status` whether there is one."""
+    monkeypatch.setattr(stack, "status", lambda _: [])
+    assert run(monkeypatch, "status") == 1
+    assert "lab up" in capsys.readouterr().out
+
+
+def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
+    """Also --help: each has its own."""
+    import types
+
+    got: list[list[str]] = []
+    module = types.ModuleType("lab.workload")
+    module.main = lambda argv: got.append(argv) or 7
+    monkeypatch.setitem(sys.modules, "lab.workload", module)
+    assert run(monkeypatch, "load", "--help", "--rate", "3") == 7
+    assert got == [["--help", "--rate", "3"]]
+
+
+def test_progress_without_a_terminal_is_a_line_a_change(capsys):
+    """And one from time to time that says what is waited for."""
+    progress = shown.LineProgress()
+    for t in (1.0, 2.0, 11.0, 12.0):
+        progress([PartStatus("vllm", "starting", waits_for="chat: refused")], t)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("s  ")[1] for line in lines] == ["vllm         starting", "waiting for vllm: chat: refused"]
+
+
+def test_logs_of_a_part_and_a_trace_at_once_are_refused(monkeypatch, capsys):
+    """A trace goes through all parts."""
+    assert run(monkeypatch, "logs", "vllm", "--trace", "0" * 32) == 1
+    assert "leave out the part" in capsys.readouterr().err

@@ -1,0 +1,114 @@
+"""Which parts there are, for which settings."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from lab.errors import ModelError
+from lab.settings import load_settings
+from lab.stack import control, plan
+from lab.stack.parts import AGENT_PATH
+from lab.stack.ports import WISHED
+from lab.stack.toolbox import Toolbox
+
+
+def write_model(folder: Path, **config) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **config}))
+    (folder / "tokenizer.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    return folder
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    """(settings, toolbox) of a lab whose models are whole, with `LAB_...` of the caller's shell out of the way."""
+    for name in ("MODEL", "TEMPO_URL", "OTLP_URL", "VLLM_URL", "MCP_URL", "LLAMA_STACK_URL", "PROMETHEUS_URL"):
+        monkeypatch.delenv(f"LAB_{name}", raising=False)
+    write_model(tmp_path / "data" / "lab-model", max_position_embeddings=2048)
+    embedder = write_model(tmp_path / "embedder")
+    tools = Toolbox("py", "vpy", "prometheus", "node", str(embedder), str(tmp_path))
+
+    def settings(**given):
+        return load_settings(state_dir=tmp_path / "state", data_dir=tmp_path / "data", **given)
+
+    return settings, tools
+
+
+def make(settings, tools) -> plan.Plan:
+    return plan.make_plan(settings, tools, dict(WISHED), control.external_endpoints(settings))
+
+
+def test_every_part_of_the_agent_path_is_there_and_comes_first(lab):
+    """Embeddings and documents are started behind it, so that they do not delay the first answer."""
+    settings, tools = lab
+    made = make(settings(), tools)
+    parts = {p.name: p for p in made.parts}
+    assert set(AGENT_PATH) < set(parts)
+    assert all(parts[name].essential for name in AGENT_PATH)
+    assert {"vllm", "llama-stack"} <= set(parts["vllm-embed"].needs)
+    assert set(parts["documents"].needs) == {"llama-stack", "vllm-embed"}
+    assert set(made.endpoints) == set(control.ENDPOINT_PARTS)
+
+
+def test_nothing_is_started_in_place_of_the_users_own_servers(lab):
+    """Their addresses go to the parts that need them, and not into endpoints.json."""
+    settings, tools = lab
+    made = make(
+        settings(tempo_url="http://tempo:3200", otlp_url="http://tempo:4318/", vllm_url="http://gpu:8000"), tools
+    )
+    parts = {p.name: p for p in made.parts}
+    assert "tracestore" not in parts and "vllm" not in parts
+    assert parts["tools"].argv[-1] == "http://tempo:4318"
+    assert "http://gpu:8000/v1" in made.files[settings().state_dir / "run" / "llama-stack.yaml"]
+    assert made.endpoints["tempo"] == "http://tempo:3200"
+    assert "tempo" not in made.own_endpoints
+    assert all(set(p.needs) <= set(parts) for p in made.parts)
+
+
+def test_addresses_that_a_lab_wrote_itself_are_not_the_users(lab):
+    """Else a second `lab up` would start nothing."""
+    settings, tools = lab
+    (settings().state_dir).mkdir()
+    (settings().state_dir / "endpoints.json").write_text(json.dumps({"tempo": "http://127.0.0.1:13200"}))
+    assert settings().tempo_url == "http://127.0.0.1:13200"
+    assert control.external_endpoints(settings()) == {}
+    assert control.external_endpoints(settings(tempo_url="http://tempo:3200")) == {"tempo": "http://tempo:3200"}
+
+
+def test_on_a_gpu_the_same_parts_run(lab):
+    """Only the package and a few flags differ; vLLM starts its engine itself there."""
+    settings, tools = lab
+    from dataclasses import replace
+
+    cpu = make(settings(), tools)
+    gpu = make(settings(model="Qwen/Qwen3-0.6B"), replace(tools, vllm_build="cuda"))
+    assert [p.name for p in gpu.parts] == [p.name for p in cpu.parts]
+    base, chat = (next(p for p in gpu.parts if p.name == n) for n in ("vllm-base", "vllm"))
+    assert base.env["LAB_FORK_ENGINE"] == "no"
+    assert "Qwen/Qwen3-0.6B" in chat.argv and "--enforce-eager" not in chat.argv
+
+
+def test_where_forking_is_unsound_vllm_is_started_plainly(lab, monkeypatch):
+    """macOS: two commands of vLLM's own, no vllm-base."""
+    monkeypatch.setattr(plan, "CAN_FORK", False)
+    settings, tools = lab
+    parts = {p.name: p for p in make(settings(), tools).parts}
+    assert "vllm-base" not in parts
+    assert parts["vllm"].argv[:3] == ("vpy", "-m", "vllm.entrypoints.openai.api_server")
+    assert parts["vllm"].env["OTEL_SERVICE_NAME"] == "vllm"
+
+
+def test_a_model_that_is_not_there_is_refused_by_its_setting(lab, tmp_path):
+    """The advice fits: LAB_MODEL if the user set it, the repository if not."""
+    settings, tools = lab
+    with pytest.raises(ModelError, match="correct LAB_MODEL"):
+        make(settings(model=str(tmp_path / "nowhere")), tools)
+    (tmp_path / "data" / "lab-model" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="data/lab-model"):
+        make(settings(), tools)
