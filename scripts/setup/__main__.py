@@ -53,24 +53,21 @@ def _set_up(build: str) -> list[str]:
     uv = getuv.get_uv()
     if missing:
         check_space()
+    builder = _builder(uv, build)
+    bases = {name: environments.base_for(builder, name) for name in missing}
     with ThreadPoolExecutor(len(missing) + 1) as pool:
         found = pool.submit(prometheus.find_tools)
-        builder = _builder(uv)
-        jobs = {
-            "lab": lambda: environments.build_lab(builder, wanted["lab"]),
-            "vllm": lambda: environments.build_vllm(builder, wanted["vllm"], build),
-            "assets": lambda: environments.build_assets(builder, wanted["assets"]),
-        }
-        _all_of([found, *(pool.submit(jobs[name]) for name in missing)])
+        builds = [pool.submit(environments.BUILDS[name], builder, wanted[name], bases[name]) for name in missing]
+        _all_of([found, *builds])
     tools.write_tools(found.result(), build, uv)
     return [*missing, "prometheus"]
 
 
-def _builder(uv: str) -> environments.Builder:
+def _builder(uv: str, build: str) -> environments.Builder:
     pip, env = piplike.pip_settings(), base_environment()
     env.update(piplike.uv_variables(pip, env))
     folders = piplike.local_folders(env.get("UV_FIND_LINKS", ""))
-    return environments.Builder(uv, env, torch.wheels_in(folders))
+    return environments.Builder(uv, env, build, torch.wheels_in(folders))
 
 
 def _all_of(futures: list) -> None:

