@@ -18,13 +18,16 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.tracestore import http_params as params
 from lab.tracestore.errors import TraceStoreError
+from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.rebuild import traces
+from lab.tracestore.search import SearchRequest, read_query, search
 from lab.tracestore.tempopb import trace_by_id_response
 
 log = logging.getLogger("lab.tracestore.api")
 
 PROTOBUF = "application/protobuf"
+MAX_SEARCH_HOURS = 168
 VERSION = "3.0.3"  # the Tempo whose answers we follow
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -75,6 +78,7 @@ def add_routes(app: web.Application) -> None:
     get("/api/status/buildinfo", build_info)
     get("/api/traces/{id}", trace_v1)
     get("/api/v2/traces/{id}", trace_v2)
+    get("/api/search", search_traces)
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -138,3 +142,18 @@ async def trace_v2(request: web.Request) -> web.Response:
     if _wants_protobuf(request):
         return web.Response(body=trace_by_id_response(found), content_type=PROTOBUF)
     return json_response({"trace": json_format.MessageToDict(found), "metrics": {}})
+
+
+async def search_traces(request: web.Request) -> web.Response:
+    """Traces that match `q` (TraceQL), or the older `tags`, `minDuration`, `maxDuration`."""
+    q = request.query
+    start_ns, end_ns = params.window_s(q, max_hours=MAX_SEARCH_HOURS)
+    wanted = SearchRequest(
+        query=read_query(q.get("q", "") or legacy_query(q)),
+        start_ns=start_ns,
+        end_ns=end_ns,
+        limit=params.integer(q, "limit", 20, low=1, high=262_144),
+        spans_per_set=params.integer(q, "spss", 3, low=0, high=100) or 100,
+    )
+    store = request.app[ENGINE].store
+    return json_response(await ask(request, lambda con: search(store, con, wanted)))

@@ -1,0 +1,210 @@
+"""The syntax tree of a TraceQL query. Every node knows its offset in the text (`pos`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Type(Enum):
+    """Static types of field expressions. ATTRIBUTE: known only when the span is seen."""
+
+    NIL = "nil"
+    ATTRIBUTE = "attribute"
+    INT = "int"
+    FLOAT = "float"
+    STRING = "string"
+    BOOLEAN = "bool"
+    DURATION = "duration"
+    STATUS = "status"
+    KIND = "kind"
+
+    @property
+    def is_numeric(self) -> bool:
+        return self in (Type.INT, Type.FLOAT, Type.DURATION)
+
+
+@dataclass(frozen=True)
+class Node:
+    pos: int = field(kw_only=True, default=0, compare=False)
+
+
+# ---- field expressions
+
+
+@dataclass(frozen=True)
+class Static(Node):
+    """A literal. Durations are nanoseconds, status and kind are OTLP's enum numbers."""
+
+    type: Type
+    value: int | float | str | bool | None
+
+
+@dataclass(frozen=True)
+class Attribute(Node):
+    """`span.foo` and its like; scope "" for `.foo`. `parent` for `parent.foo`."""
+
+    scope: str
+    name: str
+    parent: bool = False
+
+
+@dataclass(frozen=True)
+class Intrinsic(Node):
+    """`duration`, `trace:rootName`, ... under its scoped name."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Unary(Node):
+    op: str
+    operand: FieldExpression
+
+
+@dataclass(frozen=True)
+class Exists(Node):
+    """`x != nil`, or `x = nil` where negated."""
+
+    operand: FieldExpression
+    negated: bool
+
+
+@dataclass(frozen=True)
+class Binary(Node):
+    op: str
+    left: FieldExpression
+    right: FieldExpression
+
+
+FieldExpression = Static | Attribute | Intrinsic | Unary | Exists | Binary
+
+
+# ---- spansets and scalars
+
+
+@dataclass(frozen=True)
+class Filter(Node):
+    """`{ condition }`."""
+
+    condition: FieldExpression
+
+
+@dataclass(frozen=True)
+class SpansetOp(Node):
+    """`&&`, `||` and the structural operators between spansets."""
+
+    op: str
+    left: SpansetExpression
+    right: SpansetExpression
+
+
+@dataclass(frozen=True)
+class Aggregate(Node):
+    """count, avg, min, max, sum over the spans of a spanset."""
+
+    op: str
+    operand: FieldExpression | None
+
+
+@dataclass(frozen=True)
+class ScalarOp(Node):
+    op: str
+    left: ScalarExpression
+    right: ScalarExpression
+
+
+@dataclass(frozen=True)
+class ScalarFilter(Node):
+    op: str
+    left: ScalarExpression
+    right: ScalarExpression
+
+
+@dataclass(frozen=True)
+class GroupBy(Node):
+    operand: FieldExpression
+
+
+@dataclass(frozen=True)
+class Coalesce(Node):
+    pass
+
+
+@dataclass(frozen=True)
+class Select(Node):
+    attributes: tuple[Attribute | Intrinsic, ...]
+
+
+@dataclass(frozen=True)
+class Pipeline(Node):
+    """Stages in order; a spanset expression itself where it stands in parentheses."""
+
+    stages: tuple[Stage, ...]
+
+
+SpansetExpression = Filter | SpansetOp | Pipeline
+ScalarExpression = Aggregate | ScalarOp | Static | Pipeline
+Stage = Filter | SpansetOp | ScalarFilter | GroupBy | Coalesce | Select | Aggregate
+
+
+# ---- metrics
+
+
+@dataclass(frozen=True)
+class MetricsAggregate(Node):
+    """`rate() by (...)` and its like. `quantiles` for quantile_over_time; `baseline` for compare()."""
+
+    op: str
+    attribute: Attribute | Intrinsic | None
+    quantiles: tuple[float, ...]
+    by: tuple[Attribute | Intrinsic, ...]
+    baseline: Filter | None = None
+
+
+@dataclass(frozen=True)
+class TopBottom(Node):
+    op: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class MetricsFilter(Node):
+    op: str
+    value: float
+
+
+SecondStage = TopBottom | MetricsFilter
+
+
+@dataclass(frozen=True)
+class MetricsQuery(Node):
+    """One metrics pipeline."""
+
+    pipeline: Pipeline
+    aggregate: MetricsAggregate
+    second: tuple[SecondStage, ...] = ()
+
+
+@dataclass(frozen=True)
+class MetricsMath(Node):
+    """Arithmetic between metrics; a side may be a number."""
+
+    op: str
+    left: MetricsExpression
+    right: MetricsExpression
+
+
+MetricsExpression = MetricsQuery | MetricsMath | float
+
+
+@dataclass(frozen=True)
+class Query(Node):
+    """A whole query: either spansets (`metrics` is None) or metrics; second stages that follow the arithmetic in
+    `second`."""
+
+    text: str
+    pipeline: Pipeline | None
+    metrics: MetricsQuery | MetricsMath | None = None
+    second: tuple[SecondStage, ...] = ()
+    hints: dict[str, int | float | str | bool] = field(default_factory=dict)

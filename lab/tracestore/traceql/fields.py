@@ -1,0 +1,359 @@
+"""Field expressions -> SQL over one row of spans.
+
+TraceQL is typed when the span is seen: `span.foo` may be a string here and a number there. So an expression compiles
+to `Slots`:
+one SQL expression for each type that it may have, of which at most one is not NULL on any row. `a = b` is then the OR
+over the
+types that can be compared. A comparison with nothing, or across types, is false, never an error. All values are bound
+parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from lab.tracestore.catalogue import Catalogue
+from lab.tracestore.columns import DUCK_OF, PROMOTED, quote
+from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.ast import Type
+
+# Slot names: scalars, then lists of them (`[]`) for arrays and for events and links, of which a span has several.
+SCALARS = ("str", "int", "dbl", "bool")
+_NUMERIC = ("int", "dur", "dbl")
+_TYPE_SLOT = {
+    Type.STRING: "str",
+    Type.INT: "int",
+    Type.FLOAT: "dbl",
+    Type.BOOLEAN: "bool",
+    Type.DURATION: "dur",
+    Type.STATUS: "status",
+    Type.KIND: "kind",
+}
+_JSON_FIELD = {"str": "stringValue", "int": "intValue", "dbl": "doubleValue", "bool": "boolValue"}
+_FLIP = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+_SQL_OP = {"=": "=", "!=": "<>", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
+
+Slots = dict[str, str]
+
+
+class Parameters:
+    """Values that a statement binds, by name."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, object] = {}
+
+    def add(self, value: object) -> str:
+        """Bind a value; the same value twice is one parameter."""
+        for name, known in self.values.items():
+            if type(known) is type(value) and known == value:
+                return f"${name}"
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return f"${name}"
+
+
+@dataclass
+class Needs:
+    """What beside the span's own row an expression looks at; becomes joins."""
+
+    resources: bool = False
+    scopes: bool = False
+    trace: bool = False
+    children: bool = False
+
+
+@dataclass
+class FieldCompiler:
+    """Compiles field expressions against the alias `s` of spans, `r` of resources, `c` of scopes, `t` of traces, `k`
+    of children."""
+
+    catalogue: Catalogue
+    parameters: Parameters
+    needs: Needs = field(default_factory=Needs)
+
+    # -- booleans
+
+    def condition(self, node: ast.FieldExpression) -> str:
+        """A boolean for WHERE: NULL counts as false."""
+        match node:
+            case ast.Static():
+                return "TRUE" if node.value is True else "FALSE"
+            case ast.Attribute() | ast.Intrinsic():
+                return self.slots(node).get("bool", "FALSE")
+            case ast.Exists():
+                found = self._exists(node.operand)
+                return f"NOT {found}" if node.negated else found
+            case ast.Unary(op="!"):
+                inner = node.operand
+                plain = isinstance(inner, ast.Attribute | ast.Intrinsic)
+                return f"NOT {self.condition(inner)}" if plain else f"NOT {self.strict(inner)}"
+            case ast.Binary(op="&&" | "||"):
+                word = " AND " if node.op == "&&" else " OR "
+                return "(" + word.join(self.condition(n) for n in _chain(node)) + ")"
+            case ast.Binary():
+                return self._comparison(node)
+        return "FALSE"
+
+    def strict(self, node: ast.FieldExpression) -> str:
+        """A boolean that is never NULL, for NOT and for values."""
+        return f"coalesce({self.condition(node)}, FALSE)"
+
+    def _exists(self, node: ast.FieldExpression) -> str:
+        if isinstance(node, ast.Attribute):
+            return self._attribute_exists(node)
+        if isinstance(node, ast.Intrinsic):
+            return "TRUE"
+        parts = [f"{sql} IS NOT NULL" for sql in self.slots(node).values()]
+        return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
+
+    def _comparison(self, node: ast.Binary) -> str:
+        shortcut = self._id_shortcut(node)
+        if shortcut:
+            return shortcut
+        left, right = self.slots(node.left), self.slots(node.right)
+        parts = []
+        for ls, lsql in left.items():
+            for rs, rsql in right.items():
+                sql = self._compare(node.op, ls, lsql, rs, rsql)
+                if sql:
+                    parts.append(sql)
+        if not parts:
+            return "FALSE"
+        return parts[0] if len(parts) == 1 else "(" + " OR ".join(parts) + ")"
+
+    def _compare(self, op: str, ls: str, left: str, rs: str, right: str) -> str | None:
+        """One pair of types; None where TraceQL does not compare them."""
+        if ls.endswith("[]") and rs.endswith("[]"):
+            return None
+        if ls.endswith("[]"):
+            return self._compare_list(op, ls[:-2], left, rs, right)
+        if rs.endswith("[]"):
+            return self._compare_list(_FLIP.get(op, op), rs[:-2], right, ls, left)
+        return _compare_scalars(op, ls, left, rs, right)
+
+    def _compare_list(self, op: str, ls: str, left: str, rs: str, right: str) -> str | None:
+        """An array matches where any element does; != and !~ where every element does."""
+        element = _compare_scalars(op, ls, "x", rs, right)
+        if element is None:
+            return None
+        some = f"len(list_filter({left}, lambda x: {element}))"
+        return f"({some} = len({left}))" if op in ("!=", "!~") else f"({some} > 0)"
+
+    def _id_shortcut(self, node: ast.Binary) -> str | None:
+        """Ids are compared as numbers, not as text, where the query gives a whole one."""
+        if (
+            not isinstance(node.left, ast.Intrinsic)
+            or not isinstance(node.right, ast.Static)
+            or node.op not in ("=", "!=")
+        ):
+            return None
+        text, op = str(node.right.value), _SQL_OP[node.op]
+        try:
+            if node.left.name == "trace:id":
+                return f"s.trace_id {op} {self.parameters.add(str(UUID(hex=text.rjust(32, '0'))))}::UUID"
+            if node.left.name == "span:id" and len(text) == 16:
+                return f"s.span_id {op} {self.parameters.add(int(text, 16))}::UBIGINT"
+            if node.left.name == "span:parentID" and len(text) == 16:
+                return f"s.parent_id {op} {self.parameters.add(int(text, 16))}::UBIGINT"
+        except ValueError:
+            return None
+        return None
+
+    # -- values
+
+    def slots(self, node: ast.FieldExpression) -> Slots:
+        """SQL for each type that the expression may have."""
+        match node:
+            case ast.Static():
+                return self._static(node)
+            case ast.Intrinsic():
+                return self._intrinsic(node.name)
+            case ast.Attribute():
+                return self._attribute(node)
+            case ast.Unary(op="-"):
+                return {t: f"(-{sql})" for t, sql in self.slots(node.operand).items() if t in _NUMERIC}
+            case ast.Binary() if node.op in ("+", "-", "*", "/", "%", "^"):
+                return self._arithmetic(node)
+        return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
+
+    def _static(self, node: ast.Static) -> Slots:
+        slot = _TYPE_SLOT[node.type]
+        if slot == "bool":
+            return {slot: "TRUE" if node.value else "FALSE"}
+        cast = {"str": "VARCHAR", "dbl": "DOUBLE"}.get(slot, "BIGINT")
+        return {slot: f"{self.parameters.add(node.value)}::{cast}"}
+
+    def _arithmetic(self, node: ast.Binary) -> Slots:
+        left, right = self.slots(node.left), self.slots(node.right)
+        result: Slots = {}
+        ints = left.get("int"), right.get("int")
+        if all(ints):
+            result["int"] = _int_arithmetic(node.op, *ints)
+        as_double = [_as_double(side) for side in (left, right)]
+        only_ints = set(left) & set(_NUMERIC) == set(right) & set(_NUMERIC) == {"int"}
+        if all(as_double) and not only_ints:
+            sql = _double_arithmetic(node.op, *as_double)
+            if all(ints):
+                sql = f"CASE WHEN {ints[0]} IS NULL OR {ints[1]} IS NULL THEN {sql} END"
+            result["dbl"] = sql
+        return result
+
+    # -- intrinsics
+
+    def _intrinsic(self, name: str) -> Slots:
+        if name.startswith("trace:") and name != "trace:id":
+            self.needs.trace = True
+        if name == "span:childCount":
+            self.needs.children = True
+        if name.startswith("instrumentation:"):
+            self.needs.scopes = True
+        return dict(_INTRINSICS[name])
+
+    # -- attributes
+
+    def _attribute(self, node: ast.Attribute) -> Slots:
+        scopes = self._scopes_of(node)
+        if not scopes:
+            return {}
+        result = self._scoped(scopes[0], node.name)
+        for scope in scopes[1:]:
+            absent = " AND ".join(f"NOT {self._scoped_exists(s, node.name)}" for s in scopes[: scopes.index(scope)])
+            for slot, sql in self._scoped(scope, node.name).items():
+                other = f"CASE WHEN {absent} THEN {sql} END"
+                result[slot] = f"coalesce({result[slot]}, {other})" if slot in result else other
+        return result
+
+    def _attribute_exists(self, node: ast.Attribute) -> str:
+        parts = [self._scoped_exists(scope, node.name) for scope in self._scopes_of(node)]
+        return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
+
+    def _scopes_of(self, node: ast.Attribute) -> list[str]:
+        """Where to look: an unscoped attribute is the span's, else the resource's, else of the events, links, scope."""
+        wanted = [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
+        return [s for s in wanted if self.catalogue.types(s, node.name)]
+
+    def _scoped(self, scope: str, name: str) -> Slots:
+        if scope == "resource" and name == "service.name":
+            return {"str": "s.service"}
+        types = self.catalogue.types(scope, name)
+        if scope in ("event", "link"):
+            return {f"{t}[]": self._in_list(f"s.{scope}s", name, t) for t in SCALARS if t in types}
+        alias = self._alias(scope)
+        key = self.parameters.add(name)
+        slots: Slots = {}
+        for t in SCALARS:
+            if t in types:
+                own = scope == "span" and PROMOTED.get(name) == t
+                slots[t] = f"s.{quote(name)}" if own else f"{alias}.a_{t}[{key}]"
+        if "json" in types:
+            for t in SCALARS:
+                slots[f"{t}[]"] = _array_of(f"{alias}.a_json[{key}]", t)
+        return slots
+
+    def _scoped_exists(self, scope: str, name: str) -> str:
+        if scope == "resource" and name == "service.name":
+            return "(s.service IS NOT NULL)"
+        types = self.catalogue.types(scope, name)
+        key = self.parameters.add(name)
+        if scope in ("event", "link"):
+            return f"(len(list_filter({_bags(f's.{scope}s')}, lambda b: list_contains(json_keys(b), {key}))) > 0)"
+        alias = self._alias(scope)
+        parts = []
+        for t in (*SCALARS, "json"):
+            if t in types:
+                own = scope == "span" and PROMOTED.get(name) == t
+                parts.append(f"s.{quote(name)} IS NOT NULL" if own else f"{alias}.a_{t}[{key}] IS NOT NULL")
+        return "(" + " OR ".join(parts) + ")"
+
+    def _alias(self, scope: str) -> str:
+        if scope == "resource":
+            self.needs.resources = True
+        elif scope == "instrumentation":
+            self.needs.scopes = True
+        return {"span": "s", "resource": "r", "instrumentation": "c"}[scope]
+
+    def _in_list(self, column: str, name: str, type_name: str) -> str:
+        """The values that the events or links of a span give to an attribute; NULL where none has it."""
+        pointer = self.parameters.add("/" + name.replace("~", "~0").replace("/", "~1") + "/" + _JSON_FIELD[type_name])
+        value = f"json_extract_string(b, {pointer})"
+        found = f"list_filter(list_transform({_bags(column)}, lambda b: {value}), lambda v: v IS NOT NULL)"
+        return f"CASE WHEN {column} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
+
+
+def _bags(column: str) -> str:
+    """The attribute objects of a JSON list of events or links."""
+    return f"json_extract({column}, '$[*].a')"
+
+
+def _chain(node: ast.Binary) -> list[ast.FieldExpression]:
+    """Operands of a chain of one and the same operator."""
+    operands: list[ast.FieldExpression] = []
+    current: ast.FieldExpression = node
+    while isinstance(current, ast.Binary) and current.op == node.op:
+        operands.append(current.right)
+        current = current.left
+    operands.append(current)
+    return operands[::-1]
+
+
+def _array_of(json_text: str, type_name: str) -> str:
+    """The elements of one type of an array attribute; NULL where the attribute is no array of that type."""
+    found = f"json_extract_string({json_text}, '$.arrayValue.values[*].{_JSON_FIELD[type_name]}')"
+    return f"CASE WHEN {json_text} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
+
+
+def _compare_scalars(op: str, ls: str, left: str, rs: str, right: str) -> str | None:
+    if op in ("=~", "!~"):
+        if (ls, rs) != ("str", "str"):
+            return None
+        return f"{'NOT ' if op == '!~' else ''}regexp_full_match({left}, {right}, 's')"
+    if op in ("&&", "||"):
+        return None
+    if ls in _NUMERIC and rs in _NUMERIC:
+        if "dbl" in (ls, rs) and ls != rs:
+            left, right = (f"{left}::DOUBLE" if s != "dbl" else sql for s, sql in ((ls, left), (rs, right)))
+        return f"{left} {_SQL_OP[op]} {right}"
+    if ls != rs or (op not in ("=", "!=") and ls != "str"):
+        return None
+    return f"{left} {_SQL_OP[op]} {right}"
+
+
+def _as_double(slots: Slots) -> str | None:
+    parts = [sql if t == "dbl" else f"{sql}::DOUBLE" for t, sql in slots.items() if t in _NUMERIC]
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else f"coalesce({', '.join(parts)})"
+
+
+def _int_arithmetic(op: str, left: str, right: str) -> str:
+    if op == "^":
+        return f"TRY(CAST(trunc(pow({left}, {right})) AS BIGINT))"
+    return f"TRY({left} {'//' if op == '/' else op} {right})"
+
+
+def _double_arithmetic(op: str, left: str, right: str) -> str:
+    return f"TRY(pow({left}, {right}))" if op == "^" else f"TRY({left} {op} {right})"
+
+
+_EVENT_OFFSETS = "list_transform(json_extract_string(s.events, '$[*].t'), lambda v: v::BIGINT - s.start_ns)"
+_INTRINSICS: dict[str, Slots] = {
+    "span:duration": {"dur": "s.dur_ns"},
+    "span:name": {"str": "s.name"},
+    "span:status": {"status": "s.status"},
+    "span:statusMessage": {"str": "coalesce(s.status_message, '')"},
+    "span:kind": {"kind": "s.kind"},
+    "span:id": {"str": "printf('%016x', s.span_id)"},
+    "span:parentID": {"str": "CASE WHEN s.parent_id = 0 THEN '' ELSE printf('%016x', s.parent_id) END"},
+    "span:childCount": {"int": "coalesce(k.children, 0)"},
+    "trace:duration": {"dur": "t.trace_ns"},
+    "trace:rootName": {"str": "coalesce(t.root_name, '')"},
+    "trace:rootService": {"str": "coalesce(t.root_service, '')"},
+    "trace:id": {"str": "replace(s.trace_id::VARCHAR, '-', '')"},
+    "event:name": {"str[]": "json_extract_string(s.events, '$[*].n')"},
+    "event:timeSinceStart": {"dur[]": _EVENT_OFFSETS},
+    "link:traceID": {"str[]": "json_extract_string(s.links, '$[*].t')"},
+    "link:spanID": {"str[]": "json_extract_string(s.links, '$[*].s')"},
+    "instrumentation:name": {"str": "c.name"},
+    "instrumentation:version": {"str": "c.version"},
+}

@@ -1,0 +1,89 @@
+"""Tokens -> values: strings with Go's escapes, durations of Prometheus and of Go, names of statuses and kinds."""
+
+from __future__ import annotations
+
+import re
+
+from lark import Token, Tree
+
+from lab.tracestore.traceql.ast import Static, Type
+
+STATUS = {"unset": 0, "ok": 1, "error": 2}
+KIND = {"unspecified": 0, "internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
+
+_UNIT_NS = {
+    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
+    "d": 86400 * 10**9, "w": 7 * 86400 * 10**9, "y": 365 * 86400 * 10**9,
+}  # fmt: skip
+_DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w|y)")
+_ESCAPE = re.compile(r'\\(?:([abfnrtv\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))', re.S)
+_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
+
+
+def literal(token: Token) -> Static | None:
+    """The value of a literal token; None where a name stands for nothing, or a string has a wrong escape."""
+    pos, text = token.start_pos, str(token)
+    if token.type == "INTEGER":
+        value = int(text)
+        return Static(Type.INT, value, pos=pos) if value < 2**63 else None
+    if token.type == "FLOAT":
+        return Static(Type.FLOAT, float(text), pos=pos)
+    if token.type == "DURATION":
+        return Static(Type.DURATION, duration_ns(text), pos=pos)
+    if token.type == "STRING":
+        value = unquote(text)
+        return None if value is None else Static(Type.STRING, value, pos=pos)
+    if text in ("true", "false"):
+        return Static(Type.BOOLEAN, text == "true", pos=pos)
+    if text in STATUS:
+        return Static(Type.STATUS, STATUS[text], pos=pos)
+    if text in KIND:
+        return Static(Type.KIND, KIND[text], pos=pos)
+    if text in ("minInt", "maxInt"):
+        return Static(Type.INT, -(2**63) if text == "minInt" else 2**63 - 1, pos=pos)
+    return None
+
+
+def duration_ns(text: str) -> int:
+    """Nanoseconds of a duration token."""
+    total = 0.0
+    for number, unit in _DURATION_PART.findall(text):
+        total += int(number) * _UNIT_NS[unit] if number.isdigit() else float(number) * _UNIT_NS[unit]
+    return int(total)
+
+
+def unquote(text: str) -> str | None:
+    """A quoted string's value, as Go reads it; None for an escape that Go does not know."""
+    if text[0] == "`":
+        return text[1:-1].replace("\r", "")
+    wrong = False
+
+    def replace(match: re.Match[str]) -> str:
+        nonlocal wrong
+        simple, x, u4, u8, octal, other = match.groups()
+        if simple:
+            return _SIMPLE[simple]
+        code = int(x or u4 or u8, 16) if (x or u4 or u8) else int(octal, 8) if octal else -1
+        if other is not None or code > 0x10FFFF or 0xD800 <= code < 0xE000:
+            wrong = True
+            return ""
+        return chr(code)
+
+    value = _ESCAPE.sub(replace, text[1:-1])
+    return None if wrong else value
+
+
+def unquote_attribute(text: str) -> str:
+    """An attribute's name with its quoted parts opened: `a."b c".d` is `a.b c.d`."""
+    return re.sub(r'"((?:\\["\\]|[^"\\])*)"', lambda m: re.sub(r"\\(.)", r"\1", m.group(1)), text)
+
+
+def number_or_none(tree: Tree) -> float | None:
+    """The value of a field expression that is one bare number."""
+    if tree.data != "field" or len(tree.children) != 1:
+        return None
+    operand = tree.children[0]
+    if len(operand.children) != 1 or operand.children[0].data != "literal":
+        return None
+    token = operand.children[0].children[0]
+    return float(token) if token.type in ("INTEGER", "FLOAT") else None

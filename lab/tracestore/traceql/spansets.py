@@ -1,0 +1,268 @@
+"""Spanset pipelines -> SQL: a relation of matching spans, per trace and, after by(), per group.
+
+A relation has the columns trace_id, rid (the row of `spans`), span_id, parent_id, start_ns and, after n groupings,
+g1..gn (text
+with the type in its first letter, so that the string "1" and the number 1 are two groups). Aggregates of scalar
+filters ride along
+as v1..vn, because Tempo returns them with the spanset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lab.tracestore.catalogue import Catalogue
+from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fields import FieldCompiler, Needs, Parameters, Slots
+from lab.tracestore.traceql.kinds import STRUCTURAL
+
+_KEYS = "trace_id, rid, span_id, parent_id, start_ns"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Spans that overlap [start_ns, end_ns] take part. `source` is the table or subquery of spans."""
+
+    start_ns: int = 0
+    end_ns: int = 2**63 - 1
+    source: str = "spans"
+
+
+@dataclass(frozen=True)
+class Relation:
+    """SQL of a relation, and what its extra columns are."""
+
+    sql: str
+    groups: tuple[ast.FieldExpression, ...] = ()
+    values: tuple[ast.Aggregate, ...] = ()
+
+    @property
+    def group_columns(self) -> list[str]:
+        return [f"g{i + 1}" for i in range(len(self.groups))]
+
+    @property
+    def extra_columns(self) -> list[str]:
+        return self.group_columns + [f"v{i + 1}" for i in range(len(self.values))]
+
+    @property
+    def columns(self) -> str:
+        return ", ".join([_KEYS, *self.extra_columns])
+
+
+class SpansetCompiler:
+    """Compiles pipelines over a window. `ctes` are the WITH clauses that the relations lean on."""
+
+    def __init__(self, catalogue: Catalogue, window: Window, parameters: Parameters | None = None) -> None:
+        self.catalogue, self.window = catalogue, window
+        self.parameters = parameters or Parameters()
+        self.ctes: list[str] = []
+        self._names = 0
+
+    # -- SQL pieces
+
+    def statement(self, body: str) -> str:
+        """A whole statement: the WITH clauses, then the body."""
+        return (f"WITH RECURSIVE {', '.join(self.ctes)} " if self.ctes else "") + body
+
+    def name(self, sql: str, *, materialized: bool = True) -> str:
+        """Give a subquery a name that can be used several times."""
+        self._names += 1
+        name = f"q{self._names}"
+        self.ctes.append(f"{name} AS {'MATERIALIZED ' if materialized else ''}({sql})")
+        return name
+
+    def fields(self) -> FieldCompiler:
+        return FieldCompiler(self.catalogue, self.parameters)
+
+    def source(self, needs: Needs) -> str:
+        """FROM and the joins that the expressions need."""
+        sql = f"{self.window.source} s"
+        if needs.resources:
+            sql += " LEFT JOIN resources r ON r.id = s.res_id"
+        if needs.scopes:
+            sql += " LEFT JOIN scopes c ON c.id = s.scope_id"
+        if needs.trace:
+            sql += f" LEFT JOIN ({TRACES.format(source=self.window.source)}) t ON t.trace_id = s.trace_id"
+        if needs.children:
+            children = f"SELECT trace_id, parent_id, count(*) AS children FROM {self.window.source} GROUP BY ALL"
+            sql += f" LEFT JOIN ({children}) k ON k.trace_id = s.trace_id AND k.parent_id = s.span_id"
+        return sql
+
+    def in_window(self) -> str:
+        parts = []
+        if self.window.end_ns < 2**63 - 1:
+            parts.append(f"s.start_ns <= {self.parameters.add(self.window.end_ns)}::BIGINT")
+        if self.window.start_ns > 0:
+            parts.append(f"s.end_ns >= {self.parameters.add(self.window.start_ns)}::BIGINT")
+        return " AND ".join(parts) or "TRUE"
+
+    # -- pipelines
+
+    def pipeline(self, pipeline: ast.Pipeline, inside: Relation | None = None) -> Relation:
+        """The relation after the last stage. `inside` restricts the first stage, for a pipeline within a pipeline."""
+        relation = inside
+        for stage in pipeline.stages:
+            relation = self.stage(stage, relation)
+        return relation
+
+    def stage(self, stage: ast.Node, before: Relation | None) -> Relation:
+        match stage:
+            case ast.Filter():
+                return self._filter(stage.condition, before)
+            case ast.SpansetOp():
+                return self._operator(stage, before)
+            case ast.Pipeline():
+                return self.pipeline(stage, before)
+        before = before or self._filter(ast.Static(ast.Type.BOOLEAN, True), None)
+        match stage:
+            case ast.ScalarFilter():
+                return self._scalar_filter(stage, before)
+            case ast.GroupBy():
+                return self._group_by(stage, before)
+            case ast.Coalesce():
+                return Relation(f"SELECT DISTINCT {_KEYS} FROM ({before.sql})")
+            case ast.Select():
+                return before
+        raise TypeError(stage)
+
+    def _filter(self, condition: ast.FieldExpression, before: Relation | None) -> Relation:
+        compiler = self.fields()
+        where = compiler.condition(condition)
+        if before is None:
+            columns = "s.trace_id, s.rowid AS rid, s.span_id, s.parent_id, s.start_ns"
+            return Relation(
+                f"SELECT {columns} FROM {self.source(compiler.needs)} WHERE {self.in_window()} AND ({where})"
+            )
+        if where == "TRUE":
+            return before
+        return replace(before, sql=self._joined(before, compiler.needs, where))
+
+    def _joined(self, before: Relation, needs: Needs, where: str, more: str = "") -> str:
+        """The relation's spans with their rows again, for conditions and values of later stages."""
+        columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
+        return (
+            f"SELECT {columns}{more} FROM {self.source(needs)} JOIN ({before.sql}) b ON b.rid = s.rowid WHERE {where}"
+        )
+
+    def _group_by(self, stage: ast.GroupBy, before: Relation) -> Relation:
+        compiler = self.fields()
+        key = group_key(compiler.slots(stage.operand))
+        column = f"g{len(before.groups) + 1}"
+        # Values found before are of the undivided spansets, but Tempo carries them on: so do we.
+        sql = self._joined(before, compiler.needs, "TRUE", f", {key} AS {column}")
+        return Relation(sql, (*before.groups, stage.operand), before.values)
+
+    def _scalar_filter(self, stage: ast.ScalarFilter, before: Relation) -> Relation:
+        aggregate, static = stage.left, stage.right
+        keys = ["trace_id", *before.group_columns]
+        column = f"v{len(before.values) + 1}"
+        if aggregate.operand is None:
+            rows, value = before.sql, "count(*)"
+        else:
+            compiler = self.fields()
+            number = _number(compiler.slots(aggregate.operand))
+            rows = self._joined(before, compiler.needs, "TRUE", f", {number} AS operand")
+            value = f"{aggregate.op}(operand)"
+        compared = f"{value} {'<>' if stage.op == '!=' else stage.op} {self.parameters.add(static.value)}"
+        sums = (
+            f"SELECT {', '.join(keys)}, {value} AS {column} FROM ({rows}) GROUP BY {', '.join(keys)} HAVING {compared}"
+        )
+        on = " AND ".join(f"a.{k} = b.{k}" for k in keys)
+        columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
+        sql = f"SELECT {columns}, a.{column} FROM ({before.sql}) b JOIN ({sums}) a ON {on}"
+        return Relation(sql, before.groups, (*before.values, aggregate))
+
+    # -- operators between spansets
+
+    def _operator(self, node: ast.SpansetOp, before: Relation | None) -> Relation:
+        base = Relation(f"SELECT * FROM {self.name(before.sql)}", before.groups, before.values) if before else None
+        left, right = self.stage(node.left, base), self.stage(node.right, base)
+        keys = ["trace_id", *(base.group_columns if base else [])]
+        columns = ", ".join([*_KEYS.split(", "), *(base.extra_columns if base else [])])
+        lname, rname = (
+            self.name(f"SELECT {columns} FROM ({left.sql})"),
+            self.name(f"SELECT {columns} FROM ({right.sql})"),
+        )
+        sql = self._combined(node.op, lname, rname, keys, columns)
+        return Relation(sql, base.groups if base else (), base.values if base else ())
+
+    def _combined(self, op: str, left: str, right: str, keys: list[str], columns: str) -> str:
+        if op == "||":
+            return f"SELECT {columns} FROM {left} UNION SELECT {columns} FROM {right}"
+        if op == "&&":
+            listed = ", ".join(keys)
+            both = f"SELECT {listed} FROM {left} INTERSECT SELECT {listed} FROM {right}"
+            on = " AND ".join(f"u.{k} = m.{k}" for k in keys)
+            union = f"SELECT {columns} FROM {left} UNION SELECT {columns} FROM {right}"
+            return f"SELECT u.* FROM ({union}) u SEMI JOIN ({both}) m ON {on}"
+        assert op in STRUCTURAL
+        return self._structural(op, left, right, keys, columns)
+
+    def _structural(self, op: str, left: str, right: str, keys: list[str], columns: str) -> str:
+        """Pairs (l, r) with the wanted kinship; the result is r, or both for &, or the r without a partner for !."""
+        mark, kin = (op[0], op[1:]) if op[0] in "!&" else ("", op)
+        same_group = "".join(f" AND l.{k} = r.{k}" for k in keys[1:])
+        pairs = self.name(f"SELECT DISTINCT l.rid AS l, r.rid AS r FROM {self._kin(kin, left, right)}{same_group}")
+        if mark == "!":
+            return f"SELECT {columns} FROM {right} r WHERE NOT EXISTS (SELECT 1 FROM {pairs} p WHERE p.r = r.rid)"
+        found = f"SELECT {columns} FROM {right} SEMI JOIN {pairs} p ON p.r = rid"
+        if mark == "&":
+            found = f"SELECT {columns} FROM {left} SEMI JOIN {pairs} p ON p.l = rid UNION {found}"
+        return found
+
+    def _kin(self, kin: str, left: str, right: str) -> str:
+        """FROM ... ON ... of the pairs: l stands `kin` r, as in `l > r`: r is a child of l."""
+        joined = f"{left} l JOIN {right} r ON l.trace_id = r.trace_id AND l.rid <> r.rid"
+        if kin == ">":
+            return f"{joined} AND r.parent_id = l.span_id"
+        if kin == "<":
+            return f"{joined} AND l.parent_id = r.span_id"
+        if kin == "~":
+            return f"{joined} AND l.parent_id = r.parent_id"
+        above, below = (left, right) if kin == ">>" else (right, left)
+        lines = self._ancestors(above, below)
+        low, high = ("r", "l") if kin == ">>" else ("l", "r")
+        return f"{joined} JOIN {lines} u ON u.rid = {low}.rid AND u.ancestor = {high}.span_id"
+
+    def _ancestors(self, above: str, below: str) -> str:
+        """(rid, ancestor) for every span of `below` in a trace that `above` has a span of. UNION ends at a cycle."""
+        traces = self.name(f"SELECT DISTINCT trace_id FROM {above} INTERSECT SELECT DISTINCT trace_id FROM {below}")
+        edges = self.name(
+            f"SELECT s.trace_id, s.span_id, s.parent_id FROM {self.window.source} s "
+            f"SEMI JOIN {traces} m ON m.trace_id = s.trace_id WHERE s.parent_id <> 0"
+        )
+        self._names += 1
+        name = f"q{self._names}"
+        self.ctes.append(
+            f"{name}(trace_id, rid, ancestor) AS ("
+            f"SELECT b.trace_id, b.rid, b.parent_id FROM {below} b SEMI JOIN {traces} m ON m.trace_id = b.trace_id "
+            f"WHERE b.parent_id <> 0 UNION SELECT u.trace_id, u.rid, e.parent_id FROM {name} u "
+            f"JOIN {edges} e ON e.trace_id = u.trace_id AND e.span_id = u.ancestor)"
+        )
+        return name
+
+
+TRACES = (
+    "SELECT trace_id, max(end_ns) - min(start_ns) AS trace_ns, min(start_ns) AS trace_start_ns, "
+    "arg_min(name, start_ns) FILTER (parent_id = 0) AS root_name, "
+    "arg_min(service, start_ns) FILTER (parent_id = 0) AS root_service FROM {source} GROUP BY trace_id"
+)
+
+_LETTER = {"str": "s", "int": "i", "dbl": "d", "bool": "b", "dur": "u", "status": "t", "kind": "k"}
+
+
+def group_key(slots: Slots) -> str:
+    """One text for a value of any type: its letter, then the value; `n` for nil."""
+    parts = [f"'{_LETTER[t]}' || ({sql})::VARCHAR" for t, sql in slots.items() if t in _LETTER]
+    parts += [f"'{_LETTER[t[:-2]].upper()}' || ({sql})::VARCHAR" for t, sql in slots.items() if t.endswith("[]")]
+    return f"coalesce({', '.join([*parts, chr(39) + 'n' + chr(39)])})"
+
+
+def _number(slots: Slots) -> str:
+    parts = [sql for t, sql in slots.items() if t in ("int", "dur")]
+    doubles = [sql for t, sql in slots.items() if t == "dbl"]
+    if doubles:
+        parts = [f"({p})::DOUBLE" for p in parts] + doubles
+    if not parts:
+        return "NULL::DOUBLE"
+    return parts[0] if len(parts) == 1 else f"coalesce({', '.join(parts)})"
