@@ -1,0 +1,34 @@
+"""The help desk of a GPU cloud: its tools, its facts, what is asked of it, and what a right answer is.
+
+`catalogue` defines the tools, once. `entities` has names and numbers, split into those that the model was trained on
+and those that it never saw. `facts` has the SQLite database and what each tool answers, `documents` what file search
+finds. `phrasings` is how people ask, split likewise; `scenarios` are questions with their ground truth, and `judge` holds an
+agent's calls and answer against it.
+"""
+
+from __future__ import annotations
+
+from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
+from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
+from lab.world.judge import ActualCall, Verdict, judge
+from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios
+
+__all__ = [
+    "BY_NAME",
+    "KINDS",
+    "MCP_TOOLS",
+    "TOOLS",
+    "ActualCall",
+    "Call",
+    "Parameter",
+    "Scenario",
+    "Tool",
+    "ToolFailed",
+    "Turn",
+    "Verdict",
+    "build_database",
+    "call_tool",
+    "judge",
+    "make_scenarios",
+    "memory_database",
+]

@@ -1,0 +1,149 @@
+"""The help desk's documents: small facts about its services, `The <attribute> of <thing> is <value>.`"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from pathlib import Path
+
+from lab.world.entities import Split, split_of
+
+# What a document may say about a thing, and the units that its value may have.
+ATTRIBUTES = {
+    "retention": ("days", "weeks", "months"),
+    "limit": ("GB", "TB", "people"),
+    "price": ("USD",),
+    "fee": ("USD", "percent"),
+    "deadline": ("hours", "days"),
+    "size": ("GB", "TB", "meters"),
+    "response time": ("minutes", "hours"),
+    "repair time": ("hours", "days"),
+    "warranty": ("months", "weeks"),
+    "discount": ("percent",),
+    "capacity": ("people", "TB", "meters"),
+    "password length": ("characters",),
+    "maximum age": ("days", "months"),
+    "notice period": ("days", "weeks"),
+    "waiting time": ("minutes", "days"),
+    "budget": ("USD",),
+    "minimum term": ("months", "weeks"),
+    "distance": ("meters",),
+}
+THINGS = (
+    "backups",
+    "snapshots",
+    "system logs",
+    "shared volumes",
+    "credit notes",
+    "the Berlin site",
+    "the west hall",
+    "night shifts",
+    "guest accounts",
+    "service accounts",
+    "spot nodes",
+    "reserved nodes",
+    "student projects",
+    "the batch queue",
+    "the debug queue",
+    "scratch space",
+    "home folders",
+    "model weights",
+    "container images",
+    "the license server",
+    "support contracts",
+    "spare parts",
+    "cooling water",
+    "the backup generator",
+    "fire drills",
+    "visitor badges",
+    "data exports",
+    "tape archives",
+    "firmware updates",
+    "kernel updates",
+    "trial accounts",
+    "late payments",
+    "the status page",
+    "the on-call phone",
+    "loan laptops",
+    "key cards",
+    "audit reports",
+    "gold customers",
+    "silver customers",
+    "partner discounts",
+)
+DOCUMENT_SEED = 7
+FACTS_PER_DOCUMENT = 4
+
+
+def topic(attribute: str, thing: str) -> str:
+    """What is asked and searched for."""
+    return f"{attribute} of {thing}"
+
+
+def value(rng: random.Random, asked: str) -> str:
+    """A value that has to be copied: `14 days`."""
+    return f"{rng.randint(2, rng.choice((20, 100, 999)))} {rng.choice(ATTRIBUTES[asked.split(' of ')[0]])}"
+
+
+def sentence(asked: str, answer: str) -> str:
+    """One fact as a document states it."""
+    return f"The {asked} is {answer}."
+
+
+def topics(thing: str, split: Split) -> list[str]:
+    """All topics of a thing that belong to a split."""
+    return [t for a in ATTRIBUTES if split_of(t := topic(a, thing)) == split]
+
+
+def title(thing: str) -> str:
+    """Heading of a thing's document."""
+    bare = thing.removeprefix("the ")
+    return f"# {bare[0].upper()}{bare[1:]}"
+
+
+def passage(thing: str, facts: list[tuple[str, str]]) -> str:
+    """A document's text: heading and facts."""
+    return title(thing) + "\n\n" + " ".join(sentence(asked, answer) for asked, answer in facts)
+
+
+def draw_passage(rng: random.Random, split: Split, thing: str | None = None) -> tuple[str, list[tuple[str, str]]]:
+    """(text, [(topic, value)]) of a random document whose topics all belong to `split`."""
+    while True:
+        about = thing or rng.choice(THINGS)
+        known = topics(about, split)
+        if known:
+            chosen = rng.sample(known, min(len(known), rng.randint(2, FACTS_PER_DOCUMENT)))
+            facts = [(asked, value(rng, asked)) for asked in chosen]
+            return passage(about, facts), facts
+
+
+def all_documents(seed: int = DOCUMENT_SEED) -> dict[str, tuple[str, list[tuple[str, str]]]]:
+    """{file name: (text, [(topic, value)])} of the help desk's own documents: held-out topics only."""
+    found = {}
+    for thing in THINGS:
+        known = topics(thing, "held_out")
+        if len(known) >= 2:
+            rng = random.Random(seed * 1_000_003 + zlib.crc32(thing.encode()))
+            facts = [(asked, value(rng, asked)) for asked in known[:FACTS_PER_DOCUMENT]]
+            name = thing.removeprefix("the ").lower().replace(" ", "-")
+            found[f"{name}.md"] = (passage(thing, facts) + "\n", facts)
+    return found
+
+
+def write_documents(folder: Path, seed: int = DOCUMENT_SEED) -> list[Path]:
+    """Write them to `folder`; the same seed writes the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (text, _) in all_documents(seed).items():
+        (folder / name).write_text(text, encoding="utf-8")
+        written.append(folder / name)
+    return written
+
+
+def search_result(query: str, passages: list[str]) -> str:
+    """What the model reads after file_search, once the chat template has dropped the citations.
+
+    Llama Stack joins header, chunks, footer and context from templates of its configuration; these are the lab's.
+    """
+    chunks = "".join(f"[{i}] {text} \n" for i, text in enumerate(passages, 1))
+    return f"file_search: {len(passages)}\n{chunks}\n{query}\n"

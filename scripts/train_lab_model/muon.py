@@ -1,0 +1,44 @@
+"""Muon in float32: torch.optim.Muon orthogonalises in bfloat16, which costs 11 s a step on a CPU that emulates it."""
+
+from __future__ import annotations
+
+import torch
+
+# Coefficients of the quintic Newton-Schulz iteration, Keller Jordan, https://kellerjordan.github.io/posts/muon/
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_STEPS = 5
+
+
+def orthogonalise(matrix: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix (about) whose singular values are all 1."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(_STEPS):
+        gram = x @ x.T
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, for matrices; scaled to AdamW's usual step so that they can share a learning rate.
+
+    Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025, 'Muon is scalable for LLM training', arXiv:2502.16982.
+    """
+
+    def __init__(
+        self, params: list[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.mul_(group["momentum"]).add_(p.grad)
+                update = orthogonalise(p.grad.add(buffer, alpha=group["momentum"]))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)

@@ -1,0 +1,90 @@
+"""The tokenizer: byte-level BPE over the help desk's own language, digits one by one, and the chat template."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from lab.world.catalogue import BY_NAME
+from scripts.train_lab_model.corpus import Conversation, draw
+
+VOCABULARY = 1536
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# One token each, but text: the tool-call parser has to see them. The scaffolding of JSON and the tools' names take most
+# of the tokens otherwise, and the model's few parameters are better spent on what varies.
+MARKUP = (
+    "<tool_call>",
+    "</tool_call>",
+    '{"name": "',
+    '", "arguments": {"',
+    '": "',
+    '", "',
+    ":string",
+    ":number",
+    ":integer",
+)
+TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+SAMPLE = 6_000  # conversations to learn the merges from
+ENTITY_MERGE_LIMIT = 12  # longest merged token, in characters
+
+
+def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
+    """Learn the merges from a sample of training conversations."""
+    rng = random.Random(f"{seed}-tokenizer")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            # A space of its own: a name is then spelt alike after a space and inside quotes, so that it can be copied.
+            pre_tokenizers.Split(" ", "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        max_token_length=ENTITY_MERGE_LIMIT,
+        min_frequency=60,  # names are drawn at random: what is rarer is a piece of a name, better spelt than merged
+    )
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+    wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    texts = (render(wrapped, draw(rng)).replace(START, "\n").replace(END, "\n") for _ in range(SAMPLE))
+    tokenizer.train_from_iterator(texts, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
+    wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
+    wrapped.add_tokens([*MARKUP, *BY_NAME])
+    return wrapped
+
+
+def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
+    """The conversation as the model reads it."""
+    return tokenizer.apply_chat_template(conversation.messages, tools=conversation.tools, tokenize=False)
+
+
+class Encoder:
+    """Conversations to (token ids, mask): the mask is true where the assistant speaks, its end included."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.start, self.end = (tokenizer.convert_tokens_to_ids(t) for t in (START, END))
+        self.assistant = tokenizer.encode("assistant\n", add_special_tokens=False)
+
+    def __call__(self, conversation: Conversation) -> tuple[list[int], list[bool]]:
+        ids = self.tokenizer.encode(render(self.tokenizer, conversation), add_special_tokens=False)
+        mask = [False] * len(ids)
+        head = len(self.assistant)
+        i = 0
+        while i < len(ids):
+            if ids[i] == self.start and ids[i + 1 : i + 1 + head] == self.assistant:
+                i += 1 + head
+                while ids[i] != self.end:
+                    mask[i] = True
+                    i += 1
+                mask[i] = True
+            i += 1
+        return ids, mask
