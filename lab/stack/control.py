@@ -49,12 +49,10 @@ def up(
     lock = supervisor.take_lock(state_dir)
     if lock is None:
         _ask_to_repair(state_dir)
-        fresh = False
     else:
         os.close(lock)
-        _start_supervisor(settings)
-        fresh = True
-    return _wait_until_up(state_dir, began, progress, wait_for, fresh)
+        _wait_for_state(state_dir, _start_supervisor(settings))
+    return _wait_until_up(state_dir, began, progress, wait_for, fresh=lock is not None)
 
 
 def down(settings: Settings) -> list[str]:
@@ -127,7 +125,7 @@ def external_endpoints(settings: Settings) -> dict[str, str]:
 # -- up ----------------------------------------------------------------------------------------------------------------
 
 
-def _start_supervisor(settings: Settings) -> None:
+def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
     """Check what can be checked, sweep what an earlier supervisor left, start a new one in a session of its own."""
     state_dir = settings.state_dir.resolve()
     external = external_endpoints(settings)
@@ -155,6 +153,7 @@ def _start_supervisor(settings: Settings) -> None:
         )
     process.stdin.write(json.dumps({"settings": given, "external": external}).encode())
     process.stdin.close()
+    return process
 
 
 def _ask_to_repair(state_dir: Path) -> None:
@@ -166,14 +165,16 @@ def _ask_to_repair(state_dir: Path) -> None:
             time.sleep(POLL_S)
 
 
-def _wait_for_state(state_dir: Path, limit_s: float = 20.0) -> StackState:
+def _wait_for_state(
+    state_dir: Path, process: subprocess.Popen[bytes] | None = None, limit_s: float = 60.0
+) -> StackState:
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
         found = state.read(state_dir)
         if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
             return found
-        if found is None and (lock := supervisor.take_lock(state_dir)) is not None:
-            os.close(lock)  # nobody holds it: the supervisor has not got so far, or has ended
+        if process and process.poll() not in (None, supervisor.LOCKED):  # another `lab up` may have been quicker
+            break
         time.sleep(POLL_S)
     log = state_dir / "logs" / "supervisor.log"
     raise PartFailed("the supervisor did not start", part="supervisor", log=str(log), had="\n".join(last_lines(log)))

@@ -14,7 +14,8 @@ from lab.stack.parts import Part, Probe
 from lab.stack.ports import HOST
 from lab.stack.toolbox import Toolbox
 
-CAN_FORK = sys.platform == "linux"  # macOS's frameworks do not survive a fork
+# macOS's frameworks do not survive a fork, nor does CUDA once it is initialised: there each server imports vLLM itself.
+CAN_FORK = sys.platform == "linux"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _vllm(
     url: dict[str, str],
     external: dict[str, str],
 ) -> list[Part]:
-    fork = CAN_FORK
+    fork = CAN_FORK and tools.vllm_build == "cpu"
     env = vllm_args.base_env(tools.vllm_build, tools.cache_dir, state / "run" / "vllm-logging.json")
     otlp = url["otlp"]
     parts = []
@@ -145,7 +146,7 @@ def _vllm(
                 name="vllm-base",
                 what="vLLM, imported once: the two vLLM servers are forked from it",
                 argv=(tools.python_vllm, "-m", "lab.stack.vllm_base"),
-                env=env | {"LAB_FORK_ENGINE": "yes" if tools.vllm_build != "cuda" else "no"},
+                env=env,
                 ready=Probe("imported"),
             )
         )

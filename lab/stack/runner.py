@@ -224,8 +224,7 @@ class Runner:
         if self.part.ready.kind == "imported":
             theirs = self._zygote.open()
             fds = (theirs.fileno(),)
-            fork_engine = "fork-engine" if self.part.env.get("LAB_FORK_ENGINE") == "yes" else "leave-engine"
-            argv = (*argv, str(theirs.fileno()), fork_engine)
+            argv = (*argv, str(theirs.fileno()))
         try:
             return subprocess.Popen(
                 argv,

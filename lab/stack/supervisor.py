@@ -30,6 +30,7 @@ from lab.stack.toolbox import find_tools
 log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
 LOCK_FILE = Path("run") / "supervisor.lock"
+LOCKED = 3  # exit status: another supervisor has this state folder
 LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
 
 
@@ -104,7 +105,8 @@ class Supervisor:
     async def _end_all(self, phase: str) -> None:
         self.phase = "stopping" if phase == "down" else phase
         self.publish()
-        first = [r for r in self.runners.values() if r.part.name not in LAST_TO_END]
+        first = [r for r in self.runners.values() if r.part.name not in LOCKED = 3  # exit status: another supervisor has this state folder
+LAST_TO_END]
         await asyncio.gather(*(r.stop() for r in first))
         await asyncio.gather(*(r.stop() for r in self.runners.values() if r not in first))
         state.remove_endpoints(self.state_dir)
@@ -183,7 +185,7 @@ def main() -> int:
     settings = load_settings(**given["settings"])
     lock = take_lock(settings.state_dir)
     if lock is None:
-        return 3
+        return LOCKED
     return asyncio.run(serve(settings.state_dir.resolve(), *build(settings, given["external"])))
 
 

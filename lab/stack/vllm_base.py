@@ -25,11 +25,11 @@ import time
 POLL_S = 0.1
 
 
-def main(control_fd: int, fork_engine: bool) -> None:
+def main(control_fd: int) -> None:
     """Serve until the supervisor closes the socket."""
     control = socket.socket(fileno=control_fd)
     started = time.monotonic()
-    import_vllm(fork_engine)
+    import_vllm()
     _send(control, {"imported": round(time.monotonic() - started, 2)})
     os.register_at_fork(after_in_child=_die_with_forker)
     servers: dict[int, str] = {}
@@ -48,17 +48,14 @@ def main(control_fd: int, fork_engine: bool) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
-def import_vllm(fork_engine: bool) -> None:
+def import_vllm() -> None:
     """Import all that the two servers import, so that it is paid here once."""
+    import multiprocessing
+
     import vllm.entrypoints.launchers.api_server.entry
     import vllm.entrypoints.launchers.cli_args
     import vllm.v1.engine.async_llm
-    import vllm.v1.engine.core  # noqa: F401
-
-    if not fork_engine:
-        return
-    import multiprocessing
-
+    import vllm.v1.engine.core
     import vllm.v1.engine.utils
     import vllm.v1.executor.uniproc_executor
     import vllm.v1.worker.cpu_worker  # noqa: F401
@@ -126,4 +123,4 @@ def _send(control: socket.socket, message: dict) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] == "fork-engine")
+    main(int(sys.argv[1]))

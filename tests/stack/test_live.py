@@ -1,0 +1,203 @@
+"""The real stack: every part answers, one request is one trace through all of them, and a killed part is seen."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import psutil
+import pytest
+
+from lab import stack
+from lab.errors import PartFailed
+from lab.schema import JOBS, Attr, Service, Span
+from lab.settings import Settings
+from lab.stack import processes
+from lab.stack.llama_stack_config import model_id
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+GIB = 1024**3
+
+
+def wait_for(condition: Callable[[], bool], limit_s: float, what: str) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, what
+        time.sleep(0.3)
+
+
+def ask_agent(settings: Settings, question: str, trace_id: str) -> dict:
+    """One agent request with the MCP tools, under a trace of the caller's."""
+    tool = {"type": "mcp", "server_label": "help-desk", "server_url": f"{settings.endpoint('mcp')}/mcp"}
+    body = {"model": model_id(settings.model_name), "input": question, "temperature": 0}
+    response = httpx.post(
+        f"{settings.endpoint('llama_stack')}/v1/responses",
+        json=body | {"tools": [tool | {"require_approval": "never"}]},
+        headers={"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", "baggage": f"{Attr.TENANT}=acme,secret=x"},
+        timeout=120,
+    )
+    response.raise_for_status()
+    return response.json()
+
+
+def spans_of(settings: Settings, trace_id: str) -> list[dict]:
+    """Spans of a trace as the trace store answers: {service, name, id, parent, attributes}."""
+    answer = httpx.get(f"{settings.endpoint('tempo')}/api/v2/traces/{trace_id}", timeout=20)
+    if not answer.is_success:
+        return []
+    found = []
+    for batch in answer.json().get("trace", {}).get("resourceSpans", []):
+        service = attributes(batch["resource"]).get("service.name")
+        for scope in batch["scopeSpans"]:
+            for s in scope["spans"]:
+                ids = {"id": s["spanId"], "parent": s.get("parentSpanId", "")}
+                found.append({"service": service, "name": s["name"], **ids, "attributes": attributes(s)})
+    return found
+
+
+def attributes(holder: dict) -> dict[str, str]:
+    return {a["key"]: next(iter(a["value"].values()), "") for a in holder.get("attributes", [])}
+
+
+@pytest.fixture(scope="module")
+def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
+    """(trace id, answer, spans) of one agent request."""
+    trace_id = secrets.token_hex(16)
+    answer = ask_agent(live_lab, "How many GPU hours has account ACC-1042 left?", trace_id)
+
+    def arrived() -> bool:
+        names = [s["name"] for s in spans_of(live_lab, trace_id)]
+        return Span.VLLM in names and Span.LLAMA_STACK_RESPONSES in names
+
+    wait_for(arrived, 30, "the spans of Llama Stack and vLLM did not arrive")
+    time.sleep(2)  # the last batch of each exporter
+    return trace_id, answer, spans_of(live_lab, trace_id)
+
+
+def test_every_part_is_ready(live_lab):
+    """`lab up` has returned, so all that an agent request needs answers; embeddings and documents follow."""
+    stack.require(live_lab)
+    stack.require(live_lab, "vllm-embed", "documents", wait_s=300)
+    assert all(p.ready for p in stack.status(live_lab)), [(p.name, p.state) for p in stack.status(live_lab)]
+
+
+def test_one_request_is_one_trace_through_all_services(one_request):
+    """Client's context -> Llama Stack -> vLLM and the tool server: none starts a trace of its own."""
+    _, _, spans = one_request
+    assert {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS} <= {s["service"] for s in spans}
+    ids = {s["id"] for s in spans}
+    orphans = [s["name"] for s in spans if s["parent"] not in ids]
+    assert orphans == [Span.LLAMA_STACK_RESPONSES], "only the server span has its parent at the caller"
+
+
+def test_a_chat_span_arrives_for_every_model_call(one_request):
+    """The pinned instrumentation works (with other versions of openai it makes none, and prints no error)."""
+    _, _, spans = one_request
+    chats = [s for s in spans if s["name"].startswith(Span.CHAT_PREFIX)]
+    engine = [s for s in spans if s["name"] == Span.VLLM]
+    assert chats and len(chats) == len(engine)
+    assert all(int(s["attributes"][Attr.OUTPUT_TOKENS]) > 0 for s in chats)
+
+
+def test_who_asked_is_on_llama_stacks_spans(one_request):
+    """Baggage of the known keys becomes attributes; anything else a client sends does not."""
+    _, _, spans = one_request
+    ours = [s["attributes"] for s in spans if s["service"] == Service.LLAMA_STACK]
+    assert all(a.get(Attr.TENANT) == "acme" and "secret" not in a for a in ours)
+
+
+def test_no_span_per_streamed_chunk(one_request):
+    """ASGI's send and receive spans would drown the rest."""
+    _, _, spans = one_request
+    assert not [s["name"] for s in spans if s["name"].endswith((" http send", " http receive"))]
+
+
+def test_the_logs_of_a_trace_are_joined(live_lab, one_request):
+    """`lab logs --trace` finds lines of Llama Stack and of vLLM, in time order."""
+    entries = list(stack.logs(live_lab, trace_id=one_request[0]))
+    assert {"vllm", "llama-stack"} <= {e["part"] for e in entries}
+    assert [e["ts"] for e in entries] == sorted(e["ts"] for e in entries)
+
+
+def test_prometheus_scrapes_every_job(live_lab):
+    """Under the names of the vocabulary."""
+
+    def all_up() -> bool:
+        answer = httpx.get(f"{live_lab.endpoint('prometheus')}/api/v1/query", params={"query": "up == 1"}).json()
+        return {r["metric"]["job"] for r in answer["data"]["result"]} == set(JOBS)
+
+    stack.require(live_lab, "vllm-embed", wait_s=300)
+    wait_for(all_up, 15, "not every job is up")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        'vllm:e2e_request_latency_seconds_bucket{job="vllm"}',
+        'llama_stack_inference_duration_seconds_bucket{job="llama-stack"}',
+        'gen_ai_client_operation_duration_seconds_bucket{job="llama-stack"}',
+    ],
+)
+def test_histograms_can_tell_milliseconds_apart(live_lab, one_request, metric):
+    """At least ten bounds below a third of a second, where the default has one or none."""
+    url, params = f"{live_lab.endpoint('prometheus')}/api/v1/series", {"match[]": metric}
+
+    def scraped() -> bool:
+        return bool(httpx.get(url, params=params).json()["data"])
+
+    wait_for(scraped, 15, f"{metric} was not scraped")
+    bounds = {float(s["le"]) for s in httpx.get(url, params=params).json()["data"]}
+    assert len([b for b in bounds if b < 0.3]) >= 10
+
+
+def test_documents_are_found_by_meaning(live_lab):
+    """The vector store answers a question with a document, over the embedding vLLM."""
+    store = stack.vector_store_id(live_lab, wait_s=300)
+    answer = httpx.post(
+        f"{live_lab.endpoint('llama_stack')}/v1/vector_stores/{store}/search",
+        json={"query": "how long are results kept", "max_num_results": 2},
+        timeout=60,
+    ).json()
+    assert answer["data"] and answer["data"][0]["content"][0]["text"]
+
+
+def test_everything_listens_on_loopback_only(live_lab):
+    """A workshop's laptop is on a stranger's network."""
+    listening = [
+        c.laddr for p in members(live_lab) for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 8
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_the_whole_stack_fits_into_six_gib(live_lab):
+    """Resident, shared pages counted in every process that has them: the pessimistic way."""
+    stack.require(live_lab, "vllm-embed", wait_s=300)
+    assert sum(p.rss_bytes for p in stack.status(live_lab)) <= 6 * GIB
+
+
+def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
+    """By `status` and by `require` within seconds, with its engine; `lab up` brings it back on the same address."""
+    url = live_lab.endpoint("vllm")
+    pid = next(p.pid for p in stack.status(live_lab) if p.name == "vllm")
+    below = processes.tree(pid)
+    os.kill(pid, signal.SIGKILL)
+    try:
+        wait_for(lambda: "SIGKILL" in next(p.error for p in stack.status(live_lab) if p.name == "vllm"), 10, "not seen")
+        with pytest.raises(PartFailed, match="vllm is dead") as e:
+            stack.require(live_lab)
+        assert e.value.part == "vllm"
+        wait_for(lambda: all(processes.identity(p.pid) is None for p in below), 10, "its engine outlived it")
+    finally:
+        stack.up(live_lab)
+    assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == live_lab.model_name
+
+
+def members(settings: Settings) -> Iterator[psutil.Process]:
+    """Every process of the running lab."""
+    supervisor = next(p for p in stack.status(settings) if p.name == "supervisor")
+    yield from processes.tree(supervisor.pid)
