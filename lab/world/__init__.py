@@ -2,8 +2,8 @@
 
 `catalogue` defines the tools, once. `entities` has names and numbers, split into those that the model was trained on
 and those that it never saw. `facts` has the SQLite database and what each tool answers, `documents` what file search
-finds. `phrasings` is how people ask, split likewise; `scenarios` are questions with their ground truth, and `judge` holds an
-agent's calls and answer against it.
+finds. `phrasings` is how people ask, split likewise; `scenarios` are questions with their ground truth, and `judge`
+holds an agent's calls and answer against it.
 """
 
 from __future__ import annotations

@@ -61,6 +61,15 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     return wrapped
 
 
+def load_or_train(folder: Path, seed: int) -> PreTrainedTokenizerFast:
+    """The tokenizer that a training already has in `folder`, or a new one, saved there."""
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = train_tokenizer(seed)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
 def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
     """The conversation as the model reads it."""
     return tokenizer.apply_chat_template(conversation.messages, tools=conversation.tools, tokenize=False)

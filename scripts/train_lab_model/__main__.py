@@ -1,0 +1,99 @@
+"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `export`, then `evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from lab.errors import LabError, ModelError
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the three commands. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _training(commands.add_parser("train", help="train; run it again to go on where it was stopped"))
+    _exporting(commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves"))
+    _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="checkpoints and the loss")
+    parser.add_argument("--steps", type=int, help="of the whole training")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--save-every", type=int, default=25, metavar="STEPS")
+    parser.add_argument("--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary")
+    parser.set_defaults(run=_train)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.tokenizer import load_or_train
+    from scripts.train_lab_model.train import Recipe, train
+
+    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
+    recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
+    tokenizer = load_or_train(args.folder / "tokenizer", recipe.seed)
+    train(recipe, tokenizer, args.folder, args.save_every, tuple(range(args.keep_every, recipe.steps, args.keep_every)))
+
+
+def _exporting(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained")
+    parser.add_argument("--step", type=int, help="a kept step instead of the last one")
+    parser.add_argument("--to", type=Path, default=REPO / "data" / "lab-model")
+    parser.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    import torch
+    from transformers import PreTrainedTokenizerFast
+
+    from scripts.train_lab_model.export import export
+    from scripts.train_lab_model.train import Recipe
+
+    last, kept = args.folder / "last.pt", args.folder / f"step-{args.step}.pt"
+    for path in (last, kept) if args.step else (last,):
+        if not path.exists():
+            found = ", ".join(sorted(p.name for p in args.folder.glob("*.pt"))) or "nothing"
+            raise ModelError(
+                f"there is no checkpoint {path}", had=found, do="train first, or name a step that was kept"
+            )
+    state = torch.load(last, weights_only=True)
+    weights = torch.load(kept, weights_only=True) if args.step else state["model"]
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.folder / "tokenizer")
+    export(weights, Recipe(**state["recipe"]), tokenizer, args.to)
+
+
+def _evaluating(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
+    parser.add_argument("--model", default="lab-model", help="the name that it is served under")
+    parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the counts there, too")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.evaluate import evaluate, table
+
+    rows = asyncio.run(evaluate(args.base_url.rstrip("/"), args.model, args.per_kind, args.seed))
+    print(table(rows))
+    if args.json:
+        counts = [{k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows]
+        args.json.write_text(json.dumps(counts, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
