@@ -105,8 +105,7 @@ class Supervisor:
     async def _end_all(self, phase: str) -> None:
         self.phase = "stopping" if phase == "down" else phase
         self.publish()
-        first = [r for r in self.runners.values() if r.part.name not in LOCKED = 3  # exit status: another supervisor has this state folder
-LAST_TO_END]
+        first = [r for r in self.runners.values() if r.part.name not in LAST_TO_END]
         await asyncio.gather(*(r.stop() for r in first))
         await asyncio.gather(*(r.stop() for r in self.runners.values() if r not in first))
         state.remove_endpoints(self.state_dir)
