@@ -238,7 +238,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (
             "please raise a {severity} ticket for the machine of job {job}: {problem}",
-            "create a {severity} ticket for the node that runs {job}: {problem}",
+            "i want a {severity} ticket for the machine of run {job}: {problem}",
         ),
     ),
     "job_diagnostics": (
@@ -250,7 +250,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         (
             "please diagnose the machine that runs job {job}",
-            "start a self test on the node of run {job}",
+            "please start a self test of the machine that {job} runs on",
         ),
     ),
     "quote_convert": (
