@@ -28,6 +28,7 @@ lab: setup ## the stack and JupyterLab, on loopback
 	@$(LAB)/python -m lab.runner.jupyter
 
 bench: setup ## every benchmark, one table, benchmarks/results.json
+	@$(PYTHON) -m scripts.setup bench
 	@$(LAB)/python -m benchmarks
 
 lint: setup ## ruff, and the rules for notebooks

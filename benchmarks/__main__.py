@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -59,8 +60,9 @@ def main(argv: list[str]) -> int:
 
 
 def available(folder: Path = FOLDER) -> list[str]:
-    """Names of the benchmarks there are."""
-    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    """Names of the benchmarks there are: modules with a `main(argv)`. Others here are their helpers."""
+    modules = (p for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    return sorted(p.stem for p in modules if re.search(r"(?m)^def main\(argv", p.read_text(encoding="utf-8")))
 
 
 def run_one(name: str, argv: list[str]) -> list[dict[str, Any]]:

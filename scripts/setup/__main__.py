@@ -1,4 +1,4 @@
-"""`python3 -m scripts.setup`: set up what is missing, and say nothing much when nothing is."""
+"""`python3 -m scripts.setup [bench]`: set up what is missing, and say nothing when nothing is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from lab.errors import LabError
+from lab.errors import LabError, SetupError
 from scripts.setup import environments, getuv, piplike, prometheus, stamp, tools, torch
 from scripts.setup.places import VENVS, check_space, make_root
 from scripts.setup.progress import base_environment, end_children, say
@@ -28,7 +28,7 @@ def main() -> int:
         make_root()
         build = environments.vllm_build_for(_has_nvidia_gpu(), os.environ.get("LAB_VLLM_BUILD", ""))
         with _alone():
-            done = _set_up(build)
+            done = _set_up(build, _asked(sys.argv[1:]))
     except LabError as e:
         end_children()
         print(f"\nSet-up failed: {e}", file=sys.stderr)
@@ -42,10 +42,17 @@ def main() -> int:
     return 0
 
 
-def _set_up(build: str) -> list[str]:
-    """Do what is missing; its names."""
+def _asked(names: list[str]) -> tuple[str, ...]:
+    unknown = set(names) - {"bench"}
+    if unknown:
+        raise SetupError(f"set-up knows no {', '.join(sorted(unknown))}", do="name nothing, or `bench`")
+    return (*environments.ALWAYS, *names)
+
+
+def _set_up(build: str, names: tuple[str, ...]) -> list[str]:
+    """Do what is missing of `names`; returns what was."""
     wanted = environments.digests(build)
-    missing = [name for name, digest in wanted.items() if not stamp.is_ready(VENVS / name, digest)]
+    missing = [name for name in names if not stamp.is_ready(VENVS / name, wanted[name])]
     known = tools.read_tools()
     if not missing and known and all(Path(known.get(t, "")).is_file() for t in prometheus.TOOLS):
         tools.write_tools({t: known[t] for t in prometheus.TOOLS}, build, known["uv"])

