@@ -16,7 +16,7 @@ from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
 
 CHAT_PROVIDER, EMBED_PROVIDER = "vllm", "vllm-embed"
 MAX_ANSWER_TOKENS = 256
-CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = 100, 20
+CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = 200, 20  # of tiktoken's: each of the help desk's documents is one chunk
 
 
 def model_id(served_name: str) -> str:
@@ -111,7 +111,12 @@ def _model(name: str, provider: str, kind: str, **metadata: Any) -> dict[str, An
 
 
 def _file_search() -> dict[str, Any]:
-    """Short texts around what a search found: the defaults are longer than a small model's context is worth."""
+    """Short texts around what a search found: the defaults are longer than a small model's context is worth.
+
+    Each becomes one part of the tool's message, and vLLM joins the parts with line ends: the result is
+    `lab.world.documents.search_result`, on which the lab model was trained. With annotations off Llama Stack would take
+    its own long chunk template, so they are on; the lab model's chat template drops `<|...|>`.
+    """
     return {
         "default_provider_id": "faiss",
         "default_embedding_model": {
@@ -119,15 +124,15 @@ def _file_search() -> dict[str, Any]:
             "model_id": EMBED_MODEL,
             "embedding_dimensions": EMBED_DIMENSION,
         },
-        "file_search_params": {"header_template": "file_search: {num_chunks}\n", "footer_template": "\n"},
+        "file_search_params": {"header_template": "file_search: {num_chunks}", "footer_template": ""},
         "context_prompt_params": {
             "chunk_annotation_template": "[{index}] {chunk.content}\n",
             "context_template": "{query}\n",
         },
         "annotation_prompt_params": {
-            "enable_annotations": False,
-            "annotation_instruction_template": "-",
-            "chunk_annotation_template": "[{index}] {chunk_text} {file_id}\n",
+            "enable_annotations": True,
+            "annotation_instruction_template": "-",  # it may not be empty, and our context template leaves it out
+            "chunk_annotation_template": "[{index}] {chunk_text} <|{file_id}|>",
         },
         "file_ingestion_params": {
             "default_chunk_size_tokens": CHUNK_TOKENS,

@@ -29,6 +29,6 @@ class Part:
     needs: tuple[str, ...] = ()  # parts that must be ready before this one is started
     task: bool = False
     essential: bool = True  # an agent request needs it: if it fails at the start, nothing stays up
-    startup_s: float = 180.0  # how long it may take until it is ready
+    startup_s: float = 300.0  # how long it may take until it is ready
     grace_s: float = 5.0  # how long it may take to end when asked to
     endpoints: dict[str, str] = field(default_factory=dict)  # name in settings -> base URL

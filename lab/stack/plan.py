@@ -109,6 +109,7 @@ def _prometheus(
         ),
         port=ports["prometheus"],
         ready=Probe("prometheus", {"url": url["prometheus"], "jobs": essential}),
+        startup_s=900.0,  # it waits for the others to be there to scrape, each of which has its own limit
         endpoints={"prometheus": url["prometheus"]},
     )
     node = Part(
@@ -190,7 +191,7 @@ def _vllm_server(
         needs=("vllm-base",) if fork else (),
         port=port,
         ready=probe,
-        startup_s=180.0 if tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
+        startup_s=300.0 if tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
         endpoints={name.replace("-", "_"): f"http://{HOST}:{port}"},
     )
 

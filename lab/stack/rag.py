@@ -52,8 +52,8 @@ def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
 
 
 def _index(client: Any, store_id: str, path: Path) -> None:
-    with path.open("rb") as f:
-        uploaded = client.files.create(file=(path.name, f, "text/markdown"), purpose="assistants")
+    text = path.read_bytes().rstrip()  # a chunk is quoted as it is, and the model was trained without the last line end
+    uploaded = client.files.create(file=(path.name, text, "text/markdown"), purpose="assistants")
     chunking = {
         "type": "static",
         "static": {"max_chunk_size_tokens": CHUNK_TOKENS, "chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS},

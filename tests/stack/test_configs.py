@@ -54,3 +54,19 @@ def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):
     paths = [b["db_path"] for b in document["storage"]["backends"].values()]
     paths.append(document["providers"]["files"][0]["config"]["storage_dir"])
     assert all(Path(p).is_relative_to(tmp_path) for p in paths)
+
+
+def test_what_file_search_says_is_what_the_lab_model_learned():
+    """vLLM joins header, chunks, footer and context with line ends; less the citations it is the world's own text."""
+    from lab.world.documents import search_result
+
+    templates = llama_stack_config.document("m", WISHED, URLS, Path("x"))["vector_stores"]
+    passages, query = ["Backups\n\nThe size of backups is 11 meters.", "Tapes."], "size of backups"
+    chunk = templates["annotation_prompt_params"]["chunk_annotation_template"]
+    parts = [
+        templates["file_search_params"]["header_template"].format(num_chunks=2),
+        *(chunk.format(index=i, chunk_text=t, file_id="file-7") for i, t in enumerate(passages, 1)),
+        templates["file_search_params"]["footer_template"],
+        templates["context_prompt_params"]["context_template"].format(query=query),
+    ]
+    assert "\n".join(parts).replace("<|file-7|>", "") == search_result(query, passages)
