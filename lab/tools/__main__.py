@@ -1,0 +1,75 @@
+"""`python -m lab.tools`: serve the tools until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from lab.errors import LabError, SetupError
+from lab.tools.app import make_app
+from lab.tools.calls import Calls
+from lab.tools.database import Database
+from lab.tools.faults import Faults
+from lab.tools.metrics import Metrics
+from lab.tools.telemetry import log_json_lines, tracer_provider
+
+log = logging.getLogger("lab.tools")
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m lab.tools", description=__doc__.splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent")
+    parser.add_argument("--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces")
+    parser.add_argument("--slow-s", type=float, default=1.5, help="seconds that the slow tool takes")
+    parser.add_argument("--failure-ratio", type=float, default=0.3, help="share of the flaky tool's calls that fail")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    return parser.parse_args(argv)
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    """Raises SetupError if the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as e:
+        listening.close()
+        raise SetupError(f"the tool server cannot listen on {host}:{port}", had=str(e), do="give a free --port") from e
+    return listening
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve; exit status 1 with a clear message if that cannot be done."""
+    args = _arguments(argv)
+    log_json_lines(args.log_level)
+    try:
+        listening = _socket(args.host, args.port)
+        database = Database(args.db)
+        faults = Faults(slow_s=args.slow_s, failure_ratio=args.failure_ratio)
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    provider = tracer_provider(args.otlp_endpoint or None)
+    calls = Calls(database, faults, Metrics(), provider)
+    config = uvicorn.Config(
+        make_app(calls, provider), log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+    )
+    log.info("serving tools", extra={"url": f"http://{args.host}:{listening.getsockname()[1]}/mcp", "db": str(args.db)})
+    try:
+        uvicorn.Server(config).run(sockets=[listening])
+    finally:
+        database.close()
+        provider.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The tool server as an ASGI application: MCP, health, metrics, and faults for who sits at this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from mcp.server.lowlevel import Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import get_current_span
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from lab.errors import WorldError
+from lab.tools.calls import Calls
+from lab.world import catalogue
+
+NAME = "lab-tools"
+LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+_CONTEXT = "lab.otel_context"
+
+
+def tool_definitions() -> list[Tool]:
+    """The catalogue's tools as MCP shows them."""
+    return [
+        Tool(
+            name=t.name,
+            description=t.description,
+            inputSchema=t.input_schema(),
+            annotations=ToolAnnotations(readOnlyHint=not t.writes, destructiveHint=False, openWorldHint=False),
+        )
+        for t in catalogue.MCP_TOOLS
+    ]
+
+
+def mcp_server(calls: Calls) -> Server:
+    """The MCP side: list the tools, call one."""
+    server: Server = Server(NAME)
+
+    @server.list_tools()
+    async def list_tools() -> list[Tool]:
+        _name_method(_request_context(server), "tools/list")
+        return tool_definitions()
+
+    @server.call_tool(validate_input=False)  # ours says it in words that the model knows
+    async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
+        parent = _request_context(server)
+        _name_method(parent, "tools/call")
+        result = await calls.run(name, arguments, parent, str(server.request_context.request_id))
+        return CallToolResult(content=[TextContent(type="text", text=result.text)], isError=result.failed)
+
+    return server
+
+
+def _request_context(server: Server) -> Context | None:
+    """The trace context of the HTTP request that carried the message: MCP's own tasks may have begun in another."""
+    request = server.request_context.request
+    return request.scope.get(_CONTEXT) if isinstance(request, Request) else None
+
+
+def _name_method(context: Context | None, method: str) -> None:
+    get_current_span(context).set_attribute("mcp.method.name", method)
+
+
+def make_app(calls: Calls, provider: TracerProvider) -> ASGIApp:
+    """The whole application. MCP is stateless: every message stands alone, in the trace of its own request."""
+    manager = StreamableHTTPSessionManager(mcp_server(calls), json_response=True, stateless=True)
+
+    async def mcp(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_CONTEXT] = otel_context.get_current()
+        await manager.handle_request(scope, receive, send)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with manager.run():
+            yield
+
+    app = Starlette(
+        routes=[
+            Route("/healthz", _health(calls), methods=["GET"]),
+            Route("/metrics", _metrics(calls), methods=["GET"]),
+            Route("/admin/faults", _faults(calls), methods=["GET", "POST", "DELETE"]),
+            Route("/mcp", _Asgi(mcp)),
+        ],
+        lifespan=lifespan,
+    )
+    return OpenTelemetryMiddleware(
+        app, excluded_urls="healthz,metrics,admin", tracer_provider=provider, exclude_spans=["receive", "send"]
+    )
+
+
+class _Asgi:
+    """Marks a plain ASGI function as such: Starlette calls an object's class, not a function, with the raw scope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+
+def _health(calls: Calls) -> Any:
+    def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "nodes": calls.database.rows(), "tools": len(catalogue.MCP_TOOLS)})
+
+    return health
+
+
+def _metrics(calls: Calls) -> Any:
+    def metrics(request: Request) -> Response:
+        return Response(generate_latest(calls.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return metrics
+
+
+def _faults(calls: Calls) -> Any:
+    async def faults(request: Request) -> Response:
+        if request.client is None or request.client.host not in LOOPBACK:
+            return JSONResponse({"error": "faults are set from this machine only"}, status_code=403)
+        if request.method == "DELETE":
+            calls.faults.reset()
+        elif request.method == "POST":
+            try:
+                wanted = json.loads(await request.body())
+                calls.faults.set(wanted.pop("tool"), **wanted)
+            except WorldError as e:
+                return JSONResponse({"error": str(e)}, status_code=400)
+            except (ValueError, KeyError, TypeError, AttributeError) as e:
+                told = f"expected {{tool, delay_s, error_ratio}} as JSON: {type(e).__name__} {e}"
+                return JSONResponse({"error": told}, status_code=400)
+        return JSONResponse(calls.faults.as_dict())
+
+    return faults

@@ -1,0 +1,73 @@
+"""What goes wrong on purpose: which tool is slow, and which fails how often. Can be changed while the server runs."""
+
+from __future__ import annotations
+
+import random
+import threading
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lab.errors import WorldError
+from lab.world import catalogue, facts
+
+MAX_DELAY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Seconds to wait before a call, and the share of calls whose upstream times out."""
+
+    delay_s: float = 0.0
+    error_ratio: float = 0.0
+
+
+class Faults:
+    """The fault of every tool. Draws are seeded: the same calls in the same order fail again."""
+
+    def __init__(self, *, slow_s: float, failure_ratio: float, seed: int = facts.WORLD_SEED) -> None:
+        self._lock = threading.Lock()
+        self._usual = {
+            tool.name: Fault(slow_s if tool.slow else 0.0, failure_ratio if tool.flaky else 0.0)
+            for tool in catalogue.MCP_TOOLS
+        }
+        for fault in self._usual.values():
+            _check(fault)
+        self._now = dict(self._usual)
+        self._draws = {name: random.Random(f"{seed} {name}") for name in self._usual}
+
+    def of(self, tool: str) -> tuple[float, bool]:
+        """(seconds to wait, whether to fail) for the next call of a tool."""
+        with self._lock:
+            fault = self._now.get(tool, Fault())
+            draw = self._draws[tool].random() if tool in self._draws else 1.0
+            return fault.delay_s, draw < fault.error_ratio
+
+    def set(self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None) -> None:
+        """Change a tool's fault; what is None stays. Raises WorldError for an unknown tool or a value out of range."""
+        with self._lock:
+            if tool not in self._now:
+                raise WorldError(f"there is no tool {tool!r}", do=f"use one of {', '.join(self._now)}")
+            old = self._now[tool]
+            new = Fault(
+                old.delay_s if delay_s is None else delay_s,
+                old.error_ratio if error_ratio is None else error_ratio,
+            )
+            _check(new)
+            self._now[tool] = new
+
+    def reset(self) -> None:
+        """Back to what the server was started with."""
+        with self._lock:
+            self._now = dict(self._usual)
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """{tool: {delay_s, error_ratio}} as it is now."""
+        with self._lock:
+            return {name: asdict(fault) for name, fault in self._now.items()}
+
+
+def _check(fault: Fault) -> None:
+    for name, value, top in (("delay_s", fault.delay_s, MAX_DELAY_S), ("error_ratio", fault.error_ratio, 1.0)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
+            do = f"use a number from 0 to {top:g}"
+            raise WorldError(f"{name} of a fault is out of range", had=repr(value), do=do)

@@ -1,0 +1,30 @@
+"""The workload: plans of requests with ground truth, and a driver that sends them and writes down what happened.
+
+plan = make_plan(requests=100, arrivals=Poisson(2.0), seed=7, settings=settings)
+run = run_plan(plan, settings, out_dir="out")
+run.records                     # lab.schema.CLIENT_RECORD
+"""
+
+from lab.workload.arrivals import Burst, Constant, Poisson, Ramp, Users
+from lab.workload.make import make_plan, make_scenarios, plan_of
+from lab.workload.plan import Plan, PlannedRequest, with_api, with_model
+from lab.workload.play import run_plan
+from lab.workload.run import Lag, Run
+
+__all__ = [
+    "Burst",
+    "Constant",
+    "Lag",
+    "Plan",
+    "PlannedRequest",
+    "Poisson",
+    "Ramp",
+    "Run",
+    "Users",
+    "make_plan",
+    "make_scenarios",
+    "plan_of",
+    "run_plan",
+    "with_api",
+    "with_model",
+]

@@ -1,0 +1,170 @@
+"""When requests arrive: open-loop processes (the world does not wait for the server) and closed-loop users (they do).
+
+An open-loop process gives the first request of each session its offset from the run's start; how long the server takes
+changes nothing about it. With closed-loop users at most `count` requests are under way, and a slow server lowers the
+load: that hides queueing, which is why both are here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lab.errors import WorkloadError
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Base of the arrival processes."""
+
+    kind: ClassVar[str] = ""
+    closed: ClassVar[bool] = False
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """Endless, ascending offsets in seconds of the sessions' first requests."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Constant(Arrival):
+    """A session every 1/rate_per_s seconds."""
+
+    rate_per_s: float
+    kind: ClassVar[str] = "constant"
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate_per_s")
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        return (i / self.rate_per_s for i in itertools.count())
+
+
+@dataclass(frozen=True)
+class Poisson(Arrival):
+    """Independent arrivals, `rate_per_s` a second on average: exponential gaps."""
+
+    rate_per_s: float
+    kind: ClassVar[str] = "poisson"
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate_per_s")
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        return _exponential(self.rate_per_s, rng)
+
+
+@dataclass(frozen=True)
+class Burst(Arrival):
+    """Poisson arrivals at `rate_per_s` for `on_s`, then at `quiet_rate_per_s` (may be 0) for `off_s`, and again."""
+
+    rate_per_s: float
+    on_s: float
+    off_s: float
+    quiet_rate_per_s: float = 0.0
+    kind: ClassVar[str] = "burst"
+
+    def __post_init__(self) -> None:
+        _positive(self, "rate_per_s", "on_s", "off_s")
+        _not_negative(self, "quiet_rate_per_s")
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        period = self.on_s + self.off_s
+        for cycle in itertools.count():
+            start = cycle * period
+            yield from _within(start, start + self.on_s, self.rate_per_s, rng)
+            yield from _within(start + self.on_s, start + period, self.quiet_rate_per_s, rng)
+
+
+@dataclass(frozen=True)
+class Ramp(Arrival):
+    """Poisson arrivals whose rate goes in a straight line from `start_rate_per_s` to `end_rate_per_s` in `ramp_s`, and
+    stays there: where does the server stop keeping up?"""
+
+    start_rate_per_s: float
+    end_rate_per_s: float
+    ramp_s: float
+    kind: ClassVar[str] = "ramp"
+
+    def __post_init__(self) -> None:
+        _positive(self, "end_rate_per_s", "ramp_s")
+        _not_negative(self, "start_rate_per_s")
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """Thinning (Lewis and Shedler 1979): candidates at the highest rate, each kept with rate(t) / highest."""
+        highest = max(self.start_rate_per_s, self.end_rate_per_s)
+        for t in _exponential(highest, rng):
+            share = min(1.0, t / self.ramp_s)
+            rate = self.start_rate_per_s + (self.end_rate_per_s - self.start_rate_per_s) * share
+            if rng.random() * highest < rate:
+                yield t
+
+
+@dataclass(frozen=True)
+class Users(Arrival):
+    """Closed loop: `count` users, each asks, reads the answer, thinks (exponential, `think_s` on average), asks again.
+
+    They do not all start at once: their first requests are spread evenly over `start_over_s`.
+    """
+
+    count: int
+    think_s: float = 0.0
+    start_over_s: float = 0.0
+    kind: ClassVar[str] = "users"
+    closed: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _positive(self, "count")
+        _not_negative(self, "think_s", "start_over_s")
+
+    def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """The start of each user."""
+        return (i * self.start_over_s / self.count for i in range(self.count))
+
+
+KINDS: dict[str, type[Arrival]] = {c.kind: c for c in (Constant, Poisson, Burst, Ramp, Users)}
+
+
+def from_dict(value: dict[str, Any]) -> Arrival:
+    """The arrival process that `as_dict` described. Raises WorkloadError for one that is unknown or malformed."""
+    settings = dict(value)
+    kind = settings.pop("kind", None)
+    if kind not in KINDS:
+        raise WorkloadError(f"there is no arrival process {kind!r}", do=f"use one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](**settings)
+    except TypeError as e:
+        raise WorkloadError(f"the arrival process {kind!r} is malformed", had=f"{settings}: {e}") from e
+
+
+def _exponential(rate: float, rng: np.random.Generator) -> Iterator[float]:
+    t = 0.0
+    while True:
+        t += rng.exponential(1 / rate)
+        yield t
+
+
+def _within(start: float, end: float, rate: float, rng: np.random.Generator) -> Iterator[float]:
+    if rate > 0:
+        yield from itertools.takewhile(lambda t: t < end, (start + t for t in _exponential(rate, rng)))
+
+
+def _positive(value: Arrival, *names: str) -> None:
+    _check(value, names, lambda x: x > 0, "must be above 0")
+
+
+def _not_negative(value: Arrival, *names: str) -> None:
+    _check(value, names, lambda x: x >= 0, "must not be negative")
+
+
+def _check(value: Arrival, names: tuple[str, ...], good: Any, rule: str) -> None:
+    for name in names:
+        number = getattr(value, name)
+        if not isinstance(number, (int, float)) or not np.isfinite(number) or not good(number):
+            raise WorkloadError(f"{name} of the arrival process {value.kind!r} {rule}", had=repr(number))

@@ -1,0 +1,165 @@
+"""Read one HTTP/1.1 answer from bytes that arrive in any pieces. No I/O, no parsing of the content.
+
+Small on purpose: in the hot path of a load driver every microsecond counts towards somebody else's latency. It knows
+what streaming servers send: a status line, headers, and a body that is chunked, of a known length, or ends with the
+connection (RFC 9112, sections 4 to 7). When each piece of the body came is kept, so that the events in it can be timed
+after the stream has ended.
+"""
+
+from __future__ import annotations
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_CHUNK_LINE_BYTES = 4 * 1024
+
+
+class MalformedAnswer(ValueError):
+    """What came is not an HTTP/1.1 answer."""
+
+
+class Answer:
+    """One answer, fed piece by piece.
+
+    `status` is 0 until the head is complete; `parts` are the pieces of the body and `marks` their (bytes so far, time);
+    `done` is True once the body is complete; `keep_alive` says whether the connection may be used again.
+    """
+
+    __slots__ = ("status", "headers", "parts", "marks", "size", "done", "keep_alive", "_feed", "_rest", "_left")
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.parts: list[bytes] = []
+        self.marks: list[tuple[int, float]] = []
+        self.size = 0
+        self.done = False
+        self.keep_alive = False
+        self._feed = self._head
+        self._rest = b""  # what is not used yet
+        self._left = 0  # of the current chunk (with its line end), or of a body of known length
+
+    def feed(self, data: bytes, at: float) -> None:
+        """Take what came at the time `at`. Raises MalformedAnswer where it cannot be HTTP/1.1."""
+        self._feed(data, at)
+
+    def finish(self) -> bool:
+        """The connection was closed; True if that completes the answer."""
+        if not self.done and self._feed == self._until_close:
+            self.done = True
+        return self.done
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.parts)
+
+    def _take(self, piece: bytes, at: float) -> None:
+        self.parts.append(piece)
+        self.size += len(piece)
+        self.marks.append((self.size, at))
+
+    def _head(self, data: bytes, at: float) -> None:
+        data = self._rest + data
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if len(data) > MAX_HEAD_BYTES:
+                raise MalformedAnswer(f"no end of the headers in {len(data)} bytes")
+            if not b"HTTP/1.".startswith(data[:7]):
+                raise MalformedAnswer(f"an answer that starts with {data[:40]!r}")
+            self._rest = data
+            return
+        self._rest = b""
+        self._read_head(data[:end])
+        if 100 <= self.status < 200:  # interim: the real answer follows
+            self.status = 0
+            if rest := data[end + 4 :]:
+                self._head(rest, at)
+            return
+        self._choose_framing()
+        if (rest := data[end + 4 :]) and not self.done:
+            self._feed(rest, at)
+
+    def _read_head(self, head: bytes) -> None:
+        first, *lines = head.split(b"\r\n")
+        version, _, rest = first.partition(b" ")
+        code = rest[:3]
+        if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3:
+            raise MalformedAnswer(f"a status line {first[:80]!r}")
+        self.status = int(code)
+        self.headers = headers = {}
+        for line in lines:
+            name, colon, value = line.partition(b":")
+            if not colon:
+                raise MalformedAnswer(f"a header {line[:80]!r}")
+            headers[name.strip().lower()] = value.strip()
+        connection = headers.get(b"connection", b"").lower()
+        self.keep_alive = b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection)
+
+    def _choose_framing(self) -> None:
+        if self.status in (204, 304):
+            self.done = True
+        elif b"chunked" in self.headers.get(b"transfer-encoding", b"").lower():
+            self._feed = self._chunked
+        elif (length := self.headers.get(b"content-length")) is not None:
+            if not length.isdigit():
+                raise MalformedAnswer(f"a content length {length[:40]!r}")
+            self._left = int(length)
+            self.done = self._left == 0
+            self._feed = self._of_length
+        else:
+            self.keep_alive = False
+            self._feed = self._until_close
+
+    def _of_length(self, data: bytes, at: float) -> None:
+        if len(data) > self._left:
+            self.keep_alive = False  # more than was announced: the connection's framing is not to be trusted
+            data = data[: self._left]
+        self._take(data, at)
+        self._left -= len(data)
+        self.done = self._left == 0
+
+    def _until_close(self, data: bytes, at: float) -> None:
+        self._take(data, at)
+
+    def _chunked(self, data: bytes, at: float) -> None:
+        """`_left` > 2: inside a chunk; 1 or 2: inside its line end; 0: before a size line; -1: in the trailers."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        pos, end, left = 0, len(data), self._left
+        while pos < end:
+            if left > 2:
+                stop = min(pos + left - 2, end)
+                self._take(data[pos:stop], at)
+                left -= stop - pos
+                pos = stop
+            elif left > 0:
+                stop = min(pos + left, end)
+                if data[pos:stop] != b"\r\n"[2 - left : 2 - left + stop - pos]:
+                    raise MalformedAnswer(f"a chunk that does not end where it said: {data[pos : pos + 20]!r}")
+                left -= stop - pos
+                pos = stop
+            else:
+                line_end = data.find(b"\r\n", pos)
+                if line_end < 0:
+                    if end - pos > MAX_CHUNK_LINE_BYTES:
+                        raise MalformedAnswer("a chunk's size line without an end")
+                    self._rest = data[pos:]
+                    break
+                line = data[pos:line_end]
+                pos = line_end + 2
+                if left == 0:
+                    size = _chunk_size(line)
+                    left = size + 2 if size else -1
+                elif not line:  # the empty line after the trailers
+                    self.done = True
+                    self.keep_alive &= pos == end
+                    break
+        self._left = left
+
+
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+def _chunk_size(line: bytes) -> int:
+    digits = line.partition(b";")[0].strip(b" \t")
+    if not digits or len(digits) > 15 or not _HEX.issuperset(digits):
+        raise MalformedAnswer(f"a chunk size {line[:40]!r}")
+    return int(digits, 16)

@@ -1,0 +1,122 @@
+"""Drive a plan from ordinary code: a script, or a notebook whose own event loop is already running."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from lab.errors import WorkloadError
+from lab.settings import Settings
+from lab.workload import record, servers
+from lab.workload.driver import Driver, undisturbed
+from lab.workload.plan import Plan
+from lab.workload.run import LAG_BOUND_S, Lag, Run
+from lab.workload.tracing import RootSpans, SpanCount
+
+LOOK_EVERY_S = 0.1
+
+
+def run_plan(
+    plan: Plan,
+    settings: Settings,
+    *,
+    out_dir: str | Path | None = None,
+    progress: bool = True,
+    vector_store_id: str = "",
+    timeout_s: float = 60.0,
+    lag_bound_s: float = LAG_BOUND_S,
+    run_id: str = "",
+    start_at: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Run:
+    """Drive the plan and return what happened; with `out_dir`, save it in a folder there too.
+
+    A request that fails is a row with its status and error, not an exception. `timeout_s` is for each request, from
+    when it is sent. Ctrl-C (in a notebook: interrupt the kernel) stops the run; what was recorded is kept, saved and
+    marked. Several drivers that share a plan (`Plan.shard`) take the same `run_id` and the same `start_at`, seconds
+    since the epoch. `headers` go with every request, such as an Authorization.
+
+    Raises WorkloadError for an empty plan or a folder that cannot be written, NotUp where a server is not known.
+    """
+    if not plan.requests:
+        raise WorkloadError("the plan is empty", had=repr(plan), do="plan at least one request")
+    run_id = run_id or new_run_id()
+    shard = f"-shard{plan.shard_of.replace('/', 'of')}" if plan.shard_of else ""
+    paths = servers.paths_for(plan, settings, vector_store_id)
+    spans = RootSpans(settings.otlp_url.rstrip("/")) if settings.otlp_url else None
+    driver = Driver(
+        plan, paths, run_id=run_id + shard, timeout_s=timeout_s, spans=spans, headers=headers, start_at=start_at
+    )
+    try:
+        interrupted = _in_thread(driver, progress)
+    finally:
+        count = spans.close() if spans else SpanCount()
+    run = Run(
+        run_id=driver.run_id,
+        window=driver.window,
+        records=record.frame(driver.rows),
+        plan=plan,
+        lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
+        interrupted=interrupted,
+        spans_made=count.made,
+        spans_lost=count.lost,
+    )
+    if out_dir is not None:
+        run.save(out_dir)
+    return run
+
+
+def new_run_id() -> str:
+    """Unique, and sorts by time."""
+    return f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _in_thread(driver: Driver, progress: bool) -> bool:
+    """Drive in a thread with an event loop of its own; True if the user stopped it. Raises what the driver raised."""
+    loop = _new_loop()
+    failed: list[BaseException] = []
+    ended = threading.Event()  # not join(): an interrupt inside it can make a running thread look ended (Python 3.12)
+
+    def work() -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_until_complete(driver.drive())
+        except BaseException as e:  # noqa: BLE001 - handed to the caller's thread
+            failed.append(e)
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            ended.set()
+
+    thread = threading.Thread(target=work, name="lab-driver", daemon=True)
+    with undisturbed(), tqdm(total=len(driver.plan), unit="request", disable=not progress) as bar:
+        thread.start()
+        interrupted = False
+        while not ended.is_set():
+            try:
+                ended.wait(LOOK_EVERY_S)
+                bar.update(len(driver.rows) - bar.n)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                loop.call_soon_threadsafe(driver.stop)
+        bar.update(len(driver.rows) - bar.n)
+    if failed:
+        raise failed[0]
+    return interrupted
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where it is installed: its transports cost a third of asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,57 @@
+"""Server-sent events: from the bytes of a whole stream, and when its pieces came, to timed events.
+
+Follows the WHATWG definition of event streams for what language model servers use of it: events end with an empty line,
+lines end with LF, CRLF or CR, `data` fields are joined with LF, comments and other fields are passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+
+_END_OF_LINE = rb"(?:\r\n|\n|\r(?!\n))"
+_END_OF_EVENT = re.compile(_END_OF_LINE + _END_OF_LINE)
+_LINES = re.compile(_END_OF_LINE)
+_FIRST = -1.0  # sorts before every time
+
+
+def events(body: bytes, marks: list[tuple[int, float]]) -> list[tuple[float, bytes]]:
+    """The (time, data) of every complete event in `body`; an event came when its last byte came.
+
+    `marks` are the (bytes so far, time) of the pieces that `body` came in. Bytes after the last complete event are
+    dropped, as the definition asks.
+    """
+    found = []
+    mark = 0
+    for start, end, after in _blocks(body):
+        data = _data(body[start:end])
+        if data is not None:
+            mark = bisect_left(marks, (after, _FIRST), lo=mark)
+            found.append((marks[mark][1], data))
+    return found
+
+
+def _blocks(body: bytes) -> list[tuple[int, int, int]]:
+    """(start, end, end with the empty line) of every complete event."""
+    found, start = [], 0
+    if b"\r" not in body:  # the usual case, and much faster than the expression
+        while (end := body.find(b"\n\n", start)) >= 0:
+            found.append((start, end, end + 2))
+            start = end + 2
+        return found
+    for match in _END_OF_EVENT.finditer(body):
+        found.append((start, match.start(), match.end()))
+        start = match.end()
+    return found
+
+
+def _data(block: bytes) -> bytes | None:
+    """The data of one event; None if it has none (a comment to keep the connection alive)."""
+    if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
+        return block[6:]
+    values = []
+    for line in _LINES.split(block):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            values.append(value[1:] if value.startswith(b" ") else value)
+    return b"\n".join(values) if values else None
