@@ -408,7 +408,7 @@ def make_scenarios(
     rng = random.Random(seed)
     w = facts.DatabaseFacts(db or facts.memory_database(), rng)
     library = [fact for _, facts_ in documents.all_documents().values() for fact in facts_]
-    texts = [text for text, _ in documents.all_documents().values()]
+    texts = [text.rstrip() for text, _ in documents.all_documents().values()]  # as lab.stack puts them into the store
     made = []
     for i in range(n):
         kind = kinds[i % len(kinds)] if kinds else rng.choices(KINDS, _WEIGHTS)[0]
