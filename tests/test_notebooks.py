@@ -1,0 +1,52 @@
+"""Every notebook follows the rules, is in the README, takes its parameters, and passes against the real stack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.runner.execute import PASSED, run_notebooks
+from lab.runner.parameters import share_out
+from scripts import readme_table
+from scripts.notebook_rules import problems
+
+REPO = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
+
+# Smaller workloads than an attendee's, where a notebook would otherwise take minutes: notebook -> parameters.
+SMALLER: dict[str, dict[str, object]] = {}
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def test_there_are_notebooks() -> None:
+    """A folder that was moved must not pass for a folder without faults."""
+    assert NOTEBOOKS
+    assert set(SMALLER) <= {p.stem for p in NOTEBOOKS}
+
+
+@every_notebook
+def test_rules(path: Path) -> None:
+    """No trace of a run in git, the common opening and closing, one parameters cell of typed, commented scalars."""
+    assert problems(path) == []
+
+
+@every_notebook
+def test_parameters_are_known(path: Path) -> None:
+    """What the tests override exists in the notebook: papermill would silently ignore it otherwise."""
+    share_out([path], SMALLER.get(path.stem, {}))
+
+
+def test_readme_lists_them() -> None:
+    """The README's table is what scripts/readme_table.py makes of the notebooks' first cells."""
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    assert readme_table.with_table(readme, readme_table.table()) == readme, "run `python -m scripts.readme_table`"
+
+
+@pytest.mark.timeout(1200)
+@every_notebook
+def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab) -> None:
+    """From a fresh kernel, by papermill, on live telemetry, without another notebook having run."""
+    run = run_notebooks([path], tmp_path, SMALLER.get(path.stem, {}), live_lab)[0]
+    assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
