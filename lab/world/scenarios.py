@@ -415,7 +415,10 @@ def make_scenarios(
 
         def rag() -> Turn:
             asked, answer = rng.choice(library)
-            return rag_turn(rng, "held_out", asked, answer, [t for t in texts if f"The {asked} is" in t])
+            holder = next(t for t in texts if f"The {asked} is" in t)
+            passages = [holder, rng.choice([t for t in texts if t != holder])]
+            rng.shuffle(passages)
+            return rag_turn(rng, "held_out", asked, answer, passages)
 
         intent, turns = build(kind, w, "held_out", rag)
         everything = tuple(t.name for t in TOOLS)

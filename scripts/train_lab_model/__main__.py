@@ -1,4 +1,8 @@
-"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `export`, then `evaluate`."""
+"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `export`, `ask` and `evaluate`.
+
+`train`, `export` and `ask` need torch and transformers (the environment `.venvs/vllm` has them), `evaluate` only a vLLM
+that serves the model (and the environment `.venvs/lab`).
+"""
 
 from __future__ import annotations
 
@@ -10,16 +14,18 @@ from dataclasses import fields
 from pathlib import Path
 
 from lab.errors import LabError, ModelError
+from scripts.train_lab_model.recipe import Recipe
 
 REPO = Path(__file__).resolve().parents[2]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the three commands. Returns the exit status."""
+    """Run one of the commands. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _training(commands.add_parser("train", help="train; run it again to go on where it was stopped"))
     _exporting(commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves"))
+    _asking(commands.add_parser("ask", help="what an exported model says, by transformers, greedily"))
     _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
     args = parser.parse_args(argv)
     try:
@@ -32,8 +38,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="checkpoints and the loss")
-    parser.add_argument("--steps", type=int, help="of the whole training")
-    parser.add_argument("--seed", type=int)
+    for field in fields(Recipe):
+        name, kind = field.name.replace("_", "-"), type(field.default)
+        parser.add_argument(f"--{name}", type=kind, default=field.default, help="of the recipe (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=25, metavar="STEPS")
     parser.add_argument("--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary")
     parser.set_defaults(run=_train)
@@ -41,10 +48,9 @@ def _training(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from scripts.train_lab_model.tokenizer import load_or_train
-    from scripts.train_lab_model.train import Recipe, train
+    from scripts.train_lab_model.train import train
 
-    given = {f.name: getattr(args, f.name, None) for f in fields(Recipe)}
-    recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
+    recipe = Recipe(**{f.name: getattr(args, f.name) for f in fields(Recipe)})
     tokenizer = load_or_train(args.folder / "tokenizer", recipe.seed)
     train(recipe, tokenizer, args.folder, args.save_every, tuple(range(args.keep_every, recipe.steps, args.keep_every)))
 
@@ -61,7 +67,6 @@ def _export(args: argparse.Namespace) -> None:
     from transformers import PreTrainedTokenizerFast
 
     from scripts.train_lab_model.export import export
-    from scripts.train_lab_model.train import Recipe
 
     last, kept = args.folder / "last.pt", args.folder / f"step-{args.step}.pt"
     for path in (last, kept) if args.step else (last,):
@@ -76,12 +81,29 @@ def _export(args: argparse.Namespace) -> None:
     export(weights, Recipe(**state["recipe"]), tokenizer, args.to)
 
 
+def _asking(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, default=REPO / "data" / "lab-model", help="an exported folder")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]")
+    parser.set_defaults(run=_ask)
+
+
+def _ask(args: argparse.Namespace) -> None:
+    from lab.world import TOOLS
+    from scripts.train_lab_model.ask import ask
+
+    question = [{"messages": [{"role": "user", "content": args.text}], "tools": [t.openai() for t in TOOLS]}]
+    answers = ask(args.model, question if args.text else json.load(sys.stdin), args.max_tokens)
+    print(answers[0] if args.text else json.dumps(answers))
+
+
 def _evaluating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
     parser.add_argument("--model", default="lab-model", help="the name that it is served under")
     parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the counts there, too")
+    parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
     parser.set_defaults(run=_evaluate)
 
 
@@ -90,6 +112,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     rows = asyncio.run(evaluate(args.base_url.rstrip("/"), args.model, args.per_kind, args.seed))
     print(table(rows))
+    if args.card:
+        from scripts.train_lab_model.card import put_table
+
+        put_table(args.card, table(rows))
     if args.json:
         counts = [{k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows]
         args.json.write_text(json.dumps(counts, indent=1) + "\n")

@@ -7,35 +7,20 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lab.errors import ModelError
 from scripts.train_lab_model.corpus import draw
 from scripts.train_lab_model.muon import Muon
+from scripts.train_lab_model.recipe import Recipe
 from scripts.train_lab_model.tokenizer import Encoder
 
 CONTEXT = 4096
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a training run is. Two runs of the same recipe on the same machine give the same model."""
-
-    seed: int = 20261125
-    steps: int = 2000
-    conversations: int = 32  # a step
-    learning_rate: float = 2.5e-3
-    warm_up_steps: int = 60
-    decay_share: float = 0.35  # of the steps, at the end, with a falling learning rate
-    hidden: int = 256
-    intermediate: int = 704
-    layers: int = 4
-    heads: int = 8
-    kv_heads: int = 4
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -96,6 +81,7 @@ def train(
     """Train to the recipe's last step, saving to `folder` every so many steps; goes on from what is there.
 
     Steps in `keep` have their weights kept as `step-N.pt`. Prints loss and speed as it goes.
+    Raises ModelError if what is there is of another recipe.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(recipe, tokenizer).to(device)
@@ -159,6 +145,13 @@ def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: lis
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
+    earlier = Recipe(**state["recipe"])
+    if replace(earlier, steps=recipe.steps) != recipe:  # its length alone may change: longer, or to end sooner
+        raise ModelError(
+            f"{path} is of another recipe, so it cannot be gone on from",
+            had=f"{earlier}, and now {recipe}",
+            do="give that recipe, or another --folder",
+        )
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)

@@ -1,0 +1,30 @@
+"""The model's tests run torch in a process of its own: the environment that runs pytest need not have it."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def train_lab_model() -> Command:
+    """Runs `python -m scripts.train_lab_model` with the arguments, in whichever environment has torch."""
+    python = REPO / ".venvs" / "vllm" / "bin" / "python"
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        python = Path(sys.executable)
+    elif not python.exists():
+        pytest.skip("no environment with torch and transformers: neither this one nor .venvs/vllm (run `make setup`)")
+
+    def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = [str(python), "-m", "scripts.train_lab_model", *map(str, arguments)]
+        return subprocess.run(command, cwd=REPO, input=stdin, capture_output=True, text=True, timeout=280)
+
+    return run
