@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import configparser
 import os
-import subprocess
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+
+NAMES = ("find-links", "index-url", "cert")
 
 
 def pip_settings() -> dict[str, str]:
     """pip's settings from its environment variables and configuration files: find-links, index-url, cert."""
     found = _from_configuration()
-    for name in ("find-links", "index-url", "cert"):
+    for name in NAMES:
         value = os.environ.get("PIP_" + name.upper().replace("-", "_"))
         if value:
             found[name] = value
@@ -20,16 +22,36 @@ def pip_settings() -> dict[str, str]:
 
 
 def _from_configuration() -> dict[str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
     found = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
-        key, _, value = line.partition("=")
-        section, _, name = key.rpartition(".")
-        if section in ("global", "install") and name in ("find-links", "index-url", "cert"):
-            found[name] = " ".join(value.strip("'\"").replace("\\n", " ").split())
+    for path in _configuration_files():
+        parser = configparser.RawConfigParser()
+        try:
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            continue  # pip itself will say so; ours is to pass on what can be read
+        for section in ("global", "install"):
+            for name in NAMES:
+                if parser.has_option(section, name):
+                    found[name] = " ".join(parser.get(section, name).split())
     return found
+
+
+def _configuration_files() -> list[Path]:
+    """Where pip looks, the weakest first. Not by asking pip: many a Python here has none."""
+    own = os.environ.get("PIP_CONFIG_FILE", "")
+    if own == os.devnull:
+        return []
+    home = Path.home()
+    return [
+        *(Path(folder) / "pip" / "pip.conf" for folder in os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")),
+        Path("/etc/pip.conf"),
+        Path("/Library/Application Support/pip/pip.conf"),
+        home / ".pip/pip.conf",
+        Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "pip/pip.conf",
+        home / "Library/Application Support/pip/pip.conf",
+        Path(sys.prefix) / "pip.conf",
+        *([Path(own)] if own else []),
+    ]
 
 
 def uv_variables(pip: dict[str, str], environment: dict[str, str]) -> dict[str, str]:

@@ -16,6 +16,7 @@ TOOLS = {
     "promtool": (("promtool",), "prometheus"),
     "node_exporter": (("node_exporter", "prometheus-node-exporter"), "prometheus-node-exporter"),
 }
+ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # where people's PATH may not reach
 
 
 def find_tools(root: Path = VENVS) -> dict[str, str]:
@@ -31,7 +32,7 @@ def find_tools(root: Path = VENVS) -> dict[str, str]:
 
 def _look(names: tuple[str, ...], unpacked: Path) -> str | None:
     for name in names:
-        path = shutil.which(name) or shutil.which(name, path=f"{unpacked}/usr/bin:/opt/homebrew/bin:/usr/local/bin")
+        path = shutil.which(name) or shutil.which(name, path=f"{unpacked}/usr/bin{ELSEWHERE}")
         if path:
             return path
     return None

@@ -1,0 +1,74 @@
+"""What set-up decides: which build of vLLM, which torch, what it passes on from pip to uv."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.errors import SetupError
+from scripts.setup import environments, piplike, tools, torch
+
+
+def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU decides; a user may decide otherwise; a misspelt wish is refused."""
+    monkeypatch.setattr(environments.platform, "system", lambda: "Linux")
+    assert environments.vllm_build_for(True, "") == "cuda"
+    assert environments.vllm_build_for(False, "") == "cpu"
+    assert environments.vllm_build_for(True, "cpu") == "cpu"
+    with pytest.raises(SetupError, match="cpu, cuda or source"):
+        environments.vllm_build_for(False, "gpu")
+    monkeypatch.setattr(environments.platform, "system", lambda: "Darwin")
+    assert environments.vllm_build_for(False, "") == "source"
+
+
+def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
+    """The CPU build of the pinned release for this machine, and the Python that it is for; never the CUDA build."""
+    for name in (
+        "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "torch-2.13.0-cp312-cp312-manylinux_2_28_aarch64.whl",
+        "torch-2.12.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
+        "torchvision-0.28.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
+    ):
+        (tmp_path / name).write_text("")
+    assert [w.python for w in torch.wheels_in([tmp_path], "x86_64")] == ["3.11"]
+    assert [w.python for w in torch.wheels_in([tmp_path], "aarch64")] == ["3.12"]
+
+
+def test_find_links_reach_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's find-links, from its variable or its configuration, in uv's spelling; uv's own setting stays."""
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} file://{tmp_path}/more")
+    pip = piplike.pip_settings()
+    assert pip["find-links"] == f"{tmp_path} file://{tmp_path}/more"
+    assert piplike.uv_variables(pip, {})["UV_FIND_LINKS"] == f"{tmp_path},file://{tmp_path}/more"
+    assert "UV_FIND_LINKS" not in piplike.uv_variables(pip, {"UV_FIND_LINKS": "/mine"})
+
+
+def test_pip_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A company's mirror in pip.conf is used by uv, too."""
+    (tmp_path / "pip.conf").write_text(
+        "[global]\nindex-url = https://mirror.example/simple\nfind-links =\n  /a\n  /b\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    pip = piplike.pip_settings()
+    assert pip["find-links"].split()[-2:] == ["/a", "/b"]
+    assert piplike.uv_variables(pip, {})["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
+
+
+def test_folders_among_find_links(tmp_path: Path) -> None:
+    """Paths and file: addresses, with escaped characters; addresses elsewhere are left to uv."""
+    (tmp_path / "a b").mkdir()
+    given = f"{tmp_path},file://{tmp_path}/a%20b,https://wheels.example/"
+    assert piplike.local_folders(given) == [tmp_path, tmp_path / "a b"]
+
+
+def test_cpu_flags(tmp_path: Path) -> None:
+    """Those that decide vLLM's number format, on Intel's and Arm's way of writing them."""
+    (tmp_path / "x86").write_text("processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f amx_bf16\n")
+    (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
+    assert tools.cpu_flags(tmp_path / "x86") == ["avx2", "avx512f", "amx_bf16"]
+    assert tools.cpu_flags(tmp_path / "arm") == ["asimd", "bf16"]
+    assert tools.cpu_flags(tmp_path / "absent") == []

@@ -1,0 +1,154 @@
+"""What a machine may lack: each gets a clear error, and nothing half made counts as made."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lab.errors import SetupError
+from scripts.setup import debian, interpreters, places, progress, prometheus, stamp, tools
+from scripts.setup.places import REPO
+
+UV = tools.read_tools().get("uv") or shutil.which("uv") or "uv"
+
+
+@pytest.fixture(autouse=True)
+def _logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (debian, interpreters):
+        monkeypatch.setattr(module, "LOGS", tmp_path)
+
+
+def test_no_interpreter_says_what_to_install() -> None:
+    """No machine has Python 3.99, and uv cannot download it: where it was looked for, and four ways to get one."""
+    with pytest.raises(
+        SetupError, match=r"(?s)no Python 3\.99.*pyenv's versions.*pyenv install 3\.99.*conda.*uv python"
+    ):
+        interpreters.find(UV, ["3.99"], dict(os.environ), "lab")
+
+
+def test_interpreter_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
+    """A pyenv shim of an inactive version, or a copy without its library, is no interpreter."""
+    broken = tmp_path / "python3.12"
+    broken.write_text("#!/bin/sh\necho 'pyenv: version not active' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    assert not interpreters.works(broken, "3.12")
+    assert not interpreters.works(tmp_path / "absent", "3.12")
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert interpreters.works(Path(sys.executable), own) and not interpreters.works(Path(sys.executable), "3.8")
+
+
+def test_pyenv_interpreters_are_found_by_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest patch release first, by number: 3.12.10 before 3.12.9."""
+    for patch in ("3.12.9", "3.12.10", "3.11.7"):
+        folder = tmp_path / "versions" / patch / "bin"
+        folder.mkdir(parents=True)
+        (folder / "python").write_text("")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    found = [p.parts[-3] for p in interpreters.installed(UV, "3.12", dict(os.environ)) if tmp_path in p.parents]
+    assert found == ["3.12.10", "3.12.9"]
+
+
+def test_no_prometheus_and_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names what was looked for, and how to get it on this system."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(prometheus, "ELSEWHERE", "")
+    with pytest.raises(SetupError, match=r"(?s)prometheus was not found.*no apt-get.*(apt-get install|brew install)"):
+        prometheus.find_tools(tmp_path)
+
+
+@pytest.mark.slow
+def test_package_that_apt_does_not_have(tmp_path: Path) -> None:
+    """Nothing is left in the place where a later set-up would look."""
+    if not shutil.which("apt-get"):
+        pytest.skip("no apt-get on this system")
+    with pytest.raises(SetupError, match=r"(?s)no-such-package.*check the network"):
+        debian.unpack("no-such-package-of-any-name", tmp_path / "found", part="prometheus")
+    assert not (tmp_path / "found").exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Named, with the system's reason, before anything is downloaded."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SetupError, match=r"(?s)\.venvs cannot be written.*write access"):
+        places.make_root(tmp_path / "file" / ".venvs")
+
+
+def test_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
+    """What is free and what is needed."""
+    with pytest.raises(SetupError, match=r"(?s)too full.*GiB free.*free some space"):
+        places.check_space(tmp_path, needed_bytes=10**18)
+
+
+def test_failed_command_shows_its_own_words(tmp_path: Path) -> None:
+    """The end of the output stands in the error, the whole in the log."""
+    command = [sys.executable, "-c", "print('hash mismatch'); raise SystemExit(3)"]
+    with pytest.raises(SetupError, match=r"(?s)ended with status 3.*hash mismatch.*lab.log"):
+        progress.run("lab", command, log=tmp_path / "lab.log", env=dict(os.environ))
+    assert "hash mismatch" in (tmp_path / "lab.log").read_text()
+
+
+def test_command_without_end_is_ended(tmp_path: Path) -> None:
+    """Behind some firewalls a server neither answers nor refuses."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    began = time.monotonic()
+    code, _ = progress.attempt("lab", command, log=tmp_path / "log", env=dict(os.environ), timeout_s=0.5)
+    assert code is None and time.monotonic() - began < 30
+
+
+def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None:
+    """The stamp is written last, names what it was made from, and is worth nothing without the interpreter."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text("")
+    assert not stamp.is_ready(tmp_path, "abc")
+    stamp.write(tmp_path, "abc", python="/usr/bin/python3")
+    assert stamp.is_ready(tmp_path, "abc") and not stamp.is_ready(tmp_path, "other lock")
+    (tmp_path / "bin/python").unlink()
+    assert not stamp.is_ready(tmp_path, "abc")
+    (tmp_path / stamp.NAME).write_text("{")
+    assert not stamp.is_ready(tmp_path, "abc")
+
+
+@pytest.mark.slow
+def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    """A real set-up in a copy of the checkout, interrupted: no stamp, no child, and the way on is said."""
+    for name in ("lab/__init__.py", "lab/errors.py", "pyproject.toml", "README.md", "LICENSE"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPO / name, tmp_path / name)
+    shutil.copytree(REPO / "requirements", tmp_path / "requirements")
+    shutil.copytree(REPO / "scripts/setup", tmp_path / "scripts/setup")
+    shutil.copy(REPO / "scripts/__init__.py", tmp_path / "scripts/__init__.py")
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "scripts.setup"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for line in child.stderr:
+            if "packages from" in line:
+                break
+        children = psutil.Process(child.pid).children(recursive=True)
+        child.send_signal(signal.SIGINT)
+        said = child.communicate(timeout=60)[1]
+    finally:
+        child.kill()
+    assert child.returncode == 130 and "run it again to go on" in said
+    assert not list(tmp_path.glob(f".venvs/*/{stamp.NAME}")) and not (tmp_path / ".venvs/tools.json").exists()
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_debian_package_is_unpacked_and_not_installed(tmp_path: Path) -> None:
+    """The path of who is not root: the program runs from the folder, no service was started."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        pytest.skip("no apt-get on this system")
+    root = debian.unpack("prometheus-node-exporter", tmp_path / "node", part="prometheus")
+    done = subprocess.run([root / "usr/bin/prometheus-node-exporter", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and "node_exporter" in done.stdout + done.stderr
+    assert not (tmp_path / "node.part").exists()
