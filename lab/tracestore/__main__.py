@@ -25,20 +25,50 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=3200, help="Tempo's HTTP API; 0 takes a free port")
     parser.add_argument("--otlp-port", type=int, default=4318, help="OTLP/HTTP; 0 takes a free port")
+    parser.add_argument("--max-age-hours", type=float, help="forget spans older than this; default: keep all")
+    parser.add_argument("--max-gib", type=float, help="forget the oldest spans where the database is larger")
+    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end")
+    parser.add_argument(
+        "--import", type=Path, metavar="FOLDER", dest="import_", help="add an export's traces, then end"
+    )
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
     args = parser.parse_args(argv)
 
     sys.meta_path.insert(0, _NoPandas)
 
     from lab.tracestore.jsonlog import set_up
+    from lab.tracestore.retention import Retention
     from lab.tracestore.server import run
 
     set_up(args.log_level)
     try:
-        run(args.data, host=args.host, port=args.port, otlp_port=args.otlp_port)
+        if args.export or args.import_:
+            return _move(args)
+        retention = Retention(
+            max_age_s=args.max_age_hours * 3600 if args.max_age_hours is not None else None,
+            max_bytes=round(args.max_gib * 2**30) if args.max_gib is not None else None,
+        )
+        run(args.data, host=args.host, port=args.port, otlp_port=args.otlp_port, retention=retention)
     except LabError as e:
         print(e, file=sys.stderr)
         return 1
+    return 0
+
+
+def _move(args: argparse.Namespace) -> int:
+    """Export or import, without a server; what waits in the log takes part."""
+    from lab.tracestore.archive import export_window, import_folder
+    from lab.tracestore.engine import Engine
+
+    engine = Engine(args.data)
+    engine.start()
+    try:
+        if args.export:
+            print(f"{engine.query(lambda con: export_window(con, args.export))} spans written to {args.export}")
+        else:
+            print(f"{import_folder(engine.store, args.import_)} spans added to {args.data}")
+    finally:
+        engine.stop()
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -16,18 +17,34 @@ from aiohttp import web
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
+from lab.tracestore import bulk
 from lab.tracestore import http_params as params
-from lab.tracestore.errors import TraceStoreError
+from lab.tracestore.anyvalue import double_to_json
+from lab.tracestore.archive import export_window
+from lab.tracestore.errors import BadRequest, TraceStoreError
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.rebuild import traces
 from lab.tracestore.search import SearchRequest, read_query, search
+from lab.tracestore.series import (
+    MetricsRequest,
+    default_step_ns,
+    evaluate,
+    range_request,
+    read_metrics_query,
+)
+from lab.tracestore.seriesops import Series
+from lab.tracestore.tags import tag_names, tag_values
 from lab.tracestore.tempopb import trace_by_id_response
+from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.spansets import Window
 
 log = logging.getLogger("lab.tracestore.api")
 
 PROTOBUF = "application/protobuf"
 MAX_SEARCH_HOURS = 168
+MAX_METRICS_HOURS = 24
+MAX_BULK_SPANS = 5_000_000
 VERSION = "3.0.3"  # the Tempo whose answers we follow
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -79,6 +96,14 @@ def add_routes(app: web.Application) -> None:
     get("/api/traces/{id}", trace_v1)
     get("/api/v2/traces/{id}", trace_v2)
     get("/api/search", search_traces)
+    get("/api/search/tags", tags_v1)
+    get("/api/search/tag/{tag}/values", tag_values_v1)
+    get("/api/v2/search/tags", tags_v2)
+    get("/api/v2/search/tag/{tag}/values", tag_values_v2)
+    get("/api/metrics/query_range", query_range)
+    get("/api/metrics/query", query_instant)
+    get("/api/lab/spans", bulk_spans)
+    app.router.add_post("/api/lab/export", export_spans)
 
 
 async def ready(request: web.Request) -> web.Response:
@@ -157,3 +182,161 @@ async def search_traces(request: web.Request) -> web.Response:
     )
     store = request.app[ENGINE].store
     return json_response(await ask(request, lambda con: search(store, con, wanted)))
+
+
+def _window(request: web.Request) -> Window:
+    start_ns, end_ns = params.window_s(request.query)
+    return Window(start_ns, end_ns)
+
+
+async def tags_v2(request: web.Request) -> web.Response:
+    """Tag names by scope."""
+    catalogue = request.app[ENGINE].store.catalogue
+    limit = params.integer(request.query, "limit", 0)
+    await ask(request, lambda con: None)  # see what was just acknowledged
+    scopes = tag_names(catalogue, request.query.get("scope", ""), _window(request), limit)
+    return json_response({"scopes": scopes, "metrics": {"completedJobs": 1, "totalJobs": 1}})
+
+
+async def tags_v1(request: web.Request) -> web.Response:
+    """Tag names without their scopes."""
+    catalogue = request.app[ENGINE].store.catalogue
+    await ask(request, lambda con: None)
+    scopes = tag_names(
+        catalogue, request.query.get("scope", ""), _window(request), params.integer(request.query, "limit", 0)
+    )
+    return json_response({"tagNames": sorted({t for s in scopes for t in s["tags"]}), "metrics": {}})
+
+
+async def _values(request: web.Request) -> list[dict[str, str]]:
+    store, q = request.app[ENGINE].store, request.query
+    tag, window, limit = request.match_info["tag"], _window(request), params.integer(q, "limit", 0)
+    return await ask(request, lambda con: tag_values(store, con, tag, q.get("q", ""), window, limit))
+
+
+async def tag_values_v2(request: web.Request) -> web.Response:
+    """Values of a tag, with their types."""
+    return json_response({"tagValues": await _values(request), "metrics": {"completedJobs": 1, "totalJobs": 1}})
+
+
+async def tag_values_v1(request: web.Request) -> web.Response:
+    """Values of a tag as text."""
+    return json_response({"tagValues": sorted({v["value"] for v in await _values(request)}), "metrics": {}})
+
+
+def _metrics_query(request: web.Request) -> ast.Query:
+    text = request.query.get("q") or request.query.get("query") or ""
+    if not text:
+        raise BadRequest("missing query", do="give a TraceQL metrics query as q")
+    return read_metrics_query(text)
+
+
+async def query_range(request: web.Request) -> web.Response:
+    """A TraceQL metrics query over a range: series of samples."""
+    q = request.query
+    query = _metrics_query(request)
+    start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
+    step_ns = params.duration_ns(q["step"], "step") if q.get("step") else 0
+    wanted = range_request(
+        query,
+        start_ns,
+        end_ns,
+        step_ns or default_step_ns(start_ns, end_ns),
+        exact=params.flag(q, "exact"),
+        exemplars=min(params.integer(q, "exemplars", 0), 100),
+    )
+    store = request.app[ENGINE].store
+    series = await ask(request, lambda con: evaluate(store, con, wanted))
+    return json_response(_metrics_answer([_samples(s, wanted) for s in series], wanted))
+
+
+async def query_instant(request: web.Request) -> web.Response:
+    """A TraceQL metrics query over the whole range at once: one value a series."""
+    q = request.query
+    query = _metrics_query(request)
+    start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
+    wanted = MetricsRequest(query, start_ns, end_ns, end_ns - start_ns, instant=True, exact=params.flag(q, "exact"))
+    store = request.app[ENGINE].store
+    series = await ask(request, lambda con: evaluate(store, con, wanted))
+    found = [{"labels": _labels(s), "value": double_to_json(float(s.values[0]))} for s in series]
+    return json_response(_metrics_answer(found, wanted))
+
+
+def _metrics_answer(series: list[dict[str, Any]], wanted: MetricsRequest) -> dict[str, Any]:
+    answer: dict[str, Any] = {"series": series, "metrics": {"completedJobs": 1, "totalJobs": 1}}
+    if wanted.exact:
+        answer["message"] = "exact quantiles, which Tempo does not give: not comparable with Tempo's log2 buckets"
+    return answer
+
+
+def _labels(series: Series) -> list[dict[str, Any]]:
+    return [{"key": label.name, "value": label.value} for label in series.labels]
+
+
+def _samples(series: Series, wanted: MetricsRequest) -> dict[str, Any]:
+    samples = [
+        {"timestampMs": str(wanted.timestamp_ms(i)), "value": double_to_json(v)}
+        for i, v in enumerate(series.values.tolist())
+        if v == v
+    ]
+    found = {"labels": _labels(series), "samples": samples}
+    if series.exemplars:
+        found["exemplars"] = series.exemplars
+    return found
+
+
+async def bulk_spans(request: web.Request) -> web.StreamResponse:
+    """The spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
+    q, engine = request.query, request.app[ENGINE]
+    query = read_query(q.get("q", ""))
+    window = _window(request)
+    options = {
+        "whole_traces": params.flag(q, "whole_traces"),
+        "columns": bulk.read_columns(q.get("columns", "")),
+        "limit": params.integer(q, "limit", MAX_BULK_SPANS, low=1, high=MAX_BULK_SPANS),
+    }
+    parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=4)
+    loop = asyncio.get_running_loop()
+
+    def put(part: bytes | Exception | None) -> None:
+        asyncio.run_coroutine_threadsafe(parts.put(part), loop).result(timeout=60)
+
+    def produce(con: duckdb.DuckDBPyConnection) -> None:
+        for part in bulk.ipc_stream(bulk.spans(engine.store, con, query, window, **options)):
+            put(part)
+
+    def run() -> None:
+        try:
+            engine.query(produce)
+            put(None)
+        except Exception as e:
+            put(e)
+
+    running = loop.run_in_executor(engine.pool, run)
+    first = await parts.get()
+    if isinstance(first, Exception):
+        raise first
+    response = web.StreamResponse(headers={"Content-Type": bulk.MEDIA_TYPE})
+    await response.prepare(request)
+    part: bytes | Exception | None = first
+    while part is not None:
+        if isinstance(part, Exception):
+            log.error("a bulk answer broke off", extra={"error": repr(part)})
+            response.force_close()
+            raise ConnectionResetError("the answer broke off")
+        await response.write(part)
+        part = await parts.get()
+    await running
+    await response.write_eof()
+    return response
+
+
+async def export_spans(request: web.Request) -> web.Response:
+    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
+    engine, q = request.app[ENGINE], request.query
+    name = q.get("name", "")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise BadRequest("invalid name: letters, digits, . _ - only", had=repr(name[:100]))
+    window, folder = _window(request), engine.folder / "exports" / name
+    count = await ask(request, lambda con: export_window(con, folder, window.start_ns, window.end_ns))
+    return json_response({"spans": count, "folder": str(folder.resolve())})

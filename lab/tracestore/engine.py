@@ -15,10 +15,13 @@ import duckdb
 
 from lab.tracestore.errors import QueryTooSlow, StoreBroken
 from lab.tracestore.ingest import Ingest, Limits
+from lab.tracestore.retention import Retention, apply
 from lab.tracestore.store import SpanStore
 from lab.tracestore.telemetry import Telemetry
 
 log = logging.getLogger("lab.tracestore")
+
+RETENTION_EVERY_S = 60.0
 
 T = TypeVar("T")
 
@@ -26,13 +29,22 @@ T = TypeVar("T")
 class Engine:
     """One running trace store on one folder. `ready` is true when it can ingest and query."""
 
-    def __init__(self, folder: Path, *, limits: Limits | None = None, query_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        limits: Limits | None = None,
+        retention: Retention | None = None,
+        query_timeout_s: float = 30.0,
+    ) -> None:
         self.folder = folder
         self.telemetry = Telemetry()
         self.query_timeout_s = query_timeout_s
         self.store = SpanStore(folder, threads=min(4, os.cpu_count() or 2))
         self.ingest = Ingest(self.store, folder / "wal", self.telemetry, limits)
         self.ready = False
+        self.retention = retention or Retention()
+        self._stopped = threading.Event()
         self.pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="query")
 
     def start(self) -> None:
@@ -42,11 +54,21 @@ class Engine:
         with self.store.reader() as con:
             con.execute("SELECT count(*) FROM spans").fetchone()
         self.ready = True
+        if self.retention != Retention():
+            threading.Thread(target=self._forget_forever, name="retention", daemon=True).start()
         log.info("ready", extra={"replayed_spans": replayed, "seconds": round(time.monotonic() - started, 3)})
+
+    def _forget_forever(self) -> None:
+        while not self._stopped.wait(RETENTION_EVERY_S):
+            try:
+                apply(self.store, self.retention)
+            except duckdb.Error:
+                log.exception("old spans could not be deleted; trying again later")
 
     def stop(self) -> None:
         """Take nothing more, flush, checkpoint, close."""
         self.ready = False
+        self._stopped.set()
         self.ingest.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
         self.store.close()

@@ -67,7 +67,7 @@ def _matching_traces(store: SpanStore, con: duckdb.DuckDBPyConnection, request: 
         f"SELECT trace_id FROM ({relation.sql}) GROUP BY trace_id "
         f"ORDER BY max(start_ns) DESC, trace_id LIMIT {request.limit:d}"
     )
-    return [row[0] for row in con.execute(sql, compiler.parameters.values).fetchall()]
+    return [row[0] for row in con.execute(sql, compiler.parameters.of(sql)).fetchall()]
 
 
 def _describe(
@@ -79,7 +79,7 @@ def _describe(
     sql = compiler.statement(
         f"SELECT DISTINCT trace_id, rid, start_ns{extra} FROM ({relation.sql}) ORDER BY start_ns, rid"
     )
-    matches = con.execute(sql, compiler.parameters.values).fetchall()
+    matches = con.execute(sql, compiler.parameters.of(sql)).fetchall()
     sets = _spansets(matches, relation)
     shown = {rid for spansets in sets.values() for s in spansets for rid in s.rids[: request.spans_per_set]}
     spans = _rows(con, shown, request.query)

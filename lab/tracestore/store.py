@@ -126,6 +126,31 @@ class SpanStore:
             con.unregister("new_keys")
         return rows
 
+    def delete_before(self, cutoff_ns: int) -> int:
+        """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
+        with self._transaction() as con:
+            gone = con.execute("DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}).fetchone()[0]
+            for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
+                con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
+        if gone:
+            with self._write_lock, contextlib.suppress(duckdb.TransactionException):
+                self._con.execute("CHECKPOINT")
+        return gone
+
+    def quantile_end_ns(self, share: float) -> int | None:
+        """The end time (unix ns) that `share` of the spans lie before; None where there is no span."""
+        with self.reader() as con:
+            return con.execute("SELECT quantile_disc(end_ns, $share) FROM spans", {"share": share}).fetchone()[0]
+
+    def used_bytes(self) -> int:
+        """Bytes of the blocks in use: deleting lowers this, while the file itself only stops growing."""
+        with self.reader() as con:
+            blocks, size = con.execute(
+                "SELECT used_blocks, block_size FROM pragma_database_size() WHERE database_name = current_database()"
+            ).fetchone()
+        log = self.path.with_name(self.path.name + ".wal")
+        return blocks * size + (log.stat().st_size if log.exists() else 0)
+
     def span_count(self) -> int:
         with self.reader() as con:
             return con.execute("SELECT count(*) FROM spans").fetchone()[0]

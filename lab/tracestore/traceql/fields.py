@@ -10,6 +10,7 @@ parameters.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -35,6 +36,7 @@ _FLIP = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 _SQL_OP = {"=": "=", "!=": "<>", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 
 Slots = dict[str, str]
+_PARAMETER = re.compile(r"\$(p\d+)")
 
 
 class Parameters:
@@ -51,6 +53,10 @@ class Parameters:
         name = f"p{len(self.values)}"
         self.values[name] = value
         return f"${name}"
+
+    def of(self, sql: str) -> dict[str, object]:
+        """The values that this statement names: DuckDB refuses to bind others."""
+        return {name: self.values[name] for name in set(_PARAMETER.findall(sql))}
 
 
 @dataclass
@@ -83,10 +89,11 @@ class FieldCompiler:
                 return self.slots(node).get("bool", "FALSE")
             case ast.Exists():
                 found = self._exists(node.operand)
-                return f"NOT {found}" if node.negated else found
+                return f"NOT coalesce({found}, FALSE)" if node.negated else found
             case ast.Unary(op="!"):
                 inner = node.operand
-                plain = isinstance(inner, ast.Attribute | ast.Intrinsic)
+                # Not of something that is no boolean is no boolean either: NULL stays NULL.
+                plain = isinstance(inner, ast.Attribute | ast.Intrinsic | ast.Unary)
                 return f"NOT {self.condition(inner)}" if plain else f"NOT {self.strict(inner)}"
             case ast.Binary(op="&&" | "||"):
                 word = " AND " if node.op == "&&" else " OR "
@@ -312,11 +319,23 @@ def _compare_scalars(op: str, ls: str, left: str, rs: str, right: str) -> str | 
         return None
     if ls in _NUMERIC and rs in _NUMERIC:
         if "dbl" in (ls, rs) and ls != rs:
-            left, right = (f"{left}::DOUBLE" if s != "dbl" else sql for s, sql in ((ls, left), (rs, right)))
-        return f"{left} {_SQL_OP[op]} {right}"
+            left, right = (sql if s == "dbl" else f"{sql}::DOUBLE" for s, sql in ((ls, left), (rs, right)))
+        return _guard_nan(
+            op, [sql for t, sql in ((ls, left), (rs, right)) if t == "dbl"], f"{left} {_SQL_OP[op]} {right}"
+        )
     if ls != rs or (op not in ("=", "!=") and ls != "str"):
         return None
     return f"{left} {_SQL_OP[op]} {right}"
+
+
+def _guard_nan(op: str, doubles: list[str], comparison: str) -> str:
+    """DuckDB takes NaN for equal to itself and greater than all; in TraceQL, as in Go, it is unequal to everything."""
+    able = [sql for sql in doubles if not sql.startswith("$")]
+    if not able:
+        return comparison
+    if op == "!=":
+        return comparison if len(able) < 2 else f"({comparison} OR isnan({able[0]}))"
+    return f"({comparison} AND " + " AND ".join(f"NOT isnan({sql})" for sql in able) + ")"
 
 
 def _as_double(slots: Slots) -> str | None:

@@ -77,6 +77,16 @@ def parse(text: str) -> ast.Query:
         raise _syntax_error(text, e) from None
 
 
+def parse_attribute(text: str) -> ast.Attribute:
+    """One attribute as it is written in a query (`span.foo`); without a scope or a leading dot it is unscoped
+    (`foo`)."""
+    parts = re.fullmatch(r"(?:(span|resource|event|link|instrumentation)?\.)?(.+)", text, re.S)
+    if not parts:
+        raise TraceQLSyntax("an attribute is expected", query=text)
+    scope, name = parts.group(1) or "", parts.group(2)
+    return ast.Attribute(scope, unquote_attribute(name))
+
+
 def _syntax_error(text: str, error: lark.UnexpectedInput) -> TraceQLSyntax:
     position = error.pos_in_stream if error.pos_in_stream is not None else len(text)
     if isinstance(error, lark.UnexpectedToken) and error.token.type == "$END":
