@@ -1,0 +1,71 @@
+"""One trace as a waterfall: what happened inside what, and for how long."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from lab.errors import FrameError
+from lab.figures.style import OTHER_SERVICE, PHASE_COLOURS, SERVICE_COLOURS, figure, need_rows
+from lab.schema import Attr, Span
+
+# vLLM's own division of its span, in the order in which it happens
+_INSIDE = (("queue_s", Attr.VLLM_QUEUE_S), ("prefill_s", Attr.VLLM_PREFILL_S), ("decode_s", Attr.VLLM_DECODE_S))
+_LONGEST_LABEL = 44
+
+
+@figure
+def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
+    """Draw the spans of one trace, top to bottom in the order of `tree`, left to right in milliseconds.
+
+    `tree` is `lab.frames.trace_tree(...)`: one row a span with depth and offset_s. vLLM's spans are divided into queue,
+    prefill and decode by their attributes. Raises FrameError for an empty tree, or spans that are not a tree.
+    """
+    need_rows(tree, "spans")
+    if missing := {"depth", "offset_s", "duration_s", "name", "service"} - set(tree):
+        raise FrameError(f"these spans are not a tree: {', '.join(sorted(missing))} missing", do="use trace_tree first")
+    total_ms = float((tree["offset_s"] + tree["duration_s"]).max()) * 1e3
+    for y, (_, span) in enumerate(tree.iterrows()):
+        _bar(ax, y, span)
+        _note(ax, y, span, total_ms)
+    ax.set_yticks(range(len(tree)), [_label(s) for _, s in tree.iterrows()], fontsize=8, family="monospace")
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(tree) - 0.4, -0.6)
+    ax.set_xlim(0, total_ms * 1.12)
+    ax.set_xlabel("milliseconds since the request was due")
+    ax.grid(axis="y", visible=False)
+    _legend(ax, tree)
+    return ax
+
+
+def _bar(ax: Axes, y: int, span: pd.Series) -> None:
+    start_ms, long_ms = span["offset_s"] * 1e3, span["duration_s"] * 1e3
+    colour = SERVICE_COLOURS.get(str(span["service"]), OTHER_SERVICE)
+    divided = span["name"] == Span.VLLM and all(pd.notna(span.get(attribute)) for _, attribute in _INSIDE)
+    ax.barh(y, long_ms, left=start_ms, height=0.62, color=colour, alpha=0.35 if divided else 0.9, linewidth=0)
+    if span.get("status") == "error":
+        ax.barh(y, long_ms, left=start_ms, height=0.62, fill=False, edgecolor="black", hatch="////", linewidth=0.8)
+    if divided:
+        for phase, attribute in _INSIDE:
+            width_ms = float(span[attribute]) * 1e3
+            ax.barh(y, width_ms, left=start_ms, height=0.62, color=PHASE_COLOURS[phase], linewidth=0)
+            start_ms += width_ms
+
+
+def _note(ax: Axes, y: int, span: pd.Series, total_ms: float) -> None:
+    end_ms = (span["offset_s"] + span["duration_s"]) * 1e3
+    ax.text(end_ms + total_ms * 0.008, y, f"{span['duration_s'] * 1e3:,.1f}", va="center", fontsize=7, color="#444444")
+
+
+def _label(span: pd.Series) -> str:
+    text = "  " * int(span["depth"]) + str(span["name"])
+    return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
+
+
+def _legend(ax: Axes, tree: pd.DataFrame) -> None:
+    services = [s for s in SERVICE_COLOURS if s in set(tree["service"].astype(str))]
+    handles = [Patch(color=SERVICE_COLOURS[s], label=s) for s in services]
+    if (tree["name"] == Span.VLLM).any():
+        handles += [Patch(color=PHASE_COLOURS[p], label=p.removesuffix("_s")) for p, _ in _INSIDE]
+    ax.legend(handles=handles, ncols=len(handles), loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8)
