@@ -35,6 +35,15 @@ def check_model_folder(folder: Path, *, do: str) -> dict:
     return config
 
 
+def joins_text_parts(folder: Path) -> bool:
+    """Whether the folder's chat template takes a message in parts and joins them itself, as the lab model's does.
+
+    vLLM's own test for that looks for a loop over the parts, finds none here, and would put a line break between them.
+    """
+    path = folder / "chat_template.jinja"
+    return path.is_file() and "map(attribute='text')" in path.read_text(errors="replace")
+
+
 def _json(path: Path, do: str) -> dict:
     try:
         found = json.loads(path.read_bytes())

@@ -1,21 +1,22 @@
-"""Which parts a lab has, for these settings, on these ports. Pure but for reading the model's config."""
+"""Which parts a lab has, for these settings, on these ports. Reads model folders' headers, starts nothing."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.schema import Service
 from lab.settings import REPO, Settings
 from lab.stack import llama_stack_config, prometheus_config, vllm_args
-from lab.stack.model_folder import check_model_folder
+from lab.stack.model_folder import check_model_folder, joins_text_parts
 from lab.stack.parts import Part, Probe
 from lab.stack.ports import HOST
 from lab.stack.toolbox import Toolbox
 
 # macOS's frameworks do not survive a fork, nor does CUDA once it is initialised: there each server imports vLLM itself.
 CAN_FORK = sys.platform == "linux"
+LAB_MODULES = {"PYTHONPATH": str(REPO)}
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,43 @@ class Plan:
     own_endpoints: dict[str, str]  # without those that the user runs elsewhere; the user's settings name those
 
 
+@dataclass(frozen=True)
+class _Lab:
+    """What the parts are made from."""
+
+    settings: Settings
+    tools: Toolbox
+    ports: dict[str, int]
+    external: dict[str, str]  # endpoints that the user runs elsewhere: {name: URL}
+    url: dict[str, str]  # of every endpoint, ours or not
+
+    @property
+    def state(self) -> Path:
+        return self.settings.state_dir.resolve()
+
+    def file(self, name: str) -> Path:
+        """A file that is written for the parts to read."""
+        return self.state / "run" / name
+
+
+def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]) -> Plan:
+    """All parts; none in place of an endpoint in `external`. Raises ModelError for a model folder that is not whole."""
+    own = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus")
+    url = {name: f"http://{HOST}:{ports[name]}" for name in own} | external
+    lab = _Lab(settings, tools, ports, external, url)
+    parts = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    names = {p.name for p in parts}
+    parts = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in parts]
+    ours = {name: address for p in parts for name, address in p.endpoints.items()}
+    return Plan(tuple(parts), _files(lab), ours | external, ours)
+
+
 def chat_model(settings: Settings) -> tuple[str, int | None]:
     """(folder or hub name that vLLM should serve, its longest context if known).
 
     Raises ModelError if it is a folder that is missing or corrupt.
     """
-    own = settings.data_dir / "lab-model"
-    wanted = settings.model or str(own)
+    wanted = settings.model or str(settings.data_dir / "lab-model")
     if settings.model and not Path(wanted).exists() and not wanted.startswith((".", "/", "~")):
         return wanted, None  # a name on the model hub
     do = (
@@ -47,214 +78,177 @@ def chat_model(settings: Settings) -> tuple[str, int | None]:
     return str(folder), config.get("max_position_embeddings")
 
 
-def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]) -> Plan:
-    """All parts. `external` are endpoints that the user runs elsewhere: {name: URL}; nothing is started for them."""
-    state = settings.state_dir.resolve()
-    own = {n: f"http://{HOST}:{ports[n]}" for n in ("vllm", "vllm_embed", "mcp", "llama_stack", "prometheus")}
-    own |= {n: f"http://{HOST}:{ports[n]}" for n in ("tempo", "otlp")}
-    url = {**own, **external}
-    parts = [
-        *([] if "tempo" in external or "otlp" in external else [_tracestore(tools, state, ports, url)]),
-        *([] if "prometheus" in external else _prometheus(tools, state, ports, url, external)),
-        *_vllm(settings, tools, state, ports, url, external),
-        *([] if "mcp" in external else [_tools(tools, state, settings, ports, url)]),
-        *([] if "llama_stack" in external else _llama_stack(settings, tools, state, ports, url, external)),
-    ]
-    names = {p.name for p in parts}
-    parts = [_without_absent_needs(p, names) for p in parts]
-    ours = {k: v for p in parts for k, v in p.endpoints.items()}
-    files = {
-        state / "run" / "vllm-logging.json": vllm_args.logging_config(),
-        state / "run" / "prometheus.yml": prometheus_config.render(prometheus_config.targets(ports, url, external)),
-        state / "run" / "llama-stack.yaml": llama_stack_config.render(settings, ports, url, state),
+def _files(lab: _Lab) -> dict[Path, str]:
+    scraped = prometheus_config.targets(lab.ports, lab.url, lab.external)
+    return {
+        lab.file("vllm-logging.json"): vllm_args.logging_config(),
+        lab.file("prometheus.yml"): prometheus_config.render(scraped),
+        lab.file("llama-stack.yaml"): llama_stack_config.render(lab.settings, lab.ports, lab.url, lab.state),
     }
-    return Plan(tuple(parts), files, ours | external, ours)
 
 
-def _without_absent_needs(part: Part, names: set[str]) -> Part:
-    from dataclasses import replace
-
-    return replace(part, needs=tuple(n for n in part.needs if n in names))
-
-
-def _tracestore(tools: Toolbox, state: Path, ports: dict[str, int], url: dict[str, str]) -> Part:
-    argv = (tools.python_lab, "-m", "lab.tracestore", "--port", str(ports["tempo"]), "--otlp-port", str(ports["otlp"]))
-    return Part(
-        name="tracestore",
-        what="trace store: takes spans (OTLP), speaks Tempo's API",
-        argv=(*argv, "--data", str(state / "traces")),
-        env={"PYTHONPATH": str(REPO)},
-        port=ports["tempo"],
-        ready=Probe("http", {"url": f"{url['tempo']}/ready"}),
-        endpoints={"tempo": url["tempo"], "otlp": url["otlp"]},
-        grace_s=10.0,
-    )
+def _tracestore(lab: _Lab) -> list[Part]:
+    if "tempo" in lab.external or "otlp" in lab.external:
+        return []
+    ports = ("--port", str(lab.ports["tempo"]), "--otlp-port", str(lab.ports["otlp"]))
+    return [
+        Part(
+            name="tracestore",
+            what="trace store: takes spans (OTLP), speaks Tempo's API",
+            argv=(lab.tools.python_lab, "-m", "lab.tracestore", *ports, "--data", str(lab.state / "traces")),
+            env=LAB_MODULES,
+            port=lab.ports["tempo"],
+            ready=Probe("http", {"url": f"{lab.url['tempo']}/ready"}),
+            endpoints={"tempo": lab.url["tempo"], "otlp": lab.url["otlp"]},
+            grace_s=10.0,
+        )
+    ]
 
 
-def _prometheus(
-    tools: Toolbox, state: Path, ports: dict[str, int], url: dict[str, str], external: dict[str, str]
-) -> list[Part]:
-    listen = f"{HOST}:{ports['prometheus']}"
-    essential = prometheus_config.essential_jobs(external)
+def _prometheus(lab: _Lab) -> list[Part]:
+    if "prometheus" in lab.external:
+        return []
     prometheus = Part(
         name="prometheus",
         what="Prometheus: scrapes the metrics of all parts",
         argv=(
-            tools.prometheus,
-            f"--config.file={state / 'run' / 'prometheus.yml'}",
-            f"--storage.tsdb.path={state / 'prometheus'}",
-            f"--web.listen-address={listen}",
+            lab.tools.prometheus,
+            f"--config.file={lab.file('prometheus.yml')}",
+            f"--storage.tsdb.path={lab.state / 'prometheus'}",
+            f"--web.listen-address={HOST}:{lab.ports['prometheus']}",
             "--log.format=json",
             "--storage.tsdb.retention.time=7d",
         ),
-        port=ports["prometheus"],
-        ready=Probe("prometheus", {"url": url["prometheus"], "jobs": essential}),
+        port=lab.ports["prometheus"],
+        ready=Probe(
+            "prometheus", {"url": lab.url["prometheus"], "jobs": prometheus_config.essential_jobs(lab.external)}
+        ),
         startup_s=900.0,  # it waits for the others to be there to scrape, each of which has its own limit
-        endpoints={"prometheus": url["prometheus"]},
+        endpoints={"prometheus": lab.url["prometheus"]},
     )
+    listen = f"{HOST}:{lab.ports['node']}"
+    collectors = ("--collector.disable-defaults", "--collector.cpu", "--collector.meminfo", "--collector.loadavg")
     node = Part(
         name="node",
         what="node-exporter: the machine's own CPU, memory and load",
-        argv=(
-            tools.node_exporter,
-            f"--web.listen-address={HOST}:{ports['node']}",
-            "--collector.disable-defaults",
-            *("--collector.cpu", "--collector.meminfo", "--collector.loadavg"),
-            "--log.format=json",
-        ),
-        port=ports["node"],
-        ready=Probe("http", {"url": f"http://{HOST}:{ports['node']}/metrics"}),
+        argv=(lab.tools.node_exporter, f"--web.listen-address={listen}", *collectors, "--log.format=json"),
+        port=lab.ports["node"],
+        ready=Probe("http", {"url": f"http://{listen}/metrics"}),
         essential=False,
     )
     return [prometheus, node]
 
 
-def _vllm(
-    settings: Settings,
-    tools: Toolbox,
-    state: Path,
-    ports: dict[str, int],
-    url: dict[str, str],
-    external: dict[str, str],
-) -> list[Part]:
-    fork = CAN_FORK and tools.vllm_build == "cpu"
-    env = vllm_args.base_env(tools.vllm_build, tools.cache_dir, state / "run" / "vllm-logging.json")
-    otlp = url["otlp"]
-    parts = []
-    if fork and not {"vllm", "vllm_embed"} <= external.keys():
-        parts.append(
-            Part(
-                name="vllm-base",
-                what="vLLM, imported once: the two vLLM servers are forked from it",
-                argv=(tools.python_vllm, "-m", "lab.stack.vllm_base"),
-                env=env,
-                ready=Probe("imported"),
-            )
-        )
-    if "vllm" not in external:
-        model, context = chat_model(settings)
-        server = vllm_args.VllmServer(
-            model, settings.model_name, ports["vllm"], otlp, tools.vllm_build, context, settings.vllm_args
-        )
-        probe = Probe("chat", {"url": url["vllm"], "model": settings.model_name})
-        argv, what = vllm_args.chat_args(server), f"vLLM: serves the chat model {model}"
-        parts.append(_vllm_server("vllm", what, model, argv, probe, tools, env, ports["vllm"], fork))
-    if "vllm_embed" not in external:
-        model = tools.embedding_model_dir
-        check_model_folder(Path(model), do="run `make setup`")
-        server = vllm_args.VllmServer(model, vllm_args.EMBED_MODEL, ports["vllm_embed"], otlp, tools.vllm_build)
-        probe = Probe("embeddings", {"url": url["vllm_embed"], "model": vllm_args.EMBED_MODEL})
-        argv, what = vllm_args.embed_args(server), "vLLM: serves the embedding model for document search"
-        part = _vllm_server("vllm-embed", what, model, argv, probe, tools, env, ports["vllm_embed"], fork)
-        parts.append(_later(part))
-    return parts
+def _vllm(lab: _Lab) -> list[Part]:
+    fork = CAN_FORK and lab.tools.vllm_build == "cpu"
+    env = vllm_args.base_env(lab.tools.vllm_build, lab.tools.cache_dir, lab.file("vllm-logging.json"))
+    chat, embed = "vllm" not in lab.external, "vllm_embed" not in lab.external
+    servers = [*([_chat(lab)] if chat else []), *([_embeddings(lab)] if embed else [])]
+    if not fork:
+        command = (lab.tools.python_vllm, "-m", "vllm.entrypoints.openai.api_server")
+        return [replace(s, argv=(*command, *s.argv), env=env | s.env) for s in servers]
+    base = Part(
+        name="vllm-base",
+        what="vLLM, imported once: the two vLLM servers are forked from it",
+        argv=(lab.tools.python_vllm, "-m", "lab.stack.vllm_base"),
+        env=env,
+        ready=Probe("imported"),
+    )
+    forked = [replace(s, base=base.name, needs=(base.name, *s.needs)) for s in servers]
+    return [base, *forked] if forked else []
 
 
-def _vllm_server(
-    name: str,
-    what: str,
-    model: str,
-    args: list[str],
-    probe: Probe,
-    tools: Toolbox,
-    env: dict[str, str],
-    port: int,
-    fork: bool,
-) -> Part:
-    own = vllm_args.server_env(vllm_args.SERVICES[name], model)
+def _chat(lab: _Lab) -> Part:
+    model, context = chat_model(lab.settings)
+    served = lab.settings.model_name
+    server = vllm_args.VllmServer(
+        model,
+        served,
+        lab.ports["vllm"],
+        lab.url["otlp"],
+        lab.tools.vllm_build,
+        max_context=context,
+        text_parts=joins_text_parts(Path(model)),
+        extra=lab.settings.vllm_args,
+    )
     return Part(
-        name=name,
-        what=what,
-        argv=tuple(args) if fork else (tools.python_vllm, "-m", "vllm.entrypoints.openai.api_server", *args),
-        env=own if fork else env | own,
-        base="vllm-base" if fork else "",
-        needs=("vllm-base",) if fork else (),
+        name="vllm",
+        what=f"vLLM: serves the chat model {model}",
+        argv=tuple(vllm_args.chat_args(server)),
+        env=vllm_args.server_env(Service.VLLM, model),
+        port=server.port,
+        ready=Probe("chat", {"url": lab.url["vllm"], "model": served}),
+        startup_s=300.0 if lab.tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
+        endpoints={"vllm": lab.url["vllm"]},
+    )
+
+
+def _embeddings(lab: _Lab) -> Part:
+    """It waits for the agent path: on two cores each start-up beside it would delay the first answer."""
+    model = lab.tools.embedding_model_dir
+    check_model_folder(Path(model), do="run `make setup`")
+    port, name = lab.ports["vllm_embed"], vllm_args.EMBED_MODEL
+    server = vllm_args.VllmServer(model, name, port, lab.url["otlp"], lab.tools.vllm_build)
+    return Part(
+        name="vllm-embed",
+        what="vLLM: serves the embedding model for document search",
+        argv=tuple(vllm_args.embed_args(server)),
+        env=vllm_args.server_env(Service.VLLM_EMBED, model),
+        needs=("vllm", "llama-stack"),
         port=port,
-        ready=probe,
-        startup_s=300.0 if tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
-        endpoints={name.replace("-", "_"): f"http://{HOST}:{port}"},
+        ready=Probe("embeddings", {"url": lab.url["vllm_embed"], "model": name}),
+        essential=False,
+        endpoints={"vllm_embed": lab.url["vllm_embed"]},
     )
 
 
-def _later(part: Part) -> Part:
-    """Embeddings wait for the agent path: on two cores each start-up beside it would delay the first answer."""
-    from dataclasses import replace
-
-    return replace(part, needs=(*part.needs, "vllm", "llama-stack"), essential=False)
-
-
-def _tools(tools: Toolbox, state: Path, settings: Settings, ports: dict[str, int], url: dict[str, str]) -> Part:
-    argv = (tools.python_lab, "-m", "lab.tools", "--host", HOST, "--port", str(ports["mcp"]))
-    return Part(
-        name="tools",
-        what="MCP tool server over SQLite",
-        argv=(*argv, "--db", str(state / "world.sqlite"), "--otlp-endpoint", url["otlp"]),
-        env={
-            "PYTHONPATH": str(REPO),
-            "OTEL_SERVICE_NAME": Service.TOOLS,
-            "LAB_DATA_DIR": str(settings.data_dir.resolve()),
-        },
-        port=ports["mcp"],
-        ready=Probe("mcp", {"url": f"{url['mcp']}/mcp"}),
-        endpoints={"mcp": url["mcp"]},
-    )
+def _tools(lab: _Lab) -> list[Part]:
+    if "mcp" in lab.external:
+        return []
+    address = ("--host", HOST, "--port", str(lab.ports["mcp"]))
+    data = ("--db", str(lab.state / "world.sqlite"), "--otlp-endpoint", lab.url["otlp"])
+    return [
+        Part(
+            name="tools",
+            what="MCP tool server over SQLite",
+            argv=(lab.tools.python_lab, "-m", "lab.tools", *address, *data),
+            env=LAB_MODULES | {"OTEL_SERVICE_NAME": Service.TOOLS},
+            port=lab.ports["mcp"],
+            ready=Probe("mcp", {"url": f"{lab.url['mcp']}/mcp"}),
+            endpoints={"mcp": lab.url["mcp"]},
+        )
+    ]
 
 
-def _llama_stack(
-    settings: Settings,
-    tools: Toolbox,
-    state: Path,
-    ports: dict[str, int],
-    url: dict[str, str],
-    external: dict[str, str],
-) -> list[Part]:
-    config = state / "run" / "llama-stack.yaml"
+def _llama_stack(lab: _Lab) -> list[Part]:
+    if "llama_stack" in lab.external:
+        return []
+    url = lab.url["llama_stack"]
     server = Part(
         name="llama-stack",
         what="Llama Stack: runs the agent loop, finds documents",
-        argv=(tools.python_lab, "-m", "lab.stack.llama_stack_server"),
-        env={
-            "PYTHONPATH": str(REPO),
-            "LLAMA_STACK_CONFIG": str(config),
-            "LAB_LLAMA_STACK_PORT": str(ports["llama_stack"]),
-            "LAB_LLAMA_STACK_METRICS_PORT": str(ports["llama_stack_metrics"]),
-            "LAB_OTLP_ENDPOINT": url["otlp"],
+        argv=(lab.tools.python_lab, "-m", "lab.stack.llama_stack_server"),
+        env=LAB_MODULES
+        | {
+            "LLAMA_STACK_CONFIG": str(lab.file("llama-stack.yaml")),
+            "LAB_LLAMA_STACK_PORT": str(lab.ports["llama_stack"]),
+            "LAB_LLAMA_STACK_METRICS_PORT": str(lab.ports["llama_stack_metrics"]),
+            "LAB_OTLP_ENDPOINT": lab.url["otlp"],
             "OTEL_SERVICE_NAME": Service.LLAMA_STACK,
-            "TIKTOKEN_CACHE_DIR": tools.tiktoken_cache_dir,
+            "TIKTOKEN_CACHE_DIR": lab.tools.tiktoken_cache_dir,
             "HF_HUB_OFFLINE": "1",
-            "SQLITE_STORE_DIR": str(state / "llama-stack"),
         },
-        port=ports["llama_stack"],
-        ready=Probe("models", {"url": url["llama_stack"], "model": llama_stack_config.model_id(settings.model_name)}),
-        endpoints={"llama_stack": url["llama_stack"]},
+        port=lab.ports["llama_stack"],
+        ready=Probe("models", {"url": url, "model": llama_stack_config.model_id(lab.settings.model_name)}),
+        endpoints={"llama_stack": url},
     )
-    documents = settings.data_dir / "world" / "documents"
-    argv = (tools.python_lab, "-m", "lab.stack.rag", "--llama-stack", url["llama_stack"])
+    documents = (lab.settings.data_dir / "world" / "documents").resolve()
+    arguments = ("--llama-stack", url, "--documents", str(documents), "--result", str(lab.file("documents.json")))
     ingest = Part(
         name="documents",
         what="the help desk's documents, put into Llama Stack's vector store",
-        argv=(*argv, "--documents", str(documents.resolve()), "--result", str(state / "run" / "documents.json")),
-        env={"PYTHONPATH": str(REPO)},
+        argv=(lab.tools.python_lab, "-m", "lab.stack.rag", *arguments),
+        env=LAB_MODULES,
         needs=("llama-stack", "vllm-embed"),
         ready=Probe("exit"),
         task=True,

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,6 @@ from lab.stack.parts import Part
 from lab.stack.state import PartStatus
 
 PROBE_PAUSE_S = 0.25
-WATCH_S = 0.5
 
 
 class Zygote:
@@ -208,9 +206,9 @@ class Runner:
                 self.pid = await self._zygote.fork(self.part.name, self.part.argv, self.part.env, write_fd)
                 code = asyncio.create_task(self._zygote.exit_code(self.pid))
             else:
-                process = self._spawn(write_fd)
+                process = await self._spawn(write_fd)
                 self.pid = process.pid
-                code = asyncio.create_task(_wait(process))
+                code = asyncio.create_task(process.wait())
         finally:
             os.close(write_fd)
         found = processes.identity(self.pid)
@@ -219,16 +217,16 @@ class Runner:
         self._changed()
         return code
 
-    def _spawn(self, log_fd: int) -> subprocess.Popen[bytes]:
+    async def _spawn(self, log_fd: int) -> asyncio.subprocess.Process:
         argv, fds, theirs = self.part.argv, (), None
         if self.part.ready.kind == "imported":
             theirs = self._zygote.open()
             fds = (theirs.fileno(),)
             argv = (*argv, str(theirs.fileno()))
         try:
-            return subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
+            return await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_fd,
                 stderr=log_fd,
                 cwd=REPO,
@@ -340,9 +338,3 @@ def describe_exit(exit_task: asyncio.Task[int]) -> str:
     with contextlib.suppress(ValueError):
         return f"killed by {signal.Signals(-code).name}"
     return f"killed by signal {-code}"
-
-
-async def _wait(process: subprocess.Popen[bytes]) -> int:
-    while process.poll() is None:
-        await asyncio.sleep(WATCH_S / 5)
-    return process.returncode

@@ -29,6 +29,7 @@ from lab.stack.toolbox import find_tools
 
 log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
+COUNT_S = 10.0
 LOCK_FILE = Path("run") / "supervisor.lock"
 LOCKED = 3  # exit status: another supervisor has this state folder
 LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
@@ -50,6 +51,8 @@ class Supervisor:
         self.stop_asked = asyncio.Event()
         self.repair_asked = asyncio.Event()
         self._dirty = asyncio.Event()
+        self._alive: list[tuple[int, float]] = []
+        self._counted_at = 0.0
 
     def publish(self) -> None:
         """Something changed: have stack.json written soon."""
@@ -115,13 +118,20 @@ class Supervisor:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._dirty.wait(), HEARTBEAT_S)
+            if self._dirty.is_set() or time.monotonic() > self._counted_at + COUNT_S:
+                self._count_processes()
             self._dirty.clear()
             self._write()
             await asyncio.sleep(0.1)
 
+    def _count_processes(self) -> None:
+        """Note what runs; not on every beat, since it reads all of /proc."""
+        found = (processes.identity(p.pid) for r in self.runners.values() for p in r.processes())
+        self._alive = [i for i in found if i]
+        self._counted_at = time.monotonic()
+
     def _write(self) -> None:
         pid, create_time = self.me
-        alive = [i for r in self.runners.values() for p in r.processes() if (i := processes.identity(p.pid))]
         state.write(
             self.state_dir,
             StackState(
@@ -133,7 +143,7 @@ class Supervisor:
                 parts=[r.status() for r in self.runners.values()],
                 ports=self.ports,
                 endpoints=self.plan.endpoints,
-                processes=alive,
+                processes=self._alive,
                 repairs=self.repairs,
                 vector_store_id=self._vector_store_id(),
             ),

@@ -9,7 +9,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.schema import Service
 from lab.settings import REPO
 from lab.stack.ports import HOST
 
@@ -21,7 +20,7 @@ MAX_CONTEXT_CPU = 8192
 
 @dataclass(frozen=True)
 class VllmServer:
-    """What one vLLM server is to serve. `lab_model` says that it is small enough for the settings of a laptop CPU."""
+    """What one vLLM server is to serve."""
 
     model: str
     served_name: str
@@ -29,6 +28,7 @@ class VllmServer:
     otlp_url: str | None
     build: str  # of vLLM: 'cuda', else for a CPU ('cpu', or 'source' on macOS)
     max_context: int | None = None
+    text_parts: bool = False  # the chat template joins the parts of a message
     extra: str = ""
 
 
@@ -57,16 +57,20 @@ def chat_args(server: VllmServer) -> list[str]:
         *("--tool-call-parser", "hermes"),
         "--enable-prefix-caching",
         "--enable-prompt-tokens-details",
+        # Not --enable-force-include-usage: that reports the usage in every chunk, and Llama Stack adds them all up.
         "--enable-per-request-metrics",
-        "--enable-force-include-usage",
         "--enable-mfu-metrics",
     ]
     if server.build != "cuda":
         context = min(server.max_context or MAX_CONTEXT_CPU, MAX_CONTEXT_CPU)
         args += ["--enforce-eager", "--dtype", cpu_dtype(), "--max-model-len", str(context)]
         args += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--max-num-seqs", "128"]
+        # The prefix cache finds whole blocks again; a CPU's default, 128 tokens, is more than most prompts have.
+        args += ["--block-size", "32"]
     else:
         args += ["--gpu-memory-utilization", "0.8"]
+    if server.text_parts:
+        args += ["--chat-template-content-format", "openai"]
     return args + shlex.split(server.extra)
 
 
@@ -143,9 +147,6 @@ def server_env(service: str, model: str) -> dict[str, str]:
     """Environment that differs between the two servers. A folder needs no hub, so none is asked."""
     env = {"OTEL_SERVICE_NAME": service}
     return env | {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else env
-
-
-SERVICES = {"vllm": Service.VLLM, "vllm-embed": Service.VLLM_EMBED}
 
 
 def logging_config() -> str:

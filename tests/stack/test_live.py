@@ -18,6 +18,7 @@ from lab.schema import JOBS, Attr, Service, Span
 from lab.settings import Settings
 from lab.stack import processes
 from lab.stack.llama_stack_config import model_id
+from lab.world import make_scenarios
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 GIB = 1024**3
@@ -30,8 +31,11 @@ def wait_for(condition: Callable[[], bool], limit_s: float, what: str) -> None:
         time.sleep(0.3)
 
 
-def ask_agent(settings: Settings, question: str, trace_id: str) -> dict:
-    """One agent request with the MCP tools, under a trace of the caller's."""
+def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
+    """One agent request with the MCP tools, under a trace of the caller's. None if it failed or called no tool.
+
+    A small model does fail: Llama Stack answers 500 when the arguments that it writes are not JSON.
+    """
     tool = {"type": "mcp", "server_label": "help-desk", "server_url": f"{settings.endpoint('mcp')}/mcp"}
     body = {"model": model_id(settings.model_name), "input": question, "temperature": 0}
     response = httpx.post(
@@ -40,8 +44,8 @@ def ask_agent(settings: Settings, question: str, trace_id: str) -> dict:
         headers={"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", "baggage": f"{Attr.TENANT}=acme,secret=x"},
         timeout=120,
     )
-    response.raise_for_status()
-    return response.json()
+    answer = response.json() if response.is_success else {"output": []}
+    return answer if any(item["type"] == "mcp_call" for item in answer["output"]) else None
 
 
 def spans_of(settings: Settings, trace_id: str) -> list[dict]:
@@ -65,15 +69,20 @@ def attributes(holder: dict) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
-    """(trace id, answer, spans) of one agent request."""
-    trace_id = secrets.token_hex(16)
-    answer = ask_agent(live_lab, "How many GPU hours has account ACC-1042 left?", trace_id)
+    """(trace id, answer, spans) of an agent request that called a tool."""
+    for scenario in make_scenarios(12, seed=5, kinds=("single",)):
+        trace_id = secrets.token_hex(16)
+        if answer := ask_agent(live_lab, scenario.turns[0].text, trace_id):
+            break
+    else:
+        pytest.fail("the model called a tool for none of twelve questions")
 
     def arrived() -> bool:
-        names = [s["name"] for s in spans_of(live_lab, trace_id)]
-        return Span.VLLM in names and Span.LLAMA_STACK_RESPONSES in names
+        found = spans_of(live_lab, trace_id)
+        services = {s["service"] for s in found}
+        return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in {s["name"] for s in found}
 
-    wait_for(arrived, 30, "the spans of Llama Stack and vLLM did not arrive")
+    wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
     time.sleep(2)  # the last batch of each exporter
     return trace_id, answer, spans_of(live_lab, trace_id)
 
@@ -88,7 +97,7 @@ def test_every_part_is_ready(live_lab):
 def test_one_request_is_one_trace_through_all_services(one_request):
     """Client's context -> Llama Stack -> vLLM and the tool server: none starts a trace of its own."""
     _, _, spans = one_request
-    assert {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS} <= {s["service"] for s in spans}
+    assert {s["service"] for s in spans} == {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS}
     ids = {s["id"] for s in spans}
     orphans = [s["name"] for s in spans if s["parent"] not in ids]
     assert orphans == [Span.LLAMA_STACK_RESPONSES], "only the server span has its parent at the caller"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lab.errors import ModelError
-from lab.stack.model_folder import check_model_folder
+from lab.settings import REPO
+from lab.stack.model_folder import check_model_folder, joins_text_parts
 
 
 @pytest.fixture
@@ -53,6 +54,14 @@ def test_each_fault_is_named(folder, spoil, message):
     with pytest.raises(ModelError, match=message) as e:
         check_model_folder(folder, do="train it again")
     assert "train it again" in str(e.value)
+
+
+def test_a_template_that_joins_text_parts_is_known(folder):
+    """The lab model's own template is one."""
+    assert not joins_text_parts(folder)
+    own = REPO / "scripts" / "train_lab_model" / "chat_template.jinja"
+    (folder / "chat_template.jinja").write_text(own.read_text())
+    assert joins_text_parts(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path):

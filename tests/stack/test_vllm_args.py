@@ -30,7 +30,7 @@ def value(args: list[str], flag: str) -> str:
 
 
 def test_chat_on_a_cpu_has_what_the_lab_needs():
-    """Tool calls, traces, per-request metrics, usage always, cached tokens, fine buckets, all on loopback."""
+    """Tool calls, traces, per-request metrics, cached tokens, fine buckets, all on loopback."""
     args = chat_args(server(max_context=2048))
     assert value(args, "--tool-call-parser") == "hermes"
     assert value(args, "--host") == "127.0.0.1"
@@ -42,10 +42,14 @@ def test_chat_on_a_cpu_has_what_the_lab_needs():
         "--enable-prefix-caching",
         "--enable-prompt-tokens-details",
         "--enable-per-request-metrics",
-        "--enable-force-include-usage",
         "--enable-mfu-metrics",
         "--enforce-eager",
     } <= set(args)
+
+
+def test_usage_is_not_forced_into_every_chunk():
+    """Llama Stack adds up what every chunk reports: its token totals would be many times the truth."""
+    assert "--enable-force-include-usage" not in chat_args(server())
 
 
 def test_a_long_context_is_cut_on_a_cpu_only():
@@ -65,6 +69,12 @@ def test_the_users_arguments_come_last():
     """argparse takes the last of two: LAB_VLLM_ARGS wins."""
     args = chat_args(server(extra="--tool-call-parser llama3_json --max-num-seqs 4"))
     assert args[-4:] == ["--tool-call-parser", "llama3_json", "--max-num-seqs", "4"]
+
+
+def test_message_parts_go_to_a_template_that_joins_them():
+    """What file search found comes in parts; put together by vLLM it would have line breaks that nobody trained on."""
+    assert value(chat_args(server(text_parts=True)), "--chat-template-content-format") == "openai"
+    assert "--chat-template-content-format" not in chat_args(server())
 
 
 def test_no_traces_without_a_receiver():
