@@ -5,7 +5,7 @@ cannot say: who asked (baggage) becomes span attributes, the span per streamed c
 buckets that fit (the SDK's first bound above zero is 5 seconds).
 
 Environment: LLAMA_STACK_CONFIG, LAB_LLAMA_STACK_PORT, LAB_LLAMA_STACK_METRICS_PORT, LAB_OTLP_ENDPOINT,
-OTEL_SERVICE_NAME.
+OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen on loopback (in a pod).
 """
 
 from __future__ import annotations
@@ -37,7 +37,12 @@ def main() -> None:
     start_metrics(int(os.environ["LAB_LLAMA_STACK_METRICS_PORT"]))
     instrument_clients()
     port = int(os.environ["LAB_LLAMA_STACK_PORT"])
-    uvicorn.run("lab.stack.llama_stack_server:create_app", factory=True, host=HOST, port=port, log_config=None)
+    uvicorn.run("lab.stack.llama_stack_server:create_app", factory=True, host=listen_host(), port=port, log_config=None)
+
+
+def listen_host() -> str:
+    """Loopback, unless LAB_LISTEN_HOST says otherwise."""
+    return os.environ.get("LAB_LISTEN_HOST", HOST)
 
 
 def create_app() -> FastAPI:
@@ -67,7 +72,7 @@ def start_tracing(otlp_url: str) -> None:
 
 
 def start_metrics(port: int) -> None:
-    """Metrics of all instrumentations on http://127.0.0.1:`port`/metrics, for Prometheus."""
+    """Metrics of all instrumentations on port `port`, for Prometheus."""
     from opentelemetry import metrics
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import Histogram, MeterProvider
@@ -84,7 +89,7 @@ def start_metrics(port: int) -> None:
         buckets("gen_ai.client.operation.*", DURATION_BUCKETS_S),
     ]
     metrics.set_meter_provider(MeterProvider(metric_readers=[PrometheusMetricReader()], views=views))
-    start_http_server(port, HOST)
+    start_http_server(port, listen_host())
 
 
 def instrument_clients() -> None:

@@ -1,0 +1,221 @@
+"""Recording rules and alerts, as plain values; lab/k8s/base/rules/rules.yaml is written from them.
+
+Burn rates follow the multi-window, multi-burn-rate recipe of the Google SRE Workbook, chapter 5 ('Alerting on SLOs'): an
+alert fires when the error budget burns so fast both over a long window (it matters) and over a short one (it is still
+going on).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lab.schema import Metric as M
+
+WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
+# (long window, short window, how many times faster than the budget allows), as in the Workbook's table 5-2.
+PAGE = (("1h", "5m", 14.4), ("6h", "30m", 6.0))
+TICKET = (("1d", "2h", 3.0), ("3d", "6h", 1.0))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """`target` is the share that must be good; `errors` the share that was bad, over a window `{w}`; `by` its labels."""
+
+    name: str
+    alert: str
+    target: float
+    errors: str
+    what: str
+    notebook: str
+    by: str = ""
+
+    def record(self, window: str) -> str:
+        """Name of the recorded share of bad events."""
+        return f"lab:{self.name}_errors:ratio_rate{window}"
+
+
+def _late(metric: str, bound: str) -> str:
+    within = f'sum by (model_name) (rate({metric}_bucket{{job="vllm",le="{bound}"}}[{{w}}]))'
+    return f'1 - {within} / (sum by (model_name) (rate({metric}_count{{job="vllm"}}[{{w}}])) > 0)'
+
+
+TTFT_BOUND_S, ITL_BOUND_S = "1.0", "0.05"  # bounds of buckets that lab.stack sets; a test holds them
+OBJECTIVES = (
+    Objective(
+        "availability",
+        "Availability",
+        0.99,
+        '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) or vector(0)) '
+        '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)',
+        "requests to Llama Stack answered without an error",
+        "03_first_look",
+    ),
+    Objective(
+        "ttft", "TTFT", 0.95, _late(M.TTFT, TTFT_BOUND_S),
+        f"model calls whose first token comes within {TTFT_BOUND_S} s", "04_latency", "model_name",
+    ),
+    Objective(
+        "itl", "ITL", 0.95, _late(M.ITL, ITL_BOUND_S),
+        f"pauses between tokens of at most {ITL_BOUND_S} s", "04_latency", "model_name",
+    ),
+)  # fmt: skip
+
+# Used by alerts and cheap for dashboards of many replicas.
+RECORDED = {
+    "lab:requests_waiting:sum": f'sum by (model_name) ({M.WAITING}{{job="vllm"}})',
+    "lab:requests_running:sum": f'sum by (model_name) ({M.RUNNING}{{job="vllm"}})',
+    "lab:kv_cache_usage:max": f'max by (model_name) ({M.KV_CACHE_USAGE}{{job="vllm"}})',
+    "lab:generation_tokens:rate1m": f'sum by (model_name) (rate({M.GENERATION_TOKENS}{{job="vllm"}}[1m]))',
+    "lab:prompt_tokens:rate1m": f'sum by (model_name) (rate({M.PROMPT_TOKENS}{{job="vllm"}}[1m]))',
+    "lab:tool_calls:rate10m": 'sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m]))',
+    "lab:tool_call_errors:ratio_rate10m": (
+        '(sum by (tool) (rate(lab_tool_calls_total{job="lab-tools",outcome!="ok"}[10m])) '
+        'or 0 * sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m]))) '
+        '/ (sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m])) > 0)'
+    ),
+    # The collector's spans on a cluster, the embedded store's on one machine; 0 where neither is there.
+    "lab:spans_accepted:rate10m": (
+        "sum(rate(otelcol_receiver_accepted_spans_total[10m])) "
+        "or sum(rate(tracestore_spans_accepted_total[10m])) or vector(0)"
+    ),
+    "lab:model_calls:rate10m": f'sum(rate({M.REQUESTS}{{job="vllm"}}[10m]))',
+}
+
+
+def recording_rules() -> list[dict[str, Any]]:
+    """All recording rules."""
+    rules = [{"record": name, "expr": expr} for name, expr in RECORDED.items()]
+    for objective in OBJECTIVES:
+        for w in WINDOWS:
+            rules.append({"record": objective.record(w), "expr": objective.errors.replace("{w}", w)})
+    return rules
+
+
+def alerts() -> list[dict[str, Any]]:
+    """All alerts: burn rates of each objective, and the symptoms that have a cause of their own."""
+    burning = [rule for o in OBJECTIVES for rule in (_burns(o, "Fast", PAGE), _burns(o, "Slow", TICKET))]
+    return [*burning, *_symptoms()]
+
+
+def prometheus_rule() -> dict[str, Any]:
+    """The PrometheusRule that the operator loads."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "llm-lab", "namespace": "llm-lab-obs", "labels": {"app.kubernetes.io/name": "rules"}},
+        "spec": rule_groups(),
+    }
+
+
+def rule_groups() -> dict[str, Any]:
+    """The same as a Prometheus rule file."""
+    return {
+        "groups": [
+            {"name": "llm-lab-recorded", "interval": "15s", "rules": recording_rules()},
+            {"name": "llm-lab-alerts", "interval": "15s", "rules": alerts()},
+        ]
+    }
+
+
+def _burns(o: Objective, speed: str, windows: tuple[tuple[str, str, float], ...]) -> dict[str, Any]:
+    budget = 1 - o.target
+    parts = []
+    for long, short, factor in windows:
+        limit = f"{factor * budget:.4g}"
+        parts.append(f"({o.record(long)} > {limit} and {o.record(short)} > {limit})")
+    return _alert(
+        f"{o.alert}BudgetBurns{speed}",
+        " or ".join(parts),
+        "2m" if speed == "Fast" else "15m",
+        "page" if speed == "Fast" else "ticket",
+        f"The error budget of {o.alert} burns {'fast' if speed == 'Fast' else 'slowly but steadily'}",
+        f"Objective: {o.target:.0%} of {o.what}. {{{{ $value | humanizePercentage }}}} are not.",
+        o.notebook,
+    )
+
+
+def _symptoms() -> list[dict[str, Any]]:
+    return [
+        _alert(
+            "KVCacheNearlyFull",
+            "min_over_time(lab:kv_cache_usage:max[5m]) > 0.9",
+            "2m",
+            "ticket",
+            "The KV cache of {{ $labels.model_name }} has been above 90 % for minutes",
+            "New requests wait and running ones are preempted: fewer at once, a shorter context, or another replica.",
+            "05_capacity",
+        ),
+        _alert(
+            "QueueGrows",
+            "lab:requests_waiting:sum > 5 and lab:requests_waiting:sum > 1.2 * (lab:requests_waiting:sum offset 5m)",
+            "3m",
+            "page",
+            "More requests for {{ $labels.model_name }} come than are served",
+            "{{ $value }} wait, a fifth more than five minutes ago. Latency grows until something gives.",
+            "05_capacity",
+        ),
+        _alert(
+            "ToolFailsOften",
+            "lab:tool_call_errors:ratio_rate10m > 0.4 and lab:tool_calls:rate10m > 0.01",
+            "5m",
+            "ticket",
+            "Tool {{ $labels.tool }} fails in {{ $value | humanizePercentage }} of its calls",
+            "The agent gets errors for results and invents, asks again or gives up. The flaky tool of the help desk fails "
+            "in 30 % by design: this is more.",
+            "07_tool_use_quality",
+        ),
+        _alert(
+            "NoSpans",
+            "lab:model_calls:rate10m > 0 and on() lab:spans_accepted:rate10m == 0",
+            "5m",
+            "ticket",
+            "Requests are served, but no span arrives",
+            "Traces, span metrics and exemplars are missing from now on; requests are not harmed.",
+            "01_follow_one_request",
+        ),
+        _alert(
+            "NoModelMetrics",
+            'absent(up{job="vllm"})',
+            "5m",
+            "page",
+            "Prometheus knows of no vLLM",
+            "No replica runs, or none is discovered: every rule on vLLM is silent, which is not the same as well.",
+            "00_stand_up_the_lab",
+        ),
+        _alert(
+            "TargetDown",
+            "up == 0",
+            "2m",
+            "ticket",
+            "{{ $labels.job }} at {{ $labels.instance }} does not answer scrapes",
+            "Its panels show the past.",
+            "00_stand_up_the_lab",
+        ),
+        _alert(
+            "CollectorLosesSpans",
+            "sum(rate(otelcol_exporter_send_failed_spans_total[5m])) + "
+            "(sum(rate(otelcol_exporter_enqueue_failed_spans_total[5m])) or vector(0)) > 0",
+            "5m",
+            "ticket",
+            "The collector loses {{ $value | humanize }} spans a second",
+            "Its backend refuses or is too slow. Traces are incomplete while it lasts.",
+            "01_follow_one_request",
+        ),
+    ]
+
+
+def _alert(
+    name: str, expr: str, for_: str, severity: str, summary: str, description: str, notebook: str
+) -> dict[str, Any]:
+    return {
+        "alert": name,
+        "expr": expr,
+        "for": for_,
+        "labels": {"severity": severity},
+        "annotations": {
+            "summary": summary,
+            "description": description,
+            "runbook_url": f"notebooks/{notebook}.ipynb",
+        },
+    }

@@ -1,0 +1,17 @@
+"""Where the checked files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+K8S = REPO / "lab" / "k8s"
+OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
+RECORDED_METRICS = REPO / "data" / "recorded" / "metrics"
+
+
+def versions(path: Path = K8S / "versions" / "versions.env") -> dict[str, str]:
+    """{name: value} of versions.env."""
+    lines = (line.strip() for line in path.read_text().splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
