@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ from lab.tracestore.traceql.spansets import Window
 log = logging.getLogger("lab.tracestore.api")
 
 PROTOBUF = "application/protobuf"
+_PAGE = Path(__file__).with_name("page.html")
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 MAX_SEARCH_HOURS = 168
 MAX_METRICS_HOURS = 24
 MAX_BULK_SPANS = 5_000_000
@@ -89,6 +92,7 @@ def add_routes(app: web.Application) -> None:
     """Add Tempo's routes, `/metrics`, the page and the bulk endpoint to an application with an Engine under
     `ENGINE`."""
     get = app.router.add_get
+    get("/", page)
     get("/ready", ready)
     get("/metrics", own_metrics)
     get("/api/echo", echo)
@@ -104,6 +108,12 @@ def add_routes(app: web.Application) -> None:
     get("/api/metrics/query", query_instant)
     get("/api/lab/spans", bulk_spans)
     app.router.add_post("/api/lab/export", export_spans)
+
+
+async def page(request: web.Request) -> web.StreamResponse:
+    """Recent traces and a waterfall, for whoever has no Grafana: one static file."""
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": _PAGE_POLICY}
+    return web.FileResponse(_PAGE, headers=headers)
 
 
 async def ready(request: web.Request) -> web.Response:

@@ -1,0 +1,57 @@
+"""A running trace store on free ports, in this process, for the HTTP tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lab.tracestore.engine import Engine
+from lab.tracestore.server import Server
+
+
+@dataclass
+class Running:
+    """A server and a client of each of its ports."""
+
+    engine: Engine
+    tempo: httpx.Client
+    otlp: httpx.Client
+
+    def export(self, body: bytes, **headers: str) -> httpx.Response:
+        """POST an OTLP payload; protobuf unless a content type is given."""
+        sent = {"Content-Type": "application/x-protobuf"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        return self.otlp.post("/v1/traces", content=body, headers=sent)
+
+
+def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEventLoop, Server]:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    engine = Engine(folder)
+    server = Server(engine, port=0, otlp_port=0)
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(timeout=60)
+    clients = [httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) for port in (server.port, server.otlp_port)]
+    return Running(engine, *clients), thread, loop, server
+
+
+def stop(running: Running, thread: threading.Thread, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+    running.tempo.close()
+    running.otlp.close()
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(timeout=60)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(timeout=10)
+    loop.close()
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    """An empty store of one's own."""
+    parts = start(tmp_path)
+    yield parts[0]
+    stop(*parts)
