@@ -53,7 +53,7 @@ def run_session(
     about = facts.collect(settings)
     runs: list[NotebookRun] = []
     notes: list[str] = []
-    started = False
+    started, began_at = False, time.time()
     try:
         with Show() as show:
             started = _stand_up(settings, show)
@@ -69,7 +69,7 @@ def run_session(
     finally:
         with _undisturbed():
             notes += _parts_not_ready(settings) if any(run.status != PASSED for run in runs) else []
-            _keep_logs(settings, out_dir)
+            _keep_logs(settings, out_dir, began_at)
             if started and not keep:
                 stack.down(settings)
     report = write_report(out_dir, runs, about, notes)
@@ -103,10 +103,12 @@ def _parts_not_ready(settings: Settings) -> list[str]:
     ]
 
 
-def _keep_logs(settings: Settings, out_dir: Path) -> None:
-    logs = settings.state_dir / "logs"
-    if logs.is_dir():
-        shutil.copytree(logs, out_dir / "logs", dirs_exist_ok=True)
+def _keep_logs(settings: Settings, out_dir: Path, began_at: float) -> None:
+    """Copy the parts' logs, but not those that an earlier lab left in the same folder."""
+    (out_dir / "logs").mkdir(exist_ok=True)
+    for log in (settings.state_dir / "logs").glob("*"):
+        if log.is_file() and log.stat().st_mtime >= began_at:
+            shutil.copy2(log, out_dir / "logs" / log.name)
 
 
 def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:

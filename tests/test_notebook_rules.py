@@ -1,0 +1,89 @@
+"""The rules for notebooks find what they are there to find."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_output
+
+from lab.errors import LabError
+from scripts import readme_table
+from scripts.check_notebooks import main, strip
+from scripts.notebook_rules import LONGEST_CELL, opening_of, problems
+from tests.runner.notebooks import write
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    return write(tmp_path / "07_look_around.ipynb", "1 + 1")
+
+
+def _executed(path: Path) -> None:
+    """Put in what papermill leaves."""
+    content = nbformat.read(path, as_version=4)
+    content.metadata["papermill"] = {"input_path": "somewhere"}
+    content.cells.insert(2, new_code_cell("rate = 9", metadata={"tags": ["injected-parameters"], "papermill": {}}))
+    content.cells[3].outputs = [new_output("stream", text="2")]
+    content.cells[3].execution_count = 4
+    nbformat.write(content, path)
+
+
+def test_good_notebook_has_no_problems(notebook: Path) -> None:
+    """And its opening can be read."""
+    assert problems(notebook) == []
+    opening = opening_of(notebook)
+    assert (opening.number, opening.title, opening.minutes, opening.bullets) == (
+        "07",
+        "Look around",
+        10,
+        ("one thing",),
+    )
+
+
+def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
+    """Outputs, counts, papermill's metadata and its injected cell; stripping gives back the notebook as it was."""
+    before = notebook.read_bytes()
+    _executed(notebook)
+    found = " ".join(problems(notebook))
+    for trace in ("outputs", "execution count", "papermill's metadata", "injected", "metadata of a run"):
+        assert trace in found
+    assert main([str(notebook)]) == 1
+    assert strip(notebook) and problems(notebook) == [] and not strip(notebook)
+    assert nbformat.reads(before.decode(), 4).cells == nbformat.read(notebook, 4).cells
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("rate = 1.0  # per second", "not 'name: type = value"),
+        ("rate: float = 1.0", "not 'name: type = value"),
+        ("rate: float = 2 * 3  # per second", "does not give a scalar"),
+    ],
+)
+def test_parameters_are_typed_commented_scalars(tmp_path: Path, line: str, problem: str) -> None:
+    """Their comments are the documentation that papermill shows."""
+    assert problem in " ".join(problems(write(tmp_path / "07_a.ipynb", parameters=line)))
+
+
+def test_shape(tmp_path: Path) -> None:
+    """Number, opening, recap, one parameters cell, cells of one thought, a kernel that everybody has."""
+    path = write(tmp_path / "08_a.ipynb", "\n".join(["1"] * (LONGEST_CELL + 1)), parameters=None)
+    content = nbformat.read(path, as_version=4)
+    content.cells.pop()
+    content.metadata["kernelspec"]["name"] = "my-env"
+    nbformat.write(content, path)
+    found = " ".join(problems(path))
+    for problem in ("number 07, its file 08", "Recap", "0 cells tagged", "belongs in lab/", "my-env"):
+        assert problem in found
+
+
+def test_readme_table(notebook: Path) -> None:
+    """A row a notebook; text outside the markers stays; a README without markers is refused."""
+    rows = readme_table.table(notebook.parent)
+    assert "[07 Look around](notebooks/07_look_around.ipynb) | one thing | first | 10 | the stack |" in rows
+    readme = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
+    assert readme_table.with_table(readme, "new") == readme.replace("old", "new")
+    with pytest.raises(LabError, match="markers"):
+        readme_table.with_table("nothing", "new")
