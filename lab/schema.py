@@ -59,27 +59,53 @@ CLIENT_RECORD = _columns(
     ("finish_reason", "string", "of the last model call, or the Responses status"),
 )
 
-# One row a request, joined from client, spans and ground truth.
-# The phases add up: e2e_s = lag_s + network_s + stack_s + queue_s + prefill_s + decode_s + engine_other_s + tool_s
-#                            + unexplained_s, for every row whose trace is complete.
+# One row a span (lab.frames.spans_frame); one column an attribute follows, under the attribute's own name.
+SPAN_FRAME = _columns(
+    ("trace_id", "string", "32 hex digits"),
+    ("span_id", "string", "16 hex digits"),
+    ("parent_id", "string", "16 hex digits; empty for a root"),
+    ("service", "category", "service.name of the resource"),
+    ("name", "category", "span name"),
+    ("kind", "category", "internal, server, client, producer, consumer or unspecified"),
+    ("start_at", "datetime64[ns, UTC]", "when it began"),
+    ("duration_s", "float64", "end - start; 0 where the end lies before the start"),
+    ("status", "category", "unset, ok or error"),
+    ("status_message", "string", "what the span says of its error; empty for nothing"),
+)
+
+# One row a request, joined from client, spans and ground truth. The phases add up, for every row:
+#   e2e_s = lag_s + network_s + stack_s + tool_list_s + tool_s + model_http_s + queue_s + prefill_s + decode_s
+#           + engine_other_s - overlap_s + unexplained_s
+# A phase whose spans are missing is NaN, and its time is in unexplained_s.
 REQUEST_FRAME = _columns(
     *((c.name, c.dtype, c.meaning) for c in CLIENT_RECORD if c.name not in ("chunk_offsets_s", "error_message")),
     ("turns", "int64", "model calls in the trace (vLLM's llm_request spans)"),
-    ("tool_runs", "int64", "tool calls in the trace"),
+    ("tool_runs", "int64", "tool calls in the trace, as the caller (Llama Stack) made them"),
+    ("tool_failures", "int64", "of these, calls that the tool server itself reports as failed"),
+    ("network_s", "float64", "client's view less the server's span: connection, transfer, waiting to be accepted"),
+    ("stack_s", "float64", "Llama Stack's own time: its server span less model calls, tool calls and tool lists"),
+    ("tool_list_s", "float64", "sum over Llama Stack's questions to the tool server which tools it has"),
+    ("tool_s", "float64", "sum over tool calls, as the caller (Llama Stack) sees them"),
+    ("model_http_s", "float64", "sum over turns: Llama Stack's model call less vLLM's span (HTTP, vLLM's API server)"),
     ("queue_s", "float64", "sum over turns: arrival at vLLM until first scheduled"),
     ("prefill_s", "float64", "sum over turns: first scheduled until first token"),
     ("decode_s", "float64", "sum over turns: first token until last token"),
     ("engine_other_s", "float64", "rest of vLLM's request spans: tokenising, output handling"),
-    ("tool_s", "float64", "sum over tool calls, as the caller (Llama Stack) sees them"),
-    ("stack_s", "float64", "Llama Stack's own time: its server span less model calls and tool calls"),
-    ("network_s", "float64", "client's view less Llama Stack's server span: connection, transfer, client"),
-    ("unexplained_s", "float64", "what is left; near 0 when the trace is whole and the clocks agree"),
+    ("overlap_s", "float64", "time that calls running at once have in common, counted twice above; to be subtracted"),
+    ("unexplained_s", "float64", "what no span accounts for; near 0 when the trace is whole and the clocks agree"),
     ("span_prompt_tokens", "int64", "sum over vLLM's spans"),
     ("span_completion_tokens", "int64", "sum over vLLM's spans"),
+    ("span_cached_tokens", "int64", "sum over Llama Stack's model call spans: prompt tokens from the prefix cache"),
     ("spans", "int64", "spans in the trace"),
     ("trace_complete", "boolean", "every parent is there, every model call has its vLLM span, the root has ended"),
     ("trace_problem", "string", "why the trace is not complete; empty if it is"),
 )
+
+# The phases of REQUEST_FRAME in the order in which a request first meets them.
+PHASES = (
+    "lag_s", "network_s", "stack_s", "tool_list_s", "model_http_s", "queue_s", "prefill_s", "decode_s",
+    "engine_other_s", "tool_s",
+)  # fmt: skip
 
 
 class Span:
@@ -123,6 +149,15 @@ class Attr:
     RUN = "lab.run"
     REQUEST = "lab.request"
 
+
+# Attributes that become columns of a span frame unless others are asked for.
+SPAN_ATTRIBUTES = (
+    *(name for key, name in vars(Attr).items() if key.isupper() and name != Attr.SERVICE),
+    "gen_ai.response.time_to_first_chunk",
+    "http.request.method",
+    "http.response.status_code",
+    "http.route",
+)
 
 BAGGAGE = (Attr.TENANT, Attr.USER, Attr.SESSION, Attr.SCENARIO, Attr.RUN, Attr.REQUEST)
 

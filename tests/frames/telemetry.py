@@ -1,0 +1,154 @@
+"""Small telemetry made by hand, whose answers are known: OTLP JSON documents and client records."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lab.schema import CLIENT_RECORD, Attr, Service, Span
+
+T0 = 1_800_000_000  # seconds since the epoch
+SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_INTERNAL"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the shape of a SpansAnswer."""
+
+    documents: tuple[bytes, ...] = ()
+    arrow: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Of the shape of a Series."""
+
+    labels: dict[str, str]
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of the shape of a MetricAnswer."""
+
+    series: tuple[Metric, ...]
+
+
+def metrics(*series: tuple[dict[str, str], list[tuple[float, str]]]) -> Metrics:
+    """Prometheus' answer with these samples: ({label: value}, [(seconds, 'value')]) each."""
+    return Metrics(tuple(Metric(labels, (_samples(samples),)) for labels, samples in series))
+
+
+def _samples(samples: list[tuple[float, str]]) -> bytes:
+    return json.dumps([[t, v] for t, v in samples], separators=(",", ":")).encode()
+
+
+def span(
+    number: int, parent: int, service: str, name: str, start_s: float, end_s: float, kind: str = INTERNAL, *,
+    trace: int = 1, error: str = "", **attributes: Any,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """(service, a span in Tempo's JSON). Times are relative to T0; `_` in attribute names stand for themselves."""
+    status = {"code": "STATUS_CODE_ERROR", "message": error} if error else {}
+    made = {
+        "traceId": _base64(trace, 16),
+        "spanId": _base64(number, 8),
+        "name": name,
+        "kind": kind,
+        "startTimeUnixNano": str(round((T0 + start_s) * 1000) * 1_000_000),
+        "endTimeUnixNano": str(round((T0 + end_s) * 1000) * 1_000_000),
+        "attributes": [{"key": k, "value": value(v)} for k, v in attributes.items()],
+        "status": status,
+    }
+    if parent:
+        made["parentSpanId"] = _base64(parent, 8)
+    return service, made
+
+
+def value(plain: Any) -> dict[str, Any]:
+    if isinstance(plain, bool):
+        return {"boolValue": plain}
+    if isinstance(plain, int):
+        return {"intValue": str(plain)}
+    if isinstance(plain, float):
+        return {"doubleValue": plain}
+    if isinstance(plain, list):
+        return {"arrayValue": {"values": [value(v) for v in plain]}}
+    return {"stringValue": plain}
+
+
+def document(*spans: tuple[str, dict[str, Any]], key: str = "resourceSpans") -> bytes:
+    """One trace as Tempo sends it: the spans grouped by service."""
+    by_service: dict[str, list[dict[str, Any]]] = {}
+    for service, made in spans:
+        by_service.setdefault(service, []).append(made)
+    owners = [
+        {
+            "resource": {"attributes": [{"key": Attr.SERVICE, "value": {"stringValue": service}}]},
+            "scopeSpans": [{"scope": {"name": "by hand"}, "spans": found}],
+        }
+        for service, found in by_service.items()
+    ]
+    return json.dumps({key: owners}).encode()
+
+
+def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, dict[str, Any]]]:
+    """A whole agent request of 1.000 s: lag 0.010, network 0.040, stack 0.120, list 0.030, tool 0.200,
+    model HTTP 0.100, queue 0.050, prefill 0.150, decode 0.250, engine other 0.050. Two turns, one tool call, 300 prompt
+    and 20 completion tokens."""
+    base = trace * 100
+    stack, vllm, tools = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
+
+    def one(n: int, parent: int, service: str, name: str, a: float, b: float, kind: str = INTERNAL, **more: Any):
+        return span(
+            base + n, parent and base + parent, service, name, shift_s + a, shift_s + b, kind, trace=trace, **more
+        )
+
+    return [
+        one(1, 0, Service.CLIENT, Span.CLIENT, 0.0, 1.0, CLIENT),
+        one(2, 1, stack, Span.LLAMA_STACK_RESPONSES, 0.030, 0.980, SERVER),
+        one(3, 2, stack, Span.LIST_TOOLS, 0.050, 0.080),
+        one(4, 2, stack, "chat lab-model", 0.100, 0.400, CLIENT, **{Attr.CACHE_READ_TOKENS: 16}),
+        one(5, 4, stack, "POST", 0.110, 0.390, CLIENT),
+        one(6, 5, vllm, Span.VLLM, 0.120, 0.370, SERVER, **_engine(0.020, 0.080, 0.120, 100, 12)),
+        one(7, 2, stack, "invoke_mcp_tool", 0.420, 0.620, **{Attr.LLAMA_STACK_TOOL_NAME: "gpu_price"}),
+        one(8, 7, tools, "execute_tool gpu_price", 0.450, 0.600, **{Attr.TOOL_NAME: "gpu_price"}),
+        one(9, 2, stack, "chat lab-model", 0.640, 0.940, CLIENT, **{Attr.CACHE_READ_TOKENS: 64}),
+        one(10, 9, stack, "POST", 0.650, 0.930, CLIENT),
+        one(11, 10, vllm, Span.VLLM, 0.660, 0.910, SERVER, **_engine(0.030, 0.070, 0.130, 200, 8)),
+    ]  # fmt: skip
+
+
+def _engine(queue_s: float, prefill_s: float, decode_s: float, prompt: int, completion: int) -> dict[str, Any]:
+    return {
+        Attr.VLLM_QUEUE_S: queue_s,
+        Attr.VLLM_PREFILL_S: prefill_s,
+        Attr.VLLM_DECODE_S: decode_s,
+        Attr.VLLM_PROMPT_TOKENS: prompt,
+        Attr.VLLM_COMPLETION_TOKENS: completion,
+    }
+
+
+def records(*traces: int, **changes: Any) -> pd.DataFrame:
+    """The client's records of these agent requests: lag 10 ms, e2e 1 s, first token at 0.2 s."""
+    rows = []
+    for trace in traces:
+        row: dict[str, Any] = {c.name: _ZERO[c.dtype] for c in CLIENT_RECORD}
+        row.update(
+            run_id="run", request_id=f"r{trace}", trace_id=f"{trace:032x}", api="responses", model="lab-model",
+            scheduled_at=T0, sent_at=T0 + 0.010, first_token_at=T0 + 0.2, last_token_at=T0 + 0.9, done_at=T0 + 1.0,
+            lag_s=0.010, ttft_s=0.2, e2e_s=1.0, status="ok", http_status=200, prompt_tokens=300, completion_tokens=20,
+        )  # fmt: skip
+        rows.append({**row, **changes})
+    dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
+    return pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+
+
+_ZERO = {"string": "", "json": "[]", "int64": 0, "float64": 0.0}
+
+
+def _base64(number: int, size: int) -> str:
+    return base64.b64encode(number.to_bytes(size, "big")).decode()

@@ -1,0 +1,151 @@
+"""Spans as a frame, whichever way they came."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from lab.errors import FrameError
+from lab.frames import spans_frame, trace_problems
+from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME, Attr, Span
+from tests.frames.telemetry import CLIENT, T0, Answer, agent_request, document, span
+
+MIXED = span(
+    255, 0, "svc", "mixed", 0, 1.5, CLIENT, error="boom",
+    text="a", whole=3, real=0.5, yes=True, many=["x", 1],
+)  # fmt: skip
+
+
+def test_a_span_becomes_a_row() -> None:
+    """Ids as hex, times in UTC, the schema's columns first, then the attributes in the order asked for."""
+    frame = spans_frame(Answer((document(MIXED),)), attributes=["real", "text", "nowhere"])
+    assert list(frame.columns) == [*(c.name for c in SPAN_FRAME), "real", "text", "nowhere"]
+    row = frame.iloc[0]
+    assert row.span_id == "00000000000000ff" and row.trace_id == f"{1:032x}" and row.parent_id == ""
+    assert row.start_at == pd.Timestamp(T0, unit="s", tz="UTC") and row.duration_s == 1.5
+    assert (row.kind, row.status, row.status_message, row.service) == ("client", "error", "boom", "svc")
+    assert row.real == 0.5 and row.text == "a" and math.isnan(row.nowhere)
+
+
+def test_every_attribute_on_request() -> None:
+    """Types stay: numbers are numbers, truth is truth, lists are JSON text; spans without one have a gap."""
+    frame = spans_frame(Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=None)
+    assert frame.whole.tolist()[0] == 3 and math.isnan(frame.whole.tolist()[1])
+    assert frame.yes.tolist() == [True, pd.NA] and frame.text.isna().tolist() == [False, True]
+    assert json.loads(frame.many[0]) == {"values": [{"stringValue": "x"}, {"intValue": "1"}]}
+
+
+def test_the_older_shape_and_hex_ids_are_read_too() -> None:
+    """`batches` (v1) for `resourceSpans`, ids in hex for base64, kinds and status codes as numbers."""
+    service, made = MIXED
+    made = {
+        **made,
+        "traceId": "ab" * 16,
+        "spanId": "cd" * 8,
+        "parentSpanId": "0" * 16,
+        "kind": 3,
+        "status": {"code": 2},
+    }
+    row = spans_frame(Answer((document((service, made), key="batches"),)), attributes=()).iloc[0]
+    assert (row.trace_id, row.span_id, row.parent_id, row.kind, row.status) == (
+        "ab" * 16, "cd" * 8, "", "client", "error",
+    )  # fmt: skip
+
+
+def test_no_spans_is_an_empty_frame_of_the_same_shape() -> None:
+    """Columns and dtypes do not depend on there being rows."""
+    full, empty = spans_frame(Answer((document(*agent_request()),))), spans_frame(Answer(()))
+    assert list(empty.columns) == list(full.columns) and empty.start_at.dtype == full.start_at.dtype
+    assert trace_problems(empty).empty
+
+
+@pytest.mark.parametrize("bad", [b"<html>", b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}', b"{"])
+def test_what_is_no_trace_is_refused(bad: bytes) -> None:
+    """The error shows how the document begins."""
+    with pytest.raises(FrameError, match="not OTLP JSON"):
+        spans_frame(Answer((bad,)))
+
+
+def arrow_of(frame: pd.DataFrame, **extra: list) -> bytes:
+    """The same spans as the lab's own store streams them (lab.tracestore.bulk.COLUMNS)."""
+    start = frame.start_at.astype("int64")
+    table = pa.table(
+        {
+            "trace_id": frame.trace_id.tolist(),
+            "span_id": frame.span_id.tolist(),
+            "parent_span_id": frame.parent_id.tolist(),
+            "name": frame.name.tolist(),
+            "kind": frame.kind.tolist(),
+            "service_name": frame.service.tolist(),
+            "start_time_unix_nano": start.to_numpy(),
+            "end_time_unix_nano": (start + (frame.duration_s * 1e9).round().astype("int64")).to_numpy(),
+            "status": frame.status.tolist(),
+            "status_message": frame.status_message.tolist(),
+            **extra,
+        }
+    )
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_both_ways_give_the_same_frame() -> None:
+    """The Arrow stream of the lab's own store and OTLP JSON of a Tempo are the same spans."""
+    wanted = [Attr.VLLM_PROMPT_TOKENS, Attr.LLAMA_STACK_TOOL_NAME, "loose"]
+    by_json = spans_frame(Answer((document(*agent_request()),)), attributes=wanted)
+    stream = arrow_of(
+        by_json,
+        **{
+            Attr.VLLM_PROMPT_TOKENS: pa.array(by_json[Attr.VLLM_PROMPT_TOKENS], pa.int64(), from_pandas=True),
+            Attr.LLAMA_STACK_TOOL_NAME: by_json[Attr.LLAMA_STACK_TOOL_NAME]
+            .astype(object)
+            .where(lambda s: s.notna(), None),
+            "attributes": ["{}"] * len(by_json),
+        },
+    )
+    by_arrow = spans_frame(Answer(arrow=stream), attributes=wanted)
+    for column in by_json:
+        if isinstance(by_json[column].dtype, pd.CategoricalDtype):
+            assert by_arrow[column].astype(str).tolist() == by_json[column].astype(str).tolist(), column
+        else:
+            pd.testing.assert_series_equal(by_arrow[column], by_json[column], check_dtype=column != "loose")
+
+
+def test_loose_attributes_come_from_the_json_object() -> None:
+    """Attributes without a column of their own are found in the object of the others."""
+    frame = spans_frame(Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=())
+    stream = arrow_of(frame, attributes=['{"a.b":1.5,"list":[1],"s":"x"}', "{}"], **{"own.one": [1, 2]})
+    every = spans_frame(Answer(arrow=stream), attributes=None)
+    assert (
+        every["a.b"].tolist()[0] == 1.5 and every["list"].tolist()[0] == "[1]" and every["own.one"].tolist() == [1, 2]
+    )
+    assert list(spans_frame(Answer(arrow=stream), attributes=["s", "own.one"]).columns[-2:]) == ["s", "own.one"]
+
+
+def test_a_stream_asked_for_without_the_attribute_is_refused() -> None:
+    """A column of nothing would look like spans without the attribute."""
+    frame = spans_frame(Answer((document(MIXED),)), attributes=())
+    with pytest.raises(FrameError, match="without the attributes gen_ai"):
+        spans_frame(Answer(arrow=arrow_of(frame)), attributes=[Attr.VLLM_QUEUE_S])
+    with pytest.raises(FrameError, match="cannot be read"):
+        spans_frame(Answer(arrow=arrow_of(frame)[:-200]))
+
+
+def test_the_gravest_problem_of_each_trace_is_named() -> None:
+    """One text a trace, indexed by trace id."""
+    whole, rootless = agent_request(1), agent_request(2)[1:]
+    engineless = [s for s in agent_request(3) if s[1]["name"] != Span.VLLM]
+    problems = trace_problems(spans_frame(Answer((document(*whole), document(*rootless), document(*engineless)))))
+    assert problems.to_dict() == {
+        f"{1:032x}": "", f"{2:032x}": "it has no root span", f"{3:032x}": "2 of its model calls lack vLLM's span",
+    }  # fmt: skip
+
+
+def test_the_default_attributes_are_the_schemas() -> None:
+    """What the request frame needs is there without asking."""
+    assert set(SPAN_ATTRIBUTES) <= set(spans_frame(Answer(())).columns)
