@@ -8,11 +8,12 @@ from matplotlib.patches import Patch
 
 from lab.errors import FrameError
 from lab.figures.style import OTHER_SERVICE, PHASE_COLOURS, SERVICE_COLOURS, figure, need_rows
-from lab.schema import Attr, Span
+from lab.schema import Attr, Service, Span
 
 # vLLM's own division of its span, in the order in which it happens
 _INSIDE = (("queue_s", Attr.VLLM_QUEUE_S), ("prefill_s", Attr.VLLM_PREFILL_S), ("decode_s", Attr.VLLM_DECODE_S))
 _LONGEST_LABEL = 44
+_LABEL_POINTS, _CHARACTER_WIDTH = 8, 0.61  # of a monospaced font, in points and as a share of its size
 
 
 @figure
@@ -29,8 +30,7 @@ def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
     for y, (_, span) in enumerate(tree.iterrows()):
         _bar(ax, y, span)
         _note(ax, y, span, total_ms)
-    ax.set_yticks(range(len(tree)), [_label(s) for _, s in tree.iterrows()], fontsize=8, family="monospace")
-    ax.tick_params(axis="y", length=0)
+    _name_rows(ax, tree)
     ax.set_ylim(len(tree) - 0.4, -0.6)
     ax.set_xlim(0, total_ms * 1.12)
     ax.set_xlabel("milliseconds since the request was due")
@@ -58,14 +58,24 @@ def _note(ax: Axes, y: int, span: pd.Series, total_ms: float) -> None:
     ax.text(end_ms + total_ms * 0.008, y, f"{span['duration_s'] * 1e3:,.1f}", va="center", fontsize=7, color="#444444")
 
 
+def _name_rows(ax: Axes, tree: pd.DataFrame) -> None:
+    """Names left of the axis, flush left, so that the indentation shows what is inside what."""
+    labels = [_label(span) for _, span in tree.iterrows()]
+    ax.set_yticks(range(len(tree)), labels, fontsize=_LABEL_POINTS, family="monospace", ha="left")
+    ax.tick_params(axis="y", length=0, pad=max(map(len, labels)) * _LABEL_POINTS * _CHARACTER_WIDTH)
+
+
 def _label(span: pd.Series) -> str:
     text = "  " * int(span["depth"]) + str(span["name"])
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 
 
 def _legend(ax: Axes, tree: pd.DataFrame) -> None:
+    divided = (tree["name"] == Span.VLLM).any()
     services = [s for s in SERVICE_COLOURS if s in set(tree["service"].astype(str))]
-    handles = [Patch(color=SERVICE_COLOURS[s], label=s) for s in services]
-    if (tree["name"] == Span.VLLM).any():
-        handles += [Patch(color=PHASE_COLOURS[p], label=p.removesuffix("_s")) for p, _ in _INSIDE]
-    ax.legend(handles=handles, ncols=len(handles), loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8)
+    handles = [Patch(color=SERVICE_COLOURS[s], label=s) for s in services if not (divided and s == Service.VLLM)]
+    if divided:
+        handles += [Patch(color=PHASE_COLOURS[p], label=f"vllm: {p.removesuffix('_s')}") for p, _ in _INSIDE]
+    if (tree.get("status") == "error").any():
+        handles.append(Patch(fill=False, edgecolor="black", hatch="////", label="error"))
+    ax.legend(handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lab.schema import BAGGAGE
 from lab.stack.jsonlog import config as json_logging
+from lab.stack.mcp_context import send_context_with_tool_calls
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import log_spaced
 
@@ -99,6 +100,7 @@ def instrument_clients() -> None:
 
     for instrumentor in (HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, OpenAIInstrumentor):
         instrumentor().instrument()
+    send_context_with_tool_calls()
 
 
 if __name__ == "__main__":

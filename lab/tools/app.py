@@ -11,6 +11,7 @@ from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from opentelemetry import context as otel_context
+from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.sdk.trace import TracerProvider
@@ -55,9 +56,8 @@ def mcp_server(calls: Calls) -> Server:
 
     @server.call_tool(validate_input=False)  # ours says it in words that the model knows
     async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
-        parent = _request_context(server)
-        _name_method(parent, "tools/call")
-        result = await calls.run(name, arguments, parent, str(server.request_context.request_id))
+        _name_method(_request_context(server), "tools/call")
+        result = await calls.run(name, arguments, _caller_context(server), str(server.request_context.request_id))
         return CallToolResult(content=[TextContent(type="text", text=result.text)], isError=result.failed)
 
     return server
@@ -67,6 +67,19 @@ def _request_context(server: Server) -> Context | None:
     """The trace context of the HTTP request that carried the message: MCP's own tasks may have begun in another."""
     request = server.request_context.request
     return request.scope.get(_CONTEXT) if isinstance(request, Request) else None
+
+
+def _caller_context(server: Server) -> Context | None:
+    """The context of who called the tool: what the message itself carries, else that of its HTTP request.
+
+    A client may send all messages of a session from a task that was started for another one; see
+    `lab.stack.mcp_context`.
+    """
+    meta = server.request_context.meta
+    carried = (meta.model_extra or {}) if meta else {}
+    if "traceparent" not in carried:
+        return _request_context(server)
+    return propagate.extract({k: v for k, v in carried.items() if isinstance(v, str)})
 
 
 def _name_method(context: Context | None, method: str) -> None:
