@@ -26,11 +26,15 @@ BAD_STYLE = "bold red"
 def up(wait: str) -> None:
     """Stand up, show progress, print where everything is."""
     settings, console = load_settings(), Console()
-    if console.is_terminal:
-        with Live(console=console, refresh_per_second=5) as live:
-            endpoints = stack.up(settings, lambda parts, t: live.update(_progress_table(parts, t)), wait)
-    else:
-        endpoints = stack.up(settings, LineProgress(), wait)
+    try:
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=5) as live:
+                endpoints = stack.up(settings, lambda parts, t: live.update(_progress_table(parts, t)), wait)
+        else:
+            endpoints = stack.up(settings, LineProgress(), wait)
+    except KeyboardInterrupt:
+        print("the lab goes on coming up; `lab status` shows how far it is, `lab down` stops it", file=sys.stderr)
+        raise
     for name, url in sorted(endpoints.items()):
         console.print(f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
 

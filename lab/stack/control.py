@@ -196,10 +196,11 @@ def _wait_until_up(
             _report_failure(state_dir, _cause(found, failed), fresh and failed.essential)
         if found.phase == "up" and all(p.ready and _runs(p) for p in wanted):
             return found.endpoints
-        if found.phase in ("down", "stopping"):
-            raise StackError("the lab was taken down while it was coming up", do="run `lab up` again")
         time.sleep(POLL_S)
-        found = state.read(state_dir) or found
+        now = state.read(state_dir)
+        if now is None or now.phase in ("down", "stopping"):
+            raise StackError("the lab was taken down while it was coming up", do="run `lab up` again")
+        found = now
         if not processes.is_same(found.supervisor_pid, found.supervisor_create_time) and found.phase != "failed":
             log = state_dir / "logs" / "supervisor.log"
             had = "\n".join(last_lines(log))

@@ -1,9 +1,9 @@
 """Tool calls carry the trace context of their own caller.
 
 Llama Stack keeps one MCP session a request, opened when it lists the tools. The session's HTTP requests are sent by a
-task that was started there, so their spans, and all that the tool server does, would hang under `list_mcp_tools` and not
-under the `invoke_mcp_tool` that called. MCP has a place for the context of a message: `params._meta`, with the W3C names
-(OpenTelemetry's semantic conventions for MCP say the same); the tool server takes it from there.
+task that was started there, so their spans, and all that the tool server does, would hang under `list_mcp_tools` and
+not under the `invoke_mcp_tool` that called. MCP has a place for the context of a message: `params._meta`, with the W3C
+names (OpenTelemetry's semantic conventions for MCP say the same); the tool server takes it from there.
 """
 
 from __future__ import annotations

@@ -272,10 +272,13 @@ class Runner:
     async def _ask(self, client: httpx.AsyncClient, kind: str) -> str:
         """Why it is not ready; empty if it is."""
         asked = asyncio.create_task(ready.PROBES[kind](client, **self.part.ready.target))
-        await asyncio.wait({asked, self._exit}, return_when=asyncio.FIRST_COMPLETED)
-        if not asked.done():  # it ended while we were asking
+        asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # what is not looked at below
+        try:
+            await asyncio.wait({asked, self._exit}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                return "it ended while it was asked"
+        finally:
             asked.cancel()
-            return "it ended"
         error = asked.exception()
         if error is None:
             return ""

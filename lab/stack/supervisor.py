@@ -62,7 +62,7 @@ class Supervisor:
         """Until told to stop, or until the first start has failed. Returns the exit status."""
         heart = asyncio.create_task(self._beat())
         state.write_endpoints(self.state_dir, self.plan.own_endpoints)
-        failed = not await self._start(list(self.runners.values()))
+        failed = not await self._start(list(self.runners.values())) and not self.stop_asked.is_set()
         self.phase = "failed" if failed else "up"
         while not failed and not self.stop_asked.is_set():
             self.publish()

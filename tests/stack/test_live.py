@@ -112,6 +112,14 @@ def test_a_chat_span_arrives_for_every_model_call(one_request):
     assert all(int(s["attributes"][Attr.OUTPUT_TOKENS]) > 0 for s in chats)
 
 
+def test_the_tokens_of_an_answer_are_those_of_its_model_calls(one_request):
+    """Neither more, as when vLLM reports its usage in every chunk, nor less."""
+    _, answer, spans = one_request
+    engine = [s["attributes"] for s in spans if s["name"] == Span.VLLM]
+    assert answer["usage"]["input_tokens"] == sum(int(a[Attr.VLLM_PROMPT_TOKENS]) for a in engine)
+    assert answer["usage"]["output_tokens"] == sum(int(a[Attr.VLLM_COMPLETION_TOKENS]) for a in engine)
+
+
 def test_who_asked_is_on_llama_stacks_spans(one_request):
     """Baggage of the known keys becomes attributes; anything else a client sends does not."""
     _, _, spans = one_request

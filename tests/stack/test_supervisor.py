@@ -143,6 +143,19 @@ def test_up_after_a_killed_supervisor_starts_all_anew(small_lab):
     assert all_gone([grandchild])
 
 
+def test_down_while_it_comes_up_is_no_failure(small_lab):
+    """Whoever waits in `up` is told that it was taken down, not that a part failed."""
+    settings = small_lab()
+
+    def take_down(*_) -> None:
+        stack.down(settings)
+
+    with pytest.raises(StackError, match="taken down while it was coming up") as e:
+        stack.up(settings, take_down)
+    assert not isinstance(e.value, PartFailed)
+    assert processes.leftovers(settings.state_dir, []) == []
+
+
 def test_what_fails_at_the_start_is_named_and_nothing_stays(small_lab):
     """The error names the part, quotes its log, says which log to read; what was started is stopped."""
     settings = small_lab(fail="other")
