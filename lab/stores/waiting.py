@@ -75,6 +75,7 @@ def wait(
     wanted, begun = list(dict.fromkeys(trace_ids)), time.monotonic()
     pending, sizes = wanted, dict.fromkeys(wanted, 0)
     wrong: dict[str, str] = {}
+    looks = 0
     while pending:
         answer = tempo.spans("{}", *window) if window and tempo.streams else tempo.traces(pending)
         found, now = find_problems(answer), span_counts(answer)
@@ -83,11 +84,11 @@ def wait(
             wrong[trace_id] = (found.get(trace_id) or (GROWING if grown else "")) if trace_id in now else NOTHING
         sizes.update({i: now.get(i, 0) for i in pending})
         pending = [i for i in pending if wrong[i]]
-        left_s = timeout_s - (time.monotonic() - begun)
-        if left_s <= 0:
+        left_s, looks = timeout_s - (time.monotonic() - begun), looks + 1
+        if left_s <= 0 and looks > 1:  # a single look cannot tell whether a trace still grows
             break
         if pending:
-            time.sleep(min(POLL_S, left_s))
+            time.sleep(max(0.0, min(POLL_S, left_s)))
     waited_s = time.monotonic() - begun
     late = set(pending)
     return Arrival(tuple(i for i in wanted if i not in late), {i: wrong[i] for i in pending}, waited_s)

@@ -1,0 +1,226 @@
+"""Prometheus, and what passes for it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.errors import NoData, NotUp, QueryRejected, StoreError, StoreUnreachable
+from lab.settings import load_settings
+from lab.stores import Prometheus
+from lab.stores.diagnosis import metric_names_in
+from lab.stores.prometheus import MAX_POINTS, pieces
+from tests.stores.servers import Reply, telling
+
+
+def success(data: object) -> Reply:
+    return Reply(json.dumps({"status": "success", "data": data}).encode())
+
+
+def vector(*series: tuple[dict[str, str], float]) -> Reply:
+    return success({"resultType": "vector", "result": [{"metric": m, "value": [1.0, str(v)]} for m, v in series]})
+
+
+def matrix(*series: tuple[dict[str, str], list]) -> Reply:
+    return success({"resultType": "matrix", "result": [{"metric": m, "values": v} for m, v in series]})
+
+
+def test_an_answer_knows_what_was_asked() -> None:
+    """Labels as they are, samples untouched, and where it came from."""
+    with telling(lambda path, params: vector(({"__name__": "up", "job": "vllm"}, 1))) as server:
+        answer = Prometheus(server.url + "/").query("up", at=datetime.fromtimestamp(5, UTC))
+    assert [s.labels for s in answer] == [{"__name__": "up", "job": "vllm"}]
+    assert bytes(answer.series[0].pieces[0]) == b'[[1.0, "1"]]'
+    assert answer.metrics == [{"metric": {"__name__": "up", "job": "vllm"}, "value": [1.0, "1"]}]
+    assert answer.provenance.url == server.url and answer.provenance.start == 5.0
+    assert server.asked == [("/api/v1/query", {"query": "up", "time": "5.000", "timeout": "30s"})]
+
+
+def test_a_scalar_is_a_series_without_labels() -> None:
+    """`time()` and `1+1` are answers too."""
+    with telling(lambda *_: success({"resultType": "scalar", "result": [1.5, "2"]})) as server:
+        answer = Prometheus(server.url).query("1+1")
+    assert (
+        answer.kind == "vector"
+        and answer.series[0].labels == {}
+        and bytes(answer.series[0].pieces[0]) == b'[[1.5, "2"]]'
+    )
+
+
+def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
+    """11,000 points at a time, every point once, series joined by their labels in whatever order they come."""
+
+    def answer(_: str, params: dict[str, str]) -> Reply:
+        first = float(params["start"])
+        series = [({"a": "x"}, [[first, "1"]]), ({"a": "y"}, [[first, "2"]])]
+        return matrix(*(series if first == 0 else reversed(series)))
+
+    with telling(answer) as server:
+        found = Prometheus(server.url).range("m", 0, 22_000, 1)
+    windows = [(p["start"], p["end"]) for _, p in server.asked]
+    assert windows == [("0.000", "10999.000"), ("11000.000", "21999.000"), ("22000.000", "22000.000")]
+    assert {s.labels["a"]: [json.loads(bytes(p)) for p in s.pieces] for s in found} == {
+        "x": [[[0.0, "1"]], [[11_000.0, "1"]], [[22_000.0, "1"]]],
+        "y": [[[0.0, "2"]], [[11_000.0, "2"]], [[22_000.0, "2"]]],
+    }
+    assert found.provenance.requests == 3 and (found.provenance.start, found.provenance.end) == (0, 22_000)
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(1, 10**6))
+def test_the_pieces_hold_every_point_once(start_ms: int, long_ms: int, step_ms: int) -> None:
+    """Together the points of the whole range, none twice, no piece too long."""
+    long_ms = min(long_ms, step_ms * 40_000)
+    found = pieces(start_ms / 1000, (start_ms + long_ms) / 1000, step_ms / 1000)
+    counts = [round((b - a) * 1000) // step_ms + 1 for a, b in found]
+    assert sum(counts) == long_ms // step_ms + 1 and max(counts) <= MAX_POINTS
+    assert [round(a * 1000) for a, _ in found[1:]] == [round(b * 1000) + step_ms for _, b in found[:-1]]
+
+
+def test_raw_samples_reach_back_before_the_window() -> None:
+    """A range selector at the end of the window, long enough for the look-back."""
+    with telling(lambda *_: matrix()) as server:
+        Prometheus(server.url).samples('m{job="x"}', 100, 160, lookback_s=10)
+    assert server.asked[0][1]["query"] == 'm{job="x"}[70001ms]' and server.asked[0][1]["time"] == "160.000"
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "words"),
+    [
+        (Reply(b'{"status":"error","errorType":"bad_data","error":"parse error"}', 400), QueryRejected, "parse error"),
+        (Reply(b'{"status":"error","errorType":"execution","error":"too many"}', 422), QueryRejected, "too many"),
+        (Reply(b"upstream is gone", 502), QueryRejected, "HTTP 502.*upstream is gone"),
+        (Reply(b"", 503), QueryRejected, "without a word"),
+        (Reply(b"<html>Sign in</html>"), StoreUnreachable, "not Prometheus"),
+        (Reply(b'{"status":"success","data":{"resultType":"vec'), StoreUnreachable, "was cut"),
+        (Reply(b'{"status":"success","data":{}}'), StoreUnreachable, "not Prometheus"),
+        (Reply(b'{"status":"success"', cut=True), StoreUnreachable, "cannot be reached"),
+        (Reply(b""), StoreUnreachable, "empty answer"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_is_an_error_with_the_servers_words(reply: Reply, error: type, words: str) -> None:
+    """A refusal carries the query and what the server said; anything else says what came instead."""
+    with telling(lambda *_: reply) as server, pytest.raises(error, match=words) as caught:
+        Prometheus(server.url).query("some_metric")
+    assert caught.value.query == "some_metric"
+
+
+def test_nobody_there_and_too_slow() -> None:
+    """A refused connection and a server that does not answer in time are told apart."""
+    import time
+
+    with telling(lambda *_: Reply(b"late")) as server:
+        url = server.url
+    with pytest.raises(StoreUnreachable, match="cannot be reached"):
+        Prometheus(url).query("up")
+
+    def slow(*_: object) -> Reply:
+        time.sleep(0.4)
+        return Reply(b"late")
+
+    with telling(slow) as server, pytest.raises(StoreUnreachable, match="in time"):
+        Prometheus(server.url, timeout_s=0.1).query("up")
+
+
+def test_without_an_address_the_way_out_is_named() -> None:
+    """No running lab, no setting: the error says which variable to set."""
+    with pytest.raises(NotUp, match="LAB_PROMETHEUS_URL"):
+        Prometheus(load_settings(prometheus_url=None, state_dir="nowhere"))
+
+
+def of_a_server(*, names: list[str], down: list[dict[str, str]] = ()):  # type: ignore[assignment]
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        if path.endswith("/values"):
+            return success(names)
+        if params.get("query") == "up == 0":
+            return vector(*((labels, 0) for labels in down))
+        return vector()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("names", "down", "why"),
+    [
+        (
+            ["vllm:num_requests_running"],
+            [],
+            "vllm:requests_running is absent.*similar names: vllm:num_requests_running",
+        ),
+        (["vllm:requests_running"], [{"job": "vllm", "instance": "h:1"}], r"down \(up == 0\).*vllm \(h:1\)"),
+        (["vllm:requests_running"], [], "window .* is empty"),
+    ],
+)
+def test_an_empty_answer_says_why_when_something_was_needed(names: list, down: list, why: str) -> None:
+    """Absent metric, target down, empty window: the server is asked which."""
+    with telling(of_a_server(names=names, down=down)) as server:
+        answer = Prometheus(server.url).query("sum(rate(vllm:requests_running[1m]))")
+        assert len(answer) == 0
+        with pytest.raises(NoData, match=why):
+            answer.require()
+
+
+@pytest.mark.parametrize(
+    ("promql", "names"),
+    [
+        ("up", ["up"]),
+        ('sum by (le, job) (rate(a_b{job="x_y", le=~"b|c"}[5m])) / on(z) group_left(q) b:c > bool 1e3', ["a_b", "b:c"]),
+        ("histogram_quantile(0.95, sum(rate(m[1m])) without (pod)) and absent(n offset 5m) or Inf", ["m", "n"]),
+        ('label_replace(m, "dst", "$1", "src", "(.*)")', ["m"]),
+    ],
+)  # fmt: skip
+def test_metric_names_in_an_expression(promql: str, names: list[str]) -> None:
+    """Functions, keywords, labels and texts are no metrics."""
+    assert metric_names_in(promql) == names
+
+
+def test_the_first_name_that_is_there() -> None:
+    """For names that differ by version; where none is there, one clear message."""
+    with telling(of_a_server(names=["ogx_requests_total"])) as server:
+        prometheus = Prometheus(server.url)
+        assert prometheus.first_present("llama_stack_requests_total", "ogx_requests_total") == "ogx_requests_total"
+        with pytest.raises(NoData, match="none of the metrics"):
+            prometheus.first_present("a", "b")
+
+
+def test_instants_need_a_time_zone_and_windows_an_order() -> None:
+    """What could mean two things is refused before anything is asked."""
+    prometheus = Prometheus("http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="time zone"):
+        prometheus.query("up", at=datetime(2026, 1, 1))
+    with pytest.raises(StoreError, match="ends before it starts"):
+        prometheus.range("up", 10, 5, 1)
+    with pytest.raises(StoreError, match="millisecond"):
+        prometheus.range("up", 0, 5, 0)
+
+
+def target(job: str, at: str, health: str = "up") -> dict:
+    labels = {"job": job, "instance": "h:1"}
+    return {"labels": labels, "health": health, "lastScrape": at, "lastError": "" if health == "up" else "refused"}
+
+
+def test_waiting_for_a_scrape() -> None:
+    """It returns when every target has been scraped since, and says which one was not."""
+    times = iter(["1970-01-01T00:00:09.5Z", "1970-01-01T00:00:10.123456789Z"])
+    with telling(lambda *_: success({"activeTargets": [target("vllm", next(times))]})) as server:
+        assert Prometheus(server.url).wait_for_scrape(10.0, jobs=["vllm"], timeout_s=5) < 5
+        assert len(server.asked) == 2
+    down = [target("vllm", "1970-01-01T00:00:20Z", "down")]
+    with (
+        telling(lambda *_: success({"activeTargets": down})) as server,
+        pytest.raises(StoreError, match="refused.*node .no such target"),
+    ):
+        Prometheus(server.url).wait_for_scrape(10.0, jobs=["vllm", "node"], timeout_s=0.01)
+
+
+def test_native_histograms_are_refused_with_a_way_out() -> None:
+    """Their samples are no numbers; the classic parts are."""
+    result = [{"metric": {}, "histogram": [1, {"count": "1"}]}]
+    with (
+        telling(lambda *_: success({"resultType": "vector", "result": result})) as server,
+        pytest.raises(StoreError, match="native histograms"),
+    ):
+        Prometheus(server.url).query("h")
