@@ -13,12 +13,38 @@ _FACE = {
     "LabError": "lab.errors",
     "Settings": "lab.settings",
     "load_settings": "lab.settings",
+    "check": "lab.exercise",
+    "up": "lab.stack",
+    "down": "lab.stack",
+    "require": "lab.stack",
+    "make_scenarios": "lab.workload",
+    "make_plan": "lab.workload",
+    "plan_of": "lab.workload",
+    "run_plan": "lab.workload",
+    "Poisson": "lab.workload",
+    "Users": "lab.workload",
+    "Prometheus": "lab.stores",
+    "Tempo": "lab.stores",
+    "series_frame": "lab.frames",
+    "trace_tree": "lab.frames",
+    "observe": "lab.kit",
+    "status_frame": "lab.kit",
+    "tools_frame": "lab.kit",
+    "durations_by_source": "lab.kit",
+    "counter_totals": "lab.kit",
+    "histogram": "lab.kit",
+    "busy_s": "lab.kit",
+    "machine_prices": "lab.prices",
+    "api_prices": "lab.prices",
 }
+_MODULES = ("figures", "measures")
 
-__all__ = sorted(_FACE)
+__all__ = sorted((*_FACE, *_MODULES))
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lab.{name}")
     if name not in _FACE:
         raise AttributeError(f"module 'lab' has no attribute {name!r}; it offers {', '.join(__all__)}")
     return getattr(importlib.import_module(_FACE[name]), name)

@@ -12,7 +12,7 @@ import pytest
 LAB = Path(__file__).resolve().parent.parent / "lab"
 FLOOR_0 = {"schema", "errors", "settings", "world", "prices", "exercise"}
 STAGES = {"workload", "stack", "tools", "tracestore", "stores", "frames", "measures", "figures", "dashboards"}
-ABOVE = {"cli", "runner"}  # like a notebook: may use every stage
+ABOVE = {"cli", "runner", "kit"}  # like a notebook: may use every stage
 
 FILES = sorted(p for p in LAB.rglob("*.py") if "k8s" not in p.relative_to(LAB).parts)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
 from lab.world.judge import ActualCall, Verdict, judge
-from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios
+from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios, scenario_of
 
 __all__ = [
     "BY_NAME",
@@ -31,4 +31,5 @@ __all__ = [
     "judge",
     "make_scenarios",
     "memory_database",
+    "scenario_of",
 ]

@@ -11,6 +11,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from lab.errors import WorldError
@@ -423,8 +424,32 @@ def make_scenarios(
         intent, turns = build(kind, w, "held_out", rag)
         everything = tuple(t.name for t in TOOLS)
         offered = offer(rng, intent, kind, turns) if kind == "not_offered" else everything
-        made.append(Scenario(f"s{seed}-{i:05d}", kind, intent, turns, offered))
+        made.append(Scenario(_id(seed, kinds, i), kind, intent, turns, offered))
     return made
+
+
+def _id(seed: int, kinds: tuple[str, ...] | list[str] | None, index: int) -> str:
+    """An id that says how to make the scenario again: `s7-00003`, or `s7-00003-chain+rag` where kinds were chosen."""
+    return f"s{seed}-{index:05d}" + (f"-{'+'.join(kinds)}" if kinds else "")
+
+
+def scenario_of(scenario_id: str) -> Scenario:
+    """The scenario with this id, made again. Raises WorldError for a text that is not such an id."""
+    try:
+        seed, index, *kinds = scenario_id.removeprefix("s").split("-", 2)
+        number = int(index)
+        return _many(int(seed), tuple(kinds[0].split("+")) if kinds else None, -(-(number + 1) // 64) * 64)[number]
+    except (ValueError, IndexError) as e:
+        raise WorldError(
+            "there is no such scenario",
+            had=scenario_id,
+            do="take the id from a plan, as `s7-00003` or `s7-00003-chain`",
+        ) from e
+
+
+@lru_cache(maxsize=32)
+def _many(seed: int, kinds: tuple[str, ...] | None, n: int) -> list[Scenario]:
+    return make_scenarios(n, seed, kinds=kinds)
 
 
 __all__ = [
@@ -439,4 +464,5 @@ __all__ = [
     "build",
     "make_scenarios",
     "offer",
+    "scenario_of",
 ]

@@ -8,7 +8,18 @@ from dataclasses import replace
 import pytest
 
 from lab.errors import WorldError
-from lab.world import KINDS, ActualCall, Call, ToolFailed, Turn, call_tool, judge, make_scenarios, memory_database
+from lab.world import (
+    KINDS,
+    ActualCall,
+    Call,
+    ToolFailed,
+    Turn,
+    call_tool,
+    judge,
+    make_scenarios,
+    memory_database,
+    scenario_of,
+)
 from lab.world.facts import TIMED_OUT
 
 
@@ -43,6 +54,16 @@ def test_scenarios_repeat_by_seed() -> None:
     """The same seed, the same questions."""
     assert make_scenarios(50, seed=9) == make_scenarios(50, seed=9)
     assert make_scenarios(50, seed=9) != make_scenarios(50, seed=10)
+
+
+@pytest.mark.parametrize("kinds", [None, ["chain", "rag"]])
+def test_a_scenario_is_made_again_from_its_id(kinds: list[str] | None) -> None:
+    """So that a saved run can be judged later, by whoever has the ids."""
+    for scenario in make_scenarios(70, seed=8, kinds=kinds):
+        assert scenario_of(scenario.id) == scenario
+    for wrong in ("", "s8", "nonsense", "s8-x"):
+        with pytest.raises(WorldError, match="no such scenario"):
+            scenario_of(wrong)
 
 
 def test_unknown_kind_is_refused() -> None:

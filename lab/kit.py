@@ -1,0 +1,152 @@
+"""What a notebook does with a run: wait for its traces, join them with the client's record, judge, ask Prometheus.
+
+Above the stages, like a notebook: each function is two or three calls to them that every notebook would repeat.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+
+from lab import stack
+from lab.errors import NotUp
+from lab.frames import histogram_frame, increase_exact, request_frame, spans_frame, trace_problems
+from lab.schema import Metric
+from lab.settings import Settings
+from lab.stores import Arrival, Prometheus, Tempo
+from lab.workload import Run
+from lab.world import ActualCall, judge, scenario_of
+
+VERDICTS = ("right_tool", "arguments_exact", "answer_states", "needless_call", "missing_call", "malformed")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A run with its telemetry: `requests` (lab.schema.REQUEST_FRAME and the verdicts), `spans`, and what arrived."""
+
+    requests: pd.DataFrame
+    spans: pd.DataFrame
+    arrival: Arrival
+
+
+def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
+    """Wait (bounded) for the run's traces and make its request frame. Incomplete traces are kept and marked."""
+    tempo = Tempo(settings)
+    ids = run.records["trace_id"].tolist()
+    arrival = tempo.wait_for_traces(ids, timeout_s=wait_s, problems=lambda answer: trace_problems(spans_frame(answer)))
+    spans = spans_frame(tempo.traces(ids))
+    return Observation(request_frame(run.records, spans, judgements(run.records)), spans, arrival)
+
+
+def judgements(records: pd.DataFrame) -> pd.DataFrame:
+    """Every request held against its scenario's ground truth: request_id and the VERDICTS (NA where it failed)."""
+    rows = [{"request_id": r.request_id, **_verdict(r)} for r in records.itertuples()]
+    frame = pd.DataFrame(rows, columns=["request_id", *VERDICTS])
+    return frame.astype({name: "boolean" for name in VERDICTS})
+
+
+def _verdict(record: Any) -> dict[str, bool]:
+    if record.status != "ok":
+        return {}
+    scenario = scenario_of(record.scenario_id)
+    calls = [_actual(call) for call in _listed(record.tool_calls)]
+    verdict = judge(scenario.turns[record.turn_index], calls, record.answer or "", scenario.offered)
+    return {name: getattr(verdict, name) for name in VERDICTS}
+
+
+def _listed(calls: Any) -> Iterable[dict[str, Any]]:
+    return json.loads(calls) if isinstance(calls, str) else calls
+
+
+def _actual(call: dict[str, Any]) -> ActualCall:
+    arguments = call["arguments"] if isinstance(call["arguments"], dict) else None
+    output = call.get("output") or ""
+    text = output if isinstance(output, str) else json.dumps(output)
+    return ActualCall(call["tool"], arguments, text or str(call.get("error") or ""), bool(call.get("error")))
+
+
+def status_frame(settings: Settings) -> pd.DataFrame:
+    """One row a part of the running lab: part, state, what, port, rss_mib, log. Raises NotUp if nothing runs."""
+    parts = stack.status(settings)
+    if not parts:
+        raise NotUp("no part of the lab runs", had=f"state folder {settings.state_dir}", do="run `lab up`")
+    columns = {
+        "part": [p.name for p in parts],
+        "state": [p.state for p in parts],
+        "port": [p.port or "" for p in parts],
+        "rss_mib": [round((p.rss_bytes or 0) / 2**20) for p in parts],
+        "what": [p.what for p in parts],
+    }
+    return pd.DataFrame(columns)
+
+
+def tools_frame(settings: Settings) -> pd.DataFrame:
+    """The tools that the MCP server offers, as it describes them: tool, description, parameters, writes."""
+    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    headers = {"accept": "application/json, text/event-stream"}
+    answer = httpx.post(f"{settings.endpoint('mcp')}/mcp", json=message, headers=headers, timeout=settings.timeout_s)
+    tools = answer.raise_for_status().json()["result"]["tools"]
+    return pd.DataFrame(
+        {
+            "tool": [t["name"] for t in tools],
+            "parameters": [", ".join(t["inputSchema"]["properties"]) for t in tools],
+            "writes": [not t["annotations"]["readOnlyHint"] for t in tools],
+            "description": [t["description"] for t in tools],
+        }
+    )
+
+
+def durations_by_source(requests: pd.DataFrame) -> pd.DataFrame:
+    """The same requests' duration as three processes saw it, in seconds: client, Llama Stack's span, vLLM's spans."""
+    vllm = requests[["queue_s", "prefill_s", "decode_s", "engine_other_s"]].sum(axis=1, min_count=4)
+    return pd.DataFrame(
+        {
+            "client": requests["e2e_s"],
+            "Llama Stack": requests["e2e_s"] - requests["lag_s"] - requests["network_s"] - requests["unexplained_s"],
+            "vLLM (all turns)": vllm,
+        }
+    )
+
+
+def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
+    """Growth of vLLM's token counters over the run, exact: {prompt_tokens, completion_tokens}. Waits for a scrape."""
+    prometheus = Prometheus(settings)
+    prometheus.wait_for_scrape(run.window[1], jobs=["vllm"])
+    start, end = run.window[0], _last_scrape(prometheus)
+    names = {"prompt_tokens": Metric.PROMPT_TOKENS, "completion_tokens": Metric.GENERATION_TOKENS}
+    return {
+        what: float(increase_exact(prometheus.samples(_vllm(metric), start, end), start, end)["increase"].sum())
+        for what, metric in names.items()
+    }
+
+
+def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
+    """Buckets of one of vLLM's histograms over the run: lab.frames.histogram_frame."""
+    prometheus = Prometheus(settings)
+    prometheus.wait_for_scrape(run.window[1], jobs=["vllm"])
+    start, end = run.window[0], _last_scrape(prometheus)
+    return histogram_frame(prometheus.samples(_vllm(f"{metric}_bucket"), start, end).require(), start, end)
+
+
+def _vllm(metric: str) -> str:
+    """The chat model's server only: the embedding server exports the same names."""
+    return f'{metric}{{job="vllm"}}'
+
+
+def _last_scrape(prometheus: Prometheus) -> float:
+    return max(t.last_scrape for t in prometheus.targets() if t.job == "vllm")
+
+
+def busy_s(spans: pd.DataFrame, service: str) -> float:
+    """Seconds in which at least one span of a service was open: the union of their intervals."""
+    mine = spans[spans["service"] == service].sort_values("start_at")
+    start = mine["start_at"].dt.as_unit("ns").astype("int64").to_numpy() / 1e9
+    end = start + mine["duration_s"].to_numpy()
+    reach = np.maximum.accumulate(end)
+    return float(np.maximum(0.0, end - np.maximum(start, np.concatenate(([-np.inf], reach[:-1])))).sum())

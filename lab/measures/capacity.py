@@ -1,0 +1,96 @@
+"""What the system carried: goodput under an SLO, concurrency, and Little's law as a check of the measurements."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lab.errors import FrameError
+from lab.measures.quality import wilson
+
+
+@dataclass(frozen=True)
+class Slo:
+    """What a request must keep to be a good one: time to first token and the whole. inf: no bound."""
+
+    ttft_s: float = math.inf
+    e2e_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Good requests a second, and their share of all that were due, with its Wilson interval."""
+
+    good_per_s: float
+    throughput_per_s: float
+    good_ratio: float
+    low_ratio: float
+    high_ratio: float
+    n: int
+
+
+def goodput(frame: pd.DataFrame, slo: Slo, window_s: float) -> Goodput:
+    """Requests that were answered within the SLO, a second of the window. Failed ones are never good; a bound on the
+    first token is not kept by a request that has none. (Goodput as in DistServe, OSDI 2024.)
+
+    `frame` has the client's columns; its latencies count from the scheduled time, so a request that waited in the
+    driver's queue because the server was slow is late. Raises FrameError unless the window is positive.
+    """
+    if not window_s > 0:
+        raise FrameError("the window must be longer than nothing", had=f"{window_s} s")
+    ok = (frame["status"] == "ok").to_numpy(bool)
+    good = ok & (frame["e2e_s"] <= slo.e2e_s).to_numpy(bool)
+    if math.isfinite(slo.ttft_s):
+        good &= (frame["ttft_s"] <= slo.ttft_s).to_numpy(bool)
+    share, low, high = wilson(int(good.sum()), len(frame))
+    return Goodput(good.sum() / window_s, ok.sum() / window_s, share, low, high, len(frame))
+
+
+def concurrency(start: np.ndarray, end: np.ndarray) -> pd.DataFrame:
+    """How many requests were under way, as a step function: columns `at` (seconds) and `running` (from `at` on).
+
+    NaN (never sent) is left out.
+    """
+    start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+    real = ~(np.isnan(start) | np.isnan(end))
+    at = np.concatenate((start[real], end[real]))
+    step = np.concatenate((np.ones(real.sum(), dtype=int), -np.ones(real.sum(), dtype=int)))
+    table = pd.DataFrame({"at": at, "step": step}).groupby("at", as_index=False)["step"].sum()
+    return pd.DataFrame({"at": table["at"], "running": table["step"].cumsum()})
+
+
+@dataclass(frozen=True)
+class LittlesLaw:
+    """L = λW: mean number in the system against arrival rate times mean time in it. `error_ratio` is (λW - L) / L."""
+
+    mean_running: float
+    arrivals_per_s: float
+    mean_time_s: float
+    error_ratio: float
+
+
+def littles_law(start: np.ndarray, end: np.ndarray, running: pd.DataFrame, window: tuple[float, float]) -> LittlesLaw:
+    """Check a measurement: the mean of an independently sampled number of requests in the system (`running`: columns
+    `at` in epoch seconds and `running`, for instance vLLM's gauge) against the arrivals and their times, in a window.
+
+    Requests that reach over an edge of the window count with the part of their time that lies inside, and as arrivals
+    if they began inside (Little 1961; for finite windows Little & Graves 2008). Raises FrameError for no samples.
+    """
+    first, last = window
+    samples = running[(running["at"] >= first) & (running["at"] <= last)].sort_values("at")
+    if samples.empty or not last > first:
+        raise FrameError("there is no sample of the number in the system in this window", had=f"{first} to {last}")
+    at = samples["at"].to_numpy(float)
+    held = np.diff(np.append(at, last))
+    span_s = last - at[0]
+    mean_running = float((samples["running"].to_numpy(float) * held).sum() / span_s) if span_s > 0 else math.nan
+    start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+    inside = np.clip(np.minimum(end, last) - np.maximum(start, at[0]), 0, None)
+    arrived = int(((start >= at[0]) & (start <= last)).sum())
+    rate = arrived / span_s if span_s > 0 else math.nan
+    mean_time = float(np.nansum(inside)) / arrived if arrived else math.nan
+    error = (rate * mean_time - mean_running) / mean_running if mean_running else math.nan
+    return LittlesLaw(mean_running, rate, mean_time, error)

@@ -1,0 +1,86 @@
+"""Shares with their intervals, confusions, differences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lab.errors import FrameError
+from lab.measures import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
+
+
+def test_wilson_by_a_second_source() -> None:
+    """The interval is scipy's own Wilson interval."""
+    for successes, n in ((0, 10), (5, 10), (10, 10), (97, 123)):
+        share, low, high = wilson(successes, n)
+        expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
+        assert (share, low, high) == pytest.approx((successes / n, expected.low, expected.high), abs=1e-12)
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_the_interval_holds_the_share(successes: int, n: int) -> None:
+    """Always inside 0 to 1, always around the share; of nothing, nothing is known."""
+    if successes > n:
+        with pytest.raises(FrameError, match="between 0 and n"):
+            wilson(successes, n)
+        return
+    share, low, high = wilson(successes, n)
+    assert 0 <= low <= high <= 1
+    assert math.isnan(share) if n == 0 else low <= share <= high
+
+
+def test_shares_by_group_leave_out_what_is_unknown() -> None:
+    """A missing verdict is not a failure."""
+    frame = pd.DataFrame({"kind": ["a", "a", "b"], "right_tool": pd.array([True, None, False], dtype="boolean")})
+    table = share_table(frame, ["right_tool"], by=["kind"])
+    assert table.rate_ratio.tolist() == [1.0, 0.0] and table.n.tolist() == [1, 1] and table.index.name == "outcome"
+    with pytest.raises(FrameError, match="lacks nothing_such"):
+        share_table(frame, ["nothing_such"])
+
+
+def test_tool_use_takes_what_verdicts_there_are() -> None:
+    """Verdicts first, then faults; a frame without any is refused."""
+    frame = pd.DataFrame({"malformed": [False, True], "right_tool": [True, True], "else": [1, 2]})
+    assert tool_use(frame).index.tolist() == ["right_tool", "malformed"]
+    assert tool_use(frame).rate_ratio.tolist() == [1.0, 0.5]
+    with pytest.raises(FrameError, match="no verdicts"):
+        tool_use(pd.DataFrame({"x": [1]}))
+
+
+def test_the_confusion_of_tools() -> None:
+    """Position by position; needless and missing calls are '(none)'."""
+    table = tool_confusion([["a"], ["a", "b"], [], []], [["a"], ["b"], ["b"], []])
+    assert table.loc["a", "a"] == 1 and table.loc["a", "b"] == 1  # second request: b was called where a was due
+    assert table.loc["b", "(none)"] == 1 and table.loc["(none)", "b"] == 1 and table.loc["(none)", "(none)"] == 1
+    assert table.to_numpy().sum() == 5
+
+
+def test_a_paired_difference() -> None:
+    """By hand: 8 only b, 1 only a: two-sided exact p of 1 in 9 fair coins is 20/512."""
+    a = [True] * 1 + [False] * 8 + [True] * 11
+    b = [False] * 1 + [True] * 8 + [True] * 11
+    found = paired_difference(a, b)
+    assert (found.only_a, found.only_b, found.n) == (1, 8, 20) and found.difference_ratio == pytest.approx(7 / 20)
+    assert found.p_value == pytest.approx(2 * (1 + 9) / 2**9)
+    assert paired_difference([True], [True]).p_value == 1
+    with pytest.raises(FrameError, match="same requests"):
+        paired_difference([True], [True, False])
+
+
+def test_as_many_requests_as_it_says_see_the_difference_as_often_as_it_says() -> None:
+    """0.95 against 0.85 at 80 % power: simulated, the two-sided z-test rejects in 76 to 84 of 100."""
+    n = requests_to_see(0.95, 0.85)
+    assert 130 <= n <= 145
+    rng = np.random.default_rng(5)
+    a, b = rng.binomial(n, 0.95, 4000) / n, rng.binomial(n, 0.85, 4000) / n
+    mean = (a + b) / 2
+    z = np.abs(a - b) / np.sqrt(2 * mean * (1 - mean) / n)
+    assert 0.76 <= (z > stats.norm.ppf(0.975)).mean() <= 0.84
+    with pytest.raises(FrameError, match="two different shares"):
+        requests_to_see(0.9, 0.9)

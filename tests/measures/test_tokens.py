@@ -1,0 +1,58 @@
+"""Token books and costs."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+
+import pandas as pd
+import pytest
+
+from lab.errors import FrameError
+from lab.measures import books, cost_by, machine_usd_per_mtok, token_totals
+from lab.prices import ApiPrice
+
+PRICE = ApiPrice("list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5)
+
+
+def requests(**columns: list) -> pd.DataFrame:
+    """Two requests: 1,000,000 prompt tokens of which 400,000 cached, 100,000 generated, and one that failed unheard."""
+    frame = {
+        "kind": ["single", "single"], "tenant": ["a", "b"], "status": ["ok", "error"],
+        "prompt_tokens": [1_000_000, -1], "cached_tokens": [400_000, -1], "completion_tokens": [100_000, -1],
+        "span_prompt_tokens": [1_000_000, 500], "span_cached_tokens": [400_000, 0], "span_completion_tokens": [100_000, 7],
+    }  # fmt: skip
+    return pd.DataFrame({**frame, **columns})
+
+
+def test_totals_of_every_source_side_by_side() -> None:
+    """What the API did not say is nothing for the client, and is counted."""
+    totals = token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007})
+    assert totals.loc["prompt"].tolist() == [1_000_000, 1_000_500, 1_000_500]
+    assert math.isnan(totals.loc["cached", "prometheus"]) and totals.attrs["client_silent"] == 1
+    with pytest.raises(FrameError, match="not kinds of tokens"):
+        token_totals(requests(), {"input": 3})
+
+
+def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
+    """Differences are explicit; an unknown total is no difference."""
+    balance = books(token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007}))
+    assert balance.spans_less_client.tolist() == [500, 0, 7]
+    assert balance.prometheus_less_client.tolist()[0] == 500 and balance.balanced.tolist() == [False, True, False]
+    assert books(token_totals(requests().head(1))).balanced.all()
+
+
+def test_cost_by_hand() -> None:
+    """600,000 fresh at 1, 400,000 cached at 0.5 and 100,000 generated at 10 USD a million: 1.80; and the failed one by
+    the tokens that vLLM saw."""
+    table = cost_by(requests(), PRICE, by=["tenant"]).set_index("tenant")
+    assert table.usd["a"] == pytest.approx(0.6 + 0.2 + 1.0) and table.failed_usd["a"] == 0
+    assert table.usd["b"] == table.failed_usd["b"] == pytest.approx((500 + 70) / 1e6)
+    assert cost_by(requests(), PRICE).usd_per_request[0] == pytest.approx((1.8 + 0.00057) / 2)
+
+
+def test_a_machines_tokens_cost_by_the_hour() -> None:
+    """3.6 million tokens in an hour of a 7.2 USD machine: 2 USD a million; half as many cost twice as much each."""
+    assert machine_usd_per_mtok(7.2, 3600, 3.6e6) == pytest.approx(2.0)
+    assert machine_usd_per_mtok(7.2, 3600, 1.8e6) == pytest.approx(4.0)
+    assert math.isnan(machine_usd_per_mtok(1, 1, 0))
