@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from pathlib import Path
 import uvicorn
 
 from lab.errors import LabError, SetupError
-from lab.tools.app import make_app
 from lab.tools.calls import Calls
 from lab.tools.database import Database
 from lab.tools.faults import Faults
@@ -31,6 +31,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--failure-ratio", type=float, default=0.3, help="share of the flaky tool's calls that fail")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)
+
+
+def _without_iri_grammar() -> None:
+    """jsonschema, which MCP imports, compiles a grammar of IRIs when it finds that package: seconds at every start, for
+    a format that no tool has. It does without where the package cannot be imported."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+
+def _leave(*_: object) -> None:
+    """uvicorn raises the signal again when it has shut down: unanswered, it would end us before the last spans left."""
+    sys.exit(0)
 
 
 def _socket(host: str, port: int) -> socket.socket:
@@ -57,11 +68,16 @@ def main(argv: list[str] | None = None) -> int:
     except LabError as e:
         print(e, file=sys.stderr)
         return 1
+    _without_iri_grammar()
+    from lab.tools.app import make_app
+
     provider = tracer_provider(args.otlp_endpoint or None)
     calls = Calls(database, faults, Metrics(), provider)
     config = uvicorn.Config(
         make_app(calls, provider), log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on"
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
     log.info("serving tools", extra={"url": f"http://{args.host}:{listening.getsockname()[1]}/mcp", "db": str(args.db)})
     try:
         uvicorn.Server(config).run(sockets=[listening])

@@ -101,16 +101,21 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
         while not ended.is_set():
             try:
                 ended.wait(LOOK_EVERY_S)
-                bar.update(len(driver.rows) - bar.n)
+                _show(bar, driver)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
                 loop.call_soon_threadsafe(driver.stop)
-        bar.update(len(driver.rows) - bar.n)
+        _show(bar, driver)
     if failed:
         raise failed[0]
     return interrupted
+
+
+def _show(bar: tqdm, driver: Driver) -> None:
+    if (more := len(driver.rows) - bar.n) > 0:
+        bar.update(more)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -67,8 +67,8 @@ def test_life_of_a_server(tmp_path: Path, receiver: tuple[str, list[ExportTraceS
         assert json.loads(answer["result"]["content"][0]["text"])["usd"] > 0
     finally:
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=20)
-    assert process.returncode in (0, -signal.SIGTERM)
+        _, log = process.communicate(timeout=120)
+    assert process.returncode == 0
     lines = [json.loads(line) for line in log.splitlines()]
     assert [line["trace_id"] for line in lines if line["message"] == "tool call"] == [trace]
     spans = [s for r in got for rs in r.resource_spans for ss in rs.scope_spans for s in ss.spans]
@@ -77,7 +77,7 @@ def test_life_of_a_server(tmp_path: Path, receiver: tuple[str, list[ExportTraceS
 
 
 def _wait_until_healthy(process: subprocess.Popen[str], port: int) -> None:
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     while time.monotonic() < limit:
         assert process.poll() is None, process.communicate()
         try:
@@ -94,7 +94,7 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
         s.bind(("127.0.0.1", 0))
         s.listen()
         process = start("--port", str(s.getsockname()[1]), "--db", str(tmp_path / "world.sqlite"))
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=240)
     assert process.returncode == 1 and "cannot listen" in said and "Traceback" not in said
 
 
@@ -104,7 +104,7 @@ def test_a_foreign_database_is_told(tmp_path: Path) -> None:
     foreign.write_text("This is a letter to my aunt, and it is long enough to be no database." * 20)
     before = foreign.read_bytes()
     process = start("--port", str(free_port()), "--db", str(foreign))
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1 and "not the help desk's database" in said and "Traceback" not in said
     assert foreign.read_bytes() == before
 
@@ -112,5 +112,5 @@ def test_a_foreign_database_is_told(tmp_path: Path) -> None:
 def test_wrong_faults_are_told(tmp_path: Path) -> None:
     """A failure ratio above 1 is refused at the start."""
     process = start("--port", str(free_port()), "--db", str(tmp_path / "w.sqlite"), "--failure-ratio", "3")
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=240)
     assert process.returncode == 1 and "out of range" in said
