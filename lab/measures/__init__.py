@@ -1,36 +1,48 @@
 """Frames become judgements. Pure functions; each says its formula, where it is from, and how far it can be trusted."""
 
-from lab.measures.capacity import Slo, concurrency, goodput, littles_law
+from lab.measures.capacity import Goodput, LittlesLaw, Slo, concurrency, goodput, littles_law
 from lab.measures.latency import (
-    BucketQuantile,
-    Quantile,
-    bucket_quantile,
-    mean_from_sum_and_count,
-    quantile,
-    quantiles,
+    HistogramQuantile,
+    SampleQuantile,
+    histogram_mean,
+    histogram_quantile,
+    quantile_table,
     quantiles_by_source,
+    sample_quantile,
 )
-from lab.measures.quality import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
-from lab.measures.tokens import books, cost_by, machine_usd_per_mtok, token_totals
+from lab.measures.quality import (
+    PairedDifference,
+    paired_difference,
+    rates,
+    requests_to_see,
+    tool_confusion,
+    tool_use,
+    wilson,
+)
+from lab.measures.tokens import books, cost_by, cost_table, machine_usd_per_mtok, token_totals
 
 __all__ = [
-    "BucketQuantile",
-    "Quantile",
+    "Goodput",
+    "HistogramQuantile",
+    "LittlesLaw",
+    "PairedDifference",
+    "SampleQuantile",
     "Slo",
     "books",
-    "bucket_quantile",
     "concurrency",
     "cost_by",
+    "cost_table",
     "goodput",
+    "histogram_mean",
+    "histogram_quantile",
     "littles_law",
     "machine_usd_per_mtok",
-    "mean_from_sum_and_count",
     "paired_difference",
-    "quantile",
-    "quantiles",
+    "quantile_table",
     "quantiles_by_source",
+    "rates",
     "requests_to_see",
-    "share_table",
+    "sample_quantile",
     "token_totals",
     "tool_confusion",
     "tool_use",
