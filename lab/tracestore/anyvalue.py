@@ -44,6 +44,7 @@ def double_to_json(value: float) -> float | str:
 
 def from_json(obj: dict[str, Any], into: AnyValue) -> None:
     """The inverse of `to_json`."""
+    into.SetInParent()  # a value that is there and says nothing
     for kind, value in obj.items():
         if kind == "stringValue":
             into.string_value = value

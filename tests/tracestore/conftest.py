@@ -36,7 +36,9 @@ def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEven
     engine = Engine(folder)
     server = Server(engine, port=0, otlp_port=0)
     asyncio.run_coroutine_threadsafe(server.start(), loop).result(timeout=60)
-    clients = [httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) for port in (server.port, server.otlp_port)]
+    clients = [
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) for port in (server.port, server.otlp_port)
+    ]
     return Running(engine, *clients), thread, loop, server
 
 

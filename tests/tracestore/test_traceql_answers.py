@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
@@ -15,11 +15,9 @@ from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.spansets import SpansetCompiler, Window
 from lab.tracestore.traceql.validate import validate
 from tests.tracestore.corpus import random_spans, store_of
+from tests.tracestore.hypotheses import LONG, QUICK
 from tests.tracestore.queries import conditions, pipelines, spansets
 from tests.tracestore.slow_traceql import Corpus
-
-QUICK = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-LONG = settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,13 @@
+"""How much hypothesis tries. Without shrinking: a failing query is short as it is, and shrinking takes minutes."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, Phase, settings
+
+_COMMON = {
+    "deadline": None,
+    "suppress_health_check": list(HealthCheck),
+    "phases": [Phase.explicit, Phase.reuse, Phase.generate],
+}
+QUICK = settings(max_examples=25, derandomize=True, **_COMMON)
+LONG = settings(max_examples=1000, **_COMMON)

@@ -1,0 +1,192 @@
+"""What was acknowledged is never lost: torn logs, kill -9, full disks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lab.tracestore import wal
+from lab.tracestore.engine import Engine
+from lab.tracestore.errors import StoreBroken
+from lab.tracestore.store import SpanStore
+from tests.tracestore.corpus import random_spans, request_of
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def test_records_come_back_in_order(tmp_path: Path) -> None:
+    """What is appended is read, from a sequence number on, also across segments."""
+    log = wal.WriteAheadLog(tmp_path, next_seq=1)
+    assert log.append([b"a", b"b"]) == 2
+    assert log.append([b"c"]) == 3
+    log.close()
+    again = wal.WriteAheadLog(tmp_path, next_seq=4)
+    again.append([b"d"])
+    again.close()
+    assert list(wal.read(tmp_path, after=1)) == [(2, b"b"), (3, b"c"), (4, b"d")]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 20, 25])
+def test_a_torn_last_record_is_left_out(tmp_path: Path, cut: int) -> None:
+    """Wherever the last write was cut, the records before it are whole."""
+    log = wal.WriteAheadLog(tmp_path, next_seq=1)
+    log.append([b"first", b"second"])
+    log.close()
+    (segment,) = tmp_path.glob("*.wal")
+    os.truncate(segment, segment.stat().st_size - cut)
+    assert list(wal.read(tmp_path, after=0)) == [(1, b"first")]
+
+
+def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    """A record that does not match its checksum is not believed."""
+    log = wal.WriteAheadLog(tmp_path, next_seq=1)
+    log.append([b"first", b"second"])
+    log.close()
+    (segment,) = tmp_path.glob("*.wal")
+    content = bytearray(segment.read_bytes())
+    content[-1] ^= 1
+    segment.write_bytes(content)
+    assert [p for _, p in wal.read(tmp_path, after=0)] == [b"first"]
+
+
+def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a disk error nothing of the group is in the log, and the next append is."""
+    log = wal.WriteAheadLog(tmp_path, next_seq=1)
+    log.append([b"first"])
+    real = wal._write_all
+
+    def full(file: int, block: bytes) -> None:
+        real(file, block[:7])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wal, "_write_all", full)
+    with pytest.raises(StoreBroken, match="cannot be written"):
+        log.append([b"lost"])
+    monkeypatch.setattr(wal, "_write_all", real)
+    log.append([b"second"])
+    log.close()
+    assert list(wal.read(tmp_path, after=0)) == [(1, b"first"), (2, b"second")]
+
+
+def test_segments_go_once_the_database_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full segment is deleted when all of it is in the database, and not before."""
+    monkeypatch.setattr(wal, "SEGMENT_BYTES", 50)
+    log = wal.WriteAheadLog(tmp_path, next_seq=1)
+    for payload in (b"x" * 40, b"y" * 40, b"z"):
+        log.append([payload])
+    log.forget(1)
+    assert [p for _, p in wal.read(tmp_path, after=0)] == [b"y" * 40, b"z"]
+    assert log.bytes == sum(p.stat().st_size for p in tmp_path.glob("*.wal"))
+    log.close()
+
+
+def test_a_broken_disk_is_told_to_the_sender_and_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full: the payload fails with StoreBroken, no query sees it, and after the disk recovers all goes on."""
+    engine = Engine(tmp_path)
+    engine.start()
+    body = request_of(random_spans(5, traces=1)).SerializeToString()
+    real = wal._write_all
+
+    def full(file: int, block: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wal, "_write_all", full)
+    with pytest.raises(StoreBroken):
+        engine.ingest.submit(body).result(timeout=30)
+    monkeypatch.setattr(wal, "_write_all", real)
+    assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (0,)
+    accepted = engine.ingest.submit(body).result(timeout=30)
+    assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (accepted.spans,)
+    engine.stop()
+
+
+def test_a_second_process_is_told_why(tmp_path: Path) -> None:
+    """A folder that another store holds is refused with the reason."""
+    store = SpanStore(tmp_path)
+    code = f"from pathlib import Path; from lab.tracestore.store import SpanStore; SpanStore(Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120)
+    store.close()
+    assert "cannot be opened" in done.stderr
+    assert "stop the other process" in done.stderr
+
+
+class Child:
+    """The store as a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "lab.tracestore", "--port", "0", "--otlp-port", "0", "--data", str(folder)],
+            cwd=REPO, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in self.process.stderr:
+            if ports := re.search(r'"port":(\d+),"otlp_port":(\d+)', line):
+                self.tempo, self.otlp = (f"http://127.0.0.1:{p}" for p in ports.groups())
+                threading.Thread(target=self.process.stderr.read, daemon=True).start()
+                return
+        raise AssertionError("the store did not start")
+
+    def kill(self, sig: int = signal.SIGKILL) -> None:
+        self.process.send_signal(sig)
+        self.process.wait(timeout=60)
+
+
+def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Killed in the middle of the stream, several times: every acknowledged span is there afterwards, once."""
+    acknowledged: dict[bytes, int] = {}
+    seed = 0
+    for _ in range(3):
+        child = Child(tmp_path)
+        killer = threading.Timer(0.7, child.kill)
+        killer.start()
+        try:
+            with httpx.Client(timeout=30) as client:
+                while True:
+                    request = request_of(random_spans(seed, traces=4))
+                    seed += 1
+                    answer = client.post(
+                        f"{child.otlp}/v1/traces",
+                        content=request.SerializeToString(),
+                        headers={"Content-Type": "application/x-protobuf"},
+                    )
+                    if answer.status_code == 200:
+                        for rs in request.resource_spans:
+                            acknowledged[rs.scope_spans[0].spans[0].span_id] = seed
+        except httpx.TransportError:
+            pass
+        finally:
+            killer.join()
+    child = Child(tmp_path)
+    frame = httpx.get(f"{child.tempo}/api/lab/spans", params={"columns": "span_id"}, timeout=60).content
+    child.kill(signal.SIGTERM)
+    import pyarrow as pa
+
+    stored = pa.ipc.open_stream(frame).read_all().column("span_id").to_pylist()
+    assert acknowledged
+    assert {i.hex() for i in acknowledged} <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
+def test_a_clean_stop_is_quick_and_complete(tmp_path: Path) -> None:
+    """SIGTERM: what was acknowledged is in the database, and the next start replays nothing."""
+    child = Child(tmp_path)
+    spans = random_spans(9)
+    body = request_of(spans).SerializeToString()
+    httpx.post(f"{child.otlp}/v1/traces", content=body, headers={"Content-Type": "application/x-protobuf"}, timeout=60)
+    started = time.monotonic()
+    child.kill(signal.SIGTERM)
+    assert time.monotonic() - started < 30
+    store = SpanStore(tmp_path)
+    assert store.span_count() == len(spans)
+    assert list(wal.read(tmp_path / "wal", after=store.flushed_seq)) == []
+    store.close()

@@ -1,0 +1,269 @@
+"""The OTLP entrance: what is accepted comes back whole, what is not is refused with the right word."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+from google.protobuf import json_format
+from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+from lab.tracestore import otlp_http
+from lab.tracestore.errors import Overloaded
+from lab.tracestore.rebuild import traces
+from lab.tracestore.store import SpanStore
+from tests.tracestore.conftest import Running
+from tests.tracestore.corpus import load, random_spans, request_of
+from tests.tracestore.hypotheses import QUICK
+
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+
+
+def values(depth: int = 2) -> st.SearchStrategy[AnyValue]:
+    """AnyValues of every kind, the unset one included."""
+    leaves = st.one_of(
+        _TEXT.map(lambda v: AnyValue(string_value=v)),
+        st.integers(-(2**63), 2**63 - 1).map(lambda v: AnyValue(int_value=v)),
+        st.floats(allow_nan=False).map(lambda v: AnyValue(double_value=v)),
+        st.booleans().map(lambda v: AnyValue(bool_value=v)),
+        st.binary(max_size=8).map(lambda v: AnyValue(bytes_value=v)),
+        st.just(AnyValue()),
+    )
+    return st.recursive(leaves, _nested, max_leaves=4)
+
+
+def _nested(inner: st.SearchStrategy[AnyValue]) -> st.SearchStrategy[AnyValue]:
+    def array(items: list[AnyValue]) -> AnyValue:
+        value = AnyValue()
+        value.array_value.SetInParent()
+        value.array_value.values.extend(items)
+        return value
+
+    def pairs(items: dict[str, AnyValue]) -> AnyValue:
+        value = AnyValue()
+        value.kvlist_value.SetInParent()
+        for k, v in items.items():
+            value.kvlist_value.values.add(key=k, value=v)
+        return value
+
+    return st.one_of(st.lists(inner, max_size=3).map(array), st.dictionaries(_TEXT, inner, max_size=3).map(pairs))
+
+
+_KEYS = st.one_of(
+    _TEXT, st.sampled_from(("gen_ai.usage.input_tokens", "http.route", "gen_ai.latency.e2e", "service.name"))
+)
+_BAGS = st.dictionaries(_KEYS, values(), max_size=5)
+_U32 = st.integers(0, 2**32 - 1)
+_NS = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
+    """A request with up to three spans that use every field."""
+    request = ExportTraceServiceRequest()
+    for i in range(draw(st.integers(1, 3))):
+        rs = request.resource_spans.add(schema_url=draw(_TEXT))
+        _put(rs.resource.attributes, draw(_BAGS))
+        rs.resource.dropped_attributes_count = draw(_U32)
+        ss = rs.scope_spans.add(schema_url=draw(_TEXT))
+        ss.scope.name, ss.scope.version = draw(_TEXT), draw(_TEXT)
+        _put(ss.scope.attributes, draw(_BAGS))
+        span = ss.spans.add(
+            trace_id=bytes([7] * 16), span_id=bytes([i + 1] * 8), name=draw(_TEXT), kind=draw(st.integers(0, 5))
+        )
+        span.parent_span_id = draw(st.sampled_from((b"", b"12345678")))
+        span.start_time_unix_nano, span.end_time_unix_nano = draw(_NS), draw(_NS)
+        span.status.code, span.status.message = draw(st.integers(0, 2)), draw(_TEXT)
+        span.trace_state, span.flags = draw(_TEXT), draw(_U32)
+        span.dropped_attributes_count, span.dropped_events_count, span.dropped_links_count = (
+            draw(_U32),
+            draw(_U32),
+            draw(_U32),
+        )
+        _put(span.attributes, draw(_BAGS))
+        for _ in range(draw(st.integers(0, 2))):
+            event = span.events.add(time_unix_nano=draw(_NS), name=draw(_TEXT), dropped_attributes_count=draw(_U32))
+            _put(event.attributes, draw(_BAGS))
+        for _ in range(draw(st.integers(0, 2))):
+            link = span.links.add(
+                trace_id=draw(st.binary(max_size=16)), span_id=b"87654321", trace_state=draw(_TEXT), flags=draw(_U32)
+            )
+            _put(link.attributes, draw(_BAGS))
+    return request
+
+
+def _put(attributes: object, bag: dict[str, AnyValue]) -> None:
+    for key, value in bag.items():
+        attributes.add(key=key, value=value)
+
+
+def spans_as_text(data: ExportTraceServiceRequest | TracesData) -> list[str]:
+    """Every span with its resource and scope, attributes in the order of their keys: what must survive."""
+    found = []
+    for rs in data.resource_spans:
+        for ss in rs.scope_spans:
+            for span in ss.spans:
+                span.attributes.sort(key=lambda kv: kv.key)
+                if not span.status.code and not span.status.message:
+                    span.ClearField("status")
+                for part in (*span.events, *span.links):
+                    part.attributes.sort(key=lambda kv: kv.key)
+                found.append("\n".join(map(str, (rs.resource, rs.schema_url, ss.scope, ss.schema_url, span))))
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SpanStore:
+    store = SpanStore(tmp_path_factory.mktemp("otlp"), threads=1)
+    yield store
+    store.close()
+
+
+@QUICK
+@given(request=requests())
+def test_everything_of_a_span_survives(store: SpanStore, request: ExportTraceServiceRequest) -> None:
+    """Typed attributes, nested values, events, links, scope, resource, counts, state and flags come back as sent."""
+    store.delete_before(2**63 - 1)
+    with store._transaction() as con:
+        con.execute("DELETE FROM spans")
+    load(store, request)
+    with store.reader() as con:
+        back = traces(con, [UUID(bytes=bytes([7] * 16))])
+    assert spans_as_text(back) == spans_as_text(request)
+
+
+def test_accepted_spans_are_seen_at_once(running: Running) -> None:
+    """A query after the 200 sees the spans; sending them again adds nothing."""
+    spans = random_spans(1)
+    body = request_of(spans).SerializeToString()
+    for _ in range(2):
+        answer = running.export(body)
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-protobuf")
+        assert not ExportTraceServiceResponse.FromString(answer.content).HasField("partial_success")
+        found = running.tempo.get("/api/search", params={"limit": 100}).json()["traces"]
+        assert sum(s["spanCount"] for t in found for s in t["serviceStats"].values()) == len(spans)
+
+
+def test_json_and_gzip_say_the_same(running: Running) -> None:
+    """OTLP JSON (ids in hexadecimal) and gzip end in the same spans as plain protobuf."""
+    request = request_of(random_spans(2))
+    as_json = json_format.MessageToDict(request)
+    for rs in as_json["resourceSpans"]:
+        for ss in rs["scopeSpans"]:
+            for span in ss["spans"]:
+                for key in ("traceId", "spanId", "parentSpanId"):
+                    if key in span:
+                        span[key] = _hex(span[key])
+    answer = running.export(json.dumps(as_json).encode(), Content_Type="application/json")
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert running.export(gzip.compress(request.SerializeToString()), Content_Encoding="gzip").status_code == 200
+    ids = {s.trace_id for rs in request.resource_spans for ss in rs.scope_spans for s in ss.spans}
+    back = running.engine.query(lambda con: traces(con, [UUID(bytes=i) for i in ids]))
+    assert spans_as_text(back) == spans_as_text(request)
+
+
+def _hex(base64_text: str) -> str:
+    import base64
+
+    return base64.b64decode(base64_text).hex()
+
+
+def test_partial_success_names_what_was_refused(running: Running) -> None:
+    """A span with a wrong id is refused, the others are kept, and the answer says how many and why."""
+    request = request_of(random_spans(3, traces=1))
+    bad = request.resource_spans.add().scope_spans.add().spans.add(trace_id=b"short", span_id=b"12345678", name="bad")
+    answer = ExportTraceServiceResponse.FromString(running.export(request.SerializeToString()).content)
+    assert answer.partial_success.rejected_spans == 1
+    assert "trace id must be 16 bytes" in answer.partial_success.error_message
+    assert running.engine.query(
+        lambda con: con.execute("SELECT count(*) FROM spans WHERE name = 'bad'").fetchone()
+    ) == (0,)
+    assert bad.name == "bad"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "code"),
+    [
+        (b"\xff\xff\xff", {}, 400),
+        (b"{", {"Content_Type": "application/json"}, 400),
+        (b"[]", {"Content_Type": "application/json"}, 400),
+        (
+            b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"zz"}]}]}]}',
+            {"Content_Type": "application/json"},
+            400,
+        ),
+        (b"x", {"Content_Encoding": "gzip"}, 400),
+        (gzip.compress(b"x" * 1000)[:-9], {"Content_Encoding": "gzip"}, 400),
+        (b"x", {"Content_Encoding": "br"}, 400),
+        (b"x", {"Content_Type": "text/plain"}, 415),
+    ],
+)
+def test_unreadable_bodies_are_refused(running: Running, body: bytes, headers: dict[str, str], code: int) -> None:
+    """A client error, with a Status that says what was wrong; never a 500."""
+    answer = running.export(body, **headers)
+    assert answer.status_code == code
+    is_json = headers.get("Content_Type") == "application/json"
+    message = answer.json()["message"] if is_json else Status.FromString(answer.content).message
+    assert len(message) > 10
+
+
+def test_large_bodies_are_refused_before_they_grow(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """413 for a body over the cap, and for a small gzip body that would grow over it."""
+    monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
+    assert running.export(b"x" * 20_000).status_code == 413
+    assert running.export(gzip.compress(bytes(1_000_000)), Content_Encoding="gzip").status_code == 413
+
+
+def test_a_full_queue_says_429(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender hears 429 with Retry-After, and nothing of its request is kept."""
+
+    def full(payload: bytes) -> None:
+        raise Overloaded("the ingest queue is full", retry_after_s=2)
+
+    monkeypatch.setattr(running.engine.ingest, "submit", full)
+    answer = running.export(request_of(random_spans(4)).SerializeToString())
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+
+
+def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    """Over its bytes the queue refuses; one large payload alone is still taken."""
+    from lab.tracestore.ingest import Ingest, Limits
+    from lab.tracestore.telemetry import Telemetry
+
+    store = SpanStore(tmp_path, threads=1)
+    ingest = Ingest(store, tmp_path / "wal", Telemetry(), Limits(queue_bytes=100))  # not started: nothing drains it
+    ingest.submit(bytes(200))
+    with pytest.raises(Overloaded):
+        ingest.submit(bytes(200))
+    store.close()
+
+
+def test_opentelemetry_sdk_exports_to_it(running: Running) -> None:
+    """The SDK's own OTLP/HTTP exporter is served, and its span is found by TraceQL."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    exporter = OTLPSpanExporter(endpoint=f"{running.otlp.base_url}/v1/traces")
+    provider = TracerProvider(resource=Resource.create({"service.name": "sdk"}))
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    with provider.get_tracer("t").start_as_current_span("work", attributes={"k": 3}) as span:
+        trace_id = f"{span.get_span_context().trace_id:032x}"
+    provider.shutdown()
+    found: httpx.Response = running.tempo.get(
+        "/api/search", params={"q": '{ resource.service.name = "sdk" && span.k = 3 }'}
+    )
+    assert [t["traceID"].rjust(32, "0") for t in found.json()["traces"]] == [trace_id]
