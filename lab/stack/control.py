@@ -148,7 +148,7 @@ def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
             stdout=out,
             stderr=out,
             cwd=REPO,
-            env=processes.part_env(state_dir, {"PYTHONPATH": str(REPO)}),
+            env=processes.part_env(state_dir, "supervisor", {"PYTHONPATH": str(REPO)}),
             start_new_session=True,  # Ctrl-C in the terminal is not for the parts
         )
     process.stdin.write(json.dumps({"settings": given, "external": external}).encode())

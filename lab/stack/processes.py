@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 MARK = "LAB_STACK_OF"  # in the environment of every part: the state folder that it belongs to
+PART_MARK = "LAB_STACK_PART"  # and the part itself
 PR_SET_PDEATHSIG = 1
 
 
@@ -69,8 +70,8 @@ def end(processes: Iterable, grace_s: float = 5.0) -> list[str]:
     return killed
 
 
-def leftovers(state_dir: Path, recorded: Iterable[tuple[int, float]]) -> list:
-    """Processes of this lab that still run: those recorded, and those whose environment carries its mark.
+def leftovers(state_dir: Path, recorded: Iterable[tuple[int, float]] = (), part: str = "") -> list:
+    """Processes of this lab (or of one part) that still run: those recorded, and those whose environment says so.
 
     Both, because a process may hide its environment (vLLM rewrites its title over it) or be too young to be recorded.
     Never found by name: another lab runs the same programs.
@@ -82,15 +83,15 @@ def leftovers(state_dir: Path, recorded: Iterable[tuple[int, float]]) -> list:
         if is_same(pid, create_time):
             with contextlib.suppress(psutil.Error):
                 found[pid] = psutil.Process(pid)
-    mark = str(state_dir.resolve())
+    wanted = {MARK: str(state_dir.resolve())} | ({PART_MARK: part} if part else {})
     for p in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if p.pid != os.getpid() and p.pid not in found and p.environ().get(MARK) == mark:
+            if p.pid != os.getpid() and p.pid not in found and wanted.items() <= p.environ().items():
                 found[p.pid] = p
     return list(found.values())
 
 
-def part_env(state_dir: Path, extra: dict[str, str]) -> dict[str, str]:
-    """Environment of a part: this process's, the mark, and `extra`; bytecode is written so that imports are fast."""
+def part_env(state_dir: Path, part: str, extra: dict[str, str]) -> dict[str, str]:
+    """Environment of a part: this process's, the marks, and `extra`; bytecode is written so that imports are fast."""
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")}
-    return env | {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve())} | extra
+    return env | {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part} | extra

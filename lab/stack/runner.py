@@ -54,7 +54,6 @@ class Zygote:
             if not waiting.done():
                 waiting.set_exception(ConnectionError("vllm-base has ended"))
         self._pids.clear()
-        self._codes.clear()
 
     async def fork(self, name: str, argv: tuple[str, ...], env: dict[str, str], log_fd: int) -> int:
         """Have a server forked, its output going to `log_fd`; returns its pid."""
@@ -62,9 +61,7 @@ class Zygote:
             raise ConnectionError("vllm-base is not there")
         waiting = self._pids[name] = asyncio.get_running_loop().create_future()
         socket.send_fds(self._control, [json.dumps({"start": name, "argv": argv, "env": env}).encode()], [log_fd])
-        pid = await waiting
-        self._codes[pid] = asyncio.get_running_loop().create_future()
-        return pid
+        return await waiting
 
     async def exit_code(self, pid: int) -> int:
         """Wait for the end of a forked server."""
@@ -84,9 +81,10 @@ class Zygote:
         if "imported" in message:
             self.imported.set()
         elif "started" in message:
+            self._codes[message["pid"]] = asyncio.get_running_loop().create_future()
             self._pids.pop(message["started"]).set_result(message["pid"])
-        elif (waiting := self._codes.pop(message["pid"], None)) and not waiting.done():
-            waiting.set_result(message["code"])
+        else:
+            self._codes[message["pid"]].set_result(message["code"])
 
 
 class Runner:
@@ -230,7 +228,7 @@ class Runner:
                 stdout=log_fd,
                 stderr=log_fd,
                 cwd=REPO,
-                env=processes.part_env(self.state_dir, self.part.env),
+                env=processes.part_env(self.state_dir, self.part.name, self.part.env),
                 pass_fds=fds,
                 # Sound here: this process has one thread.
                 preexec_fn=partial(processes.die_with_parent, os.getpid()) if sys.platform == "linux" else None,
@@ -294,8 +292,17 @@ class Runner:
         self._sink.note(self.error, "error")
         if self.part.ready.kind == "imported":
             self._zygote.close()
-        await self._end_processes()  # what it had started
+        await self._end_processes()
+        await self._end_strays()
         self._set(state.DEAD, error=self.error)
+
+    async def _end_strays(self) -> None:
+        """What it had started and left behind: no longer below it, but its mark is in their environment."""
+        if not self.part.base:  # the kernel ends what is forked from vllm-base with its parent
+            strays = processes.leftovers(self.state_dir, part=self.part.name)
+            if strays:
+                self._sink.note(f"ending {len(strays)} processes that it left behind", "warning")
+                await end(strays, self.part.grace_s)
 
     async def _end_processes(self) -> None:
         if alive := self.processes():

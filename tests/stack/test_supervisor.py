@@ -101,11 +101,13 @@ def test_a_dead_part_is_seen_named_and_repaired(small_lab):
     stack.up(settings)
     stack.require(settings, "web", "other")
     web, other = part(settings, "web").pid, part(settings, "other").pid
+    children = psutil.Process(web).children()
     os.kill(web, signal.SIGKILL)
     wait_for(lambda: "SIGKILL" in part(settings, "web").error, 3.0)
     with pytest.raises(PartFailed, match="web is dead") as e:
         stack.require(settings, "web")
     assert e.value.part == "web" and e.value.log.endswith("web.log")
+    assert children and all_gone(children), "what it had started is still there"
     stack.require(settings, "other")
     stack.up(settings)
     assert part(settings, "web").ready and part(settings, "web").pid != web
