@@ -1,48 +1,36 @@
 """Frames become judgements. Pure functions; each says its formula, where it is from, and how far it can be trusted."""
 
-from lab.measures.capacity import Goodput, LittlesLaw, Slo, concurrency, goodput, littles_law
+from lab.measures.capacity import Slo, concurrency, goodput, littles_law
 from lab.measures.latency import (
-    HistogramQuantile,
-    SampleQuantile,
-    histogram_mean,
-    histogram_quantile,
-    quantile_table,
+    BucketQuantile,
+    Quantile,
+    bucket_quantile,
+    mean_from_sum_and_count,
+    quantile,
+    quantiles,
     quantiles_by_source,
-    sample_quantile,
 )
-from lab.measures.quality import (
-    PairedDifference,
-    paired_difference,
-    rates,
-    requests_to_see,
-    tool_confusion,
-    tool_use,
-    wilson,
-)
-from lab.measures.tokens import books, cost_by, cost_table, machine_usd_per_mtok, token_totals
+from lab.measures.quality import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
+from lab.measures.tokens import books, cost_by, machine_usd_per_mtok, token_totals
 
 __all__ = [
-    "Goodput",
-    "HistogramQuantile",
-    "LittlesLaw",
-    "PairedDifference",
-    "SampleQuantile",
+    "BucketQuantile",
+    "Quantile",
     "Slo",
     "books",
+    "bucket_quantile",
     "concurrency",
     "cost_by",
-    "cost_table",
     "goodput",
-    "histogram_mean",
-    "histogram_quantile",
     "littles_law",
     "machine_usd_per_mtok",
+    "mean_from_sum_and_count",
     "paired_difference",
-    "quantile_table",
+    "quantile",
+    "quantiles",
     "quantiles_by_source",
-    "rates",
     "requests_to_see",
-    "sample_quantile",
+    "share_table",
     "token_totals",
     "tool_confusion",
     "tool_use",

@@ -45,10 +45,8 @@ def goodput(frame: pd.DataFrame, slo: Slo, window_s: float) -> Goodput:
     good = ok & (frame["e2e_s"] <= slo.e2e_s).to_numpy(bool)
     if math.isfinite(slo.ttft_s):
         good &= (frame["ttft_s"] <= slo.ttft_s).to_numpy(bool)
-    if frame.empty:
-        return Goodput(0.0, 0.0, math.nan, 0.0, 1.0, 0)
-    low, high = wilson(int(good.sum()), len(frame))
-    return Goodput(good.sum() / window_s, ok.sum() / window_s, float(good.mean()), low, high, len(frame))
+    share, low, high = wilson(int(good.sum()), len(frame))
+    return Goodput(good.sum() / window_s, ok.sum() / window_s, share, low, high, len(frame))
 
 
 def concurrency(start: np.ndarray, end: np.ndarray) -> pd.DataFrame:

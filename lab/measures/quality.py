@@ -20,55 +20,49 @@ FAULTS = ("needless_call", "missing_call", "not_offered_call", "malformed")
 NO_TOOL = "(none)"
 
 
-def wilson(hits: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """(low, high) of the share hits/n: Wilson's score interval (Wilson 1927), which holds for few observations and for
-    shares near 0 and 1 too.
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(share, low, high) of a binomial outcome: Wilson's score interval (Wilson 1927), which holds for few
+    observations and for shares near 0 and 1 too. (NaN, 0, 1) of none: then nothing is known.
 
     centre = (p + z²/2n) / (1 + z²/n), half = z / (1 + z²/n) * sqrt(p(1-p)/n + z²/4n²).
-    Raises FrameError unless 0 <= hits <= n and n > 0.
     """
+    if not 0 <= successes <= n:
+        raise FrameError("successes must be between 0 and n", had=f"{successes} of {n}")
     if n == 0:
-        raise FrameError("there is no share of no observations")
-    if not 0 <= hits <= n:
-        raise FrameError("hits must be between 0 and n", had=f"{hits} of {n}")
+        return math.nan, 0.0, 1.0
     z = float(stats.norm.ppf(1 - (1 - confidence) / 2))
-    p, scale = hits / n, 1 + z * z / n
+    p, scale = successes / n, 1 + z * z / n
     centre = (p + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # At the ends the formula gives the end itself; rounding must not push the share outside its own interval.
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    return p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
-def rates(frame: pd.DataFrame, outcomes: Sequence[str], *, by: str = "") -> pd.DataFrame:
-    """The share of True in each of these columns: `rate_ratio`, `low_ratio`, `high_ratio` (Wilson, 95 %), `hits`, `n`.
+def share_table(frame: pd.DataFrame, outcomes: Sequence[str], *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """The share of True in each of these columns, one row an outcome (and group), the outcome as index.
 
-    One row an outcome, which is the index; with `by`, one row a group and outcome: the group is the index, `outcome` a
-    column. Missing values are left out of n; where nothing is known, the share is NaN and its interval 0 to 1. Raises
-    FrameError for a column that is not there.
+    Columns: those of `by`, `rate_ratio`, `low_ratio`, `high_ratio` (Wilson, 95 %), `successes`, `n`. Missing values are
+    left out of n. Raises FrameError for a column that is not there.
     """
-    if missing := [name for name in (*outcomes, *([by] if by else [])) if name not in frame]:
+    if missing := [name for name in (*outcomes, *by) if name not in frame]:
         raise FrameError(f"the frame lacks {', '.join(missing)}", had=", ".join(map(str, frame.columns)))
-    groups = frame.groupby(by, observed=True) if by else [("", frame)]
-    rows = [[group, outcome, *_rate(part[outcome])] for group, part in groups for outcome in outcomes]
-    columns = [by or "group", "outcome", "rate_ratio", "low_ratio", "high_ratio", "hits", "n"]
-    table = pd.DataFrame(rows, columns=columns)
-    return table.set_index(by) if by else table.drop(columns="group").set_index("outcome")
+    groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
+    rows = []
+    for key, part in groups:
+        for outcome in outcomes:
+            known = part[outcome].dropna().astype(bool)
+            share, low, high = wilson(int(known.sum()), len(known))
+            rows.append([outcome, *key, share, low, high, int(known.sum()), len(known)])
+    columns = ["outcome", *by, "rate_ratio", "low_ratio", "high_ratio", "successes", "n"]
+    return pd.DataFrame(rows, columns=columns).set_index("outcome")
 
 
-def _rate(outcome: pd.Series) -> tuple[float, float, float, int, int]:
-    known = outcome.dropna().astype(bool)
-    hits, n = int(known.sum()), len(known)
-    if n == 0:
-        return math.nan, 0.0, 1.0, 0, 0
-    return hits / n, *wilson(hits, n), hits, n
-
-
-def tool_use(frame: pd.DataFrame, *, by: str = "") -> pd.DataFrame:
-    """`rates` of every verdict and fault of `lab.world.judge` that the frame has. Raises FrameError if it has none."""
+def tool_use(frame: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """`share_table` of every verdict and fault of `lab.world.judge` that the frame has."""
     found = [name for name in (*VERDICTS, *FAULTS) if name in frame]
     if not found:
         raise FrameError("this frame has no verdicts", do="give request_frame the judgements of lab.world.judge")
-    return rates(frame, found, by=by)
+    return share_table(frame, found, by=by)
 
 
 def tool_confusion(expected: Sequence[Sequence[str]], called: Sequence[Sequence[str]]) -> pd.DataFrame:

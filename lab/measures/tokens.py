@@ -12,73 +12,48 @@ from lab.errors import FrameError
 KINDS = ("prompt", "cached", "completion")
 
 
-class HourPrice(Protocol):
-    """The price of a machine, as `lab.prices.MachinePrice`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def usd_per_hour(self) -> float: ...
-
-
 class TokenPrice(Protocol):
     """A price list of tokens, as `lab.prices.ApiPrice`."""
 
     def cost_usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float: ...
 
 
-def token_totals(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Totals of a request frame by source, for `books`: {'client': {kind: tokens}, 'spans': ...}, kinds as in KINDS.
+def token_totals(frame: pd.DataFrame, prometheus: Mapping[str, float] | None = None) -> pd.DataFrame:
+    """Totals of one run: rows prompt, cached, completion; columns `client`, `spans` and, where given, `prometheus`.
 
-    The client's -1 (the API did not say) counts as nothing.
+    `frame` is a request frame; `prometheus` the exact increases of vLLM's counters over the same run
+    (`lab.frames.increase_exact`), by the same three names. The client's -1 (the API did not say) counts as nothing and
+    is counted in `attrs["client_silent"]`. A total that a source does not have is NaN.
     """
-    return {
-        "client": {kind: float(frame[f"{kind}_tokens"].clip(lower=0).sum()) for kind in KINDS},
-        "spans": {kind: float(frame[f"span_{kind}_tokens"].sum()) for kind in KINDS},
-    }
-
-
-def books(sources: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Do the books balance? Totals of the same tokens by several sources, side by side.
-
-    `sources` is {source: {kind of tokens: total}}. One row a kind, one column a source (NaN where it has none),
-    and `difference_tokens`: the largest total less the smallest. Raises FrameError for fewer than two sources.
-    """
-    if len(sources) < 2:
-        raise FrameError("books are balanced between at least two sources", had=", ".join(sources) or "none")
-    table = pd.DataFrame({name: pd.Series(dict(totals), dtype="float64") for name, totals in sources.items()})
-    table["difference_tokens"] = table.max(axis=1) - table.min(axis=1)
-    table.index.name = "tokens"
+    columns: dict[str, dict[str, float]] = {"client": {}, "spans": {}}
+    silent = 0
+    for kind in KINDS:
+        said = frame[f"{kind}_tokens"]
+        silent = max(silent, int((said < 0).sum()))
+        columns["client"][kind] = float(said.clip(lower=0).sum())
+        columns["spans"][kind] = float(frame[f"span_{kind}_tokens"].sum())
+    if prometheus is not None:
+        if unknown := set(prometheus) - set(KINDS):
+            raise FrameError(
+                f"these are not kinds of tokens: {', '.join(sorted(unknown))}", do=f"use {', '.join(KINDS)}"
+            )
+        columns["prometheus"] = {kind: float(prometheus.get(kind, float("nan"))) for kind in KINDS}
+    table = pd.DataFrame(columns, index=pd.Index(KINDS, name="tokens"))
+    table.attrs["client_silent"] = silent
     return table
 
 
-def cost_table(
-    prompt_tokens: float,
-    cached_tokens: float,
-    completion_tokens: float,
-    requests: int,
-    *,
-    seconds: float,
-    busy_s: float,
-    machine: HourPrice,
-    apis: Mapping[str, TokenPrice],
-) -> pd.DataFrame:
-    """What a run cost: on a machine for its whole time, for its busy time alone, and at APIs for the same tokens.
+def books(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
+    """Do the books balance? The totals, and for every other source its difference to `against`, as tokens.
 
-    One row a way to pay; columns `cost_usd`, `usd_per_mtok` (prompt and completion tokens together) and
-    `usd_per_1000_requests`. The two rows of the machine are the ends of what it can cost: alone on an idle machine, and
-    on one that others keep busy as well. `cached_tokens` are a part of the prompt tokens. Raises FrameError for a run
-    without tokens or requests.
+    Adds `<source>_less_<against>` a source, and `balanced`: every difference that is known is exactly 0.
     """
-    tokens = prompt_tokens + completion_tokens
-    if not (tokens > 0 and requests > 0):
-        raise FrameError("there is nothing to pay for", had=f"{tokens:g} tokens in {requests} requests")
-    hourly = machine.usd_per_hour / 3600
-    costs = {f"{machine.name}, the whole time": hourly * seconds, f"{machine.name}, busy time": hourly * busy_s}
-    costs |= {name: api.cost_usd(prompt_tokens, completion_tokens, cached_tokens) for name, api in apis.items()}
-    table = pd.DataFrame({"cost_usd": costs})
-    table["usd_per_mtok"] = table["cost_usd"] / tokens * 1e6
-    table["usd_per_1000_requests"] = table["cost_usd"] / requests * 1000
+    others = [name for name in totals.columns if name != against]
+    table = totals.copy()
+    differences = [f"{name}_less_{against}" for name in others]
+    for name, difference in zip(others, differences, strict=True):
+        table[difference] = totals[name] - totals[against]
+    table["balanced"] = (table[differences].fillna(0) == 0).all(axis=1)
     return table
 
 

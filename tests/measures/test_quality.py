@@ -12,36 +12,36 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lab.errors import FrameError
-from lab.measures import paired_difference, rates, requests_to_see, tool_confusion, tool_use, wilson
+from lab.measures import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
 
 
 def test_wilson_by_a_second_source() -> None:
     """The interval is scipy's own Wilson interval."""
     for successes, n in ((0, 10), (5, 10), (10, 10), (97, 123)):
+        share, low, high = wilson(successes, n)
         expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
-        assert wilson(successes, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+        assert (share, low, high) == pytest.approx((successes / n, expected.low, expected.high), abs=1e-12)
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_the_interval_holds_the_share(successes: int, n: int) -> None:
-    """Always inside 0 to 1, always around the share; of nothing there is none."""
-    if successes > n or n == 0:
-        with pytest.raises(FrameError, match="between 0 and n" if n else "no share"):
+    """Always inside 0 to 1, always around the share; of nothing, nothing is known."""
+    if successes > n:
+        with pytest.raises(FrameError, match="between 0 and n"):
             wilson(successes, n)
         return
-    low, high = wilson(successes, n)
-    assert 0 <= low <= successes / n <= high <= 1
+    share, low, high = wilson(successes, n)
+    assert 0 <= low <= high <= 1
+    assert math.isnan(share) if n == 0 else low <= share <= high
 
 
 def test_shares_by_group_leave_out_what_is_unknown() -> None:
     """A missing verdict is not a failure."""
     frame = pd.DataFrame({"kind": ["a", "a", "b"], "right_tool": pd.array([True, None, False], dtype="boolean")})
-    table = rates(frame, ["right_tool"], by="kind")
-    assert table.rate_ratio.to_dict() == {"a": 1.0, "b": 0.0} and table.n.tolist() == [1, 1]
-    unknown = rates(frame.assign(right_tool=pd.array([None] * 3, dtype="boolean")), ["right_tool"]).iloc[0]
-    assert math.isnan(unknown.rate_ratio) and (unknown.low_ratio, unknown.high_ratio, unknown.n) == (0, 1, 0)
+    table = share_table(frame, ["right_tool"], by=["kind"])
+    assert table.rate_ratio.tolist() == [1.0, 0.0] and table.n.tolist() == [1, 1] and table.index.name == "outcome"
     with pytest.raises(FrameError, match="lacks nothing_such"):
-        rates(frame, ["nothing_such"])
+        share_table(frame, ["nothing_such"])
 
 
 def test_tool_use_takes_what_verdicts_there_are() -> None:

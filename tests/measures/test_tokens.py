@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from lab.errors import FrameError
-from lab.measures import books, cost_by, cost_table, machine_usd_per_mtok, token_totals
-from lab.prices import ApiPrice, MachinePrice
+from lab.measures import books, cost_by, machine_usd_per_mtok, token_totals
+from lab.prices import ApiPrice
 
 PRICE = ApiPrice("list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5)
 
@@ -26,20 +26,21 @@ def requests() -> pd.DataFrame:
     return pd.DataFrame(frame)
 
 
-def test_the_books_of_a_request_frame() -> None:
-    """Client and spans side by side, the counters beside them; what the API did not say is nothing for the client."""
-    table = books({**token_totals(requests()), "prometheus": {"prompt": 1_000_500, "completion": 100_007}})
-    assert table.loc["prompt", ["client", "spans", "prometheus"]].tolist() == [1_000_000, 1_000_500, 1_000_500]
-    assert table.difference_tokens.to_dict() == {"prompt": 500, "cached": 0, "completion": 7}
-    assert math.isnan(table.loc["cached", "prometheus"])
-    assert (books(token_totals(requests().head(1))).difference_tokens == 0).all()
+def test_totals_of_every_source_side_by_side() -> None:
+    """What the API did not say is nothing for the client, and is counted."""
+    totals = token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007})
+    assert totals.loc["prompt"].tolist() == [1_000_000, 1_000_500, 1_000_500]
+    assert math.isnan(totals.loc["cached", "prometheus"]) and totals.attrs["client_silent"] == 1
+    with pytest.raises(FrameError, match="not kinds of tokens"):
+        token_totals(requests(), {"input": 3})
 
 
-def test_a_run_without_tokens_has_no_price() -> None:
-    """Nothing is divided by nothing."""
-    machine = MachinePrice("m", 1.0, "", date(2026, 1, 1), "by hand")
-    with pytest.raises(FrameError, match="nothing to pay"):
-        cost_table(0, 0, 0, 1, seconds=1, busy_s=1, machine=machine, apis={})
+def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
+    """Differences are explicit; an unknown total is no difference."""
+    balance = books(token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007}))
+    assert balance.spans_less_client.tolist() == [500, 0, 7]
+    assert balance.prometheus_less_client.tolist()[0] == 500 and balance.balanced.tolist() == [False, True, False]
+    assert books(token_totals(requests().head(1))).balanced.all()
 
 
 def test_cost_by_hand() -> None:
