@@ -60,7 +60,8 @@ BY_API = Row(
               "Below 1 the own machines are cheaper at this moment's load. Engineering time is in neither.",
               (Query(ratio(f"$usd_per_hour * {REPLICAS}", f"(3600 * {_API})"), "ratio"),)),
         Panel("Spared by the prefix cache",
-              "Price-list USD an hour that cached tokens did not cost. On own machines the gain is time, not an invoice.",
+              "Price-list USD an hour that cached tokens did not cost. On own machines the gain is time, not an "
+              "invoice.",
               (Query(f"3600 * ($api_input_usd - $api_cached_usd) * {rate(M.CACHED_TOKENS)} / 1e6", "spared"),),
               unit="currencyUSD"),
         Panel("Tokens, all in all", "Over the whole time range; a restart of vLLM in it is allowed for.",

@@ -19,8 +19,10 @@ ACTIVITY = Row(
     (
         Panel(
             "Busy, three ways",
-            "GPU_UTIL: some kernel ran, be it on one of a hundred cores; near 1 for every serving workload. Graphics engine "
-            "active: the same, finer. Tensor active: the cores that multiply matrices worked: this is the one to compare "
+            "GPU_UTIL: some kernel ran, be it on one of a hundred cores; near 1 for every serving workload. Graphics "
+            "engine "
+            "active: the same, finer. Tensor active: the cores that multiply matrices worked: this is the one to "
+            "compare "
             "with what was paid for. Profiling counters are absent on consumer and some shared GPUs.",
             (
                 Query("avg(DCGM_FI_DEV_GPU_UTIL) / 100", "GPU_UTIL"),
@@ -30,9 +32,11 @@ ACTIVITY = Row(
             unit="percentunit",
             needs="gpu",
         ),
-        _panel("Tensor cores", "Share of cycles in which the tensor pipe was active. Prefill is high, decode low: decode "
+        _panel("Tensor cores", "Share of cycles in which the tensor pipe was active. Prefill is high, decode low: "
+                               "decode "
                "waits for memory.", "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE", "percentunit"),
-        _panel("Memory traffic", "Share of cycles in which DRAM moved data. Near 0.8 is as good as it gets: decode is at "
+        _panel("Memory traffic", "Share of cycles in which DRAM moved data. Near 0.8 is as good as it gets: decode is "
+                                 "at "
                "the memory's limit, and a larger batch is free.", "DCGM_FI_PROF_DRAM_ACTIVE", "percentunit"),
         _panel("GPU_UTIL", "Shown because everybody asks. See the first panel for why it says little.",
                "DCGM_FI_DEV_GPU_UTIL / 100", "percentunit"),
@@ -58,10 +62,12 @@ POWER = Row(
 MEMORY = Row(
     "Memory and faults",
     (
-        _panel("Memory in use", "vLLM takes its share at start and keeps it: flat, and no measure of load. The KV cache's "
+        _panel("Memory in use", "vLLM takes its share at start and keeps it: flat, and no measure of load. The KV "
+                                "cache's "
                "filling is on vLLM's dashboard.",
                "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE)", "percentunit"),
-        _panel("XID of the last error", "0: none. Any other number is in NVIDIA's list of XIDs; it stays until the driver "
+        _panel("XID of the last error", "0: none. Any other number is in NVIDIA's list of XIDs; it stays until the "
+                                        "driver "
                "is loaded again.", "DCGM_FI_DEV_XID_ERRORS", kind="stat", thresholds=((0, GREEN), (1, RED))),
         _panel("PCIe replays", "Retries a second on the bus: a bad riser or slot.",
                f"rate(DCGM_FI_DEV_PCIE_REPLAY_COUNTER{R})"),

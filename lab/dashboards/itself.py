@@ -8,7 +8,8 @@ from lab.dashboards.promql import R, ratio
 SCRAPES = Row(
     "Prometheus",
     (
-        Panel("Targets down", "Scrape targets that did not answer. A target that was never discovered is not here: compare "
+        Panel("Targets down", "Scrape targets that did not answer. A target that was never discovered is not here: "
+                              "compare "
               "with the next panel.", (Query("count(up == 0) or vector(0)", "down"),), kind="stat",
               thresholds=((0, GREEN), (1, RED))),
         Panel("Targets, by job", "A job that is missing here is not scraped at all.",
@@ -17,7 +18,8 @@ SCRAPES = Row(
               (Query("max by (job) (scrape_duration_seconds)", "{{job}}"),), unit="s"),
         Panel("Samples a second", "What Prometheus takes in.",
               (Query(f"sum(rate(prometheus_tsdb_head_samples_appended_total{R}))", "samples"),)),
-        Panel("Series", "In memory. Steps up with each new label value: a model's invented tool name must not become one.",
+        Panel("Series", "In memory. Steps up with each new label value: a model's invented tool name must not become "
+                        "one.",
               (Query("sum(prometheus_tsdb_head_series)", "series"),)),
         Panel("Samples by job", "Which part's page is the large one.",
               (Query("sum by (job) (scrape_samples_scraped)", "{{job}}"),)),
@@ -40,7 +42,8 @@ LOCAL = Row(
               (Query(ratio(f"sum by (endpoint) (rate(tracestore_query_seconds_sum{R}))",
                            f"sum by (endpoint) (rate(tracestore_query_seconds_count{R}))"), "{{endpoint}}"),),
               unit="s", needs="local", quiet="nobody asked the trace store"),
-        Panel("Processor", "Share of the machine's processors in use: on a laptop the load generator, vLLM and the stores "
+        Panel("Processor", "Share of the machine's processors in use: on a laptop the load generator, vLLM and the "
+                           "stores "
               "share them, and all latencies grow together.",
               (Query(f'1 - avg(rate(node_cpu_seconds_total{{mode="idle"}}{R}))', "busy"),), unit="percentunit",
               needs="local"),
@@ -55,7 +58,8 @@ COLLECTOR = Row(
         Panel("Spans in and out", "Accepted by the receiver, sent to Tempo. They differ by what tail sampling drops.",
               (Query(f"sum(rate(otelcol_receiver_accepted_spans_total{R}))", "accepted"),
                Query(f"sum(rate(otelcol_exporter_sent_spans_total{R}))", "sent")), unit="ops", needs="cluster"),
-        Panel("Spans lost", "Refused: the memory limiter; the sender tries again. Failed: the exporter gave up; these are "
+        Panel("Spans lost", "Refused: the memory limiter; the sender tries again. Failed: the exporter gave up; these "
+                            "are "
               "gone.",
               (Query(f"sum(rate(otelcol_receiver_refused_spans_total{R}))", "refused"),
                Query(f"sum(rate(otelcol_exporter_send_failed_spans_total{R}))", "failed"),
@@ -75,7 +79,8 @@ TEMPO = Row(
         Panel("Spans received", "By Tempo's distributor.",
               (Query(f"sum(rate(tempo_distributor_spans_received_total{R}))", "received"),), unit="ops",
               needs="cluster"),
-        Panel("Spans discarded", "By reason, for instance a trace that is too large. Such traces look complete and are not.",
+        Panel("Spans discarded", "By reason, for instance a trace that is too large. Such traces look complete and "
+                                 "are not.",
               (Query(f"sum by (reason) (rate(tempo_discarded_spans_total{R}))", "{{reason}}"),), unit="ops",
               needs="cluster"),
         Panel("Bytes read for queries", "What searches cost.",

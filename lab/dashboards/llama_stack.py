@@ -18,7 +18,8 @@ REQUESTS = Row(
               (Query(rate("llama_stack_requests_total", LS, "api,status"), "{{api}} {{status}}"),), unit="reqps",
               stacked=True),
         Panel("Time of an agent request",
-              "The Responses API, from request to answer: model calls, tools and Llama Stack's own time together. For a "
+              "The Responses API, from request to answer: model calls, tools and Llama Stack's own time together. For "
+              "a "
               "streamed answer it ends when the stream begins in some releases: compare with the traces.",
               distribution(REQUEST_S, f'{LS},api="responses"'), unit="s"),
         Panel("Under way", "Requests inside Llama Stack at the moment of the scrape, by API.",
@@ -42,11 +43,13 @@ TURNS = Row(
         Panel("Time of a model call", "As Llama Stack sees it: vLLM's end to end and the way there.",
               (*distribution(INFERENCE_S, LS),), unit="s"),
         Panel("First token of a model call",
-              "Counted only when text arrives: a turn that is nothing but a tool call has no entry, so this is the TTFT of "
+              "Counted only when text arrives: a turn that is nothing but a tool call has no entry, so this is the "
+              "TTFT of "
               "the turns that talk.",
               distribution("llama_stack_inference_time_to_first_token_seconds", LS), unit="s"),
         Panel("First chunk, by the client library",
-              "gen_ai conventions: the first chunk of any kind, tool calls included. Differs from the panel beside it by "
+              "gen_ai conventions: the first chunk of any kind, tool calls included. Differs from the panel beside it "
+              "by "
               "exactly the turns that do not talk.",
               distribution("gen_ai_client_operation_time_to_first_chunk_seconds", LS), unit="s"),
         Panel("Tokens of a model call",
@@ -60,17 +63,20 @@ TURNS = Row(
 TOOL_CALLS = Row(
     "Tools",
     (
-        Panel("Tool calls", "In the tool server, by tool and outcome. Llama Stack's own tool metrics miss all calls that "
+        Panel("Tool calls", "In the tool server, by tool and outcome. Llama Stack's own tool metrics miss all calls "
+                            "that "
               "come through the Responses API, so they are not used here.",
               (Query(rate("lab_tool_calls_total", TOOLS, "tool,outcome"), "{{tool}} {{outcome}}"),), unit="ops",
               stacked=True),
         Panel("Failed tool calls, by tool",
-              "error: the tool said so. invalid: unknown tool or arguments that do not fit. The span in Llama Stack stays "
+              "error: the tool said so. invalid: unknown tool or arguments that do not fit. The span in Llama Stack "
+              "stays "
               "without an error, since the failure is a normal answer to the agent.",
               (Query(f'sum by (tool) (rate(lab_tool_calls_total{{{TOOLS},outcome!="ok"}}{R})) / '
                      f"(sum by (tool) (rate(lab_tool_calls_total{{{TOOLS}}}{R})) > 0)", "{{tool}}"),),
               unit="percentunit", quiet="no tool call failed"),
-        Panel("Time of a tool call", "p95 inside the tool server, by tool; the network and Llama Stack's part are not in it.",
+        Panel("Time of a tool call", "p95 inside the tool server, by tool; the network and Llama Stack's part are not "
+                                     "in it.",
               (Query(quantile(0.95, "lab_tool_duration_seconds", TOOLS, "tool"), "{{tool}}"),), unit="s"),
         Panel("Tool calls under way", "At the moment of the scrape; shows pile-ups of slow tools.",
               (Query(f"sum(lab_tool_calls_running{{{TOOLS}}})", "under way"),)),

@@ -15,7 +15,8 @@ FAST = Row(
     (
         Panel(
             "First token within the objective",
-            "Share of model calls whose first token came within $ttft_slo s of arriving at vLLM. An agent's user waits for "
+            "Share of model calls whose first token came within $ttft_slo s of arriving at vLLM. An agent's user "
+            "waits for "
             "several calls and the tools between them: see the notebook on traces for what he waits.",
             (Query(attained(M.TTFT, "$ttft_slo"), "TTFT"), Query(attained(M.ITL, "$itl_slo"), "ITL")),
             unit="percentunit",
@@ -29,7 +30,8 @@ FAST = Row(
         ),
         Panel(
             "Agent requests, mean time",
-            "Mean time of requests to Llama Stack, by API. A mean hides the slow ones; quantiles are on its own dashboard.",
+            "Mean time of requests to Llama Stack, by API. A mean hides the slow ones; quantiles are on its own "
+            "dashboard.",
             (
                 Query(
                     ratio(
@@ -72,7 +74,8 @@ COST = Row(
     (
         Panel(
             "USD for a million generated tokens",
-            "The machines' price by what they generate. All cost is laid on generated tokens, prompt tokens are free here; "
+            "The machines' price by what they generate. All cost is laid on generated tokens, prompt tokens are free "
+            "here; "
             "an idle machine makes it rise without bound. The price of a machine is the variable above.",
             (Query(usd_per_million_generated(), "per million"),),
             unit="currencyUSD",
@@ -99,7 +102,8 @@ RIGHT = Row(
     (
         Panel(
             "Tool calls that failed",
-            "Share of tool calls by outcome: error is what the tool said, invalid are arguments that did not fit or a tool "
+            "Share of tool calls by outcome: error is what the tool said, invalid are arguments that did not fit or a "
+            "tool "
             "that does not exist. A call with wrong but fitting arguments counts as ok: only the ground truth in the "
             "notebooks sees it.",
             (
@@ -126,7 +130,8 @@ RIGHT = Row(
         ),
         Panel(
             "Failed requests to Llama Stack",
-            "Share of requests that Llama Stack answered with an error. An agent that gives up politely is a success here.",
+            "Share of requests that Llama Stack answered with an error. An agent that gives up politely is a success "
+            "here.",
             (
                 Query(
                     '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}'

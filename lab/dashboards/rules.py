@@ -1,8 +1,8 @@
 """Recording rules and alerts, as plain values; lab/k8s/base/rules/rules.yaml is written from them.
 
-Burn rates follow the multi-window, multi-burn-rate recipe of the Google SRE Workbook, chapter 5 ('Alerting on SLOs'): an
-alert fires when the error budget burns so fast both over a long window (it matters) and over a short one (it is still
-going on).
+Burn rates follow the multi-window, multi-burn-rate recipe of the Google SRE Workbook, chapter 5 ('Alerting on SLOs'):
+an alert fires when the error budget burns so fast both over a long window (it matters) and over a short one (it is
+still going on).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ TICKET = (("1d", "2h", 3.0), ("3d", "6h", 1.0))
 
 @dataclass(frozen=True)
 class Objective:
-    """`target` is the share that must be good; `errors` the share that was bad, over a window `{w}`; `by` its labels."""
+    """`target` is the share that must be good; `errors` the share that was bad, over a window `{w}`; `by` its "
+      "labels."""
 
     name: str
     alert: str
@@ -28,7 +29,6 @@ class Objective:
     errors: str
     what: str
     notebook: str
-    by: str = ""
 
     def record(self, window: str) -> str:
         """Name of the recorded share of bad events."""
@@ -53,11 +53,11 @@ OBJECTIVES = (
     ),
     Objective(
         "ttft", "TTFT", 0.95, _late(M.TTFT, TTFT_BOUND_S),
-        f"model calls whose first token comes within {TTFT_BOUND_S} s", "04_latency", "model_name",
+        f"model calls whose first token comes within {TTFT_BOUND_S} s", "04_latency",
     ),
     Objective(
         "itl", "ITL", 0.95, _late(M.ITL, ITL_BOUND_S),
-        f"pauses between tokens of at most {ITL_BOUND_S} s", "04_latency", "model_name",
+        f"pauses between tokens of at most {ITL_BOUND_S} s", "04_latency",
     ),
 )  # fmt: skip
 
@@ -161,7 +161,8 @@ def _symptoms() -> list[dict[str, Any]]:
             "5m",
             "ticket",
             "Tool {{ $labels.tool }} fails in {{ $value | humanizePercentage }} of its calls",
-            "The agent gets errors for results and invents, asks again or gives up. The flaky tool of the help desk fails "
+            "The agent gets errors for results and invents, asks again or gives up. The flaky tool of the help desk "
+            "fails "
             "in 30 % by design: this is more.",
             "07_tool_use_quality",
         ),

@@ -49,7 +49,8 @@ TRAFFIC = Row(
         ),
         Panel(
             "Running and waiting",
-            "Requests in the batch and in the queue, at the moment of the scrape. A queue that fills and empties between "
+            "Requests in the batch and in the queue, at the moment of the scrape. A queue that fills and empties "
+            "between "
             "two scrapes is not seen; the queue time below sees it.",
             (
                 Query(f"sum({M.RUNNING}{{{VLLM}}})", "running"),
@@ -117,7 +118,8 @@ LATENCY = Row(
         ),
         Panel(
             "Mean time by phase",
-            "Where a request's time goes. Means, so exact; they add up to the time inside the engine. It is not the rate "
+            "Where a request's time goes. Means, so exact; they add up to the time inside the engine. It is not the "
+            "rate "
             "of the sums (busy-seconds a second), which other dashboards show under this name.",
             (
                 Query(mean(M.QUEUE), "queue"),
@@ -137,14 +139,16 @@ LATENCY = Row(
         ),
         Panel(
             "ITL within the objective",
-            "Share of inter-token pauses of at most $itl_slo s. Exact if the objective is a bucket bound, empty if not.",
+            "Share of inter-token pauses of at most $itl_slo s. Exact if the objective is a bucket bound, empty if "
+            "not.",
             (Query(attained(M.ITL, "$itl_slo"), "within"),),
             unit="percentunit",
             thresholds=((0, RED), (0.9, YELLOW), (0.99, GREEN)),
         ),
         Panel(
             "Output speed for one reader",
-            "Generated tokens a second by running requests: how fast one answer grows. Falls as the batch grows; that is "
+            "Generated tokens a second by running requests: how fast one answer grows. Falls as the batch grows; that "
+            "is "
             "the price of throughput.",
             (Query(ratio(rate(M.GENERATION_TOKENS), f"sum(avg_over_time({M.RUNNING}{{{VLLM}}}{R}))"), "tokens/s"),),
         ),
@@ -223,7 +227,8 @@ CACHE = Row(
         Panel(
             "Tool calls parsed",
             "How often the parser looked, and what it found. Streaming counts once a delta, so a long call counts many "
-            "times; a call that could not be parsed counts as no_tool_call. Shares of the non-streaming mode can be read.",
+            "times; a call that could not be parsed counts as no_tool_call. Shares of the non-streaming mode can be "
+            "read.",
             (
                 Query(
                     'sum by (mode, outcome) (rate(vllm:tool_call_parser_invocations_total{job=~"$job",'
@@ -242,12 +247,18 @@ MODELS = Row(
         Panel(
             "Replicas",
             "Replicas of each model that were scraped in the last minutes.",
-            (Query(f"count by (model_name) (group by (model_name, instance) ({M.RUNNING}{{{VLLM}}}))", "{{model_name}}"),),
+            (
+                Query(
+                    f"count by (model_name) (group by (model_name, instance) ({M.RUNNING}{{{VLLM}}}))",
+                    "{{model_name}}",
+                ),
+            ),
             kind="stat",
         ),
         Panel(
             "Replicas that do not answer",
-            "Scrape targets of this job that are down. A replica that Kubernetes has removed is no target and is not here.",
+            "Scrape targets of this job that are down. A replica that Kubernetes has removed is no target and is not "
+            "here.",
             (Query('count(up{job=~"$job"} == 0) or vector(0)', "down"),),
             kind="stat",
             thresholds=((0, GREEN), (1, RED)),

@@ -1,0 +1,135 @@
+"""Collector configurations: what is used is defined and the reverse, and the order in each pipeline is the right one.
+
+The names of components are those of the pinned contrib release; the collector itself cannot run here, so options inside
+a component are not checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from scripts.check_cluster.render import name, pods
+
+# Components of otelcol-contrib that the lab uses, under their current names (0.158).
+KNOWN = {
+    "receivers": {"otlp", "file_log"},
+    "processors": {"memory_limiter", "k8s_attributes", "batch", "tail_sampling", "cumulative_to_delta"},
+    "exporters": {"otlp_grpc", "otlp_http", "prometheus", "load_balancing"},
+    "connectors": {"span_metrics", "forward"},
+    "extensions": {"health_check"},
+}
+RENAMED = {
+    "otlphttp": "otlp_http", "loadbalancing": "load_balancing", "k8sattributes": "k8s_attributes",
+    "spanmetrics": "span_metrics", "filelog": "file_log", "cumulativetodelta": "cumulative_to_delta",
+}  # fmt: skip
+
+
+def check(documents: list[dict[str, Any]]) -> list[str]:
+    """Problems of every collector in an overlay."""
+    problems = []
+    for d, template in pods(documents):
+        for c in template["spec"]["containers"]:
+            if "opentelemetry-collector" in c["image"]:
+                config = merged(documents, d, template["spec"], c)
+                problems += [f"{name(d)}: {p}" for p in (*check_config(config), *_against_pod(config, c))]
+    return problems
+
+
+def merged(
+    documents: list[dict[str, Any]], owner: dict[str, Any], spec: dict[str, Any], container: dict[str, Any]
+) -> dict[str, Any]:
+    """The configuration as the collector makes it of its --config files: maps merge, everything else is replaced."""
+    mounted = {}
+    volumes = {v["name"]: v for v in spec["volumes"]}
+    for mount in container["volumeMounts"]:
+        volume = volumes[mount["name"]]
+        for source in (volume, *volume.get("projected", {}).get("sources", [])):
+            wanted = source.get("configMap", {}).get("name")
+            for d in documents:
+                if d["kind"] == "ConfigMap" and d["metadata"]["name"] == wanted:
+                    mounted |= {f"{mount['mountPath']}/{file}": text for file, text in d["data"].items()}
+    config: dict[str, Any] = {}
+    for argument in container["args"]:
+        path = argument.removeprefix("--config=")
+        if path not in mounted:
+            raise ValueError(f"{name(owner)}: {path} is not mounted")
+        config = _merge(config, yaml.safe_load(mounted[path]))
+    return config
+
+
+def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    out = dict(a)
+    for key, value in b.items():
+        both = isinstance(out.get(key), dict) and isinstance(value, dict)
+        out[key] = _merge(out[key], value) if both else value
+    return out
+
+
+def check_config(config: dict[str, Any]) -> Iterator[str]:
+    """Problems of one configuration."""
+    pipelines = config["service"]["pipelines"]
+    connectors = set(config.get("connectors", {}))
+    for kind, known in KNOWN.items():
+        for component in config.get(kind, {}):
+            base = component.partition("/")[0]
+            if base in RENAMED:
+                yield f"{component} is called {RENAMED[base]} now"
+            elif base not in known:
+                yield f"{component} is no {kind[:-1]} that we know of"
+    used: dict[str, set[str]] = {kind: set() for kind in ("receivers", "processors", "exporters")}
+    for pipeline, parts in pipelines.items():
+        for kind in used:
+            for component in parts.get(kind, []):
+                used[kind].add(component)
+                if component not in config.get(kind, {}) and component not in connectors:
+                    yield f"pipeline {pipeline} uses {component}, which is not defined"
+        yield from (f"pipeline {pipeline}: {p}" for p in _order(parts))
+    for kind, names in used.items():
+        for component in set(config.get(kind, {})) - names:
+            yield f"{component} is defined and not used"
+    for connector in connectors:
+        if connector not in used["exporters"] or connector not in used["receivers"]:
+            yield f"connector {connector} does not join two pipelines"
+    for extension in config["service"].get("extensions", []):
+        if extension not in config.get("extensions", {}):
+            yield f"extension {extension} is not defined"
+    yield from _sampling(pipelines)
+
+
+def _order(parts: dict[str, Any]) -> Iterator[str]:
+    processors = parts.get("processors", [])
+    if not processors or processors[0] != "memory_limiter":
+        yield "memory_limiter is not first"
+    batches = [p for p in processors if p.partition("/")[0] == "batch"]
+    if batches and processors[-1] not in batches:
+        yield "batch is not last"
+
+
+def _sampling(pipelines: dict[str, Any]) -> Iterator[str]:
+    """Span metrics count all spans only where nothing was sampled before them."""
+    for pipeline, parts in pipelines.items():
+        if "tail_sampling" in parts.get("processors", []) and "span_metrics" in parts["exporters"]:
+            yield f"pipeline {pipeline} samples before span_metrics counts"
+
+
+def _against_pod(config: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
+    open_ports = {p["containerPort"] for p in container["ports"]}
+    for port in _listening(config):
+        if port not in open_ports:
+            yield f"it listens on {port}, which is no port of its container"
+    environment = {v["name"] for v in container.get("env", [])}
+    for variable in set(re.findall(r"\$\{env:(\w+)\}", yaml.safe_dump(config))):
+        if variable not in environment:
+            yield f"{variable} is not in its environment"
+
+
+def _listening(config: dict[str, Any]) -> set[int]:
+    parts = [config.get("receivers", {}), config.get("extensions", {}), config.get("exporters", {}).get("prometheus")]
+    ports = {int(p) for p in re.findall(r"0\.0\.0\.0:(\d+)", yaml.safe_dump(parts))}
+    for reader in config["service"].get("telemetry", {}).get("metrics", {}).get("readers", []):
+        ports.add(reader["pull"]["exporter"]["prometheus"]["port"])
+    return ports

@@ -1,0 +1,129 @@
+"""Every metric and label in panels, rules and notebooks exists in the pages of the releases that we pin."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.dashboards import DASHBOARDS, expand
+from lab.dashboards.model import Dashboard
+from lab.dashboards.rules import alerts, recording_rules
+from lab.schema import JOBS, Metric
+from scripts.check_cluster import promql, record
+from scripts.check_cluster.paths import RECORDED_METRICS, REPO
+
+# Every scrape adds these, and Prometheus these series about each target.
+TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
+OF_EVERY_TARGET = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
+_LLAMA_STACK = r"llama_stack_(?:requests?|concurrent|inference|tool_runtime|vector_io|responses)_"
+_OURS = re.compile(rf"\b(?:vllm:|{_LLAMA_STACK}|gen_ai_client_|lab_tool_|tracestore_|DCGM_FI_|otelcol_)\w+")
+
+
+@dataclass(frozen=True)
+class Known:
+    """{name: labels} of what was recorded and of what is only documented; bounds of buckets that were recorded."""
+
+    recorded: dict[str, set[str]]
+    documented: dict[str, set[str]]
+    bounds: dict[str, set[str]]
+
+
+def known(folder: Path = RECORDED_METRICS) -> Known:
+    """What the recorded pages and documented.toml know."""
+    recorded: dict[str, set[str]] = {name: set() for name in OF_EVERY_TARGET}
+    bounds: dict[str, set[str]] = {}
+    for job in JOBS:
+        text = (folder / f"{job}.prom").read_text()
+        for name, labels in record.families(text).items():
+            recorded.setdefault(name, set()).update(labels)
+        for name, le in re.findall(r'^([\w:]+_bucket)\{.*?\ble="([^"]+)"', text, re.M):
+            bounds.setdefault(name, set()).add(le)
+    parts = tomllib.loads((folder / "documented.toml").read_text()).values()
+    documented = {name: set(labels) for part in parts for name, labels in part["metrics"].items()}
+    return Known(recorded, documented, bounds)
+
+
+def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterator[str]:
+    """What is wrong with the names in one expression."""
+    asked = promql.read(expr)
+    there = k.recorded if only_recorded else k.recorded | k.documented
+    labels = set(TARGET_LABELS)
+    for name, matchers in asked.metrics:
+        if name not in there:
+            yield f"there is no metric {name}" + (" in the recorded pages" if name in k.documented else "")
+            continue
+        labels |= there[name]
+        for label, (operator, value) in matchers.items():
+            if label not in there[name] | TARGET_LABELS:
+                yield f"{name} has no label {label}"
+            elif label == "le" and operator == "=" and name in k.bounds and value not in k.bounds[name]:
+                yield f"{name} has no bucket bound {value}"
+    if all(name in there for name, _ in asked.metrics):
+        yield from (f"no metric in it has label {label} to group by" for label in sorted(asked.groups - labels))
+
+
+def check_dashboards(k: Known, dashboards: Iterable[Dashboard] = tuple(DASHBOARDS.values())) -> list[str]:
+    """Panels that ask for what is not there. A panel for every place may only use what was recorded."""
+    problems = []
+    for d in dashboards:
+        variables = {v.name: v.default for v in d.variables}
+        for panel in d.panels:
+            for query in panel.queries:
+                expr = expand(query.expr, variables, 20, 1800)
+                only_recorded = panel.needs in ("", "local")
+                problems += [f"{d.name}: {panel.title}: {p}" for p in check_expression(expr, k, only_recorded)]
+                legend = set(re.findall(r"{{(\w+)}}", query.legend))
+                there = promql.read(expr).groups | {x for n, _ in promql.read(expr).metrics for x in _labels(n, k)}
+                problems += [f"{d.name}: {panel.title}: legend label {x} is never there" for x in legend - there]
+    return problems
+
+
+def check_rules(k: Known) -> list[str]:
+    """Rules that ask for what is not there; recorded series count from where they are recorded."""
+    with_recorded = Known(k.recorded | _recorded_rules(), k.documented, k.bounds)
+    rules = [*recording_rules(), *alerts()]
+    names = [rule.get("record") or rule["alert"] for rule in rules]
+    return [
+        f"{name}: {problem}"
+        for name, rule in zip(names, rules, strict=True)
+        for problem in check_expression(rule["expr"], with_recorded)
+    ]
+
+
+def check_names(k: Known, texts: dict[str, str]) -> list[str]:
+    """Metric names of ours anywhere in {where: text}; a histogram may be named without its suffix."""
+    there = k.recorded.keys() | k.documented.keys() | _recorded_rules().keys()
+    bases = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in there}
+    problems = []
+    for where, text in texts.items():
+        for name in sorted(set(_OURS.findall(text))):
+            if name not in there and name not in bases and not name.endswith("_"):
+                problems.append(f"{where}: there is no metric {name}")
+    return problems
+
+
+def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:
+    """{notebook: source of its code cells}."""
+    texts = {}
+    for path in sorted(folder.glob("*.ipynb")):
+        cells = json.loads(path.read_text())["cells"]
+        texts[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return texts
+
+
+def schema_texts() -> dict[str, str]:
+    """The vocabulary's metric names."""
+    values = (v for name, v in vars(Metric).items() if not name.startswith("_") and isinstance(v, str))
+    return {"lab.schema.Metric": "\n".join(values)}
+
+
+def _labels(name: str, k: Known) -> set[str]:
+    return TARGET_LABELS | k.recorded.get(name, set()) | k.documented.get(name, set())
+
+
+def _recorded_rules() -> dict[str, set[str]]:
+    return {r["record"]: promql.read(r["expr"]).groups for r in recording_rules()}

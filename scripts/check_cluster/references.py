@@ -1,0 +1,240 @@
+"""Everything that is referred to exists: pods by selectors, ports by names, Secrets, ConfigMaps, claims, accounts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from scripts.check_cluster.render import containers, name, pods
+
+# Secrets that `lab up` or the user makes; everything else must be in the manifests.
+EXTERNAL_SECRETS = {"grafana-admin", "hf-token", "tempo-s3", "prometheus-remote-write", "otlp-backend"}
+EXTERNAL_CONFIG_MAPS = {"load-plan"}
+EXTERNAL_NAMESPACES = {"gpu-operator"}  # the GPU operator's; its pods are not ours to see
+_SERVICE_URL = re.compile(r"\b([a-z][a-z0-9-]*)\.(llm-lab(?:-[a-z]+)?)\.svc(?:\.cluster\.local)?(?::(\d+))?")
+
+
+def check(documents: list[dict[str, Any]]) -> list[str]:
+    """Broken references among the documents of one overlay."""
+    world = _World(documents)
+    return [
+        *_services(world),
+        *_monitors(world),
+        *_workloads(world),
+        *_addresses(world),
+        *_bindings(world),
+        *_scaled(world),
+        *_disruption_budgets(world),
+        *_grafana(world),
+    ]
+
+
+class _World:
+    """The documents, by what one asks of them."""
+
+    def __init__(self, documents: list[dict[str, Any]]) -> None:
+        self.documents = documents
+        self.pods = [
+            (d["metadata"]["namespace"], t["metadata"].get("labels", {}), _ports(t), t) for d, t in pods(documents)
+        ]
+        for d in self.kind("Prometheus"):  # the operator's pod, as it labels it
+            labels = {
+                "operator.prometheus.io/name": d["metadata"]["name"],
+                "app.kubernetes.io/name": "prometheus",
+                **d["spec"].get("podMetadata", {}).get("labels", {}),
+            }
+            self.pods.append((d["metadata"]["namespace"], labels, {"web": 9090}, None))
+
+    def kind(self, *kinds: str) -> list[dict[str, Any]]:
+        return [d for d in self.documents if d["kind"] in kinds]
+
+    def has(self, kind: str, namespace: str, wanted: str) -> bool:
+        return any(
+            d["metadata"]["name"] == wanted and d["metadata"].get("namespace") == namespace for d in self.kind(kind)
+        )
+
+    def found(self, namespace: str, labels: dict[str, str]) -> list[dict[str, int]]:
+        """Ports of the pods that carry the labels."""
+        return [p for n, have, p, _ in self.pods if n == namespace and labels.items() <= have.items()]
+
+
+def _ports(template: dict[str, Any]) -> dict[str, int]:
+    return {p["name"]: p["containerPort"] for c in containers(template) for p in c.get("ports", []) if "name" in p}
+
+
+def _services(world: _World) -> Iterator[str]:
+    for service in world.kind("Service"):
+        spec = service["spec"]
+        if spec.get("type") == "ExternalName":
+            continue
+        found = world.found(service["metadata"]["namespace"], spec.get("selector", {}))
+        if not spec.get("selector") or not found:
+            yield f"{name(service)}: its selector finds no pod"
+        for port in spec["ports"]:
+            if "protocol" not in port:
+                yield f"{name(service)}: port {port['port']} does not say its protocol"
+            target = port.get("targetPort", port["port"])
+            if found and not any(target in p or target in p.values() for p in found):
+                yield f"{name(service)}: no selected pod has port {target!r}"
+
+
+def _monitors(world: _World) -> Iterator[str]:
+    for monitor in world.kind("PodMonitor", "ServiceMonitor"):
+        spec = monitor["spec"]
+        own = monitor["metadata"]["namespace"]
+        namespaces = spec.get("namespaceSelector", {}).get("matchNames", [own])
+        if set(namespaces) <= EXTERNAL_NAMESPACES:
+            continue
+        labels = spec["selector"].get("matchLabels", {})
+        if monitor["kind"] == "PodMonitor":
+            endpoints = spec["podMetricsEndpoints"]
+            have = [set(p) for n in namespaces for p in world.found(n, labels)]
+        else:
+            endpoints = spec["endpoints"]
+            have = [
+                {p["name"] for p in s["spec"]["ports"]}
+                for s in world.kind("Service")
+                if s["metadata"]["namespace"] in namespaces
+                and labels.items() <= s["metadata"].get("labels", {}).items()
+                and s["spec"].get("type") != "ExternalName"
+            ]
+        if not have:
+            yield f"{name(monitor)}: selects nothing"
+        for endpoint in endpoints:
+            if have and not any(endpoint["port"] in ports for ports in have):
+                yield f"{name(monitor)}: nothing that it selects has a port named {endpoint['port']!r}"
+            if not any(r.get("targetLabel") == "job" for r in endpoint.get("relabelings", [])):
+                yield f"{name(monitor)}: does not set the job's name"
+    if not world.kind("Prometheus") and not any(
+        m["metadata"]["labels"].get("release") for m in world.kind("PodMonitor", "ServiceMonitor")
+    ):
+        yield "there is no Prometheus, and no monitor has a release label for somebody else's"
+
+
+def _workloads(world: _World) -> Iterator[str]:
+    for d, template in pods(world.documents):
+        namespace, spec = d["metadata"]["namespace"], template["spec"]
+        selector = d["spec"].get("selector", {}).get("matchLabels", {})
+        if not selector.items() <= template["metadata"].get("labels", {}).items():
+            yield f"{name(d)}: its selector does not fit its own pods"
+        account = spec.get("serviceAccountName")
+        if account and not world.has("ServiceAccount", namespace, account):
+            yield f"{name(d)}: there is no ServiceAccount {account}"
+        claims = {t["metadata"]["name"] for t in d["spec"].get("volumeClaimTemplates", [])}
+        volumes = {v["name"] for v in spec.get("volumes", [])} | claims
+        for c in containers(template):
+            for mount in c.get("volumeMounts", []):
+                if mount["name"] not in volumes:
+                    yield f"{name(d)}: container {c['name']} mounts {mount['name']}, which is no volume"
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                port = c.get(probe, {}).get("httpGet", {}).get("port")
+                if isinstance(port, str) and port not in {p.get("name") for p in c.get("ports", [])}:
+                    yield f"{name(d)}: {probe} of {c['name']} asks port {port!r}, which it has not"
+        yield from (f"{name(d)}: {p}" for p in _objects(world, namespace, spec))
+
+
+def _objects(world: _World, namespace: str, spec: dict[str, Any]) -> Iterator[str]:
+    for kind, wanted in _named_objects(spec):
+        outside = EXTERNAL_SECRETS if kind == "Secret" else EXTERNAL_CONFIG_MAPS if kind == "ConfigMap" else set()
+        if wanted not in outside and not world.has(kind, namespace, wanted):
+            yield f"there is no {kind} {wanted} in {namespace}"
+
+
+def _named_objects(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for volume in spec.get("volumes", []):
+        for source in (volume, *volume.get("projected", {}).get("sources", [])):
+            if "configMap" in source:
+                yield "ConfigMap", source["configMap"]["name"]
+            if "secret" in source:
+                yield "Secret", source["secret"].get("secretName") or source["secret"]["name"]
+        if "persistentVolumeClaim" in volume:
+            yield "PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]
+    for c in [*spec.get("initContainers", []), *spec["containers"]]:
+        for variable in c.get("env", []):
+            source = variable.get("valueFrom", {})
+            if "secretKeyRef" in source:
+                yield "Secret", source["secretKeyRef"]["name"]
+            if "configMapKeyRef" in source:
+                yield "ConfigMap", source["configMapKeyRef"]["name"]
+
+
+def _addresses(world: _World) -> Iterator[str]:
+    """Every `name.namespace.svc:port` in any document (ConfigMaps too) is a Service with that port."""
+    for d in world.documents:
+        for service, namespace, port in set(_SERVICE_URL.findall(json.dumps(d))):
+            found = [
+                s
+                for s in world.kind("Service")
+                if (s["metadata"]["name"], s["metadata"]["namespace"]) == (service, namespace)
+            ]
+            if not found:
+                yield f"{name(d)}: there is no Service {service} in {namespace}"
+            elif port and found[0]["spec"].get("type") != "ExternalName":
+                ports = {p["port"] for p in found[0]["spec"]["ports"]}
+                if int(port) not in ports:
+                    yield f"{name(d)}: Service {service} has no port {port}, only {sorted(ports)}"
+
+
+def _bindings(world: _World) -> Iterator[str]:
+    for d in world.kind("RoleBinding", "ClusterRoleBinding"):
+        role = d["roleRef"]
+        namespace = d["metadata"].get("namespace") if role["kind"] == "Role" else None
+        if not world.has(role["kind"], namespace, role["name"]):
+            yield f"{name(d)}: there is no {role['kind']} {role['name']}"
+        for subject in d["subjects"]:
+            if not world.has("ServiceAccount", subject["namespace"], subject["name"]):
+                yield f"{name(d)}: there is no ServiceAccount {subject['namespace']}/{subject['name']}"
+    for d in world.kind("Prometheus"):
+        if not world.has("ServiceAccount", d["metadata"]["namespace"], d["spec"]["serviceAccountName"]):
+            yield f"{name(d)}: there is no ServiceAccount {d['spec']['serviceAccountName']}"
+
+
+def _scaled(world: _World) -> Iterator[str]:
+    for d in world.kind("ScaledObject"):
+        target = d["spec"]["scaleTargetRef"]
+        deployments = [
+            x
+            for x in world.kind(target["kind"])
+            if (x["metadata"]["name"], x["metadata"]["namespace"]) == (target["name"], d["metadata"]["namespace"])
+        ]
+        if not deployments:
+            yield f"{name(d)}: there is no {target['kind']} {target['name']} to scale"
+        elif "replicas" in deployments[0]["spec"]:
+            yield f"{name(d)}: {target['name']} sets its own replicas, so each apply would undo the scaling"
+
+
+def _disruption_budgets(world: _World) -> Iterator[str]:
+    for d in world.kind("PodDisruptionBudget"):
+        if not world.found(d["metadata"]["namespace"], d["spec"]["selector"]["matchLabels"]):
+            yield f"{name(d)}: its selector finds no pod"
+
+
+def _grafana(world: _World) -> Iterator[str]:
+    """Data source uids in dashboards and in data sources themselves are provisioned."""
+    texts = [(d, key, text) for d in world.kind("ConfigMap") for key, text in d.get("data", {}).items()]
+    provisioned, uses = set(), []
+    for d, key, text in texts:
+        if key.endswith(".json"):
+            uses += [(f"{name(d)} {key}", uid) for uid in _uids(json.loads(text), "uid", inside="datasource")]
+        elif "datasources:" in text and d["metadata"]["name"].startswith("grafana-datasource"):
+            sources = yaml.safe_load(text)["datasources"]
+            provisioned |= {s["uid"] for s in sources}
+            uses += [(f"{name(d)} {key}", uid) for uid in _uids(sources, "datasourceUid")]
+    for where, uid in uses:
+        if uid not in provisioned and uid not in ("-- Grafana --", "grafana"):
+            yield f"{where}: there is no data source {uid!r}"
+
+
+def _uids(node: Any, key: str, inside: str = "", here: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for k, v in node.items():
+            if k == key and isinstance(v, str) and (not inside or here == inside):
+                yield v
+            yield from _uids(v, key, inside, k)
+    elif isinstance(node, list):
+        for v in node:
+            yield from _uids(v, key, inside, here)

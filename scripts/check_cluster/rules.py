@@ -1,0 +1,67 @@
+"""Rules and panels under promtool: syntax, lint, and whether each alert fires when it should and only then."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.dashboards import DASHBOARDS, expand
+from lab.dashboards.rules import rule_groups
+from lab.errors import SetupError
+from scripts.check_cluster.paths import REPO
+
+
+def promtool() -> str:
+    """Its path. Raises SetupError if there is none."""
+    tools = REPO / ".venvs" / "tools.json"
+    noted = json.loads(tools.read_text()).get("promtool") if tools.exists() else None
+    found = noted if noted and Path(noted).exists() else shutil.which("promtool")
+    if not found:
+        raise SetupError("promtool is not installed", do="run `make setup`, or apt-get install prometheus")
+    return found
+
+
+def check_syntax(groups: dict[str, Any] | None = None) -> list[str]:
+    """promtool's words on our rules, linted."""
+    return _check_rules(groups or rule_groups())
+
+
+def check_panels() -> list[str]:
+    """promtool's words on every panel's expression, wrapped as a recording rule."""
+    rules = []
+    for d in DASHBOARDS.values():
+        variables = {v.name: v.default for v in d.variables}
+        for i, panel in enumerate(d.panels):
+            for j, query in enumerate(panel.queries):
+                name = f"panel:{d.name.replace('-', '_')}_{i}:q{j}"
+                rules.append({"record": name, "expr": expand(query.expr, variables, 20, 1800)})
+    return _check_rules({"groups": [{"name": "panels", "rules": rules}]})
+
+
+def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None) -> list[str]:
+    """promtool's words on unit tests of the rules; empty if all pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        rules = Path(folder) / "rules.yaml"
+        rules.write_text(yaml.safe_dump(groups or rule_groups()))
+        document = {"rule_files": [str(rules)], "evaluation_interval": "1m", "tests": tests}
+        (Path(folder) / "tests.yaml").write_text(yaml.safe_dump(document))
+        return _promtool("test", "rules", str(Path(folder) / "tests.yaml"))
+
+
+def _check_rules(groups: dict[str, Any]) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rules.yaml"
+        path.write_text(yaml.safe_dump(groups))
+        return _promtool("check", "rules", "--lint=all", "--lint-fatal", str(path))
+
+
+def _promtool(*arguments: str) -> list[str]:
+    done = subprocess.run([promtool(), *arguments], capture_output=True, text=True, timeout=300)
+    said = (done.stdout + done.stderr).strip().splitlines()
+    return said if done.returncode else []
