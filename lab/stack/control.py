@@ -50,8 +50,11 @@ def up(
     if lock is None:
         _ask_to_repair(state_dir)
     else:
-        os.close(lock)
-        _wait_for_state(state_dir, _start_supervisor(settings))
+        try:
+            process = _start_supervisor(settings, lock)
+        finally:
+            os.close(lock)  # the supervisor has it now, so that a second `lab up` never comes between
+        _wait_for_state(state_dir, process)
     return _wait_until_up(state_dir, began, progress, wait_for, fresh=lock is not None)
 
 
@@ -125,11 +128,13 @@ def external_endpoints(settings: Settings) -> dict[str, str]:
 # -- up ----------------------------------------------------------------------------------------------------------------
 
 
-def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
+def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
     """Check what can be checked, sweep what an earlier supervisor left, start a new one in a session of its own."""
     state_dir = settings.state_dir.resolve()
     external = external_endpoints(settings)
-    before = state.read(state_dir)
+    before = None
+    with contextlib.suppress(StackError):  # unreadable: it is written anew
+        before = state.read(state_dir)
     left = processes.leftovers(state_dir, before.processes if before else [])
     if left:
         processes.end(left)
@@ -143,7 +148,8 @@ def _start_supervisor(settings: Settings) -> subprocess.Popen[bytes]:
         log.replace(log.with_suffix(".log.1"))
     with log.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, *SUPERVISOR],
+            [sys.executable, *SUPERVISOR, str(lock)],
+            pass_fds=(lock,),
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,
@@ -173,7 +179,7 @@ def _wait_for_state(
         found = state.read(state_dir)
         if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
             return found
-        if process and process.poll() not in (None, supervisor.LOCKED):  # another `lab up` may have been quicker
+        if process and process.poll() is not None:
             break
         time.sleep(POLL_S)
     log = state_dir / "logs" / "supervisor.log"

@@ -31,7 +31,6 @@ log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
 COUNT_S = 10.0
 LOCK_FILE = Path("run") / "supervisor.lock"
-LOCKED = 3  # exit status: another supervisor has this state folder
 LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
 
 
@@ -186,15 +185,16 @@ async def serve(state_dir: Path, plan: Plan, ports: dict[str, int]) -> int:
 
 
 def main() -> int:
-    """Settings and external endpoints come as JSON on stdin, so that what the caller passed in Python is kept."""
+    """Settings and external endpoints come as JSON on stdin, so that what the caller passed in Python is kept.
+
+    The one argument is the file descriptor of the lock, which the caller has taken.
+    """
     logging.config.dictConfig(json_logging())
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a probe otherwise
     sys.excepthook = lambda *info: log.critical("the supervisor failed", exc_info=info)
     given = json.load(sys.stdin)
     settings = load_settings(**given["settings"])
-    lock = take_lock(settings.state_dir)
-    if lock is None:
-        return LOCKED
+    os.set_inheritable(int(sys.argv[1]), False)  # the lock: ours while we live, and no part's
     return asyncio.run(serve(settings.state_dir.resolve(), *build(settings, given["external"])))
 
 

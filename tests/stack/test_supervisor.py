@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -143,6 +144,17 @@ def test_up_after_a_killed_supervisor_starts_all_anew(small_lab):
     stack.up(settings)
     stack.require(settings, "web", "other")
     assert all_gone([grandchild])
+
+
+def test_two_at_once_start_one_lab(small_lab):
+    """The lock goes from `lab up` to the supervisor without a gap, in which the second would sweep the first's away."""
+    settings = small_lab()
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(stack.up, settings) for _ in range(2)]
+        assert both[0].result() == both[1].result()
+    stack.require(settings, "web", "other")
+    supervisors = [p for p in processes.leftovers(settings.state_dir) if p.ppid() == os.getpid()]
+    assert len(supervisors) == 1
 
 
 def test_down_while_it_comes_up_is_no_failure(small_lab):
