@@ -6,10 +6,12 @@ run.records                     # lab.schema.CLIENT_RECORD
 """
 
 from lab.workload.arrivals import Burst, Constant, Poisson, Ramp, Users
-from lab.workload.make import make_plan, make_scenarios, plan_of
+from lab.workload.command import main
+from lab.workload.make import make_plan, plan_of
 from lab.workload.plan import Plan, PlannedRequest, with_api, with_model
 from lab.workload.play import run_plan
 from lab.workload.run import Lag, Run
+from lab.world.scenarios import make_scenarios
 
 __all__ = [
     "Burst",
@@ -21,6 +23,7 @@ __all__ = [
     "Ramp",
     "Run",
     "Users",
+    "main",
     "make_plan",
     "make_scenarios",
     "plan_of",

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from functools import cache
-from itertools import count, islice
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from itertools import islice, takewhile
 
 import numpy as np
 
@@ -16,13 +11,12 @@ from lab.errors import WorkloadError
 from lab.settings import Settings
 from lab.workload.arrivals import Arrival, Constant, Users
 from lab.workload.plan import Api, Plan, PlannedRequest
-from lab.world import facts, scenarios
-from lab.world.scenarios import Scenario
+from lab.world import facts
+from lab.world.scenarios import Scenario, make_scenarios
 
 TENANTS = ("acme", "globex", "initech", "umbrella")  # the first asks most: shares fall as 1, 1/2, 1/3, 1/4
 USERS_PER_TENANT = 8
 FOLLOW_UP_THINK_S = 1.0
-BLOCK = 60  # scenarios made at a time
 
 
 def make_plan(
@@ -48,11 +42,13 @@ def make_plan(
     """
     _check(arrivals, requests, duration_s)
     rng = np.random.default_rng(seed)
-    times = arrivals.offsets(np.random.default_rng([seed, 1]))
-    chosen = _sessions(_endless_scenarios(seed, kinds), times, arrivals, requests, duration_s)
+    starts = _starts(arrivals, seed, requests, duration_s)
+    scenarios = make_scenarios(len(starts), seed, kinds=list(kinds) if kinds else None)
     model = model or (settings.model_name if settings else Settings.model_fields["model_name"].default)
     made: list[PlannedRequest] = []
-    for number, (scenario, offset_s, user) in enumerate(chosen):
+    for number, (scenario, (offset_s, user)) in enumerate(zip(scenarios, starts, strict=True)):
+        if requests is not None and len(made) >= requests:
+            break
         tenant, user_id = _who(rng, tenants, user)
         for turn_index, turn in enumerate(scenario.turns):
             first = turn_index == 0
@@ -116,26 +112,6 @@ def plan_of(
     return Plan(tuple(made), Constant(1 / gap_s if gap_s else 1.0), 0, world=f"seed {facts.WORLD_SEED}")
 
 
-def make_scenarios(n: int, *, seed: int = 0, kinds: Sequence[str] | None = None) -> list[Scenario]:
-    """`n` scenarios about the help desk's facts: the same that the tool server of a fresh lab serves.
-
-    The same seed gives the same scenarios. Raises WorldError for a kind that does not exist.
-    """
-    return scenarios.make_scenarios(n, seed, _database(), list(kinds) if kinds else None)
-
-
-@cache
-def _database() -> sqlite3.Connection:
-    """The help desk's database in memory, made once a process."""
-    memory = sqlite3.connect(":memory:", check_same_thread=False)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "world.sqlite"
-        facts.build_database(path)
-        with closing(sqlite3.connect(path)) as built:
-            built.backup(memory)
-    return memory
-
-
 def _check(arrivals: Arrival, requests: int | None, duration_s: float | None) -> None:
     if (requests is None) == (duration_s is None):
         had = f"requests={requests}, duration_s={duration_s}"
@@ -148,31 +124,17 @@ def _check(arrivals: Arrival, requests: int | None, duration_s: float | None) ->
         raise WorkloadError("a plan of nothing was asked for", had=f"{wanted}", do="ask for more than 0")
 
 
-def _endless_scenarios(seed: int, kinds: Sequence[str] | None) -> Iterator[Scenario]:
-    """Scenarios in blocks, each block from a seed of its own, so that a longer plan begins as a shorter one does."""
-    for block in count():
-        yield from make_scenarios(BLOCK, seed=seed * 10_000 + block, kinds=kinds)
-
-
-def _sessions(
-    endless: Iterator[Scenario],
-    times: Iterator[float],
-    arrivals: Arrival,
-    requests: int | None,
-    duration_s: float | None,
-) -> Iterator[tuple[Scenario, float | None, int]]:
-    """(scenario, offset of its first request or None, user) until there are enough."""
+def _starts(
+    arrivals: Arrival, seed: int, requests: int | None, duration_s: float | None
+) -> list[tuple[float | None, int]]:
+    """(offset of its first request or None, user) of as many sessions as the plan can need."""
+    offsets = arrivals.offsets(np.random.default_rng([seed, 1]))
+    if requests is None:
+        return [(t, -1) for t in takewhile(lambda t: t < (duration_s or 0), offsets)]
     if isinstance(arrivals, Users):
-        starts = list(islice(times, arrivals.count))
-        users = ((starts[n] if n < arrivals.count else None, n % arrivals.count) for n in count())
-    else:
-        users = ((t, -1) for t in times)
-    turns = 0
-    for scenario, (offset_s, user) in zip(endless, users, strict=False):
-        if (requests is not None and turns >= requests) or (duration_s is not None and (offset_s or 0) >= duration_s):
-            return
-        turns += len(scenario.turns)
-        yield scenario, offset_s, user
+        begin = list(islice(offsets, arrivals.count))
+        return [(begin[n] if n < arrivals.count else None, n % arrivals.count) for n in range(requests)]
+    return [(t, -1) for t in islice(offsets, requests)]
 
 
 def _who(rng: np.random.Generator, tenants: Sequence[str], user: int) -> tuple[str, str]:
