@@ -27,6 +27,7 @@ _FACE = {
     "Tempo": "lab.stores",
     "series_frame": "lab.frames",
     "trace_tree": "lab.frames",
+    "stand_up": "lab.kit",
     "observe": "lab.kit",
     "status_frame": "lab.kit",
     "tools_frame": "lab.kit",
@@ -34,6 +35,10 @@ _FACE = {
     "counter_totals": "lab.kit",
     "histogram": "lab.kit",
     "busy_s": "lab.kit",
+    "listed": "lab.kit",
+    "outline": "lab.kit",
+    "output_items": "lab.kit",
+    "phase_seconds": "lab.kit",
     "machine_prices": "lab.prices",
     "api_prices": "lab.prices",
 }

@@ -6,9 +6,10 @@ Above the stages, like a notebook: each function is two or three calls to them t
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
@@ -17,13 +18,21 @@ import pandas as pd
 from lab import stack
 from lab.errors import NotUp
 from lab.frames import histogram_frame, increase_exact, request_frame, spans_frame, trace_problems
-from lab.schema import Metric
-from lab.settings import Settings
+from lab.schema import PHASES, Metric
+from lab.settings import Settings, load_settings
 from lab.stores import Arrival, Prometheus, Tempo
 from lab.workload import Run
 from lab.world import ActualCall, judge, scenario_of
 
-VERDICTS = ("right_tool", "arguments_exact", "answer_states", "needless_call", "missing_call", "malformed")
+VERDICTS = (
+    "right_tool",
+    "arguments_exact",
+    "answer_states",
+    "needless_call",
+    "missing_call",
+    "not_offered_call",
+    "malformed",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,17 @@ class Observation:
     requests: pd.DataFrame
     spans: pd.DataFrame
     arrival: Arrival
+
+
+def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") -> Settings:
+    """Settings of a lab that is up: started if it was not, with the ports that were free.
+
+    `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises.
+    """
+    stack.up(load_settings(place=place), wait_for=wait_for)
+    # One line for every HTTP request would bury a notebook's own output: llama-stack-client's import switches them on.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    return load_settings(place=place)
 
 
 def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
@@ -55,12 +75,13 @@ def _verdict(record: Any) -> dict[str, bool]:
     if record.status != "ok":
         return {}
     scenario = scenario_of(record.scenario_id)
-    calls = [_actual(call) for call in _listed(record.tool_calls)]
+    calls = [_actual(call) for call in listed(record.tool_calls)]
     verdict = judge(scenario.turns[record.turn_index], calls, record.answer or "", scenario.offered)
     return {name: getattr(verdict, name) for name in VERDICTS}
 
 
-def _listed(calls: Any) -> Iterable[dict[str, Any]]:
+def listed(calls: Any) -> Iterable[dict[str, Any]]:
+    """A record's tool calls as objects: they are JSON text in a saved run."""
     return json.loads(calls) if isinstance(calls, str) else calls
 
 
@@ -115,11 +136,11 @@ def durations_by_source(requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
-    """Growth of vLLM's token counters over the run, exact: {prompt_tokens, completion_tokens}. Waits for a scrape."""
+    """Growth of vLLM's token counters over the run, exact: {prompt, cached, completion}. Waits for a scrape."""
     prometheus = Prometheus(settings)
     prometheus.wait_for_scrape(run.window[1], jobs=["vllm"])
     start, end = run.window[0], _last_scrape(prometheus)
-    names = {"prompt_tokens": Metric.PROMPT_TOKENS, "completion_tokens": Metric.GENERATION_TOKENS}
+    names = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
     return {
         what: float(increase_exact(prometheus.samples(_vllm(metric), start, end), start, end)["increase"].sum())
         for what, metric in names.items()
@@ -141,6 +162,38 @@ def _vllm(metric: str) -> str:
 
 def _last_scrape(prometheus: Prometheus) -> float:
     return max(t.last_scrape for t in prometheus.targets() if t.job == "vllm")
+
+
+def output_items(response: Any) -> pd.DataFrame:
+    """What an answer of the Responses API consists of, in order: item, name, arguments, output."""
+    rows = []
+    for item in response.output:
+        found = item.model_dump()
+        text = "".join(part.get("text") or "" for part in found.get("content") or [] if isinstance(part, dict))
+        tools = f"{len(found['tools'])} tools" if found.get("tools") else ""
+        output = found.get("output") or found.get("error") or text or tools
+        rows.append((found["type"], found.get("name") or "", found.get("arguments") or "", str(output or "")))
+    return pd.DataFrame(rows, columns=["item", "name", "arguments", "output"])
+
+
+def outline(tree: pd.DataFrame) -> pd.DataFrame:
+    """A trace's spans as an indented list: span, service, duration_ms, self_ms (time that no span inside explains)."""
+    indented = [f"{'· ' * depth}{name}" for depth, name in zip(tree["depth"], tree["name"], strict=True)]
+    return pd.DataFrame(
+        {
+            "span": indented,
+            "service": tree["service"].astype(str),
+            "duration_ms": (tree["duration_s"] * 1e3).round(1),
+            "self_ms": (tree["self_s"] * 1e3).round(1),
+        }
+    )
+
+
+def phase_seconds(requests: pd.DataFrame) -> pd.Series:
+    """Total seconds in each phase of these requests; they sum up to the total of their end-to-end times."""
+    sums = requests[[*PHASES, "unexplained_s"]].sum()
+    sums["overlap_s"] = -requests["overlap_s"].sum()
+    return sums.rename("seconds")
 
 
 def busy_s(spans: pd.DataFrame, service: str) -> float:
