@@ -8,10 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lab import stack
 from lab.errors import LabError
 from lab.runner import kernel
-from lab.runner.session import NOTEBOOKS, _is_up, _stand_up, _undisturbed
+from lab.runner.lifecycle import stack_for, term_as_interrupt
+from lab.runner.session import NOTEBOOKS
 from lab.runner.show import Show
 from lab.settings import Settings, load_settings
 
@@ -19,27 +19,23 @@ from lab.settings import Settings, load_settings
 def main() -> int:
     """JupyterLab's exit status; 1 if the stack did not come up."""
     settings = load_settings()
-    started = False
     try:
-        with Show() as show:
-            started = _stand_up(settings, show)
-        return _serve(settings)
+        with Show() as show, stack_for(settings, show):
+            show.close()  # the terminal is JupyterLab's now
+            return _serve(settings)
     except LabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
-        started = started or not _is_up(settings)
         return 1
     except KeyboardInterrupt:
         return 130
-    finally:
-        if started and settings.place == "local":
-            with _undisturbed():
-                print("taking the stack down", flush=True)
-                stack.down(settings)
 
 
 def register_kernel(folder: Path, settings: Settings) -> Path:
-    """Write the kernel's specification below `folder`, for this checkout only; nothing in the user's home changes."""
-    spec_dir = folder / "kernels" / kernel.NAME
+    """Write the kernel's specification below `folder`, for this checkout only; nothing in the user's home changes.
+
+    It is the notebooks' own `python3`, so that one which the user has registered does not come before it.
+    """
+    spec_dir = folder / "kernels" / "python3"
     spec_dir.mkdir(parents=True, exist_ok=True)
     spec = {
         "argv": kernel.argv(),
@@ -62,7 +58,6 @@ def _serve(settings: Settings) -> int:
         "lab",
         "--ServerApp.ip=127.0.0.1",
         "--no-browser",
-        f"--MappingKernelManager.default_kernel_name={kernel.NAME}",
         f"--ServerApp.root_dir={NOTEBOOKS.parent}",
         f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}",
         *sys.argv[1:],
@@ -81,4 +76,5 @@ def _serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with term_as_interrupt():
+        sys.exit(main())

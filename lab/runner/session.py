@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,14 @@ from lab import stack
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
 from lab.runner.execute import CELL_TIMEOUT_S, INTERRUPTED, PASSED, NotebookRun, run_notebooks
+from lab.runner.lifecycle import stack_for, term_as_interrupt, undisturbed
 from lab.runner.parameters import share_out
 from lab.runner.report import write_report
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings
 
 NOTEBOOKS = REPO / "notebooks"
+STOPPED = "Interrupted."
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +33,7 @@ def main(argv: list[str]) -> int:
     parameters = parse_parameters(options.parameter)
     share_out(paths, parameters)  # a misspelt name is refused before the stack is stood up for it
     out_dir = _new_folder(options.out)
-    with _term_as_interrupt():
+    with term_as_interrupt():
         return run_session(settings, paths, out_dir, parameters, cell_timeout_s=options.cell_timeout, keep=options.keep)
 
 
@@ -53,41 +51,20 @@ def run_session(
     about = facts.collect(settings)
     runs: list[NotebookRun] = []
     notes: list[str] = []
-    started, began_at = False, time.time()
+    began_at = time.time()
     try:
-        with Show() as show:
-            started = _stand_up(settings, show)
+        with Show() as show, stack_for(settings, show, keep=keep):
             limits = {"cell_timeout_s": cell_timeout_s, "progress": show.notebook}
             runs = run_notebooks(paths, out_dir / "notebooks", parameters, settings, **limits)
+            notes += _parts_not_ready(settings) if any(run.status != PASSED for run in runs) else []
     except LabError as e:
         notes.append(f"{type(e).__name__}: {e}")
-        # What was begun and did not come up is ours to take down, too.
-        started = True if settings.place == "local" and not _is_up(settings) else started
     except KeyboardInterrupt:
-        notes.append("Interrupted.")
-        started = True if settings.place == "local" else started
-    finally:
-        with _undisturbed():
-            notes += _parts_not_ready(settings) if any(run.status != PASSED for run in runs) else []
-            _keep_logs(settings, out_dir, began_at)
-            if started and not keep:
-                stack.down(settings)
+        notes.append(STOPPED)
+    with undisturbed():
+        _keep_logs(settings, out_dir, began_at)
     report = write_report(out_dir, runs, about, notes)
     return _conclude(runs, notes, report)
-
-
-def _stand_up(settings: Settings, show: Show) -> bool:
-    """True if it was started here. On a cluster, or with recorded data, there is nothing to start."""
-    if settings.place != "local" or _is_up(settings):
-        return False
-    # "all": the embedding server comes up beside the agent's parts, and its start would disturb the first measurements.
-    stack.up(settings, show.part, wait_for="all")
-    return True
-
-
-def _is_up(settings: Settings) -> bool:
-    parts = stack.status(settings)
-    return bool(parts) and all(p.ready for p in parts if p.essential)
 
 
 def _parts_not_ready(settings: Settings) -> list[str]:
@@ -118,7 +95,7 @@ def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:
         print(note, file=sys.stderr)
     passed = sum(run.status == PASSED for run in runs)
     print(f"{passed} of {len(runs)} notebooks passed; report: {report}", flush=True)
-    if "Interrupted." in notes or any(run.status == INTERRUPTED for run in runs):
+    if STOPPED in notes or any(run.status == INTERRUPTED for run in runs):
         return 130
     return 0 if runs and passed == len(runs) and not notes else 1
 
@@ -165,34 +142,6 @@ def _new_folder(asked: Path | None) -> Path:
     except OSError as e:
         raise NotebookError(f"{folder} cannot be made", had=str(e), do="choose another folder with --out") from e
     return folder.resolve()
-
-
-@contextlib.contextmanager
-def _term_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: with its report, and the stack taken down."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second, impatient Ctrl-C must not leave the stack running."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,6 +38,10 @@ class Show:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show nothing more."""
         self._bars.stop()
 
     def part(self, parts: list[PartStatus], _elapsed_s: float) -> None:
