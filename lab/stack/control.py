@@ -24,6 +24,7 @@ from lab.stack.state import PartStatus, StackState
 
 SUPERVISOR = ("-m", "lab.stack.supervisor")
 POLL_S = 0.2
+REPAIRS = 2  # how often one `lab up` asks for a part that dies again
 REPAIR_BEGINS_S = 300.0  # it may still be busy with the first start
 STALE_S = 10.0  # a supervisor that has not written for so long hangs
 ENDPOINT_PARTS = {
@@ -164,7 +165,7 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
 
 def _ask_to_repair(state_dir: Path) -> None:
     found = _wait_for_state(state_dir)
-    if any(p.state in (state.FAILED, state.DEAD, state.STOPPED) for p in found.parts):
+    if any(p.state in (state.FAILED, state.DEAD, state.STOPPED) or (p.ready and not _runs(p)) for p in found.parts):
         os.kill(found.supervisor_pid, signal.SIGHUP)
         before, limit = found.repairs, time.monotonic() + REPAIR_BEGINS_S
         while _wait_for_state(state_dir).repairs == before and time.monotonic() < limit:
@@ -194,10 +195,16 @@ def _wait_until_up(
     fresh: bool,
 ) -> dict[str, str]:
     found = _wait_for_state(state_dir)
+    repairs = REPAIRS
     while True:
         if progress:
             progress(found.parts, time.monotonic() - began)
         wanted = [p for p in found.parts if p.essential or wait_for == "all"]
+        if not fresh and repairs and any(p.state == state.DEAD for p in wanted):
+            repairs -= 1  # its death was noticed only after we had asked
+            _ask_to_repair(state_dir)
+            found = _wait_for_state(state_dir)
+            continue
         if failed := next((p for p in wanted if p.state in (state.FAILED, state.DEAD)), None):
             _report_failure(state_dir, _cause(found, failed), fresh and failed.essential)
         if found.phase == "up" and all(p.ready and _runs(p) for p in wanted):
