@@ -2,7 +2,21 @@
 
 from lab.figures.intervals import interval_bars
 from lab.figures.latency import ecdf, phases
+from lab.figures.quantiles import quantile_intervals
+from lab.figures.style import STYLE
 from lab.figures.timeline import timeline
+from lab.figures.tokens import tokens_cost
+from lab.figures.tools import tool_confusion
 from lab.figures.waterfall import waterfall
 
-__all__ = ["ecdf", "interval_bars", "phases", "timeline", "waterfall"]
+__all__ = [
+    "STYLE",
+    "ecdf",
+    "interval_bars",
+    "phases",
+    "quantile_intervals",
+    "timeline",
+    "tokens_cost",
+    "tool_confusion",
+    "waterfall",
+]

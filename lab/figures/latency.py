@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lab.errors import FrameError
 from lab.figures.style import PHASE_COLOURS, figure, need_rows
+
+_NOISE = 1e-6  # of the whole: less than that is rounding, not a phase
 
 
 @figure
@@ -21,7 +24,8 @@ def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
     """
     whole = frame[frame["trace_complete"].astype(bool)]
     need_rows(whole, "request with a complete trace")
-    names = [p for p in PHASE_COLOURS if p in whole and whole[p].fillna(0).abs().sum() > 0]
+    totals = whole[[p for p in PHASE_COLOURS if p in whole]].fillna(0).abs().sum()
+    names = totals.index[totals > _NOISE * totals.sum()]
     groups = whole.groupby(by, observed=True)
     means, sizes = groups[names].mean().fillna(0.0), groups.size()
     order = means.sum(axis=1).sort_values().index
@@ -41,11 +45,17 @@ def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
 
 @figure
 def ecdf(
-    sources: Mapping[str, Sequence[float]] | pd.DataFrame, *, unit: str = "seconds", log: bool = True, ax: Axes
+    sources: Mapping[str, Sequence[float]] | pd.DataFrame,
+    *,
+    histograms: Mapping[str, pd.DataFrame] | None = None,
+    unit: str = "seconds",
+    log: bool = True,
+    ax: Axes,
 ) -> Axes:
     """The share of requests that took at most so long, one curve a source. Missing values are left out and counted.
 
-    Raises FrameError if no source has a value.
+    Of `histograms` (name -> lab.frames.histogram_frame) the curve is known at the buckets' bounds only: in between it
+    lies somewhere in the shaded boxes. Raises FrameError if no source has a value.
     """
     drawn = 0
     for name in sources:
@@ -59,10 +69,28 @@ def ecdf(
         raise FrameError(
             "there is nothing to draw: no source has a value", had=", ".join(map(str, sources)) or "no source"
         )
+    for name, buckets in (histograms or {}).items():
+        _boxes(ax, name, buckets)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.set_ylim(0, 1.02)
     ax.set_xlabel(unit)
     ax.set_ylabel("share of requests")
     ax.legend(loc="lower right", fontsize=9)
     return ax
+
+
+def _boxes(ax: Axes, name: str, buckets: pd.DataFrame) -> None:
+    """Where a histogram lets the curve run: from each bound to the next, between the shares at the two."""
+    total = buckets["count"].sum()
+    share = buckets["count"].cumsum() / total
+    full = (buckets["count"] > 0) & np.isfinite(buckets["upper"])
+    label: str | None = f"{name} (n={total:,.0f})"
+    for (_, bucket), upto in zip(buckets[full].iterrows(), share[full], strict=True):
+        below = upto - bucket["count"] / total
+        bounds = [bucket["lower"], bucket["upper"]]
+        ax.fill_between(bounds, below, upto, alpha=0.3, linewidth=0, color="#CC79A7", label=label)
+        label = None

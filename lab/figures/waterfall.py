@@ -43,14 +43,33 @@ def _bar(ax: Axes, y: int, span: pd.Series) -> None:
     start_ms, long_ms = span["offset_s"] * 1e3, span["duration_s"] * 1e3
     colour = SERVICE_COLOURS.get(str(span["service"]), OTHER_SERVICE)
     divided = span["name"] == Span.VLLM and all(pd.notna(span.get(attribute)) for _, attribute in _INSIDE)
-    ax.barh(y, long_ms, left=start_ms, height=0.62, color=colour, alpha=0.35 if divided else 0.9, linewidth=0)
+    # The edge has a width in print, so that no span is too short to be seen.
+    edge = {} if divided else {"edgecolor": colour}
+    ax.barh(
+        y,
+        long_ms,
+        left=start_ms,
+        height=0.62,
+        color=colour,
+        alpha=0.35 if divided else 0.9,
+        linewidth=0 if divided else 0.7,
+        **edge,
+    )
     if span.get("status") == "error":
         ax.barh(y, long_ms, left=start_ms, height=0.62, fill=False, edgecolor="black", hatch="////", linewidth=0.8)
     if divided:
+        start_ms += _before_queue_s(span) * 1e3
         for phase, attribute in _INSIDE:
             width_ms = float(span[attribute]) * 1e3
             ax.barh(y, width_ms, left=start_ms, height=0.62, color=PHASE_COLOURS[phase], linewidth=0)
             start_ms += width_ms
+
+
+def _before_queue_s(span: pd.Series) -> float:
+    """Seconds from the start of vLLM's span to its queue, so that the first token stands at the TTFT."""
+    until_first_token = span.get(Attr.VLLM_TTFT_S, float("nan"))
+    before = until_first_token - span[Attr.VLLM_QUEUE_S] - span[Attr.VLLM_PREFILL_S]
+    return float(before) if before > 0 else 0.0  # NaN, where the attribute is missing, is not above 0 either
 
 
 def _note(ax: Axes, y: int, span: pd.Series, total_ms: float) -> None:
