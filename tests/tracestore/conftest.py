@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pandas  # noqa: F401  pyarrow imports it at its first list, which would otherwise be in the middle of a request
 import pytest
 
 from lab.tracestore.engine import Engine
@@ -35,9 +36,9 @@ def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEven
     thread.start()
     engine = Engine(folder)
     server = Server(engine, port=0, otlp_port=0)
-    asyncio.run_coroutine_threadsafe(server.start(), loop).result(timeout=60)
+    asyncio.run_coroutine_threadsafe(server.start(), loop).result(timeout=180)
     clients = [
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) for port in (server.port, server.otlp_port)
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180) for port in (server.port, server.otlp_port)
     ]
     return Running(engine, *clients), thread, loop, server
 
@@ -45,7 +46,7 @@ def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEven
 def stop(running: Running, thread: threading.Thread, loop: asyncio.AbstractEventLoop, server: Server) -> None:
     running.tempo.close()
     running.otlp.close()
-    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(timeout=60)
+    asyncio.run_coroutine_threadsafe(server.stop(), loop).result(timeout=180)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(timeout=10)
     loop.close()

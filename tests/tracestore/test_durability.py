@@ -103,10 +103,10 @@ def test_a_broken_disk_is_told_to_the_sender_and_nothing_is_kept(
 
     monkeypatch.setattr(wal, "_write_all", full)
     with pytest.raises(StoreBroken):
-        engine.ingest.submit(body).result(timeout=30)
+        engine.ingest.submit(body).result(timeout=120)
     monkeypatch.setattr(wal, "_write_all", real)
     assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (0,)
-    accepted = engine.ingest.submit(body).result(timeout=30)
+    accepted = engine.ingest.submit(body).result(timeout=120)
     assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (accepted.spans,)
     engine.stop()
 
