@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ from lab.stack.logsink import LogSink
 from lab.stack.parts import Part
 from lab.stack.state import PartStatus
 
+log = logging.getLogger(__name__)
 PROBE_PAUSE_S = 0.25
 
 
@@ -320,6 +322,8 @@ class Runner:
         return False
 
     def _set(self, new: str, *, error: str = "", waits_for: str = "") -> None:
+        if new != self.state:
+            log.log(logging.ERROR if error else logging.INFO, "%s is %s", self.part.name, new, extra={"error": error})
         self.state, self.error, self.waits_for = new, error, waits_for
         self._changed()
 
