@@ -12,6 +12,10 @@ from typing import Any
 
 from lab.schema import Metric as M
 
+# The notebook that investigates it: what each alert's runbook link leads to.
+HEALTH, TRACES, CAPACITY = "00_stand_up_the_lab", "01_follow_one_request", "02_drive_a_workload"
+LATENCY = "03_first_look"
+TOOL_USE = "03_first_look"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 # (long window, short window, how many times faster than the budget allows), as in the Workbook's table 5-2.
 PAGE = (("1h", "5m", 14.4), ("6h", "30m", 6.0))
@@ -49,15 +53,15 @@ OBJECTIVES = (
         '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) or vector(0)) '
         '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)',
         "requests to Llama Stack answered without an error",
-        "03_first_look",
+        LATENCY,
     ),
     Objective(
         "ttft", "TTFT", 0.95, _late(M.TTFT, TTFT_BOUND_S),
-        f"model calls whose first token comes within {TTFT_BOUND_S} s", "04_latency",
+        f"model calls whose first token comes within {TTFT_BOUND_S} s", LATENCY,
     ),
     Objective(
         "itl", "ITL", 0.95, _late(M.ITL, ITL_BOUND_S),
-        f"pauses between tokens of at most {ITL_BOUND_S} s", "04_latency",
+        f"pauses between tokens of at most {ITL_BOUND_S} s", LATENCY,
     ),
 )  # fmt: skip
 
@@ -85,11 +89,15 @@ RECORDED = {
 
 def recording_rules() -> list[dict[str, Any]]:
     """All recording rules."""
-    rules = [{"record": name, "expr": expr} for name, expr in RECORDED.items()]
-    for objective in OBJECTIVES:
-        for w in WINDOWS:
-            rules.append({"record": objective.record(w), "expr": objective.errors.replace("{w}", w)})
-    return rules
+    return _recorded() + _burn_rates()
+
+
+def _recorded() -> list[dict[str, Any]]:
+    return [{"record": name, "expr": expr} for name, expr in RECORDED.items()]
+
+
+def _burn_rates() -> list[dict[str, Any]]:
+    return [{"record": o.record(w), "expr": o.errors.replace("{w}", w)} for o in OBJECTIVES for w in WINDOWS]
 
 
 def alerts() -> list[dict[str, Any]]:
@@ -112,8 +120,9 @@ def rule_groups() -> dict[str, Any]:
     """The same as a Prometheus rule file."""
     return {
         "groups": [
-            {"name": "llm-lab-recorded", "interval": "15s", "rules": recording_rules()},
-            {"name": "llm-lab-alerts", "interval": "15s", "rules": alerts()},
+            {"name": "llm-lab-recorded", "interval": "15s", "rules": _recorded()},
+            {"name": "llm-lab-burn-rates", "interval": "1m", "rules": _burn_rates()},  # ranges of days cost
+            {"name": "llm-lab-alerts", "interval": "30s", "rules": alerts()},
         ]
     }
 
@@ -144,7 +153,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "ticket",
             "The KV cache of {{ $labels.model_name }} has been above 90 % for minutes",
             "New requests wait and running ones are preempted: fewer at once, a shorter context, or another replica.",
-            "05_capacity",
+            CAPACITY,
         ),
         _alert(
             "QueueGrows",
@@ -153,7 +162,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "page",
             "More requests for {{ $labels.model_name }} come than are served",
             "{{ $value }} wait, a fifth more than five minutes ago. Latency grows until something gives.",
-            "05_capacity",
+            CAPACITY,
         ),
         _alert(
             "ToolFailsOften",
@@ -164,7 +173,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "The agent gets errors for results and invents, asks again or gives up. The flaky tool of the help desk "
             "fails "
             "in 30 % by design: this is more.",
-            "07_tool_use_quality",
+            TOOL_USE,
         ),
         _alert(
             "NoSpans",
@@ -173,7 +182,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "ticket",
             "Requests are served, but no span arrives",
             "Traces, span metrics and exemplars are missing from now on; requests are not harmed.",
-            "01_follow_one_request",
+            TRACES,
         ),
         _alert(
             "NoModelMetrics",
@@ -182,7 +191,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "page",
             "Prometheus knows of no vLLM",
             "No replica runs, or none is discovered: every rule on vLLM is silent, which is not the same as well.",
-            "00_stand_up_the_lab",
+            HEALTH,
         ),
         _alert(
             "TargetDown",
@@ -191,7 +200,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "ticket",
             "{{ $labels.job }} at {{ $labels.instance }} does not answer scrapes",
             "Its panels show the past.",
-            "00_stand_up_the_lab",
+            HEALTH,
         ),
         _alert(
             "CollectorLosesSpans",
@@ -201,7 +210,7 @@ def _symptoms() -> list[dict[str, Any]]:
             "ticket",
             "The collector loses {{ $value | humanize }} spans a second",
             "Its backend refuses or is too slow. Traces are incomplete while it lasts.",
-            "01_follow_one_request",
+            TRACES,
         ),
     ]
 

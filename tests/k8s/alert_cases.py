@@ -1,0 +1,110 @@
+"""For each alert a bad past, in which it must fire, and a good one, in which it must not: promtool's unit tests.
+
+A series is 'start+step x times', one value a minute (a quarter of an hour where the window is days).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+LS = 'job="llama-stack",api="responses",method="create_openai_response",instance="a"'
+VLLM = 'job="vllm",model_name="lab-model",instance="a",engine="0"'
+TOOLS = 'job="lab-tools",instance="a",tool="reset_password"'
+
+
+@dataclass(frozen=True)
+class Case:
+    """`bad` and `good`: {series: values}; looked at `at`."""
+
+    bad: dict[str, str]
+    good: dict[str, str]
+    at: str
+    interval: str = "1m"
+
+
+def _requests(errors: int, successes: int, n: int) -> dict[str, str]:
+    return {
+        f'llama_stack_requests_total{{{LS},status="success"}}': f"0+{successes}x{n}",
+        f'llama_stack_requests_total{{{LS},status="error"}}': f"0+{errors}x{n}",
+    }
+
+
+def _late(metric: str, bound: str, within: int, of: int, n: int) -> dict[str, str]:
+    return {
+        f'{metric}_bucket{{{VLLM},le="{bound}"}}': f"0+{within}x{n}",
+        f'{metric}_bucket{{{VLLM},le="+Inf"}}': f"0+{of}x{n}",
+        f"{metric}_count{{{VLLM}}}": f"0+{of}x{n}",
+    }
+
+
+TTFT, ITL = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"
+UP = {'up{job="vllm",instance="a"}': "1x60"}
+
+CASES = {
+    # 20 % errors of a budget of 1 %: 20 times too fast. Good: 0.5 %.
+    "AvailabilityBudgetBurnsFast": Case(_requests(20, 80, 120), _requests(1, 199, 120), "2h"),
+    # 4 % for a day and more: 4 times too fast, not enough for a page. Good: 0.5 %.
+    "AvailabilityBudgetBurnsSlow": Case(_requests(20, 480, 140), _requests(1, 199, 140), "30h", "15m"),
+    # 80 % late, 95 % must not be: 16 times. Good: 3 % late.
+    "TTFTBudgetBurnsFast": Case(_late(TTFT, "1.0", 20, 100, 120), _late(TTFT, "1.0", 97, 100, 120), "2h"),
+    "TTFTBudgetBurnsSlow": Case(_late(TTFT, "1.0", 80, 100, 140), _late(TTFT, "1.0", 97, 100, 140), "30h", "15m"),
+    "ITLBudgetBurnsFast": Case(_late(ITL, "0.05", 20, 100, 120), _late(ITL, "0.05", 97, 100, 120), "2h"),
+    "ITLBudgetBurnsSlow": Case(_late(ITL, "0.05", 80, 100, 140), _late(ITL, "0.05", 97, 100, 140), "30h", "15m"),
+    # One look below 90 % in the last minutes is relief enough.
+    "KVCacheNearlyFull": Case(
+        {f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95x30"},
+        {f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1"},
+        "12m",
+    ),
+    # Long but steady is no growth.
+    "QueueGrows": Case(
+        {f"vllm:num_requests_waiting{{{VLLM}}}": "0+4x30"}, {f"vllm:num_requests_waiting{{{VLLM}}}": "20x30"}, "20m"
+    ),
+    # The flaky tool's own 30 % are no alarm.
+    "ToolFailsOften": Case(
+        {
+            f'lab_tool_calls_total{{{TOOLS},outcome="ok"}}': "0+5x40",
+            f'lab_tool_calls_total{{{TOOLS},outcome="error"}}': "0+5x40",
+        },
+        {
+            f'lab_tool_calls_total{{{TOOLS},outcome="ok"}}': "0+7x40",
+            f'lab_tool_calls_total{{{TOOLS},outcome="error"}}': "0+3x40",
+        },
+        "30m",
+    ),
+    "NoSpans": Case(
+        {f'vllm:request_success_total{{{VLLM},finished_reason="stop"}}': "0+5x40"},
+        {
+            f'vllm:request_success_total{{{VLLM},finished_reason="stop"}}': "0+5x40",
+            'otelcol_receiver_accepted_spans_total{job="otel-collector",receiver="otlp",transport="http"}': "0+50x40",
+        },
+        "30m",
+    ),
+    "NoModelMetrics": Case({'up{job="prometheus",instance="a"}': "1x60"}, UP, "20m"),
+    "TargetDown": Case({'up{job="lab-tools",instance="a"}': "1x5 0x20"}, UP, "15m"),
+    "CollectorLosesSpans": Case(
+        {'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "0+3x40"},
+        {'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "7x40"},
+        "30m",
+    ),
+}
+
+
+def promtool_tests(alert: str, case: Case, fires_on: str = "bad") -> list[dict[str, Any]]:
+    """Two tests of promtool: the alert fires on `fires_on`, and stays quiet on the other."""
+    other = "good" if fires_on == "bad" else "bad"
+    return [_test(alert, case, fires_on, True), _test(alert, case, other, False)]
+
+
+def _test(alert: str, case: Case, past: str, fires: bool) -> dict[str, Any]:
+    series = getattr(case, past)
+    firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
+    return {
+        "name": f"{alert} {'fires' if fires else 'is quiet'} on a {past} past",
+        "interval": case.interval,
+        "input_series": [{"series": s, "values": v} for s, v in series.items()],
+        "promql_expr_test": [
+            {"expr": firing, "eval_time": case.at, "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+        ],
+    }

@@ -1,0 +1,229 @@
+"""Every overlay passes every check that needs nothing but kubectl; each check finds the fault that it is there for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from scripts.check_cluster import collector, images, network, pod_security, references, render, tempo
+from scripts.check_cluster.paths import K8S, OVERLAYS
+
+CHECKS = (pod_security, images, references, network, collector, tempo)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda m: m.__name__.rpartition(".")[2])
+def test_an_overlay_has_no_fault(name: str, check, overlay: Callable) -> None:
+    """What we ship renders, and no check has anything to say about it."""
+    assert check.check(overlay(name)) == []
+
+
+def test_the_load_generator_has_no_fault(overlay: Callable) -> None:
+    """The Job fits the policies, accounts and Secrets of the overlay that it is applied to."""
+    documents = overlay("minikube-cpu") + render.folder(K8S / "load")
+    assert [p for check in (pod_security, images, references, network) for p in check.check(documents)] == []
+
+
+def test_components_fit_on_top_of_each_other(tmp_path) -> None:
+    """Optional components (logs, another backend) make a good overlay on one collector and on two tiers."""
+    for base in ("minikube-cpu", "cluster"):
+        folder = tmp_path / base
+        folder.mkdir()
+        # Kustomize takes no absolute paths to bases, so the way there is relative.
+        up = "/".join([".."] * len(folder.resolve().parts[1:]))
+        k8s = f"{up}{K8S}"
+        text = (
+            "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+            f"resources: [{k8s}/overlays/{base}]\n"
+            f"components: [{k8s}/components/otlp-backend, {k8s}/components/logs-loki, {k8s}/versions]\n"
+        )
+        (folder / "kustomization.yaml").write_text(text)
+        documents = render.folder(folder)
+        assert [p for check in CHECKS for p in check.check(documents)] == []
+
+
+# -- each check finds its fault ----------------------------------------------------------------------------
+
+
+def test_a_component_notices_that_its_ground_has_moved(tmp_path) -> None:
+    """A component tests what it patches, so a changed base fails when it is rendered, not when it runs."""
+    (tmp_path / "base").mkdir()
+    deployment = (K8S / "base/vllm/deployment.yaml").read_text().replace("- name: vllm\n", "- name: engine\n")
+    (tmp_path / "base/deployment.yaml").write_text(deployment)
+    (tmp_path / "base/kustomization.yaml").write_text("resources: [deployment.yaml]\n")
+    component = (K8S / "components/vllm-gpu/kustomization.yaml").read_text().replace("  - path: args.yaml\n", "")
+    (tmp_path / "component").mkdir()
+    (tmp_path / "component/kustomization.yaml").write_text(component)
+    (tmp_path / "kustomization.yaml").write_text("resources: [base]\ncomponents: [component]\n")
+    with pytest.raises(render.CannotRender, match="test"):
+        render.folder(tmp_path)
+
+
+POD_FAULTS = {
+    "root": (lambda c: c["securityContext"].update(runAsUser=0), "no user other than root"),
+    "privileged": (lambda c: c["securityContext"].update(privileged=True), "privileged"),
+    "escalation": (lambda c: c["securityContext"].pop("allowPrivilegeEscalation"), "escalation"),
+    "capabilities": (lambda c: c["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "adds capabilities"),
+    "host port": (lambda c: c["ports"][0].update(hostPort=80), "host port"),
+    "memory": (lambda c: c["resources"].pop("limits"), "no memory limit"),
+    "gpu": (lambda c: c["resources"]["limits"].update({"nvidia.com/gpu": "1"}), "GPUs"),
+    "protocol": (lambda c: c["ports"][0].pop("protocol"), "protocol"),
+    "startup probe": (lambda c: c.pop("startupProbe"), "startupProbe"),
+}
+
+
+@pytest.mark.parametrize("fault", POD_FAULTS)
+def test_pod_security_finds(fault: str, overlay: Callable, container: Callable) -> None:
+    """A container that the restricted standard, or the lab, does not allow."""
+    spoil, words = POD_FAULTS[fault]
+    documents = overlay("minikube-cpu")
+    spoil(container(documents, "lab-tools"))
+    assert any(words in p for p in pod_security.check(documents))
+
+
+def test_pod_security_finds_service_links_and_host_paths(overlay: Callable, one: Callable) -> None:
+    """VLLM_PORT=tcp://... breaks vLLM; a host path breaks the restricted standard."""
+    documents = overlay("minikube-cpu")
+    spec = one(documents, "Deployment", "vllm")["spec"]["template"]["spec"]
+    spec["enableServiceLinks"] = True
+    spec["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
+    found = "\n".join(pod_security.check(documents))
+    assert "enableServiceLinks" in found and "volume host" in found
+
+
+def test_pod_security_finds_a_rollout_that_waits_for_its_own_gpu(overlay: Callable, one: Callable) -> None:
+    """A rolling update of a pod that holds the only GPU never ends."""
+    documents = overlay("minikube-gpu")
+    one(documents, "Deployment", "vllm")["spec"]["strategy"] = {"type": "RollingUpdate"}
+    assert any("waits" in p or "would wait" in p for p in pod_security.check(documents))
+
+
+@pytest.mark.parametrize("image", ["llm-lab/lab", "llm-lab/lab:latest", "llm-lab/lab:0.0.9"])
+def test_images_finds(image: str, overlay: Callable, container: Callable) -> None:
+    """An image without a version, or with one that is not in versions.env."""
+    documents = overlay("minikube-cpu")
+    container(documents, "lab-tools")["image"] = image
+    assert len(images.check(documents)) == 1
+
+
+def _no_such_secret(documents, one, container):
+    container(documents, "grafana")["env"][1]["valueFrom"]["secretKeyRef"]["name"] = "grafana-admins"
+
+
+def _no_such_config_map(documents, one, container):
+    documents.remove(one(documents, "ConfigMap", "tempo-config"))
+
+
+def _no_such_claim(documents, one, container):
+    documents.remove(one(documents, "PersistentVolumeClaim", "llama-stack-state"))
+
+
+def _selector(documents, one, container):
+    one(documents, "Service", "llama-stack")["spec"]["selector"] = {"app.kubernetes.io/name": "llamastack"}
+
+
+def _target_port(documents, one, container):
+    one(documents, "Service", "model-server")["spec"]["ports"][0]["targetPort"] = "htpp"
+
+
+def _monitor_port(documents, one, container):
+    one(documents, "PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]["port"] = "8000"
+
+
+def _monitor_selector(documents, one, container):
+    one(documents, "ServiceMonitor", "lab-tools")["spec"]["selector"]["matchLabels"] = {"app": "lab-tools"}
+
+
+def _probe(documents, one, container):
+    container(documents, "vllm")["readinessProbe"]["httpGet"]["port"] = "metrics"
+
+
+def _mount(documents, one, container):
+    container(documents, "vllm")["volumeMounts"][0]["name"] = "weights"
+
+
+def _account(documents, one, container):
+    documents.remove(one(documents, "ServiceAccount", "tempo"))
+
+
+def _address(documents, one, container):
+    container(documents, "lab-tools")["args"][-1] = "--otlp-endpoint=http://otel-collector.llm-lab-obs.svc:4319"
+
+
+def _data_source(documents, one, container):
+    config = one(documents, "ConfigMap", "grafana-datasources")
+    config["data"]["datasources.yaml"] = config["data"]["datasources.yaml"].replace("uid: tempo", "uid: tempo2")
+
+
+def _role(documents, one, container):
+    documents.remove(one(documents, "Role", "prometheus", "llm-lab"))
+
+
+def _budget(documents, one, container):
+    one(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {"app": "vllm"}
+
+
+REFERENCE_FAULTS = {
+    _no_such_secret: "no Secret grafana-admins",
+    _no_such_config_map: "no ConfigMap",
+    _no_such_claim: "no PersistentVolumeClaim",
+    _selector: "selector finds no pod",
+    _target_port: "no selected pod has port 'htpp'",
+    _monitor_port: "port named '8000'",
+    _monitor_selector: "selects nothing",
+    _probe: "asks port 'metrics'",
+    _mount: "is no volume",
+    _account: "no ServiceAccount tempo",
+    _address: "has no port 4319",
+    _data_source: "no data source 'tempo'",
+    _role: "no Role prometheus",
+    _budget: "its selector finds no pod",
+}
+
+
+@pytest.mark.parametrize("spoil", REFERENCE_FAULTS, ids=lambda f: f.__name__.strip("_"))
+def test_references_finds(spoil, overlay: Callable, one: Callable, container: Callable) -> None:
+    """A name that leads nowhere."""
+    documents = overlay("minikube-cpu")
+    spoil(documents, one, container)
+    assert any(REFERENCE_FAULTS[spoil] in p for p in references.check(documents))
+
+
+def test_references_finds_scaling_that_each_apply_undoes(overlay: Callable, one: Callable) -> None:
+    """With KEDA the Deployment must not say how many replicas it wants."""
+    documents = overlay("cluster")
+    one(documents, "Deployment", "vllm")["spec"]["replicas"] = 1
+    assert any("undo the scaling" in p for p in references.check(documents))
+
+
+def test_network_finds_a_closed_way_and_an_open_one(overlay: Callable, one: Callable) -> None:
+    """The tools' ingress is gone: Llama Stack cannot call them. An egress too many: lab-tools can reach vLLM."""
+    documents = overlay("minikube-cpu")
+    one(documents, "NetworkPolicy", "lab-tools")["spec"]["ingress"].pop(0)
+    assert "llama-stack cannot reach lab-tools:8200" in network.check(documents)
+
+    documents = overlay("minikube-cpu")
+    one(documents, "NetworkPolicy", "lab-tools")["spec"]["egress"].append({})
+    one(documents, "NetworkPolicy", "vllm")["spec"]["ingress"].append({})
+    assert "lab-tools can reach vllm:8000, and should not" in network.check(documents)
+
+
+def test_network_finds_missing_names_and_a_way_out(overlay: Callable, one: Callable) -> None:
+    """Without DNS nothing works; with a way out, prompts can leave."""
+    documents = overlay("minikube-cpu")
+    documents.remove(one(documents, "NetworkPolicy", "dns", "llm-lab"))
+    assert "llama-stack cannot resolve names" in network.check(documents)
+
+    documents = overlay("minikube-cpu")
+    way_out = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
+    one(documents, "NetworkPolicy", "llama-stack")["spec"]["egress"].append(way_out)
+    assert "llama-stack can reach addresses outside the cluster" in network.check(documents)
+
+
+def test_an_ip_block_opens_no_way_to_a_pod(overlay: Callable, one: Callable) -> None:
+    """Policies name pods by labels: a wide block must not make up for a missing selector in our judgement."""
+    documents = overlay("minikube-cpu")
+    policy = one(documents, "NetworkPolicy", "otel-collector")
+    policy["spec"]["egress"] = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]
+    assert "otel-collector cannot reach tempo:4317" in network.check(documents)

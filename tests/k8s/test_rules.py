@@ -1,0 +1,147 @@
+"""Rules and dashboards under promtool and against the recorded metric names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lab.dashboards import DASHBOARDS, Panel, Query
+from lab.dashboards.model import Dashboard, Row
+from lab.dashboards.rules import alerts, recording_rules, rule_groups
+from scripts.check_cluster import metrics, promql, rules
+from scripts.check_cluster.paths import REPO
+from tests.k8s.alert_cases import CASES, promtool_tests
+
+KNOWN = metrics.known()
+
+
+def test_rules_are_good_promql() -> None:
+    """promtool's syntax check and all its lints."""
+    assert rules.check_syntax() == []
+
+
+def test_panels_are_good_promql() -> None:
+    """Every panel's expression, with Grafana's variables filled in."""
+    assert rules.check_panels() == []
+
+
+def test_every_alert_has_a_case() -> None:
+    """No alert is without a past that it was tried on."""
+    assert {a["alert"] for a in alerts()} == CASES.keys()
+
+
+def test_each_alert_fires_on_a_bad_past_and_is_quiet_on_a_good_one() -> None:
+    """promtool evaluates the real rules over both pasts of every alert."""
+    assert rules.run_tests([t for name, case in CASES.items() for t in promtool_tests(name, case)]) == []
+
+
+def test_promtool_notices_an_alert_that_cannot_fire() -> None:
+    """A threshold that no ratio reaches: the unit test fails, so a green one means something."""
+    groups = rule_groups()
+    for rule in groups["groups"][-1]["rules"]:
+        if rule["alert"] == "ToolFailsOften":
+            rule["expr"] = rule["expr"].replace("> 0.4", "> 4")
+    said = rules.run_tests(promtool_tests("ToolFailsOften", CASES["ToolFailsOften"]), groups)
+    assert any("FAILED" in line for line in said)
+
+
+def test_promtool_notices_an_alert_that_always_fires() -> None:
+    """The good past must be quiet."""
+    groups = rule_groups()
+    for rule in groups["groups"][-1]["rules"]:
+        if rule["alert"] == "QueueGrows":
+            rule["expr"] = "lab:requests_waiting:sum > 0"
+    said = rules.run_tests(promtool_tests("QueueGrows", CASES["QueueGrows"]), groups)
+    assert any("FAILED" in line for line in said)
+
+
+def test_promtool_notices_bad_syntax_and_bad_names() -> None:
+    """A missing bracket; two rules that record the same."""
+    bad = {"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "sum(rate(x[5m])"}]}]}
+    twice = {"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "x"}, {"record": "a:b", "expr": "x"}]}]}
+    assert rules.check_syntax(bad) and rules.check_syntax(twice)
+
+
+def test_every_alert_says_what_to_do() -> None:
+    """Severity, summary, description, and a notebook that investigates it."""
+    for alert in alerts():
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert {"summary", "description", "runbook_url"} <= alert["annotations"].keys()
+
+
+def test_runbooks_exist() -> None:
+    """The notebook of each alert is in the repository."""
+    there = {f"notebooks/{p.name}" for p in (REPO / "notebooks").glob("*.ipynb")}
+    assert {a["annotations"]["runbook_url"] for a in alerts()} <= there
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+def test_panels_ask_for_metrics_that_exist() -> None:
+    """Names, labels, bucket bounds and legends, against the pages of the pinned releases."""
+    assert metrics.check_dashboards(KNOWN) == []
+
+
+def test_rules_ask_for_metrics_that_exist() -> None:
+    """Every alert's way leads, through recorded series, to metrics that some part exports."""
+    assert metrics.check_rules(KNOWN) == []
+
+
+def test_notebooks_and_schema_name_metrics_that_exist() -> None:
+    """Also what attendees type."""
+    assert metrics.check_names(KNOWN, metrics.notebook_texts() | metrics.schema_texts()) == []
+
+
+@pytest.mark.parametrize(
+    ("expr", "words"),
+    [
+        ("sum(rate(vllm:num_preemptions[5m]))", "no metric vllm:num_preemptions"),
+        ("vllm:gpu_cache_usage_perc", "no metric vllm:gpu_cache_usage_perc"),
+        ('vllm:num_requests_waiting{model="x"}', "no label model"),
+        ("sum by (model) (vllm:num_requests_waiting)", "label model to group by"),
+        ('vllm:time_to_first_token_seconds_bucket{le="0.3"}', "no bucket bound 0.3"),
+        ("llama_stack_llama_stack_inference_duration_seconds_sum", "no metric llama_stack_llama_stack"),
+    ],
+)
+def test_names_finds(expr: str, words: str) -> None:
+    """The faults of published dashboards: a dropped suffix, a removed metric, a label of another exporter."""
+    assert any(words in p for p in metrics.check_expression(expr, KNOWN))
+
+
+def test_a_panel_for_every_place_may_not_need_a_cluster() -> None:
+    """DCGM's names are known, but a panel that says it works everywhere may not use them."""
+    panel = Panel("x", "y", (Query("sum(DCGM_FI_DEV_POWER_USAGE)", "{{nobody}}"),))
+    dashboard = Dashboard("x", "x", "x", (Row("x", (panel,)),))
+    found = metrics.check_dashboards(KNOWN, [dashboard])
+    assert any("in the recorded pages" in p for p in found) and any("legend label nobody" in p for p in found)
+    for_gpu = Dashboard("x", "x", "x", (Row("x", (replace(panel, needs="gpu", queries=(Query("sum(up)"),)),)),))
+    assert metrics.check_dashboards(KNOWN, [for_gpu]) == []
+
+
+def test_the_scanner_reads_what_an_expression_asks_for() -> None:
+    """Metrics with matchers, grouping labels; functions, words, durations and strings are none of these."""
+    asked = promql.read(
+        'histogram_quantile(0.9, sum by (le, a) (rate(x_bucket{job=~"v|w",b!="by"}[5m] offset 1h))) '
+        "/ on(c) group_left(d) (y:z > bool 0) or vector(0)"
+    )
+    assert asked.metrics == [("x_bucket", {"job": ("=~", "v|w"), "b": ("!=", "by")}), ("y:z", {})]
+    assert asked.groups == {"le", "a", "c", "d"}
+
+
+def test_every_dashboard_explains_itself() -> None:
+    """Each panel says, in sentences, what it means; titles are unique; all six dashboards are there."""
+    assert set(DASHBOARDS) == {"overview", "vllm", "llama-stack", "gpu", "cost", "lab"}
+    for d in DASHBOARDS.values():
+        titles = [p.title for p in d.panels]
+        assert len(set(titles)) == len(titles)
+        assert all(len(p.description) > 20 and p.description.rstrip().endswith((".", ":")) for p in d.panels)
+
+
+def test_recorded_series_are_named_by_convention_and_used() -> None:
+    """level:metric:operation; burn rates of all windows that an alert looks at are recorded."""
+    recorded = {r["record"] for r in recording_rules()}
+    assert all(name.startswith("lab:") and name.count(":") == 2 for name in recorded)
+    asked = {name for a in alerts() for name, _ in promql.read(a["expr"]).metrics if name.startswith("lab:")}
+    assert asked <= recorded
