@@ -1,0 +1,152 @@
+"""Telemetry of any size for benchmarks/frames.py: series for Prometheus, traces as Tempo sends them, whole runs.
+
+Made up, but of the shape of real ones: a trace is an agent request of ten spans with the attributes that parts write.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lab.schema import CLIENT_RECORD, Attr, Service, Span
+
+START_S = 1_760_000_000
+STEP_S = 15
+_STACK, _VLLM, _TOOLS = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
+
+# (parent's place, service, name, kind, start and length as shares of the request)
+SHAPE = (
+    (-1, Service.CLIENT, Span.CLIENT, "CLIENT", 0.00, 1.00),
+    (0, _STACK, Span.LLAMA_STACK_RESPONSES, "SERVER", 0.02, 0.96),
+    (1, _STACK, Span.LIST_TOOLS, "INTERNAL", 0.03, 0.05),
+    (1, _STACK, "chat lab-model", "CLIENT", 0.10, 0.30),
+    (3, _VLLM, Span.VLLM, "SERVER", 0.12, 0.27),
+    (1, _STACK, "invoke_mcp_tool", "INTERNAL", 0.42, 0.15),
+    (5, _TOOLS, "execute_tool quote_price", "INTERNAL", 0.45, 0.10),
+    (1, _STACK, "chat lab-model", "CLIENT", 0.60, 0.32),
+    (7, _VLLM, Span.VLLM, "SERVER", 0.61, 0.30),
+    (6, _TOOLS, "sqlite query", "CLIENT", 0.46, 0.02),
+)
+
+
+def write_openmetrics(path: Path, series: int, points: int) -> None:
+    """A text that `promtool tsdb create-blocks-from openmetrics` reads: growing values, like a counter's rate."""
+    rng = random.Random(1)
+    with path.open("w") as out:
+        out.write("# TYPE lab_bench gauge\n")
+        for number in range(series):
+            labels = f'instance="127.0.0.1:{8000 + number % 20}",job="vllm",engine="{number % 4}",series="{number}"'
+            value = 0.0
+            for point in range(points):
+                value += rng.random()
+                out.write(f"lab_bench{{{labels}}} {value:.6f} {START_S + point * STEP_S}\n")
+        out.write("# EOF\n")
+
+
+def documents(traces: int) -> Iterator[bytes]:
+    """One v2 answer of Tempo a trace: {"trace": {"resourceSpans": [...]}}."""
+    rng = random.Random(2)
+    for number in range(traces):
+        owners: dict[str, list[dict]] = {}
+        trace_id = base64.b64encode(rng.randbytes(16)).decode()
+        ids = [base64.b64encode(rng.randbytes(8)).decode() for _ in SHAPE]
+        start, long = (START_S + number * 0.05) * 1e9, rng.uniform(0.5, 3) * 1e9
+        for place, (parent, service, name, kind, offset, share) in enumerate(SHAPE):
+            span = {
+                "traceId": trace_id, "spanId": ids[place], "name": name, "kind": f"SPAN_KIND_{kind}",
+                "startTimeUnixNano": str(int(start + offset * long)),
+                "endTimeUnixNano": str(int(start + (offset + share) * long)),
+                "attributes": [{"key": k, "value": v} for k, v in _attributes(name, number, share * long / 1e9)],
+                "status": {},
+            }  # fmt: skip
+            if parent >= 0:
+                span["parentSpanId"] = ids[parent]
+            owners.setdefault(service, []).append(span)
+        yield json.dumps({"trace": {"resourceSpans": [_owner(s, spans) for s, spans in owners.items()]}}).encode()
+
+
+def _owner(service: str, spans: list[dict]) -> dict:
+    resource = [{"key": Attr.SERVICE, "value": {"stringValue": service}}]
+    return {"resource": {"attributes": resource}, "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}
+
+
+def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, dict]]:
+    if name == Span.VLLM:
+        yield "gen_ai.request.id", {"stringValue": f"chatcmpl-{number}"}
+        for key, value in ((Attr.VLLM_PROMPT_TOKENS, 200 + number % 100), (Attr.VLLM_COMPLETION_TOKENS, 20)):
+            yield key, {"intValue": str(value)}
+        shares = (
+            (Attr.VLLM_QUEUE_S, 0.05),
+            (Attr.VLLM_PREFILL_S, 0.2),
+            (Attr.VLLM_DECODE_S, 0.7),
+            (Attr.VLLM_E2E_S, 0.99),
+        )
+        for key, share in (*shares, (Attr.VLLM_TTFT_S, 0.27), (Attr.VLLM_INFERENCE_S, 0.9)):
+            yield key, {"doubleValue": long_s * share}
+        return
+    yield Attr.TENANT, {"stringValue": f"tenant-{number % 5}"}
+    yield Attr.RUN, {"stringValue": "run"}
+    yield Attr.REQUEST, {"stringValue": f"r{number}"}
+    yield Attr.SESSION, {"stringValue": f"s{number % 1000}"}
+    if name.startswith(Span.CHAT_PREFIX):
+        yield Attr.OPERATION, {"stringValue": "chat"}
+        yield Attr.REQUEST_MODEL, {"stringValue": "lab-model"}
+        yield Attr.INPUT_TOKENS, {"intValue": str(200 + number % 100)}
+        yield Attr.CACHE_READ_TOKENS, {"intValue": "64"}
+    if name == "invoke_mcp_tool":
+        yield Attr.LLAMA_STACK_TOOL_NAME, {"stringValue": "quote_price"}
+
+
+def run_frames(requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(records, spans) of a run of so many requests, ten spans each, in the frames' own form and in random order."""
+    rng = np.random.default_rng(3)
+    size, count = len(SHAPE), requests * len(SHAPE)
+    trace_ids = np.array([f"{n:032x}" for n in rng.integers(1, 2**62, requests)], dtype=object)
+    span_ids = np.array([f"{n:016x}" for n in rng.integers(1, 2**62, count)], dtype=object)
+    parent, service, name, kind, offset, share = zip(*SHAPE, strict=True)
+    parents = np.where(
+        np.tile(parent, requests) < 0, "", span_ids[np.arange(count) // size * size + np.tile(parent, requests)]
+    )
+    long = np.repeat(rng.uniform(0.5, 3, requests), size)
+    start = np.repeat(START_S + np.arange(requests) * 0.05, size) + np.tile(offset, requests) * long
+    spans = {
+        "trace_id": pd.array(np.repeat(trace_ids, size), dtype="str"),
+        "span_id": pd.array(span_ids, dtype="str"),
+        "parent_id": pd.array(parents, dtype="str"),
+        "service": pd.Categorical(np.tile(np.array(service, dtype=object), requests)),
+        "name": pd.Categorical(np.tile(np.array(name, dtype=object), requests)),
+        "kind": pd.Categorical(np.tile(np.char.lower(kind).astype(object), requests)),
+        "start_at": pd.DatetimeIndex((start * 1e9).astype("int64").view("datetime64[ns]"), tz="UTC"),
+        "duration_s": np.tile(share, requests) * long,
+        "status": pd.Categorical(np.full(count, "unset", dtype=object), categories=["unset", "ok", "error"]),
+        "status_message": pd.array(np.full(count, "", dtype=object), dtype="str"),
+    }
+    engine = np.tile(np.array(name) == Span.VLLM, requests)
+    values = {Attr.VLLM_QUEUE_S: 0.05, Attr.VLLM_PREFILL_S: 0.2, Attr.VLLM_DECODE_S: 0.7}
+    spans |= {key: np.where(engine, spans["duration_s"] * part, np.nan) for key, part in values.items()}
+    spans |= {key: np.where(engine, 100.0, np.nan) for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS)}
+    order = rng.permutation(count)
+    return _records(trace_ids, long[::size]), pd.DataFrame(spans, copy=False).iloc[order].reset_index(drop=True)
+
+
+def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
+    size = len(trace_ids)
+    numbers = np.arange(size)
+    blank = {"string": pd.array(np.full(size, "", dtype=object), dtype="string"), "int64": 0, "float64": 0.0}
+    columns = {c.name: blank["string" if c.dtype == "json" else c.dtype] for c in CLIENT_RECORD}
+    columns |= {
+        "request_id": pd.array(numbers.astype(str), dtype="string"),
+        "trace_id": pd.array(trace_ids, dtype="string"),
+        "kind": pd.array(np.array(["single", "chain", "rag"], dtype=object)[numbers % 3], dtype="string"),
+        "api": pd.array(np.full(size, "responses", dtype=object), dtype="string"),
+        "status": pd.array(np.full(size, "ok", dtype=object), dtype="string"),
+        "scheduled_at": START_S + numbers * 0.05, "done_at": START_S + numbers * 0.05 + long,
+        "e2e_s": long, "ttft_s": long * 0.3, "lag_s": 0.001, "prompt_tokens": 200, "completion_tokens": 200,
+    }  # fmt: skip
+    return pd.DataFrame(columns)
