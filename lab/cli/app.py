@@ -22,7 +22,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 DELEGATED = {
     "run": ("lab.runner", "Execute the notebooks in order on the real stack; results, report and logs go to out/."),
     "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
-    "load": ("lab.workload", "Drive a workload through the stack and record every request."),
+    "load": ("lab.workload.command", "Drive a workload through the stack and record every request."),
     "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }

@@ -81,9 +81,9 @@ def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
     import types
 
     got: list[list[str]] = []
-    module = types.ModuleType("lab.workload")
+    module = types.ModuleType("lab.workload.command")
     module.main = lambda argv: got.append(argv) or 7
-    monkeypatch.setitem(sys.modules, "lab.workload", module)
+    monkeypatch.setitem(sys.modules, "lab.workload.command", module)
     assert run(monkeypatch, "load", "--help", "--rate", "3") == 7
     assert got == [["--help", "--rate", "3"]]
 
