@@ -56,8 +56,9 @@ def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None)
             rules, file = Path(folder) / "rules.yaml", Path(folder) / "tests.yaml"
             rules.write_text(yaml.safe_dump({"groups": chosen}))
             mine = [t for t in tests if t["interval"] == interval]
-            document = {"rule_files": [str(rules)], "evaluation_interval": interval, "tests": mine}
-            file.write_text(yaml.safe_dump(document))
+            order = [g["name"] for g in chosen]  # without it promtool takes the groups in any order
+            document = {"rule_files": [str(rules)], "evaluation_interval": interval, "group_eval_order": order}
+            file.write_text(yaml.safe_dump(document | {"tests": mine}))
             said += _promtool("test", "rules", str(file))
     return said
 

@@ -43,13 +43,13 @@ UP = {'up{job="vllm",instance="a"}': "1x60"}
 
 CASES = {
     # 20 % errors of a budget of 1 %: 20 times too fast. Good: 0.5 %.
-    "AvailabilityBudgetBurnsFast": Case(_requests(20, 80, 120), _requests(1, 199, 120), "2h"),
+    "AvailabilityBudgetBurnsFast": Case(_requests(20, 80, 60), _requests(1, 199, 60), "2h", "2m"),
     # 4 % for a day and more: 4 times too fast, not enough for a page. Good: 0.5 %.
     "AvailabilityBudgetBurnsSlow": Case(_requests(20, 480, 140), _requests(1, 199, 140), "30h", "15m"),
     # 80 % late, 95 % must not be: 16 times. Good: 3 % late.
-    "TTFTBudgetBurnsFast": Case(_late(TTFT, "1.0", 20, 100, 120), _late(TTFT, "1.0", 97, 100, 120), "2h"),
+    "TTFTBudgetBurnsFast": Case(_late(TTFT, "1.0", 20, 100, 60), _late(TTFT, "1.0", 97, 100, 60), "2h", "2m"),
     "TTFTBudgetBurnsSlow": Case(_late(TTFT, "1.0", 80, 100, 140), _late(TTFT, "1.0", 97, 100, 140), "30h", "15m"),
-    "ITLBudgetBurnsFast": Case(_late(ITL, "0.05", 20, 100, 120), _late(ITL, "0.05", 97, 100, 120), "2h"),
+    "ITLBudgetBurnsFast": Case(_late(ITL, "0.05", 20, 100, 60), _late(ITL, "0.05", 97, 100, 60), "2h", "2m"),
     "ITLBudgetBurnsSlow": Case(_late(ITL, "0.05", 80, 100, 140), _late(ITL, "0.05", 97, 100, 140), "30h", "15m"),
     # One look below 90 % in the last minutes is relief enough.
     "KVCacheNearlyFull": Case(
