@@ -1,0 +1,62 @@
+"""A real workload: every trace arrives whole, phases add up, and three sources agree to the token."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from lab import kit, measures
+from lab.settings import Settings
+from lab.workload import Poisson, Run, make_plan, run_plan
+
+
+@pytest.fixture(scope="module")
+def driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
+    """Twenty requests to the agent, with their telemetry."""
+    plan = make_plan(requests=20, arrivals=Poisson(1.5), seed=5, settings=live_lab)
+    run = run_plan(plan, live_lab, progress=False)
+    return run, kit.observe(run, live_lab, wait_s=60)
+
+
+def test_every_request_is_answered_and_every_trace_is_whole(driven: tuple[Run, kit.Observation]) -> None:
+    """None is lost, none is silently incomplete."""
+    run, seen = driven
+    assert len(run.records) == 20 and run.not_sent == 0 and run.spans_lost == 0
+    assert seen.requests["trace_complete"].all(), seen.requests["trace_problem"].unique()
+
+
+def test_phases_add_up(driven: tuple[Run, kit.Observation]) -> None:
+    """For each request to what its client measured, with little that no span accounts for."""
+    _, seen = driven
+    frame = seen.requests
+    for _, request in frame.iterrows():
+        total = kit.phase_seconds(pd.DataFrame([request])).sum()
+        assert total == pytest.approx(request["e2e_s"], abs=1e-6)
+    assert frame["unexplained_s"].abs().sum() < 0.05 * frame["e2e_s"].sum()
+
+
+def test_books_balance_to_the_token(driven: tuple[Run, kit.Observation], live_lab: Settings) -> None:
+    """Client, spans and Prometheus' counters: equal prompt and completion tokens (nobody else used this server)."""
+    run, seen = driven
+    if (seen.requests["status"] != "ok").any():
+        pytest.skip("a request failed, so the client cannot know all tokens that were spent on it")
+    totals = measures.token_totals(seen.requests, kit.counter_totals(live_lab, run))
+    balanced = measures.books(totals)["balanced"]
+    assert balanced["prompt"] and balanced["completion"], totals.to_string()
+
+
+def test_the_agent_really_chooses_tools(driven: tuple[Run, kit.Observation]) -> None:
+    """The served model is no random one: most of its choices are right."""
+    _, seen = driven
+    assert seen.requests["right_tool"].mean() > 0.6
+    assert (seen.requests["tool_runs"] > 0).sum() >= 10
+
+
+def test_a_saved_run_can_be_observed_again(driven: tuple[Run, kit.Observation], live_lab: Settings, tmp_path) -> None:
+    """From the files alone: the same requests, judged alike."""
+    run, seen = driven
+    again = kit.observe(Run.load(run.save(tmp_path)), live_lab, wait_s=30)
+    assert again.requests["right_tool"].tolist() == seen.requests["right_tool"].tolist()
+    assert json.loads((tmp_path / run.run_id / "run.json").read_text())["requests"] == 20
