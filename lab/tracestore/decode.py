@@ -23,25 +23,25 @@ _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "
 
 
 class MapLists:
-    """A column of maps under construction: all keys and values in two flat lists, cut by offsets."""
+    """A column of maps under construction: the keys and values of all rows, and of which row each is."""
 
     def __init__(self) -> None:
+        self.rows: list[int] = []
         self.keys: list[str] = []
         self.values: list[Any] = []
-        self.offsets: list[int] = [0]
 
-    def drop_repeated(self, start: int) -> None:
-        """Keep the first of each key since `start`: a map cannot hold a key twice, and OTLP forbids to send one."""
-        first: dict[str, Any] = {}
-        for key, value in zip(self.keys[start:], self.values[start:], strict=True):
-            first.setdefault(key, value)
-        self.keys[start:], self.values[start:] = list(first), list(first.values())
-
-    def to_arrow(self, type_name: str) -> pa.Array:
-        offsets = pa.array(np.array(self.offsets, dtype=np.int32))
-        return pa.MapArray.from_arrays(
-            offsets, pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
-        )
+    def to_arrow(self, type_name: str, rows: int) -> pa.Array:
+        """One map a row. Of a key that comes twice in a row the first stays: a map cannot hold it, and OTLP forbids it."""
+        of_row = np.array(self.rows, dtype=np.int64)
+        keys, values = pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
+        codes = keys.dictionary_encode()
+        mix = of_row * (len(codes.dictionary) + 1) + codes.indices.to_numpy()
+        _, first = np.unique(mix, return_index=True)
+        if len(first) != len(mix):
+            first.sort()
+            of_row, keys, values = of_row[first], keys.take(pa.array(first)), values.take(pa.array(first))
+        offsets = np.searchsorted(of_row, np.arange(rows + 1)).astype(np.int32)
+        return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
 
 
 class Owners:
@@ -63,8 +63,8 @@ class Owners:
 
     def to_arrow(self) -> pa.Table:
         maps = {t: MapLists() for t in MAP_TYPES}
-        for attributes in self.attributes.values():
-            _collect(attributes, maps)
+        for row, attributes in enumerate(self.attributes.values()):
+            _collect(attributes, maps, row)
         names, versions, urls, protos = zip(*self.rows.values(), strict=True) if self.rows else ((), (), (), ())
         arrays = [
             pa.array(list(self.rows), pa.int64()),
@@ -72,21 +72,19 @@ class Owners:
             pa.array(versions, pa.string()),
             pa.array(urls, pa.string()),
             pa.array(protos, pa.binary()),
-            *(maps[t].to_arrow(t) for t in MAP_TYPES),
+            *(maps[t].to_arrow(t, len(self.rows)) for t in MAP_TYPES),
         ]
         return pa.Table.from_arrays(arrays, schema=OWNER_SCHEMA)
 
 
-def _collect(attributes: Any, maps: dict[str, MapLists]) -> None:
+def _collect(attributes: Any, maps: dict[str, MapLists], row: int) -> None:
     """Attributes of a resource or a scope into maps; nothing is promoted."""
     for kv in attributes:
         type_name = _FIELD_OF.get(kv.value.WhichOneof("value") or "", "json")
         m = maps[type_name]
+        m.rows.append(row)
         m.keys.append(kv.key)
         m.values.append(_encode(to_json(kv.value)).decode() if type_name == "json" else _scalar(kv.value))
-    for m in maps.values():
-        m.drop_repeated(m.offsets[-1])
-        m.offsets.append(len(m.keys))
 
 
 def _scalar(value: Any) -> Any:
@@ -162,8 +160,9 @@ class SpanBatch:
         messages, states = self.sparse["status_message"], self.sparse["trace_state"]
         all_events, all_links = self.sparse["events"], self.sparse["links"]
         m_str, m_int, m_dbl, m_bool, m_json = (self.maps[t] for t in MAP_TYPES)
-        str_keys, str_values, int_keys, int_values = m_str.keys, m_str.values, m_int.keys, m_int.values
-        dbl_keys, dbl_values = m_dbl.keys, m_dbl.values
+        str_rows, str_keys, str_values = m_str.rows, m_str.keys, m_str.values
+        int_rows, int_keys, int_values = m_int.rows, m_int.keys, m_int.values
+        dbl_rows, dbl_keys, dbl_values = m_dbl.rows, m_dbl.keys, m_dbl.values
         p_str, p_int, p_dbl = self.promoted["str"], self.promoted["int"], self.promoted["dbl"]
         row = self.rows
         for s in spans:
@@ -208,6 +207,7 @@ class SpanBatch:
                 if kind == "string_value":
                     own = p_str.get(key)
                     if own is None:
+                        str_rows.append(row)
                         str_keys.append(key)
                         str_values.append(value.string_value)
                     elif not own[0] or own[0][-1] != row:
@@ -216,6 +216,7 @@ class SpanBatch:
                 elif kind == "int_value":
                     own = p_int.get(key)
                     if own is None:
+                        int_rows.append(row)
                         int_keys.append(key)
                         int_values.append(value.int_value)
                     elif not own[0] or own[0][-1] != row:
@@ -224,23 +225,20 @@ class SpanBatch:
                 elif kind == "double_value":
                     own = p_dbl.get(key)
                     if own is None:
+                        dbl_rows.append(row)
                         dbl_keys.append(key)
                         dbl_values.append(value.double_value)
                     elif not own[0] or own[0][-1] != row:
                         own[0].append(row)
                         own[1].append(value.double_value)
                 elif kind == "bool_value":
+                    m_bool.rows.append(row)
                     m_bool.keys.append(key)
                     m_bool.values.append(value.bool_value)
                 else:
+                    m_json.rows.append(row)
                     m_json.keys.append(key)
                     m_json.values.append(_encode(to_json(value)).decode())
-            for m in (m_str, m_int, m_dbl, m_bool, m_json):
-                n, before = len(m.keys), m.offsets[-1]
-                if n - before > 1 and len(set(m.keys[before:])) != n - before:
-                    m.drop_repeated(before)
-                    n = len(m.keys)
-                m.offsets.append(n)
             if s.events:
                 all_events[0].append(row)
                 all_events[1].append(_events_json(s.events))
@@ -267,7 +265,7 @@ class SpanBatch:
         for name, (index, values) in self.sparse.items():
             columns[name] = _scatter(index, values, self.rows, SPAN_SCHEMA.field(name).type)
         for t in MAP_TYPES:
-            columns[f"a_{t}"] = self.maps[t].to_arrow(t)
+            columns[f"a_{t}"] = self.maps[t].to_arrow(t, self.rows)
         return pa.Table.from_arrays([columns[name] for name in SPAN_SCHEMA.names], schema=SPAN_SCHEMA)
 
 

@@ -1,0 +1,96 @@
+"""Keeping and forgetting: export and import, retention by age and size, the catalogue over restarts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from lab.tracestore.archive import export_window, import_folder
+from lab.tracestore.errors import BadRequest
+from lab.tracestore.rebuild import traces
+from lab.tracestore.retention import Retention, apply
+from lab.tracestore.store import SpanStore
+from tests.tracestore.corpus import T0, random_spans, request_of, store_of
+from tests.tracestore.slow_traceql import Span
+from tests.tracestore.test_otlp import spans_as_text
+
+
+def everything(store: SpanStore, spans: list[Span]) -> list[str]:
+    with store.reader() as con:
+        return spans_as_text(traces(con, list({UUID(int=s.trace) for s in spans})))
+
+
+def test_an_export_comes_back_whole(tmp_path: Path) -> None:
+    """Parquet out, Parquet in: the same spans, with everything on them; a second import adds nothing."""
+    spans = random_spans(21)
+    store = store_of(tmp_path / "a", spans)
+    with store.reader() as con:
+        assert export_window(con, tmp_path / "out") == len(spans)
+    other = SpanStore(tmp_path / "b")
+    assert import_folder(other, tmp_path / "out") == len(spans)
+    assert import_folder(other, tmp_path / "out") == 0
+    assert everything(other, spans) == everything(store, spans) == spans_as_text(request_of(spans))
+    assert other.catalogue.keys("span") == store.catalogue.keys("span")
+    assert not list((tmp_path / "out").glob("*.unfinished"))
+    store.close()
+    other.close()
+
+
+def test_a_window_is_exported_with_whole_traces(tmp_path: Path) -> None:
+    """A trace that reaches into the window comes with all its spans."""
+    spans = random_spans(22)
+    store = store_of(tmp_path / "a", spans)
+    end = T0 + 5 * 10**9
+    with store.reader() as con:
+        count = export_window(con, tmp_path / "out", T0, end)
+    reached = {s.trace for s in spans if s.start <= end and s.end >= T0}
+    assert count == sum(1 for s in spans if s.trace in reached)
+    assert 0 < count < len(spans)
+    store.close()
+
+
+def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
+    """A wrong folder, and a folder that is in use, are told so."""
+    store = store_of(tmp_path / "a", random_spans(23))
+    with pytest.raises(BadRequest, match="is not an export"):
+        import_folder(store, tmp_path)
+    with store.reader() as con:
+        export_window(con, tmp_path / "out")
+        with pytest.raises(BadRequest, match="holds an export already"):
+            export_window(con, tmp_path / "out")
+    store.close()
+
+
+def test_old_spans_are_forgotten(tmp_path: Path) -> None:
+    """By age: exactly the spans that ended before the limit go, and resources that nobody uses go with them."""
+    spans = random_spans(24)
+    store = store_of(tmp_path, spans)
+    now = T0 + 10 * 10**9
+    gone = apply(store, Retention(max_age_s=2.0), now_ns=now)
+    assert gone == sum(1 for s in spans if s.end < now - 2 * 10**9) > 0
+    assert store.span_count() == len(spans) - gone
+    with store.reader() as con:
+        unused = con.execute("SELECT count(*) FROM resources WHERE id NOT IN (SELECT res_id FROM spans)").fetchone()
+    assert unused == (0,)
+    store.close()
+
+
+def test_the_oldest_go_where_the_size_is_too_large(tmp_path: Path) -> None:
+    """By size: it deletes from the old end, and stops when nothing is left."""
+    spans = random_spans(25)
+    store = store_of(tmp_path, spans)
+    assert apply(store, Retention(max_bytes=10**12)) == 0
+    assert apply(store, Retention(max_bytes=1)) == len(spans)
+    store.close()
+
+
+def test_the_catalogue_is_there_after_a_restart(tmp_path: Path) -> None:
+    """Keys and their types are known at once when the store is opened again."""
+    store = store_of(tmp_path, random_spans(26))
+    before = {k: store.catalogue.types("span", k) for k in store.catalogue.keys("span")}
+    store.close()
+    again = SpanStore(tmp_path)
+    assert {k: again.catalogue.types("span", k) for k in again.catalogue.keys("span")} == before
+    again.close()
