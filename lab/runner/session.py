@@ -14,7 +14,7 @@ import yaml
 from lab import stack
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
-from lab.runner.execute import CELL_TIMEOUT_S, INTERRUPTED, PASSED, NotebookRun, run_notebooks
+from lab.runner.execute import CELL_TIMEOUT_S, INTERRUPTED, NOT_RUN, PASSED, NotebookRun, run_notebooks, title_of
 from lab.runner.lifecycle import stack_for, term_as_interrupt, undisturbed
 from lab.runner.parameters import share_out
 from lab.runner.report import write_report
@@ -63,6 +63,7 @@ def run_session(
         notes.append(STOPPED)
     with undisturbed():
         _keep_logs(settings, out_dir, began_at)
+    runs = runs or [NotebookRun(path.stem, title_of(path), NOT_RUN, 0.0) for path in paths]
     report = write_report(out_dir, runs, about, notes)
     return _conclude(runs, notes, report)
 
@@ -82,7 +83,7 @@ def _parts_not_ready(settings: Settings) -> list[str]:
 
 def _keep_logs(settings: Settings, out_dir: Path, began_at: float) -> None:
     """Copy the parts' logs, but not those that an earlier lab left in the same folder."""
-    (out_dir / "logs").mkdir(exist_ok=True)
+    (out_dir / "logs").mkdir(parents=True, exist_ok=True)
     for log in (settings.state_dir / "logs").glob("*"):
         if log.is_file() and log.stat().st_mtime >= began_at:
             shutil.copy2(log, out_dir / "logs" / log.name)

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from lab.errors import NotebookError
+from lab.runner import session
 from lab.runner.execute import FAILED, NOT_RUN, PASSED, TIMED_OUT, Progress, run_notebooks
 from lab.settings import REPO, Settings
 from tests.runner.notebooks import write
@@ -105,3 +106,12 @@ def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     assert "passed" in said and "interrupted" in said and NOT_RUN in said
     assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
+
+
+def test_stack_that_does_not_come_up(tmp_path: Path) -> None:
+    """A report all the same: no notebook was run, and why; the exit status says so."""
+    settings = Settings(state_dir=tmp_path / "state", data_dir=tmp_path / "no-data")
+    path = write(tmp_path / "00_a.ipynb")
+    assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "0 of 1 notebooks passed" in page and "not run" in page and "ModelError" in page
