@@ -22,7 +22,7 @@ NAMED = {
 }
 
 # Imported in vLLM's environment, or by what only a cluster needs, which has requirements of its own.
-ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grafana_foundation_sdk", "kubernetes"}
+ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grafana_foundation_sdk", "kubernetes", "urllib3"}
 
 
 def _name(requirement: str) -> str:
