@@ -95,7 +95,7 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
             ended.set()
 
     thread = threading.Thread(target=work, name="lab-driver", daemon=True)
-    with undisturbed(), tqdm(total=len(driver.plan), unit="request", disable=not progress) as bar:
+    with undisturbed(), tqdm(total=len(driver.plan), unit="request", disable=not progress, mininterval=2.0) as bar:
         thread.start()
         interrupted = False
         while not ended.is_set():
