@@ -39,9 +39,8 @@ class ApiPrice:
         if cached_price is None:
             cached_price = self.input_usd_per_mtok
         fresh = prompt_tokens - cached_tokens
-        return (
-            fresh * self.input_usd_per_mtok + cached_tokens * cached_price + completion_tokens * self.output_usd_per_mtok
-        ) / 1e6
+        prompt = fresh * self.input_usd_per_mtok + cached_tokens * cached_price
+        return (prompt + completion_tokens * self.output_usd_per_mtok) / 1e6
 
 
 def machine_prices(data_dir: Path) -> dict[str, MachinePrice]:

@@ -1,8 +1,8 @@
 """The vocabulary: columns with their units, span and attribute names, metric names. Every other module takes them here.
 
-Words: a *request* is one call of the user; a *turn* is one model call inside it; a *tool call* is one tool run inside it;
-a *run* is a driven workload with its window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`, `_ratio`;
-`_at` columns are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
+Words: a *request* is one call of the user; a *turn* is one model call inside it; a *tool call* is one tool run inside
+it; a *run* is a driven workload with its window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`,
+`_ratio`; `_at` columns are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
 """
 
 from __future__ import annotations

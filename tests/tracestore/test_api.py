@@ -304,13 +304,13 @@ def test_metrics_refuse(tempo, params: dict[str, str]) -> None:
 def test_times_may_be_seconds_nanoseconds_or_rfc3339(tempo) -> None:
     """All three say the same window."""
     answers = []
-    for start, end in (
+    for begin, end in (
         ("1700000000", "1700000060"),
         (str(T0), str(T0 + 60 * 10**9)),
         ("2023-11-14T22:13:20Z", "2023-11-14T22:14:20Z"),
     ):
         answer = tempo.get(
-            "/api/metrics/query_range", params={"q": "{} | rate()", "start": start, "end": end, "step": "30s"}
+            "/api/metrics/query_range", params={"q": "{} | rate()", "start": begin, "end": end, "step": "30s"}
         )
         answers.append(answer.json()["series"])
     assert answers[0] == answers[1] == answers[2]
