@@ -31,7 +31,7 @@ class MapLists:
         self.values: list[Any] = []
 
     def to_arrow(self, type_name: str, rows: int) -> pa.Array:
-        """One map a row. Of a key that comes twice in a row the first stays: a map cannot hold both; OTLP forbids it."""
+        """One map a row. Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it."""
         of_row = np.array(self.rows, dtype=np.int64)
         keys, values = pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
         codes = keys.dictionary_encode()
