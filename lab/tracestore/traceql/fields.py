@@ -86,7 +86,7 @@ class FieldCompiler:
             case ast.Static():
                 return "TRUE" if node.value is True else "FALSE"
             case ast.Attribute() | ast.Intrinsic():
-                return self.slots(node).get("bool", "FALSE")
+                return self.slots(node).get("bool", "NULL::BOOLEAN")
             case ast.Exists():
                 found = self._exists(node.operand)
                 return f"NOT coalesce({found}, FALSE)" if node.negated else found
