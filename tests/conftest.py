@@ -8,9 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from lab.settings import REPO, Settings, load_settings
+
+# The same examples every time, however slow the machine: a commit must not fail for what it did not touch. To look for
+# new ones: HYPOTHESIS_PROFILE=explore.
+hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 KEPT_LOGS = REPO / "out" / "test-logs"
 
