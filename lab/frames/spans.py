@@ -29,7 +29,7 @@ def spans_frame(answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_AT
 
     `attributes` are those that get a column (None: every attribute that occurs); a span without it has NaN or None.
     Numbers are float64, whole ones too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
-    booleans `boolean`. Spans that the store holds twice come once. Rows are in the order of their arrival, which is none.
+    booleans `boolean`. Spans that the store holds twice come once. Rows are in the order of their arrival.
 
     Raises FrameError for an answer that is neither OTLP JSON nor the lab's Arrow stream.
     """
