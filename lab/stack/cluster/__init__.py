@@ -1,0 +1,77 @@
+"""The lab on a Kubernetes cluster: stands lab/k8s up in a context that the user names, and takes it down again.
+
+    preflight(settings, context, overlay)   what the cluster lacks, each with its fix
+    up(settings, context, overlay)          applies, waits, opens the ways; returns {endpoint: URL}
+    status(settings, context)               one row a workload
+    load(settings, context, plan, shards)   drives a saved plan from so many pods
+    down(settings, context)                 removes what is ours and nothing else
+
+`kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client does the rest.
+Nothing happens in a context that was not named: there is no default one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab.settings import Settings
+    from lab.stack.cluster.needs import Finding
+    from lab.stack.cluster.rollout import WorkloadStatus
+
+__all__ = ["OVERLAYS", "down", "load", "preflight", "status", "up"]
+
+OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
+
+
+def preflight(settings: Settings, context: str, overlay: str) -> list[Finding]:
+    """Every check of the cluster, good or bad; changes nothing. Raises SettingsError, SetupError, StackError."""
+    from lab.stack.cluster import control
+
+    return control.preflight(settings, context, overlay)
+
+
+def up(
+    settings: Settings,
+    context: str,
+    overlay: str,
+    progress: Callable[[list[WorkloadStatus], float], None] | None = None,
+    wait_s: float = 2400.0,
+) -> dict[str, str]:
+    """Apply the overlay, wait until all of it is ready, open the ways to it; returns {endpoint name: URL}.
+
+    A second call changes what has changed. Raises SettingsError for a context or overlay that does not exist,
+    StackError where the cluster lacks something (with the fix), PartFailed when a workload does not get ready.
+    """
+    from lab.stack.cluster import control
+
+    return control.up(settings, context, overlay, progress, wait_s)
+
+
+def status(settings: Settings, context: str) -> list[WorkloadStatus]:
+    """How each workload of the lab is now; empty if there is none."""
+    from lab.stack.cluster import control
+
+    return control.status(settings, context)
+
+
+def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
+    """Start a Job of `shards` pods that drive the saved plan together, beginning in `lead_s` s; returns the run's id.
+
+    Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the Job is refused.
+    """
+    from lab.stack.cluster import control
+
+    return control.load(settings, context, plan, shards, lead_s)
+
+
+def down(settings: Settings, context: str, wait_s: float = 600.0) -> list[str]:
+    """Remove the lab's namespaces and its labelled cluster-wide objects; returns what was removed.
+
+    Raises StackError if something is still there after `wait_s`.
+    """
+    from lab.stack.cluster import control
+
+    return control.down(settings, context, wait_s)

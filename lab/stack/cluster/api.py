@@ -1,0 +1,127 @@
+"""The API server, through the official client: reading, Secrets, deleting. Plain dictionaries go out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from lab.errors import SetupError, StackError
+
+PART_OF = "app.kubernetes.io/part-of=llm-lab"
+TIMEOUT_S = 30.0
+# Group paths of what the driver lists and deletes.
+WORKLOADS = {
+    "Deployment": ("apis/apps/v1", "deployments"),
+    "StatefulSet": ("apis/apps/v1", "statefulsets"),
+    "DaemonSet": ("apis/apps/v1", "daemonsets"),
+    "Job": ("apis/batch/v1", "jobs"),
+}
+OUTSIDE_OUR_NAMESPACES = (
+    ("apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    ("apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    ("apis/rbac.authorization.k8s.io/v1", "roles"),
+    ("apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+)
+
+
+class Api:
+    """Requests to one context's API server. Every method raises StackError with what the server said."""
+
+    def __init__(self, context: str) -> None:
+        try:
+            from kubernetes import client, config
+        except ModuleNotFoundError as e:
+            do = "pip install kubernetes (it is in the extra `cluster`)"
+            raise SetupError("the Python package kubernetes is not installed", do=do) from e
+        try:
+            # KUBECONFIG as it is now: the package looks at it once, when it is imported.
+            where = os.environ.get("KUBECONFIG") or None
+            self._client: client.ApiClient = config.new_client_from_config(config_file=where, context=context)
+        except config.ConfigException as e:
+            do = "check the kubeconfig with `kubectl config view`"
+            raise StackError(f"the context {context} cannot be used", had=str(e), do=do) from e
+        self.context = context
+
+    def get(self, path: str, **query: str) -> dict[str, Any] | None:
+        """The object or list at a path; None if there is none (404)."""
+        return self._ask("GET", path, query=query)
+
+    def items(self, group: str, plural: str, selector: str = "", namespace: str = "") -> Iterator[dict[str, Any]]:
+        """Every object of a kind, page by page; nothing where the kind is unknown to the server."""
+        path = f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
+        query = {"limit": "200"} | ({"labelSelector": selector} if selector else {})
+        while True:
+            answer = self._ask("GET", path, query=query) or {"items": []}
+            yield from answer["items"]
+            token = answer.get("metadata", {}).get("continue")
+            if not token:
+                return
+            query = query | {"continue": token}
+
+    def create(self, path: str, body: dict[str, Any]) -> None:
+        """Create an object; one that is there already stays as it is (409)."""
+        self._ask("POST", path, body=body, fine=(409,))
+
+    def replace_config_map(self, namespace: str, name: str, body: dict[str, Any]) -> None:
+        """Create a ConfigMap anew."""
+        self.delete(f"api/v1/namespaces/{namespace}/configmaps/{name}")
+        self._ask("POST", f"api/v1/namespaces/{namespace}/configmaps", body=body)
+
+    def delete(self, path: str) -> bool:
+        """Delete an object and what belongs to it; False if there was none."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        return self._ask("DELETE", path, body=options) is not None
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        fine: tuple[int, ...] = (),
+    ) -> dict[str, Any] | None:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            request = self._client.param_serialize(
+                method,
+                f"/{path}",
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json", "Content-Type": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = self._client.call_api(*request, _request_timeout=TIMEOUT_S)
+            text = answer.read()
+        except ApiException as e:  # the connection; what the server refuses is an answer
+            raise self._silent(str(e)) from e
+        except (HTTPError, OSError) as e:
+            raise self._silent(str(e)) from e
+        if answer.status == 404 or answer.status in fine:
+            return None
+        if not 200 <= answer.status <= 299:
+            had = _words(answer.status, text)
+            raise StackError(f"the API server refused {method} {path}", had=had, do=_advice(answer.status))
+        return json.loads(text)
+
+    def _silent(self, had: str) -> StackError:
+        do = "check that the cluster is up (`minikube status`) and reachable from here"
+        return StackError(f"the API server of {self.context} does not answer", had=had[:500], do=do)
+
+
+def _words(status: int, text: bytes) -> str:
+    try:
+        return f"{status} {json.loads(text)['message']}"
+    except (TypeError, ValueError, KeyError):
+        return f"{status} {text[:300]!r}"
+
+
+def _advice(code: int) -> str:
+    if code in (401, 403):
+        return "ask for the right to do this in that cluster, or name another context (`kubectl auth can-i --list`)"
+    if code in (429, 500, 502, 503, 504):
+        return "the server is overloaded or starting: wait a minute, then run the same command again"
+    return "correct what the server says, then run the same command again"

@@ -1,0 +1,190 @@
+"""What an overlay needs of a cluster, looked up before anything is changed; each miss with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lab.stack.cluster.api import PART_OF, Api
+from lab.stack.cluster.kubectl import versions
+
+GPU = "nvidia.com/gpu"
+OLDEST_MINOR = 30  # the oldest 1.x whose fields the manifests use
+CNI_WITH_POLICIES = ("calico-node", "cilium", "antrea-agent", "kube-router", "weave-net", "canal", "aws-node", "anetd")
+OURS = {"grafana-admin"}  # Secrets that `up` makes
+_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check. Where `ok` is False: what was found, and the fix; `required` says whether `up` stops for it."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+    required: bool = True
+
+
+def check(api: Api, documents: list[dict[str, Any]]) -> list[Finding]:
+    """All findings. Raises StackError if the API server does not answer at all."""
+    version = api.get("version") or {}
+    nodes = list(api.items("api/v1", "nodes"))
+    return [
+        _version(version),
+        *_namespaces(api, documents),
+        _storage(api, documents),
+        *_custom_resources(api, documents),
+        *_secrets(api, documents),
+        *_gpus(nodes, documents),
+        _room(nodes, documents),
+        _policies(api),
+        _image(nodes),
+    ]
+
+
+def _version(version: dict[str, Any]) -> Finding:
+    text = f"{version.get('major', '?')}.{version.get('minor', '?')}"
+    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
+    ok = bool(minor) and int(minor) >= OLDEST_MINOR
+    fix = f"minikube start --kubernetes-version=stable (Minikube {versions()['MINIKUBE_VERSION']})"
+    return Finding("Kubernetes", ok, text, fix, required=False)
+
+
+def _namespaces(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    for name in (d["metadata"]["name"] for d in documents if d["kind"] == "Namespace"):
+        there = api.get(f"api/v1/namespaces/{name}")
+        labels = (there or {}).get("metadata", {}).get("labels") or {}
+        ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
+        fix = f"it is not this lab's: rename it, or remove it yourself (kubectl delete namespace {name})"
+        found = "not there yet" if there is None else "ours" if ours else "there, without our label"
+        yield Finding(f"namespace {name}", there is None or ours, found, fix)
+        if there and there.get("status", {}).get("phase") == "Terminating":
+            yield Finding(f"namespace {name} is going", False, "Terminating", "wait until it is gone, then try again")
+
+
+def _storage(api: Api, documents: list[dict[str, Any]]) -> Finding:
+    default = "storageclass.kubernetes.io/is-default-class"
+    names = [
+        c["metadata"]["name"]
+        for c in api.items("apis/storage.k8s.io/v1", "storageclasses")
+        if (c["metadata"].get("annotations") or {}).get(default) == "true"
+    ]
+    fix = "minikube addons enable default-storageclass storage-provisioner, or mark a class as the default"
+    many = any("ReadWriteMany" in d["spec"].get("accessModes", []) for d in documents if _is_claim(d))
+    found = (names[0] if names else "none") + (", and the model's volume asks for ReadWriteMany" if many else "")
+    return Finding("default storage class", bool(names), found, fix)
+
+
+def _is_claim(document: dict[str, Any]) -> bool:
+    return document["kind"] == "PersistentVolumeClaim"
+
+
+def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    pinned = versions()
+    operator = (
+        "kubectl apply --server-side -f https://github.com/prometheus-operator/prometheus-operator/releases/download/"
+        f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml"
+    )
+    keda = (
+        f"helm install keda keda --repo https://kedacore.github.io/charts --version {pinned['KEDA_CHART']} "
+        "--namespace keda --create-namespace"
+    )
+    fixes = {"monitoring.coreos.com/v1": operator, "keda.sh/v1alpha1": keda}
+    for group, fix in fixes.items():
+        kinds = sorted({d["kind"] for d in documents if d["apiVersion"] == group})
+        if kinds:
+            served = {r["kind"] for r in (api.get(f"apis/{group}") or {}).get("resources", [])}
+            missing = [k for k in kinds if k not in served]
+            yield Finding(group, not missing, f"missing {', '.join(missing)}" if missing else "served", fix)
+
+
+def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    wanted: dict[tuple[str, str], set[str]] = {}
+    for d in documents:
+        for ref in _secret_refs(d):
+            if not ref.get("optional") and ref["name"] not in OURS:
+                wanted.setdefault((d["metadata"]["namespace"], ref["name"]), set()).add(ref["key"])
+    for (namespace, name), keys in sorted(wanted.items()):
+        there = api.get(f"api/v1/namespaces/{namespace}/secrets/{name}")
+        missing = keys - (there or {}).get("data", {}).keys()
+        files = " ".join(f"--from-file={k}=FILE" for k in sorted(keys))
+        fix = f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
+        fix += f"kubectl --namespace {namespace} create secret generic {name} {files}"
+        yield Finding(f"Secret {name}", not missing, f"lacks {', '.join(sorted(missing))}" if missing else "there", fix)
+
+
+def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "secretKeyRef" in node:
+            yield node["secretKeyRef"]
+        if isinstance(node.get("basicAuth"), dict):
+            yield from node["basicAuth"].values()
+        for value in node.values():
+            yield from _secret_refs(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _secret_refs(value)
+
+
+def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    wanted = sum(_requests(d, GPU) for d in documents)
+    if not wanted:
+        return
+    have = sum(quantity(n["status"].get("allocatable", {}).get(GPU, "0")) for n in nodes)
+    fix = (
+        "minikube start --driver=docker --container-runtime=docker --gpus=all --cni=calico "
+        "(or install NVIDIA's GPU operator); without a GPU take the overlay minikube-cpu"
+    )
+    yield Finding("GPUs", have >= wanted, f"{have:.0f} allocatable, {wanted:.0f} wanted", fix)
+    labelled = any((n["metadata"].get("labels") or {}).get(f"{GPU}.present") == "true" for n in nodes)
+    with_gpu = [n["metadata"]["name"] for n in nodes if n["status"].get("allocatable", {}).get(GPU, "0") != "0"]
+    node = with_gpu[0] if with_gpu else "NODE"
+    fix = f"kubectl label node {node} {GPU}.present=true"
+    yield Finding("GPU nodes are labelled", labelled, "yes" if labelled else f"no node has {GPU}.present=true", fix)
+
+
+def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
+    wanted = {r: sum(_requests(d, r) for d in documents) for r in ("cpu", "memory")}
+    have = {r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes) for r in wanted}
+    ok = all(have[r] >= wanted[r] for r in wanted)
+    found = f"{have['cpu']:.1f} CPUs and {have['memory'] / 2**30:.0f} GiB for {wanted['cpu']:.1f} CPUs and "
+    found += f"{wanted['memory'] / 2**30:.0f} GiB of requests"
+    need = f"minikube start --cpus={int(wanted['cpu']) + 2} --memory={int(wanted['memory'] / 2**30) + 3}g"
+    return Finding("room", ok, found, f"{need}, or more nodes")
+
+
+def _policies(api: Api) -> Finding:
+    names = [d["metadata"]["name"] for d in api.items("apis/apps/v1", "daemonsets")]
+    enforcing = [n for n in names if n.startswith(CNI_WITH_POLICIES)]
+    found = enforcing[0] if enforcing else "no network plug-in that we know to enforce network policies"
+    return Finding("network policies", bool(enforcing), found, "minikube start --cni=calico", required=False)
+
+
+def _image(nodes: list[dict[str, Any]]) -> Finding:
+    image = versions()["LAB"]
+    known = [name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])]
+    there = any(name == image or name.endswith(f"/{image}") for name in known)
+    fix = f"minikube image build -f lab/k8s/image/Dockerfile -t {image} . (elsewhere: build it, push it, name it)"
+    found = "on a node" if there else f"no node lists {image}; nodes name only their largest, so it may be there"
+    return Finding("the lab's image", there, found, fix, required=False)
+
+
+def _requests(document: dict[str, Any], resource: str) -> float:
+    spec = document.get("spec") or {}
+    pod = (spec.get("template") or {}).get("spec") or {}
+    if document["kind"] == "Prometheus":
+        pod = {"containers": [{"resources": spec.get("resources", {})}]}
+    one = sum(
+        quantity(c.get("resources", {}).get("requests", {}).get(resource, "0")) for c in pod.get("containers", [])
+    )
+    return one * spec.get("replicas", 1)
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity as a number: '500m' -> 0.5, '2Gi' -> 2**31."""
+    for unit, factor in _UNITS.items():
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)

@@ -1,0 +1,107 @@
+"""What the preflight finds, and that each miss comes with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from lab.errors import SettingsError, StackError
+from lab.settings import Settings
+from lab.stack import cluster as driver
+from lab.stack.cluster.needs import quantity
+from tests.stack_cluster.fake_cluster import FakeCluster
+
+
+def test_a_cluster_that_has_everything_passes(cluster: FakeCluster, settings: Settings) -> None:
+    """Every finding is good."""
+    cluster.healthy()
+    assert [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok] == []
+
+
+FAULTS: dict[str, tuple[Callable[[FakeCluster], object], str]] = {
+    "default storage class": (
+        lambda c: c.objects.pop("apis/storage.k8s.io/v1/storageclasses/standard"),
+        "addons enable",
+    ),
+    "monitoring.coreos.com/v1": (lambda c: c.objects.pop("apis/monitoring.coreos.com/v1"), "bundle.yaml"),
+    "namespace llm-lab": (lambda c: c.put("api/v1/namespaces/llm-lab"), "kubectl delete namespace"),
+    "room": (lambda c: c.objects["api/v1/nodes/one"]["status"]["allocatable"].update(memory="2Gi"), "--memory="),
+    "network policies": (
+        lambda c: c.objects.pop("apis/apps/v1/namespaces/kube-system/daemonsets/calico-node"),
+        "--cni=calico",
+    ),
+    "the lab's image": (lambda c: c.objects["api/v1/nodes/one"]["status"].pop("images"), "minikube image build"),
+    "Kubernetes": (lambda c: c.objects["version"].update(minor="27"), "minikube start"),
+}
+
+
+@pytest.mark.parametrize("miss", FAULTS)
+def test_a_miss_is_found_with_its_fix(miss: str, cluster: FakeCluster, settings: Settings) -> None:
+    """One thing is missing: exactly that is said, and what to type."""
+    cluster.healthy()
+    spoil, fix = FAULTS[miss]
+    spoil(cluster)
+    bad = [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok]
+    assert [f.name for f in bad] == [miss]
+    assert fix in bad[0].fix
+
+
+def test_a_gpu_overlay_wants_a_gpu(cluster: FakeCluster, settings: Settings) -> None:
+    """Too few GPUs, and no labelled node."""
+    cluster.healthy()
+    bad = {f.name: f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok}
+    assert "--gpus=all" in bad["GPUs"].fix and "kubectl label node" in bad["GPU nodes are labelled"].fix
+    cluster.healthy(gpus=1)
+    assert [f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok] == []
+
+
+def test_the_cluster_overlay_asks_for_keda_and_for_the_users_secrets(cluster: FakeCluster, settings: Settings) -> None:
+    """Object storage and remote write have credentials that only the user knows."""
+    cluster.healthy(gpus=8)
+    bad = {f.name: f for f in driver.preflight(settings, "fake", "cluster") if not f.ok}
+    assert {"keda.sh/v1alpha1", "Secret tempo-s3", "Secret prometheus-remote-write"} <= bad.keys()
+    assert "create secret generic tempo-s3" in bad["Secret tempo-s3"].fix
+
+
+@pytest.mark.parametrize("context", ["", "production"])
+def test_a_context_that_was_not_named_is_refused(context: str, cluster: FakeCluster, settings: Settings) -> None:
+    """No verb takes the current context, nor one that does not exist; the server is not asked at all."""
+    for verb in (driver.preflight, driver.up):
+        with pytest.raises(SettingsError, match="context"):
+            verb(settings, context, "minikube-cpu")
+    for verb in (driver.status, driver.down):
+        with pytest.raises(SettingsError, match="context"):
+            verb(settings, context)
+    assert cluster.asked == []
+
+
+def test_an_overlay_that_does_not_exist_is_refused(cluster: FakeCluster, settings: Settings) -> None:
+    """With the names of those that do."""
+    with pytest.raises(SettingsError, match="minikube-cpu"):
+        driver.preflight(settings, "fake", "minikube")
+
+
+@pytest.mark.parametrize(("status", "advice"), [(403, "right"), (401, "right"), (500, "wait"), (503, "wait")])
+def test_a_refusal_says_what_the_server_said(
+    status: int, advice: str, cluster: FakeCluster, settings: Settings
+) -> None:
+    """403 and 500 are StackErrors with the server's words and with what to do."""
+    cluster.healthy()
+    cluster.refuse[("GET", "api/v1/nodes")] = status
+    with pytest.raises(StackError, match="no GET for you") as e:
+        driver.preflight(settings, "fake", "minikube-cpu")
+    assert advice in e.value.do
+
+
+def test_a_server_that_does_not_answer_is_a_clear_error(cluster: FakeCluster, settings: Settings) -> None:
+    """Nobody listens: the context is named, and what to look at."""
+    cluster.close()
+    with pytest.raises(StackError, match="does not answer") as e:
+        driver.status(settings, "fake")
+    assert "minikube status" in e.value.do
+
+
+def test_quantities() -> None:
+    """Kubernetes' spellings of numbers."""
+    assert [quantity(q) for q in ("500m", "2", "1Gi", "1k", "0")] == [0.5, 2.0, 2**30, 1000.0, 0.0]

@@ -1,0 +1,236 @@
+"""Standing the lab up in a cluster and taking it down, against the fake one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lab.errors import PartFailed, StackError, WorkloadError
+from lab.settings import Settings, load_settings
+from lab.stack import cluster as driver
+from lab.stack.cluster import control, forward, kubectl, rollout
+from lab.stack.cluster.api import PART_OF, Api
+from tests.stack_cluster.fake_cluster import FakeCluster
+
+OURS = dict([PART_OF.split("=")])
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes in the fake cluster by waiting."""
+    monkeypatch.setattr(rollout, "POLL_S", 0.02)
+    monkeypatch.setattr(rollout.wait, "__defaults__", (0.02,))
+
+
+def _applied(tmp_path: Path) -> list[dict]:
+    return [d for d in yaml.safe_load_all((tmp_path / "applied.yaml").read_text()) if d]
+
+
+def test_up_applies_in_two_steps_waits_and_opens_ways(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
+    """Namespaces first; server-side, by our field manager, in the named context; then forwards that really answer."""
+    cluster.healthy()
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    try:
+        urls = driver.up(settings, "fake", "minikube-cpu", wait_s=5)
+        assert urls.keys() == {*control.SERVICES, "mcp"} and urls["mcp"] == control.TOOLS_INSIDE
+        assert all(forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp")
+        assert load_settings(state_dir=settings.state_dir).endpoint("grafana") == urls["grafana"]
+        calls = [line for line in (tmp_path / "calls.log").read_text().splitlines() if " apply " in line]
+        assert len(calls) == 2 and all("--context fake apply --server-side" in c for c in calls)
+        kinds = [d["kind"] for d in _applied(tmp_path)]
+        assert kinds.index("Namespace") == 0 and "Namespace" not in kinds[2:]
+        secret = cluster.objects["api/v1/namespaces/llm-lab-obs/secrets/grafana-admin"]
+        assert len(secret["stringData"]["password"]) >= 20
+        assert secret["stringData"]["password"] not in (tmp_path / "calls.log").read_text()
+    finally:
+        driver.down(settings, "fake", wait_s=5)
+    assert not (settings.state_dir / "endpoints.json").exists()
+
+
+def test_up_stops_before_it_changes_anything(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+    """The preflight's misses are in the error, and nothing was applied."""
+    cluster.healthy()
+    cluster.objects.pop("apis/monitoring.coreos.com/v1")
+    with pytest.raises(StackError, match="bundle.yaml"):
+        driver.up(settings, "fake", "minikube-cpu")
+    assert not (tmp_path / "applied.yaml").exists() and all(method == "GET" for method, _ in cluster.asked)
+
+
+def test_an_apply_that_is_refused_says_so(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+    """kubectl's own words are in the error."""
+    cluster.healthy()
+    (tmp_path / "refuse").write_text("Error from server (Forbidden): namespaces is forbidden")
+    with pytest.raises(StackError, match="namespaces is forbidden"):
+        driver.up(settings, "fake", "minikube-cpu")
+
+
+def _vllm(cluster: FakeCluster, **pod_status: object) -> None:
+    cluster.healthy()
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"] = {"readyReplicas": 0}
+    labels = {"app.kubernetes.io/name": "vllm"}
+    cluster.put("api/v1/namespaces/llm-lab/pods/vllm-1", metadata={"name": "vllm-1", "labels": labels},
+                status=pod_status)  # fmt: skip
+
+
+def test_a_pod_that_cannot_start_ends_the_wait_at_once(cluster: FakeCluster, settings: Settings) -> None:
+    """An image that can never be pulled: no half hour of waiting, and the commands to look closer."""
+    waiting = {"waiting": {"reason": "ErrImageNeverPull", "message": "image is not present"}}
+    _vllm(cluster, containerStatuses=[{"name": "vllm", "ready": False, "state": waiting}])
+    begun = time.monotonic()
+    with pytest.raises(PartFailed, match="ErrImageNeverPull") as e:
+        driver.up(settings, "fake", "minikube-cpu", wait_s=600)
+    assert e.value.part == "vllm" and "describe deployment vllm" in e.value.do
+    assert time.monotonic() - begun < 300
+
+
+def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
+    cluster: FakeCluster, settings: Settings
+) -> None:
+    """Pending may end, so it is waited for; when time is up its reason is in the error."""
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                     "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."}  # fmt: skip
+    _vllm(cluster, conditions=[unschedulable])
+    with pytest.raises(PartFailed, match="Insufficient nvidia.com/gpu"):
+        driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
+
+
+def test_without_an_operator_prometheus_never_comes(cluster: FakeCluster, settings: Settings) -> None:
+    """The custom resource alone makes no pod; the error names who should."""
+    cluster.healthy()
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    cluster.objects.pop("apis/apps/v1/namespaces/llm-lab-obs/statefulsets/prometheus-lab")
+    with pytest.raises(StackError, match="operator"):
+        driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
+
+
+def test_a_job_that_failed_is_a_failure(cluster: FakeCluster) -> None:
+    """A failed Job does not get ready by waiting."""
+    cluster.put("apis/batch/v1/namespaces/llm-lab/jobs/documents",
+                metadata={"name": "documents", "namespace": "llm-lab", "labels": OURS},
+                spec={"template": {"metadata": {"labels": {}}}},
+                status={"conditions": [{"type": "Failed", "status": "True"}]})  # fmt: skip
+    with pytest.raises(PartFailed, match="documents cannot get ready"):
+        rollout.wait(Api("fake"), {("Job", "llm-lab", "documents")}, 60, None)
+
+
+def test_status_shows_each_workload(cluster: FakeCluster, settings: Settings) -> None:
+    """Ours only: by label."""
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    cluster.put("apis/apps/v1/namespaces/other/deployments/nginx", spec={"template": {}})
+    rows = {s.name: s for s in driver.status(settings, "fake")}
+    assert {"vllm", "llama-stack", "lab-tools", "tempo", "grafana", "otel-collector"} <= rows.keys()
+    assert "nginx" not in rows and rows["vllm"].progress == "1 of 1 ready"
+
+
+def test_down_removes_what_is_ours_and_nothing_else(cluster: FakeCluster, settings: Settings) -> None:
+    """Namespaces and cluster-wide objects with our label; a stranger's namespace of a like name stays."""
+    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
+    cluster.put("api/v1/namespaces/llm-lab-old", metadata={"name": "llm-lab-old"})
+    rbac = "apis/rbac.authorization.k8s.io/v1"
+    cluster.put(f"{rbac}/clusterroles/llm-lab-otel-collector",
+                metadata={"name": "llm-lab-otel-collector", "labels": OURS})  # fmt: skip
+    cluster.put(f"{rbac}/clusterroles/admin")
+    cluster.put(f"{rbac}/namespaces/gpu-operator/roles/llm-lab-prometheus",
+                metadata={"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": OURS})  # fmt: skip
+    removed = driver.down(settings, "fake", wait_s=5)
+    assert set(removed) == {"namespaces/llm-lab", "clusterroles/llm-lab-otel-collector", "roles/llm-lab-prometheus"}
+    assert set(cluster.objects) == {"api/v1/namespaces/llm-lab-old", f"{rbac}/clusterroles/admin"}
+    assert driver.down(settings, "fake", wait_s=5) == []
+
+
+def test_down_says_what_does_not_go(cluster: FakeCluster, settings: Settings) -> None:
+    """A namespace that hangs on a finalizer is an error, not a success."""
+    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
+    cluster.sticky.add("api/v1/namespaces/llm-lab")
+    with pytest.raises(StackError, match="still there"):
+        driver.down(settings, "fake", wait_s=0.1)
+
+
+def test_load_gives_every_pod_its_shard_of_one_plan(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
+    """One ConfigMap, one Job of N pods, the same run and the same start for all."""
+    plan = tmp_path / "plan.jsonl"
+    plan.write_text('{"plan": 1}\n')
+    run_id = driver.load(settings, "fake", plan, shards=5, lead_s=60)
+    (job,) = [d for d in _applied(tmp_path) if d["kind"] == "Job"]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 5
+    env = {v["name"]: v["value"] for v in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert env["SHARDS"] == "5" and env["RUN_ID"] == run_id
+    assert 30 < float(env["START_AT"]) - time.time() < 61
+    assert "api/v1/namespaces/llm-lab/configmaps/load-plan" in cluster.objects
+
+
+def test_load_refuses_a_plan_that_cannot_go(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+    """No file; too large for a ConfigMap; no pods."""
+    with pytest.raises(WorkloadError, match="cannot be read"):
+        driver.load(settings, "fake", tmp_path / "none", shards=1)
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(2_000_000))
+    with pytest.raises(WorkloadError, match="too large"):
+        driver.load(settings, "fake", large, shards=1)
+    large.write_text("x")
+    with pytest.raises(WorkloadError, match="at least one"):
+        driver.load(settings, "fake", large, shards=0)
+
+
+def test_a_forward_that_dies_is_started_again_and_ends_when_told(cluster: FakeCluster, tmp_path: Path) -> None:
+    """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
+    port = control._free_from(13300, set())
+    kept = forward.Forward("x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000))
+    kept.start()
+    try:
+        _until(lambda: forward.answers(port))
+        os.kill(kept._child.pid, signal.SIGKILL)
+        _until(lambda: kept.starts == 2 and forward.answers(port))
+    finally:
+        kept.stop()
+    assert not forward.answers(port) and not kept.is_alive()
+
+
+def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kubectl refuses every forward: the error shows the command to try, and no process stays."""
+    cluster.healthy()
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    program = tmp_path / "kubectl"
+    text = program.read_text().replace('if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n')
+    program.write_text(text)
+    monkeypatch.setattr(control, "FORWARDS_UP_S", 1.0)
+    with pytest.raises(StackError, match="no way to"):
+        driver.up(settings, "fake", "minikube-cpu", wait_s=5)
+    assert not (settings.state_dir / "cluster.json").exists()
+
+
+def test_inside_a_cluster_no_forward_is_needed(
+    cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook in a pod uses the Services' names."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    documents = kubectl.render("minikube-cpu")
+    urls = control._open_ways(kubectl.named("fake"), settings.state_dir, "minikube-cpu", documents, settings)
+    assert urls["tempo"] == "http://tempo.llm-lab-obs.svc:3200"
+    assert json.loads((settings.state_dir / "endpoints.json").read_text()) == urls
+
+
+def test_the_way_follows_a_name_that_points_elsewhere() -> None:
+    """With somebody else's Prometheus, the forward goes to its Service: an ExternalName cannot be forwarded."""
+    found = control._services(kubectl.render("cluster-existing-prometheus"))
+    assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
+
+
+def _until(condition, limit_s: float = 30.0) -> None:
+    limit = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.05)
