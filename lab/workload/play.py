@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from time import time
 
 from tqdm import tqdm
 
@@ -42,10 +43,14 @@ def run_plan(
     marked. Several drivers that share a plan (`Plan.shard`) take the same `run_id` and the same `start_at`, seconds
     since the epoch. `headers` go with every request, such as an Authorization.
 
-    Raises WorkloadError for an empty plan or a folder that cannot be written, NotUp where a server is not known.
+    Raises WorkloadError for an empty plan, a start that has passed or a folder that cannot be written, NotUp where a
+    server is not known.
     """
     if not plan.requests:
         raise WorkloadError("the plan is empty", had=repr(plan), do="plan at least one request")
+    if start_at is not None and start_at < time():
+        had = f"start_at is {time() - start_at:.1f} s ago"
+        raise WorkloadError("the run's start has passed", had=had, do="give a start_at that lies ahead")
     run_id = run_id or new_run_id()
     shard = f"-shard{plan.shard_of.replace('/', 'of')}" if plan.shard_of else ""
     paths = servers.paths_for(plan, settings, vector_store_id)
