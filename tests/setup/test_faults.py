@@ -127,7 +127,13 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     shutil.copy(REPO / "scripts/__init__.py", tmp_path / "scripts/__init__.py")
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     child = subprocess.Popen(
-        [sys.executable, "-m", "scripts.setup"], cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "scripts.setup"],
+        cwd=tmp_path,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         for line in child.stderr:
@@ -135,7 +141,7 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
                 break
         children = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(signal.SIGINT)
-        said = child.communicate(timeout=60)[1]
+        said = child.communicate(timeout=120)[1]
     finally:
         child.kill()
     assert child.returncode == 130 and "run it again to go on" in said
