@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ from lab.settings import REPO, Settings, load_settings
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
+
+# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that; the tests send Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEPT_LOGS = REPO / "out" / "test-logs"
 

@@ -132,8 +132,6 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
         env=env,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell starts what runs in the background with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         for line in child.stderr:
