@@ -14,8 +14,7 @@ GREEN, YELLOW, RED = "green", "yellow", "red"
 
 @dataclass(frozen=True)
 class Query:
-    """One PromQL expression, with Grafana's variables in it, and the legend of its series (`{{label}}` is filled "
-      "in)."""
+    """A PromQL expression with Grafana's variables, and the legend of its series (`{{label}}` is filled in)."""
 
     expr: str
     legend: str = ""

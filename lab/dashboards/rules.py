@@ -24,8 +24,7 @@ TICKET = (("1d", "2h", 3.0), ("3d", "6h", 1.0))
 
 @dataclass(frozen=True)
 class Objective:
-    """`target` is the share that must be good; `errors` the share that was bad, over a window `{w}`; `by` its "
-      "labels."""
+    """`target` is the share that must be good, `errors` the share that was bad, over a window `{w}`."""
 
     name: str
     alert: str

@@ -1,5 +1,7 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
+from lab.figures.dashboard import dashboard
+from lab.figures.dashboard import draw as dashboard_panel
 from lab.figures.intervals import interval_bars
 from lab.figures.latency import ecdf, phases
 from lab.figures.quantiles import quantile_intervals
@@ -11,6 +13,8 @@ from lab.figures.waterfall import waterfall
 
 __all__ = [
     "STYLE",
+    "dashboard",
+    "dashboard_panel",
     "ecdf",
     "interval_bars",
     "phases",

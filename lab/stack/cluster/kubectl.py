@@ -63,8 +63,7 @@ def named(context: str) -> Kubectl:
 
 
 def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]]:
-    """The documents of an overlay. Raises SettingsError for one that does not exist, StackError if it does not "
-      "render."""
+    """An overlay's documents. Raises SettingsError for one that is not there, StackError for one that is broken."""
     path = folder / overlay
     if not overlay or not (path / "kustomization.yaml").is_file():
         names = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))

@@ -1,0 +1,78 @@
+"""Panels as values, and the figures that are made of them."""
+
+from __future__ import annotations
+
+import matplotlib
+import pytest
+
+from lab import figures
+from lab.dashboards import DASHBOARDS, Panel, Query, expand, panels
+from lab.errors import FrameError
+
+matplotlib.use("Agg")
+
+
+def _answer(**series: list[float]) -> list[dict]:
+    values = {name: [[1000.0 + i, str(v)] for i, v in enumerate(vs)] for name, vs in series.items()}
+    return [{"metric": {"le": name.removeprefix("le_"), "job": name}, "values": v} for name, v in values.items()]
+
+
+def test_variables_are_filled_in() -> None:
+    """A panel's expression is plain PromQL: Grafana's variables have their defaults, or what the caller says."""
+    for name in DASHBOARDS:
+        assert not any("$" in q.expr for p in panels(name) for q in p.queries)
+    own = panels("cost", variables={"usd_per_hour": "7"}, range_s=60)
+    assert own[0].queries[0].expr.startswith("7 * count(")
+    assert any("[60s]" in q.expr for p in own for q in p.queries)
+    assert expand("x[$__rate_interval] * ${a}", {"a": "2"}, 20, 60) == "x[20s] * 2"
+
+
+def test_unknown_names_say_which_there_are() -> None:
+    """A dashboard or a variable that does not exist."""
+    with pytest.raises(KeyError, match="overview"):
+        panels("overviev")
+    with pytest.raises(KeyError, match="usd_per_hour"):
+        panels("cost", variables={"price": "1"})
+
+
+def test_a_dashboard_is_one_figure() -> None:
+    """A drawn axes for each panel of this place, those for elsewhere left out."""
+    chosen = panels("overview")
+    figure = figures.dashboard(chosen, lambda expr, start, end: _answer(a=[1, 2, 3]), 1000, 1003)
+    drawn = [ax for ax in figure.axes if ax.axison]
+    assert [ax.get_title(loc="left") or ax.get_title() for ax in drawn] == [p.title for p in chosen]
+    assert all(ax.lines or ax.collections for ax in drawn)
+    matplotlib.pyplot.close(figure)
+
+
+def test_a_panel_without_data_says_so() -> None:
+    """An empty panel never looks like a flat line at zero; NaN alone is no data."""
+    panel = Panel("Calls", "What it means.", (Query("x"),), quiet="no call was made")
+    for answer in ([], _answer(a=[float("nan")])):
+        ax = figures.dashboard_panel(panel, [answer], ax=matplotlib.pyplot.figure().subplots())
+        assert "no data" in ax.texts[0].get_text() and "no call was made" in ax.texts[0].get_text()
+    matplotlib.pyplot.close("all")
+
+
+def test_units_and_legends_are_for_people() -> None:
+    """Shares are percents; a legend takes its labels."""
+    panel = Panel("Share", "What it means.", (Query("x", "job {{job}}"),), unit="percentunit")
+    ax = figures.dashboard_panel(panel, [_answer(a=[0.5, 0.25])], ax=matplotlib.pyplot.figure().subplots())
+    assert list(ax.lines[0].get_ydata()) == [50.0, 25.0] and ax.get_ylabel() == "%"
+    assert ax.get_legend().get_texts()[0].get_text() == "job a"
+    matplotlib.pyplot.close("all")
+
+
+def test_a_heatmap_takes_cumulative_buckets_apart() -> None:
+    """Prometheus' buckets count everything below their bound; a cell counts only its own."""
+    panel = Panel("Heat", "What it means.", (Query("x", "{{le}}"),), kind="heatmap")
+    answer = _answer(le_2=[3, 3], le_1=[1, 0], **{"le_+Inf": [3, 3]})
+    ax = figures.dashboard_panel(panel, [answer], ax=matplotlib.pyplot.figure().subplots())
+    assert ax.collections[0].get_array().filled(0).tolist() == [[1, 0], [2, 3]]
+    matplotlib.pyplot.close("all")
+
+
+def test_a_dashboard_for_another_place_is_an_error() -> None:
+    """The GPU dashboard has nothing to draw without a GPU, and says so."""
+    with pytest.raises(FrameError, match="no panel"):
+        figures.dashboard(panels("gpu"), lambda *a: [], 0, 1)
