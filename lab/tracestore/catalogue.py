@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from lab.tracestore.columns import MAP_TYPES, PROMOTED
 
 SCOPES = ("span", "resource", "event", "link", "instrumentation")
+MAX_ENTRIES = 20_000
 _STALE_NS = 60 * 10**9
 
 DDL = "CREATE TABLE IF NOT EXISTS keys (scope VARCHAR, key VARCHAR, type VARCHAR, first_ns BIGINT, last_ns BIGINT)"
@@ -33,7 +34,11 @@ class Seen:
 
 
 class Catalogue:
-    """Keys by scope, key and type. Safe to read from any thread."""
+    """Keys by scope, key and type. Safe to read from any thread.
+
+    It holds `MAX_ENTRIES` at most, because a sender may put an id into its keys. Once it is full, a key that it does not
+    know may be of any type, and is looked for in all places.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -49,7 +54,8 @@ class Catalogue:
     def types(self, scope: str, key: str) -> set[str]:
         """Types with which `key` has been seen in `scope`: subset of str, int, dbl, bool, json."""
         with self._lock:
-            return {t for t in MAP_TYPES if (scope, key, t) in self._seen}
+            known = {t for t in MAP_TYPES if (scope, key, t) in self._seen}
+            return set(MAP_TYPES) if len(self._seen) >= MAX_ENTRIES else known
 
     def keys(self, scope: str, start_ns: int = 0, end_ns: int = 2**63 - 1) -> list[str]:
         """Sorted keys of a scope that were seen in the window (up to a minute coarse)."""
@@ -67,7 +73,8 @@ class Catalogue:
             for entry in found:
                 seen = self._seen.get(entry)
                 if seen is None:
-                    self._seen[entry] = Seen(first_ns, last_ns)
+                    if len(self._seen) < MAX_ENTRIES:
+                        self._seen[entry] = Seen(first_ns, last_ns)
                 else:
                     seen.first_ns = min(seen.first_ns, first_ns)
                     seen.last_ns = max(seen.last_ns, last_ns)

@@ -11,7 +11,10 @@ from lab.tracestore.archive import export_window, import_folder
 from lab.tracestore.errors import BadRequest
 from lab.tracestore.rebuild import traces
 from lab.tracestore.retention import Retention, apply
+from lab.tracestore.search import SearchRequest, read_query
+from lab.tracestore.search import search as run_search
 from lab.tracestore.store import SpanStore
+from lab.tracestore.traceql import ast
 from tests.tracestore.corpus import T0, random_spans, request_of, store_of
 from tests.tracestore.slow_traceql import Span
 from tests.tracestore.test_otlp import spans_as_text
@@ -94,3 +97,22 @@ def test_the_catalogue_is_there_after_a_restart(tmp_path: Path) -> None:
     again = SpanStore(tmp_path)
     assert {k: again.catalogue.types("span", k) for k in again.catalogue.keys("span")} == before
     again.close()
+
+
+def test_a_flood_of_keys_is_bounded_and_still_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More keys than the catalogue holds: it stops growing, and a query for a key that it does not know still finds it."""
+    monkeypatch.setattr("lab.tracestore.catalogue.MAX_ENTRIES", 50)
+    spans = random_spans(27, traces=1)[:1]
+    spans[0].attributes = {f"key-{i}": ("int", i) for i in range(300)}
+    store = store_of(tmp_path, spans)
+    assert len(store.catalogue.keys("span")) <= 50
+    for i in (0, 299):
+        found = search(store, read_query(f"{{ span.key-{i} = {i} }}"))
+        assert len(found) == 1
+    assert search(store, read_query("{ span.key-5 = 6 }")) == []
+    store.close()
+
+
+def search(store: SpanStore, query: ast.Query) -> list[dict]:
+    with store.reader() as con:
+        return run_search(store, con, SearchRequest(query))["traces"]
