@@ -28,29 +28,53 @@ DELEGATED = {
 }
 
 
+Place = Annotated[str, typer.Option(help="'local': this machine; 'cluster': the Kubernetes cluster of --context.")]
+Context = Annotated[str, typer.Option(help="The Kubernetes context, for --place cluster. None is taken by itself.")]
+Overlay = Annotated[str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")]
+
+
 @app.command()
 def up(
     wait: Annotated[
         str, typer.Option(help="'agent': until an agent request can be answered; 'all': documents can be searched too.")
     ] = "agent",
+    place: Place = "local",
+    context: Context = "",
+    overlay: Overlay = "",
 ) -> None:
     """Stand the stack up, or start again what died. Says what it waits for, and which log to read if a part fails."""
+    if _on_cluster(place):
+        from lab.cli import cluster
+
+        return cluster.up(context, overlay)
     from lab.cli.stack import up as run
 
     run(_choice(wait, ("agent", "all"), "--wait"))
 
 
 @app.command()
-def down() -> None:
-    """Take the stack down. No process stays, whatever happened to the supervisor."""
+def down(place: Place = "local", context: Context = "") -> None:
+    """Take the stack down. No process stays, whatever happened to the supervisor; on a cluster, nothing of ours."""
+    if _on_cluster(place):
+        from lab.cli import cluster
+
+        return cluster.down(context)
     from lab.cli.stack import down as run
 
     run()
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False) -> None:
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    place: Place = "local",
+    context: Context = "",
+) -> None:
     """Show every part: state, pid, port, memory, since when, log. Exit status 1 if one that is needed is not ready."""
+    if _on_cluster(place):
+        from lab.cli import cluster
+
+        sys.exit(cluster.status(context))
     from lab.cli.stack import status as run
 
     sys.exit(run(as_json))
@@ -68,6 +92,10 @@ def logs(
     from lab.cli.stack import logs as run
 
     run(part, trace, follow, as_json, last)
+
+
+def _on_cluster(place: str) -> bool:
+    return _choice(place, ("local", "cluster"), "--place") == "cluster"
 
 
 def _choice(value: str, allowed: tuple[str, ...], option: str) -> str:

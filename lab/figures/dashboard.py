@@ -70,6 +70,8 @@ def dashboard(
         figure, axs = plt.subplots(rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
         for ax, panel in zip(axs.flat, shown, strict=False):
             draw(panel, [_series(query(q.expr, start, end)) for q in panel.queries], ax=ax)
+            if ax.has_data():
+                ax.set_xlim(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(end, UTC))
         for ax in list(axs.flat)[len(shown) :]:
             ax.set_axis_off()
     return figure

@@ -33,7 +33,7 @@ class Api:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError as e:
-            do = "pip install kubernetes (it is in the extra `cluster`)"
+            do = "install kubernetes==37.0.2 into this environment (requirements/cluster.txt has its hashes)"
             raise SetupError("the Python package kubernetes is not installed", do=do) from e
         try:
             # KUBECONFIG as it is now: the package looks at it once, when it is imported.

@@ -1,0 +1,59 @@
+"""`lab up`, `status` and `down` with `--place cluster`."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+
+from lab.settings import ENDPOINTS, load_settings
+from lab.stack import cluster
+from lab.stack.cluster.rollout import WorkloadStatus
+
+
+def up(context: str, overlay: str) -> None:
+    """Check the cluster, stand the overlay up, say what is waited for, print where everything is."""
+    settings, console = load_settings(), Console()
+    for finding in cluster.preflight(settings, context, overlay):
+        mark = "[green]good[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]careful[/]"
+        fix = "" if finding.ok else f"; fix: {finding.fix}"
+        console.print(f"  {mark} {finding.name}: {finding.found}{fix}", highlight=False, soft_wrap=True)
+    endpoints = cluster.up(settings, context, overlay, _Progress())
+    for name, url in sorted(endpoints.items()):
+        console.print(f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
+
+
+def down(context: str) -> None:
+    """Take it down, say what went."""
+    removed = cluster.down(load_settings(), context)
+    print("\n".join(f"removed {name}" for name in removed) or "there was nothing of the lab in that cluster")
+
+
+def status(context: str) -> int:
+    """A line a workload; 1 if one is not ready or there is none."""
+    rows = cluster.status(load_settings(), context)
+    for r in rows:
+        state = "ready" if r.ready else "NOT READY"
+        print(f"{state:<10}{r.namespace:<14}{r.kind:<12}{r.name:<18}{r.progress}  {r.why}")
+    if not rows:
+        print("no lab is in that cluster")
+    return 0 if rows and all(r.ready for r in rows) else 1
+
+
+class _Progress:
+    """A line when something changes, and one every 15 s for what is waited for."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._next = 0.0
+
+    def __call__(self, rows: list[WorkloadStatus], elapsed_s: float) -> None:
+        for r in rows:
+            if r.ready and r.name not in self._seen:
+                self._seen.add(r.name)
+                print(f"{elapsed_s:6.0f} s  {r.name} is ready", flush=True)
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 15.0
+            waiting = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
+            if waiting:
+                print(f"{elapsed_s:6.0f} s  waiting for {waiting}", flush=True)

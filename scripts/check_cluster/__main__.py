@@ -1,0 +1,96 @@
+"""`python -m scripts.check_cluster`: every check, with what it costs; `generate` and `record` write files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from lab.errors import LabError
+from scripts.check_cluster import (
+    collector,
+    custom_resources,
+    generate,
+    images,
+    metrics,
+    network,
+    pod_security,
+    references,
+    render,
+    rules,
+    schemas,
+    tempo,
+)
+from scripts.check_cluster.paths import K8S, OVERLAYS
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 1 if a check found something."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.check_cluster", description=__doc__.splitlines()[0])
+    parser.add_argument("verb", nargs="?", default="check", choices=["check", "generate", "record"])
+    verb = parser.parse_args(argv).verb
+    try:
+        if verb == "generate":
+            print("\n".join(str(p) for p in generate.write()) or "nothing has changed")
+            return 0
+        if verb == "record":
+            from scripts.check_cluster import record
+
+            print("\n".join(str(p) for p in record.record()))
+            return 0
+        return _check()
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+
+
+def _check() -> int:
+    problems = 0
+    begun = time.perf_counter()
+    overlays = {name: render.overlay(name) for name in OVERLAYS}
+    overlays["load"] = overlays["minikube-cpu"] + render.folder(K8S / "load")
+    print(f"{time.perf_counter() - begun:7.1f} s  rendered {', '.join(overlays)}", flush=True)
+    everything = [d for documents in overlays.values() for d in documents]
+    known = metrics.known()
+    checks: dict[str, Callable[[], list[str]]] = {
+        "generated files are current": _stale,
+        "pod security": lambda: _each(overlays, pod_security.check),
+        "images": lambda: _each(overlays, images.check),
+        "references": lambda: _each(overlays, references.check),
+        "network policies": lambda: _each(overlays, network.check),
+        "collector": lambda: _each(overlays, collector.check),
+        "Tempo": lambda: _each(overlays, tempo.check),
+        "rules and panels (promtool)": lambda: rules.check_syntax() + rules.check_panels(),
+        "metric names": lambda: (
+            metrics.check_dashboards(known)
+            + metrics.check_rules(known)
+            + metrics.check_names(known, metrics.notebook_texts() | metrics.schema_texts())
+        ),
+        "custom resources": lambda: custom_resources.check(everything),
+        "schemas of three releases": lambda: schemas.check(everything),
+    }
+    for name, check in checks.items():
+        begun = time.perf_counter()
+        found = check()
+        problems += len(found)
+        print(f"{time.perf_counter() - begun:7.1f} s  {name}: {len(found) or 'no'} problems", flush=True)
+        for problem in found:
+            print(f"             {problem}")
+    return 1 if problems else 0
+
+
+def _each(overlays: dict[str, list[dict]], check: Callable[[list[dict]], list[str]]) -> list[str]:
+    return [f"{name}: {p}" for name, documents in overlays.items() for p in check(documents)]
+
+
+def _stale() -> list[str]:
+    return [
+        f"{path} is not current: run `make cluster-generate`"
+        for path, text in generate.files()
+        if not path.exists() or path.read_text() != text
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+#!/bin/sh
+# Stands the overlay minikube-cpu up in a Minikube profile of its own, asks vLLM, the agent's server, Prometheus, Tempo and
+# Grafana, and removes everything again. Needs minikube with a container engine, 6 CPUs and 14 GiB. About 15 minutes at first.
+set -eu
+profile=llm-lab-smoke
+python=${CLUSTER_PYTHON:-.venvs/cluster/bin/python}
+. lab/k8s/versions/versions.env
+command -v minikube >/dev/null || { echo "minikube is not installed: https://minikube.sigs.k8s.io/docs/start" >&2; exit 1; }
+
+LAB_STATE_DIR=$(mktemp -d)
+export LAB_STATE_DIR
+trap 'minikube delete --profile "$profile"; rm -rf "$LAB_STATE_DIR"' EXIT
+
+minikube start --profile "$profile" --cni=calico --cpus=6 --memory=14g
+minikube --profile "$profile" image build -f lab/k8s/image/Dockerfile -t "$LAB" .
+kubectl --context "$profile" apply --server-side -f \
+  "https://github.com/prometheus-operator/prometheus-operator/releases/download/$PROMETHEUS_OPERATOR_VERSION/bundle.yaml"
+"$python" - "$profile" <<'PY'
+import sys
+import httpx
+from lab.settings import load_settings
+from lab.stack import cluster
+
+context, settings = sys.argv[1], load_settings()
+urls = cluster.up(settings, context, "minikube-cpu", progress=lambda rows, s: print(
+    f"{s:5.0f} s", "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)[:200], flush=True))
+def ask(method, url, **more):
+    return httpx.request(method, url, timeout=120, **more).raise_for_status().json()
+chat = {"model": "lab-model", "messages": [{"role": "user", "content": "hello"}]}
+assert ask("POST", urls["vllm"] + "/v1/chat/completions", json=chat)["choices"], "vLLM has no answer"
+models = ask("GET", urls["llama_stack"] + "/v1/models")["data"]
+assert models, "Llama Stack knows no model"
+up = ask("GET", urls["prometheus"] + "/api/v1/query", params={"query": "up"})["data"]["result"]
+down = [s["metric"]["job"] for s in up if s["value"][1] != "1"]
+assert len(up) >= 8 and not down, f"targets down: {down}, up: {len(up)}"
+assert httpx.get(urls["tempo"] + "/ready", timeout=60).status_code == 200, "Tempo is not ready"
+assert httpx.get(urls["grafana"] + "/api/health", timeout=60).status_code == 200, "Grafana is not healthy"
+removed = cluster.down(settings, context)
+assert "namespaces/llm-lab" in removed
+print("the lab stood, answered, and is gone")
+PY
