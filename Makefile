@@ -46,3 +46,6 @@ lock: setup ## resolve the requirements anew (needs the package registry)
 
 clean: down ## remove what was set up and made: .venvs/, .lab/, out/
 	@rm -rf .venvs .lab out .pytest_cache .ruff_cache .hypothesis
+
+# The cluster room: check-cluster, smoke-minikube and what belongs to them.
+include lab/k8s/Makefile.inc
