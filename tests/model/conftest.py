@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,8 +24,10 @@ def train_lab_model() -> Command:
     elif not python.exists():
         pytest.skip("no environment with torch and transformers: neither this one nor .venvs/vllm (run `make setup`)")
 
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # on a busy machine threads that wait for each other cost minutes
+
     def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [str(python), "-m", "scripts.train_lab_model", *map(str, arguments)]
-        return subprocess.run(command, cwd=REPO, input=stdin, capture_output=True, text=True, timeout=280)
+        return subprocess.run(command, cwd=REPO, env=env, input=stdin, capture_output=True, text=True, timeout=280)
 
     return run
