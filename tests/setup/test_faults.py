@@ -143,7 +143,9 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     finally:
         child.kill()
     assert child.returncode == 130 and "run it again to go on" in said
-    assert not list(tmp_path.glob(f".venvs/*/{stamp.NAME}")) and not (tmp_path / ".venvs/tools.json").exists()
+    # The data packages are small and may be whole by then; neither environment can be.
+    assert {p.parent.name for p in tmp_path.glob(f".venvs/*/{stamp.NAME}")} <= {"assets"}
+    assert not (tmp_path / ".venvs/tools.json").exists()
     assert not psutil.wait_procs(children, timeout=10)[1]
 
 
