@@ -143,8 +143,9 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     finally:
         child.kill()
     assert child.returncode == 130 and "run it again to go on" in said
-    # The data packages are small and may be whole by then; neither environment can be.
-    assert {p.parent.name for p in tmp_path.glob(f".venvs/*/{stamp.NAME}")} <= {"assets"}
+    # What was finished by then may count, on a fast disk even an environment; what was not, may not.
+    for ready in tmp_path.glob(f".venvs/*/{stamp.NAME}"):
+        assert ready.parent.name == "assets" or (ready.parent / "bin" / "python").exists()
     assert not (tmp_path / ".venvs/tools.json").exists()
     assert not psutil.wait_procs(children, timeout=10)[1]
 
