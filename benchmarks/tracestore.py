@@ -31,7 +31,7 @@ from benchmarks.tracestore_corpus import RANGE_NS, SPANS_PER_REQUEST, START_NS, 
 from lab.settings import REPO
 
 FULL = 1_000_000
-SENDERS = 4
+SENDERS = 8
 REPEATS = 7
 _WINDOW = {"start": START_NS // 10**9, "end": (START_NS + RANGE_NS) // 10**9}
 _STRUCTURAL = '{ name = "POST /v1/responses" } >> { name = "llm_request" && status = error }'

@@ -1,20 +1,24 @@
-"""OTLP protobuf -> columns. The hot loop of the store: plain lists in the loop, Arrow arrays at the end."""
+"""OTLP protobuf -> columns. One short loop over spans; all that can be done for a batch at once is done at the end."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from lab.tracestore import keyvalues
 from lab.tracestore.anyvalue import attributes_to_json, to_json
 from lab.tracestore.columns import ARROW_OF, MAP_TYPES, OWNER_SCHEMA, PROMOTED, SPAN_SCHEMA
 from lab.tracestore.errors import BadRequest
+from lab.tracestore.rawotlp import RawRequest
 
 _MAX_NS = 2**63
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
@@ -45,21 +49,26 @@ class MapLists:
 
 
 class Owners:
-    """Distinct resources or scopes of a batch."""
+    """Distinct resources or scopes of a batch, from their serialized form; `kind` is their message class."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
         self.rows: dict[int, tuple[str | None, str | None, str, bytes]] = {}
         self.attributes: dict[int, Any] = {}
+        self._known: dict[tuple[bytes, bytes], tuple[int, str | None]] = {}
 
-    def add(self, message: Any, name: str | None, version: str | None, schema_url: str) -> int:
-        """The id of this resource or scope: a hash of all that it says."""
-        proto = message.SerializeToString(deterministic=True)
-        digest = hashlib.blake2b(proto + b"\0" + schema_url.encode(), digest_size=8).digest()
-        owner_id = int.from_bytes(digest, "big", signed=True)
-        if owner_id not in self.rows:
-            self.rows[owner_id] = (name, version, schema_url, proto)
+    def add(self, proto: bytes, schema_url: bytes) -> tuple[int, str | None]:
+        """The id of this resource or scope, a hash of all that it says, and its name. Raises DecodeError."""
+        known = self._known.get((proto, schema_url))
+        if known is None:
+            message = self.kind.FromString(proto)
+            name, version = _named(message)
+            digest = hashlib.blake2b(proto + b"\0" + schema_url, digest_size=8).digest()
+            owner_id = int.from_bytes(digest, "big", signed=True)
+            self.rows[owner_id] = (name, version, schema_url.decode(), proto)
             self.attributes[owner_id] = message.attributes
-        return owner_id
+            known = self._known[proto, schema_url] = (owner_id, name)
+        return known
 
     def to_arrow(self) -> pa.Table:
         maps = {t: MapLists() for t in MAP_TYPES}
@@ -77,6 +86,17 @@ class Owners:
         return pa.Table.from_arrays(arrays, schema=OWNER_SCHEMA)
 
 
+def _named(message: Any) -> tuple[str | None, str | None]:
+    """Name and version: of a scope its own, of a resource the service's."""
+    if isinstance(message, InstrumentationScope):
+        return message.name, message.version
+    found: dict[str, str] = {}
+    for kv in message.attributes:
+        if kv.value.WhichOneof("value") == "string_value":
+            found.setdefault(kv.key, kv.value.string_value)
+    return found.get("service.name"), found.get("service.version")
+
+
 def _collect(attributes: Any, maps: dict[str, MapLists], row: int) -> None:
     """Attributes of a resource or a scope into maps; nothing is promoted."""
     for kv in attributes:
@@ -92,78 +112,58 @@ def _scalar(value: Any) -> Any:
 
 
 class SpanBatch:
-    """Spans under construction. `add` takes payloads; `to_arrow` gives the table of `columns.SPAN_SCHEMA`."""
+    """Spans under construction. `add` takes payloads; `tables` gives the tables of the database.
+
+    Reading is optimistic: `tables` may still find that a payload is not OTLP. Of which it is, each alone will tell.
+    """
 
     def __init__(self) -> None:
         self.rows = 0
         self.rejected = 0
         self.reasons: dict[str, int] = {}
-        self.resources, self.scopes = Owners(), Owners()
+        self.resources, self.scopes = Owners(Resource), Owners(InstrumentationScope)
         self.ids: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
-        self.plain: dict[str, list[Any]] = {
-            c: []
-            for c in ("start_ns", "end_ns", "name", "kind", "status", "flags",
-                      "dropped_attributes", "dropped_events", "dropped_links")
-        }  # fmt: skip
+        self.times: tuple[list[int], list[int]] = ([], [])
+        self.names: list[bytes] = []
+        self.kinds: list[int] = []
         self.runs: dict[str, list[tuple[int, Any]]] = {c: [] for c in ("service", "res_id", "scope_id")}
-        self.sparse: dict[str, tuple[list[int], list[Any]]] = {
-            c: ([], []) for c in ("status_message", "trace_state", "events", "links", *PROMOTED)
-        }
-        self.maps = {t: MapLists() for t in MAP_TYPES}
-        self.promoted = {t: {k: self.sparse[k] for k, kt in PROMOTED.items() if kt == t} for t in ("str", "int", "dbl")}
+        self.sparse: dict[str, tuple[list[int], list[Any]]] = {c: ([], []) for c in _SPARSE}
+        self.attributes: list[bytes] = []
+        self.attribute_counts: list[int] = []
 
     def add(self, payload: bytes) -> tuple[int, int, str]:
-        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected).
-
-        Raises BadRequest where the payload is not one; then nothing of it was added.
-        """
-        try:
-            request = ExportTraceServiceRequest.FromString(payload)
-        except DecodeError as e:
-            raise BadRequest(
-                "the body is not an OTLP ExportTraceServiceRequest", had=f"{len(payload)} bytes: {e}",
-                do="send protobuf with Content-Type application/x-protobuf, or JSON with application/json",
-            ) from e  # fmt: skip
+        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected). Raises BadRequest."""
         rows, rejected = self.rows, self.rejected
         self.reasons = {}
-        for rs in request.resource_spans:
-            service = version = None
-            for kv in rs.resource.attributes:
-                if kv.key == "service.name" and service is None and kv.value.WhichOneof("value") == "string_value":
-                    service = kv.value.string_value
-                elif kv.key == "service.version":
-                    version = kv.value.string_value or None
-            res_id = self.resources.add(rs.resource, service, version, rs.schema_url)
-            for ss in rs.scope_spans:
-                scope_id = self.scopes.add(ss.scope, ss.scope.name, ss.scope.version, ss.schema_url)
-                before = self.rows
-                self._add_spans(ss.spans)
-                n = self.rows - before
-                if n:
-                    self.runs["service"].append((n, service))
-                    self.runs["res_id"].append((n, res_id))
-                    self.runs["scope_id"].append((n, scope_id))
+        try:
+            request = RawRequest.FromString(payload)
+            for rs in request.resource_spans:
+                res_id, service = self.resources.add(rs.resource, rs.schema_url)
+                for ss in rs.scope_spans:
+                    scope_id, _ = self.scopes.add(ss.scope, ss.schema_url)
+                    before = self.rows
+                    self._add_spans(ss.spans)
+                    self._repeat(self.rows - before, service=service, res_id=res_id, scope_id=scope_id)
+        except (DecodeError, UnicodeDecodeError) as e:
+            raise _not_otlp(payload, e) from e
         why = "; ".join(f"{reason} ({n} spans)" for reason, n in self.reasons.items())
         return self.rows - rows, self.rejected - rejected, why
+
+    def _repeat(self, times: int, **values: Any) -> None:
+        if times:
+            for name, value in values.items():
+                self.runs[name].append((times, value))
 
     def _reject(self, reason: str) -> None:
         self.rejected += 1
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _add_spans(self, spans: Any) -> None:
-        """The loop over spans. Long, because a call per span or per attribute would cost a third of the speed."""
+        """The loop over spans: what it does per span decides how fast the store takes them in."""
         trace_ids, span_ids, parents = self.ids
-        p = self.plain
-        starts, ends, names, kinds, codes = p["start_ns"], p["end_ns"], p["name"], p["kind"], p["status"]
-        flags, d_attributes = p["flags"], p["dropped_attributes"]
-        d_events, d_links = p["dropped_events"], p["dropped_links"]
-        messages, states = self.sparse["status_message"], self.sparse["trace_state"]
-        all_events, all_links = self.sparse["events"], self.sparse["links"]
-        m_str, m_int, m_dbl, m_bool, m_json = (self.maps[t] for t in MAP_TYPES)
-        str_rows, str_keys, str_values = m_str.rows, m_str.keys, m_str.values
-        int_rows, int_keys, int_values = m_int.rows, m_int.keys, m_int.values
-        dbl_rows, dbl_keys, dbl_values = m_dbl.rows, m_dbl.keys, m_dbl.values
-        p_str, p_int, p_dbl = self.promoted["str"], self.promoted["int"], self.promoted["dbl"]
+        starts, ends = self.times
+        names, kinds, attributes, counts = self.names, self.kinds, self.attributes, self.attribute_counts
+        sparse = self.sparse
         row = self.rows
         for s in spans:
             trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
@@ -185,88 +185,139 @@ class SpanBatch:
             starts.append(start)
             ends.append(end)
             names.append(s.name)
-            kinds.append(s.kind & 0xFF)
-            if s.HasField("status"):
-                status = s.status
-                codes.append(status.code & 0xFF)
-                if status.message:
-                    messages[0].append(row)
-                    messages[1].append(status.message)
-            else:
-                codes.append(0)
-            flags.append(s.flags)
-            d_attributes.append(s.dropped_attributes_count)
-            d_events.append(s.dropped_events_count)
-            d_links.append(s.dropped_links_count)
-            if s.trace_state:
-                states[0].append(row)
-                states[1].append(s.trace_state)
-            for kv in s.attributes:
-                key, value = kv.key, kv.value
-                kind = value.WhichOneof("value")
-                if kind == "string_value":
-                    own = p_str.get(key)
-                    if own is None:
-                        str_rows.append(row)
-                        str_keys.append(key)
-                        str_values.append(value.string_value)
-                    elif not own[0] or own[0][-1] != row:
-                        own[0].append(row)
-                        own[1].append(value.string_value)
-                elif kind == "int_value":
-                    own = p_int.get(key)
-                    if own is None:
-                        int_rows.append(row)
-                        int_keys.append(key)
-                        int_values.append(value.int_value)
-                    elif not own[0] or own[0][-1] != row:
-                        own[0].append(row)
-                        own[1].append(value.int_value)
-                elif kind == "double_value":
-                    own = p_dbl.get(key)
-                    if own is None:
-                        dbl_rows.append(row)
-                        dbl_keys.append(key)
-                        dbl_values.append(value.double_value)
-                    elif not own[0] or own[0][-1] != row:
-                        own[0].append(row)
-                        own[1].append(value.double_value)
-                elif kind == "bool_value":
-                    m_bool.rows.append(row)
-                    m_bool.keys.append(key)
-                    m_bool.values.append(value.bool_value)
-                else:
-                    m_json.rows.append(row)
-                    m_json.keys.append(key)
-                    m_json.values.append(_encode(to_json(value)).decode())
-            if s.events:
-                all_events[0].append(row)
-                all_events[1].append(_events_json(s.events))
-            if s.links:
-                all_links[0].append(row)
-                all_links[1].append(_links_json(s.links))
+            kinds.append(s.kind)
+            own = s.attributes
+            counts.append(len(own))
+            attributes += own
+            for name, field in _RARE:
+                if value := getattr(s, field):
+                    sparse[name][0].append(row)
+                    sparse[name][1].append(value)
             row += 1
         self.rows = row
 
-    def to_arrow(self) -> pa.Table:
-        """The table of SPAN_SCHEMA, in the order of arrival."""
+    def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
+        """Spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA). Raises BadRequest where something is not OTLP."""
+        try:
+            return self._spans(), self.resources.to_arrow(), self.scopes.to_arrow()
+        except (DecodeError, UnicodeDecodeError, pa.ArrowInvalid) as e:
+            raise _not_otlp(b"", e) from e
+
+    def _spans(self) -> pa.Table:
+        columns: dict[str, pa.Array] = {}
         trace_ids, span_ids, parents = self.ids
-        columns: dict[str, Any] = {
-            name: pa.array(values, SPAN_SCHEMA.field(name).type) for name, values in self.plain.items()
-        }
         columns["trace_id"] = _uuids(trace_ids)
         columns["span_id"] = pa.array(_big_endian(span_ids))
         columns["parent_id"] = pa.array(_big_endian(parents))
-        start, end = columns["start_ns"].to_numpy(), columns["end_ns"].to_numpy()
+        start, end = (np.array(times, dtype=np.int64) for times in self.times)
+        columns["start_ns"], columns["end_ns"] = pa.array(start), pa.array(end)
         columns["dur_ns"] = pa.array(np.maximum(end - start, 0))
+        columns["name"] = pa.array(self.names, pa.binary()).cast(pa.string())
+        columns["kind"] = pa.array((np.array(self.kinds, dtype=np.int64) & 0xFF).astype(np.uint8))
         for name, runs in self.runs.items():
-            values = list(chain.from_iterable([v] * n for n, v in runs))
-            columns[name] = pa.array(values, SPAN_SCHEMA.field(name).type)
-        for name, (index, values) in self.sparse.items():
-            columns[name] = _scatter(index, values, self.rows, SPAN_SCHEMA.field(name).type)
-        for t in MAP_TYPES:
-            columns[f"a_{t}"] = self.maps[t].to_arrow(t, self.rows)
+            columns[name] = _repeated(runs, SPAN_SCHEMA.field(name).type)
+        columns |= self._sparse_columns()
+        columns |= attribute_columns(self.attributes, self.attribute_counts)
         return pa.Table.from_arrays([columns[name] for name in SPAN_SCHEMA.names], schema=SPAN_SCHEMA)
+
+    def _sparse_columns(self) -> dict[str, pa.Array]:
+        columns = {}
+        for name in ("flags", "dropped_attributes", "dropped_events", "dropped_links"):
+            dense = np.zeros(self.rows, dtype=np.uint32)
+            index, values = self.sparse[name]
+            dense[index] = values
+            columns[name] = pa.array(dense)
+        index, found = self.sparse["status"]
+        statuses = [_status(blob) for blob in found]
+        codes = np.zeros(self.rows, dtype=np.uint8)
+        codes[index] = [code for code, _ in statuses]
+        columns["status"] = pa.array(codes)
+        said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
+        columns["status_message"] = _scatter([i for i, _ in said], [m for _, m in said], self.rows, pa.string())
+        index, found = self.sparse["trace_state"]
+        columns["trace_state"] = _scatter(index, [state.decode() for state in found], self.rows, pa.string())
+        for name, text in (("events", _events_json), ("links", _links_json)):
+            index, found = self.sparse[name]
+            columns[name] = _scatter(index, [text(blobs) for blobs in found], self.rows, pa.string())
+        return columns
+
+
+# Column -> field of what most spans do not say
+_RARE = (
+    ("status", "status"),
+    ("flags", "flags"),
+    ("trace_state", "trace_state"),
+    ("dropped_attributes", "dropped_attributes_count"),
+    ("dropped_events", "dropped_events_count"),
+    ("dropped_links", "dropped_links_count"),
+    ("events", "events"),
+    ("links", "links"),
+)
+_SPARSE = tuple(name for name, _ in _RARE)
+
+
+def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
+    return BadRequest(
+        "the body is not an OTLP ExportTraceServiceRequest",
+        had=f"{len(payload)} bytes: {error}",
+        do="send protobuf with Content-Type application/x-protobuf, or JSON with application/json",
+    )
+
+
+def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Array]:
+    """Promoted columns and maps of spans whose serialized attributes are `blobs`, `counts` of them a span."""
+    rows = len(counts)
+    row_of = np.repeat(np.arange(rows), counts)
+    found = keyvalues.read(blobs)
+    names = found.keys.to_pylist()
+    columns: dict[str, pa.Array] = {}
+    for number, type_name in enumerate(MAP_TYPES):
+        column = found.columns.get(number)
+        index = column.index if column else np.empty(0, dtype=np.int64)
+        values = column.values if column else pa.array([], ARROW_OF[type_name])
+        codes, of_row = found.codes[index], row_of[index]
+        index, codes, of_row, values = _without_repeated(index, codes, of_row, values, len(names))
+        promoted = np.array([PROMOTED.get(name) == type_name for name in names], dtype=bool)
+        for name in (k for k, t in PROMOTED.items() if t == type_name):
+            own = np.flatnonzero(codes == names.index(name)) if name in names else np.empty(0, dtype=np.int64)
+            columns[name] = _scatter_array(of_row[own], values, own, rows)
+        rest = np.flatnonzero(~promoted[codes]) if len(codes) else codes
+        offsets = np.searchsorted(of_row[rest], np.arange(rows + 1)).astype(np.int32)
+        keys = found.keys.take(pa.array(codes[rest])).cast(pa.string())
+        columns[f"a_{type_name}"] = pa.MapArray.from_arrays(pa.array(offsets), keys, values.take(pa.array(rest)))
+    return columns
+
+
+def _without_repeated(
+    index: np.ndarray, codes: np.ndarray, of_row: np.ndarray, values: pa.Array, keys: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Array]:
+    """Of a key that comes twice in a span the first stays: a map cannot hold it, and OTLP forbids it."""
+    _, first = np.unique(of_row * (keys + 1) + codes, return_index=True)
+    if len(first) == len(index):
+        return index, codes, of_row, values
+    first.sort()
+    return index[first], codes[first], of_row[first], values.take(pa.array(first))
+
+
+def _scatter_array(rows: np.ndarray, values: pa.Array, take: np.ndarray, total: int) -> pa.Array:
+    """An array of `total` with `values[take]` at `rows` and NULL elsewhere."""
+    if len(rows) == 0:
+        return pa.nulls(total, values.type)
+    where = np.full(total, -1, dtype=np.int64)
+    where[rows] = take
+    return values.take(pa.array(where, mask=where < 0))
+
+
+def _repeated(runs: list[tuple[int, Any]], arrow_type: pa.DataType) -> pa.Array:
+    """Each value as many times as its run is long."""
+    values = pa.array([value for _, value in runs], arrow_type)
+    return values.take(pa.array(np.repeat(np.arange(len(runs)), [n for n, _ in runs])))
+
+
+@functools.lru_cache(maxsize=1024)
+def _status(blob: bytes) -> tuple[int, str]:
+    status = Status.FromString(blob)
+    return status.code & 0xFF, status.message
 
 
 def _uuids(ids: list[bytes]) -> pa.Array:
@@ -290,9 +341,10 @@ def _scatter(index: list[int], values: list[Any], rows: int, arrow_type: pa.Data
     return dense.take(pa.array(where, mask=where < 0))
 
 
-def _events_json(events: Any) -> str:
+def _events_json(blobs: list[bytes]) -> str:
     rows = []
-    for e in events:
+    for blob in blobs:
+        e = Span.Event.FromString(blob)
         row: dict[str, Any] = {"t": e.time_unix_nano, "n": e.name}
         if e.attributes:
             row["a"] = attributes_to_json(e.attributes)
@@ -302,9 +354,10 @@ def _events_json(events: Any) -> str:
     return _encode(rows).decode()
 
 
-def _links_json(links: Any) -> str:
+def _links_json(blobs: list[bytes]) -> str:
     rows = []
-    for k in links:
+    for blob in blobs:
+        k = Span.Link.FromString(blob)
         row: dict[str, Any] = {"t": k.trace_id.hex(), "s": k.span_id.hex()}
         if k.trace_state:
             row["w"] = k.trace_state

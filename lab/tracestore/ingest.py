@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from lab.tracestore.wal import WriteAheadLog, read
 log = logging.getLogger("lab.tracestore.ingest")
 
 GROUP_BYTES = 4 * 2**20
+_REPLAY_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class Limits:
     """Bounds of the queue. Past them a sender hears 429."""
 
     queue_bytes: int = 64 * 2**20
-    pending_spans: int = 100_000
-    batch_spans: int = 25_000
-    flush_every_s: float = 0.25
+    pending_spans: int = 120_000
+    batch_spans: int = 50_000
+    flush_every_s: float = 1.0  # a query asks for a flush of its own
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Ingest:
         self._broken: TraceStoreError | None = None
         self.acked_seq = store.flushed_seq
         self._threads: list[threading.Thread] = []
+        self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wal")
 
     def start(self) -> int:
         """Replay the log into the database, then accept; returns the number of spans replayed."""
@@ -86,22 +88,30 @@ class Ingest:
         return replayed
 
     def _replay(self) -> tuple[int, int]:
-        batch, spans, last = SpanBatch(), 0, 0
+        waiting, size, spans, last = [], 0, 0, 0
         for seq, payload in read(self._wal_folder, self.store.flushed_seq):
-            try:
-                batch.add(payload)
-            except BadRequest as e:
-                log.error("a record of the log cannot be decoded and is left out", extra={"seq": seq, "error": str(e)})
-            last = seq
-            if batch.rows >= self.limits.batch_spans:
-                spans += self._insert_replayed(batch, last)
-                batch = SpanBatch()
-        if last:
-            spans += self._insert_replayed(batch, last)
+            waiting.append(payload)
+            size, last = size + len(payload), seq
+            if size >= _REPLAY_BYTES:
+                spans += self._insert_replayed(waiting, last)
+                waiting, size = [], 0
+        if waiting:
+            spans += self._insert_replayed(waiting, last)
         return spans, last
 
-    def _insert_replayed(self, batch: SpanBatch, seq: int) -> int:
-        return self.store.insert(batch.to_arrow(), batch.resources.to_arrow(), batch.scopes.to_arrow(), seq)
+    def _insert_replayed(self, payloads: list[bytes], seq: int) -> int:
+        """What is no OTLP was never acknowledged, but may have reached the log: it is left out."""
+        batch = SpanBatch()
+        try:
+            for payload in payloads:
+                batch.add(payload)
+            tables = batch.tables()
+        except BadRequest as e:
+            if len(payloads) > 1:
+                return sum(self._insert_replayed([payload], seq) for payload in payloads)
+            log.warning("a record of the log is left out", extra={"error": str(e)})
+            tables = SpanBatch().tables()
+        return self.store.insert(*tables, seq)
 
     def submit(self, payload: bytes) -> Future:
         """Queue one payload. The future gives Accepted once it is durable.
@@ -147,6 +157,7 @@ class Ingest:
             self._lock.notify_all()
         for thread in self._threads:
             thread.join(timeout=60)
+        self._disk.shutdown()
         self.wal.close()
 
     def _log_forever(self) -> None:
@@ -171,30 +182,43 @@ class Ingest:
             return group
 
     def _log_group(self, group: list[tuple[bytes, Future]]) -> None:
-        batch, kept, results = SpanBatch(), [], []
+        batch, results, kept = SpanBatch(), [], []
         for payload, future in group:
             try:
                 spans, rejected, why = batch.add(payload)
             except BadRequest as e:
+                if len(group) > 1:
+                    return self._log_one_by_one(group)  # what was read of it before the fault must not be kept
                 results.append((future, e))
                 continue
             results.append((future, Accepted(spans, rejected, why)))
             if spans:
                 kept.append(payload)
-        try:
-            seq = self.wal.append(kept) if kept else self.acked_seq
-        except StoreBroken as e:
-            log.error(e.happened, extra={"error": e.had})
-            results = [(f, e if isinstance(r, Accepted) and r.spans else r) for f, r in results]
-            kept = []
         if kept:
-            decoded = _Decoded(batch.to_arrow(), batch.resources.to_arrow(), batch.scopes.to_arrow(), seq)
+            try:
+                written = self._disk.submit(self.wal.append, kept)
+                try:
+                    tables = batch.tables()  # while the disk works
+                finally:
+                    seq = written.result()
+            except BadRequest as e:
+                if len(group) > 1:
+                    return self._log_one_by_one(group)
+                return self._answer([(future, e) for _, future in group])
+            except StoreBroken as e:
+                log.error(e.happened, extra={"error": e.had})
+                return self._answer([(future, e) for _, future in group])
             with self._lock:
                 self.acked_seq = seq
-                self._pending.append(decoded)
+                self._pending.append(_Decoded(*tables, seq))
                 self._pending_spans += batch.rows
                 self._lock.notify_all()
         self._answer(results)
+
+    def _log_one_by_one(self, group: list[tuple[bytes, Future]]) -> None:
+        """One payload of the group is no OTLP: each is judged alone, so that it spoils no other."""
+        for item in group:
+            self._log_group([item])
 
     def _answer(self, results: list[tuple[Future, Accepted | TraceStoreError]]) -> None:
         for future, result in results:
@@ -227,9 +251,7 @@ class Ingest:
             if not self._pending:
                 return None
             items, spans = [], 0
-            while self._pending and (
-                not items or spans + self._pending[0].spans.num_rows <= 2 * self.limits.batch_spans
-            ):
+            while self._pending and (not items or spans + self._pending[0].spans.num_rows <= self.limits.batch_spans):
                 items.append(self._pending.popleft())
                 spans += items[-1].spans.num_rows
             self._flush_now = self._flush_now and bool(self._pending)

@@ -15,13 +15,14 @@ from lab.tracestore.columns import PROMOTED
 
 def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
     """Every span of these traces, grouped by resource and scope, in the order of their start."""
-    cursor = con.execute(
-        "SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[])) ORDER BY start_ns, span_id",
-        {"ids": [str(t) for t in trace_ids]},
-    )
+    if len(trace_ids) == 1:
+        cursor = con.execute("SELECT * FROM spans WHERE trace_id = $id::UUID", {"id": str(trace_ids[0])})
+    else:
+        ids = {"ids": [str(t) for t in trace_ids]}
+        cursor = con.execute("SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[]))", ids)
     names = [d[0] for d in cursor.description]
     rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-    return _assemble(con, rows)
+    return _assemble(con, sorted(rows, key=lambda row: (row["start_ns"], row["span_id"])))
 
 
 def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> TracesData:
@@ -45,9 +46,8 @@ def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> Tra
 
 
 def _owners(con: duckdb.DuckDBPyConnection, table: str, ids: set[int]) -> dict[int, tuple[bytes, str]]:
-    found = con.execute(
-        f"SELECT id, proto, schema_url FROM {table} WHERE id IN (SELECT unnest($ids::BIGINT[]))", {"ids": list(ids)}
-    ).fetchall()
+    listed = ", ".join(str(int(i)) for i in ids)
+    found = con.execute(f"SELECT id, proto, schema_url FROM {table} WHERE id IN ({listed})").fetchall() if ids else []
     return {owner_id: (proto, url) for owner_id, proto, url in found}
 
 

@@ -9,6 +9,8 @@ from uuid import UUID
 
 import duckdb
 
+from lab.tracestore.catalogue import Catalogue
+from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.errors import TraceQLInvalid
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
@@ -19,6 +21,10 @@ from lab.tracestore.traceql.validate import validate, walk
 from lab.tracestore.values import attribute_values, group_value, scalar_value, trace_hex
 
 NO_ROOT = "<root span not yet received>"
+_CORE = (
+    "trace_id", "span_id", "parent_id", "start_ns", "end_ns", "dur_ns", "name", "kind", "status", "status_message",
+    "service", "res_id", "scope_id",
+)  # fmt: skip
 _SUMMARY = (
     "SELECT trace_id, min(start_ns), max(end_ns), arg_min(name, start_ns) FILTER (parent_id = 0), "
     "arg_min(service, start_ns) FILTER (parent_id = 0) FROM chosen GROUP BY trace_id"
@@ -50,14 +56,31 @@ def search(store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequ
     traces = _matching_traces(store, con, request)
     found: list[dict[str, Any]] = []
     if traces:
+        columns = ", ".join(quote(c) for c in _columns_of(store.catalogue, request.query))
         con.execute(
-            "CREATE OR REPLACE TEMP TABLE chosen AS "
-            "SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[]))",
+            f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT {columns} FROM spans "
+            "WHERE trace_id IN (SELECT unnest($ids::UUID[]))",
             {"ids": [str(t) for t in traces]},
         )
         found = _describe(store, con, request, traces)
         con.execute("DROP TABLE chosen")
     return {"traces": found, "metrics": {"inspectedTraces": len(found), "completedJobs": 1, "totalJobs": 1}}
+
+
+def _columns_of(catalogue: Catalogue, query: ast.Query) -> list[str]:
+    """What the chosen spans need of their row: to be described, matched again, and to show what was asked for."""
+    wanted = dict.fromkeys(_CORE)
+    for node in walk(query):
+        if isinstance(node, ast.Intrinsic) and node.name.startswith(("event:", "link:")):
+            wanted[node.name.split(":")[0] + "s"] = None
+        if isinstance(node, ast.Attribute):
+            for scope in ("event", "link"):
+                if node.scope in ("", scope) and catalogue.types(scope, node.name):
+                    wanted[f"{scope}s"] = None
+            types = catalogue.types("span", node.name) if node.scope in ("", "span") else set()
+            for kind in types:
+                wanted[node.name if PROMOTED.get(node.name) == kind else f"a_{kind}"] = None
+    return list(wanted)
 
 
 def _matching_traces(store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest) -> list[UUID]:
@@ -118,16 +141,19 @@ def _spansets(matches: list[tuple], relation: Relation) -> dict[UUID, list[_Span
 
 def _rows(con: duckdb.DuckDBPyConnection, rids: set[int], query: ast.Query) -> dict[int, dict[str, Any]]:
     """rid -> the span as Tempo shows it in a search: its name, times, and the attributes that the query names."""
+    wanted = list(dict.fromkeys(n for n in walk(query) if isinstance(n, ast.Attribute | ast.Intrinsic)))
+    columns, joins = "", ""
+    if any(isinstance(n, ast.Attribute) and n.scope in ("", "resource") for n in wanted):
+        columns += "".join(f", r.a_{t} AS r_{t}" for t in MAP_TYPES)
+        joins += " LEFT JOIN resources r ON r.id = s.res_id"
+    if any(_of_the_scope(n) for n in wanted):
+        columns += ", c.name AS c_name, c.version AS c_version" + "".join(f", c.a_{t} AS c_{t}" for t in MAP_TYPES)
+        joins += " LEFT JOIN scopes c ON c.id = s.scope_id"
     cursor = con.execute(
-        "SELECT s.rowid AS rid, s.*, r.a_str AS r_str, r.a_int AS r_int, r.a_dbl AS r_dbl, r.a_bool AS r_bool, "
-        "r.a_json AS r_json, c.name AS c_name, c.version AS c_version, c.a_str AS c_str, c.a_int AS c_int, "
-        "c.a_dbl AS c_dbl, c.a_bool AS c_bool, c.a_json AS c_json FROM chosen s "
-        "LEFT JOIN resources r ON r.id = s.res_id "
-        "LEFT JOIN scopes c ON c.id = s.scope_id WHERE s.rowid IN (SELECT unnest($rids::BIGINT[]))",
+        f"SELECT s.rowid AS rid, s.*{columns} FROM chosen s{joins} WHERE s.rowid IN (SELECT unnest($rids::BIGINT[]))",
         {"rids": list(rids)},
     )
     names = [d[0] for d in cursor.description]
-    wanted = list(dict.fromkeys(n for n in walk(query) if isinstance(n, ast.Attribute | ast.Intrinsic)))
     spans = {}
     for values in cursor.fetchall():
         row = dict(zip(names, values, strict=True))
@@ -142,6 +168,12 @@ def _rows(con: duckdb.DuckDBPyConnection, rids: set[int], query: ast.Query) -> d
             span["attributes"] = attributes
         spans[row["rid"]] = span
     return spans
+
+
+def _of_the_scope(node: ast.Attribute | ast.Intrinsic) -> bool:
+    if isinstance(node, ast.Attribute):
+        return node.scope in ("", "instrumentation")
+    return node.name.startswith("instrumentation:")
 
 
 def _metadata(

@@ -97,16 +97,16 @@ def _attribute(row: dict[str, Any], node: ast.Attribute) -> dict[str, Any] | Non
 
 def _scoped(row: dict[str, Any], scope: str, name: str) -> dict[str, Any] | None:
     if scope in ("event", "link"):
-        found = [e["a"][name] for e in msgspec.json.decode(row[f"{scope}s"] or "[]") if name in e.get("a", {})]
+        found = [e["a"][name] for e in msgspec.json.decode(row.get(f"{scope}s") or "[]") if name in e.get("a", {})]
         return found[0] if len(found) == 1 else {"arrayValue": {"values": found}} if found else None
-    if scope == "span" and name in PROMOTED and row[name] is not None:
+    if scope == "span" and name in PROMOTED and row.get(name) is not None:
         return any_value(PROMOTED[name], row[name])
     prefix = {"span": "a", "resource": "r", "instrumentation": "c"}[scope]
     for t in _JSON_FIELD:
-        held = row[f"{prefix}_{t}"]
+        held = row.get(f"{prefix}_{t}")
         if held and name in held:
             return any_value(t, held[name])
-    held = row[f"{prefix}_json"]
+    held = row.get(f"{prefix}_json")
     return msgspec.json.decode(held[name]) if held and name in held else None
 
 

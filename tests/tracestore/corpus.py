@@ -122,7 +122,7 @@ def load(store: SpanStore, request: ExportTraceServiceRequest) -> int:
     """Straight into the database, past the queue."""
     batch = SpanBatch()
     batch.add(request.SerializeToString())
-    return store.insert(batch.to_arrow(), batch.resources.to_arrow(), batch.scopes.to_arrow())
+    return store.insert(*batch.tables())
 
 
 def store_of(folder: Path, spans: list[Span]) -> SpanStore:

@@ -9,5 +9,5 @@ _COMMON = {
     "suppress_health_check": list(HealthCheck),
     "phases": [Phase.explicit, Phase.reuse, Phase.generate],
 }
-QUICK = settings(max_examples=25, derandomize=True, **_COMMON)
+QUICK = settings(max_examples=40, derandomize=True, **_COMMON)
 LONG = settings(max_examples=1000, **_COMMON)

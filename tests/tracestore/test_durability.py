@@ -190,3 +190,15 @@ def test_a_clean_stop_is_quick_and_complete(tmp_path: Path) -> None:
     assert store.span_count() == len(spans)
     assert list(wal.read(tmp_path / "wal", after=store.flushed_seq)) == []
     store.close()
+
+
+def test_a_bad_record_in_the_log_does_not_stop_the_start(tmp_path: Path) -> None:
+    """What is no OTLP is left out at the replay; what stands around it is there."""
+    first, last = random_spans(10, traces=1), random_spans(12, traces=1)
+    log = wal.WriteAheadLog(tmp_path / "wal", next_seq=1)
+    log.append([request_of(first).SerializeToString(), b"\xff\xff\xff", request_of(last).SerializeToString()])
+    log.close()
+    engine = Engine(tmp_path)
+    engine.start()
+    assert engine.store.span_count() == len(first) + len(last)
+    engine.stop()
