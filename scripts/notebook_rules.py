@@ -10,6 +10,8 @@ from typing import Any
 
 import nbformat
 
+from lab.runner.roles import ROLES, roles_of
+
 META_LINE = re.compile(
     r"^\*Level: (?P<level>[^·*]+) · Time: (?P<minutes>\d+) minutes · Needs: (?P<needs>[^*]+)\*$", re.MULTILINE
 )
@@ -92,6 +94,9 @@ def _shape(notebook: Path, cells: list[Any]) -> list[str]:
         lines = cell.source.count("\n") + 1
         if cell.cell_type == "code" and lines > LONGEST_CELL:
             found.append(f"cell {index + 1} has {lines} lines; what needs more than {LONGEST_CELL} belongs in lab/")
+        for role in roles_of(cell):
+            if role not in ROLES or cell.cell_type != "code":
+                found.append(f"cell {index + 1} is tagged 'role:{role}'; code cells may have {', '.join(ROLES)}")
     return found
 
 

@@ -87,3 +87,15 @@ def test_readme_table(notebook: Path) -> None:
     assert readme_table.with_table(readme, "new") == readme.replace("old", "new")
     with pytest.raises(LabError, match="markers"):
         readme_table.with_table("nothing", "new")
+
+
+def test_a_role_that_does_not_exist_is_found(notebook: Path) -> None:
+    """A misspelt tag would silently keep a cell out of the report's views."""
+    content = nbformat.read(notebook, as_version=4)
+    content.cells[2].metadata["tags"] = ["role:sre"]
+    nbformat.write(content, notebook)
+    assert problems(notebook) == []
+    content.cells[2].metadata["tags"] = ["role:ser"]
+    content.cells[0].metadata["tags"] = ["role:sre"]
+    nbformat.write(content, notebook)
+    assert [p[:6] for p in problems(notebook)] == ["cell 1", "cell 3"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
@@ -28,19 +30,27 @@ def figures_of(notebook: Path) -> list[Figure]:
         cells = nbformat.read(notebook, as_version=4).cells
     except Exception:
         return []
-    heading, caption, found = "", "", []
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            heading = _last_heading(cell.source) or heading
-            caption = _first_sentence(cell.source)
+    found = []
+    for cell, heading, caption in captions(cells):
         for output in cell.get("outputs", []):
-            source = _as_address(output.get("data", {}))
+            source = as_address(output.get("data", {}))
             if source:
                 found.append(Figure(heading, caption, source))
     return found
 
 
-def _as_address(data: dict[str, str]) -> str:
+def captions(cells: list[Any]) -> Iterator[tuple[Any, str, str]]:
+    """Each cell with the heading that it stands under and the first sentence of the markdown before it."""
+    heading, caption = "", ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            heading = _last_heading(cell.source) or heading
+            caption = _first_sentence(cell.source)
+        yield cell, heading, caption
+
+
+def as_address(data: dict[str, str]) -> str:
+    """An output's picture as a data address; '' if it has none."""
     for kind in FORMATS:
         if kind in data:
             content = "".join(data[kind])

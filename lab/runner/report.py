@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from lab.errors import NotebookError
 from lab.runner.execute import NotebookRun
 from lab.runner.figures_of import figures_of
+from lab.runner.roles import views_of
 from lab.settings import REPO
 
 RUN_FILE, REPORT_FILE = "run.json", "report.html"
@@ -55,11 +56,13 @@ def _render(out_dir: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    executed = {run.name: out_dir / "notebooks" / f"{run.name}.ipynb" for run in runs}
     page = templates.get_template("report.html").render(
         facts=record["facts"],
         notes=record["notes"],
         runs=runs,
-        figures={run.name: figures_of(out_dir / "notebooks" / f"{run.name}.ipynb") for run in runs},
+        figures={name: figures_of(path) for name, path in executed.items()},
+        views=views_of({executed[run.name]: run.title for run in runs}),
         passed=sum(run.status == "passed" for run in runs),
         folder=out_dir.name,
         logs=sorted(p.name for p in (out_dir / "logs").glob("*") if p.is_file()),

@@ -1,0 +1,89 @@
+"""The report's views by role: what the tagged cells said, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lab.runner.execute import run_notebooks
+from lab.runner.report import write_report
+from lab.runner.roles import ROLES, views_of
+from lab.runner.tables_of import MOST_ROWS, table_of
+from lab.settings import Settings
+from tests.runner.notebooks import write
+
+TABLE = "import pandas as pd\npd.DataFrame({'usd': [1.25, 2.5]}, index=['<i>acme</i>', 'globex'])"
+FIGURE = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 1))\nax.plot([1, 2]);"
+
+
+def _tag(path: Path, starts: str, *roles: str) -> None:
+    content = nbformat.read(path, as_version=4)
+    (cell,) = [c for c in content.cells if c.source.startswith(starts)]
+    cell.metadata["tags"] = [f"role:{role}" for role in roles]
+    nbformat.write(content, path)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a notebook that passed and one that failed before its tagged cell, both really executed."""
+    folder = tmp_path_factory.mktemp("run")
+    text = "## The bill\n\nWho pays most. And more."
+    good = write(folder / "06_good.ipynb", text, TABLE, "print('12 < 13 USD')", "'nobody asked'", FIGURE)
+    _tag(good, "import pandas", "payer")
+    _tag(good, "print", "payer", "sre")
+    _tag(good, "import matplotlib", "sre")
+    bad = write(folder / "07_bad.ipynb", "## Too late\n\nNever seen.", "1 / 0", "print('never')")
+    _tag(bad, "print", "developer")
+    runs = run_notebooks([good, bad], folder / "out" / "notebooks", {}, Settings(state_dir=folder / "state"))
+    write_report(folder / "out", runs, {})
+    return folder / "out"
+
+
+def test_each_role_gets_what_was_tagged_for_it_in_order(executed: Path) -> None:
+    """Tables, printed lines and figures with the heading and sentence above them; what is not tagged is not there."""
+    views = {v.role: v for v in views_of({executed / "notebooks" / "06_good.ipynb": "Good"})}
+    assert list(views) == list(ROLES)
+    table, line = views["payer"].findings
+    assert (table.heading, table.caption) == ("The bill", "Who pays most.")
+    assert table.tables[0].body == [
+        [(True, 1, "<i>acme</i>"), (False, 1, "1.25")],
+        [(True, 1, "globex"), (False, 1, "2.50")],
+    ]
+    assert line.texts == ("12 < 13 USD",) and not line.tables
+    said, drawn = views["sre"].findings
+    assert said.texts == line.texts
+    assert len(drawn.figures) == 1 and drawn.figures[0].source.startswith("data:image/png")
+    assert views["developer"].findings == []
+
+
+def test_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
+    """Three sections after the notebooks; what a table holds is text, never markup; the top links to each."""
+    page = (executed / "report.html").read_text()
+    places = [page.index(f'id="for-{role}"') for role in ROLES]
+    assert places == sorted(places) and places[0] > page.index('id="07_bad"')
+    assert all(f'href="#for-{role}"' in page for role in ROLES)
+    assert "&lt;i&gt;acme&lt;/i&gt;" in page and "<i>acme" not in page
+    assert page.count("12 &lt; 13 USD") == 2
+
+
+def test_a_cell_that_was_not_reached_is_named(executed: Path) -> None:
+    """A view must not look complete because a notebook failed."""
+    page = (executed / "report.html").read_text()
+    developer = page[page.index('id="for-developer"') : page.index('id="for-sre"')]
+    assert "Too late" in developer and "No result in this run" in developer
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    """The report is for reading; the notebook has the rest."""
+    rows = "".join(f"<tr><th>{i}</th><td>{i}</td></tr>" for i in range(MOST_ROWS + 3))
+    found = table_of(f"<table><thead><tr><th></th><th>n</th></tr></thead><tbody>{rows}</tbody></table>")
+    assert len(found.body) == MOST_ROWS and found.left_out == 3
+
+
+def test_what_is_no_table_is_none() -> None:
+    """A style block's text is not a cell, and an empty table is nothing."""
+    assert table_of("<style>td { color: red }</style><p>hello</p>") is None
+    assert table_of("<table><tbody></tbody></table>") is None
+    assert table_of("") is None
