@@ -28,6 +28,7 @@ _FACE = {
     "series_frame": "lab.frames",
     "trace_tree": "lab.frames",
     "stand_up": "lab.kit",
+    "drive": "lab.kit.driving",
     "observe": "lab.kit",
     "status_frame": "lab.kit",
     "tools_frame": "lab.kit",

@@ -38,8 +38,12 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="LAB_", toml_file=[REPO / "lab.toml", "lab.toml"], extra="ignore")
 
     place: Literal["local", "cluster", "recorded"] = "local"
-    state_dir: Path = Field(REPO / ".lab", description="all state of one local lab: ports, logs, databases")
+    state_dir: Path = Field(
+        REPO / ".lab",
+        description="all state of one local lab: ports, logs, databases; of a recording, a folder of its own in .lab/",
+    )
     data_dir: Path = Field(REPO / "data", description="lab model, world, prices, recorded runs")
+    recording: str = Field("first-look", description="the folder of data/recorded that the place `recorded` replays")
 
     prometheus_url: str | None = None
     tempo_url: str | None = None
@@ -67,6 +71,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls), _RunningStack(settings_cls)
 
+    @property
+    def recording_dir(self) -> Path:
+        """The folder of the recording that the place `recorded` replays."""
+        return self.data_dir / "recorded" / self.recording
+
     def endpoint(self, name: str) -> str:
         """The base URL of a part (`prometheus`, `tempo`, `otlp`, `llama_stack`, `vllm`, `vllm_embed`, `mcp`).
 
@@ -75,6 +84,14 @@ class Settings(BaseSettings):
         if name not in ENDPOINTS:
             raise SettingsError(f"there is no endpoint {name!r}", do=f"use one of {', '.join(ENDPOINTS)}")
         url = getattr(self, f"{name}_url")
+        if not url and self.place == "recorded":
+            raise NotUp(
+                f"no address is known for {ENDPOINTS[name]}",
+                had=f"the place is `recorded`: {self.recording} holds telemetry and runs, nothing that answers anew",
+                do=f"use the place `local`, or set LAB_{name.upper()}_URL"
+                if name not in ("prometheus", "tempo")
+                else "start the recording's stores with `lab up --place recorded`",
+            )
         if not url:
             raise NotUp(
                 f"no address is known for {ENDPOINTS[name]}",
@@ -92,17 +109,23 @@ class _RunningStack(PydanticBaseSettingsSource):
         return None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        state_dir = Path(self.current_state.get("state_dir", self.settings_cls.model_fields["state_dir"].default))
+        fields = self.settings_cls.model_fields
+        own: dict[str, Any] = {}
+        if self.current_state.get("place") == "recorded" and "state_dir" not in self.current_state:
+            # Beside a live lab, not in its place: both may be up at once.
+            name = str(self.current_state.get("recording", fields["recording"].default))
+            own["state_dir"] = fields["state_dir"].default / "recorded" / name
+        state_dir = Path(own.get("state_dir") or self.current_state.get("state_dir", fields["state_dir"].default))
         path = state_dir / ENDPOINTS_FILE
         try:
             found = json.loads(path.read_text())
         except FileNotFoundError:
-            return {}
+            return own
         except (OSError, ValueError) as e:
             raise SettingsError(
                 f"{path} cannot be read", had=str(e), do="run `lab down` and `lab up` to write it anew"
             ) from e
-        return {f"{name}_url": url for name, url in found.items() if name in ENDPOINTS}
+        return own | {f"{name}_url": url for name, url in found.items() if name in ENDPOINTS}
 
 
 def load_settings(**overrides: Any) -> Settings:
