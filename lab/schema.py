@@ -169,6 +169,7 @@ class Service:
     LLAMA_STACK = "llama-stack"
     VLLM = "vllm"
     VLLM_EMBED = "vllm-embed"
+    VLLM_CANARY = "vllm-canary"
     TOOLS = "lab-tools"
 
 

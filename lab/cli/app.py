@@ -41,6 +41,7 @@ def up(
     place: Place = "local",
     context: Context = "",
     overlay: Overlay = "",
+    also: Annotated[list[str], typer.Option("--with", help="A part on demand to start too: 'vllm-canary'.")] = [],  # noqa: B006
 ) -> None:
     """Stand the stack up, or start again what died. Says what it waits for, and which log to read if a part fails."""
     if _on_cluster(place):
@@ -49,11 +50,15 @@ def up(
         return cluster.up(context, overlay)
     from lab.cli.stack import up as run
 
-    run(_choice(wait, ("agent", "all"), "--wait"))
+    run(_choice(wait, ("agent", "all"), "--wait"), also)
 
 
 @app.command()
-def down(place: Place = "local", context: Context = "") -> None:
+def down(
+    place: Place = "local",
+    context: Context = "",
+    only: Annotated[list[str], typer.Option(help="Stop only this part, which was started with --with.")] = [],  # noqa: B006
+) -> None:
     """Take the stack down. No process stays, whatever happened to the supervisor; on a cluster, nothing of ours."""
     if _on_cluster(place):
         from lab.cli import cluster
@@ -61,7 +66,7 @@ def down(place: Place = "local", context: Context = "") -> None:
         return cluster.down(context)
     from lab.cli.stack import down as run
 
-    run()
+    run(only)
 
 
 @app.command()

@@ -19,12 +19,19 @@ from lab.errors import StackError
 from lab.settings import ENDPOINTS, load_settings
 from lab.stack.state import PartStatus
 
-STATE_STYLE = {"ready": "green", "done": "green", "starting": "yellow", "waiting": "dim", "stopped": "dim"}
+STATE_STYLE = {
+    "ready": "green",
+    "done": "green",
+    "starting": "yellow",
+    "waiting": "dim",
+    "stopped": "dim",
+    "off": "dim",
+}
 BAD_STYLE = "bold red"
 
 
-def up(wait: str) -> None:
-    """Stand up, show progress, print where everything is."""
+def up(wait: str, also: list[str]) -> None:
+    """Stand up, show progress, start the parts on demand in `also`, print where everything is."""
     settings, console = load_settings(), Console()
     try:
         if console.is_terminal:
@@ -35,12 +42,15 @@ def up(wait: str) -> None:
     except KeyboardInterrupt:
         print("the lab goes on coming up; `lab status` shows how far it is, `lab down` stops it", file=sys.stderr)
         raise
+    stack.start(settings, *also)
     for name, url in sorted(endpoints.items()):
         console.print(f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
 
 
-def down() -> None:
-    """Take down, say what was left over."""
+def down(only: list[str]) -> None:
+    """Take down, say what was left over; or stop the parts on demand in `only`."""
+    if only:
+        return stack.stop(load_settings(), *only)
     left = stack.down(load_settings())
     print(f"down; outlived their supervisor and were ended now: {', '.join(left)}" if left else "down")
 
@@ -92,8 +102,12 @@ class LineProgress:
                 print(f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip(), flush=True)
         if elapsed_s >= self._next_s:
             self._next_s = elapsed_s + 10.0
-            waiting = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in parts if not p.ready and not p.error)
+            waiting = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in parts if _due(p) and not p.error)
             print(f"{elapsed_s:6.1f} s  waiting for {waiting}", flush=True)
+
+
+def _due(part: PartStatus) -> bool:
+    return not part.ready and part.state != "off"
 
 
 def _progress_table(parts: list[PartStatus], elapsed_s: float) -> Table:

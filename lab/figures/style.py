@@ -20,6 +20,7 @@ SERVICE_COLOURS = {
     Service.LLAMA_STACK: "#0072B2",
     Service.VLLM: "#D55E00",
     Service.VLLM_EMBED: "#CC79A7",
+    Service.VLLM_CANARY: "#E69F00",
     Service.TOOLS: "#009E73",
 }
 OTHER_SERVICE = "#56B4E9"

@@ -46,6 +46,7 @@ class Show:
 
     def part(self, parts: list[PartStatus], _elapsed_s: float) -> None:
         """The progress callback of lab.stack.up."""
+        parts = [p for p in parts if p.state != "off"]  # on demand, and nobody asked
         waiting = [p for p in parts if not p.ready]
         note = ", ".join(p.name for p in waiting)
         self._bar("stack", len(parts) - len(waiting), len(parts), note and f"waiting for {note}")

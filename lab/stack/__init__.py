@@ -1,6 +1,7 @@
 """The stack: vLLM, Llama Stack, tools, trace store and Prometheus as processes of this machine under one supervisor.
 
     up(settings)            stands everything up, returns the endpoints; a second call repairs what died
+    start(settings, name)   starts a part on demand, such as the canary; stop(settings, name) ends it
     require(settings, ...)  raises PartFailed, with the part's name and its log, unless the parts are ready
     status(settings)        one PartStatus a part
     logs(settings, ...)     log lines of one part or of all, or of one trace
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lab.settings import Settings
     from lab.stack.state import PartStatus
 
-__all__ = ["down", "logs", "require", "status", "up", "vector_store_id"]
+__all__ = ["down", "logs", "require", "start", "status", "stop", "up", "vector_store_id"]
 
 
 def up(
@@ -61,6 +62,24 @@ def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
     from lab.stack import control
 
     control.require(settings, *parts, wait_s=wait_s)
+
+
+def start(settings: Settings, *parts: str, wait_s: float = 300.0) -> None:
+    """Start parts on demand of a running lab, such as `vllm-canary`, and wait until they answer.
+
+    Raises NotUp if no lab is running, StackError for a part that is not on demand, PartFailed if it does not come up.
+    Does nothing where the lab is not local: there the other deployment is somebody else's to start.
+    """
+    from lab.stack import control
+
+    control.start(settings, *parts, wait_s=wait_s)
+
+
+def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
+    """End parts on demand. Raises as `start` does; does nothing where the lab is not local."""
+    from lab.stack import control
+
+    control.stop(settings, *parts, wait_s=wait_s)
 
 
 def logs(

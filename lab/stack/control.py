@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -103,11 +103,48 @@ def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
     limit = time.monotonic() + wait_s
     for name in wanted:
         while not (part := _part_now(state_dir, name)).ready:
+            if part.state == state.OFF:
+                raise StackError(f"{name} is off", had=part.what, do=f"start it with `lab up --with {name}`")
             if part.state in (state.FAILED, state.DEAD, state.STOPPED):
                 raise _part_failed(part, f"{name} is {part.state}", "run `lab up` to start it again")
             if time.monotonic() > limit:
                 raise _part_failed(part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log")
             time.sleep(POLL_S)
+
+
+def start(settings: Settings, *parts: str, wait_s: float = 300.0) -> None:
+    """See lab.stack.start."""
+    _switch(settings, parts, on=True)
+    require(settings, *parts, wait_s=wait_s)
+
+
+def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
+    """See lab.stack.stop."""
+    _switch(settings, parts, on=False)
+    limit = time.monotonic() + wait_s
+    for name in parts:
+        while settings.place == "local" and (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF:
+            if time.monotonic() > limit:
+                raise _part_failed(part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`")
+            time.sleep(POLL_S)
+
+
+def _switch(settings: Settings, parts: Sequence[str], *, on: bool) -> None:
+    """Tell the supervisor which parts on demand should run, and wait until it has turned to that."""
+    if settings.place != "local":
+        return
+    state_dir = settings.state_dir.resolve()
+    for name in parts:
+        if not _part_now(state_dir, name).on_demand:
+            do = "only parts on demand can be; `lab up` starts all others again"
+            raise StackError(f"{name} cannot be started or stopped alone", do=do)
+    found = _wait_for_state(state_dir)
+    now = state.wanted(state_dir)
+    state.write_wanted(state_dir, now | set(parts) if on else now - set(parts))
+    os.kill(found.supervisor_pid, signal.SIGHUP)
+    limit = time.monotonic() + REPAIR_BEGINS_S
+    while _wait_for_state(state_dir).repairs == found.repairs and time.monotonic() < limit:
+        time.sleep(POLL_S)
 
 
 def vector_store_id(settings: Settings, wait_s: float) -> str:
@@ -199,7 +236,7 @@ def _wait_until_up(
     while True:
         if progress:
             progress(found.parts, time.monotonic() - began)
-        wanted = [p for p in found.parts if p.essential or wait_for == "all"]
+        wanted = [p for p in found.parts if p.essential or (wait_for == "all" and p.state != state.OFF)]
         if not fresh and repairs and any(p.state == state.DEAD for p in wanted):
             repairs -= 1  # its death was noticed only after we had asked
             _ask_to_repair(state_dir)

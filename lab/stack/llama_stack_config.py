@@ -14,7 +14,7 @@ from lab.settings import Settings
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
 
-CHAT_PROVIDER, EMBED_PROVIDER = "vllm", "vllm-embed"
+CHAT_PROVIDER, EMBED_PROVIDER, CANARY_PROVIDER = "vllm", "vllm-embed", "vllm-canary"
 MAX_ANSWER_TOKENS = 256
 CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = 200, 20  # of tiktoken's: each of the help desk's documents is one chunk
 
@@ -24,13 +24,19 @@ def model_id(served_name: str) -> str:
     return f"{CHAT_PROVIDER}/{served_name}"
 
 
-def render(settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path) -> str:
+def render(settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path, canary: str = "") -> str:
     """config.yaml as text. Models are registered here: found by asking vLLM, they would come minutes late."""
-    return yaml.safe_dump(document(settings.model_name, ports, url, state / "llama-stack"), sort_keys=False)
+    whole = document(settings.model_name, ports, url, state / "llama-stack", canary)
+    return yaml.safe_dump(whole, sort_keys=False)
 
 
-def document(served_name: str, ports: dict[str, int], url: dict[str, str], folder: Path) -> dict[str, Any]:
-    """The configuration as a dictionary. `folder` holds its databases."""
+def document(
+    served_name: str, ports: dict[str, int], url: dict[str, str], folder: Path, canary: str = ""
+) -> dict[str, Any]:
+    """The configuration as a dictionary. `folder` holds its databases; `canary` is the name of a second chat model,
+    served at url["vllm_canary"] whenever that part runs."""
+    second = [_vllm(CANARY_PROVIDER, url["vllm_canary"], MAX_ANSWER_TOKENS)] if canary else []
+    second_model = [_model(canary, CANARY_PROVIDER, "llm")] if canary else []
     kv, sql = {"backend": "kv_default"}, {"backend": "sql_default"}
     writers = {"max_write_queue_size": 10000, "num_writers": 1}
     return {
@@ -41,6 +47,7 @@ def document(served_name: str, ports: dict[str, int], url: dict[str, str], folde
             "inference": [
                 _vllm(CHAT_PROVIDER, url["vllm"], MAX_ANSWER_TOKENS),
                 _vllm(EMBED_PROVIDER, url["vllm_embed"], MAX_ANSWER_TOKENS),
+                *second,
             ],
             "vector_io": [_provider("faiss", "inline::faiss", persistence={"namespace": "vector_io::faiss", **kv})],
             "files": [
@@ -80,6 +87,7 @@ def document(served_name: str, ports: dict[str, int], url: dict[str, str], folde
             "models": [
                 _model(served_name, CHAT_PROVIDER, "llm"),
                 _model(EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION),
+                *second_model,
             ],
             "shields": [],
             "vector_stores": [],

@@ -28,6 +28,7 @@ class Part:
     base: str = ""  # the part that forks it
     needs: tuple[str, ...] = ()  # parts that must be ready before this one is started
     task: bool = False
+    on_demand: bool = False  # started and stopped by name only (lab.stack.start)
     essential: bool = True  # an agent request needs it: if it fails at the start, nothing stays up
     startup_s: float = 300.0  # how long it may take until it is ready
     grace_s: float = 5.0  # how long it may take to end when asked to

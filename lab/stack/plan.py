@@ -16,6 +16,7 @@ from lab.stack.toolbox import Toolbox
 
 # macOS's frameworks do not survive a fork, nor does CUDA once it is initialised: there each server imports vLLM itself.
 CAN_FORK = sys.platform == "linux"
+CANARY = "lab-model-canary"  # a folder of data/, and the name under which it is served
 LAB_MODULES = {"PYTHONPATH": str(REPO)}
 
 
@@ -50,7 +51,7 @@ class _Lab:
 
 def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]) -> Plan:
     """All parts; none in place of an endpoint in `external`. Raises ModelError for a model folder that is not whole."""
-    own = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus")
+    own = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus", "vllm_canary")
     url = {name: f"http://{HOST}:{ports[name]}" for name in own} | external
     lab = _Lab(settings, tools, ports, external, url)
     parts = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
@@ -82,8 +83,11 @@ def _files(lab: _Lab) -> dict[Path, str]:
     scraped = prometheus_config.targets(lab.ports, lab.url, lab.external)
     return {
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
-        lab.file("prometheus.yml"): prometheus_config.render(scraped),
-        lab.file("llama-stack.yaml"): llama_stack_config.render(lab.settings, lab.ports, lab.url, lab.state),
+        lab.file("prometheus.yml"): prometheus_config.render(scraped, lab.file("on-demand-targets.json")),
+        lab.file("on-demand-targets.json"): "[]",
+        lab.file("llama-stack.yaml"): llama_stack_config.render(
+            lab.settings, lab.ports, lab.url, lab.state, CANARY if _has_canary(lab) else ""
+        ),
     }
 
 
@@ -142,14 +146,15 @@ def _prometheus(lab: _Lab) -> list[Part]:
 def _vllm(lab: _Lab) -> list[Part]:
     fork = CAN_FORK and lab.tools.vllm_build == "cpu"
     env = vllm_args.base_env(lab.tools.vllm_build, lab.tools.cache_dir, lab.file("vllm-logging.json"))
-    chat, embed = "vllm" not in lab.external, "vllm_embed" not in lab.external
-    servers = [*([_chat(lab)] if chat else []), *([_embeddings(lab)] if embed else [])]
+    servers = [_chat(lab)] if "vllm" not in lab.external else []
+    servers += [_embeddings(lab)] if "vllm_embed" not in lab.external else []
+    servers += [_canary(lab)] if _has_canary(lab) else []
     if not fork:
         command = (lab.tools.python_vllm, "-m", "vllm.entrypoints.openai.api_server")
         return [replace(s, argv=(*command, *s.argv), env=env | s.env) for s in servers]
     base = Part(
         name="vllm-base",
-        what="vLLM, imported once: the two vLLM servers are forked from it",
+        what="vLLM, imported once: the vLLM servers are forked from it",
         argv=(lab.tools.python_vllm, "-m", "lab.stack.vllm_base"),
         env=env,
         ready=Probe("imported"),
@@ -180,6 +185,38 @@ def _chat(lab: _Lab) -> Part:
         ready=Probe("chat", {"url": lab.url["vllm"], "model": served}),
         startup_s=300.0 if lab.tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
         endpoints={"vllm": lab.url["vllm"]},
+    )
+
+
+def _has_canary(lab: _Lab) -> bool:
+    """Whether there is a second model to compare with: only beside a vLLM and a Llama Stack of our own."""
+    ours = not {"vllm", "llama_stack"} & set(lab.external)
+    return ours and (lab.settings.data_dir / CANARY).is_dir()
+
+
+def _canary(lab: _Lab) -> Part:
+    """The chat model's earlier checkpoint, served beside it on demand and in just the same way."""
+    folder = str((lab.settings.data_dir / CANARY).resolve())
+    config = check_model_folder(Path(folder), do=f"restore data/{CANARY} with git")
+    server = vllm_args.VllmServer(
+        folder,
+        CANARY,
+        lab.ports["vllm_canary"],
+        lab.url["otlp"],
+        lab.tools.vllm_build,
+        max_context=config.get("max_position_embeddings"),
+        text_parts=joins_text_parts(Path(folder)),
+        extra=lab.settings.vllm_args,
+    )
+    return Part(
+        name="vllm-canary",
+        what=f"vLLM: serves the canary {folder}, on demand",
+        argv=tuple(vllm_args.chat_args(server)),
+        env=vllm_args.server_env(Service.VLLM_CANARY, folder),
+        port=server.port,
+        ready=Probe("chat", {"url": lab.url["vllm_canary"], "model": CANARY}),
+        essential=False,
+        on_demand=True,
     )
 
 

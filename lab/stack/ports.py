@@ -14,6 +14,7 @@ WISHED = {
     "otlp": 14318,
     "vllm": 18000,
     "vllm_embed": 18001,
+    "vllm_canary": 18002,
     "mcp": 18080,
     "llama_stack": 18321,
     "llama_stack_metrics": 19464,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -29,9 +31,14 @@ def essential_jobs(external: dict[str, str]) -> list[str]:
     return [job for job, endpoint in jobs.items() if endpoint not in external]
 
 
-def render(targets: dict[str, str], interval: str = SCRAPE_INTERVAL) -> str:
-    """prometheus.yml as text. `targets` is {job: host:port}."""
-    jobs = [{"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in sorted(targets.items())]
+def render(targets: dict[str, str], on_demand: Path | None = None, interval: str = SCRAPE_INTERVAL) -> str:
+    """prometheus.yml as text. `targets` is {job: host:port}; `on_demand` is a file of more, which Prometheus watches:
+    parts that are off must not look like parts that are down."""
+    jobs: list[dict[str, Any]] = [
+        {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in sorted(targets.items())
+    ]
+    if on_demand:
+        jobs.append({"job_name": "on-demand", "file_sd_configs": [{"files": [str(on_demand)]}]})
     document = {
         "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
         "scrape_configs": jobs,

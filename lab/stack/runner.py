@@ -103,7 +103,7 @@ class Runner:
         self.part, self.state_dir = part, state_dir
         self._runners, self._changed, self._zygote = runners, changed, zygote
         self.log_path = state_dir / "logs" / f"{part.name}.log"
-        self.state, self.error, self.waits_for = state.WAITING, "", ""
+        self.state, self.error, self.waits_for = state.OFF if part.on_demand else state.WAITING, "", ""
         self.pid: int | None = None
         self.create_time: float | None = None
         self.started_at: float | None = None
@@ -142,6 +142,11 @@ class Runner:
             self._sink.close()
             self._sink = None
 
+    async def switch_off(self) -> None:
+        """End a part on demand that is no longer asked for."""
+        await self.stop()
+        self._set(state.OFF)
+
     def processes(self) -> list[psutil.Process]:
         """The part's processes. Servers forked from vllm-base are parts of their own, not below it."""
         if self.pid is None:
@@ -165,6 +170,7 @@ class Runner:
             ready_after_s=self.ready_after_s,
             ready=self.state in (state.READY, state.DONE),
             essential=self.part.essential,
+            on_demand=self.part.on_demand,
             waits_for=self.waits_for,
             log=str(self.log_path),
             error=self.error,

@@ -15,9 +15,10 @@ from lab.settings import ENDPOINTS_FILE
 
 STACK_FILE = "stack.json"
 FOLDERS = ("logs", "run", "llama-stack")
+WANTED_FILE = Path("run") / "wanted.json"  # the parts on demand that were asked for
 
 # states of a part
-WAITING, STARTING, READY, DONE, FAILED, DEAD, STOPPED = (
+WAITING, STARTING, READY, DONE, FAILED, DEAD, STOPPED, OFF = (
     "waiting",  # for parts that it needs
     "starting",  # runs, does not answer yet
     "ready",
@@ -25,6 +26,7 @@ WAITING, STARTING, READY, DONE, FAILED, DEAD, STOPPED = (
     "failed",  # did not get ready
     "dead",  # was ready once, and is no more
     "stopped",
+    "off",  # a part on demand that nobody has asked for
 )
 
 
@@ -47,6 +49,7 @@ class PartStatus:
     pss_bytes: int = 0
     ready: bool = False
     essential: bool = True
+    on_demand: bool = False
     waits_for: str = ""
     log: str = ""
     error: str = ""
@@ -118,6 +121,19 @@ def read(state_dir: Path) -> StackState | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise StackError(f"{path} cannot be read", had=repr(e), do=f"remove {path}, then run `lab up`") from e
+
+
+def wanted(state_dir: Path) -> set[str]:
+    """The parts on demand that were asked for; none if that is not readable."""
+    try:
+        return set(json.loads((state_dir / WANTED_FILE).read_text()))
+    except (OSError, ValueError):
+        return set()
+
+
+def write_wanted(state_dir: Path, names: set[str]) -> None:
+    """Write which parts on demand should run; the supervisor reads it when it is sent a SIGHUP."""
+    write_json(state_dir / WANTED_FILE, sorted(names))
 
 
 def written_endpoints(state_dir: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """The process that starts the parts, watches them and takes them down. `python -m lab.stack.supervisor`.
 
 `lab up` starts it and reads the rest from stack.json, which this process writes on every change and every second.
-Signals: TERM ends everything, HUP starts again what is dead. It holds a lock on `run/supervisor.lock` while it lives,
+Signals: TERM ends everything, HUP starts again what is dead, starts the parts on demand that are asked for in
+`run/wanted.json` and ends the others of them. It holds a lock on `run/supervisor.lock` while it lives,
 so that nobody takes a dead supervisor's word for a living one's.
 """
 
@@ -22,7 +23,7 @@ from lab.settings import Settings, load_settings
 from lab.stack import processes, state
 from lab.stack.jsonlog import config as json_logging
 from lab.stack.plan import Plan, make_plan
-from lab.stack.ports import choose
+from lab.stack.ports import HOST, choose
 from lab.stack.runner import Runner, Zygote
 from lab.stack.state import StackState
 from lab.stack.toolbox import find_tools
@@ -31,6 +32,7 @@ log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
 COUNT_S = 10.0
 LOCK_FILE = Path("run") / "supervisor.lock"
+TARGETS_FILE = Path("run") / "on-demand-targets.json"  # Prometheus watches it: what is off is not down
 LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
 
 
@@ -52,6 +54,7 @@ class Supervisor:
         self._dirty = asyncio.Event()
         self._alive: list[tuple[int, float]] = []
         self._counted_at = 0.0
+        self._scraped: list[dict] | None = None  # what Prometheus was told last
 
     def publish(self) -> None:
         """Something changed: have stack.json written soon."""
@@ -61,7 +64,9 @@ class Supervisor:
         """Until told to stop, or until the first start has failed. Returns the exit status."""
         heart = asyncio.create_task(self._beat())
         state.write_endpoints(self.state_dir, self.plan.own_endpoints)
-        failed = not await self._start(list(self.runners.values())) and not self.stop_asked.is_set()
+        state.write_wanted(self.state_dir, set())
+        first = [r for r in self.runners.values() if not r.part.on_demand]
+        failed = not await self._start(first) and not self.stop_asked.is_set()
         self.phase = "failed" if failed else "up"
         while not failed and not self.stop_asked.is_set():
             self.publish()
@@ -92,9 +97,19 @@ class Supervisor:
         return ok
 
     async def _repair(self) -> None:
-        """Start what is not running, and what is forked from it. If that fails, only these are stopped again."""
-        broken = [r for r in self.runners.values() if r.is_broken()]
-        broken += [r for r in self.runners.values() if r.part.base in {b.part.name for b in broken} and r not in broken]
+        """Start what should run and does not, and what is forked from it. If that fails, only these are stopped again.
+
+        What runs on demand and is no longer asked for is ended.
+        """
+        wanted = state.wanted(self.state_dir)
+        on_demand = [r for r in self.runners.values() if r.part.on_demand]
+        off = [r for r in on_demand if r.part.name not in wanted]
+        for r in off:
+            if r.state != state.OFF:
+                await r.switch_off()
+        due = [r for r in self.runners.values() if r not in off]
+        broken = [r for r in due if r.is_broken() or r.state == state.OFF]
+        broken += [r for r in due if r.part.base in {b.part.name for b in broken} and r not in broken]
         self.phase = "starting"
         for r in broken:
             await r.stop()
@@ -121,6 +136,7 @@ class Supervisor:
                 self._count_processes()
             self._dirty.clear()
             self._write()
+            self._show_prometheus()
             await asyncio.sleep(0.1)
 
     def _count_processes(self) -> None:
@@ -147,6 +163,14 @@ class Supervisor:
                 vector_store_id=self._vector_store_id(),
             ),
         )
+
+    def _show_prometheus(self) -> None:
+        """Have the parts on demand scraped while they run, each as a job of its own name."""
+        ready = [r.part for r in self.runners.values() if r.part.on_demand and r.state == state.READY]
+        targets = [{"targets": [f"{HOST}:{p.port}"], "labels": {"job": p.name}} for p in ready]
+        if targets != self._scraped:
+            state.write_json(self.state_dir / TARGETS_FILE, targets)
+            self._scraped = targets
 
     def _vector_store_id(self) -> str:
         runner = self.runners.get("documents")

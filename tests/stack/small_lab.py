@@ -1,6 +1,7 @@
 """A lab of three small real processes, supervised as the big one is. Started by test_supervisor.py in its place.
 
-`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that is to end at once}.
+`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that is to end at once, "on_demand": name of a part
+that runs only when it is asked for}.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 
 from lab.settings import load_settings
 from lab.stack import supervisor
@@ -32,6 +34,8 @@ def make_plan(given: dict) -> Plan:
     argv = (sys.executable, "-c", "print('worked')")
     task = Part("task", "runs once", argv, Probe("exit"), task=True, essential=False)
     parts = [_failing(p) if p.name == given.get("fail") else p for p in (web, other, task)]
+    on_demand = given.get("on_demand")
+    parts = [replace(p, on_demand=True, essential=False) if p.name == on_demand else p for p in parts]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
     return Plan(tuple(parts), {}, endpoints, endpoints)
 
