@@ -3,7 +3,7 @@
 # Grafana, and removes everything again. Needs minikube with a container engine, 6 CPUs and 14 GiB. About 15 minutes at first.
 set -eu
 profile=llm-lab-smoke
-python=${CLUSTER_PYTHON:-.venvs/cluster/bin/python}
+python=${LAB_PYTHON:-.venvs/lab/bin/python}
 . lab/k8s/versions/versions.env
 command -v minikube >/dev/null || { echo "minikube is not installed: https://minikube.sigs.k8s.io/docs/start" >&2; exit 1; }
 

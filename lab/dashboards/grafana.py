@@ -109,4 +109,3 @@ def _stat(panel: Panel) -> stat.Panel:
 
 def _heatmap(panel: Panel) -> heatmap.Panel:
     return heatmap.Panel().unit(panel.unit)
-

@@ -135,7 +135,7 @@ RIGHT = Row(
             (
                 Query(
                     '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}'
-                    f"{R})) or vector(0)) / (sum(rate(llama_stack_requests_total{{job=\"llama-stack\"}}{R})) > 0)",
+                    f'{R})) or vector(0)) / (sum(rate(llama_stack_requests_total{{job="llama-stack"}}{R})) > 0)',
                     "errors",
                 ),
             ),

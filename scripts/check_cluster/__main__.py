@@ -16,6 +16,7 @@ from scripts.check_cluster import (
     metrics,
     network,
     pod_security,
+    policies,
     references,
     render,
     rules,
@@ -69,6 +70,7 @@ def _check() -> int:
         ),
         "custom resources": lambda: custom_resources.check(everything),
         "schemas of three releases": lambda: schemas.check(everything),
+        "policies (checkov)": lambda: policies.check(everything) + policies.unused(everything),
     }
     for name, check in checks.items():
         begun = time.perf_counter()

@@ -1,7 +1,6 @@
 """Custom resources against typed models of their CRDs: wrong values, missing fields, and unknown ones.
 
 The models ignore fields that they do not know, so each document is read and written again; what got lost is a fault.
-Needs cloudcoil's models, so it runs in .venvs/cluster.
 """
 
 from __future__ import annotations

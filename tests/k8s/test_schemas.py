@@ -1,4 +1,4 @@
-"""Schemas and models of custom resources; run by `make check-cluster`, whose environment has the packages."""
+"""Schemas of the built-in kinds, models of the custom resources."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import pytest
 from scripts.check_cluster import custom_resources, schemas
 from scripts.check_cluster.paths import K8S, OVERLAYS
 from scripts.check_cluster.render import folder
-
-pytest.importorskip("kubernetes_validate")
-pytest.importorskip("cloudcoil.models.keda")
 
 
 def test_all_overlays_fit_three_releases_of_kubernetes(overlay: Callable) -> None:

@@ -21,8 +21,8 @@ NAMED = {
     *("prometheus-api-client", "opentelemetry-sdk", "llama-stack-client"),
 }
 
-# Imported in vLLM's environment, or by what only a cluster needs, which has requirements of its own.
-ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grafana_foundation_sdk", "kubernetes", "urllib3"}
+# Imported in vLLM's environment.
+ELSEWHERE = {"vllm", "torch", "transformers", "uvloop"}
 
 
 def _name(requirement: str) -> str:

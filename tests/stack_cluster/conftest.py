@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from lab.settings import Settings, load_settings
 from tests.stack_cluster.fake_cluster import FakeCluster, fake_kubectl, kubeconfig
-
-# The official client is in the environment of `make check-cluster` only.
-collect_ignore_glob = [] if find_spec("kubernetes") else ["test_*.py"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,42 @@
+"""What checkov says of the manifests; its environment is built by `make check-cluster`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from scripts.check_cluster import policies
+from scripts.check_cluster.paths import K8S, OVERLAYS
+from scripts.check_cluster.render import folder
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not policies.PROGRAM.exists(), reason="checkov is installed by `make check-cluster`"),
+]
+
+
+def test_no_policy_fails_but_those_with_a_reason(overlay: Callable) -> None:
+    """Over all overlays; and no exception is there that nothing needs any more."""
+    documents = [d for name in OVERLAYS for d in overlay(name)] + folder(K8S / "load")
+    assert policies.check(documents) == []
+    assert policies.unused(documents) == []
+    assert all(len(a.why) > 20 for a in policies.ACCEPTED.values())
+
+
+def test_policies_finds_faults_that_are_not_accepted(overlay: Callable, one: Callable, container: Callable) -> None:
+    """A secret in the environment of a part that has no reason for it, the host's network, the default namespace."""
+    documents = overlay("minikube-cpu")
+    tools = one(documents, "Deployment", "lab-tools")
+    reference = {"secretKeyRef": {"name": "grafana-admin", "key": "password"}}
+    container(documents, "lab-tools")["env"].append({"name": "PASSWORD", "valueFrom": reference})
+    tools["spec"]["template"]["spec"]["hostNetwork"] = True
+    tools["metadata"]["namespace"] = "default"
+    found = "\n".join(policies.check([tools]))
+    assert "CKV_K8S_35" in found and "CKV_K8S_19" in found and "CKV_K8S_21" in found
+
+
+def test_policies_finds_exceptions_that_nothing_needs(overlay: Callable, one: Callable) -> None:
+    """Without the exporter, its exceptions are stale."""
+    found = policies.unused([one(overlay("minikube-cpu"), "Deployment", "lab-tools")])
+    assert any("CKV_K8S_39 need not be accepted" in p for p in found)
