@@ -192,6 +192,10 @@ class Metric:
     PREFILL = "vllm:request_prefill_time_seconds"
     DECODE = "vllm:request_decode_time_seconds"
     INFERENCE = "vllm:request_inference_time_seconds"
+    STEP_TOKENS = "vllm:iteration_tokens_total"  # a histogram, despite its name: tokens of each step of the engine
+    FLOPS = "vllm:estimated_flops_per_gpu_total"  # these three with --enable-mfu-metrics only
+    READ_BYTES = "vllm:estimated_read_bytes_per_gpu_total"
+    WRITE_BYTES = "vllm:estimated_write_bytes_per_gpu_total"
 
 
 # Prometheus scrape jobs, the same names locally and on a cluster.

@@ -7,6 +7,7 @@ from lab.frames.requests import PHASES, request_frame
 from lab.frames.series import series_frame
 from lab.frames.spans import spans_frame
 from lab.frames.trees import trace_tree
+from lab.frames.turns import turn_frame
 
 __all__ = [
     "PHASES",
@@ -17,4 +18,5 @@ __all__ = [
     "spans_frame",
     "trace_problems",
     "trace_tree",
+    "turn_frame",
 ]
