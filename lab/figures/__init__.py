@@ -1,5 +1,6 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
+from lab.figures.bills import machine_costs, prices
 from lab.figures.dashboard import dashboard
 from lab.figures.dashboard import draw as dashboard_panel
 from lab.figures.intervals import interval_bars
@@ -17,7 +18,9 @@ __all__ = [
     "dashboard_panel",
     "ecdf",
     "interval_bars",
+    "machine_costs",
     "phases",
+    "prices",
     "quantile_intervals",
     "timeline",
     "tokens_cost",
