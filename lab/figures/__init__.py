@@ -1,10 +1,19 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
 from lab.figures.bills import machine_costs, prices
+from lab.figures.capacity import (
+    backlogs,
+    engine_parts,
+    gauge_against_truth,
+    load_latency,
+    service_line,
+    throughput_goodput,
+)
 from lab.figures.dashboard import dashboard
 from lab.figures.dashboard import draw as dashboard_panel
 from lab.figures.intervals import interval_bars
 from lab.figures.latency import ecdf, phases
+from lab.figures.lengths import critical_bars, growth, said_against_truth
 from lab.figures.quantiles import quantile_intervals
 from lab.figures.style import STYLE
 from lab.figures.timeline import timeline
@@ -14,14 +23,23 @@ from lab.figures.waterfall import waterfall
 
 __all__ = [
     "STYLE",
+    "backlogs",
+    "critical_bars",
     "dashboard",
     "dashboard_panel",
     "ecdf",
+    "engine_parts",
+    "gauge_against_truth",
+    "growth",
     "interval_bars",
+    "load_latency",
     "machine_costs",
     "phases",
     "prices",
     "quantile_intervals",
+    "said_against_truth",
+    "service_line",
+    "throughput_goodput",
     "timeline",
     "tokens_cost",
     "tool_confusion",

@@ -14,10 +14,28 @@ from lab.measures.quality import wilson
 
 @dataclass(frozen=True)
 class Slo:
-    """What a request must keep to be a good one: time to first token and the whole. inf: no bound."""
+    """What a request must keep to be a good one: time to first token, mean time between its tokens, and the whole.
+    inf: no bound."""
 
     ttft_s: float = math.inf
     e2e_s: float = math.inf
+    itl_s: float = math.inf
+
+    def kept(self, frame: pd.DataFrame) -> np.ndarray:
+        """One bool a request: answered, and within every bound.
+
+        A bound on the first token is not kept by a request that has none; one between tokens is kept by a request of a
+        single token, which has nothing between. `itl_s` is held against the request's mean: (last token - first token)
+        / (tokens - 1).
+        """
+        good = (frame["status"] == "ok").to_numpy(bool) & (frame["e2e_s"] <= self.e2e_s).to_numpy(bool)
+        if math.isfinite(self.ttft_s):
+            good &= (frame["ttft_s"] <= self.ttft_s).to_numpy(bool)
+        if math.isfinite(self.itl_s):
+            more = (frame["completion_tokens"] - 1).clip(lower=1)
+            itl = (frame["last_token_at"] - frame["first_token_at"]) / more
+            good &= ((itl <= self.itl_s) | (frame["completion_tokens"] == 1)).to_numpy(bool)
+        return good
 
 
 @dataclass(frozen=True)
@@ -41,10 +59,7 @@ def goodput(frame: pd.DataFrame, slo: Slo, window_s: float) -> Goodput:
     """
     if not window_s > 0:
         raise FrameError("the window must be longer than nothing", had=f"{window_s} s")
-    ok = (frame["status"] == "ok").to_numpy(bool)
-    good = ok & (frame["e2e_s"] <= slo.e2e_s).to_numpy(bool)
-    if math.isfinite(slo.ttft_s):
-        good &= (frame["ttft_s"] <= slo.ttft_s).to_numpy(bool)
+    ok, good = (frame["status"] == "ok").to_numpy(bool), slo.kept(frame)
     share, low, high = wilson(int(good.sum()), len(frame))
     return Goodput(good.sum() / window_s, ok.sum() / window_s, share, low, high, len(frame))
 

@@ -1,0 +1,88 @@
+"""How time grows with tokens, and what a histogram's default buckets make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from lab.figures.style import figure, need_rows
+
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+
+
+@figure
+def growth(
+    points: Mapping[str, tuple[Any, Any]], lines: Mapping[str, Any] | None = None, *, xlabel: str, ylabel: str, ax: Axes
+) -> Axes:
+    """Points (x, seconds) of one or more kinds, drawn in milliseconds, each with its fitted line (`lab.measures.Slope`)
+    where given. Raises FrameError where there is no point."""
+    need_rows([x for xs, _ in points.values() for x in xs], "points")
+    for colour, (name, (x, y)) in zip(_COLOURS, points.items(), strict=False):
+        xs, ys = np.asarray(x, float), np.asarray(y, float) * 1e3
+        label = f"{name} (n={len(xs)})"
+        if lines and name in lines:
+            one = lines[name]
+            ends = np.array([np.nanmin(xs), np.nanmax(xs)])
+            ax.plot(ends, one.at(ends) * 1e3, color=colour, linewidth=1.4)
+            label = f"{name}: {one.per_x * 1e6:.3g} µs a token [{one.low * 1e6:.3g}, {one.high * 1e6:.3g}]"
+        ax.plot(xs, ys, "o", markersize=4, alpha=0.5, color=colour, markeredgewidth=0, label=label)
+    ax.set_xlim(left=0)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(loc="upper left", fontsize=9)
+    return ax
+
+
+@figure
+def said_against_truth(table: pd.DataFrame, *, ax: Axes) -> Axes:
+    """What default buckets would have said beside the truth, one row a quantity and quantile, on a logarithmic axis.
+
+    `table` is `lab.measures.said_by_buckets(...)`. The band is the bucket, all that the histogram knows. Raises
+    FrameError without rows.
+    """
+    need_rows(table, "quantiles")
+    left = min(table["truth_low"].min(), table["said"].min()) * 0.5
+    for y, row in enumerate(table.itertuples()):
+        low, high = max(row.low, left), row.high if np.isfinite(row.high) else row.said * 3
+        ax.barh(y, high - low, left=low, height=0.55, color="#CC79A7", alpha=0.25, linewidth=0)
+        ax.plot([row.truth, row.said], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
+        spread = [[row.truth - row.truth_low], [row.truth_high - row.truth]]
+        ax.errorbar(row.truth, y, xerr=spread, fmt="o", color="#0072B2", capsize=3)
+        ax.plot(row.said, y, "D", color="#CC79A7", markersize=6)
+        ax.annotate(f"{row.said / row.truth:.1f}x", (max(row.said, row.truth), y), xytext=(8, 0),
+                    textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(left, ax.get_xlim()[1] * 1.4)
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.set_yticks(range(len(table)), [f"{row.what}  p{row.q * 100:g}" for row in table.itertuples()])
+    ax.set_ylim(len(table) - 0.4, -0.6)
+    ax.set_xlabel("seconds\ncircle: truth with its interval; diamond: what the dashboard shows; band: the bucket")
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+@figure
+def critical_bars(table: pd.DataFrame, colours: Mapping[str, str] | None = None, *, rows: int = 12, ax: Axes) -> Axes:
+    """Share of the critical path by span, the longest first; `table` is `lab.measures.critical_path(...)`. What is not
+    among the first `rows` is one bar of its own. Raises FrameError without rows."""
+    need_rows(table, "spans on a critical path")
+    shown, rest = table.head(rows), table.iloc[rows:]
+    names = [f"{r.service}: {r.name}" for r in shown.itertuples(index=False, name="Row")]
+    shares, services = shown["share_ratio"].tolist(), shown["service"].tolist()
+    if len(rest):
+        names, services = [*names, f"{len(rest)} others"], [*services, ""]
+        shares.append(float(rest["share_ratio"].sum()))
+    bars = ax.barh(
+        range(len(names)), np.array(shares) * 100, color=[(colours or {}).get(s, "#999999") for s in services]
+    )
+    ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_xlabel("percent of the time on the critical path")
+    ax.grid(axis="y", visible=False)
+    return ax
