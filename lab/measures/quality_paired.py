@@ -1,0 +1,138 @@
+"""Two versions on the same requests: the difference, its interval and test, and how many pairs it takes to see one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lab.errors import FrameError
+from lab.measures.quality import paired_difference, wilson
+
+MOST_PAIRS = 5000  # who needs more than that will not wait for it
+_TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
+
+
+def pair_up(a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")) -> pd.DataFrame:
+    """The requests that both frames have, one row each, columns as (`a` or `b`, column), indexed by `on`.
+
+    Raises FrameError where a request is there twice, or none is in both.
+    """
+    sides = [frame.set_index(list(on)) for frame in (a, b)]
+    if any(side.index.has_duplicates for side in sides):
+        raise FrameError(f"requests are not told apart by {', '.join(on)}", do="compare one run with one run")
+    paired = pd.concat(sides, axis=1, join="inner", keys=["a", "b"])
+    if paired.empty:
+        raise FrameError("no request is in both runs", do="drive both with the same seed and number of requests")
+    return paired
+
+
+def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame:
+    """Each outcome of `pair_up` in a and in b, one row each: `a_ratio`, `b_ratio`, `difference_ratio` (b - a) with
+    `low_ratio` and `high_ratio` (95 %), `only_a`, `only_b`, `n`, `p_value` (McNemar, exact), `p_holm`.
+
+    A pair counts where both sides are known. The interval is Newcombe's for paired shares (1998, "Improved confidence
+    intervals for the difference between binomial proportions based on paired data", method 10). `p_holm` is corrected
+    for looking at all these outcomes at once.
+    """
+    rows = []
+    for outcome in outcomes:
+        known = pairs[[("a", outcome), ("b", outcome)]].dropna().astype(bool)
+        first, second = known.iloc[:, 0].to_numpy(), known.iloc[:, 1].to_numpy()
+        found = paired_difference(first, second)
+        low, high = paired_interval(int((first & second).sum()), found.only_a, found.only_b, found.n)
+        shares = (first.mean(), second.mean()) if found.n else (math.nan, math.nan)
+        rows.append(
+            [outcome, *shares, found.difference_ratio, low, high, found.only_a, found.only_b, found.n, found.p_value]
+        )
+    names = ["a_ratio", "b_ratio", "difference_ratio", "low_ratio", "high_ratio", "only_a", "only_b", "n", "p_value"]
+    table = pd.DataFrame(rows, columns=["outcome", *names]).set_index("outcome")
+    table["p_holm"] = holm(table["p_value"])
+    return table
+
+
+def paired_interval(both: int, only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """95 % interval of share(b) - share(a) from the four counts of a paired table; (-1, 1) of none.
+
+    Newcombe's method 10: the two Wilson intervals, squared and added, less what the pairs have in common (phi).
+    """
+    if n == 0:
+        return -1.0, 1.0
+    neither = n - both - only_a - only_b
+    p_b, low_b, high_b = wilson(both + only_b, n)
+    p_a, low_a, high_a = wilson(both + only_a, n)
+    phi = _phi(both, only_a, only_b, neither)
+    below = (p_b - low_b) ** 2 - 2 * phi * (p_b - low_b) * (high_a - p_a) + (high_a - p_a) ** 2
+    above = (high_b - p_b) ** 2 - 2 * phi * (high_b - p_b) * (p_a - low_a) + (p_a - low_a) ** 2
+    d = p_b - p_a
+    return max(-1.0, d - math.sqrt(max(0.0, below))), min(1.0, d + math.sqrt(max(0.0, above)))
+
+
+def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    if margins == 0:
+        return 0.0
+    product, n = both * neither - only_a * only_b, both + only_a + only_b + neither
+    corrected = max(product - n / 2, 0) if product > 0 else product  # Newcombe's correction for continuity
+    return corrected / math.sqrt(margins)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """p-values corrected for all of them being looked at: the chance of one false alarm among them stays below the
+    level (Holm 1979). NaN stays NaN and does not count."""
+    p = np.asarray(p_values, dtype=float)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    corrected = np.full(len(p), math.nan)
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected
+
+
+def paired_power(only_a_ratio: float, only_b_ratio: float, pairs: int, *, significance: float = 0.05) -> float:
+    """How probable it is that McNemar's exact test sees a difference in so many pairs, if it is what these shares of
+    discordant pairs say. Exact: summed over how many pairs disagree (Duffy 1984).
+    """
+    return float(power_curve(only_a_ratio, only_b_ratio, [pairs], significance=significance)[0])
+
+
+def power_curve(
+    only_a_ratio: float, only_b_ratio: float, pairs: Sequence[int], *, significance: float = 0.05
+) -> np.ndarray:
+    """`paired_power` for several numbers of pairs at once."""
+    discordant = only_a_ratio + only_b_ratio
+    if only_a_ratio < 0 or only_b_ratio < 0 or discordant > 1:
+        raise FrameError("shares of discordant pairs are needed", had=f"{only_a_ratio} and {only_b_ratio}")
+    if discordant == 0:
+        return np.zeros(len(pairs))
+    most = max(pairs)
+    seen = _seen_among(np.arange(most + 1), only_b_ratio / discordant, significance)
+    power = []
+    for n in pairs:
+        spread = _TAIL * math.sqrt(n * discordant * (1 - discordant)) + _TAIL
+        m = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
+        power.append(float((stats.binom.pmf(m, n, discordant) * seen[m]).sum()))
+    return np.array(power)
+
+
+def _seen_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarray:
+    """The chance that the binomial test of m discordant pairs is significant, where a share of them is b's."""
+    few = stats.binom.ppf(significance / 2, m, 0.5)
+    few = np.where(stats.binom.cdf(few, m, 0.5) > significance / 2, few - 1, few)  # the most that is still significant
+    return stats.binom.cdf(few, m, share_b) + stats.binom.sf(m - few - 1, m, share_b)
+
+
+def pairs_to_see(
+    only_a_ratio: float, only_b_ratio: float, *, significance: float = 0.05, power: float = 0.8
+) -> int | None:
+    """The fewest pairs from which on the difference is seen with this probability; None if more than `MOST_PAIRS`.
+
+    The exact test's power goes up and down a little from one number to the next: from this one on it stays above.
+    """
+    reached = power_curve(only_a_ratio, only_b_ratio, range(1, MOST_PAIRS + 1), significance=significance) >= power
+    below = np.flatnonzero(~reached)
+    first = int(below[-1]) + 2 if len(below) else 1
+    return first if first <= MOST_PAIRS else None
