@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     place: Literal["local", "cluster", "recorded"] = "local"
     state_dir: Path = Field(
         REPO / ".lab",
-        description="all state of one local lab: ports, logs, databases; of a recording, a folder of its own in .lab/",
+        description="all state of one local lab: ports, logs, databases; recordings and a cluster have a folder in it",
     )
     data_dir: Path = Field(REPO / "data", description="lab model, world, prices, recorded runs")
     recording: str = Field("first-look", description="the folder of data/recorded that the place `recorded` replays")
@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     ports: dict[str, int] = Field({}, description="ports that `lab up` must take, by name; others are chosen free")
     vllm_args: str = Field("", description="more arguments for the chat model's vLLM, as one would type them")
     timeout_s: float = Field(30.0, gt=0, description="for one question to a store")
+    cluster_context: str = Field("", description="the Kubernetes context of the place `cluster`; none is the default")
+    cluster_overlay: str = Field("", description="the folder of lab/k8s/overlays that the place `cluster` stands up")
 
     @classmethod
     def settings_customise_sources(
@@ -111,10 +113,13 @@ class _RunningStack(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields
         own: dict[str, Any] = {}
-        if self.current_state.get("place") == "recorded" and "state_dir" not in self.current_state:
-            # Beside a live lab, not in its place: both may be up at once.
-            name = str(self.current_state.get("recording", fields["recording"].default))
-            own["state_dir"] = fields["state_dir"].default / "recorded" / name
+        if "state_dir" not in self.current_state:
+            # Beside a local lab, not in its place: both may be up at once.
+            if self.current_state.get("place") == "recorded":
+                name = str(self.current_state.get("recording", fields["recording"].default))
+                own["state_dir"] = fields["state_dir"].default / "recorded" / name
+            elif self.current_state.get("place") == "cluster":
+                own["state_dir"] = fields["state_dir"].default / "cluster"
         state_dir = Path(own.get("state_dir") or self.current_state.get("state_dir", fields["state_dir"].default))
         path = state_dir / ENDPOINTS_FILE
         try:

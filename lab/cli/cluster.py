@@ -13,7 +13,8 @@ from lab.stack.cluster.rollout import WorkloadStatus
 
 def up(context: str, overlay: str) -> None:
     """Check the cluster, stand the overlay up, say what is waited for, print where everything is."""
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(place="cluster"), Console()
+    context, overlay = context or settings.cluster_context, overlay or settings.cluster_overlay
     for finding in cluster.preflight(settings, context, overlay):
         mark = "[green]good[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]careful[/]"
         fix = "" if finding.ok else f"; fix: {finding.fix}"
@@ -25,13 +26,15 @@ def up(context: str, overlay: str) -> None:
 
 def down(context: str) -> None:
     """Take it down, say what went."""
-    removed = cluster.down(load_settings(), context)
+    settings = load_settings(place="cluster")
+    removed = cluster.down(settings, context or settings.cluster_context)
     print("\n".join(f"removed {name}" for name in removed) or "there was nothing of the lab in that cluster")
 
 
 def status(context: str) -> int:
     """A line a workload; 1 if one is not ready or there is none."""
-    rows = cluster.status(load_settings(), context)
+    settings = load_settings(place="cluster")
+    rows = cluster.status(settings, context or settings.cluster_context)
     for r in rows:
         state = "ready" if r.ready else "NOT READY"
         print(f"{state:<10}{r.namespace:<14}{r.kind:<12}{r.name:<18}{r.progress}  {r.why}")

@@ -18,6 +18,7 @@ import pandas as pd
 from lab import stack
 from lab.errors import NotUp
 from lab.frames import histogram_frame, increase_exact, request_frame, spans_frame, trace_problems
+from lab.kit import clusters
 from lab.schema import PHASES, Metric
 from lab.settings import Settings, load_settings
 from lab.stores import Arrival, Prometheus, Tempo
@@ -47,8 +48,13 @@ class Observation:
 def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") -> Settings:
     """Settings of a lab that is up: started if it was not, with the ports that were free.
 
-    `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises.
+    `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises; for the place `cluster`, what
+    `lab.kit.clusters.stand_up` raises.
     """
+    if place == "cluster":
+        settings = clusters.stand_up()
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        return settings
     stack.up(load_settings(place=place), wait_for=wait_for)
     # One line for every HTTP request would bury a notebook's own output: llama-stack-client's import switches them on.
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -93,7 +99,9 @@ def _actual(call: dict[str, Any]) -> ActualCall:
 
 
 def status_frame(settings: Settings) -> pd.DataFrame:
-    """One row a part of the running lab: part, state, what, port, rss_mib, log. Raises NotUp if nothing runs."""
+    """One row a part of the running lab (in a cluster, a pod): part, state, port, rss_mib, what. Raises NotUp."""
+    if settings.place == "cluster":
+        return clusters.status_frame(settings)
     parts = stack.status(settings)
     if not parts:
         raise NotUp("no part of the lab runs", had=f"state folder {settings.state_dir}", do="run `lab up`")
@@ -111,7 +119,8 @@ def tools_frame(settings: Settings) -> pd.DataFrame:
     """The tools that the MCP server offers, as it describes them: tool, description, parameters, writes."""
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     headers = {"accept": "application/json, text/event-stream"}
-    answer = httpx.post(f"{settings.endpoint('mcp')}/mcp", json=message, headers=headers, timeout=settings.timeout_s)
+    url = clusters.tools_url(settings) if settings.place == "cluster" else settings.endpoint("mcp")
+    answer = httpx.post(f"{url}/mcp", json=message, headers=headers, timeout=settings.timeout_s)
     tools = answer.raise_for_status().json()["result"]["tools"]
     return pd.DataFrame(
         {

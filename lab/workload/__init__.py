@@ -11,6 +11,7 @@ from lab.workload.make import make_plan, plan_of
 from lab.workload.plan import Plan, PlannedRequest, with_api, with_model
 from lab.workload.play import run_plan
 from lab.workload.run import Lag, Run
+from lab.workload.shards import join_shards
 from lab.world.scenarios import make_scenarios
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Ramp",
     "Run",
     "Users",
+    "join_shards",
     "main",
     "make_plan",
     "make_scenarios",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.settings import Settings, load_settings
+from lab.stack.cluster import rollout
 from tests.stack_cluster.fake_cluster import FakeCluster, fake_kubectl, kubeconfig
 
 
@@ -38,3 +39,10 @@ def cluster(tmp_path: Path, rendered: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def settings(tmp_path: Path) -> Settings:
     """With an empty state folder."""
     return load_settings(state_dir=tmp_path / "state")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes in the fake cluster by waiting."""
+    monkeypatch.setattr(rollout, "POLL_S", 0.02)
+    monkeypatch.setattr(rollout.wait, "__defaults__", (0.02,))

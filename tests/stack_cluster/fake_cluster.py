@@ -28,6 +28,7 @@ class FakeCluster:
         self.objects: dict[str, dict[str, Any]] = {}
         self.refuse: dict[tuple[str, str], int] = {}
         self.asked: list[tuple[str, str]] = []
+        self.logs: dict[str, str] = {}  # {pod: what it printed}
         self.sticky: set[str] = set()  # paths that a DELETE does not remove: finalizers
         fake = self
 
@@ -78,6 +79,8 @@ class FakeCluster:
             if path not in self.sticky:
                 self.objects = {k: v for k, v in self.objects.items() if k != path and not k.startswith(f"{path}/")}
             return _send(request, 200, {"kind": "Status"})
+        if path.endswith("/log") and (pod := path.split("/")[-2]) in self.logs:
+            return _send(request, 200, self.logs[pod])
         if path in self.objects:
             return _send(request, 200, self.objects[path])
         if path.rpartition("/")[2] in LISTS:
@@ -125,8 +128,8 @@ class FakeCluster:
         self.put(made, spec={}, status={"readyReplicas": 1})
 
 
-def _send(request: BaseHTTPRequestHandler, status: int, body: dict[str, Any]) -> None:
-    data = json.dumps(body).encode()
+def _send(request: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | str) -> None:
+    data = (body if isinstance(body, str) else json.dumps(body)).encode()
     request.send_response(status)
     request.send_header("Content-Type", "application/json")
     request.send_header("Content-Length", str(len(data)))
@@ -181,3 +184,8 @@ if "port-forward" in args:
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return program
+
+
+def applied(folder: Path) -> list[dict[str, Any]]:
+    """What the fake kubectl was given to apply."""
+    return [d for d in yaml.safe_load_all((folder / "applied.yaml").read_text()) if d]

@@ -9,43 +9,29 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from lab.errors import PartFailed, StackError, WorkloadError
+from lab.errors import PartFailed, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack.cluster import control, forward, kubectl, rollout
+from lab.stack.cluster import forward, kubectl, rollout, ways
 from lab.stack.cluster.api import PART_OF, Api
-from tests.stack_cluster.fake_cluster import FakeCluster
+from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
 OURS = dict([PART_OF.split("=")])
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing changes in the fake cluster by waiting."""
-    monkeypatch.setattr(rollout, "POLL_S", 0.02)
-    monkeypatch.setattr(rollout.wait, "__defaults__", (0.02,))
-
-
-def _applied(tmp_path: Path) -> list[dict]:
-    return [d for d in yaml.safe_load_all((tmp_path / "applied.yaml").read_text()) if d]
-
-
-def test_up_applies_in_two_steps_waits_and_opens_ways(
-    cluster: FakeCluster, settings: Settings, tmp_path: Path
-) -> None:
+def test_up_applies_in_two_steps_waits_and_opens_ways(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
     """Namespaces first; server-side, by our field manager, in the named context; then forwards that really answer."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
         urls = driver.up(settings, "fake", "minikube-cpu", wait_s=5)
-        assert urls.keys() == {*control.SERVICES, "mcp"} and urls["mcp"] == control.TOOLS_INSIDE
+        assert urls.keys() == ways.SERVICES.keys() and urls["mcp"] == ways.TOOLS_INSIDE
         assert all(forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp")
         assert load_settings(state_dir=settings.state_dir).endpoint("grafana") == urls["grafana"]
         calls = [line for line in (tmp_path / "calls.log").read_text().splitlines() if " apply " in line]
         assert len(calls) == 2 and all("--context fake apply --server-side" in c for c in calls)
-        kinds = [d["kind"] for d in _applied(tmp_path)]
+        kinds = [d["kind"] for d in applied(tmp_path)]
         assert kinds.index("Namespace") == 0 and "Namespace" not in kinds[2:]
         secret = cluster.objects["api/v1/namespaces/llm-lab-obs/secrets/grafana-admin"]
         assert len(secret["stringData"]["password"]) >= 20
@@ -155,37 +141,9 @@ def test_down_says_what_does_not_go(cluster: FakeCluster, settings: Settings) ->
         driver.down(settings, "fake", wait_s=0.1)
 
 
-def test_load_gives_every_pod_its_shard_of_one_plan(
-    cluster: FakeCluster, settings: Settings, tmp_path: Path
-) -> None:
-    """One ConfigMap, one Job of N pods, the same run and the same start for all."""
-    plan = tmp_path / "plan.jsonl"
-    plan.write_text('{"plan": 1}\n')
-    run_id = driver.load(settings, "fake", plan, shards=5, lead_s=60)
-    (job,) = [d for d in _applied(tmp_path) if d["kind"] == "Job"]
-    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 5
-    env = {v["name"]: v["value"] for v in job["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert env["SHARDS"] == "5" and env["RUN_ID"] == run_id
-    assert 30 < float(env["START_AT"]) - time.time() < 61
-    assert "api/v1/namespaces/llm-lab/configmaps/load-plan" in cluster.objects
-
-
-def test_load_refuses_a_plan_that_cannot_go(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
-    """No file; too large for a ConfigMap; no pods."""
-    with pytest.raises(WorkloadError, match="cannot be read"):
-        driver.load(settings, "fake", tmp_path / "none", shards=1)
-    large = tmp_path / "large"
-    large.write_bytes(os.urandom(2_000_000))
-    with pytest.raises(WorkloadError, match="too large"):
-        driver.load(settings, "fake", large, shards=1)
-    large.write_text("x")
-    with pytest.raises(WorkloadError, match="at least one"):
-        driver.load(settings, "fake", large, shards=0)
-
-
 def test_a_forward_that_dies_is_started_again_and_ends_when_told(cluster: FakeCluster, tmp_path: Path) -> None:
     """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
-    port = control._free_from(13300, set())
+    port = ways.free_from(13300, set())
     kept = forward.Forward("x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000))
     kept.start()
     try:
@@ -206,7 +164,7 @@ def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
     program = tmp_path / "kubectl"
     text = program.read_text().replace('if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n')
     program.write_text(text)
-    monkeypatch.setattr(control, "FORWARDS_UP_S", 1.0)
+    monkeypatch.setattr(ways, "FORWARDS_UP_S", 1.0)
     with pytest.raises(StackError, match="no way to"):
         driver.up(settings, "fake", "minikube-cpu", wait_s=5)
     assert not (settings.state_dir / "cluster.json").exists()
@@ -218,14 +176,14 @@ def test_inside_a_cluster_no_forward_is_needed(
     """A notebook in a pod uses the Services' names."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     documents = kubectl.render("minikube-cpu")
-    urls = control._open_ways(kubectl.named("fake"), settings.state_dir, "minikube-cpu", documents, settings)
+    urls = ways.open_ways(kubectl.named("fake"), settings, "minikube-cpu", documents)
     assert urls["tempo"] == "http://tempo.llm-lab-obs.svc:3200"
     assert json.loads((settings.state_dir / "endpoints.json").read_text()) == urls
 
 
 def test_the_way_follows_a_name_that_points_elsewhere() -> None:
     """With somebody else's Prometheus, the forward goes to its Service: an ExternalName cannot be forwarded."""
-    found = control._services(kubectl.render("cluster-existing-prometheus"))
+    found = ways._services(kubectl.render("cluster-existing-prometheus"))
     assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
 
 

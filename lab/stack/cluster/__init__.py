@@ -3,7 +3,10 @@
     preflight(settings, context, overlay)   what the cluster lacks, each with its fix
     up(settings, context, overlay)          applies, waits, opens the ways; returns {endpoint: URL}
     status(settings, context)               one row a workload
+    connection(settings)                    the cluster that `up` has opened ways to
+    pods(settings, context)                 one row a pod: state, restarts, memory
     load(settings, context, plan, shards)   drives a saved plan from so many pods
+    collect(settings, context, run_id, to)  waits for them and brings their records back
     down(settings, context)                 removes what is ours and nothing else
 
 `kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client does the rest.
@@ -18,10 +21,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lab.settings import Settings
+    from lab.stack.cluster.listing import PodStatus
     from lab.stack.cluster.needs import Finding
     from lab.stack.cluster.rollout import WorkloadStatus
+    from lab.stack.cluster.ways import Connection
 
-__all__ = ["OVERLAYS", "down", "load", "preflight", "status", "up"]
+__all__ = ["OVERLAYS", "collect", "connection", "down", "load", "pods", "preflight", "status", "up"]
 
 OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
 
@@ -57,14 +62,46 @@ def status(settings: Settings, context: str) -> list[WorkloadStatus]:
     return control.status(settings, context)
 
 
+def pods(settings: Settings, context: str) -> list[PodStatus]:
+    """How each pod of the lab is now; empty if there is none."""
+    from lab.stack.cluster import listing
+
+    return listing.pods(context)
+
+
+def connection(settings: Settings) -> Connection | None:
+    """Which context and overlay `up` stood up last from this state folder, and where its parts are; None if none."""
+    from lab.stack.cluster import ways
+
+    return ways.connection(settings)
+
+
 def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
     """Start a Job of `shards` pods that drive the saved plan together, beginning in `lead_s` s; returns the run's id.
 
     Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the Job is refused.
     """
-    from lab.stack.cluster import control
+    from lab.stack.cluster import shards as job
 
-    return control.load(settings, context, plan, shards, lead_s)
+    return job.start(context, plan, shards, lead_s)
+
+
+def collect(
+    settings: Settings,
+    context: str,
+    run_id: str,
+    out_dir: Path,
+    wait_s: float = 3600.0,
+    progress: Callable[[str, float], None] | None = None,
+) -> list[Path]:
+    """Wait until all shards of a load have ended; returns a folder for each with its records.parquet and run.json.
+
+    Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError for a record that is
+    not whole.
+    """
+    from lab.stack.cluster import shards as job
+
+    return job.collect(context, run_id, out_dir, wait_s, progress)
 
 
 def down(settings: Settings, context: str, wait_s: float = 600.0) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ class Api:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError as e:
-            do = "install kubernetes==37.0.2 into this environment (requirements/cluster.txt has its hashes)"
+            do = "run `make setup`, which installs it (requirements/lab.txt)"
             raise SetupError("the Python package kubernetes is not installed", do=do) from e
         try:
             # KUBECONFIG as it is now: the package looks at it once, when it is imported.
@@ -74,14 +75,22 @@ class Api:
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         return self._ask("DELETE", path, body=options) is not None
 
-    def _ask(
+    def text(self, path: str, **query: str) -> str:
+        """What is no JSON: a pod's log. Empty where there is none (404)."""
+        return (self._read("GET", path, query=query) or b"").decode(errors="replace")
+
+    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any] | None:
+        answer = self._read(method, path, **more)
+        return None if answer is None else json.loads(answer)
+
+    def _read(
         self,
         method: str,
         path: str,
         query: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         fine: tuple[int, ...] = (),
-    ) -> dict[str, Any] | None:
+    ) -> bytes | None:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -105,11 +114,22 @@ class Api:
         if not 200 <= answer.status <= 299:
             had = _words(answer.status, text)
             raise StackError(f"the API server refused {method} {path}", had=had, do=_advice(answer.status))
-        return json.loads(text)
+        return text
 
     def _silent(self, had: str) -> StackError:
         do = "check that the cluster is up (`minikube status`) and reachable from here"
         return StackError(f"the API server of {self.context} does not answer", had=had[:500], do=do)
+
+
+def remove_job(api: Api, namespace: str, name: str, poll_s: float, wait_s: float = 60.0) -> None:
+    """Delete a Job with its pods and wait until it is gone. Raises StackError if it does not go."""
+    path = f"apis/batch/v1/namespaces/{namespace}/jobs/{name}"
+    api.delete(path)
+    limit = time.monotonic() + wait_s
+    while api.get(path) is not None:
+        if time.monotonic() > limit:
+            raise StackError(f"the Job {name} of an earlier run does not go", do="remove it with kubectl delete job")
+        time.sleep(poll_s)
 
 
 def _words(status: int, text: bytes) -> str:

@@ -93,13 +93,14 @@ def _reason(api: Api, namespace: str, item: dict[str, Any]) -> tuple[str, bool]:
     spec = item["spec"]
     labels = spec.get("selector", {}).get("matchLabels") or spec["template"]["metadata"].get("labels", {})
     selector = ",".join(f"{k}={v}" for k, v in labels.items())
-    reasons = [r for pod in api.items("api/v1", "pods", selector, namespace) for r in _pod_reasons(pod)]
+    reasons = [r for pod in api.items("api/v1", "pods", selector, namespace) for r in pod_reasons(pod)]
     for reason, message, hopeless in reasons:
         return f"{reason}: {message}".rstrip(": "), hopeless
     return "", False
 
 
-def _pod_reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
+def pod_reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """(reason, message, whether waiting is in vain) of everything that keeps a pod from being ready."""
     now = pod.get("status", {})
     for condition in now.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":

@@ -1,0 +1,145 @@
+"""Load from many pods: an Indexed Job drives the shards of one plan; each pod's record comes back through its log."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import io
+import re
+import secrets
+import tarfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lab.errors import PartFailed, StackError, WorkloadError
+from lab.stack.cluster import kubectl as kube
+from lab.stack.cluster import rollout
+from lab.stack.cluster.api import PART_OF, Api, remove_job
+
+CONFIG_MAP_BYTES = 1_000_000  # the API server's limit is 1 MiB for the whole object
+JOB = "apis/batch/v1/namespaces/llm-lab/jobs/load"
+INDEX = "batch.kubernetes.io/job-completion-index"
+# What the pod prints around its packed record: lab/k8s/load/job.yaml.
+_RECORD = re.compile(r"^lab-run-begin (?P<sha256>[0-9a-f]{64})$(?P<body>.*?)^lab-run-end$", re.M | re.S)
+
+
+def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
+    """See lab.stack.cluster.load."""
+    kubectl = kube.named(context)
+    packed = _packed(plan, shards)
+    api = Api(context)
+    run_id = f"load-{datetime.now(UTC):%Y%m%dt%H%M%S}-{secrets.token_hex(2)}"
+    remove_job(api, "llm-lab", "load", rollout.POLL_S)
+    meta = {"name": "load-plan", "namespace": "llm-lab", "labels": dict([PART_OF.split("=")])}
+    data = {"plan.jsonl.gz": base64.b64encode(packed).decode()}
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": data}
+    api.replace_config_map("llm-lab", "load-plan", body)
+    documents = kube.render("load", kube.K8S)
+    job = next(d for d in documents if d["kind"] == "Job")
+    job["spec"] |= {"completions": shards, "parallelism": shards}
+    values = {"SHARDS": str(shards), "RUN_ID": run_id, "START_AT": f"{time.time() + lead_s:.3f}"}
+    for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
+        if variable["name"] in values:
+            variable["value"] = values[variable["name"]]
+    kubectl.apply(documents)
+    return run_id
+
+
+def collect(
+    context: str, run_id: str, out_dir: Path, wait_s: float, progress: Callable[[str, float], None] | None
+) -> list[Path]:
+    """See lab.stack.cluster.collect."""
+    kube.named(context)
+    api = Api(context)
+    shards = _wait(api, run_id, wait_s, progress)
+    pods = {int(p["metadata"]["annotations"][INDEX]): p for p in _pods(api)}
+    if missing := set(range(shards)) - pods.keys():
+        do = "drive the plan again; pods of a finished Job are kept for a day"
+        raise WorkloadError(f"the pods of shards {sorted(missing)} are gone, and their records with them", do=do)
+    return [_unpacked(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)]
+
+
+def _packed(plan: Path, shards: int) -> bytes:
+    try:
+        packed = gzip.compress(plan.read_bytes(), mtime=0)
+    except OSError as e:
+        do = "make one with `lab load --save-plan FILE`"
+        raise WorkloadError(f"the plan {plan} cannot be read", had=str(e), do=do) from e
+    if shards < 1:
+        raise WorkloadError("a load needs at least one pod", had=f"shards = {shards}", do="give 1 or more")
+    if len(packed) > CONFIG_MAP_BYTES:
+        raise WorkloadError(
+            "the plan is too large for a ConfigMap",
+            had=f"{len(packed):,} bytes compressed, {CONFIG_MAP_BYTES:,} fit",
+            do="make several shorter plans and drive them one after another",
+        )
+    return packed
+
+
+def _wait(api: Api, run_id: str, wait_s: float, progress: Callable[[str, float], None] | None) -> int:
+    """How many shards there are, once all have ended well."""
+    begun = time.monotonic()
+    while True:
+        job = api.get(JOB)
+        if job is None or _run_of(job) != run_id:
+            raise WorkloadError(f"the Job of run {run_id} is not there", do="a later load has taken its place")
+        now, shards, elapsed_s = job.get("status", {}), job["spec"]["completions"], time.monotonic() - begun
+        if progress:
+            progress(f"{now.get('succeeded', 0)} of {shards} shards have ended", elapsed_s)
+        if any(c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])):
+            raise _failure(api, f"a shard of {run_id} could not be driven")
+        if now.get("succeeded", 0) >= shards:
+            return shards
+        if elapsed_s > wait_s:
+            raise _failure(api, f"the load {run_id} has not ended after {wait_s:.0f} s")
+        time.sleep(rollout.POLL_S)
+
+
+def _failure(api: Api, happened: str) -> PartFailed:
+    """With the last words of the pods that did not end well."""
+    words = []
+    for pod in _pods(api):
+        if pod.get("status", {}).get("phase") != "Succeeded":
+            name = pod["metadata"]["name"]
+            last = _log(api, name, tailLines="5").strip()
+            why = "; ".join(f"{reason} {message}" for reason, message, _ in rollout.pod_reasons(pod))
+            words.append(f"{name}: {last or why or pod.get('status', {}).get('phase')}")
+    do = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
+    return PartFailed(happened, part="load", had="\n    ".join(words), do=do)
+
+
+def _pods(api: Api) -> list[dict[str, Any]]:
+    """The Job's pods, those that Kubernetes has given an index."""
+    found = api.items("api/v1", "pods", "app.kubernetes.io/name=load", "llm-lab")
+    return [p for p in found if INDEX in (p["metadata"].get("annotations") or {})]
+
+
+def _run_of(job: dict[str, Any]) -> str:
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    return next((v.get("value", "") for v in env if v["name"] == "RUN_ID"), "")
+
+
+def _log(api: Api, pod: str, **query: str) -> str:
+    try:
+        return api.text(f"api/v1/namespaces/llm-lab/pods/{pod}/log", container="load", **query)
+    except StackError as e:  # a container that never started has none
+        return str(e.had or e)
+
+
+def _unpacked(api: Api, pod: str, folder: Path) -> Path:
+    """The pod's record as files in `folder`. Raises WorkloadError unless it is whole."""
+    found = _RECORD.search(_log(api, pod))
+    packed = base64.b64decode(found["body"]) if found else b""
+    if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:
+        had = "its log is cut off" if found else "its log has no record: it may have been rotated (10 MiB by default)"
+        raise WorkloadError(
+            f"the record of pod {pod} is not whole", had=had, do="use more shards, so that each is less"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder
