@@ -11,7 +11,7 @@ from lab.workload import Lag, Plan, Poisson, Run, join_shards, make_plan, record
 
 def _run(plan: Plan, window: tuple[float, float] = (0.0, 1.0), lag: float = 0.0) -> Run:
     empty = {c.name: {"string": "", "json": [], "int64": 0, "float64": 0.0}[c.dtype] for c in CLIENT_RECORD}
-    rows = [empty | {"scenario_id": r.scenario_id, "sent_at": float(r.offset_s)} for r in plan.requests]
+    rows = [empty | {"scenario_id": r.scenario_id, "sent_at": r.offset_s or 0.0} for r in plan.requests]
     return Run("r", window, record.frame(rows), plan, Lag(loop_p99_s=lag))
 
 
