@@ -3,12 +3,13 @@
 `catalogue` defines the tools, once. `entities` has names and numbers, split into those that the model was trained on
 and those that it never saw. `facts` has the SQLite database and what each tool answers, `documents` what file search
 finds. `phrasings` is how people ask, split likewise; `scenarios` are questions with their ground truth, and `judge`
-holds an agent's calls and answer against it.
+holds an agent's calls and answer against it, `conduct` looks at how it got there.
 """
 
 from __future__ import annotations
 
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
+from lab.world.conduct import Conduct, conduct_of
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
 from lab.world.judge import ActualCall, Verdict, judge
 from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios, scenario_of
@@ -20,6 +21,7 @@ __all__ = [
     "TOOLS",
     "ActualCall",
     "Call",
+    "Conduct",
     "Parameter",
     "Scenario",
     "Tool",
@@ -28,6 +30,7 @@ __all__ = [
     "Verdict",
     "build_database",
     "call_tool",
+    "conduct_of",
     "judge",
     "make_scenarios",
     "memory_database",

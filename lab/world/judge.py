@@ -11,7 +11,9 @@ from typing import Any
 from lab.world.facts import TIMED_OUT
 from lab.world.scenarios import TICKET, Call, Turn
 
-_APOLOGY = {True: "did not answer", False: "could not find"}  # by: was it a time-out
+# What a right answer says after a tool has failed so; where the error does not say why, either will do: Llama Stack
+# passes on no more than "Error (code 1): None".
+_APOLOGIES = {TIMED_OUT: "did not answer", "unknown ": "could not find"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Verdict:
 
 def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, ...] = ()) -> Verdict:
     """Judge what the agent did in one turn. `offered` are the tools of the request; empty: do not check that."""
-    made = _without_repeats(calls)
-    expected = _without_repeats(list(turn.calls))
+    made = without_repeats(calls)
+    expected = without_repeats(list(turn.calls))
     stopped = bool(made) and made[-1].error
     if stopped:  # a tool that fails ends the chain: nothing after it can be expected
         expected = expected[: len(made)]
@@ -63,7 +65,9 @@ def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, 
     return Verdict(
         right_tool=right_tool,
         arguments_exact=right_tool and not extra and not malformed and all(exact for _, _, exact in arguments),
-        answer_states=all(_stated(value, answer) for value in _values(turn, made, stopped)),
+        answer_states=apologises(made[-1].output, answer)
+        if stopped
+        else all(stated(value, answer) for value in _values(turn, made)),
         needless_call=len(made) > len(expected),
         missing_call=len(made) < len(expected),
         not_offered_call=bool(offered) and any(c.tool not in offered for c in calls),
@@ -73,7 +77,13 @@ def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, 
     )
 
 
-def _without_repeats(calls: list[Any]) -> list[Any]:
+def apologises(error: str, answer: str) -> bool:
+    """Whether the answer says what went wrong, as far as the tool's error tells."""
+    fitting = [words for told, words in _APOLOGIES.items() if told in error]
+    return any(stated(words, answer) for words in fitting or _APOLOGIES.values())
+
+
+def without_repeats(calls: list[Any]) -> list[Any]:
     """Calls without those that failed and were made again just so: asking again after an error is right."""
     kept: list[Any] = []
     for call in calls:
@@ -83,22 +93,21 @@ def _without_repeats(calls: list[Any]) -> list[Any]:
     return kept
 
 
-def _values(turn: Turn, made: list[ActualCall | Call], stopped: bool) -> tuple[str, ...]:
-    if stopped:
-        return (_APOLOGY[TIMED_OUT in made[-1].output],)
+def _values(turn: Turn, made: list[ActualCall | Call]) -> tuple[str, ...]:
     if made and not turn.calls:
         return turn.states
     if turn.calls and turn.calls[-1].error and made:  # the tool that should have failed has answered
-        return _leaves(made[-1].output)
+        return leaves(made[-1].output)
     return tuple(_ticket_of(made) if value == TICKET else value for value in turn.states)
 
 
 def _ticket_of(made: list[ActualCall | Call]) -> str:
-    leaves = _leaves(made[-1].output) if made else ()
-    return leaves[0] if leaves else TICKET
+    found = leaves(made[-1].output) if made else ()
+    return found[0] if found else TICKET
 
 
-def _leaves(output: str) -> tuple[str, ...]:
+def leaves(output: str) -> tuple[str, ...]:
+    """The values of a tool's JSON result as text; the text itself where it is no JSON."""
     try:
         found = json.loads(output)
     except ValueError:
@@ -114,6 +123,6 @@ def _equal(actual: Any, wanted: Any) -> bool:
     return actual == wanted
 
 
-def _stated(value: str, answer: str) -> bool:
+def stated(value: str, answer: str) -> bool:
     """The value stands in the answer by itself, not as part of a longer number or word."""
     return re.search(rf"(?<![\w.-]){re.escape(value)}(?![\w-])(?!\.\d)", answer) is not None
