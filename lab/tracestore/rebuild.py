@@ -9,17 +9,22 @@ import duckdb
 import msgspec
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span, TracesData
 
+from lab.tracestore import extents
 from lab.tracestore.anyvalue import from_json
 from lab.tracestore.columns import PROMOTED
 
 
 def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
     """Every span of these traces, grouped by resource and scope, in the order of their start."""
+    extent = extents.of_traces(con, trace_ids)
+    if extent is None:
+        return TracesData()
+    there = f"start_ns BETWEEN {extent[0]:d} AND {extent[1]:d}"
     if len(trace_ids) == 1:
-        cursor = con.execute("SELECT * FROM spans WHERE trace_id = $id::UUID", {"id": str(trace_ids[0])})
+        cursor = con.execute(f"SELECT * FROM spans WHERE trace_id = $id::UUID AND {there}", {"id": str(trace_ids[0])})
     else:
         ids = {"ids": [str(t) for t in trace_ids]}
-        cursor = con.execute("SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[]))", ids)
+        cursor = con.execute(f"SELECT * FROM spans WHERE trace_id IN (SELECT unnest($ids::UUID[])) AND {there}", ids)
     names = [d[0] for d in cursor.description]
     rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     return _assemble(con, sorted(rows, key=lambda row: (row["start_ns"], row["span_id"])))

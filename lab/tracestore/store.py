@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from lab.tracestore import catalogue as cat
+from lab.tracestore import extents
 from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl
 from lab.tracestore.errors import StoreBroken
 
@@ -54,10 +55,12 @@ class SpanStore:
             ddl("resources", OWNER_COLUMNS),
             ddl("scopes", OWNER_COLUMNS),
             cat.DDL,
+            extents.DDL,
             "CREATE TABLE IF NOT EXISTS log_position (seq BIGINT)",
             "INSERT INTO log_position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM log_position)",
         ):
             self._con.execute(statement)
+        extents.fill_if_new(self._con)
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -130,6 +133,7 @@ class SpanStore:
         """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
         with self._transaction() as con:
             gone = con.execute("DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}).fetchone()[0]
+            extents.delete_before(con, cutoff_ns)
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
         if gone:
@@ -184,10 +188,14 @@ def _insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
         return 0
     con.register("new_spans", spans)
     source = "new_spans" if _all_distinct(spans) else "(SELECT DISTINCT ON (trace_id, span_id) * FROM new_spans)"
-    added = con.execute(
-        f"INSERT INTO spans SELECT * FROM {source} n WHERE NOT EXISTS "
-        "(SELECT 1 FROM spans s WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id)"
-    ).fetchone()[0]
+    sql, known = f"INSERT INTO spans SELECT * FROM {source} n", extents.of_table(con, "new_spans")
+    if known is not None:  # only then, and only there, may one of them be in the database already
+        sql += (
+            " WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id "
+            f"AND s.start_ns BETWEEN {known[0]:d} AND {known[1]:d})"
+        )
+    added = con.execute(sql).fetchone()[0]
+    extents.add(con, "new_spans")
     con.unregister("new_spans")
     return added
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from lab.tracestore.search import SearchRequest, search
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.parse import parse
@@ -51,10 +52,26 @@ def slow_answer(corpus: Corpus, query: ast.Query) -> Counter:
     return Counter((trace, frozenset(s.id for s in spans)) for trace, sets in found.items() for _, _, spans in sets)
 
 
+def searched(store: SpanStore, query: ast.Query, limit: int = 1000) -> list[tuple[int, list[frozenset[int]]]]:
+    """(trace, its spansets) in the order of a search."""
+    with store.reader() as con:
+        answer = search(store, con, SearchRequest(query, limit=limit, spans_per_set=1000))
+    return [
+        (int(t["traceID"], 16), [frozenset(int(span["spanID"], 16) for span in s["spans"]) for s in t["spanSets"]])
+        for t in answer["traces"]
+    ]
+
+
 def check(corpora: list[tuple[Corpus, SpanStore]], text: str) -> None:
     query = validate(parse(text))
     for corpus, store in corpora:
-        assert sql_answer(store, query) == slow_answer(corpus, query), text
+        expected = slow_answer(corpus, query)
+        assert sql_answer(store, query) == expected, text
+        found = searched(store, query)
+        assert Counter((trace, ids) for trace, sets in found for ids in sets) == expected, text
+        newest = {trace: max(corpus.by_id[trace, i].start for ids in sets for i in ids) for trace, sets in found}
+        assert [t for t, _ in found] == sorted(newest, key=lambda t: (-newest[t], t)), text
+        assert searched(store, query, limit=2) == found[:2], text
 
 
 @QUICK

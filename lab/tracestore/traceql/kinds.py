@@ -258,7 +258,8 @@ class PipelineReader:
         given = arguments.children if arguments else []
         if not given or given[0].data != "spanset" or len(given) not in (1, 2, 4):
             raise self.b.fail("compare() takes a span filter, then optionally how many values, start and end", pos)
-        self.b.numbers(given[1:], "compare()", pos)
+        if not all(n.is_integer() for n in self.b.numbers(given[1:], "compare()", pos)):
+            raise self.b.fail("compare() takes whole numbers after the span filter", pos)
         baseline = self._spanset(given[0]).node
         return Piece("metrics", ast.MetricsAggregate("compare", None, (), (), baseline, pos=pos), pos)
 

@@ -64,7 +64,7 @@ def unquote(text: str) -> str | None:
         if simple:
             return _SIMPLE[simple]
         code = int(x or u4 or u8, 16) if (x or u4 or u8) else int(octal, 8) if octal else -1
-        if other is not None or code > 0x10FFFF or 0xD800 <= code < 0xE000:
+        if other is not None or code > (0xFF if octal else 0x10FFFF) or 0xD800 <= code < 0xE000:
             wrong = True
             return ""
         return chr(code)

@@ -271,7 +271,7 @@ class _Checker:
         for q in node.quantiles:
             if not 0 <= q <= 1:
                 raise self.invalid(f"quantile must be between 0 and 1: {q:g}", node)
-        limit = MAX_GROUP_BY - (node.op in ("quantile_over_time", "histogram_over_time"))
+        limit = MAX_GROUP_BY - (node.op in ("quantile_over_time", "histogram_over_time", "avg_over_time"))
         if len(node.by) > limit:
             raise self.not_supported(f"metrics group by {len(node.by)} values", node)
 
