@@ -32,7 +32,7 @@ def lab_range(argument: str) -> Callable[[], Any]:
 
     url, points = argument.rsplit(",", 1)
     prometheus = Prometheus(url, timeout_s=600)
-    return lambda: series_frame(prometheus.range(QUERY, START_S, range_end(int(points)), STEP_S))
+    return lambda: series_frame(prometheus.stream(QUERY, START_S, range_end(int(points)), STEP_S))
 
 
 def api_client_range(argument: str) -> Callable[[], Any]:

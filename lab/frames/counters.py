@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.series import AnswerLike, label_columns, samples_of
+from lab.frames.samples import AnswerLike, samples_of
+from lab.frames.series import label_columns
 
 
 def increase_exact(answer: AnswerLike, start: float | datetime, end: float | datetime) -> pd.DataFrame:

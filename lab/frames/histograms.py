@@ -10,7 +10,7 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.frames.counters import increase_exact
-from lab.frames.series import AnswerLike
+from lab.frames.samples import AnswerLike
 
 
 def histogram_frame(

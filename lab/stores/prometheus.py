@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -14,44 +17,19 @@ import msgspec
 from lab.errors import NoData, StoreError
 from lab.settings import Settings
 from lab.stores import diagnosis
-from lab.stores.answers import MetricAnswer, Provenance, Series
+from lab.stores.answers import MetricAnswer, Provenance
 from lab.stores.http import Asker
 from lab.stores.instants import Instant, epoch_s, utc, window_s
+from lab.stores.promjson import Answer, Envelope, decode_data, decode_envelope, joined, series_of, usual_answer
 
 if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
 
 MAX_POINTS = 11_000  # per series and query; more is refused by Prometheus
+PIECE_POINTS = 1_375  # a long range is asked for in pieces of so many, since a query keeps one core of the server busy
+PARALLEL = 3  # of the 20 that Prometheus works on at once by default
 POLL_S = 0.2
-
-
-_ABSENT = msgspec.Raw()
-
-
-class _Result(msgspec.Struct):
-    metric: dict[str, str] = {}
-    value: msgspec.Raw = _ABSENT
-    values: msgspec.Raw = _ABSENT
-    histogram: msgspec.Raw = _ABSENT
-    histograms: msgspec.Raw = _ABSENT
-
-
-class _Data(msgspec.Struct):
-    resultType: str
-    result: msgspec.Raw
-
-
-class _Envelope(msgspec.Struct):
-    status: str
-    data: msgspec.Raw = _ABSENT
-    error: str = ""
-    errorType: str = ""
-    warnings: list[str] = []
-
-
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_data = msgspec.json.Decoder(_Data).decode
-_decode_results = msgspec.json.Decoder(list[_Result]).decode
+_OF_WHOLE_RANGE = re.compile(r"@\s*(?:start|end)\s*\(")  # its value depends on the range that is asked for
 
 
 @dataclass(frozen=True)
@@ -93,22 +71,59 @@ class Prometheus:
     def range(self, promql: str, start: Instant, end: Instant, step: float | None = None) -> MetricAnswer:
         """The values of an expression from start to end (both included), every `step` seconds.
 
-        Without a step, one that gives about 500 points, at least 1 s. Beyond 11,000 points the range is asked for in
-        pieces, which are joined by their labels.
+        Without a step, one that gives about 500 points, at least 1 s. Beyond 1,375 points the range is asked for in
+        pieces, several at once, which are joined by their labels: one query keeps only one core of the server busy, and
+        11,000 points is the most that it answers. Raises StoreError for `@ start()` and `@ end()` beyond 11,000 points,
+        since in a piece they would mean another instant.
         """
         first, last = window_s(start, end)
-        step_s = float(step) if step is not None else max(1.0, math.ceil((last - first) / 500))
-        if not step_s >= 0.001:
-            raise StoreError("the step must be at least a millisecond", had=f"step {step!r}", query=promql)
-        answers = [
-            self._ask(
-                "/api/v1/query_range",
-                {"query": promql, "start": f"{a:.3f}", "end": f"{b:.3f}", "step": f"{step_s:.3f}"},
-                promql, a, b,
-            )
-            for a, b in pieces(first, last, step_s)
-        ]  # fmt: skip
-        return _joined(answers, first, last, step_s)
+        step_s = _step(max(1.0, math.ceil((last - first) / 500)) if step is None else step, promql)
+        return joined(list(self._pieces(promql, first, last, step_s)), first, last, step_s)
+
+    def stream(self, promql: str, start: Instant, end: Instant, step: float) -> Iterator[MetricAnswer]:
+        """A long range as its parts, in order of time, each as it comes, while the server works on the next ones.
+
+        `lab.frames.series_frame` takes them and lets each go, so that the whole answer is never in memory. Raises
+        NoData after the last part where there was nothing in any; else as `range`.
+        """
+        first, last = window_s(start, end)
+        found = False
+        for answer in self._pieces(promql, first, last, _step(step, promql)):
+            found = found or bool(answer.series)
+            yield answer
+        if not found:
+            answer.require()
+
+    def _pieces(self, promql: str, first: float, last: float, step_s: float) -> Iterator[MetricAnswer]:
+        """The parts of a range, asked for a few at a time."""
+        whole = _OF_WHOLE_RANGE.search(promql) is not None
+        windows = pieces(first, last, step_s, MAX_POINTS if whole else PIECE_POINTS)
+        if whole and len(windows) > 1:
+            had = f"{len(windows)} windows of {MAX_POINTS:,} points"
+            do = "ask for a coarser step, or for the parts of the window one by one"
+            raise StoreError("`@ start()` and `@ end()` cannot be asked for in pieces", query=promql, had=had, do=do)
+
+        def ask(window: tuple[float, float]) -> MetricAnswer:
+            a, b = window
+            params = {"query": promql, "start": f"{a:.3f}", "end": f"{b:.3f}", "step": f"{step_s:.3f}"}
+            answer = self._ask("/api/v1/query_range", params, promql, a, b)
+            return replace(answer, provenance=replace(answer.provenance, step_s=step_s))
+
+        if len(windows) == 1:
+            yield ask(windows[0])
+            return
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="prometheus") as pool:
+            asked: deque[Future[MetricAnswer]] = deque()
+            try:
+                for window in windows:
+                    asked.append(pool.submit(ask, window))
+                    if len(asked) == PARALLEL:
+                        yield asked.popleft().result()
+                while asked:
+                    yield asked.popleft().result()
+            finally:
+                for waiting in asked:
+                    waiting.cancel()
 
     def samples(self, selector: str, start: Instant, end: Instant, *, lookback_s: float = 300.0) -> MetricAnswer:
         """The samples themselves, as scraped: all between start and end, and those of `lookback_s` before start.
@@ -197,23 +212,25 @@ class Prometheus:
         asked_at, begun = time.time(), time.monotonic()
         response = self._asker.ask(path, {**params, "timeout": f"{self.timeout_s:g}s"}, query=promql)
         body = response.content
-        envelope = self._envelope(body, response.status_code, promql)
+        answer = usual_answer(body) if response.status_code == 200 else None
+        if answer is None:
+            answer = self._envelope(body, response.status_code, promql)
         try:
-            data = _decode_data(envelope.data)
-            series = _series(data)
+            data = answer.data if isinstance(answer, Answer) else decode_data(answer.data)
+            series = series_of(data)
         except msgspec.DecodeError as e:
             raise self._asker.not_its_api(body, promql, str(e)) from e
         provenance = Provenance(
             "Prometheus", self.url, promql, start, end,
             asked_at=asked_at, took_s=time.monotonic() - begun,
-            received_bytes=len(body), warnings=tuple(envelope.warnings),
+            received_bytes=len(body), warnings=tuple(answer.warnings),
         )  # fmt: skip
         kind = "matrix" if data.resultType == "matrix" else "vector"
         return MetricAnswer(kind, series, provenance, lambda: diagnosis.why_empty(self, provenance))
 
-    def _envelope(self, body: bytes, status: int, query: str) -> _Envelope:
+    def _envelope(self, body: bytes, status: int, query: str) -> Envelope:
         try:
-            envelope = _decode_envelope(body)
+            envelope = decode_envelope(body)
         except msgspec.DecodeError as e:
             if status >= 400:
                 raise self._asker.refusal(status, body, query) from e
@@ -230,48 +247,17 @@ class Prometheus:
             raise self._asker.not_its_api(body, query, str(e)) from e
 
 
-def pieces(start: float, end: float, step_s: float) -> list[tuple[float, float]]:
-    """Windows of at most MAX_POINTS points each, whose points together are those of the whole (no point twice)."""
+def _step(step: float, promql: str) -> float:
+    if not float(step) >= 0.001:
+        raise StoreError("the step must be at least a millisecond", had=f"step {step!r}", query=promql)
+    return float(step)
+
+
+def pieces(start: float, end: float, step_s: float, size: int = MAX_POINTS) -> list[tuple[float, float]]:
+    """Windows of at most `size` points each, whose points together are those of the whole (no point twice)."""
     start_ms, step_ms = round(start * 1000), round(step_s * 1000)
     points = max(0, round(end * 1000) - start_ms) // step_ms + 1
-    firsts = range(0, points, MAX_POINTS)
+    firsts = range(0, points, size)
     return [
-        ((start_ms + i * step_ms) / 1000, (start_ms + (min(i + MAX_POINTS, points) - 1) * step_ms) / 1000)
-        for i in firsts
+        ((start_ms + i * step_ms) / 1000, (start_ms + (min(i + size, points) - 1) * step_ms) / 1000) for i in firsts
     ]
-
-
-def _series(data: _Data) -> tuple[Series, ...]:
-    if data.resultType in ("scalar", "string"):
-        return (Series({}, (msgspec.Raw(b"[" + bytes(data.result) + b"]"),)),)
-    series = []
-    for r in _decode_results(data.result):
-        if r.histogram is not _ABSENT or r.histograms is not _ABSENT:
-            raise StoreError(
-                "the answer holds native histograms",
-                had=str(r.metric),
-                do="ask for histogram_quantile(), histogram_sum() or histogram_count() of it, or for classic buckets",
-            )
-        raw = r.values if r.values is not _ABSENT else msgspec.Raw(b"[" + bytes(r.value) + b"]")
-        series.append(Series(r.metric, (raw,)))
-    return tuple(series)
-
-
-def _joined(answers: list[MetricAnswer], start: float, end: float, step_s: float) -> MetricAnswer:
-    """One answer of the pieces of a range."""
-    first = answers[0]
-    provenance = replace(
-        first.provenance, start=start, end=end, step_s=step_s, requests=len(answers),
-        took_s=sum(a.provenance.took_s for a in answers),
-        received_bytes=sum(a.provenance.received_bytes for a in answers),
-        warnings=tuple(dict.fromkeys(w for a in answers for w in a.provenance.warnings)),
-    )  # fmt: skip
-    if len(answers) == 1:
-        return replace(first, provenance=provenance)
-    by_labels: dict[frozenset[tuple[str, str]], list[Series]] = {}
-    for one in (s for answer in answers for s in answer.series):
-        by_labels.setdefault(frozenset(one.labels.items()), []).append(one)
-    joined = tuple(
-        Series(parts[0].labels, tuple(piece for part in parts for piece in part.pieces)) for parts in by_labels.values()
-    )
-    return replace(first, series=joined, provenance=provenance)

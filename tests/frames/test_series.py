@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -51,16 +52,52 @@ def test_pieces_of_a_split_range_follow_each_other() -> None:
     assert frame.value.tolist() == [1, 2, 3, 9] and frame.a.tolist() == ["x", "x", "x", "y"]
 
 
+def ranged(step_s: float, *pieces: bytes) -> SimpleNamespace:
+    """What a range query of this step answered, a series a piece."""
+    series = tuple(Metric({"n": str(i)}, (piece,)) for i, piece in enumerate(pieces))
+    return SimpleNamespace(series=series, provenance=SimpleNamespace(step_s=step_s))
+
+
+@pytest.mark.parametrize("step_s", [0.001, 0.25, 1.0, 15.0, 3600.0])
+def test_times_of_a_range_are_those_that_it_says(step_s: float) -> None:
+    """A whole series, one that begins late, one with a hole, one sample and none: each sample at its own instant."""
+    at = [round(1_760_000_000.5 + k * step_s, 3) for k in range(6)]
+    wanted = [at, at[2:], [*at[:2], *at[4:]], at[3:4], [], at[::5]]
+    texts = [json.dumps([[t, str(t)] for t in times], separators=(",", ":")).encode() for times in wanted]
+    frame = series_frame(ranged(step_s, *texts))
+    assert frame.time.astype("int64").tolist() == [round(t * 1000) for times in wanted for t in times]
+    assert frame.value.tolist() == [t for times in wanted for t in times]
+    assert frame.groupby("n", observed=False).size().tolist() == [6, 4, 4, 1, 0, 2]
+
+
+def test_parts_of_a_stream_become_one_frame() -> None:
+    """Series come and go from part to part, in any order; the rows are those of the whole range, series by series."""
+    parts = [
+        metrics(({"a": "x"}, [(1, "1"), (2, "2")]), ({"a": "y"}, [(1, "10")])),
+        metrics(),
+        metrics(({"a": "z"}, [(4, "100")]), ({"a": "y"}, [(3, "30"), (4, "40")])),
+        metrics(({"a": "x"}, [(5, "5")])),
+    ]
+    frame = series_frame(iter(parts))
+    assert frame.a.tolist() == ["x", "x", "x", "y", "y", "y", "z"]
+    assert frame.value.tolist() == [1, 2, 5, 10, 30, 40, 100]
+    assert frame.time.astype("int64").tolist() == [1000, 2000, 5000, 1000, 3000, 4000, 4000]
+    assert series_frame(iter(())).empty and series_frame(iter([metrics()])).empty
+
+
 def test_another_spelling_of_the_json_is_read_too() -> None:
-    """Servers that write blanks are slower to read, not wrong."""
-    frame = series_frame(Metrics((Metric({}, (b'[ [1, "1.5"], [2, "2"] ]',)),)))
-    assert frame.value.tolist() == [1.5, 2.0]
+    """Servers that write blanks, or numbers without quotes, are slower to read, not wrong."""
+    for text in (b'[ [1, "1.5"], [2, "2"] ]', b"[[1,1.5],[2,2]]", b' [\n [1.0 , "1.5" ] ,\n[ 2.0,"2"]\n]\n'):
+        for answer in (Metrics((Metric({}, (text,)),)), ranged(1.0, text)):
+            frame = series_frame(answer)
+            assert frame.value.tolist() == [1.5, 2.0] and frame.time.astype("int64").tolist() == [1000, 2000]
 
 
 def test_what_is_no_sample_is_refused() -> None:
     """The error shows what was there."""
-    with pytest.raises(FrameError, match="Prometheus' format"):
-        series_frame(Metrics((Metric({}, (b'[["yesterday","1"]]',)),)))
+    for text in (b'[["yesterday","1"]]', b'[[1,"much"]]', b'[[1,"1"]', b"[[1]]", b'{"a":"b"}', b""):
+        with pytest.raises(FrameError, match="Prometheus' format"):
+            series_frame(Metrics((Metric({}, (text,)),)))
 
 
 _SAMPLES = st.lists(

@@ -21,10 +21,12 @@ class Reply:
 
 @dataclass
 class Told:
-    """A server that was told what to answer, and every (path, parameters) that it was asked."""
+    """A server that was told what to answer, and every (path, parameters) that it was asked, and with which
+    headers."""
 
     url: str
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
 
 
 @contextmanager
@@ -39,6 +41,7 @@ def telling(answer: Callable[[str, dict[str, str]], Reply]) -> Iterator[Told]:
             parts = urlsplit(self.path)
             params = {k: v[0] for k, v in parse_qs(parts.query, keep_blank_values=True).items()}
             told.asked.append((parts.path, params))
+            told.headers.append(dict(self.headers))
             reply = answer(parts.path, params)
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(reply.body) + (100 if reply.cut else 0)))

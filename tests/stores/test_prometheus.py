@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_scalar_is_a_series_without_labels() -> None:
 
 
 def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
-    """11,000 points at a time, every point once, series joined by their labels in whatever order they come."""
+    """So many points at a time, every point once, series joined by their labels in whatever order they come."""
 
     def answer(_: str, params: dict[str, str]) -> Reply:
         first = float(params["start"])
@@ -60,14 +61,61 @@ def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
         return matrix(*(series if first == 0 else reversed(series)))
 
     with telling(answer) as server:
-        found = Prometheus(server.url).range("m", 0, 22_000, 1)
-    windows = [(p["start"], p["end"]) for _, p in server.asked]
-    assert windows == [("0.000", "10999.000"), ("11000.000", "21999.000"), ("22000.000", "22000.000")]
+        found = Prometheus(server.url).range("m", 0, 3_000, 1)
+    windows = sorted(((p["start"], p["end"]) for _, p in server.asked), key=lambda w: float(w[0]))
+    assert windows == [("0.000", "1374.000"), ("1375.000", "2749.000"), ("2750.000", "3000.000")]
     assert {s.labels["a"]: [json.loads(bytes(p)) for p in s.pieces] for s in found} == {
-        "x": [[[0.0, "1"]], [[11_000.0, "1"]], [[22_000.0, "1"]]],
-        "y": [[[0.0, "2"]], [[11_000.0, "2"]], [[22_000.0, "2"]]],
+        "x": [[[0.0, "1"]], [[1_375.0, "1"]], [[2_750.0, "1"]]],
+        "y": [[[0.0, "2"]], [[1_375.0, "2"]], [[2_750.0, "2"]]],
     }
-    assert found.provenance.requests == 3 and (found.provenance.start, found.provenance.end) == (0, 22_000)
+    assert found.provenance.requests == 3 and (found.provenance.start, found.provenance.end) == (0, 3_000)
+
+
+def test_what_depends_on_the_whole_range_is_asked_for_at_once_or_refused() -> None:
+    """`@ end()` of a piece would be another instant: up to 11,000 points in one question, beyond that an error."""
+    with telling(lambda *_: matrix()) as server:
+        Prometheus(server.url).range("m @ end()", 0, 10_999, 1)
+        assert [(p["start"], p["end"]) for _, p in server.asked] == [("0.000", "10999.000")]
+        with pytest.raises(StoreError, match="in pieces"):
+            Prometheus(server.url).range("m @ end ()", 0, 11_000, 1)
+
+
+def test_a_stream_is_the_range_part_by_part() -> None:
+    """In order of time whatever comes first, each part on its own; a stream of nothing is an error, not silence."""
+
+    def answer(_: str, params: dict[str, str]) -> Reply:
+        if params["query"] == "none":
+            return matrix()
+        time.sleep(0.05 if params["start"] == "0.000" else 0.0)
+        return matrix(({"a": "x"}, [[float(params["start"]), "1"]]))
+
+    with telling(lambda path, params: success(["up"]) if "values" in path else answer(path, params)) as server:
+        prometheus = Prometheus(server.url)
+        parts = list(prometheus.stream("m", 0, 9_000, 1))
+        assert [json.loads(bytes(p.series[0].pieces[0]))[0][0] for p in parts] == [1_375.0 * i for i in range(7)]
+        assert {p.provenance.step_s for p in parts} == {1.0}
+        next(prometheus.stream("m", 0, 90_000, 1))  # and no more: what is not wanted is not waited for
+        with pytest.raises(NoData, match="none"):
+            list(prometheus.stream("none", 0, 9_000, 1))
+
+
+def test_one_piece_that_fails_fails_the_range() -> None:
+    """A range with a hole in it would be a wrong answer."""
+
+    def answer(_: str, params: dict[str, str]) -> Reply:
+        return matrix() if params["start"] == "0.000" else Reply(b"gone", 502)
+
+    with telling(answer) as server, pytest.raises(QueryRejected, match="502"):
+        Prometheus(server.url).range("m", 0, 6_000, 1)
+
+
+def test_a_login_in_the_address_is_sent_and_not_shown() -> None:
+    """`https://me:secret@host` is how one points at a server behind basic authentication."""
+    with telling(lambda *_: vector()) as server:
+        prometheus = Prometheus(server.url.replace("//", "//me:secret@"))
+        answer = prometheus.query("up")
+    assert prometheus.url == server.url and "secret" not in str(answer.provenance)
+    assert server.headers[0]["Authorization"] == "Basic bWU6c2VjcmV0"
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**8), st.integers(1, 10**6))
@@ -90,6 +138,7 @@ def test_raw_samples_reach_back_before_the_window() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [
+        (Reply(b'{"status":"error","errorType":"bad_data","error":"no"}', 200), QueryRejected, "bad_data: no"),
         (Reply(b'{"status":"error","errorType":"bad_data","error":"parse error"}', 400), QueryRejected, "parse error"),
         (Reply(b'{"status":"error","errorType":"execution","error":"too many"}', 422), QueryRejected, "too many"),
         (Reply(b"upstream is gone", 502), QueryRejected, "HTTP 502.*upstream is gone"),
@@ -110,8 +159,6 @@ def test_what_is_no_answer_is_an_error_with_the_servers_words(reply: Reply, erro
 
 def test_nobody_there_and_too_slow() -> None:
     """A refused connection and a server that does not answer in time are told apart."""
-    import time
-
     with telling(lambda *_: Reply(b"late")) as server:
         url = server.url
     with pytest.raises(StoreUnreachable, match="cannot be reached"):
