@@ -7,6 +7,10 @@ from lab.measures.capacity_model import Service, fit_service, predict, seen_on_a
 from lab.measures.capacity_replicas import replicas_for
 from lab.measures.capacity_saturation import batch_mean, knee, saturation
 from lab.measures.capacity_steps import level_row, prediction_errors, steady_window, step_row
+from lab.measures.cost_bill import bill_by, machine_bill, money_books, scaled
+from lab.measures.cost_energy import Energy
+from lab.measures.cost_savings import Savings, asked_before, cache_savings, work_of
+from lab.measures.cost_share import by_tokens, fair_shares, with_shares
 from lab.measures.critical_path import critical_path
 from lab.measures.latency import (
     BucketQuantile,
@@ -18,38 +22,57 @@ from lab.measures.latency import (
     quantiles_by_source,
 )
 from lab.measures.quality import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
+from lab.measures.quality_paired import compare_paired, holm, pair_up, paired_power, pairs_to_see, power_curve
+from lab.measures.quality_signals import alert_quality, compare_signals, signals, ungrounded_values
 from lab.measures.slopes import Slope, slope
 from lab.measures.streaming import longest_gaps, stream_gaps, token_latencies
 from lab.measures.tokens import books, cost_by, machine_usd_per_mtok, token_totals
 
 __all__ = [
-    "OTEL_DEFAULT",
-    "VLLM_ITL_S",
-    "VLLM_REQUEST_LATENCY_S",
-    "VLLM_TTFT_S",
     "BucketQuantile",
+    "Energy",
+    "OTEL_DEFAULT",
     "Quantile",
+    "Savings",
     "Service",
     "Slo",
     "Slope",
+    "VLLM_ITL_S",
+    "VLLM_REQUEST_LATENCY_S",
+    "VLLM_TTFT_S",
+    "alert_quality",
+    "asked_before",
     "batch_mean",
+    "bill_by",
     "books",
     "bucket_quantile",
+    "by_tokens",
+    "cache_savings",
+    "compare_paired",
+    "compare_signals",
     "concurrency",
     "cost_by",
     "critical_path",
+    "fair_shares",
     "fit_service",
     "gauge_check",
     "goodput",
     "in_flight_at",
+    "holm",
     "knee",
     "level_row",
     "littles_books",
     "littles_law",
     "longest_gaps",
+    "machine_bill",
     "machine_usd_per_mtok",
     "mean_from_sum_and_count",
+    "money_books",
+    "pair_up",
     "paired_difference",
+    "paired_power",
+    "pairs_to_see",
+    "power_curve",
     "predict",
     "prediction_errors",
     "quantile",
@@ -61,7 +84,9 @@ __all__ = [
     "said_by_buckets",
     "saturation",
     "seen_on_arrival",
+    "scaled",
     "share_table",
+    "signals",
     "slope",
     "steady_window",
     "step_row",
@@ -70,5 +95,8 @@ __all__ = [
     "token_totals",
     "tool_confusion",
     "tool_use",
+    "ungrounded_values",
     "wilson",
+    "with_shares",
+    "work_of",
 ]
