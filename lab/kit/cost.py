@@ -1,0 +1,145 @@
+"""What a notebook needs for a run's bill: who used the engine, the books of tokens by all sources, and the energy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lab.errors import NoData
+from lab.frames import increase_exact, spans_frame
+from lab.frames.turns import OTHERS, turn_frame
+from lab.kit.scrapes import scraped_until
+from lab.measures import Energy, books, token_totals
+from lab.schema import Metric, Service, Span
+from lab.settings import Settings
+from lab.stores import Prometheus, Tempo
+from lab.workload import Run
+from lab.world import scenario_of
+
+BEFORE_S = 60.0  # calls of others that began so long before the run may still have been under way
+ENGINE = f'{{ name = "{Span.VLLM}" && resource.service.name = "{Service.VLLM}" }}'
+COUNTERS = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
+ENERGY = (  # metric, joules of one unit, what it covers
+    ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e-3, "the GPUs, without processor, memory and cooling"),
+    ("node_rapl_package_joules_total", 1.0, "the processor packages, without memory and the rest of the machine"),
+)
+
+
+def engine_turns(settings: Settings, run: Run, requests: pd.DataFrame) -> pd.DataFrame:
+    """Every model call that vLLM worked on while the run was driven: lab.frames.turn_frame, others' calls included.
+
+    A server is often shared; without the others' calls its busy time could not be divided, nor its books balance.
+    """
+    start, end = run.window
+    found = spans_frame(Tempo(settings).spans(ENGINE, start - BEFORE_S, end))
+    turns = turn_frame(requests, found)
+    inside = (turns["ended_at"] > start) & (turns["scheduled_at"] < end)
+    return turns[inside | (turns["request_id"] != OTHERS)].reset_index(drop=True)
+
+
+def needed_turns(requests: pd.DataFrame) -> pd.Series:
+    """How many model calls each request needs by its scenario, by request_id: one a tool call, and one to answer."""
+    rows = zip(requests["request_id"], requests["scenario_id"], requests["turn_index"], strict=True)
+    need = {request: len(scenario_of(scenario).turns[turn].calls) + 1 for request, scenario, turn in rows}
+    return pd.Series(need, name="needed", dtype="int64")
+
+
+@dataclass(frozen=True)
+class TokenBooks:
+    """`table`: rows prompt, cached, completion; a column a source, differences and `balanced`; see `token_books`.
+
+    `computed_tokens` by Prometheus' three counters, `in_steps` by vLLM's steps; `others`: model calls of others.
+    """
+
+    table: pd.DataFrame
+    computed_tokens: int
+    in_steps: float
+    others: int
+
+    @property
+    def balanced(self) -> bool:
+        """Prompt and completion agree in all sources, and what the engine's steps counted is what was computed."""
+        agree = self.table.loc[["prompt", "completion"], "balanced"].all()
+        return bool(agree) and self.in_steps == self.computed_tokens
+
+    def __str__(self) -> str:
+        rows = self.table.loc[["prompt", "completion"]]
+        used = f" (of them {self.others} model calls by others)" if self.others else ""
+        off = [
+            f"{kind} {row[name]:+,.0f} ({name.replace('_', ' ')})"
+            for kind, row in rows.iterrows()
+            for name in rows
+            if "_less_" in name and row[name]
+        ]
+        if self.in_steps != self.computed_tokens:
+            off.append(f"computed {self.in_steps - self.computed_tokens:+,.0f} (vLLM's steps less its counters)")
+        total = int(rows["spans"].sum())
+        if off:
+            return f"the books do NOT balance over {total:,} tokens{used}: " + "; ".join(off)
+        return f"the books balance to the token: {total:,} prompt and generated tokens in every source{used}"
+
+
+def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.DataFrame) -> TokenBooks:
+    """The run's tokens by client, spans and Prometheus, to the token.
+
+    Prometheus' counters cannot tell users apart. So `spans` here is all that vLLM worked on meanwhile, and what others
+    asked (calls that ended within the counters' window) is added to the client's column too, as `others`, so that a
+    shared server is no difference. A fourth source: vLLM counts the tokens of every step of its engine
+    (`iteration_tokens_total`), which must be the prompt tokens that no cache held, and the generated ones.
+    """
+    prometheus = Prometheus(settings)
+    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
+    grown = {what: _growth(prometheus, metric, start, end) for what, metric in COUNTERS.items()}
+    first = min(g["first_at"].min().timestamp() if g["first_at"].notna().any() else start for g in grown.values())
+    theirs = turns[(turns["request_id"] == OTHERS) & (turns["ended_at"] > first) & (turns["ended_at"] <= end)]
+    totals = token_totals(requests, {what: float(g["increase"].sum()) for what, g in grown.items()})
+    silent = totals.attrs["client_silent"]
+    others = pd.Series({what: float(theirs[f"{what}_tokens"].sum()) for what in COUNTERS})
+    totals["client"] += others
+    totals["spans"] += others
+    table = books(totals.astype("int64"))
+    table.insert(0, "others", others.astype("int64"))
+    table.attrs["client_silent"] = silent
+    computed = int(totals["prometheus"] @ pd.Series({"prompt": 1, "cached": -1, "completion": 1}))
+    steps = float(_growth(prometheus, f"{Metric.STEP_TOKENS}_sum", start, end)["increase"].sum())
+    return TokenBooks(table, computed, steps, len(theirs))
+
+
+def finished_calls(settings: Settings, run: Run) -> pd.Series:
+    """How many model calls ended in which way during the run, by vLLM's counter: stop, length, abort, error, ...
+
+    Not in it are calls that were broken off because their client hung up: vLLM 0.32 lets neither a span nor this
+    counter tell of them (its reason `abort` stays 0); only the counters of tokens do.
+    """
+    prometheus = Prometheus(settings)
+    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
+    grown = _growth(prometheus, Metric.REQUESTS, start, end)
+    return grown.groupby("finished_reason", observed=True)["increase"].sum().astype("int64").rename("calls")
+
+
+def energy(settings: Settings, run: Run) -> Energy:
+    """Joules of the run by the first counter that this Prometheus has: DCGM's, else RAPL's; else why there is none."""
+    prometheus = Prometheus(settings)
+    for metric, unit_j, covers in ENERGY:
+        answer = prometheus.samples(metric, *run.window)
+        if not len(answer):
+            continue
+        job = answer.series[0].labels.get("job", "")
+        start, end = run.window[0], scraped_until(settings, prometheus, run, job)
+        grown = increase_exact(prometheus.samples(metric, start, end), start, end)
+        return Energy(float(grown["increase"].sum()) * unit_j, metric, covers)
+    names = " nor ".join(metric for metric, _, _ in ENERGY)
+    why = (
+        f"this Prometheus has neither {names}. DCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL) "
+        "is shown to the owner of the hardware only, so virtual machines as a rule have none"
+    )
+    return Energy(float("nan"), "", why)
+
+
+def _growth(prometheus: Prometheus, metric: str, start: float, end: float) -> pd.DataFrame:
+    selector = f'{metric}{{job="vllm"}}'  # the embedding server exports the same names
+    grown = increase_exact(prometheus.samples(selector, start, end), start, end)
+    if grown.empty:
+        raise NoData(f"Prometheus has no sample of {metric} in this run's window", query=selector)
+    return grown
