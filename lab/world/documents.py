@@ -1,4 +1,4 @@
-"""The help desk's documents: small facts about its services, `The <attribute> of <thing> is <value>.`"""
+"""The help desk's documents: small facts about its services, such as `For backups, the retention is 14 days.`"""
 
 from __future__ import annotations
 
@@ -71,6 +71,15 @@ THINGS = (
     "silver customers",
     "partner discounts",
 )
+# How a document states a fact. The attribute stands next to its value in each: all facts of a document share the thing,
+# so a form that puts the thing between them hides which value is which.
+FORMS = (
+    "For {thing}, the {attribute} is {value}.",
+    "With {thing}, the {attribute} is {value}.",
+    "For {thing}, expect a {attribute} of {value}.",
+    "As for {thing}, {attribute}: {value}.",
+    "We give {thing} a {attribute} of {value}.",
+)
 DOCUMENT_SEED = 7
 FACTS_PER_DOCUMENT = 4
 
@@ -85,9 +94,10 @@ def value(rng: random.Random, asked: str) -> str:
     return f"{rng.randint(2, rng.choice((20, 100, 999)))} {rng.choice(ATTRIBUTES[asked.split(' of ')[0]])}"
 
 
-def sentence(asked: str, answer: str) -> str:
-    """One fact as a document states it."""
-    return f"The {asked} is {answer}."
+def sentence(asked: str, answer: str, form: str = FORMS[0]) -> str:
+    """One fact as a document states it, or, in the first form, as the help desk does."""
+    attribute, thing = asked.split(" of ", 1)
+    return form.format(attribute=attribute, thing=thing, value=answer)
 
 
 def topics(thing: str, split: Split) -> list[str]:
@@ -101,20 +111,22 @@ def title(thing: str) -> str:
     return f"# {bare[0].upper()}{bare[1:]}"
 
 
-def passage(thing: str, facts: list[tuple[str, str]]) -> str:
-    """A document's text: heading and facts."""
-    return title(thing) + "\n\n" + " ".join(sentence(asked, answer) for asked, answer in facts)
+def passage(rng: random.Random, thing: str, facts: list[tuple[str, str]]) -> str:
+    """A document's text: heading and facts, each in a form of its own."""
+    return title(thing) + "\n\n" + " ".join(sentence(asked, answer, rng.choice(FORMS)) for asked, answer in facts)
 
 
-def draw_passage(rng: random.Random, split: Split, thing: str | None = None) -> tuple[str, list[tuple[str, str]]]:
-    """(text, [(topic, value)]) of a random document whose topics all belong to `split`."""
+def draw_passage(
+    rng: random.Random, split: Split, thing: str | None = None, most: int = FACTS_PER_DOCUMENT
+) -> tuple[str, list[tuple[str, str]]]:
+    """(text, [(topic, value)]) of a random document of 2 to `most` facts, whose topics all belong to `split`."""
     while True:
         about = thing or rng.choice(THINGS)
         known = topics(about, split)
         if known:
-            chosen = rng.sample(known, min(len(known), rng.randint(2, FACTS_PER_DOCUMENT)))
+            chosen = rng.sample(known, min(len(known), rng.randint(2, most)))
             facts = [(asked, value(rng, asked)) for asked in chosen]
-            return passage(about, facts), facts
+            return passage(rng, about, facts), facts
 
 
 def all_documents(seed: int = DOCUMENT_SEED) -> dict[str, tuple[str, list[tuple[str, str]]]]:
@@ -126,7 +138,7 @@ def all_documents(seed: int = DOCUMENT_SEED) -> dict[str, tuple[str, list[tuple[
             rng = random.Random(seed * 1_000_003 + zlib.crc32(thing.encode()))
             facts = [(asked, value(rng, asked)) for asked in known[:FACTS_PER_DOCUMENT]]
             name = thing.removeprefix("the ").lower().replace(" ", "-")
-            found[f"{name}.md"] = (passage(thing, facts) + "\n", facts)
+            found[f"{name}.md"] = (passage(rng, thing, facts) + "\n", facts)
     return found
 
 

@@ -29,6 +29,12 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "i (cannot|can't) reach {node}, what is its state",
             "status of the (node|machine|host) {node}",
             "(node|host) {node}: (up or down|healthy or not|what state)",
+            "in (what|which) (state|condition) is (node|machine|host|) {node}",
+            "(what|which) (state|condition|health) does (node|machine|server|) {node} (have|report)",
+            "(let me know|i want to know|i wonder) (how|whether) (node|machine|) {node} (works|runs|feels|is)",
+            "(does|has) (host|node|machine|) {node} (have|got|) (any|) (free gpus|idle gpus|gpus left)",
+            "is there (a free gpu|any gpu) (left|) on (host|node|machine|) {node}",
+            "(show me|tell me about|report) (node|machine|host) {node}",
         ),
         (
             "(please|) tell me how (node|machine|) {node} is doing",
@@ -50,6 +56,14 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(can you|could you|please) (check|look at) (job|run|) {job}",
             "what happened to (job|my job|run) {job}",
             "status of (job|run|task) {job}",
+            "(what|which) (machine|host|server|node) (runs|has|is running|executes) (job|run|task|) {job}",
+            "on (what|which) (node|host|server) (is|was) (job|my job|run|) {job}",
+            "where (is|was) (job|my job|run|task|) {job} (running|started|scheduled|)",
+            "(tell me|show me|find) (where|on which host|on what machine) (job|run|task|) {job} is",
+            "has (job|my job|run|task|) {job} (failed|crashed|started|ended|stopped)",
+            "in (what|which) state is (job|my job|run|task) {job}",
+            "(what|which) state does (job|run|task|) {job} have",
+            "(let me know|i want to know) (how|whether) (job|my job|run|) {job} (runs|is running|is doing)",
         ),
         (
             "(please|) tell me how (job|run) {job} is going",
@@ -72,6 +86,10 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "rent (a|an|) {gpu} for {hours} hours: how much",
             "cost of {hours} {gpu} hours",
             "(what is|tell me) the (cost|price) of (a|an|) {gpu} for {hours} hours",
+            "(we|i|you) (pay|get charged) how much for {hours} hours (of|on) {gpu}",
+            "(tell me|let me know) (how much|what) {hours} hours (of|on) (a|an|) {gpu} (costs|cost|is)",
+            "(quote|price) me {hours} hours (of|on) {gpu}",
+            "(we|they) (need|want|plan) {hours} hours (of|on) {gpu}, (how much|what does that cost|your price)",
         ),
         (
             "how much do i pay for a {gpu} for {hours} hours",
@@ -92,6 +110,10 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "invoice {invoice} status",
             "(bill|invoice) {invoice}: how much",
             "i have a question about invoice {invoice}, what is its (total|amount)",
+            "(tell me|let me know) (how much|what) (invoice|bill) {invoice} (is|came to|says)",
+            "(has|is) (bill|invoice) {invoice} (settled|cleared|still open) (yet|)",
+            "(see|read|look into) (invoice|bill) {invoice}",
+            "(what|which) (amount|sum|total) is on (the|) (bill|invoice) {invoice}",
         ),
         (
             "please tell me how much bill {invoice} was",
@@ -103,13 +125,17 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "convert": (
         (
             "(what is|how much is|what's) {amount} (usd|dollars|US dollars) in {currency}",
-            "(convert|change|exchange) {amount} (usd|dollars) (to|into|in) {currency}",
+            "(convert|exchange) {amount} (usd|dollars) (to|into|in) {currency}",
             "{amount} (usd|dollars) in {currency}",
             "how many {currency} (are|is|do i get for) {amount} (usd|dollars)",
             "(tell me|show me) {amount} (usd|dollars) in {currency}",
             "i have {amount} (usd|dollars), how much is that in {currency}",
             "(can you|could you|please) (convert|exchange) {amount} (usd|dollars) (to|into) {currency}",
             "what do i get in {currency} for {amount} (usd|dollars)",
+            "let me know (what|how much) {amount} (usd|dollars) (is|are|makes) in {currency}",
+            "how much {currency} (is|are|makes) {amount} (usd|dollars)",
+            "(what|how much) (would|will) {amount} (usd|dollars) (make|give) in {currency}",
+            "(turn|change) {amount} (usd|dollars) into {currency}",
         ),
         (
             "please tell me how much {amount} dollars is in {currency}",
@@ -129,6 +155,10 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(we are|i am in) team {team}, what is our quota in {region}",
             "in {region}, how many gpus (can|may) {team} use",
             "gpu (quota|limit) (of|for) {team} in {region}",
+            "(show|list|check) the (gpu quota|gpu limit|quota|limit) (team|) {team} has in {region}",
+            "how (big|high) is the (limit|quota|gpu quota) (of|for) (team|) {team} in {region}",
+            "(what|which) (limit|gpu quota) (does|has) (team|) {team} (have|got|) in {region}",
+            "(let me know|check|say) how many gpus (team|) {team} (may use|can use|gets) in {region}",
         ),
         (
             "please check how many gpus team {team} has in {region}",
@@ -149,6 +179,9 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(i need|we need) a {severity} ticket for {node}: {problem}",
             "new ticket for (node|) {node} with {severity} severity: {problem}",
             "ticket (please|): {node}, {severity} severity, {problem}",
+            "(open|raise) (a|one) new ticket (for|on|about) (machine|node|) {node}, {severity}: {problem}",
+            "(can you|could you) (raise|file|create) a {severity} (priority|) ticket (for|on) {node}: {problem}",
+            "(i|we) want a {severity} ticket (on|about) (node|machine|) {node}: {problem}",
         ),
         (
             "please raise a {severity} ticket for machine {node}: {problem}",
@@ -168,6 +201,10 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "is (order|my order) {order} (on its way|late|coming soon)",
             "track (order|) {order}",
             "how long (until|before) (order|) {order} (arrives|comes)",
+            "(what|which) (day|date) (does|will) (order|my order|) {order} (arrive|be delivered|get here)",
+            "(tell me|let me know) when (order|our order|my order) {order} (arrives|comes|is due)",
+            "when (is|was) (order|our order|my order|) {order} (due|here|expected)",
+            "(check|look up) (the|) (delivery|arrival) of (order|) {order}",
         ),
         (
             "please tell me when order {order} will be here",
@@ -186,11 +223,15 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "does {node} pass (diagnostics|the self test|its self test)",
             "which (check|test) fails on (node|) {node}",
             "(node|) {node} diagnostics",
+            "(test|check) (node|machine|) {node} and (say|show me|report) what (fails|is broken|is wrong)",
+            "(start|run|do) (a|one|) (full|) (self test|test|diagnosis) (of|for|with) (machine|node|) {node}",
+            "(can you|could you|will you) (test|run a test on) (node|machine|) {node}",
+            "(diagnose|examine) (node|machine|host|) {node} (now|for me|)",
         ),
         (
             "please test node {node} and tell me what fails",
             "start the diagnostics for machine {node}",
-            "run a self test on {node} for me",
+            "i would like a self test on {node}",
             "can you diagnose node {node}",
         ),
     ),
@@ -204,9 +245,13 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(where can i read|is there something) about the {topic}",
             "{topic}, please",
             "(what|which) {topic} (do we have|applies|is it)",
+            "(let me know|tell us|say) (what|) the {topic} (is|)",
+            "(find|get|show) (me|us) the {topic}",
+            "what (does the documentation|do the papers) (say|tell) (on|about) the {topic}",
+            "i (want|would like) to (learn|read about|ask) the {topic}",
         ),
         (
-            "please tell me the {topic}",
+            "would you tell me the {topic}",
             "what do the documents say about the {topic}",
             "can you find the {topic} for me",
             "i want to know the {topic}",
@@ -221,11 +266,14 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(check|look at) the (node|machine) (of|that runs) (job|run|) {job}",
             "(job|run) {job}: is its (node|machine) (ok|healthy|up)",
             "how many gpus are free on the node (of|that runs) (job|) {job}",
+            "in (what|which) (state|condition) is the (node|machine|host) (of|that runs|under) (job|run|) {job}",
+            "(let me know|tell me) (how|whether) the (node|machine) (of|that runs) (job|run|) {job} (works|runs|is)",
+            "(what|which) state does the (node|machine|host) (of|under|running) (job|run|) {job} have",
         ),
         (
             "tell me how the machine of job {job} is doing",
             "what state is the node that runs {job} in",
-            "please check the node of run {job}",
+            "i want you to check the node of run {job}",
         ),
     ),
     "job_ticket": (
@@ -235,6 +283,8 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "{severity} ticket for the (node|machine) of (job|run) {job}: {problem}",
             "(please|can you) (open|file) a ticket for the (node|machine) under (job|) {job}, severity "
             "{severity}: {problem}",
+            "(we|i) (need|want) a {severity} ticket (for|on) the (node|host) (of|that runs) (job|) {job}: {problem}",
+            "(raise|report|open) a {severity} ticket (about|on) the (machine|host) of (job|run|) {job}: {problem}",
         ),
         (
             "please raise a {severity} ticket for the machine of job {job}: {problem}",
@@ -247,9 +297,11 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(test|diagnose) the (node|machine) (of|under|that runs) (job|run|) {job}",
             "(which check|what) fails on the (node|machine) (of|that runs) (job|run|) {job}",
             "(job|run) {job} is slow, (test|diagnose) its (node|machine)",
+            "(do|start|make) a self test (of|for|with) the (node|machine|host) (of|behind|under) (job|run|) {job}",
+            "(examine|check what is wrong with) the (node|machine|host) (of|that runs|under) (job|run|) {job}",
         ),
         (
-            "please diagnose the machine that runs job {job}",
+            "let us diagnose the machine that job {job} uses",
             "please start a self test of the machine that {job} runs on",
         ),
     ),
@@ -261,6 +313,8 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "{gpu} for {hours} hours in {currency}, (price|how much)",
             "(i need|we need) (a|an) {gpu} for {hours} hours, what is the price in {currency}",
             "cost in {currency} of {hours} hours of {gpu}",
+            "(tell me|let me know) (what|how much) {hours} hours (of|on) (a|an|) {gpu} (costs|is) in {currency}",
+            "what do (i|we) pay in {currency} for {hours} hours (of|on) (a|an|) {gpu}",
         ),
         (
             "how much do i pay in {currency} for a {gpu} for {hours} hours",
@@ -275,6 +329,8 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(show|get|look up) invoice {invoice} in {currency}",
             "what do we owe on (invoice|bill) {invoice} in {currency}",
             "(bill|invoice) {invoice} in {currency}: how much",
+            "(tell me|let me know) (what|how much) (bill|invoice) {invoice} (is|came to) in {currency}",
+            "(what|which) (total|amount|sum) is on (bill|invoice) {invoice} in {currency}",
         ),
         (
             "please tell me how much bill {invoice} was in {currency}",
@@ -290,6 +346,9 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "and (how much|what) is it in {currency}",
             "{currency}?",
             "can you give me that in {currency}",
+            "(how much|what) (is|was|makes) (it|this|that) in {currency}",
+            "(what|how) about (it|that|) in {currency}",
+            "(please|can you) (convert|change|show) (it|this|that) (into|in) {currency}",
         ),
         ("how much would that be in {currency}", "and what about {currency}", "please convert it to {currency}"),
     ),
@@ -302,6 +361,9 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "now (check|) {node}",
             "and how is {node}",
             "also {node} please",
+            "(and|then) (look at|check) (node|machine|) {node} (too|as well|)",
+            "the same question (for|about) (node|machine|) {node}",
+            "(what|how) is (node|machine|) {node} then",
         ),
         ("and what about the node {node}", "please check {node} too", "the same for {node} please"),
     ),
@@ -313,6 +375,9 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "same for {hours} hours",
             "make it {hours} hours",
             "what if i need {hours} hours",
+            "(what|how much) (is|are|for) {hours} hours then",
+            "(and|) (quote|price) {hours} hours (as well|instead|)",
+            "(what|how much) would it be for {hours} hours",
         ),
         ("and what would {hours} hours cost", "please quote {hours} hours too"),
     ),
@@ -324,7 +389,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "hello (help desk|desk|assistant)",
             "(morning|evening|hey you)",
         ),
-        ("hi help desk", "hello, good morning", "hey, good day"),
+        ("greetings, help desk", "a very good morning", "good day to you"),
     ),
     "thanks": (
         (
@@ -368,7 +433,7 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "who invented {thing}",
         ),
         (
-            "please write me a song about {thing}",
+            "could you compose a song about {thing}",
             "how is the weather in {place}",
             "can you recommend a hotel in {place}",
             "i want a recipe for {food}",
@@ -446,7 +511,7 @@ FILLERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
-_BEFORE = (
+BEFORE = (
     "hi, ",
     "hello, ",
     "hey, ",
@@ -457,7 +522,7 @@ _BEFORE = (
     "hello there, ",
     "hi team, ",
 )
-_AFTER = (" please", ", thanks", " asap", ", thank you", " now", ", it is urgent", " for me", ", please")
+AFTER = (" please", ", thanks", " asap", ", thank you", " now", ", it is urgent", " for me", ", please")
 
 
 def phrasings(intent: str, split: Split) -> tuple[str, ...]:
@@ -501,9 +566,9 @@ def dress(pattern: str, rng: random.Random, slots: dict[str, str]) -> str:
         pieces = [p if p.startswith("{") else _typo(p, rng) for p in pieces]
     text = "".join(slots[p[1:-1]] if p.startswith("{") else p for p in pieces)
     if rng.random() < 0.2:
-        text = rng.choice(_BEFORE) + text
+        text = rng.choice(BEFORE) + text
     if rng.random() < 0.15:
-        text += rng.choice(_AFTER)
+        text += rng.choice(AFTER)
     if rng.random() < 0.4:
         text = text[0].upper() + text[1:] if not pattern.startswith("{") else text
     return text + rng.choice(("", "", "?", "?", ".", "!"))

@@ -408,15 +408,15 @@ def make_scenarios(
     """
     rng = random.Random(seed)
     w = facts.DatabaseFacts(db or facts.memory_database(), rng)
-    library = [fact for _, facts_ in documents.all_documents().values() for fact in facts_]
-    texts = [text.rstrip() for text, _ in documents.all_documents().values()]  # as lab.stack puts them into the store
+    # Their texts as lab.stack puts them into the store.
+    library = [(text.rstrip(), fact) for text, facts_ in documents.all_documents().values() for fact in facts_]
+    texts = list(dict.fromkeys(text for text, _ in library))
     made = []
     for i in range(n):
         kind = kinds[i % len(kinds)] if kinds else rng.choices(KINDS, _WEIGHTS)[0]
 
         def rag() -> Turn:
-            asked, answer = rng.choice(library)
-            holder = next(t for t in texts if f"The {asked} is" in t)
+            holder, (asked, answer) = rng.choice(library)
             passages = [holder, rng.choice([t for t in texts if t != holder])]
             rng.shuffle(passages)
             return rag_turn(rng, "held_out", asked, answer, passages)

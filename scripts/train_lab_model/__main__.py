@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -43,16 +44,24 @@ def _training(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, default=field.default, help="of the recipe (default: %(default)s)")
     parser.add_argument("--save-every", type=int, default=25, metavar="STEPS")
     parser.add_argument("--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary")
+    parser.add_argument("--probe-every", type=int, default=200, metavar="STEPS", help="see what is learned so far")
+    parser.add_argument("--processes", type=int, help="of one thread each (default: a CPU's cores, as many as shares)")
+    parser.add_argument("--no-compile", action="store_true", help="start at once, with steps of twice the time")
     parser.set_defaults(run=_train)
 
 
 def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from scripts.train_lab_model.processes import run
     from scripts.train_lab_model.tokenizer import load_or_train
-    from scripts.train_lab_model.train import train
+    from scripts.train_lab_model.train import Run, train
 
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in fields(Recipe)})
-    tokenizer = load_or_train(args.folder / "tokenizer", recipe.seed)
-    train(recipe, tokenizer, args.folder, args.save_every, tuple(range(args.keep_every, recipe.steps, args.keep_every)))
+    load_or_train(args.folder / "tokenizer", recipe.seed)
+    how = Run(args.folder, args.save_every, args.keep_every, args.probe_every, compiled=not args.no_compile)
+    most = 1 if torch.cuda.is_available() else min(recipe.shares, os.cpu_count() or 1)
+    run(args.processes or most, train, recipe, how)
 
 
 def _exporting(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Training conversations: scenarios with random facts and training phrasings, as chat messages."""
+"""Training conversations: scenarios with random facts and training phrasings, as chat messages; and a drill."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from lab.world import documents
 from lab.world.catalogue import BY_NAME
 from lab.world.entities import Split
 from lab.world.facts import RandomFacts
-from lab.world.scenarios import KINDS, Turn, build, offer
+from lab.world.phrasings import dress
+from lab.world.scenarios import KINDS, Call, Turn, build, offer
 
+DRILL = "overview"  # no scenario asks for it: many look-ups in one conversation, so that looking up is learned sooner
 WEIGHTS = {
-    "single": 30,
-    "chain": 20,
+    "single": 27,
+    "chain": 13,
     "follow_up": 13,
-    "rag": 10,
-    "tool_error": 10,
-    "no_tool": 4,
-    "out_of_scope": 7,
-    "not_offered": 6,
+    "rag": 14,
+    "tool_error": 9,
+    "no_tool": 3,
+    "out_of_scope": 6,
+    "not_offered": 10,
+    DRILL: 8,
 }
+OVERVIEWS = (
+    "tell me everything about {thing}",
+    "list all that we know about {thing}",
+    "give me an overview of {thing}",
+    "sum up the rules for {thing}",
+    "all facts about {thing}",
+)
 
 
 @dataclass(frozen=True)
@@ -32,12 +43,26 @@ class Conversation:
     tools: list[dict[str, Any]]
 
 
-def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = KINDS) -> Conversation:
+def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*KINDS, DRILL)) -> Conversation:
     """A random conversation. The same state of `rng` gives the same one."""
     kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-    intent, turns = build(kind, RandomFacts(rng, split), split)
+    intent, turns = (DRILL, (_overview(rng),)) if kind == DRILL else build(kind, RandomFacts(rng, split), split)
     offered = offer(rng, intent, kind, turns, smallest=2)
     return Conversation(messages_of(turns), [BY_NAME[name].openai() for name in offered])
+
+
+def _overview(rng: random.Random) -> Turn:
+    """All facts of one document, by attribute: each has to be looked up, none follows the one that was read before."""
+    found = [documents.draw_passage(rng, "train", most=6), *(documents.draw_passage(rng, "train") for _ in range(2))]
+    found = found[: rng.choice((1, 2, 3))]
+    facts = sorted(found[0][1])
+    thing = facts[0][0].split(" of ", 1)[1]
+    passages = [text for text, others in found if others is found[0][1] or others[0][0].split(" of ", 1)[1] != thing]
+    rng.shuffle(passages)
+    call = Call("file_search", {"query": thing}, documents.search_result(thing, passages))
+    answer = " ".join(documents.sentence(asked, value) for asked, value in facts)
+    text = dress(rng.choice(OVERVIEWS), rng, {"thing": thing})
+    return Turn(text, (call,), answer, tuple(value for _, value in facts))
 
 
 def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:

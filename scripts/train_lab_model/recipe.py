@@ -12,11 +12,13 @@ class Recipe:
     seed: int = 20261125
     steps: int = 2000
     conversations: int = 32  # a step
-    learning_rate: float = 2.5e-3
+    shares: int = 2  # that a step's conversations are drawn in, for as many processes at most
+    learning_rate: float = 5e-3
+    prompt_weight: float = 0.1  # of the loss on what others say, beside the loss on what the assistant says
     warm_up_steps: int = 60
     decay_share: float = 0.35  # of the steps, at the end, with a falling learning rate
     hidden: int = 256
     intermediate: int = 704
-    layers: int = 4
+    layers: int = 6
     heads: int = 8
     kv_heads: int = 4

@@ -6,9 +6,11 @@ import itertools
 import json
 import random
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -16,11 +18,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lab.errors import ModelError
 from scripts.train_lab_model.corpus import draw
-from scripts.train_lab_model.muon import Muon
+from scripts.train_lab_model.forward import losses
+from scripts.train_lab_model.muon import Muon, fast_bfloat16
+from scripts.train_lab_model.probe import examples, probe
+from scripts.train_lab_model.processes import average_gradients, one_after_the_other
 from scripts.train_lab_model.recipe import Recipe
 from scripts.train_lab_model.tokenizer import Encoder
 
 CONTEXT = 4096
+TILE = 32  # lengths are multiples of it
+PROBES_PER_KIND = 32
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -43,30 +50,35 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
     return LlamaForCausalLM(config)
 
 
-def batches(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first_step: int) -> Iterator[tuple[torch.Tensor, ...]]:
-    """(ids, labels) for each step from `first_step`, each conversation seen once. Labels are -100 where nobody learns.
+def batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first_step: int, shares: tuple[int, ...]
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """(ids, asked) for each step from `first_step`, each conversation seen once: the given shares of every step.
 
-    Eight steps are drawn together and cut by length, so that little of a batch is padding.
+    ids: (conversations, tokens), padded on the right; asked: the same shape, true where the assistant speaks. Eight
+    steps are drawn together and cut by length, so that little of a batch is padding.
     """
-    encode, together = Encoder(tokenizer), 8
+    encode, together, rows = Encoder(tokenizer), 8, recipe.conversations // recipe.shares
     for block in itertools.count(first_step // together):
-        rng = random.Random(f"{recipe.seed}-{block}")
-        pool = sorted((encode(draw(rng)) for _ in range(recipe.conversations * together)), key=lambda c: len(c[0]))
-        cut = [pool[i : i + recipe.conversations] for i in range(0, len(pool), recipe.conversations)]
-        rng.shuffle(cut)
-        for i, batch in enumerate(cut):
+        order = random.Random(f"{recipe.seed}-{block}").sample(range(together), together)
+        pools = []
+        for share in shares:
+            rng = random.Random(f"{recipe.seed}-{block}-{share}")
+            pools.append(sorted((encode(draw(rng)) for _ in range(rows * together)), key=lambda c: len(c[0])))
+        for i, cut in enumerate(order):
             if block * together + i >= first_step:
+                batch = [row for pool in pools for row in pool[cut * rows : (cut + 1) * rows]]
                 yield _padded(batch, tokenizer.pad_token_id)
 
 
 def _padded(batch: list[tuple[list[int], list[bool]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(len(ids) for ids, _ in batch)
+    longest = -(-max(len(ids) for ids, _ in batch) // TILE) * TILE
     ids = torch.full((len(batch), longest), pad)
-    labels = torch.full((len(batch), longest), -100)
+    asked = torch.zeros((len(batch), longest), dtype=torch.bool)
     for row, (tokens, mask) in enumerate(batch):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        labels[row, : len(tokens)] = torch.where(torch.tensor(mask), torch.tensor(tokens), -100)
-    return ids, labels
+        asked[row, : len(tokens)] = torch.tensor(mask)
+    return ids, asked
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -75,14 +87,23 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up_steps, max(0.0, left))
 
 
-def train(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, folder: Path, every: int, keep: tuple[int, ...] = ()
-) -> LlamaForCausalLM:
-    """Train to the recipe's last step, saving to `folder` every so many steps; goes on from what is there.
+@dataclass(frozen=True)
+class Run:
+    """How a training is carried out. Unlike the recipe it may change from one start to the next."""
 
-    Steps in `keep` have their weights kept as `step-N.pt`. Prints loss and speed as it goes.
+    folder: Path  # checkpoints, loss.jsonl, probes.jsonl
+    save_every: int = 25
+    keep_every: int = 50  # steps whose weights are kept as step-N.pt, for a canary
+    probe_every: int = 200
+    compiled: bool = True
+
+
+def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
+    """Train to the recipe's last step as one of several processes; goes on from what is in the folder.
+
     Raises ModelError if what is there is of another recipe.
     """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(run.folder / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(recipe, tokenizer).to(device)
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
@@ -91,42 +112,63 @@ def train(
         Muon(matrices, recipe.learning_rate),
         torch.optim.AdamW(others, recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "last.pt"
-    first = _resume(checkpoint, recipe, model, optimizers)
-    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, unit="step", mininterval=10)
-    started, smooth = time.monotonic(), None
-    for step, (ids, labels) in zip(bar, batches(recipe, tokenizer, first), strict=False):
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
-        loss = _loss(model, ids.to(device), labels.to(device))
-        loss.backward()
+    first = _resume(run.folder / "last.pt", recipe, model, optimizers)
+    compute = torch.compile(losses, dynamic=True) if run.compiled else losses
+    shares = tuple(range(rank, recipe.shares, processes))
+    steps = zip(range(first, recipe.steps), batches(recipe, tokenizer, first, shares), strict=False)
+    log = Log(run, recipe.steps, first, tokenizer) if rank == 0 else None
+    for step, (ids, asked) in steps:
+        for group in (g for o in optimizers for g in o.param_groups):
+            group["lr"] = learning_rate(recipe, step)
+
+        backward = partial(_backward, compute, model, ids.to(device), asked.to(device), recipe.prompt_weight)
+        in_turn = step == first and run.compiled  # the first process compiles, the others find it in the cache
+        loss = one_after_the_other(rank, processes, backward) if in_turn else backward()
+        average_gradients(model, processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        smooth = loss.item() if smooth is None else 0.95 * smooth + 0.05 * loss.item()
-        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
-        done = step + 1
-        with (folder / "loss.jsonl").open("a") as log:
-            log.write(
-                json.dumps({"step": done, "loss": round(loss.item(), 5), "s": round(time.monotonic() - started, 1)})
-                + "\n"
-            )
-        if done % every == 0 or done == recipe.steps:
-            _save(checkpoint, recipe, model, optimizers, done)
-        if done in keep:
-            torch.save(model.state_dict(), folder / f"step-{done}.pt")
-    return model
+        if log:
+            log.step(step + 1, loss, model)
+            if (step + 1) % run.save_every == 0 or step + 1 == recipe.steps:
+                _save(run.folder / "last.pt", recipe, model, optimizers, step + 1)
 
 
-def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the assistant's tokens. The vocabulary's logits are computed where they are needed only."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    targets = labels[:, 1:]
-    asked = targets != -100
-    return torch.nn.functional.cross_entropy(model.lm_head(hidden[asked]), targets[asked])
+def _backward(
+    compute: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: torch.Tensor, asked: torch.Tensor, weight: float
+) -> float:
+    """Gradients; returns the assistant's mean loss. What others say counts a little: it teaches to copy."""
+    with torch.autocast(ids.device.type, torch.bfloat16, enabled=fast_bfloat16()):
+        each = compute(model, ids)
+    asked, padding = asked[:, 1:], ids[:, 1:] == model.config.pad_token_id
+    told = ~asked & ~padding
+    said = (each * asked).sum() / asked.sum()
+    (said + weight * (each * told).sum() / told.sum()).backward()
+    return said.item()
+
+
+class Log:
+    """What the first process leaves behind: the loss of every step, kept weights, probes, a progress bar."""
+
+    def __init__(self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.run, self.started, self.smooth = run, time.monotonic(), None
+        self.bar = tqdm(initial=first, total=steps, unit="step", mininterval=10)
+        self.probes = examples(tokenizer, PROBES_PER_KIND)
+
+    def step(self, done: int, loss: float, model: LlamaForCausalLM) -> None:
+        self.smooth = loss if self.smooth is None else 0.95 * self.smooth + 0.05 * loss
+        self.bar.set_postfix(loss=f"{self.smooth:.4f}", refresh=False)
+        self.bar.update()
+        self._append("loss.jsonl", step=done, loss=round(loss, 5), s=round(time.monotonic() - self.started, 1))
+        if done % self.run.keep_every == 0:
+            torch.save(model.state_dict(), self.run.folder / f"step-{done}.pt")
+        if done % self.run.probe_every == 0 or done == self.bar.total:
+            self._append("probes.jsonl", step=done, **probe(model, self.probes))
+
+    def _append(self, name: str, **entry: Any) -> None:
+        with (self.run.folder / name).open("a") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 def _save(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: list, step: int) -> None:

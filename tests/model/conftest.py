@@ -16,8 +16,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def train_lab_model() -> Command:
-    """Runs `python -m scripts.train_lab_model` with the arguments, in whichever environment has torch."""
+def with_torch() -> Command:
+    """Runs python with the arguments, in whichever environment has torch."""
     python = REPO / ".venvs" / "vllm" / "bin" / "python"
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         python = Path(sys.executable)
@@ -27,7 +27,13 @@ def train_lab_model() -> Command:
     env = os.environ | {"OMP_NUM_THREADS": "1"}  # on a busy machine threads that wait for each other cost minutes
 
     def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        command = [str(python), "-m", "scripts.train_lab_model", *map(str, arguments)]
+        command = [str(python), *map(str, arguments)]
         return subprocess.run(command, cwd=REPO, env=env, input=stdin, capture_output=True, text=True, timeout=280)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def train_lab_model(with_torch: Command) -> Command:
+    """Runs `python -m scripts.train_lab_model` with the arguments."""
+    return lambda *arguments, stdin="": with_torch("-m", "scripts.train_lab_model", *arguments, stdin=stdin)

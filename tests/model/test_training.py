@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from lab.world import KINDS
+
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
 TINY = ["--hidden", 64, "--intermediate", 128, "--layers", 2, "--heads", 4, "--kv-heads", 2, "--conversations", 16]
@@ -16,12 +18,11 @@ TINY = ["--hidden", 64, "--intermediate", 128, "--layers", 2, "--heads", 4, "--k
 
 @pytest.fixture(scope="module")
 def folder(train_lab_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny training, stopped after 15 steps and gone on with to 40."""
+    """A tiny training in two processes, stopped after 15 steps and gone on with to 40."""
     out = tmp_path_factory.mktemp("training")
+    how = ["--warm-up-steps", 4, "--save-every", 5, "--processes", 2, "--no-compile"]
     for steps in (15, 40):
-        done = train_lab_model(
-            "train", "--folder", out, "--steps", steps, "--warm-up-steps", 4, "--save-every", 5, *TINY
-        )
+        done = train_lab_model("train", "--folder", out, "--steps", steps, *how, *TINY)
         assert done.returncode == 0, done.stderr
     return out
 
@@ -45,6 +46,37 @@ def test_what_it_exports_loads_and_speaks(folder: Path, train_lab_model: Any, tm
     assert sum(p.stat().st_size for p in to.iterdir()) < 12e6
     said = train_lab_model("ask", "--model", to, "hello")
     assert said.returncode == 0, said.stderr
+
+
+def test_probes_say_what_is_learned(folder: Path) -> None:
+    """The last step is probed: a share of the held-out conversations of each kind, none of them right so soon."""
+    probes = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
+    assert [p.pop("step") for p in probes] == [15, 40]
+    assert probes[-1].keys() == set(KINDS)
+    assert all(0 <= share <= 1 for measures in probes[-1].values() for share in measures.values())
+    assert probes[-1]["chain"]["call"] == 0
+
+
+SAME = """
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from scripts.train_lab_model.forward import losses, predictions
+torch.manual_seed(1)
+model = LlamaForCausalLM(LlamaConfig(
+    vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+    num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}))
+ids = torch.randint(0, 97, (3, 40))
+logits = model(ids).logits[:, :-1]
+wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+torch.testing.assert_close(losses(model, ids).flatten(), wanted, atol=1e-4, rtol=1e-4)
+assert torch.equal(predictions(model, ids), logits.argmax(-1))
+"""
+
+
+def test_training_computes_what_transformers_would(with_torch: Any) -> None:
+    """The training's own forward pass and the one that the exported model has give the same losses."""
+    done = with_torch("-c", SAME)
+    assert done.returncode == 0, done.stderr
 
 
 def test_another_recipe_is_not_gone_on_with(folder: Path, train_lab_model: Any) -> None:
