@@ -1,7 +1,7 @@
 """Prometheus' samples as arrays, whole answers at a time.
 
-They are parsed as CSV by polars, as they are: in `[[t,"v"],[t,"v"]]` a line ends at `]` and a column at `"`. Decoding
-them as JSON would make millions of Python objects only to throw them away.
+In `[[t,"v"],[t,"v"]]` every number stands between two marks: the places of all marks are found at once, and Arrow reads
+all numbers between them at once. Decoding JSON would make millions of Python objects only to throw them away.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import polars as pl
+import pyarrow as pa
 
 from lab.errors import FrameError
 
 BATCH_BYTES = 4 << 20  # of JSON text parsed at once: large enough for speed, small enough for memory
-_CSV = {
-    "has_header": False, "quote_char": None, "truncate_ragged_lines": True, "glob": False,
-    "schema": {"before": pl.String, "value": pl.Float64, "after": pl.String},
-}  # fmt: skip
 
 
 class SeriesLike(Protocol):
@@ -74,41 +70,48 @@ def _batches(texts: Iterable[memoryview]) -> Iterator[list[memoryview]]:
 
 
 def _parse(texts: list[memoryview], step_ms: int) -> _Parsed:
-    found = _values_of(texts)
-    if found is None:
+    """By quotes and brackets, or as JSON where they are not where Prometheus puts them."""
+    if any(bytes(text[:2]) + bytes(text[-2:]) not in (b"[[]]", b"[][]") for text in texts):
         return _parse_json(texts)
-    counts, values = found
-    edges = np.concatenate(([0], np.cumsum(counts)))
-    time_ms = np.empty(len(values), dtype=np.int64)
-    others = []
-    for i, text in enumerate(texts):
-        times = _even_times(text, int(counts[i]), step_ms)
-        if times is None:
-            others.append(i)
-        else:
-            time_ms[edges[i] : edges[i + 1]] = times
-    if others:
-        seconds = _seconds_of([texts[i] for i in others])
-        if len(seconds) != counts[others].sum():
+    data = b"".join(texts)
+    edges = np.cumsum([0, *map(len, texts)])
+    quotes = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord('"')).astype(np.int32)
+    counts = np.diff(np.searchsorted(quotes, edges)) // 2
+    values = _floats(data, quotes[0::2] + 1, quotes[1::2])
+    if values is None and b'"+Inf"' in data:  # Arrow knows Inf and -Inf
+        return _parse([memoryview(bytes(text).replace(b'"+Inf"', b'"Inf"')) for text in texts], step_ms)
+    if values is None or len(values) != counts.sum():
+        return _parse_json(texts)
+    time_ms = _times(texts, counts, step_ms)
+    if time_ms is None:
+        brackets = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("[")).astype(np.int32)
+        brackets = np.delete(brackets, np.searchsorted(brackets, edges[:-1]))  # but for each text's own first one
+        seconds = _floats(data, brackets + 1, quotes[0::2] - 1)
+        if seconds is None:
             return _parse_json(texts)
-        parts = np.split(np.rint(seconds * 1000).astype(np.int64), np.cumsum(counts[others])[:-1])
-        for i, part in zip(others, parts, strict=True):
-            time_ms[edges[i] : edges[i + 1]] = part
+        time_ms = np.rint(seconds * 1000).astype(np.int64)
     return _Parsed(counts, time_ms, values)
 
 
-def _values_of(texts: list[memoryview]) -> tuple[np.ndarray, np.ndarray] | None:
-    """(samples of each text, values): the texts as a CSV whose lines end at `]` and whose second column, between
-    quotes, is the value. Each text's closing bracket gives one line without a value, which tells the texts apart."""
-    try:
-        table = pl.read_csv(b"".join(texts), columns=[1], separator='"', eol_char="]", **_CSV)
-    except pl.exceptions.PolarsError:
-        return None  # another server's spelling
-    values = table.to_series()
-    ends = np.flatnonzero(values.is_null().to_numpy())
-    if len(ends) != len(texts) or not len(values) or ends[-1] != len(values) - 1:
+def _floats(data: bytes, begins: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+    """The numbers that stand in the data between these places, whole columns at a time; None if one is no number."""
+    if len(begins) != len(ends):
         return None
-    return np.diff(ends, prepend=-1) - 1, values.drop_nulls().to_numpy()
+    offsets = np.empty(2 * len(begins), dtype=np.int32)
+    offsets[0::2], offsets[1::2] = begins, ends
+    if len(offsets) == 0 or (np.diff(offsets) < 0).any():
+        return np.empty(0) if len(offsets) == 0 else None
+    texts = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
+    try:
+        return texts.take(pa.array(np.arange(0, len(texts), 2))).cast(pa.float64()).to_numpy()
+    except pa.ArrowInvalid:
+        return None
+
+
+def _times(texts: list[memoryview], counts: np.ndarray, step_ms: int) -> np.ndarray | None:
+    """The times of texts that all have a sample at every step from their first to their last; None otherwise."""
+    found = [_even_times(text, int(count), step_ms) for text, count in zip(texts, counts, strict=True)]
+    return None if any(times is None for times in found) else np.concatenate(found)
 
 
 def _even_times(text: memoryview, count: int, step_ms: int) -> np.ndarray | None:
@@ -116,6 +119,8 @@ def _even_times(text: memoryview, count: int, step_ms: int) -> np.ndarray | None
 
     Prometheus puts the samples of a range on the steps, in order: the first, the last and the number leave no choice.
     """
+    if not count and len(text) == 2:
+        return np.empty(0, dtype=np.int64)
     if not step_ms or not count:
         return None
     first, last = _ms_at(bytes(text[:64])), _ms_at(bytes(text[-64:]).rpartition(b"[")[2])
@@ -130,16 +135,6 @@ def _ms_at(text: bytes) -> int | None:
         return round(float(text.partition(b",")[0].strip(b"[ ")) * 1000)
     except ValueError:
         return None
-
-
-def _seconds_of(texts: list[memoryview]) -> np.ndarray:
-    """The times of all samples: what is left of the first column of the same CSV."""
-    try:
-        table = pl.read_csv(b"".join(texts), columns=[0], separator='"', eol_char="]", **_CSV)
-        column = table.to_series().str.strip_chars("[, ")
-        return column.filter(column != "").cast(pl.Float64).to_numpy()
-    except pl.exceptions.PolarsError:
-        return np.empty(0)
 
 
 def _parse_json(texts: list[memoryview]) -> _Parsed:
