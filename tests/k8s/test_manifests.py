@@ -160,6 +160,18 @@ def _role(documents, one, container):
     documents.remove(one(documents, "Role", "prometheus", "llm-lab"))
 
 
+def _label(documents, one, container):
+    one(documents, "Job", "documents")["metadata"]["labels"].pop("app.kubernetes.io/part-of")
+
+
+def _label_of_pods(documents, one, container):
+    one(documents, "Deployment", "vllm")["spec"]["template"]["metadata"]["labels"].pop("app.kubernetes.io/part-of")
+
+
+def _too_large(documents, one, container):
+    one(documents, "ConfigMap", "grafana-dashboards")["data"]["more.json"] = '"' + "x" * 100_000 + '"'
+
+
 def _budget(documents, one, container):
     one(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {"app": "vllm"}
 
@@ -177,6 +189,9 @@ REFERENCE_FAULTS = {
     _account: "no ServiceAccount tempo",
     _address: "has no port 4319",
     _data_source: "no data source 'tempo'",
+    _label: "Job llm-lab/documents: no label",
+    _label_of_pods: "its pods have no label",
+    _too_large: "keeps a copy in an annotation",
     _role: "no Role prometheus",
     _budget: "its selector finds no pod",
 }

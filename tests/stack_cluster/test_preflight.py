@@ -64,6 +64,26 @@ def test_the_cluster_overlay_asks_for_keda_and_for_the_users_secrets(cluster: Fa
     assert "create secret generic tempo-s3" in bad["Secret tempo-s3"].fix
 
 
+def test_another_overlay_is_not_stood_up_on_top(cluster: FakeCluster, settings: Settings) -> None:
+    """What only the former one has would stay: the preflight names it, and how to take it down."""
+    cluster.healthy()
+    for overlay, fine in (("minikube-cpu", True), ("cluster", False)):
+        cluster.put("api/v1/namespaces/llm-lab", metadata={
+            "name": "llm-lab", "labels": {"app.kubernetes.io/part-of": "llm-lab"},
+            "annotations": {"llm-lab/overlay": overlay}})  # fmt: skip
+        bad = [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok]
+        assert [f.name for f in bad] == ([] if fine else ["overlay in llm-lab"])
+    assert "lab down --place cluster" in bad[0].fix
+
+
+def test_a_volume_for_many_nodes_needs_a_class_that_can(cluster: FakeCluster, settings: Settings) -> None:
+    """Replicas on all nodes read the model; a block device serves one node."""
+    cluster.healthy(gpus=8)
+    cluster.objects["apis/storage.k8s.io/v1/storageclasses/standard"]["provisioner"] = "ebs.csi.aws.com"
+    bad = {f.name: f for f in driver.preflight(settings, "fake", "cluster") if not f.ok}
+    assert "ReadWriteMany" in bad["shared volume"].found and "EFS" in bad["shared volume"].fix
+
+
 @pytest.mark.parametrize("context", ["", "production"])
 def test_a_context_that_was_not_named_is_refused(context: str, cluster: FakeCluster, settings: Settings) -> None:
     """No verb takes the current context, nor one that does not exist; the server is not asked at all."""

@@ -21,7 +21,7 @@ from lab.stack.cluster.rollout import WorkloadStatus
 def preflight(settings: Settings, context: str, overlay: str) -> list[checks.Finding]:
     """See lab.stack.cluster.preflight."""
     kube.named(context)
-    return checks.check(Api(context), kube.render(overlay))
+    return checks.check(Api(context), kube.render(overlay), overlay)
 
 
 def up(
@@ -36,8 +36,10 @@ def up(
     documents = kube.render(overlay)
     _no_local_lab(settings.state_dir.resolve())
     api = Api(context)
-    _stop_for(checks.check(api, documents), context, overlay)
+    _stop_for(checks.check(api, documents, overlay), context, overlay)
     namespaces = [d for d in documents if d["kind"] == "Namespace"]
+    for namespace in namespaces:
+        namespace["metadata"]["annotations"] = {checks.OVERLAY: overlay}
     kubectl.apply(namespaces)  # first, and alone: nothing can be put into a namespace that is not there
     _grafana_password(api)
     _remove_finished_jobs(api, documents)

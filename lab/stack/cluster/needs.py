@@ -12,6 +12,11 @@ from lab.stack.cluster.kubectl import versions
 GPU = "nvidia.com/gpu"
 OLDEST_MINOR = 30  # the oldest 1.x whose fields the manifests use
 CNI_WITH_POLICIES = ("calico-node", "cilium", "antrea-agent", "kube-router", "weave-net", "canal", "aws-node", "anetd")
+OVERLAY = "llm-lab/overlay"  # the annotation of our namespaces that says which overlay stands in them
+ONE_NODE_AT_A_TIME = (  # provisioners of block storage: a claim for many nodes would stay pending
+    *("ebs.csi.aws.com", "kubernetes.io/aws-ebs", "pd.csi.storage.gke.io", "kubernetes.io/gce-pd"),
+    *("disk.csi.azure.com", "rancher.io/local-path", "cinder.csi.openstack.org", "kubernetes.io/no-provisioner"),
+)
 OURS = {"grafana-admin"}  # Secrets that `up` makes
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3}
 
@@ -27,14 +32,14 @@ class Finding:
     required: bool = True
 
 
-def check(api: Api, documents: list[dict[str, Any]]) -> list[Finding]:
+def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Finding]:
     """All findings. Raises StackError if the API server does not answer at all."""
     version = api.get("version") or {}
     nodes = list(api.items("api/v1", "nodes"))
     return [
         _version(version),
-        *_namespaces(api, documents),
-        _storage(api, documents),
+        *_namespaces(api, documents, overlay),
+        *_storage(api, documents),
         *_custom_resources(api, documents),
         *_secrets(api, documents),
         *_gpus(nodes, documents),
@@ -52,7 +57,7 @@ def _version(version: dict[str, Any]) -> Finding:
     return Finding("Kubernetes", ok, text, fix, required=False)
 
 
-def _namespaces(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iterator[Finding]:
     for name in (d["metadata"]["name"] for d in documents if d["kind"] == "Namespace"):
         there = api.get(f"api/v1/namespaces/{name}")
         labels = (there or {}).get("metadata", {}).get("labels") or {}
@@ -62,19 +67,29 @@ def _namespaces(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding(f"namespace {name}", there is None or ours, found, fix)
         if there and there.get("status", {}).get("phase") == "Terminating":
             yield Finding(f"namespace {name} is going", False, "Terminating", "wait until it is gone, then try again")
+        stands = ((there or {}).get("metadata", {}).get("annotations") or {}).get(OVERLAY, overlay)
+        if stands != overlay:  # what that one has and this one has not would stay, and scrape, and sample
+            fix = f"lab down --place cluster --context {api.context}"
+            yield Finding(f"overlay in {name}", False, f"{stands} stands there", fix)
 
 
-def _storage(api: Api, documents: list[dict[str, Any]]) -> Finding:
+def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     default = "storageclass.kubernetes.io/is-default-class"
-    names = [
-        c["metadata"]["name"]
+    classes = [
+        c
         for c in api.items("apis/storage.k8s.io/v1", "storageclasses")
         if (c["metadata"].get("annotations") or {}).get(default) == "true"
     ]
     fix = "minikube addons enable default-storageclass storage-provisioner, or mark a class as the default"
-    many = any("ReadWriteMany" in d["spec"].get("accessModes", []) for d in documents if _is_claim(d))
-    found = (names[0] if names else "none") + (", and the model's volume asks for ReadWriteMany" if many else "")
-    return Finding("default storage class", bool(names), found, fix)
+    yield Finding("default storage class", bool(classes), classes[0]["metadata"]["name"] if classes else "none", fix)
+    many = [d for d in documents if _is_claim(d) and "ReadWriteMany" in d["spec"].get("accessModes", [])]
+    for claim, c in ((m, c) for m in many for c in classes[:1]):
+        one_node = c.get("provisioner", "").startswith(ONE_NODE_AT_A_TIME)
+        name = claim["metadata"]["name"]
+        fix = (
+            f"make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, or name it in the claim {name}"
+        )
+        yield Finding("shared volume", not one_node, f"{name} is ReadWriteMany, class of {c.get('provisioner')}", fix)
 
 
 def _is_claim(document: dict[str, Any]) -> bool:
