@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lab.dashboards.model import Dashboard, Panel, Query, Row, Variable
 from lab.dashboards.promql import VLLM, rate, ratio
 from lab.dashboards.vllm import VARIABLES
+from lab.prices import ApiPrice, api_prices, machine_prices
 from lab.schema import Metric as M
+from lab.settings import REPO
 
-MACHINE_USD_PER_HOUR = Variable("usd_per_hour", "USD an hour for one replica's machine", "2.50")
-API = (
-    Variable("api_input_usd", "API: USD for a million input tokens", "0.15"),
-    Variable("api_cached_usd", "API: USD for a million cached input tokens", "0.075"),
-    Variable("api_output_usd", "API: USD for a million output tokens", "0.60"),
+_DATA = REPO / "data"
+MACHINES, APIS = machine_prices(_DATA), api_prices(_DATA)
+MACHINE_USD_PER_HOUR = Variable(
+    "usd_per_hour",
+    "Machine of one replica",
+    f"{MACHINES['aws-m7g-large'].usd_per_hour:g}",
+    options=tuple(
+        (f"{m.name}, {m.usd_per_hour:g} USD/h, {m.read_on}", f"{m.usd_per_hour:g}") for m in MACHINES.values()
+    ),
 )
 REPLICAS = f"count({M.RUNNING}{{{VLLM}}})"
-ASSUMED = "Prices are the variables above; put your own there (data/prices has some with their sources)."
+ASSUMED = "The price of a machine is the variable above, from data/prices; type your own if it is another."
+LISTED = "List prices of data/prices, each with its day and source there; yours may be negotiated."
 
 
 def usd_per_million_generated() -> str:
@@ -22,10 +31,23 @@ def usd_per_million_generated() -> str:
     return ratio(f"1e6 * $usd_per_hour / 3600 * {REPLICAS}", rate(M.GENERATION_TOKENS))
 
 
-_API = (
-    f"($api_input_usd * ({rate(M.PROMPT_TOKENS)} - {rate(M.CACHED_TOKENS)}) + "
-    f"$api_cached_usd * {rate(M.CACHED_TOKENS)} + $api_output_usd * {rate(M.GENERATION_TOKENS)}) / 1e6"
-)
+def by_api(expr: Callable[[str, ApiPrice], str]) -> tuple[Query, ...]:
+    """One query for each API of the price list, of what its tokens would cost there (USD a second)."""
+    return tuple(Query(expr(_usd_per_s(price), price), name) for name, price in APIS.items())
+
+
+def _usd_per_s(price: ApiPrice) -> str:
+    fresh = f"({rate(M.PROMPT_TOKENS)} - {rate(M.CACHED_TOKENS)})"
+    return (
+        f"({price.input_usd_per_mtok:g} * {fresh} + {_cached(price):g} * {rate(M.CACHED_TOKENS)} + "
+        f"{price.output_usd_per_mtok:g} * {rate(M.GENERATION_TOKENS)}) / 1e6"
+    )
+
+
+def _cached(price: ApiPrice) -> float:
+    listed = price.cached_input_usd_per_mtok
+    return price.input_usd_per_mtok if listed is None else listed
+
 
 MACHINE = Row(
     "Own machines",
@@ -53,16 +75,17 @@ BY_API = Row(
     "The same tokens by an API's price list",
     (
         Panel("USD an hour, by the price list",
-              f"What this traffic would cost elsewhere, with cached tokens at their price. {ASSUMED}",
-              (Query(f"3600 * {_API}", "price list"), Query(f"$usd_per_hour * {REPLICAS}", "own machines")),
+              f"What this traffic would cost elsewhere, with cached tokens at their price. {LISTED} {ASSUMED}",
+              (*by_api(lambda usd, _: f"3600 * {usd}"), Query(f"$usd_per_hour * {REPLICAS}", "own machines")),
               unit="currencyUSD"),
         Panel("Own machines by price list",
-              "Below 1 the own machines are cheaper at this moment's load. Engineering time is in neither.",
-              (Query(ratio(f"$usd_per_hour * {REPLICAS}", f"(3600 * {_API})"), "ratio"),)),
+              "Below 1 the own machines are cheaper at this moment's load. Engineering time is in neither. Another "
+              f"model answers there, with other tokens for the same text. {LISTED}",
+              by_api(lambda usd, _: ratio(f"$usd_per_hour * {REPLICAS}", f"(3600 * {usd})"))),
         Panel("Spared by the prefix cache",
               "Price-list USD an hour that cached tokens did not cost. On own machines the gain is time, not an "
               "invoice.",
-              (Query(f"3600 * ($api_input_usd - $api_cached_usd) * {rate(M.CACHED_TOKENS)} / 1e6", "spared"),),
+              by_api(lambda _, p: f"{3600 * (p.input_usd_per_mtok - _cached(p)) / 1e6:g} * {rate(M.CACHED_TOKENS)}"),
               unit="currencyUSD"),
         Panel("Tokens, all in all", "Over the whole time range; a restart of vLLM in it is allowed for.",
               (Query(f"sum(increase({M.PROMPT_TOKENS}{{{VLLM}}}[$__range]))", "prompt"),
@@ -84,5 +107,5 @@ DASHBOARD = Dashboard(
     "Cost",
     "What tokens cost: own machines, an API's price list, energy.",
     (MACHINE, BY_API, ENERGY),
-    (*VARIABLES, MACHINE_USD_PER_HOUR, *API),
+    (*VARIABLES, MACHINE_USD_PER_HOUR),
 )

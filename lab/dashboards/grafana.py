@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import ascii_uppercase
+
 from grafana_foundation_sdk.builders import common as common_builder
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.builders import heatmap, prometheus, stat, timeseries
@@ -50,7 +52,12 @@ def _sisters() -> builder.DashboardLink:
     return link.as_dropdown(True).keep_time(True).include_vars(True)
 
 
-def _variable(variable: Variable) -> builder.QueryVariable | builder.TextBoxVariable:
+def _variable(variable: Variable) -> builder.QueryVariable | builder.CustomVariable | builder.TextBoxVariable:
+    if variable.options:
+        choices = ", ".join(f"{text.replace(',', ' ')} : {value}" for text, value in variable.options)
+        shown = next(text.replace(",", " ") for text, value in variable.options if value == variable.default)
+        chosen = model.VariableOption(selected=True, text=shown, value=variable.default)
+        return builder.CustomVariable(variable.name).label(variable.label).values(choices).current(chosen)
     if not variable.query:
         return builder.TextBoxVariable(variable.name).label(variable.label).default_value(variable.default)
     chosen = (
@@ -70,7 +77,7 @@ def _panel(panel: Panel) -> timeseries.Panel | stat.Panel | heatmap.Panel:
     built = {"timeseries": _timeseries, "stat": _stat, "heatmap": _heatmap}[panel.kind](panel)
     built = built.title(panel.title).description(_description(panel)).datasource(SOURCE)
     built = built.span(panel.width).height(_HEIGHT)
-    for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
+    for letter, query in zip(ascii_uppercase, panel.queries, strict=False):
         target = prometheus.Dataquery().expr(query.expr).ref_id(letter).datasource(SOURCE)
         if query.legend:
             target = target.legend_format(query.legend)

@@ -53,12 +53,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice of the reader. `query` lists values ('' for a text to type); `default` fits where none is made."""
+    """A choice of the reader: from `options` (what is shown, value), from what `query` lists, else a text to type.
+
+    `default` is the value that fits where none is made.
+    """
 
     name: str
     label: str
     default: str
     query: str = ""
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
