@@ -335,7 +335,7 @@ def rag_turn(rng: random.Random, split: Split, asked: str, answer: str, passages
 
 
 def _random_rag(rng: random.Random, split: Split) -> Turn:
-    found = [documents.draw_passage(rng, split) for _ in range(rng.choice((1, 2, 3, 3, 3, 5)))]
+    found = [documents.draw_passage(rng, split) for _ in range(rng.choice((1, 2, 2, 3)))]
     asked, answer = rng.choice(rng.choice(found)[1])
     others = [(text, fs) for text, fs in found if asked not in dict(fs)]
     holder = next(text for text, fs in found if dict(fs).get(asked) == answer)

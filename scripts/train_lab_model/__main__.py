@@ -111,6 +111,7 @@ def _evaluating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="lab-model", help="the name that it is served under")
     parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-speed", action="store_true", help="do not time the server")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
     parser.set_defaults(run=_evaluate)
@@ -118,13 +119,18 @@ def _evaluating(parser: argparse.ArgumentParser) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from scripts.train_lab_model.evaluate import evaluate, table
+    from scripts.train_lab_model.speed import measure_speed
 
-    rows = asyncio.run(evaluate(args.base_url.rstrip("/"), args.model, args.per_kind, args.seed))
-    print(table(rows))
+    url = args.base_url.rstrip("/")
+    rows = asyncio.run(evaluate(url, args.model, args.per_kind, args.seed))
+    found = table(rows)
+    if not args.no_speed:
+        found += f"\n\n{asyncio.run(measure_speed(url, args.model))}"
+    print(found)
     if args.card:
         from scripts.train_lab_model.card import put_table
 
-        put_table(args.card, table(rows))
+        put_table(args.card, found)
     if args.json:
         counts = [{k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows]
         args.json.write_text(json.dumps(counts, indent=1) + "\n")

@@ -53,8 +53,7 @@ def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*
 
 def _overview(rng: random.Random) -> Turn:
     """All facts of one document, by attribute: each has to be looked up, none follows the one that was read before."""
-    found = [documents.draw_passage(rng, "train", most=6), *(documents.draw_passage(rng, "train") for _ in range(2))]
-    found = found[: rng.choice((1, 2, 3))]
+    found = [documents.draw_passage(rng, "train", most=6), documents.draw_passage(rng, "train")][: rng.choice((1, 2))]
     facts = sorted(found[0][1])
     thing = facts[0][0].split(" of ", 1)[1]
     passages = [text for text, others in found if others is found[0][1] or others[0][0].split(" of ", 1)[1] != thing]
