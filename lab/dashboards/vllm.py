@@ -146,6 +146,14 @@ LATENCY = Row(
             thresholds=((0, RED), (0.9, YELLOW), (0.99, GREEN)),
         ),
         Panel(
+            "TPOT within the objective",
+            "Share of requests whose mean pause between tokens was at most $itl_slo s. One long pause in a long answer "
+            "does not show here: see ITL. Empty if the objective is no bucket bound.",
+            (Query(attained(M.TPOT, "$itl_slo"), "within"),),
+            unit="percentunit",
+            thresholds=((0, RED), (0.9, YELLOW), (0.99, GREEN)),
+        ),
+        Panel(
             "Output speed for one reader",
             "Generated tokens a second by running requests: how fast one answer grows. Falls as the batch grows; that "
             "is "
@@ -212,6 +220,20 @@ CACHE = Row(
             stacked=True,
         ),
         Panel(
+            "HTTP answers, by path",
+            "Chat completions come from the agent, other paths from whoever asks vLLM itself. vLLM leaves out health "
+            "checks and scrapes.",
+            (Query(rate("http_requests_total", HTTP, "handler"), "{{handler}}"),),
+            unit="reqps",
+        ),
+        Panel(
+            "Time of an HTTP answer, by path",
+            "Mean until the answer's first byte for streams (their body comes later), until the last for the rest: "
+            "compare paths with themselves only.",
+            (Query(mean("http_request_duration_seconds", HTTP, "handler"), "{{handler}}"),),
+            unit="s",
+        ),
+        Panel(
             "HTTP errors",
             "Share of 5xx answers. A stream that breaks after its first byte was a 200.",
             (
@@ -262,6 +284,43 @@ MODELS = Row(
             (Query('count(up{job=~"$job"} == 0) or vector(0)', "down"),),
             kind="stat",
             thresholds=((0, GREEN), (1, RED)),
+        ),
+        Panel(
+            "Requests by model",
+            "Over the whole time range, of any outcome. A model that was stopped is still counted.",
+            (Query(f"sum by (model_name) (increase({M.REQUESTS}{{{VLLM}}}[$__range]))", "{{model_name}}"),),
+            kind="stat",
+        ),
+        Panel(
+            "Tokens by model",
+            "Prompt and generated together, over the whole time range.",
+            (
+                Query(
+                    f"sum by (model_name) (increase({M.PROMPT_TOKENS}{{{VLLM}}}[$__range])) + "
+                    f"sum by (model_name) (increase({M.GENERATION_TOKENS}{{{VLLM}}}[$__range]))",
+                    "{{model_name}}",
+                ),
+            ),
+            kind="stat",
+        ),
+        Panel(
+            "TTFT by model, p95",
+            f"Over the whole time range: one number for a run, which hides when it was slow. {BUCKETS}",
+            (
+                Query(
+                    f"histogram_quantile(0.95, sum by (le, model_name) (rate({M.TTFT}_bucket{{{VLLM}}}[$__range])))",
+                    "{{model_name}}",
+                ),
+            ),
+            unit="s",
+            kind="stat",
+        ),
+        Panel(
+            "Preemptions by model",
+            "Over the whole time range. Each is a request that was computed twice.",
+            (Query(f"round(sum by (model_name) (increase({M.PREEMPTIONS}{{{VLLM}}}[$__range])))", "{{model_name}}"),),
+            kind="stat",
+            thresholds=((0, GREEN), (1, YELLOW)),
         ),
         Panel(
             "Generated tokens by replica",

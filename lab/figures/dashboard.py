@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from lab.errors import FrameError
 from lab.figures.style import STYLE
@@ -92,14 +93,14 @@ def draw(panel: Panel, answers: Sequence[list[dict[str, Any]]], *, ax: Axes) -> 
         return _heat(panel, [s for _, s in found], ax)
     lines = [(_label(q.legend, s["metric"]), *_points(s, factor)) for q, s in found]
     if panel.stacked:
+        lines = [line for line in lines if np.nansum(line[2]) > 0] or lines[:1]
         _stack(lines, ax)
     else:
         for label, times, values in lines:
             ax.plot(times, values, label=label, linewidth=1.2)
-        ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    _value_axis(ax, panel.stacked)
     _time_axis(ax)
-    if len(lines) <= MAX_LEGEND:
-        ax.legend(fontsize=7, loc="upper left")
+    _legend(ax, lines)
     return ax
 
 
@@ -156,6 +157,30 @@ def _heat(panel: Panel, series: list[dict[str, Any]], ax: Axes) -> Axes:
     ax.grid(visible=False)
     _time_axis(ax)
     return ax
+
+
+def _value_axis(ax: Axes, stacked: bool) -> None:
+    """From zero (or the lowest value below it), with air above and below the lines; no offset in the corner."""
+    low, high = ax.dataLim.y0, ax.dataLim.y1
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return
+    low = min(0.0, low)
+    span = high - low if high > low else 1.0
+    ax.set_ylim(low - (0.0 if stacked else 0.03 * span), low + 1.12 * span)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v == 0 or abs(v) >= 1e-4 else f"{v:.1g}"))
+
+
+def _legend(ax: Axes, lines: Sequence[tuple[str, list[datetime], np.ndarray]]) -> None:
+    """The largest MAX_LEGEND series by name, and how many there are besides."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) != len(lines):  # matplotlib leaves out a series without a name
+        return
+    by_size = sorted(range(len(labels)), key=lambda i: -np.nansum(np.abs(lines[i][2])))
+    shown = sorted(by_size[:MAX_LEGEND])
+    more = f"and {len(labels) - len(shown)} more" if len(labels) > len(shown) else None
+    where = [handles[i] for i in shown], [labels[i] for i in shown]
+    ax.legend(*where, title=more, title_fontsize=7, fontsize=7, loc="upper left", frameon=True, framealpha=0.7,
+              edgecolor="none", borderpad=0.2, labelspacing=0.25)  # fmt: skip
 
 
 def _time_axis(ax: Axes) -> None:

@@ -87,6 +87,28 @@ def test_units_and_legends_are_for_people() -> None:
     matplotlib.pyplot.close("all")
 
 
+def test_a_line_at_zero_and_a_line_at_the_top_can_be_seen() -> None:
+    """No error looks like a line at zero, not like a frame; a hundred percent is not cut off."""
+    for values, low, high in (([0, 0], -0.03, 1.12), ([100, 90], -3, 112)):
+        panel = Panel("Share", "What it means.", (Query("x"),))
+        ax = figures.dashboard_panel(panel, [_answer(a=values)], ax=matplotlib.pyplot.figure().subplots())
+        assert ax.get_ylim() == pytest.approx((low, high))
+    matplotlib.pyplot.close("all")
+
+
+def test_a_legend_names_the_largest_and_counts_the_rest() -> None:
+    """Twelve tools: eight names, and that there are four more. A stack leaves out what was never there."""
+    many = _answer(**{f"t{i:02d}": [i, i] for i in range(12)})
+    panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),))
+    ax = figures.dashboard_panel(panel, [many], ax=matplotlib.pyplot.figure().subplots())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [f"t{i:02d}" for i in range(4, 12)]
+    assert ax.get_legend().get_title().get_text() == "and 4 more"
+    panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),), stacked=True)
+    ax = figures.dashboard_panel(panel, [_answer(a=[0, 0], b=[1, 2])], ax=matplotlib.pyplot.figure().subplots())
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["b"]
+    matplotlib.pyplot.close("all")
+
+
 def test_a_heatmap_takes_cumulative_buckets_apart() -> None:
     """Prometheus' buckets count everything below their bound; a cell counts only its own."""
     panel = Panel("Heat", "What it means.", (Query("x", "{{le}}"),), kind="heatmap")
