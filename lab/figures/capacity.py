@@ -118,13 +118,16 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
     began, number). Raises FrameError without lines."""
     need_rows(lines, "steps")
     shades = np.linspace(0.45, 1.0, len(lines))
-    for (label, verdict, at, running), alpha in zip(lines, shades, strict=True):
+    for (_, verdict, at, running), alpha in zip(lines, shades, strict=True):
         ax.step(at, running, where="post", color=_COLOUR[verdict], alpha=alpha, linewidth=1.3)
-        ax.annotate(f"{label}", (at[-1], running[-1]), xytext=(4, 0), textcoords="offset points", fontsize=8,
-                    va="center", color=_COLOUR[verdict])  # fmt: skip
-    ax.set_xlim(left=0)
+    ends = [float(running[-1]) for _, _, _, running in lines]
+    right = max(float(at[-1]) for _, _, at, _ in lines)
+    places = _apart(ends, 0.045 * max(1.0, max(float(np.max(running)) for _, _, _, running in lines)))
+    for (label, verdict, at, _), end, place in zip(lines, ends, places, strict=True):
+        ax.annotate(label, (at[-1], end), xytext=(right * 1.03, place), fontsize=8, va="center", color=_COLOUR[verdict],
+                    arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6})  # fmt: skip
+    ax.set_xlim(0, right * 1.1)
     ax.set_ylim(bottom=0)
-    ax.margins(x=0.12)
     ax.set_xlabel("seconds since the step began")
     ax.set_ylabel("requests under way")
     for verdict in dict.fromkeys(v for _, v, _, _ in lines):
@@ -152,3 +155,12 @@ def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set_ylabel("running + waiting by vLLM's gauges")
     ax.legend(loc="upper left", fontsize=9)
     return ax
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels near these values, none closer than `gap` to another, in the values' order of size."""
+    places, at = [0.0] * len(values), -np.inf
+    for index in np.argsort(values):
+        at = max(values[index], at + gap)
+        places[index] = float(at)
+    return places

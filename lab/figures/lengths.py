@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lab.figures.style import figure, need_rows
+from lab.figures.style import SERVICE_COLOURS, figure, need_rows
 
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 
@@ -28,13 +28,15 @@ def growth(
             one = lines[name]
             ends = np.array([np.nanmin(xs), np.nanmax(xs)])
             ax.plot(ends, one.at(ends) * 1e3, color=colour, linewidth=1.4)
-            label = f"{name}: {one.per_x * 1e6:.3g} µs a token [{one.low * 1e6:.3g}, {one.high * 1e6:.3g}]"
+            factor, unit = (1e3, "ms") if abs(one.per_x) >= 1e-3 else (1e6, "µs")
+            low, per, high = (value * factor for value in (one.low, one.per_x, one.high))
+            label = f"{name} (n={len(xs)}): {per:.2f} {unit} a token [{low:.2f}, {high:.2f}]"
         ax.plot(xs, ys, "o", markersize=4, alpha=0.5, color=colour, markeredgewidth=0, label=label)
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
-    ax.legend(loc="upper left", fontsize=9)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
     return ax
 
 
@@ -67,7 +69,7 @@ def said_against_truth(table: pd.DataFrame, *, ax: Axes) -> Axes:
 
 
 @figure
-def critical_bars(table: pd.DataFrame, colours: Mapping[str, str] | None = None, *, rows: int = 12, ax: Axes) -> Axes:
+def critical_bars(table: pd.DataFrame, *, rows: int = 12, ax: Axes) -> Axes:
     """Share of the critical path by span, the longest first; `table` is `lab.measures.critical_path(...)`. What is not
     among the first `rows` is one bar of its own. Raises FrameError without rows."""
     need_rows(table, "spans on a critical path")
@@ -77,9 +79,8 @@ def critical_bars(table: pd.DataFrame, colours: Mapping[str, str] | None = None,
     if len(rest):
         names, services = [*names, f"{len(rest)} others"], [*services, ""]
         shares.append(float(rest["share_ratio"].sum()))
-    bars = ax.barh(
-        range(len(names)), np.array(shares) * 100, color=[(colours or {}).get(s, "#999999") for s in services]
-    )
+    fill = [SERVICE_COLOURS.get(service, "#cccccc") for service in services]
+    bars = ax.barh(range(len(names)), np.array(shares) * 100, color=fill)
     ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)

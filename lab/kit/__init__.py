@@ -17,11 +17,13 @@ import pandas as pd
 
 from lab import stack
 from lab.errors import NotUp
-from lab.frames import histogram_frame, increase_exact, request_frame, spans_frame, trace_problems
+from lab.frames import histogram_frame, increase_exact, request_frame
 from lab.kit import clusters
+from lab.kit.arrived import wait_for_spans
+from lab.kit.scrapes import scraped_until
 from lab.schema import PHASES, Metric
 from lab.settings import Settings, load_settings
-from lab.stores import Arrival, Prometheus, Tempo
+from lab.stores import Arrival, Prometheus
 from lab.workload import Run
 from lab.world import ActualCall, judge, scenario_of
 
@@ -63,10 +65,7 @@ def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") ->
 
 def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
     """Wait (bounded) for the run's traces and make its request frame. Incomplete traces are kept and marked."""
-    tempo = Tempo(settings)
-    ids = run.records["trace_id"].tolist()
-    arrival = tempo.wait_for_traces(ids, timeout_s=wait_s, problems=lambda answer: trace_problems(spans_frame(answer)))
-    spans = spans_frame(tempo.traces(ids))
+    spans, arrival = wait_for_spans(settings, run.records, wait_s)
     return Observation(request_frame(run.records, spans, judgements(run.records)), spans, arrival)
 
 
@@ -159,8 +158,7 @@ def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
 def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
     """Buckets of one of vLLM's histograms over the run: lab.frames.histogram_frame."""
     prometheus = Prometheus(settings)
-    prometheus.wait_for_scrape(run.window[1], jobs=["vllm"])
-    start, end = run.window[0], _last_scrape(prometheus)
+    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
     return histogram_frame(prometheus.samples(_vllm(f"{metric}_bucket"), start, end).require(), start, end)
 
 

@@ -2,7 +2,7 @@
 
 from lab.measures.buckets import OTEL_DEFAULT, VLLM_ITL_S, VLLM_REQUEST_LATENCY_S, VLLM_TTFT_S, rebin, said_by_buckets
 from lab.measures.capacity import Slo, concurrency, goodput, littles_law
-from lab.measures.capacity_littles import gauge_check, in_flight_at, littles_books
+from lab.measures.capacity_littles import gauge_check, in_flight_at, littles_books, paired_check
 from lab.measures.capacity_model import Service, fit_service, predict, seen_on_arrival
 from lab.measures.capacity_replicas import replicas_for
 from lab.measures.capacity_saturation import batch_mean, knee, saturation
@@ -69,6 +69,7 @@ __all__ = [
     "mean_from_sum_and_count",
     "money_books",
     "pair_up",
+    "paired_check",
     "paired_difference",
     "paired_power",
     "pairs_to_see",

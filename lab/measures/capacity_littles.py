@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,13 +92,18 @@ def gauge_check(samples: pd.DataFrame, start: np.ndarray, end: np.ndarray, *, de
     `delay_s`: how much later than its timestamp a sample was taken (Prometheus stamps a scrape with its beginning).
     Raises FrameError for fewer than two samples.
     """
-    if len(samples) < 2:
-        raise FrameError("a gauge cannot be checked by fewer than two samples", had=f"{len(samples)}")
-    there = in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s)
-    difference = samples["value"].to_numpy(float) - there
-    half = float(stats.t.ppf(0.975, len(samples) - 1) * difference.std(ddof=1) / math.sqrt(len(samples)))
+    return paired_check(samples["value"], in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s))
+
+
+def paired_check(gauge: Sequence[float], true: Sequence[float]) -> GaugeCheck:
+    """Samples of a gauge against what should be there at each of them. Raises FrameError for fewer than two."""
+    value, there = np.asarray(gauge, dtype=float), np.asarray(true, dtype=float)
+    if len(value) < 2:
+        raise FrameError("a gauge cannot be checked by fewer than two samples", had=f"{len(value)}")
+    difference = value - there
+    half = float(stats.t.ppf(0.975, len(value) - 1) * difference.std(ddof=1) / math.sqrt(len(value)))
     mean = float(difference.mean())
-    return GaugeCheck(float(samples["value"].mean()), float(there.mean()), mean, mean - half, mean + half, len(samples))
+    return GaugeCheck(float(value.mean()), float(there.mean()), mean, mean - half, mean + half, len(value))
 
 
 def _integral(start: np.ndarray, end: np.ndarray, first: float, last: float) -> float:

@@ -1,0 +1,36 @@
+"""Wait for the spans of a run: whole traces, those of direct calls too."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lab.frames import spans_frame, trace_problems
+from lab.frames.roles import Role, roles_of
+from lab.settings import Settings
+from lab.stores import Arrival, Tempo
+
+NO_ENGINE = "vLLM's span has not arrived"
+
+
+def wait_for_spans(settings: Settings, records: pd.DataFrame, wait_s: float = 30.0) -> tuple[pd.DataFrame, Arrival]:
+    """The spans of these client records' traces, waited for at most `wait_s`, and what arrived."""
+    tempo, ids = Tempo(settings), records["trace_id"].astype(str).tolist()
+    direct = direct_ids(records)
+    arrival = tempo.wait_for_traces(
+        ids, timeout_s=wait_s, problems=lambda answer: problems(spans_frame(answer), direct)
+    )
+    return spans_frame(tempo.traces(ids)), arrival
+
+
+def problems(spans: pd.DataFrame, direct: set[str]) -> dict[str, str]:
+    """`lab.frames.trace_problems`, and of the traces `direct` (a client called vLLM itself) those that lack its span:
+    the client's own span arrives seconds before, and a trace of it alone looks whole."""
+    found = {str(i): why for i, why in trace_problems(spans).items()}
+    there = set(spans.loc[roles_of(spans) == Role.ENGINE, "trace_id"].astype(str))
+    return found | {i: found[i] or NO_ENGINE for i in direct - there if i in found}
+
+
+def direct_ids(records: pd.DataFrame) -> set[str]:
+    """Trace ids of the answered requests that went straight to vLLM."""
+    straight = (records["api"] == "chat") & (records["status"] == "ok")
+    return set(records.loc[straight, "trace_id"].astype(str))

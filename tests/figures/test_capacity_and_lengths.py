@@ -1,0 +1,128 @@
+"""Figures of capacity and of growth with tokens draw what they are given, and refuse to draw nothing."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from lab import figures
+from lab.errors import FrameError
+from lab.figures.capacity import _apart
+from lab.measures import critical_path, said_by_buckets, slope
+
+STEPS = pd.DataFrame(
+    {
+        "offered_per_s": [10.0, 20.0], "arrived_per_s": [9.0, 21.0], "answered_per_s": [9.0, 15.0],
+        "answered_low": [8.0, 13.0], "answered_high": [10.0, 17.0], "goodput_per_s": [9.0, 1.0],
+        "e2e_mean_s": [0.1, 2.0], "e2e_low_s": [0.09, 1.0], "e2e_high_s": [0.11, 3.0], "e2e_p95_s": [0.2, 4.0],
+        "verdict": ["keeps up", "saturated"],
+    }
+)  # fmt: skip
+TOLD = pd.DataFrame(
+    {"offered_per_s": [10.0, 20.0], "value_s": [0.1, np.inf], "low_s": [0.05, 1.0], "high_s": [0.2, np.inf]}
+)
+LEVELS = pd.DataFrame({"users": [1, 8, 1, 8], "round": [1, 1, 2, 2], "e2e_mean_s": [0.1, 0.2, 0.11, 0.21]})
+PARTS = pd.DataFrame({"users": [1, 8], "queue_s": 0.0, "prefill_s": 0.01, "decode_s": [0.1, 0.2], "outside_s": 0.02})
+SAMPLES = pd.DataFrame({"value": [1, 20], "true": [2, 90]})
+TREES = pd.DataFrame(
+    {"trace_id": "t", "service": "vllm", "name": ["a", "b"], "depth": [0, 1], "duration_s": [1.0, 0.25],
+     "critical_s": [0.75, 0.25]}
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _close() -> object:
+    yield
+    plt.close("all")
+
+
+def test_a_point_a_level_and_a_line_a_round() -> None:
+    """In milliseconds; the line's label once."""
+    ax = figures.service_line(LEVELS, [(0.1, 0.014), (0.11, 0.014)])
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [2, 2] and ax.lines[0].get_ydata()[1] == 200
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["round 1", "round 2", "fitted, a line a round"]
+
+
+def test_parts_are_stacked_to_the_whole() -> None:
+    """130 ms alone, 230 beside seven others."""
+    ax = figures.engine_parts(PARTS)
+    tops = [max(p.get_y() + p.get_height() for p in ax.patches if round(p.get_x() + 0.35) == x) for x in (0, 1)]
+    assert tops == pytest.approx([130, 230])
+
+
+def test_latency_by_load_shows_verdict_and_band() -> None:
+    """A saturated step is another colour, and a rate without a steady state has no band."""
+    ax = figures.load_latency(STEPS, TOLD)
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert "measured mean: saturated" in labels and any(label.startswith("foretold") for label in labels)
+    assert ax.get_yscale() == "log" and figures.load_latency(STEPS).get_legend() is not None
+
+
+def test_goodput_below_throughput() -> None:
+    """The diagonal, answers and good answers."""
+    ax = figures.throughput_goodput(STEPS, slo="TTFT 0.2 s")
+    assert "good: TTFT 0.2 s" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_labels_of_backlogs_stay_apart() -> None:
+    """Ends that coincide are labelled one above the other."""
+    assert _apart([5.0, 5.0, 0.0], 2.0) == [5.0, 7.0, 0.0]
+    at = np.array([0.0, 1.0])
+    ax = figures.backlogs([("1/s", "keeps up", at, np.array([0, 1])), ("9/s", "saturated", at, np.array([0, 1]))])
+    places = [t.xyann[1] for t in ax.texts]
+    assert len(places) == 2 and abs(places[0] - places[1]) == pytest.approx(0.045)
+
+
+def test_a_gauge_beside_the_truth() -> None:
+    """One point a scrape."""
+    ax = figures.gauge_against_truth(SAMPLES)
+    assert ax.lines[1].get_xdata().tolist() == [2, 90] and ax.get_xscale() == "symlog"
+
+
+def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
+    """Microseconds for a prompt token, milliseconds for a generated one."""
+    x = np.arange(10.0)
+    points = {"prefill": (x, 5e-5 * x), "decode": (x, 5e-3 * x)}
+    ax = figures.growth(points, {name: slope(*xy) for name, xy in points.items()}, xlabel="x", ylabel="y")
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels[0].startswith("prefill (n=10): 50.00 µs") and labels[1].startswith("decode (n=10): 5.00 ms")
+
+
+def test_what_a_dashboard_says_beside_the_truth() -> None:
+    """One row a quantity and quantile, with how many times too high."""
+    table = said_by_buckets({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
+    ax = figures.said_against_truth(table)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["prefill  p50"] and ax.texts[0].get_text() == "15.0x"
+
+
+def test_critical_bars_lose_nothing() -> None:
+    """What is not among the first is one bar of its own; all bars are 100 %."""
+    ax = figures.critical_bars(critical_path(TREES), rows=1)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["vllm: a", "1 others"]
+    assert sum(p.get_width() for p in ax.patches) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(
+    ("draw", "nothing"),
+    [
+        (figures.service_line, LEVELS.iloc[:0]),
+        (figures.engine_parts, PARTS.iloc[:0]),
+        (figures.load_latency, STEPS.iloc[:0]),
+        (figures.throughput_goodput, STEPS.iloc[:0]),
+        (figures.backlogs, []),
+        (figures.gauge_against_truth, SAMPLES.iloc[:0]),
+        (figures.critical_bars, critical_path(TREES).iloc[:0]),
+        (figures.said_against_truth, pd.DataFrame()),
+        (lambda d: figures.growth(d, xlabel="x", ylabel="y"), {"a": ([], [])}),
+    ],
+)
+def test_nothing_is_refused(draw: object, nothing: object) -> None:
+    """An empty figure would look like a result."""
+    with pytest.raises(FrameError, match="nothing to draw"):
+        draw(nothing)  # type: ignore[operator]
