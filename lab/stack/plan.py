@@ -131,7 +131,9 @@ def _prometheus(lab: _Lab) -> list[Part]:
         endpoints={"prometheus": lab.url["prometheus"]},
     )
     listen = f"{HOST}:{lab.ports['node']}"
-    collectors = ("--collector.disable-defaults", "--collector.cpu", "--collector.meminfo", "--collector.loadavg")
+    # stat: how many processes want to run; rapl: the energy of the processor, where the machine shows it.
+    wanted = ("cpu", "meminfo", "loadavg", "stat", "rapl")
+    collectors = ("--collector.disable-defaults", *(f"--collector.{name}" for name in wanted))
     node = Part(
         name="node",
         what="node-exporter: the machine's own CPU, memory and load",
