@@ -10,7 +10,7 @@ from lab.errors import NoData
 from lab.frames import increase_exact, spans_frame
 from lab.frames.turns import OTHERS, turn_frame
 from lab.kit.scrapes import scraped_until
-from lab.measures import Energy, books, token_totals
+from lab.measures import Energy, books, token_totals, with_shares
 from lab.schema import Metric, Service, Span
 from lab.settings import Settings
 from lab.stores import Prometheus, Tempo
@@ -36,6 +36,11 @@ def engine_turns(settings: Settings, run: Run, requests: pd.DataFrame) -> pd.Dat
     turns = turn_frame(requests, found)
     inside = (turns["ended_at"] > start) & (turns["scheduled_at"] < end)
     return turns[inside | (turns["request_id"] != OTHERS)].reset_index(drop=True)
+
+
+def with_busy_time(settings: Settings, run: Run, requests: pd.DataFrame) -> pd.DataFrame:
+    """`engine_turns`, with each call's share of the engine's busy seconds in the run (lab.measures.with_shares)."""
+    return with_shares(engine_turns(settings, run, requests), run.window)
 
 
 def needed_turns(requests: pd.DataFrame) -> pd.Series:
@@ -130,9 +135,11 @@ def energy(settings: Settings, run: Run) -> Energy:
         grown = increase_exact(prometheus.samples(metric, start, end), start, end)
         return Energy(float(grown["increase"].sum()) * unit_j, metric, covers)
     names = " nor ".join(metric for metric, _, _ in ENERGY)
+    looked = prometheus.samples('node_scrape_collector_success{collector="rapl"}', *run.window).metrics
+    rapl = "node-exporter looks for it here and finds none" if looked else "node-exporter was not asked for it"
     why = (
-        f"this Prometheus has neither {names}. DCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL) "
-        "is shown to the owner of the hardware only, so virtual machines as a rule have none"
+        f"this Prometheus has neither {names}.\nDCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL)"
+        f" is hidden from most virtual machines: {rapl}."
     )
     return Energy(float("nan"), "", why)
 
