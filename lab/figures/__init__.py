@@ -19,11 +19,14 @@ from lab.figures.style import STYLE
 from lab.figures.timeline import timeline
 from lab.figures.tokens import tokens_cost
 from lab.figures.tools import tool_confusion
+from lab.figures.utilisation import busy_by, cpu_modes
 from lab.figures.waterfall import waterfall
 
 __all__ = [
     "STYLE",
     "backlogs",
+    "busy_by",
+    "cpu_modes",
     "critical_bars",
     "dashboard",
     "dashboard_panel",
