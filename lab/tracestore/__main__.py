@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     sys.meta_path.insert(0, _NoPandas)
+    # aiohttp's client, which is never used here, reads every certificate of the machine when it is imported.
+    os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
     from lab.tracestore.jsonlog import set_up
     from lab.tracestore.retention import Retention

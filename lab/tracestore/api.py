@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import duckdb
@@ -18,27 +18,21 @@ from aiohttp import web
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from lab.tracestore import bulk
 from lab.tracestore import http_params as params
 from lab.tracestore.anyvalue import double_to_json
-from lab.tracestore.archive import export_window
 from lab.tracestore.errors import BadRequest, TraceStoreError
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.rebuild import traces
 from lab.tracestore.search import SearchRequest, read_query, search
-from lab.tracestore.series import (
-    MetricsRequest,
-    default_step_ns,
-    evaluate,
-    range_request,
-    read_metrics_query,
-)
-from lab.tracestore.seriesops import Series
 from lab.tracestore.tags import tag_names, tag_values
 from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
+
+if TYPE_CHECKING:  # these bring numpy and pyarrow, for which the start does not wait: the handlers import them
+    from lab.tracestore.series import MetricsRequest
+    from lab.tracestore.seriesops import Series
 
 log = logging.getLogger("lab.tracestore.api")
 
@@ -235,6 +229,8 @@ async def tag_values_v1(request: web.Request) -> web.Response:
 
 
 def _metrics_query(request: web.Request) -> ast.Query:
+    from lab.tracestore.series import read_metrics_query
+
     text = request.query.get("q") or request.query.get("query") or ""
     if not text:
         raise BadRequest("missing query", do="give a TraceQL metrics query as q")
@@ -243,6 +239,8 @@ def _metrics_query(request: web.Request) -> ast.Query:
 
 async def query_range(request: web.Request) -> web.Response:
     """A TraceQL metrics query over a range: series of samples."""
+    from lab.tracestore.series import default_step_ns, evaluate, range_request
+
     q = request.query
     query = _metrics_query(request)
     start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
@@ -262,6 +260,8 @@ async def query_range(request: web.Request) -> web.Response:
 
 async def query_instant(request: web.Request) -> web.Response:
     """A TraceQL metrics query over the whole range at once: one value a series."""
+    from lab.tracestore.series import MetricsRequest, evaluate
+
     q = request.query
     query = _metrics_query(request)
     start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
@@ -297,6 +297,8 @@ def _samples(series: Series, wanted: MetricsRequest) -> dict[str, Any]:
 
 async def bulk_spans(request: web.Request) -> web.StreamResponse:
     """The spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
+    from lab.tracestore import bulk
+
     q, engine = request.query, request.app[ENGINE]
     query = read_query(q.get("q", ""))
     window = _window(request)
@@ -343,6 +345,8 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 async def export_spans(request: web.Request) -> web.Response:
     """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
+    from lab.tracestore.archive import export_window
+
     engine, q = request.app[ENGINE], request.query
     name = q.get("name", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):

@@ -12,7 +12,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lab.tracestore.columns import OWNER_COLUMNS, OWNER_SCHEMA, SPAN_COLUMNS, SPAN_SCHEMA, quote
+from lab.tracestore.arrow import OWNER_SCHEMA, SPAN_SCHEMA
+from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote
 from lab.tracestore.errors import BadRequest, StoreBroken
 from lab.tracestore.store import SpanStore
 

@@ -10,12 +10,8 @@ import threading
 from dataclasses import dataclass
 
 import duckdb
-import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from lab.tracestore.columns import MAP_TYPES, PROMOTED
+from lab.tracestore.columns import MAP_TYPES
 
 SCOPES = ("span", "resource", "event", "link", "instrumentation")
 MAX_ENTRIES = 20_000
@@ -94,44 +90,3 @@ class Catalogue:
         with self._lock:
             for scope, key, kind, first, last in rows:
                 self._seen[scope, key, kind].saved = (first, last)
-
-
-def keys_of_spans(spans: pa.Table) -> set[tuple[str, str, str]]:
-    """(scope, key, type) of a table of SPAN_SCHEMA."""
-    found = {("span", k, t) for k, t in PROMOTED.items() if spans.column(k).null_count < spans.num_rows}
-    found |= _map_keys(spans, "span")
-    for column, scope in (("events", "event"), ("links", "link")):
-        if spans.column(column).null_count < spans.num_rows:
-            found |= _json_keys(spans.column(column), scope)
-    return found
-
-
-def keys_of_owners(owners: pa.Table, scope: str) -> set[tuple[str, str, str]]:
-    """(scope, key, type) of a table of OWNER_SCHEMA; scope is `resource` or `instrumentation`."""
-    return _map_keys(owners, scope)
-
-
-def _map_keys(table: pa.Table, scope: str) -> set[tuple[str, str, str]]:
-    found: set[tuple[str, str, str]] = set()
-    for t in MAP_TYPES:
-        for chunk in table.column(f"a_{t}").chunks:
-            found |= {(scope, k, t) for k in pc.unique(chunk.keys).to_pylist()}
-    return found
-
-
-_TYPE_OF_JSON = {"stringValue": "str", "intValue": "int", "doubleValue": "dbl", "boolValue": "bool"}
-
-
-def _json_keys(column: pa.ChunkedArray, scope: str) -> set[tuple[str, str, str]]:
-    found = set()
-    for text in column.drop_null().to_pylist():
-        for row in msgspec.json.decode(text):
-            for key, value in row.get("a", {}).items():
-                found.add((scope, key, _TYPE_OF_JSON.get(next(iter(value), ""), "json")))
-    return found
-
-
-def window_of(spans: pa.Table) -> tuple[int, int]:
-    """First and last start (unix ns) of a table of spans."""
-    starts = spans.column("start_ns").to_numpy()
-    return int(np.min(starts)), int(np.max(starts))

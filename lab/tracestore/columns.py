@@ -1,4 +1,4 @@
-"""The columns of the span table: what each means, how Arrow and DuckDB type it, and which attributes have their own.
+"""The columns of the span table: what each means, how DuckDB types it, and which attributes have their own.
 
 An attribute of a span rests in exactly one place: its promoted column if it is one of `PROMOTED` and comes with that
 type,
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, Arrow type, DuckDB type and meaning."""
+    """One column: its name, DuckDB type and meaning (`arrow` has the same columns in Arrow's types)."""
 
     name: str
-    arrow: pa.DataType
     duck: str
     meaning: str
 
@@ -58,57 +55,51 @@ PROMOTED: dict[str, str] = {
     "lab.request": "str",
 }
 
-ARROW_OF = {"str": pa.string(), "int": pa.int64(), "dbl": pa.float64(), "bool": pa.bool_(), "json": pa.string()}
 DUCK_OF = {"str": "VARCHAR", "int": "BIGINT", "dbl": "DOUBLE", "bool": "BOOLEAN", "json": "VARCHAR"}
 MAP_TYPES = ("str", "int", "dbl", "bool", "json")
 
 
-def _map(type_name: str) -> tuple[pa.DataType, str]:
-    return pa.map_(pa.string(), ARROW_OF[type_name]), f"MAP(VARCHAR, {DUCK_OF[type_name]})"
-
-
 MAP_COLUMNS = tuple(
-    Column(f"a_{t}", *_map(t), meaning=f"attributes of type {t} without a column of their own") for t in MAP_TYPES
+    Column(f"a_{t}", f"MAP(VARCHAR, {DUCK_OF[t]})", f"attributes of type {t} without a column of their own")
+    for t in MAP_TYPES
 )
 
 CORE_COLUMNS = (
-    Column("trace_id", pa.uuid(), "UUID", "16 bytes"),
-    Column("span_id", pa.uint64(), "UBIGINT", "8 bytes, big-endian"),
-    Column("parent_id", pa.uint64(), "UBIGINT", "0: a root"),
-    Column("start_ns", pa.int64(), "BIGINT", "unix nanoseconds, as sent"),
-    Column("end_ns", pa.int64(), "BIGINT", "unix nanoseconds, as sent"),
-    Column("dur_ns", pa.int64(), "BIGINT", "end - start; 0 where the end lies before the start"),
-    Column("name", pa.string(), "VARCHAR", ""),
-    Column("kind", pa.uint8(), "UTINYINT", "OTLP's SpanKind"),
-    Column("status", pa.uint8(), "UTINYINT", "OTLP's StatusCode: 0 unset, 1 ok, 2 error"),
-    Column("status_message", pa.string(), "VARCHAR", "NULL: empty"),
-    Column("service", pa.string(), "VARCHAR", "service.name of the resource; NULL: none"),
-    Column("res_id", pa.int64(), "BIGINT", "row of `resources`"),
-    Column("scope_id", pa.int64(), "BIGINT", "row of `scopes`"),
-    Column("trace_state", pa.string(), "VARCHAR", "NULL: empty"),
-    Column("flags", pa.uint32(), "UINTEGER", ""),
-    Column("dropped_attributes", pa.uint32(), "UINTEGER", ""),
-    Column("dropped_events", pa.uint32(), "UINTEGER", ""),
-    Column("dropped_links", pa.uint32(), "UINTEGER", ""),
-    Column("events", pa.string(), "VARCHAR", "JSON list of {t, n, a, d}: time, name, attributes, dropped; NULL: none"),
-    Column("links", pa.string(), "VARCHAR", "JSON list of {t, s, w, a, d, f}: ids, state, attributes, dropped, flags"),
+    Column("trace_id", "UUID", "16 bytes"),
+    Column("span_id", "UBIGINT", "8 bytes, big-endian"),
+    Column("parent_id", "UBIGINT", "0: a root"),
+    Column("start_ns", "BIGINT", "unix nanoseconds, as sent"),
+    Column("end_ns", "BIGINT", "unix nanoseconds, as sent"),
+    Column("dur_ns", "BIGINT", "end - start; 0 where the end lies before the start"),
+    Column("name", "VARCHAR", ""),
+    Column("kind", "UTINYINT", "OTLP's SpanKind"),
+    Column("status", "UTINYINT", "OTLP's StatusCode: 0 unset, 1 ok, 2 error"),
+    Column("status_message", "VARCHAR", "NULL: empty"),
+    Column("service", "VARCHAR", "service.name of the resource; NULL: none"),
+    Column("res_id", "BIGINT", "row of `resources`"),
+    Column("scope_id", "BIGINT", "row of `scopes`"),
+    Column("trace_state", "VARCHAR", "NULL: empty"),
+    Column("flags", "UINTEGER", ""),
+    Column("dropped_attributes", "UINTEGER", ""),
+    Column("dropped_events", "UINTEGER", ""),
+    Column("dropped_links", "UINTEGER", ""),
+    Column("events", "VARCHAR", "JSON list of {t, n, a, d}: time, name, attributes, dropped; NULL: none"),
+    Column("links", "VARCHAR", "JSON list of {t, s, w, a, d, f}: ids, state, attributes, dropped, flags"),
 )
 
-PROMOTED_COLUMNS = tuple(Column(k, ARROW_OF[t], DUCK_OF[t], f"attribute {k}") for k, t in PROMOTED.items())
+PROMOTED_COLUMNS = tuple(Column(k, DUCK_OF[t], f"attribute {k}") for k, t in PROMOTED.items())
 
 SPAN_COLUMNS = CORE_COLUMNS + PROMOTED_COLUMNS + MAP_COLUMNS
-SPAN_SCHEMA = pa.schema([(c.name, c.arrow) for c in SPAN_COLUMNS])
 
 # Resources and instrumentation scopes repeat on every span, so each distinct one is stored once. `proto` is it whole.
 OWNER_COLUMNS = (
-    Column("id", pa.int64(), "BIGINT", "hash of the whole"),
-    Column("name", pa.string(), "VARCHAR", "service.name, or the scope's name"),
-    Column("version", pa.string(), "VARCHAR", "service.version, or the scope's version"),
-    Column("schema_url", pa.string(), "VARCHAR", ""),
-    Column("proto", pa.binary(), "BLOB", "OTLP protobuf"),
+    Column("id", "BIGINT", "hash of the whole"),
+    Column("name", "VARCHAR", "service.name, or the scope's name"),
+    Column("version", "VARCHAR", "service.version, or the scope's version"),
+    Column("schema_url", "VARCHAR", ""),
+    Column("proto", "BLOB", "OTLP protobuf"),
     *MAP_COLUMNS,
 )
-OWNER_SCHEMA = pa.schema([(c.name, c.arrow) for c in OWNER_COLUMNS])
 
 
 def quote(name: str) -> str:

@@ -16,7 +16,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from lab.tracestore import keyvalues
 from lab.tracestore.anyvalue import attributes_to_json, to_json
-from lab.tracestore.columns import ARROW_OF, MAP_TYPES, OWNER_SCHEMA, PROMOTED, SPAN_SCHEMA
+from lab.tracestore.arrow import ARROW_OF, OWNER_SCHEMA, SPAN_SCHEMA
+from lab.tracestore.columns import MAP_TYPES, PROMOTED
 from lab.tracestore.errors import BadRequest
 from lab.tracestore.rawotlp import RawRequest
 

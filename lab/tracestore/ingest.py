@@ -14,14 +14,17 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import BadRequest, Overloaded, StoreBroken, TraceStoreError
 from lab.tracestore.store import SpanStore
 from lab.tracestore.telemetry import Telemetry
 from lab.tracestore.wal import WriteAheadLog, read
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from lab.tracestore.decode import SpanBatch
 
 log = logging.getLogger("lab.tracestore.ingest")
 
@@ -55,6 +58,12 @@ class _Decoded:
     scopes: pa.Table
     seq: int
     at: float = field(default_factory=time.monotonic)
+
+
+def _new_batch() -> SpanBatch:
+    from lab.tracestore.decode import SpanBatch  # with pyarrow and numpy, for which the start does not wait
+
+    return SpanBatch()
 
 
 class Ingest:
@@ -101,7 +110,7 @@ class Ingest:
 
     def _insert_replayed(self, payloads: list[bytes], seq: int) -> int:
         """What is no OTLP was never acknowledged, but may have reached the log: it is left out."""
-        batch = SpanBatch()
+        batch = _new_batch()
         try:
             for payload in payloads:
                 batch.add(payload)
@@ -110,7 +119,7 @@ class Ingest:
             if len(payloads) > 1:
                 return sum(self._insert_replayed([payload], seq) for payload in payloads)
             log.warning("a record of the log is left out", extra={"error": str(e)})
-            tables = SpanBatch().tables()
+            tables = _new_batch().tables()
         return self.store.insert(*tables, seq)
 
     def submit(self, payload: bytes) -> Future:
@@ -158,6 +167,8 @@ class Ingest:
         for thread in self._threads:
             thread.join(timeout=60)
         self._disk.shutdown()
+        if self.store.flushed_seq >= self.wal.next_seq - 1:
+            self.wal.clear()
         self.wal.close()
 
     def _log_forever(self) -> None:
@@ -182,7 +193,7 @@ class Ingest:
             return group
 
     def _log_group(self, group: list[tuple[bytes, Future]]) -> None:
-        batch, results, kept = SpanBatch(), [], []
+        batch, results, kept = _new_batch(), [], []
         for payload, future in group:
             try:
                 spans, rejected, why = batch.add(payload)
@@ -258,6 +269,8 @@ class Ingest:
             return items
 
     def _flush(self, items: list[_Decoded]) -> None:
+        import pyarrow as pa
+
         spans = pa.concat_tables([i.spans for i in items])
         resources = pa.concat_tables([i.resources for i in items])
         scopes = pa.concat_tables([i.scopes for i in items])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import sys
+import threading
 from pathlib import Path
 
 from aiohttp import web
@@ -14,10 +16,18 @@ from aiohttp import web
 from lab.tracestore import api, otlp_http
 from lab.tracestore.engine import Engine
 from lab.tracestore.errors import TraceStoreError
+from lab.tracestore.traceql.parse import parse
 
 log = logging.getLogger("lab.tracestore.server")
 
 _SHUTDOWN_S = 5
+
+
+def _warm_up() -> None:
+    """Load what the first batch and the first question need, behind the start rather than in front of it."""
+    for module in ("decode", "batch", "series", "bulk"):
+        importlib.import_module(f"lab.tracestore.{module}")
+    parse("{}")
 
 
 def query_app(engine: Engine) -> web.Application:
@@ -50,6 +60,7 @@ class Server:
         self.otlp_port = await self._listen(otlp_app(self.engine), self.otlp_port)
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
         log.info("listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port})
+        threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 
     async def _listen(self, app: web.Application, port: int) -> int:
         runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S)

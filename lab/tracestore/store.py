@@ -11,15 +11,17 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
-import numpy as np
-import pyarrow as pa
 
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
 from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl
 from lab.tracestore.errors import StoreBroken
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _MEMORY_LIMIT = "400MB"
 _CHECKPOINT_AT = "256MB"
@@ -87,13 +89,15 @@ class SpanStore:
 
         `seq` is the log's sequence number up to which the database is complete with this. Raises StoreBroken.
         """
+        from lab.tracestore import batch  # with pyarrow, for which the start does not wait
+
         try:
             with self._transaction() as con:
-                _insert_owners(con, "resources", resources)
-                _insert_owners(con, "scopes", scopes)
-                added = _insert_spans(con, spans)
+                batch.insert_owners(con, "resources", resources)
+                batch.insert_owners(con, "scopes", scopes)
+                added = batch.insert_spans(con, spans)
                 if spans.num_rows:
-                    self._learn(spans, resources, scopes)
+                    self.catalogue.learn(batch.keys_of(spans, resources, scopes), *batch.window_of(spans))
                 rows = self._save_keys(con)
                 if seq is not None:
                     con.execute("UPDATE log_position SET seq = $seq", {"seq": seq})
@@ -108,25 +112,23 @@ class SpanStore:
             self.flushed_seq = seq
         return added
 
-    def _learn(self, spans: pa.Table, resources: pa.Table, scopes: pa.Table) -> None:
-        found = cat.keys_of_spans(spans)
-        found |= cat.keys_of_owners(resources, "resource") | cat.keys_of_owners(scopes, "instrumentation")
-        self.catalogue.learn(found, *cat.window_of(spans))
-
     def _save_keys(
         self, con: duckdb.DuckDBPyConnection, everything: bool = False
     ) -> list[tuple[str, str, str, int, int]]:
         rows = self.catalogue.unsaved(everything)
         if rows:
-            columns = list(zip(*rows, strict=True))
-            con.register(
-                "new_keys", pa.table(dict(zip(("scope", "key", "type", "first_ns", "last_ns"), columns, strict=True)))
+            names = ("scope", "key", "type", "first_ns", "last_ns")
+            new = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+            con.execute(
+                "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, unnest($key) AS key, unnest($type) AS type) "
+                "n WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
+                {name: new[name] for name in names[:3]},
             )
             con.execute(
-                "DELETE FROM keys k USING new_keys n WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type"
+                "INSERT INTO keys SELECT unnest($scope), unnest($key), unnest($type), "
+                "unnest($first_ns::BIGINT[]), unnest($last_ns::BIGINT[])",
+                new,
             )
-            con.execute("INSERT INTO keys SELECT * FROM new_keys")
-            con.unregister("new_keys")
         return rows
 
     def delete_before(self, cutoff_ns: int) -> int:
@@ -171,46 +173,3 @@ class SpanStore:
                 self.catalogue.mark_saved(rows)
                 self._con.execute("CHECKPOINT")
             self._con.close()
-
-
-def _insert_owners(con: duckdb.DuckDBPyConnection, table: str, owners: pa.Table) -> None:
-    if owners.num_rows == 0:
-        return
-    con.register("new_owners", owners)
-    con.execute(
-        f"INSERT INTO {table} SELECT DISTINCT ON (id) * FROM new_owners WHERE id NOT IN (SELECT id FROM {table})"
-    )
-    con.unregister("new_owners")
-
-
-def _insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
-    if spans.num_rows == 0:
-        return 0
-    con.register("new_spans", spans)
-    source = "new_spans" if _all_distinct(spans) else "(SELECT DISTINCT ON (trace_id, span_id) * FROM new_spans)"
-    sql, known = f"INSERT INTO spans SELECT * FROM {source} n", extents.of_table(con, "new_spans")
-    if known is not None:  # only then, and only there, may one of them be in the database already
-        sql += (
-            " WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id "
-            f"AND s.start_ns BETWEEN {known[0]:d} AND {known[1]:d})"
-        )
-    added = con.execute(sql).fetchone()[0]
-    extents.add(con, "new_spans")
-    con.unregister("new_spans")
-    return added
-
-
-def _all_distinct(spans: pa.Table) -> bool:
-    """Whether no (trace, span) id comes twice, by a 64-bit mix; a false alarm only costs the slower path."""
-    trace = spans.column("trace_id").combine_chunks()
-    halves = np.frombuffer(b"".join(_storage_bytes(trace)), dtype=np.uint64).reshape(-1, 2)
-    with np.errstate(over="ignore"):
-        mix = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
-        mix = mix ^ spans.column("span_id").to_numpy() * np.uint64(0x165667B19E3779F9)
-    return len(np.unique(mix)) == spans.num_rows
-
-
-def _storage_bytes(array: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
-    for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
-        storage = chunk.storage
-        yield storage.buffers()[1].to_pybytes()[storage.offset * 16 : (storage.offset + len(storage)) * 16]

@@ -107,6 +107,13 @@ class WriteAheadLog:
                 keep.append((first, path, size))
         self._segments = keep
 
+    def clear(self) -> None:
+        """Delete every segment: for a clean end, when the database has all of it and the next start need read none."""
+        self.close()
+        for _, path, _ in self._segments:
+            path.unlink(missing_ok=True)
+        self._segments, self.bytes = [], 0
+
     def close(self) -> None:
         if self._file is not None:
             os.close(self._file)
