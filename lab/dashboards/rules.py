@@ -13,9 +13,8 @@ from typing import Any
 from lab.schema import Metric as M
 
 # The notebook that investigates it: what each alert's runbook link leads to.
-HEALTH, TRACES, CAPACITY = "00_stand_up_the_lab", "01_follow_one_request", "02_drive_a_workload"
-LATENCY = "03_first_look"
-TOOL_USE = "03_first_look"
+HEALTH, TRACES, OUTCOMES = "00_stand_up_the_lab", "01_follow_one_request", "02_drive_a_workload"
+LATENCY, CAPACITY, TOOL_USE = "04_explain_latency", "05_find_capacity", "07_judge_tool_use"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
 # (long window, short window, how many times faster than the budget allows), as in the Workbook's table 5-2.
 PAGE = (("1h", "5m", 14.4), ("6h", "30m", 6.0))
@@ -52,7 +51,7 @@ OBJECTIVES = (
         '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) or vector(0)) '
         '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)',
         "requests to Llama Stack answered without an error",
-        LATENCY,
+        OUTCOMES,
     ),
     Objective(
         "ttft", "TTFT", 0.95, _late(M.TTFT, TTFT_BOUND_S),

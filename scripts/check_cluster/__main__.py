@@ -53,7 +53,7 @@ def _check() -> int:
     overlays["load"] = overlays["minikube-cpu"] + render.folder(K8S / "load")
     print(f"{time.perf_counter() - begun:7.1f} s  rendered {', '.join(overlays)}", flush=True)
     everything = [d for documents in overlays.values() for d in documents]
-    known = metrics.known()
+    known, texts = metrics.known(), metrics.notebook_texts() | metrics.kit_texts()
     checks: dict[str, Callable[[], list[str]]] = {
         "generated files are current": _stale,
         "pod security": lambda: _each(overlays, pod_security.check),
@@ -63,10 +63,12 @@ def _check() -> int:
         "collector": lambda: _each(overlays, collector.check),
         "Tempo": lambda: _each(overlays, tempo.check),
         "rules and panels (promtool)": lambda: rules.check_syntax() + rules.check_panels(),
+        "runbooks": rules.check_runbooks,
         "metric names": lambda: (
             metrics.check_dashboards(known)
             + metrics.check_rules(known)
-            + metrics.check_names(known, metrics.notebook_texts() | metrics.schema_texts())
+            + metrics.check_names(known, texts | metrics.schema_texts())
+            + metrics.check_queries(known, metrics.queries_in(texts))
         ),
         "custom resources": lambda: custom_resources.check(everything),
         "schemas of three releases": lambda: schemas.check(everything),

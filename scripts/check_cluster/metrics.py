@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
@@ -104,6 +105,39 @@ def check_names(k: Known, texts: dict[str, str]) -> list[str]:
             if name not in there and name not in bases and not name.endswith("_"):
                 problems.append(f"{where}: there is no metric {name}")
     return problems
+
+
+def check_queries(k: Known, queries: Iterable[tuple[str, str]]) -> list[str]:
+    """Metrics, labels and bucket bounds of (where, PromQL) as typed in notebooks and in what they call."""
+    with_recorded = Known(k.recorded | _recorded_rules(), k.documented, k.bounds)
+    return [f"{where}: {p}: {expr}" for where, expr in queries for p in check_expression(expr, with_recorded)]
+
+
+def queries_in(texts: dict[str, str]) -> list[tuple[str, str]]:
+    """Every string of Python text that selects metrics of ours; what an f-string fills in counts as 1."""
+    found = []
+    for where, text in texts.items():
+        plain = re.sub(r"(?m)^\s*[%!].*$", "", text)  # what only a notebook understands
+        for expr in _strings(ast.parse(plain)):
+            if re.search(r"[{(\[]", expr) and (_OURS.search(expr) or "__name__" in expr):
+                found.append((where, expr))
+    return found
+
+
+def _strings(node: ast.AST) -> Iterator[str]:
+    """Strings of one line; docstrings of several are prose."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(v.value if isinstance(v, ast.Constant) else "1" for v in node.values)
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and "\n" not in node.value:
+        yield node.value
+    for child in ast.iter_child_nodes(node):
+        yield from _strings(child)
+
+
+def kit_texts(folder: Path = REPO / "lab" / "kit") -> dict[str, str]:
+    """{file: source} of what notebooks call."""
+    return {f"kit/{path.name}": path.read_text() for path in sorted(folder.glob("*.py"))}
 
 
 def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:

@@ -5,6 +5,7 @@ promtool judges the syntax; this only reads names, so a small scanner is enough.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 
@@ -47,8 +48,23 @@ def read(expr: str) -> Asked:
                 matchers = _matchers(tokens[i + 2 : end])
                 i = end
             asked.metrics.append((text, matchers))
+        elif text == "{":  # a selector without a name before it: {__name__=~"..."}
+            end = _close(tokens, i, "{", "}")
+            matchers = _matchers(tokens[i + 1 : end])
+            operator, pattern = matchers.pop("__name__", ("", ""))
+            asked.metrics += [(name, matchers) for name in _names(operator, pattern)]
+            i = end
         i += 1
     return asked
+
+
+def _names(operator: str, pattern: str) -> list[str]:
+    """The names that `__name__=~"a_(b|c)"` spells out; of a looser pattern none, since it may match anything."""
+    if operator == "=":
+        return [pattern]
+    parts = [part.split("|") for part in re.split(r"[()]", pattern)]
+    names = ["".join(chosen) for chosen in itertools.product(*parts)]
+    return [n for n in names if re.fullmatch(r"[\w:]+", n)] if operator == "=~" else []
 
 
 def _close(tokens: list[tuple[str | None, str]], start: int, opens: str, closes: str) -> int:

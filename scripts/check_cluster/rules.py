@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from lab.dashboards import DASHBOARDS, expand
-from lab.dashboards.rules import rule_groups
+from lab.dashboards.rules import alerts, rule_groups
 from lab.errors import SetupError
 from scripts.check_cluster.paths import REPO
 
@@ -42,6 +42,12 @@ def check_panels() -> list[str]:
                 name = f"panel:{d.name.replace('-', '_')}_{i}:q{j}"
                 rules.append({"record": name, "expr": expand(query.expr, variables, 20, 1800)})
     return _check_rules({"groups": [{"name": "panels", "rules": rules}]})
+
+
+def check_runbooks(folder: Path = REPO) -> list[str]:
+    """Alerts whose runbook link leads to no notebook of the repository."""
+    links = {a["alert"]: a["annotations"]["runbook_url"] for a in alerts()}
+    return [f"{alert}: there is no {link}" for alert, link in links.items() if not (folder / link).is_file()]
 
 
 def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,6 @@ from lab.dashboards import DASHBOARDS, Panel, Query
 from lab.dashboards.model import Dashboard, Row
 from lab.dashboards.rules import alerts, recording_rules, rule_groups
 from scripts.check_cluster import metrics, promql, rules
-from scripts.check_cluster.paths import REPO
 from tests.k8s.alert_cases import CASES, promtool_tests
 
 KNOWN = metrics.known()
@@ -70,10 +70,10 @@ def test_every_alert_says_what_to_do() -> None:
         assert {"summary", "description", "runbook_url"} <= alert["annotations"].keys()
 
 
-def test_runbooks_exist() -> None:
-    """The notebook of each alert is in the repository."""
-    there = {f"notebooks/{p.name}" for p in (REPO / "notebooks").glob("*.ipynb")}
-    assert {a["annotations"]["runbook_url"] for a in alerts()} <= there
+def test_runbooks_exist(tmp_path: Path) -> None:
+    """The notebook of each alert is in the repository; a check of an empty one finds them all missing."""
+    assert rules.check_runbooks() == []
+    assert len(rules.check_runbooks(tmp_path)) == len(alerts())
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
@@ -90,8 +90,27 @@ def test_rules_ask_for_metrics_that_exist() -> None:
 
 
 def test_notebooks_and_schema_name_metrics_that_exist() -> None:
-    """Also what attendees type."""
-    assert metrics.check_names(KNOWN, metrics.notebook_texts() | metrics.schema_texts()) == []
+    """Also what attendees type, and what the helpers of the notebooks ask: names, labels, bounds."""
+    texts = metrics.notebook_texts() | metrics.kit_texts()
+    assert metrics.check_names(KNOWN, texts | metrics.schema_texts()) == []
+    queries = metrics.queries_in(texts)
+    assert len(queries) >= 3 and metrics.check_queries(KNOWN, queries) == []
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("p.query('sum(rate(vllm:num_preemptions[5m]))')", "no metric vllm:num_preemptions"),
+        ("p.query('vllm:num_requests_waiting{model=\"x\"}')", "no label model"),
+        ("p.query(f'rate(vllm:prompt_tokens_total{{engin=\"0\"}}[{w}s])')", "no label engin"),
+        ('p.range(\'{__name__=~"vllm:num_requests_(running|wating)", job="vllm"}\', 0, 1)', "num_requests_wating"),
+        ("%matplotlib inline\nx = 'vllm:request_success_total{finish_reason=\"stop\"}';", "no label finish_reason"),
+    ],
+)
+def test_a_notebooks_query_is_read_and_its_fault_is_found(cell: str, words: str) -> None:
+    """A dropped suffix, another exporter's label, in plain and in formatted strings, in a selector without a name."""
+    found = metrics.check_queries(KNOWN, metrics.queries_in({"x.ipynb": cell}))
+    assert len(found) == 1 and words in found[0]
 
 
 @pytest.mark.parametrize(
