@@ -1,6 +1,6 @@
-"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `export`, `ask` and `evaluate`.
+"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `probe`, `export`, `ask`, `evaluate`.
 
-`train`, `export` and `ask` need torch and transformers (the environment `.venvs/vllm` has them), `evaluate` only a vLLM
+All but `evaluate` need torch and transformers (the environment `.venvs/vllm` has them); `evaluate` needs only a vLLM
 that serves the model (and the environment `.venvs/lab`).
 """
 
@@ -13,6 +13,7 @@ import os
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from lab.errors import LabError, ModelError
 from scripts.train_lab_model.recipe import Recipe
@@ -25,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _training(commands.add_parser("train", help="train; run it again to go on where it was stopped"))
+    _probing(commands.add_parser("probe", help="what a kept step has learned, without a server: to choose a canary"))
     _exporting(commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves"))
     _asking(commands.add_parser("ask", help="what an exported model says, by transformers, greedily"))
     _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
@@ -64,6 +66,24 @@ def _train(args: argparse.Namespace) -> None:
     run(args.processes or most, train, recipe, how)
 
 
+def _probing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained")
+    parser.add_argument("--step", type=int, help="a kept step instead of the last one")
+    parser.add_argument("--per-kind", type=int, default=64, metavar="CONVERSATIONS")
+    parser.set_defaults(run=_probe)
+
+
+def _probe(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.probe import examples, probe
+    from scripts.train_lab_model.train import make_model
+
+    weights, recipe, tokenizer = _trained(args.folder, args.step)
+    model = make_model(recipe, tokenizer)
+    model.load_state_dict(weights)
+    for kind, shares in probe(model, examples(tokenizer, args.per_kind)).items():
+        print(f"{kind:13}", *(f"{measure} {100 * share:5.1f} %" for measure, share in shares.items()), sep="  ")
+
+
 def _exporting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained")
     parser.add_argument("--step", type=int, help="a kept step instead of the last one")
@@ -72,22 +92,26 @@ def _exporting(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.export import export
+
+    export(*_trained(args.folder, args.step), args.to)
+
+
+def _trained(folder: Path, step: int | None) -> tuple[dict[str, Any], Recipe, Any]:
+    """(weights, recipe, tokenizer) of a kept step, or of the last one."""
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    from scripts.train_lab_model.export import export
-
-    last, kept = args.folder / "last.pt", args.folder / f"step-{args.step}.pt"
-    for path in (last, kept) if args.step else (last,):
+    last, kept = folder / "last.pt", folder / f"step-{step}.pt"
+    for path in (last, kept) if step else (last,):
         if not path.exists():
-            found = ", ".join(sorted(p.name for p in args.folder.glob("*.pt"))) or "nothing"
+            found = ", ".join(sorted(p.name for p in folder.glob("*.pt"))) or "nothing"
             raise ModelError(
                 f"there is no checkpoint {path}", had=found, do="train first, or name a step that was kept"
             )
     state = torch.load(last, weights_only=True)
-    weights = torch.load(kept, weights_only=True) if args.step else state["model"]
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.folder / "tokenizer")
-    export(weights, Recipe(**state["recipe"]), tokenizer, args.to)
+    weights = torch.load(kept, weights_only=True) if step else state["model"]
+    return weights, Recipe(**state["recipe"]), PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
 
 
 def _asking(parser: argparse.ArgumentParser) -> None:
