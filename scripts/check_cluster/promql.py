@@ -64,7 +64,7 @@ def _names(operator: str, pattern: str) -> list[str]:
         return [pattern]
     parts = [part.split("|") for part in re.split(r"[()]", pattern)]
     names = ["".join(chosen) for chosen in itertools.product(*parts)]
-    return [n for n in names if re.fullmatch(r"[\w:]+", n)] if operator == "=~" else []
+    return [n for n in names if re.fullmatch(r"[a-zA-Z_:][\w:]*", n)] if operator == "=~" else []
 
 
 def _close(tokens: list[tuple[str | None, str]], start: int, opens: str, closes: str) -> int:
