@@ -1,0 +1,65 @@
+"""A real run's books: every token is somebody's, and every cent of the hour is somewhere."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab.kit import observe
+from lab.kit.cost import energy, finished_calls, needed_turns, token_books, with_busy_time
+from lab.kit.driving import drive
+from lab.measures import bill_by, cost_by, machine_bill, money_books
+from lab.prices import ApiPrice
+from lab.settings import Settings
+
+PRICE = ApiPrice("list", 1.0, 10.0, "", None, "", cached_input_usd_per_mtok=0.1)  # type: ignore[arg-type]
+HOURLY_USD = 3.6
+
+
+@pytest.fixture(scope="module")
+def seen(live_lab: Settings):
+    """A small run through the agent, with its request frame and its model calls."""
+    run = drive(live_lab, n_requests=10, users=2, think_s=0.1, seed=66, label="books test", progress=False)
+    requests = observe(run, live_lab).requests
+    return live_lab, run, requests, with_busy_time(live_lab, run, requests)
+
+
+def test_tokens_balance_in_every_source(seen) -> None:
+    """Client, spans, counters and the engine's steps, to the token, whoever else used the server meanwhile."""
+    settings, run, requests, turns = seen
+    books = token_books(settings, run, requests, turns)
+    assert books.balanced, str(books)
+    assert "balance to the token" in str(books)
+
+
+def test_money_balances_too(seen) -> None:
+    """Prefill, decode and idle time are the window at its price; so are all tenants, and all tools, together."""
+    _, run, _, turns = seen
+    bill = machine_bill(turns, run.window, HOURLY_USD)
+    paid = run.duration_s / 3600 * HOURLY_USD
+    assert money_books(bill, run.window, HOURLY_USD).difference_usd == pytest.approx(0, abs=1e-12)
+    assert (bill.seconds[["prefill", "decode"]] > 0).all()
+    for column in ("tenant", "reads", "session_id", "model"):
+        parts = bill_by(turns, [column], window=run.window, usd_per_hour=HOURLY_USD)
+        assert parts.machine_usd.sum() == pytest.approx(paid, rel=1e-9), column
+
+
+def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
+    """Llama Stack passes on the last call's cached tokens only: by the spans the same tokens cost no more."""
+    _, run, requests, turns = seen
+    mine = turns[turns.request_id.isin(requests.request_id)]
+    by_spans = bill_by(mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE).api_usd.sum()
+    assert by_spans <= cost_by(requests, PRICE, by=["tenant"]).usd.sum()
+    assert (mine.cached_tokens <= mine.prompt_tokens).all()
+
+
+def test_calls_that_ended_are_counted(seen) -> None:
+    """As many as there are model calls, at least: somebody else may have asked, too."""
+    settings, run, requests, turns = seen
+    assert finished_calls(settings, run).sum() >= len(turns[turns.request_id.isin(requests.request_id)]) > 0
+    assert needed_turns(requests).between(1, 6).all() and len(needed_turns(requests)) == len(requests)
+
+
+def test_energy_is_a_number_or_a_reason(seen) -> None:
+    """Never zero for 'not measured'."""
+    found = energy(*seen[:2])
+    assert found.joules > 0 if found.known else "RAPL" in found.why
