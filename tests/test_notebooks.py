@@ -15,7 +15,10 @@ REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 # Smaller workloads than an attendee's, where a notebook would otherwise take minutes: notebook -> parameters.
-SMALLER: dict[str, dict[str, object]] = {}
+SMALLER: dict[str, dict[str, object]] = {
+    "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
+    "05_find_capacity": {"most_users": 16, "rounds": 2, "level_s": 1.5, "step_s": 4.0, "least_requests": 60},
+}
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 
