@@ -14,6 +14,7 @@ from lab.figures.dashboard import draw as dashboard_panel
 from lab.figures.intervals import interval_bars
 from lab.figures.latency import ecdf, phases
 from lab.figures.lengths import critical_bars, growth, said_against_truth
+from lab.figures.quality import power_curves, share_rows
 from lab.figures.quantiles import quantile_intervals
 from lab.figures.style import STYLE
 from lab.figures.timeline import timeline
@@ -38,10 +39,12 @@ __all__ = [
     "load_latency",
     "machine_costs",
     "phases",
+    "power_curves",
     "prices",
     "quantile_intervals",
     "said_against_truth",
     "service_line",
+    "share_rows",
     "throughput_goodput",
     "timeline",
     "tokens_cost",

@@ -37,6 +37,14 @@ class _Reader(HTMLParser):
         self._cell: tuple[bool, int] | None = None
         self._text: list[str] = []
         self._done = False
+        self._below: dict[int, int] = {}  # column -> rows that its last heading spans below its own
+
+    def _fill(self, column: int) -> None:
+        """Empty headings for what a heading above spans, as pandas writes a second level of an index."""
+        while self._row is not None and self._below.get(column, 0) > 0:
+            self._below[column] -= 1
+            self._row.append((True, 1, ""))
+            column += 1
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._done:
@@ -46,8 +54,9 @@ class _Reader(HTMLParser):
         elif tag == "tr" and self._rows is not None:
             self._row = []
         elif tag in ("th", "td") and self._row is not None:
-            span = dict(attrs).get("colspan") or "1"
-            self._cell, self._text = (tag == "th", int(span) if span.isdecimal() else 1), []
+            self._fill(len(self._row))
+            self._cell, self._text = (tag == "th", _number(attrs, "colspan")), []
+            self._below[len(self._row)] = _number(attrs, "rowspan") - 1
 
     def handle_data(self, data: str) -> None:
         if self._cell is not None:
@@ -62,3 +71,8 @@ class _Reader(HTMLParser):
             self._row = None
         elif tag == "table" and self.body:
             self._done = True
+
+
+def _number(attrs: list[tuple[str, str | None]], name: str) -> int:
+    text = dict(attrs).get(name) or "1"
+    return int(text) if text.isdecimal() else 1

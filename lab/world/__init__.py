@@ -11,7 +11,7 @@ from __future__ import annotations
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
 from lab.world.conduct import Conduct, conduct_of
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
-from lab.world.judge import ActualCall, Verdict, judge
+from lab.world.judge import ActualCall, Verdict, compared, judge
 from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios, scenario_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Verdict",
     "build_database",
     "call_tool",
+    "compared",
     "conduct_of",
     "judge",
     "make_scenarios",

@@ -26,6 +26,8 @@ class Conduct:
     upstream that timed out.
     own_errors: failed calls that nobody expected so: the agent's own arguments or tool were wrong; given_errors: the
     world's.
+    answer_right: the answer is what a user needs: it states the right values, or rightly says that there are none. An
+    apology for a failure of the agent's own making is not.
     recovered: the answer is right in spite of an error (that something does not exist is a right answer too), and what
     timed out was tried again.
     answer_faithful: the answer states the values that the last tool returned, whatever it was asked for.
@@ -36,6 +38,7 @@ class Conduct:
     steps_needed: int
     own_errors: int
     given_errors: int
+    answer_right: bool
     recovered: bool | None
     answer_faithful: bool | None
     passage_found: bool | None
@@ -59,6 +62,7 @@ def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdic
         steps_needed=len(without_repeats(list(turn.calls))) + timed_out,
         own_errors=sum(c.error for c in calls) - len(given),
         given_errors=len(given),
+        answer_right=verdict.answer_states and not (last is not None and last.error and not _expected(last, turn)),
         recovered=_recovered(calls, answer, verdict, turn) if any(c.error for c in calls) else None,
         answer_faithful=None if last is None or searched else _faithful(last, answer),
         passage_found=any(_says(p, turn.answer, 1.0) for p in passages) if searched and turn.calls else None,

@@ -48,11 +48,8 @@ class Verdict:
 
 def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, ...] = ()) -> Verdict:
     """Judge what the agent did in one turn. `offered` are the tools of the request; empty: do not check that."""
-    made = without_repeats(calls)
-    expected = without_repeats(list(turn.calls))
+    expected, made = compared(turn, calls)
     stopped = bool(made) and made[-1].error
-    if stopped:  # a tool that fails ends the chain: nothing after it can be expected
-        expected = expected[: len(made)]
     right_tool = [c.tool for c in made] == [c.tool for c in expected]
     pairs = [(e, a) for e, a in zip(expected, made, strict=False) if e.tool == a.tool]
     arguments = tuple(
@@ -75,6 +72,14 @@ def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, 
         tool_errors=sum(c.error for c in calls),
         arguments=arguments,
     )
+
+
+def compared(turn: Turn, calls: list[ActualCall]) -> tuple[list[Call], list[ActualCall]]:
+    """(expected, made): the calls that are held against each other, position by position, repeats after errors gone."""
+    made, expected = without_repeats(calls), without_repeats(list(turn.calls))
+    if made and made[-1].error:  # a tool that fails ends the chain: nothing after it can be expected
+        expected = expected[: len(made)]
+    return expected, made
 
 
 def apologises(error: str, answer: str) -> bool:

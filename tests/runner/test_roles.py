@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from lab.runner.execute import run_notebooks
@@ -87,3 +88,10 @@ def test_what_is_no_table_is_none() -> None:
     assert table_of("<style>td { color: red }</style><p>hello</p>") is None
     assert table_of("<table><tbody></tbody></table>") is None
     assert table_of("") is None
+
+
+def test_an_index_of_two_levels_keeps_its_columns() -> None:
+    """A heading that spans rows leaves empty ones below it, so that numbers stay under their names."""
+    frame = pd.DataFrame({"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")]))
+    rows = [[text for _, _, text in row] for row in table_of(frame.to_html()).body]
+    assert rows == [["a", "x", "1"], ["", "y", "2"], ["b", "x", "3"]]

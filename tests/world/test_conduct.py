@@ -35,6 +35,14 @@ def test_nothing_went_wrong() -> None:
     )
 
 
+def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
+    """The user asked for a node that exists; that another one does not is of no use. Where it is the truth, it is."""
+    assert judge(TURN, [WRONG], "I could not find node a2.").answer_states, "as the tool's error says"
+    assert not conduct(TURN, [WRONG], "I could not find node a2.").answer_right
+    assert conduct(ABSENT, [NOT_THERE], "I could not find node zz.").answer_right
+    assert conduct(TURN, [RIGHT], "down, 3").answer_right and not conduct(TURN, [RIGHT], "up, 3").answer_right
+
+
 def test_faithful_is_not_right() -> None:
     """Asked for the wrong node, it still says what the tool said; asked for the right one, it may not."""
     other = replace(RIGHT, arguments={"node": "a2"}, output='{"state": "ready", "gpus_free": 0}')
