@@ -11,6 +11,7 @@ from lab.errors import FrameError
 from lab.measures.slopes import slope
 
 FEWEST = 8  # calls; fewer give a slope without meaning
+ENOUGH = 1_000  # calls; the slope looks at all pairs, and more would take longer without being much sharper
 WORK = ("useful", "more calls than needed", "wrong answer", "failed request", "others")
 
 
@@ -50,7 +51,8 @@ def cache_savings(turns: pd.DataFrame) -> Savings:
     if len(known) < FEWEST or np.ptp(fresh) == 0:
         nothing = float("nan")
         return Savings(cached, nothing, nothing, nothing, nothing)
-    line = slope(fresh, known["prefill_s"].to_numpy(float))
+    some = np.random.default_rng(0).permutation(len(known))[:ENOUGH]
+    line = slope(fresh[some], known["prefill_s"].to_numpy(float)[some])
     return Savings(cached, line.per_x, line.per_x * cached, line.low * cached, line.high * cached)
 
 
@@ -62,17 +64,13 @@ def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> p
     'others': not of this run. `requests` has `request_id`, `status` and the verdict `answer_states`; `needed` is the
     number of calls that each request needs, by request_id. Requests without a verdict or a need count as useful.
     """
-    about = requests.set_index("request_id")
-    status = turns["request_id"].map(about["status"].astype(object))
-    stated = turns["request_id"].map(about["answer_states"].astype(object))
-    limit = turns["request_id"].map(needed).astype("float64")
+    row = pd.Index(requests["request_id"].astype(object)).get_indexer(turns["request_id"].astype(object))
+    mine = row >= 0
+    failed = (requests["status"] != "ok").to_numpy(bool)
+    wrong = requests["answer_states"].fillna(True).eq(False).to_numpy(bool)
+    limit = needed.reindex(requests["request_id"]).to_numpy(float, na_value=np.inf)
     work = np.select(
-        [
-            status.isna().to_numpy(bool),
-            (status != "ok").to_numpy(bool),
-            stated.isin([False]).to_numpy(bool),
-            (turns["turn"] > limit.fillna(np.inf)).to_numpy(bool),
-        ],
+        [~mine, mine & failed[row], mine & wrong[row], turns["turn"].to_numpy(float) > limit[row]],
         ["others", "failed request", "wrong answer", "more calls than needed"],
         "useful",
     )
