@@ -46,6 +46,8 @@ def test_training_conversations_hold_no_held_out_entity_or_topic() -> None:
             for call in message.get("tool_calls") or ():
                 seen += 1
                 for value in re.findall(r'"(?:node|job|invoice|order|team|region|query)": "([^"]+)"', _text(call)):
+                    if value in documents.THINGS:  # what a drill asks about: both splits know things, not their topics
+                        continue
                     assert entities.split_of(value) == "train", value
     assert seen > 1500
 
