@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,8 +27,13 @@ def arrow_frame(stream: bytes, wanted: Sequence[str] | None) -> pd.DataFrame:
     """The frame that `spans_frame` promises. Raises FrameError for another stream, a cut one, or one that was asked for
     without a wanted attribute."""
     column = _columns(stream)
+    return pd.DataFrame({**core_columns(column), **_attributes(column, wanted)}, copy=False)
+
+
+def core_columns(column: Mapping[str, pa.Array]) -> dict[str, Any]:
+    """The columns of `lab.schema.SPAN_FRAME` from those of the bulk endpoint."""
     start_ns, end_ns = (np.asarray(column[f"{edge}_time_unix_nano"]) for edge in ("start", "end"))
-    frame: dict[str, Any] = {
+    return {
         "trace_id": _text(column["trace_id"]),
         "span_id": _text(column["span_id"]),
         "parent_id": _text(column["parent_span_id"]),
@@ -40,8 +45,6 @@ def arrow_frame(stream: bytes, wanted: Sequence[str] | None) -> pd.DataFrame:
         "status": _categories(column["status"]).set_categories(STATUSES),
         "status_message": _text(column["status_message"]),
     }
-    frame.update(_attributes(column, wanted))
-    return pd.DataFrame(frame, copy=False)
 
 
 def _columns(stream: bytes) -> dict[str, pa.Array]:
@@ -53,10 +56,11 @@ def _columns(stream: bytes) -> dict[str, pa.Array]:
     missing = [name for name in _CORE if name not in table.column_names]
     if missing:
         raise FrameError(f"the store's Arrow stream lacks {', '.join(missing)}", do="use a store of this lab's version")
-    return {name: _whole(table.column(name)) for name in table.column_names}
+    return {name: whole(table.column(name)) for name in table.column_names}
 
 
-def _whole(column: pa.ChunkedArray) -> pa.Array:
+def whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
     return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
 
 
@@ -64,7 +68,7 @@ def _attributes(column: dict[str, pa.Array], wanted: Sequence[str] | None) -> di
     """A column an attribute: from a column of its own, or from the JSON object that holds the others."""
     own = [name for name in column if name not in (*_CORE, *_OTHER)]
     loose = [name for name in wanted if name not in own] if wanted is not None else None
-    found = {name: _attribute(column[name]) for name in own if wanted is None or name in wanted}
+    found = {name: attribute_column(column[name]) for name in own if wanted is None or name in wanted}
     if loose == []:
         return found
     if "attributes" not in column:
@@ -96,7 +100,8 @@ def _categories(array: pa.Array) -> pd.Categorical:
     return pd.Categorical.from_codes(np.asarray(encoded.indices), categories=encoded.dictionary.to_pylist())
 
 
-def _attribute(array: pa.Array) -> Any:
+def attribute_column(array: pa.Array) -> Any:
+    """float64 with NaN, `boolean` or `str`."""
     if pa.types.is_boolean(array.type):
         return pd.array(array.to_pandas(), dtype="boolean")
     if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):

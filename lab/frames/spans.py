@@ -7,10 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from lab.errors import FrameError
 from lab.frames import otlp
-from lab.frames.arrow import arrow_frame
+from lab.frames.arrow import arrow_frame, attribute_column, core_columns, whole
+from lab.frames.otlp_arrow import NotPlain, span_table
 from lab.frames.sparse import sparse_column
 from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
 
@@ -53,6 +55,25 @@ def check_spans(frame: pd.DataFrame) -> None:
 
 
 def _from_json(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
+    if attributes is not None and documents:
+        try:
+            return _from_table(span_table(documents, attributes), attributes)
+        except NotPlain:
+            pass  # they are walked, or refused with words
+    return _walked(documents, attributes)
+
+
+def _from_table(table: pa.Table, attributes: Sequence[str]) -> pd.DataFrame:
+    if not len(table):
+        raise NotPlain("no spans")
+    column = {name: whole(table.column(name)) for name in table.column_names}
+    columns = core_columns(column)
+    for name in attributes:
+        columns[name] = attribute_column(column[name]) if name in column else np.full(len(table), np.nan)
+    return pd.DataFrame(columns, copy=False)
+
+
+def _walked(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
     found = otlp.columns_of(documents, attributes)
     start_ns = np.array(found.start_ns, dtype=np.int64)
     end_ns = np.array(found.end_ns, dtype=np.int64)
