@@ -22,7 +22,15 @@ from lab.measures.latency import (
     quantiles_by_source,
 )
 from lab.measures.quality import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
-from lab.measures.quality_paired import compare_paired, holm, pair_up, paired_power, pairs_to_see, power_curve
+from lab.measures.quality_paired import (
+    compare_paired,
+    holm,
+    pair_up,
+    paired_power,
+    pairs_needed,
+    pairs_to_see,
+    power_curve,
+)
 from lab.measures.quality_signals import alert_quality, compare_signals, signals, ungrounded_values
 from lab.measures.slopes import Slope, slope
 from lab.measures.streaming import longest_gaps, stream_gaps, token_latencies
@@ -79,6 +87,7 @@ __all__ = [
     "paired_check",
     "paired_difference",
     "paired_power",
+    "pairs_needed",
     "pairs_to_see",
     "power_curve",
     "predict",

@@ -34,9 +34,9 @@ def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame
     """Each outcome of `pair_up` in a and in b, one row each: `a_ratio`, `b_ratio`, `difference_ratio` (b - a) with
     `low_ratio` and `high_ratio` (95 %), `only_a`, `only_b`, `n`, `p_value` (McNemar, exact), `p_holm`.
 
-    A pair counts where both sides are known. The interval is Newcombe's for paired shares (1998, "Improved confidence
-    intervals for the difference between binomial proportions based on paired data", method 10). `p_holm` is corrected
-    for looking at all these outcomes at once.
+    A pair counts where both sides are known; where no pair does, there is no p-value. The interval is Newcombe's for
+    paired shares (1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+    data", method 10). `p_holm` is corrected for looking at all these outcomes at once.
     """
     rows = []
     for outcome in outcomes:
@@ -45,9 +45,8 @@ def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame
         found = paired_difference(first, second)
         low, high = paired_interval(int((first & second).sum()), found.only_a, found.only_b, found.n)
         shares = (first.mean(), second.mean()) if found.n else (math.nan, math.nan)
-        rows.append(
-            [outcome, *shares, found.difference_ratio, low, high, found.only_a, found.only_b, found.n, found.p_value]
-        )
+        p_value = found.p_value if found.n else math.nan  # nothing was tested, so nothing is corrected for
+        rows.append([outcome, *shares, found.difference_ratio, low, high, found.only_a, found.only_b, found.n, p_value])
     names = ["a_ratio", "b_ratio", "difference_ratio", "low_ratio", "high_ratio", "only_a", "only_b", "n", "p_value"]
     table = pd.DataFrame(rows, columns=["outcome", *names]).set_index("outcome")
     table["p_holm"] = holm(table["p_value"])
@@ -104,7 +103,7 @@ def power_curve(
 ) -> np.ndarray:
     """`paired_power` for several numbers of pairs at once."""
     discordant = only_a_ratio + only_b_ratio
-    if only_a_ratio < 0 or only_b_ratio < 0 or discordant > 1:
+    if not (only_a_ratio >= 0 and only_b_ratio >= 0 and discordant <= 1):  # NaN, too, is none
         raise FrameError("shares of discordant pairs are needed", had=f"{only_a_ratio} and {only_b_ratio}")
     if discordant == 0:
         return np.zeros(len(pairs))
@@ -136,3 +135,19 @@ def pairs_to_see(
     below = np.flatnonzero(~reached)
     first = int(below[-1]) + 2 if len(below) else 1
     return first if first <= MOST_PAIRS else None
+
+
+def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
+    """How many pairs each difference of `compare_paired` takes, were it what was measured; the fewest first.
+
+    Columns: `pairs` (missing: more than `MOST_PAIRS`), `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs),
+    and the `difference_ratio`, `low_ratio`, `high_ratio` and `n` that say how far it can be trusted. What no pair
+    could be judged in is left out.
+    """
+    known = compared[compared["n"] > 0]
+    table = known[["difference_ratio", "low_ratio", "high_ratio", "n"]].copy()
+    table.insert(0, "only_b_ratio", known["only_b"] / known["n"])
+    table.insert(0, "only_a_ratio", known["only_a"] / known["n"])
+    pairs = [pairs_to_see(a, b, power=power) for a, b in zip(table["only_a_ratio"], table["only_b_ratio"], strict=True)]
+    table.insert(0, "pairs", pd.array(pairs, dtype="Int64"))
+    return table.sort_values("pairs", na_position="last", kind="stable")

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lab.errors import FrameError
-from lab.measures import compare_paired, holm, pair_up, paired_power, pairs_to_see, power_curve, requests_to_see
+from lab.measures import (
+    compare_paired,
+    holm,
+    pair_up,
+    paired_power,
+    pairs_needed,
+    pairs_to_see,
+    power_curve,
+    requests_to_see,
+)
 from lab.measures.quality_paired import paired_interval
 
 
@@ -41,6 +50,23 @@ def test_a_comparison_by_hand() -> None:
     assert row.a_ratio == pytest.approx(4 / 9) and row.b_ratio == pytest.approx(8 / 9)
     assert row.p_value == row.p_holm == pytest.approx(stats.binomtest(5, 6).pvalue)
     assert row.low_ratio < row.difference_ratio < row.high_ratio
+
+
+def test_a_measure_that_nobody_could_judge_is_not_tested() -> None:
+    """It has no p-value, and the others are not corrected for it."""
+    pairs = pair_up(_frame([True] * 6).assign(other=pd.NA), _frame([False] * 6).assign(other=pd.NA))
+    table = compare_paired(pairs, ["right", "other"])
+    assert np.isnan(table.p_value["other"]) and table.p_holm["right"] == table.p_value["right"]
+    assert (table.n["other"], table.low_ratio["other"], table.high_ratio["other"]) == (0, -1, 1)
+
+
+def test_the_number_of_pairs_of_each_measure() -> None:
+    """The clearest difference first; no difference has no number; what was not judged is left out."""
+    some = _frame([True] * 30 + [False] * 10).assign(same=True, unknown=pd.NA)
+    other = _frame([True] * 8 + [False] * 32).assign(same=True, unknown=pd.NA)
+    table = pairs_needed(compare_paired(pair_up(some, other), ["same", "unknown", "right"]))
+    assert table.index.tolist() == ["right", "same"] and table.pairs.isna().tolist() == [False, True]
+    assert table.pairs["right"] == pairs_to_see(22 / 40, 0.0) and table.only_a_ratio["right"] == 22 / 40
 
 
 def test_newcombes_own_example() -> None:
