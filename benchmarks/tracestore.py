@@ -27,6 +27,7 @@ import psutil
 import pyarrow as pa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from benchmarks import tracestore_phoenix
 from benchmarks.tracestore_corpus import RANGE_NS, SPANS_PER_REQUEST, START_NS, requests, trace_id_of
 from lab.settings import REPO
 
@@ -42,6 +43,8 @@ QUESTIONS: tuple[tuple[str, float, str, dict[str, Any]], ...] = (
     ("search_promoted_attribute_p50_s", 0.050, "/api/search", {"q": "{ span.gen_ai.usage.prompt_tokens > 1990 }"}),
     ("search_other_int_attribute_p50_s", 0.250, "/api/search", {"q": "{ span.queue.depth > 990 }"}),
     ("search_other_string_attribute_p50_s", 0.250, "/api/search", {"q": '{ span.custom.flag = "rare" }'}),
+    ("search_promoted_attribute_without_match_p50_s", 0.050, "/api/search", {"q": "{ span.gen_ai.usage.prompt_tokens = 7 }"}),
+    ("search_other_attribute_without_match_p50_s", 0.250, "/api/search", {"q": '{ span.custom.flag = "never" }'}),
     ("search_structural_p50_s", 0.300, "/api/search", {"q": _STRUCTURAL}),
     ("metrics_rate_by_attribute_6h_p50_s", 0.150, "/api/metrics/query_range",
      {"q": "{} | rate() by (resource.service.name)", "step": "60s"} | _WINDOW),
@@ -67,9 +70,7 @@ def main(argv: list[str]) -> list[dict]:
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
         rows += _measure(Path(folder), spans)
     if options.phoenix:
-        from benchmarks.tracestore_phoenix import measure
-
-        rows += measure(options.phoenix)
+        rows += tracestore_phoenix.measure(options.phoenix, _small_sample)
     else:
         print("arize-phoenix is left out: give --phoenix PYTHON, an interpreter of an environment that has it")
     return rows
@@ -111,6 +112,14 @@ def _measure(folder: Path, spans: int) -> list[dict]:
         _row("lab", "start_to_ready_s", _restart_s(folder), "lower", f"process start to ready, {note} on disk", 1.0)
     )
     return rows
+
+
+def _small_sample(spans: int) -> tuple[float, float]:
+    """Seconds from the first span sent until all can be found, and the median of a filter by name and duration."""
+    with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder, Store(Path(folder)) as store:
+        ingest = store.ingest(spans, senders=1)
+        path, params = QUESTIONS[0][2:]
+        return spans / ingest.rate + ingest.lag_s, _median(lambda: store.get(path, params | {"limit": 1000}))
 
 
 def _median(question: Callable[[], Any]) -> float:
@@ -186,7 +195,7 @@ class Store:
     def rss_mb(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
-    def ingest(self, spans: int) -> Ingested:
+    def ingest(self, spans: int, senders: int = SENDERS) -> Ingested:
         """Send from several connections at once, again where 429 says so, until everything is acknowledged."""
         source, lock, refused, peak, trace_id = requests(spans), threading.Lock(), [0], [0.0], [""]
 
@@ -211,7 +220,7 @@ class Store:
                 peak[0] = max(peak[0], self.rss_mb())
 
         done = threading.Event()
-        threads = [threading.Thread(target=send) for _ in range(SENDERS)]
+        threads = [threading.Thread(target=send) for _ in range(senders)]
         watcher = threading.Thread(target=watch)
         watcher.start()
         began = time.perf_counter()

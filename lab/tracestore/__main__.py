@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=3200, help="Tempo's HTTP API; 0 takes a free port")
     parser.add_argument("--otlp-port", type=int, default=4318, help="OTLP/HTTP; 0 takes a free port")
+    parser.add_argument("--grpc-port", type=int, help="OTLP over gRPC as well (4317 is usual); needs grpcio")
     parser.add_argument("--max-age-hours", type=float, help="forget spans older than this; default: keep all")
     parser.add_argument("--max-gib", type=float, help="forget the oldest spans where the database is larger")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end")
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
             max_age_s=args.max_age_hours * 3600 if args.max_age_hours is not None else None,
             max_bytes=round(args.max_gib * 2**30) if args.max_gib is not None else None,
         )
-        run(args.data, host=args.host, port=args.port, otlp_port=args.otlp_port, retention=retention)
+        ports = {"port": args.port, "otlp_port": args.otlp_port, "grpc_port": args.grpc_port}
+        run(args.data, host=args.host, **ports, retention=retention)
     except LabError as e:
         print(e, file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -17,6 +18,9 @@ from lab.tracestore import api, otlp_http
 from lab.tracestore.engine import Engine
 from lab.tracestore.errors import TraceStoreError
 from lab.tracestore.traceql.parse import parse
+
+if TYPE_CHECKING:
+    from lab.tracestore.otlp_grpc import GrpcServer
 
 log = logging.getLogger("lab.tracestore.server")
 
@@ -49,15 +53,30 @@ def otlp_app(engine: Engine) -> web.Application:
 class Server:
     """Listens as soon as it is started (503 until ready) and stops cleanly. A port of 0 takes a free one."""
 
-    def __init__(self, engine: Engine, *, host: str = "127.0.0.1", port: int = 3200, otlp_port: int = 4318) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 3200,
+        otlp_port: int = 4318,
+        grpc_port: int | None = None,
+    ) -> None:
         self.engine, self.host = engine, host
-        self.port, self.otlp_port = port, otlp_port
+        self.port, self.otlp_port, self.grpc_port = port, otlp_port, grpc_port
         self._runners: list[web.AppRunner] = []
+        self._grpc: GrpcServer | None = None
 
     async def start(self) -> None:
-        """Bind both ports, then start the engine. Raises TraceStoreError where a port is taken."""
+        """Bind the ports, then start the engine. Raises TraceStoreError where a port is taken, or grpcio missing."""
         self.port = await self._listen(query_app(self.engine), self.port)
         self.otlp_port = await self._listen(otlp_app(self.engine), self.otlp_port)
+        if self.grpc_port is not None:
+            from lab.tracestore.otlp_grpc import GrpcServer
+
+            self._grpc = GrpcServer(self.engine, self.host, self.grpc_port)
+            self.grpc_port = self._grpc.port
+            self._grpc.start()
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
         log.info("listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port})
         threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
@@ -78,20 +97,25 @@ class Server:
         return runner.addresses[0][1]
 
     async def stop(self) -> None:
+        if self._grpc is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._grpc.stop)
         for runner in self._runners:
             await runner.cleanup()
         if self.engine.ready:
             await asyncio.get_running_loop().run_in_executor(None, self.engine.stop)
 
 
-async def serve(folder: Path, *, host: str, port: int, otlp_port: int, **engine_options: object) -> None:
+async def serve(
+    folder: Path, *, host: str, port: int, otlp_port: int, grpc_port: int | None = None, **engine_options: object
+) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(sig, stop.set)
-    server = Server(Engine(folder, **engine_options), host=host, port=port, otlp_port=otlp_port)
+    engine = Engine(folder, **engine_options)
+    server = Server(engine, host=host, port=port, otlp_port=otlp_port, grpc_port=grpc_port)
     try:
         await server.start()
         await stop.wait()
@@ -99,8 +123,8 @@ async def serve(folder: Path, *, host: str, port: int, otlp_port: int, **engine_
         await server.stop()
 
 
-def run(folder: Path, *, host: str, port: int, otlp_port: int, **engine_options: object) -> None:
-    """`serve` in a new event loop; uvloop where it is installed."""
+def run(folder: Path, **options: object) -> None:
+    """`serve` with these options in a new event loop; uvloop where it is installed."""
     try:
         import uvloop
 
@@ -109,4 +133,4 @@ def run(folder: Path, *, host: str, port: int, otlp_port: int, **engine_options:
         runner = asyncio.Runner()
     sys.setswitchinterval(0.002)  # the event loop and the logger thread share the interpreter
     with runner:
-        runner.run(serve(folder, host=host, port=port, otlp_port=otlp_port, **engine_options))
+        runner.run(serve(folder, **options))

@@ -1,0 +1,54 @@
+"""OTLP over gRPC, where grpcio is installed; and what is said where it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from lab.tracestore.engine import Engine
+from lab.tracestore.errors import TraceStoreError
+from lab.tracestore.ingest import Limits
+from lab.tracestore.otlp_grpc import METHOD, SERVICE, GrpcServer
+from tests.tracestore.corpus import random_spans, request_of
+
+HAS_GRPC = importlib.util.find_spec("grpc") is not None
+
+
+@pytest.mark.skipif(HAS_GRPC, reason="grpcio is installed")
+def test_without_grpcio_it_says_so(tmp_path: Path) -> None:
+    """The option is refused with what to do, not with a traceback."""
+    engine = Engine(tmp_path)
+    with pytest.raises(TraceStoreError, match="pip install grpcio"):
+        GrpcServer(engine, "127.0.0.1", 0)
+    engine.store.close()
+
+
+@pytest.mark.skipif(not HAS_GRPC, reason="grpcio is not installed")
+def test_spans_come_in_over_grpc(tmp_path: Path) -> None:
+    """OK means kept; a wrong id is told as a partial success; no OTLP is INVALID_ARGUMENT, a full queue UNAVAILABLE."""
+    import grpc
+
+    engine = Engine(tmp_path)
+    engine.start()
+    server = GrpcServer(engine, "127.0.0.1", 0)
+    server.start()
+    spans = random_spans(51, traces=3)
+    request = request_of(spans)
+    request.resource_spans[0].scope_spans[0].spans.add(trace_id=b"short", span_id=b"12345678")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        export = channel.unary_unary(f"/{SERVICE}/{METHOD}")
+        answer = ExportTraceServiceResponse.FromString(export(request.SerializeToString()))
+        assert answer.partial_success.rejected_spans == 1
+        assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]) == len(spans)
+        with pytest.raises(grpc.RpcError) as refused:
+            export(b"\xff\xff\xff\xff")
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        engine.ingest.limits = Limits(pending_spans=-1)
+        with pytest.raises(grpc.RpcError) as full:
+            export(request.SerializeToString())
+        assert full.value.code() is grpc.StatusCode.UNAVAILABLE
+    server.stop()
+    engine.stop()
