@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stands the overlay minikube-cpu up in a Minikube profile of its own, asks vLLM, the agent's server, Prometheus, Tempo and
-# Grafana, and removes everything again. Needs minikube with a container engine, 6 CPUs and 14 GiB. About 15 minutes at first.
+# Stands the overlay minikube-cpu up in a Minikube profile of its own, asks vLLM, the agent, Prometheus, Tempo and Grafana,
+# drives a small load from two pods, and removes everything again. Needs minikube with a container engine, 6 CPUs and 14 GiB. About 15 minutes at first.
 set -eu
 profile=llm-lab-smoke
 python=${LAB_PYTHON:-.venvs/lab/bin/python}
@@ -18,6 +18,7 @@ kubectl --context "$profile" apply --server-side -f \
 "$python" - "$profile" <<'PY'
 import sys
 import httpx
+import lab
 from lab.settings import load_settings
 from lab.stack import cluster
 
@@ -35,6 +36,16 @@ down = [s["metric"]["job"] for s in up if s["value"][1] != "1"]
 assert len(up) >= 8 and not down, f"targets down: {down}, up: {len(up)}"
 assert httpx.get(urls["tempo"] + "/ready", timeout=60).status_code == 200, "Tempo is not ready"
 assert httpx.get(urls["grafana"] + "/api/health", timeout=60).status_code == 200, "Grafana is not healthy"
+there = load_settings(place="cluster")
+parts, tools = lab.status_frame(there), lab.tools_frame(there)
+assert (parts.state.isin(["ready", "done"])).all(), parts
+plan = lab.make_plan(requests=10, arrivals=lab.Poisson(1.0), seed=1, settings=there)
+run = lab.run_shards(plan, there, shards=2)
+answered = int((run.records.status == "ok").sum())
+assert len(run.records) == 10 and answered, run
+seen = lab.observe(run, there, wait_s=120)
+assert seen.requests.trace_complete.any(), seen.arrival
+print(f"{len(parts)} pods, {len(tools)} tools, {answered} of 10 answers, {int(seen.requests.trace_complete.sum())} whole traces")
 removed = cluster.down(settings, context)
 assert "namespaces/llm-lab" in removed
 print("the lab stood, answered, and is gone")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 
+from lab.stack.cluster.needs import GPU, requested
 from scripts.check_cluster import collector, images, network, pod_security, references, render, tempo
 from scripts.check_cluster.paths import K8S, OVERLAYS
 
@@ -17,6 +19,15 @@ CHECKS = (pod_security, images, references, network, collector, tempo)
 def test_an_overlay_has_no_fault(name: str, check, overlay: Callable) -> None:
     """What we ship renders, and no check has anything to say about it."""
     assert check.check(overlay(name)) == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_readme_says_what_an_overlay_requests(name: str, overlay: Callable) -> None:
+    """Its table's CPUs, GiB and GPUs are those of the manifests."""
+    rows = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    said = re.match(r" ([\d.]+) CPUs, ([\d.]+) GiB(?:, (\d+) GPU)?", rows[0].split("|")[4])
+    asked = [sum(requested(d, r) for d in overlay(name)) for r in ("cpu", "memory", GPU)]
+    assert [float(x or 0) for x in said.groups()] == [round(asked[0], 1), round(asked[1] / 2**30, 1), asked[2]]
 
 
 def test_the_load_generator_has_no_fault(overlay: Callable) -> None:

@@ -144,7 +144,7 @@ def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
-    wanted = sum(_requests(d, GPU) for d in documents)
+    wanted = sum(requested(d, GPU) for d in documents)
     if not wanted:
         return
     have = sum(quantity(n["status"].get("allocatable", {}).get(GPU, "0")) for n in nodes)
@@ -161,7 +161,7 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
 
 
 def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
-    wanted = {r: sum(_requests(d, r) for d in documents) for r in ("cpu", "memory")}
+    wanted = {r: sum(requested(d, r) for d in documents) for r in ("cpu", "memory")}
     have = {r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes) for r in wanted}
     ok = all(have[r] >= wanted[r] for r in wanted)
     found = f"{have['cpu']:.1f} CPUs and {have['memory'] / 2**30:.0f} GiB for {wanted['cpu']:.1f} CPUs and "
@@ -186,7 +186,8 @@ def _image(nodes: list[dict[str, Any]]) -> Finding:
     return Finding("the lab's image", there, found, fix, required=False)
 
 
-def _requests(document: dict[str, Any], resource: str) -> float:
+def requested(document: dict[str, Any], resource: str) -> float:
+    """What the pods of a document request of a resource, with one replica where it does not say; 0 if it makes none."""
     spec = document.get("spec") or {}
     pod = (spec.get("template") or {}).get("spec") or {}
     if document["kind"] == "Prometheus":
