@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from lab.errors import NoData
 from lab.kit.cost import energy
 from lab.kit.peak import Peak
 from lab.kit.scrapes import scraped_until
@@ -16,7 +17,7 @@ from tests.kit.prometheus_of import prometheus_of
 
 T0 = 1_790_000_000
 RUN = Run("by hand", (T0 + 1.0, T0 + 11.0), pd.DataFrame(), plan=None)  # type: ignore[arg-type]
-EVERY = range(0, 15, 2)  # seconds; the last scrape of the run is the one at 10 s, the first after it at 12 s
+EVERY = range(0, 17, 2)  # seconds; the last scrape of the run is the one at 10 s, the first after it at 12 s
 
 # As dcgm-exporter writes it (etc/default-counters.csv; labels as in its README), 'not supported' included.
 LABELS = 'gpu="0",UUID="GPU-604ac76c",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",hostname="node-1",job="dcgm"'
@@ -24,10 +25,11 @@ VLLM = 'engine="0",model_name="m",job="vllm",instance="i"'
 
 
 def exposition(gpu: bool) -> str:
-    """Fourteen seconds by hand. vLLM computes 50 GFLOP and moves 20 GB a second, in 100 steps of 8 tokens; the GPU is
+    """Sixteen seconds by hand. vLLM computes 50 GFLOP and moves 20 GB a second, in 100 steps of 8 tokens; the GPU is
     at 98 % by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and cannot say how much of its memory is used."""
     families = [
         ("up", "gauge", 'job="vllm",instance="i"', lambda _: 1),
+        ("up", "", 'job="late",instance="l"', lambda s: int(s in (0, 16))),
         *([("up", "", 'job="dcgm",instance="d"', lambda _: 1)] if gpu else []),
         ("vllm:estimated_flops_per_gpu_total", "counter", VLLM, lambda s: 50e9 * s),
         ("vllm:estimated_read_bytes_per_gpu_total", "counter", VLLM, lambda s: 15e9 * s),
@@ -83,6 +85,13 @@ def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
 def test_the_first_scrape_that_holds_the_run(with_gpu) -> None:
     """Not the last one that there is: what came after the run is somebody else's."""
     assert scraped_until(with_gpu, Prometheus(with_gpu), RUN, "vllm") == T0 + 12
+
+
+def test_a_scrape_that_failed_holds_nothing(with_gpu) -> None:
+    """After the run two scrapes of a busy server failed: the books end at the one that succeeded, not at them."""
+    assert scraped_until(with_gpu, Prometheus(with_gpu), RUN, "late") == T0 + 16
+    with pytest.raises(NoData, match="no scrape of nobody"):
+        scraped_until(with_gpu, Prometheus(with_gpu), RUN, "nobody")
 
 
 def test_the_engines_work_against_a_peak(with_gpu) -> None:
