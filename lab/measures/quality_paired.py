@@ -13,6 +13,7 @@ from lab.errors import FrameError
 from lab.measures.quality import paired_difference, wilson
 
 MOST_PAIRS = 5000  # who needs more than that will not wait for it
+_RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
 _TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
 
@@ -131,10 +132,22 @@ def pairs_to_see(
 
     The exact test's power goes up and down a little from one number to the next: from this one on it stays above.
     """
-    reached = power_curve(only_a_ratio, only_b_ratio, range(1, MOST_PAIRS + 1), significance=significance) >= power
+    low, high = _around(only_a_ratio, only_b_ratio, significance, power)
+    pairs = np.arange(low, high + 1)
+    reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
     below = np.flatnonzero(~reached)
-    first = int(below[-1]) + 2 if len(below) else 1
+    first = int(pairs[below[-1]]) + 1 if len(below) else low
     return first if first <= MOST_PAIRS else None
+
+
+def _around(only_a_ratio: float, only_b_ratio: float, significance: float, power: float) -> tuple[int, int]:
+    """Two numbers of pairs between which the power crosses `power`: it goes up and down by less than `_RIPPLE`."""
+    steps = np.unique(np.geomspace(1, MOST_PAIRS, 60).round().astype(int))
+    reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
+    surely_below, surely_above = reached < power - _RIPPLE, reached > min(power + _RIPPLE, 1 - 1e-9)
+    low = int(steps[np.flatnonzero(surely_below)[-1]]) if surely_below.any() else 1
+    above = steps[surely_above & (steps > low)]
+    return low, int(above[0]) if len(above) else MOST_PAIRS
 
 
 def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:

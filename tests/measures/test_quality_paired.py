@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -23,6 +24,11 @@ from lab.measures import (
     requests_to_see,
 )
 from lab.measures.quality_paired import paired_interval
+
+
+@cache
+def _p_value(successes: int, n: int) -> float:
+    return stats.binomtest(successes, n).pvalue
 
 
 def _frame(values: list[bool | None], seed: int = 0) -> pd.DataFrame:
@@ -108,6 +114,7 @@ def test_holm_keeps_false_alarms_rare() -> None:
     assert np.mean([(holm(row) < 0.05).any() for row in p]) < 0.06
 
 
+@settings(max_examples=25)
 @given(st.integers(0, 50).map(lambda x: x / 100), st.integers(0, 50).map(lambda x: x / 100), st.integers(1, 25))
 def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
     """The sum over all tables, written the slow way with scipy's own test."""
@@ -116,9 +123,7 @@ def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
         return
     d, slow = only_a + only_b, 0.0
     for m in range(n + 1):
-        seen = sum(
-            stats.binom.pmf(k, m, only_b / d) for k in range(m + 1) if m and stats.binomtest(k, m).pvalue <= 0.05
-        )
+        seen = sum(stats.binom.pmf(k, m, only_b / d) for k in range(m + 1) if m and _p_value(k, m) <= 0.05)
         slow += stats.binom.pmf(m, n, d) * seen
     assert paired_power(only_a, only_b, n) == pytest.approx(slow, abs=1e-9)
 
@@ -131,11 +136,18 @@ def test_so_many_pairs_see_the_difference_as_often_as_it_says() -> None:
     def seen(pairs: int) -> float:
         found = 0
         for only_a, only_b, _ in rng.multinomial(pairs, [0.30, 0.02, 0.68], 3000):
-            found += stats.binomtest(int(only_b), int(only_a + only_b)).pvalue < 0.05 if only_a + only_b else 0
+            found += _p_value(int(only_b), int(only_a + only_b)) < 0.05 if only_a + only_b else 0
         return found / 3000
 
     assert 0.78 <= seen(n) <= 0.86 and seen(n // 2) < 0.6
     assert paired_power(0.30, 0.02, n) >= 0.8 > paired_power(0.30, 0.02, n - 1)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0.9, 0.0), (0.3, 0.02), (0.12, 0.02), (0.05, 0.0), (0.05, 0.02)])
+def test_the_fewest_pairs_are_found_where_all_numbers_are_tried(only_a: float, only_b: float) -> None:
+    """Looking only where the power crosses finds the same as looking everywhere up to 1,200."""
+    reached = power_curve(only_a, only_b, range(1, 1201)) >= 0.8
+    assert pairs_to_see(only_a, only_b) == int(np.flatnonzero(~reached)[-1]) + 2
 
 
 def test_no_difference_needs_no_number() -> None:
