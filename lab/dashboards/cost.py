@@ -58,11 +58,13 @@ MACHINE = Row(
               f"All cost on generated tokens. Falls with load, rises without bound when idle. {ASSUMED}",
               (Query(usd_per_million_generated(), "generated"),), unit="currencyUSD"),
         Panel("USD for a million tokens of both kinds",
-              "All cost on prompt and generated tokens alike, which flatters workloads of long prompts.",
+              "All cost on prompt and generated tokens alike, which flatters workloads of long prompts. Cached prompt "
+              "tokens count in full.",
               (Query(ratio(f"1e6 * $usd_per_hour / 3600 * {REPLICAS}",
                            f"({rate(M.PROMPT_TOKENS)} + {rate(M.GENERATION_TOKENS)})"), "all tokens"),),
               unit="currencyUSD"),
-        Panel("USD for one model call", "Machine cost by finished calls. An agent's request makes several calls.",
+        Panel("USD for one model call", "Machine cost by finished calls. An agent's request makes several calls. "
+                                        "Calls that were aborted are paid for and counted.",
               (Query(ratio(f"$usd_per_hour / 3600 * {REPLICAS}", rate(M.REQUESTS)), "a call"),), unit="currencyUSD"),
         Panel("Paid for idle time",
               "Share of time in which a replica had nothing to run, sampled at scrapes: its cost bought nothing.",
@@ -87,7 +89,8 @@ BY_API = Row(
               "invoice.",
               by_api(lambda _, p: f"{3600 * (p.input_usd_per_mtok - _cached(p)) / 1e6:g} * {rate(M.CACHED_TOKENS)}"),
               unit="currencyUSD"),
-        Panel("Tokens, all in all", "Over the whole time range; a restart of vLLM in it is allowed for.",
+        Panel("Tokens, all in all", "Over the whole time range; a restart of vLLM in it is allowed for. Extrapolated "
+                                    "to the ends of the range.",
               (Query(f"sum(increase({M.PROMPT_TOKENS}{{{VLLM}}}[$__range]))", "prompt"),
                Query(f"sum(increase({M.GENERATION_TOKENS}{{{VLLM}}}[$__range]))", "generated")), kind="stat"),
     ),

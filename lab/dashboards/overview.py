@@ -24,7 +24,8 @@ FAST = Row(
         ),
         Panel(
             "Time to first token",
-            "Median and p95, interpolated inside a bucket.",
+            "Median and p95, interpolated inside a bucket. At low load one slow call moves p95 to its bucket's bound; "
+            "the mean on vLLM's dashboard is exact.",
             (Query(quantile(0.5, M.TTFT), "p50"), Query(quantile(0.95, M.TTFT), "p95")),
             unit="s",
         ),
@@ -51,7 +52,8 @@ BUSY = Row(
     (
         Panel(
             "Running and waiting",
-            "Model calls in the batch and in the queue at the moment of the scrape.",
+            "Model calls in the batch and in the queue at the moment of the scrape. A queue that fills and empties "
+            "between two scrapes is not seen; the queue time is.",
             (Query(f"sum({M.RUNNING}{{{VLLM}}})", "running"), Query(f"sum({M.WAITING}{{{VLLM}}})", "waiting")),
         ),
         Panel(
@@ -63,7 +65,8 @@ BUSY = Row(
         ),
         Panel(
             "Tokens",
-            "Generated and prompt tokens a second, cached prompt tokens included.",
+            "Generated and prompt tokens a second, cached prompt tokens included. Cached tokens cost the hardware "
+            "next to nothing, so this can exceed what it computes.",
             (Query(rate(M.GENERATION_TOKENS), "generated"), Query(rate(M.PROMPT_TOKENS), "prompt")),
         ),
     ),
@@ -82,13 +85,15 @@ COST = Row(
         ),
         Panel(
             "Prompt tokens from the cache",
-            "Prompt tokens that cost nearly nothing.",
+            "Prompt tokens that cost nearly nothing. They still count as input in a bill, and a first run is always "
+            "low.",
             (Query(ratio(rate(M.CACHED_TOKENS), rate(M.PROMPT_TOKENS)), "cached"),),
             unit="percentunit",
         ),
         Panel(
             "Tokens for one model call",
-            "Mean prompt and answer. Grows with the conversation: every turn sends all earlier ones again.",
+            "Mean prompt and answer. Grows with the conversation: every turn sends all earlier ones again. Divides by "
+            "finished calls: wrong for the moment in which many begin or end.",
             (
                 Query(ratio(rate(M.PROMPT_TOKENS), rate(M.REQUESTS)), "prompt"),
                 Query(ratio(rate(M.GENERATION_TOKENS), rate(M.REQUESTS)), "generated"),
@@ -118,7 +123,8 @@ RIGHT = Row(
         ),
         Panel(
             "Answers that were cut off or broken",
-            "Share of model calls that ended in length, abort or error.",
+            "Share of model calls that ended in length, abort or error. A wrong answer that ends in stop counts as "
+            "good.",
             (
                 Query(
                     f'(sum(rate({M.REQUESTS}{{{VLLM},finished_reason!="stop"}}{R}))) / ({rate(M.REQUESTS)} > 0)',

@@ -171,9 +171,11 @@ DISTRIBUTIONS = Row(
         Panel("ITL, all of it", f"Pauses a second in each bucket. {BUCKETS}", heat(M.ITL), unit="s", kind="heatmap"),
         Panel("End to end, all of it", f"Requests a second in each bucket. {BUCKETS}",
               heat(M.E2E), unit="s", kind="heatmap"),
-        Panel("Prompt length", "Requests a second by tokens of their prompt. Buckets go 1, 2, 5: coarse.",
+        Panel("Prompt length", "Requests a second by tokens of their prompt. Buckets go 1, 2, 5: coarse. A prompt "
+                               "counts when its request ends, so long answers show late.",
               heat("vllm:request_prompt_tokens"), kind="heatmap"),
-        Panel("Answer length", "Requests a second by generated tokens. Buckets go 1, 2, 5: coarse.",
+        Panel("Answer length", "Requests a second by generated tokens. Buckets go 1, 2, 5: coarse. A request that is "
+                               "still generating is not there yet.",
               heat("vllm:request_generation_tokens"), kind="heatmap"),
         Panel(
             "Tokens in one engine step",
@@ -195,7 +197,8 @@ CACHE = Row(
         ),
         Panel(
             "Prompt tokens by source",
-            "Computed here, from the local cache, or fetched from elsewhere.",
+            "Computed here, from the local cache, or fetched from elsewhere. Counted at scheduling; a preempted "
+            "request's prompt is counted again.",
             (Query(rate("vllm:prompt_tokens_by_source_total", by="source"), "{{source}}"),),
             stacked=True,
         ),
@@ -235,7 +238,8 @@ CACHE = Row(
         ),
         Panel(
             "HTTP errors",
-            "Share of 5xx answers. A stream that breaks after its first byte was a 200.",
+            "Share of 5xx answers. A stream that breaks after its first byte was a 200. Health checks and scrapes are "
+            "left out, so an idle server has no value at all.",
             (
                 Query(
                     f'(sum(rate(http_requests_total{{{HTTP},status="5xx"}}{R})) or vector(0)) / '
@@ -268,7 +272,8 @@ MODELS = Row(
     (
         Panel(
             "Replicas",
-            "Replicas of each model that were scraped in the last minutes.",
+            "Replicas of each model whose last scrape came through. One that is too busy to answer a scrape is missing "
+            "here and may still serve.",
             (
                 Query(
                     f"count by (model_name) (group by (model_name, instance) ({M.RUNNING}{{{VLLM}}}))",
@@ -287,13 +292,15 @@ MODELS = Row(
         ),
         Panel(
             "Requests by model",
-            "Over the whole time range, of any outcome. A model that was stopped is still counted.",
+            "Over the whole time range, of any outcome. A model that was stopped is still counted. Grafana "
+            "extrapolates to the ends of the range: short ranges are off by a few.",
             (Query(f"sum by (model_name) (increase({M.REQUESTS}{{{VLLM}}}[$__range]))", "{{model_name}}"),),
             kind="stat",
         ),
         Panel(
             "Tokens by model",
-            "Prompt and generated together, over the whole time range.",
+            "Prompt and generated together, over the whole time range. Extrapolated to the ends of the range, and "
+            "with what the prefix cache answered.",
             (
                 Query(
                     f"sum by (model_name) (increase({M.PROMPT_TOKENS}{{{VLLM}}}[$__range])) + "
@@ -317,14 +324,16 @@ MODELS = Row(
         ),
         Panel(
             "Preemptions by model",
-            "Over the whole time range. Each is a request that was computed twice.",
+            "Over the whole time range. Each is a request that was computed twice. Few in a long range can all have "
+            "come in one bad minute.",
             (Query(f"round(sum by (model_name) (increase({M.PREEMPTIONS}{{{VLLM}}}[$__range])))", "{{model_name}}"),),
             kind="stat",
             thresholds=((0, GREEN), (1, YELLOW)),
         ),
         Panel(
             "Generated tokens by replica",
-            "Unequal lines under load: the balancing is unequal (or one client keeps one connection).",
+            "Unequal lines under load: the balancing is unequal (or one client keeps one connection). Unequal answers "
+            "look the same for a while.",
             (Query(rate(M.GENERATION_TOKENS, by="instance"), "{{instance}}"),),
         ),
     ),
