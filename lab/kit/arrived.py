@@ -12,13 +12,23 @@ from lab.stores import Arrival, Tempo
 NO_ENGINE = "vLLM's span has not arrived"
 
 
-def wait_for_spans(settings: Settings, records: pd.DataFrame, wait_s: float = 30.0) -> tuple[pd.DataFrame, Arrival]:
-    """The spans of these client records' traces, waited for at most `wait_s`, and what arrived."""
+def wait_for_spans(
+    settings: Settings, records: pd.DataFrame, wait_s: float = 30.0, *, bulk: bool = False
+) -> tuple[pd.DataFrame, Arrival]:
+    """The spans of these client records' traces, waited for at most `wait_s`, and what arrived.
+
+    `bulk`: where the store can stream, ask it for everything in the records' time at once instead of for a trace each,
+    which for hundreds of short traces is many times faster.
+    """
     tempo, ids = Tempo(settings), records["trace_id"].astype(str).tolist()
     direct = direct_ids(records)
+    window = (float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1) if bulk else None
     arrival = tempo.wait_for_traces(
-        ids, timeout_s=wait_s, problems=lambda answer: problems(spans_frame(answer), direct)
+        ids, timeout_s=wait_s, problems=lambda answer: problems(spans_frame(answer), direct), window=window
     )
+    if window and tempo.streams:
+        spans = spans_frame(tempo.spans("{}", *window))
+        return spans[spans["trace_id"].isin(ids)].reset_index(drop=True), arrival
     return spans_frame(tempo.traces(ids)), arrival
 
 

@@ -25,7 +25,7 @@ from lab.workload import Run
 
 # Questions of a single turn: a follow-up is due after an answer, so its arrivals would not be the plan's.
 SINGLE_TURN = ("single", "chain", "rag", "tool_error", "no_tool", "out_of_scope")
-SAMPLED = 40  # traces of a level of which the engine's times are fetched: enough for a mean, few enough to ask by id
+SAMPLED = 40  # requests of a level whose spans are fetched: enough for a mean, few enough to ask for one by one
 LABEL = "capacity"
 
 
@@ -87,16 +87,16 @@ def services_of(levels: pd.DataFrame) -> list[Service]:
     return [fit_service(part["users"], part["e2e_mean_s"]) for _, part in levels.groupby("round")]
 
 
-def engine_parts(settings: Settings, levels: Measured, *, wait_s: float = 30.0) -> pd.DataFrame:
+def engine_parts(settings: Settings, levels: Measured, *, wait_s: float = 30.0, sampled: int = SAMPLED) -> pd.DataFrame:
     """Where a request's time goes, by how many are under way: mean seconds in vLLM's queue, prefill and decode, and
     outside its engine (HTTP, tokenising, parsing, the driver), one row a level and round, in their order;
     `engine_itl_s`, decode by tokens - 1; and `by_little`: how many are in the engine by Little's law, answers a second
-    times the time in it. Of at most SAMPLED requests a level, from its later half, whose traces are fetched by id.
+    times the time in it. Of at most `sampled` requests a level, from its later half.
 
     Raises FrameError where no span of a level has arrived.
     """
-    chosen = [run.records[run.records["status"] == "ok"].iloc[-(2 * SAMPLED) :][:SAMPLED] for run in levels.runs]
-    spans, _ = wait_for_spans(settings, pd.concat(chosen, ignore_index=True), wait_s)
+    chosen = [run.records[run.records["status"] == "ok"].iloc[-(2 * sampled) :][:sampled] for run in levels.runs]
+    spans, _ = wait_for_spans(settings, pd.concat(chosen, ignore_index=True), wait_s, bulk=True)
     calls, rows = engine_calls(spans).astype({"trace_id": str}), []
     for row, part in zip(levels.table.itertuples(), chosen, strict=True):
         both = part.merge(calls, on="trace_id")
