@@ -1,0 +1,90 @@
+"""A known share of tool errors is injected: each source and measure of quality must show it, within its interval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import httpx
+import pandas as pd
+import pytest
+
+from lab import kit
+from lab.kit import quality
+from lab.measures import share_table, wilson
+from lab.settings import Settings
+from lab.workload import make_scenarios, plan_of, run_plan
+from lab.world import facts
+
+INJECTED = 0.4
+TOOL = "get_job_status"
+
+
+@pytest.fixture
+def faults(live_lab: Settings):
+    """Sets a tool's fault, and takes all faults back."""
+    url = f"{live_lab.endpoint('mcp')}/admin/faults"
+    yield lambda **fault: httpx.post(url, json=fault).raise_for_status()
+    httpx.delete(url).raise_for_status()
+
+
+@pytest.fixture
+def run_with_faults(live_lab: Settings, faults):
+    """60 questions for one tool, of which every call times out with the injected probability."""
+    faults(tool=TOOL, error_ratio=INJECTED)
+    asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == "job_status"][:60]
+    plan = plan_of(asked, settings=live_lab, gap_s=0.25)
+    run = run_plan(plan, live_lab, progress=False)
+    return run, kit.observe(run, live_lab)
+
+
+def test_an_injected_share_of_tool_errors_shows_in_every_source(live_lab: Settings, run_with_faults) -> None:
+    """Answers, spans and counter agree to the call, and the interval of the failed share holds the injected one, once
+    the calls that fail for the model's own arguments are set aside."""
+    run, seen = run_with_faults
+    books = quality.calls_by_source(seen, run, live_lab).loc[TOOL].unstack()
+    assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
+    spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
+    timed_out = int((spans["status_message"] == facts.TIMED_OUT).sum())
+    share, low, high = wilson(timed_out, len(spans))
+    assert low <= INJECTED <= high, f"{timed_out} of {len(spans)} timed out: {share:.2f} ({low:.2f} to {high:.2f})"
+    assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
+
+
+def test_the_measures_tell_the_worlds_errors_from_the_models(run_with_faults) -> None:
+    """Time-outs count as given; the signal of telemetry alone flags the requests that had one."""
+    _, seen = run_with_faults
+    frame = quality.judged(seen)
+    spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
+    late = spans[spans["status_message"] == facts.TIMED_OUT]
+    exact = frame[frame["arguments_exact"].astype(bool) & (frame["status"] == "ok")]
+    assert len(exact) >= 10, "the model copies too few names for this test to say anything"
+    of_exact = late[late["trace_id"].isin(exact["trace_id"])]
+    assert exact["given_errors"].sum() == len(of_exact) and exact["own_errors"].sum() == 0
+    first = exact["given_errors"] > 0  # its first call timed out
+    share, low, high = wilson(int(first.sum()), len(exact))
+    assert low <= INJECTED <= high, f"{share:.2f} ({low:.2f} to {high:.2f})"
+    flagged = set(frame.loc[frame["failed_call"], "trace_id"])
+    assert set(late["trace_id"]) <= flagged
+
+
+def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
+    """Recovered is judged just where a call failed, and faithful answers in both cases."""
+    _, seen = run_with_faults
+    frame = quality.judged(seen)
+    had_error = frame["failed_call"]
+    assert (frame["recovered"].notna() == (had_error & (frame["status"] == "ok"))).all()
+    table = share_table(frame.assign(failed=had_error), ["answer_faithful"], by=["failed"]).set_index("failed")
+    assert isinstance(table, pd.DataFrame) and table.n.sum() > 0
+
+
+def test_answers_that_were_made_wrong_show_as_ungrounded(run_with_faults) -> None:
+    """A known share of the real answers gets a value that nobody said: the signal shows it within its interval, and the
+    worth of the alarm is exact."""
+    _, seen = run_with_faults
+    clean = seen.requests.loc[~quality.judged(seen)["ungrounded"]].reset_index(drop=True)
+    spoiled = clean.index % 4 == 0
+    answers = clean["answer"].where(~spoiled, clean["answer"] + " Ask for 987654321.")
+    again = quality.judged(replace(seen, requests=clean.assign(answer=answers)))
+    assert again["ungrounded"].tolist() == spoiled.tolist()
+    row = share_table(again, ["ungrounded"]).loc["ungrounded"]
+    assert row.low_ratio <= 0.25 <= row.high_ratio
