@@ -69,6 +69,7 @@ _FACE = {
     "predictions": "lab.kit.capacity",
     "gauge_samples": "lab.kit.capacity",
     "backlog_lines": "lab.kit.capacity",
+    "good_shares": "lab.kit.capacity",
     "polled_level": "lab.kit.polling",
     "engine_pressure": "lab.kit.capacity",
     "argument_frame": "lab.kit.quality",

@@ -16,7 +16,17 @@ from lab.kit.arrived import wait_for_spans
 from lab.kit.driving import drive
 from lab.kit.latency import engine_calls
 from lab.kit.scrapes import scraped_until
-from lab.measures import Service, Slo, concurrency, fit_service, in_flight_at, level_row, predict, step_row
+from lab.measures import (
+    Service,
+    Slo,
+    concurrency,
+    fit_service,
+    in_flight_at,
+    level_row,
+    predict,
+    seen_on_arrival,
+    step_row,
+)
 from lab.measures.capacity_saturation import SATURATED
 from lab.schema import Metric
 from lab.settings import Settings
@@ -156,6 +166,19 @@ def predictions(services: Sequence[Service], rates: Sequence[float]) -> pd.DataF
     """`lab.measures.predict` at every rate: offered_per_s, value_s, low_s, high_s, rounds."""
     rows = [vars(predict(services, rate)) for rate in rates]
     return pd.DataFrame(rows).rename(columns={"rate_per_s": "offered_per_s"})
+
+
+def good_shares(services: Sequence[Service], levels: pd.DataFrame, rates: Sequence[float]) -> pd.DataFrame:
+    """The share of requests that would keep the SLO at each rate, from the levels' shares: `offered_per_s`,
+    `told_ratio` (mean over the rounds' services; NaN where one of them has no steady state). See `seen_on_arrival`."""
+    share = levels.groupby("users")["good_ratio"].mean()
+    rows = [
+        (rate, np.mean([seen_on_arrival(one, rate, share.index, share) for one in services]))
+        if all(rate < one.capacity_per_s for one in services)
+        else (rate, np.nan)
+        for rate in rates
+    ]
+    return pd.DataFrame(rows, columns=["offered_per_s", "told_ratio"])
 
 
 def backlog_lines(sweep: Measured) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
