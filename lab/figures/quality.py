@@ -55,7 +55,8 @@ def power_curves(curves: pd.DataFrame, *, power: float = 0.8, done: int | None =
     """
     need_rows(curves.columns, "curves")
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    ends = curves.iloc[-1].sort_values()
+    order = sorted(curves, key=lambda name: (round(curves[name].iloc[-1], 2), curves[name].mean()))
+    ends = curves[order].iloc[-1]  # of those that all reach the top, the one that gets there first stands highest
     for number, name in enumerate(curves.columns):
         ax.plot(curves.index, curves[name] * 100, color=colours[number % len(colours)])
     for name, at in zip(ends.index, _spread(ends.to_numpy(), _APART * 1.04), strict=True):
