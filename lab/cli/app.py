@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Annotated
 
@@ -23,12 +24,17 @@ DELEGATED = {
     "run": ("lab.runner", "Execute the notebooks in order on the real stack; results, report and logs go to out/."),
     "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
     "load": ("lab.workload.command", "Drive a workload through the stack and record every request."),
+    "record": ("lab.cli.record", "Save a window of Prometheus and traces, and the runs in it, to data/recorded/NAME."),
     "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }
 
 
-Place = Annotated[str, typer.Option(help="'local': this machine; 'cluster': the Kubernetes cluster of --context.")]
+PLACE_HELP = (
+    "'local': this machine; 'cluster': the Kubernetes cluster of --context; 'recorded': stores that hold a recording "
+    "(LAB_RECORDING, a folder of data/recorded)."
+)
+Place = Annotated[str, typer.Option(help=PLACE_HELP)]
 Context = Annotated[str, typer.Option(help="The Kubernetes context, for --place cluster. None is taken by itself.")]
 Overlay = Annotated[str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")]
 
@@ -100,7 +106,9 @@ def logs(
 
 
 def _on_cluster(place: str) -> bool:
-    return _choice(place, ("local", "cluster"), "--place") == "cluster"
+    if _choice(place, ("local", "cluster", "recorded"), "--place") == "recorded":
+        os.environ["LAB_PLACE"] = place  # for the settings, wherever they are loaded
+    return place == "cluster"
 
 
 def _choice(value: str, allowed: tuple[str, ...], option: str) -> str:

@@ -50,17 +50,20 @@ class Observation:
 def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") -> Settings:
     """Settings of a lab that is up: started if it was not, with the ports that were free.
 
-    `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises; for the place `cluster`, what
-    `lab.kit.clusters.stand_up` raises.
+    'local' is the notebooks' default, for which `LAB_PLACE` or lab.toml may say another place. In the place `recorded`
+    the recording's stores are started. `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises; for the
+    place `cluster`, what `lab.kit.clusters.stand_up` raises.
     """
     if place == "cluster":
         settings = clusters.stand_up()
         logging.getLogger("httpx").setLevel(logging.WARNING)
         return settings
-    stack.up(load_settings(place=place), wait_for=wait_for)
+    chosen = {} if place == "local" else {"place": place}
+    settings = load_settings(**chosen)
+    stack.up(settings, wait_for=wait_for)
     # One line for every HTTP request would bury a notebook's own output: llama-stack-client's import switches them on.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    return load_settings(place=place)
+    return load_settings(**chosen)
 
 
 def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
@@ -146,8 +149,7 @@ def durations_by_source(requests: pd.DataFrame) -> pd.DataFrame:
 def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
     """Growth of vLLM's token counters over the run, exact: {prompt, cached, completion}. Waits for a scrape."""
     prometheus = Prometheus(settings)
-    prometheus.wait_for_scrape(run.window[1], jobs=["vllm"])
-    start, end = run.window[0], _last_scrape(prometheus)
+    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
     names = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
     return {
         what: float(increase_exact(prometheus.samples(_vllm(metric), start, end), start, end)["increase"].sum())
@@ -165,10 +167,6 @@ def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
 def _vllm(metric: str) -> str:
     """The chat model's server only: the embedding server exports the same names."""
     return f'{metric}{{job="vllm"}}'
-
-
-def _last_scrape(prometheus: Prometheus) -> float:
-    return max(t.last_scrape for t in prometheus.targets() if t.job == "vllm")
 
 
 def output_items(response: Any) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from lab.settings import Settings
 def stack_for(settings: Settings, show: Show, *, keep: bool = False) -> Iterator[None]:
     """The stack is up while the block runs, and then as it was before: one that was up already stays up.
 
-    On a cluster, or with recorded data, there is nothing to start. `keep` leaves it up. Raises as lab.stack.up does.
+    On a cluster there is nothing to start. `keep` leaves it up. Raises as lab.stack.up does.
     """
-    if settings.place != "local" or is_up(settings):
+    if settings.place == "cluster" or is_up(settings):
         yield
         return
     try:

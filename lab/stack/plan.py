@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab.schema import Service
 from lab.settings import REPO, Settings
-from lab.stack import llama_stack_config, prometheus_config, vllm_args
+from lab.stack import llama_stack_config, prometheus_config, replay_plan, vllm_args
 from lab.stack.model_folder import check_model_folder, joins_text_parts
 from lab.stack.parts import Part, Probe
 from lab.stack.ports import HOST
@@ -50,7 +50,15 @@ class _Lab:
 
 
 def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]) -> Plan:
-    """All parts; none in place of an endpoint in `external`. Raises ModelError for a model folder that is not whole."""
+    """All parts; none in place of an endpoint in `external`; in the place `recorded`, the recording's stores.
+
+    Raises ModelError for a model folder that is not whole, StackError for a recording that is not.
+    """
+    if settings.place == "recorded":
+        config = settings.state_dir.resolve() / "run" / "prometheus.yml"
+        parts = replay_plan.parts(settings, tools, ports, config)
+        ours = {name: address for p in parts for name, address in p.endpoints.items()}
+        return Plan(parts, {config: "global: {}\n"}, ours | external, ours)
     own = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus", "vllm_canary")
     url = {name: f"http://{HOST}:{ports[name]}" for name in own} | external
     lab = _Lab(settings, tools, ports, external, url)

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from lab.settings import Settings, load_settings
-from lab.stack import processes, state
+from lab.stack import processes, replay_plan, state
 from lab.stack.jsonlog import config as json_logging
 from lab.stack.plan import Plan, make_plan
 from lab.stack.ports import HOST, choose
@@ -193,7 +193,8 @@ def take_lock(state_dir: Path) -> int | None:
 def build(settings: Settings, external: dict[str, str]) -> tuple[Plan, dict[str, int]]:
     """The plan for these settings, on ports that are free now. Raises LabError before anything is started."""
     ports = choose({k: v for k, v in settings.ports.items() if k not in external})
-    return make_plan(settings, find_tools(), ports, external), ports
+    tools = find_tools(needs=replay_plan.NEEDS if settings.place == "recorded" else None)
+    return make_plan(settings, tools, ports, external), ports
 
 
 async def serve(state_dir: Path, plan: Plan, ports: dict[str, int]) -> int:

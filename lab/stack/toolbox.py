@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -34,10 +35,11 @@ class Toolbox:
         return TOOLS_FILE.parent / "cache"
 
 
-def find_tools(path: Path | None = None) -> Toolbox:
+def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) -> Toolbox:
     """What `make setup` found, missing programs looked up on PATH. `LAB_TOOLS` names another file.
 
-    Raises SetupError naming every program that is missing.
+    `needs` are those that must be there (default: all but the optional ones). Raises SetupError naming every program
+    that is missing.
     """
     path = path or Path(os.environ.get("LAB_TOOLS", TOOLS_FILE))
     known = _read(path)
@@ -52,7 +54,8 @@ def find_tools(path: Path | None = None) -> Toolbox:
         "vllm_build": known.get("vllm_build") or "cpu",
     }
     optional = ("promtool", "vllm_build")
-    missing = [f.name for f in fields(Toolbox) if f.name not in optional and not Path(found[f.name] or "?").exists()]
+    wanted = needs if needs is not None else [f.name for f in fields(Toolbox) if f.name not in optional]
+    missing = [name for name in wanted if not Path(found[name] or "?").exists()]
     if missing:
         raise SetupError(
             f"the stack lacks {', '.join(missing)}",

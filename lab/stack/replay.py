@@ -1,0 +1,129 @@
+"""A recording back into real stores: `python -m lab.stack.replay metrics|traces ...`, the tasks of `lab up` there.
+
+Prometheus gets blocks that its own promtool makes of the samples, the trace store gets the traces as OTLP. So whatever
+asks the stores asks the real ones, and need not know that the run is over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab.errors import LabError, StackError
+
+SAMPLES, SERIES, TRACES, ABOUT = "samples.parquet", "series.parquet", "traces.parquet", "recording.json"
+_NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
+BATCH_TRACES = 100
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+
+
+def check_recording(folder: Path) -> dict:
+    """What a recording says of itself. Raises StackError for a folder that is none, or lacks a file."""
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+    except (OSError, ValueError) as e:
+        raise StackError(
+            f"there is no recording in {folder}",
+            had=str(e),
+            do="choose one with LAB_RECORDING (folders of data/recorded), or make it with `lab record NAME`",
+        ) from e
+    missing = [name for name in (SAMPLES, SERIES, TRACES) if not (folder / name).is_file()]
+    if missing:
+        raise StackError(
+            f"the recording {folder} is not whole", had=f"no {', '.join(missing)}", do="restore it with git"
+        )
+    return about
+
+
+def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
+    """Make the recording's samples blocks of a Prometheus' data folder, which is replaced; returns how many.
+
+    Raises StackError with promtool's words.
+    """
+    draft = target.with_name(f"{target.name}.unfinished")
+    for old in (draft, target):
+        shutil.rmtree(old, ignore_errors=True)
+    draft.mkdir(parents=True)
+    text = draft / "samples.om"
+    with text.open("w") as out:
+        count = sum(out.write(line) > 0 for line in _openmetrics(folder))
+        out.write("# EOF\n")
+    command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=24h", str(text), str(draft)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        had = (done.stderr or done.stdout).strip()[-600:]
+        raise StackError("promtool does not take the recorded samples", had=had, do="record the run again")
+    text.unlink()
+    draft.rename(target)
+    return count
+
+
+def _openmetrics(folder: Path) -> Iterator[str]:
+    """The samples as OpenMetrics text, all of a metric together, series by series."""
+    import pyarrow.parquet as pq  # here: the supervisor imports this module, and has no use for it
+
+    series = pq.read_table(folder / SERIES).to_pydict()
+    text_of = {n: _selector(json.loads(labels)) for n, labels in zip(series["series"], series["labels"], strict=True)}
+    table = pq.read_table(folder / SAMPLES)
+    columns = (table.column(name).to_pylist() for name in ("series", "time_ms", "value"))
+    for number, time_ms, value in zip(*columns, strict=True):
+        shown = repr(value) if math.isfinite(value) else _NOT_FINITE[str(value)]
+        yield f"{text_of[number]} {shown} {time_ms / 1000:.3f}\n"
+
+
+def _selector(labels: dict[str, str]) -> str:
+    inside = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items() if k != "__name__")
+    return f"{labels['__name__']}{{{inside}}}"
+
+
+def fill_tracestore(folder: Path, otlp_url: str) -> int:
+    """Send the recording's traces to an OTLP receiver; returns how many. Sending twice does no harm.
+
+    Raises StackError for a receiver that does not take them.
+    """
+    import httpx
+    import pyarrow.parquet as pq
+    from google.protobuf import json_format
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+    documents = pq.read_table(folder / TRACES).column("document").to_pylist()
+    headers = {"Content-Type": "application/x-protobuf"}
+    for first in range(0, len(documents), BATCH_TRACES):
+        batch = TracesData()
+        for document in documents[first : first + BATCH_TRACES]:  # Tempo's JSON is protobuf's: ids are base64
+            batch.MergeFrom(json_format.Parse(document.replace('"batches"', '"resourceSpans"', 1), TracesData()))
+        try:
+            httpx.post(f"{otlp_url}/v1/traces", content=batch.SerializeToString(), headers=headers).raise_for_status()
+        except httpx.HTTPError as e:
+            raise StackError("the trace store did not take the recorded traces", had=str(e), do="see its log") from e
+    return len(documents)
+
+
+def main(argv: list[str]) -> int:
+    """0 when the store is filled."""
+    parser = argparse.ArgumentParser(prog="python -m lab.stack.replay")
+    parser.add_argument("what", choices=["metrics", "traces"])
+    parser.add_argument("--recording", type=Path, required=True)
+    parser.add_argument("--target", required=True, help="Prometheus' data folder, or the OTLP receiver's URL")
+    parser.add_argument("--promtool", default="promtool")
+    args = parser.parse_args(argv)
+    try:
+        check_recording(args.recording)
+        if args.what == "metrics":
+            print(f"{fill_prometheus(args.recording, Path(args.target), args.promtool)} samples", flush=True)
+        else:
+            print(f"{fill_tracestore(args.recording, args.target)} traces", flush=True)
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,131 @@
+"""A recording, put back into real stores, answers as it was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from lab.errors import NotUp, StackError
+from lab.settings import load_settings
+from lab.stack import replay, replay_plan
+from lab.stack.ports import WISHED
+from lab.stack.toolbox import find_tools
+from lab.stores import Prometheus, Tempo
+from tests.frames.telemetry import agent_request, document
+
+START_MS = 1_700_000_000_123
+SERIES = (
+    ({"__name__": "vllm:requests_total", "job": "vllm", "what": 'a "quoted" \\ name,\n nan inf'}, [0.0, 1.5, 2e300]),
+    ({"__name__": "vllm:requests_total", "job": "node"}, [7.0]),
+    ({"__name__": "p95", "quantile": "0.95"}, [math.nan, math.inf, -math.inf, 1e-9]),
+)
+
+
+def a_recording(folder: Path) -> Path:
+    """These series, two seconds between samples, and one agent request's trace."""
+    rows = [(n, START_MS + 2000 * k, v) for n, (_, values) in enumerate(SERIES) for k, v in enumerate(values)]
+    number, at, value = zip(*rows, strict=True)
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"series": number, "time_ms": at, "value": value}), folder / "samples.parquet")
+    labels = [json.dumps(one) for one, _ in SERIES]
+    pq.write_table(pa.table({"series": list(range(len(SERIES))), "labels": labels}), folder / "series.parquet")
+    trace = document(*agent_request()).decode()
+    pq.write_table(pa.table({"trace_id": ["1"], "document": [trace]}), folder / "traces.parquet")
+    (folder / "recording.json").write_text(json.dumps({"recorded_at": "2026-11-26T12:00:00Z"}))
+    return folder
+
+
+@contextmanager
+def running(argv: list[str], url: str) -> Iterator[None]:
+    """A server, from its first answer until the block ends."""
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).read()
+                break
+            except OSError:
+                assert time.monotonic() < limit and process.poll() is None, f"{argv[0]} did not come up"
+                time.sleep(0.1)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def free_ports(count: int) -> list[int]:
+    with_them = [socket.socket() for _ in range(count)]
+    for one in with_them:
+        one.bind(("127.0.0.1", 0))
+    found = [one.getsockname()[1] for one in with_them]
+    for one in with_them:
+        one.close()
+    return found
+
+
+def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
+    folder = a_recording(tmp_path / "recorded" / "mine")
+    settings = load_settings(place="recorded", recording=folder.name, data_dir=tmp_path, state_dir=tmp_path / "state")
+    (tmp_path / "state").mkdir()
+    config = tmp_path / "state" / "prometheus.yml"
+    config.write_text("global: {}\n")
+    ports = WISHED | dict(zip(("prometheus", "tempo", "otlp"), free_ports(3), strict=True))
+    return {p.name: p for p in replay_plan.parts(settings, find_tools(needs=replay_plan.NEEDS), ports, config)}
+
+
+def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
+    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with everything in them."""
+    parts = parts_of(tmp_path)
+    subprocess.run(parts["recorded-metrics"].argv, check=True, stdout=subprocess.DEVNULL)
+    url = parts["prometheus"].endpoints["prometheus"]
+    with running(list(parts["prometheus"].argv), f"{url}/-/ready"):
+        answer = Prometheus(url).samples('{__name__=~".+"}', START_MS / 1000, START_MS / 1000 + 60)
+    found = {json.dumps(s["metric"], sort_keys=True): s["values"] for s in answer.metrics}
+    for labels, values in SERIES:
+        samples = found.pop(json.dumps(labels, sort_keys=True))
+        assert [round(t * 1000) for t, _ in samples] == [START_MS + 2000 * k for k in range(len(values))]
+        pd.testing.assert_series_equal(pd.Series([float(v) for _, v in samples]), pd.Series(values))
+    assert not found
+
+
+def test_the_trace_store_answers_the_traces(tmp_path: Path) -> None:
+    """Sent twice, each span is there once."""
+    parts = parts_of(tmp_path)
+    url = parts["tracestore"].endpoints["tempo"]
+    with running(list(parts["tracestore"].argv), f"{url}/ready"):
+        for _ in range(2):
+            subprocess.run(parts["recorded-traces"].argv, check=True, stdout=subprocess.DEVNULL)
+        found = Tempo(url).traces([f"{1:032x}"])
+    spans = [
+        s
+        for d in map(json.loads, found.documents)
+        for o in d["resourceSpans"]
+        for c in o["scopeSpans"]
+        for s in c["spans"]
+    ]  # noqa: E501
+    assert len(spans) == len(agent_request())
+
+
+def test_what_is_no_recording_is_said_before_anything_starts(tmp_path: Path) -> None:
+    """No folder, or a file that is missing: the error says what to do."""
+    with pytest.raises(StackError, match=r"no recording(.|\n)*LAB_RECORDING"):
+        replay.check_recording(tmp_path / "none")
+    folder = a_recording(tmp_path / "some")
+    (folder / "traces.parquet").unlink()
+    with pytest.raises(StackError, match="traces.parquet"):
+        replay.check_recording(folder)
+    with pytest.raises(NotUp, match="lab up --place recorded"):
+        load_settings(place="recorded", state_dir=tmp_path).endpoint("tempo")
