@@ -1,7 +1,7 @@
 """The trace store: durable ingest over HTTP, then what questions cost. Beside it the floor, protobuf decoding alone, and Phoenix.
 
 `--small` 50,000 spans; alone 200,000; `--full` 1,000,000, the scale that the bounds are promised for; `--spans N` any other.
-`--phoenix PYTHON` measures arize-phoenix too, in the environment of that interpreter (`uv venv`, then install arize-phoenix).
+arize-phoenix is measured too, on a small sample, from `.venvs/bench` (`python3 -m scripts.setup bench`) or where `--phoenix` says.
 Client and server share the machine.
 """
 
@@ -63,16 +63,19 @@ def main(argv: list[str]) -> list[dict]:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--spans", type=int)
-    parser.add_argument("--phoenix", type=Path, help="Python interpreter of an environment with arize-phoenix")
+    parser.add_argument("--phoenix", type=Path, help="Python interpreter of another environment with arize-phoenix")
     options = parser.parse_args(argv)
     spans = options.spans or (50_000 if options.small else FULL if options.full else 200_000)
     rows = [_row("protobuf decoding alone", "ingest_spans_per_s", _decode_rate(), "higher", "one core, nothing kept")]
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
         rows += _measure(Path(folder), spans)
-    if options.phoenix:
-        rows += tracestore_phoenix.measure(options.phoenix, _small_sample)
+    phoenix = options.phoenix or tracestore_phoenix.installed()
+    if phoenix:
+        rows += tracestore_phoenix.measure(
+            phoenix, _small_sample, 1_000 if options.small else tracestore_phoenix.SAMPLE
+        )
     else:
-        print("arize-phoenix is left out: give --phoenix PYTHON, an interpreter of an environment that has it")
+        print("arize-phoenix is left out: it is not in .venvs/bench; `python3 -m scripts.setup bench` installs it")
     return rows
 
 

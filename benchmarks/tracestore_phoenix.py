@@ -20,11 +20,18 @@ from typing import Any
 import httpx
 
 from benchmarks.tracestore_corpus import requests
+from lab.settings import REPO
 
 SAMPLE = 4_000
 _REPEATS = 5
 _COUNT = "{ projects { edges { node { recordCount } } } }"
 _FILTER = {"queries": [{"filter": {"condition": "name == 'llm_request' and latency_ms > 1000"}}], "limit": 1000}
+
+
+def installed() -> Path | None:
+    """The interpreter of `.venvs/bench`, where Phoenix is there."""
+    folder = REPO / ".venvs" / "bench"
+    return folder / "bin" / "python" if list(folder.glob("lib/python*/site-packages/phoenix/server")) else None
 
 
 def measure(python: Path, ours: Callable[[int], tuple[float, float]], spans: int = SAMPLE) -> list[dict[str, Any]]:

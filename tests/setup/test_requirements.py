@@ -21,8 +21,8 @@ NAMED = {
     *("prometheus-api-client", "opentelemetry-sdk", "llama-stack-client"),
 }
 
-# Imported in vLLM's environment.
-ELSEWHERE = {"vllm", "torch", "transformers", "uvloop"}
+# Imported in vLLM's environment, or only where a user has installed it (grpc: the trace store's option).
+ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grpc"}
 
 
 def _name(requirement: str) -> str:

@@ -124,11 +124,11 @@ def test_a_second_process_is_told_why(tmp_path: Path) -> None:
 class Child:
     """The store as a process of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "lab.tracestore", "--port", "0", "--otlp-port", "0", "--data", str(folder)],
-            cwd=REPO, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def __init__(self, folder: Path, *, largest_file_bytes: int | None = None) -> None:
+        command = [sys.executable, "-m", "lab.tracestore", "--port", "0", "--otlp-port", "0", "--data", str(folder)]
+        if largest_file_bytes is not None:  # past it every write fails, as on a full disk
+            command = ["bash", "-c", f'ulimit -f {largest_file_bytes // 1024}; exec "$@"', "bash", *command]
+        self.process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if ports := re.search(r'"port":(\d+),"otlp_port":(\d+)', line):
                 self.tempo, self.otlp = (f"http://127.0.0.1:{p}" for p in ports.groups())
@@ -145,10 +145,9 @@ def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None
     """Killed in the middle of the stream, several times: every acknowledged span is there afterwards, once."""
     acknowledged: dict[bytes, int] = {}
     seed = 0
-    for _ in range(3):
+    for after_s in (0.1, 0.4, 0.9):
         child = Child(tmp_path)
-        killer = threading.Timer(0.7, child.kill)
-        killer.start()
+        killer = threading.Timer(after_s, child.kill)
         try:
             with httpx.Client(timeout=30) as client:
                 while True:
@@ -162,6 +161,8 @@ def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None
                     if answer.status_code == 200:
                         for rs in request.resource_spans:
                             acknowledged[rs.scope_spans[0].spans[0].span_id] = seed
+                        if killer.ident is None:
+                            killer.start()
         except httpx.TransportError:
             pass
         finally:

@@ -1,0 +1,95 @@
+"""Faults from outside: a full disk, half a request, a million attributes. What is lost, and who is told."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.tracestore.conftest import Running
+from tests.tracestore.corpus import T0, random_spans, request_of
+from tests.tracestore.test_durability import Child
+
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+FILE_BYTES = 4 * 2**20
+
+
+def span_ids(tempo: str) -> list[str]:
+    import pyarrow as pa
+
+    body = httpx.get(f"{tempo}/api/lab/spans", params={"columns": "span_id"}, timeout=120).content
+    return pa.ipc.open_stream(body).read_all().column("span_id").to_pylist()
+
+
+def padded(seed: int) -> ExportTraceServiceRequest:
+    """A request of some 100 kB."""
+    request = request_of(random_spans(seed, traces=2))
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    span.attributes.add(key="padding").value.string_value = f"{seed:08d}" * 12_500
+    return request
+
+
+def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Once the log cannot grow, every sender hears 503 and when to come again; what had its 200 is there afterwards, and
+    nothing else is."""
+    child = Child(tmp_path, largest_file_bytes=FILE_BYTES)
+    acknowledged, refused = [], []
+    with httpx.Client(timeout=60) as client:
+        for seed in range(100):
+            request = padded(seed)
+            answer = client.post(f"{child.otlp}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF)
+            ids = [s.span_id.hex() for rs in request.resource_spans for s in rs.scope_spans[0].spans]
+            if answer.status_code == 200:
+                acknowledged += ids
+            else:
+                assert answer.status_code == 503
+                assert int(answer.headers["Retry-After"]) > 0
+                refused += ids
+    assert acknowledged
+    assert refused
+    child.kill()
+    child = Child(tmp_path)
+    stored = span_ids(child.tempo)
+    child.kill(signal.SIGTERM)
+    assert sorted(stored) == sorted(acknowledged)
+
+
+def test_half_a_request_keeps_nothing_and_blocks_nobody(running: Running) -> None:
+    """A sender that dies in the middle of its body: nothing of it is kept, and the next sender is served."""
+    body = request_of(random_spans(61)).SerializeToString()
+    address = urlsplit(str(running.otlp.base_url))
+    head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n"
+    for framing in (f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"):
+        with socket.create_connection((address.hostname, address.port)) as sender:
+            sender.sendall((head + framing).encode() + body[: len(body) // 2])
+    spans = random_spans(62)
+    assert running.export(request_of(spans).SerializeToString()).status_code == 200
+    assert running.engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]) == len(spans)
+
+
+@pytest.mark.slow
+def test_a_million_attributes(running: Running) -> None:
+    """One span with a million keys is taken whole or refused as too large; either way the store goes on answering."""
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    span = spans.add(
+        trace_id=b"t" * 16, span_id=b"s" * 8, name="flood", start_time_unix_nano=T0, end_time_unix_nano=T0 + 1
+    )
+    for i in range(1_000_000):
+        span.attributes.add(key=f"k{i}").value.int_value = i
+    body = request.SerializeToString()
+    assert len(body) < 32 * 2**20
+    assert running.export(body).status_code == 200
+    assert running.engine.ingest.wait_visible(running.engine.ingest.acked_seq, timeout_s=300)
+    found = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()["traces"]
+    assert [t["traceID"] for t in found] == [(b"t" * 16).hex()]
+    whole = running.tempo.get(f"/api/v2/traces/{(b't' * 16).hex()}", headers={"Accept": "application/protobuf"})
+    assert len(whole.content) > len(body) // 2
+    names = running.tempo.get("/api/v2/search/tags").json()["scopes"]
+    assert 0 < sum(len(s["tags"]) for s in names) <= 21_000
+    assert running.export(request_of(random_spans(63)).SerializeToString()).status_code == 200
