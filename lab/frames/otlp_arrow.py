@@ -6,7 +6,9 @@ Tempo writes texts, ids of another length) or is no plain value (arrays) is left
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.json as pj
 from lab.frames.ids import hex_ids
 from lab.frames.otlp import KIND, KINDS, STATUS, STATUSES
 
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 4 << 20  # of JSON, by one thread
 _TEXT = pa.string()
 _VALUES = {"stringValue": _TEXT, "intValue": _TEXT, "doubleValue": pa.float64(), "boolValue": pa.bool_()}
 _ATTRIBUTES = pa.list_(pa.struct({"key": _TEXT, "value": pa.struct(_VALUES)}))
@@ -38,36 +40,38 @@ class NotPlain(Exception):
 def span_table(documents: Sequence[bytes], wanted: Sequence[str]) -> pa.Table:
     """One row a span: the columns of the bulk endpoint (`lab.frames.arrow`), `kind` and `status` in words, then those
     of the wanted attributes that occur. Raises NotPlain, also for what is no OTLP JSON at all."""
+    batches = list(_batches(documents))
     try:
-        parts = [_spans(batch, wanted) for text in _batches(documents) for batch in _parse(text)]
+        with ThreadPoolExecutor(min(len(batches), os.cpu_count() or 1) or 1) as pool:  # Arrow lets go of Python's lock
+            parts = list(pool.map(lambda batch: _spans(_parse(batch), wanted), batches))
         return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as e:
         raise NotPlain(str(e)) from e
 
 
-def _batches(documents: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
-    """(documents, one a line; length of the longest)."""
+def _batches(documents: Sequence[bytes]) -> Iterator[list[bytes]]:
     batch: list[bytes] = []
-    size = longest = 0
+    size = 0
     for document in documents:
-        line = document.replace(b"\n", b" ") if b"\n" in document else document  # outside texts: JSON escapes them
-        batch.append(line)
-        size, longest = size + len(line), max(longest, len(line))
+        batch.append(document)
+        size += len(document)
         if size >= BATCH_BYTES:
-            yield b"\n".join(batch), longest
-            batch, size, longest = [], 0, 0
+            yield batch
+            batch, size = [], 0
     if batch:
-        yield b"\n".join(batch), longest
+        yield batch
 
 
-def _parse(text: tuple[bytes, int]) -> Iterator[pa.RecordBatch]:
-    lines, longest = text
+def _parse(documents: list[bytes]) -> pa.RecordBatch:
+    # A line break is a blank here: inside texts JSON escapes it.
+    lines = b"\n".join(d.replace(b"\n", b" ") if b"\n" in d else d for d in documents)
     table = pj.read_json(
         pa.BufferReader(lines),
-        read_options=pj.ReadOptions(block_size=max(1 << 20, longest + 2)),
+        read_options=pj.ReadOptions(use_threads=False, block_size=len(lines) + 1),
         parse_options=pj.ParseOptions(explicit_schema=_SCHEMA, unexpected_field_behavior="ignore"),
     )
-    yield from table.to_batches()
+    (batch,) = table.combine_chunks().to_batches()
+    return batch
 
 
 def _spans(batch: pa.RecordBatch, wanted: Sequence[str]) -> pa.Table:
