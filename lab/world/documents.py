@@ -1,4 +1,4 @@
-"""The help desk's documents: small facts about its services, such as `For backups, the retention is 14 days.`"""
+"""The help desk's documents: small facts about its services, such as `For backups: retention 14 days.`"""
 
 from __future__ import annotations
 
@@ -74,9 +74,10 @@ THINGS = (
 # How a document states a fact. The attribute stands next to its value in each: all facts of a document share the thing,
 # so a form that puts the thing between them hides which value is which.
 FORMS = (
+    "For {thing}: {attribute} {value}.",
+    "With {thing}, {attribute} {value}.",
+    "On {thing}: {attribute} {value}.",
     "For {thing}, the {attribute} is {value}.",
-    "With {thing}, the {attribute} is {value}.",
-    "For {thing}, expect a {attribute} of {value}.",
     "As for {thing}, {attribute}: {value}.",
     "We give {thing} a {attribute} of {value}.",
 )

@@ -16,15 +16,15 @@ from lab.world.scenarios import KINDS, Call, Turn, build, offer
 
 DRILL = "overview"  # no scenario asks for it: many look-ups in one conversation, so that looking up is learned sooner
 WEIGHTS = {
-    "single": 27,
+    "single": 24,
     "chain": 13,
     "follow_up": 13,
-    "rag": 14,
-    "tool_error": 9,
+    "rag": 15,
+    "tool_error": 8,
     "no_tool": 3,
     "out_of_scope": 6,
-    "not_offered": 10,
-    DRILL: 8,
+    "not_offered": 14,
+    DRILL: 11,
 }
 OVERVIEWS = (
     "tell me everything about {thing}",
