@@ -103,9 +103,9 @@ def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, di
         yield Attr.LLAMA_STACK_TOOL_NAME, {"stringValue": "quote_price"}
 
 
-def run_frames(requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(records, spans) of a run of so many requests, ten spans each, in the frames' own form and in random order."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(seed)
     size, count = len(SHAPE), requests * len(SHAPE)
     trace_ids = np.array([f"{n:032x}" for n in rng.integers(1, 2**62, requests)], dtype=object)
     span_ids = np.array([f"{n:016x}" for n in rng.integers(1, 2**62, count)], dtype=object)
@@ -133,6 +133,14 @@ def run_frames(requests: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     spans |= {key: np.where(engine, 100.0, np.nan) for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS)}
     order = rng.permutation(count)
     return _records(trace_ids, long[::size]), pd.DataFrame(spans, copy=False).iloc[order].reset_index(drop=True)
+
+
+def write_run(folder: Path, requests: int, files: int) -> None:
+    """`files` times so many requests as Parquet, in `folder`/records and `folder`/spans."""
+    for number in range(files):
+        for name, frame in zip(("records", "spans"), run_frames(requests, seed=100 + number), strict=True):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            frame.to_parquet(folder / name / f"{number}.parquet", index=False)
 
 
 def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:

@@ -140,6 +140,32 @@ def lab_request_frame(requests: str) -> Callable[[], Any]:
     return lambda: request_frame(records, spans)
 
 
+def lab_large_run(folder: str) -> Callable[[], Any]:
+    """The request frame of a run in Parquet, slice by slice into Parquet, and a quantile a kind of all of it."""
+    import tempfile
+
+    import duckdb
+
+    from lab.frames import write_request_frames
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as out:
+            count = write_request_frames(Path(folder, "records"), Path(folder, "spans"), Path(out, "requests"))
+            by_kind = "SELECT kind, quantile_cont(e2e_s, 0.95), sum(prefill_s) FROM read_parquet(?) GROUP BY kind"
+            assert len(duckdb.execute(by_kind, [f"{out}/requests/*.parquet"]).fetchall()) == 3
+        return count
+
+    return run
+
+
+def write_run(argument: str) -> Callable[[], Any]:
+    """Make the Parquet files for lab_large_run: FOLDER,REQUESTS,FILES."""
+    from benchmarks import _frames_data
+
+    folder, requests, files = argument.rsplit(",", 2)
+    return lambda: _frames_data.write_run(Path(folder), int(requests), int(files)) or 0
+
+
 def lab_measures(requests: str) -> Callable[[], Any]:
     """The slowest of the measures on that frame; prints each on stderr."""
     from lab import measures
@@ -175,7 +201,7 @@ TASKS = {
     f.__name__: f
     for f in (
         lab_range, api_client_range, server_range, lab_spans_json, dict_loop_spans_json, lab_spans_bulk,
-        lab_request_frame, lab_measures,
+        lab_request_frame, lab_large_run, write_run, lab_measures,
     )
 }  # fmt: skip
 

@@ -28,7 +28,7 @@ SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repea
 def main(argv: list[str]) -> list[dict]:
     size = SMALL if "--small" in argv else FULL
     # The promises are about the full size: at a small one the fixed costs decide.
-    rows = [*_prometheus(size), *_spans(size), *_requests(size)]
+    rows = [*_prometheus(size), *_spans(size), *_requests(size), *_large(size)]
     if size is SMALL:
         rows = [{k: v for k, v in row.items() if k != "bound"} for row in rows]
     return rows
@@ -97,6 +97,20 @@ def _requests(size: dict) -> list[dict]:
         _row("lab", "request_frame_peak_mib", max(t["peak_mib"] for t in took), bound=2048, note="whole process"),
         _row("lab", "slowest_measure_s", _measure("lab_measures", count)["size"], bound=1, note=note),
     ]
+
+
+def _large(size: dict) -> list[dict]:
+    """Growth to ten times, from Parquet to Parquet: time grows with the run, memory must not."""
+    rows, peaks = [], []
+    for files in (1, 10):
+        with tempfile.TemporaryDirectory() as folder:
+            _measure("write_run", f"{folder},{size['requests']},{files}")
+            took = _measure("lab_large_run", folder)
+        note = f"{files * size['requests']:,} requests, {files * size['requests'] * 10:,} spans in Parquet"
+        rows.append(_row("lab", f"large_run_{files}x_s", took["seconds"], note=note))
+        rows.append(_row("lab", f"large_run_{files}x_peak_mib", took["peak_mib"], note="whole process"))
+        peaks.append(took["peak_mib"])
+    return [*rows, _row("lab", "large_run_memory_growth_ratio", peaks[1] / peaks[0], note="ten times the run")]
 
 
 def _row(subject: str, metric: str, value: float, *, better: str = "lower", **more: object) -> dict:
