@@ -1,6 +1,7 @@
 """The trace store: durable ingest over HTTP, then what questions cost. Beside it the floor, protobuf decoding alone, and Phoenix.
 
 `--small` 50,000 spans; alone 200,000; `--full` 1,000,000, the scale that the bounds are promised for; `--spans N` any other.
+`--grow` goes on to 10,000,000 in the same store and asks everything again: `..._growth_ratio` is how much longer it took.
 arize-phoenix is measured too, on a small sample, from `.venvs/bench` (`python3 -m scripts.setup bench`) or where `--phoenix` says.
 Client and server share the machine.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import re
 import statistics
 import subprocess
@@ -31,7 +33,7 @@ from benchmarks import tracestore_phoenix
 from benchmarks.tracestore_corpus import RANGE_NS, SPANS_PER_REQUEST, START_NS, requests, trace_id_of
 from lab.settings import REPO
 
-FULL = 1_000_000
+FULL, GROWN = 1_000_000, 10_000_000
 SENDERS = 8
 REPEATS = 7
 _WINDOW = {"start": START_NS // 10**9, "end": (START_NS + RANGE_NS) // 10**9}
@@ -63,11 +65,16 @@ def main(argv: list[str]) -> list[dict]:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--spans", type=int)
+    parser.add_argument(
+        "--grow", action="store_true", help="1,000,000 spans, then 10,000,000: about 7 minutes, 5 GB of disk"
+    )
     parser.add_argument("--phoenix", type=Path, help="Python interpreter of another environment with arize-phoenix")
     options = parser.parse_args(argv)
     spans = options.spans or (50_000 if options.small else FULL if options.full else 200_000)
     rows = [_row("protobuf decoding alone", "ingest_spans_per_s", _decode_rate(), "higher", "one core, nothing kept")]
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
+        if options.grow:
+            return rows + _grow(Path(folder))
         rows += _measure(Path(folder), spans)
     phoenix = options.phoenix or tracestore_phoenix.installed()
     if phoenix:
@@ -93,34 +100,60 @@ def _decode_rate() -> float:
 
 
 def _measure(folder: Path, spans: int) -> list[dict]:
-    note, promised = f"{spans:,} spans", spans >= FULL
     with Store(folder) as store:
-        ingest = store.ingest(spans)
-        rows = [
-            _row("lab", "ingest_spans_per_s", ingest.rate, "higher",
-                 f"{note}, {SENDERS} senders, {SPANS_PER_REQUEST} spans a request, {ingest.refused} answered 429", 40_000),
-            _row("lab", "ingest_visible_lag_s", ingest.lag_s, "lower", "last acknowledgement until all can be queried"),
-            _row("lab", "ingest_rss_peak_mb", ingest.rss_mb, "lower", note, 700),
-        ]  # fmt: skip
-        for metric, bound, path, params in QUESTIONS:
-            seconds = _median(lambda p=path, q=params: store.get(p, q))
-            rows.append(_row("lab", metric, seconds, "lower", note, bound if promised else None))
-        seconds = _median(lambda: store.get(f"/api/v2/traces/{ingest.trace_id}", {}))
-        rows.append(_row("lab", "trace_by_id_p50_s", seconds, "lower", note, 0.010 if promised else None))
-        rows.append(_bulk(store, note))
-        size_mb = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
-        rows.append(_row("lab", "disk_bytes_per_span", size_mb * 1e6 / spans, "lower", f"{note}; log included"))
-        rows.append(_row("lab", "idle_rss_mb", store.rss_mb(), "lower", f"{note}, after the questions"))
-    rows.append(
-        _row("lab", "start_to_ready_s", _restart_s(folder), "lower", f"process start to ready, {note} on disk", 1.0)
-    )
-    return rows
+        rows = _ingest_and_ask(store, requests(spans), spans, promised=spans >= FULL)
+        rows += _sizes(store, folder, spans)
+    seconds, note = _restart_s(folder), f"process start to ready, {spans:,} spans on disk"
+    return [*rows, _row("lab", "start_to_ready_s", seconds, "lower", note, 1.0)]
+
+
+def _grow(folder: Path) -> list[dict]:
+    """The same store at a million spans and at ten; the second rows carry no bound."""
+    source = requests(GROWN)
+    with Store(folder) as store:
+        first = _ingest_and_ask(store, itertools.islice(source, FULL // SPANS_PER_REQUEST), FULL, promised=True)
+        first += _sizes(store, folder, FULL)
+        then = _ingest_and_ask(store, source, GROWN, promised=False)
+        then += _sizes(store, folder, GROWN)
+    small, note = {row["metric"]: row["value"] for row in first}, "at 10,000,000 spans, of what it was at 1,000,000"
+    growth = [
+        _row("lab", f"{row['metric']}_growth_ratio", row["value"] / small[row["metric"]], row["better"], note)
+        for row in then
+    ]
+    later = [row | {"metric": f"{row['metric']}_at_10m"} for row in then]
+    seconds, note = _restart_s(folder), f"process start to ready, {GROWN:,} spans on disk"
+    return [*first, *later, *growth, _row("lab", "start_to_ready_s_at_10m", seconds, "lower", note)]
+
+
+def _ingest_and_ask(store: Store, payloads: Iterator[bytes], spans: int, *, promised: bool) -> list[dict]:
+    note, ingest = f"{spans:,} spans", store.ingest(payloads)
+    rows = [
+        _row("lab", "ingest_spans_per_s", ingest.rate, "higher",
+             f"{note}, {SENDERS} senders, {SPANS_PER_REQUEST} spans a request, {ingest.refused} answered 429",
+             40_000 if promised else None),
+        _row("lab", "ingest_visible_lag_s", ingest.lag_s, "lower", "last acknowledgement until all can be queried"),
+        _row("lab", "ingest_rss_peak_mb", ingest.rss_mb, "lower", note, 700),
+    ]  # fmt: skip
+    for metric, bound, path, params in QUESTIONS:
+        seconds = _median(lambda p=path, q=params: store.get(p, q))
+        rows.append(_row("lab", metric, seconds, "lower", note, bound if promised else None))
+    seconds = _median(lambda: store.get(f"/api/v2/traces/{ingest.trace_id}", {}))
+    rows.append(_row("lab", "trace_by_id_p50_s", seconds, "lower", note, 0.010 if promised else None))
+    return [*rows, _bulk(store, note)]
+
+
+def _sizes(store: Store, folder: Path, spans: int) -> list[dict]:
+    size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return [
+        _row("lab", "disk_bytes_per_span", size / spans, "lower", f"{spans:,} spans; log included"),
+        _row("lab", "idle_rss_mb", store.rss_mb(), "lower", f"{spans:,} spans, after the questions"),
+    ]
 
 
 def _small_sample(spans: int) -> tuple[float, float]:
     """Seconds from the first span sent until all can be found, and the median of a filter by name and duration."""
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder, Store(Path(folder)) as store:
-        ingest = store.ingest(spans, senders=1)
+        ingest = store.ingest(requests(spans), senders=1)
         path, params = QUESTIONS[0][2:]
         return spans / ingest.rate + ingest.lag_s, _median(lambda: store.get(path, params | {"limit": 1000}))
 
@@ -198,9 +231,9 @@ class Store:
     def rss_mb(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
-    def ingest(self, spans: int, senders: int = SENDERS) -> Ingested:
+    def ingest(self, source: Iterator[bytes], senders: int = SENDERS) -> Ingested:
         """Send from several connections at once, again where 429 says so, until everything is acknowledged."""
-        source, lock, refused, peak, trace_id = requests(spans), threading.Lock(), [0], [0.0], [""]
+        lock, sent, refused, peak, trace_id = threading.Lock(), [0], [0], [0.0], [""]
 
         def payloads() -> Iterator[bytes]:
             while True:
@@ -208,6 +241,7 @@ class Store:
                     payload = next(source, None)
                 if payload is None:
                     return
+                sent[0] += 1
                 trace_id[0] = trace_id[0] or trace_id_of(payload)
                 yield payload
 
@@ -237,8 +271,8 @@ class Store:
         lag_s = time.perf_counter() - acknowledged
         done.set()
         watcher.join()
-        sent = spans // SPANS_PER_REQUEST * SPANS_PER_REQUEST
-        return Ingested(sent / (acknowledged - began), lag_s, peak[0], refused[0], trace_id[0])
+        rate = sent[0] * SPANS_PER_REQUEST / (acknowledged - began)
+        return Ingested(rate, lag_s, peak[0], refused[0], trace_id[0])
 
 
 def _post(connection: HTTPConnection, payload: bytes) -> int:
