@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lab.figures.style import figure, need_rows
 
@@ -34,7 +35,7 @@ def service_line(levels: pd.DataFrame, lines: Sequence[tuple[float, float]] = ()
     ax.set_ylim(bottom=0)
     ax.set_xlabel("requests under way (closed-loop users)")
     ax.set_ylabel("mean time of a request, ms")
-    ax.legend(loc="upper left", fontsize=9)
+    ax.legend(ncols=6, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
     return ax
 
 
@@ -85,7 +86,9 @@ def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, 
     ax.plot(steps["offered_per_s"], steps["e2e_p95_s"], "_", color="#000000", markersize=10, label="measured p95")
     ax.set_yscale("log")
     ax.set_ylim(steps["e2e_mean_s"].min() * 0.4, top)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.set_xlim(left=0)
     ax.set_xlabel("offered requests a second (open loop)")
     ax.set_ylabel("seconds, from when the request was due")
@@ -98,7 +101,7 @@ def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> Axes:
     """Answered and good requests a second by offered load: where the first leaves the diagonal the server is full,
     where the second leaves the first its users are not content. Raises FrameError without rows."""
     need_rows(steps, "steps")
-    steps = steps.sort_values("offered_per_s")
+    steps = steps.sort_values("arrived_per_s")
     x = steps["arrived_per_s"]
     ax.plot([0, x.max()], [0, x.max()], color="#bbbbbb", linewidth=1, linestyle="--", label="all that was offered")
     spread = [steps["answered_per_s"] - steps["answered_low"], steps["answered_high"] - steps["answered_per_s"]]
@@ -124,8 +127,11 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
     right = max(float(at[-1]) for _, _, at, _ in lines)
     places = _apart(ends, 0.045 * max(1.0, max(float(np.max(running)) for _, _, _, running in lines)))
     for (label, verdict, at, _), end, place in zip(lines, ends, places, strict=True):
-        ax.annotate(label, (at[-1], end), xytext=(right * 1.03, place), fontsize=8, va="center", color=_COLOUR[verdict],
-                    arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6})  # fmt: skip
+        line = {"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6}
+        ax.annotate(
+            label, (at[-1], end), xytext=(at[-1] + right * 0.03, place), fontsize=8, va="center",
+            color=_COLOUR[verdict], arrowprops=line,
+        )  # fmt: skip
     ax.set_xlim(0, right * 1.1)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("seconds since the step began")
