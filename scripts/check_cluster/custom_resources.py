@@ -6,6 +6,7 @@ The models ignore fields that they do not know, so each document is read and wri
 from __future__ import annotations
 
 import importlib
+import json
 from typing import Any
 
 from scripts.check_cluster.render import name
@@ -22,7 +23,7 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
     import pydantic
 
     problems = []
-    for d in documents:
+    for d in {json.dumps(d, sort_keys=True): d for d in documents}.values():
         model = CUSTOM.get((d["apiVersion"], d["kind"]))
         if model is None:
             continue

@@ -1,6 +1,6 @@
 """Built-in kinds against the schemas of three Kubernetes releases, strictly: an unknown field is a fault.
 
-Needs kubernetes-validate (108 MB of schemas), so it runs in .venvs/cluster.
+The schemas are those that kubernetes-validate carries (108 MB).
 """
 
 from __future__ import annotations
