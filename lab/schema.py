@@ -200,3 +200,26 @@ class Metric:
 
 # Prometheus scrape jobs, the same names locally and on a cluster.
 JOBS = ("vllm", "vllm-embed", "llama-stack", "lab-tools", "tracestore", "node", "prometheus")
+
+# What other versions call the same thing: vLLM before V1, and Llama Stack, whose `llama_stack_` is `ogx_` from 0.8 on
+# (some releases write the prefix twice).
+RENAMED = {
+    "vllm:kv_cache_usage_perc": ("vllm:gpu_cache_usage_perc",),
+    "vllm:inter_token_latency_seconds": ("vllm:time_per_output_token_seconds",),
+    "vllm:prefix_cache_queries_total": ("vllm:gpu_prefix_cache_queries_total",),
+    "vllm:prefix_cache_hits_total": ("vllm:gpu_prefix_cache_hits_total",),
+}
+PREFIXES = ("llama_stack_", "ogx_", "llama_stack_llama_stack_", "ogx_ogx_")
+_SUFFIXES = ("_bucket", "_sum", "_count")
+
+
+def names_of(metric: str) -> tuple[str, ...]:
+    """Every name that a version of its exporter gives this metric, ours first; parts of histograms keep their part."""
+    suffix = next((s for s in _SUFFIXES if metric.endswith(s)), "")
+    base = metric.removesuffix(suffix)
+    if base.startswith(PREFIXES[0]):
+        bare = base.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[0])
+        others: tuple[str, ...] = tuple(prefix + bare for prefix in PREFIXES)
+    else:
+        others = RENAMED.get(base, ())
+    return tuple(dict.fromkeys(name + suffix for name in (base, *others)))

@@ -25,6 +25,7 @@ DELEGATED = {
     "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
     "load": ("lab.workload.command", "Drive a workload through the stack and record every request."),
     "record": ("lab.cli.record", "Save a window of Prometheus and traces, and the runs in it, to data/recorded/NAME."),
+    "attach": ("lab.cli.attach", "Check your own Prometheus and Tempo for the analysis, and remember their addresses."),
     "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }

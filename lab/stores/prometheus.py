@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lab.errors import NoData, StoreError
+from lab.schema import names_of
 from lab.settings import Settings
 from lab.stores import diagnosis
 from lab.stores.answers import MetricAnswer, Provenance
@@ -160,6 +161,13 @@ class Prometheus:
             had=diagnosis.similar(names[0], known) or f"{len(known)} other metrics",
             do="check that the part which exports it is scraped (`targets()`), and its version",
         )
+
+    def present(self, metric: str) -> str:
+        """What this server calls a metric, whatever the version of the part that exports it (lab.schema.names_of).
+
+        Raises NoData where it has it under none of its names.
+        """
+        return self.first_present(*names_of(metric))
 
     def targets(self) -> list[Target]:
         """Every active scrape target, in order of job and instance."""

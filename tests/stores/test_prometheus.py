@@ -233,6 +233,25 @@ def test_the_first_name_that_is_there() -> None:
             prometheus.first_present("a", "b")
 
 
+@pytest.mark.parametrize(
+    ("asked", "exported"),
+    [
+        ("vllm:e2e_request_latency_seconds_bucket", "vllm:e2e_request_latency_seconds_bucket"),
+        ("vllm:inter_token_latency_seconds_bucket", "vllm:time_per_output_token_seconds_bucket"),
+        ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        ("llama_stack_requests_total", "ogx_requests_total"),
+        ("llama_stack_request_duration_seconds_sum", "llama_stack_llama_stack_request_duration_seconds_sum"),
+        ("llama_stack_llama_stack_requests_total", "ogx_ogx_requests_total"),
+    ],
+)
+def test_a_metric_is_found_under_its_other_versions_names(asked: str, exported: str) -> None:
+    """vLLM's renames and Llama Stack's prefixes, also of a histogram's parts; one clear message where there is none."""
+    with telling(of_a_server(names=["up", exported])) as server:
+        assert Prometheus(server.url).present(asked) == exported
+    with telling(of_a_server(names=["up"])) as server, pytest.raises(NoData, match="none of the metrics"):
+        Prometheus(server.url).present(asked)
+
+
 def test_instants_need_a_time_zone_and_windows_an_order() -> None:
     """What could mean two things is refused before anything is asked."""
     prometheus = Prometheus("http://127.0.0.1:9")

@@ -1,0 +1,65 @@
+"""`lab attach` says what somebody's own servers can feed, and fails with words."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lab.cli.attach import main
+from tests.stores.servers import Reply, telling
+
+HAS = ["up", "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "ogx_requests_total"]
+
+
+def servers(metrics: list[str], traces: int):  # noqa: ANN201
+    """A Prometheus with these metrics and a Tempo with so many traces, in one."""
+
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        if path == "/api/search":
+            one = {"traceID": "1", "rootServiceName": "llama-stack"}
+            return Reply(json.dumps({"traces": [one] * traces}).encode())
+        return Reply(json.dumps({"status": "success", "data": metrics}).encode())
+
+    return telling(answer)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
+
+
+def test_it_says_what_is_there_and_keeps_the_addresses(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """Other versions' names count; what is lacking is named; the rest of lab.toml stays."""
+    (tmp_path / "lab.toml").write_text('timeout_s = 5\nprometheus_url = "http://old"\n')
+    with servers(HAS, 3) as told:
+        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 0
+        kept = tomllib.loads((tmp_path / "lab.toml").read_text())
+        assert kept == {"timeout_s": 5, "prometheus_url": told.url, "tempo_url": told.url}
+    said = capsys.readouterr().out
+    assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in said
+    assert "ogx_requests_total for llama_stack_requests_total" in said
+    assert "3 traces in the last hour" in said and "llama-stack" in said
+
+
+@pytest.mark.parametrize(
+    ("metrics", "traces", "words"),
+    [(["up"], 1, "no metric of a model server"), (HAS, 0, "Tempo found no trace")],
+)
+def test_servers_that_answer_nothing_of_use_are_refused(
+    metrics: list[str], traces: int, words: str, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """And their addresses are not kept."""
+    with servers(metrics, traces) as told:
+        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 1
+    assert words in capsys.readouterr().out and not (tmp_path / "lab.toml").exists()
+
+
+def test_nobody_there(capsys: pytest.CaptureFixture) -> None:
+    """Both are looked at, each says what to do."""
+    assert main(["--prometheus", "http://127.0.0.1:9"]) == 1
+    said = capsys.readouterr().out
+    assert "Prometheus at http://127.0.0.1:9 cannot be reached" in said and "LAB_TEMPO_URL" in said
