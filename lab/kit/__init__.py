@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lab import stack
-from lab.errors import NotUp
+from lab.errors import NoData, NotUp
 from lab.frames import histogram_frame, increase_exact, request_frame
 from lab.kit import clusters
 from lab.kit.arrived import wait_for_spans
@@ -147,21 +147,26 @@ def durations_by_source(requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
-    """Growth of vLLM's token counters over the run, exact: {prompt, cached, completion}. Waits for a scrape."""
+    """Growth of vLLM's token counters over the run, exact: {prompt, cached, completion}; NaN for one that
+    this version of vLLM does not have. Waits for a scrape."""
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
     names = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
-    return {
-        what: float(increase_exact(prometheus.samples(_vllm(metric), start, end), start, end)["increase"].sum())
-        for what, metric in names.items()
-    }
+    totals = {}
+    for what, metric in names.items():
+        try:
+            answer = prometheus.samples(_vllm(prometheus.present(metric)), start, end)
+            totals[what] = float(increase_exact(answer, start, end)["increase"].sum())
+        except NoData:  # this version does not count them: not known is not 0
+            totals[what] = float("nan")
+    return totals
 
 
 def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
     """Buckets of one of vLLM's histograms over the run: lab.frames.histogram_frame."""
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    return histogram_frame(prometheus.samples(_vllm(f"{metric}_bucket"), start, end).require(), start, end)
+    return histogram_frame(prometheus.samples(_vllm(prometheus.present(f"{metric}_bucket")), start, end).require(), start, end)
 
 
 def _vllm(metric: str) -> str:
