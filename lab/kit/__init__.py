@@ -166,7 +166,8 @@ def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
     """Buckets of one of vLLM's histograms over the run: lab.frames.histogram_frame."""
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    return histogram_frame(prometheus.samples(_vllm(prometheus.present(f"{metric}_bucket")), start, end).require(), start, end)
+    buckets = _vllm(prometheus.present(f"{metric}_bucket"))
+    return histogram_frame(prometheus.samples(buckets, start, end).require(), start, end)
 
 
 def _vllm(metric: str) -> str:
