@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from lab.tracestore.archive import export_window, import_folder
+from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import BadRequest
 from lab.tracestore.rebuild import traces
 from lab.tracestore.retention import Retention, apply
@@ -116,3 +117,43 @@ def test_a_flood_of_keys_is_bounded_and_still_answered(tmp_path: Path, monkeypat
 def search(store: SpanStore, query: ast.Query) -> list[dict]:
     with store.reader() as con:
         return run_search(store, con, SearchRequest(query))["traces"]
+
+
+def batch_of(spans: list[Span]) -> SpanBatch:
+    batch = SpanBatch()
+    batch.add(request_of(spans).SerializeToString())
+    return batch
+
+
+def test_late_spans_join_their_trace_and_repeated_ones_do_not(tmp_path: Path) -> None:
+    """Spans of one trace in three batches, the last of them hours older: all are found by the id; sent again, none is
+    added, however they are mixed with new ones."""
+    store = SpanStore(tmp_path)
+    first, second, late, other = (random_spans(seed, traces=1) for seed in (71, 72, 73, 74))
+    for s in (*second, *late):
+        s.trace = first[0].trace
+    for s in late:
+        s.start, s.end = s.start - 7200 * 10**9, s.end - 7200 * 10**9
+        s.events = []
+    whole = [*first, *second, *late]
+    for spans in (first, second, late):
+        assert store.insert(*batch_of(spans).tables()) == len(spans)
+    assert everything(store, first) == spans_as_text(request_of(whole))
+    assert store.insert(*batch_of([*late, *other, *first]).tables()) == len(other)
+    assert everything(store, first) == spans_as_text(request_of(whole))
+    store.close()
+
+
+def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
+    """Without the table of when traces began it is made anew at the start; forgetting empties it."""
+    spans = random_spans(75)
+    store = store_of(tmp_path, spans)
+    with store.reader() as con:
+        con.execute("DROP TABLE extents")
+    store.close()
+    store = SpanStore(tmp_path)
+    assert everything(store, spans) == spans_as_text(request_of(spans))
+    store.delete_before(2**62)
+    with store.reader() as con:
+        assert con.execute("SELECT count(*) FROM extents").fetchone() == (0,)
+    store.close()
