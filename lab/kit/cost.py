@@ -20,6 +20,7 @@ from lab.world import scenario_of
 BEFORE_S = 60.0  # calls of others that began so long before the run may still have been under way
 ENGINE = f'{{ name = "{Span.VLLM}" && resource.service.name = "{Service.VLLM}" }}'
 COUNTERS = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
+IN_ENGINE = f'sum({{__name__=~"{Metric.RUNNING}|{Metric.WAITING}",job="vllm"}})'
 ENERGY = (  # metric, joules of one unit, what it covers
     ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e-3, "the GPUs, without processor, memory and cooling"),
     ("node_rapl_package_joules_total", 1.0, "the processor packages, without memory and the rest of the machine"),
@@ -54,13 +55,16 @@ def needed_turns(requests: pd.DataFrame) -> pd.Series:
 class TokenBooks:
     """`table`: rows prompt, cached, completion; a column a source, differences and `balanced`; see `token_books`.
 
-    `computed_tokens` by Prometheus' three counters, `in_steps` by vLLM's steps; `others`: model calls of others.
+    `computed_tokens` by Prometheus' three counters, `in_steps` by vLLM's steps; `others`: model calls of others;
+    `under_way`: how many of theirs were at work at the scrapes that the counters' window begins and ends with. Their
+    tokens lie partly outside of it, so then a difference says nothing.
     """
 
     table: pd.DataFrame
     computed_tokens: int
     in_steps: float
     others: int
+    under_way: int = 0
 
     @property
     def balanced(self) -> bool:
@@ -80,6 +84,8 @@ class TokenBooks:
         if self.in_steps != self.computed_tokens:
             off.append(f"computed {self.in_steps - self.computed_tokens:+,.0f} (vLLM's steps less its counters)")
         total = int(rows["spans"].sum())
+        if off and self.under_way:
+            off.append(f"but {self.under_way} calls of others were under way at its edges: no verdict, run it again")
         if off:
             return f"the books do NOT balance over {total:,} tokens{used}: " + "; ".join(off)
         return f"the books balance to the token: {total:,} prompt and generated tokens in every source{used}"
@@ -108,7 +114,8 @@ def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.
     table.attrs["client_silent"] = silent
     computed = int(totals["prometheus"] @ pd.Series({"prompt": 1, "cached": -1, "completion": 1}))
     steps = float(_growth(prometheus, f"{Metric.STEP_TOKENS}_sum", start, end)["increase"].sum())
-    return TokenBooks(table, computed, steps, len(theirs))
+    edges = [sum(float(s["value"][1]) for s in prometheus.query(IN_ENGINE, at=t).metrics) for t in (first, end)]
+    return TokenBooks(table, computed, steps, len(theirs), int(sum(edges)))
 
 
 def finished_calls(settings: Settings, run: Run) -> pd.Series:

@@ -17,23 +17,30 @@ HOURLY_USD = 3.6
 
 @pytest.fixture(scope="module")
 def seen(live_lab: Settings):
-    """A small run through the agent, with its request frame and its model calls."""
-    run = drive(live_lab, n_requests=10, users=2, think_s=0.1, seed=66, label="books test", progress=False)
-    requests = observe(run, live_lab).requests
-    return live_lab, run, requests, with_busy_time(live_lab, run, requests)
+    """A small run through the agent, with its request frame, its model calls and its books.
+
+    Again, where somebody else's call was under way as it began or ended: nobody can tell then.
+    """
+    for seed in (66, 67, 68, 69):
+        run = drive(live_lab, n_requests=10, users=2, think_s=0.1, seed=seed, label="books test", progress=False)
+        requests = observe(run, live_lab).requests
+        turns = with_busy_time(live_lab, run, requests)
+        books = token_books(live_lab, run, requests, turns)
+        if not books.under_way:
+            break
+    return live_lab, run, requests, turns, books
 
 
 def test_tokens_balance_in_every_source(seen) -> None:
     """Client, spans, counters and the engine's steps, to the token, whoever else used the server meanwhile."""
-    settings, run, requests, turns = seen
-    books = token_books(settings, run, requests, turns)
+    books = seen[-1]
     assert books.balanced, str(books)
     assert "balance to the token" in str(books)
 
 
 def test_money_balances_too(seen) -> None:
     """Prefill, decode and idle time are the window at its price; so are all tenants, and all tools, together."""
-    _, run, _, turns = seen
+    _, run, _, turns, _ = seen
     bill = machine_bill(turns, run.window, HOURLY_USD)
     paid = run.duration_s / 3600 * HOURLY_USD
     assert money_books(bill, run.window, HOURLY_USD).difference_usd == pytest.approx(0, abs=1e-12)
@@ -45,7 +52,7 @@ def test_money_balances_too(seen) -> None:
 
 def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
     """Llama Stack passes on the last call's cached tokens only: by the spans the same tokens cost no more."""
-    _, run, requests, turns = seen
+    _, run, requests, turns, _ = seen
     mine = turns[turns.request_id.isin(requests.request_id)]
     by_spans = bill_by(mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE).api_usd.sum()
     assert by_spans <= cost_by(requests, PRICE, by=["tenant"]).usd.sum()
@@ -54,7 +61,7 @@ def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
 
 def test_calls_that_ended_are_counted(seen) -> None:
     """As many as there are model calls, at least: somebody else may have asked, too."""
-    settings, run, requests, turns = seen
+    settings, run, requests, turns, _ = seen
     assert finished_calls(settings, run).sum() >= len(turns[turns.request_id.isin(requests.request_id)]) > 0
     assert needed_turns(requests).between(1, 6).all() and len(needed_turns(requests)) == len(requests)
 
