@@ -4,7 +4,7 @@
         series.parquet    series (number), labels (JSON): every series with a sample in the window
         samples.parquet   series, time_ms, value: the samples as they were scraped
         traces.parquet    trace_id, document: OTLP JSON as Tempo answers it, a trace a row
-        runs/RUN_ID/      what Run.save wrote, and what `lab.drive` was asked for
+        runs/RUN_ID/      what Run.save wrote, what `lab.drive` was asked for, the processes' CPU time if it was watched
         recording.json    window, counts, versions, machine, and the command that records it again
         README.md         the same for people
 
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lab.errors import NoData, SettingsError, StoreError
-from lab.kit import recording_about
+from lab.kit import asked, processes, recording_about
 from lab.kit.recorded import RUNS
 from lab.settings import Settings
 from lab.stores import Prometheus, Tempo
@@ -41,6 +41,7 @@ BEFORE_S, AFTER_S = 10.0, 12.0  # around the runs: a scrape before them, and one
 SLICE_S = 600.0  # of samples asked for at once
 MAX_TRACES = 50_000
 PARALLEL = 8
+BESIDE = (asked.FILE, processes.FILE)  # files beside a run that belong to it
 NAME_RULE = "letters, digits, - and _"
 
 
@@ -163,7 +164,7 @@ def _write(path: Path, frame: pd.DataFrame) -> None:
 
 
 def _save_run(folder: Path, run: Run) -> None:
-    asked = run.folder / "asked.json" if run.folder else None
     Run(**{**vars(run), "folder": None}).save(folder)
-    if asked and asked.exists():
-        shutil.copy(asked, folder / run.run_id / "asked.json")
+    for name in BESIDE:
+        if run.folder and (run.folder / name).exists():
+            shutil.copy(run.folder / name, folder / run.run_id / name)
