@@ -70,3 +70,20 @@ def test_energy_is_a_number_or_a_reason(seen) -> None:
     """Never zero for 'not measured'."""
     found = energy(*seen[:2])
     assert found.joules > 0 if found.known else "RAPL" in found.why
+
+
+def test_a_known_number_of_tokens_is_billed(live_lab: Settings) -> None:
+    """Eight direct questions, cut after three generated tokens each: 24 in the spans, on the bill, and by tenant."""
+    run = drive(
+        live_lab, n_requests=8, users=2, think_s=0.1, seed=3, api="chat", max_tokens=3, kinds=["single"],
+        label="three tokens each", progress=False,
+    )  # fmt: skip
+    requests = observe(run, live_lab).requests
+    turns = with_busy_time(live_lab, run, requests)
+    mine = turns[turns.request_id.isin(requests.request_id)]
+    assert mine.completion_tokens.tolist() == [3] * 8
+    parts = bill_by(mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE)
+    assert parts.completion_tokens.sum() == 24 and parts.requests.sum() == 8
+    fresh = mine.prompt_tokens.sum() - mine.cached_tokens.sum()
+    by_hand = (fresh + mine.cached_tokens.sum() * 0.1 + 24 * 10) / 1e6
+    assert parts.api_usd.sum() == pytest.approx(by_hand)
