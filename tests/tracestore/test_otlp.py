@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from lab.tracestore import otlp_http
 from lab.tracestore.errors import Overloaded
 from lab.tracestore.rebuild import traces
 from lab.tracestore.store import SpanStore
-from tests.tracestore.conftest import Running
+from tests.tracestore.conftest import Running, start, stop
 from tests.tracestore.corpus import load, random_spans, request_of
 from tests.tracestore.hypotheses import QUICK
 
@@ -217,6 +218,53 @@ def test_unreadable_bodies_are_refused(running: Running, body: bytes, headers: d
     is_json = headers.get("Content_Type") == "application/json"
     message = answer.json()["message"] if is_json else Status.FromString(answer.content).message
     assert len(message) > 10
+
+
+_KEYS = (
+    "resourceSpans", "resource_spans", "scopeSpans", "spans", "resource", "scope", "attributes", "traceId", "spanId",
+    "parentSpanId", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "events", "links", "status", "code", "key",
+    "value", "stringValue", "intValue", "doubleValue", "boolValue", "bytesValue", "arrayValue", "kvlistValue", "values",
+    "timeUnixNano", "flags", "droppedAttributesCount", "x",
+)  # fmt: skip
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), _TEXT,
+    st.sampled_from(("0" * 32, "ab" * 16, "cd" * 8, "NaN", "1700000000000000000", "SPAN_KIND_SERVER", "AQ==")),
+)  # fmt: skip
+_JSON = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4)
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+def _as_request(span: object) -> object:
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    parts = start(tmp_path_factory.mktemp("fuzzed"))
+    yield parts[0]
+    stop(*parts)
+
+
+@QUICK
+@given(document=st.one_of(_JSON, _JSON.map(_as_request)))
+def test_any_json_is_accepted_or_refused(fuzzed: Running, document: object) -> None:
+    """Whatever JSON comes: 200, or 400 with a sentence; nothing else."""
+    answer = fuzzed.export(json.dumps(document).encode(), Content_Type="application/json")
+    assert answer.status_code in (200, 400), (document, answer.text)
+
+
+@QUICK
+@given(body=st.binary(max_size=200), packed=st.booleans(), json_like=st.booleans())
+def test_any_bytes_are_accepted_or_refused(fuzzed: Running, body: bytes, packed: bool, json_like: bool) -> None:
+    """Whatever bytes come, packed or not, called protobuf or JSON: 200 or 400."""
+    headers = {"Content_Encoding": "gzip"} if packed else {}
+    headers |= {"Content_Type": "application/json"} if json_like else {}
+    assert fuzzed.export(gzip.compress(body) if packed else body, **headers).status_code in (200, 400)
 
 
 def test_large_bodies_are_refused_before_they_grow(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
