@@ -9,6 +9,7 @@ from lab.frames.roles import Role, roles_of
 from lab.settings import Settings
 from lab.stores import Arrival, Tempo
 
+RECORDED_WAIT_S = 2.0  # of a recording all is there, or never will be
 NO_ENGINE = "vLLM's span has not arrived"
 
 
@@ -20,6 +21,8 @@ def wait_for_spans(
     `bulk`: where the store can stream, ask it for everything in the records' time at once instead of for a trace each,
     which for hundreds of short traces is many times faster.
     """
+    if settings.place == "recorded":
+        wait_s = min(wait_s, RECORDED_WAIT_S)
     tempo, ids = Tempo(settings), records["trace_id"].astype(str).tolist()
     direct = direct_ids(records)
     window = (float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1) if bulk else None
