@@ -23,7 +23,6 @@ from lab.workload import Run
 from lab.world import ActualCall, Scenario, Turn, compared, conduct_of, judge, scenario_of
 
 CANARY_PART = "vllm-canary"
-WANTED = ("right_tool", "arguments_exact", "answer_states", "answer_right")
 CONDUCT = (
     "answer_right",
     "more_steps",
@@ -57,8 +56,9 @@ def judged(seen: Observation) -> pd.DataFrame:
     The verdicts of `lab.world.judge`, the CONDUCT of `lab.world.conduct`, `own_errors` and `given_errors`, the signals
     of `lab.measures.signals`, and `expected_tools` and `called_tools` (lists, repeats after an
     error gone). The errors' texts are taken from the
-    tool server's spans, since Llama Stack answers "Error (code 1): None". A request that failed is right in nothing:
-    its wanted verdicts are False, and all else is unknown (NA).
+    tool server's spans, since Llama Stack answers "Error (code 1): None". Of a request that failed
+    nothing is known (NA): it says something of the server, not of the model. `wrong` is plain: the user has not got a
+    right answer, for whatever reason.
     """
     frame = seen.requests
     errors = _error_texts(seen.spans)
@@ -67,7 +67,8 @@ def judged(seen: Observation) -> pd.DataFrame:
     boolean = [*VERDICTS, *CONDUCT]
     verdicts[boolean] = verdicts[boolean].astype("boolean")
     verdicts[["own_errors", "given_errors"]] = verdicts[["own_errors", "given_errors"]].astype("Int64")
-    found = pd.concat([verdicts, signals(frame)], axis=1)
+    wrong = (~verdicts["answer_right"]).fillna(True).astype(bool).rename("wrong")
+    found = pd.concat([verdicts, signals(frame), wrong], axis=1)
     return pd.concat([frame.drop(columns=[c for c in found if c in frame]), found], axis=1)
 
 
@@ -92,8 +93,7 @@ def _judged(row: Any, errors: dict[str, list[str]]) -> dict[str, Any]:
     expected, made = compared(turn, calls)
     tools = {"expected_tools": [c.tool for c in expected], "called_tools": [c.tool for c in made]}
     if row.status != "ok":
-        unknown = dict.fromkeys((*VERDICTS, *CONDUCT, "own_errors", "given_errors"), pd.NA)
-        return unknown | dict.fromkeys(WANTED, False) | tools
+        return dict.fromkeys((*VERDICTS, *CONDUCT, "own_errors", "given_errors"), pd.NA) | tools
     answer = row.answer or ""
     verdict = judge(turn, calls, answer, scenario.offered)
     conduct = conduct_of(turn, calls, answer, verdict)

@@ -89,7 +89,7 @@ def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float
     spoiled = np.random.default_rng(3).random(200) < ratio
     frame = quality.judged(_observation(spoiled, kinds=["single"]))
     assert (~frame.arguments_exact.astype(bool)).tolist() == spoiled.tolist()
-    assert (~frame.answer_right.astype(bool)).tolist() == spoiled.tolist()
+    assert (~frame.answer_right.astype(bool)).tolist() == frame.wrong.tolist() == spoiled.tolist()
     assert frame.own_error.astype(bool).tolist() == spoiled.tolist()
     row = share_table(frame, ["own_error"]).loc["own_error"]
     assert row.low_ratio <= ratio <= row.high_ratio and row.rate_ratio == wilson(int(spoiled.sum()), 200)[0]
@@ -105,13 +105,13 @@ def test_the_errors_text_is_the_tool_servers() -> None:
     assert not wrong_words.answer_states
 
 
-def test_a_request_that_failed_is_right_in_nothing() -> None:
-    """Else a model that breaks its requests would look better than one that answers them wrong."""
+def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
+    """A server that is too slow must not look like a model that is wrong; the user has no right answer all the same."""
     seen = _observation(np.zeros(20, bool), kinds=["single"])
     seen.requests.loc[[0, 1], ["status", "answer", "tool_calls"]] = ["error", "", "[]"]
     frame = quality.judged(seen)
-    row = share_table(frame, ["answer_right", "right_tool", "needless_call"])
-    assert row.n.tolist() == [20, 20, 18] and row.successes.tolist() == [18, 18, 0]
+    row = share_table(frame, ["answer_right", "right_tool", "needless_call", "failed_request", "wrong"])
+    assert row.n.tolist() == [18, 18, 18, 20, 20] and row.successes.tolist() == [18, 18, 0, 2, 2]
 
 
 def test_arguments_are_judged_one_by_one() -> None:

@@ -56,7 +56,7 @@ def test_the_measures_tell_the_worlds_errors_from_the_models(run_with_faults) ->
     frame = quality.judged(seen)
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     late = spans[spans["status_message"] == facts.TIMED_OUT]
-    exact = frame[frame["arguments_exact"].astype(bool) & (frame["status"] == "ok")]
+    exact = frame[frame["arguments_exact"].fillna(False).astype(bool)]
     assert len(exact) >= 10, "the model copies too few names for this test to say anything"
     of_exact = late[late["trace_id"].isin(exact["trace_id"])]
     assert exact["given_errors"].sum() == len(of_exact) and exact["own_errors"].sum() == 0
