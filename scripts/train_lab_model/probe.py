@@ -5,6 +5,7 @@ Kinder than the evaluation through a server, where a mistake changes all that co
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lab.world import BY_NAME, KINDS, make_scenarios
+from lab.world.scenarios import TICKET
 from scripts.train_lab_model.corpus import Conversation, messages_of
 from scripts.train_lab_model.forward import predictions
 from scripts.train_lab_model.tokenizer import Encoder
@@ -34,7 +36,8 @@ def examples(tokenizer: PreTrainedTokenizerFast, per_kind: int, seed: int = SEED
     encode, call = Encoder(tokenizer), tokenizer.convert_tokens_to_ids("<tool_call>")
     made = []
     for s in make_scenarios(per_kind * len(KINDS), seed, kinds=KINDS):
-        ids, mask = encode(Conversation(messages_of(s.turns), [BY_NAME[name].openai() for name in s.offered]))
+        messages = json.loads(json.dumps(messages_of(s.turns)).replace(TICKET, "T-1042"))  # as a server would number it
+        ids, mask = encode(Conversation(messages, [BY_NAME[name].openai() for name in s.offered]))
         edges = [i for i in range(1, len(ids) + 1) if mask[i - 1] != (i < len(ids) and mask[i])]
         spans = [(a, b, ids[a] == call) for a, b in zip(edges[::2], edges[1::2], strict=True)]
         made.append(Example(s.kind, ids, spans))
