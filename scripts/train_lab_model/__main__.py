@@ -1,7 +1,7 @@
 """The lab model from nothing: `python -m scripts.train_lab_model train`, then `probe`, `export`, `ask`, `evaluate`.
 
-All but `evaluate` need torch and transformers (the environment `.venvs/vllm` has them); `evaluate` needs only a vLLM
-that serves the model (and the environment `.venvs/lab`).
+All but `evaluate` and `speed` need torch and transformers (the environment `.venvs/vllm` has them); these two need only
+a vLLM that serves the model (and the environment `.venvs/lab`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     _exporting(commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves"))
     _asking(commands.add_parser("ask", help="what an exported model says, by transformers, greedily"))
     _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
+    _timing(commands.add_parser("speed", help="time a running vLLM that nobody else uses"))
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -135,29 +136,40 @@ def _evaluating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="lab-model", help="the name that it is served under")
     parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--no-speed", action="store_true", help="do not time the server")
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.card import put_table
     from scripts.train_lab_model.evaluate import evaluate, table
-    from scripts.train_lab_model.speed import measure_speed
 
-    url = args.base_url.rstrip("/")
-    rows = asyncio.run(evaluate(url, args.model, args.per_kind, args.seed))
-    found = table(rows)
-    if not args.no_speed:
-        found += f"\n\n{asyncio.run(measure_speed(url, args.model))}"
-    print(found)
+    rows = asyncio.run(evaluate(args.base_url.rstrip("/"), args.model, args.per_kind, args.seed))
+    print(table(rows))
     if args.card:
-        from scripts.train_lab_model.card import put_table
-
-        put_table(args.card, found)
+        put_table(args.card, table(rows), "evaluation")
     if args.json:
         counts = [{k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows]
         args.json.write_text(json.dumps(counts, indent=1) + "\n")
+
+
+def _timing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
+    parser.add_argument("--model", default="lab-model", help="the name that it is served under")
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
+    parser.set_defaults(run=_time)
+
+
+def _time(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.card import put_table
+    from scripts.train_lab_model.speed import measure_speed
+
+    found = asyncio.run(measure_speed(args.base_url.rstrip("/"), args.model, args.streams))
+    print(found)
+    if args.card:
+        put_table(args.card, str(found), "speed")
 
 
 if __name__ == "__main__":

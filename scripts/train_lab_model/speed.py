@@ -29,7 +29,7 @@ class Speed:
     def __str__(self) -> str:
         middle, high = self.first_token_ms
         return (
-            "| speed, on the machine and beside the work that the card names | |\n|---|---|\n"
+            "| speed | |\n|---|---|\n"
             f"| generated tokens a second, {self.streams} streams | {self.tokens_per_s:,.0f} |\n"
             f"| first token, one stream: median, 95th percentile of {ALONE} | {middle:.0f} ms, {high:.0f} ms |"
         )
