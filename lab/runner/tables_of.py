@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 
 MOST_ROWS = 20
+MISSING = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,16 @@ def table_of(html: str) -> Table | None:
     reader.feed(html)
     if not reader.body:
         return None
-    return Table(reader.head, reader.body[:MOST_ROWS], max(0, len(reader.body) - MOST_ROWS))
+    return Table(_one_head(reader.head), reader.body[:MOST_ROWS], max(0, len(reader.body) - MOST_ROWS))
+
+
+def _one_head(rows: list[list[tuple[bool, int, str]]]) -> list[list[tuple[bool, int, str]]]:
+    """pandas writes the index's names in a row of their own, below empty cells: one row will do."""
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]):
+        return rows
+    if any(above[2] and below[2] for above, below in zip(*rows, strict=True)):
+        return rows
+    return [[(True, above[1], above[2] or below[2]) for above, below in zip(*rows, strict=True)]]
 
 
 class _Reader(HTMLParser):
@@ -64,13 +74,17 @@ class _Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ("th", "td") and self._cell is not None and self._row is not None:
-            self._row.append((*self._cell, "".join(self._text).strip()))
+            self._row.append((*self._cell, _shown("".join(self._text).strip())))
             self._cell = None
         elif tag == "tr" and self._row is not None and self._rows is not None:
             self._rows.append(self._row)
             self._row = None
         elif tag == "table" and self.body:
             self._done = True
+
+
+def _shown(text: str) -> str:
+    return MISSING if text in ("<NA>", "NaN", "NaT", "None") else text
 
 
 def _number(attrs: list[tuple[str, str | None]], name: str) -> int:

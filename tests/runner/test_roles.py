@@ -11,7 +11,7 @@ import pytest
 from lab.runner.execute import run_notebooks
 from lab.runner.report import write_report
 from lab.runner.roles import ROLES, views_of
-from lab.runner.tables_of import MOST_ROWS, table_of
+from lab.runner.tables_of import MISSING, MOST_ROWS, table_of
 from lab.settings import Settings
 from tests.runner.notebooks import write
 
@@ -95,3 +95,11 @@ def test_an_index_of_two_levels_keeps_its_columns() -> None:
     frame = pd.DataFrame({"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")]))
     rows = [[text for _, _, text in row] for row in table_of(frame.to_html()).body]
     assert rows == [["a", "x", "1"], ["", "y", "2"], ["b", "x", "3"]]
+
+
+def test_a_named_index_takes_no_row_of_its_own_and_nothing_is_shown_as_a_dash() -> None:
+    """As one would set it by hand."""
+    frame = pd.DataFrame({"n": pd.array([1, None], dtype="Int64")}, index=pd.Index(["a", "b"], name="tool"))
+    found = table_of(frame.to_html())
+    assert [[text for _, _, text in row] for row in found.head] == [["tool", "n"]]
+    assert [[text for _, _, text in row] for row in found.body] == [["a", "1"], ["b", MISSING]]
