@@ -12,29 +12,30 @@ from lab import kit
 from lab.kit import quality
 from lab.measures import share_table, wilson
 from lab.settings import Settings
-from lab.workload import make_scenarios, plan_of, run_plan
+from lab.workload import Run, make_scenarios, plan_of, run_plan
 from lab.world import facts
 
 INJECTED = 0.4
+SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty, and fail a test that found no fault
 TOOL = "get_job_status"
 
 
-@pytest.fixture
-def faults(live_lab: Settings):
-    """Sets a tool's fault, and takes all faults back."""
+@pytest.fixture(scope="module")
+def run_with_faults(live_lab: Settings):
+    """60 questions for one tool, of which every call times out with the injected probability. Faults are taken back."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
-    yield lambda **fault: httpx.post(url, json=fault).raise_for_status()
-    httpx.delete(url).raise_for_status()
+    httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}).raise_for_status()
+    try:
+        return _driven(live_lab)
+    finally:
+        httpx.delete(url).raise_for_status()
 
 
-@pytest.fixture
-def run_with_faults(live_lab: Settings, faults):
-    """60 questions for one tool, of which every call times out with the injected probability."""
-    faults(tool=TOOL, error_ratio=INJECTED)
+def _driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
     asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == "job_status"][:60]
-    plan = plan_of(asked, settings=live_lab, gap_s=0.25)
-    run = run_plan(plan, live_lab, progress=False)
-    return run, kit.observe(run, live_lab)
+    run = run_plan(plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240)
+    assert run.records["status"].eq("ok").all(), "a request failed, so nothing can be said of its tool calls"
+    return run, kit.observe(run, live_lab, wait_s=60)
 
 
 def test_an_injected_share_of_tool_errors_shows_in_every_source(live_lab: Settings, run_with_faults) -> None:
@@ -45,7 +46,7 @@ def test_an_injected_share_of_tool_errors_shows_in_every_source(live_lab: Settin
     assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     timed_out = int((spans["status_message"] == facts.TIMED_OUT).sum())
-    share, low, high = wilson(timed_out, len(spans))
+    share, low, high = wilson(timed_out, len(spans), confidence=SURE)
     assert low <= INJECTED <= high, f"{timed_out} of {len(spans)} timed out: {share:.2f} ({low:.2f} to {high:.2f})"
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
 
@@ -61,7 +62,7 @@ def test_the_measures_tell_the_worlds_errors_from_the_models(run_with_faults) ->
     of_exact = late[late["trace_id"].isin(exact["trace_id"])]
     assert exact["given_errors"].sum() == len(of_exact) and exact["own_errors"].sum() == 0
     first = exact["given_errors"] > 0  # its first call timed out
-    share, low, high = wilson(int(first.sum()), len(exact))
+    share, low, high = wilson(int(first.sum()), len(exact), confidence=SURE)
     assert low <= INJECTED <= high, f"{share:.2f} ({low:.2f} to {high:.2f})"
     flagged = set(frame.loc[frame["failed_call"], "trace_id"])
     assert set(late["trace_id"]) <= flagged
