@@ -21,6 +21,7 @@ from lab.measures import (
     fair_shares,
     machine_bill,
     money_books,
+    scaled,
     with_shares,
     work_of,
 )
@@ -92,6 +93,15 @@ def test_every_groups_part_adds_up_to_the_machines_price() -> None:
     assert bill.machine_usd.sum() == pytest.approx(10 / 3600 * 3.6)
     assert bill.api_usd["a"] == pytest.approx((60 + 40 * 0.5 + 20 * 10) / 1e6)
     assert bill.index.tolist() == ["a", "b"] and bill.turns.tolist() == [1, 1]
+
+
+def test_a_bill_for_more_requests_scales_money_only() -> None:
+    """A thousand times the USD; tokens and counts stay what was measured."""
+    bill = bill_by(turns(), ["tenant"], window=WINDOW, usd_per_hour=3.6, price=PRICE)
+    more = scaled(bill, 1000)
+    assert more.machine_usd.tolist() == pytest.approx((bill.machine_usd * 1000).tolist())
+    assert more.api_usd.sum() == pytest.approx(bill.api_usd.sum() * 1000)
+    assert more.prompt_tokens.tolist() == bill.prompt_tokens.tolist() and more.turns.sum() == 2
 
 
 def test_a_bill_of_other_tables_is_refused() -> None:
