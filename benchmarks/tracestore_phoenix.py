@@ -39,6 +39,7 @@ def measure(python: Path, ours: Callable[[int], tuple[float, float]], spans: int
     note = f"the same {spans:,} spans, one sender, until all can be queried"
     with tempfile.TemporaryDirectory(prefix="lab-bench-phoenix-") as folder, _server(python, Path(folder)) as client:
         name = "arize-phoenix " + client.get("/arize_phoenix_version").text.strip()
+        _count(client)
         began = time.perf_counter()
         _send(client.base_url.port, spans)
         while _count(client) < spans:
