@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     model_name: str = Field("lab-model", description="the name under which the chat model is served")
     ports: dict[str, int] = Field({}, description="ports that `lab up` must take, by name; others are chosen free")
     vllm_args: str = Field("", description="more arguments for the chat model's vLLM, as one would type them")
+    store_headers: dict[str, str] = Field(
+        {}, repr=False, description='sent with every question to Prometheus and Tempo: {"Authorization": "Bearer ..."}'
+    )
     timeout_s: float = Field(30.0, gt=0, description="for one question to a store")
     cluster_context: str = Field("", description="the Kubernetes context of the place `cluster`; none is the default")
     cluster_overlay: str = Field("", description="the folder of lab/k8s/overlays that the place `cluster` stands up")

@@ -57,8 +57,8 @@ class Prometheus:
     ) -> None:
         url = where if isinstance(where, str) else where.endpoint("prometheus")
         self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
-        self.headers = dict(headers or {})
-        self._asker = Asker("Prometheus", url, self.timeout_s, headers)
+        self.headers = {**({} if isinstance(where, str) else where.store_headers), **(headers or {})}
+        self._asker = Asker("Prometheus", url, self.timeout_s, self.headers)
 
     @property
     def url(self) -> str:

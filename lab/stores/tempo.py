@@ -66,7 +66,8 @@ class Tempo:
     ) -> None:
         url = where if isinstance(where, str) else where.endpoint("tempo")
         self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
-        self._asker = Asker("Tempo", url, self.timeout_s, headers)
+        own = {} if isinstance(where, str) else where.store_headers
+        self._asker = Asker("Tempo", url, self.timeout_s, {**own, **(headers or {})})
         self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; unknown until first asked
 
     @property

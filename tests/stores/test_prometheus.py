@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lab.errors import NoData, NotUp, QueryRejected, StoreError, StoreUnreachable
 from lab.settings import load_settings
-from lab.stores import Prometheus
+from lab.stores import Prometheus, Tempo
 from lab.stores.diagnosis import metric_names_in
 from lab.stores.prometheus import MAX_POINTS, pieces
 from tests.stores.servers import Reply, telling
@@ -231,6 +231,16 @@ def test_the_first_name_that_is_there() -> None:
         assert prometheus.first_present("llama_stack_requests_total", "ogx_requests_total") == "ogx_requests_total"
         with pytest.raises(NoData, match="none of the metrics"):
             prometheus.first_present("a", "b")
+
+
+def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`LAB_STORE_HEADERS` is for servers behind a login, such as a cluster's Thanos; the settings do not show it."""
+    monkeypatch.setenv("LAB_STORE_HEADERS", '{"Authorization": "Bearer abc"}')
+    with telling(lambda path, _: Reply(b"{}") if path == "/api/search" else vector()) as server:
+        settings = load_settings(prometheus_url=server.url, tempo_url=server.url)
+        Prometheus(settings).query("up")
+        Tempo(settings).search("{}", 0, 1)
+    assert [h["Authorization"] for h in server.headers] == ["Bearer abc"] * 2 and "abc" not in repr(settings)
 
 
 @pytest.mark.parametrize(
