@@ -18,7 +18,7 @@ LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 # Imported once at the end: what the servers, the kernels and the notebooks import.
 LAB_MODULES = [
     *("llama_stack.core.server.server", "mcp.server.fastmcp", "papermill", "nbconvert", "jupyterlab.labapp"),
-    *("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "polars", "duckdb", "pyarrow.parquet", "scipy.stats"),
+    *("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "duckdb", "pyarrow.parquet", "scipy.stats"),
 ]
 VLLM_MODULES = [
     *("vllm.entrypoints.openai.api_server", "vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"),
