@@ -45,7 +45,7 @@ QUESTIONS: tuple[tuple[str, float, str, dict[str, Any]], ...] = (
     ("search_promoted_attribute_p50_s", 0.050, "/api/search", {"q": "{ span.gen_ai.usage.prompt_tokens > 1990 }"}),
     ("search_other_int_attribute_p50_s", 0.250, "/api/search", {"q": "{ span.queue.depth > 990 }"}),
     ("search_other_string_attribute_p50_s", 0.250, "/api/search", {"q": '{ span.custom.flag = "rare" }'}),
-    ("search_promoted_attribute_without_match_p50_s", 0.050, "/api/search", {"q": "{ span.gen_ai.usage.prompt_tokens = 7 }"}),
+    ("search_promoted_attribute_without_match_p50_s", 0.050, "/api/search", {"q": '{ span.gen_ai.request.model = "m11" }'}),
     ("search_other_attribute_without_match_p50_s", 0.250, "/api/search", {"q": '{ span.custom.flag = "never" }'}),
     ("search_structural_p50_s", 0.300, "/api/search", {"q": _STRUCTURAL}),
     ("metrics_rate_by_attribute_6h_p50_s", 0.150, "/api/metrics/query_range",

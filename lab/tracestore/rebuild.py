@@ -63,10 +63,20 @@ def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> Tra
     return data
 
 
+_known_owners: dict[int, tuple[bytes, str]] = {}  # an id is a hash of what it stands for, so this never grows old
+_MAX_KNOWN = 10_000
+
+
 def _owners(con: duckdb.DuckDBPyConnection, table: str, ids: set[int]) -> dict[int, tuple[bytes, str]]:
-    listed = ", ".join(str(int(i)) for i in ids)
-    found = con.execute(f"SELECT id, proto, schema_url FROM {table} WHERE id IN ({listed})").fetchall() if ids else []
-    return {owner_id: (proto, url) for owner_id, proto, url in found}
+    found = {i: known for i in ids if (known := _known_owners.get(i)) is not None}
+    missing = ", ".join(str(int(i)) for i in ids if i not in found)
+    if missing:
+        rows = con.execute(f"SELECT id, proto, schema_url FROM {table} WHERE id IN ({missing})").fetchall()
+        new = {owner_id: (proto, url) for owner_id, proto, url in rows}
+        if len(_known_owners) < _MAX_KNOWN:
+            _known_owners.update(new)
+        found |= new
+    return found
 
 
 def _fill(span: Span, row: dict[str, Any]) -> None:
