@@ -30,6 +30,7 @@ _FACE = {
     "turn_frame": "lab.frames",
     "stand_up": "lab.kit",
     "drive": "lab.kit.driving",
+    "known": "lab.kit.window",
     "observe": "lab.kit",
     "status_frame": "lab.kit",
     "tools_frame": "lab.kit",

@@ -19,14 +19,14 @@ _NOISE = 1e-6  # of the whole: less than that is rounding, not a phase
 def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
     """Mean seconds of each phase, stacked, one bar a value of column `by`.
 
-    `frame` is a request frame. Only requests whose trace is complete are drawn; how many is in the labels. Raises
-    FrameError if there is none.
+    `frame` is a request frame; requests of which `by` is not known are one bar. Only requests whose trace is complete
+    are drawn; how many is in the labels. Raises FrameError if there is none.
     """
     whole = frame[frame["trace_complete"].astype(bool)]
     need_rows(whole, "request with a complete trace")
     totals = whole[[p for p in PHASE_COLOURS if p in whole]].fillna(0).abs().sum()
     names = totals.index[totals > _NOISE * totals.sum()]
-    groups = whole.groupby(by, observed=True)
+    groups = whole.groupby(whole[by].astype(object).fillna("(not said)"))
     means, sizes = groups[names].mean().fillna(0.0), groups.size()
     order = means.sum(axis=1).sort_values().index
     left = np.zeros(len(order))

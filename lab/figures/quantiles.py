@@ -23,7 +23,9 @@ def quantile_intervals(table: pd.DataFrame, *, unit: str = "seconds", ax: Axes) 
         raise FrameError(f"the table lacks {', '.join(sorted(missing))}", do="make it with quantiles_by_source")
     right = table.loc[table["high"] < float("inf"), "high"].max()
     for y, row in enumerate(table.itertuples()):
-        if row.interval.startswith("bootstrap"):
+        if row.n == 0:
+            ax.annotate("no data", (0, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        elif row.interval.startswith("bootstrap"):
             spread = [[row.value - row.low], [row.high - row.value]]
             ax.errorbar(row.value, y, xerr=spread, fmt="o", color=_SAMPLE, capsize=4)
         else:

@@ -12,6 +12,7 @@ from lab.schema import Attr
 
 QUESTION = "(question)"  # what the first call of a request reads
 OTHERS = "(others)"  # whose a call is that belongs to no request of this run
+NOT_SAID = "(not said)"  # whose a request is that no span names anybody of
 WHO = ("request_id", "tenant", "user_id", "session_id", "scenario_id", "kind", "intent", "status", "api")
 _NS = 1e9
 
@@ -66,6 +67,7 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 def _with_who(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     known = requests[["trace_id", *WHO, "model", "cached_tokens"]].astype({"trace_id": str})
     known = known.rename(columns={"model": "_model", "cached_tokens": "_cached"})
+    known[list(WHO)] = known[list(WHO)].astype(object).where(known[list(WHO)].notna(), NOT_SAID)
     joined = turns.merge(known, on="trace_id", how="left", validate="many_to_one")
     direct = joined["api"] == "chat"
     cached = joined["cached_tokens"].where(~direct, joined["_cached"])

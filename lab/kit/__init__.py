@@ -21,6 +21,7 @@ from lab.frames import histogram_frame, increase_exact, request_frame
 from lab.kit import clusters
 from lab.kit.arrived import wait_for_spans
 from lab.kit.scrapes import scraped_until
+from lab.kit.window import WindowRun
 from lab.schema import PHASES, Metric
 from lab.settings import Settings, load_settings
 from lab.stores import Arrival, Prometheus
@@ -47,12 +48,13 @@ class Observation:
     arrival: Arrival
 
 
-def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") -> Settings:
+def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all", *, window: str = "") -> Settings:
     """Settings of a lab that is up: started if it was not, with the ports that were free.
 
     'local' is the notebooks' default, for which `LAB_PLACE` or lab.toml may say another place. In the place `recorded`
-    the recording's stores are started. `wait_for` as in `lab.stack.up`. Raises what `lab.stack.up` raises; for the
-    place `cluster`, what `lab.kit.clusters.stand_up` raises.
+    the recording's stores are started. With a `window` (see `drive`) nothing is sent, so in the place 'local' nothing
+    is started: the stores are those of the settings, your own or a running lab's. `wait_for` as in `lab.stack.up`.
+    Raises what `lab.stack.up` raises; for the place `cluster`, what `lab.kit.clusters.stand_up` raises.
     """
     if place == "cluster":
         settings = clusters.stand_up()
@@ -60,27 +62,35 @@ def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all") ->
         return settings
     chosen = {} if place == "local" else {"place": place}
     settings = load_settings(**chosen)
-    stack.up(settings, wait_for=wait_for)
+    if not (window and settings.place == "local"):
+        stack.up(settings, wait_for=wait_for)
     # One line for every HTTP request would bury a notebook's own output: llama-stack-client's import switches them on.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     return load_settings(**chosen)
 
 
 def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
-    """Wait (bounded) for the run's traces and make its request frame. Incomplete traces are kept and marked."""
+    """Wait (bounded) for the run's traces and make its request frame. Incomplete traces are kept and marked.
+
+    A window's run was made of its traces, so of that nothing is waited for.
+    """
+    if isinstance(run, WindowRun):
+        frame = request_frame(run.records, run.spans, judgements(run.records))
+        return Observation(frame, run.spans, run.arrival())
     spans, arrival = wait_for_spans(settings, run.records, wait_s)
     return Observation(request_frame(run.records, spans, judgements(run.records)), spans, arrival)
 
 
 def judgements(records: pd.DataFrame) -> pd.DataFrame:
-    """Every request held against its scenario's ground truth: request_id and the VERDICTS (NA where it failed)."""
+    """Every request held against its scenario's ground truth: request_id and the VERDICTS (NA where it failed, or
+    where nobody knows what was called and answered)."""
     rows = [{"request_id": r.request_id, **_verdict(r)} for r in records.itertuples()]
     frame = pd.DataFrame(rows, columns=["request_id", *VERDICTS])
     return frame.astype({name: "boolean" for name in VERDICTS})
 
 
 def _verdict(record: Any) -> dict[str, bool]:
-    if record.status != "ok":
+    if record.status != "ok" or pd.isna(record.scenario_id) or pd.isna(record.answer):
         return {}
     scenario = scenario_of(record.scenario_id)
     calls = [_actual(call) for call in listed(record.tool_calls)]

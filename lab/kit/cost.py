@@ -18,7 +18,10 @@ from lab.workload import Run
 from lab.world import scenario_of
 
 BEFORE_S = 60.0  # calls of others that began so long before the run may still have been under way
-ENGINE = f'{{ name = "{Span.VLLM}" && resource.service.name = "{Service.VLLM}" }}'
+ENGINE = (  # of the chat model, whatever its service is called
+    f'{{ name = "{Span.VLLM}" && resource.service.name != "{Service.VLLM_EMBED}" && '
+    f'resource.service.name != "{Service.VLLM_CANARY}" }}'
+)
 COUNTERS = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
 IN_ENGINE = f'sum({{__name__=~"{Metric.RUNNING}|{Metric.WAITING}",job="vllm"}})'
 ENERGY = (  # metric, joules of one unit, what it covers
@@ -45,8 +48,10 @@ def with_busy_time(settings: Settings, run: Run, requests: pd.DataFrame) -> pd.D
 
 
 def needed_turns(requests: pd.DataFrame) -> pd.Series:
-    """How many model calls each request needs by its scenario, by request_id: one a tool call, and one to answer."""
-    rows = zip(requests["request_id"], requests["scenario_id"], requests["turn_index"], strict=True)
+    """How many model calls each request needs by its scenario, by request_id: one a tool call, and one to answer.
+    Requests without a scenario are left out."""
+    ours = requests[requests["scenario_id"].notna() & (requests["turn_index"] >= 0)]
+    rows = zip(ours["request_id"], ours["scenario_id"], ours["turn_index"], strict=True)
     need = {request: len(scenario_of(scenario).turns[turn].calls) + 1 for request, scenario, turn in rows}
     return pd.Series(need, name="needed", dtype="int64")
 

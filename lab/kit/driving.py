@@ -1,5 +1,7 @@
 """One call for a notebook's workload: driven live, or, in the place `recorded`, the run that was recorded.
 
+Or, with a `window`, the requests that somebody else's clients made (lab.kit.window).
+
 So a notebook never asks where it is: `run = lab.drive(settings, n_requests=60)` and then `lab.observe(run, settings)`.
 """
 
@@ -10,6 +12,7 @@ from typing import Literal
 
 from lab.kit import recorded
 from lab.kit.asked import Asked, save_asked
+from lab.kit.window import window_run
 from lab.settings import Settings
 from lab.workload import Poisson, Run, Users, make_plan, run_plan
 
@@ -30,6 +33,7 @@ def drive(
     label: str = "",
     timeout_s: float = 60.0,
     progress: bool = True,
+    window: str = "",
 ) -> Run:
     """Send `n_requests` seeded requests and return the run: its records, its window, how late the driver was itself.
 
@@ -43,8 +47,14 @@ def drive(
     nothing is sent: the recording's run of the same rate, users, kinds, model, api, temperature and label is returned;
     `n_requests`, `seed` and `max_tokens` may differ, and where they do a line says so.
 
+    With a `window` ('START/END' in ISO 8601 with a time zone, or 'last 15m') nothing is sent either: the run is made of
+    the traces that Tempo has of it, whoever sent them (`lab.kit.window.window_run`, with what it raises). Of the other
+    arguments only `model` counts then: if it is named, only requests to it are taken.
+
     Raises WorkloadError (arguments that make no plan; a recording without such a run, with what it holds) and NotUp.
     """
+    if window:
+        return window_run(settings, window, model=model)
     asked = Asked(
         n_requests=n_requests, rate_per_s=0.0 if users else rate_per_s, users=users, think_s=think_s if users else 0.0,
         seed=seed, kinds=tuple(sorted(kinds or ())), model=model or settings.model_name, api=api,

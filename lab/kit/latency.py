@@ -9,11 +9,13 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.frames import trace_tree
+from lab.frames.roles import Role, roles_of
 from lab.kit import recorded
 from lab.kit.arrived import wait_for_spans
 from lab.kit.asked import Asked, save_asked
+from lab.kit.window import WindowRun
 from lab.measures import Slope, slope
-from lab.schema import Attr, Service, Span
+from lab.schema import Attr, Service
 from lab.settings import Settings
 from lab.workload import Plan, PlannedRequest, Run, Users, make_scenarios, run_plan
 
@@ -29,7 +31,7 @@ _ENGINE = {
 def engine_calls(spans: pd.DataFrame) -> pd.DataFrame:
     """vLLM's own account of each model call in a span frame: trace_id, queue_s, prefill_s, decode_s, engine_ttft_s,
     engine_e2e_s (seconds), engine_prompt_tokens and tokens (generated). Raises FrameError where there is none."""
-    calls = spans[(spans["name"] == Span.VLLM) & (spans["service"] == Service.VLLM)]
+    calls = spans[(roles_of(spans) == Role.ENGINE) & (spans["service"] != Service.VLLM_CANARY)]
     if calls.empty:
         raise FrameError("there is no model call in these spans", do="wait for the traces; check that vLLM exports any")
     return calls[["trace_id", *_ENGINE]].rename(columns=_ENGINE).reset_index(drop=True)
@@ -38,7 +40,13 @@ def engine_calls(spans: pd.DataFrame) -> pd.DataFrame:
 def chat_calls(run: Run, spans: pd.DataFrame) -> pd.DataFrame:
     """Requests that went straight to vLLM, as client and engine saw them: the client's record and `engine_calls` of the
     same trace, one row a request whose span has arrived; `held_back_s` is how much later its first chunk reached the
-    client than the engine had the first token."""
+    client than the engine had the first token.
+
+    Of a window's run: every model call of its requests, with NaN where a client would have to know.
+    """
+    if isinstance(run, WindowRun):
+        nobody = {"ttft_s": np.nan, "e2e_s": np.nan, "held_back_s": np.nan, "finish_reason": ""}
+        return engine_calls(spans).assign(**nobody)
     both = run.records.merge(engine_calls(spans).astype({"trace_id": str}), on="trace_id", validate="one_to_one")
     return both.assign(held_back_s=both["ttft_s"] - both["lag_s"] - both["engine_ttft_s"])
 

@@ -12,6 +12,7 @@ from lab import stack
 from lab.errors import SetupError
 from lab.settings import Settings
 from lab.stack import toolbox
+from lab.stack.control import external_endpoints
 from lab.stack.plan import chat_model
 from lab.stack.vllm_args import base_env, cpu_dtype
 
@@ -44,7 +45,7 @@ def measured_peak(settings: Settings) -> Peak:
     Measure when nothing else runs, or it is too low and every share of it too high. All NaN where vLLM runs on another
     machine (attached, on a cluster, recorded): then take the data sheet's number. Raises SetupError if it fails.
     """
-    if settings.place != "local" or "vllm" not in {part.name for part in stack.status(settings)}:
+    if not _here(settings):
         unknown = float("nan")
         return Peak(unknown, unknown, "", 0, "vLLM runs on another machine than this notebook")
     tools = toolbox.find_tools()
@@ -63,9 +64,16 @@ def measured_peak(settings: Settings) -> Peak:
     return Peak(**json.loads(done.stdout))
 
 
+def _here(settings: Settings) -> bool:
+    """Whether the telemetry is that of this machine's own vLLM."""
+    if settings.place != "local" or {"prometheus", "tempo"} & set(external_endpoints(settings)):
+        return False
+    return "vllm" in {part.name for part in stack.status(settings)}
+
+
 def parameters_of(settings: Settings) -> int | None:
     """How many weights the chat model has, by its file's header; None where it is not a folder on this machine."""
-    if settings.place != "local":
+    if not _here(settings):
         return None
     path = Path(chat_model(settings)[0]) / "model.safetensors"
     if not path.exists():

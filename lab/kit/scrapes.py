@@ -22,9 +22,10 @@ def scraped_until(settings: Settings, prometheus: Prometheus, run: Run, job: str
     StoreError where no scrape comes, NoData where none was kept.
     """
     ended = run.window[1]
-    if settings.place != "recorded":
+    fresh = settings.place != "recorded" and time.time() < ended + AFTER_S
+    if fresh:  # of an older run all scrapes were made, and its targets may be gone
         prometheus.wait_for_scrape(ended, jobs=[job])
-    limit = time.monotonic() + (STORED_S if settings.place != "recorded" else 0.0)
+    limit = time.monotonic() + (STORED_S if fresh else 0.0)
     while True:
         firsts = _first_successes(prometheus, ended, job)
         if firsts and None not in firsts:
