@@ -31,6 +31,7 @@ _FACE = {
     "stand_up": "lab.kit",
     "drive": "lab.kit.driving",
     "known": "lab.kit.window",
+    "fresh_tokens": "lab.kit.window",
     "observe": "lab.kit",
     "status_frame": "lab.kit",
     "tools_frame": "lab.kit",

@@ -23,6 +23,8 @@ def growth(
     need_rows([x for xs, _ in points.values() for x in xs], "points")
     for colour, (name, (x, y)) in zip(_COLOURS, points.items(), strict=False):
         xs, ys = np.asarray(x, float), np.asarray(y, float) * 1e3
+        there = np.isfinite(xs) & np.isfinite(ys)
+        xs, ys = xs[there], ys[there]
         label = f"{name} (n={len(xs)})"
         if lines and name in lines:
             one = lines[name]

@@ -49,9 +49,12 @@ class WindowRun(Run):
 
     def __repr__(self) -> str:
         by_status = ", ".join(f"{n} {status}" for status, n in self.records["status"].value_counts().items())
+        silent = int(((self.records["cached_tokens"] < 0) & (self.records["prompt_tokens"] > 0)).sum())
         return (
             f"<Window {utc(self.window[0])} to {utc(self.window[1])}: {len(self.records)} requests ({by_status}), made "
             "of spans; nothing was sent>"
+        ) + (
+            f"\n{silent} of them do not say what they found in the prefix cache: it counts as nothing" if silent else ""
         )
 
     def save(self, out_dir: object) -> None:  # type: ignore[override]
@@ -129,6 +132,20 @@ def known(run: Run, what: str) -> bool:
         return True
     print(f"no data on {LACKS[what]}.")
     return False
+
+
+def fresh_tokens(run: Run, turns: pd.DataFrame) -> pd.Series:
+    """Prompt tokens of each model call (lab.frames.turn_frame) that were not in the prefix cache.
+
+    Of a window's direct calls no span says what was cached: NaN. Where there are no others, their whole prompts, which
+    is the most that it can have been; a line says so.
+    """
+    fresh = turns["prompt_tokens"] - turns["cached_tokens"]
+    known_cache = ~(turns["api"].eq("chat") & isinstance(run, WindowRun))
+    if known_cache.any():
+        return fresh.where(known_cache)
+    print("of no call is known what was cached: whole prompts are taken instead")
+    return fresh
 
 
 def _with_scenarios(records: pd.DataFrame) -> pd.DataFrame:

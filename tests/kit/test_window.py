@@ -87,6 +87,18 @@ def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFi
         run.save("anywhere")
 
 
+def test_what_a_direct_call_found_in_the_cache_is_not_made_up(tempo: Told, capsys: pytest.CaptureFixture) -> None:
+    """Not known beside calls of which it is; where there is nothing else, whole prompts, and a line that says so."""
+    settings = settings_of(tempo)
+    run = window_run(settings, WINDOW)
+    turns = lab.turn_frame(lab.observe(run, settings).requests, run.spans)
+    assert lab.fresh_tokens(run, turns).tolist() == [84, 136]
+    turns.loc[0, "api"] = "chat"
+    assert lab.fresh_tokens(run, turns).isna().tolist() == [True, False]
+    assert lab.fresh_tokens(run, turns[:1]).tolist() == [84] and "whole prompts" in capsys.readouterr().out
+    assert "1 of them do not say what they found" in repr(run)
+
+
 def test_an_empty_window_says_what_was_looked_for(tempo: Told) -> None:
     """No request in it, or none to that model: where, when, and what to do."""
     settings = settings_of(tempo)

@@ -1,0 +1,53 @@
+"""The same minute twice: driven with a client's record, and as a window of which only telemetry is known."""
+
+from __future__ import annotations
+
+import pytest
+
+import lab
+from lab import kit
+from lab.kit.window import WindowRun
+from lab.settings import Settings
+from lab.stores.instants import utc
+from lab.workload import Run
+
+CLIENTS_OWN_S = 0.002  # the driver's span is its record; between a clock read and a whole nanosecond little is lost
+
+
+@pytest.fixture(scope="module")
+def twice(live_lab: Settings) -> tuple[Run, kit.Observation, WindowRun, kit.Observation]:
+    """Six requests to the agent, driven and observed, and the window in which they were."""
+    run = lab.drive(live_lab, n_requests=6, rate_per_s=2.0, seed=31, label="window test", progress=False)
+    seen = lab.observe(run, live_lab, wait_s=60)
+    window = lab.drive(live_lab, n_requests=0, window=f"{utc(run.window[0] - 1)}/{utc(run.window[1])}")
+    return run, seen, window, lab.observe(window, live_lab)
+
+
+def test_the_same_requests_are_found(twice) -> None:
+    """Every trace of the run, though the lab may have served others too."""
+    run, _, window, found = twice
+    assert set(run.records["trace_id"]) <= set(window.records["trace_id"])
+    assert set(run.records["trace_id"]) <= set(found.arrival.complete)
+
+
+def test_the_same_durations_and_tokens(twice) -> None:
+    """To the client's own overhead, and to the token."""
+    _, seen, _, found = twice
+    driven = seen.requests.set_index("trace_id")
+    alone = found.requests.set_index("trace_id").loc[driven.index]
+    assert (alone["e2e_s"] - driven["e2e_s"]).abs().max() < CLIENTS_OWN_S
+    for kind in ("prompt", "completion"):
+        assert alone[f"span_{kind}_tokens"].tolist() == driven[f"span_{kind}_tokens"].tolist()
+    ok = driven["status"] == "ok"
+    assert alone.loc[ok, "prompt_tokens"].sum() == driven.loc[ok, "prompt_tokens"].sum()
+    assert alone.loc[ok, "completion_tokens"].sum() == driven.loc[ok, "completion_tokens"].sum()
+    for column in ("status", "api", "user_id", "tenant", "session_id", "scenario_id", "kind"):
+        assert alone[column].tolist() == driven[column].tolist(), column
+
+
+def test_phases_add_up_without_a_client(twice) -> None:
+    """What was waited is explained as far as in the driven run."""
+    _, _, _, found = twice
+    assert kit.phase_seconds(found.requests).sum() == pytest.approx(found.requests["e2e_s"].sum(), abs=1e-6)
+    assert found.requests["unexplained_s"].abs().sum() < 0.05 * found.requests["e2e_s"].sum()
+    assert found.requests["answer_states"].isna().all() and found.requests["ttft_s"].isna().all()
