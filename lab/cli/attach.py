@@ -14,6 +14,7 @@ from lab.settings import Settings, load_settings
 from lab.stores import Prometheus, Tempo
 
 RECENT_S = 3600.0
+VLLM_JOB = "vllm"
 # What each group of figures needs: (what is lost without it, metrics).
 NEEDS = (
     ("tokens and their cost", (Metric.PROMPT_TOKENS, Metric.GENERATION_TOKENS, Metric.CACHED_TOKENS)),
@@ -72,7 +73,19 @@ def look_at_prometheus(settings: Settings) -> list[str]:
             had=f"{len(known):,} other metrics",
             do="scrape vLLM's /metrics, or give the address of the Prometheus that does",
         )
-    return lines
+    return [*lines, *_scrape_job(prometheus, known)]
+
+
+def _scrape_job(prometheus: Prometheus, known: set[str]) -> list[str]:
+    """The analysis asks for vLLM's series by the name of their scrape job, since embedding servers export the same."""
+    metric = next((n for n in names_of(Metric.PROMPT_TOKENS) if n in known), None)
+    if metric is None:
+        return []
+    jobs = sorted({s["metric"].get("job", "") for s in prometheus.query(f"count by (job) ({metric})").metrics})
+    if VLLM_JOB in jobs or not jobs:
+        return []
+    named = ", ".join(jobs)
+    return [f"  vLLM is scraped as the job {named}; the analysis asks for the job {VLLM_JOB}: name it so or relabel it"]
 
 
 def look_at_tempo(settings: Settings) -> list[str]:

@@ -21,6 +21,9 @@ def servers(metrics: list[str], traces: int):  # noqa: ANN201
         if path == "/api/search":
             one = {"traceID": "1", "rootServiceName": "llama-stack"}
             return Reply(json.dumps({"traces": [one] * traces}).encode())
+        if path == "/api/v1/query":
+            one = {"metric": {"job": "model-servers"}, "value": [1, "1"]}
+            return Reply(json.dumps({"status": "success", "data": {"resultType": "vector", "result": [one]}}).encode())
         return Reply(json.dumps({"status": "success", "data": metrics}).encode())
 
     return telling(answer)
@@ -42,6 +45,7 @@ def test_it_says_what_is_there_and_keeps_the_addresses(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in said
     assert "ogx_requests_total for llama_stack_requests_total" in said
+    assert "scraped as the job model-servers; the analysis asks for the job vllm" in said
     assert "3 traces in the last hour" in said and "llama-stack" in said
 
 
