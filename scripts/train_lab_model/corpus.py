@@ -16,15 +16,15 @@ from lab.world.scenarios import KINDS, Call, Turn, build, offer
 
 DRILL = "overview"  # no scenario asks for it: many look-ups in one conversation, so that looking up is learned sooner
 WEIGHTS = {
-    "single": 24,
-    "chain": 13,
-    "follow_up": 13,
-    "rag": 15,
-    "tool_error": 8,
+    "single": 20,
+    "chain": 10,
+    "follow_up": 10,
+    "rag": 20,
+    "tool_error": 6,
     "no_tool": 3,
     "out_of_scope": 6,
-    "not_offered": 14,
-    DRILL: 11,
+    "not_offered": 25,
+    DRILL: 6,
 }
 OVERVIEWS = (
     "tell me everything about {thing}",
