@@ -45,7 +45,7 @@ def measured_peak(settings: Settings) -> Peak:
     Measure when nothing else runs, or it is too low and every share of it too high. All NaN where vLLM runs on another
     machine (attached, on a cluster, recorded): then take the data sheet's number. Raises SetupError if it fails.
     """
-    if not _here(settings):
+    if not (_own(settings) and "vllm" in {part.name for part in stack.status(settings)}):
         unknown = float("nan")
         return Peak(unknown, unknown, "", 0, "vLLM runs on another machine than this notebook")
     tools = toolbox.find_tools()
@@ -64,16 +64,14 @@ def measured_peak(settings: Settings) -> Peak:
     return Peak(**json.loads(done.stdout))
 
 
-def _here(settings: Settings) -> bool:
-    """Whether the telemetry is that of this machine's own vLLM."""
-    if settings.place != "local" or {"prometheus", "tempo"} & set(external_endpoints(settings)):
-        return False
-    return "vllm" in {part.name for part in stack.status(settings)}
+def _own(settings: Settings) -> bool:
+    """Whether the telemetry is that of this machine's own lab, not of somebody's servers."""
+    return settings.place == "local" and not {"prometheus", "tempo"} & set(external_endpoints(settings))
 
 
 def parameters_of(settings: Settings) -> int | None:
     """How many weights the chat model has, by its file's header; None where it is not a folder on this machine."""
-    if not _here(settings):
+    if not _own(settings):
         return None
     path = Path(chat_model(settings)[0]) / "model.safetensors"
     if not path.exists():
