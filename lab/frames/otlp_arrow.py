@@ -7,7 +7,7 @@ Tempo writes texts, ids of another length) or is no plain value (arrays) is left
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,8 +18,8 @@ import pyarrow.json as pj
 
 from lab.frames.ids import hex_ids
 from lab.frames.otlp import KIND, KINDS, STATUS, STATUSES
+from lab.frames.pieces import batches
 
-BATCH_BYTES = 4 << 20  # of JSON, by one thread
 _TEXT = pa.string()
 _VALUES = {"stringValue": _TEXT, "intValue": _TEXT, "doubleValue": pa.float64(), "boolValue": pa.bool_()}
 _ATTRIBUTES = pa.list_(pa.struct({"key": _TEXT, "value": pa.struct(_VALUES)}))
@@ -40,26 +40,13 @@ class NotPlain(Exception):
 def span_table(documents: Sequence[bytes], wanted: Sequence[str]) -> pa.Table:
     """One row a span: the columns of the bulk endpoint (`lab.frames.arrow`), `kind` and `status` in words, then those
     of the wanted attributes that occur. Raises NotPlain, also for what is no OTLP JSON at all."""
-    batches = list(_batches(documents))
+    work = list(batches(documents))
     try:
-        with ThreadPoolExecutor(min(len(batches), os.cpu_count() or 1) or 1) as pool:  # Arrow lets go of Python's lock
-            parts = list(pool.map(lambda batch: _spans(_parse(batch), wanted), batches))
+        with ThreadPoolExecutor(min(len(work), os.cpu_count() or 1) or 1) as pool:  # Arrow lets go of Python's lock
+            parts = list(pool.map(lambda batch: _spans(_parse(batch), wanted), work))
         return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as e:
         raise NotPlain(str(e)) from e
-
-
-def _batches(documents: Sequence[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _parse(documents: list[bytes]) -> pa.RecordBatch:

@@ -6,7 +6,7 @@ all numbers between them at once. Decoding JSON would make millions of Python ob
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -14,8 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from lab.errors import FrameError
-
-BATCH_BYTES = 4 << 20  # of JSON text parsed at once: large enough for speed, small enough for memory
+from lab.frames.pieces import batches
 
 
 class SeriesLike(Protocol):
@@ -40,7 +39,7 @@ def samples_of(series: Sequence[SeriesLike], step_s: float = 0.0) -> tuple[np.nd
     `step_s` is that of a range query, 0 for samples at any time.
     """
     texts = [memoryview(piece) for one in series for piece in one.pieces]
-    parsed = [_parse(batch, round(step_s * 1000)) for batch in _batches(texts)]
+    parsed = [_parse(batch, round(step_s * 1000)) for batch in batches(texts)]
     sizes = iter(int(n) for part in parsed for n in part.counts)
     counts = np.array([sum(next(sizes) for _ in one.pieces) for one in series], dtype=np.int64)
     if not parsed:
@@ -54,19 +53,6 @@ class _Parsed(NamedTuple):
     counts: np.ndarray
     time_ms: np.ndarray
     values: np.ndarray
-
-
-def _batches(texts: Iterable[memoryview]) -> Iterator[list[memoryview]]:
-    batch: list[memoryview] = []
-    size = 0
-    for text in texts:
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _parse(texts: list[memoryview], step_ms: int) -> _Parsed:
