@@ -52,6 +52,7 @@ _FACE = {
     "energy": "lab.kit.cost",
     "watched_drive": "lab.kit.utilisation",
     "sources": "lab.kit.utilisation",
+    "of_vllm": "lab.kit.scrapes",
     "raw": "lab.kit.utilisation",
     "engine_work": "lab.kit.utilisation",
     "steps": "lab.kit.utilisation",

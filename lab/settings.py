@@ -56,6 +56,7 @@ class Settings(BaseSettings):
 
     model: str = Field("", description="a model name or folder that vLLM should serve; empty: the lab's own model")
     model_name: str = Field("lab-model", description="the name under which the chat model is served")
+    vllm_job: str = Field("vllm", description="the scrape job of the chat model's vLLM, for the analysis")
     ports: dict[str, int] = Field({}, description="ports that `lab up` must take, by name; others are chosen free")
     vllm_args: str = Field("", description="more arguments for the chat model's vLLM, as one would type them")
     store_headers: dict[str, str] = Field(

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.errors import LabError, NoData, StoreError
@@ -14,7 +15,6 @@ from lab.settings import Settings, load_settings
 from lab.stores import Prometheus, Tempo
 
 RECENT_S = 3600.0
-VLLM_JOB = "vllm"
 # What each group of figures needs: (what is lost without it, metrics).
 NEEDS = (
     ("tokens and their cost", (Metric.PROMPT_TOKENS, Metric.GENERATION_TOKENS, Metric.CACHED_TOKENS)),
@@ -31,7 +31,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="lab attach",
         description="Check a Prometheus and a Tempo (default: those of the settings) for the analysis; --write keeps "
-        "the addresses in lab.toml. A login may stand in the URL: https://user:password@host.",
+        "the addresses, and the scrape job of vLLM, in lab.toml. A login may stand in the URL: https://user:password@host.",
     )
     parser.add_argument("--prometheus", metavar="URL")
     parser.add_argument("--tempo", metavar="URL")
@@ -41,14 +41,18 @@ def main(argv: list[str]) -> int:
     given = {name: url for name, url in given.items() if url}
     settings = load_settings(**given)
     good = [_told(check, settings) for check in (look_at_prometheus, look_at_tempo)]
+    if all(good):
+        job, lines = scrape_job(settings)
+        print("\n".join(lines))
+        given |= {"vllm_job": job} if job != settings.vllm_job else {}
     if args.write and given and all(good):
         print(f"written to {_write(Path('lab.toml'), given)}")
     return 0 if all(good) else 1
 
 
-def _told(check: object, settings: Settings) -> bool:
+def _told(check: Callable[[Settings], list[str]], settings: Settings) -> bool:
     try:
-        for line in check(settings):  # type: ignore[operator]
+        for line in check(settings):
             print(line, flush=True)
         return True
     except LabError as e:
@@ -73,19 +77,26 @@ def look_at_prometheus(settings: Settings) -> list[str]:
             had=f"{len(known):,} other metrics",
             do="scrape vLLM's /metrics, or give the address of the Prometheus that does",
         )
-    return [*lines, *_scrape_job(prometheus, known)]
+    return lines
 
 
-def _scrape_job(prometheus: Prometheus, known: set[str]) -> list[str]:
-    """The analysis asks for vLLM's series by the name of their scrape job, since embedding servers export the same."""
-    metric = next((n for n in names_of(Metric.PROMPT_TOKENS) if n in known), None)
-    if metric is None:
-        return []
-    jobs = sorted({s["metric"].get("job", "") for s in prometheus.query(f"count by (job) ({metric})").metrics})
-    if VLLM_JOB in jobs or not jobs:
-        return []
-    named = ", ".join(jobs)
-    return [f"  vLLM is scraped as the job {named}; the analysis asks for the job {VLLM_JOB}: name it so or relabel it"]
+def scrape_job(settings: Settings) -> tuple[str, list[str]]:
+    """The job by which vLLM's series are to be asked for (embedding servers export the same names), and what to say.
+
+    It is the settings' own where there is such a one, else the only one; of several none is chosen.
+    """
+    metrics = "|".join(names_of(Metric.PROMPT_TOKENS))
+    found = Prometheus(settings).query(f'count by (job, model_name) ({{__name__=~"{metrics}"}})').metrics
+    models: dict[str, list[str]] = {}
+    for series in found:
+        models.setdefault(series["metric"].get("job", ""), []).append(series["metric"].get("model_name", "?"))
+    if settings.vllm_job in models or not models:
+        return settings.vllm_job, []
+    named = "; ".join(f"{job} (serving {', '.join(sorted(served))})" for job, served in sorted(models.items()))
+    said = f"vLLM is scraped as the job {named}; the analysis asks for the job {settings.vllm_job}"
+    if len(models) == 1:
+        return next(iter(models)), [f"{said}: set LAB_VLLM_JOB, or --write keeps it"]
+    return settings.vllm_job, [f"{said}: set LAB_VLLM_JOB to one of them"]
 
 
 def look_at_tempo(settings: Settings) -> list[str]:

@@ -20,7 +20,7 @@ from lab.errors import NoData, NotUp
 from lab.frames import histogram_frame, increase_exact, request_frame
 from lab.kit import clusters
 from lab.kit.arrived import wait_for_spans
-from lab.kit.scrapes import scraped_until
+from lab.kit.scrapes import of_vllm, scraped_until
 from lab.kit.window import WindowRun
 from lab.schema import PHASES, Metric
 from lab.settings import Settings, load_settings
@@ -160,12 +160,12 @@ def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
     """Growth of vLLM's token counters over the run, exact: {prompt, cached, completion}; NaN for one that
     this version of vLLM does not have. Waits for a scrape."""
     prometheus = Prometheus(settings)
-    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
+    start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
     names = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
     totals = {}
     for what, metric in names.items():
         try:
-            answer = prometheus.samples(_vllm(prometheus.present(metric)), start, end)
+            answer = prometheus.samples(of_vllm(settings, prometheus.present(metric)), start, end)
             totals[what] = float(increase_exact(answer, start, end)["increase"].sum())
         except NoData:  # this version does not count them: not known is not 0
             totals[what] = float("nan")
@@ -175,14 +175,9 @@ def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
 def histogram(settings: Settings, run: Run, metric: str) -> pd.DataFrame:
     """Buckets of one of vLLM's histograms over the run: lab.frames.histogram_frame."""
     prometheus = Prometheus(settings)
-    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    buckets = _vllm(prometheus.present(f"{metric}_bucket"))
+    start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
+    buckets = of_vllm(settings, prometheus.present(f"{metric}_bucket"))
     return histogram_frame(prometheus.samples(buckets, start, end).require(), start, end)
-
-
-def _vllm(metric: str) -> str:
-    """The chat model's server only: the embedding server exports the same names."""
-    return f'{metric}{{job="vllm"}}'
 
 
 def output_items(response: Any) -> pd.DataFrame:

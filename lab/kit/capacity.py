@@ -15,7 +15,7 @@ from lab.frames import series_frame
 from lab.kit.arrived import wait_for_spans
 from lab.kit.driving import drive
 from lab.kit.latency import engine_calls
-from lab.kit.scrapes import scraped_until
+from lab.kit.scrapes import of_vllm, scraped_until
 from lab.measures import (
     Service,
     Slo,
@@ -235,10 +235,10 @@ def _scraped(settings: Settings, measured: Measured, names: Sequence[str]) -> pd
     """Samples of these metrics of vLLM, one row a scrape, one column a metric, with `at` and `step`; only of the time
     in which a step's requests came."""
     prometheus = Prometheus(settings)
-    until = scraped_until(settings, prometheus, measured.runs[-1], "vllm")
+    until = scraped_until(settings, prometheus, measured.runs[-1], settings.vllm_job)
     columns = {}
     for name in names:
-        answer = prometheus.samples(f'{name}{{job="vllm"}}', measured.window[0], until, lookback_s=0.0).require()
+        answer = prometheus.samples(of_vllm(settings, name), measured.window[0], until, lookback_s=0.0).require()
         columns[name] = series_frame(answer).groupby("time", observed=True)["value"].sum()
     table = pd.DataFrame(columns).dropna().reset_index()
     table["at"] = table["time"].dt.as_unit("ns").astype("int64") / 1e9

@@ -9,7 +9,7 @@ import pandas as pd
 from lab.errors import NoData
 from lab.frames import increase_exact, spans_frame
 from lab.frames.turns import OTHERS, turn_frame
-from lab.kit.scrapes import scraped_until
+from lab.kit.scrapes import of_vllm, scraped_until
 from lab.measures import Energy, books, token_totals, with_shares
 from lab.schema import Metric, Service, Span
 from lab.settings import Settings
@@ -23,7 +23,6 @@ ENGINE = (  # of the chat model, whatever its service is called
     f'resource.service.name != "{Service.VLLM_CANARY}" }}'
 )
 COUNTERS = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
-IN_ENGINE = f'sum({{__name__=~"{Metric.RUNNING}|{Metric.WAITING}",job="vllm"}})'
 ENERGY = (  # metric, joules of one unit, what it covers
     ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e-3, "the GPUs, without processor, memory and cooling"),
     ("node_rapl_package_joules_total", 1.0, "the processor packages, without memory and the rest of the machine"),
@@ -105,8 +104,8 @@ def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.
     (`iteration_tokens_total`), which must be the prompt tokens that no cache held, and the generated ones.
     """
     prometheus = Prometheus(settings)
-    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    grown = {what: _growth(prometheus, metric, start, end) for what, metric in COUNTERS.items()}
+    start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
+    grown = {what: _growth(settings, metric, start, end) for what, metric in COUNTERS.items()}
     first = min(g["first_at"].min().timestamp() if g["first_at"].notna().any() else start for g in grown.values())
     theirs = turns[(turns["request_id"] == OTHERS) & (turns["ended_at"] > first) & (turns["ended_at"] <= end)]
     totals = token_totals(requests, {what: float(g["increase"].sum()) for what, g in grown.items()})
@@ -118,8 +117,9 @@ def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.
     table.insert(0, "others", others.astype("int64"))
     table.attrs["client_silent"] = silent
     computed = int(totals["prometheus"] @ pd.Series({"prompt": 1, "cached": -1, "completion": 1}))
-    steps = float(_growth(prometheus, f"{Metric.STEP_TOKENS}_sum", start, end)["increase"].sum())
-    edges = [sum(float(s["value"][1]) for s in prometheus.query(IN_ENGINE, at=t).metrics) for t in (first, end)]
+    steps = float(_growth(settings, f"{Metric.STEP_TOKENS}_sum", start, end)["increase"].sum())
+    in_engine = f"sum({of_vllm(settings, Metric.RUNNING, Metric.WAITING)})"
+    edges = [sum(float(s["value"][1]) for s in prometheus.query(in_engine, at=t).metrics) for t in (first, end)]
     return TokenBooks(table, computed, steps, len(theirs), int(sum(edges)))
 
 
@@ -130,8 +130,8 @@ def finished_calls(settings: Settings, run: Run) -> pd.Series:
     counter tell of them (its reason `abort` stays 0); only the counters of tokens do.
     """
     prometheus = Prometheus(settings)
-    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    grown = _growth(prometheus, Metric.REQUESTS, start, end)
+    start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
+    grown = _growth(settings, Metric.REQUESTS, start, end)
     return grown.groupby("finished_reason", observed=True)["increase"].sum().astype("int64").rename("calls")
 
 
@@ -156,9 +156,9 @@ def energy(settings: Settings, run: Run) -> Energy:
     return Energy(float("nan"), "", why)
 
 
-def _growth(prometheus: Prometheus, metric: str, start: float, end: float) -> pd.DataFrame:
-    selector = f'{metric}{{job="vllm"}}'  # the embedding server exports the same names
-    grown = increase_exact(prometheus.samples(selector, start, end), start, end)
+def _growth(settings: Settings, metric: str, start: float, end: float) -> pd.DataFrame:
+    selector = of_vllm(settings, metric)
+    grown = increase_exact(Prometheus(settings).samples(selector, start, end), start, end)
     if grown.empty:
         raise NoData(f"Prometheus has no sample of {metric} in this run's window", query=selector)
     return grown

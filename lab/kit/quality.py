@@ -161,7 +161,7 @@ def calls_by_source(seen: Observation, run: Run, settings: Settings) -> pd.DataF
 def _counted(run: Run, settings: Settings) -> dict[tuple[str, str], pd.Series]:
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, "lab-tools")
-    grown = increase_exact(prometheus.samples('lab_tool_calls_total{job="lab-tools"}', start, end), start, end)
+    grown = increase_exact(prometheus.samples("lab_tool_calls_total", start, end), start, end)
     failed = grown[grown["outcome"] != "ok"]
     return {
         ("counter", "calls"): grown.groupby("tool", observed=True)["increase"].sum(),

@@ -12,7 +12,7 @@ from lab.frames import increase_exact, series_frame
 from lab.kit.driving import drive
 from lab.kit.peak import Peak
 from lab.kit.processes import CpuWatch, recorded_cpu
-from lab.kit.scrapes import scraped_until
+from lab.kit.scrapes import of_vllm, scraped_until
 from lab.measures.utilisation import Work
 from lab.measures.utilisation_gpu import ENERGY, GAUGES, gpu_activity, gpu_table
 from lab.schema import Metric
@@ -20,7 +20,6 @@ from lab.settings import Settings
 from lab.stores import Prometheus
 from lab.workload import Run
 
-VLLM = '{job="vllm"}'
 DCGM = f'{{__name__=~"{"|".join([*GAUGES, ENERGY])}"}}'
 PARTS = {  # scrape job -> part of the local lab
     "vllm": "vllm", "vllm-embed": "vllm-embed", "llama-stack": "llama-stack", "lab-tools": "tools",
@@ -28,10 +27,10 @@ PARTS = {  # scrape job -> part of the local lab
 }  # fmt: skip
 # question -> (a metric that answers it, who exports it, why it may be missing)
 QUESTIONS = {
-    "requests running and waiting": (f"{Metric.RUNNING}{VLLM}", "vLLM", "vLLM is not scraped"),
-    "KV cache in use": (f"{Metric.KV_CACHE_USAGE}{VLLM}", "vLLM", "vLLM is not scraped"),
-    "tokens a step (batch)": (f"{Metric.STEP_TOKENS}_count{VLLM}", "vLLM", "vLLM is not scraped"),
-    "estimated FLOPs and bytes": (f"{Metric.FLOPS}{VLLM}", "vLLM", "vLLM was started without --enable-mfu-metrics"),
+    "requests running and waiting": (Metric.RUNNING, "vLLM", "vLLM is not scraped"),
+    "KV cache in use": (Metric.KV_CACHE_USAGE, "vLLM", "vLLM is not scraped"),
+    "tokens a step (batch)": (f"{Metric.STEP_TOKENS}_count", "vLLM", "vLLM is not scraped"),
+    "estimated FLOPs and bytes": (Metric.FLOPS, "vLLM", "vLLM was started without --enable-mfu-metrics"),
     "CPU by mode": ("node_cpu_seconds_total", "node-exporter", "node-exporter is not scraped"),
     "processes that want to run": ("node_procs_running", "node-exporter", "its stat collector is off"),
     "memory": ("node_memory_MemAvailable_bytes", "node-exporter", "not Linux, or node-exporter is not scraped"),
@@ -63,19 +62,21 @@ def sources(settings: Settings, run: Run) -> pd.DataFrame:
     """Which question has data in this run's window: `question`, `metric`, `from`, `series` (how many), `why_not`."""
     prometheus = Prometheus(settings)
     rows = []
-    for question, (selector, exporter, reason) in QUESTIONS.items():
+    for question, (metric, exporter, reason) in QUESTIONS.items():
+        selector = of_vllm(settings, metric) if exporter == "vLLM" else metric
         count = len(prometheus.samples(selector, *run.window, lookback_s=0.0))
-        rows.append((question, selector.split("{")[0], exporter, count, "" if count else reason))
+        rows.append((question, metric, exporter, count, "" if count else reason))
     return pd.DataFrame(rows, columns=["question", "metric", "from", "series", "why_not"])
 
 
-def raw(settings: Settings, run: Run, selector: str, job: str = "vllm") -> pd.DataFrame:
-    """Every sample of a selector while the run was driven, up to the scrape of `job` that holds all of it.
+def raw(settings: Settings, run: Run, selector: str) -> pd.DataFrame:
+    """Every sample of a selector while the run was driven, up to the scrape of their job that holds all of it.
 
     lab.frames.series_frame. Raises NoData, with the reason that the server knows, where there is none.
     """
     prometheus = Prometheus(settings)
-    end = scraped_until(settings, prometheus, run, job)
+    jobs = [s.labels.get("job", "") for s in prometheus.samples(selector, *run.window).series]
+    end = scraped_until(settings, prometheus, run, jobs[0] if jobs else settings.vllm_job)
     return series_frame(prometheus.samples(selector, run.window[0], end, lookback_s=0.0).require())
 
 
@@ -84,17 +85,15 @@ def engine_work(settings: Settings, run: Run, peak: Peak, busy_s: float) -> Work
 
     Of several replicas the sum; the peak is one machine's. Raises NoData where vLLM estimates nothing.
     """
-    grown = {
-        name: _growth(settings, run, f"{name}{VLLM}") for name in (Metric.FLOPS, Metric.READ_BYTES, Metric.WRITE_BYTES)
-    }
+    grown = {name: _growth(settings, run, name) for name in (Metric.FLOPS, Metric.READ_BYTES, Metric.WRITE_BYTES)}
     moved = grown[Metric.READ_BYTES] + grown[Metric.WRITE_BYTES]
     return Work(grown[Metric.FLOPS], moved, busy_s, peak.flops_per_s, peak.bytes_per_s)
 
 
 def steps(settings: Settings, run: Run) -> pd.Series:
     """vLLM's engine steps of the run: `steps`, `tokens` (prompt and generated, computed), `tokens_per_step`."""
-    count = _growth(settings, run, f"{Metric.STEP_TOKENS}_count{VLLM}")
-    tokens = _growth(settings, run, f"{Metric.STEP_TOKENS}_sum{VLLM}")
+    count = _growth(settings, run, f"{Metric.STEP_TOKENS}_count")
+    tokens = _growth(settings, run, f"{Metric.STEP_TOKENS}_sum")
     return pd.Series({"steps": count, "tokens": tokens, "tokens_per_step": tokens / count if count else float("nan")})
 
 
@@ -150,7 +149,8 @@ def gpus(settings: Settings, run: Run) -> Gpus:
     return Gpus(gpu_table(samples), samples)
 
 
-def _growth(settings: Settings, run: Run, selector: str) -> float:
+def _growth(settings: Settings, run: Run, metric: str) -> float:
     prometheus = Prometheus(settings)
-    start, end = run.window[0], scraped_until(settings, prometheus, run, "vllm")
-    return float(increase_exact(prometheus.samples(selector, start, end).require(), start, end)["increase"].sum())
+    start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
+    answer = prometheus.samples(of_vllm(settings, metric), start, end).require()
+    return float(increase_exact(answer, start, end)["increase"].sum())

@@ -14,7 +14,7 @@ from tests.stores.servers import Reply, telling
 HAS = ["up", "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "ogx_requests_total"]
 
 
-def servers(metrics: list[str], traces: int):  # noqa: ANN201
+def servers(metrics: list[str], traces: int, jobs: tuple[str, ...] = ("model-servers",)):  # noqa: ANN201
     """A Prometheus with these metrics and a Tempo with so many traces, in one."""
 
     def answer(path: str, params: dict[str, str]) -> Reply:
@@ -22,8 +22,8 @@ def servers(metrics: list[str], traces: int):  # noqa: ANN201
             one = {"traceID": "1", "rootServiceName": "llama-stack"}
             return Reply(json.dumps({"traces": [one] * traces}).encode())
         if path == "/api/v1/query":
-            one = {"metric": {"job": "model-servers"}, "value": [1, "1"]}
-            return Reply(json.dumps({"status": "success", "data": {"resultType": "vector", "result": [one]}}).encode())
+            found = [{"metric": {"job": job, "model_name": "m"}, "value": [1, "1"]} for job in jobs]
+            return Reply(json.dumps({"status": "success", "data": {"resultType": "vector", "result": found}}).encode())
         return Reply(json.dumps({"status": "success", "data": metrics}).encode())
 
     return telling(answer)
@@ -41,11 +41,12 @@ def test_it_says_what_is_there_and_keeps_the_addresses(capsys: pytest.CaptureFix
     with servers(HAS, 3) as told:
         assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 0
         kept = tomllib.loads((tmp_path / "lab.toml").read_text())
-        assert kept == {"timeout_s": 5, "prometheus_url": told.url, "tempo_url": told.url}
+        addresses = {"prometheus_url": told.url, "tempo_url": told.url}
+        assert kept == {"timeout_s": 5, "vllm_job": "model-servers"} | addresses
     said = capsys.readouterr().out
     assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in said
     assert "ogx_requests_total for llama_stack_requests_total" in said
-    assert "scraped as the job model-servers; the analysis asks for the job vllm" in said
+    assert "scraped as the job model-servers (serving m); the analysis asks for the job vllm" in said
     assert "3 traces in the last hour" in said and "llama-stack" in said
 
 
@@ -60,6 +61,17 @@ def test_servers_that_answer_nothing_of_use_are_refused(
     with servers(metrics, traces) as told:
         assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 1
     assert words in capsys.readouterr().out and not (tmp_path / "lab.toml").exists()
+
+
+def test_of_several_jobs_none_is_chosen(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """But each is named; where the right one is among them, nothing is said."""
+    with servers(HAS, 1, ("chat", "embed")) as told:
+        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 0
+    assert "set LAB_VLLM_JOB to one of them" in capsys.readouterr().out
+    assert "vllm_job" not in (tmp_path / "lab.toml").read_text()
+    with servers(HAS, 1, ("vllm", "embed")) as told:
+        assert main(["--prometheus", told.url, "--tempo", told.url]) == 0
+    assert "scraped as" not in capsys.readouterr().out
 
 
 def test_nobody_there(capsys: pytest.CaptureFixture) -> None:

@@ -21,14 +21,16 @@ EVERY = range(0, 17, 2)  # seconds; the last scrape of the run is the one at 10 
 
 # As dcgm-exporter writes it (etc/default-counters.csv; labels as in its README), 'not supported' included.
 LABELS = 'gpu="0",UUID="GPU-604ac76c",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",hostname="node-1",job="dcgm"'
-VLLM = 'engine="0",model_name="m",job="vllm",instance="i"'
+JOB = 'serving/"chat"'  # as somebody's own Prometheus may call it
+ESCAPED = JOB.replace('"', r"\"")
+VLLM = f'engine="0",model_name="m",job="{ESCAPED}",instance="i"'
 
 
 def exposition(gpu: bool) -> str:
     """Sixteen seconds by hand. vLLM computes 50 GFLOP and moves 20 GB a second, in 100 steps of 8 tokens; the GPU is
     at 98 % by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and cannot say how much of its memory is used."""
     families = [
-        ("up", "gauge", 'job="vllm",instance="i"', lambda _: 1),
+        ("up", "gauge", f'job="{ESCAPED}",instance="i"', lambda _: 1),
         ("up", "", 'job="late",instance="l"', lambda s: int(s in (0, 16))),
         *([("up", "", 'job="dcgm",instance="d"', lambda _: 1)] if gpu else []),
         ("vllm:estimated_flops_per_gpu_total", "counter", VLLM, lambda s: 50e9 * s),
@@ -57,13 +59,13 @@ def exposition(gpu: bool) -> str:
 @pytest.fixture(scope="module")
 def with_gpu(tmp_path_factory: pytest.TempPathFactory):
     with prometheus_of(exposition(gpu=True), tmp_path_factory.mktemp("gpu")) as url:
-        yield load_settings(place="recorded", prometheus_url=url)
+        yield load_settings(place="recorded", prometheus_url=url, vllm_job=JOB)
 
 
 @pytest.fixture(scope="module")
 def without_gpu(tmp_path_factory: pytest.TempPathFactory):
     with prometheus_of(exposition(gpu=False), tmp_path_factory.mktemp("bare")) as url:
-        yield load_settings(place="recorded", prometheus_url=url)
+        yield load_settings(place="recorded", prometheus_url=url, vllm_job=JOB)
 
 
 def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
@@ -84,7 +86,7 @@ def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
 
 def test_the_first_scrape_that_holds_the_run(with_gpu) -> None:
     """Not the last one that there is: what came after the run is somebody else's."""
-    assert scraped_until(with_gpu, Prometheus(with_gpu), RUN, "vllm") == T0 + 12
+    assert scraped_until(with_gpu, Prometheus(with_gpu), RUN, JOB) == T0 + 12
 
 
 def test_a_scrape_that_failed_holds_nothing(with_gpu) -> None:
