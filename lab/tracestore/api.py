@@ -15,7 +15,6 @@ from uuid import UUID
 import duckdb
 import msgspec
 from aiohttp import web
-from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.tracestore import http_params as params
@@ -23,6 +22,7 @@ from lab.tracestore.anyvalue import double_to_json
 from lab.tracestore.errors import BadRequest, TraceStoreError
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
+from lab.tracestore.otlp_json import as_protobuf_json
 from lab.tracestore.rebuild import traces
 from lab.tracestore.search import SearchRequest, read_query, search
 from lab.tracestore.tags import tag_names, tag_values
@@ -162,7 +162,7 @@ async def trace_v1(request: web.Request) -> web.Response:
         return web.Response(status=404, text="trace not found")
     if _wants_protobuf(request):
         return web.Response(body=found.SerializeToString(), content_type=PROTOBUF)
-    return json_response({"batches": json_format.MessageToDict(found).get("resourceSpans", [])})
+    return json_response({"batches": as_protobuf_json(found)["resourceSpans"]})
 
 
 async def trace_v2(request: web.Request) -> web.Response:
@@ -170,7 +170,7 @@ async def trace_v2(request: web.Request) -> web.Response:
     found = await _trace(request)
     if _wants_protobuf(request):
         return web.Response(body=trace_by_id_response(found), content_type=PROTOBUF)
-    return json_response({"trace": json_format.MessageToDict(found), "metrics": {}})
+    return json_response({"trace": as_protobuf_json(found), "metrics": {}})
 
 
 async def search_traces(request: web.Request) -> web.Response:

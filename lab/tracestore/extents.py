@@ -31,18 +31,19 @@ def add(con: duckdb.DuckDBPyConnection, spans: str) -> None:
 
 def of_table(con: duckdb.DuckDBPyConnection, spans: str) -> Extent | None:
     """Where spans of the traces in `spans` may lie already; None: none of these traces is known."""
-    return _extent(con, f"SELECT trace_id FROM {spans}", {})
+    return _extent(con, f"trace_id IN (SELECT trace_id FROM {spans})", {})
 
 
 def of_traces(con: duckdb.DuckDBPyConnection, traces: list[UUID]) -> Extent | None:
     """Where the spans of these traces lie; None: there is none."""
-    return _extent(con, "SELECT unnest($ids::UUID[]) AS trace_id", {"ids": [str(t) for t in traces]})
+    if len(traces) == 1:  # asked most often, and twice as fast
+        return _extent(con, "trace_id = $id", {"id": traces[0]})
+    return _extent(con, "trace_id IN (SELECT unnest($ids::UUID[]))", {"ids": [str(t) for t in traces]})
 
 
-def _extent(con: duckdb.DuckDBPyConnection, traces: str, parameters: dict[str, object]) -> Extent | None:
-    sql = f"SELECT min(e.first_ns), max(e.last_ns) FROM extents e SEMI JOIN ({traces}) t ON t.trace_id = e.trace_id"
-    first, last = con.execute(sql, parameters).fetchone()
-    return None if first is None else (first, last)
+def _extent(con: duckdb.DuckDBPyConnection, condition: str, parameters: dict[str, object]) -> Extent | None:
+    rows = con.execute(f"SELECT first_ns, last_ns FROM extents WHERE {condition}", parameters).fetchall()
+    return (min(first for first, _ in rows), max(last for _, last in rows)) if rows else None
 
 
 def delete_before(con: duckdb.DuckDBPyConnection, cutoff_ns: int) -> None:

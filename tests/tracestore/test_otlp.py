@@ -23,6 +23,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.tracestore import otlp_http
 from lab.tracestore.errors import Overloaded
+from lab.tracestore.otlp_json import as_protobuf_json
 from lab.tracestore.rebuild import traces
 from lab.tracestore.store import SpanStore
 from tests.tracestore.conftest import Running, start, stop
@@ -143,6 +144,17 @@ def test_everything_of_a_span_survives(store: SpanStore, request: ExportTraceSer
     with store.reader() as con:
         back = traces(con, [UUID(bytes=bytes([7] * 16))])
     assert spans_as_text(back) == spans_as_text(request)
+
+
+@QUICK
+@given(request=requests())
+def test_json_out_is_protobufs_json(request: ExportTraceServiceRequest) -> None:
+    """A trace in JSON reads as protobuf's own library writes it, whatever is on its spans; unknown enums and NaN too."""
+    for rs in request.resource_spans:
+        for span in (span for ss in rs.scope_spans for span in ss.spans):
+            span.status.code = 9
+            span.attributes.add(key="odd").value.double_value = float("nan")
+    assert repr(as_protobuf_json(request)) == repr(json_format.MessageToDict(request))
 
 
 def test_accepted_spans_are_seen_at_once(running: Running) -> None:
