@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -22,6 +23,7 @@ from lab.tracestore.telemetry import Telemetry
 log = logging.getLogger("lab.tracestore")
 
 RETENTION_EVERY_S = 60.0
+STOPWATCH_EVERY_S = 0.25
 
 T = TypeVar("T")
 
@@ -45,11 +47,13 @@ class Engine:
         self.ready = False
         self.retention = retention or Retention()
         self._stopped = threading.Event()
+        self._deadlines: dict[duckdb.DuckDBPyConnection, float] = {}  # monotonic s, of each query that runs
         self.pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="query")
 
     def start(self) -> None:
         """Replay what the last run had acknowledged, then accept and answer."""
         started = time.monotonic()
+        threading.Thread(target=self._stop_slow_queries, name="stopwatch", daemon=True).start()
         replayed = self.ingest.start()
         with self.store.reader() as con:
             con.execute("SELECT count(*) FROM spans").fetchone()
@@ -65,12 +69,20 @@ class Engine:
             except duckdb.Error:
                 log.exception("old spans could not be deleted; trying again later")
 
+    def _stop_slow_queries(self) -> None:
+        """One thread for all queries: on a busy machine, starting one of its own would take a short query's time."""
+        while not self._stopped.wait(STOPWATCH_EVERY_S):
+            for con, deadline in list(self._deadlines.items()):
+                if time.monotonic() > deadline:
+                    with contextlib.suppress(duckdb.ConnectionException):  # it has just ended by itself
+                        con.interrupt()
+
     def stop(self) -> None:
         """Take nothing more, flush, checkpoint, close."""
         self.ready = False
-        self._stopped.set()
         self.ingest.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self._stopped.set()
         self.store.close()
 
     def query(self, ask: Callable[[duckdb.DuckDBPyConnection], T], *, wait_s: float = 5.0) -> T:
@@ -81,9 +93,7 @@ class Engine:
         """
         self.ingest.wait_visible(self.ingest.acked_seq, wait_s)
         with self.store.reader() as con:
-            stopwatch = threading.Timer(self.query_timeout_s, con.interrupt)
-            stopwatch.daemon = True
-            stopwatch.start()
+            self._deadlines[con] = time.monotonic() + self.query_timeout_s
             try:
                 return ask(con)
             except duckdb.InterruptException as e:
@@ -98,7 +108,7 @@ class Engine:
             ) as e:
                 raise StoreBroken("the database failed on a query", had=str(e).splitlines()[0]) from e
             finally:
-                stopwatch.cancel()
+                del self._deadlines[con]
 
     def refresh_gauges(self) -> None:
         """Set the gauges that are read, not counted."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from lab.tracestore.errors import QueryTooSlow
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import T0, random_spans, request_of
 from tests.tracestore.test_durability import Child
@@ -93,3 +94,13 @@ def test_a_million_attributes(running: Running) -> None:
     names = running.tempo.get("/api/v2/search/tags").json()["scopes"]
     assert 0 < sum(len(s["tags"]) for s in names) <= 21_000
     assert running.export(request_of(random_spans(63)).SerializeToString()).status_code == 200
+
+
+def test_a_query_that_takes_too_long_is_stopped(running: Running) -> None:
+    """Its asker hears that it took too long, and the next query is answered."""
+    engine = running.engine
+    engine.query_timeout_s = 0.1
+    endless = "SELECT count(*) FROM range(1000000) a(x), range(1000000) b(y) WHERE x * y % 7 = 8"
+    with pytest.raises(QueryTooSlow):
+        engine.query(lambda con: con.execute(endless).fetchall())
+    assert engine.query(lambda con: con.execute("SELECT 1").fetchall()) == [(1,)]
