@@ -6,6 +6,7 @@ by Tempo.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import duckdb
@@ -295,10 +296,16 @@ def _match(left: Type, right: Type) -> bool:
     )
 
 
+@functools.cache
+def _re2() -> duckdb.DuckDBPyConnection:
+    """An empty database, kept because opening one takes longer than most queries."""
+    return duckdb.connect(config={"threads": 1})
+
+
 def regex_problem(pattern: str) -> str:
     """Why a regular expression is not one for RE2; empty where it is (DuckDB's own RE2 is asked)."""
     try:
-        with duckdb.connect() as con:
+        with _re2().cursor() as con:
             con.execute("SELECT regexp_full_match('', ?, 's')", [pattern]).fetchone()
     except duckdb.Error as e:
         return str(e).splitlines()[0][:200]
