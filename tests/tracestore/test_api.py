@@ -149,7 +149,7 @@ def test_legacy_search(tempo, spans: list[Span]) -> None:
     [
         {"limit": "0"}, {"limit": "262145"}, {"limit": "x"}, {"spss": "101"}, {"start": "10", "end": "5"},
         {"start": "0", "end": "700000"}, {"q": "{ .a == 1 }"}, {"q": "{ name = 1 }"}, {"q": "{ parent.a = 1 }"},
-        {"q": "{} | rate()"}, {"start": "x", "end": "5"}, {"minDuration": "soon"},
+        {"q": "{} | rate()"}, {"start": "x", "end": "5"}, {"minDuration": "soon"}, {"q": "{ .a > nil }"},
     ],
 )  # fmt: skip
 def test_search_refuses(tempo, params: dict[str, str]) -> None:

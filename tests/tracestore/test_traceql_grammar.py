@@ -125,7 +125,6 @@ true
 { .a = "x }
 { .a = "\\q" }
 { .a = 99999999999999999999 }
-{ .a > nil }
 { nil }
 { .a & .b }
 { .a > .b > }
@@ -272,6 +271,15 @@ def test_unsupported(text: str) -> None:
     with pytest.raises(TraceQLUnsupported) as caught:
         validate(query)
     assert caught.value.construct in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "condition", (".a > nil", ".a <= nil", "nil < .a", ".a =~ nil", "nil !~ .a", "nil > nil", ".a + nil = 1", ".a && nil", ".a = (nil)", "!nil")
+)  # fmt: skip
+def test_nil_beside_anything_but_equality_is_a_parse_error(condition: str) -> None:
+    """Tempo's grammar has nil beside = and != alone, and so has this one; it says so."""
+    with pytest.raises(TraceQLSyntax, match="nil can only be compared with = or !="):
+        parse("{ " + condition + " }")
 
 
 def test_the_position_is_where_it_went_wrong() -> None:
