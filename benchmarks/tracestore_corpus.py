@@ -59,13 +59,14 @@ class _Template:
                 for part in (span.trace_id, span.span_id, span.parent_span_id):
                     if part:
                         at = text.index(part, at)
-                        ids.append(at)
                         at += len(part)
+                        ids.append(at - 3)
                 for ns in (span.start_time_unix_nano, span.end_time_unix_nano):
                     at = text.index(ns.to_bytes(8, "little"), at)
                     times.append(at)
                     at += 8
-        self.ids = np.array(ids)[:, None] + np.arange(3)  # three bytes of every id say which copy it is of
+        # The last three bytes of every id say which copy it is of: so ids are in no order, as in life.
+        self.ids = np.array(ids)[:, None] + np.arange(3)
         self.times = np.array(times)[:, None] + np.arange(8)
         self.ns = self.raw[self.times].view("<u8").ravel()
 
@@ -90,7 +91,7 @@ def _request(r: random.Random) -> ExportTraceServiceRequest:
 
 
 def _trace(r: random.Random, by_service: dict) -> None:
-    trace_id, ids = b"\0\0\0" + r.randbytes(13), [b"\0\0\0" + r.randbytes(5) for _ in _SHAPE]
+    trace_id, ids = r.randbytes(13) + b"\0\0\0", [r.randbytes(5) + b"\0\0\0" for _ in _SHAPE]
     start = START_NS + r.randrange(10**9)
     who = {
         "user.id": f"u{r.randrange(100)}",
