@@ -15,7 +15,7 @@ from lab.errors import FrameError
 from lab.frames.otlp import KINDS, STATUSES
 from lab.frames.sparse import sparse_column
 
-_CORE = (
+CORE = (
     "trace_id", "span_id", "parent_span_id", "name", "kind", "service_name", "start_time_unix_nano",
     "end_time_unix_nano", "status", "status_message",
 )  # fmt: skip
@@ -53,7 +53,7 @@ def _columns(stream: bytes) -> dict[str, pa.Array]:
             table = reader.read_all()
     except pa.ArrowInvalid as e:
         raise FrameError("the store's Arrow stream cannot be read", had=str(e), do="ask again: it may be cut") from e
-    missing = [name for name in _CORE if name not in table.column_names]
+    missing = [name for name in CORE if name not in table.column_names]
     if missing:
         raise FrameError(f"the store's Arrow stream lacks {', '.join(missing)}", do="use a store of this lab's version")
     return {name: whole(table.column(name)) for name in table.column_names}
@@ -66,7 +66,7 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 
 def _attributes(column: dict[str, pa.Array], wanted: Sequence[str] | None) -> dict[str, Any]:
     """A column an attribute: from a column of its own, or from the JSON object that holds the others."""
-    own = [name for name in column if name not in (*_CORE, *_OTHER)]
+    own = [name for name in column if name not in (*CORE, *_OTHER)]
     loose = [name for name in wanted if name not in own] if wanted is not None else None
     found = {name: attribute_column(column[name]) for name in own if wanted is None or name in wanted}
     if loose == []:

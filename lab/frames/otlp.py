@@ -30,7 +30,7 @@ class _Value(msgspec.Struct, gc=False):
 
 
 class _KeyValue(msgspec.Struct, gc=False):
-    key: str
+    key: str = ""
     value: _Value | None = None
 
 

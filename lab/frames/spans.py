@@ -11,17 +11,20 @@ import pyarrow as pa
 
 from lab.errors import FrameError
 from lab.frames import otlp
-from lab.frames.arrow import arrow_frame, attribute_column, core_columns, whole
+from lab.frames.arrow import CORE, arrow_frame, attribute_column, core_columns, whole
 from lab.frames.otlp_arrow import NotPlain, span_table
+from lab.frames.otlp_proto import proto_table
 from lab.frames.sparse import sparse_column
 from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
 
 
 class SpansLike(Protocol):
-    """An answer of `lab.stores.Tempo`, or anything of its shape: OTLP JSON documents or an Arrow stream."""
+    """An answer of `lab.stores.Tempo`, or anything of its shape: OTLP as JSON or protobuf, or an Arrow stream."""
 
     @property
     def documents(self) -> Sequence[bytes]: ...
+    @property
+    def protobufs(self) -> Sequence[bytes]: ...
     @property
     def arrow(self) -> bytes | None: ...
 
@@ -33,10 +36,12 @@ def spans_frame(answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_AT
     Numbers are float64, whole ones too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
     booleans `boolean`. Spans that the store holds twice come once. Rows are in the order of their arrival.
 
-    Raises FrameError for an answer that is neither OTLP JSON nor the lab's Arrow stream.
+    Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream.
     """
     if answer.arrow is not None:
         return without_repeats(arrow_frame(answer.arrow, attributes))
+    if answer.protobufs:
+        return without_repeats(_from_table(proto_table(answer.protobufs, attributes), attributes))
     return without_repeats(_from_json(answer.documents, attributes))
 
 
@@ -57,18 +62,20 @@ def check_spans(frame: pd.DataFrame) -> None:
 def _from_json(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
     if attributes is not None and documents:
         try:
-            return _from_table(span_table(documents, attributes), attributes)
+            table = span_table(documents, attributes)
+            if len(table):
+                return _from_table(table, attributes)
         except NotPlain:
             pass  # they are walked, or refused with words
     return _walked(documents, attributes)
 
 
-def _from_table(table: pa.Table, attributes: Sequence[str]) -> pd.DataFrame:
+def _from_table(table: pa.Table, attributes: Sequence[str] | None) -> pd.DataFrame:
     if not len(table):
-        raise NotPlain("no spans")
+        return _walked((), attributes)
     column = {name: whole(table.column(name)) for name in table.column_names}
     columns = core_columns(column)
-    for name in attributes:
+    for name in table.column_names[len(CORE) :] if attributes is None else attributes:
         columns[name] = attribute_column(column[name]) if name in column else np.full(len(table), np.nan)
     return pd.DataFrame(columns, copy=False)
 

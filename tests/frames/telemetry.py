@@ -20,6 +20,7 @@ class Answer:
     """Of the shape of a SpansAnswer."""
 
     documents: tuple[bytes, ...] = ()
+    protobufs: tuple[bytes, ...] = ()
     arrow: bytes | None = None
 
 
