@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 
@@ -69,6 +70,23 @@ def documents(traces: int) -> Iterator[bytes]:
                 span["parentSpanId"] = ids[parent]
             owners.setdefault(service, []).append(span)
         yield json.dumps({"trace": {"resourceSpans": [_owner(s, spans) for s, spans in owners.items()]}}).encode()
+
+
+def write_protobufs(folder: Path) -> None:
+    """The answers of `folder`/traces.jsonl in Tempo's other form, as `protobufs` reads them."""
+    from google.protobuf import json_format
+    from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+    from lab.tracestore.tempopb import trace_by_id_response
+
+    with (folder / "traces.jsonl").open("rb") as lines:
+        traces = (json_format.ParseDict(json.loads(line)["trace"], TracesData()) for line in lines)
+        (folder / "traces.msgpack").write_bytes(msgspec.msgpack.encode([trace_by_id_response(t) for t in traces]))
+
+
+def protobufs(folder: Path) -> list[bytes]:
+    """One v2 answer of Tempo a trace, as protobuf."""
+    return msgspec.msgpack.decode((folder / "traces.msgpack").read_bytes(), type=list[bytes])
 
 
 def _owner(service: str, spans: list[dict]) -> dict:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from benchmarks._frames_data import START_S, STEP_S, run_frames
+from benchmarks._frames_data import START_S, STEP_S, protobufs, run_frames
 
 QUERY = "lab_bench"
 
@@ -70,11 +70,22 @@ def server_range(argument: str) -> Callable[[], Any]:
 def lab_spans_json(folder: str) -> Callable[[], Any]:
     """Tempo's JSON documents to a frame, with the lab."""
     from lab.frames import spans_frame
-    from lab.stores.tempo import _decode_by_id
+    from lab.stores import byid
 
     bodies = _bodies(folder)
     return lambda: spans_frame(
-        SimpleNamespace(documents=[bytes(_decode_by_id(body).trace) for body in bodies], arrow=None)
+        SimpleNamespace(documents=[byid.of_json(body)[0] for body in bodies], protobufs=(), arrow=None)
+    )
+
+
+def lab_spans_protobuf(folder: str) -> Callable[[], Any]:
+    """The same traces from the protobuf for which `Tempo.spans` asks."""
+    from lab.frames import spans_frame
+    from lab.stores import byid
+
+    bodies = protobufs(Path(folder))
+    return lambda: spans_frame(
+        SimpleNamespace(documents=(), protobufs=[byid.of_protobuf(body)[0] for body in bodies], arrow=None)
     )
 
 
@@ -200,8 +211,8 @@ def _bodies(folder: str) -> list[bytes]:
 TASKS = {
     f.__name__: f
     for f in (
-        lab_range, api_client_range, server_range, lab_spans_json, dict_loop_spans_json, lab_spans_bulk,
-        lab_request_frame, lab_large_run, write_run, lab_measures,
+        lab_range, api_client_range, server_range, lab_spans_json, lab_spans_protobuf, dict_loop_spans_json,
+        lab_spans_bulk, lab_request_frame, lab_large_run, write_run, lab_measures,
     )
 }  # fmt: skip
 

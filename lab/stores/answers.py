@@ -127,13 +127,15 @@ class SearchAnswer:
 
 @dataclass(frozen=True)
 class SpansAnswer:
-    """Spans as the store sent them: OTLP JSON documents (a trace each), or Arrow stream from the lab's own store.
+    """Spans as the store sent them: OTLP, a trace each, as JSON (`documents`) or as protobuf (`protobufs`, each a
+    TracesData), or an Arrow stream from the lab's own store.
 
-    Exactly one of `documents` and `arrow` is used. `partial` are ids of traces that the store itself calls cut.
+    At most one of the three is used. `partial` are ids of traces that the store itself calls cut.
     """
 
     provenance: Provenance
     documents: tuple[bytes, ...] = field(default=(), repr=False)
+    protobufs: tuple[bytes, ...] = field(default=(), repr=False)
     arrow: bytes | None = field(default=None, repr=False)
     partial: tuple[str, ...] = ()
     limited: bool = False

@@ -25,6 +25,7 @@ class Reply:
 
     status_code: int
     content: bytes
+    content_type: str = ""
 
 
 class Asker:
@@ -50,7 +51,7 @@ class Asker:
         headers = self._headers | ({"Accept": accept} if accept else {})
         try:
             answer = self._pool.request("GET", url, headers=headers, redirect=False)
-            return Reply(answer.status, answer.data)
+            return Reply(answer.status, answer.data, answer.headers.get("Content-Type", ""))
         except (ConnectTimeoutError, ReadTimeoutError) as e:
             if isinstance(e, NewConnectionError):  # a kind of time-out to urllib3
                 raise self._unreachable(e, query) from e

@@ -6,6 +6,7 @@ import binascii
 from collections import Counter
 
 import msgspec
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.stores.answers import SpansAnswer
 
@@ -36,6 +37,14 @@ def outline(answer: SpansAnswer) -> list[tuple[str, str, str]]:
     """(trace id as 32 hex digits, span id, parent id or '') of every span; span ids are opaque texts."""
     if answer.arrow is not None:
         return _from_arrow(answer.arrow)
+    if answer.protobufs:
+        return [
+            (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
+            for trace in map(TracesData.FromString, answer.protobufs)
+            for owner in trace.resource_spans
+            for scope in owner.scope_spans
+            for span in scope.spans
+        ]
     return [
         (_hex(span.traceId), span.spanId, span.parentSpanId)
         for document in map(_decode, answer.documents)

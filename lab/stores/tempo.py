@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ import msgspec
 from lab.errors import NoData
 from lab.schema import SPAN_ATTRIBUTES
 from lab.settings import Settings
+from lab.stores import byid
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
+from lab.stores.byid import JSON, PROTOBUF
 from lab.stores.http import Asker
 from lab.stores.instants import Instant, window_s
 from lab.stores.waiting import Arrival, Problems, wait
@@ -23,7 +26,6 @@ BULK_COLUMNS = (
     "end_time_unix_nano", "status", "status_message",
 )  # fmt: skip
 MAX_BULK_SPANS = 5_000_000
-JSON = "application/json"
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search gives
 
@@ -46,13 +48,7 @@ class _Search(msgspec.Struct):
     traces: list[_Found] = []
 
 
-class _ById(msgspec.Struct):
-    trace: msgspec.Raw = msgspec.Raw()
-    status: str | int = ""
-
-
 _decode_search = msgspec.json.Decoder(_Search).decode
-_decode_by_id = msgspec.json.Decoder(_ById).decode
 
 
 class Tempo:
@@ -101,16 +97,24 @@ class Tempo:
     def traces(self, trace_ids: Iterable[str]) -> SpansAnswer:
         """Every span of these traces, asked for in parallel. Traces that the store does not know are left out."""
         ids = list(dict.fromkeys(trace_ids))
+        return self._traces(ids, JSON)
+
+    def _traces(self, ids: Sequence[str], form: str) -> SpansAnswer:
         asked_at, begun = time.time(), time.monotonic()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tempo") as pool:
-            answers = list(pool.map(self._document, ids))
-        documents = tuple(d for d, _ in answers if d)
-        partial = tuple(i for i, (_, cut) in zip(ids, answers, strict=True) if cut)
+            answers = list(pool.map(lambda i: self._document(i, form), ids))
+        given = {came for came, document, _ in answers if document}
+        if len(given) > 1:  # protobuf for some traces only
+            return self._traces(ids, JSON)
+        known = tuple(document for _, document, _ in answers if document)
+        partial = tuple(i for i, (_, _, cut) in zip(ids, answers, strict=True) if cut)
         query = ids[0] if len(ids) == 1 else f"{len(ids)} traces by id"
         provenance = self._provenance(
-            query, asked_at, asked_at, asked_at, begun, requests=len(ids), received_bytes=sum(map(len, documents))
+            query, asked_at, asked_at, asked_at, begun, requests=len(ids), received_bytes=sum(map(len, known))
         )
-        return SpansAnswer(provenance, documents=documents, partial=partial)
+        if given == {PROTOBUF}:
+            return SpansAnswer(provenance, protobufs=known, partial=partial)
+        return SpansAnswer(provenance, documents=known, partial=partial)
 
     def spans(
         self,
@@ -124,7 +128,8 @@ class Tempo:
         """Every span of every trace with a span that matches, in the window (whole seconds, rounded outwards).
 
         The lab's own store streams them, with the attributes that are named (None: all). A real Tempo is searched
-        for at most `max_traces` and asked for each, in parallel; `limited` says that there may be more.
+        for at most `max_traces` and asked for each, in parallel, as protobuf, which is a third of JSON's size and read
+        in a third of its time; `limited` says that there may be more.
         """
         first, last = window_s(start, end)
         if self.streams:
@@ -153,32 +158,30 @@ class Tempo:
     def close(self) -> None:
         self._asker.close()
 
-    def _document(self, trace_id: str) -> tuple[bytes, bool]:
-        """One trace as OTLP JSON, and whether the store calls it cut; b'' for an unknown one."""
-        response = self._asker.ask(f"/api/v2/traces/{trace_id}", accept=JSON, query=trace_id)
+    def _document(self, trace_id: str, form: str) -> tuple[str, bytes, bool]:
+        """(in which form it came, one trace as OTLP, whether the store calls it cut); b'' for an unknown one."""
+        response = self._asker.ask(f"/api/v2/traces/{trace_id}", accept=form, query=trace_id)
         body = response.content
         if response.status_code == 404:
-            return b"", False
+            return form, b"", False
         if response.status_code >= 400:
             raise self._asker.refusal(response.status_code, body, trace_id)
+        given = PROTOBUF if "protobuf" in response.content_type else JSON
         try:
-            answer = _decode_by_id(body)
-        except msgspec.DecodeError as e:
+            return given, *(byid.of_protobuf(body) if given == PROTOBUF else byid.of_json(body))
+        except ValueError as e:
             raise self._asker.not_its_api(body, trace_id, str(e)) from e
-        document = bytes(answer.trace)
-        known = b'"spans"' in document
-        return (document if known else b""), answer.status in ("PARTIAL", 1)
 
     def _search_and_fetch(self, traceql: str, start: float, end: float, limit: int) -> SpansAnswer:
         found = self.search(traceql, start, end, limit=limit)
-        answer = self.traces(found.trace_ids)
+        answer = self._traces(found.trace_ids, PROTOBUF)
         asked = answer.provenance
         provenance = Provenance(
             "Tempo", self.url, traceql, start, end,
             asked_at=found.provenance.asked_at, took_s=found.provenance.took_s + asked.took_s,
             requests=1 + asked.requests, received_bytes=found.provenance.received_bytes + asked.received_bytes,
         )  # fmt: skip
-        return SpansAnswer(provenance, documents=answer.documents, partial=answer.partial, limited=found.limited)
+        return replace(answer, provenance=provenance, limited=found.limited)
 
     def _stream(self, traceql: str, start: float, end: float, attributes: Sequence[str] | None) -> SpansAnswer:
         """From the lab's own store: only the columns that are wanted, since JSON of all attributes costs most."""

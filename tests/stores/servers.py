@@ -17,6 +17,7 @@ class Reply:
     body: bytes = b""
     status: int = 200
     cut: bool = False
+    content_type: str = ""
 
 
 @dataclass
@@ -45,6 +46,8 @@ def telling(answer: Callable[[str, dict[str, str]], Reply]) -> Iterator[Told]:
             reply = answer(parts.path, params)
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(reply.body) + (100 if reply.cut else 0)))
+            if reply.content_type:
+                self.send_header("Content-Type", reply.content_type)
             self.end_headers()
             self.wfile.write(reply.body)
             if reply.cut:

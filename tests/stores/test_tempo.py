@@ -7,11 +7,14 @@ import json
 
 import pyarrow as pa
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreUnreachable
 from lab.stores import Tempo
 from lab.stores.outline import outline
 from lab.stores.tempo import BULK_COLUMNS
+from lab.tracestore.tempopb import trace_by_id_response
 from tests.stores.servers import Reply, telling
 
 
@@ -87,6 +90,60 @@ def test_a_real_tempo_is_searched_and_asked_for_each_trace() -> None:
         answer = tempo.spans("{}", 0, 10, max_traces=5)
     assert not tempo.streams and answer.limited and answer.provenance.requests == 6
     assert sorted(t for t, _, _ in outline(answer)) == [f"{i:032x}" for i in range(1, 6)]
+
+
+def as_protobuf(answer: dict) -> Reply:
+    """The same answer by id in Tempo's protobuf."""
+    trace = json_format.ParseDict(answer["trace"], TracesData())
+    partial = answer.get("status") == "PARTIAL"
+    return Reply(trace_by_id_response(trace, partial=partial), content_type="application/protobuf")
+
+
+def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
+    """Asked for with exactly the Accept that Tempo compares with; cut and unknown traces are as visible as in JSON."""
+    traces = {i: spans_of(i, (i, 0), (9, i)) for i in range(1, 4)} | {4: spans_of(4)}
+    traces[2]["status"] = "PARTIAL"
+    by_json = a_tempo(traces, found=list(traces))
+
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        return as_protobuf(traces[int(path[-32:], 16)]) if "traces" in path else by_json(path, params)
+
+    with telling(answer) as server:
+        found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
+        accepted = [h["Accept"] for (path, _), h in zip(server.asked, server.headers, strict=True) if "traces/" in path]
+    assert accepted == ["application/protobuf"] * 4 and not found.documents and len(found.protobufs) == 3
+    assert sorted(outline(found)) == sorted(
+        (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "") for t in (1, 2, 3) for s, p in ((t, 0), (9, t))
+    )
+    assert found.partial == (f"{2:032x}",) and found.provenance.received_bytes > sum(map(len, found.protobufs))
+
+
+def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
+    """Whether it never does, or for some traces only, which are then all asked for again."""
+    traces = {i: spans_of(i, (i, 0)) for i in range(1, 4)}
+    by_json = a_tempo(traces, found=list(traces))
+    with telling(by_json) as server:
+        assert len(Tempo(server.url).spans("{}", 0, 10, max_traces=5).documents) == 3
+        assert sum("traces/" in path for path, _ in server.asked) == 3
+    replies = iter([as_protobuf(traces[1])])
+
+    def mixed(path: str, params: dict[str, str]) -> Reply:
+        return next(replies, None) or by_json(path, params) if "traces/" in path else by_json(path, params)
+
+    with telling(mixed) as server:
+        found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
+    assert len(found.documents) == 3 and not found.protobufs
+
+
+def test_protobuf_that_is_none_is_an_error() -> None:
+    """The address is not a Tempo's, or the answer was cut."""
+    by_json = a_tempo({}, found=[1])
+
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        return Reply(b"\x0a\xff", content_type="application/protobuf") if "traces/" in path else by_json(path, params)
+
+    with telling(answer) as server, pytest.raises(StoreUnreachable, match="not Tempo"):
+        Tempo(server.url).spans("{}", 0, 10, max_traces=5)
 
 
 def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
