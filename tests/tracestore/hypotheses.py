@@ -10,4 +10,4 @@ _COMMON = {
     "phases": [Phase.explicit, Phase.reuse, Phase.generate],
 }
 QUICK = settings(max_examples=40, derandomize=True, **_COMMON)
-LONG = settings(max_examples=500, **_COMMON)
+LONG = settings(max_examples=300, **_COMMON)
