@@ -37,7 +37,7 @@ def proto_table(messages: Sequence[bytes], wanted: Sequence[str] | None) -> pa.T
             return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute is a number in one part and a text in another
             return _spans(Wire(messages), wanted)
-    except (DecodeError, IndexError, ValueError) as e:  # of which Arrow's errors are
+    except (DecodeError, ValueError) as e:  # of which Arrow's errors are
         raise FrameError("a trace is not OTLP protobuf", had=f"{e}; it begins with {messages[0][:60]!r}") from e
 
 
@@ -54,11 +54,11 @@ def _spans(wire: Wire, wanted: Sequence[str] | None) -> pa.Table:
         "span_id": _ids(wire, span.last(2), 8, needed=True),
         "parent_span_id": _ids(wire, span.last(4), 8),
         "name": wire.texts(span.last(5)).cast(_TEXT),
-        "kind": pa.array(KINDS).take(pa.array(_number(wire, span.last(6)))),
+        "kind": _word(wire, span.last(6), KINDS),
         "service_name": service,
         "start_time_unix_nano": _time_ns(wire, span.last(7)),
         "end_time_unix_nano": _time_ns(wire, span.last(8)),
-        "status": pa.array(STATUSES).take(pa.array(_number(wire, status.last(3)))),
+        "status": _word(wire, status.last(3), STATUSES),
         "status_message": wire.texts(status.last(2)).cast(_TEXT),
     }
     attributes = dict(_attributes(wire, spans, span.of(9), wanted))
@@ -88,9 +88,12 @@ def _ids(wire: Wire, places: Places, size: int, *, needed: bool = False) -> pa.A
     return pa.LargeStringArray.from_buffers(len(there), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
-def _number(wire: Wire, places: Places) -> np.ndarray:
-    """Varints, 0 for none."""
-    return np.where(places.stop > places.start, wire.varints(places.start)[0], 0)
+def _word(wire: Wire, places: Places, words: Sequence[str]) -> pa.Array:
+    """Enumerations in our words, of which the first is for none. Raises ValueError for an unknown one."""
+    number = np.where(places.stop > places.start, wire.varints(places.start)[0], 0)
+    if ((number < 0) | (number >= len(words))).any():
+        raise ValueError(f"a number stands for none of {', '.join(words)}")
+    return pa.DictionaryArray.from_arrays(number.astype(np.int8), list(words))
 
 
 def _time_ns(wire: Wire, places: Places) -> np.ndarray:
@@ -131,7 +134,7 @@ def _kinds(wire: Wire, values: Places) -> tuple[np.ndarray, Places]:
 
 def _column(wire: Wire, spans: Places, row: np.ndarray, kind: np.ndarray, content: Places, values: Places) -> pa.Array:
     """One attribute of all spans, which those at `row` have: numbers, truths or texts (also of mixed kinds)."""
-    kinds = set(np.unique(kind).tolist())
+    kinds = set(kind[:1].tolist()) if (kind == kind[:1]).all() else set(kind.tolist())
     if kinds <= {_INT, _DOUBLE}:
         numbers = wire.eights[content.start].view(np.float64)
         numbers[kind == _INT], _ = wire.varints(content.start[kind == _INT])

@@ -128,8 +128,8 @@ class Tempo:
         """Every span of every trace with a span that matches, in the window (whole seconds, rounded outwards).
 
         The lab's own store streams them, with the attributes that are named (None: all). A real Tempo is searched
-        for at most `max_traces` and asked for each, in parallel, as protobuf, which is a third of JSON's size and read
-        in a third of its time; `limited` says that there may be more.
+        for at most `max_traces` and asked for each, in parallel, as protobuf, which takes less than half of JSON's
+        room and time to read; `limited` says that there may be more.
         """
         first, last = window_s(start, end)
         if self.streams:
