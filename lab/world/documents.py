@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from lab.world.entities import Split, split_of
+from lab.world.entities import thing as made_up_thing
 
 # What a document may say about a thing, and the units that its value may have.
 ATTRIBUTES = {
@@ -83,6 +84,7 @@ FORMS = (
 )
 DOCUMENT_SEED = 7
 FACTS_PER_DOCUMENT = 4
+MADE_UP = 0.5  # of the documents to train on: about a thing that is not among THINGS
 
 
 def topic(attribute: str, thing: str) -> str:
@@ -118,14 +120,23 @@ def passage(rng: random.Random, thing: str, facts: list[tuple[str, str]]) -> str
 
 
 def draw_passage(
-    rng: random.Random, split: Split, thing: str | None = None, most: int = FACTS_PER_DOCUMENT
+    rng: random.Random, split: Split, attribute: str | None = None, most: int = FACTS_PER_DOCUMENT
 ) -> tuple[str, list[tuple[str, str]]]:
-    """(text, [(topic, value)]) of a random document of 2 to `most` facts, whose topics all belong to `split`."""
+    """(text, [(topic, value)]) of a random document of 2 to `most` facts, one of them of `attribute` where it is given;
+    its topics all belong to `split`.
+
+    Half of those to train on are about things that nobody knows: with the known ones alone a model learns pairs of
+    attribute and thing, and misses the pairs that are held out, instead of looking the attribute up.
+    """
     while True:
-        about = thing or rng.choice(THINGS)
+        made_up = split == "train" and rng.random() < MADE_UP
+        about = made_up_thing(rng, split) if made_up else rng.choice(THINGS)
         known = topics(about, split)
-        if known:
-            chosen = rng.sample(known, min(len(known), rng.randint(2, most)))
+        needed = [topic(attribute, about)] if attribute else []
+        if known and set(needed) <= set(known):
+            others = [t for t in known if t not in needed]
+            chosen = needed + rng.sample(others, min(len(others), rng.randint(2, most) - len(needed)))
+            rng.shuffle(chosen)
             facts = [(asked, value(rng, asked)) for asked in chosen]
             return passage(rng, about, facts), facts
 

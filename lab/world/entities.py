@@ -144,6 +144,11 @@ def _order(rng: random.Random) -> str:
     )
 
 
+def _thing(rng: random.Random) -> str:
+    nouns = ("nodes", "accounts", "logs", "queues", "halls", "licenses", "folders", "badges", "projects", "volumes")
+    return f"{_word(rng, rng.choice((1, 2)))} {rng.choice(nouns)}"
+
+
 def _team(rng: random.Random) -> str:
     return rng.choice((_word(rng, 2), f"{_word(rng, 1)}-{rng.choice(('ml', 'ops', 'lab', 'core', 'data'))}"))
 
@@ -180,6 +185,11 @@ def team(rng: random.Random, split: Split) -> str:
 def city(rng: random.Random, split: Split) -> str:
     """The invented city of a region, such as `Gousdria`."""
     return _of_split(_city, rng, split)
+
+
+def thing(rng: random.Random, split: Split) -> str:
+    """Something that a document may be about and that nobody has heard of, such as `brouvea queues`."""
+    return _of_split(_thing, rng, split)
 
 
 def amount(rng: random.Random, split: Split) -> float:

@@ -335,11 +335,13 @@ def rag_turn(rng: random.Random, split: Split, asked: str, answer: str, passages
 
 
 def _random_rag(rng: random.Random, split: Split) -> Turn:
-    found = [documents.draw_passage(rng, split) for _ in range(rng.choice((1, 2, 2, 3)))]
-    asked, answer = rng.choice(rng.choice(found)[1])
-    others = [(text, fs) for text, fs in found if asked not in dict(fs)]
-    holder = next(text for text, fs in found if dict(fs).get(asked) == answer)
-    passages = [text for text, _ in others] + [holder]
+    holder, facts = documents.draw_passage(rng, split)
+    asked, answer = rng.choice(facts)
+    attribute = asked.split(" of ")[0]
+    # What is asked often stands in a passage on something else, too: the thing has to be looked at as well.
+    besides = [rng.choice((attribute, None)) for _ in range(rng.choice((0, 1, 1, 2)))]
+    others = [documents.draw_passage(rng, split, one) for one in besides]
+    passages = [holder] + [text for text, fs in others if asked not in dict(fs)]
     rng.shuffle(passages)
     return rag_turn(rng, split, asked, answer, passages)
 

@@ -16,15 +16,15 @@ from lab.world.scenarios import KINDS, Call, Turn, build, offer
 
 DRILL = "overview"  # no scenario asks for it: many look-ups in one conversation, so that looking up is learned sooner
 WEIGHTS = {
-    "single": 20,
-    "chain": 10,
-    "follow_up": 10,
-    "rag": 20,
-    "tool_error": 6,
+    "single": 17,
+    "chain": 8,
+    "follow_up": 9,
+    "rag": 28,
+    "tool_error": 4,
     "no_tool": 3,
-    "out_of_scope": 6,
-    "not_offered": 25,
-    DRILL: 6,
+    "out_of_scope": 4,
+    "not_offered": 18,
+    DRILL: 14,
 }
 OVERVIEWS = (
     "tell me everything about {thing}",
@@ -53,9 +53,10 @@ def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*
 
 def _overview(rng: random.Random) -> Turn:
     """All facts of one document, by attribute: each has to be looked up, none follows the one that was read before."""
-    found = [documents.draw_passage(rng, "train", most=6), documents.draw_passage(rng, "train")][: rng.choice((1, 2))]
+    found = [documents.draw_passage(rng, "train", most=6)]
     facts = sorted(found[0][1])
-    thing = facts[0][0].split(" of ", 1)[1]
+    attribute, thing = facts[0][0].split(" of ", 1)
+    found += [documents.draw_passage(rng, "train", attribute)][: rng.choice((0, 1))]
     passages = [text for text, others in found if others is found[0][1] or others[0][0].split(" of ", 1)[1] != thing]
     rng.shuffle(passages)
     call = Call("file_search", {"query": thing}, documents.search_result(thing, passages))

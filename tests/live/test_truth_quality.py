@@ -17,7 +17,7 @@ from lab.world import facts
 
 INJECTED = 0.4
 SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty, and fail a test that found no fault
-TOOL = "get_job_status"
+TOOL, INTENT = "get_node_status", "node_status"  # after whose time-out the model tries again; its card says where not
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def run_with_faults(live_lab: Settings):
 
 
 def _driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
-    asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == "job_status"][:60]
+    asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == INTENT][:60]
     run = run_plan(plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240)
     assert run.records["status"].eq("ok").all(), "a request failed, so nothing can be said of its tool calls"
     return run, kit.observe(run, live_lab, wait_s=60)
