@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 from lab.errors import NoData, SettingsError, StoreError
 from lab.kit import asked, processes, recording_about
 from lab.kit.recorded import RUNS
-from lab.settings import Settings
+from lab.settings import REPO, Settings
 from lab.stores import Prometheus, Tempo
 from lab.workload import Run
 
@@ -41,6 +41,7 @@ BEFORE_S, AFTER_S = 10.0, 12.0  # around the runs: a scrape before them, and one
 SLICE_S = 600.0  # of samples asked for at once
 MAX_TRACES = 50_000
 PARALLEL = 8
+HERE = f"{REPO}/"  # left out of file paths: where somebody's checkout lies is nobody's business
 BESIDE = (asked.FILE, processes.FILE)  # files beside a run that belong to it
 NAME_RULE = "letters, digits, - and _"
 
@@ -123,7 +124,7 @@ def _save_samples(folder: Path, prometheus: Prometheus, selector: str, start: fl
     for first, last in zip(edges, edges[1:], strict=False):
         answer = prometheus.samples(selector, first + 0.001 * (first != start), last, lookback_s=0.0)
         for one in answer:
-            key = json.dumps(dict(sorted(one.labels.items())))
+            key = json.dumps(dict(sorted(one.labels.items()))).replace(HERE, "")
             samples = [s for piece in one.pieces for s in msgspec.json.decode(piece, type=list[tuple[float, str]])]
             parts.append(pd.DataFrame({
                 "series": number.setdefault(key, len(number)),
@@ -151,7 +152,8 @@ def _save_traces(folder: Path, tempo: Tempo, traceql: str, start: float, end: fl
         )
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="record") as pool:
         answers = list(pool.map(lambda trace_id: tempo.traces([trace_id]), found.trace_ids))
-    rows = [(i, bytes(d).decode()) for i, a in zip(found.trace_ids, answers, strict=True) for d in a.documents]
+    told = [(i, bytes(d).decode()) for i, a in zip(found.trace_ids, answers, strict=True) for d in a.documents]
+    rows = [(i, document.replace(HERE, "")) for i, document in told]
     table = pd.DataFrame(rows, columns=["trace_id", "document"]).sort_values("trace_id", ignore_index=True)
     _write(folder / "traces.parquet", table)
     return len(table)

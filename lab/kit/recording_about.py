@@ -44,7 +44,7 @@ def readme(about: dict[str, Any]) -> str:
 
 A real run of the lab, recorded {about["recorded_at"]}: {about["samples"]:,} Prometheus samples of {about["series"]:,}
 series and {about["traces"]:,} traces, from {about["window_utc"][0]} to {about["window_utc"][1]}.
-Nothing in it was made up or edited.
+Nothing in it was made up or edited, but for file paths, which begin at the repository's folder.
 
 Replay it: `lab up --place recorded` (with `LAB_RECORDING={about["name"]}`), or `LAB_PLACE=recorded` for the notebooks.
 Record it again: `{about["command"]} --replace`.
