@@ -41,13 +41,15 @@ def main(argv: list[str]) -> int:
     given = {name: url for name, url in given.items() if url}
     settings = load_settings(**given)
     good = [_told(check, settings) for check in (look_at_prometheus, look_at_tempo)]
-    if all(good):
-        job, lines = scrape_job(settings)
-        print("\n".join(lines))
-        given |= {"vllm_job": job} if job != settings.vllm_job else {}
-    if args.write and given and all(good):
+    if not all(good):
+        return 1
+    job, lines = scrape_job(settings)
+    for line in lines:
+        print(line)
+    given |= {"vllm_job": job} if job != settings.vllm_job else {}
+    if args.write and given:
         print(f"written to {_write(Path('lab.toml'), given)}")
-    return 0 if all(good) else 1
+    return 0
 
 
 def _told(check: Callable[[Settings], list[str]], settings: Settings) -> bool:
