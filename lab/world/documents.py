@@ -120,10 +120,10 @@ def passage(rng: random.Random, thing: str, facts: list[tuple[str, str]]) -> str
 
 
 def draw_passage(
-    rng: random.Random, split: Split, attribute: str | None = None, most: int = FACTS_PER_DOCUMENT
+    rng: random.Random, split: Split, attributes: tuple[str, ...] = (), most: int = FACTS_PER_DOCUMENT
 ) -> tuple[str, list[tuple[str, str]]]:
-    """(text, [(topic, value)]) of a random document of 2 to `most` facts, one of them of `attribute` where it is given;
-    its topics all belong to `split`.
+    """(text, [(topic, value)]) of a random document of 2 to `most` facts, those of `attributes` among them; its topics
+    all belong to `split`.
 
     Half of those to train on are about things that nobody knows: with the known ones alone a model learns pairs of
     attribute and thing, and misses the pairs that are held out, instead of looking the attribute up.
@@ -132,10 +132,11 @@ def draw_passage(
         made_up = split == "train" and rng.random() < MADE_UP
         about = made_up_thing(rng, split) if made_up else rng.choice(THINGS)
         known = topics(about, split)
-        needed = [topic(attribute, about)] if attribute else []
+        needed = [topic(attribute, about) for attribute in attributes]
         if known and set(needed) <= set(known):
             others = [t for t in known if t not in needed]
-            chosen = needed + rng.sample(others, min(len(others), rng.randint(2, most) - len(needed)))
+            more = max(0, rng.randint(2, most) - len(needed))
+            chosen = needed + rng.sample(others, min(len(others), more))
             rng.shuffle(chosen)
             facts = [(asked, value(rng, asked)) for asked in chosen]
             return passage(rng, about, facts), facts

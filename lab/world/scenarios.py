@@ -22,7 +22,7 @@ from lab.world.phrasings import fillers, say
 
 REFUSAL = "Sorry, I can only help with the GPU cloud."
 NO_TOOL = "Sorry, I have no tool for that."
-NO_ANSWER = "The delivery service did not answer, please try again later."
+NO_ANSWER = "The service did not answer, please try again later."
 SMALL_TALK = {
     "hello": "Hello! How can I help you with the GPU cloud?",
     "thanks": "You are welcome!",
@@ -308,11 +308,16 @@ def _out_of_scope(w: Facts, split: Split) -> Turn:
 
 
 def _tool_error(w: Facts, split: Split) -> tuple[str, Turn]:
-    """Something drawn at random, so that no database has it, or an upstream that times out, once or twice."""
+    """Something drawn at random, so that no database has it, or an upstream that times out, once or twice.
+
+    Live, deliveries alone time out by themselves; in training any tool does, as faults may be injected into each.
+    """
     intent = w.rng.choice(("node_status", "job_status", "invoice", "delivery", "delivery", "delivery"))
     if intent != "delivery" or w.rng.random() < 0.2:
         return intent, not_found(SINGLES[intent](facts.RandomFacts(w.rng, split), split))
-    turn = _delivery(w, split)
+    if split == "train":
+        intent = w.rng.choice(tuple(SINGLES))
+    turn = SINGLES[intent](w, split)
     call = turn.calls[0]
     failed = Call(call.tool, call.arguments, facts.TIMED_OUT, error=True)
     if w.rng.random() < 0.6:
@@ -338,9 +343,9 @@ def _random_rag(rng: random.Random, split: Split) -> Turn:
     holder, facts = documents.draw_passage(rng, split)
     asked, answer = rng.choice(facts)
     attribute = asked.split(" of ")[0]
-    # What is asked often stands in a passage on something else, too: the thing has to be looked at as well.
-    besides = [rng.choice((attribute, None)) for _ in range(rng.choice((0, 1, 1, 2)))]
-    others = [documents.draw_passage(rng, split, one) for one in besides]
+    # What is asked mostly stands in a passage on something else, too: the thing has to be looked at as well.
+    besides = [rng.choice(((attribute,), (attribute,), ())) for _ in range(rng.choice((0, 1, 1, 2)))]
+    others = [documents.draw_passage(rng, split, also) for also in besides]
     passages = [holder] + [text for text, fs in others if asked not in dict(fs)]
     rng.shuffle(passages)
     return rag_turn(rng, split, asked, answer, passages)

@@ -11,28 +11,22 @@ from lab.world import documents
 from lab.world.catalogue import BY_NAME
 from lab.world.entities import Split
 from lab.world.facts import RandomFacts
-from lab.world.phrasings import dress
+from lab.world.phrasings import say
 from lab.world.scenarios import KINDS, Call, Turn, build, offer
 
-DRILL = "overview"  # no scenario asks for it: many look-ups in one conversation, so that looking up is learned sooner
+# No scenario asks for it: several look-ups in one conversation, so that looking up is learned sooner.
+DRILL = "several"
 WEIGHTS = {
     "single": 17,
     "chain": 8,
     "follow_up": 9,
-    "rag": 28,
-    "tool_error": 4,
+    "rag": 20,
+    "tool_error": 6,
     "no_tool": 3,
     "out_of_scope": 4,
-    "not_offered": 18,
-    DRILL: 14,
+    "not_offered": 16,
+    DRILL: 17,
 }
-OVERVIEWS = (
-    "tell me everything about {thing}",
-    "list all that we know about {thing}",
-    "give me an overview of {thing}",
-    "sum up the rules for {thing}",
-    "all facts about {thing}",
-)
 
 
 @dataclass(frozen=True)
@@ -46,23 +40,27 @@ class Conversation:
 def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*KINDS, DRILL)) -> Conversation:
     """A random conversation. The same state of `rng` gives the same one."""
     kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-    intent, turns = (DRILL, (_overview(rng),)) if kind == DRILL else build(kind, RandomFacts(rng, split), split)
+    intent, turns = (DRILL, (_several(rng),)) if kind == DRILL else build(kind, RandomFacts(rng, split), split)
     offered = offer(rng, intent, kind, turns, smallest=2)
     return Conversation(messages_of(turns), [BY_NAME[name].openai() for name in offered])
 
 
-def _overview(rng: random.Random) -> Turn:
-    """All facts of one document, by attribute: each has to be looked up, none follows the one that was read before."""
-    found = [documents.draw_passage(rng, "train", most=6)]
-    facts = sorted(found[0][1])
-    attribute, thing = facts[0][0].split(" of ", 1)
-    found += [documents.draw_passage(rng, "train", attribute)][: rng.choice((0, 1))]
-    passages = [text for text, others in found if others is found[0][1] or others[0][0].split(" of ", 1)[1] != thing]
-    rng.shuffle(passages)
-    call = Call("file_search", {"query": thing}, documents.search_result(thing, passages))
-    answer = " ".join(documents.sentence(asked, value) for asked, value in facts)
-    text = dress(rng.choice(OVERVIEWS), rng, {"thing": thing})
-    return Turn(text, (call,), answer, tuple(value for _, value in facts))
+def _several(rng: random.Random) -> Turn:
+    """Several questions for the documents at once. Every passage states each attribute that is asked for, and each is
+    asked of one thing alone: neither the attribute by itself nor what has been said already tells the value."""
+    attributes = tuple(rng.sample(sorted(documents.ATTRIBUTES), rng.choice((2, 2, 3))))
+    passages, values, number = {}, {}, rng.choice((2, 2, 3))
+    while len(passages) < number:
+        text, facts = documents.draw_passage(rng, "train", attributes, most=3)
+        thing = facts[0][0].split(" of ", 1)[1]
+        if thing not in passages:
+            passages[thing] = text
+            values |= dict(facts)
+    asked = [documents.topic(attribute, rng.choice(list(passages))) for attribute in attributes]
+    query = ", ".join(asked)
+    call = Call("file_search", {"query": query}, documents.search_result(query, list(passages.values())))
+    answer = " ".join(documents.sentence(topic, values[topic]) for topic in asked)
+    return Turn(say("search", rng, "train", topic=query), (call,), answer, tuple(values[topic] for topic in asked))
 
 
 def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ class Recipe:
     """Two runs of the same recipe on the same machine give the same model."""
 
     seed: int = 20261125
-    steps: int = 4600
+    steps: int = 6700
     conversations: int = 32  # a step
     shares: int = 2  # that a step's conversations are drawn in, for as many processes at most
     learning_rate: float = 5e-3

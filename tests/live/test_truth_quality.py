@@ -17,7 +17,7 @@ from lab.world import facts
 
 INJECTED = 0.4
 SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty, and fail a test that found no fault
-TOOL, INTENT = "get_node_status", "node_status"  # after whose time-out the model tries again; its card says where not
+TOOL, INTENT = "get_job_status", "job_status"
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 
 import pytest
 
 from lab.world import documents, entities
+from lab.world.catalogue import MCP_TOOLS
+from lab.world.facts import TIMED_OUT, RandomFacts
 from lab.world.phrasings import AFTER, BEFORE, FILLERS, PHRASINGS, expansions
-from scripts.train_lab_model.corpus import draw
+from lab.world.scenarios import build
+from scripts.train_lab_model.corpus import DRILL, draw
 
 
 @pytest.mark.parametrize("intent", PHRASINGS)
@@ -45,15 +49,45 @@ def test_training_conversations_hold_no_held_out_entity_or_topic() -> None:
         for message in draw(rng).messages:
             for call in message.get("tool_calls") or ():
                 seen += 1
-                for value in re.findall(r'"(?:node|job|invoice|order|team|region|query)": "([^"]+)"', _text(call)):
-                    if value in documents.THINGS:  # what a drill asks about: both splits know things, not their topics
-                        continue
-                    assert entities.split_of(value) == "train", value
+                for values in re.findall(r'"(?:node|job|invoice|order|team|region|query)": "([^"]+)"', _text(call)):
+                    for value in values.split(", "):  # the drill asks for several topics at once
+                        assert entities.split_of(value) == "train", value
     assert seen > 1500
 
 
 def _text(call: dict) -> str:
     return call["function"]["arguments"]
+
+
+def test_the_drill_cannot_be_answered_by_the_attribute_alone() -> None:
+    """Every passage that it finds states each attribute that it asks for: whose value it is tells the thing alone."""
+    rng = random.Random(6)
+    for _ in range(200):
+        _, call, found, answer = draw(rng, kinds=(DRILL,)).messages
+        passages = found["content"].split("[")[1:]
+        topics = json.loads(_text(call["tool_calls"][0]))["query"].split(", ")
+        assert len(passages) >= 2
+        for topic in topics:
+            attribute, thing = topic.split(" of ", 1)
+            assert all(attribute in passage for passage in passages)
+            assert f"For {thing}: {attribute} " in answer["content"]
+
+
+def test_any_tool_may_time_out_in_training() -> None:
+    """Live, deliveries alone do so by themselves; but whoever injects a fault may choose another tool."""
+    rng = random.Random(7)
+    tools = {
+        split: {
+            call.tool
+            for _ in range(600)
+            for turn in build("tool_error", RandomFacts(rng, split), split)[1]
+            for call in turn.calls
+            if call.result == TIMED_OUT
+        }
+        for split in ("train", "held_out")
+    }
+    assert tools["held_out"] == {"get_delivery_eta"}
+    assert tools["train"] == {tool.name for tool in MCP_TOOLS}
 
 
 def test_the_help_desks_documents_are_held_out() -> None:
