@@ -333,10 +333,12 @@ def not_found(turn: Turn) -> Turn:
     return Turn(turn.text, (failed,), f"I could not find {kind} {name}.", ("could not find",))
 
 
-def rag_turn(rng: random.Random, split: Split, asked: str, answer: str, passages: list[str]) -> Turn:
-    """A question that the documents answer; `passages` are what the search finds."""
-    call = Call("file_search", {"query": asked}, documents.search_result(asked, passages))
-    return Turn(say("search", rng, split, topic=asked), (call,), documents.sentence(asked, answer), (answer,))
+def rag_turn(rng: random.Random, split: Split, asked: list[tuple[str, str]], passages: list[str]) -> Turn:
+    """What the documents answer, as [(topic, value)] in one question; `passages` are what the search finds."""
+    query = ", ".join(topic for topic, _ in asked)
+    call = Call("file_search", {"query": query}, documents.search_result(query, passages))
+    answer = " ".join(documents.sentence(topic, value) for topic, value in asked)
+    return Turn(say("search", rng, split, topic=query), (call,), answer, tuple(value for _, value in asked))
 
 
 def _random_rag(rng: random.Random, split: Split) -> Turn:
@@ -348,7 +350,7 @@ def _random_rag(rng: random.Random, split: Split) -> Turn:
     others = [documents.draw_passage(rng, split, also) for also in besides]
     passages = [holder] + [text for text, fs in others if asked not in dict(fs)]
     rng.shuffle(passages)
-    return rag_turn(rng, split, asked, answer, passages)
+    return rag_turn(rng, split, [(asked, answer)], passages)
 
 
 def build(kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = None) -> tuple[str, tuple[Turn, ...]]:
@@ -423,10 +425,10 @@ def make_scenarios(
         kind = kinds[i % len(kinds)] if kinds else rng.choices(KINDS, _WEIGHTS)[0]
 
         def rag() -> Turn:
-            holder, (asked, answer) = rng.choice(library)
+            holder, fact = rng.choice(library)
             passages = [holder, rng.choice([t for t in texts if t != holder])]
             rng.shuffle(passages)
-            return rag_turn(rng, "held_out", asked, answer, passages)
+            return rag_turn(rng, "held_out", [fact], passages)
 
         intent, turns = build(kind, w, "held_out", rag)
         everything = tuple(t.name for t in TOOLS)

@@ -11,8 +11,7 @@ from lab.world import documents
 from lab.world.catalogue import BY_NAME
 from lab.world.entities import Split
 from lab.world.facts import RandomFacts
-from lab.world.phrasings import say
-from lab.world.scenarios import KINDS, Call, Turn, build, offer
+from lab.world.scenarios import KINDS, Turn, build, offer, rag_turn
 
 # No scenario asks for it: several look-ups in one conversation, so that looking up is learned sooner.
 DRILL = "several"
@@ -57,10 +56,7 @@ def _several(rng: random.Random) -> Turn:
             passages[thing] = text
             values |= dict(facts)
     asked = [documents.topic(attribute, rng.choice(list(passages))) for attribute in attributes]
-    query = ", ".join(asked)
-    call = Call("file_search", {"query": query}, documents.search_result(query, list(passages.values())))
-    answer = " ".join(documents.sentence(topic, values[topic]) for topic in asked)
-    return Turn(say("search", rng, "train", topic=query), (call,), answer, tuple(values[topic] for topic in asked))
+    return rag_turn(rng, "train", [(topic, values[topic]) for topic in asked], list(passages.values()))
 
 
 def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
