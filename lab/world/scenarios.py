@@ -381,7 +381,7 @@ def build(kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = No
 
 def offer(rng: random.Random, intent: str, kind: str, turns: tuple[Turn, ...], smallest: int = 3) -> tuple[str, ...]:
     """A random subset of the tools, shuffled: with all that the turns need, or, for `not_offered`, without it."""
-    needed = {c.tool for t in turns for c in t.calls}
+    needed = list(dict.fromkeys(c.tool for t in turns for c in t.calls))  # no set: its order changes by process
     names = [t.name for t in TOOLS]
     if kind == "not_offered":
         names.remove(TOOL_OF_INTENT[intent])

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -71,6 +74,19 @@ def test_the_drill_cannot_be_answered_by_the_attribute_alone() -> None:
             attribute, thing = topic.split(" of ", 1)
             assert all(attribute in passage for passage in passages)
             assert f"For {thing}: {attribute} " in answer["content"]
+
+
+def test_a_seed_gives_the_same_conversations_in_every_process() -> None:
+    """Python orders sets of text anew in each process, unless told how."""
+    told = "import random; from scripts.train_lab_model.corpus import draw as d; r = random.Random(1)"
+    told += "; print([d(r) for _ in range(200)])"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", told], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(outputs) == 1 and len(outputs.pop()) > 10_000
 
 
 def test_any_tool_may_time_out_in_training() -> None:
