@@ -33,13 +33,19 @@ class BenchmarkError(LabError):
 def main(argv: list[str]) -> int:
     """0 if every benchmark ran and kept the project's promises."""
     names = available()
-    parser = argparse.ArgumentParser(prog="lab bench", description="Run benchmarks: ours beside what others offer.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names)}")
+    parser = argparse.ArgumentParser(
+        prog="lab bench", description="Run benchmarks: ours beside what others offer."
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names)}"
+    )
     parser.add_argument("--small", action="store_true", help="short runs")
     options = parser.parse_args(argv)
     unknown = set(options.names) - set(names)
     if unknown:
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+        parser.error(
+            f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}"
+        )
     about = facts.collect(load_settings())
     rows, failed = [], []
     for name in options.names or names:
@@ -53,7 +59,10 @@ def main(argv: list[str]) -> int:
     Console(width=None if sys.stdout.isatty() else 150).print(_table(rows))
     broken = [row for row in rows if breaks_promise(row)]
     for row in broken:
-        print(f"{row['benchmark']}: {row['metric']} is {row['value']:.4g}, promised {row['bound']:g}", file=sys.stderr)
+        print(
+            f"{row['benchmark']}: {row['metric']} is {row['value']:.4g}, promised {row['bound']:g}",
+            file=sys.stderr,
+        )
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed or broken else 0
@@ -62,7 +71,9 @@ def main(argv: list[str]) -> int:
 def available(folder: Path = FOLDER) -> list[str]:
     """Names of the benchmarks there are: modules with a `main(argv)`. Others here are their helpers."""
     modules = (p for p in folder.glob("*.py") if not p.stem.startswith("_"))
-    return sorted(p.stem for p in modules if re.search(r"(?m)^def main\(argv", p.read_text(encoding="utf-8")))
+    return sorted(
+        p.stem for p in modules if re.search(r"(?m)^def main\(argv", p.read_text(encoding="utf-8"))
+    )
 
 
 def run_one(name: str, argv: list[str]) -> list[dict[str, Any]]:
@@ -75,11 +86,18 @@ def run_one(name: str, argv: list[str]) -> list[dict[str, Any]]:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "rows.json"
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
-        done = subprocess.run([sys.executable, "-c", code, name, str(out), *argv], env=env, cwd=REPO)
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, name, str(out), *argv], env=env, cwd=REPO
+        )
         if done.returncode != 0:
             raise BenchmarkError(
-                f"benchmark {name} failed", had=f"exit status {done.returncode}", do="its own words are above"
+                f"benchmark {name} failed",
+                got=f"exit status {done.returncode}",
+                fix="its own words are above",
             )
         rows = json.loads(out.read_text())
     took_s = round(time.monotonic() - began, 1)
@@ -90,12 +108,14 @@ def checked(name: str, row: dict[str, Any]) -> dict[str, Any]:
     """The row, if it is one. Raises BenchmarkError."""
     for key, kind in REQUIRED.items():
         if not isinstance(row.get(key), kind):
-            raise BenchmarkError(f"benchmark {name} returned a row without a usable {key}", had=json.dumps(row))
+            raise BenchmarkError(
+                f"benchmark {name} returned a row without a usable {key}", got=json.dumps(row)
+            )
     if row["better"] not in ("lower", "higher") or not math.isfinite(row["value"]):
         raise BenchmarkError(
             f"benchmark {name} returned a row that cannot be judged",
-            had=json.dumps(row),
-            do="`better` is lower or higher, `value` a finite number",
+            got=json.dumps(row),
+            fix="`better` is lower or higher, `value` a finite number",
         )
     return row
 
@@ -111,8 +131,12 @@ def _save(rows: list[dict[str, Any]], about: dict[str, str], *, partial: bool) -
     """Replace the results; of a partial run only those of the benchmarks that ran."""
     if partial and RESULTS.exists():
         ran = {row["benchmark"] for row in rows}
-        rows = [row for row in json.loads(RESULTS.read_text())["rows"] if row["benchmark"] not in ran] + rows
-    text = json.dumps({"measured_on": time.strftime("%Y-%m-%d"), "facts": about, "rows": rows}, indent=1)
+        rows = [
+            row for row in json.loads(RESULTS.read_text())["rows"] if row["benchmark"] not in ran
+        ] + rows
+    text = json.dumps(
+        {"measured_on": time.strftime("%Y-%m-%d"), "facts": about, "rows": rows}, indent=1
+    )
     part = RESULTS.with_suffix(".part")
     part.write_text(text + "\n")
     os.replace(part, RESULTS)
@@ -124,8 +148,18 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         table.add_column(heading, justify="right" if heading in ("value", "bound") else "left")
     for row in rows:
         bound = f"{row['bound']:g}" if "bound" in row else ""
-        value = f"[bold red]{row['value']:,.4g}[/]" if breaks_promise(row) else f"{row['value']:,.4g}"
-        table.add_row(row["benchmark"], row["metric"], row["subject"], value, row["better"], bound, row.get("note", ""))
+        value = (
+            f"[bold red]{row['value']:,.4g}[/]" if breaks_promise(row) else f"{row['value']:,.4g}"
+        )
+        table.add_row(
+            row["benchmark"],
+            row["metric"],
+            row["subject"],
+            value,
+            row["better"],
+            bound,
+            row.get("note", ""),
+        )
     return table
 
 

@@ -69,7 +69,9 @@ def documents(traces: int) -> Iterator[bytes]:
             if parent >= 0:
                 span["parentSpanId"] = ids[parent]
             owners.setdefault(service, []).append(span)
-        yield json.dumps({"trace": {"resourceSpans": [_owner(s, spans) for s, spans in owners.items()]}}).encode()
+        yield json.dumps(
+            {"trace": {"resourceSpans": [_owner(s, spans) for s, spans in owners.items()]}}
+        ).encode()
 
 
 def write_protobufs(folder: Path) -> None:
@@ -81,7 +83,9 @@ def write_protobufs(folder: Path) -> None:
 
     with (folder / "traces.jsonl").open("rb") as lines:
         traces = (json_format.ParseDict(json.loads(line)["trace"], TracesData()) for line in lines)
-        (folder / "traces.msgpack").write_bytes(msgspec.msgpack.encode([trace_by_id_response(t) for t in traces]))
+        (folder / "traces.msgpack").write_bytes(
+            msgspec.msgpack.encode([trace_by_id_response(t) for t in traces])
+        )
 
 
 def protobufs(folder: Path) -> list[bytes]:
@@ -91,13 +95,19 @@ def protobufs(folder: Path) -> list[bytes]:
 
 def _owner(service: str, spans: list[dict]) -> dict:
     resource = [{"key": Attr.SERVICE, "value": {"stringValue": service}}]
-    return {"resource": {"attributes": resource}, "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}]}
+    return {
+        "resource": {"attributes": resource},
+        "scopeSpans": [{"scope": {"name": "x"}, "spans": spans}],
+    }
 
 
 def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, dict]]:
     if name == Span.VLLM:
         yield "gen_ai.request.id", {"stringValue": f"chatcmpl-{number}"}
-        for key, value in ((Attr.VLLM_PROMPT_TOKENS, 200 + number % 100), (Attr.VLLM_COMPLETION_TOKENS, 20)):
+        for key, value in (
+            (Attr.VLLM_PROMPT_TOKENS, 200 + number % 100),
+            (Attr.VLLM_COMPLETION_TOKENS, 20),
+        ):
             yield key, {"intValue": str(value)}
         shares = (
             (Attr.VLLM_QUEUE_S, 0.05),
@@ -129,7 +139,9 @@ def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame
     span_ids = np.array([f"{n:016x}" for n in rng.integers(1, 2**62, count)], dtype=object)
     parent, service, name, kind, offset, share = zip(*SHAPE, strict=True)
     parents = np.where(
-        np.tile(parent, requests) < 0, "", span_ids[np.arange(count) // size * size + np.tile(parent, requests)]
+        np.tile(parent, requests) < 0,
+        "",
+        span_ids[np.arange(count) // size * size + np.tile(parent, requests)],
     )
     long = np.repeat(rng.uniform(0.5, 3, requests), size)
     start = np.repeat(START_S + np.arange(requests) * 0.05, size) + np.tile(offset, requests) * long
@@ -140,23 +152,36 @@ def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame
         "service": pd.Categorical(np.tile(np.array(service, dtype=object), requests)),
         "name": pd.Categorical(np.tile(np.array(name, dtype=object), requests)),
         "kind": pd.Categorical(np.tile(np.char.lower(kind).astype(object), requests)),
-        "start_at": pd.DatetimeIndex((start * 1e9).astype("int64").view("datetime64[ns]"), tz="UTC"),
+        "start_at": pd.DatetimeIndex(
+            (start * 1e9).astype("int64").view("datetime64[ns]"), tz="UTC"
+        ),
         "duration_s": np.tile(share, requests) * long,
-        "status": pd.Categorical(np.full(count, "unset", dtype=object), categories=["unset", "ok", "error"]),
+        "status": pd.Categorical(
+            np.full(count, "unset", dtype=object), categories=["unset", "ok", "error"]
+        ),
         "status_message": pd.array(np.full(count, "", dtype=object), dtype="str"),
     }
     engine = np.tile(np.array(name) == Span.VLLM, requests)
     values = {Attr.VLLM_QUEUE_S: 0.05, Attr.VLLM_PREFILL_S: 0.2, Attr.VLLM_DECODE_S: 0.7}
-    spans |= {key: np.where(engine, spans["duration_s"] * part, np.nan) for key, part in values.items()}
-    spans |= {key: np.where(engine, 100.0, np.nan) for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS)}
+    spans |= {
+        key: np.where(engine, spans["duration_s"] * part, np.nan) for key, part in values.items()
+    }
+    spans |= {
+        key: np.where(engine, 100.0, np.nan)
+        for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS)
+    }
     order = rng.permutation(count)
-    return _records(trace_ids, long[::size]), pd.DataFrame(spans, copy=False).iloc[order].reset_index(drop=True)
+    return _records(trace_ids, long[::size]), pd.DataFrame(spans, copy=False).iloc[
+        order
+    ].reset_index(drop=True)
 
 
 def write_run(folder: Path, requests: int, files: int) -> None:
     """`files` times so many requests as Parquet, in `folder`/records and `folder`/spans."""
     for number in range(files):
-        for name, frame in zip(("records", "spans"), run_frames(requests, seed=100 + number), strict=True):
+        for name, frame in zip(
+            ("records", "spans"), run_frames(requests, seed=100 + number), strict=True
+        ):
             (folder / name).mkdir(parents=True, exist_ok=True)
             frame.to_parquet(folder / name / f"{number}.parquet", index=False)
 
@@ -164,7 +189,11 @@ def write_run(folder: Path, requests: int, files: int) -> None:
 def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
     size = len(trace_ids)
     numbers = np.arange(size)
-    blank = {"string": pd.array(np.full(size, "", dtype=object), dtype="string"), "int64": 0, "float64": 0.0}
+    blank = {
+        "string": pd.array(np.full(size, "", dtype=object), dtype="string"),
+        "int64": 0,
+        "float64": 0.0,
+    }
     columns = {c.name: blank["string" if c.dtype == "json" else c.dtype] for c in CLIENT_RECORD}
     columns |= {
         "request_id": pd.array(numbers.astype(str), dtype="string"),

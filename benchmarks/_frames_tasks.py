@@ -74,7 +74,9 @@ def lab_spans_json(folder: str) -> Callable[[], Any]:
 
     bodies = _bodies(folder)
     return lambda: spans_frame(
-        SimpleNamespace(documents=[byid.of_json(body)[0] for body in bodies], protobufs=(), arrow=None)
+        SimpleNamespace(
+            documents=[byid.of_json(body)[0] for body in bodies], protobufs=(), arrow=None
+        )
     )
 
 
@@ -85,7 +87,9 @@ def lab_spans_protobuf(folder: str) -> Callable[[], Any]:
 
     bodies = protobufs(Path(folder))
     return lambda: spans_frame(
-        SimpleNamespace(documents=(), protobufs=[byid.of_protobuf(body)[0] for body in bodies], arrow=None)
+        SimpleNamespace(
+            documents=(), protobufs=[byid.of_protobuf(body)[0] for body in bodies], arrow=None
+        )
     )
 
 
@@ -99,7 +103,9 @@ def dict_loop_spans_json(folder: str) -> Callable[[], Any]:
         rows = []
         for body in bodies:
             for owner in json.loads(body)["trace"]["resourceSpans"]:
-                resource_attributes = {a["key"]: _value(a["value"]) for a in owner["resource"]["attributes"]}
+                resource_attributes = {
+                    a["key"]: _value(a["value"]) for a in owner["resource"]["attributes"]
+                }
                 for scope in owner["scopeSpans"]:
                     for span in scope["spans"]:
                         rows.append(_row(span, resource_attributes))
@@ -161,7 +167,9 @@ def lab_large_run(folder: str) -> Callable[[], Any]:
 
     def run() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            count = write_request_frames(Path(folder, "records"), Path(folder, "spans"), Path(out, "requests"))
+            count = write_request_frames(
+                Path(folder, "records"), Path(folder, "spans"), Path(out, "requests")
+            )
             by_kind = "SELECT kind, quantile_cont(e2e_s, 0.95), sum(prefill_s) FROM read_parquet(?) GROUP BY kind"
             assert len(duckdb.execute(by_kind, [f"{out}/requests/*.parquet"]).fetchall()) == 3
         return count
@@ -183,7 +191,9 @@ def lab_measures(requests: str) -> Callable[[], Any]:
     from lab.frames import request_frame
 
     frame = request_frame(*run_frames(int(requests)))
-    price = SimpleNamespace(cost_usd=lambda prompt, completion, cached=0: prompt * 1e-6 + completion * 1e-5)
+    price = SimpleNamespace(
+        cost_usd=lambda prompt, completion, cached=0: prompt * 1e-6 + completion * 1e-5
+    )
     calls = {
         "quantiles": lambda: measures.quantiles(frame, "e2e_s", by=["kind"]),
         "token_totals": lambda: measures.token_totals(frame),
@@ -224,7 +234,11 @@ def main(task: str, argument: str) -> None:
     result = run()
     seconds = time.perf_counter() - begun
     size = result if isinstance(result, (int, float)) else len(result)
-    print(json.dumps({"seconds": seconds, "peak_mib": _peak_mib(), "before_mib": before_mib, "size": size}))
+    print(
+        json.dumps(
+            {"seconds": seconds, "peak_mib": _peak_mib(), "before_mib": before_mib, "size": size}
+        )
+    )
 
 
 def _peak_mib() -> float:

@@ -72,11 +72,15 @@ class Skipped(Exception):
 def main(argv: list[str]) -> list[dict]:
     """Rows of the benchmark; with --small, fewer streams and only what needs no environment of its own."""
     parser = argparse.ArgumentParser(prog="lab bench driver", description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="32 streams, without guidellm and aiperf")
+    parser.add_argument(
+        "--small", action="store_true", help="32 streams, without guidellm and aiperf"
+    )
     parser.add_argument("--streams", type=int, default=0)
     parser.add_argument("--each", type=int, default=0, help="requests of each stream")
     parser.add_argument("--subjects", nargs="+", choices=list(SUBJECTS), help="only these")
-    parser.add_argument("--venv", type=Path, default=BENCH_VENV, help="the environment with guidellm and aiperf")
+    parser.add_argument(
+        "--venv", type=Path, default=BENCH_VENV, help="the environment with guidellm and aiperf"
+    )
     args = parser.parse_args(argv)
     streams = args.streams or (32 if args.small else 512)
     each = args.each or (4 if args.small else 6)
@@ -91,15 +95,28 @@ def main(argv: list[str]) -> list[dict]:
                 continue
             late_s = _stub_late_s(url)
         rows += _rows(name if name == "lab" else f"{name} {version}", measured, streams, late_s)
-        print(f"{name}: added p50 {rows[-3]['value'] * 1e3:.1f} ms, p99 {rows[-2]['value'] * 1e3:.1f} ms", flush=True)
+        print(
+            f"{name}: added p50 {rows[-3]['value'] * 1e3:.1f} ms, p99 {rows[-2]['value'] * 1e3:.1f} ms",
+            flush=True,
+        )
     return rows
 
 
 @contextlib.contextmanager
 def stub() -> Iterator[str]:
     """The stub server in a process of its own; its URL."""
-    command = [sys.executable, "-m", "benchmarks.driver_stub", "--first-s", str(FIRST_S), "--chunk-s", str(CHUNK_S)]
-    process = subprocess.Popen([*command, "--chunks", str(CHUNKS)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.driver_stub",
+        "--first-s",
+        str(FIRST_S),
+        "--chunk-s",
+        str(CHUNK_S),
+    ]
+    process = subprocess.Popen(
+        [*command, "--chunks", str(CHUNKS)], cwd=REPO, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -115,7 +132,9 @@ def _stub_late_s(url: str) -> tuple[float, float]:
     return float(p50), float(p99)
 
 
-def _rows(subject: str, measured: Measured, streams: int, late_s: tuple[float, float]) -> list[dict]:
+def _rows(
+    subject: str, measured: Measured, streams: int, late_s: tuple[float, float]
+) -> list[dict]:
     values = {
         "ttft_added_p50_s": measured.p50_s - FIRST_S,
         "ttft_added_p99_s": measured.p99_s - FIRST_S,
@@ -136,10 +155,18 @@ def _in_process(name: str, load: Load) -> tuple[str, Measured]:
     """A driver that is a Python module of ours, in a process of its own so that its CPU is its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        given = json.dumps({"url": load.url, "streams": load.streams, "each": load.each, "over": load.start_over_s})
-        python = _bench_python(load.venv) if name == "openai" and not _importable("openai") else Path(sys.executable)
+        given = json.dumps(
+            {"url": load.url, "streams": load.streams, "each": load.each, "over": load.start_over_s}
+        )
+        python = (
+            _bench_python(load.venv)
+            if name == "openai" and not _importable("openai")
+            else Path(sys.executable)
+        )
         command = [str(python), "-m", "benchmarks.driver_subjects", name, given, str(out)]
-        done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=COMMAND_LIMIT_S)
+        done = subprocess.run(
+            command, cwd=REPO, capture_output=True, text=True, timeout=COMMAND_LIMIT_S
+        )
         if done.returncode:
             raise RuntimeError(f"{name} failed: {done.stderr[-800:]}")
         result = json.loads(out.read_text())
@@ -147,7 +174,10 @@ def _in_process(name: str, load: Load) -> tuple[str, Measured]:
 
 
 def _importable(module: str) -> bool:
-    return subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True).returncode
+        == 0
+    )
 
 
 def _bench_python(venv: Path) -> Path:
@@ -165,7 +195,12 @@ def _command(venv: Path, name: str, arguments: list[str], folder: Path) -> float
     log = folder / "log.txt"
     with log.open("w") as f:
         process = subprocess.Popen(
-            [str(program), *arguments], cwd=folder, stdout=f, stderr=f, env=env, start_new_session=True
+            [str(program), *arguments],
+            cwd=folder,
+            stdout=f,
+            stderr=f,
+            env=env,
+            start_new_session=True,
         )
         try:
             status = process.wait(COMMAND_LIMIT_S)
@@ -205,13 +240,18 @@ def _hub_cache(folder: Path) -> Path:
 
 def _version(venv: Path, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version('{package}'))"
-    return subprocess.run([str(_bench_python(venv)), "-c", code], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [str(_bench_python(venv)), "-c", code], capture_output=True, text=True
+    ).stdout.strip()
 
 
 def _guidellm(load: Load) -> tuple[str, Measured]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prompts = [json.dumps({"prompt": f"hello number {i}, how are you today?"}) for i in range(load.requests)]
+        prompts = [
+            json.dumps({"prompt": f"hello number {i}, how are you today?"})
+            for i in range(load.requests)
+        ]
         (folder / "prompts.jsonl").write_text("\n".join(prompts))
         cpu_s = _command(
             load.venv,
@@ -239,17 +279,37 @@ def _aiperf(load: Load) -> tuple[str, Measured]:
             load.venv,
             "aiperf",
             [
-                *("profile", "--model", "stub", "--url", load.url, "--endpoint-type", "chat", "--streaming"),
+                *(
+                    "profile",
+                    "--model",
+                    "stub",
+                    "--url",
+                    load.url,
+                    "--endpoint-type",
+                    "chat",
+                    "--streaming",
+                ),
                 *("--concurrency", str(load.streams), "--request-count", str(load.requests)),
                 *("--concurrency-ramp-duration", str(load.start_over_s), "--tokenizer", TOKENIZER),
-                *("--isl", "16", "--osl", str(CHUNKS), "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
+                *(
+                    "--isl",
+                    "16",
+                    "--osl",
+                    str(CHUNKS),
+                    "--ui",
+                    "none",
+                    "--no-gpu-telemetry",
+                    "--no-server-metrics",
+                ),
                 *("--output-artifact-dir", str(folder / "out")),
             ],
             folder,
         )
         summary = json.loads(next((folder / "out").rglob("profile_export_aiperf.json")).read_text())
     ttft, count = summary["time_to_first_token"], int(summary["request_count"]["avg"])
-    return _version(load.venv, "aiperf"), Measured(ttft["p50"] / 1e3, ttft["p99"] / 1e3, cpu_s, count)
+    return _version(load.venv, "aiperf"), Measured(
+        ttft["p50"] / 1e3, ttft["p99"] / 1e3, cpu_s, count
+    )
 
 
 SUBJECTS = {

@@ -51,22 +51,37 @@ class Stub(asyncio.Protocol):
             self._json({"written_after_s": Stub.written_after_s, "cpu_s": process_time()})
             Stub.written_after_s = []
         elif b"/v1/models" in head.split(b"\r\n")[0]:
-            self._json({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "stub"}]})
+            self._json(
+                {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "stub"}]}
+            )
         else:
             self._json({"status": "ok"})
 
     def _json(self, value: dict) -> None:
         body = json.dumps(value).encode()
         self.transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
 
     def _stream(self, streamed: bool) -> None:
         self.begun, self.sent = perf_counter(), 0
         if not streamed:
-            message = {"index": 0, "message": {"role": "assistant", "content": "tok"}, "finish_reason": "stop"}
+            message = {
+                "index": 0,
+                "message": {"role": "assistant", "content": "tok"},
+                "finish_reason": "stop",
+            }
             usage = {"prompt_tokens": 16, "completion_tokens": 1, "total_tokens": 17}
-            self._json({"id": "c", "object": "chat.completion", "model": MODEL, "choices": [message], "usage": usage})
+            self._json(
+                {
+                    "id": "c",
+                    "object": "chat.completion",
+                    "model": MODEL,
+                    "choices": [message],
+                    "usage": usage,
+                }
+            )
             return
         self.timer = asyncio.get_running_loop().call_later(Stub.first_s, self._chunk)
 
@@ -90,8 +105,18 @@ def _event(value: dict | str) -> bytes:
 
 
 def _chunk(delta: dict, finish: str | None = None, **more: object) -> dict:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish, "token_ids": None}
-    chunk = {"id": "chatcmpl-0123456789abcdef", "object": "chat.completion.chunk", "created": 1764000000}
+    choice = {
+        "index": 0,
+        "delta": delta,
+        "logprobs": None,
+        "finish_reason": finish,
+        "token_ids": None,
+    }
+    chunk = {
+        "id": "chatcmpl-0123456789abcdef",
+        "object": "chat.completion.chunk",
+        "created": 1764000000,
+    }
     return chunk | {"model": MODEL, "choices": [choice]} | more
 
 

@@ -78,7 +78,11 @@ async def aiohttp(load: dict[str, Any]) -> tuple[list[float], float]:
             begun, first = perf_counter(), 0.0
             async with session.post(f"{load['url']}/v1/chat/completions", json=body) as answer:
                 async for line in answer.content:
-                    if line.startswith(b"data: {") and json.loads(line[6:])["choices"] and not first:
+                    if (
+                        line.startswith(b"data: {")
+                        and json.loads(line[6:])["choices"]
+                        and not first
+                    ):
                         first = perf_counter() - begun
             return first
 
@@ -93,7 +97,9 @@ async def openai(load: dict[str, Any]) -> tuple[list[float], float]:
 
     async def one() -> float:
         begun, first = perf_counter(), 0.0
-        stream = await client.chat.completions.create(model="stub", messages=MESSAGES, stream=True, max_tokens=CHUNKS)
+        stream = await client.chat.completions.create(
+            model="stub", messages=MESSAGES, stream=True, max_tokens=CHUNKS
+        )
         async for chunk in stream:
             if chunk.choices and not first:
                 first = perf_counter() - begun
@@ -117,7 +123,10 @@ def run() -> None:
     if name == "lab":
         (ttft_s, cpu_s), what = lab(load), ""
     else:
-        (ttft_s, cpu_s), what = _run({"aiohttp": aiohttp, "openai": openai}[name](load)), version(name)
+        (ttft_s, cpu_s), what = (
+            _run({"aiohttp": aiohttp, "openai": openai}[name](load)),
+            version(name),
+        )
     out.write_text(json.dumps({"version": what, "ttft_s": ttft_s, "cpu_s": cpu_s}))
 
 

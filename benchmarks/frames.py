@@ -45,28 +45,50 @@ def _prometheus(size: dict) -> list[dict]:
     import prometheus_api_client  # noqa: F401  what it is compared with must be there
 
     other = f"prometheus-api-client {version('prometheus-api-client')}"
-    with tempfile.TemporaryDirectory() as folder, _a_prometheus(Path(folder), *programs, size) as url:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _a_prometheus(Path(folder), *programs, size) as url,
+    ):
         argument = f"{url},{size['points']}"
         tasks = ("server_range", "lab_range", "api_client_range")
         took: dict[str, list[dict]] = {task: [] for task in tasks}
         for turn in range(size["repeat"] + 1):
             for task in tasks:
-                if turn and (task != "api_client_range" or turn == 1):  # the first turn warms the server's caches
+                if turn and (
+                    task != "api_client_range" or turn == 1
+                ):  # the first turn warms the server's caches
                     took[task].append(_measure(task, argument))
                 elif not turn and task == "server_range":
                     _measure(task, argument)
     server, lab, theirs = (median(t["seconds"] for t in took[task]) for task in tasks)
     lab_mib, their_mib = (median(t["peak_mib"] for t in took[task]) for task in tasks[1:])
-    note = f"{size['series']} series x {size['points']:,} points over HTTP, whole processes for memory"
+    note = (
+        f"{size['series']} series x {size['points']:,} points over HTTP, whole processes for memory"
+    )
     return [
         _row("lab", "range_to_frame_s", lab, note=note),
         _row(other, "range_to_frame_s", theirs, note=note),
-        _row("Prometheus alone", "range_to_frame_s", server, note="the answer read and thrown away"),
-        _row("lab", "range_to_frame_speedup_ratio", theirs / lab, better="higher", bound=15, note=f"against {other}"),
+        _row(
+            "Prometheus alone", "range_to_frame_s", server, note="the answer read and thrown away"
+        ),
+        _row(
+            "lab",
+            "range_to_frame_speedup_ratio",
+            theirs / lab,
+            better="higher",
+            bound=15,
+            note=f"against {other}",
+        ),
         _row("lab", "range_to_frame_over_server_ratio", lab / server, bound=1.3),
         _row("lab", "range_to_frame_peak_mib", lab_mib),
         _row(other, "range_to_frame_peak_mib", their_mib),
-        _row("lab", "range_to_frame_peak_ratio", lab_mib / their_mib, bound=1 / 6, note=f"against {other}"),
+        _row(
+            "lab",
+            "range_to_frame_peak_ratio",
+            lab_mib / their_mib,
+            bound=1 / 6,
+            note=f"against {other}",
+        ),
     ]
 
 
@@ -82,17 +104,45 @@ def _spans(size: dict) -> list[dict]:
         took = {t: median(turn[t] for turn in turns) for t in tasks}
         bulk = _bulk(Path(folder), size["repeat"])
     by_json, by_protobuf, loop = (took[task] for task in tasks)
-    note, against = f"{count:,} spans, Tempo's JSON", "against the loop over dicts, which reads JSON"
+    note, against = (
+        f"{count:,} spans, Tempo's JSON",
+        "against the loop over dicts, which reads JSON",
+    )
     rows = [
         _row("lab", "spans_json_to_frame_s", by_json, note=note),
-        _row("lab", "spans_protobuf_to_frame_s", by_protobuf, note="the same in protobuf, for which lab.stores asks"),
-        _row("loop over dicts", "spans_json_to_frame_s", loop, note=note),
-        _row("lab", "spans_json_to_frame_speedup_ratio", loop / by_json, better="higher", note=against),
         _row(
-            "lab", "spans_protobuf_to_frame_speedup_ratio", loop / by_protobuf, better="higher", bound=5.5, note=against
+            "lab",
+            "spans_protobuf_to_frame_s",
+            by_protobuf,
+            note="the same in protobuf, for which lab.stores asks",
+        ),
+        _row("loop over dicts", "spans_json_to_frame_s", loop, note=note),
+        _row(
+            "lab",
+            "spans_json_to_frame_speedup_ratio",
+            loop / by_json,
+            better="higher",
+            note=against,
+        ),
+        _row(
+            "lab",
+            "spans_protobuf_to_frame_speedup_ratio",
+            loop / by_protobuf,
+            better="higher",
+            bound=5.5,
+            note=against,
         ),
     ]
-    return [*rows, _row("lab", "spans_bulk_to_frame_s", bulk, bound=0.5, note=f"{count:,} spans, the lab's own store")]
+    return [
+        *rows,
+        _row(
+            "lab",
+            "spans_bulk_to_frame_s",
+            bulk,
+            bound=0.5,
+            note=f"{count:,} spans, the lab's own store",
+        ),
+    ]
 
 
 def _requests(size: dict) -> list[dict]:
@@ -101,8 +151,16 @@ def _requests(size: dict) -> list[dict]:
     note = f"{size['requests']:,} requests with ten spans each"
     return [
         _row("lab", "request_frame_s", median(t["seconds"] for t in took), bound=5, note=note),
-        _row("lab", "request_frame_peak_mib", max(t["peak_mib"] for t in took), bound=2048, note="whole process"),
-        _row("lab", "slowest_measure_s", _measure("lab_measures", count)["size"], bound=1, note=note),
+        _row(
+            "lab",
+            "request_frame_peak_mib",
+            max(t["peak_mib"] for t in took),
+            bound=2048,
+            note="whole process",
+        ),
+        _row(
+            "lab", "slowest_measure_s", _measure("lab_measures", count)["size"], bound=1, note=note
+        ),
     ]
 
 
@@ -115,9 +173,14 @@ def _large(size: dict) -> list[dict]:
             took = _measure("lab_large_run", folder)
         note = f"{files * size['requests']:,} requests, {files * size['requests'] * 10:,} spans in Parquet"
         rows.append(_row("lab", f"large_run_{files}x_s", took["seconds"], note=note))
-        rows.append(_row("lab", f"large_run_{files}x_peak_mib", took["peak_mib"], note="whole process"))
+        rows.append(
+            _row("lab", f"large_run_{files}x_peak_mib", took["peak_mib"], note="whole process")
+        )
         peaks.append(took["peak_mib"])
-    return [*rows, _row("lab", "large_run_memory_growth_ratio", peaks[1] / peaks[0], note="ten times the run")]
+    return [
+        *rows,
+        _row("lab", "large_run_memory_growth_ratio", peaks[1] / peaks[0], note="ten times the run"),
+    ]
 
 
 def _row(subject: str, metric: str, value: float, *, better: str = "lower", **more: object) -> dict:
@@ -126,7 +189,10 @@ def _row(subject: str, metric: str, value: float, *, better: str = "lower", **mo
 
 def _measure(task: str, argument: str) -> dict:
     """Run one task in a process of its own. Raises CalledProcessError."""
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+    }
     command = [sys.executable, "-m", "benchmarks._frames_tasks", task, argument]
     done = subprocess.run(command, env=env, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True)
     found = json.loads(done.stdout)
@@ -139,7 +205,15 @@ def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> I
     """A real Prometheus over blocks that hold the series."""
     text, data = folder / "series.om", folder / "data"
     write_openmetrics(text, size["series"], size["points"])
-    blocks = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=720h", str(text), str(data)]
+    blocks = [
+        promtool,
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        "--max-block-duration=720h",
+        str(text),
+        str(data),
+    ]
     subprocess.run(blocks, check=True, stdout=subprocess.DEVNULL)
     text.unlink()
     config = folder / "prometheus.yml"
@@ -156,7 +230,15 @@ def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> I
 def _bulk(folder: Path, repeat: int) -> float:
     """Median seconds through the lab's own store, which is filled with the same traces first."""
     port, otlp = _free_port(), _free_port()
-    command = [sys.executable, "-m", "lab.tracestore", "--data", str(folder / "store"), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "lab.tracestore",
+        "--data",
+        str(folder / "store"),
+        "--port",
+        str(port),
+    ]
     with _process([*command, "--otlp-port", str(otlp), "--log-level", "WARNING"]):
         url = _until_ready(f"http://127.0.0.1:{port}", "/ready")
         _fill(f"http://127.0.0.1:{otlp}", folder)
@@ -167,13 +249,20 @@ def _fill(otlp_url: str, folder: Path) -> None:
     headers = {"Content-Type": "application/x-protobuf"}
     traces = [byid.of_protobuf(body)[0] for body in protobufs(folder)]
     for at in range(0, len(traces), 200):
-        body = b"".join(traces[at : at + 200])  # messages one after another are one with the spans of all
-        urllib.request.urlopen(urllib.request.Request(f"{otlp_url}/v1/traces", body, headers), timeout=120).read()
+        body = b"".join(
+            traces[at : at + 200]
+        )  # messages one after another are one with the spans of all
+        urllib.request.urlopen(
+            urllib.request.Request(f"{otlp_url}/v1/traces", body, headers), timeout=120
+        ).read()
 
 
 @contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")]))}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
+    }
     running = subprocess.Popen(command, env=env, cwd=REPO)
     try:
         yield running

@@ -35,29 +35,57 @@ LIMIT_S = 600.0
 def main(argv: list[str]) -> list[dict]:
     """Rows for `lab bench`."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder, lab_of_its_own(Path(folder)) as settings:
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-bench-") as folder,
+        lab_of_its_own(Path(folder)) as settings,
+    ):
         began = time.monotonic()
         stack.up(settings)
         up_s = time.monotonic() - began
         settings = load_settings(state_dir=settings.state_dir)
         attempts = ask_until_answered(settings)
         note = f"up after {up_s:.1f} s; {attempts} request(s) until one was answered"
-        rows.append(row("lab", "start_to_first_answer_s", time.monotonic() - began, note, bound=60.0))
+        rows.append(
+            row("lab", "start_to_first_answer_s", time.monotonic() - began, note, bound=60.0)
+        )
         stack.require(settings, "vllm-embed", "documents", wait_s=LIMIT_S)
         parts = stack.status(settings)
         by_name = {p.name: p for p in parts}
-        vllm_s = by_name["vllm"].ready_after_s + (by_name["vllm-base"].ready_after_s if "vllm-base" in by_name else 0.0)
-        rows.append(row("lab", "vllm_ready_s", vllm_s, "imports once and the chat server, while all else starts"))
+        vllm_s = by_name["vllm"].ready_after_s + (
+            by_name["vllm-base"].ready_after_s if "vllm-base" in by_name else 0.0
+        )
+        rows.append(
+            row(
+                "lab",
+                "vllm_ready_s",
+                vllm_s,
+                "imports once and the chat server, while all else starts",
+            )
+        )
         rss = sum(p.rss_bytes for p in parts) / GIB
         rows.append(row("lab", "memory_rss_gib", rss, memory_note(parts), bound=6.0))
         rows += kill_and_repair(settings)
     if "--small" not in argv:
-        rows.append(row("vllm, started plainly", "vllm_ready_s", plain_vllm_s(), "alone, same model and flags"))
+        rows.append(
+            row(
+                "vllm, started plainly",
+                "vllm_ready_s",
+                plain_vllm_s(),
+                "alone, same model and flags",
+            )
+        )
     return rows
 
 
 def row(subject: str, metric: str, value: float, note: str, **more: float) -> dict:
-    return {"subject": subject, "metric": metric, "value": round(value, 3), "better": "lower", "note": note, **more}
+    return {
+        "subject": subject,
+        "metric": metric,
+        "value": round(value, 3),
+        "better": "lower",
+        "note": note,
+        **more,
+    }
 
 
 def memory_note(parts: list[PartStatus]) -> str:
@@ -79,8 +107,16 @@ def lab_of_its_own(folder: Path) -> Iterator[Settings]:
 
 def ask_until_answered(settings: Settings) -> int:
     """Put the workload's questions to the agent until one is answered; how many it took (a small model fails some)."""
-    tool = {"type": "mcp", "server_label": "help-desk", "server_url": f"{settings.endpoint('mcp')}/mcp"}
-    body = {"model": model_id(settings.model_name), "tools": [tool | {"require_approval": "never"}], "temperature": 0}
+    tool = {
+        "type": "mcp",
+        "server_label": "help-desk",
+        "server_url": f"{settings.endpoint('mcp')}/mcp",
+    }
+    body = {
+        "model": model_id(settings.model_name),
+        "tools": [tool | {"require_approval": "never"}],
+        "temperature": 0,
+    }
     for attempt, scenario in enumerate(make_scenarios(50, seed=3, kinds=("single",)), 1):
         answer = httpx.post(
             f"{settings.endpoint('llama_stack')}/v1/responses",
@@ -113,10 +149,35 @@ def plain_vllm_s() -> float:
     """vLLM's own server module from start to the first token."""
     tools, settings = find_tools(), load_settings()
     port, (model, context) = choose()["vllm"], chat_model(settings)
-    argv = [tools.python_vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--port", str(port)]
-    argv += ["--host", "127.0.0.1", "--served-model-name", "m", "--max-model-len", str(context or 2048)]
-    argv += ["--enforce-eager", "--dtype", cpu_dtype(), "--kv-cache-memory-bytes", str(512 * 1024**2)]
-    env = os.environ | {"VLLM_TARGET_DEVICE": "cpu", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    argv = [
+        tools.python_vllm,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        model,
+        "--port",
+        str(port),
+    ]
+    argv += [
+        "--host",
+        "127.0.0.1",
+        "--served-model-name",
+        "m",
+        "--max-model-len",
+        str(context or 2048),
+    ]
+    argv += [
+        "--enforce-eager",
+        "--dtype",
+        cpu_dtype(),
+        "--kv-cache-memory-bytes",
+        str(512 * 1024**2),
+    ]
+    env = os.environ | {
+        "VLLM_TARGET_DEVICE": "cpu",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
     began = time.monotonic()
@@ -124,7 +185,9 @@ def plain_vllm_s() -> float:
     try:
         while time.monotonic() < began + LIMIT_S and process.poll() is None:
             with contextlib.suppress(httpx.HTTPError):
-                if httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60).is_success:
+                if httpx.post(
+                    f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=60
+                ).is_success:
                     return time.monotonic() - began
             time.sleep(0.25)
         raise RuntimeError("vLLM, started plainly, did not answer")

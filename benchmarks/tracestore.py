@@ -30,7 +30,13 @@ import pyarrow as pa
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from benchmarks import tracestore_phoenix
-from benchmarks.tracestore_corpus import RANGE_NS, SPANS_PER_REQUEST, START_NS, requests, trace_id_of
+from benchmarks.tracestore_corpus import (
+    RANGE_NS,
+    SPANS_PER_REQUEST,
+    START_NS,
+    requests,
+    trace_id_of,
+)
 from lab.settings import REPO
 
 FULL, GROWN = 1_000_000, 10_000_000
@@ -66,12 +72,24 @@ def main(argv: list[str]) -> list[dict]:
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--spans", type=int)
     parser.add_argument(
-        "--grow", action="store_true", help="1,000,000 spans, then 10,000,000: about 7 minutes, 5 GB of disk"
+        "--grow",
+        action="store_true",
+        help="1,000,000 spans, then 10,000,000: about 7 minutes, 5 GB of disk",
     )
-    parser.add_argument("--phoenix", type=Path, help="Python interpreter of another environment with arize-phoenix")
+    parser.add_argument(
+        "--phoenix", type=Path, help="Python interpreter of another environment with arize-phoenix"
+    )
     options = parser.parse_args(argv)
     spans = options.spans or (50_000 if options.small else FULL if options.full else 200_000)
-    rows = [_row("protobuf decoding alone", "ingest_spans_per_s", _decode_rate(), "higher", "one core, nothing kept")]
+    rows = [
+        _row(
+            "protobuf decoding alone",
+            "ingest_spans_per_s",
+            _decode_rate(),
+            "higher",
+            "one core, nothing kept",
+        )
+    ]
     with tempfile.TemporaryDirectory(prefix="lab-bench-") as folder:
         if options.grow:
             return rows + _grow(Path(folder))
@@ -82,11 +100,15 @@ def main(argv: list[str]) -> list[dict]:
             phoenix, _small_sample, 1_000 if options.small else tracestore_phoenix.SAMPLE
         )
     else:
-        print("arize-phoenix is left out: it is not in .venvs/bench; `python3 -m scripts.setup bench` installs it")
+        print(
+            "arize-phoenix is left out: it is not in .venvs/bench; `python3 -m scripts.setup bench` installs it"
+        )
     return rows
 
 
-def _row(subject: str, metric: str, value: float, better: str, note: str, bound: float | None = None) -> dict:
+def _row(
+    subject: str, metric: str, value: float, better: str, note: str, bound: float | None = None
+) -> dict:
     row = {"subject": subject, "metric": metric, "value": value, "better": better, "note": note}
     return row | ({"bound": bound} if bound is not None else {})
 
@@ -111,13 +133,24 @@ def _grow(folder: Path) -> list[dict]:
     """The same store at a million spans and at ten; the second rows carry no bound."""
     source = requests(GROWN)
     with Store(folder) as store:
-        first = _ingest_and_ask(store, itertools.islice(source, FULL // SPANS_PER_REQUEST), FULL, promised=True)
+        first = _ingest_and_ask(
+            store, itertools.islice(source, FULL // SPANS_PER_REQUEST), FULL, promised=True
+        )
         first += _sizes(store, folder, FULL)
         then = _ingest_and_ask(store, source, GROWN, promised=False)
         then += _sizes(store, folder, GROWN)
-    small, note = {row["metric"]: row["value"] for row in first}, "at 10,000,000 spans, of what it was at 1,000,000"
+    small, note = (
+        {row["metric"]: row["value"] for row in first},
+        "at 10,000,000 spans, of what it was at 1,000,000",
+    )
     growth = [
-        _row("lab", f"{row['metric']}_growth_ratio", row["value"] / small[row["metric"]], row["better"], note)
+        _row(
+            "lab",
+            f"{row['metric']}_growth_ratio",
+            row["value"] / small[row["metric"]],
+            row["better"],
+            note,
+        )
         for row in then
     ]
     later = [row | {"metric": f"{row['metric']}_at_10m"} for row in then]
@@ -125,7 +158,9 @@ def _grow(folder: Path) -> list[dict]:
     return [*first, *later, *growth, _row("lab", "start_to_ready_s_at_10m", seconds, "lower", note)]
 
 
-def _ingest_and_ask(store: Store, payloads: Iterator[bytes], spans: int, *, promised: bool) -> list[dict]:
+def _ingest_and_ask(
+    store: Store, payloads: Iterator[bytes], spans: int, *, promised: bool
+) -> list[dict]:
     note, ingest = f"{spans:,} spans", store.ingest(payloads)
     rows = [
         _row("lab", "ingest_spans_per_s", ingest.rate, "higher",
@@ -138,7 +173,9 @@ def _ingest_and_ask(store: Store, payloads: Iterator[bytes], spans: int, *, prom
         seconds = _median(lambda p=path, q=params: store.get(p, q))
         rows.append(_row("lab", metric, seconds, "lower", note, bound if promised else None))
     seconds = _median(lambda: store.get(f"/api/v2/traces/{ingest.trace_id}", {}))
-    rows.append(_row("lab", "trace_by_id_p50_s", seconds, "lower", note, 0.010 if promised else None))
+    rows.append(
+        _row("lab", "trace_by_id_p50_s", seconds, "lower", note, 0.010 if promised else None)
+    )
     return [*rows, _bulk(store, note)]
 
 
@@ -146,7 +183,9 @@ def _sizes(store: Store, folder: Path, spans: int) -> list[dict]:
     size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     return [
         _row("lab", "disk_bytes_per_span", size / spans, "lower", f"{spans:,} spans; log included"),
-        _row("lab", "idle_rss_mb", store.rss_mb(), "lower", f"{spans:,} spans, after the questions"),
+        _row(
+            "lab", "idle_rss_mb", store.rss_mb(), "lower", f"{spans:,} spans, after the questions"
+        ),
     ]
 
 
@@ -156,7 +195,9 @@ def _small_sample(spans: int) -> tuple[float, float]:
         store.get("/api/lab/spans", {})  # as Phoenix has, it has answered a question before
         ingest = store.ingest(requests(spans), senders=1)
         path, params = QUESTIONS[0][2:]
-        return spans / ingest.rate + ingest.lag_s, _median(lambda: store.get(path, params | {"limit": 1000}))
+        return spans / ingest.rate + ingest.lag_s, _median(
+            lambda: store.get(path, params | {"limit": 1000})
+        )
 
 
 def _median(question: Callable[[], Any]) -> float:
@@ -178,7 +219,9 @@ def _bulk(store: Store, note: str) -> dict:
         rows = len(pa.ipc.open_stream(io.BytesIO(body)).read_pandas())
 
     seconds = _median(frame)
-    return _row("lab", "bulk_to_pandas_p50_s", seconds, "lower", f"{rows:,} spans, all columns; {note}", 0.5)
+    return _row(
+        "lab", "bulk_to_pandas_p50_s", seconds, "lower", f"{rows:,} spans, all columns; {note}", 0.5
+    )
 
 
 def _restart_s(folder: Path) -> float:
@@ -193,8 +236,16 @@ def _restart_s(folder: Path) -> float:
 class Ingested:
     """What one ingest run showed."""
 
-    def __init__(self, rate: float, lag_s: float, rss_mb: float, refused: int, trace_id: str) -> None:
-        self.rate, self.lag_s, self.rss_mb, self.refused, self.trace_id = rate, lag_s, rss_mb, refused, trace_id
+    def __init__(
+        self, rate: float, lag_s: float, rss_mb: float, refused: int, trace_id: str
+    ) -> None:
+        self.rate, self.lag_s, self.rss_mb, self.refused, self.trace_id = (
+            rate,
+            lag_s,
+            rss_mb,
+            refused,
+            trace_id,
+        )
 
 
 class Store:

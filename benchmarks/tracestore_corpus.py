@@ -35,7 +35,9 @@ _SHAPE = (
 
 def requests(spans: int) -> Iterator[bytes]:
     """Serialized OTLP requests with together about `spans` spans, in the order of time, each id once."""
-    templates = [_Template(seed) for seed in range(min(TEMPLATES, max(spans // SPANS_PER_REQUEST, 1)))]
+    templates = [
+        _Template(seed) for seed in range(min(TEMPLATES, max(spans // SPANS_PER_REQUEST, 1)))
+    ]
     total = max(spans // SPANS_PER_REQUEST, 1)
     for i in range(total):
         yield templates[i % len(templates)].copy(i, i * RANGE_NS // total)
@@ -43,7 +45,13 @@ def requests(spans: int) -> Iterator[bytes]:
 
 def trace_id_of(request: bytes) -> str:
     """The first trace id of a request, in hexadecimal."""
-    return ExportTraceServiceRequest.FromString(request).resource_spans[0].scope_spans[0].spans[0].trace_id.hex()
+    return (
+        ExportTraceServiceRequest.FromString(request)
+        .resource_spans[0]
+        .scope_spans[0]
+        .spans[0]
+        .trace_id.hex()
+    )
 
 
 class _Template:
@@ -73,7 +81,9 @@ class _Template:
     def copy(self, number: int, shift_ns: int) -> bytes:
         raw = self.raw.copy()
         raw[self.ids] = np.frombuffer(number.to_bytes(3, "big"), dtype=np.uint8)
-        raw[self.times] = (self.ns + np.uint64(shift_ns)).astype("<u8").view(np.uint8).reshape(-1, 8)
+        raw[self.times] = (
+            (self.ns + np.uint64(shift_ns)).astype("<u8").view(np.uint8).reshape(-1, 8)
+        )
         return raw.tobytes()
 
 
@@ -82,7 +92,10 @@ def _request(r: random.Random) -> ExportTraceServiceRequest:
     by_service = {}
     for service in dict.fromkeys(s for _, s, _, _ in _SHAPE):
         rs = request.resource_spans.add()
-        _put(rs.resource, {"service.name": service, "host.name": "laptop", "process.pid": r.randrange(10**4)})
+        _put(
+            rs.resource,
+            {"service.name": service, "host.name": "laptop", "process.pid": r.randrange(10**4)},
+        )
         by_service[service] = rs.scope_spans.add()
         by_service[service].scope.name, by_service[service].scope.version = f"lab.{service}", "1.0"
     for _ in range(SPANS_PER_REQUEST // SPANS_PER_TRACE):
@@ -99,7 +112,9 @@ def _trace(r: random.Random, by_service: dict) -> None:
         "lab.scenario": f"q{r.randrange(50)}",
     }
     for i, (name, service, kind, parent) in enumerate(_SHAPE):
-        span = by_service[service].spans.add(trace_id=trace_id, span_id=ids[i], name=name, kind=kind)
+        span = by_service[service].spans.add(
+            trace_id=trace_id, span_id=ids[i], name=name, kind=kind
+        )
         if parent is not None:
             span.parent_span_id = ids[parent]
         span.start_time_unix_nano = start + i * 10**6

@@ -25,19 +25,31 @@ from lab.settings import REPO
 SAMPLE = 4_000
 _REPEATS = 5
 _COUNT = "{ projects { edges { node { recordCount } } } }"
-_FILTER = {"queries": [{"filter": {"condition": "name == 'llm_request' and latency_ms > 1000"}}], "limit": 1000}
+_FILTER = {
+    "queries": [{"filter": {"condition": "name == 'llm_request' and latency_ms > 1000"}}],
+    "limit": 1000,
+}
 
 
 def installed() -> Path | None:
     """The interpreter of `.venvs/bench`, where Phoenix is there."""
     folder = REPO / ".venvs" / "bench"
-    return folder / "bin" / "python" if list(folder.glob("lib/python*/site-packages/phoenix/server")) else None
+    return (
+        folder / "bin" / "python"
+        if list(folder.glob("lib/python*/site-packages/phoenix/server"))
+        else None
+    )
 
 
-def measure(python: Path, ours: Callable[[int], tuple[float, float]], spans: int = SAMPLE) -> list[dict[str, Any]]:
+def measure(
+    python: Path, ours: Callable[[int], tuple[float, float]], spans: int = SAMPLE
+) -> list[dict[str, Any]]:
     """Rows of both. `ours(spans)` ingests the sample into a new store of ours: (seconds until all found, median query)."""
     note = f"the same {spans:,} spans, one sender, until all can be queried"
-    with tempfile.TemporaryDirectory(prefix="lab-bench-phoenix-") as folder, _server(python, Path(folder)) as client:
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-bench-phoenix-") as folder,
+        _server(python, Path(folder)) as client,
+    ):
         name = "arize-phoenix " + client.get("/arize_phoenix_version").text.strip()
         _count(client)
         began = time.perf_counter()
@@ -50,7 +62,9 @@ def measure(python: Path, ours: Callable[[int], tuple[float, float]], spans: int
     return [
         _row(name, "small_sample_ingest_spans_per_s", spans / took_s, "higher", note),
         _row("lab", "small_sample_ingest_spans_per_s", spans / our_s, "higher", note),
-        _row(name, "small_sample_filter_p50_s", query_s, "lower", "name and duration, all that match"),
+        _row(
+            name, "small_sample_filter_p50_s", query_s, "lower", "name and duration, all that match"
+        ),
         _row("lab", "small_sample_filter_p50_s", our_query_s, "lower", "the same, /api/search"),
     ]
 
@@ -73,7 +87,9 @@ def _send(port: int, spans: int) -> None:
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     for payload in requests(spans):
         while True:
-            connection.request("POST", "/v1/traces", payload, {"Content-Type": "application/x-protobuf"})
+            connection.request(
+                "POST", "/v1/traces", payload, {"Content-Type": "application/x-protobuf"}
+            )
             answer = connection.getresponse()
             answer.read()
             if answer.status == 200:
@@ -98,7 +114,9 @@ def _server(python: Path, folder: Path) -> Iterator[httpx.Client]:
         "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false", "PHOENIX_MAX_SPANS_QUEUE_SIZE": "1000000",
     }  # fmt: skip
     log = (folder / "log").open("w")
-    process = subprocess.Popen([python, "-m", "phoenix.server.main", "serve"], env=env, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [python, "-m", "phoenix.server.main", "serve"], env=env, stdout=log, stderr=log
+    )
     client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120)
     try:
         _wait(client, process, folder / "log")

@@ -91,7 +91,9 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"lab.{name}")
     if name not in _FACE:
-        raise AttributeError(f"module 'lab' has no attribute {name!r}; it offers {', '.join(__all__)}")
+        raise AttributeError(
+            f"module 'lab' has no attribute {name!r}; it offers {', '.join(__all__)}"
+        )
     return getattr(importlib.import_module(_FACE[name]), name)
 
 

@@ -1,21 +1,21 @@
-"""What can go wrong, as a tree. Each error says what happened, what we had, and what to do next.
+"""What can go wrong, as a tree. Each error says what happened, what was found, and how to fix it.
 
-    LabError
-    ├── SettingsError           a setting is missing, malformed or contradicts another
-    ├── SetupError              something that the machine must offer is not there (interpreter, package, disk)
-    ├── StackError              a part of the stack
-    │   ├── PartFailed          ... did not come up, or died; names the part and its log
-    │   └── NotUp               ... was asked for but nothing is running
-    ├── StoreError              Prometheus or Tempo
-    │   ├── StoreUnreachable    ... did not answer
-    │   ├── QueryRejected       ... refused the query; carries the query and the server's words
-    │   ├── NoData              ... answered, with nothing in it, where something was needed
-    │   └── IncompleteTraces    ... has traces that never completed within the wait
-    ├── WorldError              the help desk's data (unknown tool, broken catalogue, missing database)
-    ├── WorkloadError           a plan cannot be made or read, or a run was spoilt
-    ├── ModelError              a model folder is missing or corrupt
-    ├── FrameError              a table lacks a column or breaks a promise of the schema
-    └── NotebookError           a notebook cannot be run as asked (a parameter that it does not have, a failed cell)
+LabError
+├── SettingsError           a setting is missing, malformed or contradicts another
+├── SetupError              something that the machine must offer is not there (interpreter, package, disk)
+├── StackError              a part of the stack
+│   ├── PartFailed          ... did not come up, or died; names the part and its log
+│   └── NotUp               ... was asked for but nothing is running
+├── StoreError              Prometheus or Tempo
+│   ├── StoreUnreachable    ... did not answer
+│   ├── QueryRejected       ... refused the query; carries the query and the server's words
+│   ├── NoData              ... answered, with nothing in it, where something was needed
+│   └── IncompleteTraces    ... has traces that never completed within the wait
+├── WorldError              the help desk's data (unknown tool, broken catalogue, missing database)
+├── WorkloadError           a plan cannot be made or read, or a run was spoilt
+├── ModelError              a model folder is missing or corrupt
+├── FrameError              a table lacks a column or breaks a promise of the schema
+└── NotebookError           a notebook cannot be run as asked (a parameter that it does not have, a failed cell)
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from __future__ import annotations
 class LabError(Exception):
     """Base of every error that the lab raises on purpose.
 
-    `happened` is one sentence; `had` says what was found or asked; `do` says what to do next.
+    `happened` is one sentence; `got` says what was found instead; `fix` says how to correct it.
     """
 
-    def __init__(self, happened: str, *, had: str = "", do: str = "") -> None:
-        self.happened, self.had, self.do = happened, had, do
-        parts = [happened, f"  We had: {had}" if had else "", f"  What to do: {do}" if do else ""]
+    def __init__(self, happened: str, *, got: str = "", fix: str = "") -> None:
+        self.happened, self.got, self.fix = happened, got, fix
+        parts = [happened, f"  Got: {got}" if got else "", f"  Fix: {fix}" if fix else ""]
         super().__init__("\n".join(p for p in parts if p))
 
 
@@ -48,9 +48,11 @@ class StackError(LabError):
 class PartFailed(StackError):
     """A part did not come up, or died. `part` names it, `log` is the file to read."""
 
-    def __init__(self, happened: str, *, part: str, log: str = "", had: str = "", do: str = "") -> None:
+    def __init__(
+        self, happened: str, *, part: str, log: str = "", got: str = "", fix: str = ""
+    ) -> None:
         self.part, self.log = part, log
-        super().__init__(happened, had=had, do=do or (f"read {log}" if log else ""))
+        super().__init__(happened, got=got, fix=fix or (f"read {log}" if log else ""))
 
 
 class NotUp(StackError):
@@ -60,9 +62,9 @@ class NotUp(StackError):
 class StoreError(LabError):
     """Prometheus or Tempo did not do as asked. `query` is what was asked."""
 
-    def __init__(self, happened: str, *, query: str = "", had: str = "", do: str = "") -> None:
+    def __init__(self, happened: str, *, query: str = "", got: str = "", fix: str = "") -> None:
         self.query = query
-        super().__init__(happened, had=had or (f"query {query}" if query else ""), do=do)
+        super().__init__(happened, got=got or (f"query {query}" if query else ""), fix=fix)
 
 
 class StoreUnreachable(StoreError):

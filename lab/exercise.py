@@ -23,7 +23,7 @@ def check(answer: Any, expected: Any, *, hint: str, tolerance_ratio: float = 0.0
         return "Not answered yet: replace the ... above and run both cells again."
     if _same(answer, expected, tolerance_ratio):
         return "Right."
-    raise WrongAnswer("that is not what the data says", had=repr(answer), do=hint)
+    raise WrongAnswer("that is not what the data says", got=repr(answer), fix=hint)
 
 
 def _same(answer: Any, expected: Any, tolerance_ratio: float) -> bool:

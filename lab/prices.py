@@ -33,7 +33,9 @@ class ApiPrice:
     source: str
     cached_input_usd_per_mtok: float | None = None
 
-    def cost_usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float:
+    def cost_usd(
+        self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0
+    ) -> float:
         """USD for so many tokens; `cached_tokens` is the part of `prompt_tokens` that the cache answered."""
         cached_price = self.cached_input_usd_per_mtok
         if cached_price is None:
@@ -57,7 +59,9 @@ def _read(path: Path, kind: type) -> dict:
     try:
         rows = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as e:
-        raise SettingsError(f"the price list {path.name} cannot be read", had=str(e), do=f"restore {path}") from e
+        raise SettingsError(
+            f"the price list {path.name} cannot be read", got=str(e), fix=f"restore {path}"
+        ) from e
     prices = {}
     for name, row in rows.items():
         try:
@@ -65,7 +69,7 @@ def _read(path: Path, kind: type) -> dict:
         except TypeError as e:
             raise SettingsError(
                 f"row [{name}] of {path.name} is not a price",
-                had=str(e),
-                do="every row needs its price, what, read_on and source; see data/prices/README.md",
+                got=str(e),
+                fix="every row needs its price, what, read_on and source; see data/prices/README.md",
             ) from e
     return prices

@@ -27,7 +27,11 @@ def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
 CLIENT_RECORD = _columns(
     ("run_id", "string", "the run that this request belongs to"),
     ("request_id", "string", "unique within the run"),
-    ("trace_id", "string", "32 hex digits; the thread that joins client, Llama Stack, vLLM and tool"),
+    (
+        "trace_id",
+        "string",
+        "32 hex digits; the thread that joins client, Llama Stack, vLLM and tool",
+    ),
     ("scenario_id", "string", "the scenario with the ground truth"),
     ("kind", "string", "kind of scenario: single, chain, no_tool, ..."),
     ("intent", "string", "what the user wants"),
@@ -37,7 +41,11 @@ CLIENT_RECORD = _columns(
     ("session_id", "string", "the conversation"),
     ("api", "string", "'responses' (agent through Llama Stack) or 'chat' (plain chat completions)"),
     ("model", "string", "the model asked for"),
-    ("scheduled_at", "float64", "when the plan wanted it sent (open loop) or when the user was ready (closed loop)"),
+    (
+        "scheduled_at",
+        "float64",
+        "when the plan wanted it sent (open loop) or when the user was ready (closed loop)",
+    ),
     ("sent_at", "float64", "when the request was written to the socket"),
     ("first_token_at", "float64", "when the first generated token's chunk came; NaN if none did"),
     ("last_token_at", "float64", "when the last generated token's chunk came; NaN if none did"),
@@ -51,11 +59,19 @@ CLIENT_RECORD = _columns(
     ("error_type", "string", "low-cardinality kind of error; empty if ok"),
     ("error_message", "string", "what the server or the socket said"),
     ("prompt_tokens", "int64", "as the API answered; -1 if it did not say"),
-    ("cached_tokens", "int64", "part of prompt_tokens that came from the prefix cache; -1 if it did not say"),
+    (
+        "cached_tokens",
+        "int64",
+        "part of prompt_tokens that came from the prefix cache; -1 if it did not say",
+    ),
     ("completion_tokens", "int64", "as the API answered; -1 if it did not say"),
     ("prompt", "string", "what the user said"),
     ("answer", "string", "the final text"),
-    ("tool_calls", "json", "list of {tool, arguments (object or the raw text), output, error}, in order"),
+    (
+        "tool_calls",
+        "json",
+        "list of {tool, arguments (object or the raw text), output, error}, in order",
+    ),
     ("finish_reason", "string", "of the last model call, or the Responses status"),
 )
 
@@ -78,26 +94,62 @@ SPAN_FRAME = _columns(
 #           + engine_other_s - overlap_s + unexplained_s
 # A phase whose spans are missing is NaN, and its time is in unexplained_s.
 REQUEST_FRAME = _columns(
-    *((c.name, c.dtype, c.meaning) for c in CLIENT_RECORD if c.name not in ("chunk_offsets_s", "error_message")),
+    *(
+        (c.name, c.dtype, c.meaning)
+        for c in CLIENT_RECORD
+        if c.name not in ("chunk_offsets_s", "error_message")
+    ),
     ("turns", "int64", "model calls in the trace (vLLM's llm_request spans)"),
     ("tool_runs", "int64", "tool calls in the trace, as the caller (Llama Stack) made them"),
     ("tool_failures", "int64", "of these, calls that the tool server itself reports as failed"),
-    ("network_s", "float64", "client's view less the server's span: connection, transfer, waiting to be accepted"),
-    ("stack_s", "float64", "Llama Stack's own time: its server span less model calls, tool calls and tool lists"),
-    ("tool_list_s", "float64", "sum over Llama Stack's questions to the tool server which tools it has"),
+    (
+        "network_s",
+        "float64",
+        "client's view less the server's span: connection, transfer, waiting to be accepted",
+    ),
+    (
+        "stack_s",
+        "float64",
+        "Llama Stack's own time: its server span less model calls, tool calls and tool lists",
+    ),
+    (
+        "tool_list_s",
+        "float64",
+        "sum over Llama Stack's questions to the tool server which tools it has",
+    ),
     ("tool_s", "float64", "sum over tool calls, as the caller (Llama Stack) sees them"),
-    ("model_http_s", "float64", "sum over turns: Llama Stack's model call less vLLM's span (HTTP, vLLM's API server)"),
+    (
+        "model_http_s",
+        "float64",
+        "sum over turns: Llama Stack's model call less vLLM's span (HTTP, vLLM's API server)",
+    ),
     ("queue_s", "float64", "sum over turns: arrival at vLLM until first scheduled"),
     ("prefill_s", "float64", "sum over turns: first scheduled until first token"),
     ("decode_s", "float64", "sum over turns: first token until last token"),
     ("engine_other_s", "float64", "rest of vLLM's request spans: tokenising, output handling"),
-    ("overlap_s", "float64", "time that calls running at once have in common, counted twice above; to be subtracted"),
-    ("unexplained_s", "float64", "what no span accounts for; near 0 when the trace is whole and the clocks agree"),
+    (
+        "overlap_s",
+        "float64",
+        "time that calls running at once have in common, counted twice above; to be subtracted",
+    ),
+    (
+        "unexplained_s",
+        "float64",
+        "what no span accounts for; near 0 when the trace is whole and the clocks agree",
+    ),
     ("span_prompt_tokens", "int64", "sum over vLLM's spans"),
     ("span_completion_tokens", "int64", "sum over vLLM's spans"),
-    ("span_cached_tokens", "int64", "sum over Llama Stack's model call spans: prompt tokens from the prefix cache"),
+    (
+        "span_cached_tokens",
+        "int64",
+        "sum over Llama Stack's model call spans: prompt tokens from the prefix cache",
+    ),
     ("spans", "int64", "spans in the trace"),
-    ("trace_complete", "boolean", "every parent is there, every model call has its vLLM span, the root has ended"),
+    (
+        "trace_complete",
+        "boolean",
+        "every parent is there, every model call has its vLLM span, the root has ended",
+    ),
     ("trace_problem", "string", "why the trace is not complete; empty if it is"),
 )
 
@@ -115,7 +167,12 @@ class Span:
     VLLM = "llm_request"
     LLAMA_STACK_RESPONSES = "POST /v1/responses"
     CHAT_PREFIX = "chat "  # genai-openai: "chat {model}"
-    INVOKE_TOOL = ("invoke_mcp_tool", "invoke_tool", "file_search", "knowledge_search")  # Llama Stack's own
+    INVOKE_TOOL = (
+        "invoke_mcp_tool",
+        "invoke_tool",
+        "file_search",
+        "knowledge_search",
+    )  # Llama Stack's own
     LIST_TOOLS = "list_mcp_tools"
     EXECUTE_TOOL_PREFIX = "execute_tool "  # the MCP server's own: "execute_tool {gen_ai.tool.name}"
 

@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from lab.errors import NotUp, SettingsError
 
@@ -35,7 +40,9 @@ ENDPOINTS = {
 class Settings(BaseSettings):
     """Every setting of the lab. All `_url` values are base URLs without a trailing slash, None when unknown."""
 
-    model_config = SettingsConfigDict(env_prefix="LAB_", toml_file=[REPO / "lab.toml", "lab.toml"], extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LAB_", toml_file=[REPO / "lab.toml", "lab.toml"], extra="ignore"
+    )
 
     place: Literal["local", "cluster", "recorded"] = "local"
     state_dir: Path = Field(
@@ -43,7 +50,9 @@ class Settings(BaseSettings):
         description="all state of one local lab: ports, logs, databases; recordings and a cluster have a folder in it",
     )
     data_dir: Path = Field(REPO / "data", description="lab model, world, prices, recorded runs")
-    recording: str = Field("first-look", description="the folder of data/recorded that the place `recorded` replays")
+    recording: str = Field(
+        "first-look", description="the folder of data/recorded that the place `recorded` replays"
+    )
 
     prometheus_url: str | None = None
     tempo_url: str | None = None
@@ -54,17 +63,33 @@ class Settings(BaseSettings):
     mcp_url: str | None = None
     grafana_url: str | None = None
 
-    model: str = Field("", description="a model name or folder that vLLM should serve; empty: the lab's own model")
-    model_name: str = Field("lab-model", description="the name under which the chat model is served")
-    vllm_job: str = Field("vllm", description="the scrape job of the chat model's vLLM, for the analysis")
-    ports: dict[str, int] = Field({}, description="ports that `lab up` must take, by name; others are chosen free")
-    vllm_args: str = Field("", description="more arguments for the chat model's vLLM, as one would type them")
+    model: str = Field(
+        "", description="a model name or folder that vLLM should serve; empty: the lab's own model"
+    )
+    model_name: str = Field(
+        "lab-model", description="the name under which the chat model is served"
+    )
+    vllm_job: str = Field(
+        "vllm", description="the scrape job of the chat model's vLLM, for the analysis"
+    )
+    ports: dict[str, int] = Field(
+        {}, description="ports that `lab up` must take, by name; others are chosen free"
+    )
+    vllm_args: str = Field(
+        "", description="more arguments for the chat model's vLLM, as one would type them"
+    )
     store_headers: dict[str, str] = Field(
-        {}, repr=False, description='sent with every question to Prometheus and Tempo: {"Authorization": "Bearer ..."}'
+        {},
+        repr=False,
+        description='sent with every question to Prometheus and Tempo: {"Authorization": "Bearer ..."}',
     )
     timeout_s: float = Field(30.0, gt=0, description="for one question to a store")
-    cluster_context: str = Field("", description="the Kubernetes context of the place `cluster`; none is the default")
-    cluster_overlay: str = Field("", description="the folder of lab/k8s/overlays that the place `cluster` stands up")
+    cluster_context: str = Field(
+        "", description="the Kubernetes context of the place `cluster`; none is the default"
+    )
+    cluster_overlay: str = Field(
+        "", description="the folder of lab/k8s/overlays that the place `cluster` stands up"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -75,7 +100,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls), _RunningStack(settings_cls)
+        return (
+            init_settings,
+            env_settings,
+            TomlConfigSettingsSource(settings_cls),
+            _RunningStack(settings_cls),
+        )
 
     @property
     def recording_dir(self) -> Path:
@@ -88,22 +118,24 @@ class Settings(BaseSettings):
         Raises SettingsError for a name that is not a part, NotUp where no address is known.
         """
         if name not in ENDPOINTS:
-            raise SettingsError(f"there is no endpoint {name!r}", do=f"use one of {', '.join(ENDPOINTS)}")
+            raise SettingsError(
+                f"there is no endpoint {name!r}", fix=f"use one of {', '.join(ENDPOINTS)}"
+            )
         url = getattr(self, f"{name}_url")
         if not url and self.place == "recorded":
             raise NotUp(
                 f"no address is known for {ENDPOINTS[name]}",
-                had=f"the place is `recorded`: {self.recording} holds telemetry and runs, nothing that answers anew",
-                do=f"use the place `local`, or set LAB_{name.upper()}_URL"
+                got=f"the place is `recorded`: {self.recording} holds telemetry and runs, nothing that answers anew",
+                fix=f"use the place `local`, or set LAB_{name.upper()}_URL"
                 if name not in ("prometheus", "tempo")
                 else "start the recording's stores with `lab up --place recorded`",
             )
         if not url:
             raise NotUp(
                 f"no address is known for {ENDPOINTS[name]}",
-                had=f"no LAB_{name.upper()}_URL, no {name}_url in lab.toml, "
+                got=f"no LAB_{name.upper()}_URL, no {name}_url in lab.toml, "
                 f"no running lab in {self.state_dir.resolve()}",
-                do=f"start the lab with `lab up`, or set LAB_{name.upper()}_URL to your own server",
+                fix=f"start the lab with `lab up`, or set LAB_{name.upper()}_URL to your own server",
             )
         return url.rstrip("/")
 
@@ -124,7 +156,9 @@ class _RunningStack(PydanticBaseSettingsSource):
                 own["state_dir"] = fields["state_dir"].default / "recorded" / name
             elif self.current_state.get("place") == "cluster":
                 own["state_dir"] = fields["state_dir"].default / "cluster"
-        state_dir = Path(own.get("state_dir") or self.current_state.get("state_dir", fields["state_dir"].default))
+        state_dir = Path(
+            own.get("state_dir") or self.current_state.get("state_dir", fields["state_dir"].default)
+        )
         path = state_dir / ENDPOINTS_FILE
         try:
             found = json.loads(path.read_text())
@@ -132,7 +166,9 @@ class _RunningStack(PydanticBaseSettingsSource):
             return own
         except (OSError, ValueError) as e:
             raise SettingsError(
-                f"{path} cannot be read", had=str(e), do="run `lab down` and `lab up` to write it anew"
+                f"{path} cannot be read",
+                got=str(e),
+                fix="run `lab down` and `lab up` to write it anew",
             ) from e
         return own | {f"{name}_url": url for name, url in found.items() if name in ENDPOINTS}
 
@@ -146,6 +182,6 @@ def load_settings(**overrides: Any) -> Settings:
         name = ".".join(str(p) for p in first["loc"])
         raise SettingsError(
             f"setting {name} is not usable: {first['msg']}",
-            had=repr(first.get("input")),
-            do=f"correct LAB_{name.upper()} in the environment or {name} in lab.toml",
+            got=repr(first.get("input")),
+            fix=f"correct LAB_{name.upper()} in the environment or {name} in lab.toml",
         ) from e

@@ -19,7 +19,9 @@ def strip(notebook: Path) -> bool:
     """Take off outputs, counts, papermill's metadata and its injected cell; True if there was something."""
     before = notebook.read_text(encoding="utf-8")
     content = nbformat.reads(before, as_version=4)
-    content.cells = [c for c in content.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    content.cells = [
+        c for c in content.cells if "injected-parameters" not in c.metadata.get("tags", [])
+    ]
     content.metadata.pop("papermill", None)
     for cell in content.cells:
         cell.metadata.pop("papermill", None)

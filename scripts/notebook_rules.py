@@ -13,7 +13,8 @@ import nbformat
 from lab.runner.roles import ROLES, roles_of
 
 META_LINE = re.compile(
-    r"^\*Level: (?P<level>[^·*]+) · Time: (?P<minutes>\d+) minutes · Needs: (?P<needs>[^*]+)\*$", re.MULTILINE
+    r"^\*Level: (?P<level>[^·*]+) · Time: (?P<minutes>\d+) minutes · Needs: (?P<needs>[^*]+)\*$",
+    re.MULTILINE,
 )
 LONGEST_CELL = 25  # lines; a longer one belongs in lab/
 # One typed and commented scalar a line: papermill shows type, default and comment.
@@ -53,7 +54,11 @@ def opening_of(notebook: Path) -> Opening | None:
 def problems(notebook: Path) -> list[str]:
     """Every rule that a notebook breaks, as sentences; none for a notebook that may be committed."""
     content = nbformat.read(notebook, as_version=4)
-    found = [*_traces_of_a_run(content), *_shape(notebook, content.cells), *_parameters(content.cells)]
+    found = [
+        *_traces_of_a_run(content),
+        *_shape(notebook, content.cells),
+        *_parameters(content.cells),
+    ]
     name = content.metadata.get("kernelspec", {}).get("name")
     if name != "python3":
         found.append(f"its kernel is {name!r}; only 'python3' is there on every machine")
@@ -82,21 +87,31 @@ def _shape(notebook: Path, cells: list[Any]) -> list[str]:
         return ["it is empty"]
     found, opening = [], opening_of(notebook)
     if opening is None:
-        found.append("the first cell is not '# NN Title' with '*Level: ... · Time: NN minutes · Needs: ...*'")
+        found.append(
+            "the first cell is not '# NN Title' with '*Level: ... · Time: NN minutes · Needs: ...*'"
+        )
     elif opening.number != notebook.name[:2]:
         found.append(f"its title has number {opening.number}, its file {notebook.name[:2]}")
     elif not 1 <= len(opening.bullets) <= 3:
         found.append("the first cell has not one to three bullets after 'You will see:'")
     last = cells[-1]
-    if last.cell_type != "markdown" or not last.source.startswith("## Recap") or "Next:" not in last.source:
+    if (
+        last.cell_type != "markdown"
+        or not last.source.startswith("## Recap")
+        or "Next:" not in last.source
+    ):
         found.append("the last cell is not '## Recap' with 'Next:'")
     for index, cell in enumerate(cells):
         lines = cell.source.count("\n") + 1
         if cell.cell_type == "code" and lines > LONGEST_CELL:
-            found.append(f"cell {index + 1} has {lines} lines; what needs more than {LONGEST_CELL} belongs in lab/")
+            found.append(
+                f"cell {index + 1} has {lines} lines; what needs more than {LONGEST_CELL} belongs in lab/"
+            )
         for role in roles_of(cell):
             if role not in ROLES or cell.cell_type != "code":
-                found.append(f"cell {index + 1} is tagged 'role:{role}'; code cells may have {', '.join(ROLES)}")
+                found.append(
+                    f"cell {index + 1} is tagged 'role:{role}'; code cells may have {', '.join(ROLES)}"
+                )
     return found
 
 

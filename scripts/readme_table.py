@@ -20,7 +20,10 @@ def table(folder: Path = REPO / "notebooks") -> str:
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         opening = opening_of(path)
         if opening is None:
-            raise LabError(f"{path.name} does not open as the rules say", do="run `python -m scripts.check_notebooks`")
+            raise LabError(
+                f"{path.name} does not open as the rules say",
+                fix="run `python -m scripts.check_notebooks`",
+            )
         seen = "; ".join(bullet.rstrip(".;") for bullet in opening.bullets)
         link = f"[{opening.number} {opening.title}](notebooks/{path.name})"
         cells = (link, seen, opening.level, str(opening.minutes), opening.needs)
@@ -31,7 +34,9 @@ def table(folder: Path = REPO / "notebooks") -> str:
 def with_table(readme: str, rows: str) -> str:
     """The README's text with the table between the markers. Raises LabError where a marker is missing."""
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise LabError("README.md lacks the markers of the notebook table", do=f"put back {BEGIN} and {END}")
+        raise LabError(
+            "README.md lacks the markers of the notebook table", fix=f"put back {BEGIN} and {END}"
+        )
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{rows}\n{END}{rest.split(END)[1]}"
 
@@ -44,7 +49,10 @@ def main(argv: list[str]) -> int:
     if now == wanted:
         return 0
     if "--check" in argv:
-        print("README.md's notebook table is out of date: run `python -m scripts.readme_table`", file=sys.stderr)
+        print(
+            "README.md's notebook table is out of date: run `python -m scripts.readme_table`",
+            file=sys.stderr,
+        )
         return 1
     part = path.with_suffix(".part")
     part.write_text(wanted, encoding="utf-8")

@@ -31,7 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "live_lab" in getattr(item, "fixturenames", ()):
             item.add_marker("live")
-    items.sort(key=lambda item: (item.get_closest_marker("live") is not None, "fault" in item.path.name))
+    items.sort(
+        key=lambda item: (item.get_closest_marker("live") is not None, "fault" in item.path.name)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,9 @@ def live_lab(request: pytest.FixtureRequest) -> Iterator[Settings]:
     from lab import stack  # here, so that tests of other rooms do not need it
 
     found = load_settings()
-    if any(part.essential for part in stack.status(found)) and all(p.ready for p in stack.status(found) if p.essential):
+    if any(part.essential for part in stack.status(found)) and all(
+        p.ready for p in stack.status(found) if p.essential
+    ):
         yield found
         return
     state_dir = Path(tempfile.mkdtemp(prefix="lab-"))

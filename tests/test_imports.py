@@ -11,7 +11,17 @@ import pytest
 
 LAB = Path(__file__).resolve().parent.parent / "lab"
 FLOOR_0 = {"schema", "errors", "settings", "world", "prices", "exercise"}
-STAGES = {"workload", "stack", "tools", "tracestore", "stores", "frames", "measures", "figures", "dashboards"}
+STAGES = {
+    "workload",
+    "stack",
+    "tools",
+    "tracestore",
+    "stores",
+    "frames",
+    "measures",
+    "figures",
+    "dashboards",
+}
 ABOVE = {"cli", "runner", "kit"}  # like a notebook: may use every stage
 
 FILES = sorted(p for p in LAB.rglob("*.py") if "k8s" not in p.relative_to(LAB).parts)
@@ -25,7 +35,11 @@ def _imported_rooms(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""] if node.module != "lab" else [f"lab.{a.name}" for a in node.names]
+            names = (
+                [node.module or ""]
+                if node.module != "lab"
+                else [f"lab.{a.name}" for a in node.names]
+            )
             assert node.level == 0, f"{path.name} uses a relative import: write the full name"
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
@@ -42,7 +56,9 @@ def test_imports_go_down_only(path: Path) -> None:
     if room == "__init__" or room in ABOVE:
         return
     allowed = FLOOR_0 | {room} if room in STAGES else FLOOR_0
-    assert room in FLOOR_0 | STAGES, f"lab/{room} is not a room of the design: name it here, with its floor"
+    assert room in FLOOR_0 | STAGES, (
+        f"lab/{room} is not a room of the design: name it here, with its floor"
+    )
     assert _imported_rooms(path) <= allowed, f"lab/{room} imports {_imported_rooms(path) - allowed}"
 
 
@@ -52,5 +68,7 @@ def test_importing_lab_does_nothing() -> None:
         "import sys, lab; heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=LAB.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=LAB.parent
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -24,7 +24,9 @@ def _executed(path: Path) -> None:
     """Put in what papermill leaves."""
     content = nbformat.read(path, as_version=4)
     content.metadata["papermill"] = {"input_path": "somewhere"}
-    content.cells.insert(2, new_code_cell("rate = 9", metadata={"tags": ["injected-parameters"], "papermill": {}}))
+    content.cells.insert(
+        2, new_code_cell("rate = 9", metadata={"tags": ["injected-parameters"], "papermill": {}})
+    )
     content.cells[3].outputs = [new_output("stream", text="2")]
     content.cells[3].execution_count = 4
     nbformat.write(content, path)
@@ -47,7 +49,13 @@ def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
     before = notebook.read_bytes()
     _executed(notebook)
     found = " ".join(problems(notebook))
-    for trace in ("outputs", "execution count", "papermill's metadata", "injected", "metadata of a run"):
+    for trace in (
+        "outputs",
+        "execution count",
+        "papermill's metadata",
+        "injected",
+        "metadata of a run",
+    ):
         assert trace in found
     assert main([str(notebook)]) == 1
     assert strip(notebook) and problems(notebook) == [] and not strip(notebook)
@@ -75,14 +83,23 @@ def test_shape(tmp_path: Path) -> None:
     content.metadata["kernelspec"]["name"] = "my-env"
     nbformat.write(content, path)
     found = " ".join(problems(path))
-    for problem in ("number 07, its file 08", "Recap", "0 cells tagged", "belongs in lab/", "my-env"):
+    for problem in (
+        "number 07, its file 08",
+        "Recap",
+        "0 cells tagged",
+        "belongs in lab/",
+        "my-env",
+    ):
         assert problem in found
 
 
 def test_readme_table(notebook: Path) -> None:
     """A row a notebook; text outside the markers stays; a README without markers is refused."""
     rows = readme_table.table(notebook.parent)
-    assert "[07 Look around](notebooks/07_look_around.ipynb) | one thing | first | 10 | the stack |" in rows
+    assert (
+        "[07 Look around](notebooks/07_look_around.ipynb) | one thing | first | 10 | the stack |"
+        in rows
+    )
     readme = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
     assert readme_table.with_table(readme, "new") == readme.replace("old", "new")
     with pytest.raises(LabError, match="markers"):

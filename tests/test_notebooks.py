@@ -17,7 +17,13 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 # Smaller workloads than an attendee's, where a notebook would otherwise take minutes: notebook -> parameters.
 SMALLER: dict[str, dict[str, object]] = {
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
-    "05_find_capacity": {"most_users": 16, "rounds": 2, "level_s": 1.5, "step_s": 4.0, "least_requests": 60},
+    "05_find_capacity": {
+        "most_users": 16,
+        "rounds": 2,
+        "level_s": 1.5,
+        "step_s": 4.0,
+        "least_requests": 60,
+    },
     "06_count_the_cost": {"n_requests": 20, "users": 2, "think_s": 0.2, "leavers": 8},
     "08_watch_the_processor": {"n_requests": 20},
     "07_judge_tool_use": {"requests": 40, "busy_users": 8},
@@ -47,7 +53,9 @@ def test_parameters_are_known(path: Path) -> None:
 def test_readme_lists_them() -> None:
     """The README's table is what scripts/readme_table.py makes of the notebooks' first cells."""
     readme = (REPO / "README.md").read_text(encoding="utf-8")
-    assert readme_table.with_table(readme, readme_table.table()) == readme, "run `python -m scripts.readme_table`"
+    assert readme_table.with_table(readme, readme_table.table()) == readme, (
+        "run `python -m scripts.readme_table`"
+    )
 
 
 @pytest.mark.timeout(1200)

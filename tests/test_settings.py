@@ -26,7 +26,9 @@ def test_running_stack_is_found(tmp_path: Path) -> None:
     assert load_settings(state_dir=tmp_path).endpoint("prometheus") == "http://127.0.0.1:1234"
 
 
-def test_environment_beats_the_running_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_beats_the_running_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Attach: one variable points the notebooks at somebody's own server."""
     (tmp_path / "endpoints.json").write_text(json.dumps({"prometheus": "http://127.0.0.1:1234"}))
     monkeypatch.setenv("LAB_PROMETHEUS_URL", "http://prom.example:9090/")

@@ -21,11 +21,23 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 # verb -> (module, its one line of help). Each module has `main(argv) -> int | None` and its own --help.
 DELEGATED = {
-    "run": ("lab.runner", "Execute the notebooks in order on the real stack; results, report and logs go to out/."),
+    "run": (
+        "lab.runner",
+        "Execute the notebooks in order on the real stack; results, report and logs go to out/.",
+    ),
     "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
-    "load": ("lab.workload.command", "Drive a workload through the stack and record every request."),
-    "record": ("lab.cli.record", "Save a window of Prometheus and traces, and the runs in it, to data/recorded/NAME."),
-    "attach": ("lab.cli.attach", "Check your own Prometheus and Tempo for the analysis, and remember their addresses."),
+    "load": (
+        "lab.workload.command",
+        "Drive a workload through the stack and record every request.",
+    ),
+    "record": (
+        "lab.cli.record",
+        "Save a window of Prometheus and traces, and the runs in it, to data/recorded/NAME.",
+    ),
+    "attach": (
+        "lab.cli.attach",
+        "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
+    ),
     "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }
@@ -36,19 +48,26 @@ PLACE_HELP = (
     "(LAB_RECORDING, a folder of data/recorded)."
 )
 Place = Annotated[str, typer.Option(help=PLACE_HELP)]
-Context = Annotated[str, typer.Option(help="The Kubernetes context, for --place cluster. None is taken by itself.")]
+Context = Annotated[
+    str, typer.Option(help="The Kubernetes context, for --place cluster. None is taken by itself.")
+]
 Overlay = Annotated[str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")]
 
 
 @app.command()
 def up(
     wait: Annotated[
-        str, typer.Option(help="'agent': until an agent request can be answered; 'all': documents can be searched too.")
+        str,
+        typer.Option(
+            help="'agent': until an agent request can be answered; 'all': documents can be searched too."
+        ),
     ] = "agent",
     place: Place = "local",
     context: Context = "",
     overlay: Overlay = "",
-    also: Annotated[list[str], typer.Option("--with", help="A part on demand to start too: 'vllm-canary'.")] = [],  # noqa: B006
+    also: Annotated[
+        list[str], typer.Option("--with", help="A part on demand to start too: 'vllm-canary'.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Stand the stack up, or start again what died. Says what it waits for, and which log to read if a part fails."""
     if _on_cluster(place):
@@ -64,7 +83,9 @@ def up(
 def down(
     place: Place = "local",
     context: Context = "",
-    only: Annotated[list[str], typer.Option(help="Stop only this part, which was started with --with.")] = [],  # noqa: B006
+    only: Annotated[
+        list[str], typer.Option(help="Stop only this part, which was started with --with.")
+    ] = [],  # noqa: B006
 ) -> None:
     """Take the stack down. No process stays, whatever happened to the supervisor; on a cluster, nothing of ours."""
     if _on_cluster(place):
@@ -94,11 +115,19 @@ def status(
 
 @app.command()
 def logs(
-    part: Annotated[str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")] = None,
-    trace: Annotated[str | None, typer.Option(help="Only lines of this trace id, of all parts, in time order.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines are written, until Ctrl-C.")] = False,
+    part: Annotated[
+        str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")
+    ] = None,
+    trace: Annotated[
+        str | None, typer.Option(help="Only lines of this trace id, of all parts, in time order.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on as lines are written, until Ctrl-C.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-    last: Annotated[int, typer.Option("--last", "-n", help="Only that many of the newest lines; 0: all.")] = 0,
+    last: Annotated[
+        int, typer.Option("--last", "-n", help="Only that many of the newest lines; 0: all.")
+    ] = 0,
 ) -> None:
     """Show log lines of a part, of all, or of one trace."""
     from lab.cli.stack import logs as run

@@ -17,8 +17,14 @@ from lab.stores import Prometheus, Tempo
 RECENT_S = 3600.0
 # What each group of figures needs: (what is lost without it, metrics).
 NEEDS = (
-    ("tokens and their cost", (Metric.PROMPT_TOKENS, Metric.GENERATION_TOKENS, Metric.CACHED_TOKENS)),
-    ("latency from histograms", (f"{Metric.TTFT}_bucket", f"{Metric.ITL}_bucket", f"{Metric.E2E}_bucket")),
+    (
+        "tokens and their cost",
+        (Metric.PROMPT_TOKENS, Metric.GENERATION_TOKENS, Metric.CACHED_TOKENS),
+    ),
+    (
+        "latency from histograms",
+        (f"{Metric.TTFT}_bucket", f"{Metric.ITL}_bucket", f"{Metric.E2E}_bucket"),
+    ),
     ("load and capacity", (Metric.RUNNING, Metric.WAITING, Metric.KV_CACHE_USAGE)),
     ("the agent", ("llama_stack_requests_total", "llama_stack_request_duration_seconds_bucket")),
     ("the machine", ("node_cpu_seconds_total",)),
@@ -35,7 +41,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--prometheus", metavar="URL")
     parser.add_argument("--tempo", metavar="URL")
-    parser.add_argument("--write", action="store_true", help="write the addresses into lab.toml of this folder")
+    parser.add_argument(
+        "--write", action="store_true", help="write the addresses into lab.toml of this folder"
+    )
     args = parser.parse_args(argv)
     given = {"prometheus_url": args.prometheus, "tempo_url": args.tempo}
     given = {name: url for name, url in given.items() if url}
@@ -68,16 +76,20 @@ def look_at_prometheus(settings: Settings) -> list[str]:
     known = set(prometheus.metric_names())
     lines = [f"Prometheus {prometheus.url}: {len(known):,} metrics"]
     for what, metrics in NEEDS:
-        names = {metric: next((n for n in names_of(metric) if n in known), "") for metric in metrics}
+        names = {
+            metric: next((n for n in names_of(metric) if n in known), "") for metric in metrics
+        }
         lacking = [metric for metric, name in names.items() if not name]
-        other = [f"{name} for {metric}" for metric, name in names.items() if name and name != metric]
+        other = [
+            f"{name} for {metric}" for metric, name in names.items() if name and name != metric
+        ]
         state = f"lacks {', '.join(lacking)}" if lacking else "there"
         lines.append(f"  {what}: {state}" + (f" (as {', '.join(other)})" if other else ""))
     if not any(name in known for _, metrics in NEEDS for m in metrics for name in names_of(m)):
         raise NoData(
             f"Prometheus at {prometheus.url} answers, but has no metric of a model server",
-            had=f"{len(known):,} other metrics",
-            do="scrape vLLM's /metrics, or give the address of the Prometheus that does",
+            got=f"{len(known):,} other metrics",
+            fix="scrape vLLM's /metrics, or give the address of the Prometheus that does",
         )
     return lines
 
@@ -88,13 +100,21 @@ def scrape_job(settings: Settings) -> tuple[str, list[str]]:
     It is the settings' own where there is such a one, else the only one; of several none is chosen.
     """
     metrics = "|".join(names_of(Metric.PROMPT_TOKENS))
-    found = Prometheus(settings).query(f'count by (job, model_name) ({{__name__=~"{metrics}"}})').metrics
+    found = (
+        Prometheus(settings)
+        .query(f'count by (job, model_name) ({{__name__=~"{metrics}"}})')
+        .metrics
+    )
     models: dict[str, list[str]] = {}
     for series in found:
-        models.setdefault(series["metric"].get("job", ""), []).append(series["metric"].get("model_name", "?"))
+        models.setdefault(series["metric"].get("job", ""), []).append(
+            series["metric"].get("model_name", "?")
+        )
     if settings.vllm_job in models or not models:
         return settings.vllm_job, []
-    named = "; ".join(f"{job} (serving {', '.join(sorted(served))})" for job, served in sorted(models.items()))
+    named = "; ".join(
+        f"{job} (serving {', '.join(sorted(served))})" for job, served in sorted(models.items())
+    )
     said = f"vLLM is scraped as the job {named}; the analysis asks for the job {settings.vllm_job}"
     if len(models) == 1:
         return next(iter(models)), [f"{said}: set LAB_VLLM_JOB, or --write keeps it"]
@@ -106,9 +126,14 @@ def look_at_tempo(settings: Settings) -> list[str]:
     tempo, now = Tempo(settings), time.time()
     found = tempo.search("{}", now - RECENT_S, now, limit=200).require()
     services = sorted({t.root_service for t in found if t.root_service})
-    lines = [f"Tempo {tempo.url}: {'at least ' if found.limited else ''}{len(found)} traces in the last hour"]
+    lines = [
+        f"Tempo {tempo.url}: {'at least ' if found.limited else ''}{len(found)} traces in the last hour"
+    ]
     lines.append(f"  roots from {', '.join(services) or 'services that do not say their name'}")
-    for what, query in (("vLLM's requests", '{ name = "llm_request" }'), ("model calls", '{ name =~ "chat .*" }')):
+    for what, query in (
+        ("vLLM's requests", '{ name = "llm_request" }'),
+        ("model calls", '{ name =~ "chat .*" }'),
+    ):
         try:
             count = len(tempo.search(query, now - RECENT_S, now, limit=1))
             lines.append(f"  {what}: {'there' if count else 'none: switch on its tracing'}")
@@ -123,6 +148,10 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     for name, url in given.items():
         line = f"{name} = {json.dumps(url)}"
         pattern = rf"(?m)^{name}\s*=.*$"
-        text = re.sub(pattern, lambda _, line=line: line, text) if re.search(pattern, text) else f"{line}\n{text}"
+        text = (
+            re.sub(pattern, lambda _, line=line: line, text)
+            if re.search(pattern, text)
+            else f"{line}\n{text}"
+        )
     path.write_text(text)
     return path.resolve()

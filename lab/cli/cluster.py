@@ -16,19 +16,32 @@ def up(context: str, overlay: str) -> None:
     settings, console = load_settings(place="cluster"), Console()
     context, overlay = context or settings.cluster_context, overlay or settings.cluster_overlay
     for finding in cluster.preflight(settings, context, overlay):
-        mark = "[green]good[/]" if finding.ok else "[red]missing[/]" if finding.required else "[yellow]careful[/]"
+        mark = (
+            "[green]good[/]"
+            if finding.ok
+            else "[red]missing[/]"
+            if finding.required
+            else "[yellow]careful[/]"
+        )
         fix = "" if finding.ok else f"; fix: {finding.fix}"
-        console.print(f"  {mark} {finding.name}: {finding.found}{fix}", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {mark} {finding.name}: {finding.found}{fix}", highlight=False, soft_wrap=True
+        )
     endpoints = cluster.up(settings, context, overlay, _Progress())
     for name, url in sorted(endpoints.items()):
-        console.print(f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True
+        )
 
 
 def down(context: str) -> None:
     """Take it down, say what went."""
     settings = load_settings(place="cluster")
     removed = cluster.down(settings, context or settings.cluster_context)
-    print("\n".join(f"removed {name}" for name in removed) or "there was nothing of the lab in that cluster")
+    print(
+        "\n".join(f"removed {name}" for name in removed)
+        or "there was nothing of the lab in that cluster"
+    )
 
 
 def status(context: str) -> int:

@@ -42,14 +42,26 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("name", help="of the recording's folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--requests", type=int, help="drive so many requests now, and record them")
-    what.add_argument("--newest-runs", type=int, metavar="N", help="the newest N runs of `lab.drive` (default: 1)")
-    what.add_argument("--last", metavar="TIME", help="no run: the window that ends now, such as 15m or 2h")
-    what.add_argument("--start", metavar="TIME", help="no run: the window from here (ISO 8601 with a zone) to --end")
+    what.add_argument(
+        "--newest-runs", type=int, metavar="N", help="the newest N runs of `lab.drive` (default: 1)"
+    )
+    what.add_argument(
+        "--last", metavar="TIME", help="no run: the window that ends now, such as 15m or 2h"
+    )
+    what.add_argument(
+        "--start",
+        metavar="TIME",
+        help="no run: the window from here (ISO 8601 with a zone) to --end",
+    )
     parser.add_argument("--end", metavar="TIME")
-    parser.add_argument("--rate", type=float, default=1.0, help="with --requests: conversations a second")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="with --requests: conversations a second"
+    )
     parser.add_argument("--seed", type=int, default=11, help="with --requests")
     parser.add_argument("--selector", default=EVERYTHING, help="which series, as a PromQL selector")
-    parser.add_argument("--traceql", default="{}", help="which traces: those with a span that matches")
+    parser.add_argument(
+        "--traceql", default="{}", help="which traces: those with a span that matches"
+    )
     parser.add_argument("--replace", action="store_true", help="replace a recording of this name")
     return parser.parse_args(argv)
 
@@ -64,8 +76,8 @@ def _runs(settings: Settings, args: argparse.Namespace) -> list[Run]:
     if len(found) < count:
         raise SettingsError(
             f"there are not {count} runs to record",
-            had=f"{len(found)} in {settings.state_dir / RUNS}",
-            do="drive one (`lab record NAME --requests 80`, or a notebook), or name a window (--last 15m)",
+            got=f"{len(found)} in {settings.state_dir / RUNS}",
+            fix="drive one (`lab record NAME --requests 80`, or a notebook), or name a window (--last 15m)",
         )
     return found[-count:]
 
@@ -76,10 +88,12 @@ def _window(args: argparse.Namespace, runs: list[Run]) -> tuple[float, float]:
     if args.last:
         number, unit = args.last[:-1], args.last[-1:]
         if unit not in UNITS_S or not number.replace(".", "", 1).isdigit():
-            raise SettingsError(f"{args.last!r} is no length of time", do="write 90s, 15m, 2h or 1d")
+            raise SettingsError(
+                f"{args.last!r} is no length of time", fix="write 90s, 15m, 2h or 1d"
+            )
         return time.time() - float(number) * UNITS_S[unit], time.time()
     if not args.end:
-        raise SettingsError("a window needs an end", had=f"--start {args.start}", do="add --end")
+        raise SettingsError("a window needs an end", got=f"--start {args.start}", fix="add --end")
     return _instant(args.start), _instant(args.end)
 
 
@@ -87,7 +101,11 @@ def _instant(text: str) -> float:
     try:
         at = datetime.fromisoformat(text)
     except ValueError as e:
-        raise SettingsError(f"{text!r} is no instant", had=str(e), do="write 2026-11-26T10:00:00Z") from e
+        raise SettingsError(
+            f"{text!r} is no instant", got=str(e), fix="write 2026-11-26T10:00:00Z"
+        ) from e
     if at.tzinfo is None:
-        raise SettingsError(f"{text!r} has no time zone", do=f"write {text}Z for UTC, or {text}+01:00")
+        raise SettingsError(
+            f"{text!r} has no time zone", fix=f"write {text}Z for UTC, or {text}+01:00"
+        )
     return at.timestamp()

@@ -36,15 +36,22 @@ def up(wait: str, also: list[str]) -> None:
     try:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=5) as live:
-                endpoints = stack.up(settings, lambda parts, t: live.update(_progress_table(parts, t)), wait)
+                endpoints = stack.up(
+                    settings, lambda parts, t: live.update(_progress_table(parts, t)), wait
+                )
         else:
             endpoints = stack.up(settings, LineProgress(), wait)
     except KeyboardInterrupt:
-        print("the lab goes on coming up; `lab status` shows how far it is, `lab down` stops it", file=sys.stderr)
+        print(
+            "the lab goes on coming up; `lab status` shows how far it is, `lab down` stops it",
+            file=sys.stderr,
+        )
         raise
     stack.start(settings, *also)
     for name, url in sorted(endpoints.items()):
-        console.print(f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True)
+        console.print(
+            f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True
+        )
 
 
 def down(only: list[str]) -> None:
@@ -52,7 +59,9 @@ def down(only: list[str]) -> None:
     if only:
         return stack.stop(load_settings(), *only)
     left = stack.down(load_settings())
-    print(f"down; outlived their supervisor and were ended now: {', '.join(left)}" if left else "down")
+    print(
+        f"down; outlived their supervisor and were ended now: {', '.join(left)}" if left else "down"
+    )
 
 
 def status(as_json: bool) -> int:
@@ -74,7 +83,10 @@ def status(as_json: bool) -> int:
 def logs(part: str | None, trace: str | None, follow: bool, as_json: bool, last: int) -> None:
     """Print entries; the part's name in front where there are several."""
     if part and trace:
-        raise StackError("a part and a trace were asked for at once", do="leave out the part: a trace goes through all")
+        raise StackError(
+            "a part and a trace were asked for at once",
+            fix="leave out the part: a trace goes through all",
+        )
     entries = stack.logs(load_settings(), part, trace, follow)
     if last and not follow:
         entries = deque(entries, maxlen=last)
@@ -99,10 +111,15 @@ class LineProgress:
             if self._seen.get(p.name) != p.state:
                 self._seen[p.name] = p.state
                 took = f" after {p.ready_after_s:.1f} s" if p.ready_after_s else ""
-                print(f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip(), flush=True)
+                print(
+                    f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip(),
+                    flush=True,
+                )
         if elapsed_s >= self._next_s:
             self._next_s = elapsed_s + 10.0
-            waiting = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in parts if _due(p) and not p.error)
+            waiting = "; ".join(
+                f"{p.name}: {p.waits_for or p.state}" for p in parts if _due(p) and not p.error
+            )
             print(f"{elapsed_s:6.1f} s  waiting for {waiting}", flush=True)
 
 
@@ -111,7 +128,9 @@ def _due(part: PartStatus) -> bool:
 
 
 def _progress_table(parts: list[PartStatus], elapsed_s: float) -> Table:
-    table = Table(title=f"lab up: {elapsed_s:.0f} s", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"lab up: {elapsed_s:.0f} s", title_justify="left", box=None, padding=(0, 2, 0, 0)
+    )
     for heading in ("part", "state", "seconds", "waits for"):
         table.add_column(heading, no_wrap=heading != "waits for")
     for p in parts:
@@ -124,9 +143,18 @@ def _progress_table(parts: list[PartStatus], elapsed_s: float) -> Table:
 def _status_table(parts: list[PartStatus]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("part", "state", "pid", "port", "RSS", "PSS", "since", "log"):
-        table.add_column(heading, justify="right" if heading in ("pid", "port", "RSS", "PSS", "since") else "left")
+        table.add_column(
+            heading,
+            justify="right" if heading in ("pid", "port", "RSS", "PSS", "since") else "left",
+        )
     for p in parts:
-        numbers = (p.pid or "", p.port or "", _mib(p.rss_bytes), _mib(p.pss_bytes), _ago(p.uptime_s))
+        numbers = (
+            p.pid or "",
+            p.port or "",
+            _mib(p.rss_bytes),
+            _mib(p.pss_bytes),
+            _ago(p.uptime_s),
+        )
         table.add_row(p.name, _styled(p.state), *map(str, numbers), p.log)
     total = (_mib(sum(p.rss_bytes for p in parts)), _mib(sum(p.pss_bytes for p in parts)))
     table.add_row("all", "", "", "", *total, "", "PSS counts pages that processes share once")
@@ -152,7 +180,19 @@ def _as_json(entry: dict[str, Any], with_part: bool) -> str:
 
 
 def _as_text(entry: dict[str, Any], with_part: bool) -> str:
-    known = ("part", "ts", "timestamp", "time", "level", "logger", "message", "msg", "event", "trace_id", "span_id")
+    known = (
+        "part",
+        "ts",
+        "timestamp",
+        "time",
+        "level",
+        "logger",
+        "message",
+        "msg",
+        "event",
+        "trace_id",
+        "span_id",
+    )
     more = " ".join(f"{k}={v}" for k, v in itertools.islice(entry.items(), 40) if k not in known)
     part = f"{entry['part']:<12} " if with_part else ""
     return f"{entry['ts'][:23]} {part}{entry.get('level', ''):<8}{entry['message']} {more}".rstrip()

@@ -21,7 +21,11 @@ DASHBOARDS: dict[str, Dashboard] = {
 
 
 def panels(
-    name: str, *, range_s: int = 1800, rate_interval_s: int = 20, variables: Mapping[str, str] | None = None
+    name: str,
+    *,
+    range_s: int = 1800,
+    rate_interval_s: int = 20,
+    variables: Mapping[str, str] | None = None,
 ) -> tuple[Panel, ...]:
     """The panels of a dashboard, row by row, in plain PromQL: variables have their defaults or what is given.
 
@@ -32,13 +36,17 @@ def panels(
         raise KeyError(f"there is no dashboard {name!r}; there are {', '.join(DASHBOARDS)}")
     values = {v.name: v.default for v in DASHBOARDS[name].variables}
     if unknown := set(variables or {}) - values.keys():
-        raise KeyError(f"{name} has no variable {', '.join(sorted(unknown))}; it has {', '.join(values)}")
+        raise KeyError(
+            f"{name} has no variable {', '.join(sorted(unknown))}; it has {', '.join(values)}"
+        )
     values |= variables or {}
 
     def filled(query: Query) -> Query:
         return replace(query, expr=expand(query.expr, values, rate_interval_s, range_s))
 
-    return tuple(replace(p, queries=tuple(filled(q) for q in p.queries)) for p in DASHBOARDS[name].panels)
+    return tuple(
+        replace(p, queries=tuple(filled(q) for q in p.queries)) for p in DASHBOARDS[name].panels
+    )
 
 
 def grafana_json(name: str) -> str:

@@ -18,7 +18,8 @@ MACHINE_USD_PER_HOUR = Variable(
     "Machine of one replica",
     f"{MACHINES['aws-m7g-large'].usd_per_hour:g}",
     options=tuple(
-        (f"{m.name}, {m.usd_per_hour:g} USD/h, {m.read_on}", f"{m.usd_per_hour:g}") for m in MACHINES.values()
+        (f"{m.name}, {m.usd_per_hour:g} USD/h, {m.read_on}", f"{m.usd_per_hour:g}")
+        for m in MACHINES.values()
     ),
 )
 REPLICAS = f"count({M.RUNNING}{{{VLLM}}})"

@@ -39,7 +39,9 @@ def _build(dashboard: Dashboard) -> model.Dashboard:
     for variable in dashboard.variables:
         built = built.with_variable(_variable(variable))
     for row in dashboard.rows:
-        shown = [p for p in row.panels if p.needs != "local"]  # a cluster has its own collector and Tempo instead
+        shown = [
+            p for p in row.panels if p.needs != "local"
+        ]  # a cluster has its own collector and Tempo instead
         if shown:
             built = built.with_row(builder.Row(row.title))
         for panel in shown:
@@ -48,18 +50,35 @@ def _build(dashboard: Dashboard) -> model.Dashboard:
 
 
 def _sisters() -> builder.DashboardLink:
-    link = builder.DashboardLink("LLM lab").type(model.DashboardLinkType.DASHBOARDS).tags(["llm-lab"])
+    link = (
+        builder.DashboardLink("LLM lab").type(model.DashboardLinkType.DASHBOARDS).tags(["llm-lab"])
+    )
     return link.as_dropdown(True).keep_time(True).include_vars(True)
 
 
-def _variable(variable: Variable) -> builder.QueryVariable | builder.CustomVariable | builder.TextBoxVariable:
+def _variable(
+    variable: Variable,
+) -> builder.QueryVariable | builder.CustomVariable | builder.TextBoxVariable:
     if variable.options:
-        choices = ", ".join(f"{text.replace(',', ' ')} : {value}" for text, value in variable.options)
-        shown = next(text.replace(",", " ") for text, value in variable.options if value == variable.default)
+        choices = ", ".join(
+            f"{text.replace(',', ' ')} : {value}" for text, value in variable.options
+        )
+        shown = next(
+            text.replace(",", " ") for text, value in variable.options if value == variable.default
+        )
         chosen = model.VariableOption(selected=True, text=shown, value=variable.default)
-        return builder.CustomVariable(variable.name).label(variable.label).values(choices).current(chosen)
+        return (
+            builder.CustomVariable(variable.name)
+            .label(variable.label)
+            .values(choices)
+            .current(chosen)
+        )
     if not variable.query:
-        return builder.TextBoxVariable(variable.name).label(variable.label).default_value(variable.default)
+        return (
+            builder.TextBoxVariable(variable.name)
+            .label(variable.label)
+            .default_value(variable.default)
+        )
     chosen = (
         builder.QueryVariable(variable.name)
         .label(variable.label)
@@ -70,7 +89,9 @@ def _variable(variable: Variable) -> builder.QueryVariable | builder.CustomVaria
     if variable.default == ".*":
         everything = model.VariableOption(selected=True, text="All", value="$__all")
         return chosen.include_all(True).all_value(".*").multi(True).current(everything)
-    return chosen.current(model.VariableOption(selected=True, text=variable.default, value=variable.default))
+    return chosen.current(
+        model.VariableOption(selected=True, text=variable.default, value=variable.default)
+    )
 
 
 def _panel(panel: Panel) -> timeseries.Panel | stat.Panel | heatmap.Panel:
@@ -97,16 +118,24 @@ def _description(panel: Panel) -> str:
 
 
 def _thresholds(panel: Panel) -> builder.ThresholdsConfig:
-    steps = [model.Threshold(value=v if v else None, color=colour) for v, colour in panel.thresholds]
+    steps = [
+        model.Threshold(value=v if v else None, color=colour) for v, colour in panel.thresholds
+    ]
     steps = steps or [model.Threshold(value=None, color="green")]
     return builder.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps)
 
 
 def _timeseries(panel: Panel) -> timeseries.Panel:
     built = timeseries.Panel().unit(panel.unit).thresholds(_thresholds(panel)).axis_soft_min(0)
-    built = built.fill_opacity(20 if panel.stacked else 8).line_width(1).show_points(common_model.VisibilityMode.AUTO)
+    built = (
+        built.fill_opacity(20 if panel.stacked else 8)
+        .line_width(1)
+        .show_points(common_model.VisibilityMode.AUTO)
+    )
     if panel.stacked:
-        built = built.stacking(common_builder.StackingConfig().mode(common_model.StackingMode.NORMAL))
+        built = built.stacking(
+            common_builder.StackingConfig().mode(common_model.StackingMode.NORMAL)
+        )
     return built
 
 

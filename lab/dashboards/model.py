@@ -86,5 +86,10 @@ def expand(expr: str, variables: Mapping[str, str], rate_interval_s: int, range_
 
     Raises KeyError for a variable that has no value.
     """
-    values = {**variables, "__rate_interval": f"{rate_interval_s}s", "__range": f"{range_s}s", "__interval": "5s"}
+    values = {
+        **variables,
+        "__rate_interval": f"{rate_interval_s}s",
+        "__range": f"{range_s}s",
+        "__interval": "5s",
+    }
     return re.sub(r"\$\{?(\w+)\}?", lambda m: values[m[1]], expr)

@@ -18,7 +18,10 @@ FAST = Row(
             "Share of model calls whose first token came within $ttft_slo s of arriving at vLLM. An agent's user "
             "waits for "
             "several calls and the tools between them: see the notebook on traces for what he waits.",
-            (Query(attained(M.TTFT, "$ttft_slo"), "TTFT"), Query(attained(M.ITL, "$itl_slo"), "ITL")),
+            (
+                Query(attained(M.TTFT, "$ttft_slo"), "TTFT"),
+                Query(attained(M.ITL, "$itl_slo"), "ITL"),
+            ),
             unit="percentunit",
             thresholds=((0, RED), (0.9, YELLOW), (0.99, GREEN)),
         ),
@@ -54,7 +57,10 @@ BUSY = Row(
             "Running and waiting",
             "Model calls in the batch and in the queue at the moment of the scrape. A queue that fills and empties "
             "between two scrapes is not seen; the queue time is.",
-            (Query(f"sum({M.RUNNING}{{{VLLM}}})", "running"), Query(f"sum({M.WAITING}{{{VLLM}}})", "waiting")),
+            (
+                Query(f"sum({M.RUNNING}{{{VLLM}}})", "running"),
+                Query(f"sum({M.WAITING}{{{VLLM}}})", "waiting"),
+            ),
         ),
         Panel(
             "KV cache in use",

@@ -42,7 +42,10 @@ def _late(metric: str, bound: str) -> str:
     return f'1 - {within} / (sum by (model_name) (rate({metric}_count{{job="vllm"}}[{{w}}])) > 0)'
 
 
-TTFT_BOUND_S, ITL_BOUND_S = "1.0", "0.05"  # bounds of buckets that lab.stack sets; a test holds them
+TTFT_BOUND_S, ITL_BOUND_S = (
+    "1.0",
+    "0.05",
+)  # bounds of buckets that lab.stack sets; a test holds them
 OBJECTIVES = (
     Objective(
         "availability",
@@ -95,12 +98,18 @@ def _recorded() -> list[dict[str, Any]]:
 
 
 def _burn_rates() -> list[dict[str, Any]]:
-    return [{"record": o.record(w), "expr": o.errors.replace("{w}", w)} for o in OBJECTIVES for w in WINDOWS]
+    return [
+        {"record": o.record(w), "expr": o.errors.replace("{w}", w)}
+        for o in OBJECTIVES
+        for w in WINDOWS
+    ]
 
 
 def alerts() -> list[dict[str, Any]]:
     """All alerts: burn rates of each objective, and the symptoms that have a cause of their own."""
-    burning = [rule for o in OBJECTIVES for rule in (_burns(o, "Fast", PAGE), _burns(o, "Slow", TICKET))]
+    burning = [
+        rule for o in OBJECTIVES for rule in (_burns(o, "Fast", PAGE), _burns(o, "Slow", TICKET))
+    ]
     return [*burning, *_symptoms()]
 
 
@@ -109,7 +118,11 @@ def prometheus_rule() -> dict[str, Any]:
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
-        "metadata": {"name": "llm-lab", "namespace": "llm-lab-obs", "labels": {"app.kubernetes.io/name": "rules"}},
+        "metadata": {
+            "name": "llm-lab",
+            "namespace": "llm-lab-obs",
+            "labels": {"app.kubernetes.io/name": "rules"},
+        },
         "spec": rule_groups(),
     }
 
@@ -119,7 +132,11 @@ def rule_groups() -> dict[str, Any]:
     return {
         "groups": [
             {"name": "llm-lab-recorded", "interval": "15s", "rules": _recorded()},
-            {"name": "llm-lab-burn-rates", "interval": "1m", "rules": _burn_rates()},  # ranges of days cost
+            {
+                "name": "llm-lab-burn-rates",
+                "interval": "1m",
+                "rules": _burn_rates(),
+            },  # ranges of days cost
             {"name": "llm-lab-alerts", "interval": "30s", "rules": alerts()},
         ]
     }

@@ -9,8 +9,18 @@ from lab.schema import Metric as M
 HTTP = 'job=~"$job",instance=~"$instance"'
 VARIABLES = (
     Variable("job", "Job", "vllm", "label_values(vllm:num_requests_running, job)"),
-    Variable("model_name", "Model", ".*", 'label_values(vllm:num_requests_running{job=~"$job"}, model_name)'),
-    Variable("instance", "Replica", ".*", 'label_values(vllm:num_requests_running{job=~"$job"}, instance)'),
+    Variable(
+        "model_name",
+        "Model",
+        ".*",
+        'label_values(vllm:num_requests_running{job=~"$job"}, model_name)',
+    ),
+    Variable(
+        "instance",
+        "Replica",
+        ".*",
+        'label_values(vllm:num_requests_running{job=~"$job"}, instance)',
+    ),
 )
 SLO_VARIABLES = (
     Variable("ttft_slo", "TTFT objective, s (a bucket bound)", "1.0"),
@@ -61,7 +71,11 @@ TRAFFIC = Row(
             "Waiting, by reason",
             "capacity: no room in the batch or the KV cache. deferred: waits for something else, for instance a KV "
             "transfer. A sample at the moment of the scrape.",
-            (Query(f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{VLLM}}})", "{{reason}}"),),
+            (
+                Query(
+                    f"sum by (reason) (vllm:num_requests_waiting_by_reason{{{VLLM}}})", "{{reason}}"
+                ),
+            ),
         ),
         Panel(
             "KV cache in use",
@@ -158,7 +172,14 @@ LATENCY = Row(
             "Generated tokens a second by running requests: how fast one answer grows. Falls as the batch grows; that "
             "is "
             "the price of throughput.",
-            (Query(ratio(rate(M.GENERATION_TOKENS), f"sum(avg_over_time({M.RUNNING}{{{VLLM}}}{R}))"), "tokens/s"),),
+            (
+                Query(
+                    ratio(
+                        rate(M.GENERATION_TOKENS), f"sum(avg_over_time({M.RUNNING}{{{VLLM}}}{R}))"
+                    ),
+                    "tokens/s",
+                ),
+            ),
         ),
     ),
 )
@@ -192,7 +213,15 @@ CACHE = Row(
             "Prefix cache hits",
             "Share of prompt tokens that were in the prefix cache. Counted in tokens, so long prompts weigh more. "
             "A first run is always low.",
-            (Query(ratio(rate("vllm:prefix_cache_hits_total"), rate("vllm:prefix_cache_queries_total")), "hit ratio"),),
+            (
+                Query(
+                    ratio(
+                        rate("vllm:prefix_cache_hits_total"),
+                        rate("vllm:prefix_cache_queries_total"),
+                    ),
+                    "hit ratio",
+                ),
+            ),
             unit="percentunit",
         ),
         Panel(
@@ -294,7 +323,12 @@ MODELS = Row(
             "Requests by model",
             "Over the whole time range, of any outcome. A model that was stopped is still counted. Grafana "
             "extrapolates to the ends of the range: short ranges are off by a few.",
-            (Query(f"sum by (model_name) (increase({M.REQUESTS}{{{VLLM}}}[$__range]))", "{{model_name}}"),),
+            (
+                Query(
+                    f"sum by (model_name) (increase({M.REQUESTS}{{{VLLM}}}[$__range]))",
+                    "{{model_name}}",
+                ),
+            ),
             kind="stat",
         ),
         Panel(
@@ -326,7 +360,12 @@ MODELS = Row(
             "Preemptions by model",
             "Over the whole time range. Each is a request that was computed twice. Few in a long range can all have "
             "come in one bad minute.",
-            (Query(f"round(sum by (model_name) (increase({M.PREEMPTIONS}{{{VLLM}}}[$__range])))", "{{model_name}}"),),
+            (
+                Query(
+                    f"round(sum by (model_name) (increase({M.PREEMPTIONS}{{{VLLM}}}[$__range])))",
+                    "{{model_name}}",
+                ),
+            ),
             kind="stat",
             thresholds=((0, GREEN), (1, YELLOW)),
         ),

@@ -19,7 +19,11 @@ _PARTS = (
     ("idle_usd", "its part of the idle time", IDLE_COLOUR, "////"),
 )
 # Steps in which small sums are still read: of a cent's thousandth one says microdollars.
-_UNITS = ((1.0, "USD"), (1e-3, "mUSD (thousandths of a dollar)"), (1e-6, "µUSD (millionths of a dollar)"))
+_UNITS = (
+    (1.0, "USD"),
+    (1e-3, "mUSD (thousandths of a dollar)"),
+    (1e-6, "µUSD (millionths of a dollar)"),
+)
 
 
 @figure
@@ -31,11 +35,15 @@ def machine_costs(bill: pd.DataFrame, *, by: str, most: int = 12, ax: Axes) -> A
     """
     need_rows(bill, "groups with a cost")
     if missing := {by, "requests", *(name for name, *_ in _PARTS)} - set(bill):
-        raise FrameError(f"the bill lacks {', '.join(sorted(missing))}", do="make it with lab.measures.bill_by")
+        raise FrameError(
+            f"the bill lacks {', '.join(sorted(missing))}", fix="make it with lab.measures.bill_by"
+        )
     table = _with_rest(bill, by, most).iloc[::-1]
     total = table[[name for name, *_ in _PARTS]].sum(axis=1)
     scale, unit = next(((s, u) for s, u in _UNITS if total.max() >= s), _UNITS[-1])
-    parts = [Part(name, colour, table[column] / scale, hatch) for column, name, colour, hatch in _PARTS]
+    parts = [
+        Part(name, colour, table[column] / scale, hatch) for column, name, colour, hatch in _PARTS
+    ]
     labels = [f"{name}  ({n})" for name, n in zip(table[by], table["requests"], strict=True)]
     ends = [f"{share:.0%}" for share in total / total.sum()]
     return stacked(ax, labels, parts, ends, xlabel=f"{unit} (number of requests in brackets)")
@@ -47,9 +55,9 @@ def _with_rest(bill: pd.DataFrame, by: str, most: int) -> pd.DataFrame:
         return bill
     rest = bill.iloc[most - 1 :]
     sums = rest.select_dtypes("number").sum().to_frame().T
-    return pd.concat([bill.iloc[: most - 1], sums.assign(**{by: f"{len(rest)} others"})], ignore_index=True).astype(
-        {"requests": int}
-    )
+    return pd.concat(
+        [bill.iloc[: most - 1], sums.assign(**{by: f"{len(rest)} others"})], ignore_index=True
+    ).astype({"requests": int})
 
 
 @figure
@@ -58,13 +66,23 @@ def prices(usd_per_mtok: Mapping[str, tuple[float, str]], *, ax: Axes) -> Axes:
     an idle machine and a busy one lie orders of magnitude apart. Raises FrameError where no price is positive."""
     shown = {name: (usd, group) for name, (usd, group) in usd_per_mtok.items() if usd > 0}
     if not shown:
-        raise FrameError("there is nothing to draw: no price is positive", had=", ".join(usd_per_mtok) or "no price")
+        raise FrameError(
+            "there is nothing to draw: no price is positive",
+            got=", ".join(usd_per_mtok) or "no price",
+        )
     groups = list(dict.fromkeys(group for _, group in shown.values()))
     for group in groups:
         rows = [(i, usd) for i, (usd, of) in enumerate(shown.values()) if of == group]
         ax.plot([usd for _, usd in rows], [i for i, _ in rows], "o", markersize=8, label=group)
     for i, (usd, _) in enumerate(shown.values()):
-        ax.annotate(f"{usd:.3g}", (usd, i), xytext=(9, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(
+            f"{usd:.3g}",
+            (usd, i),
+            xytext=(9, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+        )
     ax.set_xscale("log")
     low, high = min(u for u, _ in shown.values()), max(u for u, _ in shown.values())
     ax.set_xlim(low / 1.5, high * 2)

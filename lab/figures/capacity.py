@@ -13,12 +13,19 @@ from lab.figures.style import figure, need_rows
 
 KEEPS_UP, UNCLEAR, SATURATED = "#0072B2", "#E69F00", "#D55E00"
 _COLOUR = {"keeps up": KEEPS_UP, "cannot tell": UNCLEAR, "saturated": SATURATED}
-_PARTS = {"queue_s": "#F0E442", "prefill_s": "#E69F00", "decode_s": "#D55E00", "outside_s": "#999999"}
+_PARTS = {
+    "queue_s": "#F0E442",
+    "prefill_s": "#E69F00",
+    "decode_s": "#D55E00",
+    "outside_s": "#999999",
+}
 _CALLED = {"outside_s": "outside the engine"}
 
 
 @figure
-def service_line(levels: pd.DataFrame, lines: Sequence[tuple[float, float]] = (), *, ax: Axes) -> Axes:
+def service_line(
+    levels: pd.DataFrame, lines: Sequence[tuple[float, float]] = (), *, ax: Axes
+) -> Axes:
     """Mean time of a request by how many are under way, a point a level and round, and fitted lines.
 
     `levels` has `users`, `round`, `e2e_mean_s`; each line is (seconds alone, seconds more for every other). Raises
@@ -26,11 +33,20 @@ def service_line(levels: pd.DataFrame, lines: Sequence[tuple[float, float]] = ()
     """
     need_rows(levels, "levels")
     for name, part in levels.groupby("round"):
-        ax.plot(part["users"], part["e2e_mean_s"] * 1e3, "o", markersize=5, alpha=0.8, label=f"round {name}")
+        ax.plot(
+            part["users"],
+            part["e2e_mean_s"] * 1e3,
+            "o",
+            markersize=5,
+            alpha=0.8,
+            label=f"round {name}",
+        )
     n = np.linspace(1, levels["users"].max(), 50)
     for at, (alone, slot) in enumerate(lines):
         label = "fitted, a line a round" if at == 0 else None
-        ax.plot(n, (alone + slot * (n - 1)) * 1e3, color="#666666", linewidth=1, zorder=1, label=label)
+        ax.plot(
+            n, (alone + slot * (n - 1)) * 1e3, color="#666666", linewidth=1, zorder=1, label=label
+        )
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("requests under way (closed-loop users)")
@@ -83,7 +99,14 @@ def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, 
         spread[0] = np.minimum(spread[0], part["e2e_mean_s"] * 0.9)  # the axis has no zero
         ax.errorbar(part["offered_per_s"], part["e2e_mean_s"], yerr=spread, fmt="o", capsize=4,
                     color=_COLOUR[str(verdict)], label=f"measured mean: {verdict}")  # fmt: skip
-    ax.plot(steps["offered_per_s"], steps["e2e_p95_s"], "_", color="#000000", markersize=10, label="measured p95")
+    ax.plot(
+        steps["offered_per_s"],
+        steps["e2e_p95_s"],
+        "_",
+        color="#000000",
+        markersize=10,
+        label="measured p95",
+    )
     ax.set_yscale("log")
     ax.set_ylim(steps["e2e_mean_s"].min() * 0.4, top)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -103,10 +126,30 @@ def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> Axes:
     need_rows(steps, "steps")
     steps = steps.sort_values("arrived_per_s")
     x = steps["arrived_per_s"]
-    ax.plot([0, x.max()], [0, x.max()], color="#bbbbbb", linewidth=1, linestyle="--", label="all that was offered")
-    spread = [steps["answered_per_s"] - steps["answered_low"], steps["answered_high"] - steps["answered_per_s"]]
-    ax.errorbar(x, steps["answered_per_s"], yerr=spread, fmt="o-", capsize=4, color=KEEPS_UP, label="answered")
-    ax.plot(x, steps["goodput_per_s"], "s-", color="#009E73", label=f"good{': ' if slo else ''}{slo}")
+    ax.plot(
+        [0, x.max()],
+        [0, x.max()],
+        color="#bbbbbb",
+        linewidth=1,
+        linestyle="--",
+        label="all that was offered",
+    )
+    spread = [
+        steps["answered_per_s"] - steps["answered_low"],
+        steps["answered_high"] - steps["answered_per_s"],
+    ]
+    ax.errorbar(
+        x,
+        steps["answered_per_s"],
+        yerr=spread,
+        fmt="o-",
+        capsize=4,
+        color=KEEPS_UP,
+        label="answered",
+    )
+    ax.plot(
+        x, steps["goodput_per_s"], "s-", color="#009E73", label=f"good{': ' if slo else ''}{slo}"
+    )
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("requests a second that came")
@@ -125,7 +168,9 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
         ax.step(at, running, where="post", color=_COLOUR[verdict], alpha=alpha, linewidth=1.3)
     ends = [float(running[-1]) for _, _, _, running in lines]
     right = max(float(at[-1]) for _, _, at, _ in lines)
-    places = _apart(ends, 0.045 * max(1.0, max(float(np.max(running)) for _, _, _, running in lines)))
+    places = _apart(
+        ends, 0.045 * max(1.0, max(float(np.max(running)) for _, _, _, running in lines))
+    )
     for (label, verdict, at, _), end, place in zip(lines, ends, places, strict=True):
         line = {"arrowstyle": "-", "color": "#bbbbbb", "linewidth": 0.6}
         ax.annotate(
@@ -149,7 +194,14 @@ def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> Axes:
     need_rows(samples, "samples")
     most = float(max(samples["value"].max(), samples["true"].max(), 1))
     ax.plot([0, most], [0, most], color="#bbbbbb", linewidth=1, linestyle="--", label="equal")
-    ax.plot(samples["true"], samples["value"], "o", markersize=4, alpha=0.6, label=f"scrapes (n={len(samples)})")
+    ax.plot(
+        samples["true"],
+        samples["value"],
+        "o",
+        markersize=4,
+        alpha=0.6,
+        label=f"scrapes (n={len(samples)})",
+    )
     if most > 30:
         ax.set_xscale("symlog", linthresh=10)
         ax.set_yscale("symlog", linthresh=10)

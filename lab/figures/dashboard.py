@@ -64,7 +64,9 @@ def dashboard(
     """
     shown = [p for p in panels if p.needs in ("", place) or place == "all"]
     if not shown:
-        raise FrameError("no panel of this dashboard can be drawn here", do="open it in Grafana on a cluster")
+        raise FrameError(
+            "no panel of this dashboard can be drawn here", fix="open it in Grafana on a cluster"
+        )
     rows = math.ceil(len(shown) / COLUMNS)
     with plt.style.context(STYLE):
         size = (5 * COLUMNS, 3.1 * rows)
@@ -83,9 +85,21 @@ def draw(panel: Panel, answers: Sequence[list[dict[str, Any]]], *, ax: Axes) -> 
     factor, unit = UNITS.get(panel.unit, (1.0, ""))
     ax.set_title(panel.title, fontsize=10)
     ax.set_ylabel(unit)
-    found = [(q, s) for q, series in zip(panel.queries, answers, strict=True) for s in series if _has_value(s)]
+    found = [
+        (q, s)
+        for q, series in zip(panel.queries, answers, strict=True)
+        for s in series
+        if _has_value(s)
+    ]
     if not found:
-        ax.text(0.5, 0.5, f"no data\n{panel.quiet}".strip(), ha="center", va="center", transform=ax.transAxes)
+        ax.text(
+            0.5,
+            0.5,
+            f"no data\n{panel.quiet}".strip(),
+            ha="center",
+            va="center",
+            transform=ax.transAxes,
+        )
         ax.set_xticks([], [])
         ax.set_yticks([], [])
         return ax
@@ -118,7 +132,9 @@ def _points(series: dict[str, Any], factor: float) -> tuple[list[datetime], np.n
 
 
 def _label(legend: str, labels: dict[str, str]) -> str:
-    return re.sub(r"{{(\w+)}}", lambda m: labels.get(m[1], ""), legend).strip() or ", ".join(labels.values())
+    return re.sub(r"{{(\w+)}}", lambda m: labels.get(m[1], ""), legend).strip() or ", ".join(
+        labels.values()
+    )
 
 
 def _stack(lines: list[tuple[str, list[datetime], np.ndarray]], ax: Axes) -> None:
@@ -167,7 +183,9 @@ def _value_axis(ax: Axes, stacked: bool) -> None:
     low = min(0.0, low)
     span = high - low if high > low else 1.0
     ax.set_ylim(low - (0.0 if stacked else 0.03 * span), low + 1.12 * span)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}" if v == 0 or abs(v) >= 1e-4 else f"{v:.1g}"))
+    ax.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: f"{v:,.6g}" if v == 0 or abs(v) >= 1e-4 else f"{v:.1g}")
+    )
 
 
 def _legend(ax: Axes, lines: Sequence[tuple[str, list[datetime], np.ndarray]]) -> None:

@@ -14,7 +14,10 @@ def interval_bars(rates: pd.DataFrame, *, ax: Axes) -> Axes:
     names the rows. Raises FrameError without rows."""
     need_rows(rates, "rates")
     y = range(len(rates))
-    below, above = rates["rate_ratio"] - rates["low_ratio"], rates["high_ratio"] - rates["rate_ratio"]
+    below, above = (
+        rates["rate_ratio"] - rates["low_ratio"],
+        rates["high_ratio"] - rates["rate_ratio"],
+    )
     ax.errorbar(rates["rate_ratio"] * 100, y, xerr=[below * 100, above * 100], fmt="o", capsize=4)
     ax.set_yticks(y, [f"{name}  (n={n})" for name, n in zip(rates.index, rates["n"], strict=True)])
     ax.set_ylim(len(rates) - 0.5, -0.5)

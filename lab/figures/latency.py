@@ -34,7 +34,14 @@ def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
         width = means.loc[order, name].to_numpy()
         edge = "#555555" if name == "unexplained_s" else "none"
         label = name.removesuffix("_s").replace("_", " ")
-        ax.barh(range(len(order)), width, left=left, color=PHASE_COLOURS[name], edgecolor=edge, label=label)
+        ax.barh(
+            range(len(order)),
+            width,
+            left=left,
+            color=PHASE_COLOURS[name],
+            edgecolor=edge,
+            label=label,
+        )
         left += width
     ax.set_yticks(range(len(order)), [f"{g}  ({sizes[g]})" for g in order])
     ax.set_xlabel("mean seconds a request (complete traces; their number in brackets)")
@@ -63,11 +70,15 @@ def ecdf(
         if len(values):
             drawn += len(values)
             ax.step(
-                values, np.arange(1, len(values) + 1) / len(values), where="post", label=f"{name} (n={len(values)})"
+                values,
+                np.arange(1, len(values) + 1) / len(values),
+                where="post",
+                label=f"{name} (n={len(values)})",
             )
     if not drawn:
         raise FrameError(
-            "there is nothing to draw: no source has a value", had=", ".join(map(str, sources)) or "no source"
+            "there is nothing to draw: no source has a value",
+            got=", ".join(map(str, sources)) or "no source",
         )
     for name, buckets in (histograms or {}).items():
         _boxes(ax, name, buckets)

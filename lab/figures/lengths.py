@@ -16,7 +16,12 @@ _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 
 @figure
 def growth(
-    points: Mapping[str, tuple[Any, Any]], lines: Mapping[str, Any] | None = None, *, xlabel: str, ylabel: str, ax: Axes
+    points: Mapping[str, tuple[Any, Any]],
+    lines: Mapping[str, Any] | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes,
 ) -> Axes:
     """Points (x, seconds) of one or more kinds, drawn in milliseconds, each with its fitted line (`lab.measures.Slope`)
     where given. Raises FrameError where there is no point."""
@@ -63,9 +68,13 @@ def said_against_truth(table: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set_xscale("log")
     ax.set_xlim(left, ax.get_xlim()[1] * 1.4)
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set_yticks(range(len(table)), [f"{row.what}  p{row.q * 100:g}" for row in table.itertuples()])
+    ax.set_yticks(
+        range(len(table)), [f"{row.what}  p{row.q * 100:g}" for row in table.itertuples()]
+    )
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set_xlabel("seconds\ncircle: truth with its interval; diamond: what the dashboard shows; band: the bucket")
+    ax.set_xlabel(
+        "seconds\ncircle: truth with its interval; diamond: what the dashboard shows; band: the bucket"
+    )
     ax.grid(axis="y", visible=False)
     return ax
 

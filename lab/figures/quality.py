@@ -17,7 +17,9 @@ _APART = 0.052  # of the axes' height, between two labels at the right
 
 
 @figure
-def share_rows(shares: pd.DataFrame, *, colour: str, notes: Mapping[str, str] | None = None, ax: Axes) -> Axes:
+def share_rows(
+    shares: pd.DataFrame, *, colour: str, notes: Mapping[str, str] | None = None, ax: Axes
+) -> Axes:
     """One row an index value, in it one point with its interval a value of column `colour`.
 
     `shares` is a share_table (rate_ratio, low_ratio, high_ratio, n) with one more column; `notes` is a text for the
@@ -28,14 +30,32 @@ def share_rows(shares: pd.DataFrame, *, colour: str, notes: Mapping[str, str] | 
     step = _ROOM / max(1, len(groups) - 1) if len(groups) > 1 else 0.0
     for number, group in enumerate(groups):
         part = shares[(shares[colour] == group) & (shares["n"] > 0)]
-        y = np.array([rows.index(name) for name in part.index]) + (number - (len(groups) - 1) / 2) * step
+        y = (
+            np.array([rows.index(name) for name in part.index])
+            + (number - (len(groups) - 1) / 2) * step
+        )
         rate = part["rate_ratio"].to_numpy(float) * 100
-        low, high = part["low_ratio"].to_numpy(float) * 100, part["high_ratio"].to_numpy(float) * 100
-        ax.errorbar(rate, y, xerr=[rate - low, high - rate], fmt="o", markersize=4.5, capsize=2.5, label=str(group))
-    ax.set_yticks(range(len(rows)), [f"{_words(name)}{_sizes(shares.loc[[name], 'n'])}" for name in rows])
+        low, high = (
+            part["low_ratio"].to_numpy(float) * 100,
+            part["high_ratio"].to_numpy(float) * 100,
+        )
+        ax.errorbar(
+            rate,
+            y,
+            xerr=[rate - low, high - rate],
+            fmt="o",
+            markersize=4.5,
+            capsize=2.5,
+            label=str(group),
+        )
+    ax.set_yticks(
+        range(len(rows)), [f"{_words(name)}{_sizes(shares.loc[[name], 'n'])}" for name in rows]
+    )
     for at, name in enumerate(rows):
         if notes and notes.get(name):
-            ax.text(1.01, at, notes[name], transform=ax.get_yaxis_transform(), va="center", fontsize=8.5)
+            ax.text(
+                1.01, at, notes[name], transform=ax.get_yaxis_transform(), va="center", fontsize=8.5
+            )
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-2, 102)
     ax.set_xlabel("percent, with the Wilson 95 % interval")
@@ -47,7 +67,9 @@ def share_rows(shares: pd.DataFrame, *, colour: str, notes: Mapping[str, str] | 
 
 
 @figure
-def power_curves(curves: pd.DataFrame, *, power: float = 0.8, done: int | None = None, ax: Axes) -> Axes:
+def power_curves(
+    curves: pd.DataFrame, *, power: float = 0.8, done: int | None = None, ax: Axes
+) -> Axes:
     """How probable it is to see each difference, by how many pairs were asked: one curve a column, index the pairs.
 
     Each curve is named at its right end, so that no legend covers one. `power` is what one wants, `done` how many pairs
@@ -56,7 +78,9 @@ def power_curves(curves: pd.DataFrame, *, power: float = 0.8, done: int | None =
     need_rows(curves.columns, "curves")
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     order = sorted(curves, key=lambda name: (round(curves[name].iloc[-1], 2), curves[name].mean()))
-    ends = curves[order].iloc[-1]  # of those that all reach the top, the one that gets there first stands highest
+    ends = curves[order].iloc[
+        -1
+    ]  # of those that all reach the top, the one that gets there first stands highest
     for number, name in enumerate(curves.columns):
         ax.plot(curves.index, curves[name] * 100, color=colours[number % len(colours)])
     for name, at in zip(ends.index, _spread(ends.to_numpy(), _APART * 1.04), strict=True):
@@ -68,9 +92,19 @@ def power_curves(curves: pd.DataFrame, *, power: float = 0.8, done: int | None =
     ax.axhline(power * 100, color="#666666", linewidth=1, linestyle=(0, (4, 3)))
     if done:
         ax.axvline(done, color="#666666", linewidth=1, linestyle=(0, (1, 2)))
-        ax.annotate(f"asked here: {done}", (done, 0), xytext=(4, 4), textcoords="offset points", fontsize=8.5)
+        ax.annotate(
+            f"asked here: {done}",
+            (done, 0),
+            xytext=(4, 4),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
     ax.set_xscale("log")
-    ticks = [n for n in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if curves.index[0] <= n <= curves.index[-1]]
+    ticks = [
+        n
+        for n in (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+        if curves.index[0] <= n <= curves.index[-1]
+    ]
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(curves.index[0], curves.index[-1])

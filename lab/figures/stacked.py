@@ -21,7 +21,9 @@ class Part:
     hatch: str = ""
 
 
-def stacked(ax: Axes, labels: Sequence[str], parts: Sequence[Part], ends: Sequence[str], *, xlabel: str) -> Axes:
+def stacked(
+    ax: Axes, labels: Sequence[str], parts: Sequence[Part], ends: Sequence[str], *, xlabel: str
+) -> Axes:
     """Horizontal bars, the first label at the bottom, the parts from left to right; `ends` stand at the bars' ends."""
     y, left = np.arange(len(labels)), np.zeros(len(labels))
     for part in parts:
@@ -30,7 +32,9 @@ def stacked(ax: Axes, labels: Sequence[str], parts: Sequence[Part], ends: Sequen
         ax.barh(y, values, left=left, color=part.colour, label=part.name, linewidth=0, **edge)
         left = left + values
     for at, total, text in zip(y, left, ends, strict=True):
-        ax.annotate(text, (total, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(
+            text, (total, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+        )
     ax.set_yticks(y, list(labels))
     ax.set_xlim(0, float(left.max()) * ROOM)
     ax.set_xlabel(xlabel)

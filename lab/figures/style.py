@@ -56,4 +56,7 @@ def figure(draw: Callable[..., Axes]) -> Callable[..., Axes]:
 def need_rows(data: Any, what: str) -> None:
     """Raises FrameError where there is nothing to draw: an empty figure would look like a result."""
     if len(data) == 0:
-        raise FrameError(f"there is nothing to draw: no {what}", do="look at what the query or the run returned first")
+        raise FrameError(
+            f"there is nothing to draw: no {what}",
+            fix="look at what the query or the run returned first",
+        )

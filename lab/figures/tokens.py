@@ -18,8 +18,17 @@ def tokens_cost(bill: pd.DataFrame, *, by: str, usd: str = "usd", ax: Axes) -> A
     where a column is missing.
     """
     need_rows(bill, "groups with tokens")
-    if missing := {by, "prompt_tokens", "cached_tokens", "completion_tokens", usd, "requests"} - set(bill):
-        raise FrameError(f"the bill lacks {', '.join(sorted(missing))}", do="make it with lab.measures.cost_by")
+    if missing := {
+        by,
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        usd,
+        "requests",
+    } - set(bill):
+        raise FrameError(
+            f"the bill lacks {', '.join(sorted(missing))}", fix="make it with lab.measures.cost_by"
+        )
     bill = bill.assign(total=bill["prompt_tokens"] + bill["completion_tokens"]).sort_values("total")
     parts = [
         Part("fresh prompt", "#E69F00", bill["prompt_tokens"] - bill["cached_tokens"]),

@@ -21,7 +21,10 @@ def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> Axes:
     """
     counts = table.to_numpy(float)
     if not counts.sum() > 0:
-        raise FrameError("there is nothing to draw: no calls", do="look at what the query or the run returned first")
+        raise FrameError(
+            "there is nothing to draw: no calls",
+            fix="look at what the query or the run returned first",
+        )
     norm = LogNorm(vmin=0.5, vmax=max(counts.max(), 1) * 2)
     ax.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=norm, aspect="auto")
     for row, column in zip(*np.nonzero(counts), strict=True):
@@ -32,7 +35,9 @@ def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> Axes:
         if name in table.columns:
             corner = (list(table.columns).index(name) - 0.5, at - 0.5)
             ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="#D55E00", linewidth=1.2))
-    ax.set_xticks(range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_xticks(
+        range(len(table.columns)), table.columns, rotation=40, ha="right", rotation_mode="anchor"
+    )
     ax.set_yticks(range(len(table.index)), table.index)
     ax.set_xlabel("tool that was called")
     ax.set_ylabel("tool that was expected")

@@ -32,9 +32,15 @@ def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> Axes:
     Raises FrameError without rows.
     """
     need_rows(cores, "samples of CPU time")
-    table = cores.pivot_table(index="time", columns="mode", values="value", aggfunc="sum", observed=True).fillna(0.0)
+    table = cores.pivot_table(
+        index="time", columns="mode", values="value", aggfunc="sum", observed=True
+    ).fillna(0.0)
     total = float(table.to_numpy().sum())
-    names = [m for m in (*MODES, *sorted(set(map(str, table.columns)) - set(MODES))) if m in table.columns]
+    names = [
+        m
+        for m in (*MODES, *sorted(set(map(str, table.columns)) - set(MODES)))
+        if m in table.columns
+    ]
     names = [m for m in names if table[m].sum() > _SHOWN * total]
     colours = [MODES.get(m, "#999999") for m in names]
     ax.stackplot(table.index, *(table[m] for m in names), labels=names, colors=colours, linewidth=0)
@@ -53,14 +59,19 @@ def busy_by(answers: Mapping[str, float], *, ax: Axes) -> Axes:
     """
     known = {name: ratio for name, ratio in answers.items() if ratio == ratio}
     if not known:
-        raise FrameError("there is nothing to draw: no source has an answer", had=", ".join(answers) or "no question")
+        raise FrameError(
+            "there is nothing to draw: no source has an answer",
+            got=", ".join(answers) or "no question",
+        )
     y = np.arange(len(answers))
     widths = [100 * ratio if ratio == ratio else 0.0 for ratio in answers.values()]
     colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"]
     ax.barh(y, widths, color=[colours[i % len(colours)] for i in range(len(y))], linewidth=0)
     for at, width, ratio in zip(y, widths, answers.values(), strict=True):
         text = "no data" if ratio != ratio else f"{width:.2g}%" if width < 10 else f"{width:.0f}%"
-        ax.annotate(text, (width, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(
+            text, (width, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+        )
     ax.set_yticks(y, list(answers))
     ax.set_ylim(len(y) - 0.4, -0.6)
     ax.set_xlim(0, max(100.0, max(widths)) * 1.1)

@@ -52,10 +52,15 @@ def _columns(stream: bytes) -> dict[str, pa.Array]:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
     except pa.ArrowInvalid as e:
-        raise FrameError("the store's Arrow stream cannot be read", had=str(e), do="ask again: it may be cut") from e
+        raise FrameError(
+            "the store's Arrow stream cannot be read", got=str(e), fix="ask again: it may be cut"
+        ) from e
     missing = [name for name in CORE if name not in table.column_names]
     if missing:
-        raise FrameError(f"the store's Arrow stream lacks {', '.join(missing)}", do="use a store of this lab's version")
+        raise FrameError(
+            f"the store's Arrow stream lacks {', '.join(missing)}",
+            fix="use a store of this lab's version",
+        )
     return {name: whole(table.column(name)) for name in table.column_names}
 
 
@@ -68,13 +73,15 @@ def _attributes(column: dict[str, pa.Array], wanted: Sequence[str] | None) -> di
     """A column an attribute: from a column of its own, or from the JSON object that holds the others."""
     own = [name for name in column if name not in (*CORE, *_OTHER)]
     loose = [name for name in wanted if name not in own] if wanted is not None else None
-    found = {name: attribute_column(column[name]) for name in own if wanted is None or name in wanted}
+    found = {
+        name: attribute_column(column[name]) for name in own if wanted is None or name in wanted
+    }
     if loose == []:
         return found
     if "attributes" not in column:
         raise FrameError(
             f"this answer was asked for without the attributes {', '.join(loose or ['beyond the promoted ones'])}",
-            do="ask again: Tempo.spans(..., attributes=[...])",
+            fix="ask again: Tempo.spans(..., attributes=[...])",
         )
     found.update(_from_objects(column["attributes"], loose))
     return found if wanted is None else {name: found[name] for name in wanted}
@@ -87,8 +94,14 @@ def _from_objects(objects: pa.Array, wanted: list[str] | None) -> dict[str, Any]
             sink = sinks.get(key) if wanted is not None else sinks.setdefault(key, ([], []))
             if sink is not None:
                 sink[0].append(row)
-                sink[1].append(value if isinstance(value, (str, int, float)) else msgspec.json.encode(value).decode())
-    return {name: sparse_column(rows, values, len(objects)) for name, (rows, values) in sinks.items()}
+                sink[1].append(
+                    value
+                    if isinstance(value, (str, int, float))
+                    else msgspec.json.encode(value).decode()
+                )
+    return {
+        name: sparse_column(rows, values, len(objects)) for name, (rows, values) in sinks.items()
+    }
 
 
 def _text(array: pa.Array) -> Any:
@@ -97,7 +110,9 @@ def _text(array: pa.Array) -> Any:
 
 def _categories(array: pa.Array) -> pd.Categorical:
     encoded = array.dictionary_encode()
-    return pd.Categorical.from_codes(np.asarray(encoded.indices), categories=encoded.dictionary.to_pylist())
+    return pd.Categorical.from_codes(
+        np.asarray(encoded.indices), categories=encoded.dictionary.to_pylist()
+    )
 
 
 def attribute_column(array: pa.Array) -> Any:

@@ -11,7 +11,9 @@ from lab.frames.ids import span_numbers, trace_codes
 from lab.frames.roles import Role, roles_of
 from lab.frames.spans import check_spans
 
-MAX_LEVELS = 6  # between vLLM's span and the model call that it belongs to: HTTP clients, proxies, routers
+MAX_LEVELS = (
+    6  # between vLLM's span and the model call that it belongs to: HTTP clients, proxies, routers
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def trace_problems(spans: pd.DataFrame) -> pd.Series:
     Traces that are not in the frame at all are not in the result either.
     """
     shape = shape_of(spans)
-    return pd.Series(problems_of(shape), index=shape.ids.rename("trace_id"), name="trace_problem", dtype="str")
+    return pd.Series(
+        problems_of(shape), index=shape.ids.rename("trace_id"), name="trace_problem", dtype="str"
+    )
 
 
 def problems_of(shape: Shape) -> np.ndarray:
@@ -81,7 +85,11 @@ def _parent_rows(spans: pd.DataFrame, group: np.ndarray) -> np.ndarray:
     order = np.argsort(own, kind="stable")
     at = np.searchsorted(own[order], wanted)
     rows = order[np.minimum(at, len(order) - 1)] if len(order) else at
-    there = (wanted != 0) & (own[rows] == wanted) & (group[rows] == group) if len(order) else wanted != 0
+    there = (
+        (wanted != 0) & (own[rows] == wanted) & (group[rows] == group)
+        if len(order)
+        else wanted != 0
+    )
     return np.where(there, rows, -1)
 
 

@@ -12,7 +12,9 @@ from lab.frames.samples import AnswerLike, samples_of
 from lab.frames.series import label_columns
 
 
-def increase_exact(answer: AnswerLike, start: float | datetime, end: float | datetime) -> pd.DataFrame:
+def increase_exact(
+    answer: AnswerLike, start: float | datetime, end: float | datetime
+) -> pd.DataFrame:
     """How much each counter grew between the last sample at or before `start` and the last one at or before `end`.
 
     `answer` holds raw samples (`Prometheus.samples`); instants are epoch seconds, or datetimes with a time zone.
@@ -62,6 +64,8 @@ def _increase(time_ms: np.ndarray, values: np.ndarray, first_ms: int, last_ms: i
 def _ms(instant: float | datetime) -> int:
     if isinstance(instant, datetime):
         if instant.tzinfo is None:
-            raise FrameError("an instant without a time zone was given", had=repr(instant), do="add tzinfo=UTC")
+            raise FrameError(
+                "an instant without a time zone was given", got=repr(instant), fix="add tzinfo=UTC"
+            )
         instant = instant.timestamp()
     return round(float(instant) * 1000)

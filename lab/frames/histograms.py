@@ -26,26 +26,35 @@ def histogram_frame(
     """
     buckets = increase_exact(answer, start, end)
     if buckets.empty:
-        return pd.DataFrame({**{b: [] for b in by}, "lower": [], "upper": [], "count": [], "cumulative": []})
+        return pd.DataFrame(
+            {**{b: [] for b in by}, "lower": [], "upper": [], "count": [], "cumulative": []}
+        )
     missing = [name for name in ("le", *by) if name not in buckets]
     if missing:
         raise FrameError(
             f"these samples have no label {', '.join(missing)}",
-            had=f"labels {', '.join(c for c in buckets.columns if c not in ('increase', 'resets', 'from_zero'))}",
-            do="ask for the samples of a histogram's `_bucket` series",
+            got=f"labels {', '.join(c for c in buckets.columns if c not in ('increase', 'resets', 'from_zero'))}",
+            fix="ask for the samples of a histogram's `_bucket` series",
         )
     buckets["upper"] = buckets["le"].astype(str).astype(float)
     keys = [*by, "upper"]
-    table = buckets.groupby(keys, observed=True, sort=True)["increase"].sum().rename("cumulative").reset_index()
+    table = (
+        buckets.groupby(keys, observed=True, sort=True)["increase"]
+        .sum()
+        .rename("cumulative")
+        .reset_index()
+    )
     groups = table.groupby(list(by) or np.zeros(len(table)), observed=True, sort=False)
     table["lower"] = groups["upper"].shift(fill_value=0.0)
     table["count"] = table["cumulative"] - groups["cumulative"].shift(fill_value=0.0)
     if (table["count"] < 0).any():
         raise FrameError(
             "the buckets of a histogram contradict each other: a wider one counts less",
-            had=table[table["count"] < 0].head(3).to_string(index=False),
-            do="sum only over series with the same bucket bounds (`by` the label that tells versions apart)",
+            got=table[table["count"] < 0].head(3).to_string(index=False),
+            fix="sum only over series with the same bucket bounds (`by` the label that tells versions apart)",
         )
     if not np.isinf(groups["upper"].max()).all():
-        raise FrameError("a histogram has no +Inf bucket", had=f"bounds {sorted(table.upper.unique())}")
+        raise FrameError(
+            "a histogram has no +Inf bucket", got=f"bounds {sorted(table.upper.unique())}"
+        )
     return table[[*by, "lower", "upper", "count", "cumulative"]]

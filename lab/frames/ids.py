@@ -35,11 +35,17 @@ def _characters(array: pa.LargeStringArray) -> memoryview | bytes:
 
 
 _SIX_BITS = np.full(256, 255, dtype=np.uint8)
-_SIX_BITS[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=", dtype=np.uint8)] = [
+_SIX_BITS[
+    np.frombuffer(
+        b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=", dtype=np.uint8
+    )
+] = [
     *range(64),
     0,
 ]
-_HEX_PAIRS = np.array([int.from_bytes(f"{n:02x}".encode(), "little") for n in range(256)], dtype="<u2")
+_HEX_PAIRS = np.array(
+    [int.from_bytes(f"{n:02x}".encode(), "little") for n in range(256)], dtype="<u2"
+)
 
 
 def hex_ids(ids: pa.Array, digits: int) -> pa.Array:
@@ -57,7 +63,9 @@ def hex_ids(ids: pa.Array, digits: int) -> pa.Array:
         raise ValueError(f"ids of {digits} hex digits are of other lengths")
     characters = np.frombuffer(_characters(texts), dtype=np.uint8).reshape(-1, length)
     if length == digits:
-        characters = np.frombuffer(_characters(pc.utf8_lower(texts)), dtype=np.uint8).reshape(-1, length)
+        characters = np.frombuffer(_characters(pc.utf8_lower(texts)), dtype=np.uint8).reshape(
+            -1, length
+        )
         zero = (characters == ord("0")).all(axis=1)
     else:
         bits = _SIX_BITS[characters].reshape(len(characters), -1, 4).astype(np.uint32)

@@ -26,7 +26,9 @@ BATCH_ROWS = 131_072
 _DIGITS = 4  # of a trace id, which are random: 65,536 kinds to be dealt out
 
 
-def request_frames(records: Path, spans: Path, *, slice_spans: int = SLICE_SPANS) -> Iterator[pd.DataFrame]:
+def request_frames(
+    records: Path, spans: Path, *, slice_spans: int = SLICE_SPANS
+) -> Iterator[pd.DataFrame]:
     """`lab.frames.request_frame` of a run in Parquet, in parts of about `slice_spans` spans.
 
     `records` and `spans` are a file or a folder of `*.parquet`: client records (lab.schema.CLIENT_RECORD), and frames
@@ -35,7 +37,9 @@ def request_frames(records: Path, spans: Path, *, slice_spans: int = SLICE_SPANS
     files, or they lack columns.
     """
     sources = {"records": _files(records), "spans": _files(spans)}
-    count = max(1, -(-sum(pq.ParquetFile(f).metadata.num_rows for f in sources["spans"]) // slice_spans))
+    count = max(
+        1, -(-sum(pq.ParquetFile(f).metadata.num_rows for f in sources["spans"]) // slice_spans)
+    )
     with tempfile.TemporaryDirectory(dir=Path(spans).parent, prefix=".slices-") as name:
         folder = Path(name)
         for what, files in sources.items():
@@ -48,13 +52,17 @@ def request_frames(records: Path, spans: Path, *, slice_spans: int = SLICE_SPANS
                 (folder / what / f"{part}.parquet").unlink()
 
 
-def write_request_frames(records: Path, spans: Path, out: Path, *, slice_spans: int = SLICE_SPANS) -> int:
+def write_request_frames(
+    records: Path, spans: Path, out: Path, *, slice_spans: int = SLICE_SPANS
+) -> int:
     """The same, each part a file `part-N.parquet` of the folder `out`; returns how many requests.
 
     Raises as `request_frames`, and FrameError where `out` holds files already.
     """
     if out.exists() and any(out.iterdir()):
-        raise FrameError(f"{out} is not empty", do="name a new folder: parts of two runs do not mix")
+        raise FrameError(
+            f"{out} is not empty", fix="name a new folder: parts of two runs do not mix"
+        )
     out.mkdir(parents=True, exist_ok=True)
     total = 0
     for number, frame in enumerate(request_frames(records, spans, slice_spans=slice_spans)):
@@ -66,7 +74,9 @@ def write_request_frames(records: Path, spans: Path, out: Path, *, slice_spans: 
 def _files(path: Path) -> list[Path]:
     found = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
     if not found or not found[0].is_file():
-        raise FrameError(f"there is no Parquet file at {path}", do="save frames with DataFrame.to_parquet")
+        raise FrameError(
+            f"there is no Parquet file at {path}", fix="save frames with DataFrame.to_parquet"
+        )
     return found
 
 
@@ -75,10 +85,12 @@ def _deal(files: Sequence[Path], folder: Path, count: int) -> None:
     folder.mkdir()
     schema = _without_index(pq.read_schema(files[0]))
     if "trace_id" not in schema.names:
-        raise FrameError(f"{files[0]} has no column trace_id", had=", ".join(schema.names))
+        raise FrameError(f"{files[0]} has no column trace_id", got=", ".join(schema.names))
     with ExitStack() as stack:
         paths = [folder / f"{n}.parquet" for n in range(count)]
-        writers = [stack.enter_context(pq.ParquetWriter(path, schema, compression="lz4")) for path in paths]
+        writers = [
+            stack.enter_context(pq.ParquetWriter(path, schema, compression="lz4")) for path in paths
+        ]
         for file in files:
             for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=schema.names):
                 table = pa.Table.from_batches([batch]).cast(schema)

@@ -105,7 +105,9 @@ def columns_of(documents: Iterable[bytes], wanted: Sequence[str] | None) -> Colu
             for owner in decoded.resourceSpans or decoded.batches:
                 _add(columns, owner, wanted is None)
         except (msgspec.DecodeError, binascii.Error, KeyError, ValueError) as e:
-            raise FrameError("a trace is not OTLP JSON", had=f"{e}; it begins with {document[:120]!r}") from e
+            raise FrameError(
+                "a trace is not OTLP JSON", got=f"{e}; it begins with {document[:120]!r}"
+            ) from e
     return columns
 
 

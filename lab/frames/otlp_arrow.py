@@ -21,7 +21,12 @@ from lab.frames.otlp import KIND, KINDS, STATUS, STATUSES
 from lab.frames.pieces import batches
 
 _TEXT = pa.string()
-_VALUES = {"stringValue": _TEXT, "intValue": _TEXT, "doubleValue": pa.float64(), "boolValue": pa.bool_()}
+_VALUES = {
+    "stringValue": _TEXT,
+    "intValue": _TEXT,
+    "doubleValue": pa.float64(),
+    "boolValue": pa.bool_(),
+}
 _ATTRIBUTES = pa.list_(pa.struct({"key": _TEXT, "value": pa.struct(_VALUES)}))
 _SPAN = pa.struct(
     {name: _TEXT for name in ("traceId", "spanId", "parentSpanId", "name", "kind")}
@@ -29,7 +34,9 @@ _SPAN = pa.struct(
     | {"status": pa.struct({"code": _TEXT, "message": _TEXT})}
 )
 _SCOPES = pa.list_(pa.struct({"spans": pa.list_(_SPAN)}))
-_OWNERS = pa.list_(pa.struct({"resource": pa.struct({"attributes": _ATTRIBUTES}), "scopeSpans": _SCOPES}))
+_OWNERS = pa.list_(
+    pa.struct({"resource": pa.struct({"attributes": _ATTRIBUTES}), "scopeSpans": _SCOPES})
+)
 _SCHEMA = pa.schema({"resourceSpans": _OWNERS, "batches": _OWNERS})
 
 
@@ -42,7 +49,9 @@ def span_table(documents: Sequence[bytes], wanted: Sequence[str]) -> pa.Table:
     of the wanted attributes that occur. Raises NotPlain, also for what is no OTLP JSON at all."""
     work = list(batches(documents))
     try:
-        with ThreadPoolExecutor(min(len(work), os.cpu_count() or 1) or 1) as pool:  # Arrow lets go of Python's lock
+        with ThreadPoolExecutor(
+            min(len(work), os.cpu_count() or 1) or 1
+        ) as pool:  # Arrow lets go of Python's lock
             parts = list(pool.map(lambda batch: _spans(_parse(batch), wanted), work))
         return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
     except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as e:
@@ -76,7 +85,9 @@ def _spans(batch: pa.RecordBatch, wanted: Sequence[str]) -> pa.Table:
         "name": pc.fill_null(spans.field("name"), ""),
         "kind": _words(spans.field("kind"), KIND, KINDS[0]),
         "service_name": service,
-        "start_time_unix_nano": pc.fill_null(spans.field("startTimeUnixNano"), "0").cast(pa.int64()),
+        "start_time_unix_nano": pc.fill_null(spans.field("startTimeUnixNano"), "0").cast(
+            pa.int64()
+        ),
         "end_time_unix_nano": pc.fill_null(spans.field("endTimeUnixNano"), "0").cast(pa.int64()),
         "status": _words(status.field("code"), STATUS, STATUSES[0]),
         "status_message": pc.fill_null(status.field("message"), ""),
@@ -127,7 +138,9 @@ def _plain(values: pa.StructArray) -> pa.Array:
     if len(kinds) != 1 or values.field(kinds[0]).null_count:
         raise NotPlain("mixed values")
     column = values.field(kinds[0])
-    return column.cast(pa.int64()).cast(pa.float64(), safe=False) if kinds[0] == "intValue" else column
+    return (
+        column.cast(pa.int64()).cast(pa.float64(), safe=False) if kinds[0] == "intValue" else column
+    )
 
 
 def _taken(values: pa.Array, row: np.ndarray) -> pa.Array:

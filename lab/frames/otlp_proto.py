@@ -35,10 +35,15 @@ def proto_table(messages: Sequence[bytes], wanted: Sequence[str] | None) -> pa.T
         parts = [_spans(Wire(batch), wanted) for batch in batches(messages, _BATCH_BYTES)]
         try:
             return pa.concat_tables(parts, promote_options="permissive") if parts else pa.table({})
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # an attribute is a number in one part and a text in another
+        except (
+            pa.ArrowInvalid,
+            pa.ArrowTypeError,
+        ):  # an attribute is a number in one part and a text in another
             return _spans(Wire(messages), wanted)
     except (DecodeError, ValueError) as e:  # of which Arrow's errors are
-        raise FrameError("a trace is not OTLP protobuf", had=f"{e}; it begins with {messages[0][:60]!r}") from e
+        raise FrameError(
+            "a trace is not OTLP protobuf", got=f"{e}; it begins with {messages[0][:60]!r}"
+        ) from e
 
 
 def _spans(wire: Wire, wanted: Sequence[str] | None) -> pa.Table:
@@ -62,7 +67,9 @@ def _spans(wire: Wire, wanted: Sequence[str] | None) -> pa.Table:
         "status_message": wire.texts(status.last(2)).cast(_TEXT),
     }
     attributes = dict(_attributes(wire, spans, span.of(9), wanted))
-    return pa.table(attributes | columns).select([*columns, *(name for name in attributes if name not in columns)])
+    return pa.table(attributes | columns).select(
+        [*columns, *(name for name in attributes if name not in columns)]
+    )
 
 
 def _services(wire: Wire, resources: Places) -> pa.Array:
@@ -111,28 +118,41 @@ def _attributes(
     keys = wire.texts(pair.last(1)).dictionary_encode()
     names = keys.dictionary.cast(_TEXT).to_pylist()
     asked = np.array([wanted is None or name in wanted for name in names], dtype=bool)
-    code = np.asarray(keys.indices).astype(np.min_scalar_type(len(names)))  # short ones are sorted fastest
+    code = np.asarray(keys.indices).astype(
+        np.min_scalar_type(len(names))
+    )  # short ones are sorted fastest
     values = pair.last(2).take(asked[code])
     row, code = pairs.owner[values.owner], code[values.owner]
     kind, content = _kinds(wire, values)
-    order = np.argsort(code, kind="stable")  # one name after another, each in the order of its spans
+    order = np.argsort(
+        code, kind="stable"
+    )  # one name after another, each in the order of its spans
     order = order[kind[order] > 0]
     edges = np.searchsorted(code[order], np.arange(len(names) + 1))
     for number in np.flatnonzero(asked):
         own = order[edges[number] : edges[number + 1]]
-        yield names[number], _column(wire, spans, row[own], kind[own], content.take(own), values.take(own))
+        yield (
+            names[number],
+            _column(wire, spans, row[own], kind[own], content.take(own), values.take(own)),
+        )
 
 
 def _kinds(wire: Wire, values: Places) -> tuple[np.ndarray, Places]:
     """(of which kind each AnyValue is, 0 for an empty one; where its content is)."""
-    kind, start, stop = np.zeros(len(values.start), dtype=np.int64), values.start.copy(), values.start.copy()
+    kind, start, stop = (
+        np.zeros(len(values.start), dtype=np.int64),
+        values.start.copy(),
+        values.start.copy(),
+    )
     for number, parts in wire.fields(values).found.items():
         for part in parts:
             kind[part.owner], start[part.owner], stop[part.owner] = number, part.start, part.stop
     return kind, Places(values.owner, start, stop)
 
 
-def _column(wire: Wire, spans: Places, row: np.ndarray, kind: np.ndarray, content: Places, values: Places) -> pa.Array:
+def _column(
+    wire: Wire, spans: Places, row: np.ndarray, kind: np.ndarray, content: Places, values: Places
+) -> pa.Array:
     """One attribute of all spans, which those at `row` have: numbers, truths or texts (also of mixed kinds)."""
     kinds = set(kind[:1].tolist()) if (kind == kind[:1]).all() else set(kind.tolist())
     if kinds <= {_INT, _DOUBLE}:
@@ -142,7 +162,10 @@ def _column(wire: Wire, spans: Places, row: np.ndarray, kind: np.ndarray, conten
         column[row] = numbers
         return pa.array(column)
     if kinds == {_STRING}:
-        start, stop = spans.start.copy(), spans.start.copy()  # what lies in its span keeps the order
+        start, stop = (
+            spans.start.copy(),
+            spans.start.copy(),
+        )  # what lies in its span keeps the order
         start[row], stop[row] = content.start, content.stop
         there = np.zeros(len(start), dtype=bool)
         there[row] = True
@@ -150,7 +173,9 @@ def _column(wire: Wire, spans: Places, row: np.ndarray, kind: np.ndarray, conten
     if kinds == {_BOOL}:
         plain = pa.array(wire.raw[content.start] != 0)
     else:
-        plain = pa.array([_text(AnyValue.FromString(blob)) for blob in wire.texts(values).to_pylist()], _TEXT)
+        plain = pa.array(
+            [_text(AnyValue.FromString(blob)) for blob in wire.texts(values).to_pylist()], _TEXT
+        )
     place = np.full(len(spans.start), -1)
     place[row] = np.arange(len(row))
     return plain.take(pa.array(place, mask=place < 0))

@@ -13,10 +13,14 @@ from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
 
 _NS = 1e9
 _CALLS = (Role.MODEL_CALL, Role.TOOL_CALL, Role.TOOL_LIST)
-_FROM_RECORD = tuple(c.name for c in REQUEST_FRAME[: [c.name for c in REQUEST_FRAME].index("turns")])
+_FROM_RECORD = tuple(
+    c.name for c in REQUEST_FRAME[: [c.name for c in REQUEST_FRAME].index("turns")]
+)
 
 
-def request_frame(records: pd.DataFrame, spans: pd.DataFrame, judgements: pd.DataFrame | None = None) -> pd.DataFrame:
+def request_frame(
+    records: pd.DataFrame, spans: pd.DataFrame, judgements: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """One row a record, in the order of the records: the columns of `lab.schema.REQUEST_FRAME`, then those of the
     judgements (one row a `request_id`, from the scenarios' ground truth), where given.
 
@@ -51,7 +55,11 @@ _TOKENS = {
     "span_completion_tokens": (Role.ENGINE, Attr.VLLM_COMPLETION_TOKENS),
     "span_cached_tokens": (Role.MODEL_CALL, Attr.CACHE_READ_TOKENS),
 }
-_ENGINE_PHASES = {"queue_s": Attr.VLLM_QUEUE_S, "prefill_s": Attr.VLLM_PREFILL_S, "decode_s": Attr.VLLM_DECODE_S}
+_ENGINE_PHASES = {
+    "queue_s": Attr.VLLM_QUEUE_S,
+    "prefill_s": Attr.VLLM_PREFILL_S,
+    "decode_s": Attr.VLLM_DECODE_S,
+}
 
 
 def _traces(spans: pd.DataFrame, shape: Shape) -> pd.DataFrame:
@@ -89,10 +97,16 @@ def _traces(spans: pd.DataFrame, shape: Shape) -> pd.DataFrame:
 def _phases(records: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
     """The phases of every request, with what they leave over. `found` is aligned with the records; NaN: no trace."""
     agent = (records["api"] == "responses").to_numpy(bool)
-    served = np.where(agent, found["server_s"].where(found["servers"] > 0), found["engine_s"].where(found["turns"] > 0))
+    served = np.where(
+        agent,
+        found["server_s"].where(found["servers"] > 0),
+        found["engine_s"].where(found["turns"] > 0),
+    )
     engine_there = (found["turns"] > 0).to_numpy()
     failed = (records["status"] != "ok").to_numpy(bool)
-    quiet = agent & failed & ((found["turns"] == 0) & (found["model_call_s"] == 0)).to_numpy()  # it asked no model
+    quiet = (
+        agent & failed & ((found["turns"] == 0) & (found["model_call_s"] == 0)).to_numpy()
+    )  # it asked no model
     in_engine = found["queue_s"] + found["prefill_s"] + found["decode_s"]
     raw = {
         "lag_s": records["lag_s"],
@@ -100,7 +114,9 @@ def _phases(records: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
         "stack_s": (served - found["calls_s"]).where(agent, 0.0 * found["turns"]),
         "tool_list_s": found["tool_list_s"],
         "tool_s": found["tool_s"],
-        "model_http_s": (found["answered_s"] - found["engine_s"]).where(agent, 0.0).where(engine_there | quiet),
+        "model_http_s": (found["answered_s"] - found["engine_s"])
+        .where(agent, 0.0)
+        .where(engine_there | quiet),
         **{name: found[name].where(engine_there | quiet) for name in _ENGINE_PHASES},
         "engine_other_s": (found["engine_s"] - in_engine).where(engine_there | quiet),
     }
@@ -112,14 +128,19 @@ def _phases(records: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
     return phases
 
 
-def _problems(records: pd.DataFrame, problems: np.ndarray, row: np.ndarray, found: pd.DataFrame) -> np.ndarray:
+def _problems(
+    records: pd.DataFrame, problems: np.ndarray, row: np.ndarray, found: pd.DataFrame
+) -> np.ndarray:
     """Why each request's trace is not complete; '' if it is."""
     texts = np.append(problems, "no span of it has arrived")[row]  # row -1: the last element
     agent = (records["api"] == "responses").to_numpy(bool)
     ok = (records["status"] == "ok").to_numpy(bool)
     no_server = agent & (found["servers"] == 0).to_numpy()
     no_engine = ok & (found["turns"] == 0).to_numpy()
-    for mask, span in ((no_server, f"Llama Stack's {Span.LLAMA_STACK_RESPONSES}"), (no_engine, f"vLLM's {Span.VLLM}")):
+    for mask, span in (
+        (no_server, f"Llama Stack's {Span.LLAMA_STACK_RESPONSES}"),
+        (no_engine, f"vLLM's {Span.VLLM}"),
+    ):
         texts[mask & (texts == "")] = f"{span} span is missing"
     return texts
 
@@ -140,19 +161,27 @@ def _union_s(spans: pd.DataFrame, group: np.ndarray, mask: np.ndarray, size: int
 
 
 def _column(spans: pd.DataFrame, attribute: str) -> np.ndarray:
-    return spans[attribute].to_numpy("float64") if attribute in spans else np.full(len(spans), np.nan)
+    return (
+        spans[attribute].to_numpy("float64") if attribute in spans else np.full(len(spans), np.nan)
+    )
 
 
 def _check_records(records: pd.DataFrame) -> None:
     missing = [c for c in _FROM_RECORD if c not in records]
     if missing:
         raise FrameError(
-            f"these are not the client's records: they lack {', '.join(missing)}", do="take them from Run.records"
+            f"these are not the client's records: they lack {', '.join(missing)}",
+            fix="take them from Run.records",
         )
 
 
 def _with_judgements(frame: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
     if "request_id" not in judgements or judgements["request_id"].duplicated().any():
-        raise FrameError("judgements must have one row a request_id", had=f"columns {', '.join(judgements.columns)}")
+        raise FrameError(
+            "judgements must have one row a request_id",
+            got=f"columns {', '.join(judgements.columns)}",
+        )
     twice = set(judgements) & set(frame) - {"request_id"}
-    return frame.merge(judgements.drop(columns=list(twice)), on="request_id", how="left", validate="many_to_one")
+    return frame.merge(
+        judgements.drop(columns=list(twice)), on="request_id", how="left", validate="many_to_one"
+    )

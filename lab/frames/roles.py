@@ -28,8 +28,12 @@ def roles_of(spans: pd.DataFrame) -> np.ndarray:
     name, service = spans["name"].astype("category").cat, spans["service"].astype("category").cat
     by_name = np.array([*(_of_name(str(n)) for n in name.categories), Role.OTHER], dtype=np.int8)
     roles = by_name[name.codes.to_numpy()]  # the last element serves code -1, a missing name
-    embedding = np.array([*(s == Service.VLLM_EMBED for s in service.categories), False])[service.codes.to_numpy()]
-    roles[(roles == Role.ENGINE) & embedding] = Role.OTHER  # inside a file search, which counts as a tool call
+    embedding = np.array([*(s == Service.VLLM_EMBED for s in service.categories), False])[
+        service.codes.to_numpy()
+    ]
+    roles[(roles == Role.ENGINE) & embedding] = (
+        Role.OTHER
+    )  # inside a file search, which counts as a tool call
     return roles
 
 

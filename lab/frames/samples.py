@@ -33,7 +33,9 @@ class AnswerLike(Protocol):
     def series(self) -> Sequence[SeriesLike]: ...
 
 
-def samples_of(series: Sequence[SeriesLike], step_s: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def samples_of(
+    series: Sequence[SeriesLike], step_s: float = 0.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(samples per series, times in ms since the epoch, values), one after the other. Raises FrameError.
 
     `step_s` is that of a range query, 0 for samples at any time.
@@ -44,7 +46,11 @@ def samples_of(series: Sequence[SeriesLike], step_s: float = 0.0) -> tuple[np.nd
     counts = np.array([sum(next(sizes) for _ in one.pieces) for one in series], dtype=np.int64)
     if not parsed:
         return counts, np.empty(0, dtype=np.int64), np.empty(0)
-    return counts, np.concatenate([p.time_ms for p in parsed]), np.concatenate([p.values for p in parsed])
+    return (
+        counts,
+        np.concatenate([p.time_ms for p in parsed]),
+        np.concatenate([p.values for p in parsed]),
+    )
 
 
 class _Parsed(NamedTuple):
@@ -65,13 +71,17 @@ def _parse(texts: list[memoryview], step_ms: int) -> _Parsed:
     counts = np.diff(np.searchsorted(quotes, edges)) // 2
     values = _floats(data, quotes[0::2] + 1, quotes[1::2])
     if values is None and b'"+Inf"' in data:  # Arrow knows Inf and -Inf
-        return _parse([memoryview(bytes(text).replace(b'"+Inf"', b'"Inf"')) for text in texts], step_ms)
+        return _parse(
+            [memoryview(bytes(text).replace(b'"+Inf"', b'"Inf"')) for text in texts], step_ms
+        )
     if values is None or len(values) != counts.sum():
         return _parse_json(texts)
     time_ms = _times(texts, counts, step_ms)
     if time_ms is None:
         brackets = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord("[")).astype(np.int32)
-        brackets = np.delete(brackets, np.searchsorted(brackets, edges[:-1]))  # but for each text's own first one
+        brackets = np.delete(
+            brackets, np.searchsorted(brackets, edges[:-1])
+        )  # but for each text's own first one
         seconds = _floats(data, brackets + 1, quotes[0::2] - 1)
         if seconds is None:
             return _parse_json(texts)
@@ -96,7 +106,9 @@ def _floats(data: bytes, begins: np.ndarray, ends: np.ndarray) -> np.ndarray | N
 
 def _times(texts: list[memoryview], counts: np.ndarray, step_ms: int) -> np.ndarray | None:
     """The times of texts that all have a sample at every step from their first to their last; None otherwise."""
-    found = [_even_times(text, int(count), step_ms) for text, count in zip(texts, counts, strict=True)]
+    found = [
+        _even_times(text, int(count), step_ms) for text, count in zip(texts, counts, strict=True)
+    ]
     return None if any(times is None for times in found) else np.concatenate(found)
 
 
@@ -131,6 +143,10 @@ def _parse_json(texts: list[memoryview]) -> _Parsed:
         values = np.array([float(v) for samples in found for _, v in samples])
     except (msgspec.DecodeError, ValueError) as e:
         raise FrameError(
-            "samples are not in Prometheus' format", had=f"{bytes(texts[0])[:120]!r}", do=f"ask a Prometheus ({e})"
+            "samples are not in Prometheus' format",
+            got=f"{bytes(texts[0])[:120]!r}",
+            fix=f"ask a Prometheus ({e})",
         ) from e
-    return _Parsed(np.array([len(s) for s in found]), np.rint(seconds * 1000).astype(np.int64), values)
+    return _Parsed(
+        np.array([len(s) for s in found]), np.rint(seconds * 1000).astype(np.int64), values
+    )

@@ -27,7 +27,9 @@ def series_frame(answer: AnswerLike | Iterable[AnswerLike]) -> pd.DataFrame:
     Raises FrameError for samples that are not Prometheus' JSON.
     """
     labels, counts, time_ms, values = _gathered([answer] if hasattr(answer, "series") else answer)
-    columns: dict[str, object] = {"time": pd.DatetimeIndex(time_ms.view("datetime64[ms]"), tz="UTC")}
+    columns: dict[str, object] = {
+        "time": pd.DatetimeIndex(time_ms.view("datetime64[ms]"), tz="UTC")
+    }
     columns.update(label_columns(labels, counts))
     columns["value"] = values
     return pd.DataFrame(columns, copy=False)
@@ -79,15 +81,21 @@ def _in_order(
     return whole
 
 
-def label_columns(labels: Sequence[Mapping[str, str]], counts: np.ndarray) -> dict[str, pd.Categorical]:
+def label_columns(
+    labels: Sequence[Mapping[str, str]], counts: np.ndarray
+) -> dict[str, pd.Categorical]:
     """One categorical a label, the label set i repeated counts[i] times."""
     names = sorted({name for one in labels for name in one}, key=lambda n: (n != "__name__", n))
     columns = {}
     for name in names:
-        codes, categories = pd.factorize(np.array([one.get(name) for one in labels], dtype=object), sort=True)
+        codes, categories = pd.factorize(
+            np.array([one.get(name) for one in labels], dtype=object), sort=True
+        )
         small = codes.astype(np.int16 if len(categories) < 32_000 else np.int32)
         repeated = np.repeat(small, counts)
-        columns[_column_name(name)] = pd.Categorical.from_codes(repeated, categories=categories, validate=False)
+        columns[_column_name(name)] = pd.Categorical.from_codes(
+            repeated, categories=categories, validate=False
+        )
     return columns
 
 

@@ -29,7 +29,9 @@ class SpansLike(Protocol):
     def arrow(self) -> bytes | None: ...
 
 
-def spans_frame(answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_ATTRIBUTES) -> pd.DataFrame:
+def spans_frame(
+    answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_ATTRIBUTES
+) -> pd.DataFrame:
     """One row a span: the columns of `lab.schema.SPAN_FRAME`, then one column an attribute under its own name.
 
     `attributes` are those that get a column (None: every attribute that occurs); a span without it has NaN or None.
@@ -47,7 +49,9 @@ def spans_frame(answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_AT
 
 def without_repeats(frame: pd.DataFrame) -> pd.DataFrame:
     """Each span once: exporters send again what was not acknowledged, and not every store notices."""
-    if frame["span_id"].is_unique:  # 64 random bits: unique over traces too, unless something came twice
+    if frame[
+        "span_id"
+    ].is_unique:  # 64 random bits: unique over traces too, unless something came twice
         return frame
     return frame[~frame.duplicated(["trace_id", "span_id"])].reset_index(drop=True)
 
@@ -56,7 +60,9 @@ def check_spans(frame: pd.DataFrame) -> None:
     """Raises FrameError unless the frame has the columns of SPAN_FRAME."""
     missing = [c.name for c in SPAN_FRAME if c.name not in frame]
     if missing:
-        raise FrameError(f"a frame of spans lacks {', '.join(missing)}", do="make it with spans_frame()")
+        raise FrameError(
+            f"a frame of spans lacks {', '.join(missing)}", fix="make it with spans_frame()"
+        )
 
 
 def _from_json(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
@@ -76,7 +82,9 @@ def _from_table(table: pa.Table, attributes: Sequence[str] | None) -> pd.DataFra
     column = {name: whole(table.column(name)) for name in table.column_names}
     columns = core_columns(column)
     for name in table.column_names[len(CORE) :] if attributes is None else attributes:
-        columns[name] = attribute_column(column[name]) if name in column else np.full(len(table), np.nan)
+        columns[name] = (
+            attribute_column(column[name]) if name in column else np.full(len(table), np.nan)
+        )
     return pd.DataFrame(columns, copy=False)
 
 
@@ -97,5 +105,10 @@ def _walked(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.
         "status_message": pd.array(found.status_message, dtype="str"),
     }
     size = len(start_ns)
-    columns.update({name: sparse_column(rows, values, size) for name, (rows, values) in found.attributes.items()})
+    columns.update(
+        {
+            name: sparse_column(rows, values, size)
+            for name, (rows, values) in found.attributes.items()
+        }
+    )
     return pd.DataFrame(columns, copy=False)

@@ -19,5 +19,7 @@ def sparse_column(rows: list[int], values: list[Any], size: int) -> Any:
         column[rows] = [np.nan if v is None else v for v in values]
         return column
     sparse = np.full(size, None, dtype=object)
-    sparse[rows] = values if kinds in ({str}, {bool}) else [None if v is None else str(v) for v in values]
+    sparse[rows] = (
+        values if kinds in ({str}, {bool}) else [None if v is None else str(v) for v in values]
+    )
     return pd.array(sparse, dtype="boolean" if kinds == {bool} else "str")

@@ -30,7 +30,11 @@ def trace_tree(spans: pd.DataFrame) -> pd.DataFrame:
     """
     check_spans(spans)
     if (traces := spans["trace_id"].nunique()) != 1:
-        raise FrameError("a tree is made of one trace", had=f"{traces} traces", do="select the spans of one trace_id")
+        raise FrameError(
+            "a tree is made of one trace",
+            got=f"{traces} traces",
+            fix="select the spans of one trace_id",
+        )
     spans = spans.reset_index(drop=True)
     start = spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy()
     end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
@@ -49,7 +53,9 @@ def trace_tree(spans: pd.DataFrame) -> pd.DataFrame:
     spans["offset_s"] = (start - start.min()) / _NS
     spans["self_s"] = [_own(i, children.get(i, ()), start, end) / _NS for i in range(len(spans))]
     spans["critical_s"] = critical / _NS
-    spans["orphan"] = [p == -1 and bool(text) for p, text in zip(parents, spans["parent_id"], strict=True)]
+    spans["orphan"] = [
+        p == -1 and bool(text) for p, text in zip(parents, spans["parent_id"], strict=True)
+    ]
     return spans.iloc[order].reset_index(drop=True)
 
 
@@ -64,16 +70,25 @@ def _walk(children: dict[int, list[int]]) -> tuple[list[int], np.ndarray]:
         depth[row] = level
         waiting += [(child, level + 1) for child in reversed(children.get(row, []))]
     if len(order) < size:
-        raise FrameError("the trace is no tree", had=f"{size - len(order)} spans that are their own ancestors")
+        raise FrameError(
+            "the trace is no tree", got=f"{size - len(order)} spans that are their own ancestors"
+        )
     return order, depth
 
 
-def _with_streams(kind: np.ndarray, order: list[int], parents: list[int], end: np.ndarray) -> np.ndarray:
+def _with_streams(
+    kind: np.ndarray, order: list[int], parents: list[int], end: np.ndarray
+) -> np.ndarray:
     """Ends, those of HTTP client spans put off to the end of the server's span below."""
     end = end.copy()
     for row in reversed(order):
         parent = parents[row]
-        if parent >= 0 and parents[parent] >= 0 and kind[row] == "server" and kind[parent] == "client":
+        if (
+            parent >= 0
+            and parents[parent] >= 0
+            and kind[row] == "server"
+            and kind[parent] == "client"
+        ):
             end[parent] = max(end[parent], end[row])
     return end
 
@@ -88,7 +103,13 @@ def _own(row: int, children: list[int] | tuple[()], start: np.ndarray, end: np.n
 
 
 def _critical(
-    row: int, low: int, high: int, children: dict[int, list[int]], start: np.ndarray, end: np.ndarray, out: np.ndarray
+    row: int,
+    low: int,
+    high: int,
+    children: dict[int, list[int]],
+    start: np.ndarray,
+    end: np.ndarray,
+    out: np.ndarray,
 ) -> None:
     """Add to `out` what each span below `row` spends on the critical path between low and high. No recursion, since a
     trace may be deeper than Python's stack."""
@@ -98,7 +119,9 @@ def _critical(
         at = high
         for child in sorted(children.get(span, []), key=lambda c: min(end[c], high), reverse=True):
             child_start, child_end = max(start[child], low), min(end[child], high)
-            if child_end <= child_start or child_end > at:  # empty, or beside a sibling that is on the path already
+            if (
+                child_end <= child_start or child_end > at
+            ):  # empty, or beside a sibling that is on the path already
                 continue
             out[span] += at - child_end
             waiting.append((child, child_start, child_end))

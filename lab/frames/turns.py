@@ -13,7 +13,17 @@ from lab.schema import Attr
 QUESTION = "(question)"  # what the first call of a request reads
 OTHERS = "(others)"  # whose a call is that belongs to no request of this run
 NOT_SAID = "(not said)"  # whose a request is that no span names anybody of
-WHO = ("request_id", "tenant", "user_id", "session_id", "scenario_id", "kind", "intent", "status", "api")
+WHO = (
+    "request_id",
+    "tenant",
+    "user_id",
+    "session_id",
+    "scenario_id",
+    "kind",
+    "intent",
+    "status",
+    "api",
+)
 _NS = 1e9
 
 
@@ -35,7 +45,10 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     shape = shape_of(spans)
     rows = np.flatnonzero(shape.role == Role.ENGINE)
     if not len(rows):
-        raise FrameError("there is no model call in these spans", do="wait for the traces; check that vLLM exports any")
+        raise FrameError(
+            "there is no model call in these spans",
+            fix="wait for the traces; check that vLLM exports any",
+        )
     start_s = spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy() / _NS
     rows = rows[np.argsort(start_s[rows], kind="stable")]
     call = _model_calls(shape, rows)
@@ -103,9 +116,15 @@ def _reads(spans: pd.DataFrame, shape: Shape, rows: np.ndarray, start_s: np.ndar
             "tool": [""] * len(rows) + names.tolist(),
         }
     ).sort_values(["group", "at"], kind="stable")
-    before = events.groupby("group")["turn"].cumsum() - events["turn"]  # calls that this row follows
+    before = (
+        events.groupby("group")["turn"].cumsum() - events["turn"]
+    )  # calls that this row follows
     of_tool = events["turn"] == 0
-    read = events[of_tool].groupby([events["group"], before])["tool"].agg(lambda t: " + ".join(dict.fromkeys(t)))
+    read = (
+        events[of_tool]
+        .groupby([events["group"], before])["tool"]
+        .agg(lambda t: " + ".join(dict.fromkeys(t)))
+    )
     turn = events[~of_tool].sort_index()
     keys = pd.MultiIndex.from_arrays([turn["group"], before[turn.index]])
     found = read.reindex(keys).to_numpy(object)

@@ -35,7 +35,9 @@ class Wire:
     def __init__(self, messages: Sequence[bytes]) -> None:
         self.bytes = b"".join([*messages, _AHEAD])
         self.raw = np.frombuffer(self.bytes, dtype=np.uint8)
-        self.eights = np.ndarray(len(self.raw) - 7, "<u8", self.bytes, strides=(1,))  # from each byte the next eight
+        self.eights = np.ndarray(
+            len(self.raw) - 7, "<u8", self.bytes, strides=(1,)
+        )  # from each byte the next eight
         stop = np.cumsum([len(m) for m in messages], dtype=np.int64)
         self.messages = Places(np.arange(len(stop)), stop - [len(m) for m in messages], stop)
 
@@ -61,7 +63,9 @@ class Wire:
             at = stop
             some = np.flatnonzero(at < end)
         few = zip(owner[some].tolist(), at[some].tolist(), end[some].tolist(), strict=True)
-        if rest := [(number, o, *place) for o, a, e in few for number, *place in self._one_by_one(a, e)]:
+        if rest := [
+            (number, o, *place) for o, a, e in few for number, *place in self._one_by_one(a, e)
+        ]:
             found.add(*np.array(rest).T)
         return found
 
@@ -110,10 +114,14 @@ class Wire:
         edges[:-1:2], edges[1::2], edges[-1] = places.start, places.stop, len(self.bytes)
         buffers = [None, pa.py_buffer(edges), pa.py_buffer(self.bytes)]
         with_gaps = pa.Array.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
-        return with_gaps.take(pa.array(np.arange(0, len(edges) - 1, 2), mask=None if there is None else ~there))
+        return with_gaps.take(
+            pa.array(np.arange(0, len(edges) - 1, 2), mask=None if there is None else ~there)
+        )
 
 
-_SIZE = np.full(8, -1)  # by wire type; -1 for what there is not, so that a field ends before it begins
+_SIZE = np.full(
+    8, -1
+)  # by wire type; -1 for what there is not, so that a field ends before it begins
 _SIZE[_EIGHT], _SIZE[_FOUR] = 8, 4
 
 
@@ -124,17 +132,25 @@ class Fields:
         self.messages = messages
         self.found: dict[int, list[Places]] = {}  # of each message the first before the second
 
-    def add(self, number: np.ndarray, owner: np.ndarray, start: np.ndarray, stop: np.ndarray) -> None:
+    def add(
+        self, number: np.ndarray, owner: np.ndarray, start: np.ndarray, stop: np.ndarray
+    ) -> None:
         while len(number):
             same = number == number[0]
-            part = Places(owner, start, stop) if same.all() else Places(owner[same], start[same], stop[same])
+            part = (
+                Places(owner, start, stop)
+                if same.all()
+                else Places(owner[same], start[same], stop[same])
+            )
             self.found.setdefault(int(number[0]), []).append(part)
             number, owner, start, stop = number[~same], owner[~same], start[~same], stop[~same]
 
     def of(self, number: int) -> Places:
         """All with this number, in the order of their place."""
         parts = self.found.get(number, []) or [Places(*[np.empty(0, dtype=np.int64)] * 3)]
-        every = Places(*(np.concatenate([getattr(p, c) for p in parts]) for c in ("owner", "start", "stop")))
+        every = Places(
+            *(np.concatenate([getattr(p, c) for p in parts]) for c in ("owner", "start", "stop"))
+        )
         return every if len(parts) == 1 else every.take(np.argsort(every.start, kind="stable"))
 
     def last(self, number: int) -> Places:

@@ -16,7 +16,11 @@ _WHO = {
     "tenant": Attr.TENANT, "user_id": Attr.USER, "session_id": Attr.SESSION, "scenario_id": Attr.SCENARIO,
     "model": Attr.REQUEST_MODEL,
 }  # fmt: skip
-_STATUS = {"timeout": "timeout", "cancelled": "cancelled", "predecessor_failed": "cancelled"}  # as the driver says it
+_STATUS = {
+    "timeout": "timeout",
+    "cancelled": "cancelled",
+    "predecessor_failed": "cancelled",
+}  # as the driver says it
 
 
 def rooted(spans: pd.DataFrame) -> pd.DataFrame:
@@ -91,15 +95,25 @@ def _who(spans: pd.DataFrame, shape: Shape, trace: np.ndarray) -> dict[str, np.n
 def _outcome(spans: pd.DataFrame, shape: Shape, first: np.ndarray) -> dict[str, np.ndarray]:
     """`status`, `http_status`, `error_type`, `error_message` by the outermost span, and by Llama Stack's own."""
     size, trace = len(shape.ids), shape.group[first]
-    code = spans[HTTP_STATUS].to_numpy("float64") if HTTP_STATUS in spans else np.full(len(spans), np.nan)
+    code = (
+        spans[HTTP_STATUS].to_numpy("float64")
+        if HTTP_STATUS in spans
+        else np.full(len(spans), np.nan)
+    )
     failed = (spans["status"] == "error").to_numpy(bool) | (code >= 400)
     server = shape.role == Role.SERVER
     inside = np.full(size, np.nan)
     inside[shape.group[server]] = code[server]
     http = np.where(np.isnan(code[first]), inside[trace], code[first])
     wrong = failed[first] | (np.bincount(shape.group[server & failed], minlength=size) > 0)[trace]
-    said = spans[Attr.ERROR_TYPE].to_numpy(object)[first] if Attr.ERROR_TYPE in spans else np.full(len(first), None)
-    kind = np.where(pd.isna(said), np.where(http >= 400, [f"http_{c:.0f}" for c in http], "error"), said)
+    said = (
+        spans[Attr.ERROR_TYPE].to_numpy(object)[first]
+        if Attr.ERROR_TYPE in spans
+        else np.full(len(first), None)
+    )
+    kind = np.where(
+        pd.isna(said), np.where(http >= 400, [f"http_{c:.0f}" for c in http], "error"), said
+    )
     return {
         "status": np.where(wrong, [_STATUS.get(str(k), "error") for k in kind], "ok"),
         "http_status": http,
@@ -111,18 +125,30 @@ def _outcome(spans: pd.DataFrame, shape: Shape, first: np.ndarray) -> dict[str, 
 def _tokens(spans: pd.DataFrame, shape: Shape, trace: np.ndarray) -> dict[str, np.ndarray]:
     """What the callers were told, if every model call of the trace tells it, else vLLM's own."""
     calls = shape.role == Role.MODEL_CALL
-    told = calls & ~np.isnan(_numbers(spans, Attr.INPUT_TOKENS)) & ~np.isnan(_numbers(spans, Attr.OUTPUT_TOKENS))
-    every = (shape.count(Role.MODEL_CALL) > 0) & (_sums(told, told, shape) == shape.count(Role.MODEL_CALL))
+    told = (
+        calls
+        & ~np.isnan(_numbers(spans, Attr.INPUT_TOKENS))
+        & ~np.isnan(_numbers(spans, Attr.OUTPUT_TOKENS))
+    )
+    every = (shape.count(Role.MODEL_CALL) > 0) & (
+        _sums(told, told, shape) == shape.count(Role.MODEL_CALL)
+    )
     engine = shape.role == Role.ENGINE
     pairs = {
         "prompt_tokens": (Attr.INPUT_TOKENS, Attr.VLLM_PROMPT_TOKENS),
         "completion_tokens": (Attr.OUTPUT_TOKENS, Attr.VLLM_COMPLETION_TOKENS),
     }
     found = {
-        name: np.where(every, _sums(told, _numbers(spans, caller), shape), _sums(engine, _numbers(spans, own), shape))
+        name: np.where(
+            every,
+            _sums(told, _numbers(spans, caller), shape),
+            _sums(engine, _numbers(spans, own), shape),
+        )
         for name, (caller, own) in pairs.items()
     }
-    found["cached_tokens"] = np.where(every, _sums(told, _numbers(spans, Attr.CACHE_READ_TOKENS), shape), NOT_KNOWN)
+    found["cached_tokens"] = np.where(
+        every, _sums(told, _numbers(spans, Attr.CACHE_READ_TOKENS), shape), NOT_KNOWN
+    )
     return {name: values[trace] for name, values in found.items()}
 
 

@@ -48,7 +48,9 @@ class Observation:
     arrival: Arrival
 
 
-def stand_up(place: str = "local", wait_for: Literal["agent", "all"] = "all", *, window: str = "") -> Settings:
+def stand_up(
+    place: str = "local", wait_for: Literal["agent", "all"] = "all", *, window: str = ""
+) -> Settings:
     """Settings of a lab that is up: started if it was not, with the ports that were free.
 
     'local' is the notebooks' default, for which `LAB_PLACE` or lab.toml may say another place. In the place `recorded`
@@ -107,7 +109,9 @@ def _actual(call: dict[str, Any]) -> ActualCall:
     arguments = call["arguments"] if isinstance(call["arguments"], dict) else None
     output = call.get("output") or ""
     text = output if isinstance(output, str) else json.dumps(output)
-    return ActualCall(call["tool"], arguments, text or str(call.get("error") or ""), bool(call.get("error")))
+    return ActualCall(
+        call["tool"], arguments, text or str(call.get("error") or ""), bool(call.get("error"))
+    )
 
 
 def status_frame(settings: Settings) -> pd.DataFrame:
@@ -116,7 +120,9 @@ def status_frame(settings: Settings) -> pd.DataFrame:
         return clusters.status_frame(settings)
     parts = stack.status(settings)
     if not parts:
-        raise NotUp("no part of the lab runs", had=f"state folder {settings.state_dir}", do="run `lab up`")
+        raise NotUp(
+            "no part of the lab runs", got=f"state folder {settings.state_dir}", fix="run `lab up`"
+        )
     columns = {
         "part": [p.name for p in parts],
         "state": [p.state for p in parts],
@@ -150,7 +156,10 @@ def durations_by_source(requests: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "client": requests["e2e_s"],
-            "Llama Stack": requests["e2e_s"] - requests["lag_s"] - requests["network_s"] - requests["unexplained_s"],
+            "Llama Stack": requests["e2e_s"]
+            - requests["lag_s"]
+            - requests["network_s"]
+            - requests["unexplained_s"],
             "vLLM (all turns)": vllm,
         }
     )
@@ -161,7 +170,11 @@ def counter_totals(settings: Settings, run: Run) -> dict[str, float]:
     this version of vLLM does not have. Waits for a scrape."""
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
-    names = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
+    names = {
+        "prompt": Metric.PROMPT_TOKENS,
+        "cached": Metric.CACHED_TOKENS,
+        "completion": Metric.GENERATION_TOKENS,
+    }
     totals = {}
     for what, metric in names.items():
         try:
@@ -185,16 +198,27 @@ def output_items(response: Any) -> pd.DataFrame:
     rows = []
     for item in response.output:
         found = item.model_dump()
-        text = "".join(part.get("text") or "" for part in found.get("content") or [] if isinstance(part, dict))
+        text = "".join(
+            part.get("text") or "" for part in found.get("content") or [] if isinstance(part, dict)
+        )
         tools = f"{len(found['tools'])} tools" if found.get("tools") else ""
         output = found.get("output") or found.get("error") or text or tools
-        rows.append((found["type"], found.get("name") or "", found.get("arguments") or "", str(output or "")))
+        rows.append(
+            (
+                found["type"],
+                found.get("name") or "",
+                found.get("arguments") or "",
+                str(output or ""),
+            )
+        )
     return pd.DataFrame(rows, columns=["item", "name", "arguments", "output"])
 
 
 def outline(tree: pd.DataFrame) -> pd.DataFrame:
     """A trace's spans as an indented list: span, service, duration_ms, self_ms (time that no span inside explains)."""
-    indented = [f"{'· ' * depth}{name}" for depth, name in zip(tree["depth"], tree["name"], strict=True)]
+    indented = [
+        f"{'· ' * depth}{name}" for depth, name in zip(tree["depth"], tree["name"], strict=True)
+    ]
     return pd.DataFrame(
         {
             "span": indented,
@@ -218,4 +242,6 @@ def busy_s(spans: pd.DataFrame, service: str) -> float:
     start = mine["start_at"].dt.as_unit("ns").astype("int64").to_numpy() / 1e9
     end = start + mine["duration_s"].to_numpy()
     reach = np.maximum.accumulate(end)
-    return float(np.maximum(0.0, end - np.maximum(start, np.concatenate(([-np.inf], reach[:-1])))).sum())
+    return float(
+        np.maximum(0.0, end - np.maximum(start, np.concatenate(([-np.inf], reach[:-1])))).sum()
+    )

@@ -25,9 +25,16 @@ def wait_for_spans(
         wait_s = min(wait_s, RECORDED_WAIT_S)
     tempo, ids = Tempo(settings), records["trace_id"].astype(str).tolist()
     direct = direct_ids(records)
-    window = (float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1) if bulk else None
+    window = (
+        (float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1)
+        if bulk
+        else None
+    )
     arrival = tempo.wait_for_traces(
-        ids, timeout_s=wait_s, problems=lambda answer: problems(spans_frame(answer), direct), window=window
+        ids,
+        timeout_s=wait_s,
+        problems=lambda answer: problems(spans_frame(answer), direct),
+        window=window,
     )
     if window and tempo.streams:
         spans = spans_frame(tempo.spans("{}", *window))

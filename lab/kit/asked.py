@@ -52,9 +52,13 @@ class Asked(msgspec.Struct, frozen=True):
 def save_asked(folder: Path | None, asked: Asked) -> None:
     """Write it into a saved run's folder. Raises WorkloadError if that cannot be."""
     try:
-        (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
+        (folder / FILE).write_bytes(
+            msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n"
+        )
     except OSError as e:
-        raise WorkloadError(f"{folder} cannot be written", had=str(e), do="free some space, or mend the folder") from e
+        raise WorkloadError(
+            f"{folder} cannot be written", got=str(e), fix="free some space, or mend the folder"
+        ) from e
 
 
 def load_asked(folder: Path, plan: Plan) -> Asked:
@@ -67,7 +71,9 @@ def load_asked(folder: Path, plan: Plan) -> Asked:
     except FileNotFoundError:
         return of_plan(plan)
     except (OSError, msgspec.MsgspecError) as e:
-        raise WorkloadError(f"{folder / FILE} cannot be read", had=str(e), do="record the run again") from e
+        raise WorkloadError(
+            f"{folder / FILE} cannot be read", got=str(e), fix="record the run again"
+        ) from e
 
 
 def of_plan(plan: Plan) -> Asked:

@@ -57,7 +57,10 @@ class Measured:
 
     def add(self, run: Run, row: dict) -> None:
         self.runs.append(run)
-        row |= {"driver_lag_p99_s": max(run.lag.dispatch_p99_s, run.lag.loop_p99_s), "lagged": run.lag.lagged}
+        row |= {
+            "driver_lag_p99_s": max(run.lag.dispatch_p99_s, run.lag.loop_p99_s),
+            "lagged": run.lag.lagged,
+        }
         self.table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
 
 
@@ -97,7 +100,9 @@ def services_of(levels: pd.DataFrame) -> list[Service]:
     return [fit_service(part["users"], part["e2e_mean_s"]) for _, part in levels.groupby("round")]
 
 
-def engine_parts(settings: Settings, levels: Measured, *, wait_s: float = 30.0, sampled: int = SAMPLED) -> pd.DataFrame:
+def engine_parts(
+    settings: Settings, levels: Measured, *, wait_s: float = 30.0, sampled: int = SAMPLED
+) -> pd.DataFrame:
     """Where a request's time goes, by how many are under way: mean seconds in vLLM's queue, prefill and decode, and
     outside its engine (HTTP, tokenising, parsing, the driver), one row a level and round, in their order;
     `engine_itl_s`, decode by tokens - 1; and `by_little`: how many are in the engine by Little's law, answers a second
@@ -105,13 +110,19 @@ def engine_parts(settings: Settings, levels: Measured, *, wait_s: float = 30.0, 
 
     Raises FrameError where no span of a level has arrived.
     """
-    chosen = [run.records[run.records["status"] == "ok"].iloc[-(2 * sampled) :][:sampled] for run in levels.runs]
+    chosen = [
+        run.records[run.records["status"] == "ok"].iloc[-(2 * sampled) :][:sampled]
+        for run in levels.runs
+    ]
     spans, _ = wait_for_spans(settings, pd.concat(chosen, ignore_index=True), wait_s, bulk=True)
     calls, rows = engine_calls(spans).astype({"trace_id": str}), []
     for row, part in zip(levels.table.itertuples(), chosen, strict=True):
         both = part.merge(calls, on="trace_id")
         if both.empty:
-            raise FrameError("none of these requests' vLLM spans has arrived", had=f"{len(part)}, {row.users} users")
+            raise FrameError(
+                "none of these requests' vLLM spans has arrived",
+                got=f"{len(part)}, {row.users} users",
+            )
         inside = both[["queue_s", "prefill_s", "decode_s"]].mean()
         more = (both["tokens"] - 1).where(both["tokens"] > 1)
         rows.append(
@@ -168,7 +179,9 @@ def predictions(services: Sequence[Service], rates: Sequence[float]) -> pd.DataF
     return pd.DataFrame(rows).rename(columns={"rate_per_s": "offered_per_s"})
 
 
-def good_shares(services: Sequence[Service], levels: pd.DataFrame, rates: Sequence[float]) -> pd.DataFrame:
+def good_shares(
+    services: Sequence[Service], levels: pd.DataFrame, rates: Sequence[float]
+) -> pd.DataFrame:
     """The share of requests that would keep the SLO at each rate, from the levels' shares: `offered_per_s`,
     `told_ratio` (mean over the rounds' services; NaN where one of them has no steady state). See `seen_on_arrival`."""
     share = levels.groupby("users")["good_ratio"].mean()
@@ -185,10 +198,14 @@ def backlog_lines(sweep: Measured) -> list[tuple[str, str, np.ndarray, np.ndarra
     """For `lab.figures.backlogs`: of each step its load, its verdict, and how many requests were under way when."""
     lines = []
     for row, run in zip(sweep.table.itertuples(), sweep.runs, strict=True):
-        steps = concurrency(run.records["scheduled_at"].to_numpy(), run.records["done_at"].to_numpy())
+        steps = concurrency(
+            run.records["scheduled_at"].to_numpy(), run.records["done_at"].to_numpy()
+        )
         arriving = steps["at"] <= run.records["scheduled_at"].max()
         at = steps.loc[arriving, "at"].to_numpy() - run.window[0]
-        lines.append((f"{row.offered_per_s:g}/s", row.verdict, at, steps.loc[arriving, "running"].to_numpy()))
+        lines.append(
+            (f"{row.offered_per_s:g}/s", row.verdict, at, steps.loc[arriving, "running"].to_numpy())
+        )
     return lines
 
 
@@ -208,7 +225,11 @@ def engine_pressure(settings: Settings, measured: Measured) -> pd.DataFrame:
     KV cache (`kv_cache_ratio`), `preemptions`, `tokens_per_step` (mean batch of an engine step, prompt tokens
     included) and `engine_steps_per_s`; `in_engine` (mean of running + waiting) beside `under_way`, what the client had
     at the same instants; `scrapes` says of how many samples. The index is the offered load."""
-    gauges = {"running": Metric.RUNNING, "waiting": Metric.WAITING, "kv_cache_ratio": Metric.KV_CACHE_USAGE}
+    gauges = {
+        "running": Metric.RUNNING,
+        "waiting": Metric.WAITING,
+        "kv_cache_ratio": Metric.KV_CACHE_USAGE,
+    }
     counters = {
         "preemptions": Metric.PREEMPTIONS,
         "tokens": f"{Metric.STEP_TOKENS}_sum",
@@ -218,14 +239,21 @@ def engine_pressure(settings: Settings, measured: Measured) -> pd.DataFrame:
     steps = table.groupby("step")
     found = pd.DataFrame({name: steps[metric].max() for name, metric in gauges.items()})
     # Between the first and the last scrape inside the step: nothing of its neighbours is in it.
-    grown = {name: steps[metric].agg(lambda v: v.iloc[-1] - v.iloc[0]) for name, metric in counters.items()}
+    grown = {
+        name: steps[metric].agg(lambda v: v.iloc[-1] - v.iloc[0])
+        for name, metric in counters.items()
+    }
     seconds = steps["at"].agg(lambda v: v.iloc[-1] - v.iloc[0])
     found["preemptions"] = grown["preemptions"]
     found["tokens_per_step"] = grown["tokens"] / grown["steps"]
     found["engine_steps_per_s"] = grown["steps"] / seconds
     records = measured.records()
-    under_way = pd.Series(in_flight_at(records["sent_at"], records["done_at"], table["at"]), index=table.index)
-    found["in_engine"] = (table[Metric.RUNNING] + table[Metric.WAITING]).groupby(table["step"]).mean()
+    under_way = pd.Series(
+        in_flight_at(records["sent_at"], records["done_at"], table["at"]), index=table.index
+    )
+    found["in_engine"] = (
+        (table[Metric.RUNNING] + table[Metric.WAITING]).groupby(table["step"]).mean()
+    )
     found["under_way"] = under_way.groupby(table["step"]).mean()
     found["scrapes"] = steps.size()
     return found.set_index(measured.table["offered_per_s"].iloc[found.index])
@@ -238,7 +266,9 @@ def _scraped(settings: Settings, measured: Measured, names: Sequence[str]) -> pd
     until = scraped_until(settings, prometheus, measured.runs[-1], settings.vllm_job)
     columns = {}
     for name in names:
-        answer = prometheus.samples(of_vllm(settings, name), measured.window[0], until, lookback_s=0.0).require()
+        answer = prometheus.samples(
+            of_vllm(settings, name), measured.window[0], until, lookback_s=0.0
+        ).require()
         columns[name] = series_frame(answer).groupby("time", observed=True)["value"].sum()
     table = pd.DataFrame(columns).dropna().reset_index()
     table["at"] = table["time"].dt.as_unit("ns").astype("int64") / 1e9

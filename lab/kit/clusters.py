@@ -36,8 +36,8 @@ def stand_up() -> Settings:
     if not (context and overlay):
         raise SettingsError(
             "no cluster was named, and none is taken by itself",
-            had=f"cluster_context {context!r}, cluster_overlay {overlay!r}, nothing in {settings.state_dir}",
-            do="`lab up --place cluster --context NAME --overlay NAME`, or set LAB_CLUSTER_CONTEXT and "
+            got=f"cluster_context {context!r}, cluster_overlay {overlay!r}, nothing in {settings.state_dir}",
+            fix="`lab up --place cluster --context NAME --overlay NAME`, or set LAB_CLUSTER_CONTEXT and "
             "LAB_CLUSTER_OVERLAY",
         )
     same = before and before.alive and (before.context, before.overlay) == (context, overlay)
@@ -56,11 +56,13 @@ def status_frame(settings: Settings) -> pd.DataFrame:
     known = _connection(settings)
     pods = cluster.pods(settings, known.context)
     if not pods:
-        do = "stand it up with `lab up --place cluster`"
-        raise NotUp("no pod of the lab is in the cluster", had=f"context {known.context}", do=do)
+        fix = "stand it up with `lab up --place cluster`"
+        raise NotUp("no pod of the lab is in the cluster", got=f"context {known.context}", fix=fix)
     resident = {} if any(p.memory_bytes for p in pods) else _resident_mib(settings)
     ports = {name: url.rpartition(":")[2] for name, url in known.reachable.items()}
-    mib = [p.memory_bytes / 2**20 if p.memory_bytes else resident.get((p.part, p.name)) for p in pods]
+    mib = [
+        p.memory_bytes / 2**20 if p.memory_bytes else resident.get((p.part, p.name)) for p in pods
+    ]
     return pd.DataFrame(
         {
             "part": [p.part for p in pods],
@@ -98,7 +100,9 @@ def run_shards(plan: Plan, settings: Settings, shards: int, lead_s: float = 60.0
 def _connection(settings: Settings) -> Connection:
     found = cluster.connection(settings)
     if found is None:
-        raise NotUp("no cluster is connected", had=f"{settings.state_dir}", do="`lab up --place cluster`")
+        raise NotUp(
+            "no cluster is connected", got=f"{settings.state_dir}", fix="`lab up --place cluster`"
+        )
     return found
 
 
@@ -111,7 +115,9 @@ def _says_what_it_waits_for() -> Callable[[list[WorkloadStatus], float], None]:
 
     def progress(rows: list[WorkloadStatus], elapsed_s: float) -> None:
         for row in rows:
-            line = f"{row.name} is ready" if row.ready else f"{row.name}: {row.why}" if row.why else ""
+            line = (
+                f"{row.name} is ready" if row.ready else f"{row.name}: {row.why}" if row.why else ""
+            )
             if line and line not in said:
                 said.add(line)
                 print(f"{elapsed_s:6.0f} s  {line}", flush=True)
@@ -123,5 +129,6 @@ def _resident_mib(settings: Settings) -> dict[tuple[str, str], float]:
     """{(job, pod): MiB} of the processes that export their own memory."""
     answer = Prometheus(settings).query("process_resident_memory_bytes")
     return {
-        (s["metric"].get("job", ""), s["metric"].get("pod", "")): float(s["value"][1]) / 2**20 for s in answer.metrics
+        (s["metric"].get("job", ""), s["metric"].get("pod", "")): float(s["value"][1]) / 2**20
+        for s in answer.metrics
     }

@@ -22,10 +22,22 @@ ENGINE = (  # of the chat model, whatever its service is called
     f'{{ name = "{Span.VLLM}" && resource.service.name != "{Service.VLLM_EMBED}" && '
     f'resource.service.name != "{Service.VLLM_CANARY}" }}'
 )
-COUNTERS = {"prompt": Metric.PROMPT_TOKENS, "cached": Metric.CACHED_TOKENS, "completion": Metric.GENERATION_TOKENS}
+COUNTERS = {
+    "prompt": Metric.PROMPT_TOKENS,
+    "cached": Metric.CACHED_TOKENS,
+    "completion": Metric.GENERATION_TOKENS,
+}
 ENERGY = (  # metric, joules of one unit, what it covers
-    ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 1e-3, "the GPUs, without processor, memory and cooling"),
-    ("node_rapl_package_joules_total", 1.0, "the processor packages, without memory and the rest of the machine"),
+    (
+        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+        1e-3,
+        "the GPUs, without processor, memory and cooling",
+    ),
+    (
+        "node_rapl_package_joules_total",
+        1.0,
+        "the processor packages, without memory and the rest of the machine",
+    ),
 )
 
 
@@ -51,7 +63,10 @@ def needed_turns(requests: pd.DataFrame) -> pd.Series:
     Requests without a scenario are left out."""
     ours = requests[requests["scenario_id"].notna() & (requests["turn_index"] >= 0)]
     rows = zip(ours["request_id"], ours["scenario_id"], ours["turn_index"], strict=True)
-    need = {request: len(scenario_of(scenario).turns[turn].calls) + 1 for request, scenario, turn in rows}
+    need = {
+        request: len(scenario_of(scenario).turns[turn].calls) + 1
+        for request, scenario, turn in rows
+    }
     return pd.Series(need, name="needed", dtype="int64")
 
 
@@ -86,16 +101,22 @@ class TokenBooks:
             if "_less_" in name and row[name]
         ]
         if self.in_steps != self.computed_tokens:
-            off.append(f"computed {self.in_steps - self.computed_tokens:+,.0f} (vLLM's steps less its counters)")
+            off.append(
+                f"computed {self.in_steps - self.computed_tokens:+,.0f} (vLLM's steps less its counters)"
+            )
         total = int(rows["spans"].sum())
         if off and self.under_way:
-            off.append(f"but {self.under_way} calls of others were under way at its edges: no verdict, run it again")
+            off.append(
+                f"but {self.under_way} calls of others were under way at its edges: no verdict, run it again"
+            )
         if off:
             return f"the books do NOT balance over {total:,} tokens{used}: " + "; ".join(off)
         return f"the books balance to the token: {total:,} prompt and generated tokens in every source{used}"
 
 
-def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.DataFrame) -> TokenBooks:
+def token_books(
+    settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.DataFrame
+) -> TokenBooks:
     """The run's tokens by client, spans and Prometheus, to the token.
 
     Prometheus' counters cannot tell users apart. So `spans` here is all that vLLM worked on meanwhile, and what others
@@ -106,8 +127,13 @@ def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
     grown = {what: _growth(settings, metric, start, end) for what, metric in COUNTERS.items()}
-    first = min(g["first_at"].min().timestamp() if g["first_at"].notna().any() else start for g in grown.values())
-    theirs = turns[(turns["request_id"] == OTHERS) & (turns["ended_at"] > first) & (turns["ended_at"] <= end)]
+    first = min(
+        g["first_at"].min().timestamp() if g["first_at"].notna().any() else start
+        for g in grown.values()
+    )
+    theirs = turns[
+        (turns["request_id"] == OTHERS) & (turns["ended_at"] > first) & (turns["ended_at"] <= end)
+    ]
     totals = token_totals(requests, {what: float(g["increase"].sum()) for what, g in grown.items()})
     silent = totals.attrs["client_silent"]
     others = pd.Series({what: float(theirs[f"{what}_tokens"].sum()) for what in COUNTERS})
@@ -119,7 +145,10 @@ def token_books(settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.
     computed = int(totals["prometheus"] @ pd.Series({"prompt": 1, "cached": -1, "completion": 1}))
     steps = float(_growth(settings, f"{Metric.STEP_TOKENS}_sum", start, end)["increase"].sum())
     in_engine = f"sum({of_vllm(settings, Metric.RUNNING, Metric.WAITING)})"
-    edges = [sum(float(s["value"][1]) for s in prometheus.query(in_engine, at=t).metrics) for t in (first, end)]
+    edges = [
+        sum(float(s["value"][1]) for s in prometheus.query(in_engine, at=t).metrics)
+        for t in (first, end)
+    ]
     return TokenBooks(table, computed, steps, len(theirs), int(sum(edges)))
 
 
@@ -132,7 +161,12 @@ def finished_calls(settings: Settings, run: Run) -> pd.Series:
     prometheus = Prometheus(settings)
     start, end = run.window[0], scraped_until(settings, prometheus, run, settings.vllm_job)
     grown = _growth(settings, Metric.REQUESTS, start, end)
-    return grown.groupby("finished_reason", observed=True)["increase"].sum().astype("int64").rename("calls")
+    return (
+        grown.groupby("finished_reason", observed=True)["increase"]
+        .sum()
+        .astype("int64")
+        .rename("calls")
+    )
 
 
 def energy(settings: Settings, run: Run) -> Energy:
@@ -147,8 +181,14 @@ def energy(settings: Settings, run: Run) -> Energy:
         grown = increase_exact(prometheus.samples(metric, start, end), start, end)
         return Energy(float(grown["increase"].sum()) * unit_j, metric, covers)
     names = " nor ".join(metric for metric, _, _ in ENERGY)
-    looked = prometheus.samples('node_scrape_collector_success{collector="rapl"}', *run.window).metrics
-    rapl = "node-exporter looks for it here and finds none" if looked else "node-exporter was not asked for it"
+    looked = prometheus.samples(
+        'node_scrape_collector_success{collector="rapl"}', *run.window
+    ).metrics
+    rapl = (
+        "node-exporter looks for it here and finds none"
+        if looked
+        else "node-exporter was not asked for it"
+    )
     why = (
         f"this Prometheus has neither {names}.\nDCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL)"
         f" is hidden from most virtual machines: {rapl}."

@@ -73,6 +73,8 @@ def drive(
         max_tokens=max_tokens,
         temperature=temperature,
     )
-    run = run_plan(plan, settings, out_dir=settings.state_dir / "runs", progress=progress, timeout_s=timeout_s)
+    run = run_plan(
+        plan, settings, out_dir=settings.state_dir / "runs", progress=progress, timeout_s=timeout_s
+    )
     save_asked(run.folder, asked)
     return run

@@ -20,7 +20,21 @@ from lab.settings import Settings
 from lab.workload import Plan, PlannedRequest, Run, Users, make_scenarios, run_plan
 
 PROBE = "prefix probe"
-WORDS = ("invoice", "cluster", "shows", "hours", "of", "use", "and", "a", "quota", "for", "each", "tenant", "region")
+WORDS = (
+    "invoice",
+    "cluster",
+    "shows",
+    "hours",
+    "of",
+    "use",
+    "and",
+    "a",
+    "quota",
+    "for",
+    "each",
+    "tenant",
+    "region",
+)
 _ENGINE = {
     Attr.VLLM_QUEUE_S: "queue_s", Attr.VLLM_PREFILL_S: "prefill_s", Attr.VLLM_DECODE_S: "decode_s",
     Attr.VLLM_TTFT_S: "engine_ttft_s", Attr.VLLM_E2E_S: "engine_e2e_s",
@@ -33,7 +47,10 @@ def engine_calls(spans: pd.DataFrame) -> pd.DataFrame:
     engine_e2e_s (seconds), engine_prompt_tokens and tokens (generated). Raises FrameError where there is none."""
     calls = spans[(roles_of(spans) == Role.ENGINE) & (spans["service"] != Service.VLLM_CANARY)]
     if calls.empty:
-        raise FrameError("there is no model call in these spans", do="wait for the traces; check that vLLM exports any")
+        raise FrameError(
+            "there is no model call in these spans",
+            fix="wait for the traces; check that vLLM exports any",
+        )
     return calls[["trace_id", *_ENGINE]].rename(columns=_ENGINE).reset_index(drop=True)
 
 
@@ -47,7 +64,9 @@ def chat_calls(run: Run, spans: pd.DataFrame) -> pd.DataFrame:
     if isinstance(run, WindowRun):
         nobody = {"ttft_s": np.nan, "e2e_s": np.nan, "held_back_s": np.nan, "finish_reason": ""}
         return engine_calls(spans).assign(**nobody)
-    both = run.records.merge(engine_calls(spans).astype({"trace_id": str}), on="trace_id", validate="one_to_one")
+    both = run.records.merge(
+        engine_calls(spans).astype({"trace_id": str}), on="trace_id", validate="one_to_one"
+    )
     return both.assign(held_back_s=both["ttft_s"] - both["lag_s"] - both["engine_ttft_s"])
 
 
@@ -60,7 +79,9 @@ def critical_trees(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     groups = spans.groupby(spans["trace_id"].astype(str), sort=False)
     trees = [trace_tree(groups.get_group(one)) for one in whole]
     if not trees:
-        raise FrameError("no trace is complete, so there is no critical path", had=f"{len(requests)} requests")
+        raise FrameError(
+            "no trace is complete, so there is no critical path", got=f"{len(requests)} requests"
+        )
     return pd.concat(trees, ignore_index=True)
 
 
@@ -74,7 +95,14 @@ def prefix_probe(
     `prefill_s`, `queue_s` (vLLM's span). A recording has those of its own probe. Raises IncompleteTraces where a span
     did not come.
     """
-    asked = Asked(n_requests=2 * prompts, users=1, seed=seed, model=settings.model_name, api="chat", label=PROBE)
+    asked = Asked(
+        n_requests=2 * prompts,
+        users=1,
+        seed=seed,
+        model=settings.model_name,
+        api="chat",
+        label=PROBE,
+    )
     if settings.place == "recorded":
         run = recorded.run_for(settings, asked)
     else:
@@ -85,7 +113,15 @@ def prefix_probe(
     arrival.require()
     calls = chat_calls(run, spans).sort_values("scheduled_at", ignore_index=True)
     calls["again"] = calls["prompt"].duplicated()
-    columns = ["request_id", "again", "prompt_tokens", "cached_tokens", "ttft_s", "prefill_s", "queue_s"]
+    columns = [
+        "request_id",
+        "again",
+        "prompt_tokens",
+        "cached_tokens",
+        "ttft_s",
+        "prefill_s",
+        "queue_s",
+    ]
     return calls.loc[calls["status"] == "ok", columns].reset_index(drop=True)
 
 

@@ -51,22 +51,26 @@ def measured_peak(settings: Settings) -> Peak:
     tools = toolbox.find_tools()
     env = base_env(tools.vllm_build, tools.cache_dir, PROGRAM)
     dtype = cpu_dtype() if tools.vllm_build != "cuda" else "bfloat16"
-    dtype = "bfloat16" if dtype == "auto" else dtype  # what vLLM takes from a model that was saved in it
+    dtype = (
+        "bfloat16" if dtype == "auto" else dtype
+    )  # what vLLM takes from a model that was saved in it
     threads = env.get("OMP_NUM_THREADS", "1")
     command = [tools.python_vllm, str(PROGRAM), dtype, threads]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     if done.returncode:
         raise SetupError(
             "the machine's peak could not be measured",
-            had=done.stderr.strip()[-300:],
-            do="give it as a parameter, from the data sheet",
+            got=done.stderr.strip()[-300:],
+            fix="give it as a parameter, from the data sheet",
         )
     return Peak(**json.loads(done.stdout))
 
 
 def _own(settings: Settings) -> bool:
     """Whether the telemetry is that of this machine's own lab, not of somebody's servers."""
-    return settings.place == "local" and not {"prometheus", "tempo"} & set(external_endpoints(settings))
+    return settings.place == "local" and not {"prometheus", "tempo"} & set(
+        external_endpoints(settings)
+    )
 
 
 def parameters_of(settings: Settings) -> int | None:
@@ -78,4 +82,6 @@ def parameters_of(settings: Settings) -> int | None:
         return None
     with path.open("rb") as f:
         header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return sum(
+        math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"
+    )

@@ -20,7 +20,14 @@ EVERY_S = 0.1
 
 
 def polled_level(
-    settings: Settings, users: int, *, level_s: float, warm_s: float, slo: Slo, seed: int, round_number: int
+    settings: Settings,
+    users: int,
+    *,
+    level_s: float,
+    warm_s: float,
+    slo: Slo,
+    seed: int,
+    round_number: int,
 ) -> tuple[Measured, pd.DataFrame]:
     """One closed-loop level as `run_levels` measures it, and vLLM's own count of requests in its engine meanwhile:
     `at` (epoch seconds), `value` (running + waiting), in the level's steady window only.
@@ -30,22 +37,36 @@ def polled_level(
     """
     with _polled(settings) as samples:
         level = run_levels(
-            settings, [users], rounds=1, level_s=level_s, warm_s=warm_s, slo=slo, seed=seed, first_round=round_number
+            settings,
+            [users],
+            rounds=1,
+            level_s=level_s,
+            warm_s=warm_s,
+            slo=slo,
+            seed=seed,
+            first_round=round_number,
         )
     first, last = steady_window(level.runs[0].records, warm_s=warm_s, users=users)
-    table = gauge_samples(settings, level) if settings.place == "recorded" else pd.DataFrame(samples)
+    table = (
+        gauge_samples(settings, level) if settings.place == "recorded" else pd.DataFrame(samples)
+    )
     inside = table[(table["at"] >= first) & (table["at"] <= last)] if len(table) else table
     if inside.empty:
-        raise NoData("vLLM's gauges were not read while the level was run", query=f"{Metric.RUNNING}, {Metric.WAITING}")
+        raise NoData(
+            "vLLM's gauges were not read while the level was run",
+            query=f"{Metric.RUNNING}, {Metric.WAITING}",
+        )
     return level, inside.reset_index(drop=True)
 
 
 def in_engine(metrics: str) -> float:
     """Requests running and waiting, from the text of vLLM's /metrics. Raises NoData where it has neither."""
     wanted = (f"{Metric.RUNNING}{{", f"{Metric.WAITING}{{")
-    found = [float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(wanted)]
+    found = [
+        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(wanted)
+    ]
     if not found:
-        raise NoData("this is not vLLM's /metrics", query=", ".join(wanted), had=metrics[:80])
+        raise NoData("this is not vLLM's /metrics", query=", ".join(wanted), got=metrics[:80])
     return sum(found)
 
 

@@ -73,7 +73,9 @@ class CpuWatch:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self._over.set()
         self._thread.join()
         self._read.append(cpu_now(self._parts))

@@ -40,7 +40,9 @@ def canary_served(settings: Settings) -> Iterator[None]:
 
     Does nothing in other places: there the second model is a deployment of its own, and a recording needs no server.
     """
-    was_on = settings.place != "local" or any(p.name == CANARY_PART and p.ready for p in stack.status(settings))
+    was_on = settings.place != "local" or any(
+        p.name == CANARY_PART and p.ready for p in stack.status(settings)
+    )
     if not was_on:
         stack.start(settings, CANARY_PART)
     try:
@@ -66,7 +68,9 @@ def judged(seen: Observation) -> pd.DataFrame:
     verdicts = pd.DataFrame(rows, index=frame.index)
     boolean = [*VERDICTS, *CONDUCT]
     verdicts[boolean] = verdicts[boolean].astype("boolean")
-    verdicts[["own_errors", "given_errors"]] = verdicts[["own_errors", "given_errors"]].astype("Int64")
+    verdicts[["own_errors", "given_errors"]] = verdicts[["own_errors", "given_errors"]].astype(
+        "Int64"
+    )
     wrong = (~verdicts["answer_right"]).fillna(True).astype(bool).rename("wrong")
     found = pd.concat([verdicts, signals(frame), wrong], axis=1)
     return pd.concat([frame.drop(columns=[c for c in found if c in frame]), found], axis=1)
@@ -79,7 +83,9 @@ def argument_frame(frame: pd.DataFrame) -> pd.DataFrame:
         scenario, turn = _truth(row)
         verdict = judge(turn, _actual(row, {}), row.answer or "", scenario.offered)
         rows += [(row.request_id, *argument) for argument in verdict.arguments]
-    return pd.DataFrame(rows, columns=["request_id", "tool", "argument", "exact"]).astype({"exact": "boolean"})
+    return pd.DataFrame(rows, columns=["request_id", "tool", "argument", "exact"]).astype(
+        {"exact": "boolean"}
+    )
 
 
 def _truth(row: Any) -> tuple[Scenario, Turn]:
@@ -98,7 +104,9 @@ def _judged(row: Any, errors: dict[str, list[str]]) -> dict[str, Any]:
     verdict = judge(turn, calls, answer, scenario.offered)
     conduct = conduct_of(turn, calls, answer, verdict)
     known = {name: getattr(verdict, name) for name in VERDICTS}
-    known |= {name: getattr(conduct, name, None) for name in (*CONDUCT, "own_errors", "given_errors")}
+    known |= {
+        name: getattr(conduct, name, None) for name in (*CONDUCT, "own_errors", "given_errors")
+    }
     known["own_error"] = conduct.own_errors > 0
     return {name: pd.NA if value is None else value for name, value in known.items()} | tools
 
@@ -121,10 +129,15 @@ def _actual(row: Any, errors: dict[str, list[str]]) -> list[ActualCall]:
 
 def _error_texts(spans: pd.DataFrame) -> dict[str, dict[str, list[str]]]:
     """{trace id: {tool: the texts of its failed calls, in order}}, from the tool server's spans."""
-    ran = spans[spans["name"].astype(str).str.startswith(Span.EXECUTE_TOOL_PREFIX) & (spans["status"] == "error")]
+    ran = spans[
+        spans["name"].astype(str).str.startswith(Span.EXECUTE_TOOL_PREFIX)
+        & (spans["status"] == "error")
+    ]
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in ran.sort_values("start_at").itertuples():
-        found[row.trace_id][str(row.name).removeprefix(Span.EXECUTE_TOOL_PREFIX)].append(str(row.status_message))
+        found[row.trace_id][str(row.name).removeprefix(Span.EXECUTE_TOOL_PREFIX)].append(
+            str(row.status_message)
+        )
     return found
 
 
@@ -153,7 +166,9 @@ def calls_by_source(seen: Observation, run: Run, settings: Settings) -> pd.DataF
     }
     table = pd.DataFrame(parts).fillna(0).astype(int)
     if table.empty:
-        raise FrameError("no tool was called in this run", do="drive more requests, or other kinds of them")
+        raise FrameError(
+            "no tool was called in this run", fix="drive more requests, or other kinds of them"
+        )
     table.loc["all"] = table.sum()
     return table.rename_axis("tool")
 

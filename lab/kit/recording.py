@@ -37,7 +37,10 @@ from lab.stores import Prometheus, Tempo
 from lab.workload import Run
 
 EVERYTHING = '{__name__=~".+"}'
-BEFORE_S, AFTER_S = 10.0, 12.0  # around the runs: a scrape before them, and one after (a part exports every 5 s)
+BEFORE_S, AFTER_S = (
+    10.0,
+    12.0,
+)  # around the runs: a scrape before them, and one after (a part exports every 5 s)
 SLICE_S = 600.0  # of samples asked for at once
 MAX_TRACES = 50_000
 PARALLEL = 8
@@ -89,8 +92,12 @@ def record(
         counts["traces"] = _save_traces(draft, tempo, traceql, start, end)
         for run in runs:
             _save_run(draft / RUNS, run)
-        about = recording_about.collect(settings, prometheus, name, start, end, runs, command) | counts
-        (draft / "recording.json").write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n")
+        about = (
+            recording_about.collect(settings, prometheus, name, start, end, runs, command) | counts
+        )
+        (draft / "recording.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n"
+        )
         (draft / "README.md").write_text(recording_about.readme(about))
         draft.chmod(0o755)
         if target.exists():
@@ -108,36 +115,56 @@ def window_of(runs: Sequence[Run]) -> tuple[float, float]:
 
 def _target(settings: Settings, name: str, replace: bool) -> Path:
     if not name or not all(c.isalnum() or c in "-_" for c in name):
-        raise SettingsError(f"{name!r} cannot name a recording", do=f"use {NAME_RULE}")
+        raise SettingsError(f"{name!r} cannot name a recording", fix=f"use {NAME_RULE}")
     target = (settings.data_dir / "recorded" / name).resolve()
     if target.exists() and not replace:
         raise SettingsError(
-            f"there is a recording {name} already", had=str(target), do="choose another name, or --replace"
+            f"there is a recording {name} already",
+            got=str(target),
+            fix="choose another name, or --replace",
         )
     return target
 
 
-def _save_samples(folder: Path, prometheus: Prometheus, selector: str, start: float, end: float) -> dict[str, int]:
+def _save_samples(
+    folder: Path, prometheus: Prometheus, selector: str, start: float, end: float
+) -> dict[str, int]:
     number: dict[str, int] = {}
     parts = []
     edges = [start + k * SLICE_S for k in range(int((end - start) // SLICE_S) + 1)] + [end]
     for first, last in zip(edges, edges[1:], strict=False):
-        answer = prometheus.samples(selector, first + 0.001 * (first != start), last, lookback_s=0.0)
+        answer = prometheus.samples(
+            selector, first + 0.001 * (first != start), last, lookback_s=0.0
+        )
         for one in answer:
             key = json.dumps(dict(sorted(one.labels.items()))).replace(HERE, "")
-            samples = [s for piece in one.pieces for s in msgspec.json.decode(piece, type=list[tuple[float, str]])]
+            samples = [
+                s
+                for piece in one.pieces
+                for s in msgspec.json.decode(piece, type=list[tuple[float, str]])
+            ]
             parts.append(pd.DataFrame({
                 "series": number.setdefault(key, len(number)),
                 "time_ms": [round(t * 1000) for t, _ in samples],
                 "value": [float(v) for _, v in samples],
             }))  # fmt: skip
     if not parts:
-        raise NoData("Prometheus has no sample in this window", query=selector, do="check the window and the selector")
-    series = pd.DataFrame({"series": list(number.values()), "labels": list(number)}).sort_values("labels")
-    order = {old: new for new, old in enumerate(series["series"])}  # by name: the samples of a metric lie together
+        raise NoData(
+            "Prometheus has no sample in this window",
+            query=selector,
+            fix="check the window and the selector",
+        )
+    series = pd.DataFrame({"series": list(number.values()), "labels": list(number)}).sort_values(
+        "labels"
+    )
+    order = {
+        old: new for new, old in enumerate(series["series"])
+    }  # by name: the samples of a metric lie together
     samples = pd.concat(parts, ignore_index=True)
     samples["series"] = samples["series"].map(order).astype("int32")
-    samples = samples.drop_duplicates(["series", "time_ms"]).sort_values(["series", "time_ms"], ignore_index=True)
+    samples = samples.drop_duplicates(["series", "time_ms"]).sort_values(
+        ["series", "time_ms"], ignore_index=True
+    )
     series["series"] = range(len(series))
     _write(folder / "series.parquet", series.astype({"series": "int32"}))
     _write(folder / "samples.parquet", samples)
@@ -148,13 +175,21 @@ def _save_traces(folder: Path, tempo: Tempo, traceql: str, start: float, end: fl
     found = tempo.search(traceql, start, end, limit=MAX_TRACES).require()
     if found.limited:
         raise StoreError(
-            f"there are more than {MAX_TRACES:,} traces in this window", query=traceql, do="record a shorter window"
+            f"there are more than {MAX_TRACES:,} traces in this window",
+            query=traceql,
+            fix="record a shorter window",
         )
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="record") as pool:
         answers = list(pool.map(lambda trace_id: tempo.traces([trace_id]), found.trace_ids))
-    told = [(i, bytes(d).decode()) for i, a in zip(found.trace_ids, answers, strict=True) for d in a.documents]
+    told = [
+        (i, bytes(d).decode())
+        for i, a in zip(found.trace_ids, answers, strict=True)
+        for d in a.documents
+    ]
     rows = [(i, document.replace(HERE, "")) for i, document in told]
-    table = pd.DataFrame(rows, columns=["trace_id", "document"]).sort_values("trace_id", ignore_index=True)
+    table = pd.DataFrame(rows, columns=["trace_id", "document"]).sort_values(
+        "trace_id", ignore_index=True
+    )
     _write(folder / "traces.parquet", table)
     return len(table)
 

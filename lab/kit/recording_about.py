@@ -18,7 +18,13 @@ FORMAT, VERSION = "lab-recording", 1
 
 
 def collect(
-    settings: Settings, prometheus: Prometheus, name: str, start: float, end: float, runs: Sequence[Run], command: str
+    settings: Settings,
+    prometheus: Prometheus,
+    name: str,
+    start: float,
+    end: float,
+    runs: Sequence[Run],
+    command: str,
 ) -> dict[str, Any]:
     """All that recording.json says, but for the counts."""
     return {
@@ -31,14 +37,22 @@ def collect(
         "place": settings.place,
         "command": command or f"lab record {shlex.quote(name)}",
         "targets": _targets(prometheus),
-        "runs": [{"run_id": run.run_id, "asked": str(_asked(run)), "requests": len(run.records)} for run in runs],
+        "runs": [
+            {"run_id": run.run_id, "asked": str(_asked(run)), "requests": len(run.records)}
+            for run in runs
+        ],
         "made_on": {k: v for k, v in facts.collect(settings).items() if k != "place"},
     }
 
 
 def readme(about: dict[str, Any]) -> str:
     """The same for people, as Markdown."""
-    runs = "\n".join(f"- `{r['run_id']}`: {r['requests']} requests ({r['asked']})" for r in about["runs"]) or "- none"
+    runs = (
+        "\n".join(
+            f"- `{r['run_id']}`: {r['requests']} requests ({r['asked']})" for r in about["runs"]
+        )
+        or "- none"
+    )
     made = "\n".join(f"| {name} | {value} |" for name, value in about["made_on"].items())
     return f"""# {about["name"]}
 

@@ -10,7 +10,9 @@ from lab.settings import Settings
 from lab.stores import Prometheus
 from lab.workload import Run
 
-AFTER_S = 120.0  # a scrape so long after a run is not looked for: what it counts may be somebody else's
+AFTER_S = (
+    120.0  # a scrape so long after a run is not looked for: what it counts may be somebody else's
+)
 STORED_S = 5.0  # a scrape is reported a moment before its samples can be asked for
 POLL_S = 0.2
 
@@ -18,7 +20,11 @@ POLL_S = 0.2
 def of_vllm(settings: Settings, *metrics: str) -> str:
     """A selector of these metrics of the chat model's vLLM: an embedding server exports the same names."""
     job = _job(settings.vllm_job)
-    return f"{metrics[0]}{{{job}}}" if len(metrics) == 1 else f'{{__name__=~"{"|".join(metrics)}",{job}}}'
+    return (
+        f"{metrics[0]}{{{job}}}"
+        if len(metrics) == 1
+        else f'{{__name__=~"{"|".join(metrics)}",{job}}}'
+    )
 
 
 def scraped_until(settings: Settings, prometheus: Prometheus, run: Run, job: str) -> float:
@@ -41,7 +47,7 @@ def scraped_until(settings: Settings, prometheus: Prometheus, run: Run, job: str
             raise NoData(
                 f"no scrape of {job} succeeded within {AFTER_S:.0f} s after the run",
                 query=_up(job),
-                do="see `lab status`; a recording must be kept until a scrape after its last run",
+                fix="see `lab status`; a recording must be kept until a scrape after its last run",
             )
         time.sleep(POLL_S)
 
@@ -50,7 +56,14 @@ def _first_successes(prometheus: Prometheus, ended: float, job: str) -> list[flo
     """Of each instance of a job that is scraped at all."""
     up = prometheus.samples(_up(job), ended, ended + AFTER_S, lookback_s=0.0)
     return [
-        min((float(at) for at, value in series["values"] if float(at) > ended and float(value) == 1), default=None)
+        min(
+            (
+                float(at)
+                for at, value in series["values"]
+                if float(at) > ended and float(value) == 1
+            ),
+            default=None,
+        )
         for series in up.metrics
     ]
 

@@ -85,7 +85,10 @@ def engine_work(settings: Settings, run: Run, peak: Peak, busy_s: float) -> Work
 
     Of several replicas the sum; the peak is one machine's. Raises NoData where vLLM estimates nothing.
     """
-    grown = {name: _growth(settings, run, name) for name in (Metric.FLOPS, Metric.READ_BYTES, Metric.WRITE_BYTES)}
+    grown = {
+        name: _growth(settings, run, name)
+        for name in (Metric.FLOPS, Metric.READ_BYTES, Metric.WRITE_BYTES)
+    }
     moved = grown[Metric.READ_BYTES] + grown[Metric.WRITE_BYTES]
     return Work(grown[Metric.FLOPS], moved, busy_s, peak.flops_per_s, peak.bytes_per_s)
 
@@ -94,7 +97,13 @@ def steps(settings: Settings, run: Run) -> pd.Series:
     """vLLM's engine steps of the run: `steps`, `tokens` (prompt and generated, computed), `tokens_per_step`."""
     count = _growth(settings, run, f"{Metric.STEP_TOKENS}_count")
     tokens = _growth(settings, run, f"{Metric.STEP_TOKENS}_sum")
-    return pd.Series({"steps": count, "tokens": tokens, "tokens_per_step": tokens / count if count else float("nan")})
+    return pd.Series(
+        {
+            "steps": count,
+            "tokens": tokens,
+            "tokens_per_step": tokens / count if count else float("nan"),
+        }
+    )
 
 
 def cpu_by_source(settings: Settings, run: Run, cpu: pd.DataFrame) -> pd.DataFrame:
@@ -109,10 +118,14 @@ def cpu_by_source(settings: Settings, run: Run, cpu: pd.DataFrame) -> pd.DataFra
     for job, part in PARTS.items():
         if part in used.index:
             end = scraped_until(settings, prometheus, run, job)
-            answer = prometheus.samples(f'process_cpu_seconds_total{{job="{job}"}}', run.window[0], end)
+            answer = prometheus.samples(
+                f'process_cpu_seconds_total{{job="{job}"}}', run.window[0], end
+            )
             grown = increase_exact(answer, run.window[0], end)
             counted[part] = float(grown["increase"].sum()) if len(grown) else float("nan")
-    table = pd.DataFrame({"prometheus_s": pd.Series(counted, dtype=float), "process_s": used["own_s"]})
+    table = pd.DataFrame(
+        {"prometheus_s": pd.Series(counted, dtype=float), "process_s": used["own_s"]}
+    )
     table["tree_s"], table["children"] = used["tree_s"], grouped["children"].max()
     table["hidden_ratio"] = (1 - table["prometheus_s"] / table["tree_s"]).where(table["tree_s"] > 0)
     return table.sort_values("tree_s", ascending=False).rename_axis("part")

@@ -48,19 +48,26 @@ class WindowRun(Run):
         return 0
 
     def __repr__(self) -> str:
-        by_status = ", ".join(f"{n} {status}" for status, n in self.records["status"].value_counts().items())
-        silent = int(((self.records["cached_tokens"] < 0) & (self.records["prompt_tokens"] > 0)).sum())
+        by_status = ", ".join(
+            f"{n} {status}" for status, n in self.records["status"].value_counts().items()
+        )
+        silent = int(
+            ((self.records["cached_tokens"] < 0) & (self.records["prompt_tokens"] > 0)).sum()
+        )
         return (
             f"<Window {utc(self.window[0])} to {utc(self.window[1])}: {len(self.records)} requests ({by_status}), made "
             "of spans; nothing was sent>"
         ) + (
-            f"\n{silent} of them do not say what they found in the prefix cache: it counts as nothing" if silent else ""
+            f"\n{silent} of them do not say what they found in the prefix cache: it counts as nothing"
+            if silent
+            else ""
         )
 
     def save(self, out_dir: object) -> None:  # type: ignore[override]
         """Raises WorkloadError: there is no plan to save."""
         raise WorkloadError(
-            "a window's run has no plan, so it is not saved", do="keep the telemetry: `lab record NAME --start --end`"
+            "a window's run has no plan, so it is not saved",
+            fix="keep the telemetry: `lab record NAME --start --end`",
         )
 
     def arrival(self) -> Arrival:
@@ -70,7 +77,9 @@ class WindowRun(Run):
         return Arrival(whole, {i: why for i, why in wrong.items() if i not in whole}, 0.0)
 
 
-def window_run(settings: Settings, window: str, *, model: str = "", max_traces: int = MAX_TRACES) -> WindowRun:
+def window_run(
+    settings: Settings, window: str, *, model: str = "", max_traces: int = MAX_TRACES
+) -> WindowRun:
     """The requests that began in the window, as a run; of one `model` where it is named.
 
     A request is a trace with Llama Stack's request, or a model call of vLLM, in it. Its run's window ends with the last
@@ -87,8 +96,8 @@ def window_run(settings: Settings, window: str, *, model: str = "", max_traces: 
         raise StoreError(
             f"there are more than {max_traces:,} requests in this window",
             query=QUERY,
-            had=f"{utc(start)} to {utc(end)} at {tempo.url}",
-            do="take a shorter window",
+            got=f"{utc(start)} to {utc(end)} at {tempo.url}",
+            fix="take a shorter window",
         )
     spans = rooted(spans)
     found = witnessed(spans)
@@ -98,7 +107,9 @@ def window_run(settings: Settings, window: str, *, model: str = "", max_traces: 
         raise _nothing(tempo, start, end, model, found, spans)
     records = _with_scenarios(of_model.reset_index(drop=True)).assign(run_id=f"window-{utc(start)}")
     records["run_id"] = records["run_id"].astype("string")
-    kept = spans[spans["trace_id"].astype(str).isin(set(records["trace_id"]))].reset_index(drop=True)
+    kept = spans[spans["trace_id"].astype(str).isin(set(records["trace_id"]))].reset_index(
+        drop=True
+    )
     until = max(end, float(records["done_at"].max()))
     none = Plan((), Poisson(1.0), 0)  # of no request, so the rate says nothing
     return WindowRun(f"window-{utc(start)}", (start, until), records, none, spans=kept)
@@ -117,12 +128,18 @@ def instants(window: str, now: float | None = None) -> tuple[float, float]:
     try:
         start, end = (datetime.fromisoformat(part.strip()) for part in window.split("/"))
     except ValueError as e:
-        raise WorkloadError("this is not a window of time", had=f"{window!r} ({e})", do=FORMS) from e
+        raise WorkloadError(
+            "this is not a window of time", got=f"{window!r} ({e})", fix=FORMS
+        ) from e
     if start.tzinfo is None or end.tzinfo is None:
-        raise WorkloadError("the window has no time zone, so nobody can tell when it is", had=repr(window), do=FORMS)
+        raise WorkloadError(
+            "the window has no time zone, so nobody can tell when it is",
+            got=repr(window),
+            fix=FORMS,
+        )
     if not start < end or end.timestamp() > now:
         why = "ends in the future" if start < end else "does not end after its start"
-        raise WorkloadError(f"the window {why}", had=f"{window!r}; now it is {utc(now)}", do=FORMS)
+        raise WorkloadError(f"the window {why}", got=f"{window!r}; now it is {utc(now)}", fix=FORMS)
     return start.timestamp(), end.timestamp()
 
 
@@ -150,9 +167,15 @@ def fresh_tokens(run: Run, turns: pd.DataFrame) -> pd.Series:
 
 def _with_scenarios(records: pd.DataFrame) -> pd.DataFrame:
     """Kind and intent, where a span names a scenario of the lab's own world."""
-    names = {name: scenario_of(name) for name in records["scenario_id"].dropna().unique() if _is_ours(name)}
+    names = {
+        name: scenario_of(name)
+        for name in records["scenario_id"].dropna().unique()
+        if _is_ours(name)
+    }
     for column in ("kind", "intent"):
-        said = records["scenario_id"].map({name: getattr(one, column) for name, one in names.items()})
+        said = records["scenario_id"].map(
+            {name: getattr(one, column) for name, one in names.items()}
+        )
         records[column] = said.astype("string")
     return records
 
@@ -165,16 +188,18 @@ def _is_ours(scenario_id: str) -> bool:
     return True
 
 
-def _nothing(tempo: Tempo, start: float, end: float, model: str, found: pd.DataFrame, spans: pd.DataFrame) -> NoData:
-    had = f"{utc(start)} to {utc(end)} at {tempo.url}: no trace with Llama Stack's request or a model call of vLLM"
+def _nothing(
+    tempo: Tempo, start: float, end: float, model: str, found: pd.DataFrame, spans: pd.DataFrame
+) -> NoData:
+    got = f"{utc(start)} to {utc(end)} at {tempo.url}: no trace with Llama Stack's request or a model call of vLLM"
     if len(found):
-        had = f"{len(found)} requests, to {', '.join(sorted(found['model'].dropna().unique())) or 'no named model'}"
+        got = f"{len(found)} requests, to {', '.join(sorted(found['model'].dropna().unique())) or 'no named model'}"
     elif len(spans):
-        had = f"{spans['trace_id'].nunique()} such traces, all begun before {utc(start)}"
+        got = f"{spans['trace_id'].nunique()} such traces, all begun before {utc(start)}"
     return NoData(
         "no request" + (f" to {model}" if model else "") + " began in this window",
         query=QUERY,
-        had=had,
-        do="check the window's time zone, the address (LAB_TEMPO_URL; see `lab attach`), the store's retention, and "
+        got=got,
+        fix="check the window's time zone, the address (LAB_TEMPO_URL; see `lab attach`), the store's retention, and "
         "that vLLM and Llama Stack send their traces there",
     )

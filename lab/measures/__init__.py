@@ -1,6 +1,13 @@
 """Frames become judgements. Pure functions; each says its formula, where it is from, and how far it can be trusted."""
 
-from lab.measures.buckets import OTEL_DEFAULT, VLLM_ITL_S, VLLM_REQUEST_LATENCY_S, VLLM_TTFT_S, rebin, said_by_buckets
+from lab.measures.buckets import (
+    OTEL_DEFAULT,
+    VLLM_ITL_S,
+    VLLM_REQUEST_LATENCY_S,
+    VLLM_TTFT_S,
+    rebin,
+    said_by_buckets,
+)
 from lab.measures.capacity import Slo, concurrency, goodput, littles_law
 from lab.measures.capacity_littles import gauge_check, in_flight_at, littles_books, paired_check
 from lab.measures.capacity_model import Service, fit_service, predict, seen_on_arrival
@@ -21,7 +28,14 @@ from lab.measures.latency import (
     quantiles,
     quantiles_by_source,
 )
-from lab.measures.quality import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
+from lab.measures.quality import (
+    paired_difference,
+    requests_to_see,
+    share_table,
+    tool_confusion,
+    tool_use,
+    wilson,
+)
 from lab.measures.quality_paired import (
     compare_paired,
     holm,

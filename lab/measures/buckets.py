@@ -39,19 +39,30 @@ def rebin(values: Sequence[float], bounds: Sequence[float]) -> pd.DataFrame:
     """
     edges = np.asarray(bounds, dtype=float)
     if not len(edges) or not np.isfinite(edges).all() or (np.diff(edges) <= 0).any():
-        raise FrameError("the bounds of a histogram are finite and rise", had=repr(list(bounds))[:200])
+        raise FrameError(
+            "the bounds of a histogram are finite and rise", got=repr(list(bounds))[:200]
+        )
     found = np.asarray(values, dtype=float)
     found = found[~np.isnan(found)]
     upper = np.append(edges, math.inf)
-    count = np.bincount(np.searchsorted(edges, found, side="left"), minlength=len(upper)).astype(float)
+    count = np.bincount(np.searchsorted(edges, found, side="left"), minlength=len(upper)).astype(
+        float
+    )
     lower = np.append(0.0, edges)
     return pd.DataFrame(
-        {"lower": np.minimum(lower, upper), "upper": upper, "count": count, "cumulative": np.cumsum(count)}
+        {
+            "lower": np.minimum(lower, upper),
+            "upper": upper,
+            "count": count,
+            "cumulative": np.cumsum(count),
+        }
     )
 
 
 def said_by_buckets(
-    values: Mapping[str, Sequence[float]], bounds: Mapping[str, Sequence[float]], q: Sequence[float] = (0.5, 0.95, 0.99)
+    values: Mapping[str, Sequence[float]],
+    bounds: Mapping[str, Sequence[float]],
+    q: Sequence[float] = (0.5, 0.95, 0.99),
 ) -> pd.DataFrame:
     """What histogram_quantile() would say of these values if they had been kept in these bounds, beside the truth.
 
@@ -60,7 +71,10 @@ def said_by_buckets(
     `in_bucket_ratio` (share of all observations that lie in that one bucket), `wrong_ratio` = said / truth - 1, `n`.
     """
     if set(values) != set(bounds):
-        raise FrameError("values and bounds must name the same quantities", had=f"{sorted(values)}, {sorted(bounds)}")
+        raise FrameError(
+            "values and bounds must name the same quantities",
+            got=f"{sorted(values)}, {sorted(bounds)}",
+        )
     rows = []
     for what in values:
         buckets = rebin(values[what], bounds[what])
@@ -71,5 +85,16 @@ def said_by_buckets(
                 (what, one, true.value, true.low, true.high, said.value, said.low, said.high, said.bucket_ratio, wrong,
                  true.n)
             )  # fmt: skip
-    columns = ["what", "q", "truth", "truth_low", "truth_high", "said", "low", "high", "in_bucket_ratio", "wrong_ratio"]
+    columns = [
+        "what",
+        "q",
+        "truth",
+        "truth_low",
+        "truth_high",
+        "said",
+        "low",
+        "high",
+        "in_bucket_ratio",
+        "wrong_ratio",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "n"])

@@ -28,7 +28,9 @@ class Slo:
         single token, which has nothing between. `itl_s` is held against the request's mean: (last token - first token)
         / (tokens - 1).
         """
-        good = (frame["status"] == "ok").to_numpy(bool) & (frame["e2e_s"] <= self.e2e_s).to_numpy(bool)
+        good = (frame["status"] == "ok").to_numpy(bool) & (frame["e2e_s"] <= self.e2e_s).to_numpy(
+            bool
+        )
         if math.isfinite(self.ttft_s):
             good &= (frame["ttft_s"] <= self.ttft_s).to_numpy(bool)
         if math.isfinite(self.itl_s):
@@ -58,7 +60,7 @@ def goodput(frame: pd.DataFrame, slo: Slo, window_s: float) -> Goodput:
     driver's queue because the server was slow is late. Raises FrameError unless the window is positive.
     """
     if not window_s > 0:
-        raise FrameError("the window must be longer than nothing", had=f"{window_s} s")
+        raise FrameError("the window must be longer than nothing", got=f"{window_s} s")
     ok, good = (frame["status"] == "ok").to_numpy(bool), slo.kept(frame)
     share, low, high = wilson(int(good.sum()), len(frame))
     return Goodput(good.sum() / window_s, ok.sum() / window_s, share, low, high, len(frame))
@@ -87,7 +89,9 @@ class LittlesLaw:
     error_ratio: float
 
 
-def littles_law(start: np.ndarray, end: np.ndarray, running: pd.DataFrame, window: tuple[float, float]) -> LittlesLaw:
+def littles_law(
+    start: np.ndarray, end: np.ndarray, running: pd.DataFrame, window: tuple[float, float]
+) -> LittlesLaw:
     """Check a measurement: the mean of an independently sampled number of requests in the system (`running`: columns
     `at` in epoch seconds and `running`, for instance vLLM's gauge) against the arrivals and their times, in a window.
 
@@ -97,11 +101,18 @@ def littles_law(start: np.ndarray, end: np.ndarray, running: pd.DataFrame, windo
     first, last = window
     samples = running[(running["at"] >= first) & (running["at"] <= last)].sort_values("at")
     if samples.empty or not last > first:
-        raise FrameError("there is no sample of the number in the system in this window", had=f"{first} to {last}")
+        raise FrameError(
+            "there is no sample of the number in the system in this window",
+            got=f"{first} to {last}",
+        )
     at = samples["at"].to_numpy(float)
     held = np.diff(np.append(at, last))
     span_s = last - at[0]
-    mean_running = float((samples["running"].to_numpy(float) * held).sum() / span_s) if span_s > 0 else math.nan
+    mean_running = (
+        float((samples["running"].to_numpy(float) * held).sum() / span_s)
+        if span_s > 0
+        else math.nan
+    )
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     inside = np.clip(np.minimum(end, last) - np.maximum(start, at[0]), 0, None)
     arrived = int(((start >= at[0]) & (start <= last)).sum())

@@ -47,7 +47,10 @@ def littles_books(start: np.ndarray, end: np.ndarray, window: tuple[float, float
     start, end, first, last = start - window[0], end - window[0], 0.0, window[1] - window[0]
     arrived = (start >= first) & (start < last)
     if not arrived.any() or not last > first:
-        raise FrameError("no request arrived in this window", had=f"{window[0]} to {window[1]}, {len(start)} requests")
+        raise FrameError(
+            "no request arrived in this window",
+            got=f"{window[0]} to {window[1]}, {len(start)} requests",
+        )
     span_s = last - first
     mean_time = float((end - start)[arrived].mean())
     rate = arrived.sum() / span_s
@@ -63,7 +66,9 @@ def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarr
     """How many requests were under way at these instants (started at or before, not yet ended)."""
     start, end = _real(start, end)
     instants = np.asarray(at, dtype=float)
-    return np.searchsorted(np.sort(start), instants, "right") - np.searchsorted(np.sort(end), instants, "right")
+    return np.searchsorted(np.sort(start), instants, "right") - np.searchsorted(
+        np.sort(end), instants, "right"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,24 +91,32 @@ class GaugeCheck:
         return self.difference / self.true_mean if self.true_mean else math.nan
 
 
-def gauge_check(samples: pd.DataFrame, start: np.ndarray, end: np.ndarray, *, delay_s: float = 0.0) -> GaugeCheck:
+def gauge_check(
+    samples: pd.DataFrame, start: np.ndarray, end: np.ndarray, *, delay_s: float = 0.0
+) -> GaugeCheck:
     """Compare samples of a gauge (columns `at` in epoch seconds, `value`) with requests' intervals.
 
     `delay_s`: how much later than its timestamp a sample was taken (Prometheus stamps a scrape with its beginning).
     Raises FrameError for fewer than two samples.
     """
-    return paired_check(samples["value"], in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s))
+    return paired_check(
+        samples["value"], in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s)
+    )
 
 
 def paired_check(gauge: Sequence[float], true: Sequence[float]) -> GaugeCheck:
     """Samples of a gauge against what should be there at each of them. Raises FrameError for fewer than two."""
     value, there = np.asarray(gauge, dtype=float), np.asarray(true, dtype=float)
     if len(value) < 2:
-        raise FrameError("a gauge cannot be checked by fewer than two samples", had=f"{len(value)}")
+        raise FrameError("a gauge cannot be checked by fewer than two samples", got=f"{len(value)}")
     difference = value - there
-    half = float(stats.t.ppf(0.975, len(value) - 1) * difference.std(ddof=1) / math.sqrt(len(value)))
+    half = float(
+        stats.t.ppf(0.975, len(value) - 1) * difference.std(ddof=1) / math.sqrt(len(value))
+    )
     mean = float(difference.mean())
-    return GaugeCheck(float(value.mean()), float(there.mean()), mean, mean - half, mean + half, len(value))
+    return GaugeCheck(
+        float(value.mean()), float(there.mean()), mean, mean - half, mean + half, len(value)
+    )
 
 
 def _integral(start: np.ndarray, end: np.ndarray, first: float, last: float) -> float:

@@ -56,12 +56,18 @@ class Service:
         p(n) = p(n-1) * rate * W(n) / n. Raises FrameError from the capacity on, where there is no steady state.
         """
         if not 0 <= rate_per_s * self.slot_s < 1:
-            had = f"{rate_per_s:g} requests a second, capacity {self.capacity_per_s:.4g}"
-            raise FrameError("at this rate the backlog grows without end", had=had, do="ask for a rate below capacity")
+            got = f"{rate_per_s:g} requests a second, capacity {self.capacity_per_s:.4g}"
+            raise FrameError(
+                "at this rate the backlog grows without end",
+                got=got,
+                fix="ask for a rate below capacity",
+            )
         busy = rate_per_s * self.slot_s
         size = min(MOST_IN_SYSTEM, int(50 + 40 * (1 + rate_per_s * self.alone_s) / (1 - busy)))
         n = np.arange(1, size)
-        logs = np.concatenate(([0.0], np.cumsum(np.log(np.maximum(rate_per_s * self.time_s(n) / n, 1e-300)))))
+        logs = np.concatenate(
+            ([0.0], np.cumsum(np.log(np.maximum(rate_per_s * self.time_s(n) / n, 1e-300))))
+        )
         weights = np.exp(logs - logs.max())
         return weights / weights.sum()
 
@@ -73,12 +79,18 @@ def fit_service(users: Sequence[float], time_s: Sequence[float]) -> Service:
     """
     n, w = np.asarray(users, dtype=float), np.asarray(time_s, dtype=float)
     if len(n) != len(w) or len(np.unique(n)) < 2 or (w <= 0).any():
-        raise FrameError("a service time needs at least two different numbers of users", had=f"{n} users, {w} s")
+        raise FrameError(
+            "a service time needs at least two different numbers of users", got=f"{n} users, {w} s"
+        )
     design = np.stack([np.ones_like(n), n - 1], axis=1) / w[:, None]
     alone, slot = np.linalg.lstsq(design, np.ones_like(w), rcond=None)[0]
     if not (alone > 0 and slot > 0):
-        had = f"{alone:.4g} s alone, {slot:.4g} s for every other"
-        raise FrameError("more users did not take longer", had=had, do="add levels with more users, or longer ones")
+        got = f"{alone:.4g} s alone, {slot:.4g} s for every other"
+        raise FrameError(
+            "more users did not take longer",
+            got=got,
+            fix="add levels with more users, or longer ones",
+        )
     return Service(float(alone), float(slot))
 
 
@@ -101,7 +113,9 @@ def predict(services: Sequence[Service], rate_per_s: float) -> Prediction:
     round whose capacity is below the rate makes the upper end inf. Raises FrameError for fewer than two rounds.
     """
     if len(services) < 2:
-        raise FrameError("without a second round nobody knows how much runs differ", had=f"{len(services)} round")
+        raise FrameError(
+            "without a second round nobody knows how much runs differ", got=f"{len(services)} round"
+        )
     each = np.array([one.open_loop_s(rate_per_s) for one in services])
     if not np.isfinite(each).all():
         low = float(each.min()) if np.isfinite(each).any() else math.inf
@@ -113,11 +127,17 @@ def predict(services: Sequence[Service], rate_per_s: float) -> Prediction:
     return Prediction(rate_per_s, value, value / reach, value * reach, len(logs))
 
 
-def seen_on_arrival(service: Service, rate_per_s: float, users: Sequence[float], values: Sequence[float]) -> float:
+def seen_on_arrival(
+    service: Service, rate_per_s: float, users: Sequence[float], values: Sequence[float]
+) -> float:
     """Mean of something that depends on how many requests are under way (a TTFT, a share of good requests), measured
     with closed-loop `users`, at an open-loop rate: an arriving request finds k others with probability p(k) and then
     fares as one of k + 1. Between the levels a straight line is drawn; beyond the last it stays level."""
     states = service.states(rate_per_s)
     order = np.argsort(users)
-    level = np.interp(np.arange(1, len(states) + 1), np.asarray(users, float)[order], np.asarray(values, float)[order])
+    level = np.interp(
+        np.arange(1, len(states) + 1),
+        np.asarray(users, float)[order],
+        np.asarray(values, float)[order],
+    )
     return float((states * level).sum())

@@ -25,14 +25,20 @@ class ReplicaNeed:
     enough: int
 
     def __str__(self) -> str:
-        most = "more than was tried" if math.isinf(self.bad_per_s) else f"less than {self.bad_per_s:.3g}"
+        most = (
+            "more than was tried"
+            if math.isinf(self.bad_per_s)
+            else f"less than {self.bad_per_s:.3g}"
+        )
         return (
             f"a replica takes at least {self.good_per_s:.3g} and {most} requests a second; "
             f"{self.demand_per_s:g} a second need {self.at_least} to {self.enough} replicas"
         )
 
 
-def replicas_for(demand_per_s: float, steps: pd.DataFrame, *, target_ratio: float = 0.95) -> ReplicaNeed:
+def replicas_for(
+    demand_per_s: float, steps: pd.DataFrame, *, target_ratio: float = 0.95
+) -> ReplicaNeed:
     """From the steps of a sweep: columns `offered_per_s`, `good_low_ratio` and `good_high_ratio`, the interval of the
     share of requests that kept the SLO.
 
@@ -45,7 +51,7 @@ def replicas_for(demand_per_s: float, steps: pd.DataFrame, *, target_ratio: floa
     Raises FrameError where no step keeps the SLO, or the demand is not above 0.
     """
     if not demand_per_s > 0:
-        raise FrameError("a demand is more than nothing", had=f"{demand_per_s}")
+        raise FrameError("a demand is more than nothing", got=f"{demand_per_s}")
     steps = steps.sort_values("offered_per_s")
     good = (steps["good_low_ratio"] >= target_ratio).to_numpy(bool)
     bad = (steps["good_high_ratio"] < target_ratio).to_numpy(bool)
@@ -53,10 +59,16 @@ def replicas_for(demand_per_s: float, steps: pd.DataFrame, *, target_ratio: floa
     upto = int((~good).argmax()) if (~good).any() else len(steps)
     if upto == 0:
         shares = steps[["offered_per_s", "good_low_ratio"]].head(3).to_string(index=False)
-        do = "loosen the SLO, lengthen the steps, or begin the sweep at a lower load"
-        raise FrameError(f"not even the lightest step surely keeps the SLO in {target_ratio:.0%}", had=shares, do=do)
+        fix = "loosen the SLO, lengthen the steps, or begin the sweep at a lower load"
+        raise FrameError(
+            f"not even the lightest step surely keeps the SLO in {target_ratio:.0%}",
+            got=shares,
+            fix=fix,
+        )
     rates = steps["offered_per_s"].to_numpy(float)
     good_rate = float(rates[upto - 1])
     bad_rate = float(rates[first_bad]) if first_bad < len(steps) else math.inf
     at_least = 1 if math.isinf(bad_rate) else max(1, math.ceil(demand_per_s / bad_rate))
-    return ReplicaNeed(demand_per_s, good_rate, bad_rate, at_least, math.ceil(demand_per_s / good_rate))
+    return ReplicaNeed(
+        demand_per_s, good_rate, bad_rate, at_least, math.ceil(demand_per_s / good_rate)
+    )

@@ -53,14 +53,21 @@ def saturation(
     span_s = last - first
     arrived = int(((start >= first) & (start <= last)).sum())
     if not arrived or not span_s > 0:
-        raise FrameError("no request arrived in this window", had=f"{first} to {last}")
+        raise FrameError("no request arrived in this window", got=f"{first} to {last}")
     answered = int(((end > first) & (end <= last)).sum())
     low, high = poisson_interval(answered)
     growth, growth_low, growth_high = _trend(start, end, first, last, batches)
     grows, behind = growth_low > 0, high < arrived
     verdict = SATURATED if grows and behind else UNCLEAR if grows or behind else KEEPS_UP
     return Saturation(
-        arrived / span_s, answered / span_s, low / span_s, high / span_s, growth, growth_low, growth_high, verdict
+        arrived / span_s,
+        answered / span_s,
+        low / span_s,
+        high / span_s,
+        growth,
+        growth_low,
+        growth_high,
+        verdict,
     )
 
 
@@ -91,11 +98,13 @@ def knee(steps: pd.DataFrame) -> pd.Series:
     """The row of a sweep with the greatest power: throughput / latency (Kleinrock 1979). Beyond it, latency grows by a
     larger share than throughput. `steps` has `answered_per_s` and `e2e_mean_s`. Raises FrameError without rows."""
     if steps.empty:
-        raise FrameError("a knee needs the steps of a sweep", had="no step")
+        raise FrameError("a knee needs the steps of a sweep", got="no step")
     return steps.loc[(steps["answered_per_s"] / steps["e2e_mean_s"]).idxmax()]
 
 
-def _trend(start: np.ndarray, end: np.ndarray, first: float, last: float, batches: int) -> tuple[float, float, float]:
+def _trend(
+    start: np.ndarray, end: np.ndarray, first: float, last: float, batches: int
+) -> tuple[float, float, float]:
     instants = np.linspace(first, last, batches * 50, endpoint=False)
     means = in_flight_at(start, end, instants).reshape(batches, 50).mean(axis=1)
     times = instants.reshape(batches, 50).mean(axis=1)

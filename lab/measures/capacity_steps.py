@@ -32,8 +32,10 @@ def steady_window(records: pd.DataFrame, *, warm_s: float, users: int = 0) -> tu
     else:
         last = float(records["scheduled_at"].max())
     if not last > first:
-        had = f"{len(records)} requests in {last - first + warm_s:.2f} s, of which {warm_s:g} s are warm-up"
-        raise FrameError("nothing is left of a step after its warm-up", had=had, do="make the step longer")
+        got = f"{len(records)} requests in {last - first + warm_s:.2f} s, of which {warm_s:g} s are warm-up"
+        raise FrameError(
+            "nothing is left of a step after its warm-up", got=got, fix="make the step longer"
+        )
     return first, last
 
 
@@ -48,7 +50,10 @@ def level_row(records: pd.DataFrame, users: int, *, warm_s: float, slo: Slo) -> 
     inside = records[(records["scheduled_at"] >= first) & (records["scheduled_at"] < last)]
     ok = inside[inside["status"] == "ok"]
     if ok.empty:
-        raise FrameError(f"no request was answered with {users} users", had=f"{len(inside)} were sent in {window}")
+        raise FrameError(
+            f"no request was answered with {users} users",
+            got=f"{len(inside)} were sent in {window}",
+        )
     answered = int(((records["done_at"] > first) & (records["done_at"] <= last)).sum())
     times = token_latencies(ok)
     return {
@@ -64,7 +69,9 @@ def level_row(records: pd.DataFrame, users: int, *, warm_s: float, slo: Slo) -> 
     }
 
 
-def step_row(records: pd.DataFrame, rate_per_s: float, *, warm_s: float, slo: Slo) -> dict[str, float | str]:
+def step_row(
+    records: pd.DataFrame, rate_per_s: float, *, warm_s: float, slo: Slo
+) -> dict[str, float | str]:
     """What an open-loop step of `rate_per_s` Poisson arrivals a second showed, warm-up and drain left out.
 
     `offered_per_s` is what was planned, `arrived_per_s` what came of it in the window; mean latency with its
@@ -75,7 +82,9 @@ def step_row(records: pd.DataFrame, rate_per_s: float, *, warm_s: float, slo: Sl
     inside = records[(records["scheduled_at"] >= first) & (records["scheduled_at"] <= last)]
     ok = inside[inside["status"] == "ok"]
     if ok.empty:
-        raise FrameError(f"no request was answered at {rate_per_s:g} a second", had=f"{len(inside)} were due")
+        raise FrameError(
+            f"no request was answered at {rate_per_s:g} a second", got=f"{len(inside)} were due"
+        )
     start, end = records["scheduled_at"].to_numpy(float), records["done_at"].to_numpy(float)
     state = asdict(saturation(start, end, window))
     mean, low, high = batch_mean(ok["e2e_s"].to_numpy(float))
@@ -122,6 +131,8 @@ def prediction_errors(steps: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFr
             "verdict": table["verdict"],
         }
     )
-    touching = (result["low_s"] <= result["measured_high_s"]) & (result["high_s"] >= result["measured_low_s"])
+    touching = (result["low_s"] <= result["measured_high_s"]) & (
+        result["high_s"] >= result["measured_low_s"]
+    )
     result["inside"] = touching & np.isfinite(result["predicted_s"])
     return result.replace({"error_ratio": {math.inf: math.nan}})

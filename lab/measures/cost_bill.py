@@ -10,10 +10,18 @@ from lab.errors import FrameError
 from lab.measures.tokens import TokenPrice
 
 IDLE = "idle"
-_NEEDED = ("prefill_share_s", "decode_share_s", "prompt_tokens", "cached_tokens", "completion_tokens")
+_NEEDED = (
+    "prefill_share_s",
+    "decode_share_s",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+)
 
 
-def machine_bill(turns: pd.DataFrame, window: tuple[float, float], usd_per_hour: float) -> pd.DataFrame:
+def machine_bill(
+    turns: pd.DataFrame, window: tuple[float, float], usd_per_hour: float
+) -> pd.DataFrame:
     """Where the hours went: rows prefill, decode and idle, which add up to the window, and their USD to its price.
 
     Columns: `seconds`, `share_ratio`, `usd`, `tokens` (computed ones: fresh prompt tokens, generated tokens) and
@@ -22,11 +30,18 @@ def machine_bill(turns: pd.DataFrame, window: tuple[float, float], usd_per_hour:
     """
     _check(turns)
     wall_s = window[1] - window[0]
-    prefill_s, decode_s = float(turns["prefill_share_s"].sum()), float(turns["decode_share_s"].sum())
+    prefill_s, decode_s = (
+        float(turns["prefill_share_s"].sum()),
+        float(turns["decode_share_s"].sum()),
+    )
     idle_s = wall_s - prefill_s - decode_s
     if idle_s < -1e-6 * max(wall_s, 1.0):
-        had = f"{prefill_s + decode_s:.3f} s busy in {wall_s:.3f} s"
-        raise FrameError("the engine was busy longer than the window is", had=had, do="give both the same window")
+        got = f"{prefill_s + decode_s:.3f} s busy in {wall_s:.3f} s"
+        raise FrameError(
+            "the engine was busy longer than the window is",
+            got=got,
+            fix="give both the same window",
+        )
     fresh = float((turns["prompt_tokens"] - turns["cached_tokens"]).sum())
     table = pd.DataFrame(
         {
@@ -62,7 +77,9 @@ def bill_by(
     table = turns[[*by, "trace_id", *_NEEDED]].copy()
     table["turns"] = 1
     if price is not None:
-        table["api_usd"] = price.cost_usd(table["prompt_tokens"], table["completion_tokens"], table["cached_tokens"])
+        table["api_usd"] = price.cost_usd(
+            table["prompt_tokens"], table["completion_tokens"], table["cached_tokens"]
+        )
     groups = table.groupby(list(by), observed=True)
     sums = groups[[c for c in ("turns", *_NEEDED, "api_usd") if c in table]].sum()
     sums.insert(0, "requests", groups["trace_id"].nunique())
@@ -87,10 +104,12 @@ def scaled(bill: pd.DataFrame, factor: float) -> pd.DataFrame:
 def money_books(bill: pd.DataFrame, window: tuple[float, float], usd_per_hour: float) -> pd.Series:
     """Does the bill add up? `allocated_usd` (all rows), `paid_usd` (the window by the price) and their difference."""
     allocated, paid = float(bill["usd"].sum()), (window[1] - window[0]) / 3600 * usd_per_hour
-    return pd.Series({"allocated_usd": allocated, "paid_usd": paid, "difference_usd": allocated - paid})
+    return pd.Series(
+        {"allocated_usd": allocated, "paid_usd": paid, "difference_usd": allocated - paid}
+    )
 
 
 def _check(turns: pd.DataFrame, by: Sequence[str] = ()) -> None:
     if missing := [c for c in (*_NEEDED, *by) if c not in turns]:
-        do = "make the turns with lab.frames.turn_frame and lab.measures.with_shares"
-        raise FrameError(f"the turns lack {', '.join(missing)}", do=do)
+        fix = "make the turns with lab.frames.turn_frame and lab.measures.with_shares"
+        raise FrameError(f"the turns lack {', '.join(missing)}", fix=fix)

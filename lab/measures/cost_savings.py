@@ -44,7 +44,10 @@ def cache_savings(turns: pd.DataFrame) -> Savings:
     little. Raises FrameError for turns without their columns.
     """
     if missing := {"prefill_s", "prompt_tokens", "cached_tokens"} - set(turns):
-        raise FrameError(f"the turns lack {', '.join(sorted(missing))}", do="make them with lab.frames.turn_frame")
+        raise FrameError(
+            f"the turns lack {', '.join(sorted(missing))}",
+            fix="make them with lab.frames.turn_frame",
+        )
     cached = int(turns["cached_tokens"].sum())
     known = turns[turns["prefill_s"].notna()]
     fresh = (known["prompt_tokens"] - known["cached_tokens"]).to_numpy(float)
@@ -64,7 +67,9 @@ def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> p
     'others': not of this run. `requests` has `request_id`, `status` and the verdict `answer_states`; `needed` is the
     number of calls that each request needs, by request_id. Requests without a verdict or a need count as useful.
     """
-    row = pd.Index(requests["request_id"].astype(object)).get_indexer(turns["request_id"].astype(object))
+    row = pd.Index(requests["request_id"].astype(object)).get_indexer(
+        turns["request_id"].astype(object)
+    )
     mine = row >= 0
     failed = (requests["status"] != "ok").to_numpy(bool)
     wrong = requests["answer_states"].fillna(True).eq(False).to_numpy(bool)

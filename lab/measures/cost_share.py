@@ -20,7 +20,7 @@ def fair_shares(start: np.ndarray, end: np.ndarray, window: tuple[float, float])
     """
     first, last = window
     if not last >= first:
-        raise FrameError("the window ends before it starts", had=f"{first} to {last}")
+        raise FrameError("the window ends before it starts", got=f"{first} to {last}")
     begin = np.clip(np.nan_to_num(np.asarray(start, float) - first), 0, last - first)
     until = np.clip(np.nan_to_num(np.asarray(end, float) - first), 0, last - first)
     real = (until > begin) & np.isfinite(start) & np.isfinite(end)
@@ -29,9 +29,13 @@ def fair_shares(start: np.ndarray, end: np.ndarray, window: tuple[float, float])
     if not len(at):
         return shares
     opened, closed = np.searchsorted(at, begin[real]), np.searchsorted(at, until[real])
-    running = np.cumsum(np.bincount(opened, minlength=len(at)) - np.bincount(closed, minlength=len(at)))[:-1]
+    running = np.cumsum(
+        np.bincount(opened, minlength=len(at)) - np.bincount(closed, minlength=len(at))
+    )[:-1]
     each = np.divide(np.diff(at), running, out=np.zeros(len(at) - 1), where=running > 0)
-    clock = np.concatenate(([0.0], np.cumsum(each)))  # how much one interval gets that runs all the time
+    clock = np.concatenate(
+        ([0.0], np.cumsum(each))
+    )  # how much one interval gets that runs all the time
     shares[real] = clock[closed] - clock[opened]
     return shares
 
@@ -47,7 +51,9 @@ def with_shares(turns: pd.DataFrame, window: tuple[float, float]) -> pd.DataFram
     start = np.concatenate([turns[a].to_numpy(float) for a, _ in spans])
     end = np.concatenate([turns[b].to_numpy(float) for _, b in spans])
     shares = fair_shares(start, end, window).reshape(len(spans), len(turns))
-    return turns.assign(**{f"{name}_share_s": share for name, share in zip(PHASES, shares, strict=True)})
+    return turns.assign(
+        **{f"{name}_share_s": share for name, share in zip(PHASES, shares, strict=True)}
+    )
 
 
 def by_tokens(turns: pd.DataFrame) -> dict[str, float]:

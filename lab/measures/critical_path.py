@@ -17,12 +17,29 @@ def critical_path(trees: pd.DataFrame) -> pd.DataFrame:
     which `critical_s` adds up to where children lie inside their parents.
     """
     if missing := {"trace_id", "service", "name", "critical_s", "duration_s", "depth"} - set(trees):
-        raise FrameError(f"these are no trees: {', '.join(sorted(missing))} missing", do="make them with trace_tree")
+        raise FrameError(
+            f"these are no trees: {', '.join(sorted(missing))} missing",
+            fix="make them with trace_tree",
+        )
     on_path = trees["critical_s"] > 0
     keys = [trees["service"].astype(str), trees["name"].astype(str)]
-    table = trees.groupby(keys).agg(critical_s=("critical_s", "sum"), duration_s=("duration_s", "sum")).reset_index()
-    counted = trees[on_path].groupby([k[on_path] for k in keys])["trace_id"].nunique().rename("traces").reset_index()
-    table = table.merge(counted, on=["service", "name"], how="left").fillna({"traces": 0}).astype({"traces": "int64"})
+    table = (
+        trees.groupby(keys)
+        .agg(critical_s=("critical_s", "sum"), duration_s=("duration_s", "sum"))
+        .reset_index()
+    )
+    counted = (
+        trees[on_path]
+        .groupby([k[on_path] for k in keys])["trace_id"]
+        .nunique()
+        .rename("traces")
+        .reset_index()
+    )
+    table = (
+        table.merge(counted, on=["service", "name"], how="left")
+        .fillna({"traces": 0})
+        .astype({"traces": "int64"})
+    )
     table["share_ratio"] = table["critical_s"] / table["critical_s"].sum()
     table = table.sort_values("critical_s", ascending=False, ignore_index=True)
     table.attrs["root_s"] = float(trees.loc[trees["depth"] == 0, "duration_s"].sum())

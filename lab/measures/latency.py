@@ -25,7 +25,9 @@ class Quantile:
     n: int
 
     def __str__(self) -> str:
-        return f"p{self.q * 100:g} = {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
+        return (
+            f"p{self.q * 100:g} = {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
+        )
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,12 @@ class BucketQuantile:
 
 
 def quantile(
-    values: Sequence[float], q: float, *, confidence: float = 0.95, resamples: int = 1000, seed: int = SEED
+    values: Sequence[float],
+    q: float,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = SEED,
 ) -> Quantile:
     """The q-quantile (linear interpolation between order statistics: Hyndman & Fan 1996, type 7) of the values that are
     there, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
@@ -68,7 +75,7 @@ def quantile(
     Raises FrameError unless 0 <= q <= 1.
     """
     if not 0 <= q <= 1:
-        raise FrameError("a quantile is between 0 and 1", had=repr(q), do="write 0.95 for p95")
+        raise FrameError("a quantile is between 0 and 1", got=repr(q), fix="write 0.95 for p95")
     found = np.sort(np.asarray(values, dtype=float))
     found = found[~np.isnan(found)]
     n = len(found)
@@ -84,11 +91,15 @@ def quantile(
 
 
 def quantiles(
-    frame: pd.DataFrame, column: str, *, q: Sequence[float] = (0.5, 0.95, 0.99), by: Sequence[str] = ()
+    frame: pd.DataFrame,
+    column: str,
+    *,
+    q: Sequence[float] = (0.5, 0.95, 0.99),
+    by: Sequence[str] = (),
 ) -> pd.DataFrame:
     """`quantile` of a column, one row a group and q: the columns of `by`, then q, value, low, high, n."""
     if column not in frame:
-        raise FrameError(f"there is no column {column}", had=", ".join(map(str, frame.columns)))
+        raise FrameError(f"there is no column {column}", got=", ".join(map(str, frame.columns)))
     groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = [
         {**dict(zip(by, key, strict=True)), **asdict(quantile(part[column].to_numpy(float), one))}
@@ -106,7 +117,7 @@ def bucket_quantile(buckets: pd.DataFrame, q: float) -> BucketQuantile:
     value is its lower bound, and `high` is inf. (promql/quantile.go, `bucketQuantile`.)
     """
     if not 0 <= q <= 1:
-        raise FrameError("a quantile is between 0 and 1", had=repr(q), do="write 0.95 for p95")
+        raise FrameError("a quantile is between 0 and 1", got=repr(q), fix="write 0.95 for p95")
     count = buckets["count"].to_numpy(float)
     total = count.sum()
     if total == 0:
@@ -128,7 +139,10 @@ def mean_from_sum_and_count(total_s: float, count: float) -> float:
 
 
 def quantiles_by_source(
-    q: Sequence[float], *, samples: Mapping[str, Sequence[float]], histograms: Mapping[str, pd.DataFrame]
+    q: Sequence[float],
+    *,
+    samples: Mapping[str, Sequence[float]],
+    histograms: Mapping[str, pd.DataFrame],
 ) -> pd.DataFrame:
     """The same quantile from several sources, side by side: one row a source and q.
 
@@ -138,7 +152,9 @@ def quantiles_by_source(
     rows = []
     for one in q:
         for name, values in samples.items():
-            rows.append({"source": name, **asdict(quantile(values, one)), "interval": "bootstrap 95 %"})
+            rows.append(
+                {"source": name, **asdict(quantile(values, one)), "interval": "bootstrap 95 %"}
+            )
         for name, buckets in histograms.items():
             found = bucket_quantile(buckets, one)
             how = "one bucket holds all" if found.single_bucket else "bucket"

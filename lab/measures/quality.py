@@ -27,7 +27,7 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     centre = (p + z²/2n) / (1 + z²/n), half = z / (1 + z²/n) * sqrt(p(1-p)/n + z²/4n²).
     """
     if not 0 <= successes <= n:
-        raise FrameError("successes must be between 0 and n", had=f"{successes} of {n}")
+        raise FrameError("successes must be between 0 and n", got=f"{successes} of {n}")
     if n == 0:
         return math.nan, 0.0, 1.0
     z = float(stats.norm.ppf(1 - (1 - confidence) / 2))
@@ -38,14 +38,18 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, 
     return p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
-def share_table(frame: pd.DataFrame, outcomes: Sequence[str], *, by: Sequence[str] = ()) -> pd.DataFrame:
+def share_table(
+    frame: pd.DataFrame, outcomes: Sequence[str], *, by: Sequence[str] = ()
+) -> pd.DataFrame:
     """The share of True in each of these columns, one row an outcome (and group), the outcome as index.
 
     Columns: those of `by`, `rate_ratio`, `low_ratio`, `high_ratio` (Wilson, 95 %), `successes`, `n`. Missing values are
     left out of n. Raises FrameError for a column that is not there.
     """
     if missing := [name for name in (*outcomes, *by) if name not in frame]:
-        raise FrameError(f"the frame lacks {', '.join(missing)}", had=", ".join(map(str, frame.columns)))
+        raise FrameError(
+            f"the frame lacks {', '.join(missing)}", got=", ".join(map(str, frame.columns))
+        )
     groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = []
     for key, part in groups:
@@ -61,21 +65,29 @@ def tool_use(frame: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
     """`share_table` of every verdict and fault of `lab.world.judge` that the frame has."""
     found = [name for name in (*VERDICTS, *FAULTS) if name in frame]
     if not found:
-        raise FrameError("this frame has no verdicts", do="give request_frame the judgements of lab.world.judge")
+        raise FrameError(
+            "this frame has no verdicts", fix="give request_frame the judgements of lab.world.judge"
+        )
     return share_table(frame, found, by=by)
 
 
-def tool_confusion(expected: Sequence[Sequence[str]], called: Sequence[Sequence[str]]) -> pd.DataFrame:
+def tool_confusion(
+    expected: Sequence[Sequence[str]], called: Sequence[Sequence[str]]
+) -> pd.DataFrame:
     """Which tool was called where which was expected: counts, expected tools as rows, called ones as columns.
 
     Calls are compared position by position; what one side lacks is '(none)'. The row and column '(none)' are there in
     every case, so that needless and missing calls always show.
     """
     pairs = [
-        (e, c) for wanted, made in zip(expected, called, strict=True) for e, c in _aligned(list(wanted), list(made))
+        (e, c)
+        for wanted, made in zip(expected, called, strict=True)
+        for e, c in _aligned(list(wanted), list(made))
     ]
     names = sorted({name for pair in pairs for name in pair} - {NO_TOOL})
-    table = pd.DataFrame(0, index=pd.Index([*names, NO_TOOL], name="expected"), columns=[*names, NO_TOOL])
+    table = pd.DataFrame(
+        0, index=pd.Index([*names, NO_TOOL], name="expected"), columns=[*names, NO_TOOL]
+    )
     for e, c in pairs:
         table.loc[e, c] += 1
     table.columns.name = "called"
@@ -104,14 +116,18 @@ def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:
     never disagree."""
     first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if first.shape != second.shape:
-        raise FrameError("a paired test needs the same requests", had=f"{len(first)} and {len(second)} outcomes")
+        raise FrameError(
+            "a paired test needs the same requests", got=f"{len(first)} and {len(second)} outcomes"
+        )
     only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
     n, discordant = len(first), only_a + only_b
     p_value = float(stats.binomtest(only_b, discordant).pvalue) if discordant else 1.0
     return PairedDifference(only_a, only_b, n, (only_b - only_a) / n if n else math.nan, p_value)
 
 
-def requests_to_see(share_a: float, share_b: float, *, significance: float = 0.05, power: float = 0.8) -> int:
+def requests_to_see(
+    share_a: float, share_b: float, *, significance: float = 0.05, power: float = 0.8
+) -> int:
     """How many requests each of two versions must answer until a difference between these shares is seen.
 
     Two independent samples, two-sided: n = (z_{1-α/2} sqrt(2 p̄ q̄) + z_{power} sqrt(p₁q₁ + p₂q₂))² / (p₁ - p₂)²
@@ -119,7 +135,9 @@ def requests_to_see(share_a: float, share_b: float, *, significance: float = 0.0
     continuity).
     """
     if not (0 <= share_a <= 1 and 0 <= share_b <= 1) or share_a == share_b:
-        raise FrameError("two different shares between 0 and 1 are needed", had=f"{share_a} and {share_b}")
+        raise FrameError(
+            "two different shares between 0 and 1 are needed", got=f"{share_a} and {share_b}"
+        )
     z_alpha, z_power = stats.norm.ppf(1 - significance / 2), stats.norm.ppf(power)
     mean = (share_a + share_b) / 2
     spread = z_alpha * math.sqrt(2 * mean * (1 - mean))

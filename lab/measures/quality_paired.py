@@ -17,17 +17,23 @@ _RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test i
 _TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
 
-def pair_up(a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")) -> pd.DataFrame:
+def pair_up(
+    a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")
+) -> pd.DataFrame:
     """The requests that both frames have, one row each, columns as (`a` or `b`, column), indexed by `on`.
 
     Raises FrameError where a request is there twice, or none is in both.
     """
     sides = [frame.set_index(list(on)) for frame in (a, b)]
     if any(side.index.has_duplicates for side in sides):
-        raise FrameError(f"requests are not told apart by {', '.join(on)}", do="compare one run with one run")
+        raise FrameError(
+            f"requests are not told apart by {', '.join(on)}", fix="compare one run with one run"
+        )
     paired = pd.concat(sides, axis=1, join="inner", keys=["a", "b"])
     if paired.empty:
-        raise FrameError("no request is in both runs", do="drive both with the same seed and number of requests")
+        raise FrameError(
+            "no request is in both runs", fix="drive both with the same seed and number of requests"
+        )
     return paired
 
 
@@ -44,11 +50,37 @@ def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame
         known = pairs[[("a", outcome), ("b", outcome)]].dropna().astype(bool)
         first, second = known.iloc[:, 0].to_numpy(), known.iloc[:, 1].to_numpy()
         found = paired_difference(first, second)
-        low, high = paired_interval(int((first & second).sum()), found.only_a, found.only_b, found.n)
+        low, high = paired_interval(
+            int((first & second).sum()), found.only_a, found.only_b, found.n
+        )
         shares = (first.mean(), second.mean()) if found.n else (math.nan, math.nan)
-        p_value = found.p_value if found.n else math.nan  # nothing was tested, so nothing is corrected for
-        rows.append([outcome, *shares, found.difference_ratio, low, high, found.only_a, found.only_b, found.n, p_value])
-    names = ["a_ratio", "b_ratio", "difference_ratio", "low_ratio", "high_ratio", "only_a", "only_b", "n", "p_value"]
+        p_value = (
+            found.p_value if found.n else math.nan
+        )  # nothing was tested, so nothing is corrected for
+        rows.append(
+            [
+                outcome,
+                *shares,
+                found.difference_ratio,
+                low,
+                high,
+                found.only_a,
+                found.only_b,
+                found.n,
+                p_value,
+            ]
+        )
+    names = [
+        "a_ratio",
+        "b_ratio",
+        "difference_ratio",
+        "low_ratio",
+        "high_ratio",
+        "only_a",
+        "only_b",
+        "n",
+        "p_value",
+    ]
     table = pd.DataFrame(rows, columns=["outcome", *names]).set_index("outcome")
     table["p_holm"] = holm(table["p_value"])
     return table
@@ -76,7 +108,9 @@ def _phi(both: int, only_a: int, only_b: int, neither: int) -> float:
     if margins == 0:
         return 0.0
     product, n = both * neither - only_a * only_b, both + only_a + only_b + neither
-    corrected = max(product - n / 2, 0) if product > 0 else product  # Newcombe's correction for continuity
+    corrected = (
+        max(product - n / 2, 0) if product > 0 else product
+    )  # Newcombe's correction for continuity
     return corrected / math.sqrt(margins)
 
 
@@ -92,7 +126,9 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def paired_power(only_a_ratio: float, only_b_ratio: float, pairs: int, *, significance: float = 0.05) -> float:
+def paired_power(
+    only_a_ratio: float, only_b_ratio: float, pairs: int, *, significance: float = 0.05
+) -> float:
     """How probable it is that McNemar's exact test sees a difference in so many pairs, if it is what these shares of
     discordant pairs say. Exact: summed over how many pairs disagree (Duffy 1984).
     """
@@ -105,7 +141,9 @@ def power_curve(
     """`paired_power` for several numbers of pairs at once."""
     discordant = only_a_ratio + only_b_ratio
     if not (only_a_ratio >= 0 and only_b_ratio >= 0 and discordant <= 1):  # NaN, too, is none
-        raise FrameError("shares of discordant pairs are needed", had=f"{only_a_ratio} and {only_b_ratio}")
+        raise FrameError(
+            "shares of discordant pairs are needed", got=f"{only_a_ratio} and {only_b_ratio}"
+        )
     if discordant == 0:
         return np.zeros(len(pairs))
     most = max(pairs)
@@ -113,7 +151,9 @@ def power_curve(
     power = []
     for n in pairs:
         spread = _TAIL * math.sqrt(n * discordant * (1 - discordant)) + _TAIL
-        m = np.arange(max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1)
+        m = np.arange(
+            max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread)) + 1
+        )
         power.append(float((stats.binom.pmf(m, n, discordant) * seen[m]).sum()))
     return np.array(power)
 
@@ -121,7 +161,9 @@ def power_curve(
 def _seen_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarray:
     """The chance that the binomial test of m discordant pairs is significant, where a share of them is b's."""
     few = stats.binom.ppf(significance / 2, m, 0.5)
-    few = np.where(stats.binom.cdf(few, m, 0.5) > significance / 2, few - 1, few)  # the most that is still significant
+    few = np.where(
+        stats.binom.cdf(few, m, 0.5) > significance / 2, few - 1, few
+    )  # the most that is still significant
     return stats.binom.cdf(few, m, share_b) + stats.binom.sf(m - few - 1, m, share_b)
 
 
@@ -140,7 +182,9 @@ def pairs_to_see(
     return first if first <= MOST_PAIRS else None
 
 
-def _around(only_a_ratio: float, only_b_ratio: float, significance: float, power: float) -> tuple[int, int]:
+def _around(
+    only_a_ratio: float, only_b_ratio: float, significance: float, power: float
+) -> tuple[int, int]:
     """Two numbers of pairs between which the power crosses `power`: it goes up and down by less than `_RIPPLE`."""
     steps = np.unique(np.geomspace(1, MOST_PAIRS, 60).round().astype(int))
     reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
@@ -161,6 +205,9 @@ def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     table = known[["difference_ratio", "low_ratio", "high_ratio", "n"]].copy()
     table.insert(0, "only_b_ratio", known["only_b"] / known["n"])
     table.insert(0, "only_a_ratio", known["only_a"] / known["n"])
-    pairs = [pairs_to_see(a, b, power=power) for a, b in zip(table["only_a_ratio"], table["only_b_ratio"], strict=True)]
+    pairs = [
+        pairs_to_see(a, b, power=power)
+        for a, b in zip(table["only_a_ratio"], table["only_b_ratio"], strict=True)
+    ]
     table.insert(0, "pairs", pd.array(pairs, dtype="Int64"))
     return table.sort_values("pairs", na_position="last", kind="stable")

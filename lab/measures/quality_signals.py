@@ -41,9 +41,20 @@ def signals(frame: pd.DataFrame) -> pd.DataFrame:
 
     An answer may use what was said earlier in its session. Raises FrameError for a frame that lacks what they need.
     """
-    needed = ("status", "answer", "prompt", "tool_calls", "finish_reason", "session_id", "turn_index")
+    needed = (
+        "status",
+        "answer",
+        "prompt",
+        "tool_calls",
+        "finish_reason",
+        "session_id",
+        "turn_index",
+    )
     if missing := [name for name in (*needed, "completion_tokens", "turns") if name not in frame]:
-        raise FrameError(f"the frame lacks {', '.join(missing)}", do="take it from lab.observe(run, settings).requests")
+        raise FrameError(
+            f"the frame lacks {', '.join(missing)}",
+            fix="take it from lab.observe(run, settings).requests",
+        )
     said: dict[str, list[str]] = {}
     rows = {}
     for row in frame.sort_values(["session_id", "turn_index"], kind="stable").itertuples():
@@ -52,13 +63,17 @@ def signals(frame: pd.DataFrame) -> pd.DataFrame:
         heard += [str(row.prompt), *(_text(c.get("output")) for c in calls)]
         rows[row.Index] = _of_one(row, calls, answer, heard)
         heard.append(answer)
-    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*SIGNALS, *NUMBERS]).reindex(frame.index)
+    found = pd.DataFrame.from_dict(rows, orient="index", columns=[*SIGNALS, *NUMBERS]).reindex(
+        frame.index
+    )
     return found.astype(dict.fromkeys(SIGNALS, bool))
 
 
 def _of_one(row: Any, calls: list[dict[str, Any]], answer: str, heard: list[str]) -> list[Any]:
     ok = row.status == "ok"
-    unreadable = any(not isinstance(c.get("arguments"), dict) for c in calls) or "<tool_call>" in answer
+    unreadable = (
+        any(not isinstance(c.get("arguments"), dict) for c in calls) or "<tool_call>" in answer
+    )
     never_run = any(not c.get("error") and c.get("output") is None for c in calls)
     return [
         not ok,
@@ -86,7 +101,11 @@ def ungrounded_values(answer: str, sources: Iterable[str]) -> set[str]:
 
 
 def _values(text: str) -> set[str]:
-    return {_plain(word.rstrip(".,:/-")) for word in _WORD.findall(text) if any(c.isdigit() for c in word)}
+    return {
+        _plain(word.rstrip(".,:/-"))
+        for word in _WORD.findall(text)
+        if any(c.isdigit() for c in word)
+    }
 
 
 def _plain(word: str) -> str:
@@ -117,17 +136,24 @@ def compare_signals(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     for name, what in (SIGNALS | NUMBERS).items():
         x, y = a[name].to_numpy(float), b[name].to_numpy(float)
         if name in SIGNALS:
-            p, test = stats.fisher_exact([[x.sum(), len(x) - x.sum()], [y.sum(), len(y) - y.sum()]])[1], "Fisher"
+            p, test = (
+                stats.fisher_exact([[x.sum(), len(x) - x.sum()], [y.sum(), len(y) - y.sum()]])[1],
+                "Fisher",
+            )
         else:
             same = np.ptp(np.concatenate([x, y])) == 0
             p, test = (1.0 if same else stats.mannwhitneyu(x, y).pvalue), "Mann-Whitney"
         rows.append([name, x.mean(), y.mean(), test, float(p), what])
-    table = pd.DataFrame(rows, columns=["signal", "a", "b", "test", "p_value", "what"]).set_index("signal")
+    table = pd.DataFrame(rows, columns=["signal", "a", "b", "test", "p_value", "what"]).set_index(
+        "signal"
+    )
     table.insert(4, "p_holm", holm(table["p_value"]))
     return table
 
 
-def alert_quality(flags: pd.DataFrame, wrong: Sequence[bool], names: Sequence[str] = tuple(SIGNALS)) -> pd.DataFrame:
+def alert_quality(
+    flags: pd.DataFrame, wrong: Sequence[bool], names: Sequence[str] = tuple(SIGNALS)
+) -> pd.DataFrame:
     """How well each signal picks out the requests that were wrong, one row each, those that flag any.
 
     `flagged`; `precision_ratio`: the share of flagged requests that were wrong; `recall_ratio`: the share of wrong
@@ -141,6 +167,12 @@ def alert_quality(flags: pd.DataFrame, wrong: Sequence[bool], names: Sequence[st
         if not flag.any() and name != "any":
             continue
         hit = int((flag & truth).sum())
-        rows.append([name, int(flag.sum()), *wilson(hit, int(flag.sum())), *wilson(hit, int(truth.sum()))])
-    names_ = [f"{m}_{end}" for m in ("precision", "recall") for end in ("ratio", "low_ratio", "high_ratio")]
+        rows.append(
+            [name, int(flag.sum()), *wilson(hit, int(flag.sum())), *wilson(hit, int(truth.sum()))]
+        )
+    names_ = [
+        f"{m}_{end}"
+        for m in ("precision", "recall")
+        for end in ("ratio", "low_ratio", "high_ratio")
+    ]
     return pd.DataFrame(rows, columns=["signal", "flagged", *names_]).set_index("signal")

@@ -44,11 +44,19 @@ def slope(x: Sequence[float], y: Sequence[float], *, confidence: float = 0.95) -
     there = np.isfinite(xs) & np.isfinite(ys)
     xs, ys = xs[there], ys[there]
     if len(xs) < 3 or np.ptp(xs) == 0:
-        had = f"{len(xs)} points, x from {xs.min() if len(xs) else math.nan:g} to {xs.max() if len(xs) else math.nan:g}"
-        raise FrameError("no line can be drawn through these points", had=had, do="give points of different x")
+        got = f"{len(xs)} points, x from {xs.min() if len(xs) else math.nan:g} to {xs.max() if len(xs) else math.nan:g}"
+        raise FrameError(
+            "no line can be drawn through these points", got=got, fix="give points of different x"
+        )
     n = len(xs)
     if n > MOST_POINTS:
         chosen = np.random.default_rng(SEED).choice(n, MOST_POINTS, replace=False)
         xs, ys = xs[chosen], ys[chosen]
     found = stats.theilslopes(ys, xs, alpha=confidence)
-    return Slope(float(found.slope), float(found.low_slope), float(found.high_slope), float(found.intercept), n)
+    return Slope(
+        float(found.slope),
+        float(found.low_slope),
+        float(found.high_slope),
+        float(found.intercept),
+        n,
+    )

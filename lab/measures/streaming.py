@@ -31,14 +31,22 @@ def stream_gaps(records: pd.DataFrame) -> pd.DataFrame:
     before it. Requests of fewer than two chunks have no pause. Raises FrameError without that column.
     """
     if "chunk_offsets_s" not in records:
-        raise FrameError("these records have no chunk_offsets_s", do="take them from Run.records, not a request frame")
-    offsets = [np.asarray(json.loads(text) if isinstance(text, str) else text) for text in records["chunk_offsets_s"]]
+        raise FrameError(
+            "these records have no chunk_offsets_s",
+            fix="take them from Run.records, not a request frame",
+        )
+    offsets = [
+        np.asarray(json.loads(text) if isinstance(text, str) else text)
+        for text in records["chunk_offsets_s"]
+    ]
     gaps = [np.diff(one) if len(one) > 1 else np.empty(0) for one in offsets]
     sizes = [len(one) for one in gaps]
     return pd.DataFrame(
         {
             "request_id": np.repeat(records["request_id"].to_numpy(), sizes),
-            "position": np.concatenate([np.arange(1, n + 1) for n in sizes] or [np.empty(0)]).astype("int64"),
+            "position": np.concatenate(
+                [np.arange(1, n + 1) for n in sizes] or [np.empty(0)]
+            ).astype("int64"),
             "gap_s": np.concatenate(gaps or [np.empty(0)]),
         }
     )

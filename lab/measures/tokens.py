@@ -15,10 +15,14 @@ KINDS = ("prompt", "cached", "completion")
 class TokenPrice(Protocol):
     """A price list of tokens, as `lab.prices.ApiPrice`."""
 
-    def cost_usd(self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0) -> float: ...
+    def cost_usd(
+        self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0
+    ) -> float: ...
 
 
-def token_totals(frame: pd.DataFrame, prometheus: Mapping[str, float] | None = None) -> pd.DataFrame:
+def token_totals(
+    frame: pd.DataFrame, prometheus: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Totals of one run: rows prompt, cached, completion; columns `client`, `spans` and, where given, `prometheus`.
 
     `frame` is a request frame; `prometheus` the exact increases of vLLM's counters over the same run
@@ -35,7 +39,8 @@ def token_totals(frame: pd.DataFrame, prometheus: Mapping[str, float] | None = N
     if prometheus is not None:
         if unknown := set(prometheus) - set(KINDS):
             raise FrameError(
-                f"these are not kinds of tokens: {', '.join(sorted(unknown))}", do=f"use {', '.join(KINDS)}"
+                f"these are not kinds of tokens: {', '.join(sorted(unknown))}",
+                fix=f"use {', '.join(KINDS)}",
             )
         columns["prometheus"] = {kind: float(prometheus.get(kind, float("nan"))) for kind in KINDS}
     table = pd.DataFrame(columns, index=pd.Index(KINDS, name="tokens"))
@@ -57,7 +62,9 @@ def books(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
     return table
 
 
-def cost_by(frame: pd.DataFrame, price: TokenPrice, *, by: Sequence[str] = ("kind",)) -> pd.DataFrame:
+def cost_by(
+    frame: pd.DataFrame, price: TokenPrice, *, by: Sequence[str] = ("kind",)
+) -> pd.DataFrame:
     """What the requests of each group would cost at an API with this price list. One row a group.
 
     Columns: those of `by`, `requests`, `failed_requests`, `prompt_tokens`, `cached_tokens`, `completion_tokens`, `usd`,
@@ -70,7 +77,9 @@ def cost_by(frame: pd.DataFrame, price: TokenPrice, *, by: Sequence[str] = ("kin
         table[f"{kind}_tokens"] = said.where(said >= 0, seen).clip(lower=0)
     table["usd"] = [
         price.cost_usd(p, c, k)
-        for p, c, k in zip(table["prompt_tokens"], table["completion_tokens"], table["cached_tokens"], strict=True)
+        for p, c, k in zip(
+            table["prompt_tokens"], table["completion_tokens"], table["cached_tokens"], strict=True
+        )
     ]
     failed = table["status"] != "ok"
     table["requests"], table["failed_requests"], table["failed_usd"] = (
@@ -78,7 +87,13 @@ def cost_by(frame: pd.DataFrame, price: TokenPrice, *, by: Sequence[str] = ("kin
         failed.astype(int),
         table["usd"].where(failed, 0.0),
     )
-    sums = ["requests", "failed_requests", *(f"{kind}_tokens" for kind in KINDS), "usd", "failed_usd"]
+    sums = [
+        "requests",
+        "failed_requests",
+        *(f"{kind}_tokens" for kind in KINDS),
+        "usd",
+        "failed_usd",
+    ]
     result = table.groupby(list(by), observed=True)[sums].sum().reset_index()
     result["usd_per_request"] = result["usd"] / result["requests"]
     return result

@@ -14,7 +14,11 @@ import pandas as pd
 
 from lab.errors import FrameError
 
-IDLE_MODES = ("idle", "iowait", "steal")  # of node-exporter: time in which the processor did nothing for us
+IDLE_MODES = (
+    "idle",
+    "iowait",
+    "steal",
+)  # of node-exporter: time in which the processor did nothing for us
 
 
 def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -27,7 +31,9 @@ def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     _need(samples, [*by, "time", "value"])
     labels = [c for c in samples.columns if c not in ("time", "value")]
     samples = samples.sort_values("time", kind="stable")
-    keys = samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()  # the series of each sample
+    keys = samples.groupby(
+        labels, observed=True, dropna=False, sort=False
+    ).ngroup()  # the series of each sample
     step = samples.groupby(keys)["value"].diff()
     step = step.where(~(step < 0), samples["value"])
     seconds = samples.groupby(keys)["time"].diff().dt.total_seconds()
@@ -97,7 +103,11 @@ class Work:
     @property
     def bandwidth_ratio(self) -> float:
         """Bytes moved a second, by the estimate, of what memory can move. Above 1 where caches serve a small model."""
-        return self.bytes_moved / self.seconds / self.peak_bytes_per_s if self.seconds else float("nan")
+        return (
+            self.bytes_moved / self.seconds / self.peak_bytes_per_s
+            if self.seconds
+            else float("nan")
+        )
 
     @property
     def intensity(self) -> float:
@@ -123,6 +133,6 @@ def _need(samples: pd.DataFrame, columns: Sequence[str]) -> None:
     if missing := [c for c in columns if c not in samples]:
         raise FrameError(
             f"these samples lack {', '.join(missing)}",
-            had=", ".join(map(str, samples.columns)) or "no column",
-            do="make them with lab.frames.series_frame; an answer without series has no labels",
+            got=", ".join(map(str, samples.columns)) or "no column",
+            fix="make them with lab.frames.series_frame; an answer without series has no labels",
         )

@@ -11,7 +11,10 @@ from lab.errors import FrameError
 GAUGES = {
     "DCGM_FI_DEV_GPU_UTIL": ("util_ratio", 0.01),  # some kernel ran
     "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("engine_ratio", 1.0),  # the same, finer
-    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": ("tensor_ratio", 1.0),  # the cores that multiply matrices worked
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": (
+        "tensor_ratio",
+        1.0,
+    ),  # the cores that multiply matrices worked
     "DCGM_FI_PROF_DRAM_ACTIVE": ("dram_ratio", 1.0),  # memory moved data
     "DCGM_FI_DEV_POWER_USAGE": ("power_w", 1.0),
     "DCGM_FI_DEV_FB_USED": ("memory_mib", 1.0),
@@ -27,7 +30,9 @@ def without_blanks(samples: pd.DataFrame) -> pd.DataFrame:
     value = samples["value"].to_numpy(float)
     blank = np.zeros(len(value), dtype=bool)
     for mark in BLANKS:
-        blank |= (value >= mark) & (value <= mark + 2048)  # as float64 large ones lie that far apart
+        blank |= (value >= mark) & (
+            value <= mark + 2048
+        )  # as float64 large ones lie that far apart
     return samples[~blank]
 
 
@@ -39,16 +44,31 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
     `Hostname`. Raises FrameError where no sample of DCGM is in it.
     """
     if samples.empty or "metric" not in samples:
-        raise FrameError("there is no sample of DCGM", do="scrape its exporter; without an NVIDIA GPU there is none")
+        raise FrameError(
+            "there is no sample of DCGM",
+            fix="scrape its exporter; without an NVIDIA GPU there is none",
+        )
     table = without_blanks(samples)
     labels = {"gpu": _label(table, "gpu"), "model": _label(table, "modelName")}
-    labels["host"] = _label(table, "hostname").where(_label(table, "hostname") != "", _label(table, "Hostname"))
+    labels["host"] = _label(table, "hostname").where(
+        _label(table, "hostname") != "", _label(table, "Hostname")
+    )
     table = table.assign(**labels, metric=table["metric"].astype(str))
     gauges = table[table["metric"].isin(GAUGES)]
     key = ["host", "gpu", "model"]
-    means = gauges.groupby([*key, "metric"])["value"].mean().unstack("metric").reindex(columns=list(GAUGES))
-    found = pd.DataFrame({name: means[metric] * factor for metric, (name, factor) in GAUGES.items()})
-    joules = table[table["metric"] == ENERGY].sort_values("time").groupby(key)["value"].agg(_growth) / 1000
+    means = (
+        gauges.groupby([*key, "metric"])["value"]
+        .mean()
+        .unstack("metric")
+        .reindex(columns=list(GAUGES))
+    )
+    found = pd.DataFrame(
+        {name: means[metric] * factor for metric, (name, factor) in GAUGES.items()}
+    )
+    joules = (
+        table[table["metric"] == ENERGY].sort_values("time").groupby(key)["value"].agg(_growth)
+        / 1000
+    )
     found["energy_j"] = joules.reindex(found.index)
     found["says"] = [_verdict(row) for row in found.itertuples()]
     return found.reset_index()
@@ -62,7 +82,9 @@ def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:
     table, metric = table[metric.isin(shares)], metric[metric.isin(shares)]
     what = metric.map({m: name.removesuffix("_ratio") for m, (name, _) in shares.items()})
     value = table["value"] * metric.map({m: factor for m, (_, factor) in shares.items()})
-    return pd.DataFrame({"time": table["time"], "what": what + " of gpu " + _label(table, "gpu"), "value": value})
+    return pd.DataFrame(
+        {"time": table["time"], "what": what + " of gpu " + _label(table, "gpu"), "value": value}
+    )
 
 
 def _verdict(row: object) -> str:

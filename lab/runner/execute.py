@@ -22,7 +22,13 @@ from lab.runner import kernel
 from lab.runner.parameters import share_out
 from lab.settings import Settings
 
-PASSED, FAILED, TIMED_OUT, INTERRUPTED, NOT_RUN = "passed", "failed", "timed out", "interrupted", "not run"
+PASSED, FAILED, TIMED_OUT, INTERRUPTED, NOT_RUN = (
+    "passed",
+    "failed",
+    "timed out",
+    "interrupted",
+    "not run",
+)
 CELL_TIMEOUT_S = 600.0
 KERNEL_START_TIMEOUT_S = 120
 TRACEBACK_LINES = 30
@@ -74,7 +80,9 @@ def run_notebooks(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise NotebookError(f"{out_dir} cannot be made", had=str(e), do="choose another folder with --out") from e
+        raise NotebookError(
+            f"{out_dir} cannot be made", got=str(e), fix="choose another folder with --out"
+        ) from e
     runs: list[NotebookRun] = []
     with kernel.own_folders() as folder:
         for index, path in enumerate(paths):
@@ -92,7 +100,12 @@ def run_notebooks(
 
 
 def _run_one(
-    path: Path, out_dir: Path, parameters: dict[str, Any], cell_timeout_s: float, tell: _Teller, manager: type
+    path: Path,
+    out_dir: Path,
+    parameters: dict[str, Any],
+    cell_timeout_s: float,
+    tell: _Teller,
+    manager: type,
 ) -> NotebookRun:
     output, started = out_dir / path.name, time.monotonic()
     outcome: dict[str, Any] = {"status": PASSED}
@@ -121,12 +134,16 @@ def _run_one(
         outcome = {"status": TIMED_OUT, "error": said, "cell": tell.cell}
     except DeadKernelError as e:
         outcome = {"status": FAILED, "error": f"the kernel died: {e}", "cell": tell.cell}
-    except Exception as e:  # whatever it was, the other notebooks are still tried, and the report says it
+    except (
+        Exception
+    ) as e:  # whatever it was, the other notebooks are still tried, and the report says it
         outcome = {"status": FAILED, "error": f"{type(e).__name__}: {e}", "cell": tell.cell}
     finally:
         os.chdir(here)
     saved = str(output) if output.exists() else ""
-    return NotebookRun(path.stem, title_of(path), duration_s=time.monotonic() - started, output=saved, **outcome)
+    return NotebookRun(
+        path.stem, title_of(path), duration_s=time.monotonic() - started, output=saved, **outcome
+    )
 
 
 def _failed_cell(e: PapermillExecutionError) -> dict[str, Any]:
@@ -143,7 +160,11 @@ def title_of(path: Path) -> str:
     """The first heading of a notebook, else its file's name."""
     with contextlib.suppress(Exception):
         for cell in nbformat.read(path, as_version=4).cells:
-            match = re.search(r"^# (.+)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else None
+            match = (
+                re.search(r"^# (.+)$", cell.source, re.MULTILINE)
+                if cell.cell_type == "markdown"
+                else None
+            )
             if match:
                 return match.group(1).strip()
     return path.stem
@@ -152,7 +173,9 @@ def title_of(path: Path) -> str:
 class _Teller:
     """Knows which cell is being run, and tells."""
 
-    def __init__(self, name: str, index: int, count: int, progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, name: str, index: int, count: int, progress: Callable[[Progress], None]
+    ) -> None:
         self._name, self._index, self._count, self._progress = name, index, count, progress
         self.cell: int | None = None
         self._cells = 0
@@ -162,7 +185,9 @@ class _Teller:
         self._progress(Progress(self._name, self._index, self._count, cell, cells))
 
     def ended(self, run: NotebookRun) -> None:
-        self._progress(Progress(self._name, self._index, self._count, self._cells, self._cells, run))
+        self._progress(
+            Progress(self._name, self._index, self._count, self._cells, self._cells, run)
+        )
 
 
 class _Engine(NBClientEngine):
@@ -171,7 +196,9 @@ class _Engine(NBClientEngine):
     NAME = "lab"
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, *, tell: _Teller, **kwargs: Any) -> Any:
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, tell: _Teller, **kwargs: Any
+    ) -> Any:
         cell_start = nb_man.cell_start
 
         def told(cell: Any, cell_index: int | None = None, **kw: Any) -> Any:

@@ -76,7 +76,10 @@ def _vllm_version(tools: dict[str, Any]) -> str:
 def _prometheus_version(tools: dict[str, Any]) -> str:
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
-            [tools.get("prometheus", "prometheus"), "--version"], capture_output=True, text=True, timeout=10
+            [tools.get("prometheus", "prometheus"), "--version"],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
         match = re.search(r"version (\S+)", done.stdout + done.stderr)
         return match.group(1).rstrip(",") if match else ""
@@ -86,7 +89,11 @@ def _prometheus_version(tools: dict[str, Any]) -> str:
 def _commit() -> str:
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=REPO, timeout=10
+            ["git", "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=REPO,
+            timeout=10,
         )
         return done.stdout.strip() if done.returncode == 0 else ""
     return ""

@@ -50,7 +50,11 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
 def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
-    env = {**os.environ, "JUPYTER_PATH": str(folder), "LAB_STATE_DIR": str(settings.state_dir.resolve())}
+    env = {
+        **os.environ,
+        "JUPYTER_PATH": str(folder),
+        "LAB_STATE_DIR": str(settings.state_dir.resolve()),
+    }
     command = [
         sys.executable,
         "-m",

@@ -25,8 +25,8 @@ def parameters_of(notebook: Path) -> dict[str, dict[str, Any]]:
     except Exception as e:  # papermill, nbformat and json raise without a common base
         raise NotebookError(
             f"{notebook.name} cannot be read as a notebook",
-            had=f"{type(e).__name__}: {e}",
-            do=f"restore {notebook}, or open and save it in JupyterLab, which adds what is missing",
+            got=f"{type(e).__name__}: {e}",
+            fix=f"restore {notebook}, or open and save it in JupyterLab, which adds what is missing",
         ) from e
 
 
@@ -54,13 +54,15 @@ def _unknown(name: str, notebooks: list[Path], everything: set[str]) -> Notebook
     which = notebooks[0].name if len(notebooks) == 1 else f"any of the {len(notebooks)} notebooks"
     return NotebookError(
         f"{name!r} is not a parameter of {which}",
-        had=f"the parameters are {', '.join(sorted(everything)) or 'none'}",
-        do=f"did you mean {' or '.join(near)}?" if near else "use one of those names",
+        got=f"the parameters are {', '.join(sorted(everything)) or 'none'}",
+        fix=f"did you mean {' or '.join(near)}?" if near else "use one of those names",
     )
 
 
 def _check_type(path: Path, name: str, value: Any, parameter: dict[str, Any]) -> None:
-    allowed = NUMBERS.get(parameter["inferred_type_name"]) or NUMBERS.get(_type_of(parameter["default"]))
+    allowed = NUMBERS.get(parameter["inferred_type_name"]) or NUMBERS.get(
+        _type_of(parameter["default"])
+    )
     if allowed is None:
         return
     # bool is an int for Python, but not for a reader of the notebook
@@ -68,8 +70,8 @@ def _check_type(path: Path, name: str, value: Any, parameter: dict[str, Any]) ->
     if not fits:
         raise NotebookError(
             f"parameter {name} of {path.name} cannot be {value!r}",
-            had=f"its default is {parameter['default']}, so it takes a {allowed[-1].__name__}",
-            do=f"give a value like {parameter['default']}",
+            got=f"its default is {parameter['default']}, so it takes a {allowed[-1].__name__}",
+            fix=f"give a value like {parameter['default']}",
         )
 
 

@@ -19,7 +19,9 @@ from lab.settings import REPO
 RUN_FILE, REPORT_FILE = "run.json", "report.html"
 
 
-def write_report(out_dir: Path, runs: list[NotebookRun], facts: dict[str, str], notes: list[str] | None = None) -> Path:
+def write_report(
+    out_dir: Path, runs: list[NotebookRun], facts: dict[str, str], notes: list[str] | None = None
+) -> Path:
     """Write run.json and report.html into `out_dir`; returns the page. `notes` are shown above the table."""
     out_dir.mkdir(parents=True, exist_ok=True)
     record = {"facts": facts, "notes": notes or [], "runs": [asdict(run) for run in runs]}
@@ -29,8 +31,12 @@ def write_report(out_dir: Path, runs: list[NotebookRun], facts: dict[str, str], 
 
 def main(argv: list[str]) -> int:
     """`lab report [FOLDER]`: make the page of an earlier run again (default: the newest)."""
-    parser = argparse.ArgumentParser(prog="lab report", description="Make the HTML report of an earlier run again.")
-    parser.add_argument("folder", nargs="?", type=Path, help="a folder below out/; default: the newest")
+    parser = argparse.ArgumentParser(
+        prog="lab report", description="Make the HTML report of an earlier run again."
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="a folder below out/; default: the newest"
+    )
     folder = parser.parse_args(argv).folder or newest(REPO / "out")
     print(_render(folder))
     return 0
@@ -40,7 +46,11 @@ def newest(out_root: Path) -> Path:
     """The newest run's folder. Raises NotebookError if there is none."""
     found = sorted(out_root.glob(f"*/{RUN_FILE}"), key=lambda p: p.stat().st_mtime)
     if not found:
-        raise NotebookError("there is no run to report on", had=f"no {RUN_FILE} below {out_root}", do="run `make run`")
+        raise NotebookError(
+            "there is no run to report on",
+            got=f"no {RUN_FILE} below {out_root}",
+            fix="run `make run`",
+        )
     return found[-1].parent
 
 
@@ -49,7 +59,9 @@ def _render(out_dir: Path) -> Path:
         record = json.loads((out_dir / RUN_FILE).read_text())
         runs = [NotebookRun(**run) for run in record["runs"]]
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise NotebookError(f"{out_dir} holds no run", had=f"{RUN_FILE}: {e}", do="name a folder below out/") from e
+        raise NotebookError(
+            f"{out_dir} holds no run", got=f"{RUN_FILE}: {e}", fix="name a folder below out/"
+        ) from e
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html"]),

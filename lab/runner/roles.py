@@ -80,7 +80,9 @@ def _findings(path: Path, title: str) -> list[tuple[str, Finding]]:
             figures = tuple(Figure(heading, caption, a) for a in addresses)
             texts = tuple(_text(o) for o in outputs if _text(o))
             tables = tuple(t for d in data if (t := table_of("".join(d.get("text/html", "")))))
-            found.append((role, Finding(path.stem, title, heading, caption, figures, texts, tables)))
+            found.append(
+                (role, Finding(path.stem, title, heading, caption, figures, texts, tables))
+            )
     return found
 
 

@@ -14,7 +14,15 @@ import yaml
 from lab import stack
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
-from lab.runner.execute import CELL_TIMEOUT_S, INTERRUPTED, NOT_RUN, PASSED, NotebookRun, run_notebooks, title_of
+from lab.runner.execute import (
+    CELL_TIMEOUT_S,
+    INTERRUPTED,
+    NOT_RUN,
+    PASSED,
+    NotebookRun,
+    run_notebooks,
+    title_of,
+)
 from lab.runner.lifecycle import stack_for, term_as_interrupt, undisturbed
 from lab.runner.parameters import share_out
 from lab.runner.report import write_report
@@ -34,7 +42,14 @@ def main(argv: list[str]) -> int:
     share_out(paths, parameters)  # a misspelt name is refused before the stack is stood up for it
     out_dir = _new_folder(options.out)
     with term_as_interrupt():
-        return run_session(settings, paths, out_dir, parameters, cell_timeout_s=options.cell_timeout, keep=options.keep)
+        return run_session(
+            settings,
+            paths,
+            out_dir,
+            parameters,
+            cell_timeout_s=options.cell_timeout,
+            keep=options.keep,
+        )
 
 
 def run_session(
@@ -106,16 +121,22 @@ def choose(names: list[str], folder: Path) -> list[Path]:
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
     if not names:
         if not every:
-            raise NotebookError("there are no notebooks", had=f"no NN_*.ipynb in {folder}", do="restore notebooks/")
+            raise NotebookError(
+                "there are no notebooks", got=f"no NN_*.ipynb in {folder}", fix="restore notebooks/"
+            )
         return every
     chosen = []
     for name in names:
         as_path = Path(name)
         matches = [as_path] if as_path.suffix == ".ipynb" and as_path.is_file() else []
-        matches = matches or [p for p in every if p.stem == as_path.stem or p.stem.startswith(f"{name}_")]
+        matches = matches or [
+            p for p in every if p.stem == as_path.stem or p.stem.startswith(f"{name}_")
+        ]
         if not matches:
-            had = f"there are {', '.join(p.stem for p in every) or 'none'}"
-            raise NotebookError(f"there is no notebook {name!r}", had=had, do="name one, or its number")
+            got = f"there are {', '.join(p.stem for p in every) or 'none'}"
+            raise NotebookError(
+                f"there is no notebook {name!r}", got=got, fix="name one, or its number"
+            )
         chosen += matches
     return chosen
 
@@ -126,32 +147,41 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise NotebookError(f"{pair!r} is not a parameter", do="write -p name=value")
+            raise NotebookError(f"{pair!r} is not a parameter", fix="write -p name=value")
         try:
             parameters[name] = yaml.safe_load(value) if value else ""
         except yaml.YAMLError as e:
-            raise NotebookError(f"the value of {name} cannot be read", had=repr(value), do="quote it") from e
+            raise NotebookError(
+                f"the value of {name} cannot be read", got=repr(value), fix="quote it"
+            ) from e
     return parameters
 
 
 def _new_folder(asked: Path | None) -> Path:
     folder = asked or REPO / "out" / time.strftime("%Y%m%d-%H%M%S")
     if folder.exists() and any(folder.iterdir()):
-        raise NotebookError(f"{folder} is not empty", do="name a new folder: results of two runs do not mix")
+        raise NotebookError(
+            f"{folder} is not empty", fix="name a new folder: results of two runs do not mix"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise NotebookError(f"{folder} cannot be made", had=str(e), do="choose another folder with --out") from e
+        raise NotebookError(
+            f"{folder} cannot be made", got=str(e), fix="choose another folder with --out"
+        ) from e
     return folder.resolve()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lab run", description="Stand the stack up, execute the notebooks in order, leave a report, take it down."
+        prog="lab run",
+        description="Stand the stack up, execute the notebooks in order, leave a report, take it down.",
     )
     parser.add_argument("notebooks", nargs="*", help="names, numbers (01) or paths; default: all")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("--out", type=Path, help="a new folder for the results; default: out/<time>")
+    parser.add_argument(
+        "--out", type=Path, help="a new folder for the results; default: out/<time>"
+    )
     parser.add_argument("--cell-timeout", type=float, default=CELL_TIMEOUT_S, metavar="SECONDS")
     parser.add_argument("--keep", action="store_true", help="leave the stack up afterwards")
     return parser

@@ -25,7 +25,9 @@ def table_of(html: str) -> Table | None:
     reader.feed(html)
     if not reader.body:
         return None
-    return Table(_one_head(reader.head), reader.body[:MOST_ROWS], max(0, len(reader.body) - MOST_ROWS))
+    return Table(
+        _one_head(reader.head), reader.body[:MOST_ROWS], max(0, len(reader.body) - MOST_ROWS)
+    )
 
 
 def _one_head(rows: list[list[tuple[bool, int, str]]]) -> list[list[tuple[bool, int, str]]]:

@@ -54,7 +54,9 @@ def up(
         try:
             process = _start_supervisor(settings, lock)
         finally:
-            os.close(lock)  # the supervisor has it now, so that a second `lab up` never comes between
+            os.close(
+                lock
+            )  # the supervisor has it now, so that a second `lab up` never comes between
         _wait_for_state(state_dir, process)
     return _wait_until_up(state_dir, began, progress, wait_for, fresh=lock is not None)
 
@@ -65,7 +67,9 @@ def down(settings: Settings) -> list[str]:
     if not state_dir.is_dir():
         return []
     found = None
-    with contextlib.suppress(StackError):  # unreadable: the mark in their environment still finds the processes
+    with contextlib.suppress(
+        StackError
+    ):  # unreadable: the mark in their environment still finds the processes
         found = state.read(state_dir)
     if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
         with contextlib.suppress(ProcessLookupError):
@@ -89,7 +93,10 @@ def status(settings: Settings) -> list[PartStatus]:
     if found is None:
         return []
     alive = processes.is_same(found.supervisor_pid, found.supervisor_create_time)
-    return [_supervisor_status(settings, found, alive), *(_as_it_is(p, found, alive) for p in found.parts)]
+    return [
+        _supervisor_status(settings, found, alive),
+        *(_as_it_is(p, found, alive) for p in found.parts),
+    ]
 
 
 def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
@@ -98,17 +105,25 @@ def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
         return
     state_dir = settings.state_dir.resolve()
     wanted = parts or AGENT_PATH
-    elsewhere = {ENDPOINT_PARTS[name] for name in external_endpoints(settings) if name in ENDPOINT_PARTS}
+    elsewhere = {
+        ENDPOINT_PARTS[name] for name in external_endpoints(settings) if name in ENDPOINT_PARTS
+    }
     wanted = [p for p in wanted if p not in elsewhere]
     limit = time.monotonic() + wait_s
     for name in wanted:
         while not (part := _part_now(state_dir, name)).ready:
             if part.state == state.OFF:
-                raise StackError(f"{name} is off", had=part.what, do=f"start it with `lab up --with {name}`")
+                raise StackError(
+                    f"{name} is off", got=part.what, fix=f"start it with `lab up --with {name}`"
+                )
             if part.state in (state.FAILED, state.DEAD, state.STOPPED):
-                raise _part_failed(part, f"{name} is {part.state}", "run `lab up` to start it again")
+                raise _part_failed(
+                    part, f"{name} is {part.state}", "run `lab up` to start it again"
+                )
             if time.monotonic() > limit:
-                raise _part_failed(part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log")
+                raise _part_failed(
+                    part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log"
+                )
             time.sleep(POLL_S)
 
 
@@ -123,9 +138,14 @@ def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
     _switch(settings, parts, on=False)
     limit = time.monotonic() + wait_s
     for name in parts:
-        while settings.place == "local" and (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF:
+        while (
+            settings.place == "local"
+            and (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF
+        ):
             if time.monotonic() > limit:
-                raise _part_failed(part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`")
+                raise _part_failed(
+                    part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`"
+                )
             time.sleep(POLL_S)
 
 
@@ -136,8 +156,8 @@ def _switch(settings: Settings, parts: Sequence[str], *, on: bool) -> None:
     state_dir = settings.state_dir.resolve()
     for name in parts:
         if not _part_now(state_dir, name).on_demand:
-            do = "only parts on demand can be; `lab up` starts all others again"
-            raise StackError(f"{name} cannot be started or stopped alone", do=do)
+            fix = "only parts on demand can be; `lab up` starts all others again"
+            raise StackError(f"{name} cannot be started or stopped alone", fix=fix)
     found = _wait_for_state(state_dir)
     now = state.wanted(state_dir)
     state.write_wanted(state_dir, now | set(parts) if on else now - set(parts))
@@ -152,7 +172,10 @@ def vector_store_id(settings: Settings, wait_s: float) -> str:
     require(settings, "documents", wait_s=wait_s)
     found = state.read(settings.state_dir.resolve())
     if not found or not found.vector_store_id:
-        raise StackError("the vector store's id is not known", do="read the log of `documents`, then run `lab up`")
+        raise StackError(
+            "the vector store's id is not known",
+            fix="read the log of `documents`, then run `lab up`",
+        )
     return found.vector_store_id
 
 
@@ -180,7 +203,9 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
     (state_dir / state.STACK_FILE).unlink(missing_ok=True)
     state.remove_endpoints(state_dir)
     own = {f"{name}_url" for name in ENDPOINTS}
-    given = settings.model_dump(mode="json", exclude=own) | {f"{n}_url": url for n, url in external.items()}
+    given = settings.model_dump(mode="json", exclude=own) | {
+        f"{n}_url": url for n, url in external.items()
+    }
     log = state_dir / "logs" / "supervisor.log"
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
@@ -202,7 +227,10 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
 
 def _ask_to_repair(state_dir: Path) -> None:
     found = _wait_for_state(state_dir)
-    if any(p.state in (state.FAILED, state.DEAD, state.STOPPED) or (p.ready and not _runs(p)) for p in found.parts):
+    if any(
+        p.state in (state.FAILED, state.DEAD, state.STOPPED) or (p.ready and not _runs(p))
+        for p in found.parts
+    ):
         os.kill(found.supervisor_pid, signal.SIGHUP)
         before, limit = found.repairs, time.monotonic() + REPAIR_BEGINS_S
         while _wait_for_state(state_dir).repairs == before and time.monotonic() < limit:
@@ -221,7 +249,12 @@ def _wait_for_state(
             break
         time.sleep(POLL_S)
     log = state_dir / "logs" / "supervisor.log"
-    raise PartFailed("the supervisor did not start", part="supervisor", log=str(log), had="\n".join(last_lines(log)))
+    raise PartFailed(
+        "the supervisor did not start",
+        part="supervisor",
+        log=str(log),
+        got="\n".join(last_lines(log)),
+    )
 
 
 def _wait_until_up(
@@ -236,7 +269,9 @@ def _wait_until_up(
     while True:
         if progress:
             progress(found.parts, time.monotonic() - began)
-        wanted = [p for p in found.parts if p.essential or (wait_for == "all" and p.state != state.OFF)]
+        wanted = [
+            p for p in found.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
+        ]
         if not fresh and repairs and any(p.state == state.DEAD for p in wanted):
             repairs -= 1  # its death was noticed only after we had asked
             _ask_to_repair(state_dir)
@@ -249,17 +284,30 @@ def _wait_until_up(
         time.sleep(POLL_S)
         now = state.read(state_dir)
         if now is None or now.phase in ("down", "stopping"):
-            raise StackError("the lab was taken down while it was coming up", do="run `lab up` again")
+            raise StackError(
+                "the lab was taken down while it was coming up", fix="run `lab up` again"
+            )
         found = now
-        if not processes.is_same(found.supervisor_pid, found.supervisor_create_time) and found.phase != "failed":
+        if (
+            not processes.is_same(found.supervisor_pid, found.supervisor_create_time)
+            and found.phase != "failed"
+        ):
             log = state_dir / "logs" / "supervisor.log"
-            had = "\n".join(last_lines(log))
-            raise PartFailed("the supervisor died", part="supervisor", log=str(log), had=had, do="run `lab up` again")
+            got = "\n".join(last_lines(log))
+            raise PartFailed(
+                "the supervisor died",
+                part="supervisor",
+                log=str(log),
+                got=got,
+                fix="run `lab up` again",
+            )
 
 
 def _runs(part: PartStatus) -> bool:
     """Whether its process is there, if it should have one: the file may be a second old."""
-    return part.state == state.DONE or (part.pid is not None and processes.is_same(part.pid, part.create_time or 0))
+    return part.state == state.DONE or (
+        part.pid is not None and processes.is_same(part.pid, part.create_time or 0)
+    )
 
 
 def _cause(found: StackState, failed: PartStatus) -> PartStatus:
@@ -279,12 +327,12 @@ def _report_failure(state_dir: Path, failed: PartStatus, everything_stops: bool)
     raise _part_failed(failed, f"{failed.name} did not come up{after}", "")
 
 
-def _part_failed(part: PartStatus, happened: str, do: str) -> PartFailed:
+def _part_failed(part: PartStatus, happened: str, fix: str) -> PartFailed:
     lines = (causes(Path(part.log)) or last_lines(Path(part.log))) if part.log else []
     tail = "\n    ".join(["its log says", *lines]) if lines else ""
-    had = "\n  ".join(t for t in (part.error or part.waits_for, tail) if t)
-    advice = "; ".join(t for t in (do, f"its whole log is {part.log}" if part.log else "") if t)
-    return PartFailed(happened, part=part.name, log=part.log, had=had, do=advice)
+    got = "\n  ".join(t for t in (part.error or part.waits_for, tail) if t)
+    advice = "; ".join(t for t in (fix, f"its whole log is {part.log}" if part.log else "") if t)
+    return PartFailed(happened, part=part.name, log=part.log, got=got, fix=advice)
 
 
 # -- status ------------------------------------------------------------------------------------------------------------
@@ -292,14 +340,19 @@ def _part_failed(part: PartStatus, happened: str, do: str) -> PartFailed:
 
 def _supervisor_status(settings: Settings, found: StackState, alive: bool) -> PartStatus:
     log = settings.state_dir.resolve() / "logs" / "supervisor.log"
-    row = PartStatus("supervisor", state.READY, "starts and watches the parts", log=str(log), essential=False)
+    row = PartStatus(
+        "supervisor", state.READY, "starts and watches the parts", log=str(log), essential=False
+    )
     row.pid, row.create_time, row.ready = found.supervisor_pid, found.supervisor_create_time, alive
     row.uptime_s = time.time() - found.started_at
     if not alive:
         row.state, row.pid, row.uptime_s = state.DEAD, None, None
         row.error = "the supervisor died; run `lab up` to start the lab again"
     elif time.time() - found.heartbeat_at > STALE_S:
-        row.state, row.error = "hangs", f"it has not written for {time.time() - found.heartbeat_at:.0f} s"
+        row.state, row.error = (
+            "hangs",
+            f"it has not written for {time.time() - found.heartbeat_at:.0f} s",
+        )
     if row.pid:
         row.rss_bytes, row.pss_bytes = _memory([psutil.Process(row.pid)])
     return row
@@ -308,7 +361,11 @@ def _supervisor_status(settings: Settings, found: StackState, alive: bool) -> Pa
 def _as_it_is(part: PartStatus, found: StackState, supervised: bool) -> PartStatus:
     """The part as its processes show it, which may be newer than the file."""
     runs = part.state != state.DONE and _runs(part)
-    if part.state in (state.READY, state.STARTING) and not runs and not (supervised and part.pid is None):
+    if (
+        part.state in (state.READY, state.STARTING)
+        and not runs
+        and not (supervised and part.pid is None)
+    ):
         part.state, part.ready, part.pid, part.uptime_s = state.DEAD, False, None, None
         part.error = part.error or ("it died" if supervised else "it died with its supervisor")
     elif not supervised and part.state == state.WAITING:
@@ -340,14 +397,21 @@ def _memory(tree: list[psutil.Process]) -> tuple[int, int]:
 def _part_now(state_dir: Path, name: str) -> PartStatus:
     found = state.read(state_dir)
     if found is None:
-        raise NotUp("no lab is running", had=f"nothing in {state_dir}", do="run `lab up`")
+        raise NotUp("no lab is running", got=f"nothing in {state_dir}", fix="run `lab up`")
     part = found.part(name)
     if part is None:
-        raise StackError(f"the lab has no part {name!r}", do=f"choose of {', '.join(p.name for p in found.parts)}")
+        raise StackError(
+            f"the lab has no part {name!r}",
+            fix=f"choose of {', '.join(p.name for p in found.parts)}",
+        )
     alive = processes.is_same(found.supervisor_pid, found.supervisor_create_time)
     if not alive or (part.state == state.READY and not _runs(part)):
-        part.state, part.ready = (part.state, part.ready) if part.state == state.DONE and alive else (state.DEAD, False)
-        part.error = part.error or ("it died" if alive else "the supervisor died, and its parts with it")
+        part.state, part.ready = (
+            (part.state, part.ready) if part.state == state.DONE and alive else (state.DEAD, False)
+        )
+        part.error = part.error or (
+            "it died" if alive else "the supervisor died, and its parts with it"
+        )
     return part
 
 

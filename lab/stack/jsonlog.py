@@ -13,14 +13,22 @@ from pythonjsonlogger.json import JsonFormatter
 class TraceJsonFormatter(JsonFormatter):
     """`ts`, `level`, `logger`, `message`, what the caller passed as extra, and `trace_id` of the current span."""
 
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
         if "event" in message_dict:  # structlog hands over a dictionary
-            message_dict = {k: v for k, v in message_dict.items() if not k.startswith("_") and k not in _STRUCTLOG_OWN}
+            message_dict = {
+                k: v
+                for k, v in message_dict.items()
+                if not k.startswith("_") and k not in _STRUCTLOG_OWN
+            }
             message_dict["message"] = message_dict.pop("event")
             if message_dict.get("exc_info") is True:
                 message_dict["exc_info"] = self.formatException(sys.exc_info())
         super().add_fields(log_data, record, message_dict)
-        log_data.setdefault("ts", datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"))
+        log_data.setdefault(
+            "ts", datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        )
         log_data.setdefault("level", record.levelname.lower())
         log_data.setdefault("logger", record.name)
         for noise in _NOISE:
@@ -49,7 +57,11 @@ def current_trace_ids() -> tuple[str, str] | None:
     except ImportError:
         return None
     context = get_current_span().get_span_context()
-    return (format_trace_id(context.trace_id), format_span_id(context.span_id)) if context.is_valid else None
+    return (
+        (format_trace_id(context.trace_id), format_span_id(context.span_id))
+        if context.is_valid
+        else None
+    )
 
 
 def config(loggers: tuple[str, ...] = ("",), level: str = "INFO") -> dict[str, Any]:
@@ -58,6 +70,14 @@ def config(loggers: tuple[str, ...] = ("",), level: str = "INFO") -> dict[str, A
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "lab.stack.jsonlog.TraceJsonFormatter"}},
-        "handlers": {"json": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}},
-        "loggers": {name: {"handlers": ["json"], "level": level, "propagate": False} for name in loggers},
+        "handlers": {
+            "json": {
+                "class": "logging.StreamHandler",
+                "formatter": "json",
+                "stream": "ext://sys.stderr",
+            }
+        },
+        "loggers": {
+            name: {"handlers": ["json"], "level": level, "propagate": False} for name in loggers
+        },
     }

@@ -16,7 +16,10 @@ from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
 
 CHAT_PROVIDER, EMBED_PROVIDER, CANARY_PROVIDER = "vllm", "vllm-embed", "vllm-canary"
 MAX_ANSWER_TOKENS = 256
-CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = 200, 20  # of tiktoken's: each of the help desk's documents is one chunk
+CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = (
+    200,
+    20,
+)  # of tiktoken's: each of the help desk's documents is one chunk
 
 
 def model_id(served_name: str) -> str:
@@ -24,7 +27,9 @@ def model_id(served_name: str) -> str:
     return f"{CHAT_PROVIDER}/{served_name}"
 
 
-def render(settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path, canary: str = "") -> str:
+def render(
+    settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path, canary: str = ""
+) -> str:
     """config.yaml as text. Models are registered here: found by asking vLLM, they would come minutes late."""
     whole = document(settings.model_name, ports, url, state / "llama-stack", canary)
     return yaml.safe_dump(whole, sort_keys=False)
@@ -49,7 +54,11 @@ def document(
                 _vllm(EMBED_PROVIDER, url["vllm_embed"], MAX_ANSWER_TOKENS),
                 *second,
             ],
-            "vector_io": [_provider("faiss", "inline::faiss", persistence={"namespace": "vector_io::faiss", **kv})],
+            "vector_io": [
+                _provider(
+                    "faiss", "inline::faiss", persistence={"namespace": "vector_io::faiss", **kv}
+                )
+            ],
             "files": [
                 _provider(
                     "builtin-files",
@@ -86,7 +95,9 @@ def document(
         "registered_resources": {
             "models": [
                 _model(served_name, CHAT_PROVIDER, "llm"),
-                _model(EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION),
+                _model(
+                    EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION
+                ),
                 *second_model,
             ],
             "shields": [],
@@ -114,7 +125,12 @@ def _vllm(provider_id: str, url: str, max_tokens: int) -> dict[str, Any]:
 
 
 def _model(name: str, provider: str, kind: str, **metadata: Any) -> dict[str, Any]:
-    entry = {"model_id": name, "provider_id": provider, "provider_model_id": name, "model_type": kind}
+    entry = {
+        "model_id": name,
+        "provider_id": provider,
+        "provider_model_id": name,
+        "model_type": kind,
+    }
     return entry | {"metadata": metadata}
 
 
@@ -132,7 +148,10 @@ def _file_search() -> dict[str, Any]:
             "model_id": EMBED_MODEL,
             "embedding_dimensions": EMBED_DIMENSION,
         },
-        "file_search_params": {"header_template": "file_search: {num_chunks}", "footer_template": ""},
+        "file_search_params": {
+            "header_template": "file_search: {num_chunks}",
+            "footer_template": "",
+        },
         "context_prompt_params": {
             "chunk_annotation_template": "[{index}] {chunk.content}\n",
             "context_template": "{query}\n",

@@ -38,7 +38,13 @@ def main() -> None:
     start_metrics(int(os.environ["LAB_LLAMA_STACK_METRICS_PORT"]))
     instrument_clients()
     port = int(os.environ["LAB_LLAMA_STACK_PORT"])
-    uvicorn.run("lab.stack.llama_stack_server:create_app", factory=True, host=listen_host(), port=port, log_config=None)
+    uvicorn.run(
+        "lab.stack.llama_stack_server:create_app",
+        factory=True,
+        host=listen_host(),
+        port=port,
+        log_config=None,
+    )
 
 
 def listen_host() -> str:
@@ -52,8 +58,12 @@ def create_app() -> FastAPI:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
     app = create()
-    logging.config.dictConfig(json_logging(LOGGERS))  # creating it has installed handlers for a terminal
-    FastAPIInstrumentor.instrument_app(app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"])
+    logging.config.dictConfig(
+        json_logging(LOGGERS)
+    )  # creating it has installed handlers for a terminal
+    FastAPIInstrumentor.instrument_app(
+        app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"]
+    )
     return app
 
 
@@ -68,7 +78,9 @@ def start_tracing(otlp_url: str) -> None:
     provider = TracerProvider()
     provider.add_span_processor(BaggageSpanProcessor(lambda key: key in BAGGAGE))
     exporter = OTLPSpanExporter(endpoint=f"{otlp_url}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500, max_queue_size=20_000))
+    provider.add_span_processor(
+        BatchSpanProcessor(exporter, schedule_delay_millis=500, max_queue_size=20_000)
+    )
     trace.set_tracer_provider(provider)
 
 
@@ -89,14 +101,19 @@ def start_metrics(port: int) -> None:
         buckets("llama_stack.*tokens_per_second", RATE_BUCKETS),
         buckets("gen_ai.client.operation.*", DURATION_BUCKETS_S),
     ]
-    metrics.set_meter_provider(MeterProvider(metric_readers=[PrometheusMetricReader()], views=views))
+    metrics.set_meter_provider(
+        MeterProvider(metric_readers=[PrometheusMetricReader()], views=views)
+    )
     start_http_server(port, listen_host())
 
 
 def instrument_clients() -> None:
     """Spans and trace context on outgoing calls: `chat` of the openai client, httpx to the tools, httpx2 to vLLM."""
     from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
-    from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor, HTTPXClientInstrumentor
+    from opentelemetry.instrumentation.httpx import (
+        HTTPX2ClientInstrumentor,
+        HTTPXClientInstrumentor,
+    )
 
     for instrumentor in (HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, OpenAIInstrumentor):
         instrumentor().instrument()

@@ -24,13 +24,15 @@ def read(
 ) -> Iterator[dict[str, Any]]:
     """Entries in time order; see lab.stack.logs. Arguments are checked at once, not when the iterator is used."""
     if trace_id is not None and not _TRACE_ID.match(trace_id := trace_id.lower()):
-        raise StackError("this is not a trace id", had=trace_id, do="give 32 hexadecimal digits")
+        raise StackError("this is not a trace id", got=trace_id, fix="give 32 hexadecimal digits")
     paths = {p.stem: p for p in sorted((state_dir / "logs").glob("*.log"))}
     if not paths:
-        raise NotUp(f"there are no logs in {state_dir / 'logs'}", do="start the lab with `lab up`")
+        raise NotUp(f"there are no logs in {state_dir / 'logs'}", fix="start the lab with `lab up`")
     if part is not None:
         if part not in paths:
-            raise StackError(f"there is no log of {part!r}", do=f"choose one of {', '.join(paths)}")
+            raise StackError(
+                f"there is no log of {part!r}", fix=f"choose one of {', '.join(paths)}"
+            )
         paths = {part: paths[part]}
     return _entries(paths, trace_id, follow)
 
@@ -52,7 +54,9 @@ def causes(path: Path, count: int = 3) -> list[str]:
     return [line.strip() for line in found][-2 * count :][:count]
 
 
-def _entries(paths: dict[str, Path], trace_id: str | None, follow: bool) -> Iterator[dict[str, Any]]:
+def _entries(
+    paths: dict[str, Path], trace_id: str | None, follow: bool
+) -> Iterator[dict[str, Any]]:
     files = {name: path.open("rb") for name, path in paths.items()}
     try:
         yield from heapq.merge(*(_lines(f, n, trace_id) for n, f in files.items()), key=moment)
@@ -75,7 +79,9 @@ def _lines(file: Any, part: str, trace_id: str | None) -> Iterator[dict[str, Any
             return
         if wanted in line:
             entry = _parse(line.decode(errors="replace"), part)
-            before = entry["ts"] = moment(entry).isoformat(timespec="milliseconds") if has_time(entry) else before
+            before = entry["ts"] = (
+                moment(entry).isoformat(timespec="milliseconds") if has_time(entry) else before
+            )
             yield entry
 
 

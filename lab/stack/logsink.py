@@ -59,9 +59,16 @@ def as_json_line(line: bytes) -> bytes:
             pass
     level = _LEVEL.search(line[:120])
     name = level[1].decode().lower() if level else "info"
-    return _wrap(line.decode(errors="replace").rstrip(), {"warn": "warning"}.get(name, name)) + b"\n"
+    return (
+        _wrap(line.decode(errors="replace").rstrip(), {"warn": "warning"}.get(name, name)) + b"\n"
+    )
 
 
 def _wrap(message: str, level: str, **more: str) -> bytes:
-    entry = {"ts": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, **more, "message": message}
+    entry = {
+        "ts": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "level": level,
+        **more,
+        "message": message,
+    }
     return json.dumps(entry, ensure_ascii=False).encode()

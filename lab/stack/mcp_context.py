@@ -18,7 +18,9 @@ def send_context_with_tool_calls() -> None:
 
     send = ClientSession.send_request
 
-    async def send_request(self: ClientSession, request: types.ClientRequest, *args: Any, **kwargs: Any) -> Any:
+    async def send_request(
+        self: ClientSession, request: types.ClientRequest, *args: Any, **kwargs: Any
+    ) -> Any:
         if isinstance(request.root, types.CallToolRequest):
             carrier: dict[str, str] = {}
             propagate.inject(carrier)

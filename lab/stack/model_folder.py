@@ -12,26 +12,30 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 
 
-def check_model_folder(folder: Path, *, do: str) -> dict:
+def check_model_folder(folder: Path, *, fix: str) -> dict:
     """The model's config.json. `do` is the advice that a ModelError ends with.
 
     Raises ModelError saying what is missing or corrupt: the folder, config.json, the tokenizer, the weights.
     Reads headers only, so that it costs milliseconds for a model of any size.
     """
     if not folder.is_dir():
-        raise ModelError(f"the model folder {folder} does not exist", do=do)
-    config = _json(folder / "config.json", do)
+        raise ModelError(f"the model folder {folder} does not exist", fix=fix)
+    config = _json(folder / "config.json", fix)
     if not config.get("architectures"):
-        raise ModelError(f"{folder / 'config.json'} names no architecture", had=f"keys {sorted(config)[:8]}", do=do)
+        raise ModelError(
+            f"{folder / 'config.json'} names no architecture",
+            got=f"keys {sorted(config)[:8]}",
+            fix=fix,
+        )
     if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ModelError(f"{folder} has no tokenizer", had=_listing(folder), do=do)
+        raise ModelError(f"{folder} has no tokenizer", got=_listing(folder), fix=fix)
     if (folder / "tokenizer.json").is_file():
-        _json(folder / "tokenizer.json", do)
+        _json(folder / "tokenizer.json", fix)
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and not any(folder.glob("*.bin")):
-        raise ModelError(f"{folder} has no weights (*.safetensors)", had=_listing(folder), do=do)
+        raise ModelError(f"{folder} has no weights (*.safetensors)", got=_listing(folder), fix=fix)
     for path in weights:
-        _check_safetensors(path, do)
+        _check_safetensors(path, fix)
     return config
 
 
@@ -44,34 +48,38 @@ def joins_text_parts(folder: Path) -> bool:
     return path.is_file() and "map(attribute='text')" in path.read_text(errors="replace")
 
 
-def _json(path: Path, do: str) -> dict:
+def _json(path: Path, fix: str) -> dict:
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise ModelError(f"{path} is missing", had=_listing(path.parent), do=do) from None
+        raise ModelError(f"{path} is missing", got=_listing(path.parent), fix=fix) from None
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} cannot be read as JSON", had=str(e), do=do) from e
+        raise ModelError(f"{path} cannot be read as JSON", got=str(e), fix=fix) from e
     if not isinstance(found, dict):
-        raise ModelError(f"{path} is not a JSON object", had=type(found).__name__, do=do)
+        raise ModelError(f"{path} is not a JSON object", got=type(found).__name__, fix=fix)
     return found
 
 
-def _check_safetensors(path: Path, do: str) -> None:
+def _check_safetensors(path: Path, fix: str) -> None:
     """Header: 8 bytes length, then JSON {tensor: {data_offsets: [from, to]}}; the file must hold all of it."""
     size = path.stat().st_size
     with path.open("rb") as f:
         start = f.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(_HEADER_LIMIT, size - 8):
-            raise ModelError(f"{path} is not a safetensors file", had=f"{size} bytes, header length {length}", do=do)
+            raise ModelError(
+                f"{path} is not a safetensors file",
+                got=f"{size} bytes, header length {length}",
+                fix=fix,
+            )
         try:
             header = json.loads(f.read(length))
             ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
         except (ValueError, TypeError, KeyError) as e:
-            raise ModelError(f"the header of {path} is corrupt", had=repr(e), do=do) from e
+            raise ModelError(f"the header of {path} is corrupt", got=repr(e), fix=fix) from e
     if not ends or size != 8 + length + max(ends):
-        had = f"{size} bytes where the header tells of {8 + length + max(ends, default=0)}"
-        raise ModelError(f"{path} is incomplete", had=had, do=do)
+        got = f"{size} bytes where the header tells of {8 + length + max(ends, default=0)}"
+        raise ModelError(f"{path} is incomplete", got=got, fix=fix)
 
 
 def _listing(folder: Path) -> str:

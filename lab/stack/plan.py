@@ -27,7 +27,9 @@ class Plan:
     parts: tuple[Part, ...]
     files: dict[Path, str]
     endpoints: dict[str, str]
-    own_endpoints: dict[str, str]  # without those that the user runs elsewhere; the user's settings name those
+    own_endpoints: dict[
+        str, str
+    ]  # without those that the user runs elsewhere; the user's settings name those
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class _Lab:
         return self.state / "run" / name
 
 
-def make_plan(settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]) -> Plan:
+def make_plan(
+    settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]
+) -> Plan:
     """All parts; none in place of an endpoint in `external`; in the place `recorded`, the recording's stores.
 
     Raises ModelError for a model folder that is not whole, StackError for a recording that is not.
@@ -77,13 +81,13 @@ def chat_model(settings: Settings) -> tuple[str, int | None]:
     wanted = settings.model or str(settings.data_dir / "lab-model")
     if settings.model and not Path(wanted).exists() and not wanted.startswith((".", "/", "~")):
         return wanted, None  # a name on the model hub
-    do = (
+    fix = (
         "correct LAB_MODEL, or leave it out to serve the lab's own model"
         if settings.model
         else "restore data/lab-model with git, or train it again (README of data/lab-model)"
     )
     folder = Path(wanted).expanduser().resolve()
-    config = check_model_folder(folder, do=do)
+    config = check_model_folder(folder, fix=fix)
     return str(folder), config.get("max_position_embeddings")
 
 
@@ -91,7 +95,9 @@ def _files(lab: _Lab) -> dict[Path, str]:
     scraped = prometheus_config.targets(lab.ports, lab.url, lab.external)
     return {
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
-        lab.file("prometheus.yml"): prometheus_config.render(scraped, lab.file("on-demand-targets.json")),
+        lab.file("prometheus.yml"): prometheus_config.render(
+            scraped, lab.file("on-demand-targets.json")
+        ),
         lab.file("on-demand-targets.json"): "[]",
         lab.file("llama-stack.yaml"): llama_stack_config.render(
             lab.settings, lab.ports, lab.url, lab.state, CANARY if _has_canary(lab) else ""
@@ -107,7 +113,14 @@ def _tracestore(lab: _Lab) -> list[Part]:
         Part(
             name="tracestore",
             what="trace store: takes spans (OTLP), speaks Tempo's API",
-            argv=(lab.tools.python_lab, "-m", "lab.tracestore", *ports, "--data", str(lab.state / "traces")),
+            argv=(
+                lab.tools.python_lab,
+                "-m",
+                "lab.tracestore",
+                *ports,
+                "--data",
+                str(lab.state / "traces"),
+            ),
             env=LAB_MODULES,
             port=lab.ports["tempo"],
             ready=Probe("http", {"url": f"{lab.url['tempo']}/ready"}),
@@ -133,7 +146,8 @@ def _prometheus(lab: _Lab) -> list[Part]:
         ),
         port=lab.ports["prometheus"],
         ready=Probe(
-            "prometheus", {"url": lab.url["prometheus"], "jobs": prometheus_config.essential_jobs(lab.external)}
+            "prometheus",
+            {"url": lab.url["prometheus"], "jobs": prometheus_config.essential_jobs(lab.external)},
         ),
         startup_s=900.0,  # it waits for the others to be there to scrape, each of which has its own limit
         endpoints={"prometheus": lab.url["prometheus"]},
@@ -145,7 +159,12 @@ def _prometheus(lab: _Lab) -> list[Part]:
     node = Part(
         name="node",
         what="node-exporter: the machine's own CPU, memory and load",
-        argv=(lab.tools.node_exporter, f"--web.listen-address={listen}", *collectors, "--log.format=json"),
+        argv=(
+            lab.tools.node_exporter,
+            f"--web.listen-address={listen}",
+            *collectors,
+            "--log.format=json",
+        ),
         port=lab.ports["node"],
         ready=Probe("http", {"url": f"http://{listen}/metrics"}),
         essential=False,
@@ -155,7 +174,9 @@ def _prometheus(lab: _Lab) -> list[Part]:
 
 def _vllm(lab: _Lab) -> list[Part]:
     fork = CAN_FORK and lab.tools.vllm_build == "cpu"
-    env = vllm_args.base_env(lab.tools.vllm_build, lab.tools.cache_dir, lab.file("vllm-logging.json"))
+    env = vllm_args.base_env(
+        lab.tools.vllm_build, lab.tools.cache_dir, lab.file("vllm-logging.json")
+    )
     servers = [_chat(lab)] if "vllm" not in lab.external else []
     servers += [_embeddings(lab)] if "vllm_embed" not in lab.external else []
     servers += [_canary(lab)] if _has_canary(lab) else []
@@ -193,7 +214,9 @@ def _chat(lab: _Lab) -> Part:
         env=vllm_args.server_env(Service.VLLM, model),
         port=server.port,
         ready=Probe("chat", {"url": lab.url["vllm"], "model": served}),
-        startup_s=300.0 if lab.tools.vllm_build != "cuda" else 900.0,  # a large model takes its time to load
+        startup_s=300.0
+        if lab.tools.vllm_build != "cuda"
+        else 900.0,  # a large model takes its time to load
         endpoints={"vllm": lab.url["vllm"]},
     )
 
@@ -207,7 +230,7 @@ def _has_canary(lab: _Lab) -> bool:
 def _canary(lab: _Lab) -> Part:
     """The chat model's earlier checkpoint, served beside it on demand and in just the same way."""
     folder = str((lab.settings.data_dir / CANARY).resolve())
-    config = check_model_folder(Path(folder), do=f"restore data/{CANARY} with git")
+    config = check_model_folder(Path(folder), fix=f"restore data/{CANARY} with git")
     server = vllm_args.VllmServer(
         folder,
         CANARY,
@@ -233,7 +256,7 @@ def _canary(lab: _Lab) -> Part:
 def _embeddings(lab: _Lab) -> Part:
     """It waits for the agent path: on two cores each start-up beside it would delay the first answer."""
     model = lab.tools.embedding_model_dir
-    check_model_folder(Path(model), do="run `make setup`")
+    check_model_folder(Path(model), fix="run `make setup`")
     port, name = lab.ports["vllm_embed"], vllm_args.EMBED_MODEL
     server = vllm_args.VllmServer(model, name, port, lab.url["otlp"], lab.tools.vllm_build)
     return Part(
@@ -286,11 +309,20 @@ def _llama_stack(lab: _Lab) -> list[Part]:
             "HF_HUB_OFFLINE": "1",
         },
         port=lab.ports["llama_stack"],
-        ready=Probe("models", {"url": url, "model": llama_stack_config.model_id(lab.settings.model_name)}),
+        ready=Probe(
+            "models", {"url": url, "model": llama_stack_config.model_id(lab.settings.model_name)}
+        ),
         endpoints={"llama_stack": url},
     )
     documents = (lab.settings.data_dir / "world" / "documents").resolve()
-    arguments = ("--llama-stack", url, "--documents", str(documents), "--result", str(lab.file("documents.json")))
+    arguments = (
+        "--llama-stack",
+        url,
+        "--documents",
+        str(documents),
+        "--result",
+        str(lab.file("documents.json")),
+    )
     ingest = Part(
         name="documents",
         what="the help desk's documents, put into Llama Stack's vector store",

@@ -26,7 +26,9 @@ WISHED = {
 def is_free(port: int) -> bool:
     """Whether a server could listen on 127.0.0.1:`port` now."""
     with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
+        s.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: TIME_WAIT is no obstacle
         try:
             s.bind((HOST, port))
         except OSError:
@@ -43,18 +45,20 @@ def choose(fixed: dict[str, int] | None = None) -> dict[str, int]:
     if unknown := set(fixed) - set(WISHED):
         raise SettingsError(
             f"there is no port named {', '.join(sorted(unknown))}",
-            had=f"ports = {fixed}",
-            do=f"use the names {', '.join(WISHED)}",
+            got=f"ports = {fixed}",
+            fix=f"use the names {', '.join(WISHED)}",
         )
     for name, port in fixed.items():
         if not is_free(port):
             raise SettingsError(
                 f"port {port}, fixed for {name}, is taken by another program",
-                had=f"ports = {fixed}",
-                do=f"stop that program, choose another port, or leave {name} out of LAB_PORTS",
+                got=f"ports = {fixed}",
+                fix=f"stop that program, choose another port, or leave {name} out of LAB_PORTS",
             )
     chosen = dict(fixed)
-    with contextlib.ExitStack() as held:  # keep each until all are chosen, so that none is chosen twice
+    with (
+        contextlib.ExitStack() as held
+    ):  # keep each until all are chosen, so that none is chosen twice
         for name, wish in WISHED.items():
             if name not in chosen:
                 chosen[name] = _reserve(held, wish, set(chosen.values()))
@@ -69,4 +73,6 @@ def _reserve(held: contextlib.ExitStack, wish: int, taken: set[int]) -> int:
             s.bind((HOST, port))
             if (got := s.getsockname()[1]) not in taken:
                 return got
-    raise SettingsError("this machine has no free port on 127.0.0.1", do="close programs that hold ports")
+    raise SettingsError(
+        "this machine has no free port on 127.0.0.1", fix="close programs that hold ports"
+    )

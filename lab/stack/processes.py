@@ -86,12 +86,20 @@ def leftovers(state_dir: Path, recorded: Iterable[tuple[int, float]] = (), part:
     wanted = {MARK: str(state_dir.resolve())} | ({PART_MARK: part} if part else {})
     for p in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if p.pid != os.getpid() and p.pid not in found and wanted.items() <= p.environ().items():
+            if (
+                p.pid != os.getpid()
+                and p.pid not in found
+                and wanted.items() <= p.environ().items()
+            ):
                 found[p.pid] = p
     return list(found.values())
 
 
 def part_env(state_dir: Path, part: str, extra: dict[str, str]) -> dict[str, str]:
     """Environment of a part: this process's, the marks, and `extra`; bytecode is written so that imports are fast."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")}
+    env = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
+    }
     return env | {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part} | extra

@@ -11,7 +11,12 @@ import yaml
 from lab.stack.ports import HOST
 
 SCRAPE_INTERVAL = "2s"  # runs last a minute or less here; at 1 s the scraping alone took a tenth of two small cores
-_FROM_ENDPOINT = {"vllm": "vllm", "vllm-embed": "vllm_embed", "lab-tools": "mcp", "tracestore": "tempo"}
+_FROM_ENDPOINT = {
+    "vllm": "vllm",
+    "vllm-embed": "vllm_embed",
+    "lab-tools": "mcp",
+    "tracestore": "tempo",
+}
 
 
 def targets(ports: dict[str, int], url: dict[str, str], external: dict[str, str]) -> dict[str, str]:
@@ -31,16 +36,23 @@ def essential_jobs(external: dict[str, str]) -> list[str]:
     return [job for job, endpoint in jobs.items() if endpoint not in external]
 
 
-def render(targets: dict[str, str], on_demand: Path | None = None, interval: str = SCRAPE_INTERVAL) -> str:
+def render(
+    targets: dict[str, str], on_demand: Path | None = None, interval: str = SCRAPE_INTERVAL
+) -> str:
     """prometheus.yml as text. `targets` is {job: host:port}; `on_demand` is a file of more, which Prometheus watches:
     parts that are off must not look like parts that are down."""
     jobs: list[dict[str, Any]] = [
-        {"job_name": job, "static_configs": [{"targets": [target]}]} for job, target in sorted(targets.items())
+        {"job_name": job, "static_configs": [{"targets": [target]}]}
+        for job, target in sorted(targets.items())
     ]
     if on_demand:
         jobs.append({"job_name": "on-demand", "file_sd_configs": [{"files": [str(on_demand)]}]})
     document = {
-        "global": {"scrape_interval": interval, "scrape_timeout": interval, "evaluation_interval": interval},
+        "global": {
+            "scrape_interval": interval,
+            "scrape_timeout": interval,
+            "evaluation_interval": interval,
+        },
         "scrape_configs": jobs,
     }
     return yaml.safe_dump(document, sort_keys=False)

@@ -28,8 +28,12 @@ def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
     """
     paths = sorted(documents.glob("*.md"))
     if not paths:
-        raise WorldError(f"there are no documents in {documents}", do="restore data/world/documents with git")
-    digest = hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in paths)).hexdigest()[:16]
+        raise WorldError(
+            f"there are no documents in {documents}", fix="restore data/world/documents with git"
+        )
+    digest = hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in paths)).hexdigest()[
+        :16
+    ]
     from llama_stack_client import LlamaStackClient
 
     client = LlamaStackClient(base_url=llama_stack_url, timeout=60)
@@ -37,7 +41,9 @@ def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
         if store.name == STORE_NAME:
             if store.metadata.get("digest") == digest and store.file_counts.completed == len(paths):
                 return {"vector_store_id": store.id, "files": len(paths), "digest": digest}
-            client.vector_stores.delete(vector_store_id=store.id)  # of other documents, or never finished
+            client.vector_stores.delete(
+                vector_store_id=store.id
+            )  # of other documents, or never finished
     store = client.vector_stores.create(
         name=STORE_NAME,
         metadata={"digest": digest},
@@ -52,30 +58,46 @@ def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
 
 
 def _index(client: Any, store_id: str, path: Path) -> None:
-    text = path.read_bytes().rstrip()  # a chunk is quoted as it is, and the model was trained without the last line end
+    text = (
+        path.read_bytes().rstrip()
+    )  # a chunk is quoted as it is, and the model was trained without the last line end
     uploaded = client.files.create(file=(path.name, text, "text/markdown"), purpose="assistants")
     chunking = {
         "type": "static",
-        "static": {"max_chunk_size_tokens": CHUNK_TOKENS, "chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS},
+        "static": {
+            "max_chunk_size_tokens": CHUNK_TOKENS,
+            "chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
+        },
     }
     added = client.vector_stores.files.create(
-        vector_store_id=store_id, file_id=uploaded.id, attributes={"document": path.stem}, chunking_strategy=chunking
+        vector_store_id=store_id,
+        file_id=uploaded.id,
+        attributes={"document": path.stem},
+        chunking_strategy=chunking,
     )
     limit = time.monotonic() + INDEX_LIMIT_S
     while added.status == "in_progress" and time.monotonic() < limit:
         time.sleep(0.2)
         added = client.vector_stores.files.retrieve(vector_store_id=store_id, file_id=uploaded.id)
     if added.status != "completed":
-        had = f"status {added.status}, {added.last_error}"
-        raise StackError(f"{path.name} was not indexed", had=had, do="read the logs of llama-stack and of vllm-embed")
+        got = f"status {added.status}, {added.last_error}"
+        raise StackError(
+            f"{path.name} was not indexed",
+            got=got,
+            fix="read the logs of llama-stack and of vllm-embed",
+        )
 
 
 def main() -> int:
     """Ingest, write the result as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m lab.stack.rag", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.stack.rag", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--llama-stack", required=True, help="base URL of Llama Stack")
     parser.add_argument("--documents", type=Path, required=True, help="folder with *.md")
-    parser.add_argument("--result", type=Path, required=True, help="file for the store's id, as JSON")
+    parser.add_argument(
+        "--result", type=Path, required=True, help="file for the store's id, as JSON"
+    )
     args = parser.parse_args()
     try:
         result = ingest(args.llama_stack, args.documents)

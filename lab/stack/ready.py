@@ -22,7 +22,12 @@ async def http(client: httpx.AsyncClient, url: str) -> None:
 
 async def chat(client: httpx.AsyncClient, url: str, model: str) -> None:
     """vLLM generates a token."""
-    body = {"model": model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1, "temperature": 0}
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "hello"}],
+        "max_tokens": 1,
+        "temperature": 0,
+    }
     answer = await _post(client, f"{url}/v1/chat/completions", body)
     if answer["usage"]["completion_tokens"] != 1:
         raise NotReady(f"a chat completion answered {answer}")
@@ -47,7 +52,11 @@ async def mcp(client: httpx.AsyncClient, url: str) -> None:
 
     Three JSON-RPC messages by hand: the mcp package would cost the supervisor a second of CPU just when all start.
     """
-    params = {"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "lab", "version": "0"}}
+    params = {
+        "protocolVersion": "2025-03-26",
+        "capabilities": {},
+        "clientInfo": {"name": "lab", "version": "0"},
+    }
     headers = {"accept": "application/json, text/event-stream"}
     first = await _rpc(client, url, headers, {"id": 1, "method": "initialize", "params": params})
     if session := first.headers.get("mcp-session-id"):
@@ -81,17 +90,23 @@ async def _get(client: httpx.AsyncClient, url: str, **params: str) -> httpx.Resp
     return response
 
 
-async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any], **headers: str) -> dict[str, Any]:
+async def _post(
+    client: httpx.AsyncClient, url: str, body: dict[str, Any], **headers: str
+) -> dict[str, Any]:
     response = await client.post(url, json=body, headers=headers)
     if not response.is_success:
         raise NotReady(f"POST {url} answered {response.status_code} {response.text[:200]}")
     return response.json()
 
 
-async def _rpc(client: httpx.AsyncClient, url: str, headers: dict[str, str], message: dict[str, Any]) -> httpx.Response:
+async def _rpc(
+    client: httpx.AsyncClient, url: str, headers: dict[str, str], message: dict[str, Any]
+) -> httpx.Response:
     response = await client.post(url, json={"jsonrpc": "2.0", **message}, headers=headers)
     if not response.is_success:
-        raise NotReady(f"MCP {message['method']} answered {response.status_code} {response.text[:200]}")
+        raise NotReady(
+            f"MCP {message['method']} answered {response.status_code} {response.text[:200]}"
+        )
     return response
 
 

@@ -17,7 +17,12 @@ from pathlib import Path
 
 from lab.errors import LabError, StackError
 
-SAMPLES, SERIES, TRACES, ABOUT = "samples.parquet", "series.parquet", "traces.parquet", "recording.json"
+SAMPLES, SERIES, TRACES, ABOUT = (
+    "samples.parquet",
+    "series.parquet",
+    "traces.parquet",
+    "recording.json",
+)
 _NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 BATCH_TRACES = 100
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -30,13 +35,15 @@ def check_recording(folder: Path) -> dict:
     except (OSError, ValueError) as e:
         raise StackError(
             f"there is no recording in {folder}",
-            had=str(e),
-            do="choose one with LAB_RECORDING (folders of data/recorded), or make it with `lab record NAME`",
+            got=str(e),
+            fix="choose one with LAB_RECORDING (folders of data/recorded), or make it with `lab record NAME`",
         ) from e
     missing = [name for name in (SAMPLES, SERIES, TRACES) if not (folder / name).is_file()]
     if missing:
         raise StackError(
-            f"the recording {folder} is not whole", had=f"no {', '.join(missing)}", do="restore it with git"
+            f"the recording {folder} is not whole",
+            got=f"no {', '.join(missing)}",
+            fix="restore it with git",
         )
     return about
 
@@ -54,11 +61,21 @@ def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
     with text.open("w") as out:
         count = sum(out.write(line) > 0 for line in _openmetrics(folder))
         out.write("# EOF\n")
-    command = [promtool, "tsdb", "create-blocks-from", "openmetrics", "--max-block-duration=24h", str(text), str(draft)]
+    command = [
+        promtool,
+        "tsdb",
+        "create-blocks-from",
+        "openmetrics",
+        "--max-block-duration=24h",
+        str(text),
+        str(draft),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        had = (done.stderr or done.stdout).strip()[-600:]
-        raise StackError("promtool does not take the recorded samples", had=had, do="record the run again")
+        got = (done.stderr or done.stdout).strip()[-600:]
+        raise StackError(
+            "promtool does not take the recorded samples", got=got, fix="record the run again"
+        )
     text.unlink()
     draft.rename(target)
     return count
@@ -69,7 +86,10 @@ def _openmetrics(folder: Path) -> Iterator[str]:
     import pyarrow.parquet as pq  # here: the supervisor imports this module, and has no use for it
 
     series = pq.read_table(folder / SERIES).to_pydict()
-    text_of = {n: _selector(json.loads(labels)) for n, labels in zip(series["series"], series["labels"], strict=True)}
+    text_of = {
+        n: _selector(json.loads(labels))
+        for n, labels in zip(series["series"], series["labels"], strict=True)
+    }
     table = pq.read_table(folder / SAMPLES)
     columns = (table.column(name).to_pylist() for name in ("series", "time_ms", "value"))
     for number, time_ms, value in zip(*columns, strict=True):
@@ -78,7 +98,9 @@ def _openmetrics(folder: Path) -> Iterator[str]:
 
 
 def _selector(labels: dict[str, str]) -> str:
-    inside = ",".join(f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items() if k != "__name__")
+    inside = ",".join(
+        f'{k}="{v.translate(_ESCAPES)}"' for k, v in labels.items() if k != "__name__"
+    )
     return f"{labels['__name__']}{{{inside}}}"
 
 
@@ -96,12 +118,20 @@ def fill_tracestore(folder: Path, otlp_url: str) -> int:
     headers = {"Content-Type": "application/x-protobuf"}
     for first in range(0, len(documents), BATCH_TRACES):
         batch = TracesData()
-        for document in documents[first : first + BATCH_TRACES]:  # Tempo's JSON is protobuf's: ids are base64
-            batch.MergeFrom(json_format.Parse(document.replace('"batches"', '"resourceSpans"', 1), TracesData()))
+        for document in documents[
+            first : first + BATCH_TRACES
+        ]:  # Tempo's JSON is protobuf's: ids are base64
+            batch.MergeFrom(
+                json_format.Parse(document.replace('"batches"', '"resourceSpans"', 1), TracesData())
+            )
         try:
-            httpx.post(f"{otlp_url}/v1/traces", content=batch.SerializeToString(), headers=headers).raise_for_status()
+            httpx.post(
+                f"{otlp_url}/v1/traces", content=batch.SerializeToString(), headers=headers
+            ).raise_for_status()
         except httpx.HTTPError as e:
-            raise StackError("the trace store did not take the recorded traces", had=str(e), do="see its log") from e
+            raise StackError(
+                "the trace store did not take the recorded traces", got=str(e), fix="see its log"
+            ) from e
     return len(documents)
 
 
@@ -110,13 +140,18 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m lab.stack.replay")
     parser.add_argument("what", choices=["metrics", "traces"])
     parser.add_argument("--recording", type=Path, required=True)
-    parser.add_argument("--target", required=True, help="Prometheus' data folder, or the OTLP receiver's URL")
+    parser.add_argument(
+        "--target", required=True, help="Prometheus' data folder, or the OTLP receiver's URL"
+    )
     parser.add_argument("--promtool", default="promtool")
     args = parser.parse_args(argv)
     try:
         check_recording(args.recording)
         if args.what == "metrics":
-            print(f"{fill_prometheus(args.recording, Path(args.target), args.promtool)} samples", flush=True)
+            print(
+                f"{fill_prometheus(args.recording, Path(args.target), args.promtool)} samples",
+                flush=True,
+            )
         else:
             print(f"{fill_tracestore(args.recording, args.target)} traces", flush=True)
     except LabError as e:

@@ -14,11 +14,16 @@ NEEDS = ("python_lab", "prometheus", "promtool")  # of the toolbox
 _ENV = {"PYTHONPATH": str(REPO)}
 
 
-def parts(settings: Settings, tools: Toolbox, ports: dict[str, int], config: Path) -> tuple[Part, ...]:
+def parts(
+    settings: Settings, tools: Toolbox, ports: dict[str, int], config: Path
+) -> tuple[Part, ...]:
     """The parts; `config` is Prometheus' configuration file. Raises StackError where there is no such recording."""
     folder = settings.recording_dir.resolve()
     about = check_recording(folder)
-    state, what = settings.state_dir.resolve(), f"the recording {folder.name} of {about['recorded_at']}"
+    state, what = (
+        settings.state_dir.resolve(),
+        f"the recording {folder.name} of {about['recorded_at']}",
+    )
     url = {name: f"http://{HOST}:{ports[name]}" for name in ("tempo", "otlp", "prometheus")}
     replay = (tools.python_lab, "-m", "lab.stack.replay")
     metrics = Part(
@@ -46,7 +51,14 @@ def parts(settings: Settings, tools: Toolbox, ports: dict[str, int], config: Pat
         ready=Probe("http", {"url": f"{url['prometheus']}/-/ready"}),
         endpoints={"prometheus": url["prometheus"]},
     )
-    own = ("--port", str(ports["tempo"]), "--otlp-port", str(ports["otlp"]), "--data", str(state / "traces"))
+    own = (
+        "--port",
+        str(ports["tempo"]),
+        "--otlp-port",
+        str(ports["otlp"]),
+        "--data",
+        str(state / "traces"),
+    )
     tracestore = Part(
         name="tracestore",
         what=f"trace store: answers from {what}",

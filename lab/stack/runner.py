@@ -62,7 +62,11 @@ class Zygote:
         if not self._control:
             raise ConnectionError("vllm-base is not there")
         waiting = self._pids[name] = asyncio.get_running_loop().create_future()
-        socket.send_fds(self._control, [json.dumps({"start": name, "argv": argv, "env": env}).encode()], [log_fd])
+        socket.send_fds(
+            self._control,
+            [json.dumps({"start": name, "argv": argv, "env": env}).encode()],
+            [log_fd],
+        )
         return await waiting
 
     async def exit_code(self, pid: int) -> int:
@@ -103,7 +107,11 @@ class Runner:
         self.part, self.state_dir = part, state_dir
         self._runners, self._changed, self._zygote = runners, changed, zygote
         self.log_path = state_dir / "logs" / f"{part.name}.log"
-        self.state, self.error, self.waits_for = state.OFF if part.on_demand else state.WAITING, "", ""
+        self.state, self.error, self.waits_for = (
+            state.OFF if part.on_demand else state.WAITING,
+            "",
+            "",
+        )
         self.pid: int | None = None
         self.create_time: float | None = None
         self.started_at: float | None = None
@@ -151,7 +159,9 @@ class Runner:
         """The part's processes. Servers forked from vllm-base are parts of their own, not below it."""
         if self.pid is None:
             return []
-        below = {p.pid for forked in self._forked() if forked.pid for p in processes.tree(forked.pid)}
+        below = {
+            p.pid for forked in self._forked() if forked.pid for p in processes.tree(forked.pid)
+        }
         return [p for p in processes.tree(self.pid) if p.pid not in below]
 
     def _forked(self) -> list[Runner]:
@@ -209,7 +219,9 @@ class Runner:
         await self._connect_log(read_fd)
         try:
             if self.part.base:
-                self.pid = await self._zygote.fork(self.part.name, self.part.argv, self.part.env, write_fd)
+                self.pid = await self._zygote.fork(
+                    self.part.name, self.part.argv, self.part.env, write_fd
+                )
                 code = asyncio.create_task(self._zygote.exit_code(self.pid))
             else:
                 process = await self._spawn(write_fd)
@@ -239,7 +251,9 @@ class Runner:
                 env=processes.part_env(self.state_dir, self.part.name, self.part.env),
                 pass_fds=fds,
                 # Sound here: this process has one thread.
-                preexec_fn=partial(processes.die_with_parent, os.getpid()) if sys.platform == "linux" else None,
+                preexec_fn=partial(processes.die_with_parent, os.getpid())
+                if sys.platform == "linux"
+                else None,
             )
         finally:
             if theirs:
@@ -253,7 +267,9 @@ class Runner:
                 if not sink.closed:
                     sink.feed(data)
 
-        await asyncio.get_running_loop().connect_read_pipe(Protocol, os.fdopen(read_fd, "rb", buffering=0))
+        await asyncio.get_running_loop().connect_read_pipe(
+            Protocol, os.fdopen(read_fd, "rb", buffering=0)
+        )
 
     async def _wait_until_ready(self) -> None:
         """Until it answers. Raises NotReady if it ends first, TimeoutError with the last reason if it is late."""
@@ -278,7 +294,9 @@ class Runner:
     async def _ask(self, client: httpx.AsyncClient, kind: str) -> str:
         """Why it is not ready; empty if it is."""
         asked = asyncio.create_task(ready.PROBES[kind](client, **self.part.ready.target))
-        asked.add_done_callback(lambda task: task.cancelled() or task.exception())  # what is not looked at below
+        asked.add_done_callback(
+            lambda task: task.cancelled() or task.exception()
+        )  # what is not looked at below
         try:
             await asyncio.wait({asked, self._exit}, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
@@ -329,7 +347,13 @@ class Runner:
 
     def _set(self, new: str, *, error: str = "", waits_for: str = "") -> None:
         if new != self.state:
-            log.log(logging.ERROR if error else logging.INFO, "%s is %s", self.part.name, new, extra={"error": error})
+            log.log(
+                logging.ERROR if error else logging.INFO,
+                "%s is %s",
+                self.part.name,
+                new,
+                extra={"error": error},
+            )
         self.state, self.error, self.waits_for = new, error, waits_for
         self._changed()
 

@@ -86,8 +86,8 @@ def prepare(state_dir: Path) -> None:
     except OSError as e:
         raise SettingsError(
             f"the state folder {state_dir} cannot be written",
-            had=str(e),
-            do="set LAB_STATE_DIR to a folder that you may write, or free some disk",
+            got=str(e),
+            fix="set LAB_STATE_DIR to a folder that you may write, or free some disk",
         ) from e
 
 
@@ -120,7 +120,9 @@ def read(state_dir: Path) -> StackState | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as e:
-        raise StackError(f"{path} cannot be read", had=repr(e), do=f"remove {path}, then run `lab up`") from e
+        raise StackError(
+            f"{path} cannot be read", got=repr(e), fix=f"remove {path}, then run `lab up`"
+        ) from e
 
 
 def wanted(state_dir: Path) -> set[str]:

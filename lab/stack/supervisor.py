@@ -32,7 +32,9 @@ log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
 COUNT_S = 10.0
 LOCK_FILE = Path("run") / "supervisor.lock"
-TARGETS_FILE = Path("run") / "on-demand-targets.json"  # Prometheus watches it: what is off is not down
+TARGETS_FILE = (
+    Path("run") / "on-demand-targets.json"
+)  # Prometheus watches it: what is off is not down
 LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
 
 
@@ -44,7 +46,9 @@ class Supervisor:
         self.zygote = Zygote()
         self.runners: dict[str, Runner] = {}
         for part in plan.parts:
-            self.runners[part.name] = Runner(part, state_dir, self.runners, self.publish, self.zygote)
+            self.runners[part.name] = Runner(
+                part, state_dir, self.runners, self.publish, self.zygote
+            )
         self.started_at = time.time()
         self.phase = "starting"
         self.repairs = 0
@@ -109,7 +113,9 @@ class Supervisor:
                 await r.switch_off()
         due = [r for r in self.runners.values() if r not in off]
         broken = [r for r in due if r.is_broken() or r.state == state.OFF]
-        broken += [r for r in due if r.part.base in {b.part.name for b in broken} and r not in broken]
+        broken += [
+            r for r in due if r.part.base in {b.part.name for b in broken} and r not in broken
+        ]
         self.phase = "starting"
         for r in broken:
             await r.stop()
@@ -166,7 +172,9 @@ class Supervisor:
 
     def _show_prometheus(self) -> None:
         """Have the parts on demand scraped while they run, each as a job of its own name."""
-        ready = [r.part for r in self.runners.values() if r.part.on_demand and r.state == state.READY]
+        ready = [
+            r.part for r in self.runners.values() if r.part.on_demand and r.state == state.READY
+        ]
         targets = [{"targets": [f"{HOST}:{p.port}"], "labels": {"job": p.name}} for p in ready]
         if targets != self._scraped:
             state.write_json(self.state_dir / TARGETS_FILE, targets)
@@ -176,7 +184,9 @@ class Supervisor:
         runner = self.runners.get("documents")
         if not runner or runner.state != state.DONE:
             return ""
-        return json.loads((self.state_dir / "run" / "documents.json").read_text())["vector_store_id"]
+        return json.loads((self.state_dir / "run" / "documents.json").read_text())[
+            "vector_store_id"
+        ]
 
 
 def take_lock(state_dir: Path) -> int | None:

@@ -48,19 +48,23 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
         "python_vllm": known.get("python_vllm", ""),
         "prometheus": known.get("prometheus") or shutil.which("prometheus") or "",
         "promtool": known.get("promtool") or shutil.which("promtool") or "",
-        "node_exporter": known.get("node_exporter") or shutil.which("prometheus-node-exporter") or "",
+        "node_exporter": known.get("node_exporter")
+        or shutil.which("prometheus-node-exporter")
+        or "",
         "embedding_model_dir": known.get("embedding_model_dir", ""),
         "tiktoken_cache_dir": known.get("tiktoken_cache_dir", ""),
         "vllm_build": known.get("vllm_build") or "cpu",
     }
     optional = ("promtool", "vllm_build")
-    wanted = needs if needs is not None else [f.name for f in fields(Toolbox) if f.name not in optional]
+    wanted = (
+        needs if needs is not None else [f.name for f in fields(Toolbox) if f.name not in optional]
+    )
     missing = [name for name in wanted if not Path(found[name] or "?").exists()]
     if missing:
         raise SetupError(
             f"the stack lacks {', '.join(missing)}",
-            had=f"{path} {'says ' + json.dumps({m: found[m] for m in missing}) if known else 'does not exist'}",
-            do="run `make setup`",
+            got=f"{path} {'says ' + json.dumps({m: found[m] for m in missing}) if known else 'does not exist'}",
+            fix="run `make setup`",
         )
     return Toolbox(**found)
 
@@ -71,4 +75,6 @@ def _read(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
-        raise SetupError(f"{path} cannot be read", had=str(e), do="run `make setup` to write it anew") from e
+        raise SetupError(
+            f"{path} cannot be read", got=str(e), fix="run `make setup` to write it anew"
+        ) from e

@@ -36,8 +36,14 @@ class AccessLog:
         try:
             await self.app(scope, receive, watch)
         finally:
-            fields = {"status": status, "duration_s": round(time.perf_counter() - started, 4), **trace_field(scope)}
-            log.info("%s %s %s", scope["method"], scope["path"], status or "no answer", extra=fields)
+            fields = {
+                "status": status,
+                "duration_s": round(time.perf_counter() - started, 4),
+                **trace_field(scope),
+            }
+            log.info(
+                "%s %s %s", scope["method"], scope["path"], status or "no answer", extra=fields
+            )
 
 
 def trace_field(scope: dict) -> dict[str, str]:

@@ -113,11 +113,15 @@ def cpu_dtype(cpuinfo: str | None = None, machine: str | None = None) -> str:
             cpuinfo = Path("/proc/cpuinfo").read_text()
         except OSError:
             return "auto"
-    flags = set(next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split())
+    flags = set(
+        next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
+    )
     return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
-def base_env(build: str, cache_dir: Path, logging_config: Path, cores: int | None = None) -> dict[str, str]:
+def base_env(
+    build: str, cache_dir: Path, logging_config: Path, cores: int | None = None
+) -> dict[str, str]:
     """Environment of the process that imports vLLM and of the servers that it forks."""
     cores = cores or os.cpu_count() or 1
     env = {

@@ -3,7 +3,14 @@
 No pandas here: `lab.frames` turns answers into tables.
 """
 
-from lab.stores.answers import MetricAnswer, Provenance, SearchAnswer, Series, SpansAnswer, TraceSummary
+from lab.stores.answers import (
+    MetricAnswer,
+    Provenance,
+    SearchAnswer,
+    Series,
+    SpansAnswer,
+    TraceSummary,
+)
 from lab.stores.prometheus import Prometheus, Target
 from lab.stores.tempo import Tempo
 from lab.stores.waiting import Arrival

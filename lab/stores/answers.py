@@ -64,7 +64,9 @@ class MetricAnswer:
             return self
         why = self.diagnose() if self.diagnose else "the recorded answer is empty"
         raise NoData(
-            f"Prometheus has nothing for this query: {why}", query=self.provenance.query, had=str(self.provenance)
+            f"Prometheus has nothing for this query: {why}",
+            query=self.provenance.query,
+            got=str(self.provenance),
         )
 
     @property
@@ -119,8 +121,8 @@ class SearchAnswer:
             raise NoData(
                 "Tempo found no trace for this query in this window",
                 query=self.provenance.query,
-                had=str(self.provenance),
-                do="widen the window, loosen the query ({} finds everything), or wait: spans arrive with a delay",
+                got=str(self.provenance),
+                fix="widen the window, loosen the query ({} finds everything), or wait: spans arrive with a delay",
             )
         return self
 

@@ -27,10 +27,14 @@ def _message() -> Any:
     ]
     message = descriptor_pb2.DescriptorProto(name="TraceByIDResponse", field=fields)
     pool = descriptor_pool.DescriptorPool()
-    file = descriptor_pb2.FileDescriptorProto(name="lab/stores/byid.proto", package="lab.stores", syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="lab/stores/byid.proto", package="lab.stores", syntax="proto3"
+    )
     file.message_type.append(message)
     pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("lab.stores.TraceByIDResponse"))
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("lab.stores.TraceByIDResponse")
+    )
 
 
 _decode = msgspec.json.Decoder(_ById).decode

@@ -19,7 +19,9 @@ _NOT_METRICS = {
     "nan", "start", "end",
 }  # fmt: skip
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`')
-_LABEL_LISTS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\{[^}]*\}|\[[^\]]*\]")
+_LABEL_LISTS = re.compile(
+    r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\{[^}]*\}|\[[^\]]*\]"
+)
 _NAME = re.compile(r"(?<![\w:.])[a-zA-Z_:][\w:]*(?!\s*\(|[\w:])")
 
 
@@ -48,7 +50,9 @@ def _absent(prometheus: Prometheus, asked: Provenance) -> str:
     for name in metric_names_in(asked.query):
         if name not in known:
             hint = similar(name, known)
-            return f"the metric {name} is absent, no target exports it" + (f"; {hint}" if hint else "")
+            return f"the metric {name} is absent, no target exports it" + (
+                f"; {hint}" if hint else ""
+            )
     return ""
 
 
@@ -57,7 +61,11 @@ def _down(prometheus: Prometheus, asked: Provenance) -> str:
         f"{s.labels.get('job', '?')} ({s.labels.get('instance', '?')})"
         for s in prometheus.query("up == 0", at=asked.end)
     ]
-    return f"these targets were down (up == 0) at the end of the window: {', '.join(sorted(down))}" if down else ""
+    return (
+        f"these targets were down (up == 0) at the end of the window: {', '.join(sorted(down))}"
+        if down
+        else ""
+    )
 
 
 def _outside(asked: Provenance) -> str:

@@ -31,21 +31,37 @@ class Reply:
 class Asker:
     """Asks one server. `name` is for messages. A user and a password in the URL become an Authorization header."""
 
-    def __init__(self, name: str, url: str, timeout_s: float, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, name: str, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.url, own = _without_login(url.rstrip("/"))
         # Uncompressed: packing a large answer costs the server ten times what sending it costs on the same machine.
         self._headers = {"Accept-Encoding": "identity", **own, **(headers or {})}
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout_s, retries=False)
 
-    def get(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "", query: str = "") -> bytes:
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        accept: str = "",
+        query: str = "",
+    ) -> bytes:
         """The body. Raises StoreUnreachable (no answer, or a cut one) and QueryRejected (a refusal)."""
         answer = self.ask(path, params, accept=accept, query=query)
         if answer.status_code >= 400:
             raise self.refusal(answer.status_code, answer.content, query or path)
         return answer.content
 
-    def ask(self, path: str, params: Mapping[str, Any] | None = None, *, accept: str = "", query: str = "") -> Reply:
+    def ask(
+        self,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        *,
+        accept: str = "",
+        query: str = "",
+    ) -> Reply:
         """The answer with whatever status; redirects are not followed. Raises StoreUnreachable."""
         url = self.url + path + (f"?{urlencode(params)}" if params else "")
         headers = self._headers | ({"Accept": accept} if accept else {})
@@ -58,8 +74,8 @@ class Asker:
             raise StoreUnreachable(
                 f"{self.name} at {self.url} did not answer in time",
                 query=query,
-                had=f"{type(e).__name__} on {path}",
-                do="ask for less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S",
+                got=f"{type(e).__name__} on {path}",
+                fix="ask for less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S",
             ) from e
         except (HTTPError, ValueError) as e:
             raise self._unreachable(e, query) from e
@@ -68,8 +84,8 @@ class Asker:
         return StoreUnreachable(
             f"{self.name} at {self.url} cannot be reached",
             query=query,
-            had=f"{type(error).__name__}: {error}",
-            do="see `lab status`; if it is your own server, check the address",
+            got=f"{type(error).__name__}: {error}",
+            fix="see `lab status`; if it is your own server, check the address",
         )
 
     def refusal(self, status: int, body: bytes, query: str, words: str = "") -> QueryRejected:
@@ -78,8 +94,8 @@ class Asker:
         return QueryRejected(
             f"{self.name} refused the question (HTTP {status}): {said or 'without a word'}",
             query=query,
-            had=f"{query} sent to {self.url}",
-            do="correct the query" if status in (400, 422) else f"look at {self.name}'s log",
+            got=f"{query} sent to {self.url}",
+            fix="correct the query" if status in (400, 422) else f"look at {self.name}'s log",
         )
 
     def not_its_api(self, body: bytes, query: str, why: str) -> StoreUnreachable:
@@ -88,8 +104,8 @@ class Asker:
         return StoreUnreachable(
             f"what answers at {self.url} is not {self.name}, or its answer was cut",
             query=query,
-            had=f"{why}; it begins with {start!r}" if body else "an empty answer",
-            do=f"check the address: it must be the base URL of {self.name}, past any login page",
+            got=f"{why}; it begins with {start!r}" if body else "an empty answer",
+            fix=f"check the address: it must be the base URL of {self.name}, past any login page",
         )
 
     def close(self) -> None:

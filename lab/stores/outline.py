@@ -66,7 +66,10 @@ def missing_parents(answer: SpansAnswer) -> dict[str, str]:
     rooted = {trace_id for trace_id, _, parent in spans if not parent}
     lost = Counter(t for t, _, parent in spans if parent and (t, parent) not in there)
     problems = {t: f"{n} of its spans name a parent that is not there" for t, n in lost.items()}
-    return {t: problems.get(t, "") if t in rooted else "it has no root span" for t in {t for t, _, _ in spans}}
+    return {
+        t: problems.get(t, "") if t in rooted else "it has no root span"
+        for t in {t for t, _, _ in spans}
+    }
 
 
 def _from_arrow(stream: bytes) -> list[tuple[str, str, str]]:

@@ -21,7 +21,15 @@ from lab.stores import diagnosis
 from lab.stores.answers import MetricAnswer, Provenance
 from lab.stores.http import Asker
 from lab.stores.instants import Instant, epoch_s, utc, window_s
-from lab.stores.promjson import Answer, Envelope, decode_data, decode_envelope, joined, series_of, usual_answer
+from lab.stores.promjson import (
+    Answer,
+    Envelope,
+    decode_data,
+    decode_envelope,
+    joined,
+    series_of,
+    usual_answer,
+)
 
 if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect
@@ -30,7 +38,9 @@ MAX_POINTS = 11_000  # per series and query; more is refused by Prometheus
 PIECE_POINTS = 1_375  # a long range is asked for in pieces of so many, since a query keeps one core of the server busy
 PARALLEL = 3  # of the 20 that Prometheus works on at once by default
 POLL_S = 0.2
-_OF_WHOLE_RANGE = re.compile(r"@\s*(?:start|end)\s*\(")  # its value depends on the range that is asked for
+_OF_WHOLE_RANGE = re.compile(
+    r"@\s*(?:start|end)\s*\("
+)  # its value depends on the range that is asked for
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,18 @@ class Prometheus:
     """
 
     def __init__(
-        self, where: Settings | str, *, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        where: Settings | str,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         url = where if isinstance(where, str) else where.endpoint("prometheus")
         self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
-        self.headers = {**({} if isinstance(where, str) else where.store_headers), **(headers or {})}
+        self.headers = {
+            **({} if isinstance(where, str) else where.store_headers),
+            **(headers or {}),
+        }
         self._asker = Asker("Prometheus", url, self.timeout_s, self.headers)
 
     @property
@@ -67,9 +84,13 @@ class Prometheus:
     def query(self, promql: str, at: Instant | None = None) -> MetricAnswer:
         """The value of an expression at one instant (now, if none is given)."""
         instant = time.time() if at is None else epoch_s(at)
-        return self._ask("/api/v1/query", {"query": promql, "time": f"{instant:.3f}"}, promql, instant, instant)
+        return self._ask(
+            "/api/v1/query", {"query": promql, "time": f"{instant:.3f}"}, promql, instant, instant
+        )
 
-    def range(self, promql: str, start: Instant, end: Instant, step: float | None = None) -> MetricAnswer:
+    def range(
+        self, promql: str, start: Instant, end: Instant, step: float | None = None
+    ) -> MetricAnswer:
         """The values of an expression from start to end (both included), every `step` seconds.
 
         Without a step, one that gives about 500 points, at least 1 s. Beyond 1,375 points the range is asked for in
@@ -81,7 +102,9 @@ class Prometheus:
         step_s = _step(max(1.0, math.ceil((last - first) / 500)) if step is None else step, promql)
         return joined(list(self._pieces(promql, first, last, step_s)), first, last, step_s)
 
-    def stream(self, promql: str, start: Instant, end: Instant, step: float) -> Iterator[MetricAnswer]:
+    def stream(
+        self, promql: str, start: Instant, end: Instant, step: float
+    ) -> Iterator[MetricAnswer]:
         """A long range as its parts, in order of time, each as it comes, while the server works on the next ones.
 
         `lab.frames.series_frame` takes them and lets each go, so that the whole answer is never in memory. Raises
@@ -95,18 +118,30 @@ class Prometheus:
         if not found:
             answer.require()
 
-    def _pieces(self, promql: str, first: float, last: float, step_s: float) -> Iterator[MetricAnswer]:
+    def _pieces(
+        self, promql: str, first: float, last: float, step_s: float
+    ) -> Iterator[MetricAnswer]:
         """The parts of a range, asked for a few at a time."""
         whole = _OF_WHOLE_RANGE.search(promql) is not None
         windows = pieces(first, last, step_s, MAX_POINTS if whole else PIECE_POINTS)
         if whole and len(windows) > 1:
-            had = f"{len(windows)} windows of {MAX_POINTS:,} points"
-            do = "ask for a coarser step, or for the parts of the window one by one"
-            raise StoreError("`@ start()` and `@ end()` cannot be asked for in pieces", query=promql, had=had, do=do)
+            got = f"{len(windows)} windows of {MAX_POINTS:,} points"
+            fix = "ask for a coarser step, or for the parts of the window one by one"
+            raise StoreError(
+                "`@ start()` and `@ end()` cannot be asked for in pieces",
+                query=promql,
+                got=got,
+                fix=fix,
+            )
 
         def ask(window: tuple[float, float]) -> MetricAnswer:
             a, b = window
-            params = {"query": promql, "start": f"{a:.3f}", "end": f"{b:.3f}", "step": f"{step_s:.3f}"}
+            params = {
+                "query": promql,
+                "start": f"{a:.3f}",
+                "end": f"{b:.3f}",
+                "step": f"{step_s:.3f}",
+            }
             answer = self._ask("/api/v1/query_range", params, promql, a, b)
             return replace(answer, provenance=replace(answer.provenance, step_s=step_s))
 
@@ -126,7 +161,9 @@ class Prometheus:
                 for waiting in asked:
                     waiting.cancel()
 
-    def samples(self, selector: str, start: Instant, end: Instant, *, lookback_s: float = 300.0) -> MetricAnswer:
+    def samples(
+        self, selector: str, start: Instant, end: Instant, *, lookback_s: float = 300.0
+    ) -> MetricAnswer:
         """The samples themselves, as scraped: all between start and end, and those of `lookback_s` before start.
 
         `selector` is a plain selector without a range (`vllm:prompt_tokens_total{job="vllm"}`). For exact increases
@@ -135,7 +172,9 @@ class Prometheus:
         first, last = window_s(start, end)
         reach_ms = math.ceil((last - first + lookback_s) * 1000) + 1
         promql = f"{selector}[{reach_ms}ms]"
-        answer = self._ask("/api/v1/query", {"query": promql, "time": f"{last:.3f}"}, promql, first, last)
+        answer = self._ask(
+            "/api/v1/query", {"query": promql, "time": f"{last:.3f}"}, promql, first, last
+        )
         return replace(answer, provenance=replace(answer.provenance, start=first, end=last))
 
     def metric_names(self) -> list[str]:
@@ -144,7 +183,9 @@ class Prometheus:
 
     def label_values(self, label: str, *, match: str = "") -> list[str]:
         """Every value of a label; with `match` (a selector) only of the series that it selects."""
-        body = self._asker.get(f"/api/v1/label/{label}/values", {"match[]": match} if match else None)
+        body = self._asker.get(
+            f"/api/v1/label/{label}/values", {"match[]": match} if match else None
+        )
         return self._decode(body, list[str], f"values of label {label}")
 
     def first_present(self, *names: str) -> str:
@@ -158,8 +199,8 @@ class Prometheus:
                 return name
         raise NoData(
             f"this Prometheus has none of the metrics {', '.join(names)}",
-            had=diagnosis.similar(names[0], known) or f"{len(known)} other metrics",
-            do="check that the part which exports it is scraped (`targets()`), and its version",
+            got=diagnosis.similar(names[0], known) or f"{len(known)} other metrics",
+            fix="check that the part which exports it is scraped (`targets()`), and its version",
         )
 
     def present(self, metric: str) -> str:
@@ -185,7 +226,9 @@ class Prometheus:
         ]
         return sorted(targets, key=lambda t: (t.job, t.instance))
 
-    def wait_for_scrape(self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0) -> float:
+    def wait_for_scrape(
+        self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
+    ) -> float:
         """Wait until every target (of these jobs) has been scraped later than `after`; how long that took, in seconds.
 
         After a run: only then do the counters hold all of it. Raises StoreError if a target is down or does not come.
@@ -199,11 +242,15 @@ class Prometheus:
             if not late and not missing:
                 return waited
             if waited > timeout_s:
-                names = [f"{t.job} ({t.error or 'last scrape ' + utc(t.last_scrape)})" for t in late]
+                names = [
+                    f"{t.job} ({t.error or 'last scrape ' + utc(t.last_scrape)})" for t in late
+                ]
                 raise StoreError(
                     f"no scrape after {utc(moment)} within {timeout_s:g} s",
-                    had=", ".join([*names, *(f"{job} (no such target)" for job in sorted(missing))]),
-                    do="see `lab status` for the part that is named, or wait longer",
+                    got=", ".join(
+                        [*names, *(f"{job} (no such target)" for job in sorted(missing))]
+                    ),
+                    fix="see `lab status` for the part that is named, or wait longer",
                 )
             time.sleep(POLL_S)
 
@@ -216,9 +263,13 @@ class Prometheus:
     def close(self) -> None:
         self._asker.close()
 
-    def _ask(self, path: str, params: dict[str, str], promql: str, start: float, end: float) -> MetricAnswer:
+    def _ask(
+        self, path: str, params: dict[str, str], promql: str, start: float, end: float
+    ) -> MetricAnswer:
         asked_at, begun = time.time(), time.monotonic()
-        response = self._asker.ask(path, {**params, "timeout": f"{self.timeout_s:g}s"}, query=promql)
+        response = self._asker.ask(
+            path, {**params, "timeout": f"{self.timeout_s:g}s"}, query=promql
+        )
         body = response.content
         answer = usual_answer(body) if response.status_code == 200 else None
         if answer is None:
@@ -244,7 +295,9 @@ class Prometheus:
                 raise self._asker.refusal(status, body, query) from e
             raise self._asker.not_its_api(body, query, str(e)) from e
         if status >= 400 or envelope.status != "success":
-            raise self._asker.refusal(status, body, query, f"{envelope.errorType}: {envelope.error}")
+            raise self._asker.refusal(
+                status, body, query, f"{envelope.errorType}: {envelope.error}"
+            )
         return envelope
 
     def _decode(self, body: bytes, kind: Any, query: str) -> Any:
@@ -257,15 +310,20 @@ class Prometheus:
 
 def _step(step: float, promql: str) -> float:
     if not float(step) >= 0.001:
-        raise StoreError("the step must be at least a millisecond", had=f"step {step!r}", query=promql)
+        raise StoreError(
+            "the step must be at least a millisecond", got=f"step {step!r}", query=promql
+        )
     return float(step)
 
 
-def pieces(start: float, end: float, step_s: float, size: int = MAX_POINTS) -> list[tuple[float, float]]:
+def pieces(
+    start: float, end: float, step_s: float, size: int = MAX_POINTS
+) -> list[tuple[float, float]]:
     """Windows of at most `size` points each, whose points together are those of the whole (no point twice)."""
     start_ms, step_ms = round(start * 1000), round(step_s * 1000)
     points = max(0, round(end * 1000) - start_ms) // step_ms + 1
     firsts = range(0, points, size)
     return [
-        ((start_ms + i * step_ms) / 1000, (start_ms + (min(i + size, points) - 1) * step_ms) / 1000) for i in firsts
+        ((start_ms + i * step_ms) / 1000, (start_ms + (min(i + size, points) - 1) * step_ms) / 1000)
+        for i in firsts
     ]

@@ -69,8 +69,8 @@ def series_of(data: Data | Matrix) -> tuple[Series, ...]:
         if r.histogram is not _ABSENT or r.histograms is not _ABSENT:
             raise StoreError(
                 "the answer holds native histograms",
-                had=str(r.metric),
-                do="ask for histogram_quantile(), histogram_sum() or histogram_count() of it, or for classic buckets",
+                got=str(r.metric),
+                fix="ask for histogram_quantile(), histogram_sum() or histogram_count() of it, or for classic buckets",
             )
         raw = r.values if r.values is not _ABSENT else msgspec.Raw(b"[" + bytes(r.value) + b"]")
         series.append(Series(r.metric, (raw,)))
@@ -92,6 +92,7 @@ def joined(answers: list[MetricAnswer], start: float, end: float, step_s: float)
     for one in (s for answer in answers for s in answer.series):
         by_labels.setdefault(frozenset(one.labels.items()), []).append(one)
     found = tuple(
-        Series(parts[0].labels, tuple(piece for part in parts for piece in part.pieces)) for parts in by_labels.values()
+        Series(parts[0].labels, tuple(piece for part in parts for piece in part.pieces))
+        for parts in by_labels.values()
     )
     return replace(first, series=found, provenance=provenance)

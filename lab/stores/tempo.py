@@ -58,19 +58,27 @@ class Tempo:
     """
 
     def __init__(
-        self, where: Settings | str, *, timeout_s: float | None = None, headers: Mapping[str, str] | None = None
+        self,
+        where: Settings | str,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         url = where if isinstance(where, str) else where.endpoint("tempo")
         self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
         own = {} if isinstance(where, str) else where.store_headers
         self._asker = Asker("Tempo", url, self.timeout_s, {**own, **(headers or {})})
-        self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; unknown until first asked
+        self._bulk: frozenset[str] | None = (
+            None  # columns of the bulk endpoint; unknown until first asked
+        )
 
     @property
     def url(self) -> str:
         return self._asker.url
 
-    def search(self, traceql: str, start: Instant, end: Instant, *, limit: int = 20) -> SearchAnswer:
+    def search(
+        self, traceql: str, start: Instant, end: Instant, *, limit: int = 20
+    ) -> SearchAnswer:
         """Traces with a span that matches, in the window. Which of more than `limit` come back is Tempo's choice."""
         first, last = window_s(start, end)
         asked_at, begun = time.time(), time.monotonic()
@@ -80,7 +88,9 @@ class Tempo:
             found = _decode_search(body).traces
         except msgspec.DecodeError as e:
             raise self._asker.not_its_api(body, traceql, str(e)) from e
-        provenance = self._provenance(traceql, first, last, asked_at, begun, received_bytes=len(body))
+        provenance = self._provenance(
+            traceql, first, last, asked_at, begun, received_bytes=len(body)
+        )
         return SearchAnswer(tuple(map(_summary, found)), len(found) >= limit, provenance)
 
     def trace(self, trace_id: str) -> SpansAnswer:
@@ -90,7 +100,7 @@ class Tempo:
             raise NoData(
                 f"Tempo does not know the trace {trace_id}",
                 query=trace_id,
-                do="wait, since spans arrive late (`wait_for_traces`), or check the id and the store's retention",
+                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the store's retention",
             )
         return answer
 
@@ -110,7 +120,13 @@ class Tempo:
         partial = tuple(i for i, (_, _, cut) in zip(ids, answers, strict=True) if cut)
         query = ids[0] if len(ids) == 1 else f"{len(ids)} traces by id"
         provenance = self._provenance(
-            query, asked_at, asked_at, asked_at, begun, requests=len(ids), received_bytes=sum(map(len, known))
+            query,
+            asked_at,
+            asked_at,
+            asked_at,
+            begun,
+            requests=len(ids),
+            received_bytes=sum(map(len, known)),
         )
         if given == {PROTOBUF}:
             return SpansAnswer(provenance, protobufs=known, partial=partial)
@@ -141,7 +157,9 @@ class Tempo:
         """Whether the server is the lab's own store, which streams many spans at once. Asks it the first time."""
         if self._bulk is None:
             response = self._asker.ask(BULK_PATH, {"q": "{}", "start": 1, "end": 2, "limit": 1})
-            self._bulk = _column_names(response.content) if response.status_code == 200 else frozenset()
+            self._bulk = (
+                _column_names(response.content) if response.status_code == 200 else frozenset()
+            )
         return bool(self._bulk)
 
     def wait_for_traces(
@@ -183,10 +201,14 @@ class Tempo:
         )  # fmt: skip
         return replace(answer, provenance=provenance, limited=found.limited)
 
-    def _stream(self, traceql: str, start: float, end: float, attributes: Sequence[str] | None) -> SpansAnswer:
+    def _stream(
+        self, traceql: str, start: float, end: float, attributes: Sequence[str] | None
+    ) -> SpansAnswer:
         """From the lab's own store: only the columns that are wanted, since JSON of all attributes costs most."""
         offered = self._bulk or frozenset()
-        wanted = offered - {"events", "resource"} if attributes is None else offered & set(attributes)
+        wanted = (
+            offered - {"events", "resource"} if attributes is None else offered & set(attributes)
+        )
         loose = {"attributes"} if attributes is None or set(attributes) - offered else set()
         params = {
             "q": traceql, **_whole_seconds(start, end), "whole_traces": "true", "limit": MAX_BULK_SPANS,
@@ -194,13 +216,18 @@ class Tempo:
         }  # fmt: skip
         asked_at, begun = time.time(), time.monotonic()
         body = self._asker.get(BULK_PATH, params, query=traceql)
-        return SpansAnswer(self._provenance(traceql, start, end, asked_at, begun, received_bytes=len(body)), arrow=body)
+        return SpansAnswer(
+            self._provenance(traceql, start, end, asked_at, begun, received_bytes=len(body)),
+            arrow=body,
+        )
 
     def _provenance(
         self, query: str, start: float, end: float, asked_at: float, begun: float, **more: Any
     ) -> Provenance:
         took_s = time.monotonic() - begun
-        return Provenance("Tempo", self.url, query, start, end, asked_at=asked_at, took_s=took_s, **more)
+        return Provenance(
+            "Tempo", self.url, query, start, end, asked_at=asked_at, took_s=took_s, **more
+        )
 
 
 def _whole_seconds(start: float, end: float) -> dict[str, int]:

@@ -44,8 +44,8 @@ class Arrival:
         raise IncompleteTraces(
             f"{len(self.incomplete)} of {len(self.complete) + len(self.incomplete)} traces are not complete after "
             f"{self.waited_s:.0f} s",
-            had=some,
-            do="wait longer, see the log of the part whose spans are missing, or go on without these traces and say so",
+            got=some,
+            fix="wait longer, see the log of the part whose spans are missing, or go on without these traces and say so",
         )
 
     def __str__(self) -> str:
@@ -81,7 +81,9 @@ def wait(
         found, now = find_problems(answer), span_counts(answer)
         for trace_id in pending:
             grown = now.get(trace_id, 0) != sizes[trace_id]
-            wrong[trace_id] = (found.get(trace_id) or (GROWING if grown else "")) if trace_id in now else NOTHING
+            wrong[trace_id] = (
+                (found.get(trace_id) or (GROWING if grown else "")) if trace_id in now else NOTHING
+            )
         sizes.update({i: now.get(i, 0) for i in pending})
         pending = [i for i in pending if wrong[i]]
         left_s, looks = timeout_s - (time.monotonic() - begun), looks + 1
@@ -91,4 +93,6 @@ def wait(
             time.sleep(max(0.0, min(POLL_S, left_s)))
     waited_s = time.monotonic() - begun
     late = set(pending)
-    return Arrival(tuple(i for i in wanted if i not in late), {i: wrong[i] for i in pending}, waited_s)
+    return Arrival(
+        tuple(i for i in wanted if i not in late), {i: wrong[i] for i in pending}, waited_s
+    )

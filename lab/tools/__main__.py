@@ -22,14 +22,26 @@ log = logging.getLogger("lab.tools")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lab.tools", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.tools", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent")
-    parser.add_argument("--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces")
-    parser.add_argument("--slow-s", type=float, default=1.5, help="seconds that the slow tool takes")
-    parser.add_argument("--failure-ratio", type=float, default=0.3, help="share of the flaky tool's calls that fail")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent"
+    )
+    parser.add_argument(
+        "--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces"
+    )
+    parser.add_argument(
+        "--slow-s", type=float, default=1.5, help="seconds that the slow tool takes"
+    )
+    parser.add_argument(
+        "--failure-ratio", type=float, default=0.3, help="share of the flaky tool's calls that fail"
+    )
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
+    )
     return parser.parse_args(argv)
 
 
@@ -53,7 +65,9 @@ def _socket(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as e:
         listening.close()
-        raise SetupError(f"the tool server cannot listen on {host}:{port}", had=str(e), do="give a free --port") from e
+        raise SetupError(
+            f"the tool server cannot listen on {host}:{port}", got=str(e), fix="give a free --port"
+        ) from e
     return listening
 
 
@@ -74,11 +88,18 @@ def main(argv: list[str] | None = None) -> int:
     provider = tracer_provider(args.otlp_endpoint or None)
     calls = Calls(database, faults, Metrics(), provider)
     config = uvicorn.Config(
-        make_app(calls, provider), log_config=None, access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+        make_app(calls, provider),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        lifespan="on",
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    log.info("serving tools", extra={"url": f"http://{args.host}:{listening.getsockname()[1]}/mcp", "db": str(args.db)})
+    log.info(
+        "serving tools",
+        extra={"url": f"http://{args.host}:{listening.getsockname()[1]}/mcp", "db": str(args.db)},
+    )
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:

@@ -39,7 +39,9 @@ def tool_definitions() -> list[Tool]:
             name=t.name,
             description=t.description,
             inputSchema=t.input_schema(),
-            annotations=ToolAnnotations(readOnlyHint=not t.writes, destructiveHint=False, openWorldHint=False),
+            annotations=ToolAnnotations(
+                readOnlyHint=not t.writes, destructiveHint=False, openWorldHint=False
+            ),
         )
         for t in catalogue.MCP_TOOLS
     ]
@@ -57,8 +59,12 @@ def mcp_server(calls: Calls) -> Server:
     @server.call_tool(validate_input=False)  # ours says it in words that the model knows
     async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
         _name_method(_request_context(server), "tools/call")
-        result = await calls.run(name, arguments, _caller_context(server), str(server.request_context.request_id))
-        return CallToolResult(content=[TextContent(type="text", text=result.text)], isError=result.failed)
+        result = await calls.run(
+            name, arguments, _caller_context(server), str(server.request_context.request_id)
+        )
+        return CallToolResult(
+            content=[TextContent(type="text", text=result.text)], isError=result.failed
+        )
 
     return server
 
@@ -109,7 +115,10 @@ def make_app(calls: Calls, provider: TracerProvider) -> ASGIApp:
         lifespan=lifespan,
     )
     return OpenTelemetryMiddleware(
-        app, excluded_urls="healthz,metrics,admin", tracer_provider=provider, exclude_spans=["receive", "send"]
+        app,
+        excluded_urls="healthz,metrics,admin",
+        tracer_provider=provider,
+        exclude_spans=["receive", "send"],
     )
 
 
@@ -125,7 +134,9 @@ class _Asgi:
 
 def _health(calls: Calls) -> Any:
     def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "nodes": calls.database.rows(), "tools": len(catalogue.MCP_TOOLS)})
+        return JSONResponse(
+            {"status": "ok", "nodes": calls.database.rows(), "tools": len(catalogue.MCP_TOOLS)}
+        )
 
     return health
 

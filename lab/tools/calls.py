@@ -40,21 +40,30 @@ class Result:
 class Calls:
     """Runs tool calls, many at a time; a slow one holds up no other."""
 
-    def __init__(self, database: Database, faults: Faults, metrics: Metrics, provider: TracerProvider) -> None:
+    def __init__(
+        self, database: Database, faults: Faults, metrics: Metrics, provider: TracerProvider
+    ) -> None:
         self.database, self.faults, self.metrics = database, faults, metrics
         self._tracer = provider.get_tracer("lab.tools")
 
-    async def run(self, tool: str, arguments: dict[str, Any], parent: Context | None, call_id: str = "") -> Result:
+    async def run(
+        self, tool: str, arguments: dict[str, Any], parent: Context | None, call_id: str = ""
+    ) -> Result:
         """Run one tool; `parent` is the context of the request that asked for it. Failures are results."""
         begun = time.perf_counter()
-        known = tool if tool in catalogue.BY_NAME else "unknown"  # a label must not grow with what a model invents
+        known = (
+            tool if tool in catalogue.BY_NAME else "unknown"
+        )  # a label must not grow with what a model invents
         attributes = {Attr.OPERATION: "execute_tool", Attr.TOOL_NAME: tool}
         if call_id:
             attributes["gen_ai.tool.call.id"] = call_id
         with (
             self.metrics.running.track_inprogress(),
             self._tracer.start_as_current_span(
-                f"{SpanName.EXECUTE_TOOL_PREFIX}{tool}", context=parent, kind=SpanKind.INTERNAL, attributes=attributes
+                f"{SpanName.EXECUTE_TOOL_PREFIX}{tool}",
+                context=parent,
+                kind=SpanKind.INTERNAL,
+                attributes=attributes,
             ) as span,
         ):
             result = await self._outcome(tool, arguments, span)
@@ -82,7 +91,12 @@ class Calls:
             # In a thread, since a writer may wait for another; with this context, so that its span is our child.
             context = contextvars.copy_context()
             work = asyncio.get_running_loop().run_in_executor(
-                self.database.executor, context.run, self._query, tool, arguments, set_span_in_context(span)
+                self.database.executor,
+                context.run,
+                self._query,
+                tool,
+                arguments,
+                set_span_in_context(span),
             )
             return Result(as_text(await work))
         except facts.ToolFailed as e:

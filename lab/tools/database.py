@@ -45,9 +45,11 @@ class Database:
                 db.execute("PRAGMA journal_mode = WAL")
             nodes = self.rows()
         except sqlite3.Error as e:
-            raise WorldError(f"{self.path} is not the help desk's database", had=str(e), do=again) from e
+            raise WorldError(
+                f"{self.path} is not the help desk's database", got=str(e), fix=again
+            ) from e
         if not nodes:
-            raise WorldError(f"{self.path} has no nodes", do=again)
+            raise WorldError(f"{self.path} has no nodes", fix=again)
 
     def _connection(self) -> sqlite3.Connection:
         connection = getattr(self._local, "connection", None)

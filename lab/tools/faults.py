@@ -24,7 +24,9 @@ class Fault:
 class Faults:
     """The fault of every tool. Draws are seeded: the same calls in the same order fail again."""
 
-    def __init__(self, *, slow_s: float, failure_ratio: float, seed: int = facts.WORLD_SEED) -> None:
+    def __init__(
+        self, *, slow_s: float, failure_ratio: float, seed: int = facts.WORLD_SEED
+    ) -> None:
         self._lock = threading.Lock()
         self._usual = {
             tool.name: Fault(slow_s if tool.slow else 0.0, failure_ratio if tool.flaky else 0.0)
@@ -42,11 +44,15 @@ class Faults:
             draw = self._draws[tool].random() if tool in self._draws else 1.0
             return fault.delay_s, draw < fault.error_ratio
 
-    def set(self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None) -> None:
+    def set(
+        self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None
+    ) -> None:
         """Change a tool's fault; what is None stays. Raises WorldError for an unknown tool or a value out of range."""
         with self._lock:
             if tool not in self._now:
-                raise WorldError(f"there is no tool {tool!r}", do=f"use one of {', '.join(self._now)}")
+                raise WorldError(
+                    f"there is no tool {tool!r}", fix=f"use one of {', '.join(self._now)}"
+                )
             old = self._now[tool]
             new = Fault(
                 old.delay_s if delay_s is None else delay_s,
@@ -67,7 +73,10 @@ class Faults:
 
 
 def _check(fault: Fault) -> None:
-    for name, value, top in (("delay_s", fault.delay_s, MAX_DELAY_S), ("error_ratio", fault.error_ratio, 1.0)):
+    for name, value, top in (
+        ("delay_s", fault.delay_s, MAX_DELAY_S),
+        ("error_ratio", fault.error_ratio, 1.0),
+    ):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
-            do = f"use a number from 0 to {top:g}"
-            raise WorldError(f"{name} of a fault is out of range", had=repr(value), do=do)
+            fix = f"use a number from 0 to {top:g}"
+            raise WorldError(f"{name} of a fault is out of range", got=repr(value), fix=fix)

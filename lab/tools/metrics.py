@@ -5,7 +5,25 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 # From a SQLite look-up (below a millisecond) to the slow tool with an injected delay.
-BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 30.0)
+BUCKETS_S = (
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    1.5,
+    2.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+)
 
 
 class Metrics:
@@ -15,7 +33,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.calls = Counter(
-            "lab_tool_calls", "Tool calls, by tool and outcome", ["tool", "outcome"], registry=self.registry
+            "lab_tool_calls",
+            "Tool calls, by tool and outcome",
+            ["tool", "outcome"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "lab_tool_duration_seconds",
@@ -24,4 +45,6 @@ class Metrics:
             buckets=BUCKETS_S,
             registry=self.registry,
         )
-        self.running = Gauge("lab_tool_calls_running", "Tool calls under way", registry=self.registry)
+        self.running = Gauge(
+            "lab_tool_calls_running", "Tool calls under way", registry=self.registry
+        )

@@ -20,23 +20,33 @@ from lab.schema import BAGGAGE, Attr, Service
 EXPORT_EVERY_MS = 500
 
 
-def tracer_provider(otlp_endpoint: str | None, exporter: SpanExporter | None = None) -> TracerProvider:
+def tracer_provider(
+    otlp_endpoint: str | None, exporter: SpanExporter | None = None
+) -> TracerProvider:
     """Spans with the request's baggage as attributes; sent to `otlp_endpoint` (a base URL) if there is one."""
-    provider = TracerProvider(resource=Resource.create({Attr.SERVICE: Service.TOOLS}), shutdown_on_exit=False)
+    provider = TracerProvider(
+        resource=Resource.create({Attr.SERVICE: Service.TOOLS}), shutdown_on_exit=False
+    )
     provider.add_span_processor(BaggageSpanProcessor(lambda key: key in BAGGAGE))
     if otlp_endpoint:
         exporter = OTLPSpanExporter(f"{otlp_endpoint.rstrip('/')}/v1/traces", timeout=5)
     if exporter is not None:
-        provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_EVERY_MS))
+        provider.add_span_processor(
+            BatchSpanProcessor(exporter, schedule_delay_millis=EXPORT_EVERY_MS)
+        )
     return provider
 
 
 class _Formatter(JsonFormatter):
     """`ts`, `level`, `logger`, `message`, what the caller passed as extra, and the ids of the current span."""
 
-    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
         super().add_fields(log_data, record, message_dict)
-        log_data["ts"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        log_data["ts"] = datetime.fromtimestamp(record.created, UTC).isoformat(
+            timespec="milliseconds"
+        )
         log_data["level"] = record.levelname.lower()
         log_data["logger"] = record.name
         for noise in ("color_message", "taskName"):
@@ -52,4 +62,6 @@ def log_json_lines(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("mcp").setLevel(logging.WARNING)  # a line for every request says less than ours
+    logging.getLogger("mcp").setLevel(
+        logging.WARNING
+    )  # a line for every request says less than ours

@@ -21,19 +21,41 @@ class _NoPandas:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the trace store until it is stopped; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="lab tracestore", description="The embedded Tempo: OTLP in, TraceQL out.")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the database and its log")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=3200, help="Tempo's HTTP API; 0 takes a free port")
-    parser.add_argument("--otlp-port", type=int, default=4318, help="OTLP/HTTP; 0 takes a free port")
-    parser.add_argument("--grpc-port", type=int, help="OTLP over gRPC as well (4317 is usual); needs grpcio")
-    parser.add_argument("--max-age-hours", type=float, help="forget spans older than this; default: keep all")
-    parser.add_argument("--max-gib", type=float, help="forget the oldest spans where the database is larger")
-    parser.add_argument("--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end")
-    parser.add_argument(
-        "--import", type=Path, metavar="FOLDER", dest="import_", help="add an export's traces, then end"
+    parser = argparse.ArgumentParser(
+        prog="lab tracestore", description="The embedded Tempo: OTLP in, TraceQL out."
     )
-    parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder of the database and its log"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument(
+        "--port", type=int, default=3200, help="Tempo's HTTP API; 0 takes a free port"
+    )
+    parser.add_argument(
+        "--otlp-port", type=int, default=4318, help="OTLP/HTTP; 0 takes a free port"
+    )
+    parser.add_argument(
+        "--grpc-port", type=int, help="OTLP over gRPC as well (4317 is usual); needs grpcio"
+    )
+    parser.add_argument(
+        "--max-age-hours", type=float, help="forget spans older than this; default: keep all"
+    )
+    parser.add_argument(
+        "--max-gib", type=float, help="forget the oldest spans where the database is larger"
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end"
+    )
+    parser.add_argument(
+        "--import",
+        type=Path,
+        metavar="FOLDER",
+        dest="import_",
+        help="add an export's traces, then end",
+    )
+    parser.add_argument(
+        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
+    )
     args = parser.parse_args(argv)
 
     sys.meta_path.insert(0, _NoPandas)
@@ -69,7 +91,9 @@ def _move(args: argparse.Namespace) -> int:
     engine.start()
     try:
         if args.export:
-            print(f"{engine.query(lambda con: export_window(con, args.export))} spans written to {args.export}")
+            print(
+                f"{engine.query(lambda con: export_window(con, args.export))} spans written to {args.export}"
+            )
         else:
             print(f"{import_folder(engine.store, args.import_)} spans added to {args.data}")
     finally:

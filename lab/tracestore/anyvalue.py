@@ -30,7 +30,11 @@ def to_json(value: AnyValue) -> dict[str, Any]:
         return {"arrayValue": {"values": [to_json(v) for v in value.array_value.values]}}
     if kind == "kvlist_value":
         return {
-            "kvlistValue": {"values": [{"key": kv.key, "value": to_json(kv.value)} for kv in value.kvlist_value.values]}
+            "kvlistValue": {
+                "values": [
+                    {"key": kv.key, "value": to_json(kv.value)} for kv in value.kvlist_value.values
+                ]
+            }
         }
     return {}
 

@@ -30,7 +30,9 @@ from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
 
-if TYPE_CHECKING:  # these bring numpy and pyarrow, for which the start does not wait: the handlers import them
+if (
+    TYPE_CHECKING
+):  # these bring numpy and pyarrow, for which the start does not wait: the handlers import them
     from lab.tracestore.series import MetricsRequest
     from lab.tracestore.seriesops import Series
 
@@ -38,7 +40,9 @@ log = logging.getLogger("lab.tracestore.api")
 
 PROTOBUF = "application/protobuf"
 _PAGE = Path(__file__).with_name("page.html")
-_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
 MAX_SEARCH_HOURS = 168
 MAX_METRICS_HOURS = 24
 MAX_BULK_SPANS = 5_000_000
@@ -66,7 +70,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         headers = {"Retry-After": str(e.retry_after_s)} if hasattr(e, "retry_after_s") else None
         return web.Response(status=e.status, text=str(e), headers=headers)
     except Exception:
-        log.exception("a query failed", extra={"endpoint": endpoint, "query": request.query_string[:1000]})
+        log.exception(
+            "a query failed", extra={"endpoint": endpoint, "query": request.query_string[:1000]}
+        )
         return web.Response(status=500, text="internal error; the trace store's log says more")
     finally:
         engine.telemetry.query_s.labels(endpoint, str(code)).observe(time.monotonic() - started)
@@ -79,7 +85,9 @@ async def ask(request: web.Request, question: Callable[[duckdb.DuckDBPyConnectio
 
 
 def json_response(obj: Any, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(obj), content_type="application/json")
+    return web.Response(
+        status=status, body=msgspec.json.encode(obj), content_type="application/json"
+    )
 
 
 def add_routes(app: web.Application) -> None:
@@ -123,7 +131,8 @@ async def own_metrics(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     engine.refresh_gauges()
     return web.Response(
-        body=engine.telemetry.text(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        body=engine.telemetry.text(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )
 
 
@@ -207,25 +216,36 @@ async def tags_v1(request: web.Request) -> web.Response:
     catalogue = request.app[ENGINE].store.catalogue
     await ask(request, lambda con: None)
     scopes = tag_names(
-        catalogue, request.query.get("scope", ""), _window(request), params.integer(request.query, "limit", 0)
+        catalogue,
+        request.query.get("scope", ""),
+        _window(request),
+        params.integer(request.query, "limit", 0),
     )
-    return json_response({"tagNames": sorted({t for s in scopes for t in s["tags"]}), "metrics": {}})
+    return json_response(
+        {"tagNames": sorted({t for s in scopes for t in s["tags"]}), "metrics": {}}
+    )
 
 
 async def _values(request: web.Request) -> list[dict[str, str]]:
     store, q = request.app[ENGINE].store, request.query
     tag, window, limit = request.match_info["tag"], _window(request), params.integer(q, "limit", 0)
-    return await ask(request, lambda con: tag_values(store, con, tag, q.get("q", ""), window, limit))
+    return await ask(
+        request, lambda con: tag_values(store, con, tag, q.get("q", ""), window, limit)
+    )
 
 
 async def tag_values_v2(request: web.Request) -> web.Response:
     """Values of a tag, with their types."""
-    return json_response({"tagValues": await _values(request), "metrics": {"completedJobs": 1, "totalJobs": 1}})
+    return json_response(
+        {"tagValues": await _values(request), "metrics": {"completedJobs": 1, "totalJobs": 1}}
+    )
 
 
 async def tag_values_v1(request: web.Request) -> web.Response:
     """Values of a tag as text."""
-    return json_response({"tagValues": sorted({v["value"] for v in await _values(request)}), "metrics": {}})
+    return json_response(
+        {"tagValues": sorted({v["value"] for v in await _values(request)}), "metrics": {}}
+    )
 
 
 def _metrics_query(request: web.Request) -> ast.Query:
@@ -233,7 +253,7 @@ def _metrics_query(request: web.Request) -> ast.Query:
 
     text = request.query.get("q") or request.query.get("query") or ""
     if not text:
-        raise BadRequest("missing query", do="give a TraceQL metrics query as q")
+        raise BadRequest("missing query", fix="give a TraceQL metrics query as q")
     return read_metrics_query(text)
 
 
@@ -265,7 +285,9 @@ async def query_instant(request: web.Request) -> web.Response:
     q = request.query
     query = _metrics_query(request)
     start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
-    wanted = MetricsRequest(query, start_ns, end_ns, end_ns - start_ns, instant=True, exact=params.flag(q, "exact"))
+    wanted = MetricsRequest(
+        query, start_ns, end_ns, end_ns - start_ns, instant=True, exact=params.flag(q, "exact")
+    )
     store = request.app[ENGINE].store
     series = await ask(request, lambda con: evaluate(store, con, wanted))
     found = [{"labels": _labels(s), "value": double_to_json(float(s.values[0]))} for s in series]
@@ -275,7 +297,9 @@ async def query_instant(request: web.Request) -> web.Response:
 def _metrics_answer(series: list[dict[str, Any]], wanted: MetricsRequest) -> dict[str, Any]:
     answer: dict[str, Any] = {"series": series, "metrics": {"completedJobs": 1, "totalJobs": 1}}
     if wanted.exact:
-        answer["message"] = "exact quantiles, which Tempo does not give: not comparable with Tempo's log2 buckets"
+        answer["message"] = (
+            "exact quantiles, which Tempo does not give: not comparable with Tempo's log2 buckets"
+        )
     return answer
 
 
@@ -350,7 +374,9 @@ async def export_spans(request: web.Request) -> web.Response:
     engine, q = request.app[ENGINE], request.query
     name = q.get("name", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise BadRequest("invalid name: letters, digits, . _ - only", had=repr(name[:100]))
+        raise BadRequest("invalid name: letters, digits, . _ - only", got=repr(name[:100]))
     window, folder = _window(request), engine.folder / "exports" / name
-    count = await ask(request, lambda con: export_window(con, folder, window.start_ns, window.end_ns))
+    count = await ask(
+        request, lambda con: export_window(con, folder, window.start_ns, window.end_ns)
+    )
     return json_response({"spans": count, "folder": str(folder.resolve())})

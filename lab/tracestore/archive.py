@@ -20,13 +20,15 @@ from lab.tracestore.store import SpanStore
 _BATCH_ROWS = 25_000
 
 
-def export_window(con: duckdb.DuckDBPyConnection, folder: Path, start_ns: int = 0, end_ns: int = 2**63 - 1) -> int:
+def export_window(
+    con: duckdb.DuckDBPyConnection, folder: Path, start_ns: int = 0, end_ns: int = 2**63 - 1
+) -> int:
     """Write the traces that have a span in [start, end] (unix ns) to `folder`; returns the number of spans.
 
     Raises BadRequest where the folder holds an export already, StoreBroken where it cannot be written.
     """
     if (folder / "spans.parquet").exists():
-        raise BadRequest(f"{folder} holds an export already", do="give an empty folder")
+        raise BadRequest(f"{folder} holds an export already", fix="give an empty folder")
     window = {"start": start_ns, "end": end_ns}
     con.execute(
         "CREATE OR REPLACE TEMP TABLE exported AS SELECT DISTINCT trace_id FROM spans "
@@ -41,11 +43,17 @@ def export_window(con: duckdb.DuckDBPyConnection, folder: Path, start_ns: int = 
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("resources", "scopes", "spans"):  # spans last: their file says that the export is whole
+        for name in (
+            "resources",
+            "scopes",
+            "spans",
+        ):  # spans last: their file says that the export is whole
             _copy(con, questions[name], folder / f"{name}.parquet")
         return con.execute(f"SELECT count(*) {spans}").fetchone()[0]
     except (OSError, duckdb.IOException) as e:
-        raise StoreBroken(f"the export to {folder} failed", had=str(e).splitlines()[0], do="check the disk") from e
+        raise StoreBroken(
+            f"the export to {folder} failed", got=str(e).splitlines()[0], fix="check the disk"
+        ) from e
     finally:
         con.execute("DROP TABLE exported")
 
@@ -60,16 +68,20 @@ def _copy(con: duckdb.DuckDBPyConnection, question: str, path: Path) -> None:
 def import_folder(store: SpanStore, folder: Path) -> int:
     """Add the spans of an export to the store; returns how many were new. Raises BadRequest for what is no export."""
     try:
-        resources, scopes = (_owners(folder / f"{name}.parquet") for name in ("resources", "scopes"))
+        resources, scopes = (
+            _owners(folder / f"{name}.parquet") for name in ("resources", "scopes")
+        )
         spans = pq.ParquetFile(folder / "spans.parquet")
         missing = [c.name for c in SPAN_COLUMNS if c.name not in spans.schema_arrow.names]
         if missing:
             raise BadRequest(f"{folder} was written by another version: no column {missing[0]!r}")
     except (OSError, pa.ArrowException) as e:
-        raise BadRequest(f"{folder} is not an export of the trace store", had=str(e)[:200]) from e
+        raise BadRequest(f"{folder} is not an export of the trace store", got=str(e)[:200]) from e
     added = 0
     for batch in spans.iter_batches(_BATCH_ROWS):
-        added += store.insert(_conform(pa.Table.from_batches([batch]), SPAN_SCHEMA), resources, scopes)
+        added += store.insert(
+            _conform(pa.Table.from_batches([batch]), SPAN_SCHEMA), resources, scopes
+        )
     return added
 
 

@@ -9,7 +9,13 @@ import pyarrow as pa
 
 from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, Column
 
-ARROW_OF = {"str": pa.string(), "int": pa.int64(), "dbl": pa.float64(), "bool": pa.bool_(), "json": pa.string()}
+ARROW_OF = {
+    "str": pa.string(),
+    "int": pa.int64(),
+    "dbl": pa.float64(),
+    "bool": pa.bool_(),
+    "json": pa.string(),
+}
 
 _OF_DUCK = {
     "UUID": pa.uuid(), "UBIGINT": pa.uint64(), "BIGINT": pa.int64(), "UINTEGER": pa.uint32(), "UTINYINT": pa.uint8(),

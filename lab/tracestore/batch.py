@@ -30,7 +30,11 @@ def insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
     if spans.num_rows == 0:
         return 0
     con.register("new_spans", spans)
-    source = "new_spans" if _all_distinct(spans) else "(SELECT DISTINCT ON (trace_id, span_id) * FROM new_spans)"
+    source = (
+        "new_spans"
+        if _all_distinct(spans)
+        else "(SELECT DISTINCT ON (trace_id, span_id) * FROM new_spans)"
+    )
     sql, known = f"INSERT INTO spans SELECT * FROM {source} n", extents.of_table(con, "new_spans")
     if known is not None:  # only then, and only there, may one of them be in the database already
         sql += (
@@ -48,7 +52,9 @@ def _all_distinct(spans: pa.Table) -> bool:
     trace = spans.column("trace_id").combine_chunks()
     halves = np.frombuffer(b"".join(_storage_bytes(trace)), dtype=np.uint64).reshape(-1, 2)
     with np.errstate(over="ignore"):
-        mix = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F)
+        mix = halves[:, 0] * np.uint64(0x9E3779B97F4A7C15) ^ halves[:, 1] * np.uint64(
+            0xC2B2AE3D27D4EB4F
+        )
         mix = mix ^ spans.column("span_id").to_numpy() * np.uint64(0x165667B19E3779F9)
     return len(np.unique(mix)) == spans.num_rows
 
@@ -56,12 +62,16 @@ def _all_distinct(spans: pa.Table) -> bool:
 def _storage_bytes(array: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:
     for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
         storage = chunk.storage
-        yield storage.buffers()[1].to_pybytes()[storage.offset * 16 : (storage.offset + len(storage)) * 16]
+        yield storage.buffers()[1].to_pybytes()[
+            storage.offset * 16 : (storage.offset + len(storage)) * 16
+        ]
 
 
 def keys_of(spans: pa.Table, resources: pa.Table, scopes: pa.Table) -> set[tuple[str, str, str]]:
     """(scope, key, type) of every attribute in a batch."""
-    found = {("span", k, t) for k, t in PROMOTED.items() if spans.column(k).null_count < spans.num_rows}
+    found = {
+        ("span", k, t) for k, t in PROMOTED.items() if spans.column(k).null_count < spans.num_rows
+    }
     for table, scope in ((spans, "span"), (resources, "resource"), (scopes, "instrumentation")):
         found |= _map_keys(table, scope)
     for column, scope in (("events", "event"), ("links", "link")):

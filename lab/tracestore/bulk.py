@@ -31,7 +31,9 @@ def _json_object(alias: str) -> str:
         for t in MAP_TYPES
         if t != "json"
     ]
-    nested = f"CASE WHEN cardinality({alias}.a_json) > 0 THEN to_json(map_from_entries(list_transform("
+    nested = (
+        f"CASE WHEN cardinality({alias}.a_json) > 0 THEN to_json(map_from_entries(list_transform("
+    )
     nested += f"map_entries({alias}.a_json), lambda e: {{k: e.key, v: e.value::JSON}})))[2:-2] END"
     return "'{' || concat_ws(',', " + ", ".join([*parts, nested]) + ") || '}'"
 
@@ -75,7 +77,9 @@ def spans(
     stages = query.pipeline.stages
     if not whole_traces and all(isinstance(s, ast.Filter) for s in stages):
         fields = compiler.fields()
-        condition = " AND ".join([compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in stages)])
+        condition = " AND ".join(
+            [compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in stages)]
+        )
         needs = fields.needs
         needs.resources = False
         source = compiler.source(needs)
@@ -87,13 +91,9 @@ def spans(
         mine = "s.trace_id" if whole_traces else "s.rowid"
         source, condition = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {mine}", "TRUE"
     source = source.replace(" LEFT JOIN resources r ON r.id = s.res_id", "")
-    resources = (
-        f"(SELECT id, {_json_object('x')} AS resource, {', '.join(c.name for c in MAP_COLUMNS)} FROM resources x)"
-    )
+    resources = f"(SELECT id, {_json_object('x')} AS resource, {', '.join(c.name for c in MAP_COLUMNS)} FROM resources x)"
     selected = ", ".join(f"{COLUMNS[c]} AS {quote(c)}" for c in columns)
-    body = (
-        f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id WHERE {condition} LIMIT {limit:d}"
-    )
+    body = f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id WHERE {condition} LIMIT {limit:d}"
     sql = compiler.statement(body)
     return con.sql(sql, params=compiler.parameters.of(sql)).to_arrow_reader(_BATCH_ROWS)
 
@@ -103,7 +103,9 @@ def read_columns(text: str) -> list[str]:
     wanted = [c for c in text.split(",") if c] or list(COLUMNS)
     unknown = [c for c in wanted if c not in COLUMNS]
     if unknown:
-        raise BadRequest(f"unknown column {unknown[0][:60]!r}", do=f"use some of {', '.join(COLUMNS)}")
+        raise BadRequest(
+            f"unknown column {unknown[0][:60]!r}", fix=f"use some of {', '.join(COLUMNS)}"
+        )
     return wanted
 
 

@@ -60,7 +60,9 @@ class Catalogue:
                 {
                     k
                     for (s, k, _), seen in self._seen.items()
-                    if s == scope and seen.first_ns - _STALE_NS <= end_ns and seen.last_ns + _STALE_NS >= start_ns
+                    if s == scope
+                    and seen.first_ns - _STALE_NS <= end_ns
+                    and seen.last_ns + _STALE_NS >= start_ns
                 }
             )
 
@@ -82,7 +84,11 @@ class Catalogue:
             rows = []
             for (scope, key, kind), seen in self._seen.items():
                 now = (seen.first_ns, seen.last_ns)
-                if seen.saved is None or seen.saved[0] - now[0] > slack or now[1] - seen.saved[1] > slack:
+                if (
+                    seen.saved is None
+                    or seen.saved[0] - now[0] > slack
+                    or now[1] - seen.saved[1] > slack
+                ):
                     rows.append((scope, key, kind, *now))
             return rows
 

@@ -60,7 +60,11 @@ MAP_TYPES = ("str", "int", "dbl", "bool", "json")
 
 
 MAP_COLUMNS = tuple(
-    Column(f"a_{t}", f"MAP(VARCHAR, {DUCK_OF[t]})", f"attributes of type {t} without a column of their own")
+    Column(
+        f"a_{t}",
+        f"MAP(VARCHAR, {DUCK_OF[t]})",
+        f"attributes of type {t} without a column of their own",
+    )
     for t in MAP_TYPES
 )
 
@@ -83,8 +87,16 @@ CORE_COLUMNS = (
     Column("dropped_attributes", "UINTEGER", ""),
     Column("dropped_events", "UINTEGER", ""),
     Column("dropped_links", "UINTEGER", ""),
-    Column("events", "VARCHAR", "JSON list of {t, n, a, d}: time, name, attributes, dropped; NULL: none"),
-    Column("links", "VARCHAR", "JSON list of {t, s, w, a, d, f}: ids, state, attributes, dropped, flags"),
+    Column(
+        "events",
+        "VARCHAR",
+        "JSON list of {t, n, a, d}: time, name, attributes, dropped; NULL: none",
+    ),
+    Column(
+        "links",
+        "VARCHAR",
+        "JSON list of {t, s, w, a, d, f}: ids, state, attributes, dropped, flags",
+    ),
 )
 
 PROMOTED_COLUMNS = tuple(Column(k, DUCK_OF[t], f"attribute {k}") for k, t in PROMOTED.items())

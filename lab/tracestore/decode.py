@@ -44,7 +44,11 @@ class MapLists:
         _, first = np.unique(mix, return_index=True)
         if len(first) != len(mix):
             first.sort()
-            of_row, keys, values = of_row[first], keys.take(pa.array(first)), values.take(pa.array(first))
+            of_row, keys, values = (
+                of_row[first],
+                keys.take(pa.array(first)),
+                values.take(pa.array(first)),
+            )
         offsets = np.searchsorted(of_row, np.arange(rows + 1)).astype(np.int32)
         return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
 
@@ -75,7 +79,9 @@ class Owners:
         maps = {t: MapLists() for t in MAP_TYPES}
         for row, attributes in enumerate(self.attributes.values()):
             _collect(attributes, maps, row)
-        names, versions, urls, protos = zip(*self.rows.values(), strict=True) if self.rows else ((), (), (), ())
+        names, versions, urls, protos = (
+            zip(*self.rows.values(), strict=True) if self.rows else ((), (), (), ())
+        )
         arrays = [
             pa.array(list(self.rows), pa.int64()),
             pa.array(names, pa.string()),
@@ -105,7 +111,9 @@ def _collect(attributes: Any, maps: dict[str, MapLists], row: int) -> None:
         m = maps[type_name]
         m.rows.append(row)
         m.keys.append(kv.key)
-        m.values.append(_encode(to_json(kv.value)).decode() if type_name == "json" else _scalar(kv.value))
+        m.values.append(
+            _encode(to_json(kv.value)).decode() if type_name == "json" else _scalar(kv.value)
+        )
 
 
 def _scalar(value: Any) -> Any:
@@ -127,7 +135,9 @@ class SpanBatch:
         self.times: tuple[list[int], list[int]] = ([], [])
         self.names: list[bytes] = []
         self.kinds: list[int] = []
-        self.runs: dict[str, list[tuple[int, Any]]] = {c: [] for c in ("service", "res_id", "scope_id")}
+        self.runs: dict[str, list[tuple[int, Any]]] = {
+            c: [] for c in ("service", "res_id", "scope_id")
+        }
         self.sparse: dict[str, tuple[list[int], list[Any]]] = {c: ([], []) for c in _SPARSE}
         self.attributes: list[bytes] = []
         self.attribute_counts: list[int] = []
@@ -144,7 +154,9 @@ class SpanBatch:
                     scope_id, _ = self.scopes.add(ss.scope, ss.schema_url)
                     before = self.rows
                     self._add_spans(ss.spans)
-                    self._repeat(self.rows - before, service=service, res_id=res_id, scope_id=scope_id)
+                    self._repeat(
+                        self.rows - before, service=service, res_id=res_id, scope_id=scope_id
+                    )
         except (DecodeError, UnicodeDecodeError) as e:
             raise _not_otlp(payload, e) from e
         why = "; ".join(f"{reason} ({n} spans)" for reason, n in self.reasons.items())
@@ -163,13 +175,23 @@ class SpanBatch:
         """The loop over spans: what it does per span decides how fast the store takes them in."""
         trace_ids, span_ids, parents = self.ids
         starts, ends = self.times
-        names, kinds, attributes, counts = self.names, self.kinds, self.attributes, self.attribute_counts
+        names, kinds, attributes, counts = (
+            self.names,
+            self.kinds,
+            self.attributes,
+            self.attribute_counts,
+        )
         sparse = self.sparse
         row = self.rows
         for s in spans:
             trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
             start, end = s.start_time_unix_nano, s.end_time_unix_nano
-            if len(trace_id) != 16 or len(span_id) != 8 or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+            if (
+                len(trace_id) != 16
+                or len(span_id) != 8
+                or trace_id == _NO_TRACE
+                or span_id == _NO_SPAN
+            ):
                 self._reject("trace id must be 16 bytes, span id 8, and neither all zero")
                 continue
             if len(parent) != 8:
@@ -219,7 +241,9 @@ class SpanBatch:
             columns[name] = _repeated(runs, SPAN_SCHEMA.field(name).type)
         columns |= self._sparse_columns()
         columns |= attribute_columns(self.attributes, self.attribute_counts)
-        return pa.Table.from_arrays([columns[name] for name in SPAN_SCHEMA.names], schema=SPAN_SCHEMA)
+        return pa.Table.from_arrays(
+            [columns[name] for name in SPAN_SCHEMA.names], schema=SPAN_SCHEMA
+        )
 
     def _sparse_columns(self) -> dict[str, pa.Array]:
         columns = {}
@@ -234,12 +258,18 @@ class SpanBatch:
         codes[index] = [code for code, _ in statuses]
         columns["status"] = pa.array(codes)
         said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
-        columns["status_message"] = _scatter([i for i, _ in said], [m for _, m in said], self.rows, pa.string())
+        columns["status_message"] = _scatter(
+            [i for i, _ in said], [m for _, m in said], self.rows, pa.string()
+        )
         index, found = self.sparse["trace_state"]
-        columns["trace_state"] = _scatter(index, [state.decode() for state in found], self.rows, pa.string())
+        columns["trace_state"] = _scatter(
+            index, [state.decode() for state in found], self.rows, pa.string()
+        )
         for name, text in (("events", _events_json), ("links", _links_json)):
             index, found = self.sparse[name]
-            columns[name] = _scatter(index, [text(blobs) for blobs in found], self.rows, pa.string())
+            columns[name] = _scatter(
+                index, [text(blobs) for blobs in found], self.rows, pa.string()
+            )
         return columns
 
 
@@ -260,8 +290,8 @@ _SPARSE = tuple(name for name, _ in _RARE)
 def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
     return BadRequest(
         "the body is not an OTLP ExportTraceServiceRequest",
-        had=f"{len(payload)} bytes: {error}",
-        do="send protobuf with Content-Type application/x-protobuf, or JSON with application/json",
+        got=f"{len(payload)} bytes: {error}",
+        fix="send protobuf with Content-Type application/x-protobuf, or JSON with application/json",
     )
 
 
@@ -280,12 +310,18 @@ def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Arr
         index, codes, of_row, values = _without_repeated(index, codes, of_row, values, len(names))
         promoted = np.array([PROMOTED.get(name) == type_name for name in names], dtype=bool)
         for name in (k for k, t in PROMOTED.items() if t == type_name):
-            own = np.flatnonzero(codes == names.index(name)) if name in names else np.empty(0, dtype=np.int64)
+            own = (
+                np.flatnonzero(codes == names.index(name))
+                if name in names
+                else np.empty(0, dtype=np.int64)
+            )
             columns[name] = _scatter_array(of_row[own], values, own, rows)
         rest = np.flatnonzero(~promoted[codes]) if len(codes) else codes
         offsets = np.searchsorted(of_row[rest], np.arange(rows + 1)).astype(np.int32)
         keys = found.keys.take(pa.array(codes[rest])).cast(pa.string())
-        columns[f"a_{type_name}"] = pa.MapArray.from_arrays(pa.array(offsets), keys, values.take(pa.array(rest)))
+        columns[f"a_{type_name}"] = pa.MapArray.from_arrays(
+            pa.array(offsets), keys, values.take(pa.array(rest))
+        )
     return columns
 
 
@@ -323,7 +359,9 @@ def _status(blob: bytes) -> tuple[int, str]:
 
 def _uuids(ids: list[bytes]) -> pa.Array:
     buffer = pa.py_buffer(b"".join(ids))
-    return pa.ExtensionArray.from_storage(pa.uuid(), pa.Array.from_buffers(pa.binary(16), len(ids), [None, buffer]))
+    return pa.ExtensionArray.from_storage(
+        pa.uuid(), pa.Array.from_buffers(pa.binary(16), len(ids), [None, buffer])
+    )
 
 
 def _big_endian(ids: list[bytes]) -> np.ndarray:

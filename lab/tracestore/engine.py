@@ -47,7 +47,9 @@ class Engine:
         self.ready = False
         self.retention = retention or Retention()
         self._stopped = threading.Event()
-        self._deadlines: dict[duckdb.DuckDBPyConnection, float] = {}  # monotonic s, of each query that runs
+        self._deadlines: dict[
+            duckdb.DuckDBPyConnection, float
+        ] = {}  # monotonic s, of each query that runs
         self.pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="query")
 
     def start(self) -> None:
@@ -60,7 +62,10 @@ class Engine:
         self.ready = True
         if self.retention != Retention():
             threading.Thread(target=self._forget_forever, name="retention", daemon=True).start()
-        log.info("ready", extra={"replayed_spans": replayed, "seconds": round(time.monotonic() - started, 3)})
+        log.info(
+            "ready",
+            extra={"replayed_spans": replayed, "seconds": round(time.monotonic() - started, 3)},
+        )
 
     def _forget_forever(self) -> None:
         while not self._stopped.wait(RETENTION_EVERY_S):
@@ -74,7 +79,9 @@ class Engine:
         while not self._stopped.wait(STOPWATCH_EVERY_S):
             for con, deadline in list(self._deadlines.items()):
                 if time.monotonic() > deadline:
-                    with contextlib.suppress(duckdb.ConnectionException):  # it has just ended by itself
+                    with contextlib.suppress(
+                        duckdb.ConnectionException
+                    ):  # it has just ended by itself
                         con.interrupt()
 
     def stop(self) -> None:
@@ -98,7 +105,8 @@ class Engine:
                 return ask(con)
             except duckdb.InterruptException as e:
                 raise QueryTooSlow(
-                    f"the query was stopped after {self.query_timeout_s:g} s", do="narrow the time window or the filter"
+                    f"the query was stopped after {self.query_timeout_s:g} s",
+                    fix="narrow the time window or the filter",
                 ) from e
             except (
                 duckdb.IOException,
@@ -106,7 +114,9 @@ class Engine:
                 duckdb.FatalException,
                 duckdb.OutOfMemoryException,
             ) as e:
-                raise StoreBroken("the database failed on a query", had=str(e).splitlines()[0]) from e
+                raise StoreBroken(
+                    "the database failed on a query", got=str(e).splitlines()[0]
+                ) from e
             finally:
                 del self._deadlines[con]
 

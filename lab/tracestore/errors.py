@@ -35,13 +35,22 @@ class TraceQLError(BadRequest):
 
     stage = "query"
 
-    def __init__(self, message: str, *, query: str = "", position: int = 0, construct: str = "") -> None:
-        self.message, self.query, self.position, self.construct = message, query, position, construct
+    def __init__(
+        self, message: str, *, query: str = "", position: int = 0, construct: str = ""
+    ) -> None:
+        self.message, self.query, self.position, self.construct = (
+            message,
+            query,
+            position,
+            construct,
+        )
         before = query[:position]
         self.line = before.count("\n") + 1
         self.column = position - (before.rfind("\n") + 1) + 1
         named = f" ({construct})" if construct and construct not in message else ""
-        super().__init__(f"{self.stage} error at line {self.line}, col {self.column}: {message}{named}")
+        super().__init__(
+            f"{self.stage} error at line {self.line}, col {self.column}: {message}{named}"
+        )
 
 
 class TraceQLSyntax(TraceQLError):
@@ -73,9 +82,11 @@ class Overloaded(TraceStoreError):
 
     status = 429
 
-    def __init__(self, happened: str, *, had: str = "", do: str = "", retry_after_s: int = 1) -> None:
+    def __init__(
+        self, happened: str, *, got: str = "", fix: str = "", retry_after_s: int = 1
+    ) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(happened, had=had, do=do or f"send it again after {retry_after_s} s")
+        super().__init__(happened, got=got, fix=fix or f"send it again after {retry_after_s} s")
 
 
 class QueryTooSlow(TraceStoreError):
@@ -89,6 +100,8 @@ class StoreBroken(TraceStoreError):
 
     status = 503
 
-    def __init__(self, happened: str, *, had: str = "", do: str = "", retry_after_s: int = 5) -> None:
+    def __init__(
+        self, happened: str, *, got: str = "", fix: str = "", retry_after_s: int = 5
+    ) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(happened, had=had, do=do)
+        super().__init__(happened, got=got, fix=fix)

@@ -38,11 +38,17 @@ def of_traces(con: duckdb.DuckDBPyConnection, traces: list[UUID]) -> Extent | No
     """Where the spans of these traces lie; None: there is none."""
     if len(traces) == 1:  # asked most often, and twice as fast
         return _extent(con, "trace_id = $id", {"id": traces[0]})
-    return _extent(con, "trace_id IN (SELECT unnest($ids::UUID[]))", {"ids": [str(t) for t in traces]})
+    return _extent(
+        con, "trace_id IN (SELECT unnest($ids::UUID[]))", {"ids": [str(t) for t in traces]}
+    )
 
 
-def _extent(con: duckdb.DuckDBPyConnection, condition: str, parameters: dict[str, object]) -> Extent | None:
-    rows = con.execute(f"SELECT first_ns, last_ns FROM extents WHERE {condition}", parameters).fetchall()
+def _extent(
+    con: duckdb.DuckDBPyConnection, condition: str, parameters: dict[str, object]
+) -> Extent | None:
+    rows = con.execute(
+        f"SELECT first_ns, last_ns FROM extents WHERE {condition}", parameters
+    ).fetchall()
     return (min(first for first, _ in rows), max(last for _, last in rows)) if rows else None
 
 

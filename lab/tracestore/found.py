@@ -26,7 +26,9 @@ Nodes = list[ast.Attribute | ast.Intrinsic]
 
 def shown_nodes(query: ast.Query) -> Nodes:
     """The attributes and intrinsics that a query names: Tempo shows them with each span."""
-    return list(dict.fromkeys(n for n in walk(query) if isinstance(n, ast.Attribute | ast.Intrinsic)))
+    return list(
+        dict.fromkeys(n for n in walk(query) if isinstance(n, ast.Attribute | ast.Intrinsic))
+    )
 
 
 def scopes_of(node: ast.Attribute | ast.Intrinsic, catalogue: Catalogue) -> list[str]:
@@ -42,7 +44,9 @@ class AttributeColumns:
     Of a map only the wanted keys are read: the whole would cost more than all the rest.
     """
 
-    def __init__(self, catalogue: Catalogue, wanted: Nodes, needs: Needs, parameters: Parameters) -> None:
+    def __init__(
+        self, catalogue: Catalogue, wanted: Nodes, needs: Needs, parameters: Parameters
+    ) -> None:
         self._keys: dict[str, tuple[str, str]] = {}  # column -> (map, key)
         self._columns: dict[str, str] = {}
         for node in wanted:
@@ -60,7 +64,9 @@ class AttributeColumns:
             self._columns |= {f"r_{t}": f"r.a_{t}" for t in MAP_TYPES}
         elif scope == "instrumentation":
             needs.scopes = True
-            self._columns |= {"c_name": "c.name", "c_version": "c.version"} | {f"c_{t}": f"c.a_{t}" for t in MAP_TYPES}
+            self._columns |= {"c_name": "c.name", "c_version": "c.version"} | {
+                f"c_{t}": f"c.a_{t}" for t in MAP_TYPES
+            }
 
     def _add_of_span(self, key: str, types: set[str], parameters: Parameters) -> None:
         for kind in types:
@@ -87,10 +93,15 @@ class Spanset:
     rows: list[Row] = field(default_factory=list)
     attributes: list[dict[str, Any]] = field(default_factory=list)
 
-    def as_tempo(self, shown: int, attributes: Callable[[Row], list[dict[str, Any]]]) -> dict[str, Any]:
+    def as_tempo(
+        self, shown: int, attributes: Callable[[Row], list[dict[str, Any]]]
+    ) -> dict[str, Any]:
         """Tempo's SpanSet with the `shown` first spans."""
         rows = sorted(self.rows, key=lambda r: (r["start_ns"], r["rid"]))
-        told: dict[str, Any] = {"spans": [_span(r, attributes(r)) for r in rows[:shown]], "matched": len(rows)}
+        told: dict[str, Any] = {
+            "spans": [_span(r, attributes(r)) for r in rows[:shown]],
+            "matched": len(rows),
+        }
         return told | ({"attributes": self.attributes} if self.attributes else {})
 
 
@@ -106,7 +117,10 @@ class Trace:
 
     def add(self, row: Row) -> None:
         """Take a span."""
-        self.start_ns, self.end_ns = min(self.start_ns, row["start_ns"]), max(self.end_ns, row["end_ns"])
+        self.start_ns, self.end_ns = (
+            min(self.start_ns, row["start_ns"]),
+            max(self.end_ns, row["end_ns"]),
+        )
         if row["parent_id"] == 0 and (self.root is None or row["start_ns"] < self.root["start_ns"]):
             self.root = row
         stats = self.stats.setdefault(row["service"] or "", {"spanCount": 0})
@@ -114,7 +128,9 @@ class Trace:
         if row["status"] == 2:
             stats["errorCount"] = stats.get("errorCount", 0) + 1
 
-    def as_tempo(self, shown: int, attributes: Callable[[Row], list[dict[str, Any]]]) -> dict[str, Any]:
+    def as_tempo(
+        self, shown: int, attributes: Callable[[Row], list[dict[str, Any]]]
+    ) -> dict[str, Any]:
         """Tempo's TraceSearchMetadata, with `shown` spans of each set, each with its `attributes`."""
         sets = [s.as_tempo(shown, attributes) for s in self.sets]
         return {

@@ -30,13 +30,15 @@ def trace_id(text: str) -> UUID:
     if not text or len(text) > 32 or not re.fullmatch(r"[0-9a-fA-F]+", text):
         raise BadRequest(
             "trace IDs can only contain hex characters and at most 32 of them",
-            had=repr(text[:64]),
-            do="give 32 hex digits",
+            got=repr(text[:64]),
+            fix="give 32 hex digits",
         )
     return UUID(hex=text.rjust(32, "0"))
 
 
-def integer(params: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = _MAX_NS) -> int:
+def integer(
+    params: Mapping[str, str], name: str, default: int, *, low: int = 0, high: int = _MAX_NS
+) -> int:
     """An integer parameter within bounds."""
     text = params.get(name, "")
     if text == "":
@@ -44,9 +46,9 @@ def integer(params: Mapping[str, str], name: str, default: int, *, low: int = 0,
     try:
         value = int(text)
     except ValueError as e:
-        raise BadRequest(f"invalid {name}: not an integer", had=repr(text[:64])) from e
+        raise BadRequest(f"invalid {name}: not an integer", got=repr(text[:64])) from e
     if not low <= value <= high:
-        raise BadRequest(f"invalid {name}: must be between {low} and {high}", had=text[:64])
+        raise BadRequest(f"invalid {name}: must be between {low} and {high}", got=text[:64])
     return value
 
 
@@ -54,7 +56,7 @@ def flag(params: Mapping[str, str], name: str) -> bool:
     """A boolean parameter, false where absent."""
     text = params.get(name, "").lower()
     if text not in ("", "0", "1", "true", "false"):
-        raise BadRequest(f"invalid {name}: must be true or false", had=repr(text[:64]))
+        raise BadRequest(f"invalid {name}: must be true or false", got=repr(text[:64]))
     return text in ("1", "true")
 
 
@@ -63,7 +65,11 @@ def duration_ns(text: str, name: str) -> int:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return round(float(text) * 10**9)
     if not _DURATION.fullmatch(text):
-        raise BadRequest(f"invalid {name}: not a duration", had=repr(text[:64]), do="write it like 30s, 5m or 1h")
+        raise BadRequest(
+            f"invalid {name}: not a duration",
+            got=repr(text[:64]),
+            fix="write it like 30s, 5m or 1h",
+        )
     return round(sum(float(number) * _UNIT_NS[unit] for number, unit in _PART.findall(text)))
 
 
@@ -73,9 +79,12 @@ def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tu
     if start == 0 and end == 0:
         return 0, _MAX_NS
     if end <= start:
-        raise BadRequest("http parameter start must be before end", had=f"start={start} end={end}")
+        raise BadRequest("http parameter start must be before end", got=f"start={start} end={end}")
     if max_hours is not None and end - start > max_hours * 3600:
-        raise BadRequest(f"range specified by start and end exceeds {max_hours:g}h", had=f"start={start} end={end}")
+        raise BadRequest(
+            f"range specified by start and end exceeds {max_hours:g}h",
+            got=f"start={start} end={end}",
+        )
     return start * 10**9, end * 10**9
 
 
@@ -89,9 +98,13 @@ def instant_ns(text: str, name: str) -> int:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as e:
-        raise BadRequest(f"invalid {name}: neither seconds, nanoseconds nor RFC 3339", had=repr(text[:64])) from e
+        raise BadRequest(
+            f"invalid {name}: neither seconds, nanoseconds nor RFC 3339", got=repr(text[:64])
+        ) from e
     if parsed.tzinfo is None:
-        raise BadRequest(f"invalid {name}: RFC 3339 needs a time zone", had=repr(text[:64]), do="end it with Z")
+        raise BadRequest(
+            f"invalid {name}: RFC 3339 needs a time zone", got=repr(text[:64]), fix="end it with Z"
+        )
     return round(parsed.timestamp() * 10**9)
 
 
@@ -104,9 +117,11 @@ def metrics_window(params: Mapping[str, str], *, max_hours: float = 24) -> tuple
         end = instant_ns(params["end"], "end") if params.get("end") else now
         start = instant_ns(params["start"], "start") if params.get("start") else end - 3600 * 10**9
     if end <= start:
-        raise BadRequest("end must be greater than start", had=f"start={start} end={end}")
+        raise BadRequest("end must be greater than start", got=f"start={start} end={end}")
     if end - start > max_hours * 3600 * 10**9:
-        raise BadRequest(f"metrics query time range exceeds the maximum allowed duration of {max_hours:g}h0m0s")
+        raise BadRequest(
+            f"metrics query time range exceeds the maximum allowed duration of {max_hours:g}h0m0s"
+        )
     if end > _MAX_NS:
-        raise BadRequest("end is too far in the future", had=str(end))
+        raise BadRequest("end is too far in the future", got=str(end))
     return start, end

@@ -61,7 +61,9 @@ class _Decoded:
 
 
 def _new_batch() -> SpanBatch:
-    from lab.tracestore.decode import SpanBatch  # with pyarrow and numpy, for which the start does not wait
+    from lab.tracestore.decode import (
+        SpanBatch,
+    )  # with pyarrow and numpy, for which the start does not wait
 
     return SpanBatch()
 
@@ -69,7 +71,9 @@ def _new_batch() -> SpanBatch:
 class Ingest:
     """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing."""
 
-    def __init__(self, store: SpanStore, wal_folder: Path, telemetry: Telemetry, limits: Limits | None = None) -> None:
+    def __init__(
+        self, store: SpanStore, wal_folder: Path, telemetry: Telemetry, limits: Limits | None = None
+    ) -> None:
         self.store, self.telemetry, self.limits = store, telemetry, limits or Limits()
         self._wal_folder = wal_folder
         self._lock = threading.Condition()
@@ -135,7 +139,7 @@ class Ingest:
             if full or self._pending_spans > self.limits.pending_spans:
                 raise Overloaded(
                     "the ingest queue is full",
-                    had=f"{self._queued_bytes} bytes and {self._pending_spans} spans waiting",
+                    got=f"{self._queued_bytes} bytes and {self._pending_spans} spans waiting",
                 )
             self._queue.append((payload, future))
             self._queued_bytes += len(payload)
@@ -177,7 +181,7 @@ class Ingest:
                 self._log_group(group)
             except Exception as e:  # an unknown fault must not leave senders waiting for ever
                 log.exception("a group of payloads could not be logged")
-                fault = StoreBroken("the payload could not be stored", had=repr(e)[:300])
+                fault = StoreBroken("the payload could not be stored", got=repr(e)[:300])
                 self._answer([(f, fault) for _, f in group if not f.done()])
 
     def _next_group(self) -> list[tuple[bytes, Future]] | None:
@@ -199,7 +203,9 @@ class Ingest:
                 spans, rejected, why = batch.add(payload)
             except BadRequest as e:
                 if len(group) > 1:
-                    return self._log_one_by_one(group)  # what was read of it before the fault must not be kept
+                    return self._log_one_by_one(
+                        group
+                    )  # what was read of it before the fault must not be kept
                 results.append((future, e))
                 continue
             results.append((future, Accepted(spans, rejected, why)))
@@ -217,7 +223,7 @@ class Ingest:
                     return self._log_one_by_one(group)
                 return self._answer([(future, e) for _, future in group])
             except StoreBroken as e:
-                log.error(e.happened, extra={"error": e.had})
+                log.error(e.happened, extra={"error": e.got})
                 return self._answer([(future, e) for _, future in group])
             with self._lock:
                 self.acked_seq = seq
@@ -257,12 +263,18 @@ class Ingest:
     def _next_flush(self) -> list[_Decoded] | None:
         with self._lock:
             while not self._due():
-                wait_s = None if not self._pending and not self._stopping else self.limits.flush_every_s / 2
+                wait_s = (
+                    None
+                    if not self._pending and not self._stopping
+                    else self.limits.flush_every_s / 2
+                )
                 self._lock.wait(wait_s)
             if not self._pending:
                 return None
             items, spans = [], 0
-            while self._pending and (not items or spans + self._pending[0].spans.num_rows <= self.limits.batch_spans):
+            while self._pending and (
+                not items or spans + self._pending[0].spans.num_rows <= self.limits.batch_spans
+            ):
                 items.append(self._pending.popleft())
                 spans += items[-1].spans.num_rows
             self._flush_now = self._flush_now and bool(self._pending)
@@ -280,7 +292,7 @@ class Ingest:
                 added = self.store.insert(spans, resources, scopes, items[-1].seq)
                 break
             except StoreBroken as e:
-                log.error(e.happened, extra={"error": e.had})
+                log.error(e.happened, extra={"error": e.got})
                 if self._stopping:
                     return  # it is in the log, and will be replayed
                 time.sleep(1)

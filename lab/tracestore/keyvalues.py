@@ -46,19 +46,25 @@ def read(blobs: list[bytes]) -> KeyValues:
     data = b"".join(blobs)
     lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
     ends = np.cumsum(lengths)
-    raw = np.frombuffer(data + bytes(16), dtype=np.uint8)  # so that looking ahead never leaves the array
+    raw = np.frombuffer(
+        data + bytes(16), dtype=np.uint8
+    )  # so that looking ahead never leaves the array
     starts = ends - lengths
     key_length = raw[starts + 1].astype(np.int64)
     value = np.minimum(starts + 2 + key_length, ends)  # the tag of the value
     value_length = raw[value + 1].astype(np.int64)
-    regular = (raw[starts] == 0x0A) & (key_length < 128) & (raw[value] == 0x12) & (value_length < 128)
+    regular = (
+        (raw[starts] == 0x0A) & (key_length < 128) & (raw[value] == 0x12) & (value_length < 128)
+    )
     regular &= value + 2 + value_length == ends
     kind = _kinds(raw, value, value_length, regular)
     slow = np.flatnonzero(kind == _SLOW)
     parsed = [KeyValue.FromString(blobs[i]) for i in slow]
     for i, kv in zip(slow, parsed, strict=True):
         kind[i] = _FIELD.get(kv.value.WhichOneof("value") or "", JSON)
-    keys = _texts(raw, starts + 2, key_length, slow, [kv.key.encode() for kv in parsed]).dictionary_encode()
+    keys = _texts(
+        raw, starts + 2, key_length, slow, [kv.key.encode() for kv in parsed]
+    ).dictionary_encode()
     slow_of = {kind_number: [] for kind_number in range(5)}
     for i, kv in zip(slow, parsed, strict=True):
         slow_of[kind[i]].append((i, kv))
@@ -66,19 +72,27 @@ def read(blobs: list[bytes]) -> KeyValues:
     for number, reader in enumerate((_strings, _ints, _doubles, _bools, _jsons)):
         index = np.flatnonzero(kind == number)
         if len(index):
-            places = np.searchsorted(index, np.array([i for i, _ in slow_of[number]], dtype=np.int64))
-            columns[number] = Column(index, reader(raw, value[index], value_length[index], places, slow_of[number]))
+            places = np.searchsorted(
+                index, np.array([i for i, _ in slow_of[number]], dtype=np.int64)
+            )
+            columns[number] = Column(
+                index, reader(raw, value[index], value_length[index], places, slow_of[number])
+            )
     return KeyValues(keys.indices.to_numpy().astype(np.int64), keys.dictionary, columns)
 
 
-def _kinds(raw: np.ndarray, value: np.ndarray, value_length: np.ndarray, regular: np.ndarray) -> np.ndarray:
+def _kinds(
+    raw: np.ndarray, value: np.ndarray, value_length: np.ndarray, regular: np.ndarray
+) -> np.ndarray:
     tag, first = raw[value + 2], raw[value + 3]
     kind = np.full(len(value), _SLOW, dtype=np.uint8)
     kind[regular & (tag == 0x0A) & (first == value_length - 2)] = STR
     kind[regular & (tag == 0x18) & (value_length >= 2) & (value_length <= 11)] = INT
     kind[regular & (tag == 0x21) & (value_length == 9)] = DBL
     kind[regular & (tag == 0x10) & (value_length == 2) & (first <= 1)] = BOOL
-    ints = np.flatnonzero(kind == INT)  # a varint ends with the first byte below 128: that must be the last one here
+    ints = np.flatnonzero(
+        kind == INT
+    )  # a varint ends with the first byte below 128: that must be the last one here
     if len(ints):
         at, length = value[ints] + 3, value_length[ints] - 1
         ended_early = np.zeros(len(ints), dtype=bool)
@@ -88,7 +102,9 @@ def _kinds(raw: np.ndarray, value: np.ndarray, value_length: np.ndarray, regular
     return kind
 
 
-def _texts(raw: np.ndarray, at: np.ndarray, length: np.ndarray, slow: np.ndarray, slow_texts: list[bytes]) -> pa.Array:
+def _texts(
+    raw: np.ndarray, at: np.ndarray, length: np.ndarray, slow: np.ndarray, slow_texts: list[bytes]
+) -> pa.Array:
     """A string array of the bytes at these places; where `slow` says so, of `slow_texts` instead. Checks UTF-8."""
     if len(slow):
         extra = np.frombuffer(b"".join(slow_texts), dtype=np.uint8)
@@ -103,11 +119,17 @@ def _texts(raw: np.ndarray, at: np.ndarray, length: np.ndarray, slow: np.ndarray
     return pa.Array.from_buffers(pa.binary(), len(at), buffers).cast(pa.string())
 
 
-def _strings(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]) -> pa.Array:
-    return _texts(raw, value + 4, length - 2, places, [kv.value.string_value.encode() for _, kv in slow])
+def _strings(
+    raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
+) -> pa.Array:
+    return _texts(
+        raw, value + 4, length - 2, places, [kv.value.string_value.encode() for _, kv in slow]
+    )
 
 
-def _ints(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]) -> pa.Array:
+def _ints(
+    raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
+) -> pa.Array:
     result = np.zeros(len(value), dtype=np.uint64)
     at, bytes_left = value + 3, np.where(length <= 11, length - 1, 0)
     for i in range(10):
@@ -120,18 +142,24 @@ def _ints(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.nda
     return pa.array(result)
 
 
-def _doubles(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]) -> pa.Array:
+def _doubles(
+    raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
+) -> pa.Array:
     at = np.minimum(value + 3, len(raw) - 8)
     result = raw[at[:, None] + np.arange(8)].copy().view("<f8").ravel()
     result[places] = [kv.value.double_value for _, kv in slow]
     return pa.array(result)
 
 
-def _bools(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]) -> pa.Array:
+def _bools(
+    raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
+) -> pa.Array:
     result = raw[value + 3] == 1
     result[places] = [kv.value.bool_value for _, kv in slow]
     return pa.array(result)
 
 
-def _jsons(raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]) -> pa.Array:
+def _jsons(
+    raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
+) -> pa.Array:
     return pa.array([_encode(to_json(kv.value)).decode() for _, kv in slow], pa.string())

@@ -37,7 +37,11 @@ def _logfmt(text: str) -> list[tuple[str, str]]:
     while position < len(text.rstrip()):
         match = _PAIR.match(text, position)
         if not match:
-            raise BadRequest("invalid tags: not logfmt", had=text[:200], do='write them as key=value key2="a value"')
+            raise BadRequest(
+                "invalid tags: not logfmt",
+                got=text[:200],
+                fix='write them as key=value key2="a value"',
+            )
         key, quoted, plain = match.groups()
         pairs.append((key, re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain))
         position = match.end()

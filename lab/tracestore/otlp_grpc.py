@@ -32,23 +32,28 @@ class GrpcServer:
         except ImportError as e:
             raise TraceStoreError(
                 "OTLP over gRPC needs grpcio",
-                had="it is not installed",
-                do="pip install grpcio, or send OTLP over HTTP",
+                got="it is not installed",
+                fix="pip install grpcio, or send OTLP over HTTP",
             ) from e
         self._grpc, self._engine = grpc, engine
-        export = grpc.unary_unary_rpc_method_handler(self._export)  # bytes in, bytes out: the decoding is ours
+        export = grpc.unary_unary_rpc_method_handler(
+            self._export
+        )  # bytes in, bytes out: the decoding is ours
         self._server = grpc.server(
             ThreadPoolExecutor(_WORKERS, thread_name_prefix="grpc"),
             handlers=[grpc.method_handlers_generic_handler(SERVICE, {METHOD: export})],
-            options=[("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.so_reuseport", 0)],
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.so_reuseport", 0),
+            ],
         )
         try:
             self.port = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as e:
             raise TraceStoreError(
                 f"gRPC port {port} on {host} cannot be opened",
-                had=str(e),
-                do="stop what holds it, or give another port",
+                got=str(e),
+                fix="stop what holds it, or give another port",
             ) from e
 
     def start(self) -> None:

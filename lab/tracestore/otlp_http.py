@@ -35,10 +35,14 @@ async def export(request: web.Request) -> web.Response:
     is_json = content_type == JSON
     try:
         if content_type not in (PROTOBUF, JSON):
-            return _refuse(engine, 415, f"content type {content_type} is not {PROTOBUF} or {JSON}", False)
+            return _refuse(
+                engine, 415, f"content type {content_type} is not {PROTOBUF} or {JSON}", False
+            )
         body = await _body(request)
         if is_json:
-            body = await asyncio.get_running_loop().run_in_executor(engine.pool, _json_to_protobuf, body)
+            body = await asyncio.get_running_loop().run_in_executor(
+                engine.pool, _json_to_protobuf, body
+            )
         if not engine.ready:
             raise StoreBroken("the trace store is not ready yet", retry_after_s=1)
         accepted = await asyncio.wrap_future(engine.ingest.submit(body))
@@ -58,7 +62,7 @@ async def _body(request: web.Request) -> bytes:
     if encoding == "identity":
         return raw
     if encoding != "gzip":
-        raise BadRequest(f"content encoding {encoding!r} is not known", do="send gzip or nothing")
+        raise BadRequest(f"content encoding {encoding!r} is not known", fix="send gzip or nothing")
     return _gunzip(raw)
 
 
@@ -68,27 +72,33 @@ def _gunzip(raw: bytes) -> bytes:
     try:
         body = unzip.decompress(raw, MAX_BODY_BYTES + 1)
     except zlib.error as e:
-        raise BadRequest("the body is not valid gzip", had=str(e)) from e
+        raise BadRequest("the body is not valid gzip", got=str(e)) from e
     if len(body) > MAX_BODY_BYTES:
         raise _too_large(None)
     if not unzip.eof:
-        raise BadRequest("the gzip body ends too early", had=f"{len(raw)} bytes")
+        raise BadRequest("the gzip body ends too early", got=f"{len(raw)} bytes")
     return body
 
 
 def _too_large(size: int | None) -> TooLarge:
     return TooLarge(
         f"the body is larger than {MAX_BODY_BYTES} bytes",
-        had=f"{size} bytes" if size else "",
-        do="send smaller batches",
+        got=f"{size} bytes" if size else "",
+        fix="send smaller batches",
     )
 
 
 def _json_to_protobuf(body: bytes) -> bytes:
     try:
         return request_from_json(msgspec.json.decode(body)).SerializeToString()
-    except (msgspec.DecodeError, json_format.ParseError, ValueError, TypeError, RecursionError) as e:
-        raise BadRequest("the body is not OTLP JSON", had=str(e)[:300]) from e
+    except (
+        msgspec.DecodeError,
+        json_format.ParseError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as e:
+        raise BadRequest("the body is not OTLP JSON", got=str(e)[:300]) from e
 
 
 def _accept(accepted: Accepted, is_json: bool) -> web.Response:
@@ -101,11 +111,15 @@ def _accept(accepted: Accepted, is_json: bool) -> web.Response:
     return web.Response(body=answer.SerializeToString(), content_type=PROTOBUF)
 
 
-def _refuse(engine: Engine, code: int, message: str, is_json: bool, retry_after_s: int | None = None) -> web.Response:
+def _refuse(
+    engine: Engine, code: int, message: str, is_json: bool, retry_after_s: int | None = None
+) -> web.Response:
     engine.telemetry.requests_refused.labels(str(code)).inc()
     status = Status(code=_GRPC_CODE.get(code, 2), message=message)
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s else None
     if is_json:
         text = json_format.MessageToJson(status, indent=None)
         return web.Response(status=code, text=text, content_type=JSON, headers=headers)
-    return web.Response(status=code, body=status.SerializeToString(), content_type=PROTOBUF, headers=headers)
+    return web.Response(
+        status=code, body=status.SerializeToString(), content_type=PROTOBUF, headers=headers
+    )

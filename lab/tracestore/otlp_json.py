@@ -74,4 +74,6 @@ def _teller(field: FieldDescriptor) -> tuple[str, Callable[[Any], Any]]:
     if field.type == FieldDescriptor.TYPE_ENUM:
         names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
         return field.json_name, lambda number: names.get(number, number)
-    return field.json_name, (lambda values: [tell(value) for value in values]) if field.is_repeated else tell
+    return field.json_name, (
+        lambda values: [tell(value) for value in values]
+    ) if field.is_repeated else tell

@@ -51,7 +51,9 @@ _MESSAGES: dict[str, tuple[tuple[str, int, Any, bool], ...]] = {
 
 
 def _request_class() -> Any:
-    file = descriptor_pb2.FileDescriptorProto(name="lab/tracestore/raw.proto", package=_PACKAGE, syntax="proto3")
+    file = descriptor_pb2.FileDescriptorProto(
+        name="lab/tracestore/raw.proto", package=_PACKAGE, syntax="proto3"
+    )
     for name, fields in _MESSAGES.items():
         message = file.message_type.add(name=name)
         for field, number, kind, repeated in fields:

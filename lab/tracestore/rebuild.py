@@ -49,15 +49,21 @@ def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> Tra
     return data
 
 
-_known_owners: dict[int, tuple[bytes, str]] = {}  # an id is a hash of what it stands for, so this never grows old
+_known_owners: dict[
+    int, tuple[bytes, str]
+] = {}  # an id is a hash of what it stands for, so this never grows old
 _MAX_KNOWN = 10_000
 
 
-def _owners(con: duckdb.DuckDBPyConnection, table: str, ids: set[int]) -> dict[int, tuple[bytes, str]]:
+def _owners(
+    con: duckdb.DuckDBPyConnection, table: str, ids: set[int]
+) -> dict[int, tuple[bytes, str]]:
     found = {i: known for i in ids if (known := _known_owners.get(i)) is not None}
     missing = ", ".join(str(int(i)) for i in ids if i not in found)
     if missing:
-        rows = con.execute(f"SELECT id, proto, schema_url FROM {table} WHERE id IN ({missing})").fetchall()
+        rows = con.execute(
+            f"SELECT id, proto, schema_url FROM {table} WHERE id IN ({missing})"
+        ).fetchall()
         new = {owner_id: (proto, url) for owner_id, proto, url in rows}
         if len(_known_owners) < _MAX_KNOWN:
             _known_owners.update(new)
@@ -82,11 +88,19 @@ def _fill(span: Span, row: dict[str, Any]) -> None:
     _attributes(span.attributes, row)
     for e in msgspec.json.decode(row["events"] or "[]"):
         event = span.events.add()
-        event.time_unix_nano, event.name, event.dropped_attributes_count = e["t"], e["n"], e.get("d", 0)
+        event.time_unix_nano, event.name, event.dropped_attributes_count = (
+            e["t"],
+            e["n"],
+            e.get("d", 0),
+        )
         _json_attributes(event.attributes, e.get("a", {}))
     for k in msgspec.json.decode(row["links"] or "[]"):
         link = span.links.add()
-        link.trace_id, link.span_id, link.trace_state = bytes.fromhex(k["t"]), bytes.fromhex(k["s"]), k.get("w", "")
+        link.trace_id, link.span_id, link.trace_state = (
+            bytes.fromhex(k["t"]),
+            bytes.fromhex(k["s"]),
+            k.get("w", ""),
+        )
         link.dropped_attributes_count, link.flags = k.get("d", 0), k.get("f", 0)
         _json_attributes(link.attributes, k.get("a", {}))
 

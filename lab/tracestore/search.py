@@ -37,19 +37,28 @@ def read_query(text: str) -> ast.Query:
     """Parse and check a query for spansets. Raises TraceQLError."""
     query = validate(parse(text or "{}"))
     if query.pipeline is None:
-        raise TraceQLInvalid("a metrics query cannot be searched; ask /api/metrics/query_range", query=text)
+        raise TraceQLInvalid(
+            "a metrics query cannot be searched; ask /api/metrics/query_range", query=text
+        )
     return query
 
 
-def search(store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest) -> dict[str, Any]:
+def search(
+    store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest
+) -> dict[str, Any]:
     """Tempo's SearchResponse."""
     stages = request.query.pipeline.stages
-    if all(isinstance(s, ast.Filter | ast.Select) for s in stages) and isinstance(stages[0], ast.Filter):
+    if all(isinstance(s, ast.Filter | ast.Select) for s in stages) and isinstance(
+        stages[0], ast.Filter
+    ):
         filtered = _Filtered(store, con, request)
         traces = filtered.answer() if filtered.alone else wholesearch.answer(store, con, request)
     else:
         traces = wholesearch.answer(store, con, request)
-    return {"traces": traces, "metrics": {"inspectedTraces": len(traces), "completedJobs": 1, "totalJobs": 1}}
+    return {
+        "traces": traces,
+        "metrics": {"inspectedTraces": len(traces), "completedJobs": 1, "totalJobs": 1},
+    }
 
 
 class _Filtered:
@@ -58,7 +67,9 @@ class _Filtered:
     Then the newest matching spans tell the newest traces: they are read from the new end, and only as far as needed.
     """
 
-    def __init__(self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest) -> None:
+    def __init__(
+        self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest
+    ) -> None:
         self.store, self.con, self.request = store, con, request
         self.compiler = SpansetCompiler(store.catalogue, Window(request.start_ns, request.end_ns))
         fields = self.compiler.fields()
@@ -81,7 +92,10 @@ class _Filtered:
 
     def _newest(self) -> list[UUID]:
         """The traces with the newest matching spans; ties go by the id."""
-        source, limit = f"FROM {self.compiler.source(self.needs)} WHERE {self.condition}", self.request.limit
+        source, limit = (
+            f"FROM {self.compiler.source(self.needs)} WHERE {self.condition}",
+            self.request.limit,
+        )
         look = limit * _FIRST_LOOK
         while look <= _MAX_LOOK:
             rows = self._execute(
@@ -96,7 +110,9 @@ class _Filtered:
 
     def _describe(self, traces: list[UUID]) -> list[dict[str, Any]]:
         wanted = found.shown_nodes(self.request.query)
-        columns = found.AttributeColumns(self.store.catalogue, wanted, self.needs, self.compiler.parameters)
+        columns = found.AttributeColumns(
+            self.store.catalogue, wanted, self.needs, self.compiler.parameters
+        )
         first, last = extents.of_traces(self.con, traces)
         cursor = self._execute(
             f"SELECT s.rowid AS rid, {found.CORE}, ({self.condition}) AS matched{columns.sql} "
@@ -114,7 +130,9 @@ class _Filtered:
                 trace.sets = trace.sets or [Spanset()]
                 trace.sets[0].rows.append(row)
         return [
-            t.as_tempo(self.request.spans_per_set, lambda row: attribute_values(columns.row(row), wanted))
+            t.as_tempo(
+                self.request.spans_per_set, lambda row: attribute_values(columns.row(row), wanted)
+            )
             for t in by_trace.values()
             if t.sets
         ]

@@ -53,7 +53,9 @@ class MetricsRequest:
         return 1 if self.instant else (self.end_ns - self.start_ns) // self.step_ns
 
     def timestamp_ms(self, interval: int) -> int:
-        return (self.end_ns if self.instant else self.start_ns + (interval + 1) * self.step_ns) // 10**6
+        return (
+            self.end_ns if self.instant else self.start_ns + (interval + 1) * self.step_ns
+        ) // 10**6
 
 
 def read_metrics_query(text: str) -> ast.Query:
@@ -78,7 +80,9 @@ def default_step_ns(start_ns: int, end_ns: int) -> int:
     return _SECOND
 
 
-def range_request(query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any) -> MetricsRequest:
+def range_request(
+    query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any
+) -> MetricsRequest:
     """A range query, aligned as Tempo aligns it: outwards to the step, and one step earlier. Raises BadRequest."""
     start = start_ns - start_ns % step_ns
     end = end_ns + -end_ns % step_ns
@@ -87,13 +91,15 @@ def range_request(query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **
     if request.intervals > MAX_INTERVALS + 1:
         raise BadRequest(
             f"the step is too small: more than {MAX_INTERVALS} intervals",
-            had=f"{request.intervals}",
-            do="give a larger step",
+            got=f"{request.intervals}",
+            fix="give a larger step",
         )
     return request
 
 
-def evaluate(store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest) -> list[Series]:
+def evaluate(
+    store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
+) -> list[Series]:
     """The series of a metrics query, in the order of their labels."""
     series = _expression(store, con, request, request.query.metrics)
     series = apply_second(series, request.query.second)
@@ -102,7 +108,10 @@ def evaluate(store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsR
 
 
 def _expression(
-    store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest, node: ast.MetricsExpression
+    store: SpanStore,
+    con: duckdb.DuckDBPyConnection,
+    request: MetricsRequest,
+    node: ast.MetricsExpression,
 ) -> list[Series]:
     if isinstance(node, ast.MetricsMath):
         sides = [
@@ -117,7 +126,11 @@ class _Aggregation:
     """One `{...} | function() by (...)`."""
 
     def __init__(
-        self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest, query: ast.MetricsQuery
+        self,
+        store: SpanStore,
+        con: duckdb.DuckDBPyConnection,
+        request: MetricsRequest,
+        query: ast.MetricsQuery,
     ) -> None:
         self.con, self.request, self.query, self.aggregate = con, request, query, query.aggregate
         self.compiler = SpansetCompiler(store.catalogue, Window(request.start_ns, request.end_ns))
@@ -137,11 +150,17 @@ class _Aggregation:
 
     # -- SQL
 
-    def _rows(self, columns: list[str], *, where: str = "TRUE", limit: int | None = None) -> list[tuple]:
+    def _rows(
+        self, columns: list[str], *, where: str = "TRUE", limit: int | None = None
+    ) -> list[tuple]:
         """Rows of (interval, every slot of every label, columns...), grouped by all that is no aggregate."""
         request, p = self.request, self.compiler.parameters
         start, end = f"{p.add(request.start_ns)}::BIGINT", f"{p.add(request.end_ns)}::BIGINT"
-        interval = "0" if request.instant else f"(s.start_ns - {start} - 1) // {p.add(request.step_ns)}::BIGINT"
+        interval = (
+            "0"
+            if request.instant
+            else f"(s.start_ns - {start} - 1) // {p.add(request.step_ns)}::BIGINT"
+        )
         by = [sql for slots in self.by for sql in slots.values()]
         stages = self.query.pipeline.stages
         if all(isinstance(s, ast.Filter) for s in stages):
@@ -204,7 +223,9 @@ class _Aggregation:
 
     def _counts(self) -> list[Series]:
         at = self._first_column
-        extra = ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
+        extra = (
+            ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
+        )
         rows = self._rows(["count(*)", *extra])
         scale = 1.0 if self.aggregate.op == "count_over_time" else _SECOND / self.request.step_ns
         series = self._collect(rows, 0.0, self._grouped_labels, lambda row: row[at] * scale)
@@ -217,7 +238,9 @@ class _Aggregation:
         at = self._first_column
         value = self._value()
         function = self.aggregate.op.split("_")[0]
-        extra = ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
+        extra = (
+            ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
+        )
         rows = [row for row in self._rows([f"{function}({value})", *extra]) if row[at] is not None]
         series = self._collect(rows, math.nan, self._grouped_labels, lambda row: float(row[at]))
         return self._with_exemplars(series, rows, lambda row: float(row[at])) if extra else series
@@ -230,7 +253,9 @@ class _Aggregation:
         return f"coalesce({', '.join(parts)})" if parts else "NULL::DOUBLE"
 
     def _numbers(self, attribute: ast.Attribute | ast.Intrinsic) -> Slots:
-        return {t: sql for t, sql in self.fields.slots(attribute).items() if t in ("int", "dbl", "dur")}
+        return {
+            t: sql for t, sql in self.fields.slots(attribute).items() if t in ("int", "dbl", "dur")
+        }
 
     def _buckets(self) -> list[tuple]:
         """Rows with (power-of-two bucket, count) at the end. Floats have no bucket; values under 2 are left out."""
@@ -275,12 +300,18 @@ class _Aggregation:
 
             def labels(row: tuple, q: float = q) -> tuple[Label, ...]:
                 named = self._label_values(row) if self.labels else ()
-                return (*named, Label.of("p", {"doubleValue": q}), Label.of("exact", {"boolValue": True}))
+                return (
+                    *named,
+                    Label.of("p", {"doubleValue": q}),
+                    Label.of("exact", {"boolValue": True}),
+                )
 
             found += self._collect(rows, math.nan, labels, lambda row, n=n: float(row[at + n]))
         return found
 
-    def _with_exemplars(self, series: list[Series], rows: list[tuple], value: Callable[[tuple], float]) -> list[Series]:
+    def _with_exemplars(
+        self, series: list[Series], rows: list[tuple], value: Callable[[tuple], float]
+    ) -> list[Series]:
         """Up to `exemplars` of the first trace in an interval of a series, newest intervals first."""
         left = self.request.exemplars
         by_labels: dict[tuple[Label, ...], list[dict[str, Any]]] = {}

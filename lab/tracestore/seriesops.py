@@ -46,7 +46,9 @@ class Series:
     @property
     def name(self) -> str:
         """The value of `__name__`; empty where there is none."""
-        return next((label.value["stringValue"] for label in self.labels if label.name == "__name__"), "")
+        return next(
+            (label.value["stringValue"] for label in self.labels if label.name == "__name__"), ""
+        )
 
     @property
     def key(self) -> tuple[Label, ...]:
@@ -57,7 +59,11 @@ class Series:
 def apply_second(series: list[Series], stages: tuple[ast.SecondStage, ...]) -> list[Series]:
     """Apply second stages in order."""
     for stage in stages:
-        series = _filter(series, stage) if isinstance(stage, ast.MetricsFilter) else _top_bottom(series, stage)
+        series = (
+            _filter(series, stage)
+            if isinstance(stage, ast.MetricsFilter)
+            else _top_bottom(series, stage)
+        )
     return series
 
 
@@ -83,7 +89,11 @@ def _top_bottom(series: list[Series], stage: ast.TopBottom) -> list[Series]:
     kept = np.full_like(table, np.nan)
     best = order[: stage.limit]
     np.put_along_axis(kept, best, np.take_along_axis(table, best, axis=0), axis=0)
-    return [replace(s, values=row) for s, row in zip(ordered, kept, strict=True) if not np.isnan(row).all()]
+    return [
+        replace(s, values=row)
+        for s, row in zip(ordered, kept, strict=True)
+        if not np.isnan(row).all()
+    ]
 
 
 def combine(op: str, left: list[Series] | float, right: list[Series] | float) -> list[Series]:
@@ -93,9 +103,15 @@ def combine(op: str, left: list[Series] | float, right: list[Series] | float) ->
     sample.
     """
     if isinstance(left, int | float):
-        return [_calculated(op, s, np.full_like(s.values, left), s.values, f"{left:g}", s.name) for s in right]
+        return [
+            _calculated(op, s, np.full_like(s.values, left), s.values, f"{left:g}", s.name)
+            for s in right
+        ]
     if isinstance(right, int | float):
-        return [_calculated(op, s, s.values, np.full_like(s.values, right), s.name, f"{right:g}") for s in left]
+        return [
+            _calculated(op, s, s.values, np.full_like(s.values, right), s.name, f"{right:g}")
+            for s in left
+        ]
     lefts, rights = {s.key: s for s in left}, {s.key: s for s in right}
     found = []
     for key in lefts if () in rights else rights:
@@ -105,7 +121,9 @@ def combine(op: str, left: list[Series] | float, right: list[Series] | float) ->
     return found
 
 
-def _calculated(op: str, like: Series, left: np.ndarray, right: np.ndarray, left_name: str, right_name: str) -> Series:
+def _calculated(
+    op: str, like: Series, left: np.ndarray, right: np.ndarray, left_name: str, right_name: str
+) -> Series:
     left, right = np.nan_to_num(left, nan=0.0), np.nan_to_num(right, nan=0.0)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if op == "/":

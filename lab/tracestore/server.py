@@ -78,11 +78,15 @@ class Server:
             self.grpc_port = self._grpc.port
             self._grpc.start()
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
-        log.info("listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port})
+        log.info(
+            "listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port}
+        )
         threading.Thread(target=_warm_up, name="warm-up", daemon=True).start()
 
     async def _listen(self, app: web.Application, port: int) -> int:
-        runner = web.AppRunner(app, access_log=None, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S)
+        runner = web.AppRunner(
+            app, access_log=None, auto_decompress=False, shutdown_timeout=_SHUTDOWN_S
+        )
         await runner.setup()
         self._runners.append(runner)
         site = web.TCPSite(runner, self.host, port, reuse_address=True)
@@ -91,8 +95,8 @@ class Server:
         except OSError as e:
             raise TraceStoreError(
                 f"port {port} on {self.host} cannot be opened",
-                had=str(e),
-                do="stop what holds it, or give another port (0: a free one)",
+                got=str(e),
+                fix="stop what holds it, or give another port (0: a free one)",
             ) from e
         return runner.addresses[0][1]
 
@@ -106,7 +110,13 @@ class Server:
 
 
 async def serve(
-    folder: Path, *, host: str, port: int, otlp_port: int, grpc_port: int | None = None, **engine_options: object
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    otlp_port: int,
+    grpc_port: int | None = None,
+    **engine_options: object,
 ) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()

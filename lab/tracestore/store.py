@@ -33,16 +33,22 @@ class SpanStore:
     Raises StoreBroken where the file cannot be opened (held by another process, damaged, no rights).
     """
 
-    def __init__(self, folder: Path, *, threads: int = 2, memory_limit: str = _MEMORY_LIMIT) -> None:
+    def __init__(
+        self, folder: Path, *, threads: int = 2, memory_limit: str = _MEMORY_LIMIT
+    ) -> None:
         self.path = folder / "spans.duckdb"
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"threads": threads, "memory_limit": memory_limit, "preserve_insertion_order": False}
+        config = {
+            "threads": threads,
+            "memory_limit": memory_limit,
+            "preserve_insertion_order": False,
+        }
         try:
             self._con = duckdb.connect(str(self.path), config=config)
         except duckdb.Error as e:
             raise StoreBroken(
-                f"the span database {self.path} cannot be opened", had=str(e).splitlines()[0],
-                do="stop the other process that holds it, or move the file away to start empty",
+                f"the span database {self.path} cannot be opened", got=str(e).splitlines()[0],
+                fix="stop the other process that holds it, or move the file away to start empty",
             ) from e  # fmt: skip
         self._con.execute(f"SET checkpoint_threshold = '{_CHECKPOINT_AT}'")
         self._write_lock = threading.Lock()
@@ -84,7 +90,9 @@ class SpanStore:
                 raise
             con.execute("COMMIT")
 
-    def insert(self, spans: pa.Table, resources: pa.Table, scopes: pa.Table, seq: int | None = None) -> int:
+    def insert(
+        self, spans: pa.Table, resources: pa.Table, scopes: pa.Table, seq: int | None = None
+    ) -> int:
         """Add these spans in one transaction, but for those that are there already; returns how many are new.
 
         `seq` is the log's sequence number up to which the database is complete with this. Raises StoreBroken.
@@ -97,15 +105,17 @@ class SpanStore:
                 batch.insert_owners(con, "scopes", scopes)
                 added = batch.insert_spans(con, spans)
                 if spans.num_rows:
-                    self.catalogue.learn(batch.keys_of(spans, resources, scopes), *batch.window_of(spans))
+                    self.catalogue.learn(
+                        batch.keys_of(spans, resources, scopes), *batch.window_of(spans)
+                    )
                 rows = self._save_keys(con)
                 if seq is not None:
                     con.execute("UPDATE log_position SET seq = $seq", {"seq": seq})
         except duckdb.Error as e:
             raise StoreBroken(
                 "spans cannot be written to the database",
-                had=str(e).splitlines()[0],
-                do="they stay in the log; check the disk",
+                got=str(e).splitlines()[0],
+                fix="they stay in the log; check the disk",
             ) from e
         self.catalogue.mark_saved(rows)
         if seq is not None:
@@ -118,7 +128,10 @@ class SpanStore:
         rows = self.catalogue.unsaved(everything)
         if rows:
             names = ("scope", "key", "type", "first_ns", "last_ns")
-            new = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+            new = {
+                name: list(column)
+                for name, column in zip(names, zip(*rows, strict=True), strict=True)
+            }
             con.execute(
                 "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, unnest($key) AS key, unnest($type) AS type) "
                 "n WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
@@ -134,7 +147,9 @@ class SpanStore:
     def delete_before(self, cutoff_ns: int) -> int:
         """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
         with self._transaction() as con:
-            gone = con.execute("DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}).fetchone()[0]
+            gone = con.execute(
+                "DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}
+            ).fetchone()[0]
             extents.delete_before(con, cutoff_ns)
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
@@ -146,7 +161,9 @@ class SpanStore:
     def quantile_end_ns(self, share: float) -> int | None:
         """The end time (unix ns) that `share` of the spans lie before; None where there is no span."""
         with self.reader() as con:
-            return con.execute("SELECT quantile_disc(end_ns, $share) FROM spans", {"share": share}).fetchone()[0]
+            return con.execute(
+                "SELECT quantile_disc(end_ns, $share) FROM spans", {"share": share}
+            ).fetchone()[0]
 
     def used_bytes(self) -> int:
         """Bytes of the blocks in use: deleting lowers this, while the file itself only stops growing."""

@@ -43,10 +43,16 @@ _CONDITION = re.compile(
 def tag_names(catalogue: Catalogue, scope: str, window: Window, limit: int) -> list[dict[str, Any]]:
     """`[{"name": scope, "tags": [...]}]`; every scope where none is given. Raises BadRequest for an unknown one."""
     if scope not in ("", "none", "intrinsic", *SCOPES):
-        raise BadRequest(f"invalid scope: {scope[:40]}", do=f"use one of intrinsic, {', '.join(SCOPES)}")
+        raise BadRequest(
+            f"invalid scope: {scope[:40]}", fix=f"use one of intrinsic, {', '.join(SCOPES)}"
+        )
     found = []
     for name in SCOPES if scope in ("", "none") else [scope]:
-        tags = catalogue.keys(name, window.start_ns, window.end_ns) if name != "intrinsic" else list(INTRINSIC_TAGS)
+        tags = (
+            catalogue.keys(name, window.start_ns, window.end_ns)
+            if name != "intrinsic"
+            else list(INTRINSIC_TAGS)
+        )
         if tags:
             found.append({"name": name, "tags": tags[:limit] if limit else tags})
     if scope in ("", "none"):
@@ -55,7 +61,12 @@ def tag_names(catalogue: Catalogue, scope: str, window: Window, limit: int) -> l
 
 
 def tag_values(
-    store: SpanStore, con: duckdb.DuckDBPyConnection, tag: str, query: str, window: Window, limit: int
+    store: SpanStore,
+    con: duckdb.DuckDBPyConnection,
+    tag: str,
+    query: str,
+    window: Window,
+    limit: int,
 ) -> list[dict[str, str]]:
     """`[{"type", "value"}]` of a tag among the spans that the usable conditions of `query` match, most frequent
     first."""
@@ -72,13 +83,13 @@ def tag_values(
         listed = type_name.endswith("[]")
         value = f"unnest({sql})" if listed else sql
         inner = f"SELECT {value} AS v FROM {compiler.source(fields.needs)} WHERE {compiler.in_window()} AND {condition}"
-        sql = (
-            f"SELECT v FROM ({inner}) WHERE v IS NOT NULL GROUP BY v ORDER BY count(*) DESC, v LIMIT {limit or 5000:d}"
-        )
+        sql = f"SELECT v FROM ({inner}) WHERE v IS NOT NULL GROUP BY v ORDER BY count(*) DESC, v LIMIT {limit or 5000:d}"
         sql = compiler.statement(sql)
         rows = con.execute(sql, compiler.parameters.of(sql)).fetchall()
         kind = type_name.removesuffix("[]")
-        values += [{"type": _TYPE[kind], "value": _text(kind, row[0])} for row in rows if row[0] != ""]
+        values += [
+            {"type": _TYPE[kind], "value": _text(kind, row[0])} for row in rows if row[0] != ""
+        ]
     return values[:limit] if limit else values
 
 
@@ -122,7 +133,13 @@ def _fixed_values(node: ast.Attribute | ast.Intrinsic) -> list[dict[str, str]] |
             return [{"type": "keyword", "value": v} for v in sorted(STATUS)]
         case "span:kind":
             return [{"type": "keyword", "value": v} for v in sorted(KIND)]
-        case "span:name" | "span:statusMessage" | "trace:rootName" | "trace:rootService" | "event:name":
+        case (
+            "span:name"
+            | "span:statusMessage"
+            | "trace:rootName"
+            | "trace:rootService"
+            | "event:name"
+        ):
             return None
         case "instrumentation:name" | "instrumentation:version":
             return None

@@ -17,26 +17,44 @@ class Telemetry:
         self.registry = r = CollectorRegistry()
         ProcessCollector(registry=r)
         GCCollector(registry=r)
-        self.spans_accepted = Counter("tracestore_spans_accepted", "Spans acknowledged.", registry=r)
-        self.spans_rejected = Counter("tracestore_spans_rejected", "Spans refused in a partial success.", registry=r)
+        self.spans_accepted = Counter(
+            "tracestore_spans_accepted", "Spans acknowledged.", registry=r
+        )
+        self.spans_rejected = Counter(
+            "tracestore_spans_rejected", "Spans refused in a partial success.", registry=r
+        )
         self.spans_duplicate = Counter(
             "tracestore_spans_duplicate", "Spans that were in the store already.", registry=r
         )
         self.requests_refused = Counter(
-            "tracestore_requests_refused", "Ingest requests refused as a whole.", ["code"], registry=r
+            "tracestore_requests_refused",
+            "Ingest requests refused as a whole.",
+            ["code"],
+            registry=r,
         )
         self.flush_s = Histogram(
-            "tracestore_flush_seconds", "Time of one batch into the database.", buckets=_SECONDS, registry=r
+            "tracestore_flush_seconds",
+            "Time of one batch into the database.",
+            buckets=_SECONDS,
+            registry=r,
         )
         self.query_s = Histogram(
-            "tracestore_query_seconds", "Time of one query.", ["endpoint", "code"], buckets=_SECONDS, registry=r
+            "tracestore_query_seconds",
+            "Time of one query.",
+            ["endpoint", "code"],
+            buckets=_SECONDS,
+            registry=r,
         )
-        self.queue_bytes = Gauge("tracestore_queue_bytes", "Bytes received and not yet in the log.", registry=r)
+        self.queue_bytes = Gauge(
+            "tracestore_queue_bytes", "Bytes received and not yet in the log.", registry=r
+        )
         self.pending_spans = Gauge(
             "tracestore_pending_spans", "Spans in the log and not yet in the database.", registry=r
         )
         self.wal_bytes = Gauge("tracestore_wal_bytes", "Bytes of the write-ahead log.", registry=r)
-        self.database_bytes = Gauge("tracestore_database_bytes", "Bytes of the database on disk.", registry=r)
+        self.database_bytes = Gauge(
+            "tracestore_database_bytes", "Bytes of the database on disk.", registry=r
+        )
 
     def text(self) -> bytes:
         """The metrics in Prometheus' text format."""

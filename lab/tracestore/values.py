@@ -51,7 +51,9 @@ def any_value(type_name: str, value: Any) -> dict[str, Any]:
     return {"arrayValue": {"values": [any_value(type_name[:-2], v) for v in value]}}
 
 
-def attribute_values(row: dict[str, Any], wanted: list[ast.Attribute | ast.Intrinsic]) -> list[dict[str, Any]]:
+def attribute_values(
+    row: dict[str, Any], wanted: list[ast.Attribute | ast.Intrinsic]
+) -> list[dict[str, Any]]:
     """`{"key", "value"}` of the wanted attributes that the row has. The key is the name without its scope, as in
     Tempo."""
     found = []
@@ -83,12 +85,20 @@ def _intrinsic(row: dict[str, Any], name: str) -> dict[str, Any] | None:
             return any_value("str", row["c_version"] or "")
         case "event:name":
             names = [e["n"] for e in msgspec.json.decode(row["events"] or "[]")]
-            return any_value("str", names[0]) if len(names) == 1 else any_value("str[]", names) if names else None
+            return (
+                any_value("str", names[0])
+                if len(names) == 1
+                else any_value("str[]", names)
+                if names
+                else None
+            )
     return None
 
 
 def _attribute(row: dict[str, Any], node: ast.Attribute) -> dict[str, Any] | None:
-    for scope in [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]:
+    for scope in (
+        [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
+    ):
         value = _scoped(row, scope, node.name)
         if value is not None:
             return value
@@ -97,7 +107,11 @@ def _attribute(row: dict[str, Any], node: ast.Attribute) -> dict[str, Any] | Non
 
 def _scoped(row: dict[str, Any], scope: str, name: str) -> dict[str, Any] | None:
     if scope in ("event", "link"):
-        found = [e["a"][name] for e in msgspec.json.decode(row.get(f"{scope}s") or "[]") if name in e.get("a", {})]
+        found = [
+            e["a"][name]
+            for e in msgspec.json.decode(row.get(f"{scope}s") or "[]")
+            if name in e.get("a", {})
+        ]
         return found[0] if len(found) == 1 else {"arrayValue": {"values": found}} if found else None
     if scope == "span" and name in PROMOTED and row.get(name) is not None:
         return any_value(PROMOTED[name], row[name])
@@ -110,7 +124,15 @@ def _scoped(row: dict[str, Any], scope: str, name: str) -> dict[str, Any] | None
     return msgspec.json.decode(held[name]) if held and name in held else None
 
 
-_TYPE_OF_LETTER = {"s": "str", "i": "int", "d": "dbl", "b": "bool", "u": "dur", "t": "status", "k": "kind"}
+_TYPE_OF_LETTER = {
+    "s": "str",
+    "i": "int",
+    "d": "dbl",
+    "b": "bool",
+    "u": "dur",
+    "t": "status",
+    "k": "kind",
+}
 
 
 def group_value(key: str) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 from lab.tracestore.errors import StoreBroken
 
-_HEADER = struct.Struct("<4sIIQ")  # magic, length of the payload, crc32 of sequence number and payload, sequence number
+_HEADER = struct.Struct(
+    "<4sIIQ"
+)  # magic, length of the payload, crc32 of sequence number and payload, sequence number
 _MAGIC = b"LWL1"
 SEGMENT_BYTES = 64 * 2**20
 
@@ -60,8 +62,8 @@ class WriteAheadLog:
             self._cut_back()
             raise StoreBroken(
                 "the write-ahead log cannot be written",
-                had=f"{e} in {self.folder}",
-                do="free some disk space; nothing acknowledged is lost",
+                got=f"{e} in {self.folder}",
+                fix="free some disk space; nothing acknowledged is lost",
             ) from e
         self._size += len(block)
         self.bytes += len(block)
@@ -78,7 +80,9 @@ class WriteAheadLog:
             _sync_folder(self.folder)
         except OSError as e:
             raise StoreBroken(
-                "a log segment cannot be created", had=f"{e}: {path}", do="check the disk and its rights"
+                "a log segment cannot be created",
+                got=f"{e}: {path}",
+                fix="check the disk and its rights",
             ) from e
         self._segments = [s for s in self._segments if s[1] != path] + [(self.next_seq, path, 0)]
         self._size = 0
@@ -96,7 +100,9 @@ class WriteAheadLog:
         """Delete the segments whose records all have sequence numbers up to `seq` (the database has them)."""
         keep = []
         for i, (first, path, size) in enumerate(self._segments):
-            last_here = self._segments[i + 1][0] - 1 if i + 1 < len(self._segments) else self.next_seq - 1
+            last_here = (
+                self._segments[i + 1][0] - 1 if i + 1 < len(self._segments) else self.next_seq - 1
+            )
             whole = last_here <= seq and (i + 1 < len(self._segments) or size >= SEGMENT_BYTES)
             if whole:
                 if i + 1 == len(self._segments):

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 _CORE = (*(c.removeprefix("s.") for c in found.CORE.split(", ")), "res_id", "scope_id")
 
 
-def answer(store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest) -> list[dict[str, Any]]:
+def answer(
+    store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest
+) -> list[dict[str, Any]]:
     """The traces of Tempo's SearchResponse, newest first."""
     traces = _matching_traces(store, con, request)
     if not traces:
@@ -57,7 +59,9 @@ def _columns_of(catalogue: Catalogue, query: ast.Query) -> list[str]:
     return list(wanted)
 
 
-def _matching_traces(store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest) -> list[UUID]:
+def _matching_traces(
+    store: SpanStore, con: duckdb.DuckDBPyConnection, request: SearchRequest
+) -> list[UUID]:
     compiler = SpansetCompiler(store.catalogue, Window(request.start_ns, request.end_ns))
     relation = compiler.pipeline(request.query.pipeline)
     sql = compiler.statement(
@@ -96,7 +100,10 @@ def _describe(
 
 
 def _add_spansets(
-    by_trace: dict[UUID, Trace], matches: list[tuple], rows: dict[int, found.Row], relation: Relation
+    by_trace: dict[UUID, Trace],
+    matches: list[tuple],
+    rows: dict[int, found.Row],
+    relation: Relation,
 ) -> None:
     """Matches by trace, then by group, in the order of their first span."""
     sets: dict[tuple, Spanset] = {}

@@ -136,11 +136,15 @@ def from_dict(value: dict[str, Any]) -> Arrival:
     settings = dict(value)
     kind = settings.pop("kind", None)
     if kind not in KINDS:
-        raise WorkloadError(f"there is no arrival process {kind!r}", do=f"use one of {', '.join(KINDS)}")
+        raise WorkloadError(
+            f"there is no arrival process {kind!r}", fix=f"use one of {', '.join(KINDS)}"
+        )
     try:
         return KINDS[kind](**settings)
     except TypeError as e:
-        raise WorkloadError(f"the arrival process {kind!r} is malformed", had=f"{settings}: {e}") from e
+        raise WorkloadError(
+            f"the arrival process {kind!r} is malformed", got=f"{settings}: {e}"
+        ) from e
 
 
 def _exponential(rate: float, rng: np.random.Generator) -> Iterator[float]:
@@ -152,7 +156,9 @@ def _exponential(rate: float, rng: np.random.Generator) -> Iterator[float]:
 
 def _within(start: float, end: float, rate: float, rng: np.random.Generator) -> Iterator[float]:
     if rate > 0:
-        yield from itertools.takewhile(lambda t: t < end, (start + t for t in _exponential(rate, rng)))
+        yield from itertools.takewhile(
+            lambda t: t < end, (start + t for t in _exponential(rate, rng))
+        )
 
 
 def _positive(value: Arrival, *names: str) -> None:
@@ -167,4 +173,6 @@ def _check(value: Arrival, names: tuple[str, ...], good: Any, rule: str) -> None
     for name in names:
         number = getattr(value, name)
         if not isinstance(number, (int, float)) or not np.isfinite(number) or not good(number):
-            raise WorkloadError(f"{name} of the arrival process {value.kind!r} {rule}", had=repr(number))
+            raise WorkloadError(
+                f"{name} of the arrival process {value.kind!r} {rule}", got=repr(number)
+            )

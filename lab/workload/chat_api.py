@@ -98,7 +98,12 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
                 out.token_times.append(at)
     out.answer = "".join(texts)
     out.tool_calls = [
-        {"tool": "".join(names), "arguments": arguments_of("".join(arguments)), "output": None, "error": None}
+        {
+            "tool": "".join(names),
+            "arguments": arguments_of("".join(arguments)),
+            "output": None,
+            "error": None,
+        }
         for _, (names, arguments) in sorted(calls.items())
     ]
     if not ended or not out.finish_reason:
@@ -114,7 +119,9 @@ def _take_usage(out: Outcome, usage: _Usage) -> None:
         out.cached_tokens = details.cached_tokens
 
 
-def _take_delta(delta: _Delta, texts: list[str], calls: dict[int, tuple[list[str], list[str]]]) -> bool:
+def _take_delta(
+    delta: _Delta, texts: list[str], calls: dict[int, tuple[list[str], list[str]]]
+) -> bool:
     """True if there is something that the model generated in it."""
     if delta.content:
         texts.append(delta.content)

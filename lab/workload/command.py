@@ -46,25 +46,42 @@ def main(argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="lab load", description="Drive a workload and record every request.")
+    parser = argparse.ArgumentParser(
+        prog="lab load", description="Drive a workload and record every request."
+    )
     parser.add_argument("--plan", type=Path, help="drive this saved plan instead of making one")
-    parser.add_argument("--requests", type=int, help="how many requests to plan (default 100, unless --duration-s)")
-    parser.add_argument("--duration-s", type=float, help="plan all sessions that begin within this time")
+    parser.add_argument(
+        "--requests", type=int, help="how many requests to plan (default 100, unless --duration-s)"
+    )
+    parser.add_argument(
+        "--duration-s", type=float, help="plan all sessions that begin within this time"
+    )
     parser.add_argument("--arrivals", default="poisson:1", help=ARRIVALS_HELP)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", nargs="+", help="only these kinds of scenarios")
     parser.add_argument("--api", choices=["responses", "chat"], default="responses")
-    parser.add_argument("--model", default="", help="the model to ask for (default: the settings' model_name)")
-    parser.add_argument("--save-plan", type=Path, help="write the plan to this file and drive nothing")
+    parser.add_argument(
+        "--model", default="", help="the model to ask for (default: the settings' model_name)"
+    )
+    parser.add_argument(
+        "--save-plan", type=Path, help="write the plan to this file and drive nothing"
+    )
     parser.add_argument(
         "--shard",
         default="",
         help="drive part I/N of the plan; I/N with I left out takes it from JOB_COMPLETION_INDEX (an Indexed Job)",
     )
     parser.add_argument("--run-id", default="", help="the same for all shards of one run")
-    parser.add_argument("--start-at", type=float, help="seconds since the epoch; the same for all shards of one run")
+    parser.add_argument(
+        "--start-at", type=float, help="seconds since the epoch; the same for all shards of one run"
+    )
     parser.add_argument("--timeout-s", type=float, default=60.0, help="for each request")
-    parser.add_argument("--out", type=Path, default=Path("out/runs"), help="folder in which the run's folder is made")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/runs"),
+        help="folder in which the run's folder is made",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)
 
@@ -96,7 +113,9 @@ def parse_arrivals(text: str) -> Arrival:
             values[0] = int(values[0])
         return KINDS[kind](*values)
     except (KeyError, ValueError, TypeError) as e:
-        raise WorkloadError(f"these are no arrivals: {text!r}", had=str(e), do=f"give {ARRIVALS_HELP}") from e
+        raise WorkloadError(
+            f"these are no arrivals: {text!r}", got=str(e), fix=f"give {ARRIVALS_HELP}"
+        ) from e
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -104,5 +123,7 @@ def _shard(text: str) -> tuple[int, int]:
     try:
         return int(index or os.environ["JOB_COMPLETION_INDEX"]), int(of)
     except (ValueError, KeyError) as e:
-        do = "give I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment"
-        raise WorkloadError(f"this is no shard: {text!r}", had=f"{type(e).__name__} {e}", do=do) from e
+        fix = "give I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment"
+        raise WorkloadError(
+            f"this is no shard: {text!r}", got=f"{type(e).__name__} {e}", fix=fix
+        ) from e

@@ -40,10 +40,18 @@ class Driver:
         start_at: float | None = None,
         on_end: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.plan, self.paths, self.run_id, self.timeout_s, self.spans = plan, paths, run_id, timeout_s, spans
+        self.plan, self.paths, self.run_id, self.timeout_s, self.spans = (
+            plan,
+            paths,
+            run_id,
+            timeout_s,
+            spans,
+        )
         self.start_at, self.on_end = start_at, on_end
         self.rows: list[dict[str, Any]] = []
-        self.dispatch_lags_s: list[float] = []  # from the moment a request was due until the driver turned to it
+        self.dispatch_lags_s: list[
+            float
+        ] = []  # from the moment a request was due until the driver turned to it
         self.connect_s: list[float] = []
         self.loop_lags_s: list[float] = []  # how late a timer of PROBE_EVERY_S was
         self.window = (0.0, 0.0)
@@ -139,17 +147,26 @@ class Driver:
                 raise
 
     async def _one(
-        self, conversation: Conversation, request: PlannedRequest, due: float, predecessor_failed: bool
+        self,
+        conversation: Conversation,
+        request: PlannedRequest,
+        due: float,
+        predecessor_failed: bool,
     ) -> tuple[Exchange, bool]:
         """One request, whatever happens to it, and its row; True if it failed."""
         ids = TraceIds.new()
         if predecessor_failed:
             exchange = Exchange(Answer(), done=perf_counter())
-            outcome = Outcome(error_type="predecessor_failed", error_message="what it follows up on was not answered")
+            outcome = Outcome(
+                error_type="predecessor_failed",
+                error_message="what it follows up on was not answered",
+            )
             self._note(request, ids, due, exchange, outcome)
             return exchange, True
         baggage = self._baggage(request)
-        message = self._message(conversation.body(request), request.api, context_headers(ids, baggage))
+        message = self._message(
+            conversation.body(request), request.api, context_headers(ids, baggage)
+        )
         self.dispatch_lags_s.append(perf_counter() - due)
         exchange = await self.paths[request.api].pool.send(message, timeout_s=self.timeout_s)
         self.connect_s.append(exchange.connect_s)
@@ -170,11 +187,26 @@ class Driver:
     def _message(self, body: bytes, api: str, context: bytes) -> bytes:
         return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._heads[api], context, len(body), body)
 
-    def _note(self, request: PlannedRequest, ids: TraceIds, due: float, exchange: Exchange, outcome: Outcome) -> None:
+    def _note(
+        self,
+        request: PlannedRequest,
+        ids: TraceIds,
+        due: float,
+        exchange: Exchange,
+        outcome: Outcome,
+    ) -> None:
         record = row(self.run_id, request, ids, self.clock, due, exchange, outcome)
         self.rows.append(record)
-        if self.spans is not None and exchange.sent == exchange.sent:  # nan: never sent, so there is no trace
-            self.spans.add(ids, record["scheduled_at"], record["done_at"], self._attributes(record), outcome.error_type)
+        if (
+            self.spans is not None and exchange.sent == exchange.sent
+        ):  # nan: never sent, so there is no trace
+            self.spans.add(
+                ids,
+                record["scheduled_at"],
+                record["done_at"],
+                self._attributes(record),
+                outcome.error_type,
+            )
         if self.on_end is not None:
             self.on_end(record)
 
@@ -228,7 +260,12 @@ def _read(conversation: Conversation, request: PlannedRequest, exchange: Exchang
         return Outcome()
     try:
         return conversation.read(request, sse.events(answer.body, answer.marks))
-    except (AttributeError, KeyError, TypeError, ValueError) as e:  # JSON, but not of the API's shape
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as e:  # JSON, but not of the API's shape
         return Outcome(error_type="malformed_event", error_message=f"{type(e).__name__}: {e}")
 
 

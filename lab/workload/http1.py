@@ -23,7 +23,18 @@ class Answer:
     `done` is True once the body is complete; `keep_alive` says whether the connection may be used again.
     """
 
-    __slots__ = ("status", "headers", "parts", "marks", "size", "done", "keep_alive", "_feed", "_rest", "_left")
+    __slots__ = (
+        "status",
+        "headers",
+        "parts",
+        "marks",
+        "size",
+        "done",
+        "keep_alive",
+        "_feed",
+        "_rest",
+        "_left",
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -91,7 +102,9 @@ class Answer:
                 raise MalformedAnswer(f"a header {line[:80]!r}")
             headers[name.strip().lower()] = value.strip()
         connection = headers.get(b"connection", b"").lower()
-        self.keep_alive = b"close" not in connection and (version == b"HTTP/1.1" or b"keep-alive" in connection)
+        self.keep_alive = b"close" not in connection and (
+            version == b"HTTP/1.1" or b"keep-alive" in connection
+        )
 
     def _choose_framing(self) -> None:
         if self.status in (204, 304):
@@ -110,7 +123,9 @@ class Answer:
 
     def _of_length(self, data: bytes, at: float) -> None:
         if len(data) > self._left:
-            self.keep_alive = False  # more than was announced: the connection's framing is not to be trusted
+            self.keep_alive = (
+                False  # more than was announced: the connection's framing is not to be trusted
+            )
             data = data[: self._left]
         self._take(data, at)
         self._left -= len(data)
@@ -133,7 +148,9 @@ class Answer:
             elif left > 0:
                 stop = min(pos + left, end)
                 if data[pos:stop] != b"\r\n"[2 - left : 2 - left + stop - pos]:
-                    raise MalformedAnswer(f"a chunk that does not end where it said: {data[pos : pos + 20]!r}")
+                    raise MalformedAnswer(
+                        f"a chunk that does not end where it said: {data[pos : pos + 20]!r}"
+                    )
                 left -= stop - pos
                 pos = stop
             else:

@@ -14,7 +14,12 @@ from lab.workload.plan import Api, Plan, PlannedRequest
 from lab.world import facts
 from lab.world.scenarios import Scenario, make_scenarios
 
-TENANTS = ("acme", "globex", "initech", "umbrella")  # the first asks most: shares fall as 1, 1/2, 1/3, 1/4
+TENANTS = (
+    "acme",
+    "globex",
+    "initech",
+    "umbrella",
+)  # the first asks most: shares fall as 1, 1/2, 1/3, 1/4
 USERS_PER_TENANT = 8
 FOLLOW_UP_THINK_S = 1.0
 
@@ -44,7 +49,9 @@ def make_plan(
     rng = np.random.default_rng(seed)
     starts = _starts(arrivals, seed, requests, duration_s)
     scenarios = make_scenarios(len(starts), seed, kinds=list(kinds) if kinds else None)
-    model = model or (settings.model_name if settings else Settings.model_fields["model_name"].default)
+    model = model or (
+        settings.model_name if settings else Settings.model_fields["model_name"].default
+    )
     made: list[PlannedRequest] = []
     for number, (scenario, (offset_s, user)) in enumerate(zip(scenarios, starts, strict=True)):
         if requests is not None and len(made) >= requests:
@@ -77,7 +84,11 @@ def make_plan(
 
 
 def plan_of(
-    chosen: Iterable[Scenario], *, api: Api = "responses", settings: Settings | None = None, gap_s: float = 0.0
+    chosen: Iterable[Scenario],
+    *,
+    api: Api = "responses",
+    settings: Settings | None = None,
+    gap_s: float = 0.0,
 ) -> Plan:
     """A plan that asks these very scenarios, one session each, `gap_s` apart (0: all at once), as one user.
 
@@ -108,20 +119,30 @@ def plan_of(
         for turn_index, turn in enumerate(scenario.turns)
     ]
     if not made:
-        raise WorkloadError("there is nothing to ask", had="no scenario", do="give at least one scenario")
-    return Plan(tuple(made), Constant(1 / gap_s if gap_s else 1.0), 0, world=f"seed {facts.WORLD_SEED}")
+        raise WorkloadError(
+            "there is nothing to ask", got="no scenario", fix="give at least one scenario"
+        )
+    return Plan(
+        tuple(made), Constant(1 / gap_s if gap_s else 1.0), 0, world=f"seed {facts.WORLD_SEED}"
+    )
 
 
 def _check(arrivals: Arrival, requests: int | None, duration_s: float | None) -> None:
     if (requests is None) == (duration_s is None):
-        had = f"requests={requests}, duration_s={duration_s}"
-        raise WorkloadError("a plan needs to know where to end", had=had, do="give either requests or duration_s")
+        got = f"requests={requests}, duration_s={duration_s}"
+        raise WorkloadError(
+            "a plan needs to know where to end", got=got, fix="give either requests or duration_s"
+        )
     if duration_s is not None and arrivals.closed:
-        do = "give requests: how many a closed-loop user sends in a time is the server's decision"
-        raise WorkloadError("a closed-loop plan cannot be made by duration", had=f"duration_s={duration_s}", do=do)
+        fix = "give requests: how many a closed-loop user sends in a time is the server's decision"
+        raise WorkloadError(
+            "a closed-loop plan cannot be made by duration", got=f"duration_s={duration_s}", fix=fix
+        )
     wanted = duration_s if requests is None else requests
     if wanted is None or not wanted > 0:
-        raise WorkloadError("a plan of nothing was asked for", had=f"{wanted}", do="ask for more than 0")
+        raise WorkloadError(
+            "a plan of nothing was asked for", got=f"{wanted}", fix="ask for more than 0"
+        )
 
 
 def _starts(
@@ -133,7 +154,9 @@ def _starts(
         return [(t, -1) for t in takewhile(lambda t: t < (duration_s or 0), offsets)]
     if isinstance(arrivals, Users):
         begin = list(islice(offsets, arrivals.count))
-        return [(begin[n] if n < arrivals.count else None, n % arrivals.count) for n in range(requests)]
+        return [
+            (begin[n] if n < arrivals.count else None, n % arrivals.count) for n in range(requests)
+        ]
     return [(t, -1) for t in islice(offsets, requests)]
 
 
@@ -147,7 +170,9 @@ def _who(rng: np.random.Generator, tenants: Sequence[str], user: int) -> tuple[s
     return tenant, f"{tenant}-u{rng.integers(USERS_PER_TENANT):02d}"
 
 
-def _think(rng: np.random.Generator, arrivals: Arrival, first: bool, follow_up_think_s: float) -> float:
+def _think(
+    rng: np.random.Generator, arrivals: Arrival, first: bool, follow_up_think_s: float
+) -> float:
     mean_s = arrivals.think_s if isinstance(arrivals, Users) else follow_up_think_s
     if first and not isinstance(arrivals, Users):
         return 0.0

@@ -21,7 +21,9 @@ class ResponsesPath:
     pool: Pool
     mcp_url: str  # as Llama Stack reaches it, with its path
     vector_store_id: str = ""
-    models: dict[str, str] = field(default_factory=dict)  # the plan's name of a model -> Llama Stack's
+    models: dict[str, str] = field(
+        default_factory=dict
+    )  # the plan's name of a model -> Llama Stack's
     instructions: str = ""
     search_results: int = 2
     path: str = responses_api.PATH
@@ -34,7 +36,9 @@ class ResponsesPath:
         by_mcp = [name for name in offered if catalogue.BY_NAME[name].mcp]
         entries = [responses_api.mcp_tool(MCP_LABEL, self.mcp_url, by_mcp)] if by_mcp else []
         if len(by_mcp) < len(offered) and self.vector_store_id:
-            entries.append(responses_api.file_search_tool(self.vector_store_id, self.search_results))
+            entries.append(
+                responses_api.file_search_tool(self.vector_store_id, self.search_results)
+            )
         return entries
 
 

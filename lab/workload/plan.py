@@ -90,7 +90,9 @@ class Plan:
     def frame(self) -> pd.DataFrame:
         """One row a request; columns are the fields of PlannedRequest, with `text` as `prompt`."""
         rows = [msgspec.structs.asdict(r) for r in self.requests]
-        return pd.DataFrame(rows, columns=list(PlannedRequest.__struct_fields__)).rename(columns={"text": "prompt"})
+        return pd.DataFrame(rows, columns=list(PlannedRequest.__struct_fields__)).rename(
+            columns={"text": "prompt"}
+        )
 
     def shard(self, index: int, of: int) -> Plan:
         """Part `index` (from 0) of `of`; all parts driven together, from the same start, are the whole plan.
@@ -98,7 +100,9 @@ class Plan:
         Sessions (and in closed loop users) stay whole. Raises WorkloadError for an index that is not one of the parts.
         """
         if not 0 <= index < of:
-            raise WorkloadError("there is no such shard", had=f"shard {index} of {of}", do=f"use 0 to {of - 1}")
+            raise WorkloadError(
+                "there is no such shard", got=f"shard {index} of {of}", fix=f"use 0 to {of - 1}"
+            )
         mine = []
         for number, session in enumerate(self.sessions()):
             if (session[0].user if self.arrivals.closed else number) % of == index:
@@ -132,14 +136,20 @@ class Plan:
         try:
             first, _, lines = path.read_bytes().partition(b"\n")
         except OSError as e:
-            raise WorkloadError(f"the plan {path} cannot be read", had=str(e), do="check the path") from e
+            raise WorkloadError(
+                f"the plan {path} cannot be read", got=str(e), fix="check the path"
+            ) from e
         try:
             header = msgspec.json.decode(first, type=_Header)
         except msgspec.DecodeError as e:
-            do = "make one with make_plan(...).save(path)"
-            raise WorkloadError(f"{path} is not a plan", had=str(e), do=do) from e
+            fix = "make one with make_plan(...).save(path)"
+            raise WorkloadError(f"{path} is not a plan", got=str(e), fix=fix) from e
         _check_header(path, header, lines)
-        requests = tuple(msgspec.json.decode(b"[" + b",".join(lines.splitlines()) + b"]", type=list[PlannedRequest]))
+        requests = tuple(
+            msgspec.json.decode(
+                b"[" + b",".join(lines.splitlines()) + b"]", type=list[PlannedRequest]
+            )
+        )
         arrivals = arrival_processes.from_dict(header.arrivals)
         return cls(requests, arrivals, header.seed, header.world, header.shard)
 
@@ -147,13 +157,13 @@ class Plan:
 def _check_header(path: Path, header: _Header, lines: bytes) -> None:
     again = "make the plan again with make_plan(...).save(path): the same seed gives the same plan"
     if (header.format, header.version) != (FORMAT, VERSION):
-        had = f"format {header.format!r}, version {header.version}; this lab reads {FORMAT!r}, version {VERSION}"
-        raise WorkloadError(f"{path} is not a plan that this lab reads", had=had, do=again)
+        got = f"format {header.format!r}, version {header.version}; this lab reads {FORMAT!r}, version {VERSION}"
+        raise WorkloadError(f"{path} is not a plan that this lab reads", got=got, fix=again)
     found = hashlib.sha256(lines).hexdigest()
     if found != header.sha256:
         whole = len(lines.splitlines())
-        had = f"{whole} of {header.requests} requests, SHA-256 {found[:12]} instead of {header.sha256[:12]}"
-        raise WorkloadError(f"the plan {path} is damaged", had=had, do=again)
+        got = f"{whole} of {header.requests} requests, SHA-256 {found[:12]} instead of {header.sha256[:12]}"
+        raise WorkloadError(f"the plan {path} is damaged", got=got, fix=again)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -162,7 +172,9 @@ def write_whole(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as e:
-        raise WorkloadError(f"{path} cannot be written", had=str(e), do="choose a folder that can be written") from e
+        raise WorkloadError(
+            f"{path} cannot be written", got=str(e), fix="choose a folder that can be written"
+        ) from e
     try:
         with os.fdopen(fd, "wb") as f:
             f.write(content)
@@ -170,7 +182,7 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(f.fileno())
         os.replace(draft, path)
     except OSError as e:
-        raise WorkloadError(f"{path} cannot be written", had=str(e), do="is the disk full?") from e
+        raise WorkloadError(f"{path} cannot be written", got=str(e), fix="is the disk full?") from e
     finally:
         Path(draft).unlink(missing_ok=True)
 
@@ -182,4 +194,6 @@ def with_api(plan: Plan, api: Api) -> Plan:
 
 def with_model(plan: Plan, model: str) -> Plan:
     """The same plan, asked of another model."""
-    return replace(plan, requests=tuple(msgspec.structs.replace(r, model=model) for r in plan.requests))
+    return replace(
+        plan, requests=tuple(msgspec.structs.replace(r, model=model) for r in plan.requests)
+    )

@@ -47,16 +47,24 @@ def run_plan(
     server is not known.
     """
     if not plan.requests:
-        raise WorkloadError("the plan is empty", had=repr(plan), do="plan at least one request")
+        raise WorkloadError("the plan is empty", got=repr(plan), fix="plan at least one request")
     if start_at is not None and start_at < time():
-        had = f"start_at is {time() - start_at:.1f} s ago"
-        raise WorkloadError("the run's start has passed", had=had, do="give a start_at that lies ahead")
+        got = f"start_at is {time() - start_at:.1f} s ago"
+        raise WorkloadError(
+            "the run's start has passed", got=got, fix="give a start_at that lies ahead"
+        )
     run_id = run_id or new_run_id()
     shard = f"-shard{plan.shard_of.replace('/', 'of')}" if plan.shard_of else ""
     paths = servers.paths_for(plan, settings, vector_store_id)
     spans = RootSpans(settings.otlp_url.rstrip("/")) if settings.otlp_url else None
     driver = Driver(
-        plan, paths, run_id=run_id + shard, timeout_s=timeout_s, spans=spans, headers=headers, start_at=start_at
+        plan,
+        paths,
+        run_id=run_id + shard,
+        timeout_s=timeout_s,
+        spans=spans,
+        headers=headers,
+        start_at=start_at,
     )
     try:
         interrupted = _in_thread(driver, progress)
@@ -86,7 +94,9 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
     """Drive in a thread with an event loop of its own; True if the user stopped it. Raises what the driver raised."""
     loop = _new_loop()
     failed: list[BaseException] = []
-    ended = threading.Event()  # not join(): an interrupt inside it can make a running thread look ended (Python 3.12)
+    ended = (
+        threading.Event()
+    )  # not join(): an interrupt inside it can make a running thread look ended (Python 3.12)
 
     def work() -> None:
         asyncio.set_event_loop(loop)
@@ -100,7 +110,10 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
             ended.set()
 
     thread = threading.Thread(target=work, name="lab-driver", daemon=True)
-    with undisturbed(), tqdm(total=len(driver.plan), unit="request", disable=not progress, mininterval=2.0) as bar:
+    with (
+        undisturbed(),
+        tqdm(total=len(driver.plan), unit="request", disable=not progress, mininterval=2.0) as bar,
+    ):
         thread.start()
         interrupted = False
         while not ended.is_set():

@@ -15,7 +15,12 @@ from lab.workload.plan import PlannedRequest
 from lab.workload.tracing import TraceIds
 from lab.workload.wire import Exchange
 
-_STATUS = {"": "ok", "cancelled": "cancelled", "timeout": "timeout", "predecessor_failed": "cancelled"}
+_STATUS = {
+    "": "ok",
+    "cancelled": "cancelled",
+    "timeout": "timeout",
+    "predecessor_failed": "cancelled",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,9 @@ def row(
         "lag_s": exchange.sent - scheduled,
         "ttft_s": first - scheduled,
         "e2e_s": exchange.done - scheduled,
-        "chunk_offsets_s": msgspec.json.encode([round(t - exchange.sent, 6) for t in tokens]).decode(),
+        "chunk_offsets_s": msgspec.json.encode(
+            [round(t - exchange.sent, 6) for t in tokens]
+        ).decode(),
         "status": _STATUS.get(out.error_type, "error"),
         "http_status": exchange.answer.status,
         "error_type": out.error_type,

@@ -81,7 +81,11 @@ def body(
         "max_output_tokens": max_output_tokens,
         "temperature": temperature,
     }
-    optional = {"tools": tools, "instructions": instructions, "previous_response_id": previous_response_id}
+    optional = {
+        "tools": tools,
+        "instructions": instructions,
+        "previous_response_id": previous_response_id,
+    }
     return msgspec.json.encode(request | {k: v for k, v in optional.items() if v})
 
 
@@ -98,7 +102,11 @@ def mcp_tool(server_label: str, server_url: str, allowed_tools: list[str]) -> di
 
 def file_search_tool(vector_store_id: str, max_results: int) -> dict[str, Any]:
     """Llama Stack's own search over a vector store, as a tool of a request."""
-    return {"type": "file_search", "vector_store_ids": [vector_store_id], "max_num_results": max_results}
+    return {
+        "type": "file_search",
+        "vector_store_ids": [vector_store_id],
+        "max_num_results": max_results,
+    }
 
 
 def read(events: list[tuple[float, bytes]]) -> Outcome:
@@ -153,7 +161,11 @@ def _take_items(out: Outcome, items: list[dict[str, Any]]) -> None:
         kind = item.get("type")
         if kind == "message":
             parts = item.get("content") or []
-            texts = [parts] if isinstance(parts, str) else [p.get("text") or p.get("refusal") or "" for p in parts]
+            texts = (
+                [parts]
+                if isinstance(parts, str)
+                else [p.get("text") or p.get("refusal") or "" for p in parts]
+            )
             out.answer = "".join(texts)
         elif kind in ("mcp_call", "function_call"):
             out.tool_calls.append(

@@ -38,7 +38,9 @@ class Lag:
     bound_s: float = LAG_BOUND_S
 
     @classmethod
-    def of(cls, dispatch: list[float], loop: list[float], connect: list[float], bound_s: float) -> Lag:
+    def of(
+        cls, dispatch: list[float], loop: list[float], connect: list[float], bound_s: float
+    ) -> Lag:
         """From samples in seconds."""
         d, lo, c = (_quantiles(x) for x in (dispatch, loop, connect))
         return cls(*d, *lo, *c[:2], bound_s=bound_s)
@@ -96,7 +98,9 @@ class Run:
         return self.window[1] - self.window[0]
 
     def __repr__(self) -> str:
-        by_status = ", ".join(f"{n} {status}" for status, n in self.records.status.value_counts().items())
+        by_status = ", ".join(
+            f"{n} {status}" for status, n in self.records.status.value_counts().items()
+        )
         text = f"<Run {self.run_id}: {len(self.records)} requests ({by_status}) in {self.duration_s:.1f} s, {self.lag}>"
         if self.interrupted:
             text += f"\nINTERRUPTED: {self.not_sent} requests of the plan were not sent."
@@ -116,13 +120,17 @@ class Run:
             out_dir.mkdir(parents=True, exist_ok=True)
             draft = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{self.run_id}."))
             self.records.to_parquet(draft / "records.parquet", index=False)
-            (draft / "run.json").write_bytes(msgspec.json.format(msgspec.json.encode(self._about()), indent=2))
+            (draft / "run.json").write_bytes(
+                msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
+            )
             self.plan.save(draft / "plan.jsonl")
             draft.chmod(0o755)
             os.rename(draft, final)  # fails if the folder is there and not empty
         except OSError as e:
-            do = "choose a folder that can be written, and does not hold this run already"
-            raise WorkloadError(f"the run {self.run_id} cannot be saved to {final}", had=str(e), do=do) from e
+            fix = "choose a folder that can be written, and does not hold this run already"
+            raise WorkloadError(
+                f"the run {self.run_id} cannot be saved to {final}", got=str(e), fix=fix
+            ) from e
         finally:
             if draft is not None:
                 shutil.rmtree(draft, ignore_errors=True)
@@ -155,7 +163,9 @@ class Run:
                 raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
             records = pd.read_parquet(folder / "records.parquet")
             if len(records) != about["requests"]:
-                raise ValueError(f"{len(records)} records where run.json tells of {about['requests']}")
+                raise ValueError(
+                    f"{len(records)} records where run.json tells of {about['requests']}"
+                )
             return cls(
                 about["run_id"],
                 tuple(about["window"]),
@@ -168,5 +178,5 @@ class Run:
                 folder,
             )
         except (OSError, ValueError, KeyError, TypeError) as e:
-            had, do = f"{type(e).__name__}: {e}", "give a folder that Run.save wrote"
-            raise WorkloadError(f"{folder} does not hold a whole run", had=had, do=do) from e
+            got, fix = f"{type(e).__name__}: {e}", "give a folder that Run.save wrote"
+            raise WorkloadError(f"{folder} does not hold a whole run", got=got, fix=fix) from e

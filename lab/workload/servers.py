@@ -22,11 +22,15 @@ def paths_for(plan: Plan, settings: Settings, vector_store_id: str = "") -> dict
     """
     unknown = {name for r in plan.requests for name in r.tools} - set(catalogue.BY_NAME)
     if unknown:
-        do = f"use tools of the catalogue: {', '.join(catalogue.BY_NAME)}"
-        raise WorkloadError("the plan offers tools that do not exist", had=", ".join(sorted(unknown)), do=do)
+        fix = f"use tools of the catalogue: {', '.join(catalogue.BY_NAME)}"
+        raise WorkloadError(
+            "the plan offers tools that do not exist", got=", ".join(sorted(unknown)), fix=fix
+        )
     paths: dict[str, Path] = {}
     for api in sorted({r.api for r in plan.requests}):
-        paths[api] = _chat(settings) if api == "chat" else _responses(plan, settings, vector_store_id)
+        paths[api] = (
+            _chat(settings) if api == "chat" else _responses(plan, settings, vector_store_id)
+        )
     return paths
 
 
@@ -41,12 +45,16 @@ def _responses(plan: Plan, settings: Settings, vector_store_id: str) -> Response
     searches = any(not catalogue.BY_NAME[t].mcp for r in plan.requests for t in r.tools)
     if searches and not vector_store_id:
         vector_store_id = find_vector_store(url)
-    return ResponsesPath(Pool(Target.of(url)), f"{settings.endpoint('mcp')}/mcp", vector_store_id, models)
+    return ResponsesPath(
+        Pool(Target.of(url)), f"{settings.endpoint('mcp')}/mcp", vector_store_id, models
+    )
 
 
 def client(llama_stack_url: str, timeout_s: float = 30.0) -> Any:
     """A llama-stack-client of the server."""
-    from llama_stack_client import LlamaStackClient  # a second of imports, not needed by a plan of plain chat
+    from llama_stack_client import (
+        LlamaStackClient,
+    )  # a second of imports, not needed by a plan of plain chat
 
     return LlamaStackClient(base_url=llama_stack_url, timeout=timeout_s, max_retries=0)
 
@@ -61,9 +69,9 @@ def find_models(llama_stack_url: str, names: set[str]) -> dict[str, str]:
     known = _ask(llama_stack_url, lambda c: [m.id for m in c.models.list()])
     found = {name: k for name in names for k in known if k == name or k.endswith(f"/{name}")}
     if missing := names - set(found):
-        had = f"{', '.join(sorted(missing))}; it has {', '.join(known) or 'none'}"
-        do = "make the plan for one that it has"
-        raise WorkloadError("Llama Stack does not have the plan's model", had=had, do=do)
+        got = f"{', '.join(sorted(missing))}; it has {', '.join(known) or 'none'}"
+        fix = "make the plan for one that it has"
+        raise WorkloadError("Llama Stack does not have the plan's model", got=got, fix=fix)
     return found
 
 
@@ -72,7 +80,9 @@ def find_vector_store(llama_stack_url: str, name: str = VECTOR_STORE) -> str:
 
     Raises NotUp if Llama Stack does not answer.
     """
-    stores = _ask(llama_stack_url, lambda c: [(s.name, s.id) for s in c.vector_stores.list(limit=100)])
+    stores = _ask(
+        llama_stack_url, lambda c: [(s.name, s.id) for s in c.vector_stores.list(limit=100)]
+    )
     return next((store_id for found, store_id in stores if found == name), "")
 
 
@@ -82,4 +92,6 @@ def _ask(url: str, question: Any) -> Any:
     try:
         return question(client(url))
     except APIError as e:
-        raise NotUp(f"Llama Stack at {url} does not answer", had=str(e), do="look at `lab status`") from e
+        raise NotUp(
+            f"Llama Stack at {url} does not answer", got=str(e), fix="look at `lab status`"
+        ) from e

@@ -17,14 +17,16 @@ def join_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> Run:
 
     `shards[i]` drove `plan.shard(i, len(shards))`. Raises WorkloadError where the records are not those of the plan.
     """
-    records = pd.concat([s.records for s in shards], ignore_index=True) if shards else pd.DataFrame()
+    records = (
+        pd.concat([s.records for s in shards], ignore_index=True) if shards else pd.DataFrame()
+    )
     strangers = set(records.get("scenario_id", ())) - {r.scenario_id for r in plan.requests}
     if not shards or strangers or len(records) > len(plan):
         raise WorkloadError(
             f"these shards are not of the plan that {run_id} drove",
-            had=f"{len(shards)} shards, {len(records)} records, {len(plan)} requests in the plan, "
+            got=f"{len(shards)} shards, {len(records)} records, {len(plan)} requests in the plan, "
             f"{len(strangers)} scenarios that it has not",
-            do="give the plan that was handed to the load, and all of its shards in order",
+            fix="give the plan that was handed to the load, and all of its shards in order",
         )
     return Run(
         run_id=run_id,

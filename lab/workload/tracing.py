@@ -95,10 +95,14 @@ class RootSpans:
         self._scope = InstrumentationScope("lab.workload")
         self._made = 0
 
-    def add(self, ids: TraceIds, start_s: float, end_s: float, attributes: dict[str, Any], error: str) -> None:
+    def add(
+        self, ids: TraceIds, start_s: float, end_s: float, attributes: dict[str, Any], error: str
+    ) -> None:
         """One request's root span; times are seconds since the epoch, `error` is '' if it went well."""
         self._made += 1
-        context = SpanContext(ids.trace_id, ids.span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+        context = SpanContext(
+            ids.trace_id, ids.span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
+        )
         self._processor.on_end(
             ReadableSpan(
                 name=Span.CLIENT,

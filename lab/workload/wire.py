@@ -38,11 +38,15 @@ class Target:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise WorkloadError(
-                "this is not the address of a server", had=url, do="give one such as http://127.0.0.1:8321"
+                "this is not the address of a server",
+                got=url,
+                fix="give one such as http://127.0.0.1:8321",
             )
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if tls else 80)
-        return cls(url, parts.hostname, port, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), tls)
+        return cls(
+            url, parts.hostname, port, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), tls
+        )
 
 
 @dataclass(slots=True)
@@ -81,7 +85,9 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         now = perf_counter()
-        if self._exchange is None:  # nobody asked: whatever it is, this connection is not usable any more
+        if (
+            self._exchange is None
+        ):  # nobody asked: whatever it is, this connection is not usable any more
             self.transport.abort()
             return
         try:
@@ -207,7 +213,11 @@ class Pool:
     async def _connect_to(self, address: str) -> _Connection:
         target = self.target
         _, connection = await asyncio.get_running_loop().create_connection(
-            _Connection, address, target.port, ssl=target.tls, server_hostname=target.host if target.tls else None
+            _Connection,
+            address,
+            target.port,
+            ssl=target.tls,
+            server_hostname=target.host if target.tls else None,
         )
         return connection
 

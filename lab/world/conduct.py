@@ -14,7 +14,10 @@ from lab.world.scenarios import Call, Turn
 SEARCH = "file_search"
 SAME_WORDS = 0.85  # of an answer's words that matter must stand in one sentence of a passage, and all of its numbers
 _SMALL_WORDS = frozenset(
-    re.findall(r"\w+", "a an and are as at be by expect for give has have in is it of on our the to we with")
+    re.findall(
+        r"\w+",
+        "a an and are as at be by expect for give has have in is it of on our the to we with",
+    )
 )
 
 
@@ -62,10 +65,13 @@ def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdic
         steps_needed=len(without_repeats(list(turn.calls))) + timed_out,
         own_errors=sum(c.error for c in calls) - len(given),
         given_errors=len(given),
-        answer_right=verdict.answer_states and not (last is not None and last.error and not _expected(last, turn)),
+        answer_right=verdict.answer_states
+        and not (last is not None and last.error and not _expected(last, turn)),
         recovered=_recovered(calls, answer, verdict, turn) if any(c.error for c in calls) else None,
         answer_faithful=None if last is None or searched else _faithful(last, answer),
-        passage_found=any(_says(p, turn.answer, 1.0) for p in passages) if searched and turn.calls else None,
+        passage_found=any(_says(p, turn.answer, 1.0) for p in passages)
+        if searched and turn.calls
+        else None,
         passage_faithful=any(_says(p, answer) for p in passages) if searched else None,
     )
 

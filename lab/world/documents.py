@@ -116,11 +116,18 @@ def title(thing: str) -> str:
 
 def passage(rng: random.Random, thing: str, facts: list[tuple[str, str]]) -> str:
     """A document's text: heading and facts, each in a form of its own."""
-    return title(thing) + "\n\n" + " ".join(sentence(asked, answer, rng.choice(FORMS)) for asked, answer in facts)
+    return (
+        title(thing)
+        + "\n\n"
+        + " ".join(sentence(asked, answer, rng.choice(FORMS)) for asked, answer in facts)
+    )
 
 
 def draw_passage(
-    rng: random.Random, split: Split, attributes: tuple[str, ...] = (), most: int = FACTS_PER_DOCUMENT
+    rng: random.Random,
+    split: Split,
+    attributes: tuple[str, ...] = (),
+    most: int = FACTS_PER_DOCUMENT,
 ) -> tuple[str, list[tuple[str, str]]]:
     """(text, [(topic, value)]) of a random document of 2 to `most` facts, those of `attributes` among them; its topics
     all belong to `split`.

@@ -97,7 +97,9 @@ def _of_split(make: Callable[[random.Random], str], rng: random.Random, split: S
 
 
 def _word(rng: random.Random, syllables: int) -> str:
-    return "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
+    return "".join(
+        rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables)
+    )
 
 
 def _digits(rng: random.Random, low: int, high: int) -> str:
@@ -134,23 +136,44 @@ def _job(rng: random.Random) -> str:
 
 def _invoice(rng: random.Random) -> str:
     return rng.choice(
-        (f"INV-{_digits(rng, 4, 6)}", f"{rng.randint(2021, 2026)}-{_digits(rng, 4, 4)}", f"R{_digits(rng, 5, 6)}")
+        (
+            f"INV-{_digits(rng, 4, 6)}",
+            f"{rng.randint(2021, 2026)}-{_digits(rng, 4, 4)}",
+            f"R{_digits(rng, 5, 6)}",
+        )
     )
 
 
 def _order(rng: random.Random) -> str:
     return rng.choice(
-        (f"PO-{_digits(rng, 4, 6)}", f"ORD-{_digits(rng, 2, 3)}-{_digits(rng, 2, 3)}", f"HW{_digits(rng, 4, 5)}")
+        (
+            f"PO-{_digits(rng, 4, 6)}",
+            f"ORD-{_digits(rng, 2, 3)}-{_digits(rng, 2, 3)}",
+            f"HW{_digits(rng, 4, 5)}",
+        )
     )
 
 
 def _thing(rng: random.Random) -> str:
-    nouns = ("nodes", "accounts", "logs", "queues", "halls", "licenses", "folders", "badges", "projects", "volumes")
+    nouns = (
+        "nodes",
+        "accounts",
+        "logs",
+        "queues",
+        "halls",
+        "licenses",
+        "folders",
+        "badges",
+        "projects",
+        "volumes",
+    )
     return f"{_word(rng, rng.choice((1, 2)))} {rng.choice(nouns)}"
 
 
 def _team(rng: random.Random) -> str:
-    return rng.choice((_word(rng, 2), f"{_word(rng, 1)}-{rng.choice(('ml', 'ops', 'lab', 'core', 'data'))}"))
+    return rng.choice(
+        (_word(rng, 2), f"{_word(rng, 1)}-{rng.choice(('ml', 'ops', 'lab', 'core', 'data'))}")
+    )
 
 
 def _city(rng: random.Random) -> str:

@@ -132,10 +132,14 @@ class RandomFacts:
 
     def node(self) -> Node:
         r = self.rng
-        return Node(e.node(r, self.split), r.choice(e.NODE_STATES), r.randint(0, 8), r.choice(e.CHECKS))
+        return Node(
+            e.node(r, self.split), r.choice(e.NODE_STATES), r.randint(0, 8), r.choice(e.CHECKS)
+        )
 
     def job(self) -> Job:
-        return Job(e.job(self.rng, self.split), self.rng.choice(e.JOB_STATES), e.node(self.rng, self.split))
+        return Job(
+            e.job(self.rng, self.split), self.rng.choice(e.JOB_STATES), e.node(self.rng, self.split)
+        )
 
     def node_of(self, job: Job) -> Node:
         drawn = self.node()
@@ -143,7 +147,9 @@ class RandomFacts:
 
     def invoice(self) -> Invoice:
         r = self.rng
-        return Invoice(e.invoice(r, self.split), e.amount(r, self.split), r.choice(e.INVOICE_STATES))
+        return Invoice(
+            e.invoice(r, self.split), e.amount(r, self.split), r.choice(e.INVOICE_STATES)
+        )
 
     def quota(self) -> Quota:
         r = self.rng
@@ -156,7 +162,9 @@ class RandomFacts:
         return self.rng.choice(e.GPUS), round(self.rng.uniform(0.2, 9), 2)
 
     def rate(self, to: str) -> float:
-        return round(self.rng.choice((0.8, 0.9, 1.3, 10.0, 85.0, 150.0)) * self.rng.uniform(0.9, 1.1), 4)
+        return round(
+            self.rng.choice((0.8, 0.9, 1.3, 10.0, 85.0, 150.0)) * self.rng.uniform(0.9, 1.1), 4
+        )
 
     def ticket_number(self) -> int:
         return self.rng.randint(1000, 99999)
@@ -179,7 +187,16 @@ CREATE TABLE rates (currency TEXT PRIMARY KEY, per_usd REAL) STRICT;
 CREATE TABLE tickets (number INTEGER PRIMARY KEY, node TEXT, severity TEXT, problem TEXT, opened_at TEXT) STRICT;
 """
 _ROWS = {"nodes": 120, "jobs": 160, "invoices": 120, "quotas": 100, "orders": 100}
-_RATES = {"EUR": 0.92, "GBP": 0.79, "JPY": 151.4, "CHF": 0.88, "SEK": 10.6, "INR": 84.3, "CAD": 1.38, "AUD": 1.53}
+_RATES = {
+    "EUR": 0.92,
+    "GBP": 0.79,
+    "JPY": 151.4,
+    "CHF": 0.88,
+    "SEK": 10.6,
+    "INR": 84.3,
+    "CAD": 1.38,
+    "AUD": 1.53,
+}
 _USD_PER_HOUR = (3.0, 3.8, 1.6, 5.2, 1.1, 0.6, 0.75, 0.35, 2.9, 3.4)
 FIRST_TICKET = 1001
 
@@ -195,7 +212,9 @@ def build_database(path: Path, seed: int = WORLD_SEED) -> None:
         os.close(fd)
     except OSError as err:
         raise WorldError(
-            f"the help desk's database cannot be written to {path}", had=str(err), do="check the folder"
+            f"the help desk's database cannot be written to {path}",
+            got=str(err),
+            fix="check the folder",
         ) from err
     try:
         with sqlite3.connect(draft) as db:
@@ -226,11 +245,20 @@ def _fill(db: sqlite3.Connection, rng: random.Random) -> None:
     orders = {o.number: o for o in (draw.order() for _ in range(_ROWS["orders"]))}
     insert = db.executemany
     insert(
-        "INSERT INTO nodes VALUES (?,?,?,?)", [(n.name, n.state, n.gpus_free, n.failed_check) for n in nodes.values()]
+        "INSERT INTO nodes VALUES (?,?,?,?)",
+        [(n.name, n.state, n.gpus_free, n.failed_check) for n in nodes.values()],
     )
-    insert("INSERT INTO jobs VALUES (?,?,?)", [(j.id, j.state, rng.choice(names)) for j in jobs.values()])
-    insert("INSERT INTO invoices VALUES (?,?,?)", [(i.number, i.usd, i.state) for i in invoices.values()])
-    insert("INSERT INTO quotas VALUES (?,?,?)", [(q.team, q.region, q.gpus) for q in quotas.values()])
+    insert(
+        "INSERT INTO jobs VALUES (?,?,?)",
+        [(j.id, j.state, rng.choice(names)) for j in jobs.values()],
+    )
+    insert(
+        "INSERT INTO invoices VALUES (?,?,?)",
+        [(i.number, i.usd, i.state) for i in invoices.values()],
+    )
+    insert(
+        "INSERT INTO quotas VALUES (?,?,?)", [(q.team, q.region, q.gpus) for q in quotas.values()]
+    )
     insert("INSERT INTO orders VALUES (?,?)", [(o.number, o.arrives_on) for o in orders.values()])
     insert("INSERT INTO prices VALUES (?,?)", list(zip(e.GPUS, _USD_PER_HOUR, strict=True)))
     insert("INSERT INTO rates VALUES (?,?)", list(_RATES.items()))
@@ -249,7 +277,9 @@ class DatabaseFacts:
         return self.rng.choice(self._rows[sql])
 
     def node(self) -> Node:
-        return Node(*self._draw("SELECT name, state, gpus_free, failed_check FROM nodes ORDER BY name"))
+        return Node(
+            *self._draw("SELECT name, state, gpus_free, failed_check FROM nodes ORDER BY name")
+        )
 
     def job(self) -> Job:
         return Job(*self._draw("SELECT id, state, node FROM jobs ORDER BY id"))
@@ -286,7 +316,13 @@ def _one(db: sqlite3.Connection, sql: str, key: tuple, kind: str, name: str) -> 
 def find_node(db: sqlite3.Connection, name: str) -> Node:
     """Raises ToolFailed if there is no such node."""
     return Node(
-        *_one(db, "SELECT name, state, gpus_free, failed_check FROM nodes WHERE name = ?", (name,), "node", name)
+        *_one(
+            db,
+            "SELECT name, state, gpus_free, failed_check FROM nodes WHERE name = ?",
+            (name,),
+            "node",
+            name,
+        )
     )
 
 
@@ -302,16 +338,20 @@ def call_tool(db: sqlite3.Connection, tool: str, arguments: dict[str, Any]) -> d
     for a tool that does not exist.
     """
     if tool not in _CALLS:
-        raise WorldError(f"there is no tool {tool}", do=f"use one of {', '.join(_CALLS)}")
+        raise WorldError(f"there is no tool {tool}", fix=f"use one of {', '.join(_CALLS)}")
     return _CALLS[tool](db, **arguments)
 
 
 def _get_job_status(db: sqlite3.Connection, job: str) -> dict[str, Any]:
-    return job_status(Job(*_one(db, "SELECT id, state, node FROM jobs WHERE id = ?", (job,), "job", job)))
+    return job_status(
+        Job(*_one(db, "SELECT id, state, node FROM jobs WHERE id = ?", (job,), "job", job))
+    )
 
 
 def _quote_price(db: sqlite3.Connection, gpu: str, hours: int) -> dict[str, Any]:
-    return quote(_one(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU", gpu)[0], hours)
+    return quote(
+        _one(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU", gpu)[0], hours
+    )
 
 
 def _get_invoice(db: sqlite3.Connection, invoice: str) -> dict[str, Any]:

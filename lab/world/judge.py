@@ -46,7 +46,9 @@ class Verdict:
     arguments: tuple[tuple[str, str, bool], ...]  # (tool, argument, exact)
 
 
-def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, ...] = ()) -> Verdict:
+def judge(
+    turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, ...] = ()
+) -> Verdict:
     """Judge what the agent did in one turn. `offered` are the tools of the request; empty: do not check that."""
     expected, made = compared(turn, calls)
     stopped = bool(made) and made[-1].error
@@ -61,7 +63,10 @@ def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, 
     malformed = any(c.arguments is None for c in calls) or "<tool_call>" in answer
     return Verdict(
         right_tool=right_tool,
-        arguments_exact=right_tool and not extra and not malformed and all(exact for _, _, exact in arguments),
+        arguments_exact=right_tool
+        and not extra
+        and not malformed
+        and all(exact for _, _, exact in arguments),
         answer_states=apologises(made[-1].output, answer)
         if stopped
         else all(stated(value, answer) for value in _values(turn, made)),
@@ -77,7 +82,9 @@ def judge(turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, 
 def compared(turn: Turn, calls: list[ActualCall]) -> tuple[list[Call], list[ActualCall]]:
     """(expected, made): the calls that are held against each other, position by position, repeats after errors gone."""
     made, expected = without_repeats(calls), without_repeats(list(turn.calls))
-    if made and made[-1].error:  # a tool that fails ends the chain: nothing after it can be expected
+    if (
+        made and made[-1].error
+    ):  # a tool that fails ends the chain: nothing after it can be expected
         expected = expected[: len(made)]
     return expected, made
 
@@ -92,7 +99,11 @@ def without_repeats(calls: list[Any]) -> list[Any]:
     """Calls without those that failed and were made again just so: asking again after an error is right."""
     kept: list[Any] = []
     for call in calls:
-        if kept and kept[-1].error and (kept[-1].tool, kept[-1].arguments) == (call.tool, call.arguments):
+        if (
+            kept
+            and kept[-1].error
+            and (kept[-1].tool, kept[-1].arguments) == (call.tool, call.arguments)
+        ):
             kept.pop()
         kept.append(call)
     return kept
@@ -101,7 +112,9 @@ def without_repeats(calls: list[Any]) -> list[Any]:
 def _values(turn: Turn, made: list[ActualCall | Call]) -> tuple[str, ...]:
     if made and not turn.calls:
         return turn.states
-    if turn.calls and turn.calls[-1].error and made:  # the tool that should have failed has answered
+    if (
+        turn.calls and turn.calls[-1].error and made
+    ):  # the tool that should have failed has answered
         return leaves(made[-1].output)
     return tuple(_ticket_of(made) if value == TICKET else value for value in turn.states)
 
@@ -121,7 +134,11 @@ def leaves(output: str) -> tuple[str, ...]:
 
 
 def _equal(actual: Any, wanted: Any) -> bool:
-    if isinstance(wanted, (int, float)) and not isinstance(actual, bool) and isinstance(actual, (int, float)):
+    if (
+        isinstance(wanted, (int, float))
+        and not isinstance(actual, bool)
+        and isinstance(actual, (int, float))
+    ):
         return math.isclose(actual, wanted, rel_tol=1e-9)
     if isinstance(wanted, str) and isinstance(actual, str):
         return actual.strip() == wanted.strip()

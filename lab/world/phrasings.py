@@ -411,7 +411,11 @@ PHRASINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             "(make|give me) (it|that) in {currency}",
             "(what|how much) (would|will) (it|this) (be|make) in {currency}",
         ),
-        ("how much would that be in {currency}", "and what about {currency}", "please convert it to {currency}"),
+        (
+            "how much would that be in {currency}",
+            "and what about {currency}",
+            "please convert it to {currency}",
+        ),
     ),
     "then_node": (
         (
@@ -609,7 +613,16 @@ BEFORE = (
     "hello there, ",
     "hi team, ",
 )
-AFTER = (" please", ", thanks", " asap", ", thank you", " now", ", it is urgent", " for me", ", please")
+AFTER = (
+    " please",
+    ", thanks",
+    " asap",
+    ", thank you",
+    " now",
+    ", it is urgent",
+    " for me",
+    ", please",
+)
 
 
 def phrasings(intent: str, split: Split) -> tuple[str, ...]:
@@ -626,7 +639,11 @@ def say(intent: str, rng: random.Random, split: Split, **slots: str) -> str:
     """One way to ask, with its alternatives chosen and its slots filled, dressed as people write."""
     pattern = rng.choice(phrasings(intent, split))
     while match := _GROUP.search(pattern):
-        pattern = pattern[: match.start()] + rng.choice(match.group(1).split("|")) + pattern[match.end() :]
+        pattern = (
+            pattern[: match.start()]
+            + rng.choice(match.group(1).split("|"))
+            + pattern[match.end() :]
+        )
     return dress(" ".join(pattern.replace(" ,", ",").split()), rng, slots)
 
 
@@ -663,7 +680,9 @@ def dress(pattern: str, rng: random.Random, slots: dict[str, str]) -> str:
 
 def _typo(words: str, rng: random.Random) -> str:
     letters = [
-        i for i in range(1, len(words) - 1) if words[i].isalpha() and words[i + 1].isalpha() and words[i - 1].isalpha()
+        i
+        for i in range(1, len(words) - 1)
+        if words[i].isalpha() and words[i + 1].isalpha() and words[i - 1].isalpha()
     ]
     if not letters:
         return words

@@ -30,7 +30,16 @@ SMALL_TALK = {
     "Ask me about nodes, jobs, prices, invoices, quotas, orders and tickets.",
 }
 TICKET = "$ticket"  # stands for the number that only the server knows
-KINDS = ("single", "chain", "follow_up", "rag", "tool_error", "no_tool", "out_of_scope", "not_offered")
+KINDS = (
+    "single",
+    "chain",
+    "follow_up",
+    "rag",
+    "tool_error",
+    "no_tool",
+    "out_of_scope",
+    "not_offered",
+)
 _WEIGHTS = (38, 16, 12, 10, 8, 6, 6, 4)
 
 
@@ -93,10 +102,17 @@ def _call(tool: str, arguments: dict[str, Any], result: dict[str, Any]) -> Call:
 # --- single calls: each returns the turn ---
 
 
-def _node_status(w: Facts, split: Split, node: facts.Node | None = None, intent: str = "node_status") -> Turn:
+def _node_status(
+    w: Facts, split: Split, node: facts.Node | None = None, intent: str = "node_status"
+) -> Turn:
     n = node or w.node()
     call = _call("get_node_status", {"node": n.name}, facts.node_status(n))
-    return Turn(say(intent, w.rng, split, node=n.name), (call,), _node_answer(n), (n.state, str(n.gpus_free)))
+    return Turn(
+        say(intent, w.rng, split, node=n.name),
+        (call,),
+        _node_answer(n),
+        (n.state, str(n.gpus_free)),
+    )
 
 
 def _node_answer(n: facts.Node) -> str:
@@ -123,7 +139,9 @@ def _quote_call(w: Facts, gpu: str, usd_per_hour: float, hours: int) -> tuple[Ca
     return _call("quote_price", {"gpu": gpu, "hours": hours}, result), result["usd"]
 
 
-def _quote(w: Facts, split: Split, gpu: tuple[str, float] | None = None, intent: str = "quote") -> Turn:
+def _quote(
+    w: Facts, split: Split, gpu: tuple[str, float] | None = None, intent: str = "quote"
+) -> Turn:
     name, usd_per_hour = gpu or w.gpu()
     hours = _hours(w, split)
     call, usd = _quote_call(w, name, usd_per_hour, hours)
@@ -135,7 +153,12 @@ def _invoice(w: Facts, split: Split) -> Turn:
     i = w.invoice()
     call = _call("get_invoice", {"invoice": i.number}, facts.invoice_found(i))
     answer = f"Invoice {i.number} is {i.state}: {facts.plain(i.usd)} USD."
-    return Turn(say("invoice", w.rng, split, invoice=i.number), (call,), answer, (i.state, str(facts.plain(i.usd))))
+    return Turn(
+        say("invoice", w.rng, split, invoice=i.number),
+        (call,),
+        answer,
+        (i.state, str(facts.plain(i.usd))),
+    )
 
 
 def _conversion(w: Facts, amount_usd: float, to: str) -> tuple[Call, str]:
@@ -162,10 +185,14 @@ def _quota(w: Facts, split: Split) -> Turn:
     q = w.quota()
     call = _call("get_quota", {"team": q.team, "region": q.region}, facts.quota(q))
     text = say("quota", w.rng, split, team=q.team, region=q.region)
-    return Turn(text, (call,), f"Team {q.team} may use {q.gpus} GPUs in {q.region}.", (str(q.gpus),))
+    return Turn(
+        text, (call,), f"Team {q.team} may use {q.gpus} GPUs in {q.region}.", (str(q.gpus),)
+    )
 
 
-def _ticket_call(w: Facts, node: str, severity: str, problem: str) -> tuple[Call, str, tuple[str, ...]]:
+def _ticket_call(
+    w: Facts, node: str, severity: str, problem: str
+) -> tuple[Call, str, tuple[str, ...]]:
     number = w.ticket_number()
     result = facts.ticket(number) if number else {"ticket": TICKET}
     call = _call("open_ticket", {"node": node, "severity": severity, "problem": problem}, result)
@@ -175,7 +202,12 @@ def _ticket_call(w: Facts, node: str, severity: str, problem: str) -> tuple[Call
 def _ticket(w: Facts, split: Split) -> Turn:
     node, severity, problem = w.node().name, w.rng.choice(SEVERITIES), w.rng.choice(PROBLEMS)
     call, answer, states = _ticket_call(w, node, severity, problem)
-    return Turn(say("ticket", w.rng, split, node=node, severity=severity, problem=problem), (call,), answer, states)
+    return Turn(
+        say("ticket", w.rng, split, node=node, severity=severity, problem=problem),
+        (call,),
+        answer,
+        states,
+    )
 
 
 def _delivery(w: Facts, split: Split) -> Turn:
@@ -312,7 +344,9 @@ def _tool_error(w: Facts, split: Split) -> tuple[str, Turn]:
 
     Live, deliveries alone time out by themselves; in training any tool does, as faults may be injected into each.
     """
-    intent = w.rng.choice(("node_status", "job_status", "invoice", "delivery", "delivery", "delivery"))
+    intent = w.rng.choice(
+        ("node_status", "job_status", "invoice", "delivery", "delivery", "delivery")
+    )
     if intent != "delivery" or w.rng.random() < 0.2:
         return intent, not_found(SINGLES[intent](facts.RandomFacts(w.rng, split), split))
     if split == "train":
@@ -333,12 +367,16 @@ def not_found(turn: Turn) -> Turn:
     return Turn(turn.text, (failed,), f"I could not find {kind} {name}.", ("could not find",))
 
 
-def rag_turn(rng: random.Random, split: Split, asked: list[tuple[str, str]], passages: list[str]) -> Turn:
+def rag_turn(
+    rng: random.Random, split: Split, asked: list[tuple[str, str]], passages: list[str]
+) -> Turn:
     """What the documents answer, as [(topic, value)] in one question; `passages` are what the search finds."""
     query = ", ".join(topic for topic, _ in asked)
     call = Call("file_search", {"query": query}, documents.search_result(query, passages))
     answer = " ".join(documents.sentence(topic, value) for topic, value in asked)
-    return Turn(say("search", rng, split, topic=query), (call,), answer, tuple(value for _, value in asked))
+    return Turn(
+        say("search", rng, split, topic=query), (call,), answer, tuple(value for _, value in asked)
+    )
 
 
 def _random_rag(rng: random.Random, split: Split) -> Turn:
@@ -346,14 +384,18 @@ def _random_rag(rng: random.Random, split: Split) -> Turn:
     asked, answer = rng.choice(facts)
     attribute = asked.split(" of ")[0]
     # What is asked mostly stands in a passage on something else, too: the thing has to be looked at as well.
-    besides = [rng.choice(((attribute,), (attribute,), ())) for _ in range(rng.choice((0, 1, 1, 2)))]
+    besides = [
+        rng.choice(((attribute,), (attribute,), ())) for _ in range(rng.choice((0, 1, 1, 2)))
+    ]
     others = [documents.draw_passage(rng, split, also) for also in besides]
     passages = [holder] + [text for text, fs in others if asked not in dict(fs)]
     rng.shuffle(passages)
     return rag_turn(rng, split, [(asked, answer)], passages)
 
 
-def build(kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = None) -> tuple[str, tuple[Turn, ...]]:
+def build(
+    kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = None
+) -> tuple[str, tuple[Turn, ...]]:
     """(intent, turns) of one scenario of this kind. Raises WorldError for a kind that does not exist."""
     rng = w.rng
     if kind in ("single", "not_offered"):
@@ -376,12 +418,16 @@ def build(kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = No
         return intent, (turn,)
     if kind == "out_of_scope":
         return "out_of_scope", (_out_of_scope(w, split),)
-    raise WorldError(f"there is no kind of scenario {kind!r}", do=f"use one of {', '.join(KINDS)}")
+    raise WorldError(f"there is no kind of scenario {kind!r}", fix=f"use one of {', '.join(KINDS)}")
 
 
-def offer(rng: random.Random, intent: str, kind: str, turns: tuple[Turn, ...], smallest: int = 3) -> tuple[str, ...]:
+def offer(
+    rng: random.Random, intent: str, kind: str, turns: tuple[Turn, ...], smallest: int = 3
+) -> tuple[str, ...]:
     """A random subset of the tools, shuffled: with all that the turns need, or, for `not_offered`, without it."""
-    needed = list(dict.fromkeys(c.tool for t in turns for c in t.calls))  # no set: its order changes by process
+    needed = list(
+        dict.fromkeys(c.tool for t in turns for c in t.calls)
+    )  # no set: its order changes by process
     names = [t.name for t in TOOLS]
     if kind == "not_offered":
         names.remove(TOOL_OF_INTENT[intent])
@@ -406,7 +452,10 @@ TOOL_OF_INTENT = {
 
 
 def make_scenarios(
-    n: int, seed: int, db: sqlite3.Connection | None = None, kinds: tuple[str, ...] | list[str] | None = None
+    n: int,
+    seed: int,
+    db: sqlite3.Connection | None = None,
+    kinds: tuple[str, ...] | list[str] | None = None,
 ) -> list[Scenario]:
     """`n` scenarios about the database's facts and the help desk's documents, in held-out phrasings.
 
@@ -418,7 +467,11 @@ def make_scenarios(
     rng = random.Random(seed)
     w = facts.DatabaseFacts(db or facts.memory_database(), rng)
     # Their texts as lab.stack puts them into the store.
-    library = [(text.rstrip(), fact) for text, facts_ in documents.all_documents().values() for fact in facts_]
+    library = [
+        (text.rstrip(), fact)
+        for text, facts_ in documents.all_documents().values()
+        for fact in facts_
+    ]
     texts = list(dict.fromkeys(text for text, _ in library))
     made = []
     for i in range(n):
@@ -447,12 +500,14 @@ def scenario_of(scenario_id: str) -> Scenario:
     try:
         seed, index, *kinds = scenario_id.removeprefix("s").split("-", 2)
         number = int(index)
-        return _many(int(seed), tuple(kinds[0].split("+")) if kinds else None, -(-(number + 1) // 64) * 64)[number]
+        return _many(
+            int(seed), tuple(kinds[0].split("+")) if kinds else None, -(-(number + 1) // 64) * 64
+        )[number]
     except (ValueError, IndexError) as e:
         raise WorldError(
             "there is no such scenario",
-            had=scenario_id,
-            do="take the id from a plan, as `s7-00003` or `s7-00003-chain`",
+            got=scenario_id,
+            fix="take the id from a plan, as `s7-00003` or `s7-00003-chain`",
         ) from e
 
 

@@ -29,7 +29,9 @@ from scripts.check_cluster.paths import K8S, OVERLAYS
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 1 if a check found something."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.check_cluster", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.check_cluster", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("verb", nargs="?", default="check", choices=["check", "generate", "record"])
     verb = parser.parse_args(argv).verb
     try:

@@ -17,7 +17,13 @@ from scripts.check_cluster.render import name, pods
 # Components of otelcol-contrib that the lab uses, under their current names (0.158).
 KNOWN = {
     "receivers": {"otlp", "file_log"},
-    "processors": {"memory_limiter", "k8s_attributes", "batch", "tail_sampling", "cumulative_to_delta"},
+    "processors": {
+        "memory_limiter",
+        "k8s_attributes",
+        "batch",
+        "tail_sampling",
+        "cumulative_to_delta",
+    },
     "exporters": {"otlp_grpc", "otlp_http", "prometheus", "load_balancing"},
     "connectors": {"span_metrics", "forward"},
     "extensions": {"health_check"},
@@ -35,12 +41,17 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         for c in template["spec"]["containers"]:
             if "opentelemetry-collector" in c["image"]:
                 config = merged(documents, d, template["spec"], c)
-                problems += [f"{name(d)}: {p}" for p in (*check_config(config), *_against_pod(config, c))]
+                problems += [
+                    f"{name(d)}: {p}" for p in (*check_config(config), *_against_pod(config, c))
+                ]
     return problems
 
 
 def merged(
-    documents: list[dict[str, Any]], owner: dict[str, Any], spec: dict[str, Any], container: dict[str, Any]
+    documents: list[dict[str, Any]],
+    owner: dict[str, Any],
+    spec: dict[str, Any],
+    container: dict[str, Any],
 ) -> dict[str, Any]:
     """The configuration as the collector makes it of its --config files: maps merge, everything else is replaced."""
     mounted = {}
@@ -51,7 +62,9 @@ def merged(
             wanted = source.get("configMap", {}).get("name")
             for d in documents:
                 if d["kind"] == "ConfigMap" and d["metadata"]["name"] == wanted:
-                    mounted |= {f"{mount['mountPath']}/{file}": text for file, text in d["data"].items()}
+                    mounted |= {
+                        f"{mount['mountPath']}/{file}": text for file, text in d["data"].items()
+                    }
     config: dict[str, Any] = {}
     for argument in container["args"]:
         path = argument.removeprefix("--config=")
@@ -128,7 +141,11 @@ def _against_pod(config: dict[str, Any], container: dict[str, Any]) -> Iterator[
 
 
 def _listening(config: dict[str, Any]) -> set[int]:
-    parts = [config.get("receivers", {}), config.get("extensions", {}), config.get("exporters", {}).get("prometheus")]
+    parts = [
+        config.get("receivers", {}),
+        config.get("extensions", {}),
+        config.get("exporters", {}).get("prometheus"),
+    ]
     ports = {int(p) for p in re.findall(r"0\.0\.0\.0:(\d+)", yaml.safe_dump(parts))}
     for reader in config["service"].get("telemetry", {}).get("metrics", {}).get("readers", []):
         ports.add(reader["pull"]["exporter"]["prometheus"]["port"])

@@ -31,7 +31,9 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         try:
             read = kind.model_validate(d)
         except pydantic.ValidationError as e:
-            problems += [f"{name(d)}: {'.'.join(map(str, x['loc']))}: {x['msg']}" for x in e.errors()]
+            problems += [
+                f"{name(d)}: {'.'.join(map(str, x['loc']))}: {x['msg']}" for x in e.errors()
+            ]
             continue
         written = read.model_dump(mode="json", by_alias=True, exclude_none=True)
         problems += [f"{name(d)}: unknown field {path}" for path in _lost(d, written)]
@@ -49,5 +51,9 @@ def _lost(given: Any, kept: Any, path: str = "") -> list[str]:
     if isinstance(given, list):
         if not isinstance(kept, list) or len(kept) != len(given):
             return [path]
-        return [x for i, (g, k) in enumerate(zip(given, kept, strict=True)) for x in _lost(g, k, f"{path}[{i}]")]
+        return [
+            x
+            for i, (g, k) in enumerate(zip(given, kept, strict=True))
+            for x in _lost(g, k, f"{path}[{i}]")
+        ]
     return []

@@ -19,10 +19,25 @@ from scripts.check_cluster.paths import K8S, versions
 OTLP = "http://otel-collector.llm-lab-obs.svc:4318"
 LISTEN = "0.0.0.0"  # inside a pod: who may reach it is the network policies' matter
 SERVED_NAME = "lab-model"
-GPU_CONTEXT = 16384  # of a model that could do 262,144: a GPU of 24 GB has no room for the cache of that
-_ONLY_LOCAL = {"--middleware": 1, "--disable-uvicorn-access-log": 0}  # the official image has no `lab`
+GPU_CONTEXT = (
+    16384  # of a model that could do 262,144: a GPU of 24 GB has no room for the cache of that
+)
+_ONLY_LOCAL = {
+    "--middleware": 1,
+    "--disable-uvicorn-access-log": 0,
+}  # the official image has no `lab`
 _HEAD = "# Written by `make cluster-generate` from {}; do not edit.\n"
-_IMAGES = ("VLLM", "VLLM_CPU", "LAB", "OTEL_COLLECTOR", "TEMPO", "GRAFANA", "VLLM_ROUTER", "DCGM_EXPORTER", "LOKI")
+_IMAGES = (
+    "VLLM",
+    "VLLM_CPU",
+    "LAB",
+    "OTEL_COLLECTOR",
+    "TEMPO",
+    "GRAFANA",
+    "VLLM_ROUTER",
+    "DCGM_EXPORTER",
+    "LOKI",
+)
 
 
 def files() -> Iterator[tuple[Path, str]]:
@@ -32,7 +47,10 @@ def files() -> Iterator[tuple[Path, str]]:
     yield K8S / "base/vllm-embed/args.yaml", _args_patch("vllm-embed", embed_args())
     yield K8S / "base/llama-stack/config/config.yaml", _llama_stack()
     yield K8S / "versions/kustomization.yaml", _versions()
-    yield K8S / "base/rules/rules.yaml", _HEAD.format("lab/dashboards/rules.py") + _dump(prometheus_rule())
+    yield (
+        K8S / "base/rules/rules.yaml",
+        _HEAD.format("lab/dashboards/rules.py") + _dump(prometheus_rule()),
+    )
     for name in DASHBOARDS:
         yield K8S / "dashboards" / f"{name}.json", grafana_json(name)
 
@@ -87,8 +105,13 @@ def _args_patch(deployment: str, args: list[str]) -> str:
 
 
 def _llama_stack() -> str:
-    url = {"vllm": "http://model-server.llm-lab.svc:8000", "vllm_embed": "http://embed-server.llm-lab.svc:8000"}
-    document = llama_stack_config.document(SERVED_NAME, {"llama_stack": 8321}, url, Path("/state/llama-stack"))
+    url = {
+        "vllm": "http://model-server.llm-lab.svc:8000",
+        "vllm_embed": "http://embed-server.llm-lab.svc:8000",
+    }
+    document = llama_stack_config.document(
+        SERVED_NAME, {"llama_stack": 8321}, url, Path("/state/llama-stack")
+    )
     document["server"]["host"] = LISTEN
     return _HEAD.format("lab/stack/llama_stack_config.py") + _dump(document)
 
@@ -100,7 +123,11 @@ def _versions() -> str:
         new_name, _, tag = pinned[placeholder].rpartition(":")
         images.append({"name": placeholder, "newName": new_name, "newTag": tag})
     prometheus = {"op": "replace", "path": "/spec/image", "value": pinned["PROMETHEUS"]}
-    version = {"op": "add", "path": "/spec/version", "value": pinned["PROMETHEUS"].rpartition(":")[2].split("-")[0]}
+    version = {
+        "op": "add",
+        "path": "/spec/version",
+        "value": pinned["PROMETHEUS"].rpartition(":")[2].split("-")[0],
+    }
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",

@@ -21,7 +21,9 @@ from scripts.check_cluster.paths import RECORDED_METRICS, REPO
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
 OF_EVERY_TARGET = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 _LLAMA_STACK = r"llama_stack_(?:requests?|concurrent|inference|tool_runtime|vector_io|responses)_"
-_OURS = re.compile(rf"\b(?:vllm:|{_LLAMA_STACK}|gen_ai_client_|lab_tool_|tracestore_|DCGM_FI_|otelcol_)\w+")
+_OURS = re.compile(
+    rf"\b(?:vllm:|{_LLAMA_STACK}|gen_ai_client_|lab_tool_|tracestore_|DCGM_FI_|otelcol_)\w+"
+)
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,31 @@ def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterat
     labels = set(TARGET_LABELS)
     for name, matchers in asked.metrics:
         if name not in there:
-            yield f"there is no metric {name}" + (" in the recorded pages" if name in k.documented else "")
+            yield f"there is no metric {name}" + (
+                " in the recorded pages" if name in k.documented else ""
+            )
             continue
         labels |= there[name]
         for label, (operator, value) in matchers.items():
             if label not in there[name] | TARGET_LABELS:
                 yield f"{name} has no label {label}"
-            elif label == "le" and operator == "=" and name in k.bounds and value not in k.bounds[name]:
+            elif (
+                label == "le"
+                and operator == "="
+                and name in k.bounds
+                and value not in k.bounds[name]
+            ):
                 yield f"{name} has no bucket bound {value}"
     if all(name in there for name, _ in asked.metrics):
-        yield from (f"no metric in it has label {label} to group by" for label in sorted(asked.groups - labels))
+        yield from (
+            f"no metric in it has label {label} to group by"
+            for label in sorted(asked.groups - labels)
+        )
 
 
-def check_dashboards(k: Known, dashboards: Iterable[Dashboard] = tuple(DASHBOARDS.values())) -> list[str]:
+def check_dashboards(
+    k: Known, dashboards: Iterable[Dashboard] = tuple(DASHBOARDS.values())
+) -> list[str]:
     """Panels that ask for what is not there. A panel for every place may only use what was recorded."""
     problems = []
     for d in dashboards:
@@ -76,10 +90,18 @@ def check_dashboards(k: Known, dashboards: Iterable[Dashboard] = tuple(DASHBOARD
             for query in panel.queries:
                 expr = expand(query.expr, variables, 20, 1800)
                 only_recorded = panel.needs in ("", "local")
-                problems += [f"{d.name}: {panel.title}: {p}" for p in check_expression(expr, k, only_recorded)]
+                problems += [
+                    f"{d.name}: {panel.title}: {p}"
+                    for p in check_expression(expr, k, only_recorded)
+                ]
                 legend = set(re.findall(r"{{(\w+)}}", query.legend))
-                there = promql.read(expr).groups | {x for n, _ in promql.read(expr).metrics for x in _labels(n, k)}
-                problems += [f"{d.name}: {panel.title}: legend label {x} is never there" for x in legend - there]
+                there = promql.read(expr).groups | {
+                    x for n, _ in promql.read(expr).metrics for x in _labels(n, k)
+                }
+                problems += [
+                    f"{d.name}: {panel.title}: legend label {x} is never there"
+                    for x in legend - there
+                ]
     return problems
 
 
@@ -110,7 +132,11 @@ def check_names(k: Known, texts: dict[str, str]) -> list[str]:
 def check_queries(k: Known, queries: Iterable[tuple[str, str]]) -> list[str]:
     """Metrics, labels and bucket bounds of (where, PromQL) as typed in notebooks and in what they call."""
     with_recorded = Known(k.recorded | _recorded_rules(), k.documented, k.bounds)
-    return [f"{where}: {p}: {expr}" for where, expr in queries for p in check_expression(expr, with_recorded)]
+    return [
+        f"{where}: {p}: {expr}"
+        for where, expr in queries
+        for p in check_expression(expr, with_recorded)
+    ]
 
 
 def queries_in(texts: dict[str, str]) -> list[tuple[str, str]]:
@@ -145,13 +171,17 @@ def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:
     texts = {}
     for path in sorted(folder.glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
-        texts[path.name] = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+        texts[path.name] = "\n".join(
+            "".join(c["source"]) for c in cells if c["cell_type"] == "code"
+        )
     return texts
 
 
 def schema_texts() -> dict[str, str]:
     """The vocabulary's metric names."""
-    values = (v for name, v in vars(Metric).items() if not name.startswith("_") and isinstance(v, str))
+    values = (
+        v for name, v in vars(Metric).items() if not name.startswith("_") and isinstance(v, str)
+    )
     return {"lab.schema.Metric": "\n".join(values)}
 
 

@@ -56,7 +56,12 @@ FORBIDDEN = (
     ("tempo", "llama-stack", 8321),
 )
 _OUTSIDE = ipaddress.ip_address("203.0.113.7")
-MAY_LEAVE = {"fetch-model", "tempo", "prometheus", "otel-collector"}  # over 443, in overlays that need it
+MAY_LEAVE = {
+    "fetch-model",
+    "tempo",
+    "prometheus",
+    "otel-collector",
+}  # over 443, in overlays that need it
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
@@ -87,7 +92,10 @@ class _Net:
             self.parts[labels["app.kubernetes.io/name"]] = (d["metadata"]["namespace"], labels)
         for d in documents:
             if d["kind"] == "Prometheus":
-                labels = {"app.kubernetes.io/name": "prometheus", "app.kubernetes.io/part-of": "llm-lab"}
+                labels = {
+                    "app.kubernetes.io/name": "prometheus",
+                    "app.kubernetes.io/part-of": "llm-lab",
+                }
                 self.parts["prometheus"] = (d["metadata"]["namespace"], labels)
         self.parts.setdefault("load", ("llm-lab", {"app.kubernetes.io/name": "load"}))
         if "prometheus" not in self.parts:  # somebody else's, where kube-prometheus-stack puts it
@@ -102,7 +110,9 @@ class _Net:
 
     def sends(self, part: str) -> bool:
         """Whether it may open any connection at all."""
-        return any(policy["spec"].get("egress") for policy in self._selecting("Egress", self.parts[part]))
+        return any(
+            policy["spec"].get("egress") for policy in self._selecting("Egress", self.parts[part])
+        )
 
     def resolves(self, part: str) -> bool:
         dns = ("kube-system", {"k8s-app": "kube-dns"})
@@ -114,11 +124,15 @@ class _Net:
         for policy in self._selecting("Egress", self.parts[part]):
             for rule in policy["spec"].get("egress", []):
                 for peer in rule.get("to", []):
-                    if "ipBlock" in peer and _OUTSIDE in ipaddress.ip_network(peer["ipBlock"]["cidr"]):
+                    if "ipBlock" in peer and _OUTSIDE in ipaddress.ip_network(
+                        peer["ipBlock"]["cidr"]
+                    ):
                         return True
         return False
 
-    def _selecting(self, direction: str, pod: tuple[str, dict[str, str]]) -> Iterator[dict[str, Any]]:
+    def _selecting(
+        self, direction: str, pod: tuple[str, dict[str, str]]
+    ) -> Iterator[dict[str, Any]]:
         for policy in self.policies:
             if (
                 direction in policy["spec"]["policyTypes"]
@@ -127,11 +141,14 @@ class _Net:
             ):
                 yield policy
 
-    def _side(self, direction: str, pod: tuple, peer: tuple, port: int, protocol: str = "TCP") -> bool:
+    def _side(
+        self, direction: str, pod: tuple, peer: tuple, port: int, protocol: str = "TCP"
+    ) -> bool:
         policies = list(self._selecting(direction, pod))
         field, peers = ("egress", "to") if direction == "Egress" else ("ingress", "from")
         return not policies or any(
-            _port_fits(rule, port, protocol) and (not rule.get(peers) or any(_is(p, peer, pod[0]) for p in rule[peers]))
+            _port_fits(rule, port, protocol)
+            and (not rule.get(peers) or any(_is(p, peer, pod[0]) for p in rule[peers]))
             for policy in policies
             for rule in policy["spec"].get(field, [])
         )
@@ -139,7 +156,9 @@ class _Net:
 
 def _port_fits(rule: dict[str, Any], port: int, protocol: str) -> bool:
     ports = rule.get("ports")
-    return not ports or any(p.get("protocol", "TCP") == protocol and p.get("port", port) == port for p in ports)
+    return not ports or any(
+        p.get("protocol", "TCP") == protocol and p.get("port", port) == port for p in ports
+    )
 
 
 def _is(peer: dict[str, Any], pod: tuple[str, dict[str, str]], own_namespace: str) -> bool:

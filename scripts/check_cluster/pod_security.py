@@ -9,7 +9,16 @@ from typing import Any
 
 from scripts.check_cluster.render import containers, name, pods
 
-_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+_VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
@@ -18,7 +27,8 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         d["metadata"]["name"]
         for d in documents
         if d["kind"] == "Namespace"
-        and d["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce") == "privileged"
+        and d["metadata"].get("labels", {}).get("pod-security.kubernetes.io/enforce")
+        == "privileged"
     }
     problems = _namespaces(documents)
     for d, template in pods(documents):
@@ -31,13 +41,19 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 def _namespaces(documents: list[dict[str, Any]]) -> list[str]:
     found = [d for d in documents if d["kind"] == "Namespace"]
     enforce = "pod-security.kubernetes.io/enforce"
-    return [f"{name(d)}: no {enforce} label" for d in found if enforce not in d["metadata"].get("labels", {})]
+    return [
+        f"{name(d)}: no {enforce} label"
+        for d in found
+        if enforce not in d["metadata"].get("labels", {})
+    ]
 
 
 def _restricted(template: dict[str, Any]) -> list[str]:
     spec = template["spec"]
     pod = spec.get("securityContext", {})
-    problems = [f"{field} is set" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
+    problems = [
+        f"{field} is set" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)
+    ]
     for volume in spec.get("volumes", []):
         if not _VOLUMES & volume.keys():
             problems.append(f"volume {volume['name']} is none of {', '.join(sorted(_VOLUMES))}")
@@ -59,7 +75,11 @@ def _restricted(template: dict[str, Any]) -> list[str]:
         if profile not in ("RuntimeDefault", "Localhost"):
             problems.append(f"container {c['name']} has no seccomp profile")
         ports = c.get("ports", [])
-        problems += [f"container {c['name']} takes host port {p['hostPort']}" for p in ports if "hostPort" in p]
+        problems += [
+            f"container {c['name']} takes host port {p['hostPort']}"
+            for p in ports
+            if "hostPort" in p
+        ]
     return problems
 
 
@@ -67,29 +87,39 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
     spec = template["spec"]
     problems = []
     if spec.get("enableServiceLinks") is not False:
-        problems.append("enableServiceLinks is not false: a Service's name becomes environment variables")
+        problems.append(
+            "enableServiceLinks is not false: a Service's name becomes environment variables"
+        )
     if "automountServiceAccountToken" not in spec:
         problems.append("automountServiceAccountToken is not said")
     for c in containers(template):
         resources = c.get("resources", {})
-        if "memory" not in resources.get("limits", {}) or "cpu" not in resources.get("requests", {}):
+        if "memory" not in resources.get("limits", {}) or "cpu" not in resources.get(
+            "requests", {}
+        ):
             problems.append(f"container {c['name']} has no memory limit or no CPU request")
         gpu = "nvidia.com/gpu"
         if resources.get("requests", {}).get(gpu) != resources.get("limits", {}).get(gpu):
             problems.append(f"container {c['name']} requests another number of GPUs than its limit")
         ports = c.get("ports", [])
-        problems += [f"port {p.get('name')} does not say its protocol" for p in ports if "protocol" not in p]
+        problems += [
+            f"port {p.get('name')} does not say its protocol" for p in ports if "protocol" not in p
+        ]
     if document["kind"] in ("Deployment", "StatefulSet"):
         for c in spec["containers"]:
             missing = {"readinessProbe", "startupProbe"} - c.keys()
             problems += [f"container {c['name']} has no {probe}" for probe in sorted(missing)]
     if document["kind"] == "Deployment" and _one_gpu_deadlock(document, spec):
-        problems.append("a rolling update would wait for a GPU that the old pod holds: use Recreate or maxSurge 0")
+        problems.append(
+            "a rolling update would wait for a GPU that the old pod holds: use Recreate or maxSurge 0"
+        )
     return problems
 
 
 def _one_gpu_deadlock(document: dict[str, Any], spec: dict[str, Any]) -> bool:
-    uses_gpu = any("nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in spec["containers"])
+    uses_gpu = any(
+        "nvidia.com/gpu" in c.get("resources", {}).get("limits", {}) for c in spec["containers"]
+    )
     strategy = document["spec"].get("strategy", {})
     surge = strategy.get("rollingUpdate", {}).get("maxSurge", "25%")
     return uses_gpu and strategy.get("type") != "Recreate" and surge != 0

@@ -67,7 +67,11 @@ ACCEPTED: Mapping[str, Accepted] = {
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
     """Policies that fail and are not accepted. Raises SetupError where checkov is not installed."""
-    return [f"{who}: {policy} {title}" for policy, title, who in _failed(documents) if not _accepted(policy, who)]
+    return [
+        f"{who}: {policy} {title}"
+        for policy, title, who in _failed(documents)
+        if not _accepted(policy, who)
+    ]
 
 
 def unused(documents: list[dict[str, Any]]) -> list[str]:
@@ -76,7 +80,9 @@ def unused(documents: list[dict[str, Any]]) -> list[str]:
     problems = []
     for policy, accepted in ACCEPTED.items():
         need = {who for p, who in failed if p == policy}
-        problems += [f"{policy} need not be accepted for {who}" for who in sorted(accepted.who - need)]
+        problems += [
+            f"{policy} need not be accepted for {who}" for who in sorted(accepted.who - need)
+        ]
         if not need:
             problems.append(f"{policy} need not be accepted at all")
     return problems
@@ -90,9 +96,13 @@ def _accepted(policy: str, who: str) -> bool:
 def _failed(documents: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """(policy, its title, kind.namespace.name) of every failure; each object once."""
     if not PROGRAM.exists():
-        raise SetupError("checkov is not installed", do="run `make check-cluster`, which builds its environment")
+        raise SetupError(
+            "checkov is not installed", fix="run `make check-cluster`, which builds its environment"
+        )
     distinct = {json.dumps(d, sort_keys=True): d for d in documents if d["kind"] != "ConfigMap"}
-    return list(_ask(yaml.dump_all(distinct.values(), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper))))
+    return list(
+        _ask(yaml.dump_all(distinct.values(), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -101,7 +111,15 @@ def _ask(text: str) -> tuple[tuple[str, str, str], ...]:
         path = Path(folder) / "documents.yaml"
         path.write_text(text)
         # It would ask its vendor's server for guidelines.
-        offline = ["--framework", "kubernetes", "--skip-download", "--quiet", "--compact", "--output", "json"]
+        offline = [
+            "--framework",
+            "kubernetes",
+            "--skip-download",
+            "--quiet",
+            "--compact",
+            "--output",
+            "json",
+        ]
         done = subprocess.run(
             [str(PROGRAM), *offline, "--file", str(path)],
             capture_output=True, text=True, timeout=300, cwd=folder, env={**os.environ, "LOG_LEVEL": "ERROR"},
@@ -109,6 +127,8 @@ def _ask(text: str) -> tuple[tuple[str, str, str], ...]:
     try:
         results = json.loads(done.stdout)["results"]["failed_checks"]
     except (ValueError, KeyError, TypeError) as e:
-        had = (done.stderr or done.stdout)[-500:]
-        raise SetupError("checkov gave no result", had=had, do="run it by hand on a rendered overlay") from e
+        got = (done.stderr or done.stdout)[-500:]
+        raise SetupError(
+            "checkov gave no result", got=got, fix="run it by hand on a rendered overlay"
+        ) from e
     return tuple(sorted({(r["check_id"], r["check_name"], r["resource"]) for r in results}))

@@ -19,16 +19,28 @@ from lab.schema import JOBS
 from lab.settings import Settings, load_settings
 from scripts.check_cluster.paths import RECORDED_METRICS
 
-_KEEP_PATHS = ("handler", "http_target", "http_route", "endpoint")  # labels whose values are URL paths
-_OTHER_RELEASE = re.compile(r'^(prometheus|node_exporter)_build_info\{.*?[{,]version="([^"]+)"', re.M)
+_KEEP_PATHS = (
+    "handler",
+    "http_target",
+    "http_route",
+    "endpoint",
+)  # labels whose values are URL paths
+_OTHER_RELEASE = re.compile(
+    r'^(prometheus|node_exporter)_build_info\{.*?[{,]version="([^"]+)"', re.M
+)
 
 
 def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) -> list[Path]:
     """Save every job's page as <job>.prom, and provenance.json. Returns the files."""
     settings = settings or load_settings()
     prometheus = settings.endpoint("prometheus")
-    answer = httpx.get(f"{prometheus}/api/v1/targets", params={"state": "active"}, timeout=settings.timeout_s)
-    urls = {t["labels"]["job"]: t["scrapeUrl"] for t in answer.raise_for_status().json()["data"]["activeTargets"]}
+    answer = httpx.get(
+        f"{prometheus}/api/v1/targets", params={"state": "active"}, timeout=settings.timeout_s
+    )
+    urls = {
+        t["labels"]["job"]: t["scrapeUrl"]
+        for t in answer.raise_for_status().json()["data"]["activeTargets"]
+    }
     folder.mkdir(parents=True, exist_ok=True)
     written, releases = [], _releases(settings)
     for job in JOBS:
@@ -46,8 +58,14 @@ def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) ->
 
 
 def _releases(settings: Settings) -> dict[str, str]:
-    vllm = httpx.get(f"{settings.endpoint('vllm')}/version", timeout=settings.timeout_s).json()["version"]
-    own = ("llama-stack", "opentelemetry-exporter-prometheus", "opentelemetry-instrumentation-genai-openai")
+    vllm = httpx.get(f"{settings.endpoint('vllm')}/version", timeout=settings.timeout_s).json()[
+        "version"
+    ]
+    own = (
+        "llama-stack",
+        "opentelemetry-exporter-prometheus",
+        "opentelemetry-instrumentation-genai-openai",
+    )
     return {"vllm": vllm} | {name: metadata.version(name) for name in own}
 
 
@@ -78,7 +96,10 @@ def families(page: str) -> dict[str, set[str]]:
     for line in page.splitlines():
         if line.startswith("# TYPE "):
             _, _, name, kind = line.split()[:4]
-            for suffix in {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}.get(kind, ("",)):
+            for suffix in {
+                "histogram": ("_bucket", "_sum", "_count"),
+                "summary": ("_sum", "_count"),
+            }.get(kind, ("",)):
                 found.setdefault(name + suffix, set())
         elif line and not line.startswith("#"):
             name = re.match(r"[a-zA-Z_:][\w:]*", line)[0]

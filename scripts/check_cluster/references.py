@@ -12,11 +12,19 @@ import yaml
 from scripts.check_cluster.render import containers, name, pods
 
 # Secrets that `lab up` or the user makes; everything else must be in the manifests.
-EXTERNAL_SECRETS = {"grafana-admin", "hf-token", "tempo-s3", "prometheus-remote-write", "otlp-backend"}
+EXTERNAL_SECRETS = {
+    "grafana-admin",
+    "hf-token",
+    "tempo-s3",
+    "prometheus-remote-write",
+    "otlp-backend",
+}
 EXTERNAL_CONFIG_MAPS = {"load-plan"}
 EXTERNAL_NAMESPACES = {"gpu-operator"}  # the GPU operator's; its pods are not ours to see
 LARGEST = 250_000
-_SERVICE_URL = re.compile(r"\b([a-z][a-z0-9-]*)\.(llm-lab(?:-[a-z]+)?)\.svc(?:\.cluster\.local)?(?::(\d+))?")
+_SERVICE_URL = re.compile(
+    r"\b([a-z][a-z0-9-]*)\.(llm-lab(?:-[a-z]+)?)\.svc(?:\.cluster\.local)?(?::(\d+))?"
+)
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
@@ -41,7 +49,8 @@ class _World:
     def __init__(self, documents: list[dict[str, Any]]) -> None:
         self.documents = documents
         self.pods = [
-            (d["metadata"]["namespace"], t["metadata"].get("labels", {}), _ports(t), t) for d, t in pods(documents)
+            (d["metadata"]["namespace"], t["metadata"].get("labels", {}), _ports(t), t)
+            for d, t in pods(documents)
         ]
         for d in self.kind("Prometheus"):  # the operator's pod, as it labels it
             labels = {
@@ -56,16 +65,24 @@ class _World:
 
     def has(self, kind: str, namespace: str, wanted: str) -> bool:
         return any(
-            d["metadata"]["name"] == wanted and d["metadata"].get("namespace") == namespace for d in self.kind(kind)
+            d["metadata"]["name"] == wanted and d["metadata"].get("namespace") == namespace
+            for d in self.kind(kind)
         )
 
     def found(self, namespace: str, labels: dict[str, str]) -> list[dict[str, int]]:
         """Ports of the pods that carry the labels."""
-        return [p for n, have, p, _ in self.pods if n == namespace and labels.items() <= have.items()]
+        return [
+            p for n, have, p, _ in self.pods if n == namespace and labels.items() <= have.items()
+        ]
 
 
 def _ports(template: dict[str, Any]) -> dict[str, int]:
-    return {p["name"]: p["containerPort"] for c in containers(template) for p in c.get("ports", []) if "name" in p}
+    return {
+        p["name"]: p["containerPort"]
+        for c in containers(template)
+        for p in c.get("ports", [])
+        if "name" in p
+    }
 
 
 def _labels(world: _World) -> Iterator[str]:
@@ -146,14 +163,22 @@ def _workloads(world: _World) -> Iterator[str]:
                     yield f"{name(d)}: container {c['name']} mounts {mount['name']}, which is no volume"
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 port = c.get(probe, {}).get("httpGet", {}).get("port")
-                if isinstance(port, str) and port not in {p.get("name") for p in c.get("ports", [])}:
+                if isinstance(port, str) and port not in {
+                    p.get("name") for p in c.get("ports", [])
+                }:
                     yield f"{name(d)}: {probe} of {c['name']} asks port {port!r}, which it has not"
         yield from (f"{name(d)}: {p}" for p in _objects(world, namespace, spec))
 
 
 def _objects(world: _World, namespace: str, spec: dict[str, Any]) -> Iterator[str]:
     for kind, wanted in _named_objects(spec):
-        outside = EXTERNAL_SECRETS if kind == "Secret" else EXTERNAL_CONFIG_MAPS if kind == "ConfigMap" else set()
+        outside = (
+            EXTERNAL_SECRETS
+            if kind == "Secret"
+            else EXTERNAL_CONFIG_MAPS
+            if kind == "ConfigMap"
+            else set()
+        )
         if wanted not in outside and not world.has(kind, namespace, wanted):
             yield f"there is no {kind} {wanted} in {namespace}"
 
@@ -203,7 +228,9 @@ def _bindings(world: _World) -> Iterator[str]:
             if not world.has("ServiceAccount", subject["namespace"], subject["name"]):
                 yield f"{name(d)}: there is no ServiceAccount {subject['namespace']}/{subject['name']}"
     for d in world.kind("Prometheus"):
-        if not world.has("ServiceAccount", d["metadata"]["namespace"], d["spec"]["serviceAccountName"]):
+        if not world.has(
+            "ServiceAccount", d["metadata"]["namespace"], d["spec"]["serviceAccountName"]
+        ):
             yield f"{name(d)}: there is no ServiceAccount {d['spec']['serviceAccountName']}"
 
 
@@ -213,7 +240,8 @@ def _scaled(world: _World) -> Iterator[str]:
         deployments = [
             x
             for x in world.kind(target["kind"])
-            if (x["metadata"]["name"], x["metadata"]["namespace"]) == (target["name"], d["metadata"]["namespace"])
+            if (x["metadata"]["name"], x["metadata"]["namespace"])
+            == (target["name"], d["metadata"]["namespace"])
         ]
         if not deployments:
             yield f"{name(d)}: there is no {target['kind']} {target['name']} to scale"
@@ -229,11 +257,16 @@ def _disruption_budgets(world: _World) -> Iterator[str]:
 
 def _grafana(world: _World) -> Iterator[str]:
     """Data source uids in dashboards and in data sources themselves are provisioned."""
-    texts = [(d, key, text) for d in world.kind("ConfigMap") for key, text in d.get("data", {}).items()]
+    texts = [
+        (d, key, text) for d in world.kind("ConfigMap") for key, text in d.get("data", {}).items()
+    ]
     provisioned, uses = set(), []
     for d, key, text in texts:
         if key.endswith(".json"):
-            uses += [(f"{name(d)} {key}", uid) for uid in _uids(json.loads(text), "uid", inside="datasource")]
+            uses += [
+                (f"{name(d)} {key}", uid)
+                for uid in _uids(json.loads(text), "uid", inside="datasource")
+            ]
         elif "datasources:" in text and d["metadata"]["name"].startswith("grafana-datasource"):
             sources = yaml.safe_load(text)["datasources"]
             provisioned |= {s["uid"] for s in sources}

@@ -39,7 +39,9 @@ def _text(path: str) -> str:
 def _run(path: str) -> str:
     kubectl = shutil.which("kubectl")
     if kubectl is None:
-        raise SetupError("kubectl is not installed", do="install it (Debian: apt-get install kubernetes-client)")
+        raise SetupError(
+            "kubectl is not installed", fix="install it (Debian: apt-get install kubernetes-client)"
+        )
     done = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise CannotRender(done.stderr.strip())

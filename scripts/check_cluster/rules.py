@@ -23,7 +23,9 @@ def promtool() -> str:
     noted = json.loads(tools.read_text()).get("promtool") if tools.exists() else None
     found = noted if noted and Path(noted).exists() else shutil.which("promtool")
     if not found:
-        raise SetupError("promtool is not installed", do="run `make setup`, or apt-get install prometheus")
+        raise SetupError(
+            "promtool is not installed", fix="run `make setup`, or apt-get install prometheus"
+        )
     return found
 
 
@@ -47,7 +49,11 @@ def check_panels() -> list[str]:
 def check_runbooks(folder: Path = REPO) -> list[str]:
     """Alerts whose runbook link leads to no notebook of the repository."""
     links = {a["alert"]: a["annotations"]["runbook_url"] for a in alerts()}
-    return [f"{alert}: there is no {link}" for alert, link in links.items() if not (folder / link).is_file()]
+    return [
+        f"{alert}: there is no {link}"
+        for alert, link in links.items()
+        if not (folder / link).is_file()
+    ]
 
 
 def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None) -> list[str]:
@@ -63,7 +69,11 @@ def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None)
             rules.write_text(yaml.safe_dump({"groups": chosen}))
             mine = [t for t in tests if t["interval"] == interval]
             order = [g["name"] for g in chosen]  # without it promtool takes the groups in any order
-            document = {"rule_files": [str(rules)], "evaluation_interval": interval, "group_eval_order": order}
+            document = {
+                "rule_files": [str(rules)],
+                "evaluation_interval": interval,
+                "group_eval_order": order,
+            }
             file.write_text(yaml.safe_dump(document | {"tests": mine}))
             said += _promtool("test", "rules", str(file))
     return said

@@ -17,8 +17,14 @@ from scripts.check_cluster.render import name
 def check(documents: list[dict[str, Any]], releases: tuple[str, ...] | None = None) -> list[str]:
     """Problems of the documents, for each release. A kind that is neither built in nor one of ours is a problem."""
     releases = releases or tuple(versions()["KUBERNETES_SCHEMAS"].split(","))
-    distinct = {json.dumps(d, sort_keys=True): d for d in documents if (d["apiVersion"], d["kind"]) not in CUSTOM}
-    return [problem for release in releases for d in distinct.values() for problem in _one(d, release)]
+    distinct = {
+        json.dumps(d, sort_keys=True): d
+        for d in documents
+        if (d["apiVersion"], d["kind"]) not in CUSTOM
+    }
+    return [
+        problem for release in releases for d in distinct.values() for problem in _one(d, release)
+    ]
 
 
 def _one(document: dict[str, Any], release: str) -> list[str]:
@@ -26,11 +32,15 @@ def _one(document: dict[str, Any], release: str) -> list[str]:
     from kubernetes_validate import utils
 
     if not hasattr(utils.schema_contents, "cache_info"):
-        utils.schema_contents = functools.cache(utils.schema_contents)  # it reads megabytes for every document
+        utils.schema_contents = functools.cache(
+            utils.schema_contents
+        )  # it reads megabytes for every document
     try:
         kubernetes_validate.validate(document, release, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        return [f"{name(document)}: Kubernetes {release} has no {document['apiVersion']} {document['kind']}"]
+        return [
+            f"{name(document)}: Kubernetes {release} has no {document['apiVersion']} {document['kind']}"
+        ]
     except kubernetes_validate.ValidationError as e:
         where = ".".join(str(p) for p in e.path)
         return [f"{name(document)}: {where}: {e.message} (Kubernetes {release})"]

@@ -34,11 +34,16 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         if d["metadata"]["name"] != "tempo":
             continue
         container = template["spec"]["containers"][0]
-        wanted = next(v["configMap"]["name"] for v in template["spec"]["volumes"] if v["name"] == "config")
+        wanted = next(
+            v["configMap"]["name"] for v in template["spec"]["volumes"] if v["name"] == "config"
+        )
         for c in documents:
             if c["kind"] == "ConfigMap" and c["metadata"]["name"] == wanted:
                 text = c["data"]["tempo.yaml"]
-                problems += [f"{name(d)}: {p}" for p in (*check_config(yaml.safe_load(text)), *_pod(text, container))]
+                problems += [
+                    f"{name(d)}: {p}"
+                    for p in (*check_config(yaml.safe_load(text)), *_pod(text, container))
+                ]
     return problems
 
 
@@ -52,7 +57,12 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
     generator = config.get("metrics_generator", {})
     if "traces_storage" in generator:
         yield "metrics_generator.traces_storage is gone in 3.0"
-    processors = config.get("overrides", {}).get("defaults", {}).get("metrics_generator", {}).get("processors", [])
+    processors = (
+        config.get("overrides", {})
+        .get("defaults", {})
+        .get("metrics_generator", {})
+        .get("processors", [])
+    )
     if "local-blocks" in processors:
         yield "the processor local-blocks is gone in 3.0"
     writes = generator.get("storage", {}).get("remote_write", [])

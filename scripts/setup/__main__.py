@@ -35,7 +35,10 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         end_children()
-        print("\nSet-up was interrupted. What was half done does not count; run it again to go on.", file=sys.stderr)
+        print(
+            "\nSet-up was interrupted. What was half done does not count; run it again to go on.",
+            file=sys.stderr,
+        )
         return 130
     if done:
         say("all", f"ready in {time.monotonic() - started:.0f} s: " + ", ".join(done))
@@ -45,7 +48,9 @@ def main() -> int:
 def _asked(names: list[str]) -> tuple[str, ...]:
     unknown = set(names) - {"bench"}
     if unknown:
-        raise SetupError(f"set-up knows no {', '.join(sorted(unknown))}", do="name nothing, or `bench`")
+        raise SetupError(
+            f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, or `bench`"
+        )
     return (*environments.ALWAYS, *names)
 
 
@@ -64,7 +69,10 @@ def _set_up(build: str, names: tuple[str, ...]) -> list[str]:
     bases = {name: environments.base_for(builder, name) for name in missing}
     with ThreadPoolExecutor(len(missing) + 1) as pool:
         found = pool.submit(prometheus.find_tools)
-        builds = [pool.submit(environments.BUILDS[name], builder, wanted[name], bases[name]) for name in missing]
+        builds = [
+            pool.submit(environments.BUILDS[name], builder, wanted[name], bases[name])
+            for name in missing
+        ]
         _all_of([found, *builds])
     tools.write_tools(found.result(), build, uv)
     return [*missing, "prometheus"]
@@ -107,7 +115,9 @@ def _has_nvidia_gpu() -> bool:
     if not shutil.which("nvidia-smi"):
         return False
     try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, timeout=30).stdout.startswith(b"GPU")
+        return subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, timeout=30
+        ).stdout.startswith(b"GPU")
     except subprocess.TimeoutExpired:
         return False
 

@@ -16,7 +16,9 @@ def unpack(package: str, folder: Path, *, part: str) -> Path:
     Installing would start a service on a fixed port; unpacking needs no root and starts nothing.
     """
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise SetupError(f"{part}: the Debian package {package} cannot be had", had="no apt-get or dpkg-deb here")
+        raise SetupError(
+            f"{part}: the Debian package {package} cannot be had", got="no apt-get or dpkg-deb here"
+        )
     work = folder.with_name(folder.name + ".part")
     shutil.rmtree(work, ignore_errors=True)
     (work / "deb").mkdir(parents=True)
@@ -25,8 +27,15 @@ def unpack(package: str, folder: Path, *, part: str) -> Path:
     if attempt(part, ["apt-get", "download", package], log=log, env=env, cwd=work / "deb")[0] != 0:
         # The machine's package lists are empty or stale: take our own, in a folder that we may write.
         own = _own_lists(work / "apt")
-        run(part, ["apt-get", *own, "update"], log=log, env=env, do=_advice(package, log))
-        run(part, ["apt-get", *own, "download", package], log=log, env=env, cwd=work / "deb", do=_advice(package, log))
+        run(part, ["apt-get", *own, "update"], log=log, env=env, fix=_advice(package, log))
+        run(
+            part,
+            ["apt-get", *own, "download", package],
+            log=log,
+            env=env,
+            cwd=work / "deb",
+            fix=_advice(package, log),
+        )
     for deb in (work / "deb").glob("*.deb"):
         run(part, ["dpkg-deb", "-x", str(deb), str(work / "root")], log=log, env=env)
     shutil.rmtree(folder, ignore_errors=True)
@@ -51,4 +60,6 @@ def _own_lists(state: Path) -> list[str]:
 
 
 def _advice(package: str, log: Path) -> str:
-    return f"check the network to your Debian mirror (details in {log}), or install {package} yourself"
+    return (
+        f"check the network to your Debian mirror (details in {log}), or install {package} yourself"
+    )

@@ -17,8 +17,21 @@ LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 
 # Imported once at the end: what the servers, the kernels and the notebooks import.
 LAB_MODULES = [
-    *("llama_stack.core.server.server", "mcp.server.fastmcp", "papermill", "nbconvert", "jupyterlab.labapp"),
-    *("ipykernel.kernelapp", "matplotlib.pyplot", "pandas", "duckdb", "pyarrow.parquet", "scipy.stats"),
+    *(
+        "llama_stack.core.server.server",
+        "mcp.server.fastmcp",
+        "papermill",
+        "nbconvert",
+        "jupyterlab.labapp",
+    ),
+    *(
+        "ipykernel.kernelapp",
+        "matplotlib.pyplot",
+        "pandas",
+        "duckdb",
+        "pyarrow.parquet",
+        "scipy.stats",
+    ),
 ]
 VLLM_MODULES = [
     *("vllm.entrypoints.openai.api_server", "vllm.v1.engine.core", "vllm.v1.worker.cpu_worker"),
@@ -36,10 +49,17 @@ class Builder:
     vllm_build: str
     torch_wheels: list[torch.Wheel]
 
-    def pip(self, part: str, python: Path, *arguments: str, env: dict[str, str] | None = None, do: str = "") -> None:
+    def pip(
+        self,
+        part: str,
+        python: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        fix: str = "",
+    ) -> None:
         """Run uv pip for an environment. Raises SetupError."""
         command = [self.uv, "pip", arguments[0], "--python", str(python), *arguments[1:]]
-        run(part, command, log=LOGS / f"{part}.log", env={**self.env, **(env or {})}, do=do)
+        run(part, command, log=LOGS / f"{part}.log", env={**self.env, **(env or {})}, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -142,7 +162,11 @@ def _venv(b: Builder, part: str, folder: Path, base: Path) -> Path:
 
 
 def _sync(b: Builder, part: str, python: Path, lock: Path) -> None:
-    packages = sum(1 for line in lock.read_text().splitlines() if "==" in line and not line.startswith((" ", "#")))
+    packages = sum(
+        1
+        for line in lock.read_text().splitlines()
+        if "==" in line and not line.startswith((" ", "#"))
+    )
     say(part, f"up to {packages} packages from {lock.name}")
     b.pip(part, python, "sync", "--require-hashes", str(lock))
 
@@ -154,7 +178,7 @@ def _build_from_source(b: Builder, python: Path) -> None:
     b.pip(
         *("vllm", python, "install", "--no-binary", "vllm", *packages),
         env={"VLLM_TARGET_DEVICE": "cpu"},
-        do="install Apple's command line tools (`xcode-select --install`) and run the command again; "
+        fix="install Apple's command line tools (`xcode-select --install`) and run the command again; "
         f"read {LOGS / 'vllm.log'}. Or run vLLM elsewhere and set LAB_VLLM_URL to it",
     )
 
@@ -163,7 +187,9 @@ def _make_lab_importable(folder: Path) -> None:
     """The launcher and the training script import lab beside vLLM, whose pins are not lab's: a path, no install."""
     packages = next(folder.glob("lib/python*/site-packages"), None)
     if packages is None:
-        raise SetupError(f"{folder} has no site-packages", do=f"delete {folder} and run the command again")
+        raise SetupError(
+            f"{folder} has no site-packages", fix=f"delete {folder} and run the command again"
+        )
     (packages / "llm_observability_lab.pth").write_text(f"{REPO}\n")
 
 
@@ -181,7 +207,7 @@ def _import_once(b: Builder, part: str, python: Path, modules: list[str]) -> Non
         log=log,
         env={**env, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"},
         cwd=VENVS,
-        do=f"the packages are installed but cannot be loaded on this machine: read {log}",
+        fix=f"the packages are installed but cannot be loaded on this machine: read {log}",
     )
 
 
@@ -189,8 +215,8 @@ def vllm_build_for(machine_has_gpu: bool, forced: str) -> str:
     """Which build of vLLM this machine gets: `forced` (LAB_VLLM_BUILD), else CUDA with an NVIDIA GPU, else CPU."""
     if forced:
         if forced not in ("cpu", "cuda", "source"):
-            do = "set it to cpu, cuda or source"
-            raise SetupError("LAB_VLLM_BUILD is not a build of vLLM", had=repr(forced), do=do)
+            fix = "set it to cpu, cuda or source"
+            raise SetupError("LAB_VLLM_BUILD is not a build of vLLM", got=repr(forced), fix=fix)
         return forced
     if platform.system() == "Darwin":
         return "source"

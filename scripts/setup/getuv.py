@@ -27,14 +27,22 @@ def get_uv() -> str:
 
 
 def _candidates() -> list[str]:
-    own = [VENVS / "uv" / "bin" / "uv", Path.home() / ".local/bin/uv", Path.home() / ".cargo/bin/uv"]
-    pyenv = sorted(glob.glob(str(Path.home() / ".pyenv/versions/*/bin/uv")))  # its shim fails when inactive
+    own = [
+        VENVS / "uv" / "bin" / "uv",
+        Path.home() / ".local/bin/uv",
+        Path.home() / ".cargo/bin/uv",
+    ]
+    pyenv = sorted(
+        glob.glob(str(Path.home() / ".pyenv/versions/*/bin/uv"))
+    )  # its shim fails when inactive
     return [c for c in [shutil.which("uv"), *map(str, own), *pyenv] if c and os.path.exists(c)]
 
 
 def _version(uv: str) -> tuple[int, ...]:
     try:
-        done = subprocess.run([uv, "--version"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            [uv, "--version"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return (0,)
     found = re.match(r"uv (\d+)\.(\d+)", done.stdout)
@@ -45,9 +53,20 @@ def _install() -> str:
     say("uv", "not found; installing the pinned release")
     folder, log, env = VENVS / "uv", LOGS / "uv.log", base_environment()
     shutil.rmtree(folder, ignore_errors=True)
-    options = ["install", "--quiet", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCKS / "uv.txt")]
+    options = [
+        "install",
+        "--quiet",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "-r",
+        str(LOCKS / "uv.txt"),
+    ]
     ways = (
-        lambda: [[sys.executable, "-m", "venv", str(folder)], [str(folder / "bin/python"), "-m", "pip", *options]],
+        lambda: [
+            [sys.executable, "-m", "venv", str(folder)],
+            [str(folder / "bin/python"), "-m", "pip", *options],
+        ],
         lambda: [[sys.executable, "-m", "pip", *options, "--target", str(folder)]],
         lambda: [[sys.executable, str(_debian_pip() / "pip"), *options, "--target", str(folder)]],
     )
@@ -66,8 +85,8 @@ def _install() -> str:
     last = said.strip().splitlines()[-1:] or ["no answer"]
     raise SetupError(
         "uv, which installs everything else, is not here and could not be installed",
-        had=f"no uv on PATH; this Python ({sys.executable}) has no usable venv or pip; last words: {last[0].strip()}",
-        do="install uv by one of `pipx install uv`, `pip install uv`, `brew install uv` "
+        got=f"no uv on PATH; this Python ({sys.executable}) has no usable venv or pip; last words: {last[0].strip()}",
+        fix="install uv by one of `pipx install uv`, `pip install uv`, `brew install uv` "
         f"(or on Debian `apt-get install python3-venv`), then run the command again; details in {log}",
     )
 

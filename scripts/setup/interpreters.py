@@ -39,11 +39,15 @@ def find(uv: str, versions: list[str], env: dict[str, str], part: str) -> Path:
 def installed(uv: str, version: str, env: dict[str, str]) -> list[Path]:
     """Interpreters of `version` that are on this machine; pyenv's by full path, since its shims fail when inactive."""
     places = [_uv_find(uv, version, env)]
-    for root in dict.fromkeys([os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv"), _pyenv_root()]):
+    for root in dict.fromkeys(
+        [os.environ.get("PYENV_ROOT"), str(Path.home() / ".pyenv"), _pyenv_root()]
+    ):
         if root:
             # Of several patch releases the newest, by number and not by text.
             places += sorted(
-                (Path(p) for p in glob.glob(f"{root}/versions/{version}.*/bin/python")), key=_patch, reverse=True
+                (Path(p) for p in glob.glob(f"{root}/versions/{version}.*/bin/python")),
+                key=_patch,
+                reverse=True,
             )
     places += [Path(folder) / f"python{version}" for folder in SYSTEM_FOLDERS]
     places.append(Path(sys.executable))
@@ -67,7 +71,9 @@ def _uv_find(uv: str, version: str, env: dict[str, str]) -> Path | None:
 
 def _pyenv_root() -> str | None:
     try:
-        done = subprocess.run(["pyenv", "root"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["pyenv", "root"], capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
     except OSError:
         return None
     return done.stdout.strip() or None
@@ -78,7 +84,11 @@ def works(python: Path, version: str) -> bool:
     code = "import sys, ssl, sqlite3, ctypes; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run(
-            [str(python), "-I", "-c", code], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+            [str(python), "-I", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            stdin=subprocess.DEVNULL,
         )
     except (OSError, subprocess.TimeoutExpired):
         return False
@@ -89,8 +99,8 @@ def _none(versions: list[str], output: str) -> SetupError:
     last = output.strip().splitlines()[-1:] or ["no answer"]
     return SetupError(
         f"no Python {' or '.join(versions)} was found, and uv could not download one",
-        had=f"looked at PATH, uv's own, pyenv's versions and {', '.join(SYSTEM_FOLDERS)}; uv said: {last[0].strip()}",
-        do=f"install Python {versions[0]} in one of these ways, then run the command again: "
+        got=f"looked at PATH, uv's own, pyenv's versions and {', '.join(SYSTEM_FOLDERS)}; uv said: {last[0].strip()}",
+        fix=f"install Python {versions[0]} in one of these ways, then run the command again: "
         f"`pyenv install {versions[0]}` (builds it), your system's package python{versions[0]} where it has one "
         f"(Debian 12 has none newer than 3.11), `conda create -n py python={versions[0]}` with its bin folder on PATH, "
         f"or `uv python install {versions[0]}` where release downloads are reachable",

@@ -32,7 +32,10 @@ def _overrides(name: str) -> list[str]:
 FILES = {
     "uv.txt": ("3.9", ["requirements/uv.in"]),
     "assets.txt": ("3.11", ["requirements/assets.in", "--no-deps"]),
-    "lab.txt": ("3.12", ["pyproject.toml", "--extra", "stack", "--extra", "dev", *_overrides("lab")]),
+    "lab.txt": (
+        "3.12",
+        ["pyproject.toml", "--extra", "stack", "--extra", "dev", *_overrides("lab")],
+    ),
     "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", *_overrides("vllm-cpu")]),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
     "checkov.txt": ("3.12", ["requirements/checkov.in"]),

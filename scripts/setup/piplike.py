@@ -43,7 +43,10 @@ def _configuration_files() -> list[Path]:
         return []
     home = Path.home()
     return [
-        *(Path(folder) / "pip" / "pip.conf" for folder in os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")),
+        *(
+            Path(folder) / "pip" / "pip.conf"
+            for folder in os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
+        ),
         Path("/etc/pip.conf"),
         Path("/Library/Application Support/pip/pip.conf"),
         home / ".pip/pip.conf",
@@ -70,7 +73,9 @@ def local_folders(find_links: str) -> list[Path]:
     """The find-links entries that are folders on this machine, comma or space separated, paths or file: addresses."""
     folders = []
     for entry in find_links.replace(",", " ").split():
-        path = Path(unquote(urlparse(entry).path) if entry.startswith("file:") else entry).expanduser()
+        path = Path(
+            unquote(urlparse(entry).path) if entry.startswith("file:") else entry
+        ).expanduser()
         if path.is_dir():
             folders.append(path)
     return folders

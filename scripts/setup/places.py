@@ -26,8 +26,8 @@ def make_root(root: Path = VENVS) -> None:
     except OSError as e:
         raise SetupError(
             f"{root} cannot be written",
-            had=str(e),
-            do="give yourself write access to the checkout, or clone it to a folder of your own",
+            got=str(e),
+            fix="give yourself write access to the checkout, or clone it to a folder of your own",
         ) from e
 
 
@@ -38,8 +38,8 @@ def check_space(root: Path = VENVS, needed_bytes: int = NEEDED_BYTES) -> None:
     if free_bytes < needed_bytes:
         raise SetupError(
             "the disk is too full for the two Python environments",
-            had=f"{free_bytes / 1024**3:.1f} GiB free below {root}, {needed_bytes / 1024**3:.0f} GiB needed",
-            do="free some space, or clone the repository to a larger disk",
+            got=f"{free_bytes / 1024**3:.1f} GiB free below {root}, {needed_bytes / 1024**3:.0f} GiB needed",
+            fix="free some space, or clone the repository to a larger disk",
         )
 
 

@@ -20,7 +20,11 @@ _lock = threading.Lock()
 def say(part: str, text: str) -> None:
     """One progress line, with the seconds since the start."""
     with _lock:
-        print(f"setup {time.monotonic() - _started:6.1f} s  {part:<11} {text}", flush=True, file=sys.stderr)
+        print(
+            f"setup {time.monotonic() - _started:6.1f} s  {part:<11} {text}",
+            flush=True,
+            file=sys.stderr,
+        )
 
 
 def run(
@@ -31,7 +35,7 @@ def run(
     env: dict[str, str],
     cwd: Path | None = None,
     timeout_s: float | None = None,
-    do: str = "",
+    fix: str = "",
 ) -> None:
     """Run `command` with its output in `log` (appended). Raises SetupError with the output's end where it fails.
 
@@ -42,8 +46,9 @@ def run(
         what = "took too long" if code is None else f"ended with status {code}"
         raise SetupError(
             f"{part}: {Path(command[0]).name} {command[1] if len(command) > 1 else ''} {what}",
-            had=f"{' '.join(command)}\n{_tail(output)}",
-            do=do or f"read {log}; when the cause is gone (often the network or the disk), run it again",
+            got=f"{' '.join(command)}\n{_tail(output)}",
+            fix=fix
+            or f"read {log}; when the cause is gone (often the network or the disk), run it again",
         )
 
 
@@ -63,7 +68,9 @@ def attempt(
         out.flush()
         begin = out.tell()
         try:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=cwd
+            )
         except OSError as e:
             return 127, str(e)
         with _lock:
@@ -76,9 +83,15 @@ def attempt(
         return code, out.read().decode(errors="replace")
 
 
-def _wait(child: subprocess.Popen, part: str, started: float, timeout_s: float | None) -> int | None:
+def _wait(
+    child: subprocess.Popen, part: str, started: float, timeout_s: float | None
+) -> int | None:
     while True:
-        left_s = HEARTBEAT_S if timeout_s is None else min(HEARTBEAT_S, started + timeout_s - time.monotonic())
+        left_s = (
+            HEARTBEAT_S
+            if timeout_s is None
+            else min(HEARTBEAT_S, started + timeout_s - time.monotonic())
+        )
         try:
             return child.wait(max(left_s, 0.01))
         except subprocess.TimeoutExpired:
@@ -114,4 +127,8 @@ def _tail(output: str, lines: int = 15) -> str:
 
 def base_environment() -> dict[str, str]:
     """The environment for every command: the caller's, less what would point Python at another environment."""
-    return {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")}
+    return {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")
+    }

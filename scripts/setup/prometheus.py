@@ -42,15 +42,21 @@ def _fetch(tool: str, names: tuple[str, ...], package: str, root: Path) -> str:
     try:
         unpack(package, root / package, part="prometheus")
     except SetupError as e:
-        raise SetupError(f"{tool} was not found, and could not be fetched", had=_had(e, names), do=_how(package)) from e
+        raise SetupError(
+            f"{tool} was not found, and could not be fetched", got=_had(e, names), fix=_how(package)
+        ) from e
     path = _look(names, root / package)
     if path is None:
-        raise SetupError(f"Debian's package {package} has no {names[0]}", had=str(root / package), do=_how(package))
+        raise SetupError(
+            f"Debian's package {package} has no {names[0]}",
+            got=str(root / package),
+            fix=_how(package),
+        )
     return path
 
 
 def _had(error: SetupError, names: tuple[str, ...]) -> str:
-    return f"no {' or '.join(names)} on PATH; {error.happened} ({error.had})"
+    return f"no {' or '.join(names)} on PATH; {error.happened} ({error.got})"
 
 
 def _how(package: str) -> str:

@@ -24,7 +24,9 @@ def digest(files: list[Path], *facts: str) -> str:
 def is_ready(folder: Path, wanted: str) -> bool:
     """Whether `folder` was completely built from `wanted` and its interpreter is still there."""
     found = read(folder)
-    return found.get("digest") == wanted and ("python" not in found or (folder / "bin/python").exists())
+    return found.get("digest") == wanted and (
+        "python" not in found or (folder / "bin/python").exists()
+    )
 
 
 def read(folder: Path) -> dict:

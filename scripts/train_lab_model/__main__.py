@@ -25,10 +25,20 @@ def main(argv: list[str] | None = None) -> int:
     """Run one of the commands. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _training(commands.add_parser("train", help="train; run it again to go on where it was stopped"))
-    _probing(commands.add_parser("probe", help="what a kept step has learned, without a server: to choose a canary"))
-    _exporting(commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves"))
-    _asking(commands.add_parser("ask", help="what an exported model says, by transformers, greedily"))
+    _training(
+        commands.add_parser("train", help="train; run it again to go on where it was stopped")
+    )
+    _probing(
+        commands.add_parser(
+            "probe", help="what a kept step has learned, without a server: to choose a canary"
+        )
+    )
+    _exporting(
+        commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves")
+    )
+    _asking(
+        commands.add_parser("ask", help="what an exported model says, by transformers, greedily")
+    )
     _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
     _timing(commands.add_parser("speed", help="time a running vLLM that nobody else uses"))
     args = parser.parse_args(argv)
@@ -41,15 +51,32 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="checkpoints and the loss")
+    parser.add_argument(
+        "--folder", type=Path, default=REPO / "out" / "lab-model", help="checkpoints and the loss"
+    )
     for field in fields(Recipe):
         name, kind = field.name.replace("_", "-"), type(field.default)
-        parser.add_argument(f"--{name}", type=kind, default=field.default, help="of the recipe (default: %(default)s)")
+        parser.add_argument(
+            f"--{name}",
+            type=kind,
+            default=field.default,
+            help="of the recipe (default: %(default)s)",
+        )
     parser.add_argument("--save-every", type=int, default=25, metavar="STEPS")
-    parser.add_argument("--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary")
-    parser.add_argument("--probe-every", type=int, default=200, metavar="STEPS", help="see what is learned so far")
-    parser.add_argument("--processes", type=int, help="of one thread each (default: a CPU's cores, as many as shares)")
-    parser.add_argument("--no-compile", action="store_true", help="start at once, with steps of twice the time")
+    parser.add_argument(
+        "--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary"
+    )
+    parser.add_argument(
+        "--probe-every", type=int, default=200, metavar="STEPS", help="see what is learned so far"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        help="of one thread each (default: a CPU's cores, as many as shares)",
+    )
+    parser.add_argument(
+        "--no-compile", action="store_true", help="start at once, with steps of twice the time"
+    )
     parser.set_defaults(run=_train)
 
 
@@ -62,13 +89,21 @@ def _train(args: argparse.Namespace) -> None:
 
     recipe = Recipe(**{f.name: getattr(args, f.name) for f in fields(Recipe)})
     load_or_train(args.folder / "tokenizer", recipe.seed)
-    how = Run(args.folder, args.save_every, args.keep_every, args.probe_every, compiled=not args.no_compile)
+    how = Run(
+        args.folder,
+        args.save_every,
+        args.keep_every,
+        args.probe_every,
+        compiled=not args.no_compile,
+    )
     most = 1 if torch.cuda.is_available() else min(recipe.shares, os.cpu_count() or 1)
     run(args.processes or most, train, recipe, how)
 
 
 def _probing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained")
+    parser.add_argument(
+        "--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained"
+    )
     parser.add_argument("--step", type=int, help="a kept step instead of the last one")
     parser.add_argument("--per-kind", type=int, default=64, metavar="CONVERSATIONS")
     parser.set_defaults(run=_probe)
@@ -82,11 +117,17 @@ def _probe(args: argparse.Namespace) -> None:
     model = make_model(recipe, tokenizer)
     model.load_state_dict(weights)
     for kind, shares in probe(model, examples(tokenizer, args.per_kind)).items():
-        print(f"{kind:13}", *(f"{measure} {100 * share:5.1f} %" for measure, share in shares.items()), sep="  ")
+        print(
+            f"{kind:13}",
+            *(f"{measure} {100 * share:5.1f} %" for measure, share in shares.items()),
+            sep="  ",
+        )
 
 
 def _exporting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained")
+    parser.add_argument(
+        "--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained"
+    )
     parser.add_argument("--step", type=int, help="a kept step instead of the last one")
     parser.add_argument("--to", type=Path, default=REPO / "data" / "lab-model")
     parser.set_defaults(run=_export)
@@ -108,17 +149,27 @@ def _trained(folder: Path, step: int | None) -> tuple[dict[str, Any], Recipe, An
         if not path.exists():
             found = ", ".join(sorted(p.name for p in folder.glob("*.pt"))) or "nothing"
             raise ModelError(
-                f"there is no checkpoint {path}", had=found, do="train first, or name a step that was kept"
+                f"there is no checkpoint {path}",
+                got=found,
+                fix="train first, or name a step that was kept",
             )
     state = torch.load(last, weights_only=True)
     weights = torch.load(kept, weights_only=True) if step else state["model"]
-    return weights, Recipe(**state["recipe"]), PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    return (
+        weights,
+        Recipe(**state["recipe"]),
+        PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
+    )
 
 
 def _asking(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, default=REPO / "data" / "lab-model", help="an exported folder")
+    parser.add_argument(
+        "--model", type=Path, default=REPO / "data" / "lab-model", help="an exported folder"
+    )
     parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]")
+    parser.add_argument(
+        "text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]"
+    )
     parser.set_defaults(run=_ask)
 
 
@@ -126,7 +177,9 @@ def _ask(args: argparse.Namespace) -> None:
     from lab.world import TOOLS
     from scripts.train_lab_model.ask import ask
 
-    question = [{"messages": [{"role": "user", "content": args.text}], "tools": [t.openai() for t in TOOLS]}]
+    question = [
+        {"messages": [{"role": "user", "content": args.text}], "tools": [t.openai() for t in TOOLS]}
+    ]
     answers = ask(args.model, question if args.text else json.load(sys.stdin), args.max_tokens)
     print(answers[0] if args.text else json.dumps(answers))
 
@@ -137,7 +190,9 @@ def _evaluating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the counts there, too")
-    parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
+    parser.add_argument(
+        "--card", type=Path, help="put the table into this model card, between its marks"
+    )
     parser.set_defaults(run=_evaluate)
 
 
@@ -150,7 +205,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.card:
         put_table(args.card, table(rows), "evaluation")
     if args.json:
-        counts = [{k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows]
+        counts = [
+            {k: v if isinstance(v, (str, int)) else v.hits for k, v in row.items()} for row in rows
+        ]
         args.json.write_text(json.dumps(counts, indent=1) + "\n")
 
 
@@ -158,7 +215,9 @@ def _timing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
     parser.add_argument("--model", default="lab-model", help="the name that it is served under")
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--card", type=Path, help="put the table into this model card, between its marks")
+    parser.add_argument(
+        "--card", type=Path, help="put the table into this model card, between its marks"
+    )
     parser.set_defaults(run=_time)
 
 

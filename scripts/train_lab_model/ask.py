@@ -21,15 +21,22 @@ def ask(folder: Path, conversations: list[dict[str, Any]], max_tokens: int = 96)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as e:
         raise ModelError(
-            f"{folder} is no model that loads", had=str(e).splitlines()[0], do="train and export one, or restore it"
+            f"{folder} is no model that loads",
+            got=str(e).splitlines()[0],
+            fix="train and export one, or restore it",
         ) from e
     said = []
     for conversation in conversations:
         text = tokenizer.apply_chat_template(
-            conversation["messages"], tools=conversation["tools"], tokenize=False, add_generation_prompt=True
+            conversation["messages"],
+            tools=conversation["tools"],
+            tokenize=False,
+            add_generation_prompt=True,
         )
         prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         with torch.inference_mode():
             ids = model.generate(**prompt, max_new_tokens=max_tokens, do_sample=False)
-        said.append(tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+        said.append(
+            tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        )
     return said

@@ -15,7 +15,10 @@ def put_table(card: Path, table: str, name: str) -> None:
     before, begin, rest = text.partition(begins)
     _, end, after = rest.partition(ends)
     if not (begin and end):
-        raise ModelError(f"{card} has no place for the table", do=f"put {begins} and {ends} where it should stand")
+        raise ModelError(
+            f"{card} has no place for the table",
+            fix=f"put {begins} and {ends} where it should stand",
+        )
     draft = card.with_suffix(".draft")
     draft.write_text(f"{before}{begins}\n{table}\n{ends}{after}", encoding="utf-8")
     os.replace(draft, card)

@@ -36,10 +36,14 @@ class Conversation:
     tools: list[dict[str, Any]]
 
 
-def draw(rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*KINDS, DRILL)) -> Conversation:
+def draw(
+    rng: random.Random, split: Split = "train", kinds: tuple[str, ...] = (*KINDS, DRILL)
+) -> Conversation:
     """A random conversation. The same state of `rng` gives the same one."""
     kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
-    intent, turns = (DRILL, (_several(rng),)) if kind == DRILL else build(kind, RandomFacts(rng, split), split)
+    intent, turns = (
+        (DRILL, (_several(rng),)) if kind == DRILL else build(kind, RandomFacts(rng, split), split)
+    )
     offered = offer(rng, intent, kind, turns, smallest=2)
     return Conversation(messages_of(turns), [BY_NAME[name].openai() for name in offered])
 
@@ -56,7 +60,9 @@ def _several(rng: random.Random) -> Turn:
             passages[thing] = text
             values |= dict(facts)
     asked = [documents.topic(attribute, rng.choice(list(passages))) for attribute in attributes]
-    return rag_turn(rng, "train", [(topic, values[topic]) for topic in asked], list(passages.values()))
+    return rag_turn(
+        rng, "train", [(topic, values[topic]) for topic in asked], list(passages.values())
+    )
 
 
 def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
@@ -68,7 +74,11 @@ def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             function = {"name": call.tool, "arguments": arguments}
             messages.append(
-                {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"type": "function", "function": function}],
+                }
             )
             messages.append({"role": "tool", "content": call.result})
         messages.append({"role": "assistant", "content": turn.answer})

@@ -18,7 +18,18 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from lab.errors import ModelError
-from lab.world import BY_NAME, KINDS, ActualCall, Scenario, ToolFailed, Turn, Verdict, call_tool, judge, make_scenarios
+from lab.world import (
+    BY_NAME,
+    KINDS,
+    ActualCall,
+    Scenario,
+    ToolFailed,
+    Turn,
+    Verdict,
+    call_tool,
+    judge,
+    make_scenarios,
+)
 from lab.world.facts import TIMED_OUT, memory_database
 from lab.world.scenarios import as_text
 
@@ -44,7 +55,9 @@ class Rate:
         return f"{100 * self.hits / self.of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-async def evaluate(base_url: str, model: str, per_kind: int, seed: int, streams: int = 32) -> list[dict[str, Any]]:
+async def evaluate(
+    base_url: str, model: str, per_kind: int, seed: int, streams: int = 32
+) -> list[dict[str, Any]]:
     """Judge `per_kind` scenarios of every kind. One row a kind: {kind, cases, measure: Rate}.
 
     A case is a scenario; it counts as a hit only if every turn of it is one. Raises ModelError if the server refuses.
@@ -57,7 +70,9 @@ async def evaluate(base_url: str, model: str, per_kind: int, seed: int, streams:
 
             async def one(scenario: Scenario) -> None:
                 async with gate:
-                    found[scenario.kind].append(await _converse(http, base_url, model, scenario, db))
+                    found[scenario.kind].append(
+                        await _converse(http, base_url, model, scenario, db)
+                    )
                     bar.update()
 
             await asyncio.gather(*(one(s) for s in scenarios))
@@ -74,7 +89,11 @@ def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, Any]:
 
 
 async def _converse(
-    http: aiohttp.ClientSession, base_url: str, model: str, scenario: Scenario, db: sqlite3.Connection
+    http: aiohttp.ClientSession,
+    base_url: str,
+    model: str,
+    scenario: Scenario,
+    db: sqlite3.Connection,
 ) -> list[Verdict]:
     tools = [BY_NAME[name].openai() for name in scenario.offered]
     messages: list[dict[str, Any]] = []
@@ -92,20 +111,30 @@ async def _converse(
             messages.append({"role": "assistant", "content": None, "tool_calls": asked})
             for call in asked:
                 calls.append(_run(db, turn, len(calls), call["function"]))
-                messages.append({"role": "tool", "tool_call_id": call["id"], "content": calls[-1].output})
+                messages.append(
+                    {"role": "tool", "tool_call_id": call["id"], "content": calls[-1].output}
+                )
         messages.append({"role": "assistant", "content": answer})
         verdicts.append(judge(turn, calls, answer, scenario.offered))
     return verdicts
 
 
-async def _ask(http: aiohttp.ClientSession, base_url: str, model: str, messages: list, tools: list) -> dict[str, Any]:
-    body = {"model": model, "messages": messages, "tools": tools, "temperature": 0, "max_tokens": MAX_TOKENS}
+async def _ask(
+    http: aiohttp.ClientSession, base_url: str, model: str, messages: list, tools: list
+) -> dict[str, Any]:
+    body = {
+        "model": model,
+        "messages": messages,
+        "tools": tools,
+        "temperature": 0,
+        "max_tokens": MAX_TOKENS,
+    }
     async with http.post(f"{base_url}/v1/chat/completions", json=body) as response:
         if response.status != 200:
             raise ModelError(
                 f"the model server refused a request with {response.status}",
-                had=(await response.text())[:500],
-                do="check that vLLM runs with --enable-auto-tool-choice --tool-call-parser hermes",
+                got=(await response.text())[:500],
+                fix="check that vLLM runs with --enable-auto-tool-choice --tool-call-parser hermes",
             )
         return (await response.json())["choices"][0]["message"]
 

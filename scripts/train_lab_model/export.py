@@ -13,7 +13,12 @@ from scripts.train_lab_model.recipe import Recipe
 from scripts.train_lab_model.train import make_model
 
 
-def export(weights: dict[str, torch.Tensor], recipe: Recipe, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(
+    weights: dict[str, torch.Tensor],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+) -> None:
     """Write the model to `folder`, file by file and each whole (model card and others there stay as they are)."""
     model = make_model(recipe, tokenizer)
     model.load_state_dict(weights)

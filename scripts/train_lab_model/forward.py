@@ -14,7 +14,9 @@ from transformers import LlamaForCausalLM
 def losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each next token, in nats: (conversations, tokens - 1) for ids of (conversations, tokens)."""
     logits = _logits(model, ids)[:, :-1].float()
-    return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
+    return functional.cross_entropy(
+        logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    ).view(len(ids), -1)
 
 
 def predictions(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
@@ -47,7 +49,11 @@ def _feed_forward(mlp: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def _attention(
-    attention: torch.nn.Module, x: torch.Tensor, config: object, angle: torch.Tensor, mask: torch.Tensor
+    attention: torch.nn.Module,
+    x: torch.Tensor,
+    config: object,
+    angle: torch.Tensor,
+    mask: torch.Tensor,
 ) -> torch.Tensor:
     """Grouped-query attention: the queries that share keys are stacked, so that no key has to be repeated."""
     n, tokens, _ = x.shape
@@ -60,7 +66,9 @@ def _attention(
     q = _rotate(split(attention.q_proj.weight, heads), angle).reshape(n, groups, share * tokens, -1)
     k = _rotate(split(attention.k_proj.weight, groups), angle)
     v = split(attention.v_proj.weight, groups)
-    scores = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + mask.repeat(share, 1)
+    scores = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + mask.repeat(
+        share, 1
+    )
     seen = torch.matmul(torch.softmax(scores, -1).to(v.dtype), v)
     joined = seen.reshape(n, heads, tokens, -1).transpose(1, 2).reshape(n, tokens, -1)
     return functional.linear(joined, attention.o_proj.weight)

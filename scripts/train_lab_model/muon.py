@@ -37,7 +37,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: list[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.05
+        self,
+        params: list[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         self.dtype = torch.bfloat16 if fast_bfloat16() else torch.float32

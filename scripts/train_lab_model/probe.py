@@ -36,7 +36,9 @@ def examples(tokenizer: PreTrainedTokenizerFast, per_kind: int, seed: int = SEED
     encode, call = Encoder(tokenizer), tokenizer.convert_tokens_to_ids("<tool_call>")
     made = []
     for s in make_scenarios(per_kind * len(KINDS), seed, kinds=KINDS):
-        messages = json.loads(json.dumps(messages_of(s.turns)).replace(TICKET, "T-1042"))  # as a server would number it
+        messages = json.loads(
+            json.dumps(messages_of(s.turns)).replace(TICKET, "T-1042")
+        )  # as a server would number it
         ids, mask = encode(Conversation(messages, [BY_NAME[name].openai() for name in s.offered]))
         edges = [i for i in range(1, len(ids) + 1) if mask[i - 1] != (i < len(ids) and mask[i])]
         spans = [(a, b, ids[a] == call) for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -55,7 +57,9 @@ def probe(model: LlamaForCausalLM, found: list[Example]) -> dict[str, dict[str, 
     for first in range(0, len(found), TOGETHER):
         batch = found[first : first + TOGETHER]
         longest = -(-max(len(e.ids) for e in batch) // 32) * 32
-        ids = torch.tensor([e.ids + [model.config.pad_token_id] * (longest - len(e.ids)) for e in batch])
+        ids = torch.tensor(
+            [e.ids + [model.config.pad_token_id] * (longest - len(e.ids)) for e in batch]
+        )
         for example, said in zip(batch, predictions(model, ids.to(device)).tolist(), strict=True):
             right = {"tool": True, "call": True, "answer": True}
             for a, b, is_call in example.spans:

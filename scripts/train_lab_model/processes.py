@@ -31,7 +31,9 @@ def run(processes: int, task: Callable[..., Any], *arguments: Any) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         others = [
-            get_context("spawn").Process(target=_member, args=(rank, processes, folder, task, arguments), daemon=True)
+            get_context("spawn").Process(
+                target=_member, args=(rank, processes, folder, task, arguments), daemon=True
+            )
             for rank in range(1, processes)
         ]
         for other in others:
@@ -43,7 +45,9 @@ def run(processes: int, task: Callable[..., Any], *arguments: Any) -> None:
                 raise RuntimeError(f"a training process ended with {other.exitcode}")
 
 
-def _member(rank: int, processes: int, folder: str, task: Callable[..., Any], arguments: tuple) -> None:
+def _member(
+    rank: int, processes: int, folder: str, task: Callable[..., Any], arguments: tuple
+) -> None:
     with _group(rank, processes, Path(folder)):
         task(rank, processes, *arguments)
 
@@ -53,7 +57,11 @@ def _group(rank: int, processes: int, folder: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=processes, timeout=PATIENCE
+        "gloo",
+        init_method=f"file://{folder}/meet",
+        rank=rank,
+        world_size=processes,
+        timeout=PATIENCE,
     )
     try:
         yield

@@ -14,7 +14,9 @@ class Recipe:
     conversations: int = 32  # a step
     shares: int = 2  # that a step's conversations are drawn in, for as many processes at most
     learning_rate: float = 5e-3
-    prompt_weight: float = 0.1  # of the loss on what others say, beside the loss on what the assistant says
+    prompt_weight: float = (
+        0.1  # of the loss on what others say, beside the loss on what the assistant says
+    )
     warm_up_steps: int = 60
     decay_share: float = 0.35  # of the steps, at the end, with a falling learning rate
     hidden: int = 256

@@ -35,11 +35,15 @@ class Speed:
         )
 
 
-async def measure_speed(base_url: str, model: str, streams: int = 32, seconds: float = 15.0) -> Speed:
+async def measure_speed(
+    base_url: str, model: str, streams: int = 32, seconds: float = 15.0
+) -> Speed:
     """Time a server that nobody else uses. Raises ModelError if it refuses."""
     scenarios = make_scenarios(256, SEED)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
-        alone = [1000 * await _first_token_s(http, base_url, model, s) for s in scenarios[: ALONE + 5]][5:]  # warm
+        alone = [
+            1000 * await _first_token_s(http, base_url, model, s) for s in scenarios[: ALONE + 5]
+        ][5:]  # warm
         generated, started = 0, time.perf_counter()
         until = started + seconds
 
@@ -58,13 +62,24 @@ async def measure_speed(base_url: str, model: str, streams: int = 32, seconds: f
 def _body(model: str, scenario: Scenario, **more: Any) -> dict[str, Any]:
     tools = [BY_NAME[name].openai() for name in scenario.offered]
     messages = [{"role": "user", "content": scenario.turns[0].text}]
-    return {"model": model, "messages": messages, "tools": tools, "temperature": 0, "max_tokens": TOKENS, **more}
+    return {
+        "model": model,
+        "messages": messages,
+        "tools": tools,
+        "temperature": 0,
+        "max_tokens": TOKENS,
+        **more,
+    }
 
 
-async def _first_token_s(http: aiohttp.ClientSession, base_url: str, model: str, scenario: Scenario) -> float:
+async def _first_token_s(
+    http: aiohttp.ClientSession, base_url: str, model: str, scenario: Scenario
+) -> float:
     """Seconds to the first event of the stream: vLLM sends it with the first token, were it part of a tool call."""
     started = time.perf_counter()
-    async with http.post(f"{base_url}/v1/chat/completions", json=_body(model, scenario, stream=True)) as response:
+    async with http.post(
+        f"{base_url}/v1/chat/completions", json=_body(model, scenario, stream=True)
+    ) as response:
         await _check(response)
         await response.content.readline()
         first = time.perf_counter() - started
@@ -72,7 +87,9 @@ async def _first_token_s(http: aiohttp.ClientSession, base_url: str, model: str,
     return first
 
 
-async def _generate(http: aiohttp.ClientSession, base_url: str, model: str, scenario: Scenario) -> int:
+async def _generate(
+    http: aiohttp.ClientSession, base_url: str, model: str, scenario: Scenario
+) -> int:
     """Tokens generated: as many as asked for, on past the end of the answer."""
     body = _body(model, scenario, ignore_eos=True)
     async with http.post(f"{base_url}/v1/chat/completions", json=body) as response:
@@ -84,6 +101,6 @@ async def _check(response: aiohttp.ClientResponse) -> None:
     if response.status != 200:
         raise ModelError(
             f"the model server refused a request with {response.status}",
-            had=(await response.text())[:500],
-            do="check that vLLM runs and serves the model under this name",
+            got=(await response.text())[:500],
+            fix="check that vLLM runs and serves the model under this name",
         )

@@ -53,7 +53,9 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
-    texts = (render(wrapped, draw(rng)).replace(START, "\n").replace(END, "\n") for _ in range(SAMPLE))
+    texts = (
+        render(wrapped, draw(rng)).replace(START, "\n").replace(END, "\n") for _ in range(SAMPLE)
+    )
     tokenizer.train_from_iterator(texts, trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
@@ -72,7 +74,9 @@ def load_or_train(folder: Path, seed: int) -> PreTrainedTokenizerFast:
 
 def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
     """The conversation as the model reads it."""
-    return tokenizer.apply_chat_template(conversation.messages, tools=conversation.tools, tokenize=False)
+    return tokenizer.apply_chat_template(
+        conversation.messages, tools=conversation.tools, tokenize=False
+    )
 
 
 class Encoder:

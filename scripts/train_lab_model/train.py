@@ -64,14 +64,18 @@ def batches(
         pools = []
         for share in shares:
             rng = random.Random(f"{recipe.seed}-{block}-{share}")
-            pools.append(sorted((encode(draw(rng)) for _ in range(rows * together)), key=lambda c: len(c[0])))
+            pools.append(
+                sorted((encode(draw(rng)) for _ in range(rows * together)), key=lambda c: len(c[0]))
+            )
         for i, cut in enumerate(order):
             if block * together + i >= first_step:
                 batch = [row for pool in pools for row in pool[cut * rows : (cut + 1) * rows]]
                 yield _padded(batch, tokenizer.pad_token_id)
 
 
-def _padded(batch: list[tuple[list[int], list[bool]]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(
+    batch: list[tuple[list[int], list[bool]]], pad: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     longest = -(-max(len(ids) for ids, _ in batch) // TILE) * TILE
     ids = torch.full((len(batch), longest), pad)
     asked = torch.zeros((len(batch), longest), dtype=torch.bool)
@@ -121,8 +125,12 @@ def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = learning_rate(recipe, step)
 
-        backward = partial(_backward, compute, model, ids.to(device), asked.to(device), recipe.prompt_weight)
-        in_turn = step == first and run.compiled  # the first process compiles, the others find it in the cache
+        backward = partial(
+            _backward, compute, model, ids.to(device), asked.to(device), recipe.prompt_weight
+        )
+        in_turn = (
+            step == first and run.compiled
+        )  # the first process compiles, the others find it in the cache
         loss = one_after_the_other(rank, processes, backward) if in_turn else backward()
         average_gradients(model, processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -136,7 +144,11 @@ def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
 
 
 def _backward(
-    compute: Callable[..., torch.Tensor], model: LlamaForCausalLM, ids: torch.Tensor, asked: torch.Tensor, weight: float
+    compute: Callable[..., torch.Tensor],
+    model: LlamaForCausalLM,
+    ids: torch.Tensor,
+    asked: torch.Tensor,
+    weight: float,
 ) -> float:
     """Gradients; returns the assistant's mean loss. What others say counts a little: it teaches to copy."""
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=fast_bfloat16()):
@@ -151,7 +163,9 @@ def _backward(
 class Log:
     """What the first process leaves behind: the loss of every step, kept weights, probes, a progress bar."""
 
-    def __init__(self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(
+        self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
         self.run, self.started, self.smooth = run, time.monotonic(), None
         self.bar = tqdm(initial=first, total=steps, unit="step", mininterval=10)
         self.probes = examples(tokenizer, PROBES_PER_KIND)
@@ -160,7 +174,12 @@ class Log:
         self.smooth = loss if self.smooth is None else 0.95 * self.smooth + 0.05 * loss
         self.bar.set_postfix(loss=f"{self.smooth:.4f}", refresh=False)
         self.bar.update()
-        self._append("loss.jsonl", step=done, loss=round(loss, 5), s=round(time.monotonic() - self.started, 1))
+        self._append(
+            "loss.jsonl",
+            step=done,
+            loss=round(loss, 5),
+            s=round(time.monotonic() - self.started, 1),
+        )
         if done % self.run.keep_every == 0:
             torch.save(model.state_dict(), self.run.folder / f"step-{done}.pt")
         if done % self.run.probe_every == 0 or done == self.bar.total:
@@ -188,11 +207,13 @@ def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: lis
         return 0
     state = torch.load(path, weights_only=True)
     earlier = Recipe(**state["recipe"])
-    if replace(earlier, steps=recipe.steps) != recipe:  # its length alone may change: longer, or to end sooner
+    if (
+        replace(earlier, steps=recipe.steps) != recipe
+    ):  # its length alone may change: longer, or to end sooner
         raise ModelError(
             f"{path} is of another recipe, so it cannot be gone on from",
-            had=f"{earlier}, and now {recipe}",
-            do="give that recipe, or another --folder",
+            got=f"{earlier}, and now {recipe}",
+            fix="give that recipe, or another --folder",
         )
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

@@ -23,7 +23,11 @@ def servers(metrics: list[str], traces: int, jobs: tuple[str, ...] = ("model-ser
             return Reply(json.dumps({"traces": [one] * traces}).encode())
         if path == "/api/v1/query":
             found = [{"metric": {"job": job, "model_name": "m"}, "value": [1, "1"]} for job in jobs]
-            return Reply(json.dumps({"status": "success", "data": {"resultType": "vector", "result": found}}).encode())
+            return Reply(
+                json.dumps(
+                    {"status": "success", "data": {"resultType": "vector", "result": found}}
+                ).encode()
+            )
         return Reply(json.dumps({"status": "success", "data": metrics}).encode())
 
     return telling(answer)
@@ -35,7 +39,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
 
 
-def test_it_says_what_is_there_and_keeps_the_addresses(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_it_says_what_is_there_and_keeps_the_addresses(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
     """Other versions' names count; what is lacking is named; the rest of lab.toml stays."""
     (tmp_path / "lab.toml").write_text('timeout_s = 5\nprometheus_url = "http://old"\n')
     with servers(HAS, 3) as told:
@@ -46,7 +52,9 @@ def test_it_says_what_is_there_and_keeps_the_addresses(capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in said
     assert "ogx_requests_total for llama_stack_requests_total" in said
-    assert "scraped as the job model-servers (serving m); the analysis asks for the job vllm" in said
+    assert (
+        "scraped as the job model-servers (serving m); the analysis asks for the job vllm" in said
+    )
     assert "3 traces in the last hour" in said and "llama-stack" in said
 
 

@@ -27,7 +27,11 @@ def test_no_panel_is_empty_under_load(live_lab: Settings) -> None:
             for panel in panels(name, range_s=int(ended - begun) + 1, rate_interval_s=10):
                 if panel.needs in ("", "local") and not panel.quiet:
                     answers = [prometheus.range(q.expr, begun, ended + 2, 2) for q in panel.queries]
-                    empty += [f"{name}: {panel.title}: query {i}" for i, a in enumerate(answers) if not _shows(a)]
+                    empty += [
+                        f"{name}: {panel.title}: query {i}"
+                        for i, a in enumerate(answers)
+                        if not _shows(a)
+                    ]
     finally:
         prometheus.close()
     assert empty == []

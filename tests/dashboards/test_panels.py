@@ -19,7 +19,10 @@ matplotlib.use("Agg")
 
 def _answer(**series: list[float]) -> list[dict]:
     values = {name: [[1000.0 + i, str(v)] for i, v in enumerate(vs)] for name, vs in series.items()}
-    return [{"metric": {"le": name.removeprefix("le_"), "job": name}, "values": v} for name, v in values.items()]
+    return [
+        {"metric": {"le": name.removeprefix("le_"), "job": name}, "values": v}
+        for name, v in values.items()
+    ]
 
 
 def test_variables_are_filled_in() -> None:
@@ -45,8 +48,13 @@ def test_prices_are_those_of_the_price_list() -> None:
             price.input_usd_per_mtok, price.input_usd_per_mtok if cached is None else cached, price.output_usd_per_mtok,
         ]  # fmt: skip
     (choice,) = [v for v in DASHBOARDS["cost"].variables if v.name == "usd_per_hour"]
-    assert [float(value) for _, value in choice.options] == [m.usd_per_hour for m in machines.values()]
-    assert all(str(m.read_on) in text for (text, _), m in zip(choice.options, machines.values(), strict=True))
+    assert [float(value) for _, value in choice.options] == [
+        m.usd_per_hour for m in machines.values()
+    ]
+    assert all(
+        str(m.read_on) in text
+        for (text, _), m in zip(choice.options, machines.values(), strict=True)
+    )
     shown = json.loads(grafana_json("cost"))["templating"]["list"][-1]
     assert shown["type"] == "custom" and shown["query"].count(" : ") == len(machines)
 
@@ -81,7 +89,9 @@ def test_a_panel_without_data_says_so() -> None:
 def test_units_and_legends_are_for_people() -> None:
     """Shares are percents; a legend takes its labels."""
     panel = Panel("Share", "What it means.", (Query("x", "job {{job}}"),), unit="percentunit")
-    ax = figures.dashboard_panel(panel, [_answer(a=[0.5, 0.25])], ax=matplotlib.pyplot.figure().subplots())
+    ax = figures.dashboard_panel(
+        panel, [_answer(a=[0.5, 0.25])], ax=matplotlib.pyplot.figure().subplots()
+    )
     assert list(ax.lines[0].get_ydata()) == [50.0, 25.0] and ax.get_ylabel() == "%"
     assert ax.get_legend().get_texts()[0].get_text() == "job a"
     matplotlib.pyplot.close("all")
@@ -91,7 +101,9 @@ def test_a_line_at_zero_and_a_line_at_the_top_can_be_seen() -> None:
     """No error looks like a line at zero, not like a frame; a hundred percent is not cut off."""
     for values, low, high in (([0, 0], -0.03, 1.12), ([100, 90], -3, 112)):
         panel = Panel("Share", "What it means.", (Query("x"),))
-        ax = figures.dashboard_panel(panel, [_answer(a=values)], ax=matplotlib.pyplot.figure().subplots())
+        ax = figures.dashboard_panel(
+            panel, [_answer(a=values)], ax=matplotlib.pyplot.figure().subplots()
+        )
         assert ax.get_ylim() == pytest.approx((low, high))
     matplotlib.pyplot.close("all")
 
@@ -101,10 +113,14 @@ def test_a_legend_names_the_largest_and_counts_the_rest() -> None:
     many = _answer(**{f"t{i:02d}": [i, i] for i in range(12)})
     panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),))
     ax = figures.dashboard_panel(panel, [many], ax=matplotlib.pyplot.figure().subplots())
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == [f"t{i:02d}" for i in range(4, 12)]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        f"t{i:02d}" for i in range(4, 12)
+    ]
     assert ax.get_legend().get_title().get_text() == "and 4 more"
     panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),), stacked=True)
-    ax = figures.dashboard_panel(panel, [_answer(a=[0, 0], b=[1, 2])], ax=matplotlib.pyplot.figure().subplots())
+    ax = figures.dashboard_panel(
+        panel, [_answer(a=[0, 0], b=[1, 2])], ax=matplotlib.pyplot.figure().subplots()
+    )
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["b"]
     matplotlib.pyplot.close("all")
 

@@ -34,7 +34,9 @@ def test_the_dearest_is_on_top_in_a_unit_that_can_be_read() -> None:
     """Thousandths of a dollar for small sums; the share of the whole at the end of each bar."""
     ax = figures.machine_costs(BILL, by="tenant")
     assert [t.get_text() for t in ax.get_yticklabels()] == ["c  (1)", "b  (2)", "a  (5)"]
-    assert [t.get_text() for t in ax.texts] == ["12%", "25%", "62%"] and ax.get_xlabel().startswith("mUSD")
+    assert [t.get_text() for t in ax.texts] == ["12%", "25%", "62%"] and ax.get_xlabel().startswith(
+        "mUSD"
+    )
     assert [round(p.get_width(), 9) for p in ax.patches] == [1, 1, 2, 0, 1, 3, 1, 2, 5]
 
 

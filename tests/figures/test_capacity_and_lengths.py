@@ -25,10 +25,19 @@ STEPS = pd.DataFrame(
     }
 )  # fmt: skip
 TOLD = pd.DataFrame(
-    {"offered_per_s": [10.0, 20.0], "value_s": [0.1, np.inf], "low_s": [0.05, 1.0], "high_s": [0.2, np.inf]}
+    {
+        "offered_per_s": [10.0, 20.0],
+        "value_s": [0.1, np.inf],
+        "low_s": [0.05, 1.0],
+        "high_s": [0.2, np.inf],
+    }
 )
-LEVELS = pd.DataFrame({"users": [1, 8, 1, 8], "round": [1, 1, 2, 2], "e2e_mean_s": [0.1, 0.2, 0.11, 0.21]})
-PARTS = pd.DataFrame({"users": [1, 8], "queue_s": 0.0, "prefill_s": 0.01, "decode_s": [0.1, 0.2], "outside_s": 0.02})
+LEVELS = pd.DataFrame(
+    {"users": [1, 8, 1, 8], "round": [1, 1, 2, 2], "e2e_mean_s": [0.1, 0.2, 0.11, 0.21]}
+)
+PARTS = pd.DataFrame(
+    {"users": [1, 8], "queue_s": 0.0, "prefill_s": 0.01, "decode_s": [0.1, 0.2], "outside_s": 0.02}
+)
 SAMPLES = pd.DataFrame({"value": [1, 20], "true": [2, 90]})
 TREES = pd.DataFrame(
     {"trace_id": "t", "service": "vllm", "name": ["a", "b"], "depth": [0, 1], "duration_s": [1.0, 0.25],
@@ -45,14 +54,23 @@ def _close() -> object:
 def test_a_point_a_level_and_a_line_a_round() -> None:
     """In milliseconds; the line's label once."""
     ax = figures.service_line(LEVELS, [(0.1, 0.014), (0.11, 0.014)])
-    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [2, 2] and ax.lines[0].get_ydata()[1] == 200
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["round 1", "round 2", "fitted, a line a round"]
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [2, 2] and ax.lines[0].get_ydata()[
+        1
+    ] == 200
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "round 1",
+        "round 2",
+        "fitted, a line a round",
+    ]
 
 
 def test_parts_are_stacked_to_the_whole() -> None:
     """130 ms alone, 230 beside seven others."""
     ax = figures.engine_parts(PARTS)
-    tops = [max(p.get_y() + p.get_height() for p in ax.patches if round(p.get_x() + 0.35) == x) for x in (0, 1)]
+    tops = [
+        max(p.get_y() + p.get_height() for p in ax.patches if round(p.get_x() + 0.35) == x)
+        for x in (0, 1)
+    ]
     assert tops == pytest.approx([130, 230])
 
 
@@ -60,7 +78,9 @@ def test_latency_by_load_shows_verdict_and_band() -> None:
     """A saturated step is another colour, and a rate without a steady state has no band."""
     ax = figures.load_latency(STEPS, TOLD)
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert "measured mean: saturated" in labels and any(label.startswith("foretold") for label in labels)
+    assert "measured mean: saturated" in labels and any(
+        label.startswith("foretold") for label in labels
+    )
     assert ax.get_yscale() == "log" and figures.load_latency(STEPS).get_legend() is not None
 
 
@@ -74,7 +94,9 @@ def test_labels_of_backlogs_stay_apart() -> None:
     """Ends that coincide are labelled one above the other."""
     assert _apart([5.0, 5.0, 0.0], 2.0) == [5.0, 7.0, 0.0]
     at = np.array([0.0, 1.0])
-    ax = figures.backlogs([("1/s", "keeps up", at, np.array([0, 1])), ("9/s", "saturated", at, np.array([0, 1]))])
+    ax = figures.backlogs(
+        [("1/s", "keeps up", at, np.array([0, 1])), ("9/s", "saturated", at, np.array([0, 1]))]
+    )
     places = [t.xyann[1] for t in ax.texts]
     assert len(places) == 2 and abs(places[0] - places[1]) == pytest.approx(0.045)
 
@@ -89,16 +111,22 @@ def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
     """Microseconds for a prompt token, milliseconds for a generated one."""
     x = np.arange(10.0)
     points = {"prefill": (x, 5e-5 * x), "decode": (x, 5e-3 * x)}
-    ax = figures.growth(points, {name: slope(*xy) for name, xy in points.items()}, xlabel="x", ylabel="y")
+    ax = figures.growth(
+        points, {name: slope(*xy) for name, xy in points.items()}, xlabel="x", ylabel="y"
+    )
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels[0].startswith("prefill (n=10): 50.00 µs") and labels[1].startswith("decode (n=10): 5.00 ms")
+    assert labels[0].startswith("prefill (n=10): 50.00 µs") and labels[1].startswith(
+        "decode (n=10): 5.00 ms"
+    )
 
 
 def test_what_a_dashboard_says_beside_the_truth() -> None:
     """One row a quantity and quantile, with how many times too high."""
     table = said_by_buckets({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
     ax = figures.said_against_truth(table)
-    assert [t.get_text() for t in ax.get_yticklabels()] == ["prefill  p50"] and ax.texts[0].get_text() == "15.0x"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["prefill  p50"] and ax.texts[
+        0
+    ].get_text() == "15.0x"
 
 
 def test_critical_bars_lose_nothing() -> None:

@@ -71,8 +71,14 @@ def test_ecdf_counts_what_is_there() -> None:
         (figures.waterfall, TREE.iloc[:0]),
         (figures.phases, pd.DataFrame({"kind": ["a"], "trace_complete": [False]})),
         (figures.ecdf, {"client": []}),
-        (lambda d: figures.timeline(d, label="job", unit="x"), pd.DataFrame({"time": [], "value": [], "job": []})),
-        (figures.interval_bars, pd.DataFrame({"rate_ratio": [], "low_ratio": [], "high_ratio": [], "n": []})),
+        (
+            lambda d: figures.timeline(d, label="job", unit="x"),
+            pd.DataFrame({"time": [], "value": [], "job": []}),
+        ),
+        (
+            figures.interval_bars,
+            pd.DataFrame({"rate_ratio": [], "low_ratio": [], "high_ratio": [], "n": []}),
+        ),
     ],
 )
 def test_nothing_is_refused(draw: object, nothing: object) -> None:

@@ -24,7 +24,11 @@ def _close() -> object:
 
 
 def _shares() -> pd.DataFrame:
-    rows = {"model": ["a"] * 4 + ["b"] * 4, "right_tool": [True] * 4 + [False] * 4, "exact": [True, None] * 4}
+    rows = {
+        "model": ["a"] * 4 + ["b"] * 4,
+        "right_tool": [True] * 4 + [False] * 4,
+        "exact": [True, None] * 4,
+    }
     return share_table(pd.DataFrame(rows), ["right_tool", "exact"], by=["model"])
 
 

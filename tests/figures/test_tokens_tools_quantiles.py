@@ -74,7 +74,9 @@ def test_a_bucket_is_drawn_as_wide_as_it_is() -> None:
 
 def test_a_histograms_curve_is_boxes() -> None:
     """Between two bounds the curve may run anywhere: a box; the bucket without an end has none."""
-    buckets = pd.DataFrame({"lower": [0, 0.3, 0.5], "upper": [0.3, 0.5, math.inf], "count": [2.0, 1.0, 1.0]})
+    buckets = pd.DataFrame(
+        {"lower": [0, 0.3, 0.5], "upper": [0.3, 0.5, math.inf], "count": [2.0, 1.0, 1.0]}
+    )
     ax = figures.ecdf({"spans": [0.1, 0.2, 0.4, 0.9]}, histograms={"default": buckets})
     tops = [round(box.get_paths()[0].get_extents().y1, 3) for box in ax.collections]
     assert tops == [0.5, 0.75]
@@ -107,7 +109,9 @@ def test_nothing_is_refused(draw: object, nothing: object) -> None:
         draw(nothing)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("draw", [lambda d: figures.tokens_cost(d, by="tenant"), figures.quantile_intervals])
+@pytest.mark.parametrize(
+    "draw", [lambda d: figures.tokens_cost(d, by="tenant"), figures.quantile_intervals]
+)
 def test_another_table_is_refused(draw: object) -> None:
     """What is missing is named."""
     with pytest.raises(FrameError, match="lacks"):

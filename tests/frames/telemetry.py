@@ -103,9 +103,26 @@ def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, di
     base = trace * 100
     stack, vllm, tools = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
 
-    def one(n: int, parent: int, service: str, name: str, a: float, b: float, kind: str = INTERNAL, **more: Any):
+    def one(
+        n: int,
+        parent: int,
+        service: str,
+        name: str,
+        a: float,
+        b: float,
+        kind: str = INTERNAL,
+        **more: Any,
+    ):
         return span(
-            base + n, parent and base + parent, service, name, shift_s + a, shift_s + b, kind, trace=trace, **more
+            base + n,
+            parent and base + parent,
+            service,
+            name,
+            shift_s + a,
+            shift_s + b,
+            kind,
+            trace=trace,
+            **more,
         )
 
     return [
@@ -123,7 +140,9 @@ def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, di
     ]  # fmt: skip
 
 
-def _engine(queue_s: float, prefill_s: float, decode_s: float, prompt: int, completion: int) -> dict[str, Any]:
+def _engine(
+    queue_s: float, prefill_s: float, decode_s: float, prompt: int, completion: int
+) -> dict[str, Any]:
     return {
         Attr.VLLM_QUEUE_S: queue_s,
         Attr.VLLM_PREFILL_S: prefill_s,

@@ -33,7 +33,11 @@ def test_a_restart_counts_from_zero() -> None:
 def test_a_series_born_in_the_window_says_so() -> None:
     """Its first value counts, and the row is marked: PromQL's increase() loses it."""
     table = increase_exact(metrics(counter(4, 6, start=10)), 5, 20)
-    assert table.increase.tolist() == [6.0] and table.from_zero.tolist() == [True] and table.first_at.isna().all()
+    assert (
+        table.increase.tolist() == [6.0]
+        and table.from_zero.tolist() == [True]
+        and table.first_at.isna().all()
+    )
 
 
 def test_a_series_born_after_the_window_is_left_out() -> None:
@@ -43,7 +47,9 @@ def test_a_series_born_after_the_window_is_left_out() -> None:
 
 def test_stale_samples_do_not_count() -> None:
     """NaN is no value."""
-    assert increase_exact(metrics(({}, [(0, "1"), (1, "NaN"), (2, "4")])), 0, 5).increase.tolist() == [3.0]
+    assert increase_exact(
+        metrics(({}, [(0, "1"), (1, "NaN"), (2, "4")])), 0, 5
+    ).increase.tolist() == [3.0]
 
 
 def test_an_instant_needs_a_time_zone() -> None:
@@ -86,9 +92,15 @@ def buckets(**series: list[tuple[str, float]]):
 
 def test_buckets_come_in_order_with_their_bounds() -> None:
     """Summed over replicas, by numeric bound: '10.0' comes after '2.5'."""
-    answer = buckets(a=[("10.0", 5), ("+Inf", 6), ("2.5", 2)], b=[("10.0", 1), ("+Inf", 1), ("2.5", 0)])
+    answer = buckets(
+        a=[("10.0", 5), ("+Inf", 6), ("2.5", 2)], b=[("10.0", 1), ("+Inf", 1), ("2.5", 0)]
+    )
     table = histogram_frame(answer, 0, 1)
-    assert table.upper.tolist() == [2.5, 10.0, float("inf")] and table.lower.tolist() == [0, 2.5, 10.0]
+    assert table.upper.tolist() == [2.5, 10.0, float("inf")] and table.lower.tolist() == [
+        0,
+        2.5,
+        10.0,
+    ]
     assert table["count"].tolist() == [2, 4, 1] and table.cumulative.tolist() == [2, 6, 7]
     by = histogram_frame(answer, 0, 1, by=["replica"])
     assert by[by.replica == "b"]["count"].tolist() == [0, 1, 0]

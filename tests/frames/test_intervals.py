@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from lab.frames.intervals import union_length
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-50, 50), st.integers(-50, 50)), max_size=20))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(-50, 50), st.integers(-50, 50)), max_size=20)
+)
 def test_union_is_the_number_of_covered_units(intervals: list[tuple[int, int, int]]) -> None:
     """For every group as if each unit of time were ticked off by hand."""
     covered = [set() for _ in range(4)]

@@ -31,7 +31,12 @@ def test_slices_are_the_whole(tmp_path: Path, slice_spans: int) -> None:
 def test_parts_are_written_to_a_new_folder(tmp_path: Path) -> None:
     """And not beside those of another run."""
     write_run(tmp_path, 20, 2)
-    assert write_request_frames(tmp_path / "records", tmp_path / "spans", tmp_path / "out", slice_spans=150) == 40
+    assert (
+        write_request_frames(
+            tmp_path / "records", tmp_path / "spans", tmp_path / "out", slice_spans=150
+        )
+        == 40
+    )
     found = pd.read_parquet(tmp_path / "out").sort_values("trace_id", ignore_index=True)
     assert found["e2e_s"].tolist() == in_memory(20, 2)["e2e_s"].tolist()
     with pytest.raises(FrameError, match="not empty"):

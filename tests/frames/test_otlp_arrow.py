@@ -21,12 +21,19 @@ _PLAIN = st.fixed_dictionaries(
         "yes": st.booleans(),
     },
 )
-_SPANS = st.lists(st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 3), st.text(max_size=5), _PLAIN), max_size=5)
+_SPANS = st.lists(
+    st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 3), st.text(max_size=5), _PLAIN), max_size=5
+)
 
 
 def made(rows: list) -> bytes:
     """One document of these spans."""
-    return document(*(span(own, parent, f"svc{own % 3}", name, 0, 1.25, CLIENT, **a) for own, parent, name, a in rows))
+    return document(
+        *(
+            span(own, parent, f"svc{own % 3}", name, 0, 1.25, CLIENT, **a)
+            for own, parent, name, a in rows
+        )
+    )
 
 
 @settings(max_examples=80, deadline=None)
@@ -35,7 +42,9 @@ def test_both_ways_are_the_same(documents: list) -> None:
     """Ids, texts in any script, times, and attributes that only some spans have."""
     texts = [made(rows) for rows in documents]
     fast = _from_json(texts, NAMES)
-    pd.testing.assert_frame_equal(fast, _walked(texts, NAMES), check_categorical=False, check_column_type=False)
+    pd.testing.assert_frame_equal(
+        fast, _walked(texts, NAMES), check_categorical=False, check_column_type=False
+    )
 
 
 def test_a_real_request_is_read_by_arrow() -> None:

@@ -36,7 +36,9 @@ def proto(text: bytes) -> bytes:
 
 def as_json(trace: bytes) -> bytes:
     """The other way round, with the texts that protobuf's own JSON has."""
-    return json.dumps(json_format.MessageToDict(TracesData.FromString(trace)), separators=(",", ":")).encode()
+    return json.dumps(
+        json_format.MessageToDict(TracesData.FromString(trace)), separators=(",", ":")
+    ).encode()
 
 
 def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataFrame:
@@ -46,7 +48,10 @@ def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataF
     by_proto = spans_frame(Answer(protobufs=traces), attributes=attributes)
     assert list(by_proto.columns) == list(by_json.columns)
     for name in by_json:
-        loose = name in ("service", "name")  # categories in another order, where the documents are walked
+        loose = name in (
+            "service",
+            "name",
+        )  # categories in another order, where the documents are walked
         pd.testing.assert_series_equal(by_proto[name], by_json[name], check_categorical=not loose)
     return by_proto
 
@@ -61,7 +66,12 @@ def test_both_forms_are_the_same(few: int, batch_bytes: int, traces: list) -> No
     """Texts in any script, numbers of any size, truths, lists, mixed types; all at once and one by one; each trace
     apart and all together."""
     documents = [
-        document(*(span(i, parent, f"svc{i % 3}", name, 0, 1.25, CLIENT, **a) for i, parent, name, a in rows))
+        document(
+            *(
+                span(i, parent, f"svc{i % 3}", name, 0, 1.25, CLIENT, **a)
+                for i, parent, name, a in rows
+            )
+        )
         for rows in traces
     ]
     with pytest.MonkeyPatch.context() as patch:
@@ -80,7 +90,9 @@ def test_a_real_request() -> None:
 def test_every_type_of_value() -> None:
     """Lists, lists of pairs and bytes stay JSON text; an empty value is none; events and links are no rows."""
     trace = TracesData()
-    made = trace.resource_spans.add().scope_spans.add().spans.add(trace_id=b"t" * 16, span_id=b"s" * 8)
+    made = (
+        trace.resource_spans.add().scope_spans.add().spans.add(trace_id=b"t" * 16, span_id=b"s" * 8)
+    )
     made.events.add(name="token").attributes.add(key="in event").value.int_value = 1
     made.links.add(trace_id=b"o" * 16, span_id=b"o" * 8)
     made.attributes.add(key="nothing").value.SetInParent()
@@ -93,14 +105,26 @@ def test_every_type_of_value() -> None:
     assert math.isnan(row.nothing) and row.bytes == "AP8=" and row.int == -1 and row.truth == False  # noqa: E712
     assert json.loads(row.list) == {"values": [{"boolValue": True}]}
     assert json.loads(row.pairs) == {"values": [{"key": "k", "value": {"doubleValue": 0.5}}]}
-    assert (row.kind, row.status, row.service, row["name"], row.parent_id) == ("unspecified", "unset", "", "", "")
+    assert (row.kind, row.status, row.service, row["name"], row.parent_id) == (
+        "unspecified",
+        "unset",
+        "",
+        "",
+        "",
+    )
     assert "in event" not in row.index
 
 
 def test_a_type_that_changes_between_traces_becomes_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the traces are read apart."""
     monkeypatch.setattr(otlp_proto, "_BATCH_BYTES", 1)
-    frame = same([document(span(n, 0, "s", "x", 0, 1, CLIENT, a=v)) for n, v in enumerate([1, "one", True], 1)], ("a",))
+    frame = same(
+        [
+            document(span(n, 0, "s", "x", 0, 1, CLIENT, a=v))
+            for n, v in enumerate([1, "one", True], 1)
+        ],
+        ("a",),
+    )
     assert frame.a.tolist() == ["1", "one", "True"]
 
 
@@ -116,7 +140,9 @@ def test_unknown_fields_are_passed_over() -> None:
     """A later OTLP may say more: of any wire type, with high numbers, before and after what we know."""
     more = b"\xf8\x7f\x96\x01" + b"\xf9\x7f" + b"8" * 8 + b"\xfd\x7f" + b"4" * 4 + b"\xfa\x7f\x01."
     plain = [document(made) for made in agent_request()]
-    fields = [TracesData.FromString(proto(text)).resource_spans[0].SerializeToString() for text in plain]
+    fields = [
+        TracesData.FromString(proto(text)).resource_spans[0].SerializeToString() for text in plain
+    ]
     bodies = [b"\x0a" + _varint(len(more + f + more)) + more + f + more for f in fields]
     found = spans_frame(Answer(protobufs=(more + b"".join(bodies) + more,)))
     pd.testing.assert_frame_equal(found, spans_frame(Answer(protobufs=tuple(map(proto, plain)))))

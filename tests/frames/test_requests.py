@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from lab.errors import FrameError
 from lab.frames import request_frame, spans_frame, trace_problems
 from lab.schema import PHASES, REQUEST_FRAME, Service, Span
-from tests.frames.telemetry import CLIENT, INTERNAL, SERVER, Answer, agent_request, document, records, span
+from tests.frames.telemetry import (
+    CLIENT,
+    INTERNAL,
+    SERVER,
+    Answer,
+    agent_request,
+    document,
+    records,
+    span,
+)
 
 KNOWN = {
     "lag_s": 0.010, "network_s": 0.040, "stack_s": 0.120, "tool_list_s": 0.030, "tool_s": 0.200, "model_http_s": 0.100,
@@ -30,7 +39,11 @@ def frame_of(*spans, **changes) -> pd.Series:
 
 def total(frame: pd.DataFrame) -> pd.Series:
     """What the phases add up to, by the formula of lab.schema."""
-    return frame[list(PHASES)].fillna(0).sum(axis=1) - frame["overlap_s"].fillna(0) + frame["unexplained_s"]
+    return (
+        frame[list(PHASES)].fillna(0).sum(axis=1)
+        - frame["overlap_s"].fillna(0)
+        + frame["unexplained_s"]
+    )
 
 
 def test_a_whole_agent_request_is_divided_as_it_was_made() -> None:
@@ -55,7 +68,11 @@ def test_a_request_without_a_trace_is_all_unexplained_but_for_the_lag() -> None:
     """Nothing is made up where no span came."""
     frame = request_frame(records(1, 2), spans_frame(Answer((document(*agent_request(2)),))))
     row = frame.iloc[0]
-    assert row.unexplained_s == pytest.approx(0.99) and np.isnan(row.queue_s) and np.isnan(row.network_s)
+    assert (
+        row.unexplained_s == pytest.approx(0.99)
+        and np.isnan(row.queue_s)
+        and np.isnan(row.network_s)
+    )
     assert row.trace_problem == "no span of it has arrived" and not row.trace_complete
     assert total(frame).tolist() == pytest.approx([1.0, 1.0])
 
@@ -74,7 +91,9 @@ def test_no_spans_at_all_still_gives_a_frame() -> None:
         (Span.LLAMA_STACK_RESPONSES, "spans name a parent that is not there", 0.240),
     ],
 )
-def test_a_lost_span_is_named_and_its_time_is_unexplained(lost: str, problem: str, hidden_s: float) -> None:
+def test_a_lost_span_is_named_and_its_time_is_unexplained(
+    lost: str, problem: str, hidden_s: float
+) -> None:
     """What a lost span hides is in unexplained_s, not in another phase, and the row says what is missing."""
     spans = agent_request()
     gone = next(s for s in spans if s[1]["name"] == lost)
@@ -91,26 +110,40 @@ def test_calls_at_the_same_time_are_counted_once() -> None:
         span(150, 102, Service.LLAMA_STACK, "invoke_mcp_tool", 0.420, 0.600, INTERNAL),
     ]
     row = frame_of(*spans)
-    assert row.tool_runs == 2 and row.tool_s == pytest.approx(0.380) and row.overlap_s == pytest.approx(0.180)
+    assert (
+        row.tool_runs == 2
+        and row.tool_s == pytest.approx(0.380)
+        and row.overlap_s == pytest.approx(0.180)
+    )
     assert row.stack_s == pytest.approx(0.120) and row.unexplained_s == pytest.approx(0, abs=1e-9)
 
 
 def test_a_search_inside_a_tool_call_is_one_tool_call() -> None:
     """Spans of the same call nested in each other are one call."""
-    row = frame_of(*agent_request(), span(151, 107, Service.LLAMA_STACK, "file_search", 0.430, 0.600, INTERNAL))
-    assert row.tool_runs == 1 and row.tool_s == pytest.approx(0.200) and row.overlap_s == pytest.approx(0)
+    row = frame_of(
+        *agent_request(), span(151, 107, Service.LLAMA_STACK, "file_search", 0.430, 0.600, INTERNAL)
+    )
+    assert (
+        row.tool_runs == 1
+        and row.tool_s == pytest.approx(0.200)
+        and row.overlap_s == pytest.approx(0)
+    )
 
 
 def test_an_embedding_call_is_part_of_its_search() -> None:
     """The embedding model's llm_request is no turn."""
-    row = frame_of(*agent_request(), span(152, 107, Service.VLLM_EMBED, Span.VLLM, 0.430, 0.460, SERVER))
+    row = frame_of(
+        *agent_request(), span(152, 107, Service.VLLM_EMBED, Span.VLLM, 0.430, 0.460, SERVER)
+    )
     assert row.turns == 2 and row.engine_other_s == pytest.approx(0.050)
 
 
 def test_a_child_that_outlasts_its_parent_shows_as_unexplained() -> None:
     """No phase is negative; the contradiction is visible."""
     spans = [s for s in agent_request() if s[1]["name"] != Span.LLAMA_STACK_RESPONSES]
-    row = frame_of(*spans, span(102, 101, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, -0.1, 1.1, SERVER))
+    row = frame_of(
+        *spans, span(102, 101, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, -0.1, 1.1, SERVER)
+    )
     assert row.network_s == 0 and row.unexplained_s == pytest.approx(-0.21)
 
 
@@ -121,7 +154,11 @@ def test_plain_chat_has_no_stack() -> None:
         span(2, 1, Service.VLLM, Span.VLLM, 0.1, 0.9, SERVER),
     ]
     row = frame_of(*spans, api="chat")
-    assert row.network_s == pytest.approx(0.19) and row.stack_s == 0 and row.engine_other_s == pytest.approx(0.8)
+    assert (
+        row.network_s == pytest.approx(0.19)
+        and row.stack_s == 0
+        and row.engine_other_s == pytest.approx(0.8)
+    )
     assert row.trace_complete
 
 
@@ -130,7 +167,16 @@ def test_a_failed_model_call_needs_no_span_of_vllm() -> None:
     spans = [
         span(1, 0, Service.CLIENT, Span.CLIENT, 0, 1, CLIENT, error="http_500"),
         span(2, 1, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, 0.1, 0.9, SERVER),
-        span(3, 2, Service.LLAMA_STACK, "chat lab-model", 0.2, 0.8, CLIENT, error="connection refused"),
+        span(
+            3,
+            2,
+            Service.LLAMA_STACK,
+            "chat lab-model",
+            0.2,
+            0.8,
+            CLIENT,
+            error="connection refused",
+        ),
     ]
     row = frame_of(*spans, status="error")
     assert row.trace_complete and row.unexplained_s == pytest.approx(0.6) and row.turns == 0
@@ -139,7 +185,9 @@ def test_a_failed_model_call_needs_no_span_of_vllm() -> None:
 def test_a_failed_tool_run_is_counted() -> None:
     """Llama Stack leaves the status unset; the tool server does not."""
     spans = [s for s in agent_request() if not s[1]["name"].startswith("execute_tool")]
-    failed = span(108, 107, Service.TOOLS, "execute_tool gpu_price", 0.45, 0.6, INTERNAL, error="timeout")
+    failed = span(
+        108, 107, Service.TOOLS, "execute_tool gpu_price", 0.45, 0.6, INTERNAL, error="timeout"
+    )
     assert frame_of(*spans, failed).tool_failures == 1
 
 
@@ -174,13 +222,21 @@ _SPAN = st.tuples(
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(_SPAN, max_size=12), st.sampled_from(["responses", "chat"]), st.sampled_from(["ok", "error"]))
-def test_the_phases_always_add_up_and_are_never_negative(found: list, api: str, status: str) -> None:
+@given(
+    st.lists(_SPAN, max_size=12),
+    st.sampled_from(["responses", "chat"]),
+    st.sampled_from(["ok", "error"]),
+)
+def test_the_phases_always_add_up_and_are_never_negative(
+    found: list, api: str, status: str
+) -> None:
     """Whatever spans a trace holds, e2e_s is the sum of its phases, its overlap and its unexplained time."""
     spans = [
         span(i + 1, parent, Service.LLAMA_STACK, name, min(a, b) / 1000, max(a, b) / 1000)
         for i, (name, parent, a, b) in enumerate(found)
     ]
-    frame = request_frame(records(1, api=api, status=status), spans_frame(Answer((document(*spans),))))
+    frame = request_frame(
+        records(1, api=api, status=status), spans_frame(Answer((document(*spans),)))
+    )
     assert total(frame).iloc[0] == pytest.approx(1.0)
     assert (frame[[*PHASES, "overlap_s"]].fillna(0) >= 0).all(axis=None)

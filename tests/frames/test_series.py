@@ -26,7 +26,9 @@ def test_one_row_a_sample_with_labels_and_utc() -> None:
         )
     )
     assert list(frame.columns) == ["time", "metric", "job", "label_time", "value"]
-    assert frame.time.dtype == "datetime64[ms, UTC]" and isinstance(frame.job.dtype, pd.CategoricalDtype)
+    assert frame.time.dtype == "datetime64[ms, UTC]" and isinstance(
+        frame.job.dtype, pd.CategoricalDtype
+    )
     assert frame.time.tolist() == [pd.Timestamp(t, unit="s", tz="UTC") for t in (1.0, 2.5, 1.25)]
     assert frame.job.tolist() == ["vllm", "vllm", "node"] and frame.value.tolist() == [1, 0, 1]
     assert frame.label_time.isna().tolist() == [False, False, True]
@@ -63,9 +65,13 @@ def test_times_of_a_range_are_those_that_it_says(step_s: float) -> None:
     """A whole series, one that begins late, one with a hole, one sample and none: each sample at its own instant."""
     at = [round(1_760_000_000.5 + k * step_s, 3) for k in range(6)]
     wanted = [at, at[2:], [*at[:2], *at[4:]], at[3:4], [], at[::5]]
-    texts = [json.dumps([[t, str(t)] for t in times], separators=(",", ":")).encode() for times in wanted]
+    texts = [
+        json.dumps([[t, str(t)] for t in times], separators=(",", ":")).encode() for times in wanted
+    ]
     frame = series_frame(ranged(step_s, *texts))
-    assert frame.time.astype("int64").tolist() == [round(t * 1000) for times in wanted for t in times]
+    assert frame.time.astype("int64").tolist() == [
+        round(t * 1000) for times in wanted for t in times
+    ]
     assert frame.value.tolist() == [t for times in wanted for t in times]
     assert frame.groupby("n", observed=False).size().tolist() == [6, 4, 4, 1, 0, 2]
 
@@ -87,10 +93,17 @@ def test_parts_of_a_stream_become_one_frame() -> None:
 
 def test_another_spelling_of_the_json_is_read_too() -> None:
     """Servers that write blanks, or numbers without quotes, are slower to read, not wrong."""
-    for text in (b'[ [1, "1.5"], [2, "2"] ]', b"[[1,1.5],[2,2]]", b' [\n [1.0 , "1.5" ] ,\n[ 2.0,"2"]\n]\n'):
+    for text in (
+        b'[ [1, "1.5"], [2, "2"] ]',
+        b"[[1,1.5],[2,2]]",
+        b' [\n [1.0 , "1.5" ] ,\n[ 2.0,"2"]\n]\n',
+    ):
         for answer in (Metrics((Metric({}, (text,)),)), ranged(1.0, text)):
             frame = series_frame(answer)
-            assert frame.value.tolist() == [1.5, 2.0] and frame.time.astype("int64").tolist() == [1000, 2000]
+            assert frame.value.tolist() == [1.5, 2.0] and frame.time.astype("int64").tolist() == [
+                1000,
+                2000,
+            ]
 
 
 def test_what_is_no_sample_is_refused() -> None:
@@ -112,15 +125,24 @@ _SAMPLES = st.lists(
 def test_no_sample_is_changed(series: list) -> None:
     """Every instant to the millisecond and every value to the last bit, as prometheus-api-client's JSON has them."""
     pieces = [
-        json.dumps([[t / 1000, _text(v)] for t, v in samples], separators=(",", ":")).encode() for samples in series
+        json.dumps([[t / 1000, _text(v)] for t, v in samples], separators=(",", ":")).encode()
+        for samples in series
     ]
     frame = series_frame(Metrics(tuple(Metric({"n": str(i)}, (p,)) for i, p in enumerate(pieces))))
     samples = [s for one in series for s in one]
     assert frame.time.astype("int64").tolist() == [t for t, _ in samples]
-    np.testing.assert_array_equal(frame.value.to_numpy(), np.array([v for _, v in samples], dtype=float))
+    np.testing.assert_array_equal(
+        frame.value.to_numpy(), np.array([v for _, v in samples], dtype=float)
+    )
 
 
 def _text(value: float) -> str:
     return (
-        "NaN" if math.isnan(value) else "+Inf" if value == math.inf else "-Inf" if value == -math.inf else repr(value)
+        "NaN"
+        if math.isnan(value)
+        else "+Inf"
+        if value == math.inf
+        else "-Inf"
+        if value == -math.inf
+        else repr(value)
     )

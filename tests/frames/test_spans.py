@@ -27,13 +27,20 @@ def test_a_span_becomes_a_row() -> None:
     row = frame.iloc[0]
     assert row.span_id == "00000000000000ff" and row.trace_id == f"{1:032x}" and row.parent_id == ""
     assert row.start_at == pd.Timestamp(T0, unit="s", tz="UTC") and row.duration_s == 1.5
-    assert (row.kind, row.status, row.status_message, row.service) == ("client", "error", "boom", "svc")
+    assert (row.kind, row.status, row.status_message, row.service) == (
+        "client",
+        "error",
+        "boom",
+        "svc",
+    )
     assert row.real == 0.5 and row.text == "a" and math.isnan(row.nowhere)
 
 
 def test_every_attribute_on_request() -> None:
     """Types stay: numbers are numbers, truth is truth, lists are JSON text; spans without one have a gap."""
-    frame = spans_frame(Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=None)
+    frame = spans_frame(
+        Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=None
+    )
     assert frame.whole.tolist()[0] == 3 and math.isnan(frame.whole.tolist()[1])
     assert frame.yes.tolist() == [True, pd.NA] and frame.text.isna().tolist() == [False, True]
     assert json.loads(frame.many[0]) == {"values": [{"stringValue": "x"}, {"intValue": "1"}]}
@@ -63,7 +70,9 @@ def test_no_spans_is_an_empty_frame_of_the_same_shape() -> None:
     assert trace_problems(empty).empty
 
 
-@pytest.mark.parametrize("bad", [b"<html>", b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}', b"{"])
+@pytest.mark.parametrize(
+    "bad", [b"<html>", b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}', b"{"]
+)
 def test_what_is_no_trace_is_refused(bad: bytes) -> None:
     """The error shows how the document begins."""
     with pytest.raises(FrameError, match="not OTLP JSON"):
@@ -82,7 +91,9 @@ def arrow_of(frame: pd.DataFrame, **extra: list) -> bytes:
             "kind": frame.kind.tolist(),
             "service_name": frame.service.tolist(),
             "start_time_unix_nano": start.to_numpy(),
-            "end_time_unix_nano": (start + (frame.duration_s * 1e9).round().astype("int64")).to_numpy(),
+            "end_time_unix_nano": (
+                start + (frame.duration_s * 1e9).round().astype("int64")
+            ).to_numpy(),
             "status": frame.status.tolist(),
             "status_message": frame.status_message.tolist(),
             **extra,
@@ -101,7 +112,9 @@ def test_both_ways_give_the_same_frame() -> None:
     stream = arrow_of(
         by_json,
         **{
-            Attr.VLLM_PROMPT_TOKENS: pa.array(by_json[Attr.VLLM_PROMPT_TOKENS], pa.int64(), from_pandas=True),
+            Attr.VLLM_PROMPT_TOKENS: pa.array(
+                by_json[Attr.VLLM_PROMPT_TOKENS], pa.int64(), from_pandas=True
+            ),
             Attr.LLAMA_STACK_TOOL_NAME: by_json[Attr.LLAMA_STACK_TOOL_NAME]
             .astype(object)
             .where(lambda s: s.notna(), None),
@@ -111,20 +124,33 @@ def test_both_ways_give_the_same_frame() -> None:
     by_arrow = spans_frame(Answer(arrow=stream), attributes=wanted)
     for column in by_json:
         if isinstance(by_json[column].dtype, pd.CategoricalDtype):
-            assert by_arrow[column].astype(str).tolist() == by_json[column].astype(str).tolist(), column
+            assert by_arrow[column].astype(str).tolist() == by_json[column].astype(str).tolist(), (
+                column
+            )
         else:
-            pd.testing.assert_series_equal(by_arrow[column], by_json[column], check_dtype=column != "loose")
+            pd.testing.assert_series_equal(
+                by_arrow[column], by_json[column], check_dtype=column != "loose"
+            )
 
 
 def test_loose_attributes_come_from_the_json_object() -> None:
     """Attributes without a column of their own are found in the object of the others."""
-    frame = spans_frame(Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=())
-    stream = arrow_of(frame, attributes=['{"a.b":1.5,"list":[1],"s":"x"}', "{}"], **{"own.one": [1, 2]})
+    frame = spans_frame(
+        Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=()
+    )
+    stream = arrow_of(
+        frame, attributes=['{"a.b":1.5,"list":[1],"s":"x"}', "{}"], **{"own.one": [1, 2]}
+    )
     every = spans_frame(Answer(arrow=stream), attributes=None)
     assert (
-        every["a.b"].tolist()[0] == 1.5 and every["list"].tolist()[0] == "[1]" and every["own.one"].tolist() == [1, 2]
+        every["a.b"].tolist()[0] == 1.5
+        and every["list"].tolist()[0] == "[1]"
+        and every["own.one"].tolist() == [1, 2]
     )
-    assert list(spans_frame(Answer(arrow=stream), attributes=["s", "own.one"]).columns[-2:]) == ["s", "own.one"]
+    assert list(spans_frame(Answer(arrow=stream), attributes=["s", "own.one"]).columns[-2:]) == [
+        "s",
+        "own.one",
+    ]
 
 
 def test_a_stream_asked_for_without_the_attribute_is_refused() -> None:
@@ -140,7 +166,9 @@ def test_the_gravest_problem_of_each_trace_is_named() -> None:
     """One text a trace, indexed by trace id."""
     whole, rootless = agent_request(1), agent_request(2)[1:]
     engineless = [s for s in agent_request(3) if s[1]["name"] != Span.VLLM]
-    problems = trace_problems(spans_frame(Answer((document(*whole), document(*rootless), document(*engineless)))))
+    problems = trace_problems(
+        spans_frame(Answer((document(*whole), document(*rootless), document(*engineless))))
+    )
     assert problems.to_dict() == {
         f"{1:032x}": "", f"{2:032x}": "it has no root span", f"{3:032x}": "2 of its model calls lack vLLM's span",
     }  # fmt: skip

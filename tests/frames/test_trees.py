@@ -18,7 +18,12 @@ def tree_of(*spans):
 def test_a_request_reads_from_the_root_to_the_leaves() -> None:
     """Parents come before children, siblings by start; self time is what no child covers."""
     tree = tree_of(*reversed(agent_request()))
-    assert tree.name.tolist()[:4] == ["lab.request", "POST /v1/responses", "list_mcp_tools", "chat lab-model"]
+    assert tree.name.tolist()[:4] == [
+        "lab.request",
+        "POST /v1/responses",
+        "list_mcp_tools",
+        "chat lab-model",
+    ]
     assert tree.depth.tolist() == [0, 1, 2, 2, 3, 4, 2, 3, 2, 3, 4]
     by_name = tree.drop_duplicates("name").set_index("name")
     assert by_name.self_s["POST /v1/responses"] == pytest.approx(0.120)
@@ -34,7 +39,9 @@ def test_the_critical_path_leaves_out_what_ran_beside_it() -> None:
         span(1, 0, "a", "root", 0, 10), span(2, 1, "a", "long", 1, 9), span(3, 1, "a", "beside", 2, 5),
         span(4, 1, "a", "before", 0, 1),
     ).set_index("name")  # fmt: skip
-    assert tree.critical_s.to_dict() == pytest.approx({"root": 1, "before": 1, "long": 8, "beside": 0})
+    assert tree.critical_s.to_dict() == pytest.approx(
+        {"root": 1, "before": 1, "long": 8, "beside": 0}
+    )
     assert tree.self_s["root"] == pytest.approx(1)
 
 
@@ -44,8 +51,12 @@ def test_a_streamed_answer_belongs_to_the_server() -> None:
         span(1, 0, "a", "root", 0, 10), span(2, 1, "a", "chat", 1, 9, CLIENT), span(3, 2, "a", "POST", 2, 3, CLIENT),
         span(4, 3, "b", "llm_request", 2, 8, SERVER),
     ).set_index("name")  # fmt: skip
-    assert tree.self_s.to_dict() == pytest.approx({"root": 2, "chat": 2, "POST": 0, "llm_request": 6})
-    assert tree.critical_s.to_dict() == pytest.approx({"root": 2, "chat": 2, "POST": 0, "llm_request": 6})
+    assert tree.self_s.to_dict() == pytest.approx(
+        {"root": 2, "chat": 2, "POST": 0, "llm_request": 6}
+    )
+    assert tree.critical_s.to_dict() == pytest.approx(
+        {"root": 2, "chat": 2, "POST": 0, "llm_request": 6}
+    )
     assert tree.duration_s["POST"] == pytest.approx(1)
 
 
@@ -60,7 +71,9 @@ def test_two_traces_or_a_circle_are_refused() -> None:
     with pytest.raises(FrameError, match="one trace"):
         tree_of(span(1, 0, "a", "x", 0, 1), span(2, 0, "a", "y", 0, 1, trace=2))
     with pytest.raises(FrameError, match="no tree"):
-        tree_of(span(1, 0, "a", "root", 0, 1), span(2, 3, "a", "x", 0, 1), span(3, 2, "a", "y", 0, 1))
+        tree_of(
+            span(1, 0, "a", "root", 0, 1), span(2, 3, "a", "x", 0, 1), span(3, 2, "a", "y", 0, 1)
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,7 +9,16 @@ from lab.errors import FrameError
 from lab.frames import request_frame, spans_frame, turn_frame
 from lab.frames.turns import OTHERS, QUESTION
 from lab.schema import Attr, Service, Span
-from tests.frames.telemetry import CLIENT, SERVER, T0, Answer, agent_request, document, records, span
+from tests.frames.telemetry import (
+    CLIENT,
+    SERVER,
+    T0,
+    Answer,
+    agent_request,
+    document,
+    records,
+    span,
+)
 
 
 def turns(*documents: bytes, of: pd.DataFrame) -> pd.DataFrame:
@@ -35,8 +44,13 @@ def test_when_the_engine_worked_on_it() -> None:
 
 def test_calls_of_others_are_seen() -> None:
     """A trace that is none of the run's: its tokens count, as somebody else's."""
-    found = turns(document(*agent_request(1)), document(*agent_request(2, shift_s=5.0)), of=records(1))
-    assert found.tenant.tolist()[2:] == [OTHERS, OTHERS] and found.model.tolist()[2:] == [OTHERS, OTHERS]
+    found = turns(
+        document(*agent_request(1)), document(*agent_request(2, shift_s=5.0)), of=records(1)
+    )
+    assert found.tenant.tolist()[2:] == [OTHERS, OTHERS] and found.model.tolist()[2:] == [
+        OTHERS,
+        OTHERS,
+    ]
     assert found.prompt_tokens.sum() == 600
 
 
@@ -47,7 +61,16 @@ def test_tokens_over_tools_are_all_tokens() -> None:
     def call(n: int, a: float) -> list:
         engine = {Attr.VLLM_PROMPT_TOKENS: 10 * n, Attr.VLLM_COMPLETION_TOKENS: 1}
         return [
-            span(n, 2, stack, "chat lab-model", a, a + 0.2, CLIENT, **{Attr.REQUEST_MODEL: "other-model"}),
+            span(
+                n,
+                2,
+                stack,
+                "chat lab-model",
+                a,
+                a + 0.2,
+                CLIENT,
+                **{Attr.REQUEST_MODEL: "other-model"},
+            ),
             span(n + 1, n, vllm, Span.VLLM, a + 0.05, a + 0.15, SERVER, **engine),
         ]
 

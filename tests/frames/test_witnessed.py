@@ -37,7 +37,9 @@ def adds_up(row: pd.Series) -> float:
 def test_the_columns_are_the_clients() -> None:
     """Same names, same types, so that everything that takes a record takes these."""
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
-    assert {name: str(dtype) for name, dtype in witnessed(frame(*agent_request())).dtypes.items()} == dtypes
+    assert {
+        name: str(dtype) for name, dtype in witnessed(frame(*agent_request())).dtypes.items()
+    } == dtypes
 
 
 def test_the_outermost_span_stands_for_the_client() -> None:
@@ -63,16 +65,36 @@ def test_without_a_callers_span_the_servers_own_is_the_whole() -> None:
 def test_what_no_span_tells_is_not_known() -> None:
     """First token, chunks, words and whose it is: NA; whole numbers: -1."""
     record = witnessed(frame(call(1, 0.0))).iloc[0]
-    unknown = ["ttft_s", "first_token_at", "chunk_offsets_s", "prompt", "answer", "tool_calls", "tenant", "scenario_id"]
+    unknown = [
+        "ttft_s",
+        "first_token_at",
+        "chunk_offsets_s",
+        "prompt",
+        "answer",
+        "tool_calls",
+        "tenant",
+        "scenario_id",
+    ]
     assert record[unknown].isna().all()
     assert (record.turn_index, record.http_status, record.cached_tokens) == (-1, -1, -1)
 
 
 def test_whoever_names_the_user_is_believed() -> None:
     """Attributes of any span of the trace."""
-    spans = frame(call(1, 0.0, **{Attr.USER: "u7", Attr.TENANT: "acme", Attr.SESSION: "s1", Attr.REQUEST_MODEL: "m"}))
+    spans = frame(
+        call(
+            1,
+            0.0,
+            **{Attr.USER: "u7", Attr.TENANT: "acme", Attr.SESSION: "s1", Attr.REQUEST_MODEL: "m"},
+        )
+    )
     record = witnessed(spans).iloc[0]
-    assert (record.user_id, record.tenant, record.session_id, record.model) == ("u7", "acme", "s1", "m")
+    assert (record.user_id, record.tenant, record.session_id, record.model) == (
+        "u7",
+        "acme",
+        "s1",
+        "m",
+    )
 
 
 def test_tokens_are_the_callers_where_all_say_them() -> None:
@@ -113,7 +135,10 @@ def test_traces_of_other_things_are_no_requests() -> None:
     """A start of vLLM, or the embedding server's work: no row."""
     other = span(1, 0, Service.VLLM, "Load model", 0.0, 9.0, trace=3)
     embed = span(2, 0, Service.VLLM_EMBED, Span.VLLM, 0.0, 0.1, SERVER, trace=4)
-    assert witnessed(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [f"{2:032x}", f"{1:032x}"]
+    assert witnessed(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [
+        f"{2:032x}",
+        f"{1:032x}",
+    ]
 
 
 def test_a_hole_is_not_taken_for_a_root() -> None:

@@ -45,21 +45,35 @@ CASES = {
     # 20 % errors of a budget of 1 %: 20 times too fast. Good: 0.5 %.
     "AvailabilityBudgetBurnsFast": Case(_requests(20, 80, 60), _requests(1, 199, 60), "2h", "2m"),
     # 4 % for a day and more: 4 times too fast, not enough for a page. Good: 0.5 %.
-    "AvailabilityBudgetBurnsSlow": Case(_requests(20, 480, 140), _requests(1, 199, 140), "30h", "15m"),
+    "AvailabilityBudgetBurnsSlow": Case(
+        _requests(20, 480, 140), _requests(1, 199, 140), "30h", "15m"
+    ),
     # 80 % late, 95 % must not be: 16 times. Good: 3 % late.
-    "TTFTBudgetBurnsFast": Case(_late(TTFT, "1.0", 20, 100, 60), _late(TTFT, "1.0", 97, 100, 60), "2h", "2m"),
-    "TTFTBudgetBurnsSlow": Case(_late(TTFT, "1.0", 80, 100, 140), _late(TTFT, "1.0", 97, 100, 140), "30h", "15m"),
-    "ITLBudgetBurnsFast": Case(_late(ITL, "0.05", 20, 100, 60), _late(ITL, "0.05", 97, 100, 60), "2h", "2m"),
-    "ITLBudgetBurnsSlow": Case(_late(ITL, "0.05", 80, 100, 140), _late(ITL, "0.05", 97, 100, 140), "30h", "15m"),
+    "TTFTBudgetBurnsFast": Case(
+        _late(TTFT, "1.0", 20, 100, 60), _late(TTFT, "1.0", 97, 100, 60), "2h", "2m"
+    ),
+    "TTFTBudgetBurnsSlow": Case(
+        _late(TTFT, "1.0", 80, 100, 140), _late(TTFT, "1.0", 97, 100, 140), "30h", "15m"
+    ),
+    "ITLBudgetBurnsFast": Case(
+        _late(ITL, "0.05", 20, 100, 60), _late(ITL, "0.05", 97, 100, 60), "2h", "2m"
+    ),
+    "ITLBudgetBurnsSlow": Case(
+        _late(ITL, "0.05", 80, 100, 140), _late(ITL, "0.05", 97, 100, 140), "30h", "15m"
+    ),
     # One look below 90 % in the last minutes is relief enough.
     "KVCacheNearlyFull": Case(
         {f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95x30"},
-        {f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1"},
+        {
+            f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1"
+        },
         "12m",
     ),
     # Long but steady is no growth.
     "QueueGrows": Case(
-        {f"vllm:num_requests_waiting{{{VLLM}}}": "0+4x30"}, {f"vllm:num_requests_waiting{{{VLLM}}}": "20x30"}, "20m"
+        {f"vllm:num_requests_waiting{{{VLLM}}}": "0+4x30"},
+        {f"vllm:num_requests_waiting{{{VLLM}}}": "20x30"},
+        "20m",
     ),
     # The flaky tool's own 30 % are no alarm.
     "ToolFailsOften": Case(
@@ -84,8 +98,12 @@ CASES = {
     "NoModelMetrics": Case({'up{job="prometheus",instance="a"}': "1x60"}, UP, "20m"),
     "TargetDown": Case({'up{job="lab-tools",instance="a"}': "1x5 0x20"}, UP, "15m"),
     "CollectorLosesSpans": Case(
-        {'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "0+3x40"},
-        {'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "7x40"},
+        {
+            'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "0+3x40"
+        },
+        {
+            'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "7x40"
+        },
         "30m",
     ),
 }
@@ -105,6 +123,10 @@ def _test(alert: str, case: Case, past: str, fires: bool) -> dict[str, Any]:
         "interval": case.interval,
         "input_series": [{"series": s, "values": v} for s, v in series.items()],
         "promql_expr_test": [
-            {"expr": firing, "eval_time": case.at, "exp_samples": [{"labels": "{}", "value": 1}] if fires else []}
+            {
+                "expr": firing,
+                "eval_time": case.at,
+                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+            }
         ],
     }

@@ -13,7 +13,13 @@ import pytest
 from scripts.check_cluster import render
 
 Documents = list[dict[str, Any]]
-RENDER = {"test_manifests.py", "test_policies.py", "test_real_api.py", "test_schemas.py", "test_telemetry_configs.py"}
+RENDER = {
+    "test_manifests.py",
+    "test_policies.py",
+    "test_real_api.py",
+    "test_schemas.py",
+    "test_telemetry_configs.py",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -34,9 +34,16 @@ def control_plane(folder: Path) -> Iterator[Path]:
     (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
     key, public = folder / "sa.key", folder / "sa.pub"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
-    subprocess.run(["openssl", "rsa", "-in", str(key), "-pubout", "-out", str(public)], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "rsa", "-in", str(key), "-pubout", "-out", str(public)],
+        check=True,
+        capture_output=True,
+    )
     kubeconfig = folder / "kubeconfig"
-    cluster = {"server": f"https://127.0.0.1:{api}", "insecure-skip-tls-verify": True}  # its certificate is of now
+    cluster = {
+        "server": f"https://127.0.0.1:{api}",
+        "insecure-skip-tls-verify": True,
+    }  # its certificate is of now
     kubeconfig.write_text(yaml.safe_dump({
         "apiVersion": "v1", "kind": "Config", "current-context": "real",
         "clusters": [{"name": "real", "cluster": cluster}], "users": [{"name": "admin", "user": {"token": token}}],
@@ -57,11 +64,19 @@ def control_plane(folder: Path) -> Iterator[Path]:
         running.enter_context(_process("etcd", etcd, folder))
         apiserver = running.enter_context(_process("kube-apiserver", server, folder))
         _until_ready(apiserver, cluster["server"], token, folder)
-        client = [f"--kubeconfig={kubeconfig}", "--leader-elect=false", f"--cert-dir={folder / 'certs'}"]
+        client = [
+            f"--kubeconfig={kubeconfig}",
+            "--leader-elect=false",
+            f"--cert-dir={folder / 'certs'}",
+        ]
         manager = [f"--service-account-private-key-file={key}", "--controllers=*,-nodelifecycle"]
         for name, more in (("kube-controller-manager", manager), ("kube-scheduler", [])):
             if program(name):
-                running.enter_context(_process(name, [*client, "--secure-port=0", *_no_open_port(name), *more], folder))
+                running.enter_context(
+                    _process(
+                        name, [*client, "--secure-port=0", *_no_open_port(name), *more], folder
+                    )
+                )
         yield kubeconfig
 
 
@@ -89,7 +104,9 @@ def _until_ready(process: subprocess.Popen[bytes], url: str, token: str, folder:
     limit = time.monotonic() + UP_S
     while True:
         with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.get(f"{url}/readyz", headers={"Authorization": f"Bearer {token}"}, verify=False)  # noqa: S501
+            answer = httpx.get(
+                f"{url}/readyz", headers={"Authorization": f"Bearer {token}"}, verify=False
+            )  # noqa: S501
             if answer.text == "ok":
                 return
         if process.poll() is not None or time.monotonic() > limit:

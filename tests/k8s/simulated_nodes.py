@@ -36,13 +36,17 @@ class Nodes(threading.Thread):
         for (group, version), kinds in CUSTOM.items():
             for kind, plural in kinds.items():
                 crd = _definition(group, version, kind, plural)
-                self.custom.create_cluster_custom_object("apiextensions.k8s.io", "v1", "customresourcedefinitions", crd)
+                self.custom.create_cluster_custom_object(
+                    "apiextensions.k8s.io", "v1", "customresourcedefinitions", crd
+                )
         default = {"storageclass.kubernetes.io/is-default-class": "true"}
         self.storage.create_storage_class({"metadata": {"name": "standard", "annotations": default},
                                            "provisioner": "lab.test/simulated"})  # fmt: skip
         for name in (*GPU_NODES, *OTHER_NODES):
             gpus = {"nvidia.com/gpu": "1"} if name in GPU_NODES else {}
-            labels = {"kubernetes.io/hostname": name} | ({"nvidia.com/gpu.present": "true"} if gpus else {})
+            labels = {"kubernetes.io/hostname": name} | (
+                {"nvidia.com/gpu.present": "true"} if gpus else {}
+            )
             self.core.create_node({"metadata": {"name": name, "labels": labels}})
             room = {"cpu": "8", "memory": "32Gi", "pods": "50"} | gpus
             ready = {
@@ -63,7 +67,9 @@ class Nodes(threading.Thread):
                 self._pod(pod)
             for claim in self.core.list_persistent_volume_claim_for_all_namespaces().items:
                 self._claim(claim)
-            for found in self.custom.list_cluster_custom_object(*MONITORING, "prometheuses")["items"]:
+            for found in self.custom.list_cluster_custom_object(*MONITORING, "prometheuses")[
+                "items"
+            ]:
                 self._operator(found)
 
     def _pod(self, pod: Any) -> None:
@@ -81,7 +87,11 @@ class Nodes(threading.Thread):
         types = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         conditions = [{"type": t, "status": str(not done or t == "PodScheduled"), "lastTransitionTime": _now()}
                       for t in types]  # fmt: skip
-        state = {"terminated": {"exitCode": 0, "finishedAt": _now()}} if done else {"running": {"startedAt": _now()}}
+        state = (
+            {"terminated": {"exitCode": 0, "finishedAt": _now()}}
+            if done
+            else {"running": {"startedAt": _now()}}
+        )
         containers = [{"name": c.name, "image": c.image, "imageID": c.image, "ready": not done, "restartCount": 0,
                        "state": state} for c in pod.spec.containers]  # fmt: skip
         status = {"phase": phase, "conditions": conditions, "containerStatuses": containers}
@@ -100,9 +110,18 @@ class Nodes(threading.Thread):
 
     def _operator(self, found: dict[str, Any]) -> None:
         meta, spec = found["metadata"], found["spec"]
-        owner = {"apiVersion": "/".join(MONITORING), "kind": "Prometheus", "name": meta["name"], "uid": meta["uid"]}
+        owner = {
+            "apiVersion": "/".join(MONITORING),
+            "kind": "Prometheus",
+            "name": meta["name"],
+            "uid": meta["uid"],
+        }
         labels = {"app.kubernetes.io/name": "prometheus"}
-        pod = {"containers": [{"name": "prometheus", "image": spec["image"], "resources": spec["resources"]}]}
+        pod = {
+            "containers": [
+                {"name": "prometheus", "image": spec["image"], "resources": spec["resources"]}
+            ]
+        }
         template = {"metadata": {"labels": labels | spec["podMetadata"]["labels"]}, "spec": pod}
         with _may_be_gone():
             self.apps.create_namespaced_stateful_set(meta["namespace"], {
@@ -114,7 +133,9 @@ class Nodes(threading.Thread):
 def _definition(group: str, version: str, kind: str, plural: str) -> dict[str, Any]:
     anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     schema = {"type": "object", "properties": {"spec": anything, "status": anything}}
-    versions = [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}]
+    versions = [
+        {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    ]
     names = {"kind": kind, "plural": plural, "singular": kind.lower()}
     return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
             "metadata": {"name": f"{plural}.{group}"},

@@ -15,7 +15,9 @@ from scripts.check_cluster.paths import K8S, REPO, versions
 pytest.importorskip("grafana_foundation_sdk")
 
 
-@pytest.mark.parametrize("path", [p for p, _ in generate.files()], ids=lambda p: str(p.relative_to(K8S)))
+@pytest.mark.parametrize(
+    "path", [p for p, _ in generate.files()], ids=lambda p: str(p.relative_to(K8S))
+)
 def test_a_generated_file_is_current(path) -> None:
     """Flags, configuration, images, rules and dashboards: `make cluster-generate` changes nothing."""
     assert path.read_text() == dict(generate.files())[path], "run `make cluster-generate`"
@@ -27,7 +29,11 @@ def test_the_cluster_runs_the_same_vllm_as_the_laptop() -> None:
         args = generate.chat_args(build)
         buckets = json.loads(args[args.index("--custom-histogram-buckets") + 1])
         assert buckets == vllm_args.BUCKETS
-        assert {"--enable-per-request-metrics", "--enable-auto-tool-choice", "--otlp-traces-endpoint"} <= set(args)
+        assert {
+            "--enable-per-request-metrics",
+            "--enable-auto-tool-choice",
+            "--otlp-traces-endpoint",
+        } <= set(args)
         assert "--middleware" not in args, "the official image has no module of ours"
 
 

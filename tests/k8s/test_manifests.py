@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 
 from lab.stack.cluster.needs import GPU, requested
-from scripts.check_cluster import collector, images, network, pod_security, references, render, tempo
+from scripts.check_cluster import (
+    collector,
+    images,
+    network,
+    pod_security,
+    references,
+    render,
+    tempo,
+)
 from scripts.check_cluster.paths import K8S, OVERLAYS
 
 CHECKS = (pod_security, images, references, network, collector, tempo)
@@ -24,16 +32,26 @@ def test_an_overlay_has_no_fault(name: str, check, overlay: Callable) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_readme_says_what_an_overlay_requests(name: str, overlay: Callable) -> None:
     """Its table's CPUs, GiB and GPUs are those of the manifests."""
-    rows = [line for line in (K8S / "README.md").read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    rows = [
+        line
+        for line in (K8S / "README.md").read_text().splitlines()
+        if line.startswith(f"| `{name}` |")
+    ]
     said = re.match(r" ([\d.]+) CPUs, ([\d.]+) GiB(?:, (\d+) GPU)?", rows[0].split("|")[4])
     asked = [sum(requested(d, r) for d in overlay(name)) for r in ("cpu", "memory", GPU)]
-    assert [float(x or 0) for x in said.groups()] == [round(asked[0], 1), round(asked[1] / 2**30, 1), asked[2]]
+    assert [float(x or 0) for x in said.groups()] == [
+        round(asked[0], 1),
+        round(asked[1] / 2**30, 1),
+        asked[2],
+    ]
 
 
 def test_the_load_generator_has_no_fault(overlay: Callable) -> None:
     """The Job fits the policies, accounts and Secrets of the overlay that it is applied to."""
     documents = overlay("minikube-cpu") + render.folder(K8S / "load")
-    assert [p for check in (pod_security, images, references, network) for p in check.check(documents)] == []
+    assert [
+        p for check in (pod_security, images, references, network) for p in check.check(documents)
+    ] == []
 
 
 def test_components_fit_on_top_of_each_other(tmp_path) -> None:
@@ -60,10 +78,18 @@ def test_components_fit_on_top_of_each_other(tmp_path) -> None:
 def test_a_component_notices_that_its_ground_has_moved(tmp_path) -> None:
     """A component tests what it patches, so a changed base fails when it is rendered, not when it runs."""
     (tmp_path / "base").mkdir()
-    deployment = (K8S / "base/vllm/deployment.yaml").read_text().replace("- name: vllm\n", "- name: engine\n")
+    deployment = (
+        (K8S / "base/vllm/deployment.yaml")
+        .read_text()
+        .replace("- name: vllm\n", "- name: engine\n")
+    )
     (tmp_path / "base/deployment.yaml").write_text(deployment)
     (tmp_path / "base/kustomization.yaml").write_text("resources: [deployment.yaml]\n")
-    component = (K8S / "components/vllm-gpu/kustomization.yaml").read_text().replace("  - path: args.yaml\n", "")
+    component = (
+        (K8S / "components/vllm-gpu/kustomization.yaml")
+        .read_text()
+        .replace("  - path: args.yaml\n", "")
+    )
     (tmp_path / "component").mkdir()
     (tmp_path / "component/kustomization.yaml").write_text(component)
     (tmp_path / "kustomization.yaml").write_text("resources: [base]\ncomponents: [component]\n")
@@ -75,7 +101,10 @@ POD_FAULTS = {
     "root": (lambda c: c["securityContext"].update(runAsUser=0), "no user other than root"),
     "privileged": (lambda c: c["securityContext"].update(privileged=True), "privileged"),
     "escalation": (lambda c: c["securityContext"].pop("allowPrivilegeEscalation"), "escalation"),
-    "capabilities": (lambda c: c["securityContext"]["capabilities"].update(add=["NET_ADMIN"]), "adds capabilities"),
+    "capabilities": (
+        lambda c: c["securityContext"]["capabilities"].update(add=["NET_ADMIN"]),
+        "adds capabilities",
+    ),
     "host port": (lambda c: c["ports"][0].update(hostPort=80), "host port"),
     "memory": (lambda c: c["resources"].pop("limits"), "no memory limit"),
     "gpu": (lambda c: c["resources"]["limits"].update({"nvidia.com/gpu": "1"}), "GPUs"),
@@ -103,7 +132,9 @@ def test_pod_security_finds_service_links_and_host_paths(overlay: Callable, one:
     assert "enableServiceLinks" in found and "volume host" in found
 
 
-def test_pod_security_finds_a_rollout_that_waits_for_its_own_gpu(overlay: Callable, one: Callable) -> None:
+def test_pod_security_finds_a_rollout_that_waits_for_its_own_gpu(
+    overlay: Callable, one: Callable
+) -> None:
     """A rolling update of a pod that holds the only GPU never ends."""
     documents = overlay("minikube-gpu")
     one(documents, "Deployment", "vllm")["spec"]["strategy"] = {"type": "RollingUpdate"}
@@ -119,7 +150,9 @@ def test_images_finds(image: str, overlay: Callable, container: Callable) -> Non
 
 
 def _no_such_secret(documents, one, container):
-    container(documents, "grafana")["env"][1]["valueFrom"]["secretKeyRef"]["name"] = "grafana-admins"
+    container(documents, "grafana")["env"][1]["valueFrom"]["secretKeyRef"]["name"] = (
+        "grafana-admins"
+    )
 
 
 def _no_such_config_map(documents, one, container):
@@ -131,7 +164,9 @@ def _no_such_claim(documents, one, container):
 
 
 def _selector(documents, one, container):
-    one(documents, "Service", "llama-stack")["spec"]["selector"] = {"app.kubernetes.io/name": "llamastack"}
+    one(documents, "Service", "llama-stack")["spec"]["selector"] = {
+        "app.kubernetes.io/name": "llamastack"
+    }
 
 
 def _target_port(documents, one, container):
@@ -143,7 +178,9 @@ def _monitor_port(documents, one, container):
 
 
 def _monitor_selector(documents, one, container):
-    one(documents, "ServiceMonitor", "lab-tools")["spec"]["selector"]["matchLabels"] = {"app": "lab-tools"}
+    one(documents, "ServiceMonitor", "lab-tools")["spec"]["selector"]["matchLabels"] = {
+        "app": "lab-tools"
+    }
 
 
 def _probe(documents, one, container):
@@ -159,12 +196,16 @@ def _account(documents, one, container):
 
 
 def _address(documents, one, container):
-    container(documents, "lab-tools")["args"][-1] = "--otlp-endpoint=http://otel-collector.llm-lab-obs.svc:4319"
+    container(documents, "lab-tools")["args"][-1] = (
+        "--otlp-endpoint=http://otel-collector.llm-lab-obs.svc:4319"
+    )
 
 
 def _data_source(documents, one, container):
     config = one(documents, "ConfigMap", "grafana-datasources")
-    config["data"]["datasources.yaml"] = config["data"]["datasources.yaml"].replace("uid: tempo", "uid: tempo2")
+    config["data"]["datasources.yaml"] = config["data"]["datasources.yaml"].replace(
+        "uid: tempo", "uid: tempo2"
+    )
 
 
 def _role(documents, one, container):
@@ -176,15 +217,21 @@ def _label(documents, one, container):
 
 
 def _label_of_pods(documents, one, container):
-    one(documents, "Deployment", "vllm")["spec"]["template"]["metadata"]["labels"].pop("app.kubernetes.io/part-of")
+    one(documents, "Deployment", "vllm")["spec"]["template"]["metadata"]["labels"].pop(
+        "app.kubernetes.io/part-of"
+    )
 
 
 def _too_large(documents, one, container):
-    one(documents, "ConfigMap", "grafana-dashboards")["data"]["more.json"] = '"' + "x" * 100_000 + '"'
+    one(documents, "ConfigMap", "grafana-dashboards")["data"]["more.json"] = (
+        '"' + "x" * 100_000 + '"'
+    )
 
 
 def _budget(documents, one, container):
-    one(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {"app": "vllm"}
+    one(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {
+        "app": "vllm"
+    }
 
 
 REFERENCE_FAULTS = {

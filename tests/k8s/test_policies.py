@@ -12,7 +12,9 @@ from scripts.check_cluster.render import folder
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not policies.PROGRAM.exists(), reason="checkov is installed by `make check-cluster`"),
+    pytest.mark.skipif(
+        not policies.PROGRAM.exists(), reason="checkov is installed by `make check-cluster`"
+    ),
 ]
 
 
@@ -24,7 +26,9 @@ def test_no_policy_fails_but_those_with_a_reason(overlay: Callable) -> None:
     assert all(len(a.why) > 20 for a in policies.ACCEPTED.values())
 
 
-def test_policies_finds_faults_that_are_not_accepted(overlay: Callable, one: Callable, container: Callable) -> None:
+def test_policies_finds_faults_that_are_not_accepted(
+    overlay: Callable, one: Callable, container: Callable
+) -> None:
     """A secret in the environment of a part that has no reason for it, the host's network, the default namespace."""
     documents = overlay("minikube-cpu")
     tools = one(documents, "Deployment", "lab-tools")

@@ -16,10 +16,15 @@ from lab.stack.cluster import kubectl, rollout
 from scripts.check_cluster.paths import OVERLAYS
 from tests.k8s.control_plane import control_plane, program
 
-WHOLE = all(program(p) for p in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"))
+WHOLE = all(
+    program(p) for p in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+)
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not WHOLE, reason="KUBEBUILDER_ASSETS names no folder with a control plane (lab/k8s/README.md)"),
+    pytest.mark.skipif(
+        not WHOLE,
+        reason="KUBEBUILDER_ASSETS names no folder with a control plane (lab/k8s/README.md)",
+    ),
 ]
 SECRETS = {
     "tempo-s3": ("endpoint", "bucket", "access_key", "secret_key"),
@@ -50,33 +55,52 @@ def ask(real: Path) -> Callable[..., str]:
     def run(*arguments: str, stdin: str | None = None) -> str:
         command = ["kubectl", "--kubeconfig", str(real), *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120)
-        return done.stdout + "".join(x for x in done.stderr.splitlines(True) if not x.startswith("Warning:"))
+        return done.stdout + "".join(
+            x for x in done.stderr.splitlines(True) if not x.startswith("Warning:")
+        )
 
     return run
 
 
 @pytest.fixture
-def settings(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., str]) -> Settings:
+def settings(
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., str]
+) -> Settings:
     """As inside the cluster, where no port-forward is needed: a simulated node has none."""
     monkeypatch.setenv("KUBECONFIG", str(real))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setattr(rollout, "POLL_S", 0.3)
     if "policy/v1\n" not in ask("api-versions"):  # before 1.21
-        monkeypatch.setattr(kubectl, "render", lambda *a, render=kubectl.render: _with_old_budgets(render(*a)))
+        monkeypatch.setattr(
+            kubectl, "render", lambda *a, render=kubectl.render: _with_old_budgets(render(*a))
+        )
     return load_settings(state_dir=tmp_path / "state", place="cluster")
 
 
 def _with_old_budgets(documents: list[dict]) -> list[dict]:
-    return [d | {"apiVersion": "policy/v1beta1"} if d["apiVersion"] == "policy/v1" else d for d in documents]
+    return [
+        d | {"apiVersion": "policy/v1beta1"} if d["apiVersion"] == "policy/v1" else d
+        for d in documents
+    ]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_an_overlay_rolls_out_scales_and_comes_down(overlay: str, settings: Settings, ask: Callable[..., str]) -> None:
+def test_an_overlay_rolls_out_scales_and_comes_down(
+    overlay: str, settings: Settings, ask: Callable[..., str]
+) -> None:
     """Applied, all ready, nothing that the server would change; again: nothing new; scaled by hand; drained; gone."""
     for name, keys in SECRETS.items() if overlay.startswith("cluster") else ():
         ask("create", "namespace", "llm-lab-obs")
         ask("label", "namespace", "llm-lab-obs", "app.kubernetes.io/part-of=llm-lab")
-        ask("--namespace", "llm-lab-obs", "create", "secret", "generic", name, *(f"--from-literal={k}=x" for k in keys))
+        ask(
+            "--namespace",
+            "llm-lab-obs",
+            "create",
+            "secret",
+            "generic",
+            name,
+            *(f"--from-literal={k}=x" for k in keys),
+        )
     driver.up(settings, "real", overlay, wait_s=180)
     # The driver writes the overlay's name on the namespaces.
     documents = [d for d in kubectl.render(overlay) if d["kind"] != "Namespace"]
@@ -88,16 +112,27 @@ def test_an_overlay_rolls_out_scales_and_comes_down(overlay: str, settings: Sett
 
     ask("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=3")
     if overlay.startswith("cluster"):
-        vllm = _settled(lambda: _vllm(settings), lambda row: row.progress == "2 of 3 ready" and row.why)
+        vllm = _settled(
+            lambda: _vllm(settings), lambda row: row.progress == "2 of 3 ready" and row.why
+        )
         assert "Insufficient nvidia.com/gpu" in vllm.why
         ask("apply", *options, stdin=text)
-        assert _vllm(settings).progress.endswith("of 3 ready"), "an apply must not undo what KEDA scaled"
+        assert _vllm(settings).progress.endswith("of 3 ready"), (
+            "an apply must not undo what KEDA scaled"
+        )
         ask("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=1")
     else:
         ask("apply", *options, stdin=text)
     _settled(lambda: _vllm(settings), lambda row: row.progress == "1 of 1 ready")
 
-    said = ask("drain", "cpu-0", "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s")
+    said = ask(
+        "drain",
+        "cpu-0",
+        "--ignore-daemonsets",
+        "--delete-emptydir-data",
+        "--force",
+        "--timeout=60s",
+    )
     assert "drained" in said
     ask("uncordon", "cpu-0")
     _settled(lambda: driver.status(settings, "real"), lambda rows: all(r.ready for r in rows))

@@ -33,7 +33,10 @@ def test_every_alert_has_a_case() -> None:
 
 def test_each_alert_fires_on_a_bad_past_and_is_quiet_on_a_good_one() -> None:
     """promtool evaluates the real rules over both pasts of every alert."""
-    assert rules.run_tests([t for name, case in CASES.items() for t in promtool_tests(name, case)]) == []
+    assert (
+        rules.run_tests([t for name, case in CASES.items() for t in promtool_tests(name, case)])
+        == []
+    )
 
 
 def test_promtool_notices_an_alert_that_cannot_fire() -> None:
@@ -59,7 +62,11 @@ def test_promtool_notices_an_alert_that_always_fires() -> None:
 def test_promtool_notices_bad_syntax_and_bad_names() -> None:
     """A missing bracket; two rules that record the same."""
     bad = {"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "sum(rate(x[5m])"}]}]}
-    twice = {"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "x"}, {"record": "a:b", "expr": "x"}]}]}
+    twice = {
+        "groups": [
+            {"name": "g", "rules": [{"record": "a:b", "expr": "x"}, {"record": "a:b", "expr": "x"}]}
+        ]
+    }
     assert rules.check_syntax(bad) and rules.check_syntax(twice)
 
 
@@ -103,8 +110,14 @@ def test_notebooks_and_schema_name_metrics_that_exist() -> None:
         ("p.query('sum(rate(vllm:num_preemptions[5m]))')", "no metric vllm:num_preemptions"),
         ("p.query('vllm:num_requests_waiting{model=\"x\"}')", "no label model"),
         ("p.query(f'rate(vllm:prompt_tokens_total{{engin=\"0\"}}[{w}s])')", "no label engin"),
-        ('p.range(\'{__name__=~"vllm:num_requests_(running|wating)", job="vllm"}\', 0, 1)', "num_requests_wating"),
-        ("%matplotlib inline\nx = 'vllm:request_success_total{finish_reason=\"stop\"}';", "no label finish_reason"),
+        (
+            'p.range(\'{__name__=~"vllm:num_requests_(running|wating)", job="vllm"}\', 0, 1)',
+            "num_requests_wating",
+        ),
+        (
+            "%matplotlib inline\nx = 'vllm:request_success_total{finish_reason=\"stop\"}';",
+            "no label finish_reason",
+        ),
     ],
 )
 def test_a_notebooks_query_is_read_and_its_fault_is_found(cell: str, words: str) -> None:
@@ -121,7 +134,10 @@ def test_a_notebooks_query_is_read_and_its_fault_is_found(cell: str, words: str)
         ('vllm:num_requests_waiting{model="x"}', "no label model"),
         ("sum by (model) (vllm:num_requests_waiting)", "label model to group by"),
         ('vllm:time_to_first_token_seconds_bucket{le="0.3"}', "no bucket bound 0.3"),
-        ("llama_stack_llama_stack_inference_duration_seconds_sum", "no metric llama_stack_llama_stack"),
+        (
+            "llama_stack_llama_stack_inference_duration_seconds_sum",
+            "no metric llama_stack_llama_stack",
+        ),
     ],
 )
 def test_names_finds(expr: str, words: str) -> None:
@@ -134,8 +150,12 @@ def test_a_panel_for_every_place_may_not_need_a_cluster() -> None:
     panel = Panel("x", "y", (Query("sum(DCGM_FI_DEV_POWER_USAGE)", "{{nobody}}"),))
     dashboard = Dashboard("x", "x", "x", (Row("x", (panel,)),))
     found = metrics.check_dashboards(KNOWN, [dashboard])
-    assert any("in the recorded pages" in p for p in found) and any("legend label nobody" in p for p in found)
-    for_gpu = Dashboard("x", "x", "x", (Row("x", (replace(panel, needs="gpu", queries=(Query("sum(up)"),)),)),))
+    assert any("in the recorded pages" in p for p in found) and any(
+        "legend label nobody" in p for p in found
+    )
+    for_gpu = Dashboard(
+        "x", "x", "x", (Row("x", (replace(panel, needs="gpu", queries=(Query("sum(up)"),)),)),)
+    )
     assert metrics.check_dashboards(KNOWN, [for_gpu]) == []
 
 
@@ -155,12 +175,20 @@ def test_every_dashboard_explains_itself() -> None:
     for d in DASHBOARDS.values():
         titles = [p.title for p in d.panels]
         assert len(set(titles)) == len(titles)
-        assert all(len(p.description) > 20 and p.description.rstrip().endswith((".", ":")) for p in d.panels)
+        assert all(
+            len(p.description) > 20 and p.description.rstrip().endswith((".", ":"))
+            for p in d.panels
+        )
 
 
 def test_recorded_series_are_named_by_convention_and_used() -> None:
     """level:metric:operation; burn rates of all windows that an alert looks at are recorded."""
     recorded = {r["record"] for r in recording_rules()}
     assert all(name.startswith("lab:") and name.count(":") == 2 for name in recorded)
-    asked = {name for a in alerts() for name, _ in promql.read(a["expr"]).metrics if name.startswith("lab:")}
+    asked = {
+        name
+        for a in alerts()
+        for name, _ in promql.read(a["expr"]).metrics
+        if name.startswith("lab:")
+    }
     assert asked <= recorded

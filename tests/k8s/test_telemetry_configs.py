@@ -26,12 +26,21 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: _pipe(c).update(processors=["memory_limiter", "batch", "k8s_attributes"]),
         "batch is not last",
     ),
-    "no such exporter": (lambda c: _pipe(c)["exporters"].append("otlp_grpc/temp"), "is not defined"),
+    "no such exporter": (
+        lambda c: _pipe(c)["exporters"].append("otlp_grpc/temp"),
+        "is not defined",
+    ),
     "never used": (lambda c: c["exporters"].update({"otlp_http/old": {}}), "defined and not used"),
     "old name": (lambda c: c["connectors"].update(spanmetrics={}), "is called span_metrics now"),
     "no such component": (lambda c: c["processors"].update(tail_smapling={}), "is no processor"),
-    "one-sided connector": (lambda c: _pipe(c)["exporters"].remove("span_metrics"), "does not join two pipelines"),
-    "no such extension": (lambda c: c["service"]["extensions"].append("pprof"), "pprof is not defined"),
+    "one-sided connector": (
+        lambda c: _pipe(c)["exporters"].remove("span_metrics"),
+        "does not join two pipelines",
+    ),
+    "no such extension": (
+        lambda c: c["service"]["extensions"].append("pprof"),
+        "pprof is not defined",
+    ),
 }
 
 
@@ -52,11 +61,15 @@ def test_collector_finds_metrics_of_a_sample() -> None:
     assert any("samples before" in p for p in collector.check_config(config))
 
 
-def test_collector_finds_a_port_that_the_pod_does_not_open(overlay: Callable, one: Callable) -> None:
+def test_collector_finds_a_port_that_the_pod_does_not_open(
+    overlay: Callable, one: Callable
+) -> None:
     """What it listens on must be among its container's ports, or no Service and no policy fits."""
     documents = overlay("minikube-cpu")
     config = one(documents, "ConfigMap", "otel-collector-config")
-    config["data"]["gateway.yaml"] = config["data"]["gateway.yaml"].replace("0.0.0.0:8889", "0.0.0.0:9999")
+    config["data"]["gateway.yaml"] = config["data"]["gateway.yaml"].replace(
+        "0.0.0.0:8889", "0.0.0.0:9999"
+    )
     assert any("9999" in p for p in collector.check(documents))
 
 
@@ -84,8 +97,14 @@ def test_later_config_files_merge_as_the_collector_does() -> None:
         ({"storrage": {}}, "storrage is no block"),
         ({"metrics_generator": {"traces_storage": {}}}, "traces_storage is gone"),
         ({"metrics_generator": {"storage": {}}}, "written nowhere"),
-        ({"metrics_generator": {"storage": {"remote_write": [{"url": "x"}]}}}, "sends no exemplars"),
-        ({"overrides": {"defaults": {"metrics_generator": {"processors": ["local-blocks"]}}}}, "local-blocks is gone"),
+        (
+            {"metrics_generator": {"storage": {"remote_write": [{"url": "x"}]}}},
+            "sends no exemplars",
+        ),
+        (
+            {"overrides": {"defaults": {"metrics_generator": {"processors": ["local-blocks"]}}}},
+            "local-blocks is gone",
+        ),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -99,5 +118,7 @@ def test_tempo_finds_a_receiver_on_loopback(overlay: Callable, one: Callable) ->
     """A receiver that listens inside the pod only accepts no span."""
     documents = overlay("minikube-cpu")
     config = one(documents, "ConfigMap", "tempo-config")
-    config["data"]["tempo.yaml"] = config["data"]["tempo.yaml"].replace("0.0.0.0:4317", "127.0.0.1:4317")
+    config["data"]["tempo.yaml"] = config["data"]["tempo.yaml"].replace(
+        "0.0.0.0:4317", "127.0.0.1:4317"
+    )
     assert any("cannot be reached" in p for p in tempo.check(documents))

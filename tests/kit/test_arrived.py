@@ -7,7 +7,17 @@ import pandas as pd
 from lab.kit.arrived import NO_ENGINE, direct_ids, problems
 from lab.schema import Service, Span
 
-COLUMNS = ["trace_id", "span_id", "parent_id", "service", "name", "kind", "start_at", "duration_s", "status"]
+COLUMNS = [
+    "trace_id",
+    "span_id",
+    "parent_id",
+    "service",
+    "name",
+    "kind",
+    "start_at",
+    "duration_s",
+    "status",
+]
 
 
 def spans(*rows: tuple[str, str, str, str, str]) -> pd.DataFrame:
@@ -37,6 +47,10 @@ def test_a_trace_that_is_not_there_is_not_in_the_answer() -> None:
 def test_which_requests_were_direct() -> None:
     """Answered, and through the chat API."""
     records = pd.DataFrame(
-        {"trace_id": ["x", "y", "z"], "api": ["chat", "chat", "responses"], "status": ["ok", "error", "ok"]}
+        {
+            "trace_id": ["x", "y", "z"],
+            "api": ["chat", "chat", "responses"],
+            "status": ["ok", "error", "ok"],
+        }
     )
     assert direct_ids(records) == {"x"}

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from lab.kit import latency
-from lab.kit.capacity import Measured, backlog_lines, good_shares, predictions, services_of, sweep_rates
+from lab.kit.capacity import (
+    Measured,
+    backlog_lines,
+    good_shares,
+    predictions,
+    services_of,
+    sweep_rates,
+)
 from lab.kit.latency import WORDS, probe_slopes
 from lab.measures import Service
 from lab.settings import Settings
@@ -27,7 +34,9 @@ def test_a_service_a_round_and_a_prediction_a_rate() -> None:
     services = services_of(levels)
     assert [s.capacity_per_s for s in services] == pytest.approx([100, 100])
     told = predictions(services, [50.0, 150.0])
-    assert told["offered_per_s"].tolist() == [50, 150] and told["value_s"].tolist() == pytest.approx([0.2, np.inf])
+    assert told["offered_per_s"].tolist() == [50, 150] and told[
+        "value_s"
+    ].tolist() == pytest.approx([0.2, np.inf])
     assert told["low_s"][0] == pytest.approx(0.2)
 
 
@@ -42,7 +51,9 @@ def test_shares_of_good_requests_are_foretold_from_those_of_the_levels() -> None
 def test_the_backlog_of_a_step_is_drawn_while_its_requests_come() -> None:
     """Three requests: the drain after the last arrival is not the step's load."""
     plan = make_plan(requests=3, arrivals=Poisson(1.0), seed=1)
-    records = pd.DataFrame({"scheduled_at": [100.0, 101.0, 102.0], "done_at": [101.5, 104.0, 105.0]})
+    records = pd.DataFrame(
+        {"scheduled_at": [100.0, 101.0, 102.0], "done_at": [101.5, 104.0, 105.0]}
+    )
     table = pd.DataFrame({"offered_per_s": [1.0], "verdict": ["keeps up"]})
     step = Measured(table, [Run("r", (100.0, 105.0), records, plan)])
     [(label, verdict, at, running)] = backlog_lines(step)
@@ -65,6 +76,12 @@ def test_the_probes_two_slopes() -> None:
     """Fresh prompts cost 50 µs a token, cached ones nothing."""
     tokens = np.repeat([100, 200, 400, 800], 2)
     again = np.tile([False, True], 4)
-    probe = pd.DataFrame({"again": again, "prompt_tokens": tokens, "prefill_s": np.where(again, 0.005, 5e-5 * tokens)})
+    probe = pd.DataFrame(
+        {
+            "again": again,
+            "prompt_tokens": tokens,
+            "prefill_s": np.where(again, 0.005, 5e-5 * tokens),
+        }
+    )
     found = probe_slopes(probe)
     assert found["fresh"].per_x == pytest.approx(5e-5) and found["again"].per_x == 0

@@ -22,7 +22,15 @@ def seen(live_lab: Settings):
     Again, where somebody else's call was under way as it began or ended: nobody can tell then.
     """
     for seed in (66, 67, 68, 69):
-        run = drive(live_lab, n_requests=10, users=2, think_s=0.1, seed=seed, label="books test", progress=False)
+        run = drive(
+            live_lab,
+            n_requests=10,
+            users=2,
+            think_s=0.1,
+            seed=seed,
+            label="books test",
+            progress=False,
+        )
         requests = observe(run, live_lab).requests
         turns = with_busy_time(live_lab, run, requests)
         books = token_books(live_lab, run, requests, turns)
@@ -54,7 +62,9 @@ def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
     """Llama Stack passes on the last call's cached tokens only: by the spans the same tokens cost no more."""
     _, run, requests, turns, _ = seen
     mine = turns[turns.request_id.isin(requests.request_id)]
-    by_spans = bill_by(mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE).api_usd.sum()
+    by_spans = bill_by(
+        mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE
+    ).api_usd.sum()
     assert by_spans <= cost_by(requests, PRICE, by=["tenant"]).usd.sum()
     assert (mine.cached_tokens <= mine.prompt_tokens).all()
 
@@ -62,8 +72,14 @@ def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
 def test_calls_that_ended_are_counted(seen) -> None:
     """As many as there are model calls, at least: somebody else may have asked, too."""
     settings, run, requests, turns, _ = seen
-    assert finished_calls(settings, run).sum() >= len(turns[turns.request_id.isin(requests.request_id)]) > 0
-    assert needed_turns(requests).between(1, 6).all() and len(needed_turns(requests)) == len(requests)
+    assert (
+        finished_calls(settings, run).sum()
+        >= len(turns[turns.request_id.isin(requests.request_id)])
+        > 0
+    )
+    assert needed_turns(requests).between(1, 6).all() and len(needed_turns(requests)) == len(
+        requests
+    )
 
 
 def test_energy_is_a_number_or_a_reason(seen) -> None:

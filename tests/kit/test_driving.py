@@ -20,7 +20,9 @@ def a_run(folder: Path, run_id: str, *, start: float = 0.0, **asked: object) -> 
     plan = make_plan(requests=count, arrivals=Poisson(1.0), seed=1)
     run = Run(run_id, (start, start + 10.0), record.frame([]), plan)
     run.save(folder)
-    save_asked(run.folder, Asked(**{"n_requests": count, "rate_per_s": 1.0, "model": "lab-model", **asked}))
+    save_asked(
+        run.folder, Asked(**{"n_requests": count, "rate_per_s": 1.0, "model": "lab-model", **asked})
+    )
     return run
 
 
@@ -30,11 +32,17 @@ def recorded(tmp_path: Path) -> Settings:
     runs = tmp_path / "recorded" / "mine" / "runs"
     a_run(runs, "run-b", start=50.0, n_requests=20, seed=3)
     a_run(runs, "run-a", start=0.0, n_requests=5, seed=1)
-    a_run(runs, "run-c", start=90.0, model="canary", label="second model", kinds=("chain", "single"))
-    return load_settings(place="recorded", recording="mine", data_dir=tmp_path, state_dir=tmp_path / "state")
+    a_run(
+        runs, "run-c", start=90.0, model="canary", label="second model", kinds=("chain", "single")
+    )
+    return load_settings(
+        place="recorded", recording="mine", data_dir=tmp_path, state_dir=tmp_path / "state"
+    )
 
 
-def test_the_nearest_run_of_the_same_conditions_comes_back(recorded: Settings, capsys: pytest.CaptureFixture) -> None:
+def test_the_nearest_run_of_the_same_conditions_comes_back(
+    recorded: Settings, capsys: pytest.CaptureFixture
+) -> None:
     """Another number of requests or seed is told, not refused: the notebook's text may name its own."""
     assert lab.drive(recorded, n_requests=18, seed=3).run_id == "run-b"
     assert "n_requests 20, not 18" in capsys.readouterr().out
@@ -44,27 +52,39 @@ def test_the_nearest_run_of_the_same_conditions_comes_back(recorded: Settings, c
 
 def test_kinds_in_any_order_are_the_same_kinds(recorded: Settings) -> None:
     """A comparison is found by its model, kinds and label."""
-    found = lab.drive(recorded, n_requests=5, model="canary", kinds=["single", "chain"], label="second model")
+    found = lab.drive(
+        recorded, n_requests=5, model="canary", kinds=["single", "chain"], label="second model"
+    )
     assert found.run_id == "run-c"
 
 
-@pytest.mark.parametrize("other", [{"rate_per_s": 2.0}, {"model": "canary"}, {"users": 3}, {"label": "cache off"}])
+@pytest.mark.parametrize(
+    "other", [{"rate_per_s": 2.0}, {"model": "canary"}, {"users": 3}, {"label": "cache off"}]
+)
 def test_other_conditions_are_never_passed_off_as_these(recorded: Settings, other: dict) -> None:
     """A run at another rate, model or label is another experiment: the message says what the recording holds."""
-    with pytest.raises(WorkloadError, match=r"no such run(.|\n)*n_requests=20, rate_per_s=1.0(.|\n)*second model"):
+    with pytest.raises(
+        WorkloadError, match=r"no such run(.|\n)*n_requests=20, rate_per_s=1.0(.|\n)*second model"
+    ):
         lab.drive(recorded, n_requests=5, **other)
 
 
 def test_an_empty_recording_says_so(tmp_path: Path) -> None:
     """No folder, no run."""
-    settings = load_settings(place="recorded", recording="none", data_dir=tmp_path, state_dir=tmp_path)
+    settings = load_settings(
+        place="recorded", recording="none", data_dir=tmp_path, state_dir=tmp_path
+    )
     with pytest.raises(WorkloadError, match="holds no run at all"):
         lab.drive(settings, n_requests=1)
 
 
 def test_runs_are_listed_in_order_of_time(recorded: Settings) -> None:
     """By their windows, whatever their names."""
-    assert [run.run_id for _, run in runs_in(recorded.recording_dir / "runs")] == ["run-a", "run-b", "run-c"]
+    assert [run.run_id for _, run in runs_in(recorded.recording_dir / "runs")] == [
+        "run-a",
+        "run-b",
+        "run-c",
+    ]
 
 
 def test_a_run_that_drive_did_not_make_is_known_by_its_plan(tmp_path: Path) -> None:

@@ -68,4 +68,6 @@ def test_weights_are_counted_from_the_files_header(tmp_path) -> None:
 
 def test_a_given_peak_is_printed_as_given() -> None:
     """In units that can be read."""
-    assert str(Peak(2e12, 50e9, "bfloat16", 4, "cpu")).startswith("measured peak: 2,000 GFLOP/s in bfloat16 with 4")
+    assert str(Peak(2e12, 50e9, "bfloat16", 4, "cpu")).startswith(
+        "measured peak: 2,000 GFLOP/s in bfloat16 with 4"
+    )

@@ -32,7 +32,9 @@ def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dic
     """The turn's calls as Llama Stack's answer has them, and the tool server's spans of those that failed."""
     records, spans = [], []
     for at, call in enumerate(turn.calls):
-        arguments = {k: f"{v}x" for k, v in call.arguments.items()} if spoil and at == 0 else call.arguments
+        arguments = (
+            {k: f"{v}x" for k, v in call.arguments.items()} if spoil and at == 0 else call.arguments
+        )
         failed = call.error or (spoil and at == 0 and call.tool != "file_search")
         text = facts.unknown("thing", "x") if failed and not call.error else call.result
         output = [text] if call.tool == "file_search" else text
@@ -60,7 +62,9 @@ def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observa
         calls, failed = _calls(turn, number, bool(spoil))
         answer = "I could not find thing x." if spoil else turn.answer.replace("$ticket", "T-7")
         calls = [
-            c | {"output": (c["output"] or "").replace("$ticket", "T-7")} if isinstance(c["output"], str) else c
+            c | {"output": (c["output"] or "").replace("$ticket", "T-7")}
+            if isinstance(c["output"], str)
+            else c
             for c in calls
         ]
         rows.append(_row(number, scenario, 0, calls, answer))
@@ -72,11 +76,25 @@ def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observa
 def test_a_faultless_run_is_faultless() -> None:
     """Every kind of scenario, answered as the truth has it: right in everything that there is to judge."""
     frame = quality.judged(_observation(np.zeros(200, bool)))
-    for name in ("right_tool", "arguments_exact", "answer_right", "answer_faithful", "recovered", "passage_faithful"):
+    for name in (
+        "right_tool",
+        "arguments_exact",
+        "answer_right",
+        "answer_faithful",
+        "recovered",
+        "passage_faithful",
+    ):
         assert frame[name].dropna().all(), frame.loc[
             ~frame[name].fillna(True), ["kind", "prompt", "answer", "tool_calls"]
         ]
-    for name in ("needless_call", "missing_call", "not_offered_call", "malformed", "own_error", "more_steps"):
+    for name in (
+        "needless_call",
+        "missing_call",
+        "not_offered_call",
+        "malformed",
+        "own_error",
+        "more_steps",
+    ):
         assert not frame[name].any()
     assert not frame.ungrounded.any() and frame.failed_call.any() and frame.recovered.notna().any()
     assert (frame.expected_tools == frame.called_tools).all()
@@ -92,7 +110,10 @@ def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float
     assert (~frame.answer_right.astype(bool)).tolist() == frame.wrong.tolist() == spoiled.tolist()
     assert frame.own_error.astype(bool).tolist() == spoiled.tolist()
     row = share_table(frame, ["own_error"]).loc["own_error"]
-    assert row.low_ratio <= ratio <= row.high_ratio and row.rate_ratio == wilson(int(spoiled.sum()), 200)[0]
+    assert (
+        row.low_ratio <= ratio <= row.high_ratio
+        and row.rate_ratio == wilson(int(spoiled.sum()), 200)[0]
+    )
 
 
 def test_the_errors_text_is_the_tool_servers() -> None:
@@ -110,7 +131,9 @@ def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
     seen = _observation(np.zeros(20, bool), kinds=["single"])
     seen.requests.loc[[0, 1], ["status", "answer", "tool_calls"]] = ["error", "", "[]"]
     frame = quality.judged(seen)
-    row = share_table(frame, ["answer_right", "right_tool", "needless_call", "failed_request", "wrong"])
+    row = share_table(
+        frame, ["answer_right", "right_tool", "needless_call", "failed_request", "wrong"]
+    )
     assert row.n.tolist() == [18, 18, 18, 20, 20] and row.successes.tolist() == [18, 18, 0, 2, 2]
 
 
@@ -127,7 +150,9 @@ def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPa
     """Started and stopped if it was off, also after an error; left on if somebody else had started it."""
     said: list[str] = []
     monkeypatch.setattr(
-        stack, "status", lambda _: [PartStatus("vllm-canary", "ready" if was_on else "off", ready=was_on)]
+        stack,
+        "status",
+        lambda _: [PartStatus("vllm-canary", "ready" if was_on else "off", ready=was_on)],
     )
     monkeypatch.setattr(stack, "start", lambda _, name: said.append(f"start {name}"))
     monkeypatch.setattr(stack, "stop", lambda _, name: said.append(f"stop {name}"))
@@ -137,7 +162,9 @@ def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("place", ["cluster", "recorded"])
-def test_elsewhere_the_other_model_is_somebody_elses(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_the_other_model_is_somebody_elses(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing is started there, and no supervisor is asked."""
     monkeypatch.setattr(stack, "status", lambda _: pytest.fail("asked"))
     with quality.canary_served(Settings(place=place)):

@@ -21,7 +21,10 @@ from tests.stores.servers import Reply, telling
 TRACE = document(*agent_request()).decode()
 SERIES = [
     {"metric": {"__name__": "up", "job": "vllm"}, "values": [[100.5, "1"], [102.5, "0"]]},
-    {"metric": {"__name__": "p95", "job": "vllm"}, "values": [[100.5, "NaN"], [101.5, "+Inf"], [103, "1e-07"]]},
+    {
+        "metric": {"__name__": "p95", "job": "vllm"},
+        "values": [[100.5, "NaN"], [101.5, "+Inf"], [103, "1e-07"]],
+    },
 ]
 
 
@@ -34,15 +37,23 @@ def servers(path: str, params: dict[str, str]) -> Reply:
         return Reply(b'{"trace":' + TRACE.encode() + b"}")
     if path == "/api/v1/query":
         result = [] if params["query"].startswith("none[") else SERIES
-        return Reply(json.dumps({"status": "success", "data": {"resultType": "matrix", "result": result}}).encode())
-    return Reply(b"not here", 404)  # no targets, as Thanos has none; no bulk endpoint, as Tempo has none
+        return Reply(
+            json.dumps(
+                {"status": "success", "data": {"resultType": "matrix", "result": result}}
+            ).encode()
+        )
+    return Reply(
+        b"not here", 404
+    )  # no targets, as Thanos has none; no bulk endpoint, as Tempo has none
 
 
 @pytest.fixture
 def attached(tmp_path: Path):  # noqa: ANN201
     """Settings that point at somebody's own servers."""
     with telling(servers) as told:
-        yield load_settings(data_dir=tmp_path, state_dir=tmp_path, prometheus_url=told.url, tempo_url=told.url)
+        yield load_settings(
+            data_dir=tmp_path, state_dir=tmp_path, prometheus_url=told.url, tempo_url=told.url
+        )
 
 
 def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
@@ -51,7 +62,8 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
     made = recording.record(attached, "mine", 100, 104, runs=[run], command="lab record mine")
     samples = pd.read_parquet(made.folder / "samples.parquet")
     series = {
-        row.series: json.loads(row.labels) for row in pd.read_parquet(made.folder / "series.parquet").itertuples()
+        row.series: json.loads(row.labels)
+        for row in pd.read_parquet(made.folder / "series.parquet").itertuples()
     }
     found = [(series[s.series]["__name__"], s.time_ms, s.value) for s in samples.itertuples()]
     assert [f[:2] for f in found] == [
@@ -63,8 +75,17 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
         ("n_requests=5, rate_per_s=1.0, model='lab-model', label='cache off'", "run-a")
     ]
     about = json.loads((made.folder / "recording.json").read_text())
-    assert (about["samples"], about["series"], about["traces"], about["window"]) == (5, 2, 1, [100, 104])
-    assert about["made_on"]["python"] and about["command"] == "lab record mine" and about["targets"] == {}
+    assert (about["samples"], about["series"], about["traces"], about["window"]) == (
+        5,
+        2,
+        1,
+        [100, 104],
+    )
+    assert (
+        about["made_on"]["python"]
+        and about["command"] == "lab record mine"
+        and about["targets"] == {}
+    )
     assert "lab record mine --replace" in (made.folder / "README.md").read_text()
 
 
@@ -74,7 +95,10 @@ def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path:
         recording.record(attached, "a", 100, 104, selector="none")
     with pytest.raises(NoData, match="no trace"):
         recording.record(attached, "a", 100, 104, traceql="{ false }")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoreError, match="more than 1 traces"):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(StoreError, match="more than 1 traces"),
+    ):
         patch.setattr(recording, "MAX_TRACES", 1)
         recording.record(attached, "a", 100, 104)
     assert list((tmp_path / "recorded").iterdir()) == []

@@ -17,7 +17,9 @@ from tests.kit.prometheus_of import prometheus_of
 
 T0 = 1_790_000_000
 RUN = Run("by hand", (T0 + 1.0, T0 + 11.0), pd.DataFrame(), plan=None)  # type: ignore[arg-type]
-EVERY = range(0, 17, 2)  # seconds; the last scrape of the run is the one at 10 s, the first after it at 12 s
+EVERY = range(
+    0, 17, 2
+)  # seconds; the last scrape of the run is the one at 10 s, the first after it at 12 s
 
 # As dcgm-exporter writes it (etc/default-counters.csv; labels as in its README), 'not supported' included.
 LABELS = 'gpu="0",UUID="GPU-604ac76c",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",hostname="node-1",job="dcgm"'
@@ -46,12 +48,19 @@ def exposition(gpu: bool) -> str:
             ("DCGM_FI_PROF_DRAM_ACTIVE", "gauge", LABELS, lambda _: 0.72),
             ("DCGM_FI_DEV_POWER_USAGE", "gauge", LABELS, lambda _: 400),
             ("DCGM_FI_DEV_FB_USED", "gauge", LABELS, lambda _: 9223372036854775794),
-            ("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "unknown", LABELS, lambda s: 7e6 + 400_000 * s),
+            (
+                "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+                "unknown",
+                LABELS,
+                lambda s: 7e6 + 400_000 * s,
+            ),
         ]
     lines = []
     for name, kind, labels, value in families:
         if kind:
-            lines.append(f"# TYPE {name.removesuffix('_total') if kind == 'counter' else name} {kind}")
+            lines.append(
+                f"# TYPE {name.removesuffix('_total') if kind == 'counter' else name} {kind}"
+            )
         lines += [f"{name}{{{labels}}} {value(at)} {T0 + at}" for at in EVERY]
     return "\n".join([*lines, "# EOF\n"])
 
@@ -73,7 +82,9 @@ def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
     found = gpus(with_gpu, RUN)
     row = found.table.iloc[0]
     assert found and row.model == "NVIDIA H100 80GB HBM3" and "memory's limit" in row.says
-    assert (row.util_ratio, row.tensor_ratio, row.dram_ratio, row.power_w) == pytest.approx((0.98, 0.06, 0.72, 400))
+    assert (row.util_ratio, row.tensor_ratio, row.dram_ratio, row.power_w) == pytest.approx(
+        (0.98, 0.06, 0.72, 400)
+    )
     assert found.mean("tensor_ratio") == pytest.approx(0.06) and row.memory_mib != row.memory_mib
     assert set(found.activity().what) == {"util of gpu 0", "tensor of gpu 0", "dram of gpu 0"}
 
@@ -81,7 +92,10 @@ def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
 def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
     """From the sample at 0 s to the one at 12 s: 4,800 J. One that ended with the run would miss its last second."""
     found = energy(with_gpu, RUN)
-    assert found.joules == pytest.approx(4800) and found.source == "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
+    assert (
+        found.joules == pytest.approx(4800)
+        and found.source == "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"
+    )
 
 
 def test_the_first_scrape_that_holds_the_run(with_gpu) -> None:
@@ -100,17 +114,31 @@ def test_the_engines_work_against_a_peak(with_gpu) -> None:
     """50 GFLOP and 20 GB a second for 12 s, in 6 busy seconds, of 1 TFLOP/s and 100 GB/s."""
     work = engine_work(with_gpu, RUN, Peak(1e12, 100e9, "bfloat16", 1, "by hand"), busy_s=6.0)
     assert (work.mfu_ratio, work.bandwidth_ratio, work.intensity) == pytest.approx((0.1, 0.4, 2.5))
-    assert steps(with_gpu, RUN).to_dict() == pytest.approx({"steps": 1200, "tokens": 9600, "tokens_per_step": 8})
+    assert steps(with_gpu, RUN).to_dict() == pytest.approx(
+        {"steps": 1200, "tokens": 9600, "tokens_per_step": 8}
+    )
 
 
 def test_what_has_no_data_says_why(with_gpu, without_gpu) -> None:
     """Every question is a row in any case; those without a series have a reason, the others none."""
     bare, full = (sources(s, RUN).set_index("question") for s in (without_gpu, with_gpu))
-    assert "no NVIDIA GPU" in bare.why_not["GPU_UTIL, power, memory"] and not bare.series["GPU_UTIL, power, memory"]
-    assert full.why_not["GPU_UTIL, power, memory"] == "" and full.series["GPU_UTIL, power, memory"] == 1
-    assert (bare.why_not[bare.series == 0] != "").all() and (bare.why_not[bare.series > 0] == "").all()
+    assert (
+        "no NVIDIA GPU" in bare.why_not["GPU_UTIL, power, memory"]
+        and not bare.series["GPU_UTIL, power, memory"]
+    )
+    assert (
+        full.why_not["GPU_UTIL, power, memory"] == ""
+        and full.series["GPU_UTIL, power, memory"] == 1
+    )
+    assert (bare.why_not[bare.series == 0] != "").all() and (
+        bare.why_not[bare.series > 0] == ""
+    ).all()
     found = gpus(without_gpu, RUN)
-    assert not found and "no NVIDIA GPU" in found.why and found.mean("util_ratio") != found.mean("util_ratio")
+    assert (
+        not found
+        and "no NVIDIA GPU" in found.why
+        and found.mean("util_ratio") != found.mean("util_ratio")
+    )
     assert not energy(without_gpu, RUN).known
 
 

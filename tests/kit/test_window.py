@@ -26,7 +26,11 @@ def tempo(monkeypatch: pytest.MonkeyPatch):
 
     def answer(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/search":
-            return Reply(json.dumps({"traces": [{"traceID": i} for i in list(made)[: int(params["limit"])]]}).encode())
+            return Reply(
+                json.dumps(
+                    {"traces": [{"traceID": i} for i in list(made)[: int(params["limit"])]]}
+                ).encode()
+            )
         if path.startswith("/api/v2/traces/"):
             spans = [s for s in made[path.rsplit("/", 1)[1]] if s[0] != Service.CLIENT]
             return Reply(b'{"trace":' + document(*spans) + b"}")
@@ -70,16 +74,23 @@ def test_requests_that_began_in_the_window(tempo: Told) -> None:
     assert run.window == (T0, T0 + 60) and "nothing was sent" in repr(run)
     seen = lab.observe(run, settings)
     assert seen.arrival.complete == (f"{1:032x}",) and not seen.arrival.incomplete
-    assert seen.requests.loc[0, "e2e_s"] == pytest.approx(0.95) and seen.requests.loc[0, "trace_complete"]
+    assert (
+        seen.requests.loc[0, "e2e_s"] == pytest.approx(0.95)
+        and seen.requests.loc[0, "trace_complete"]
+    )
     assert seen.requests[["right_tool", "answer_states"]].isna().all(axis=None)
     turns = lab.turn_frame(seen.requests, seen.spans)
-    assert turns["tenant"].unique().tolist() == ["(not said)"] and turns["prompt_tokens"].sum() == 300
+    assert (
+        turns["tenant"].unique().tolist() == ["(not said)"] and turns["prompt_tokens"].sum() == 300
+    )
 
 
 def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFixture) -> None:
     """In words, and nothing fails: no chunk, no truth, no experiment, and the client's clock unknown."""
     run = window_run(settings_of(tempo), WINDOW)
-    assert not lab.known(run, "chunks") and "no data on the client's chunks" in capsys.readouterr().out
+    assert (
+        not lab.known(run, "chunks") and "no data on the client's chunks" in capsys.readouterr().out
+    )
     calls = lab.chat_calls(run, run.spans)
     assert len(calls) == 2 and calls["ttft_s"].isna().all()
     assert lab.needed_turns(lab.observe(run, settings_of(tempo)).requests).empty
@@ -87,7 +98,9 @@ def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFi
         run.save("anywhere")
 
 
-def test_what_a_direct_call_found_in_the_cache_is_not_made_up(tempo: Told, capsys: pytest.CaptureFixture) -> None:
+def test_what_a_direct_call_found_in_the_cache_is_not_made_up(
+    tempo: Told, capsys: pytest.CaptureFixture
+) -> None:
     """Not known beside calls of which it is; where there is nothing else, whole prompts, and a line that says so."""
     settings = settings_of(tempo)
     run = window_run(settings, WINDOW)
@@ -95,7 +108,10 @@ def test_what_a_direct_call_found_in_the_cache_is_not_made_up(tempo: Told, capsy
     assert lab.fresh_tokens(run, turns).tolist() == [84, 136]
     turns.loc[0, "api"] = "chat"
     assert lab.fresh_tokens(run, turns).isna().tolist() == [True, False]
-    assert lab.fresh_tokens(run, turns[:1]).tolist() == [84] and "whole prompts" in capsys.readouterr().out
+    assert (
+        lab.fresh_tokens(run, turns[:1]).tolist() == [84]
+        and "whole prompts" in capsys.readouterr().out
+    )
     assert "1 of them do not say what they found" in repr(run)
 
 
@@ -104,7 +120,9 @@ def test_an_empty_window_says_what_was_looked_for(tempo: Told) -> None:
     settings = settings_of(tempo)
     with pytest.raises(NoData, match=r"no request began(.|\n)*begun before(.|\n)*LAB_TEMPO_URL"):
         window_run(settings, "2027-01-15T08:02:00Z/2027-01-15T08:03:00Z")
-    with pytest.raises(NoData, match=r"no request to canary(.|\n)*1 requests, to (no named model|lab-model)"):
+    with pytest.raises(
+        NoData, match=r"no request to canary(.|\n)*1 requests, to (no named model|lab-model)"
+    ):
         window_run(settings, WINDOW, model="canary")
 
 

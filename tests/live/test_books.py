@@ -20,7 +20,9 @@ def driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
     return run, kit.observe(run, live_lab, wait_s=60)
 
 
-def test_every_request_is_answered_and_every_trace_is_whole(driven: tuple[Run, kit.Observation]) -> None:
+def test_every_request_is_answered_and_every_trace_is_whole(
+    driven: tuple[Run, kit.Observation],
+) -> None:
     """None is lost, none is silently incomplete."""
     run, seen = driven
     assert len(run.records) == 20 and run.not_sent == 0 and run.spans_lost == 0
@@ -37,7 +39,9 @@ def test_phases_add_up(driven: tuple[Run, kit.Observation]) -> None:
     assert frame["unexplained_s"].abs().sum() < 0.05 * frame["e2e_s"].sum()
 
 
-def test_books_balance_to_the_token(driven: tuple[Run, kit.Observation], live_lab: Settings) -> None:
+def test_books_balance_to_the_token(
+    driven: tuple[Run, kit.Observation], live_lab: Settings
+) -> None:
     """Client, spans and Prometheus' counters: equal prompt and completion tokens (nobody else used this server)."""
     run, seen = driven
     if (seen.requests["status"] != "ok").any():
@@ -54,7 +58,9 @@ def test_the_agent_really_chooses_tools(driven: tuple[Run, kit.Observation]) -> 
     assert (seen.requests["tool_runs"] > 0).sum() >= 10
 
 
-def test_a_saved_run_can_be_observed_again(driven: tuple[Run, kit.Observation], live_lab: Settings, tmp_path) -> None:
+def test_a_saved_run_can_be_observed_again(
+    driven: tuple[Run, kit.Observation], live_lab: Settings, tmp_path
+) -> None:
     """From the files alone: the same requests, judged alike."""
     run, seen = driven
     again = kit.observe(Run.load(run.save(tmp_path)), live_lab, wait_s=30)

@@ -31,14 +31,21 @@ def test_the_canary_answers_beside_the_model(live_lab: Settings) -> None:
     plan = plan_of(make_scenarios(3, seed=5, kinds=["no_tool"]), settings=live_lab)
     with quality.canary_served(live_lab):
         seen = {
-            model: kit.observe(run_plan(with_model(plan, model), live_lab, progress=False), live_lab)
+            model: kit.observe(
+                run_plan(with_model(plan, model), live_lab, progress=False), live_lab
+            )
             for model in (live_lab.model_name, CANARY)
         }
         assert _wait(lambda: _scraped(live_lab))
     for model, service in ((live_lab.model_name, "vllm"), (CANARY, quality.CANARY_PART)):
         spans = seen[model].spans
-        assert seen[model].requests["status"].eq("ok").all() and seen[model].requests["trace_complete"].all()
+        assert (
+            seen[model].requests["status"].eq("ok").all()
+            and seen[model].requests["trace_complete"].all()
+        )
         assert set(spans.loc[spans["name"] == "llm_request", "service"]) == {service}
     part = next(p for p in stack.status(live_lab) if p.name == quality.CANARY_PART)
     assert (part.state, part.pid) == ("off", None)
-    assert _wait(lambda: not any(t.job == quality.CANARY_PART for t in Prometheus(live_lab).targets()))
+    assert _wait(
+        lambda: not any(t.job == quality.CANARY_PART for t in Prometheus(live_lab).targets())
+    )

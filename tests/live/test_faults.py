@@ -39,7 +39,9 @@ def faults(live_lab: Settings):
 def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -> None:
     """A known delay in a known tool is what the request frame says of each call of it, and of nothing else."""
     faults(tool="get_invoice", delay_s=INJECTED_S)
-    scenarios = [s for s in make_scenarios(120, seed=6, kinds=["single"]) if s.intent == "invoice"][:4]
+    scenarios = [s for s in make_scenarios(120, seed=6, kinds=["single"]) if s.intent == "invoice"][
+        :4
+    ]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=2.0), live_lab, progress=False)
     frame = kit.observe(run, live_lab).requests
     called = frame[(frame["tool_runs"] == 1) & (frame["tool_failures"] == 0)]
@@ -50,10 +52,14 @@ def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -
 def test_a_failing_tool_is_counted_by_its_server_only(live_lab: Settings, faults) -> None:
     """The request is answered all the same; the failures are in the frame, where Llama Stack's span status has none."""
     faults(tool="get_quota", error_ratio=1.0)
-    scenarios = [s for s in make_scenarios(120, seed=7, kinds=["single"]) if s.intent == "quota"][:3]
+    scenarios = [s for s in make_scenarios(120, seed=7, kinds=["single"]) if s.intent == "quota"][
+        :3
+    ]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=1.0), live_lab, progress=False)
     seen = kit.observe(run, live_lab)
-    in_records = sum(bool(c["error"]) for calls in run.records["tool_calls"] for c in kit.listed(calls))
+    in_records = sum(
+        bool(c["error"]) for calls in run.records["tool_calls"] for c in kit.listed(calls)
+    )
     assert seen.requests["tool_failures"].sum() == in_records >= 1
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
 
@@ -81,7 +87,11 @@ def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
             stack.require(live_lab, "vllm", wait_s=0.5)
             time.sleep(0.5)
     settings = _repair(live_lab)
-    again = run_plan(plan_of(make_scenarios(1, seed=1, kinds=["no_tool"]), settings=settings), settings, progress=False)
+    again = run_plan(
+        plan_of(make_scenarios(1, seed=1, kinds=["no_tool"]), settings=settings),
+        settings,
+        progress=False,
+    )
     assert again.records["status"].tolist() == ["ok"]
 
 

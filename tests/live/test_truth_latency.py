@@ -23,7 +23,9 @@ WAITED_S = 0.1  # longer than a free place is waited for, which is one step of t
 def slow_tool(live_lab: Settings):
     """Makes one tool slow, and takes that back."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
-    yield lambda name: httpx.post(url, json={"tool": name, "delay_s": INJECTED_S}).raise_for_status()
+    yield lambda name: httpx.post(
+        url, json={"tool": name, "delay_s": INJECTED_S}
+    ).raise_for_status()
     httpx.delete(url).raise_for_status()
 
 
@@ -31,7 +33,9 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
     live_lab: Settings, slow_tool
 ) -> None:
     """The same questions before and after: the tool phase is longer by what was injected, and all of it is critical."""
-    scenarios = [s for s in make_scenarios(400, seed=6, kinds=["single"]) if s.intent == "invoice"][:PAIRS]
+    scenarios = [s for s in make_scenarios(400, seed=6, kinds=["single"]) if s.intent == "invoice"][
+        :PAIRS
+    ]
     plan = plan_of(scenarios, settings=live_lab, gap_s=0.5)
 
     def ask() -> kit.Observation:
@@ -42,8 +46,12 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
     after = ask()
     both = before.requests.merge(after.requests, on="request_id", suffixes=("_before", "_after"))
     called = both[(both[["tool_runs_before", "tool_runs_after"]] == 1).all(axis=1)]
-    assert len(called) >= PAIRS // 2, both[["prompt_before", "tool_runs_before", "tool_runs_after"]].to_string()
-    longer = measures.quantile(called["tool_s_after"] - called["tool_s_before"], 0.5, confidence=0.999)
+    assert len(called) >= PAIRS // 2, both[
+        ["prompt_before", "tool_runs_before", "tool_runs_after"]
+    ].to_string()
+    longer = measures.quantile(
+        called["tool_s_after"] - called["tool_s_before"], 0.5, confidence=0.999
+    )
     assert longer.low <= INJECTED_S + 0.02 and longer.high >= INJECTED_S - 0.02, longer
     trees = latency.critical_trees(after.requests, after.spans)
     runs = trees[trees["name"] == "execute_tool get_invoice"]
@@ -65,13 +73,17 @@ def test_a_known_number_of_users_is_littles_number_in_the_system(live_lab: Setti
 def burst(settings: Settings, n: int) -> Run:
     """So many calls of the model at once."""
     scenarios = make_scenarios(n, seed=8, kinds=["single", "no_tool"])
-    return run_plan(plan_of(scenarios, api="chat", settings=settings), settings, progress=False, timeout_s=120)
+    return run_plan(
+        plan_of(scenarios, api="chat", settings=settings), settings, progress=False, timeout_s=120
+    )
 
 
 def test_a_known_burst_is_the_peak_of_the_backlog(live_lab: Settings) -> None:
     """Forty requests at once are forty under way, and there is no forty-first."""
     run = burst(live_lab, 40)
-    steps = measures.concurrency(run.records["scheduled_at"].to_numpy(), run.records["done_at"].to_numpy())
+    steps = measures.concurrency(
+        run.records["scheduled_at"].to_numpy(), run.records["done_at"].to_numpy()
+    )
     assert steps["running"].max() == 40 and steps["running"].iloc[-1] == 0
 
 
@@ -100,7 +112,9 @@ def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings
                     progress=False, label="truth", timeout_s=120)  # fmt: skip
         records = run.records
         window = measures.steady_window(records, warm_s=0.3)
-        found = measures.saturation(records["scheduled_at"].to_numpy(), records["done_at"].to_numpy(), window)
+        found = measures.saturation(
+            records["scheduled_at"].to_numpy(), records["done_at"].to_numpy(), window
+        )
         left = measures.in_flight_at(records["scheduled_at"], records["done_at"], np.array(window))
         # By counting: what is left at the end, less what was there at the beginning, is the growth.
         grown = (found.offered_per_s - found.answered_per_s) * (window[1] - window[0])
@@ -108,7 +122,11 @@ def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings
         return found
 
     heavy = judged(800, 400.0)
-    assert heavy.verdict == "saturated" and heavy.growth_low > 0 and heavy.answered_high < heavy.offered_per_s
+    assert (
+        heavy.verdict == "saturated"
+        and heavy.growth_low > 0
+        and heavy.answered_high < heavy.offered_per_s
+    )
     assert judged(20, 2.0).verdict != "saturated"
 
 

@@ -33,12 +33,18 @@ def run_with_faults(live_lab: Settings):
 
 def _driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
     asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == INTENT][:60]
-    run = run_plan(plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240)
-    assert run.records["status"].eq("ok").all(), "a request failed, so nothing can be said of its tool calls"
+    run = run_plan(
+        plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240
+    )
+    assert run.records["status"].eq("ok").all(), (
+        "a request failed, so nothing can be said of its tool calls"
+    )
     return run, kit.observe(run, live_lab, wait_s=60)
 
 
-def test_an_injected_share_of_tool_errors_shows_in_every_source(live_lab: Settings, run_with_faults) -> None:
+def test_an_injected_share_of_tool_errors_shows_in_every_source(
+    live_lab: Settings, run_with_faults
+) -> None:
     """Answers, spans and counter agree to the call, and the interval of the failed share holds the injected one, once
     the calls that fail for the model's own arguments are set aside."""
     run, seen = run_with_faults
@@ -47,7 +53,9 @@ def test_an_injected_share_of_tool_errors_shows_in_every_source(live_lab: Settin
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     timed_out = int((spans["status_message"] == facts.TIMED_OUT).sum())
     share, low, high = wilson(timed_out, len(spans), confidence=SURE)
-    assert low <= INJECTED <= high, f"{timed_out} of {len(spans)} timed out: {share:.2f} ({low:.2f} to {high:.2f})"
+    assert low <= INJECTED <= high, (
+        f"{timed_out} of {len(spans)} timed out: {share:.2f} ({low:.2f} to {high:.2f})"
+    )
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
 
 
@@ -74,7 +82,9 @@ def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
     frame = quality.judged(seen)
     had_error = frame["failed_call"]
     assert (frame["recovered"].notna() == (had_error & (frame["status"] == "ok"))).all()
-    table = share_table(frame.assign(failed=had_error), ["answer_faithful"], by=["failed"]).set_index("failed")
+    table = share_table(
+        frame.assign(failed=had_error), ["answer_faithful"], by=["failed"]
+    ).set_index("failed")
     assert isinstance(table, pd.DataFrame) and table.n.sum() > 0
 
 

@@ -17,9 +17,13 @@ CLIENTS_OWN_S = 0.002  # the driver's span is its record; between a clock read a
 @pytest.fixture(scope="module")
 def twice(live_lab: Settings) -> tuple[Run, kit.Observation, WindowRun, kit.Observation]:
     """Six requests to the agent, driven and observed, and the window in which they were."""
-    run = lab.drive(live_lab, n_requests=6, rate_per_s=2.0, seed=31, label="window test", progress=False)
+    run = lab.drive(
+        live_lab, n_requests=6, rate_per_s=2.0, seed=31, label="window test", progress=False
+    )
     seen = lab.observe(run, live_lab, wait_s=60)
-    window = lab.drive(live_lab, n_requests=0, window=f"{utc(run.window[0] - 1)}/{utc(run.window[1])}")
+    window = lab.drive(
+        live_lab, n_requests=0, window=f"{utc(run.window[0] - 1)}/{utc(run.window[1])}"
+    )
     return run, seen, window, lab.observe(window, live_lab)
 
 
@@ -48,6 +52,8 @@ def test_the_same_durations_and_tokens(twice) -> None:
 def test_phases_add_up_without_a_client(twice) -> None:
     """What was waited is explained as far as in the driven run."""
     _, _, _, found = twice
-    assert kit.phase_seconds(found.requests).sum() == pytest.approx(found.requests["e2e_s"].sum(), abs=1e-6)
+    assert kit.phase_seconds(found.requests).sum() == pytest.approx(
+        found.requests["e2e_s"].sum(), abs=1e-6
+    )
     assert found.requests["unexplained_s"].abs().sum() < 0.05 * found.requests["e2e_s"].sum()
     assert found.requests["answer_states"].isna().all() and found.requests["ttft_s"].isna().all()

@@ -18,7 +18,9 @@ from tests.measures.queues import shared_processor
 def test_one_server_without_batching_is_the_textbooks_queue() -> None:
     """W(n) = n s is processor sharing: mean time s / (1 - rate s), and a geometric number in the system."""
     service = Service(alone_s=0.1, slot_s=0.1)
-    assert service.open_loop_s(5.0) == pytest.approx(0.2) and service.capacity_per_s == pytest.approx(10)
+    assert service.open_loop_s(5.0) == pytest.approx(
+        0.2
+    ) and service.capacity_per_s == pytest.approx(10)
     assert service.states(5.0)[:3] == pytest.approx([0.5, 0.25, 0.125])
     assert math.isinf(service.open_loop_s(10.0))
     with pytest.raises(FrameError, match="grows without end"):
@@ -34,13 +36,17 @@ def test_a_server_that_does_all_at_once_has_the_same_time_at_every_load() -> Non
 
 
 @given(st.floats(0.01, 1), st.floats(0.05, 1), st.floats(0.05, 0.9))
-def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(alone: float, share: float, load: float) -> None:
+def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(
+    alone: float, share: float, load: float
+) -> None:
     """Mean number in the system = rate times time, for any service that batches more or less."""
     service = Service(alone, alone * share)
     rate = load * service.capacity_per_s
     states = service.states(rate)
     mean_in = float((np.arange(len(states)) * states).sum())
-    assert states.sum() == pytest.approx(1) and mean_in == pytest.approx(rate * service.open_loop_s(rate), rel=1e-4)
+    assert states.sum() == pytest.approx(1) and mean_in == pytest.approx(
+        rate * service.open_loop_s(rate), rel=1e-4
+    )
 
 
 def test_the_line_is_found_through_times_without_noise() -> None:
@@ -64,7 +70,9 @@ def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
         return n / (alone + slot * (n - 1))
 
     users, times = [1, 2, 4, 8, 16, 32], []
-    for n in users:  # a closed loop of n: they are served together, so a request takes n / speed(n) by its size
+    for n in (
+        users
+    ):  # a closed loop of n: they are served together, so a request takes n / speed(n) by its size
         size = rng.exponential(size=4000)
         times.append(float((size * n / speed(n)).mean()))
     service = fit_service(users, times)
@@ -79,11 +87,19 @@ def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
 def test_the_interval_is_for_one_more_run() -> None:
     """By hand, rounds of 0.1 and 0.2 s: geometric mean 0.1414; three rounds alike have no spread; one is refused."""
     found = predict([Service(0.1, 1e-6), Service(0.2, 1e-6)], 1.0)
-    assert found.value_s == pytest.approx(math.sqrt(0.02), rel=1e-4) and found.low_s < 0.1 and found.high_s > 0.2
+    assert (
+        found.value_s == pytest.approx(math.sqrt(0.02), rel=1e-4)
+        and found.low_s < 0.1
+        and found.high_s > 0.2
+    )
     alike = predict([Service(0.1, 0.01)] * 3, 50.0)
     assert (alike.low_s, alike.value_s, alike.high_s) == pytest.approx((0.2, 0.2, 0.2))
     beyond = predict([Service(0.1, 0.01), Service(0.1, 0.02)], 60.0)
-    assert math.isinf(beyond.value_s) and math.isinf(beyond.high_s) and beyond.low_s == pytest.approx(0.25)
+    assert (
+        math.isinf(beyond.value_s)
+        and math.isinf(beyond.high_s)
+        and beyond.low_s == pytest.approx(0.25)
+    )
     with pytest.raises(FrameError, match="second round"):
         predict([Service(0.1, 0.01)], 1.0)
 

@@ -41,7 +41,9 @@ def test_overload_is_called_saturated_and_moderate_load_is_not() -> None:
     """Of 60 simulated steps of 12 s: at 130 % of the capacity all are saturated, at 60 % none is, and at least nine in
     ten are said to keep up; at 110 % none keeps up for sure in more than one of ten."""
     said = {
-        load: [saturation(*queue(100 * load, 100, 12, seed), (1.0, 11.5)).verdict for seed in range(60)]
+        load: [
+            saturation(*queue(100 * load, 100, 12, seed), (1.0, 11.5)).verdict for seed in range(60)
+        ]
         for load in (0.6, 1.1, 1.3)
     }
     assert set(said[1.3]) == {"saturated"}
@@ -53,8 +55,13 @@ def test_the_backlogs_growth_is_what_is_offered_less_what_is_served() -> None:
     """At twice the capacity 100 more wait every second, as the slope and the answered rate both say."""
     found = saturation(*queue(200, 100, 12, 1), (2.0, 11.0))
     assert found.backlog_growth_per_s == pytest.approx(100, rel=0.1)
-    assert found.growth_low < 100 < found.growth_high or found.backlog_growth_per_s == pytest.approx(100, rel=0.05)
-    assert found.answered_low < 100 < found.answered_high and found.offered_per_s == pytest.approx(200, rel=0.1)
+    assert (
+        found.growth_low < 100 < found.growth_high
+        or found.backlog_growth_per_s == pytest.approx(100, rel=0.05)
+    )
+    assert found.answered_low < 100 < found.answered_high and found.offered_per_s == pytest.approx(
+        200, rel=0.1
+    )
     with pytest.raises(FrameError, match="no request arrived"):
         saturation(np.array([1.0]), np.array([2.0]), (5.0, 6.0))
 
@@ -84,7 +91,9 @@ def test_neighbours_that_are_alike_do_not_shorten_the_interval() -> None:
     st.lists(st.tuples(st.floats(0, 100), st.floats(0.001, 50)), min_size=1, max_size=40),
     st.floats(0, 50), st.floats(1, 50),
 )  # fmt: skip
-def test_littles_books_always_balance(requests: list[tuple[float, float]], first: float, length: float) -> None:
+def test_littles_books_always_balance(
+    requests: list[tuple[float, float]], first: float, length: float
+) -> None:
     """Integral of the number in the system = arrivals times their mean time, and what the edges owe, for any window."""
     start = np.array([s for s, _ in requests])
     end = start + np.array([d for _, d in requests])
@@ -95,12 +104,16 @@ def test_littles_books_always_balance(requests: list[tuple[float, float]], first
         return
     books = littles_books(start, end, window)
     assert abs(books.rest) < 1e-6
-    assert books.mean_in_system == pytest.approx(books.lambda_w + books.before - books.after, abs=1e-6)
+    assert books.mean_in_system == pytest.approx(
+        books.lambda_w + books.before - books.after, abs=1e-6
+    )
 
 
 def test_littles_books_by_hand() -> None:
     """Window 0 to 10; one from -1 to 2, one from 4 to 6, one from 9 to 13: 2 + 2 + 1 = 5 request-seconds."""
-    books = littles_books(np.array([-1.0, 4.0, 9.0, np.nan]), np.array([2.0, 6.0, 13.0, np.nan]), (0.0, 10.0))
+    books = littles_books(
+        np.array([-1.0, 4.0, 9.0, np.nan]), np.array([2.0, 6.0, 13.0, np.nan]), (0.0, 10.0)
+    )
     assert books.mean_in_system == pytest.approx(0.5) and books.lambda_w == pytest.approx(0.2 * 3)
     assert (books.before, books.after, books.n) == pytest.approx((0.2, 0.3, 2))
 
@@ -110,7 +123,9 @@ def test_a_gauge_that_misses_requests_is_found_out_within_a_narrow_interval() ->
     start, end = queue(50, 100, 60, 2)
     at = np.arange(5.0, 55.0, 2.0)
     there = in_flight_at(start, end, at)
-    assert in_flight_at(np.array([1.0]), np.array([2.0]), np.array([0.5, 1.0, 1.5, 2.0])).tolist() == [0, 1, 1, 0]
+    assert in_flight_at(
+        np.array([1.0]), np.array([2.0]), np.array([0.5, 1.0, 1.5, 2.0])
+    ).tolist() == [0, 1, 1, 0]
     true = gauge_check(pd.DataFrame({"at": at, "value": there}), start, end)
     assert true.difference == true.low == true.high == 0 and true.samples == len(at)
     short = gauge_check(pd.DataFrame({"at": at, "value": there - 1}), start, end)
@@ -149,8 +164,12 @@ def test_the_steady_part_of_a_step() -> None:
 def test_a_level_is_its_users_by_its_throughput() -> None:
     """Two users, one second each, without a pause: two a second by count, one second by mean; ITL is half by four."""
     start = np.repeat(np.arange(20.0), 2)
-    row = level_row(records(start, start + 1.0, users=2), 2, warm_s=2, slo=Slo(ttft_s=0.6, itl_s=0.1))
-    assert row["answered_per_s"] == pytest.approx(2, rel=0.06) and row["e2e_mean_s"] == pytest.approx(1)
+    row = level_row(
+        records(start, start + 1.0, users=2), 2, warm_s=2, slo=Slo(ttft_s=0.6, itl_s=0.1)
+    )
+    assert row["answered_per_s"] == pytest.approx(2, rel=0.06) and row[
+        "e2e_mean_s"
+    ] == pytest.approx(1)
     assert row["itl_s"] == pytest.approx(0.125) and row["ttft_mean_s"] == pytest.approx(0.5)
     assert row["good_ratio"] == 0  # the first token in time, the pauses too long
 
@@ -159,7 +178,9 @@ def test_a_steps_row_holds_books_interval_and_verdict() -> None:
     """A simulated step at 60 %: it keeps up, Little's books balance, intervals hold their values."""
     start, end = queue(60, 100, 12, 11)
     row = step_row(records(start, end), 60, warm_s=1, slo=Slo(ttft_s=10))
-    assert row["verdict"] == "keeps up" and abs(row["littles_rest"]) < 1e-9 and row["good_ratio"] == 1
+    assert (
+        row["verdict"] == "keeps up" and abs(row["littles_rest"]) < 1e-9 and row["good_ratio"] == 1
+    )
     assert row["e2e_low_s"] <= row["e2e_mean_s"] <= row["e2e_high_s"] and row["failed"] == 0
     assert row["mean_in_flight"] == pytest.approx(row["lambda_w"] + row["littles_edges"])
     failing = records(start, end).assign(status="error")
@@ -195,5 +216,7 @@ def test_errors_of_predictions_say_whether_the_intervals_touch() -> None:
          "high_s": [0.12, 0.21, math.inf]}
     )  # fmt: skip
     table = prediction_errors(steps, told)
-    assert table["error_ratio"].tolist()[:2] == pytest.approx([0.1, 1.0]) and math.isnan(table["error_ratio"][2])
+    assert table["error_ratio"].tolist()[:2] == pytest.approx([0.1, 1.0]) and math.isnan(
+        table["error_ratio"][2]
+    )
     assert table["inside"].tolist() == [True, False, False]

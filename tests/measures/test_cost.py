@@ -28,7 +28,9 @@ from lab.measures import (
 from lab.measures.cost_energy import Energy
 from lab.prices import ApiPrice
 
-PRICE = ApiPrice("list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5)
+PRICE = ApiPrice(
+    "list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5
+)
 T0 = 1_790_000_000.0
 WINDOW = (T0, T0 + 10.0)
 
@@ -88,7 +90,9 @@ def test_the_machines_bill_by_hand() -> None:
 
 def test_every_groups_part_adds_up_to_the_machines_price() -> None:
     """Idle time is divided as busy time is: a 2.5 of 4, b 1.5 of 4. The price list sees tokens only."""
-    bill = bill_by(turns(), ["tenant"], window=WINDOW, usd_per_hour=3.6, price=PRICE).set_index("tenant")
+    bill = bill_by(turns(), ["tenant"], window=WINDOW, usd_per_hour=3.6, price=PRICE).set_index(
+        "tenant"
+    )
     assert (bill.machine_usd * 1e3).round(9).to_dict() == {"a": 6.25, "b": 3.75}
     assert bill.machine_usd.sum() == pytest.approx(10 / 3600 * 3.6)
     assert bill.api_usd["a"] == pytest.approx((60 + 40 * 0.5 + 20 * 10) / 1e6)
@@ -122,7 +126,11 @@ def test_cached_tokens_are_worth_what_more_fresh_ones_would_take() -> None:
     """A call takes 10 ms and 1 ms a fresh token: 500 cached tokens spared half a second. One stall moves nothing."""
     fresh = np.arange(1, 51)
     calls = pd.DataFrame(
-        {"prompt_tokens": fresh + 10, "cached_tokens": 10, "prefill_s": 0.01 + 0.001 * fresh + 0.0 * fresh}
+        {
+            "prompt_tokens": fresh + 10,
+            "cached_tokens": 10,
+            "prefill_s": 0.01 + 0.001 * fresh + 0.0 * fresh,
+        }
     )
     calls.loc[7, "prefill_s"] = 3.0
     saved = cache_savings(calls)
@@ -138,7 +146,9 @@ def test_the_interval_of_the_savings_holds_what_it_promises() -> None:
         rng = np.random.default_rng(seed)
         fresh = rng.integers(1, 200, 60)
         took = 0.02 + 0.001 * fresh + rng.exponential(0.03, 60)
-        saved = cache_savings(pd.DataFrame({"prompt_tokens": fresh + 100, "cached_tokens": 100, "prefill_s": took}))
+        saved = cache_savings(
+            pd.DataFrame({"prompt_tokens": fresh + 100, "cached_tokens": 100, "prefill_s": took})
+        )
         missed += not saved.low_s <= 0.001 * 6000 <= saved.high_s
     assert missed <= 27, "more than 9 %"
 
@@ -180,4 +190,8 @@ def test_energy_says_what_it_knows() -> None:
     """7.2 MJ are 2 kWh; a missing counter is a reason, not a zero."""
     known, unknown = Energy(7.2e6, "some_joules_total"), Energy(math.nan, "", "nobody counts it")
     assert known.cost_usd(0.25) == pytest.approx(0.5) and known.per_token_j(7.2e6) == 1.0
-    assert "2 kWh" in str(known) and str(unknown) == "no energy figure: nobody counts it" and not unknown.known
+    assert (
+        "2 kWh" in str(known)
+        and str(unknown) == "no energy figure: nobody counts it"
+        and not unknown.known
+    )

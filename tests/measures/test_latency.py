@@ -11,15 +11,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.errors import FrameError
-from lab.measures import bucket_quantile, mean_from_sum_and_count, quantile, quantiles, quantiles_by_source
+from lab.measures import (
+    bucket_quantile,
+    mean_from_sum_and_count,
+    quantile,
+    quantiles,
+    quantiles_by_source,
+)
 
-BOUNDS = [0.3, 0.5, 0.8, 1.0, 2.0, math.inf]  # vLLM's default for request latencies begins like this
+BOUNDS = [
+    0.3,
+    0.5,
+    0.8,
+    1.0,
+    2.0,
+    math.inf,
+]  # vLLM's default for request latencies begins like this
 
 
 def histogram(values, bounds=BOUNDS) -> pd.DataFrame:
     """What Prometheus would keep of these values."""
     counts = np.histogram(values, [-math.inf, *bounds])[0] if len(values) else np.zeros(len(bounds))
-    edges = np.searchsorted(bounds, values, side="left") if len(values) else []  # le: a bound belongs to its bucket
+    edges = (
+        np.searchsorted(bounds, values, side="left") if len(values) else []
+    )  # le: a bound belongs to its bucket
     counts = np.bincount(edges, minlength=len(bounds)).astype(float) if len(values) else counts
     return pd.DataFrame({"lower": [0.0, *bounds[:-1]], "upper": bounds, "count": counts})
 
@@ -41,7 +56,10 @@ def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> 
     """Of 400 samples of 200 exponential values, 95 % intervals hold the true median in 91 to 99 of 100."""
     rng = np.random.default_rng(1)
     truth = math.log(2)
-    hits = sum(f.low <= truth <= f.high for f in (quantile(rng.exponential(size=200), 0.5) for _ in range(400)))
+    hits = sum(
+        f.low <= truth <= f.high
+        for f in (quantile(rng.exponential(size=200), 0.5) for _ in range(400))
+    )
     assert 0.91 <= hits / 400 <= 0.99
 
 
@@ -50,7 +68,9 @@ def test_the_interval_is_that_of_plain_resampling() -> None:
     values = np.random.default_rng(2).lognormal(size=150)
     short = quantile(values, 0.9, resamples=4000)
     rng = np.random.default_rng(3)
-    plain = np.quantile([np.quantile(rng.choice(values, 150), 0.9) for _ in range(4000)], [0.025, 0.975])
+    plain = np.quantile(
+        [np.quantile(rng.choice(values, 150), 0.9) for _ in range(4000)], [0.025, 0.975]
+    )
     assert [short.low, short.high] == pytest.approx(plain, rel=0.12)
 
 
@@ -58,7 +78,11 @@ def test_quantiles_by_group() -> None:
     """One row a group and q; an unknown column is named."""
     frame = pd.DataFrame({"kind": ["a", "a", "b"], "e2e_s": [1.0, 3.0, 10.0]})
     table = quantiles(frame, "e2e_s", q=[0.5], by=["kind"])
-    assert table.value.tolist() == [2, 10] and table.n.tolist() == [2, 1] and table.kind.tolist() == ["a", "b"]
+    assert (
+        table.value.tolist() == [2, 10]
+        and table.n.tolist() == [2, 1]
+        and table.kind.tolist() == ["a", "b"]
+    )
     with pytest.raises(FrameError, match="no column ttft"):
         quantiles(frame, "ttft")
     with pytest.raises(FrameError, match="between 0 and 1"):
@@ -112,4 +136,6 @@ def test_sources_side_by_side_say_what_kind_of_interval() -> None:
         },
     )
     assert table.interval.tolist()[:3] == ["bootstrap 95 %", "one bucket holds all", "bucket"]
-    assert len(table) == 6 and (table.low <= table.value).all() and (table.value <= table.high).all()
+    assert (
+        len(table) == 6 and (table.low <= table.value).all() and (table.value <= table.high).all()
+    )

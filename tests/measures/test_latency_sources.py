@@ -29,7 +29,11 @@ def test_rebinning_puts_a_bound_into_the_bucket_below() -> None:
     """Prometheus' `le`: 0.5 belongs to (0.3, 0.5]; what is missing is not counted; what is beyond lies in +Inf."""
     found = rebin([0.1, 0.3, 0.5, math.nan, 9.0], [0.3, 0.5])
     assert found["count"].tolist() == [2, 1, 1] and found["cumulative"].tolist() == [2, 3, 4]
-    assert found["lower"].tolist() == [0, 0.3, 0.5] and found["upper"].tolist() == [0.3, 0.5, math.inf]
+    assert found["lower"].tolist() == [0, 0.3, 0.5] and found["upper"].tolist() == [
+        0.3,
+        0.5,
+        math.inf,
+    ]
     for bounds in ([], [0.5, 0.3], [0.3, math.inf]):
         with pytest.raises(FrameError, match="finite and rise"):
             rebin([1.0], bounds)
@@ -39,7 +43,9 @@ def test_what_a_dashboard_of_default_buckets_shows_whatever_the_truth() -> None:
     """A fast model: p95 reads 0.285 s in vLLM's default buckets, 4.75 s in OpenTelemetry's; it says how wrong."""
     fast = np.full(200, 0.02)
     table = said_by_buckets(
-        {"vLLM": fast, "Llama Stack": fast}, {"vLLM": VLLM_REQUEST_LATENCY_S, "Llama Stack": OTEL_DEFAULT}, [0.95]
+        {"vLLM": fast, "Llama Stack": fast},
+        {"vLLM": VLLM_REQUEST_LATENCY_S, "Llama Stack": OTEL_DEFAULT},
+        [0.95],
     )
     assert table["said"].tolist() == pytest.approx([0.285, 4.75])
     assert table["truth"].tolist() == [0.02, 0.02] and table["in_bucket_ratio"].tolist() == [1, 1]
@@ -61,7 +67,11 @@ def test_a_slope_is_that_of_the_line_even_beside_stalls() -> None:
     """y = 2 + 3x exactly; a fifth of the points stalls for a hundred seconds and moves it by less than its interval."""
     x = np.arange(50.0)
     found = slope(x, 2 + 3 * x)
-    assert found.per_x == pytest.approx(3) and found.intercept == pytest.approx(2) and found.at(10) == pytest.approx(32)
+    assert (
+        found.per_x == pytest.approx(3)
+        and found.intercept == pytest.approx(2)
+        and found.at(10) == pytest.approx(32)
+    )
     noisy = 2 + 3 * x + np.random.default_rng(1).normal(0, 1, 50)
     noisy[::5] += 100
     stalled = slope(x, noisy)
@@ -96,12 +106,18 @@ def records() -> pd.DataFrame:
 def test_gaps_are_between_chunks_and_the_longest_is_named() -> None:
     """By hand: 0.1, 0.3, 0.1; the longest is 3/5 of the stream. One chunk has no gap."""
     gaps = stream_gaps(records())
-    assert gaps["gap_s"].tolist() == pytest.approx([0.1, 0.3, 0.1]) and gaps["position"].tolist() == [1, 2, 3]
+    assert gaps["gap_s"].tolist() == pytest.approx([0.1, 0.3, 0.1]) and gaps[
+        "position"
+    ].tolist() == [1, 2, 3]
     longest = longest_gaps(records())
-    assert longest["longest_gap_s"].iloc[0] == pytest.approx(0.3) and longest["share_ratio"].iloc[0] == pytest.approx(
-        0.6
-    )
-    assert longest["chunks"].tolist() == [4, 1, 0] and longest["longest_gap_s"].isna().tolist() == [False, True, True]
+    assert longest["longest_gap_s"].iloc[0] == pytest.approx(0.3) and longest["share_ratio"].iloc[
+        0
+    ] == pytest.approx(0.6)
+    assert longest["chunks"].tolist() == [4, 1, 0] and longest["longest_gap_s"].isna().tolist() == [
+        False,
+        True,
+        True,
+    ]
     assert stream_gaps(records().iloc[1:]).empty
     with pytest.raises(FrameError, match="chunk_offsets_s"):
         stream_gaps(records().drop(columns="chunk_offsets_s"))
@@ -110,7 +126,11 @@ def test_gaps_are_between_chunks_and_the_longest_is_named() -> None:
 def test_tpot_is_a_requests_mean_and_needs_two_tokens() -> None:
     """Six tokens in half a second after the first: 0.1 s each."""
     found = token_latencies(records())
-    assert found["tpot_s"].iloc[0] == pytest.approx(0.1) and found["tpot_s"].isna().tolist() == [False, True, True]
+    assert found["tpot_s"].iloc[0] == pytest.approx(0.1) and found["tpot_s"].isna().tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_the_critical_path_adds_up_over_traces() -> None:
@@ -123,7 +143,11 @@ def test_the_critical_path_adds_up_over_traces() -> None:
         }
     )  # fmt: skip
     table = critical_path(trees)
-    assert table["name"].tolist() == ["root", "call", "beside"] and table["traces"].tolist() == [2, 1, 0]
+    assert table["name"].tolist() == ["root", "call", "beside"] and table["traces"].tolist() == [
+        2,
+        1,
+        0,
+    ]
     assert table["share_ratio"].tolist() == pytest.approx([3.3 / 4, 0.7 / 4, 0])
     assert table["critical_s"].sum() == pytest.approx(table.attrs["root_s"])
     with pytest.raises(FrameError, match="no trees"):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lab.errors import FrameError
-from lab.measures import paired_difference, requests_to_see, share_table, tool_confusion, tool_use, wilson
+from lab.measures import (
+    paired_difference,
+    requests_to_see,
+    share_table,
+    tool_confusion,
+    tool_use,
+    wilson,
+)
 
 
 def test_wilson_by_a_second_source() -> None:
@@ -20,7 +27,9 @@ def test_wilson_by_a_second_source() -> None:
     for successes, n in ((0, 10), (5, 10), (10, 10), (97, 123)):
         share, low, high = wilson(successes, n)
         expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
-        assert (share, low, high) == pytest.approx((successes / n, expected.low, expected.high), abs=1e-12)
+        assert (share, low, high) == pytest.approx(
+            (successes / n, expected.low, expected.high), abs=1e-12
+        )
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
@@ -37,9 +46,15 @@ def test_the_interval_holds_the_share(successes: int, n: int) -> None:
 
 def test_shares_by_group_leave_out_what_is_unknown() -> None:
     """A missing verdict is not a failure."""
-    frame = pd.DataFrame({"kind": ["a", "a", "b"], "right_tool": pd.array([True, None, False], dtype="boolean")})
+    frame = pd.DataFrame(
+        {"kind": ["a", "a", "b"], "right_tool": pd.array([True, None, False], dtype="boolean")}
+    )
     table = share_table(frame, ["right_tool"], by=["kind"])
-    assert table.rate_ratio.tolist() == [1.0, 0.0] and table.n.tolist() == [1, 1] and table.index.name == "outcome"
+    assert (
+        table.rate_ratio.tolist() == [1.0, 0.0]
+        and table.n.tolist() == [1, 1]
+        and table.index.name == "outcome"
+    )
     with pytest.raises(FrameError, match="lacks nothing_such"):
         share_table(frame, ["nothing_such"])
 
@@ -56,8 +71,14 @@ def test_tool_use_takes_what_verdicts_there_are() -> None:
 def test_the_confusion_of_tools() -> None:
     """Position by position; needless and missing calls are '(none)'."""
     table = tool_confusion([["a"], ["a", "b"], [], []], [["a"], ["b"], ["b"], []])
-    assert table.loc["a", "a"] == 1 and table.loc["a", "b"] == 1  # second request: b was called where a was due
-    assert table.loc["b", "(none)"] == 1 and table.loc["(none)", "b"] == 1 and table.loc["(none)", "(none)"] == 1
+    assert (
+        table.loc["a", "a"] == 1 and table.loc["a", "b"] == 1
+    )  # second request: b was called where a was due
+    assert (
+        table.loc["b", "(none)"] == 1
+        and table.loc["(none)", "b"] == 1
+        and table.loc["(none)", "(none)"] == 1
+    )
     assert table.to_numpy().sum() == 5
 
 
@@ -66,7 +87,11 @@ def test_a_paired_difference() -> None:
     a = [True] * 1 + [False] * 8 + [True] * 11
     b = [False] * 1 + [True] * 8 + [True] * 11
     found = paired_difference(a, b)
-    assert (found.only_a, found.only_b, found.n) == (1, 8, 20) and found.difference_ratio == pytest.approx(7 / 20)
+    assert (found.only_a, found.only_b, found.n) == (
+        1,
+        8,
+        20,
+    ) and found.difference_ratio == pytest.approx(7 / 20)
     assert found.p_value == pytest.approx(2 * (1 + 9) / 2**9)
     assert paired_difference([True], [True]).p_value == 1
     with pytest.raises(FrameError, match="same requests"):

@@ -33,7 +33,9 @@ def _p_value(successes: int, n: int) -> float:
 
 def _frame(values: list[bool | None], seed: int = 0) -> pd.DataFrame:
     ids = [f"s{seed}-{i:05d}" for i in range(len(values))]
-    return pd.DataFrame({"scenario_id": ids, "turn_index": 0, "right": pd.array(values, dtype="boolean")})
+    return pd.DataFrame(
+        {"scenario_id": ids, "turn_index": 0, "right": pd.array(values, dtype="boolean")}
+    )
 
 
 def test_pairs_are_the_requests_that_both_have() -> None:
@@ -71,8 +73,14 @@ def test_the_number_of_pairs_of_each_measure() -> None:
     some = _frame([True] * 30 + [False] * 10).assign(same=True, unknown=pd.NA)
     other = _frame([True] * 8 + [False] * 32).assign(same=True, unknown=pd.NA)
     table = pairs_needed(compare_paired(pair_up(some, other), ["same", "unknown", "right"]))
-    assert table.index.tolist() == ["right", "same"] and table.pairs.isna().tolist() == [False, True]
-    assert table.pairs["right"] == pairs_to_see(22 / 40, 0.0) and table.only_a_ratio["right"] == 22 / 40
+    assert table.index.tolist() == ["right", "same"] and table.pairs.isna().tolist() == [
+        False,
+        True,
+    ]
+    assert (
+        table.pairs["right"] == pairs_to_see(22 / 40, 0.0)
+        and table.only_a_ratio["right"] == 22 / 40
+    )
 
 
 def test_newcombes_own_example() -> None:
@@ -82,7 +90,9 @@ def test_newcombes_own_example() -> None:
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=60))
-def test_the_interval_holds_the_difference_and_turns_with_the_sides(pairs: list[tuple[bool, bool]]) -> None:
+def test_the_interval_holds_the_difference_and_turns_with_the_sides(
+    pairs: list[tuple[bool, bool]],
+) -> None:
     """It is inside -1 to 1, around the difference, and its mirror image when a and b change places."""
     both, only_a = sum(x and y for x, y in pairs), sum(x and not y for x, y in pairs)
     only_b, n = sum(y and not x for x, y in pairs), len(pairs)
@@ -115,7 +125,11 @@ def test_holm_keeps_false_alarms_rare() -> None:
 
 
 @settings(max_examples=25)
-@given(st.integers(0, 50).map(lambda x: x / 100), st.integers(0, 50).map(lambda x: x / 100), st.integers(1, 25))
+@given(
+    st.integers(0, 50).map(lambda x: x / 100),
+    st.integers(0, 50).map(lambda x: x / 100),
+    st.integers(1, 25),
+)
 def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
     """The sum over all tables, written the slow way with scipy's own test."""
     if only_a + only_b == 0:
@@ -123,7 +137,9 @@ def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
         return
     d, slow = only_a + only_b, 0.0
     for m in range(n + 1):
-        seen = sum(stats.binom.pmf(k, m, only_b / d) for k in range(m + 1) if m and _p_value(k, m) <= 0.05)
+        seen = sum(
+            stats.binom.pmf(k, m, only_b / d) for k in range(m + 1) if m and _p_value(k, m) <= 0.05
+        )
         slow += stats.binom.pmf(m, n, d) * seen
     assert paired_power(only_a, only_b, n) == pytest.approx(slow, abs=1e-9)
 
@@ -143,8 +159,12 @@ def test_so_many_pairs_see_the_difference_as_often_as_it_says() -> None:
     assert paired_power(0.30, 0.02, n) >= 0.8 > paired_power(0.30, 0.02, n - 1)
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(0.9, 0.0), (0.3, 0.02), (0.12, 0.02), (0.05, 0.0), (0.05, 0.02)])
-def test_the_fewest_pairs_are_found_where_all_numbers_are_tried(only_a: float, only_b: float) -> None:
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0.9, 0.0), (0.3, 0.02), (0.12, 0.02), (0.05, 0.0), (0.05, 0.02)]
+)
+def test_the_fewest_pairs_are_found_where_all_numbers_are_tried(
+    only_a: float, only_b: float
+) -> None:
     """Looking only where the power crosses finds the same as looking everywhere up to 1,200."""
     reached = power_curve(only_a, only_b, range(1, 1201)) >= 0.8
     assert pairs_to_see(only_a, only_b) == int(np.flatnonzero(~reached)[-1]) + 2

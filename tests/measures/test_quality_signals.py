@@ -37,7 +37,10 @@ def _flags(**row: object) -> set[str]:
         ({"answer": "13 GPUs."}, {"ungrounded"}),
         ({"answer": ""}, {"no_answer"}),
         ({"answer": "", "status": "error", "calls": ()}, {"failed_request"}),
-        ({"calls": (OK | {"error": "Error (code 1)", "output": None},), "answer": "Sorry."}, {"failed_call"}),
+        (
+            {"calls": (OK | {"error": "Error (code 1)", "output": None},), "answer": "Sorry."},
+            {"failed_call"},
+        ),
         ({"calls": (OK | {"output": None},), "answer": "Sorry."}, {"refused_call"}),
         ({"calls": (OK | {"arguments": '{"team": '},)}, {"malformed_call"}),
         ({"answer": '<tool_call>{"name"'}, {"malformed_call"}),
@@ -53,7 +56,9 @@ def test_each_signal_and_only_that_one(row: dict, expected: set[str]) -> None:
 
 def test_numbers_count() -> None:
     """Calls, words, tokens and model calls; a count that the API did not give is 0."""
-    found = signals(pd.DataFrame([_row(calls=(OK, OK), answer="a b c", completion_tokens=-1)])).iloc[0]
+    found = signals(
+        pd.DataFrame([_row(calls=(OK, OK), answer="a b c", completion_tokens=-1)])
+    ).iloc[0]
     assert found[list(NUMBERS)].tolist() == [2, 3, 0, 2]
 
 
@@ -74,7 +79,9 @@ def test_values_are_compared_as_numbers_and_words_as_words() -> None:
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.integers(10**7, 10**8))
-def test_an_answer_made_of_its_sources_is_grounded_and_one_more_value_is_not(said: list[int], new: int) -> None:
+def test_an_answer_made_of_its_sources_is_grounded_and_one_more_value_is_not(
+    said: list[int], new: int
+) -> None:
     """Exactly the values that nobody said are found, however many there are."""
     sources = [f'{{"value": {n}}}' for n in said]
     answer = " and ".join(map(str, said))
@@ -85,7 +92,10 @@ def test_an_answer_made_of_its_sources_is_grounded_and_one_more_value_is_not(sai
 def test_the_worth_of_signals_by_hand() -> None:
     """Four requests, two wrong: one signal finds one of them and no other; together they find both and a right one."""
     flags = pd.DataFrame({name: [False] * 4 for name in SIGNALS})
-    flags["ungrounded"], flags["failed_call"] = [True, False, False, False], [False, True, True, False]
+    flags["ungrounded"], flags["failed_call"] = (
+        [True, False, False, False],
+        [False, True, True, False],
+    )
     table = alert_quality(flags, [True, True, False, False])
     assert table.index.tolist() == ["failed_call", "ungrounded", "any"]
     assert table.precision_ratio.tolist() == [0.5, 1.0, pytest.approx(2 / 3)]
@@ -97,7 +107,10 @@ def test_the_worth_of_signals_by_hand() -> None:
 
 def _traffic(rng: np.random.Generator, n: int, ungrounded: float) -> pd.DataFrame:
     wrong = rng.random(n) < ungrounded
-    rows = [_row(answer="999 GPUs." if w else "12 GPUs.", session_id=f"s{i}") for i, w in enumerate(wrong)]
+    rows = [
+        _row(answer="999 GPUs." if w else "12 GPUs.", session_id=f"s{i}")
+        for i, w in enumerate(wrong)
+    ]
     return signals(pd.DataFrame(rows))
 
 

@@ -12,7 +12,9 @@ from lab.errors import FrameError
 from lab.measures import books, cost_by, machine_usd_per_mtok, token_totals
 from lab.prices import ApiPrice
 
-PRICE = ApiPrice("list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5)
+PRICE = ApiPrice(
+    "list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5
+)
 
 
 def requests() -> pd.DataFrame:
@@ -39,7 +41,11 @@ def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
     """Differences are explicit; an unknown total is no difference."""
     balance = books(token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007}))
     assert balance.spans_less_client.tolist() == [500, 0, 7]
-    assert balance.prometheus_less_client.tolist()[0] == 500 and balance.balanced.tolist() == [False, True, False]
+    assert balance.prometheus_less_client.tolist()[0] == 500 and balance.balanced.tolist() == [
+        False,
+        True,
+        False,
+    ]
     assert books(token_totals(requests().head(1))).balanced.all()
 
 

@@ -22,21 +22,38 @@ T0 = 1_790_000_000
 def samples(*series: tuple[dict[str, str], list[float]], step_s: float = 2.0) -> pd.DataFrame:
     """Series with these values, a sample every `step_s`."""
     return series_frame(
-        metrics(*((labels, [(T0 + i * step_s, str(v)) for i, v in enumerate(values)]) for labels, values in series))
+        metrics(
+            *(
+                (labels, [(T0 + i * step_s, str(v)) for i, v in enumerate(values)])
+                for labels, values in series
+            )
+        )
     )
 
 
 def cpu(number: str, mode: str, values: list[float]) -> tuple[dict[str, str], list[float]]:
-    return {"__name__": "node_cpu_seconds_total", "cpu": number, "mode": mode, "instance": "m"}, values
+    return {
+        "__name__": "node_cpu_seconds_total",
+        "cpu": number,
+        "mode": mode,
+        "instance": "m",
+    }, values
 
 
 def test_rates_of_counters_by_hand() -> None:
     """Two series of one group add up; a counter that began anew counts from 0, not backwards."""
     found = rates(
-        samples(({"job": "a", "i": "1"}, [10, 14, 2]), ({"job": "a", "i": "2"}, [0, 2, 4]), ({"job": "b"}, [1, 1, 1])),
+        samples(
+            ({"job": "a", "i": "1"}, [10, 14, 2]),
+            ({"job": "a", "i": "2"}, [0, 2, 4]),
+            ({"job": "b"}, [1, 1, 1]),
+        ),
         ["job"],
     )
-    assert found.value.tolist() == [3.0, 0.0, 2.0, 0.0] and found.job.astype(str).tolist() == ["a", "b"] * 2
+    assert (
+        found.value.tolist() == [3.0, 0.0, 2.0, 0.0]
+        and found.job.astype(str).tolist() == ["a", "b"] * 2
+    )
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=2, max_size=30), st.floats(0.5, 60))
@@ -45,13 +62,18 @@ def test_rates_give_back_what_was_counted(steps: list[float], step_s: float) -> 
     values = np.cumsum(steps)
     found = rates(samples(({"job": "a"}, values.tolist()), step_s=step_s), ["job"])
     seconds = found.time.diff().dt.total_seconds().fillna(step_s)
-    assert (found.value * seconds).sum() == pytest.approx(values[-1] - values[0], rel=1e-3, abs=1e-6)
+    assert (found.value * seconds).sum() == pytest.approx(
+        values[-1] - values[0], rel=1e-3, abs=1e-6
+    )
 
 
 def test_each_core_is_in_one_mode() -> None:
     """Two cores for two seconds, read half a second late: still two cores, three quarters of them busy."""
     table = samples(
-        cpu("0", "user", [0, 2.5]), cpu("0", "idle", [0, 0.0]), cpu("1", "user", [0, 1.25]), cpu("1", "idle", [0, 1.25])
+        cpu("0", "user", [0, 2.5]),
+        cpu("0", "idle", [0, 0.0]),
+        cpu("1", "user", [0, 1.25]),
+        cpu("1", "idle", [0, 1.25]),
     )
     modes = cores_by_mode(table)
     assert modes.set_index("mode").value.to_dict() == {"idle": 0.5, "user": 1.5}
@@ -77,13 +99,23 @@ def test_a_gauge_holds_until_it_is_looked_at_again() -> None:
 def test_the_roofline_by_hand() -> None:
     """10 GFLOP and 5 GB in 2 s of 100 GFLOP/s and 10 GB/s: 5 %, 25 %, 2 FLOPs a byte where 10 would balance."""
     work = Work(10e9, 5e9, 2.0, 100e9, 10e9)
-    assert (work.mfu_ratio, work.bandwidth_ratio, work.intensity, work.ridge) == pytest.approx((0.05, 0.25, 2, 10))
+    assert (work.mfu_ratio, work.bandwidth_ratio, work.intensity, work.ridge) == pytest.approx(
+        (0.05, 0.25, 2, 10)
+    )
     assert work.limit == "memory" and Work(1e12, 1e9, 1, 1e12, 1e12).limit == "arithmetic"
     assert math.isnan(Work(1, 1, 0, 1, 1).mfu_ratio)
 
 
-def dcgm(metric: str, gpu: str, values: list[float], host: str = "hostname") -> tuple[dict[str, str], list[float]]:
-    labels = {"gpu": gpu, "UUID": f"GPU-{gpu}", "device": f"nvidia{gpu}", "modelName": "NVIDIA H100", host: "node-1"}
+def dcgm(
+    metric: str, gpu: str, values: list[float], host: str = "hostname"
+) -> tuple[dict[str, str], list[float]]:
+    labels = {
+        "gpu": gpu,
+        "UUID": f"GPU-{gpu}",
+        "device": f"nvidia{gpu}",
+        "modelName": "NVIDIA H100",
+        host: "node-1",
+    }
     return {"__name__": metric, **labels}, values
 
 
@@ -104,10 +136,16 @@ def gpu(number: str, util: float, tensor: float, dram: float, host: str = "hostn
         (99, 0.05, 0.1, "waiting between kernels"),
     ],
 )
-def test_what_three_counters_say_together(util: float, tensor: float, dram: float, says: str) -> None:
+def test_what_three_counters_say_together(
+    util: float, tensor: float, dram: float, says: str
+) -> None:
     """GPU_UTIL alone calls the last three the same."""
     row = gpu_table(samples(*gpu("0", util, tensor, dram))).iloc[0]
-    assert says in row.says and row.util_ratio == pytest.approx(util / 100) and row.model == "NVIDIA H100"
+    assert (
+        says in row.says
+        and row.util_ratio == pytest.approx(util / 100)
+        and row.model == "NVIDIA H100"
+    )
 
 
 def test_energy_is_a_counter_in_millijoules() -> None:
@@ -146,7 +184,9 @@ def test_every_gpu_is_a_row_and_a_line() -> None:
     table = samples(*gpu("0", 99, 0.05, 0.8), *gpu("1", 0, 0.0, 0.0))
     assert gpu_table(table).util_ratio.tolist() == [0.99, 0.0]
     lines = gpu_activity(table)
-    assert sorted(set(lines.what)) == sorted(f"{w} of gpu {g}" for g in "01" for w in ("util", "tensor", "dram"))
+    assert sorted(set(lines.what)) == sorted(
+        f"{w} of gpu {g}" for g in "01" for w in ("util", "tensor", "dram")
+    )
     assert lines.value.max() == pytest.approx(0.99)
 
 

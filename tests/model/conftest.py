@@ -22,13 +22,19 @@ def with_torch() -> Command:
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         python = Path(sys.executable)
     elif not python.exists():
-        pytest.skip("no environment with torch and transformers: neither this one nor .venvs/vllm (run `make setup`)")
+        pytest.skip(
+            "no environment with torch and transformers: neither this one nor .venvs/vllm (run `make setup`)"
+        )
 
-    env = os.environ | {"OMP_NUM_THREADS": "1"}  # on a busy machine threads that wait for each other cost minutes
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1"
+    }  # on a busy machine threads that wait for each other cost minutes
 
     def run(*arguments: object, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [str(python), *map(str, arguments)]
-        return subprocess.run(command, cwd=REPO, env=env, input=stdin, capture_output=True, text=True, timeout=280)
+        return subprocess.run(
+            command, cwd=REPO, env=env, input=stdin, capture_output=True, text=True, timeout=280
+        )
 
     return run
 
@@ -36,4 +42,6 @@ def with_torch() -> Command:
 @pytest.fixture(scope="session")
 def train_lab_model(with_torch: Command) -> Command:
     """Runs `python -m scripts.train_lab_model` with the arguments."""
-    return lambda *arguments, stdin="": with_torch("-m", "scripts.train_lab_model", *arguments, stdin=stdin)
+    return lambda *arguments, stdin="": with_torch(
+        "-m", "scripts.train_lab_model", *arguments, stdin=stdin
+    )

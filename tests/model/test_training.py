@@ -13,7 +13,20 @@ from lab.world import KINDS
 
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-TINY = ["--hidden", 64, "--intermediate", 128, "--layers", 2, "--heads", 4, "--kv-heads", 2, "--conversations", 16]
+TINY = [
+    "--hidden",
+    64,
+    "--intermediate",
+    128,
+    "--layers",
+    2,
+    "--heads",
+    4,
+    "--kv-heads",
+    2,
+    "--conversations",
+    16,
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +48,9 @@ def test_loss_falls_and_training_goes_on(folder: Path) -> None:
     assert mean(losses[-5:]) < 0.7 * mean(losses[:5])
 
 
-def test_what_it_exports_loads_and_speaks(folder: Path, train_lab_model: Any, tmp_path: Path) -> None:
+def test_what_it_exports_loads_and_speaks(
+    folder: Path, train_lab_model: Any, tmp_path: Path
+) -> None:
     """The folder has all that a server needs, below 12 MB, and generates text from it."""
     to = tmp_path / "model"
     done = train_lab_model("export", "--folder", folder, "--to", to)

@@ -9,9 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 PARAMETERS = "rate: float = 1.0  # requests a second\nname: str = 'a'  # who asks\nfast: bool = False  # skip the wait"
-OPENING = (
-    "# {number} Look around\n\n*Level: first · Time: 10 minutes · Needs: the stack*\n\nYou will see:\n\n- one thing"
-)
+OPENING = "# {number} Look around\n\n*Level: first · Time: 10 minutes · Needs: the stack*\n\nYou will see:\n\n- one thing"
 
 
 def write(path: Path, *code: str, parameters: str | None = PARAMETERS, number: str = "07") -> Path:
@@ -21,6 +19,8 @@ def write(path: Path, *code: str, parameters: str | None = PARAMETERS, number: s
         cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     cells += [new_code_cell(c) if not c.startswith("## ") else new_markdown_cell(c) for c in code]
     cells.append(new_markdown_cell("## Recap\n\nThat was it. Next: nothing."))
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    notebook = new_notebook(
+        cells=cells, metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    )
     nbformat.write(notebook, path)
     return path

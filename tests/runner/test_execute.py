@@ -34,29 +34,43 @@ def _printed(path: str | Path) -> str:
 def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
     """A failing, a hanging and a crashing notebook are each named with the cell; the good one after them still runs."""
     paths = [
-        write(tmp_path / "00_fails.ipynb", "from lab.errors import NoData\nraise NoData('no series', do='wait')"),
+        write(
+            tmp_path / "00_fails.ipynb",
+            "from lab.errors import NoData\nraise NoData('no series', fix='wait')",
+        ),
         write(tmp_path / "01_hangs.ipynb", "import time; time.sleep(60)"),
         write(tmp_path / "02_dies.ipynb", "import os; os._exit(3)"),
         write(tmp_path / "03_good.ipynb", "print('rate is', rate)"),
     ]
     seen: list[Progress] = []
-    runs = run_notebooks(paths, tmp_path / "out", {"rate": 2.5}, settings, cell_timeout_s=3, progress=seen.append)
+    runs = run_notebooks(
+        paths, tmp_path / "out", {"rate": 2.5}, settings, cell_timeout_s=3, progress=seen.append
+    )
     assert [run.status for run in runs] == [FAILED, TIMED_OUT, FAILED, PASSED]
-    assert [run.cell for run in runs] == [3, 3, 3, None], "the injected cell counts, as in the executed copy"
-    assert "NoData: no series\n  What to do: wait" in runs[0].error and "raise NoData" in runs[0].traceback
+    assert [run.cell for run in runs] == [3, 3, 3, None], (
+        "the injected cell counts, as in the executed copy"
+    )
+    assert "NoData: no series\n  Fix: wait" in runs[0].error and "raise NoData" in runs[0].traceback
     assert "longer than 3 s" in runs[1].error and "kernel died" in runs[2].error
     assert _printed(runs[3].output) == "rate is 2.5\n"
     assert [p.run.status for p in seen if p.run] == [run.status for run in runs]
 
 
-def test_kernel_is_this_environment(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_is_this_environment(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever `python3` kernel a user has registered, the notebook runs in the lab's interpreter, for this lab."""
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
-    (spec / "kernel.json").write_text('{"argv": ["/bin/false"], "display_name": "wrong", "language": "python"}')
+    (spec / "kernel.json").write_text(
+        '{"argv": ["/bin/false"], "display_name": "wrong", "language": "python"}'
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     monkeypatch.setenv("HOME", "/nonexistent")
-    path = write(tmp_path / "00_who.ipynb", "import os, sys\nprint(sys.executable, os.environ['LAB_STATE_DIR'])")
+    path = write(
+        tmp_path / "00_who.ipynb",
+        "import os, sys\nprint(sys.executable, os.environ['LAB_STATE_DIR'])",
+    )
     run = run_notebooks([path], tmp_path / "out", {}, settings)[0]
     assert _printed(run.output).split() == [sys.executable, str(settings.state_dir)], run.error
 
@@ -79,7 +93,10 @@ def test_folder_that_cannot_be_made(tmp_path: Path, settings: Settings) -> None:
 def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
     """Ctrl-C: the running notebook is `interrupted`, the rest `not run`, the report is written, no kernel stays."""
     for number in ("00", "01", "02"):
-        write(tmp_path / f"{number}_n.ipynb", "import time; time.sleep(0 if %s else 60)" % (number == "00"))
+        write(
+            tmp_path / f"{number}_n.ipynb",
+            "import time; time.sleep(0 if %s else 60)" % (number == "00"),
+        )
     script = textwrap.dedent(
         f"""
         import sys
@@ -89,8 +106,15 @@ def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
         sys.exit(session.main(["--out", {str(tmp_path / "out")!r}]))
         """
     )
-    env = {**os.environ, "LAB_PLACE": "recorded", "LAB_STATE_DIR": str(tmp_path / "state"), "PYTHONPATH": str(REPO)}
-    child = subprocess.Popen([sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True)
+    env = {
+        **os.environ,
+        "LAB_PLACE": "recorded",
+        "LAB_STATE_DIR": str(tmp_path / "state"),
+        "PYTHONPATH": str(REPO),
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], env=env, stdout=subprocess.PIPE, text=True
+    )
     try:
         for line in child.stdout:
             if "01_n (2 of 3)" in line:

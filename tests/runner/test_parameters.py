@@ -19,7 +19,10 @@ def notebook(tmp_path: Path) -> Path:
 
 def test_misspelt_name_is_refused(notebook: Path) -> None:
     """With the parameters that there are, and the one that was probably meant."""
-    with pytest.raises(NotebookError, match=r"(?s)'rte' is not a parameter of 00_a.ipynb.*fast, name, rate.*mean rate"):
+    with pytest.raises(
+        NotebookError,
+        match=r"(?s)'rte' is not a parameter of 00_a.ipynb.*fast, name, rate.*mean rate",
+    ):
         share_out([notebook], {"rte": 9})
 
 
@@ -32,12 +35,17 @@ def test_a_notebook_without_the_cell_takes_none(tmp_path: Path) -> None:
 def test_each_notebook_gets_its_own(notebook: Path, tmp_path: Path) -> None:
     """A name is for the notebooks that have it; one that none has is refused."""
     other = write(tmp_path / "01_b.ipynb", parameters="users: int = 4  # at once")
-    assert share_out([notebook, other], {"rate": 2, "users": 8}) == {notebook: {"rate": 2}, other: {"users": 8}}
+    assert share_out([notebook, other], {"rate": 2, "users": 8}) == {
+        notebook: {"rate": 2},
+        other: {"users": 8},
+    }
     with pytest.raises(NotebookError, match="any of the 2 notebooks"):
         share_out([notebook, other], {"x": 1})
 
 
-@pytest.mark.parametrize(("name", "value"), [("rate", "fast"), ("rate", True), ("name", 3), ("fast", 1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rate", "fast"), ("rate", True), ("name", 3), ("fast", 1)]
+)
 def test_wrong_type_is_refused(notebook: Path, name: str, value: object) -> None:
     """A text where a number is needed would fail deep in a later cell."""
     with pytest.raises(NotebookError, match=f"(?s)parameter {name}.*default"):
@@ -63,7 +71,11 @@ def test_file_that_is_no_notebook(tmp_path: Path) -> None:
 
 def test_values_on_the_command_line() -> None:
     """As YAML scalars, so that numbers are numbers; anything else than name=value is refused."""
-    assert parse_parameters(["rate=2.5", "name=x y", "fast=true"]) == {"rate": 2.5, "name": "x y", "fast": True}
+    assert parse_parameters(["rate=2.5", "name=x y", "fast=true"]) == {
+        "rate": 2.5,
+        "name": "x y",
+        "fast": True,
+    }
     for bad in ("rate", "=3", "a b=3"):
         with pytest.raises(NotebookError, match="name=value"):
             parse_parameters([bad])

@@ -20,12 +20,18 @@ FIGURE = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 1)
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report about one good and one failing notebook, really executed."""
     folder = tmp_path_factory.mktemp("run")
-    good = write(folder / "00_good.ipynb", "## Two <lines>\n\nThe *slower* one is red. More words.", FIGURE)
+    good = write(
+        folder / "00_good.ipynb", "## Two <lines>\n\nThe *slower* one is red. More words.", FIGURE
+    )
     bad = write(folder / "01_bad.ipynb", "raise ValueError('<script>alert(1)</script>')")
     (folder / "out" / "logs").mkdir(parents=True)
     (folder / "out" / "logs" / "vllm.log").write_text("")
-    runs = run_notebooks([good, bad], folder / "out" / "notebooks", {}, Settings(state_dir=folder / "state"))
-    return write_report(folder / "out", runs, {"vllm": "0.32.0 (cpu build)"}, ["PartFailed: vllm died"])
+    runs = run_notebooks(
+        [good, bad], folder / "out" / "notebooks", {}, Settings(state_dir=folder / "state")
+    )
+    return write_report(
+        folder / "out", runs, {"vllm": "0.32.0 (cpu build)"}, ["PartFailed: vllm died"]
+    )
 
 
 def test_figures_are_in_the_page_with_heading_and_caption(page: Path) -> None:

@@ -31,13 +31,17 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a notebook that passed and one that failed before its tagged cell, both really executed."""
     folder = tmp_path_factory.mktemp("run")
     text = "## The bill\n\nWho pays most. And more."
-    good = write(folder / "06_good.ipynb", text, TABLE, "print('12 < 13 USD')", "'nobody asked'", FIGURE)
+    good = write(
+        folder / "06_good.ipynb", text, TABLE, "print('12 < 13 USD')", "'nobody asked'", FIGURE
+    )
     _tag(good, "import pandas", "payer")
     _tag(good, "print", "payer", "sre")
     _tag(good, "import matplotlib", "sre")
     bad = write(folder / "07_bad.ipynb", "## Too late\n\nNever seen.", "1 / 0", "print('never')")
     _tag(bad, "print", "developer")
-    runs = run_notebooks([good, bad], folder / "out" / "notebooks", {}, Settings(state_dir=folder / "state"))
+    runs = run_notebooks(
+        [good, bad], folder / "out" / "notebooks", {}, Settings(state_dir=folder / "state")
+    )
     write_report(folder / "out", runs, {})
     return folder / "out"
 
@@ -79,7 +83,9 @@ def test_a_cell_that_was_not_reached_is_named(executed: Path) -> None:
 def test_a_long_table_is_cut_and_says_so() -> None:
     """The report is for reading; the notebook has the rest."""
     rows = "".join(f"<tr><th>{i}</th><td>{i}</td></tr>" for i in range(MOST_ROWS + 3))
-    found = table_of(f"<table><thead><tr><th></th><th>n</th></tr></thead><tbody>{rows}</tbody></table>")
+    found = table_of(
+        f"<table><thead><tr><th></th><th>n</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
     assert len(found.body) == MOST_ROWS and found.left_out == 3
 
 
@@ -92,14 +98,18 @@ def test_what_is_no_table_is_none() -> None:
 
 def test_an_index_of_two_levels_keeps_its_columns() -> None:
     """A heading that spans rows leaves empty ones below it, so that numbers stay under their names."""
-    frame = pd.DataFrame({"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")]))
+    frame = pd.DataFrame(
+        {"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")])
+    )
     rows = [[text for _, _, text in row] for row in table_of(frame.to_html()).body]
     assert rows == [["a", "x", "1"], ["", "y", "2"], ["b", "x", "3"]]
 
 
 def test_a_named_index_takes_no_row_of_its_own_and_nothing_is_shown_as_a_dash() -> None:
     """As one would set it by hand."""
-    frame = pd.DataFrame({"n": pd.array([1, None], dtype="Int64")}, index=pd.Index(["a", "b"], name="tool"))
+    frame = pd.DataFrame(
+        {"n": pd.array([1, None], dtype="Int64")}, index=pd.Index(["a", "b"], name="tool")
+    )
     found = table_of(frame.to_html())
     assert [[text for _, _, text in row] for row in found.head] == [["tool", "n"]]
     assert [[text for _, _, text in row] for row in found.body] == [["a", "1"], ["b", MISSING]]

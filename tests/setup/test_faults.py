@@ -29,7 +29,8 @@ def _logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_interpreter_says_what_to_install() -> None:
     """No machine has Python 3.99, and uv cannot download it: where it was looked for, and four ways to get one."""
     with pytest.raises(
-        SetupError, match=r"(?s)no Python 3\.99.*pyenv's versions.*pyenv install 3\.99.*conda.*uv python"
+        SetupError,
+        match=r"(?s)no Python 3\.99.*pyenv's versions.*pyenv install 3\.99.*conda.*uv python",
     ):
         interpreters.find(UV, ["3.99"], dict(os.environ), "lab")
 
@@ -42,17 +43,25 @@ def test_interpreter_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
     assert not interpreters.works(broken, "3.12")
     assert not interpreters.works(tmp_path / "absent", "3.12")
     own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert interpreters.works(Path(sys.executable), own) and not interpreters.works(Path(sys.executable), "3.8")
+    assert interpreters.works(Path(sys.executable), own) and not interpreters.works(
+        Path(sys.executable), "3.8"
+    )
 
 
-def test_pyenv_interpreters_are_found_by_full_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyenv_interpreters_are_found_by_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The newest patch release first, by number: 3.12.10 before 3.12.9."""
     for patch in ("3.12.9", "3.12.10", "3.11.7"):
         folder = tmp_path / "versions" / patch / "bin"
         folder.mkdir(parents=True)
         (folder / "python").write_text("")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    found = [p.parts[-3] for p in interpreters.installed(UV, "3.12", dict(os.environ)) if tmp_path in p.parents]
+    found = [
+        p.parts[-3]
+        for p in interpreters.installed(UV, "3.12", dict(os.environ))
+        if tmp_path in p.parents
+    ]
     assert found == ["3.12.10", "3.12.9"]
 
 
@@ -60,7 +69,10 @@ def test_no_prometheus_and_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """The error names what was looked for, and how to get it on this system."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(prometheus, "ELSEWHERE", "")
-    with pytest.raises(SetupError, match=r"(?s)prometheus was not found.*no apt-get.*(apt-get install|brew install)"):
+    with pytest.raises(
+        SetupError,
+        match=r"(?s)prometheus was not found.*no apt-get.*(apt-get install|brew install)",
+    ):
         prometheus.find_tools(tmp_path)
 
 
@@ -99,7 +111,9 @@ def test_command_without_end_is_ended(tmp_path: Path) -> None:
     """Behind some firewalls a server neither answers nor refuses."""
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     began = time.monotonic()
-    code, _ = progress.attempt("lab", command, log=tmp_path / "log", env=dict(os.environ), timeout_s=0.5)
+    code, _ = progress.attempt(
+        "lab", command, log=tmp_path / "log", env=dict(os.environ), timeout_s=0.5
+    )
     assert code is None and time.monotonic() - began < 30
 
 
@@ -156,6 +170,8 @@ def test_debian_package_is_unpacked_and_not_installed(tmp_path: Path) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         pytest.skip("no apt-get on this system")
     root = debian.unpack("prometheus-node-exporter", tmp_path / "node", part="prometheus")
-    done = subprocess.run([root / "usr/bin/prometheus-node-exporter", "--version"], capture_output=True, text=True)
+    done = subprocess.run(
+        [root / "usr/bin/prometheus-node-exporter", "--version"], capture_output=True, text=True
+    )
     assert done.returncode == 0 and "node_exporter" in done.stdout + done.stderr
     assert not (tmp_path / "node.part").exists()

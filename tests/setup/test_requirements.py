@@ -26,7 +26,13 @@ ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grpc"}
 
 
 def _name(requirement: str) -> str:
-    return re.match(r"[A-Za-z0-9._-]+", requirement).group().lower().replace("_", "-").replace(".", "-")
+    return (
+        re.match(r"[A-Za-z0-9._-]+", requirement)
+        .group()
+        .lower()
+        .replace("_", "-")
+        .replace(".", "-")
+    )
 
 
 def _pin(requirement: str) -> str:
@@ -35,7 +41,10 @@ def _pin(requirement: str) -> str:
 
 
 def _project(*extras: str) -> dict[str, str]:
-    lines = [*PROJECT["dependencies"], *(x for e in extras for x in PROJECT["optional-dependencies"][e])]
+    lines = [
+        *PROJECT["dependencies"],
+        *(x for e in extras for x in PROJECT["optional-dependencies"][e]),
+    ]
     return {_name(line): _pin(line) for line in lines}
 
 
@@ -58,7 +67,9 @@ def test_torch_is_in_no_cpu_lock() -> None:
 
 def test_locks_hold_what_is_asked_for() -> None:
     """A dependency added to pyproject.toml and not locked would be missing after `make setup`."""
-    locked = dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (REPO / "requirements/lab.txt").read_text()))
+    locked = dict(
+        re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (REPO / "requirements/lab.txt").read_text())
+    )
     for name, pin in _project("stack", "dev").items():
         assert name in locked, f"{name} is not in lab.txt: run `make lock`"
         if pin.startswith("=="):
@@ -68,7 +79,9 @@ def test_locks_hold_what_is_asked_for() -> None:
 def test_conda_users_get_the_same() -> None:
     """environment.yml names every dependency of the project and of Llama Stack, with the same pins."""
     listed = yaml.safe_load((REPO / "environment.yml").read_text())["dependencies"]
-    lines = [x for x in listed if isinstance(x, str)] + next(x["pip"] for x in listed if isinstance(x, dict))
+    lines = [x for x in listed if isinstance(x, str)] + next(
+        x["pip"] for x in listed if isinstance(x, dict)
+    )
     conda = {_name(line): _pin(line) for line in lines if _name(line) not in ("python", "pip")}
     assert conda == _project("stack")
     assert set(conda) >= NAMED
@@ -82,11 +95,17 @@ def _entries(path: Path) -> list[str]:
         text = text.partition("\ndependencies = [")[2].partition("[project.scripts]")[0]
         return re.findall(r'(?m)^ +"[a-z].*', text)
     if path.name == "environment.yml":
-        return [x for x in re.findall(r"(?m)^ +- .*", text.partition("\ndependencies:")[2]) if "- pip" not in x]
+        return [
+            x
+            for x in re.findall(r"(?m)^ +- .*", text.partition("\ndependencies:")[2])
+            if "- pip" not in x
+        ]
     return re.findall(r"(?m)^[a-z].*", text)
 
 
-@pytest.mark.parametrize("path", [REPO / "pyproject.toml", REPO / "environment.yml", *SOURCES], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [REPO / "pyproject.toml", REPO / "environment.yml", *SOURCES], ids=lambda p: p.name
+)
 def test_every_line_says_what_needs_it(path: Path) -> None:
     """A dependency without a reason cannot be argued away later."""
     entries = _entries(path)
@@ -106,4 +125,6 @@ def test_what_lab_imports_is_named() -> None:
                 if top in sys.stdlib_module_names or top in own | ELSEWHERE:
                     continue
                 found = {_name(d) for d in owners.get(top, [])}
-                assert found & named, f"{path.relative_to(REPO)} imports {name}, of {found or 'nothing installed'}"
+                assert found & named, (
+                    f"{path.relative_to(REPO)} imports {name}, of {found or 'nothing installed'}"
+                )

@@ -23,7 +23,9 @@ child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
 print('listening', flush=True)
 http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
-STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.replace("subprocess.Popen", "print")
+STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.replace(
+    "subprocess.Popen", "print"
+)
 
 
 def make_plan(given: dict) -> Plan:
@@ -35,19 +37,31 @@ def make_plan(given: dict) -> Plan:
     task = Part("task", "runs once", argv, Probe("exit"), task=True, essential=False)
     parts = [_failing(p) if p.name == given.get("fail") else p for p in (web, other, task)]
     on_demand = given.get("on_demand")
-    parts = [replace(p, on_demand=True, essential=False) if p.name == on_demand else p for p in parts]
+    parts = [
+        replace(p, on_demand=True, essential=False) if p.name == on_demand else p for p in parts
+    ]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
     return Plan(tuple(parts), {}, endpoints, endpoints)
 
 
 def _server(name: str, code: str, port: int, **more) -> Part:
     probe = Probe("http", {"url": f"http://127.0.0.1:{port}/"})
-    return Part(name, f"the part {name}", (sys.executable, "-c", code, str(port)), probe, port=port, **more)
+    return Part(
+        name, f"the part {name}", (sys.executable, "-c", code, str(port)), probe, port=port, **more
+    )
 
 
 def _failing(part: Part) -> Part:
     argv = (sys.executable, "-c", "raise ValueError('no such luck')")
-    return Part(part.name, part.what, argv, part.ready, needs=part.needs, essential=part.essential, task=part.task)
+    return Part(
+        part.name,
+        part.what,
+        argv,
+        part.ready,
+        needs=part.needs,
+        essential=part.essential,
+        task=part.task,
+    )
 
 
 if __name__ == "__main__":

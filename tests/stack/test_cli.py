@@ -35,7 +35,10 @@ def test_help_imports_no_stage():
     code = "import sys; sys.argv = ['lab', '--help']\nfrom lab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
     code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'errors')])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(cli.__file__).parents[2]
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=Path(cli.__file__).parents[2],
     )
     assert done.stdout.strip().endswith("[]"), done.stdout[-300:]
 
@@ -44,12 +47,16 @@ def test_an_error_is_printed_without_a_traceback(monkeypatch, capsys):
     """Kind, what happened, what to do; exit status 1."""
 
     def fail(*_, **__):
-        raise PartFailed("vllm did not come up", part="vllm", log="/x/vllm.log", had="no memory")
+        raise PartFailed("vllm did not come up", part="vllm", log="/x/vllm.log", got="no memory")
 
     monkeypatch.setattr(stack, "up", fail)
     assert run(monkeypatch, "up") == 1
     err = capsys.readouterr().err
-    assert "PartFailed: vllm did not come up" in err and "read /x/vllm.log" in err and "Traceback" not in err
+    assert (
+        "PartFailed: vllm did not come up" in err
+        and "read /x/vllm.log" in err
+        and "Traceback" not in err
+    )
 
 
 def test_a_wrong_command_line_is_refused(monkeypatch):
@@ -60,7 +67,10 @@ def test_a_wrong_command_line_is_refused(monkeypatch):
 
 def test_status_says_what_is_wrong(monkeypatch, capsys):
     """Exit status 1 when a needed part is dead; 0 when only the documents are missing."""
-    parts = [PartStatus("supervisor", "ready", ready=True), PartStatus("vllm", "dead", error="killed by SIGKILL")]
+    parts = [
+        PartStatus("supervisor", "ready", ready=True),
+        PartStatus("vllm", "dead", error="killed by SIGKILL"),
+    ]
     monkeypatch.setattr(stack, "status", lambda _: parts)
     assert run(monkeypatch, "status") == 1
     assert "killed by SIGKILL" in capsys.readouterr().out
@@ -94,7 +104,10 @@ def test_progress_without_a_terminal_is_a_line_a_change(capsys):
     for t in (1.0, 2.0, 11.0, 12.0):
         progress([PartStatus("vllm", "starting", waits_for="chat: refused")], t)
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("s  ")[1] for line in lines] == ["vllm         starting", "waiting for vllm: chat: refused"]
+    assert [line.split("s  ")[1] for line in lines] == [
+        "vllm         starting",
+        "waiting for vllm: chat: refused",
+    ]
 
 
 def test_logs_of_a_part_and_a_trace_at_once_are_refused(monkeypatch, capsys):

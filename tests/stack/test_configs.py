@@ -25,7 +25,9 @@ def test_the_scrape_jobs_are_those_of_the_vocabulary():
 def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
     """Its metrics may be behind something that we do not know."""
     external = {"vllm": "http://gpu.example:8000"}
-    assert prometheus_config.targets(WISHED, URLS | external, external)["vllm"] == "gpu.example:8000"
+    assert (
+        prometheus_config.targets(WISHED, URLS | external, external)["vllm"] == "gpu.example:8000"
+    )
     assert "vllm" not in prometheus_config.essential_jobs(external)
 
 
@@ -34,16 +36,23 @@ def test_prometheus_takes_its_configuration(tmp_path: Path):
     """promtool finds no fault with it."""
     path = tmp_path / "prometheus.yml"
     path.write_text(prometheus_config.render(prometheus_config.targets(WISHED, URLS, {})))
-    done = subprocess.run(["promtool", "check", "config", str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["promtool", "check", "config", str(path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_llama_stack_takes_its_configuration(tmp_path: Path):
     """Llama Stack's own types accept every key; none is ignored."""
     datatypes = pytest.importorskip("llama_stack.core.datatypes")
-    found = datatypes.StackConfig(**yaml.safe_load(llama_stack_config.render(Settings(), WISHED, URLS, tmp_path)))
+    found = datatypes.StackConfig(
+        **yaml.safe_load(llama_stack_config.render(Settings(), WISHED, URLS, tmp_path))
+    )
     assert found.server.host == "127.0.0.1"
-    assert {m.model_id for m in found.registered_resources.models} == {"lab-model", "all-minilm-l6-v2"}
+    assert {m.model_id for m in found.registered_resources.models} == {
+        "lab-model",
+        "all-minilm-l6-v2",
+    }
     assert [p.provider_type for p in found.providers["vector_io"]] == ["inline::faiss"]
     assert found.vector_stores.default_embedding_model.embedding_dimensions == 384
 

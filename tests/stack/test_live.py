@@ -36,12 +36,19 @@ def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
 
     A small model does fail: Llama Stack answers 500 when the arguments that it writes are not JSON.
     """
-    tool = {"type": "mcp", "server_label": "help-desk", "server_url": f"{settings.endpoint('mcp')}/mcp"}
+    tool = {
+        "type": "mcp",
+        "server_label": "help-desk",
+        "server_url": f"{settings.endpoint('mcp')}/mcp",
+    }
     body = {"model": model_id(settings.model_name), "input": question, "temperature": 0}
     response = httpx.post(
         f"{settings.endpoint('llama_stack')}/v1/responses",
         json=body | {"tools": [tool | {"require_approval": "never"}]},
-        headers={"traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01", "baggage": f"{Attr.TENANT}=acme,secret=x"},
+        headers={
+            "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
+            "baggage": f"{Attr.TENANT}=acme,secret=x",
+        },
         timeout=120,
     )
     answer = response.json() if response.is_success else {"output": []}
@@ -59,7 +66,9 @@ def spans_of(settings: Settings, trace_id: str) -> list[dict]:
         for scope in batch["scopeSpans"]:
             for s in scope["spans"]:
                 ids = {"id": s["spanId"], "parent": s.get("parentSpanId", "")}
-                found.append({"service": service, "name": s["name"], **ids, "attributes": attributes(s)})
+                found.append(
+                    {"service": service, "name": s["name"], **ids, "attributes": attributes(s)}
+                )
     return found
 
 
@@ -80,7 +89,9 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
     def arrived() -> bool:
         found = spans_of(live_lab, trace_id)
         services = {s["service"] for s in found}
-        return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in {s["name"] for s in found}
+        return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in {
+            s["name"] for s in found
+        }
 
     wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
     time.sleep(2)  # the last batch of each exporter
@@ -103,7 +114,9 @@ def test_one_request_is_one_trace_through_all_services(one_request):
     assert {s["service"] for s in spans} == {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS}
     ids = {s["id"] for s in spans}
     orphans = [s["name"] for s in spans if s["parent"] not in ids]
-    assert orphans == [Span.LLAMA_STACK_RESPONSES], "only the server span has its parent at the caller"
+    assert orphans == [Span.LLAMA_STACK_RESPONSES], (
+        "only the server span has its parent at the caller"
+    )
 
 
 def test_a_chat_span_arrives_for_every_model_call(one_request):
@@ -120,7 +133,9 @@ def test_the_tokens_of_an_answer_are_those_of_its_model_calls(one_request):
     _, answer, spans = one_request
     engine = [s["attributes"] for s in spans if s["name"] == Span.VLLM]
     assert answer["usage"]["input_tokens"] == sum(int(a[Attr.VLLM_PROMPT_TOKENS]) for a in engine)
-    assert answer["usage"]["output_tokens"] == sum(int(a[Attr.VLLM_COMPLETION_TOKENS]) for a in engine)
+    assert answer["usage"]["output_tokens"] == sum(
+        int(a[Attr.VLLM_COMPLETION_TOKENS]) for a in engine
+    )
 
 
 def test_who_asked_is_on_llama_stacks_spans(one_request):
@@ -147,7 +162,9 @@ def test_prometheus_scrapes_every_job(live_lab):
     """Under the names of the vocabulary."""
 
     def all_up() -> bool:
-        answer = httpx.get(f"{live_lab.endpoint('prometheus')}/api/v1/query", params={"query": "up == 1"}).json()
+        answer = httpx.get(
+            f"{live_lab.endpoint('prometheus')}/api/v1/query", params={"query": "up == 1"}
+        ).json()
         return {r["metric"]["job"] for r in answer["data"]["result"]} == set(JOBS)
 
     stack.require(live_lab, "vllm-embed", wait_s=300)
@@ -188,7 +205,10 @@ def test_documents_are_found_by_meaning(live_lab):
 def test_everything_listens_on_loopback_only(live_lab):
     """A workshop's laptop is on a stranger's network."""
     listening = [
-        c.laddr for p in members(live_lab) for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN
+        c.laddr
+        for p in members(live_lab)
+        for c in p.net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
     ]
     assert len(listening) >= 8
     assert {address.ip for address in listening} == {"127.0.0.1"}
@@ -207,11 +227,19 @@ def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
     below = processes.tree(pid)
     os.kill(pid, signal.SIGKILL)
     try:
-        wait_for(lambda: "SIGKILL" in next(p.error for p in stack.status(live_lab) if p.name == "vllm"), 10, "not seen")
+        wait_for(
+            lambda: "SIGKILL" in next(p.error for p in stack.status(live_lab) if p.name == "vllm"),
+            10,
+            "not seen",
+        )
         with pytest.raises(PartFailed, match="vllm is dead") as e:
             stack.require(live_lab)
         assert e.value.part == "vllm"
-        wait_for(lambda: all(processes.identity(p.pid) is None for p in below), 10, "its engine outlived it")
+        wait_for(
+            lambda: all(processes.identity(p.pid) is None for p in below),
+            10,
+            "its engine outlived it",
+        )
     finally:
         stack.up(live_lab)
     assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == live_lab.model_name

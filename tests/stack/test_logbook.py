@@ -42,7 +42,9 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path):
     for piece in (b'{"message": "o', b'ne"}\ntwo\nth', b"ree"):
         sink.feed(piece)
     sink.close()
-    messages = [json.loads(line)["message"] for line in (tmp_path / "x.log").read_text().splitlines()]
+    messages = [
+        json.loads(line)["message"] for line in (tmp_path / "x.log").read_text().splitlines()
+    ]
     assert messages == ["one", "two", "three"]
 
 
@@ -52,13 +54,25 @@ def test_the_log_of_the_run_before_is_kept(tmp_path):
         sink = LogSink(tmp_path / "x.log")
         sink.feed(text)
         sink.close()
-    assert "first" in (tmp_path / "x.log.1").read_text() and "second" in (tmp_path / "x.log").read_text()
+    assert (
+        "first" in (tmp_path / "x.log.1").read_text()
+        and "second" in (tmp_path / "x.log").read_text()
+    )
 
 
 def test_a_trace_is_joined_over_all_parts_in_time_order(tmp_path):
     """Each part names its fields its own way; the order is that of time."""
-    write(tmp_path, "vllm", {"ts": "2026-11-25T12:00:00.200+00:00", "message": "model", "trace_id": TRACE}, "other")
-    write(tmp_path, "tools", {"timestamp": "2026-11-25T12:00:00.300Z", "event": "tool", "trace_id": TRACE})
+    write(
+        tmp_path,
+        "vllm",
+        {"ts": "2026-11-25T12:00:00.200+00:00", "message": "model", "trace_id": TRACE},
+        "other",
+    )
+    write(
+        tmp_path,
+        "tools",
+        {"timestamp": "2026-11-25T12:00:00.300Z", "event": "tool", "trace_id": TRACE},
+    )
     write(tmp_path, "prometheus", {"ts": "2026-11-25T12:00:00.100Z", "msg": "scrape"})
     found = list(read(tmp_path, trace_id=TRACE.upper()))
     assert [(e["part"], e["message"]) for e in found] == [("vllm", "model"), ("tools", "tool")]
@@ -102,7 +116,14 @@ def test_what_cannot_be_shown_is_said(tmp_path):
 
 def test_the_cause_comes_before_what_followed_from_it(tmp_path):
     """An error message quotes the lines that name an error, the first of them first."""
-    write(tmp_path, "x", "starting", "ValueError: too little memory", "  at line 3", "RuntimeError: engine failed: see")
+    write(
+        tmp_path,
+        "x",
+        "starting",
+        "ValueError: too little memory",
+        "  at line 3",
+        "RuntimeError: engine failed: see",
+    )
     path = tmp_path / "logs" / "x.log"
     assert causes(path) == ["ValueError: too little memory", "RuntimeError: engine failed: see"]
     assert last_lines(path, 1) == ["RuntimeError: engine failed: see"]

@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_whole_folder_passes(folder):
     """The config comes back, for the longest context."""
-    assert check_model_folder(folder, do="x")["architectures"] == ["LlamaForCausalLM"]
+    assert check_model_folder(folder, fix="x")["architectures"] == ["LlamaForCausalLM"]
 
 
 def _cut(path: Path) -> None:
@@ -43,16 +43,22 @@ def _cut(path: Path) -> None:
         (lambda f: (f / "tokenizer.json").write_text("no"), "tokenizer.json cannot be read"),
         (lambda f: (f / "model.safetensors").unlink(), "has no weights"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "is not a safetensors file"),
-        (lambda f: (f / "model.safetensors").write_text("version https://git-lfs"), "is not a safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_text("version https://git-lfs"),
+            "is not a safetensors file",
+        ),
         (lambda f: _cut(f / "model.safetensors"), "is incomplete"),
-        (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"}}}}"), "header of .* is corrupt"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"}}}}"),
+            "header of .* is corrupt",
+        ),
     ],
 )
 def test_each_fault_is_named(folder, spoil, message):
     """What is missing or corrupt is in the error, and what to do."""
     spoil(folder)
     with pytest.raises(ModelError, match=message) as e:
-        check_model_folder(folder, do="train it again")
+        check_model_folder(folder, fix="train it again")
     assert "train it again" in str(e.value)
 
 
@@ -67,4 +73,4 @@ def test_a_template_that_joins_text_parts_is_known(folder):
 def test_a_missing_folder_is_named(tmp_path):
     """The path is in the error."""
     with pytest.raises(ModelError, match="nowhere does not exist"):
-        check_model_folder(tmp_path / "nowhere", do="x")
+        check_model_folder(tmp_path / "nowhere", fix="x")

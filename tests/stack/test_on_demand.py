@@ -73,7 +73,9 @@ def test_only_parts_on_demand_can_be_switched(small_lab):  # noqa: F811
         stack.stop(settings, "web")
     with pytest.raises(StackError, match="no part 'nothing'"):
         stack.start(settings, "nothing")
-    stack.start(load_settings(place="cluster", state_dir=settings.state_dir), "anything")  # somebody else's business
+    stack.start(
+        load_settings(place="cluster", state_dir=settings.state_dir), "anything"
+    )  # somebody else's business
 
 
 def test_the_canary_is_planned_beside_the_model_and_known_to_llama_stack(lab):  # noqa: F811
@@ -89,8 +91,12 @@ def test_the_canary_is_planned_beside_the_model_and_known_to_llama_stack(lab):  
     assert len(differ) == 3, "model folder, served name, port"
     assert canary.env["OTEL_SERVICE_NAME"] == "vllm-canary"
     config = yaml.safe_load(made.files[settings().state_dir / "run" / "llama-stack.yaml"])
-    entry = next(m for m in config["registered_resources"]["models"] if m["model_id"] == plan.CANARY)
-    url = next(p for p in config["providers"]["inference"] if p["provider_id"] == entry["provider_id"])
+    entry = next(
+        m for m in config["registered_resources"]["models"] if m["model_id"] == plan.CANARY
+    )
+    url = next(
+        p for p in config["providers"]["inference"] if p["provider_id"] == entry["provider_id"]
+    )
     assert url["config"]["base_url"] == f"http://127.0.0.1:{canary.port}/v1"
 
 
@@ -98,10 +104,14 @@ def test_no_canary_beside_somebody_elses_model(lab):  # noqa: F811
     """There the other deployment is theirs, and its name is a parameter of the notebook."""
     settings, tools = lab
     write_model(settings().data_dir / plan.CANARY)
-    assert "vllm-canary" not in {p.name for p in make(settings(vllm_url="http://gpu:8000"), tools).parts}
+    assert "vllm-canary" not in {
+        p.name for p in make(settings(vllm_url="http://gpu:8000"), tools).parts
+    }
 
 
 def test_prometheus_watches_the_file_of_targets():
     """With a job of its own for each, since `up == 0` of a part that is off would be a false alarm."""
-    found = yaml.safe_load(prometheus_config.render({"vllm": "127.0.0.1:1"}, Path("/x/targets.json")))
+    found = yaml.safe_load(
+        prometheus_config.render({"vllm": "127.0.0.1:1"}, Path("/x/targets.json"))
+    )
     assert found["scrape_configs"][-1]["file_sd_configs"] == [{"files": ["/x/targets.json"]}]

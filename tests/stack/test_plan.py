@@ -18,7 +18,9 @@ from lab.stack.toolbox import Toolbox
 
 def write_model(folder: Path, **config) -> Path:
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], **config}))
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["LlamaForCausalLM"], **config})
+    )
     (folder / "tokenizer.json").write_text("{}")
     header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
@@ -28,7 +30,15 @@ def write_model(folder: Path, **config) -> Path:
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     """(settings, toolbox) of a lab whose models are whole, with `LAB_...` of the caller's shell out of the way."""
-    for name in ("MODEL", "TEMPO_URL", "OTLP_URL", "VLLM_URL", "MCP_URL", "LLAMA_STACK_URL", "PROMETHEUS_URL"):
+    for name in (
+        "MODEL",
+        "TEMPO_URL",
+        "OTLP_URL",
+        "VLLM_URL",
+        "MCP_URL",
+        "LLAMA_STACK_URL",
+        "PROMETHEUS_URL",
+    ):
         monkeypatch.delenv(f"LAB_{name}", raising=False)
     write_model(tmp_path / "data" / "lab-model", max_position_embeddings=2048)
     embedder = write_model(tmp_path / "embedder")
@@ -60,7 +70,10 @@ def test_nothing_is_started_in_place_of_the_users_own_servers(lab):
     """Their addresses go to the parts that need them, and not into endpoints.json."""
     settings, tools = lab
     made = make(
-        settings(tempo_url="http://tempo:3200", otlp_url="http://tempo:4318/", vllm_url="http://gpu:8000"), tools
+        settings(
+            tempo_url="http://tempo:3200", otlp_url="http://tempo:4318/", vllm_url="http://gpu:8000"
+        ),
+        tools,
     )
     parts = {p.name: p for p in made.parts}
     assert "tracestore" not in parts and "vllm" not in parts
@@ -75,10 +88,14 @@ def test_addresses_that_a_lab_wrote_itself_are_not_the_users(lab):
     """Else a second `lab up` would start nothing."""
     settings, tools = lab
     (settings().state_dir).mkdir()
-    (settings().state_dir / "endpoints.json").write_text(json.dumps({"tempo": "http://127.0.0.1:13200"}))
+    (settings().state_dir / "endpoints.json").write_text(
+        json.dumps({"tempo": "http://127.0.0.1:13200"})
+    )
     assert settings().tempo_url == "http://127.0.0.1:13200"
     assert control.external_endpoints(settings()) == {}
-    assert control.external_endpoints(settings(tempo_url="http://tempo:3200")) == {"tempo": "http://tempo:3200"}
+    assert control.external_endpoints(settings(tempo_url="http://tempo:3200")) == {
+        "tempo": "http://tempo:3200"
+    }
 
 
 def test_on_a_gpu_the_same_parts_run(lab):

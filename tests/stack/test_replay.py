@@ -27,7 +27,10 @@ from tests.frames.telemetry import agent_request, document
 
 START_MS = 1_700_000_000_123
 SERIES = (
-    ({"__name__": "vllm:requests_total", "job": "vllm", "what": 'a "quoted" \\ name,\n nan inf'}, [0.0, 1.5, 2e300]),
+    (
+        {"__name__": "vllm:requests_total", "job": "vllm", "what": 'a "quoted" \\ name,\n nan inf'},
+        [0.0, 1.5, 2e300],
+    ),
     ({"__name__": "vllm:requests_total", "job": "node"}, [7.0]),
     ({"__name__": "p95", "quantile": "0.95"}, [math.nan, math.inf, -math.inf, 1e-9]),
 )
@@ -35,12 +38,20 @@ SERIES = (
 
 def a_recording(folder: Path) -> Path:
     """These series, two seconds between samples, and one agent request's trace."""
-    rows = [(n, START_MS + 2000 * k, v) for n, (_, values) in enumerate(SERIES) for k, v in enumerate(values)]
+    rows = [
+        (n, START_MS + 2000 * k, v)
+        for n, (_, values) in enumerate(SERIES)
+        for k, v in enumerate(values)
+    ]
     number, at, value = zip(*rows, strict=True)
     folder.mkdir(parents=True)
-    pq.write_table(pa.table({"series": number, "time_ms": at, "value": value}), folder / "samples.parquet")
+    pq.write_table(
+        pa.table({"series": number, "time_ms": at, "value": value}), folder / "samples.parquet"
+    )
     labels = [json.dumps(one) for one, _ in SERIES]
-    pq.write_table(pa.table({"series": list(range(len(SERIES))), "labels": labels}), folder / "series.parquet")
+    pq.write_table(
+        pa.table({"series": list(range(len(SERIES))), "labels": labels}), folder / "series.parquet"
+    )
     trace = document(*agent_request()).decode()
     pq.write_table(pa.table({"trace_id": ["1"], "document": [trace]}), folder / "traces.parquet")
     (folder / "recording.json").write_text(json.dumps({"recorded_at": "2026-11-26T12:00:00Z"}))
@@ -58,7 +69,9 @@ def running(argv: list[str], url: str) -> Iterator[None]:
                 urllib.request.urlopen(url, timeout=5).read()
                 break
             except OSError:
-                assert time.monotonic() < limit and process.poll() is None, f"{argv[0]} did not come up"
+                assert time.monotonic() < limit and process.poll() is None, (
+                    f"{argv[0]} did not come up"
+                )
                 time.sleep(0.1)
         yield
     finally:
@@ -78,12 +91,17 @@ def free_ports(count: int) -> list[int]:
 
 def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     folder = a_recording(tmp_path / "recorded" / "mine")
-    settings = load_settings(place="recorded", recording=folder.name, data_dir=tmp_path, state_dir=tmp_path / "state")
+    settings = load_settings(
+        place="recorded", recording=folder.name, data_dir=tmp_path, state_dir=tmp_path / "state"
+    )
     (tmp_path / "state").mkdir()
     config = tmp_path / "state" / "prometheus.yml"
     config.write_text("global: {}\n")
     ports = WISHED | dict(zip(("prometheus", "tempo", "otlp"), free_ports(3), strict=True))
-    return {p.name: p for p in replay_plan.parts(settings, find_tools(needs=replay_plan.NEEDS), ports, config)}
+    return {
+        p.name: p
+        for p in replay_plan.parts(settings, find_tools(needs=replay_plan.NEEDS), ports, config)
+    }
 
 
 def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
@@ -96,7 +114,9 @@ def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
     found = {json.dumps(s["metric"], sort_keys=True): s["values"] for s in answer.metrics}
     for labels, values in SERIES:
         samples = found.pop(json.dumps(labels, sort_keys=True))
-        assert [round(t * 1000) for t, _ in samples] == [START_MS + 2000 * k for k in range(len(values))]
+        assert [round(t * 1000) for t, _ in samples] == [
+            START_MS + 2000 * k for k in range(len(values))
+        ]
         pd.testing.assert_series_equal(pd.Series([float(v) for _, v in samples]), pd.Series(values))
     assert not found
 

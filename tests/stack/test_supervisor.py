@@ -76,7 +76,9 @@ def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
     `down` ends them, their children and one that will not end."""
     settings = small_lab()
     seen: list[dict[str, str]] = []
-    endpoints = stack.up(settings, lambda parts, _: seen.append({p.name: p.state for p in parts}), wait_for="all")
+    endpoints = stack.up(
+        settings, lambda parts, _: seen.append({p.name: p.state for p in parts}), wait_for="all"
+    )
     assert {p.name: p.state for p in stack.status(settings)} == {
         "supervisor": "ready",
         "web": "ready",
@@ -115,7 +117,9 @@ def test_a_dead_part_is_seen_named_and_repaired(small_lab):
     assert part(settings, "other").pid == other
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends orphans on Linux; elsewhere `down` does")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the kernel ends orphans on Linux; elsewhere `down` does"
+)
 def test_parts_die_with_a_killed_supervisor(small_lab):
     """kill -9 of the supervisor leaves no part; `status` says so, `up` repairs, `down` ends the parts' own children."""
     settings = small_lab()
@@ -124,7 +128,10 @@ def test_parts_die_with_a_killed_supervisor(small_lab):
     (grandchild,) = psutil.Process(part(settings, "web").pid).children()
     os.kill(part(settings, "supervisor").pid, signal.SIGKILL)
     wait_for(lambda: all(processes.identity(pid) is None for pid in pids), 3.0)
-    assert part(settings, "supervisor").state == "dead" and "lab up" in part(settings, "supervisor").error
+    assert (
+        part(settings, "supervisor").state == "dead"
+        and "lab up" in part(settings, "supervisor").error
+    )
     assert part(settings, "web").state == "dead"
     with pytest.raises(PartFailed, match="the supervisor died"):
         stack.require(settings, "web")

@@ -15,7 +15,14 @@ from lab.stack import toolbox
 def tools_file(tmp_path):
     """A tools.json whose every path exists."""
     path = tmp_path / "tools.json"
-    keys = ("python_lab", "python_vllm", "prometheus", "node_exporter", "embedding_model_dir", "tiktoken_cache_dir")
+    keys = (
+        "python_lab",
+        "python_vllm",
+        "prometheus",
+        "node_exporter",
+        "embedding_model_dir",
+        "tiktoken_cache_dir",
+    )
     path.write_text(json.dumps(dict.fromkeys(keys, str(tmp_path)) | {"machine": "x86_64"}))
     return path
 
@@ -31,7 +38,9 @@ def test_a_program_on_path_will_do(tools_file, tmp_path, monkeypatch):
     known = json.loads(tools_file.read_text())
     del known["prometheus"]
     tools_file.write_text(json.dumps(known))
-    monkeypatch.setattr(toolbox.shutil, "which", lambda name: sys.executable if name == "prometheus" else None)
+    monkeypatch.setattr(
+        toolbox.shutil, "which", lambda name: sys.executable if name == "prometheus" else None
+    )
     assert toolbox.find_tools(tools_file).prometheus == sys.executable
 
 

@@ -20,7 +20,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, rendered: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+def cluster(
+    tmp_path: Path, rendered: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeCluster]:
     """The API server; `kubectl` on PATH is the fake one."""
     real = shutil.which("kubectl")
     if real is None:

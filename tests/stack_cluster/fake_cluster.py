@@ -66,7 +66,11 @@ class FakeCluster:
         body = json.loads(request.rfile.read(length)) if length else {}
         self.asked.append((method, path))
         if status := self.refuse.get((method, path)):
-            return _send(request, status, {"kind": "Status", "message": f"no {method} for you", "code": status})
+            return _send(
+                request,
+                status,
+                {"kind": "Status", "message": f"no {method} for you", "code": status},
+            )
         if method == "POST":
             path = f"{path}/{body['metadata']['name']}"
             if path in self.objects:
@@ -77,7 +81,11 @@ class FakeCluster:
             if path not in self.objects:
                 return _send(request, 404, {"message": "not found"})
             if path not in self.sticky:
-                self.objects = {k: v for k, v in self.objects.items() if k != path and not k.startswith(f"{path}/")}
+                self.objects = {
+                    k: v
+                    for k, v in self.objects.items()
+                    if k != path and not k.startswith(f"{path}/")
+                }
             return _send(request, 200, {"kind": "Status"})
         if path.endswith("/log") and (pod := path.split("/")[-2]) in self.logs:
             return _send(request, 200, self.logs[pod])
@@ -89,11 +97,17 @@ class FakeCluster:
 
     def _list(self, path: str, query: dict[str, list[str]]) -> list[dict[str, Any]]:
         group, _, plural = path.rpartition("/")
-        wanted = dict(pair.split("=") for pair in query.get("labelSelector", [""])[0].split(",") if pair)
+        wanted = dict(
+            pair.split("=") for pair in query.get("labelSelector", [""])[0].split(",") if pair
+        )
         found = []
         for where, item in self.objects.items():
             parts = where.split("/")
-            if len(parts) >= 2 and parts[-2] == plural and where.startswith(group.split("/namespaces/")[0]):
+            if (
+                len(parts) >= 2
+                and parts[-2] == plural
+                and where.startswith(group.split("/namespaces/")[0])
+            ):
                 namespaced = "/namespaces/" not in group or where.startswith(f"{group}/")
                 if namespaced and wanted.items() <= (item["metadata"].get("labels") or {}).items():
                     found.append(item)
@@ -102,7 +116,9 @@ class FakeCluster:
     def healthy(self, gpus: int = 0) -> None:
         """A cluster that has what minikube-cpu asks for."""
         self.objects["version"] = {"major": "1", "minor": "37+", "metadata": {"name": "version"}}
-        allocatable = {"cpu": "16", "memory": "64Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
+        allocatable = {"cpu": "16", "memory": "64Gi"} | (
+            {"nvidia.com/gpu": str(gpus)} if gpus else {}
+        )
         images = [{"names": ["docker.io/llm-lab/lab:0.1.0"]}]
         labels = {"nvidia.com/gpu.present": "true"} if gpus else {}
         self.put("api/v1/nodes/one", metadata={"name": "one", "labels": labels},
@@ -111,16 +127,31 @@ class FakeCluster:
         self.put("apis/storage.k8s.io/v1/storageclasses/standard",
                  metadata={"name": "standard", "annotations": default})  # fmt: skip
         kinds = ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule")
-        self.objects["apis/monitoring.coreos.com/v1"] = {"resources": [{"kind": k} for k in kinds], "metadata": {}}
-        self.put("apis/apps/v1/namespaces/kube-system/daemonsets/calico-node", spec={"template": {}})
+        self.objects["apis/monitoring.coreos.com/v1"] = {
+            "resources": [{"kind": k} for k in kinds],
+            "metadata": {},
+        }
+        self.put(
+            "apis/apps/v1/namespaces/kube-system/daemonsets/calico-node", spec={"template": {}}
+        )
 
     def roll_out(self, documents: list[dict[str, Any]]) -> None:
         """All workloads of the documents, ready; and the operator's StatefulSet."""
-        plurals = {"Deployment": "apps/v1", "StatefulSet": "apps/v1", "DaemonSet": "apps/v1", "Job": "batch/v1"}
+        plurals = {
+            "Deployment": "apps/v1",
+            "StatefulSet": "apps/v1",
+            "DaemonSet": "apps/v1",
+            "Job": "batch/v1",
+        }
         for d in documents:
             if d["kind"] in plurals:
                 n = d["spec"].get("replicas", 1)
-                status = {"readyReplicas": n, "numberReady": 1, "desiredNumberScheduled": 1, "succeeded": n}
+                status = {
+                    "readyReplicas": n,
+                    "numberReady": 1,
+                    "desiredNumberScheduled": 1,
+                    "succeeded": n,
+                }
                 meta = d["metadata"]
                 path = f"apis/{plurals[d['kind']]}/namespaces/{meta['namespace']}/{d['kind'].lower()}s/{meta['name']}"
                 self.put(path, **(d | {"status": status}))

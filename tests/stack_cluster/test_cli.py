@@ -18,7 +18,9 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
 
 
-def test_the_way_of_a_lab_through_a_cluster(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_way_of_a_lab_through_a_cluster(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every finding is said, then the addresses; a line a workload; what went."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
@@ -26,7 +28,11 @@ def test_the_way_of_a_lab_through_a_cluster(cluster: FakeCluster, capsys: pytest
         "name": "llm-lab", "labels": {"app.kubernetes.io/part-of": "llm-lab"}})  # fmt: skip
     cli.up("fake", "minikube-cpu")
     said = capsys.readouterr().out
-    assert "good default storage class: standard" in said and "llama_stack" in said and "http://127.0.0.1:" in said
+    assert (
+        "good default storage class: standard" in said
+        and "llama_stack" in said
+        and "http://127.0.0.1:" in said
+    )
     assert cli.status("fake") == 0
     assert "vllm" in capsys.readouterr().out
     cli.down("fake")
@@ -46,7 +52,9 @@ def test_a_miss_is_said_with_its_fix_and_an_empty_cluster_is_no_success(
     assert "no lab is in that cluster" in capsys.readouterr().out
 
 
-def test_the_settings_may_name_the_context(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_may_name_the_context(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """LAB_CLUSTER_CONTEXT instead of --context; without either, none is taken."""
     with pytest.raises(SettingsError, match="no Kubernetes context was named"):
         cli.status("")

@@ -27,7 +27,9 @@ def _pod(cluster: FakeCluster, part: str, restarts: int = 0, **status: object) -
     name = f"{part}-7d9-x"
     status.setdefault("conditions", [{"type": "Ready", "status": "True"}])
     status.setdefault("phase", "Running")
-    status.setdefault("containerStatuses", [{"name": part, "ready": True, "restartCount": restarts, "state": {}}])
+    status.setdefault(
+        "containerStatuses", [{"name": part, "ready": True, "restartCount": restarts, "state": {}}]
+    )
     cluster.put(f"api/v1/namespaces/llm-lab/pods/{name}", status=status,
                 metadata={"name": name, "namespace": "llm-lab",
                           "labels": OURS | {"app.kubernetes.io/name": part}})  # fmt: skip
@@ -40,15 +42,19 @@ def _connected(settings: Settings, **reachable: str) -> Settings:
     return load_settings(state_dir=settings.state_dir, place="cluster")
 
 
-def test_a_notebook_names_no_cluster_by_itself(cluster: FakeCluster, tmp_path: Path, monkeypatch) -> None:
+def test_a_notebook_names_no_cluster_by_itself(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch
+) -> None:
     """Nothing was named: an error that says how, and no question to any server."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
     with pytest.raises(SettingsError, match="no cluster was named") as e:
         lab.stand_up("cluster")
-    assert "LAB_CLUSTER_CONTEXT" in e.value.do and cluster.asked == []
+    assert "LAB_CLUSTER_CONTEXT" in e.value.fix and cluster.asked == []
 
 
-def test_a_notebook_stands_the_named_cluster_up_once(cluster: FakeCluster, tmp_path: Path, monkeypatch) -> None:
+def test_a_notebook_stands_the_named_cluster_up_once(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch
+) -> None:
     """Applied at the first time, found at the second, applied anew where a part is not ready."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("LAB_CLUSTER_CONTEXT", "fake")
@@ -57,13 +63,19 @@ def test_a_notebook_stands_the_named_cluster_up_once(cluster: FakeCluster, tmp_p
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
         settings = lab.stand_up("cluster")
-        assert settings.place == "cluster" and settings.endpoint("llama_stack").startswith("http://127.0.0.1:")
+        assert settings.place == "cluster" and settings.endpoint("llama_stack").startswith(
+            "http://127.0.0.1:"
+        )
         assert settings.endpoint("mcp") == ways.TOOLS_INSIDE
         n = len(applied(tmp_path))
         assert lab.stand_up("cluster").endpoint("tempo") == settings.endpoint("tempo")
         assert len(applied(tmp_path)) == n
-        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["metadata"]["generation"] = 1
-        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"]["observedGeneration"] = 0
+        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["metadata"][
+            "generation"
+        ] = 1
+        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"][
+            "observedGeneration"
+        ] = 0
         with pytest.raises(Exception, match="vllm"):
             monkeypatch.setattr(driver.up, "__defaults__", (None, 0.1))
             lab.stand_up("cluster")
@@ -91,7 +103,9 @@ def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Sett
     assert frame.rss_mib.idxmax() == "vllm" and frame.rss_mib.sum() == 1324
 
 
-def test_without_a_metrics_server_memory_is_what_the_parts_say(cluster: FakeCluster, settings: Settings) -> None:
+def test_without_a_metrics_server_memory_is_what_the_parts_say(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Prometheus knows the processes that export their own memory; where none does, the number is missing."""
     here = _connected(settings).model_copy(update={"prometheus_url": cluster.url})
     _pod(cluster, "vllm")
@@ -119,7 +133,9 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("tools")
     arguments = [f"--host={HOST}", f"--port={port}", f"--db={folder / 'world.sqlite'}"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "lab.tools", *arguments], cwd=REPO, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab.tools", *arguments], cwd=REPO, stdout=log, stderr=log
+        )
     limit = time.monotonic() + 60
     while True:
         try:

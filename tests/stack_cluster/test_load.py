@@ -24,7 +24,9 @@ from tests.stack_cluster.fake_cluster import FakeCluster, applied
 JOB = yaml.safe_load((REPO / "lab/k8s/load/job.yaml").read_text())
 
 
-def test_load_gives_every_pod_its_shard_of_one_plan(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_load_gives_every_pod_its_shard_of_one_plan(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """One ConfigMap, one Job of N pods, the same run and the same start for all."""
     plan = tmp_path / "plan.jsonl"
     plan.write_text('{"plan": 1}\n')
@@ -37,7 +39,9 @@ def test_load_gives_every_pod_its_shard_of_one_plan(cluster: FakeCluster, settin
     assert "api/v1/namespaces/llm-lab/configmaps/load-plan" in cluster.objects
 
 
-def test_load_refuses_a_plan_that_cannot_go(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_load_refuses_a_plan_that_cannot_go(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """No file; too large for a ConfigMap; no pods."""
     with pytest.raises(WorkloadError, match="cannot be read"):
         driver.load(settings, "fake", tmp_path / "none", shards=1)
@@ -62,15 +66,29 @@ def plan() -> Plan:
 def _run(plan: Plan, index: int, of: int, run_id: str = "r") -> Run:
     """What a pod would have recorded: a row for each request of its shard."""
     mine = plan.shard(index, of)
-    empty = {c.name: {"string": "", "json": [], "int64": 0, "float64": 0.0}[c.dtype] for c in CLIENT_RECORD}
+    empty = {
+        c.name: {"string": "", "json": [], "int64": 0, "float64": 0.0}[c.dtype]
+        for c in CLIENT_RECORD
+    }
     rows = [
         empty
-        | {"run_id": run_id, "request_id": f"{index}-{i}", "scenario_id": r.scenario_id, "status": "ok", "sent_at": i}
+        | {
+            "run_id": run_id,
+            "request_id": f"{index}-{i}",
+            "scenario_id": r.scenario_id,
+            "status": "ok",
+            "sent_at": i,
+        }
         for i, r in enumerate(mine.requests)
     ]
     lag = Lag(dispatch_p99_s=0.001 * (index + 1))
     return Run(
-        f"{run_id}-shard{index}", (10.0 - index, 20.0 + index), record.frame(rows), mine, lag, spans_made=len(rows)
+        f"{run_id}-shard{index}",
+        (10.0 - index, 20.0 + index),
+        record.frame(rows),
+        mine,
+        lag,
+        spans_made=len(rows),
     )
 
 
@@ -85,9 +103,20 @@ def _printed(run: Run, folder: Path) -> str:
     )
     python.chmod(0o755)
     container = JOB["spec"]["template"]["spec"]["containers"][0]
-    script = container["args"][0].replace("/out", f"{folder}/out").replace("/tmp/run", f"{folder}/tmp/run")
-    env = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SHARDS": "1", "RUN_ID": "r", "START_AT": "0"}
-    done = subprocess.run([*container["command"], script], env=env, capture_output=True, text=True, check=True)
+    script = (
+        container["args"][0]
+        .replace("/out", f"{folder}/out")
+        .replace("/tmp/run", f"{folder}/tmp/run")
+    )
+    env = {
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "SHARDS": "1",
+        "RUN_ID": "r",
+        "START_AT": "0",
+    }
+    done = subprocess.run(
+        [*container["command"], script], env=env, capture_output=True, text=True, check=True
+    )
     return done.stdout
 
 
@@ -106,14 +135,20 @@ def _job(cluster: FakeCluster, run_id: str, shards: int, **status: object) -> No
 
 
 def test_the_records_of_all_pods_come_back_as_one_run(
-    cluster: FakeCluster, settings: Settings, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    cluster: FakeCluster,
+    settings: Settings,
+    tmp_path: Path,
+    plan: Plan,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through the Job's own script and the pods' logs: every row once, the window around all, the worst lag."""
     runs = [_run(plan, i, 3) for i in range(3)]
     for i, run in enumerate(runs):
         _pod(cluster, i, _printed(run, tmp_path / str(i)))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    state.write_json(settings.state_dir / ways.CLUSTER_FILE, {"context": "fake", "overlay": "x", "reachable": {}})
+    state.write_json(
+        settings.state_dir / ways.CLUSTER_FILE, {"context": "fake", "overlay": "x", "reachable": {}}
+    )
 
     def started(*arguments: object) -> str:
         _job(cluster, "r", 3, succeeded=3)
@@ -122,7 +157,11 @@ def test_the_records_of_all_pods_come_back_as_one_run(
     monkeypatch.setattr(driver, "load", started)
     whole = clusters.run_shards(plan, settings, shards=3)
     assert sorted(whole.records.request_id) == sorted(x for r in runs for x in r.records.request_id)
-    assert whole.window == (8.0, 22.0) and whole.lag.dispatch_p99_s == 0.003 and whole.spans_made == len(plan) == 7
+    assert (
+        whole.window == (8.0, 22.0)
+        and whole.lag.dispatch_p99_s == 0.003
+        and whole.spans_made == len(plan) == 7
+    )
     assert len(Run.load(whole.folder).records) == 7 and whole.not_sent == 0
 
 
@@ -151,17 +190,21 @@ def test_a_shard_that_could_not_be_driven_is_a_failure_with_its_last_words(
     _pod(cluster, 1, "WorkloadError: the run's start has passed\n", "Failed")
     with pytest.raises(PartFailed, match="start has passed") as e:
         driver.collect(settings, "fake", "r", tmp_path / "to")
-    assert "logs job/load" in e.value.do
+    assert "logs job/load" in e.value.fix
 
 
-def test_a_load_that_another_has_replaced_is_an_error(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_a_load_that_another_has_replaced_is_an_error(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """The Job's name is the same for every load: the run's id says whose it is."""
     _job(cluster, "other", 1, succeeded=1)
     with pytest.raises(WorkloadError, match="not there"):
         driver.collect(settings, "fake", "r", tmp_path / "to")
 
 
-def test_a_pod_that_is_gone_is_missed_by_its_shard(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_a_pod_that_is_gone_is_missed_by_its_shard(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """Somebody deleted it: the error names the shard."""
     _job(cluster, "r", 2, succeeded=2)
     _pod(cluster, 0, "")

@@ -24,14 +24,23 @@ FAULTS: dict[str, tuple[Callable[[FakeCluster], object], str]] = {
         lambda c: c.objects.pop("apis/storage.k8s.io/v1/storageclasses/standard"),
         "addons enable",
     ),
-    "monitoring.coreos.com/v1": (lambda c: c.objects.pop("apis/monitoring.coreos.com/v1"), "bundle.yaml"),
+    "monitoring.coreos.com/v1": (
+        lambda c: c.objects.pop("apis/monitoring.coreos.com/v1"),
+        "bundle.yaml",
+    ),
     "namespace llm-lab": (lambda c: c.put("api/v1/namespaces/llm-lab"), "kubectl delete namespace"),
-    "room": (lambda c: c.objects["api/v1/nodes/one"]["status"]["allocatable"].update(memory="2Gi"), "--memory="),
+    "room": (
+        lambda c: c.objects["api/v1/nodes/one"]["status"]["allocatable"].update(memory="2Gi"),
+        "--memory=",
+    ),
     "network policies": (
         lambda c: c.objects.pop("apis/apps/v1/namespaces/kube-system/daemonsets/calico-node"),
         "--cni=calico",
     ),
-    "the lab's image": (lambda c: c.objects["api/v1/nodes/one"]["status"].pop("images"), "minikube image build"),
+    "the lab's image": (
+        lambda c: c.objects["api/v1/nodes/one"]["status"].pop("images"),
+        "minikube image build",
+    ),
     "Kubernetes": (lambda c: c.objects["version"].update(minor="27"), "minikube start"),
 }
 
@@ -51,12 +60,17 @@ def test_a_gpu_overlay_wants_a_gpu(cluster: FakeCluster, settings: Settings) -> 
     """Too few GPUs, and no labelled node."""
     cluster.healthy()
     bad = {f.name: f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok}
-    assert "--gpus=all" in bad["GPUs"].fix and "kubectl label node" in bad["GPU nodes are labelled"].fix
+    assert (
+        "--gpus=all" in bad["GPUs"].fix
+        and "kubectl label node" in bad["GPU nodes are labelled"].fix
+    )
     cluster.healthy(gpus=1)
     assert [f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok] == []
 
 
-def test_the_cluster_overlay_asks_for_keda_and_for_the_users_secrets(cluster: FakeCluster, settings: Settings) -> None:
+def test_the_cluster_overlay_asks_for_keda_and_for_the_users_secrets(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Object storage and remote write have credentials that only the user knows."""
     cluster.healthy(gpus=8)
     bad = {f.name: f for f in driver.preflight(settings, "fake", "cluster") if not f.ok}
@@ -76,16 +90,22 @@ def test_another_overlay_is_not_stood_up_on_top(cluster: FakeCluster, settings: 
     assert "lab down --place cluster" in bad[0].fix
 
 
-def test_a_volume_for_many_nodes_needs_a_class_that_can(cluster: FakeCluster, settings: Settings) -> None:
+def test_a_volume_for_many_nodes_needs_a_class_that_can(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Replicas on all nodes read the model; a block device serves one node."""
     cluster.healthy(gpus=8)
-    cluster.objects["apis/storage.k8s.io/v1/storageclasses/standard"]["provisioner"] = "ebs.csi.aws.com"
+    cluster.objects["apis/storage.k8s.io/v1/storageclasses/standard"]["provisioner"] = (
+        "ebs.csi.aws.com"
+    )
     bad = {f.name: f for f in driver.preflight(settings, "fake", "cluster") if not f.ok}
     assert "ReadWriteMany" in bad["shared volume"].found and "EFS" in bad["shared volume"].fix
 
 
 @pytest.mark.parametrize("context", ["", "production"])
-def test_a_context_that_was_not_named_is_refused(context: str, cluster: FakeCluster, settings: Settings) -> None:
+def test_a_context_that_was_not_named_is_refused(
+    context: str, cluster: FakeCluster, settings: Settings
+) -> None:
     """No verb takes the current context, nor one that does not exist; the server is not asked at all."""
     for verb in (driver.preflight, driver.up):
         with pytest.raises(SettingsError, match="context"):
@@ -96,13 +116,17 @@ def test_a_context_that_was_not_named_is_refused(context: str, cluster: FakeClus
     assert cluster.asked == []
 
 
-def test_an_overlay_that_does_not_exist_is_refused(cluster: FakeCluster, settings: Settings) -> None:
+def test_an_overlay_that_does_not_exist_is_refused(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """With the names of those that do."""
     with pytest.raises(SettingsError, match="minikube-cpu"):
         driver.preflight(settings, "fake", "minikube")
 
 
-@pytest.mark.parametrize(("status", "advice"), [(403, "right"), (401, "right"), (500, "wait"), (503, "wait")])
+@pytest.mark.parametrize(
+    ("status", "advice"), [(403, "right"), (401, "right"), (500, "wait"), (503, "wait")]
+)
 def test_a_refusal_says_what_the_server_said(
     status: int, advice: str, cluster: FakeCluster, settings: Settings
 ) -> None:
@@ -111,15 +135,17 @@ def test_a_refusal_says_what_the_server_said(
     cluster.refuse[("GET", "api/v1/nodes")] = status
     with pytest.raises(StackError, match="no GET for you") as e:
         driver.preflight(settings, "fake", "minikube-cpu")
-    assert advice in e.value.do
+    assert advice in e.value.fix
 
 
-def test_a_server_that_does_not_answer_is_a_clear_error(cluster: FakeCluster, settings: Settings) -> None:
+def test_a_server_that_does_not_answer_is_a_clear_error(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Nobody listens: the context is named, and what to look at."""
     cluster.close()
     with pytest.raises(StackError, match="does not answer") as e:
         driver.status(settings, "fake")
-    assert "minikube status" in e.value.do
+    assert "minikube status" in e.value.fix
 
 
 def test_quantities() -> None:

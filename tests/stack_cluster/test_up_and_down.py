@@ -20,16 +20,22 @@ from tests.stack_cluster.fake_cluster import FakeCluster, applied
 OURS = dict([PART_OF.split("=")])
 
 
-def test_up_applies_in_two_steps_waits_and_opens_ways(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_up_applies_in_two_steps_waits_and_opens_ways(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """Namespaces first; server-side, by our field manager, in the named context; then forwards that really answer."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
         urls = driver.up(settings, "fake", "minikube-cpu", wait_s=5)
         assert urls.keys() == ways.SERVICES.keys() and urls["mcp"] == ways.TOOLS_INSIDE
-        assert all(forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp")
+        assert all(
+            forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp"
+        )
         assert load_settings(state_dir=settings.state_dir).endpoint("grafana") == urls["grafana"]
-        calls = [line for line in (tmp_path / "calls.log").read_text().splitlines() if " apply " in line]
+        calls = [
+            line for line in (tmp_path / "calls.log").read_text().splitlines() if " apply " in line
+        ]
         assert len(calls) == 2 and all("--context fake apply --server-side" in c for c in calls)
         kinds = [d["kind"] for d in applied(tmp_path)]
         assert kinds.index("Namespace") == 0 and "Namespace" not in kinds[2:]
@@ -41,16 +47,22 @@ def test_up_applies_in_two_steps_waits_and_opens_ways(cluster: FakeCluster, sett
     assert not (settings.state_dir / "endpoints.json").exists()
 
 
-def test_up_stops_before_it_changes_anything(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_up_stops_before_it_changes_anything(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """The preflight's misses are in the error, and nothing was applied."""
     cluster.healthy()
     cluster.objects.pop("apis/monitoring.coreos.com/v1")
     with pytest.raises(StackError, match="bundle.yaml"):
         driver.up(settings, "fake", "minikube-cpu")
-    assert not (tmp_path / "applied.yaml").exists() and all(method == "GET" for method, _ in cluster.asked)
+    assert not (tmp_path / "applied.yaml").exists() and all(
+        method == "GET" for method, _ in cluster.asked
+    )
 
 
-def test_an_apply_that_is_refused_says_so(cluster: FakeCluster, settings: Settings, tmp_path: Path) -> None:
+def test_an_apply_that_is_refused_says_so(
+    cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
     """kubectl's own words are in the error."""
     cluster.healthy()
     (tmp_path / "refuse").write_text("Error from server (Forbidden): namespaces is forbidden")
@@ -61,20 +73,24 @@ def test_an_apply_that_is_refused_says_so(cluster: FakeCluster, settings: Settin
 def _vllm(cluster: FakeCluster, **pod_status: object) -> None:
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
-    cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"] = {"readyReplicas": 0}
+    cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"] = {
+        "readyReplicas": 0
+    }
     labels = {"app.kubernetes.io/name": "vllm"}
     cluster.put("api/v1/namespaces/llm-lab/pods/vllm-1", metadata={"name": "vllm-1", "labels": labels},
                 status=pod_status)  # fmt: skip
 
 
-def test_a_pod_that_cannot_start_ends_the_wait_at_once(cluster: FakeCluster, settings: Settings) -> None:
+def test_a_pod_that_cannot_start_ends_the_wait_at_once(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """An image that can never be pulled: no half hour of waiting, and the commands to look closer."""
     waiting = {"waiting": {"reason": "ErrImageNeverPull", "message": "image is not present"}}
     _vllm(cluster, containerStatuses=[{"name": "vllm", "ready": False, "state": waiting}])
     begun = time.monotonic()
     with pytest.raises(PartFailed, match="ErrImageNeverPull") as e:
         driver.up(settings, "fake", "minikube-cpu", wait_s=600)
-    assert e.value.part == "vllm" and "describe deployment vllm" in e.value.do
+    assert e.value.part == "vllm" and "describe deployment vllm" in e.value.fix
     assert time.monotonic() - begun < 300
 
 
@@ -89,7 +105,9 @@ def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
         driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
 
 
-def test_without_an_operator_prometheus_never_comes(cluster: FakeCluster, settings: Settings) -> None:
+def test_without_an_operator_prometheus_never_comes(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """The custom resource alone makes no pod; the error names who should."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
@@ -117,7 +135,9 @@ def test_status_shows_each_workload(cluster: FakeCluster, settings: Settings) ->
     assert "nginx" not in rows and rows["vllm"].progress == "1 of 1 ready"
 
 
-def test_down_removes_what_is_ours_and_nothing_else(cluster: FakeCluster, settings: Settings) -> None:
+def test_down_removes_what_is_ours_and_nothing_else(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Namespaces and cluster-wide objects with our label; a stranger's namespace of a like name stays."""
     cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
     cluster.put("api/v1/namespaces/llm-lab-old", metadata={"name": "llm-lab-old"})
@@ -128,7 +148,11 @@ def test_down_removes_what_is_ours_and_nothing_else(cluster: FakeCluster, settin
     cluster.put(f"{rbac}/namespaces/gpu-operator/roles/llm-lab-prometheus",
                 metadata={"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": OURS})  # fmt: skip
     removed = driver.down(settings, "fake", wait_s=5)
-    assert set(removed) == {"namespaces/llm-lab", "clusterroles/llm-lab-otel-collector", "roles/llm-lab-prometheus"}
+    assert set(removed) == {
+        "namespaces/llm-lab",
+        "clusterroles/llm-lab-otel-collector",
+        "roles/llm-lab-prometheus",
+    }
     assert set(cluster.objects) == {"api/v1/namespaces/llm-lab-old", f"{rbac}/clusterroles/admin"}
     assert driver.down(settings, "fake", wait_s=5) == []
 
@@ -141,10 +165,14 @@ def test_down_says_what_does_not_go(cluster: FakeCluster, settings: Settings) ->
         driver.down(settings, "fake", wait_s=0.1)
 
 
-def test_a_forward_that_dies_is_started_again_and_ends_when_told(cluster: FakeCluster, tmp_path: Path) -> None:
+def test_a_forward_that_dies_is_started_again_and_ends_when_told(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
     """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
     port = ways.free_from(13300, set())
-    kept = forward.Forward("x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000))
+    kept = forward.Forward(
+        "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
+    )
     kept.start()
     try:
         _until(lambda: forward.answers(port))
@@ -162,7 +190,9 @@ def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     program = tmp_path / "kubectl"
-    text = program.read_text().replace('if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n')
+    text = program.read_text().replace(
+        'if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n'
+    )
     program.write_text(text)
     monkeypatch.setattr(ways, "FORWARDS_UP_S", 1.0)
     with pytest.raises(StackError, match="no way to"):

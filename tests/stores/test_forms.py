@@ -36,6 +36,8 @@ def test_json_protobuf_and_arrow_are_the_same(tmp_path: Path) -> None:
         by_json, by_proto = (spans_frame(a, attributes=attributes) for a in answers.values())
         assert len(by_proto) == len(made)
         pd.testing.assert_frame_equal(by_proto, by_json, check_categorical=False)
-    assert spans_frame(bulk).sort_values("span_id").span_id.tolist() == sorted(spans_frame(streamed).span_id)
+    assert spans_frame(bulk).sort_values("span_id").span_id.tolist() == sorted(
+        spans_frame(streamed).span_id
+    )
     assert span_counts(answers[JSON]) == span_counts(answers[PROTOBUF]) == span_counts(streamed)
     assert missing_parents(answers[JSON]) == missing_parents(answers[PROTOBUF])

@@ -23,11 +23,18 @@ def success(data: object) -> Reply:
 
 
 def vector(*series: tuple[dict[str, str], float]) -> Reply:
-    return success({"resultType": "vector", "result": [{"metric": m, "value": [1.0, str(v)]} for m, v in series]})
+    return success(
+        {
+            "resultType": "vector",
+            "result": [{"metric": m, "value": [1.0, str(v)]} for m, v in series],
+        }
+    )
 
 
 def matrix(*series: tuple[dict[str, str], list]) -> Reply:
-    return success({"resultType": "matrix", "result": [{"metric": m, "values": v} for m, v in series]})
+    return success(
+        {"resultType": "matrix", "result": [{"metric": m, "values": v} for m, v in series]}
+    )
 
 
 def test_an_answer_knows_what_was_asked() -> None:
@@ -68,7 +75,10 @@ def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
         "x": [[[0.0, "1"]], [[1_375.0, "1"]], [[2_750.0, "1"]]],
         "y": [[[0.0, "2"]], [[1_375.0, "2"]], [[2_750.0, "2"]]],
     }
-    assert found.provenance.requests == 3 and (found.provenance.start, found.provenance.end) == (0, 3_000)
+    assert found.provenance.requests == 3 and (found.provenance.start, found.provenance.end) == (
+        0,
+        3_000,
+    )
 
 
 def test_what_depends_on_the_whole_range_is_asked_for_at_once_or_refused() -> None:
@@ -89,12 +99,18 @@ def test_a_stream_is_the_range_part_by_part() -> None:
         time.sleep(0.05 if params["start"] == "0.000" else 0.0)
         return matrix(({"a": "x"}, [[float(params["start"]), "1"]]))
 
-    with telling(lambda path, params: success(["up"]) if "values" in path else answer(path, params)) as server:
+    with telling(
+        lambda path, params: success(["up"]) if "values" in path else answer(path, params)
+    ) as server:
         prometheus = Prometheus(server.url)
         parts = list(prometheus.stream("m", 0, 9_000, 1))
-        assert [json.loads(bytes(p.series[0].pieces[0]))[0][0] for p in parts] == [1_375.0 * i for i in range(7)]
+        assert [json.loads(bytes(p.series[0].pieces[0]))[0][0] for p in parts] == [
+            1_375.0 * i for i in range(7)
+        ]
         assert {p.provenance.step_s for p in parts} == {1.0}
-        next(prometheus.stream("m", 0, 90_000, 1))  # and no more: what is not wanted is not waited for
+        next(
+            prometheus.stream("m", 0, 90_000, 1)
+        )  # and no more: what is not wanted is not waited for
         with pytest.raises(NoData, match="none"):
             list(prometheus.stream("none", 0, 9_000, 1))
 
@@ -125,14 +141,19 @@ def test_the_pieces_hold_every_point_once(start_ms: int, long_ms: int, step_ms: 
     found = pieces(start_ms / 1000, (start_ms + long_ms) / 1000, step_ms / 1000)
     counts = [round((b - a) * 1000) // step_ms + 1 for a, b in found]
     assert sum(counts) == long_ms // step_ms + 1 and max(counts) <= MAX_POINTS
-    assert [round(a * 1000) for a, _ in found[1:]] == [round(b * 1000) + step_ms for _, b in found[:-1]]
+    assert [round(a * 1000) for a, _ in found[1:]] == [
+        round(b * 1000) + step_ms for _, b in found[:-1]
+    ]
 
 
 def test_raw_samples_reach_back_before_the_window() -> None:
     """A range selector at the end of the window, long enough for the look-back."""
     with telling(lambda *_: matrix()) as server:
         Prometheus(server.url).samples('m{job="x"}', 100, 160, lookback_s=10)
-    assert server.asked[0][1]["query"] == 'm{job="x"}[70001ms]' and server.asked[0][1]["time"] == "160.000"
+    assert (
+        server.asked[0][1]["query"] == 'm{job="x"}[70001ms]'
+        and server.asked[0][1]["time"] == "160.000"
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +171,9 @@ def test_raw_samples_reach_back_before_the_window() -> None:
         (Reply(b""), StoreUnreachable, "empty answer"),
     ],
 )  # fmt: skip
-def test_what_is_no_answer_is_an_error_with_the_servers_words(reply: Reply, error: type, words: str) -> None:
+def test_what_is_no_answer_is_an_error_with_the_servers_words(
+    reply: Reply, error: type, words: str
+) -> None:
     """A refusal carries the query and what the server said; anything else says what came instead."""
     with telling(lambda *_: reply) as server, pytest.raises(error, match=words) as caught:
         Prometheus(server.url).query("some_metric")
@@ -197,11 +220,17 @@ def of_a_server(*, names: list[str], down: list[dict[str, str]] = ()):  # type: 
             [],
             "vllm:requests_running is absent.*similar names: vllm:num_requests_running",
         ),
-        (["vllm:requests_running"], [{"job": "vllm", "instance": "h:1"}], r"down \(up == 0\).*vllm \(h:1\)"),
+        (
+            ["vllm:requests_running"],
+            [{"job": "vllm", "instance": "h:1"}],
+            r"down \(up == 0\).*vllm \(h:1\)",
+        ),
         (["vllm:requests_running"], [], "window .* is empty"),
     ],
 )
-def test_an_empty_answer_says_why_when_something_was_needed(names: list, down: list, why: str) -> None:
+def test_an_empty_answer_says_why_when_something_was_needed(
+    names: list, down: list, why: str
+) -> None:
     """Absent metric, target down, empty window: the server is asked which."""
     with telling(of_a_server(names=names, down=down)) as server:
         answer = Prometheus(server.url).query("sum(rate(vllm:requests_running[1m]))")
@@ -228,7 +257,10 @@ def test_the_first_name_that_is_there() -> None:
     """For names that differ by version; where none is there, one clear message."""
     with telling(of_a_server(names=["ogx_requests_total"])) as server:
         prometheus = Prometheus(server.url)
-        assert prometheus.first_present("llama_stack_requests_total", "ogx_requests_total") == "ogx_requests_total"
+        assert (
+            prometheus.first_present("llama_stack_requests_total", "ogx_requests_total")
+            == "ogx_requests_total"
+        )
         with pytest.raises(NoData, match="none of the metrics"):
             prometheus.first_present("a", "b")
 
@@ -240,7 +272,9 @@ def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyP
         settings = load_settings(prometheus_url=server.url, tempo_url=server.url)
         Prometheus(settings).query("up")
         Tempo(settings).search("{}", 0, 1)
-    assert [h["Authorization"] for h in server.headers] == ["Bearer abc"] * 2 and "abc" not in repr(settings)
+    assert [h["Authorization"] for h in server.headers] == ["Bearer abc"] * 2 and "abc" not in repr(
+        settings
+    )
 
 
 @pytest.mark.parametrize(
@@ -250,7 +284,10 @@ def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyP
         ("vllm:inter_token_latency_seconds_bucket", "vllm:time_per_output_token_seconds_bucket"),
         ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
         ("llama_stack_requests_total", "ogx_requests_total"),
-        ("llama_stack_request_duration_seconds_sum", "llama_stack_llama_stack_request_duration_seconds_sum"),
+        (
+            "llama_stack_request_duration_seconds_sum",
+            "llama_stack_llama_stack_request_duration_seconds_sum",
+        ),
         ("llama_stack_llama_stack_requests_total", "ogx_ogx_requests_total"),
     ],
 )
@@ -258,7 +295,10 @@ def test_a_metric_is_found_under_its_other_versions_names(asked: str, exported: 
     """vLLM's renames and Llama Stack's prefixes, also of a histogram's parts; one clear message where there is none."""
     with telling(of_a_server(names=["up", exported])) as server:
         assert Prometheus(server.url).present(asked) == exported
-    with telling(of_a_server(names=["up"])) as server, pytest.raises(NoData, match="none of the metrics"):
+    with (
+        telling(of_a_server(names=["up"])) as server,
+        pytest.raises(NoData, match="none of the metrics"),
+    ):
         Prometheus(server.url).present(asked)
 
 
@@ -275,7 +315,12 @@ def test_instants_need_a_time_zone_and_windows_an_order() -> None:
 
 def target(job: str, at: str, health: str = "up") -> dict:
     labels = {"job": job, "instance": "h:1"}
-    return {"labels": labels, "health": health, "lastScrape": at, "lastError": "" if health == "up" else "refused"}
+    return {
+        "labels": labels,
+        "health": health,
+        "lastScrape": at,
+        "lastError": "" if health == "up" else "refused",
+    }
 
 
 def test_waiting_for_a_scrape() -> None:

@@ -40,9 +40,13 @@ def a_tempo(traces: dict[int, dict], *, found: list[int] = ()):  # type: ignore[
         if path == "/api/search":
             hits = [{"traceID": f"{i:x}", "rootServiceName": "svc", "startTimeUnixNano": "1500000000", "durationMs": 7,
                      "spanSets": [{"matched": 2}]} for i in found]  # fmt: skip
-            return Reply(json.dumps({"traces": hits[: int(params["limit"])], "metrics": {}}).encode())
+            return Reply(
+                json.dumps({"traces": hits[: int(params["limit"])], "metrics": {}}).encode()
+            )
         if path.startswith("/api/v2/traces/"):
-            return Reply(json.dumps(traces.get(int(path.rsplit("/", 1)[1], 16), spans_of(0))).encode())
+            return Reply(
+                json.dumps(traces.get(int(path.rsplit("/", 1)[1], 16), spans_of(0))).encode()
+            )
         return Reply(b"404 page not found", 404)
 
     return answer
@@ -53,8 +57,17 @@ def test_a_search_gives_summaries() -> None:
     with telling(a_tempo({}, found=[0xAB, 2])) as server:
         found = Tempo(server.url).search("{ status = error }", 10.5, 20.5, limit=2)
     assert found.trace_ids == (f"{0xAB:032x}", f"{2:032x}") and found.limited
-    assert (found.traces[0].start, found.traces[0].duration_s, found.traces[0].matched) == (1.5, 0.007, 2)
-    assert server.asked[0][1] == {"q": "{ status = error }", "start": "10", "end": "21", "limit": "2"}
+    assert (found.traces[0].start, found.traces[0].duration_s, found.traces[0].matched) == (
+        1.5,
+        0.007,
+        2,
+    )
+    assert server.asked[0][1] == {
+        "q": "{ status = error }",
+        "start": "10",
+        "end": "21",
+        "limit": "2",
+    }
 
 
 def test_a_search_that_finds_nothing() -> None:
@@ -77,7 +90,9 @@ def test_a_trace_by_id() -> None:
 
 def test_a_cut_trace_is_marked() -> None:
     """Tempo says PARTIAL when a trace was too large: the answer keeps that."""
-    with telling(a_tempo({7: {**spans_of(7, (1, 0)), "status": "PARTIAL"}, 8: spans_of(8, (1, 0))})) as server:
+    with telling(
+        a_tempo({7: {**spans_of(7, (1, 0)), "status": "PARTIAL"}, 8: spans_of(8, (1, 0))})
+    ) as server:
         answer = Tempo(server.url).traces([f"{7:032x}", f"{8:032x}", f"{9:032x}"])
     assert answer.partial == (f"{7:032x}",) and len(answer.documents) == 2
 
@@ -106,16 +121,30 @@ def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
     by_json = a_tempo(traces, found=list(traces))
 
     def answer(path: str, params: dict[str, str]) -> Reply:
-        return as_protobuf(traces[int(path[-32:], 16)]) if "traces" in path else by_json(path, params)
+        return (
+            as_protobuf(traces[int(path[-32:], 16)]) if "traces" in path else by_json(path, params)
+        )
 
     with telling(answer) as server:
         found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
-        accepted = [h["Accept"] for (path, _), h in zip(server.asked, server.headers, strict=True) if "traces/" in path]
-    assert accepted == ["application/protobuf"] * 4 and not found.documents and len(found.protobufs) == 3
-    assert sorted(outline(found)) == sorted(
-        (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "") for t in (1, 2, 3) for s, p in ((t, 0), (9, t))
+        accepted = [
+            h["Accept"]
+            for (path, _), h in zip(server.asked, server.headers, strict=True)
+            if "traces/" in path
+        ]
+    assert (
+        accepted == ["application/protobuf"] * 4
+        and not found.documents
+        and len(found.protobufs) == 3
     )
-    assert found.partial == (f"{2:032x}",) and found.provenance.received_bytes > sum(map(len, found.protobufs))
+    assert sorted(outline(found)) == sorted(
+        (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "")
+        for t in (1, 2, 3)
+        for s, p in ((t, 0), (9, t))
+    )
+    assert found.partial == (f"{2:032x}",) and found.provenance.received_bytes > sum(
+        map(len, found.protobufs)
+    )
 
 
 def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
@@ -128,7 +157,11 @@ def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
     replies = iter([as_protobuf(traces[1])])
 
     def mixed(path: str, params: dict[str, str]) -> Reply:
-        return next(replies, None) or by_json(path, params) if "traces/" in path else by_json(path, params)
+        return (
+            next(replies, None) or by_json(path, params)
+            if "traces/" in path
+            else by_json(path, params)
+        )
 
     with telling(mixed) as server:
         found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
@@ -140,7 +173,11 @@ def test_protobuf_that_is_none_is_an_error() -> None:
     by_json = a_tempo({}, found=[1])
 
     def answer(path: str, params: dict[str, str]) -> Reply:
-        return Reply(b"\x0a\xff", content_type="application/protobuf") if "traces/" in path else by_json(path, params)
+        return (
+            Reply(b"\x0a\xff", content_type="application/protobuf")
+            if "traces/" in path
+            else by_json(path, params)
+        )
 
     with telling(answer) as server, pytest.raises(StoreUnreachable, match="not Tempo"):
         Tempo(server.url).spans("{}", 0, 10, max_traces=5)
@@ -149,9 +186,15 @@ def test_protobuf_that_is_none_is_an_error() -> None:
 def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
     """An Arrow stream with these (trace, span, parent) ids."""
     ids = dict(
-        zip(("trace_id", "span_id", "parent_span_id"), zip(*rows, strict=True) if rows else ([], [], []), strict=True)
+        zip(
+            ("trace_id", "span_id", "parent_span_id"),
+            zip(*rows, strict=True) if rows else ([], [], []),
+            strict=True,
+        )
     )
-    columns = {name: pa.array(list(ids.get(name, [""] * len(rows))), pa.string()) for name in BULK_COLUMNS}
+    columns = {
+        name: pa.array(list(ids.get(name, [""] * len(rows))), pa.string()) for name in BULK_COLUMNS
+    }
     table = pa.table({**columns, **more})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
@@ -162,7 +205,11 @@ def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
 def test_the_labs_own_store_streams() -> None:
     """One question for all, whole traces, and only the columns that were wanted."""
     body = stream(
-        ("t", "s", ""), attributes=["{}"], events=[""], resource=["{}"], **{"tool_name": [""], "user.id": [""]}
+        ("t", "s", ""),
+        attributes=["{}"],
+        events=[""],
+        resource=["{}"],
+        **{"tool_name": [""], "user.id": [""]},
     )
     with telling(lambda *_: Reply(body)) as server:
         tempo = Tempo(server.url)
@@ -173,18 +220,28 @@ def test_the_labs_own_store_streams() -> None:
     asked = [params for path, params in server.asked if path == "/api/lab/spans"][1:]
     assert asked[0]["whole_traces"] == "true"
     extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in asked]
-    assert extra == [{"tool_name"}, {"tool_name", "attributes"}, {"tool_name", "attributes", "user.id"}]
+    assert extra == [
+        {"tool_name"},
+        {"tool_name", "attributes"},
+        {"tool_name", "attributes", "user.id"},
+    ]
 
 
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [
-        (Reply(b"invalid TraceQL query: parse error at line 1", 400), QueryRejected, "parse error at line 1"),
+        (
+            Reply(b"invalid TraceQL query: parse error at line 1", 400),
+            QueryRejected,
+            "parse error at line 1",
+        ),
         (Reply(b"<html>", 200), StoreUnreachable, "not Tempo"),
         (Reply(b'{"traces":[', cut=True), StoreUnreachable, "cannot be reached"),
     ],
 )
-def test_what_is_no_answer_is_an_error_with_the_servers_words(reply: Reply, error: type, words: str) -> None:
+def test_what_is_no_answer_is_an_error_with_the_servers_words(
+    reply: Reply, error: type, words: str
+) -> None:
     """As with Prometheus; a server that answers 200 to everything is not taken for the lab's own store."""
     with telling(lambda *_: reply) as server:
         tempo = Tempo(server.url)
@@ -194,10 +251,14 @@ def test_what_is_no_answer_is_an_error_with_the_servers_words(reply: Reply, erro
             tempo.spans("{", 0, 1)
 
 
-def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A trace that gains a span between two questions is still arriving; one whose parent lacks is not whole."""
     monkeypatch.setattr("lab.stores.waiting.POLL_S", 0.01)
-    steps = iter([spans_of(1, (2, 1)), spans_of(1, (2, 1), (1, 0)), spans_of(1, (2, 1), (1, 0), (3, 1))])
+    steps = iter(
+        [spans_of(1, (2, 1)), spans_of(1, (2, 1), (1, 0)), spans_of(1, (2, 1), (1, 0), (3, 1))]
+    )
     now = {"trace": next(steps)}
 
     def answer(path: str, params: dict[str, str]) -> Reply:
@@ -207,7 +268,11 @@ def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(monkeypatch
 
     with telling(answer) as server:
         arrival = Tempo(server.url).wait_for_traces([f"{1:032x}"], timeout_s=5)
-    assert arrival.complete == (f"{1:032x}",) and arrival.complete_ratio == 1 and len(server.asked) == 4
+    assert (
+        arrival.complete == (f"{1:032x}",)
+        and arrival.complete_ratio == 1
+        and len(server.asked) == 4
+    )
     assert arrival.require() is arrival
 
 
@@ -224,7 +289,9 @@ def test_waiting_is_bounded_and_names_what_lacks() -> None:
         }  # fmt: skip
         with pytest.raises(IncompleteTraces, match="3 of 4 traces"):
             arrival.require()
-        ruled = Tempo(server.url).wait_for_traces(ids[1:2], timeout_s=0.05, problems=lambda a: {ids[1]: "no vLLM"})
+        ruled = Tempo(server.url).wait_for_traces(
+            ids[1:2], timeout_s=0.05, problems=lambda a: {ids[1]: "no vLLM"}
+        )
     assert ruled.incomplete == {ids[1]: "no vLLM"} and "1 not: no vLLM" in str(ruled)
 
 

@@ -46,7 +46,9 @@ def tool_server(tmp_path: Path) -> Iterator[ToolServer]:
     provider = tracer_provider(None, exporter)
     database = Database(tmp_path / "world.sqlite")
     calls = Calls(database, Faults(slow_s=0.0, failure_ratio=0.0), Metrics(), provider)
-    server = uvicorn.Server(uvicorn.Config(make_app(calls, provider), port=0, log_config=None, lifespan="on"))
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(calls, provider), port=0, log_config=None, lifespan="on")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -23,7 +23,9 @@ def patched() -> Iterator[None]:
     ClientSession.send_request = original  # type: ignore[method-assign]
 
 
-async def test_the_tool_span_is_a_child_of_its_caller(tool_server: ToolServer, patched: None) -> None:
+async def test_the_tool_span_is_a_child_of_its_caller(
+    tool_server: ToolServer, patched: None
+) -> None:
     """The session is opened inside one span and used inside another: the tool's parent is the second."""
     tracer = TracerProvider().get_tracer("test")
     with tracer.start_as_current_span("lists the tools") as opened:
@@ -32,7 +34,9 @@ async def test_the_tool_span_is_a_child_of_its_caller(tool_server: ToolServer, p
             ClientSession(read, write) as session,
         ):
             await session.initialize()
-            with tracer.start_as_current_span("calls a tool", context=trace.set_span_in_context(opened)) as caller:
+            with tracer.start_as_current_span(
+                "calls a tool", context=trace.set_span_in_context(opened)
+            ) as caller:
                 await session.call_tool("get_node_status", {"node": "nowhere"})
     tool = next(s for s in tool_server.spans() if s.name == "execute_tool get_node_status")
     assert tool.parent is not None

@@ -22,7 +22,9 @@ from lab.settings import REPO
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lab.tools", *arguments]
-    return subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def free_port() -> int:
@@ -53,16 +55,23 @@ def receiver() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
     server.shutdown()
 
 
-def test_life_of_a_server(tmp_path: Path, receiver: tuple[str, list[ExportTraceServiceRequest]]) -> None:
+def test_life_of_a_server(
+    tmp_path: Path, receiver: tuple[str, list[ExportTraceServiceRequest]]
+) -> None:
     """It makes its database, answers, logs JSON lines with the trace id, and sends every span before it ends."""
     otlp, got = receiver
     port, trace = free_port(), "0af7651916cd43dd8448eb211c80319c"
-    process = start("--port", str(port), "--db", str(tmp_path / "new" / "world.sqlite"), "--otlp-endpoint", otlp)
+    process = start(
+        "--port", str(port), "--db", str(tmp_path / "new" / "world.sqlite"), "--otlp-endpoint", otlp
+    )
     try:
         _wait_until_healthy(process, port)
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
         message["params"] = {"name": "quote_price", "arguments": {"gpu": "H100", "hours": 2}}
-        headers = {"accept": "application/json, text/event-stream", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        headers = {
+            "accept": "application/json, text/event-stream",
+            "traceparent": f"00-{trace}-b7ad6b7169203331-01",
+        }
         answer = httpx.post(f"http://127.0.0.1:{port}/mcp", json=message, headers=headers).json()
         assert json.loads(answer["result"]["content"][0]["text"])["usd"] > 0
     finally:
@@ -105,12 +114,18 @@ def test_a_foreign_database_is_told(tmp_path: Path) -> None:
     before = foreign.read_bytes()
     process = start("--port", str(free_port()), "--db", str(foreign))
     _, said = process.communicate(timeout=240)
-    assert process.returncode == 1 and "not the help desk's database" in said and "Traceback" not in said
+    assert (
+        process.returncode == 1
+        and "not the help desk's database" in said
+        and "Traceback" not in said
+    )
     assert foreign.read_bytes() == before
 
 
 def test_wrong_faults_are_told(tmp_path: Path) -> None:
     """A failure ratio above 1 is refused at the start."""
-    process = start("--port", str(free_port()), "--db", str(tmp_path / "w.sqlite"), "--failure-ratio", "3")
+    process = start(
+        "--port", str(free_port()), "--db", str(tmp_path / "w.sqlite"), "--failure-ratio", "3"
+    )
     _, said = process.communicate(timeout=240)
     assert process.returncode == 1 and "out of range" in said

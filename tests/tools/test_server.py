@@ -21,7 +21,10 @@ from lab.world import catalogue, facts
 from tests.tools.conftest import ToolServer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01", "baggage": "lab.tenant=acme,user.id=zo%C3%AB,secret=no"}
+HEADERS = {
+    "traceparent": f"00-{TRACE}-{PARENT}-01",
+    "baggage": "lab.tenant=acme,user.id=zo%C3%AB,secret=no",
+}
 
 
 @asynccontextmanager
@@ -35,7 +38,9 @@ async def session(server: ToolServer, **headers: str) -> AsyncIterator[ClientSes
         yield opened
 
 
-async def call(server: ToolServer, tool: str, arguments: dict[str, Any], **headers: str) -> CallToolResult:
+async def call(
+    server: ToolServer, tool: str, arguments: dict[str, Any], **headers: str
+) -> CallToolResult:
     async with session(server, **headers) as opened:
         return await opened.call_tool(tool, arguments)
 
@@ -55,7 +60,9 @@ async def test_the_catalogue_is_what_is_offered(tool_server: ToolServer) -> None
         tools = {t.name: t for t in (await opened.list_tools()).tools}
     assert list(tools) == [t.name for t in catalogue.MCP_TOOLS]
     assert all(tools[t.name].inputSchema == t.input_schema() for t in catalogue.MCP_TOOLS)
-    writing = {name for name, t in tools.items() if t.annotations and not t.annotations.readOnlyHint}
+    writing = {
+        name for name, t in tools.items() if t.annotations and not t.annotations.readOnlyHint
+    }
     assert writing == {t.name for t in catalogue.MCP_TOOLS if t.writes}
 
 
@@ -73,12 +80,18 @@ async def test_results_are_the_databases(tool_server: ToolServer) -> None:
         ("get_node_status", {}, "missing argument node"),
         ("get_node_status", {"node": "a", "colour": "red"}, "unexpected argument colour"),
         ("quote_price", {"gpu": "H100", "hours": "two"}, "argument hours must be a integer"),
-        ("get_node_status", {"node": "x'; DROP TABLE nodes; --"}, "unknown node x'; DROP TABLE nodes; --"),
+        (
+            "get_node_status",
+            {"node": "x'; DROP TABLE nodes; --"},
+            "unknown node x'; DROP TABLE nodes; --",
+        ),
         ("make_coffee", {}, "unknown tool make_coffee"),
         ("file_search", {"query": "x"}, "unknown tool file_search"),
     ],
 )
-async def test_errors_are_results(tool_server: ToolServer, tool: str, arguments: dict, expected: str) -> None:
+async def test_errors_are_results(
+    tool_server: ToolServer, tool: str, arguments: dict, expected: str
+) -> None:
     """What the model got wrong is told to it as an error result; the server stays."""
     assert told(await call(tool_server, tool, arguments)) == (True, expected)
     assert tool_server.calls.database.rows() > 0
@@ -110,7 +123,10 @@ async def test_each_request_keeps_its_own_parent(tool_server: ToolServer) -> Non
     name, *_ = a_node(tool_server)
     traces = [f"{i + 1:032x}" for i in range(20)]
     await asyncio.gather(
-        *(call(tool_server, "get_node_status", {"node": name}, traceparent=f"00-{t}-{PARENT}-01") for t in traces)
+        *(
+            call(tool_server, "get_node_status", {"node": name}, traceparent=f"00-{t}-{PARENT}-01")
+            for t in traces
+        )
     )
     tools = [s for s in tool_server.spans() if s.name.startswith("execute_tool")]
     assert sorted(f"{s.context.trace_id:032x}" for s in tools) == traces
@@ -128,19 +144,30 @@ async def test_errors_show_in_spans_and_metrics(tool_server: ToolServer) -> None
     spans = [s for s in tool_server.spans() if s.name.startswith("execute_tool")]
     kinds = [s.attributes.get("error.type") for s in spans]
     assert kinds == [None, "tool_error", "invalid_arguments", "invalid_arguments", "timeout"]
-    assert [s.status.status_code is StatusCode.ERROR for s in spans] == [False, True, True, True, True]
+    assert [s.status.status_code is StatusCode.ERROR for s in spans] == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
     text = httpx.get(f"{tool_server.url}/metrics").text
     assert 'lab_tool_calls_total{outcome="ok",tool="get_node_status"} 1.0' in text
     assert 'lab_tool_calls_total{outcome="error",tool="get_node_status"} 2.0' in text
     assert 'lab_tool_calls_total{outcome="invalid",tool="unknown"} 1.0' in text
-    assert "make_coffee" not in text and 'lab_tool_duration_seconds_count{tool="get_node_status"} 4.0' in text
+    assert (
+        "make_coffee" not in text
+        and 'lab_tool_duration_seconds_count{tool="get_node_status"} 4.0' in text
+    )
 
 
 async def test_a_slow_tool_holds_up_no_other(tool_server: ToolServer) -> None:
     """While ten calls wait a second, another tool answers."""
     tool_server.calls.faults.set("run_diagnostics", delay_s=1.5)
     name, *_ = a_node(tool_server)
-    slow = [asyncio.create_task(call(tool_server, "run_diagnostics", {"node": name})) for _ in range(10)]
+    slow = [
+        asyncio.create_task(call(tool_server, "run_diagnostics", {"node": name})) for _ in range(10)
+    ]
     await asyncio.sleep(0.3)
     await call(tool_server, "get_node_status", {"node": name})
     assert not any(task.done() for task in slow)
@@ -151,7 +178,9 @@ async def test_tickets_are_written_once_each(tool_server: ToolServer) -> None:
     """A dozen writers at once get a dozen different tickets, and the database holds just these."""
     name, *_ = a_node(tool_server)
     arguments = {"node": name, "severity": "high", "problem": "too hot"}
-    results = await asyncio.gather(*(call(tool_server, "open_ticket", arguments) for _ in range(12)))
+    results = await asyncio.gather(
+        *(call(tool_server, "open_ticket", arguments) for _ in range(12))
+    )
     numbers = {json.loads(told(r)[1])["ticket"] for r in results}
     assert len(numbers) == 12 and not any(told(r)[0] for r in results)
     with sqlite3.connect(tool_server.db) as db:
@@ -163,7 +192,10 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
     url, name = f"{tool_server.url}/admin/faults", a_node(tool_server)[0]
     assert httpx.post(url, json={"tool": "get_quota", "error_ratio": 0.25}).status_code == 200
     set_now = httpx.post(url, json={"tool": "get_node_status", "delay_s": 0.3}).json()
-    assert (set_now["get_quota"]["error_ratio"], set_now["get_node_status"]["delay_s"]) == (0.25, 0.3)
+    assert (set_now["get_quota"]["error_ratio"], set_now["get_node_status"]["delay_s"]) == (
+        0.25,
+        0.3,
+    )
     begun = time.perf_counter()
     asyncio.run(call(tool_server, "get_node_status", {"node": name}))
     assert time.perf_counter() - begun >= 0.3

@@ -26,7 +26,9 @@ class Running:
 
     def export(self, body: bytes, **headers: str) -> httpx.Response:
         """POST an OTLP payload; protobuf unless a content type is given."""
-        sent = {"Content-Type": "application/x-protobuf"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        sent = {"Content-Type": "application/x-protobuf"} | {
+            k.replace("_", "-"): v for k, v in headers.items()
+        }
         return self.otlp.post("/v1/traces", content=body, headers=sent)
 
 
@@ -38,12 +40,15 @@ def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEven
     server = Server(engine, port=0, otlp_port=0)
     asyncio.run_coroutine_threadsafe(server.start(), loop).result(timeout=180)
     clients = [
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180) for port in (server.port, server.otlp_port)
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180)
+        for port in (server.port, server.otlp_port)
     ]
     return Running(engine, *clients), thread, loop, server
 
 
-def stop(running: Running, thread: threading.Thread, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+def stop(
+    running: Running, thread: threading.Thread, loop: asyncio.AbstractEventLoop, server: Server
+) -> None:
     running.tempo.close()
     running.otlp.close()
     asyncio.run_coroutine_threadsafe(server.stop(), loop).result(timeout=180)

@@ -41,7 +41,11 @@ def random_spans(seed: int, traces: int = 6) -> list[Span]:
         resources = [random_resource(r) for _ in range(2)]
         for i in range(r.randint(1, 8)):
             span_id = r.getrandbits(63) + 1
-            parent = r.choice(ids) if ids and r.random() < 0.85 else (r.getrandbits(63) + 1 if r.random() < 0.3 else 0)
+            parent = (
+                r.choice(ids)
+                if ids and r.random() < 0.85
+                else (r.getrandbits(63) + 1 if r.random() < 0.3 else 0)
+            )
             start = T0 + r.randint(0, 20) * 10**9 + len(spans)
             spans.append(
                 Span(
@@ -59,7 +63,9 @@ def random_attributes(r: random.Random) -> dict[str, Value]:
     if r.random() < 0.5:
         found["gen_ai.request.model"] = ("str", r.choice(("m1", "m2")))
     if r.random() < 0.5:
-        found["gen_ai.usage.prompt_tokens"] = r.choice((("int", r.randint(0, 9)), ("str", "7"), ("dbl", 2.5)))
+        found["gen_ai.usage.prompt_tokens"] = r.choice(
+            (("int", r.randint(0, 9)), ("str", "7"), ("dbl", 2.5))
+        )
     return found
 
 

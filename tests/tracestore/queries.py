@@ -46,7 +46,17 @@ _INTRINSIC_CONDITIONS = st.sampled_from(
 
 def _numbers() -> st.SearchStrategy[str]:
     leaves = st.sampled_from(
-        ("span.foo", ".foo", "span.bar", "span.gen_ai.usage.prompt_tokens", "1", "2", "-3", "0.5", "span:childCount")
+        (
+            "span.foo",
+            ".foo",
+            "span.bar",
+            "span.gen_ai.usage.prompt_tokens",
+            "1",
+            "2",
+            "-3",
+            "0.5",
+            "span:childCount",
+        )
     )
     return st.recursive(
         leaves,
@@ -81,7 +91,14 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> str:
     if depth == 0:
         return draw(
             st.sampled_from(
-                (attribute, f"!{attribute}", "true", "false", f"{attribute} = span.bar", f"{attribute} < .foo")
+                (
+                    attribute,
+                    f"!{attribute}",
+                    "true",
+                    "false",
+                    f"{attribute} = span.bar",
+                    f"{attribute} < .foo",
+                )
             )
         )
     if kind == 8:
@@ -89,7 +106,25 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> str:
     return f"({draw(conditions(depth - 1))} {draw(st.sampled_from(('&&', '||')))} {draw(conditions(depth - 1))})"
 
 
-_SPANSET_OPS = ("&&", "||", ">", ">>", "<", "<<", "~", "!>", "!>>", "!<", "!<<", "!~", "&>", "&>>", "&<", "&<<", "&~")
+_SPANSET_OPS = (
+    "&&",
+    "||",
+    ">",
+    ">>",
+    "<",
+    "<<",
+    "~",
+    "!>",
+    "!>>",
+    "!<",
+    "!<<",
+    "!~",
+    "&>",
+    "&>>",
+    "&<",
+    "&<<",
+    "&~",
+)
 
 
 @st.composite
@@ -112,7 +147,16 @@ _AGGREGATES = st.one_of(
     ),
 ).map(" ".join)
 _GROUPS = st.sampled_from(
-    ("name", "span.foo", ".foo", "resource.service.name", "status", "span.bar + 1", "kind", "span.never")
+    (
+        "name",
+        "span.foo",
+        ".foo",
+        "resource.service.name",
+        "status",
+        "span.bar + 1",
+        "kind",
+        "span.never",
+    )
 )
 
 

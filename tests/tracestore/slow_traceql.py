@@ -167,7 +167,14 @@ class Corpus:
                 case "*":
                     return ("dbl", x * y)
                 case "/":
-                    return ("dbl", x / y if y else math.nan if x == 0 or x != x else math.copysign(math.inf, x))
+                    return (
+                        "dbl",
+                        x / y
+                        if y
+                        else math.nan
+                        if x == 0 or x != x
+                        else math.copysign(math.inf, x),
+                    )
                 case "%":
                     return ("dbl", math.fmod(x, y)) if y else ("dbl", math.nan)
                 case "^":
@@ -219,7 +226,9 @@ class Corpus:
         for s in one[2]:
             found = self.value(stage.operand, s)
             groups[
-                None if found is None else (found[0], tuple(found[1]) if found[0].endswith("[]") else found[1])
+                None
+                if found is None
+                else (found[0], tuple(found[1]) if found[0].endswith("[]") else found[1])
             ].append(s)
         return [((*one[0], key), one[1], spans) for key, spans in groups.items()]
 
@@ -228,15 +237,19 @@ class Corpus:
         if stage.left.operand is None:
             result: Value = ("int", len(spans))
         else:
-            found = [f for f in (self.value(stage.left.operand, s) for s in spans) if f is not None and f[0] in NUMBERS]
+            found = [
+                f
+                for f in (self.value(stage.left.operand, s) for s in spans)
+                if f is not None and f[0] in NUMBERS
+            ]
             if not found:
                 return []
             numbers = [n for _, n in found]
             result = (
                 "dbl",
-                {"min": min, "max": max, "sum": math.fsum, "avg": lambda n: math.fsum(n) / len(n)}[stage.left.op](
-                    numbers
-                ),
+                {"min": min, "max": max, "sum": math.fsum, "avg": lambda n: math.fsum(n) / len(n)}[
+                    stage.left.op
+                ](numbers),
             )
         static = (_SLOT[stage.right.type], stage.right.value)
         return [(groups, (*values, result[1]), spans)] if compare(stage.op, result, static) else []

@@ -54,7 +54,9 @@ def test_trace_by_id_v2(tempo, spans: list[Span]) -> None:
     wanted = spans[0]
     url = f"/api/v2/traces/{wanted.trace:032x}"
     answer = tempo.get(url).json()
-    found = [s for rs in answer["trace"]["resourceSpans"] for ss in rs["scopeSpans"] for s in ss["spans"]]
+    found = [
+        s for rs in answer["trace"]["resourceSpans"] for ss in rs["scopeSpans"] for s in ss["spans"]
+    ]
     ids = {int.from_bytes(base64.b64decode(s["spanId"]), "big") for s in found}
     assert ids == {s.id for s in spans if s.trace == wanted.trace}
     assert all(isinstance(s["startTimeUnixNano"], str) for s in found)
@@ -68,7 +70,9 @@ def test_trace_by_id_v1(tempo, spans: list[Span]) -> None:
     """`batches`, or a protobuf Trace; 404 for an unknown id, 400 for what is no id."""
     url = f"/api/traces/{spans[0].trace:x}"
     assert tempo.get(url).json()["batches"]
-    trace = TracesData.FromString(tempo.get(url, headers={"Accept": "application/protobuf"}).content)
+    trace = TracesData.FromString(
+        tempo.get(url, headers={"Accept": "application/protobuf"}).content
+    )
     count = sum(len(ss.spans) for rs in trace.resource_spans for ss in rs.scope_spans)
     assert count == sum(1 for s in spans if s.trace == spans[0].trace)
     assert tempo.get("/api/traces/deadbeef").status_code == 404
@@ -79,11 +83,18 @@ def test_trace_by_id_v1(tempo, spans: list[Span]) -> None:
 def test_search_shape(tempo, spans: list[Span]) -> None:
     """Every field that Tempo returns, with its type: 64-bit numbers are strings, durationMs is a number."""
     answer = tempo.get(
-        "/api/search", params={"q": "{ .foo != nil } | select(.foo)", "limit": "3", "spss": "1"} | WINDOW
+        "/api/search",
+        params={"q": "{ .foo != nil } | select(.foo)", "limit": "3", "spss": "1"} | WINDOW,
     ).json()
     assert 0 < len(answer["traces"]) <= 3
     for trace in answer["traces"]:
-        assert {"traceID", "rootServiceName", "rootTraceName", "startTimeUnixNano", "durationMs"} <= set(trace)
+        assert {
+            "traceID",
+            "rootServiceName",
+            "rootTraceName",
+            "startTimeUnixNano",
+            "durationMs",
+        } <= set(trace)
         assert not trace["traceID"].startswith("0")
         assert (type(trace["startTimeUnixNano"]), type(trace["durationMs"])) == (str, int)
         assert trace["spanSet"] == trace["spanSets"][0]
@@ -109,16 +120,22 @@ def test_search_is_newest_first_and_limited(tempo, spans: list[Span]) -> None:
 def test_matched_counts_all_not_only_the_shown(tempo, spans: list[Span]) -> None:
     """`matched` is the number of matching spans, whatever spss lets through."""
     for trace in tempo.get("/api/search", params={"q": "{}", "spss": "1"}).json()["traces"]:
-        assert trace["spanSet"]["matched"] == sum(1 for s in spans if f"{s.trace:x}" == trace["traceID"])
+        assert trace["spanSet"]["matched"] == sum(
+            1 for s in spans if f"{s.trace:x}" == trace["traceID"]
+        )
 
 
 def test_grouped_search(tempo, spans: list[Span]) -> None:
     """by() makes one spanset a group and says of which; count() says how many."""
-    found = tempo.get("/api/search", params={"q": "{} | by(name) | count() > 1", "limit": "50"}).json()["traces"]
+    found = tempo.get(
+        "/api/search", params={"q": "{} | by(name) | count() > 1", "limit": "50"}
+    ).json()["traces"]
     corpus = Corpus(spans)
     for trace in found:
         members = corpus.traces[int(trace["traceID"], 16)]
-        names = {n: c for n in {s.name for s in members} if (c := sum(s.name == n for s in members)) > 1}
+        names = {
+            n: c for n in {s.name for s in members} if (c := sum(s.name == n for s in members)) > 1
+        }
         said = {}
         for spanset in trace["spanSets"]:
             values = {a["key"]: next(iter(a["value"].values())) for a in spanset["attributes"]}
@@ -129,14 +146,18 @@ def test_grouped_search(tempo, spans: list[Span]) -> None:
 def test_a_window_limits(tempo, spans: list[Span]) -> None:
     """Spans that do not overlap [start, end] take no part."""
     start, end = T0 // 10**9 + 5, T0 // 10**9 + 10
-    found = tempo.get("/api/search", params={"q": "{}", "start": start, "end": end, "limit": 100}).json()["traces"]
+    found = tempo.get(
+        "/api/search", params={"q": "{}", "start": start, "end": end, "limit": 100}
+    ).json()["traces"]
     inside = {f"{s.trace:x}" for s in spans if s.start <= end * 10**9 and s.end >= start * 10**9}
     assert {t["traceID"] for t in found} == inside
 
 
 def test_legacy_search(tempo, spans: list[Span]) -> None:
     """The parameters of before TraceQL: tags in logfmt, minDuration, maxDuration."""
-    found = tempo.get("/api/search", params={"tags": 'service.name=vllm name="chat"', "limit": 100}).json()["traces"]
+    found = tempo.get(
+        "/api/search", params={"tags": 'service.name=vllm name="chat"', "limit": 100}
+    ).json()["traces"]
     expected = {f"{s.trace:x}" for s in spans if s.service == "vllm" and s.name == "chat"}
     assert {t["traceID"] for t in found} == expected
     assert tempo.get("/api/search", params={"tags": "a=b c"}).status_code == 400
@@ -165,9 +186,10 @@ def test_tags(tempo, spans: list[Span]) -> None:
     assert set(scopes["resource"]) == {k for s in spans for k in s.resource}
     assert scopes["event"] == ["e"]
     assert "duration" in scopes["intrinsic"]
-    assert [s["name"] for s in tempo.get("/api/v2/search/tags", params={"scope": "resource"}).json()["scopes"]] == [
-        "resource"
-    ]
+    assert [
+        s["name"]
+        for s in tempo.get("/api/v2/search/tags", params={"scope": "resource"}).json()["scopes"]
+    ] == ["resource"]
     assert tempo.get("/api/v2/search/tags", params={"scope": "x"}).status_code == 400
     assert "foo" in tempo.get("/api/search/tags").json()["tagNames"]
 
@@ -181,17 +203,29 @@ def test_tag_values(tempo, spans: list[Span]) -> None:
         return {(v["type"], v["value"]) for v in answer.json()["tagValues"]}
 
     services = {("string", s.service) for s in spans if s.service}
-    assert values("resource.service.name") == values(".service.name") == values("service.name") == services
+    assert (
+        values("resource.service.name")
+        == values(".service.name")
+        == values("service.name")
+        == services
+    )
     assert values("name") == {("string", s.name) for s in spans}
     assert values("status") == {("keyword", v) for v in ("ok", "error", "unset")}
     chats = {("string", s.service) for s in spans if s.name == "chat" and s.service}
-    for q in ('{ name = "chat" }', '{ name = "chat" && ', '{ name = "chat" && .x = }', '{ name = "chat"'):
+    for q in (
+        '{ name = "chat" }',
+        '{ name = "chat" && ',
+        '{ name = "chat" && .x = }',
+        '{ name = "chat"',
+    ):
         assert values("resource.service.name", q=q) == chats
     assert values("resource.service.name", q="}{ nonsense") == services
     ints = {("int", str(v[1])) for s in spans if (v := s.attributes.get("foo")) and v[0] == "int"}
     assert ints <= values("span.foo")
     assert values("span.never") == set()
-    assert set(tempo.get("/api/search/tag/service.name/values").json()["tagValues"]) == {v for _, v in services}
+    assert set(tempo.get("/api/search/tag/service.name/values").json()["tagValues"]) == {
+        v for _, v in services
+    }
 
 
 def metrics(tempo, kind: str, q: str, **params: str) -> dict:
@@ -215,22 +249,34 @@ def test_rate_over_a_range(tempo, spans: list[Span]) -> None:
     for stamp, sample in zip(stamps, series["samples"], strict=True):
         assert sample["value"] == sum(1 for s in spans if stamp - step < s.start <= stamp)
     (rate,) = metrics(tempo, "query_range", "{} | rate()", step="10s")["series"]
-    assert [s["value"] * 10 for s in rate["samples"]] == pytest.approx([s["value"] for s in series["samples"]])
+    assert [s["value"] * 10 for s in rate["samples"]] == pytest.approx(
+        [s["value"] for s in series["samples"]]
+    )
 
 
 def test_values_over_time(tempo, spans: list[Span]) -> None:
     """min, max, avg, sum by a label; durations in seconds; groups without a value have no series."""
-    for op, function in (("min", min), ("max", max), ("sum", sum), ("avg", lambda v: sum(v) / len(v))):
+    for op, function in (
+        ("min", min),
+        ("max", max),
+        ("sum", sum),
+        ("avg", lambda v: sum(v) / len(v)),
+    ):
         found = metrics(tempo, "query", f"{{}} | {op}_over_time(duration) by (name)")["series"]
         said = {labels(s)["name"]: s["value"] for s in found}
-        truth = {n: function([(s.end - s.start) / 1e9 for s in spans if s.name == n]) for n in {s.name for s in spans}}
+        truth = {
+            n: function([(s.end - s.start) / 1e9 for s in spans if s.name == n])
+            for n in {s.name for s in spans}
+        }
         assert said == pytest.approx(truth)
     assert metrics(tempo, "query", "{} | max_over_time(span.never)")["series"] == []
 
 
 def test_grouping_drops_nil_but_says_so_where_all_are(tempo, spans: list[Span]) -> None:
     """A span without the attribute is in a series of its own, labelled nil."""
-    found = metrics(tempo, "query", "{} | count_over_time() by (span.gen_ai.request.model)")["series"]
+    found = metrics(tempo, "query", "{} | count_over_time() by (span.gen_ai.request.model)")[
+        "series"
+    ]
     said = {labels(s)["span.gen_ai.request.model"]: s["value"] for s in found}
     truth: dict[str, int] = {}
     for s in spans:
@@ -269,7 +315,9 @@ def test_second_stage_and_arithmetic(tempo, spans: list[Span]) -> None:
     over = metrics(tempo, "query", "{} | count_over_time() by (name) > 5")["series"]
     assert {labels(s)["name"] for s in over} == {n for n, c in by_name.items() if c > 5}
     share = metrics(
-        tempo, "query", "({ status = error } | count_over_time() by (name)) / ({} | count_over_time() by (name)) * 100"
+        tempo,
+        "query",
+        "({ status = error } | count_over_time() by (name)) / ({} | count_over_time() by (name)) * 100",
     )["series"]
     truth = {
         n: 100 * sum(s.name == n and s.status == 2 for s in spans) / c
@@ -310,7 +358,8 @@ def test_times_may_be_seconds_nanoseconds_or_rfc3339(tempo) -> None:
         ("2023-11-14T22:13:20Z", "2023-11-14T22:14:20Z"),
     ):
         answer = tempo.get(
-            "/api/metrics/query_range", params={"q": "{} | rate()", "start": begin, "end": end, "step": "30s"}
+            "/api/metrics/query_range",
+            params={"q": "{} | rate()", "start": begin, "end": end, "step": "30s"},
         )
         answers.append(answer.json()["series"])
     assert answers[0] == answers[1] == answers[2]
@@ -325,10 +374,14 @@ def bulk(tempo, **params: str) -> pa.Table:
 def test_bulk(tempo, spans: list[Span]) -> None:
     """The spans of a filter as one table; with whole_traces all spans of their traces."""
     table = bulk(tempo, q='{ name = "chat" }')
-    assert set(table.column("span_id").to_pylist()) == {f"{s.id:016x}" for s in spans if s.name == "chat"}
+    assert set(table.column("span_id").to_pylist()) == {
+        f"{s.id:016x}" for s in spans if s.name == "chat"
+    }
     whole = bulk(tempo, q='{ name = "chat" }', whole_traces="true", columns="span_id,name")
     traces = {s.trace for s in spans if s.name == "chat"}
-    assert set(whole.column("span_id").to_pylist()) == {f"{s.id:016x}" for s in spans if s.trace in traces}
+    assert set(whole.column("span_id").to_pylist()) == {
+        f"{s.id:016x}" for s in spans if s.trace in traces
+    }
     assert whole.column_names == ["span_id", "name"]
     everything = bulk(tempo)
     by_id = {int(r["span_id"], 16): r for r in everything.to_pylist()}
@@ -365,17 +418,22 @@ def test_bulk_of_nothing_is_an_empty_table(tempo) -> None:
     ),
     q=st.one_of(st.text(max_size=40), pipelines(), pipelines().map(lambda p: p + " | rate()")),
     more=st.dictionaries(
-        st.sampled_from(("start", "end", "limit", "spss", "step", "since", "tags")), st.text(max_size=8), max_size=2
+        st.sampled_from(("start", "end", "limit", "spss", "step", "since", "tags")),
+        st.text(max_size=8),
+        max_size=2,
     ),
 )
-def test_no_question_makes_a_500(loaded: tuple[Running, list[Span]], path: str, q: str, more: dict[str, str]) -> None:
+def test_no_question_makes_a_500(
+    loaded: tuple[Running, list[Span]], path: str, q: str, more: dict[str, str]
+) -> None:
     """Whatever is asked: an answer or a 400."""
     answer = loaded[0].tempo.get(path, params={"q": q} | more)
     assert answer.status_code in (200, 400), answer.text
 
 
 @pytest.mark.parametrize(
-    "evil", ["'; DROP TABLE spans; --", '"; DROP TABLE spans; --', "\\", "\x00", "$p0", "a' OR '1'='1"]
+    "evil",
+    ["'; DROP TABLE spans; --", '"; DROP TABLE spans; --', "\\", "\x00", "$p0", "a' OR '1'='1"],
 )
 def test_nothing_is_injected(tempo, spans: list[Span], evil: str) -> None:
     """Values and names are bound, never pasted."""

@@ -21,10 +21,13 @@ from tests.tracestore.hypotheses import QUICK
 from tests.tracestore.test_otlp import values
 
 _TEXT = st.one_of(
-    st.text(st.characters(codec="utf-8"), max_size=10), st.sampled_from(("", "x" * 125, "x" * 126, "x" * 127, "é" * 80))
+    st.text(st.characters(codec="utf-8"), max_size=10),
+    st.sampled_from(("", "x" * 125, "x" * 126, "x" * 127, "é" * 80)),
 )
 PAIRS = st.builds(
-    lambda k, v: KeyValue(key=k, value=v), _TEXT, st.one_of(values(), _TEXT.map(lambda t: AnyValue(string_value=t)))
+    lambda k, v: KeyValue(key=k, value=v),
+    _TEXT,
+    st.one_of(values(), _TEXT.map(lambda t: AnyValue(string_value=t))),
 )
 
 
@@ -58,7 +61,10 @@ def as_text(pairs: list[tuple[str, Any]]) -> str:
     """Comparable also where a value is NaN or an infinity."""
     words = {"inf": '"Infinity"', "-inf": '"-Infinity"', "nan": '"NaN"'}
     return repr(
-        [(k, {f: words.get(repr(v), repr(v)).replace("'", '"') for f, v in value.items()}) for k, value in pairs]
+        [
+            (k, {f: words.get(repr(v), repr(v)).replace("'", '"') for f, v in value.items()})
+            for k, value in pairs
+        ]
     )
 
 
@@ -72,7 +78,9 @@ def test_the_same_as_protobuf(pairs: list[KeyValue]) -> None:
 
 @QUICK
 @given(data=st.data(), pair=PAIRS)
-def test_damaged_bytes_are_judged_as_protobuf_judges_them(data: st.DataObject, pair: KeyValue) -> None:
+def test_damaged_bytes_are_judged_as_protobuf_judges_them(
+    data: st.DataObject, pair: KeyValue
+) -> None:
     """A changed, missing or added byte: the same values, or a refusal where protobuf refuses."""
     blob = bytearray(pair.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
@@ -93,7 +101,9 @@ def test_damaged_bytes_are_judged_as_protobuf_judges_them(data: st.DataObject, p
 @given(data=st.data())
 def test_a_damaged_request_is_accepted_or_refused(data: st.DataObject) -> None:
     """Whatever bytes come: as many rows as were accepted, or BadRequest; nothing else."""
-    body = bytearray(request_of(random_spans(data.draw(st.integers(0, 5)), traces=1)).SerializeToString())
+    body = bytearray(
+        request_of(random_spans(data.draw(st.integers(0, 5)), traces=1)).SerializeToString()
+    )
     for _ in range(data.draw(st.integers(0, 3))):
         at = data.draw(st.integers(0, len(body) - 1))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))

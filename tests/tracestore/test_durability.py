@@ -77,7 +77,9 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(wal.read(tmp_path, after=0)) == [(1, b"first"), (2, b"second")]
 
 
-def test_segments_go_once_the_database_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_go_once_the_database_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full segment is deleted when all of it is in the database, and not before."""
     monkeypatch.setattr(wal, "SEGMENT_BYTES", 50)
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
@@ -107,7 +109,9 @@ def test_a_broken_disk_is_told_to_the_sender_and_nothing_is_kept(
     monkeypatch.setattr(wal, "_write_all", real)
     assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (0,)
     accepted = engine.ingest.submit(body).result(timeout=120)
-    assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (accepted.spans,)
+    assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (
+        accepted.spans,
+    )
     engine.stop()
 
 
@@ -115,7 +119,9 @@ def test_a_second_process_is_told_why(tmp_path: Path) -> None:
     """A folder that another store holds is refused with the reason."""
     store = SpanStore(tmp_path)
     code = f"from pathlib import Path; from lab.tracestore.store import SpanStore; SpanStore(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120
+    )
     store.close()
     assert "cannot be opened" in done.stderr
     assert "stop the other process" in done.stderr
@@ -125,9 +131,25 @@ class Child:
     """The store as a process of its own."""
 
     def __init__(self, folder: Path, *, largest_file_bytes: int | None = None) -> None:
-        command = [sys.executable, "-m", "lab.tracestore", "--port", "0", "--otlp-port", "0", "--data", str(folder)]
+        command = [
+            sys.executable,
+            "-m",
+            "lab.tracestore",
+            "--port",
+            "0",
+            "--otlp-port",
+            "0",
+            "--data",
+            str(folder),
+        ]
         if largest_file_bytes is not None:  # past it every write fails, as on a full disk
-            command = ["bash", "-c", f'ulimit -f {largest_file_bytes // 1024}; exec "$@"', "bash", *command]
+            command = [
+                "bash",
+                "-c",
+                f'ulimit -f {largest_file_bytes // 1024}; exec "$@"',
+                "bash",
+                *command,
+            ]
         self.process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             if ports := re.search(r'"port":(\d+),"otlp_port":(\d+)', line):
@@ -168,7 +190,9 @@ def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None
         finally:
             killer.join()
     child = Child(tmp_path)
-    frame = httpx.get(f"{child.tempo}/api/lab/spans", params={"columns": "span_id"}, timeout=60).content
+    frame = httpx.get(
+        f"{child.tempo}/api/lab/spans", params={"columns": "span_id"}, timeout=60
+    ).content
     child.kill(signal.SIGTERM)
     import pyarrow as pa
 
@@ -183,7 +207,12 @@ def test_a_clean_stop_is_quick_and_complete(tmp_path: Path) -> None:
     child = Child(tmp_path)
     spans = random_spans(9)
     body = request_of(spans).SerializeToString()
-    httpx.post(f"{child.otlp}/v1/traces", content=body, headers={"Content-Type": "application/x-protobuf"}, timeout=60)
+    httpx.post(
+        f"{child.otlp}/v1/traces",
+        content=body,
+        headers={"Content-Type": "application/x-protobuf"},
+        timeout=60,
+    )
     started = time.monotonic()
     child.kill(signal.SIGTERM)
     assert time.monotonic() - started < 30
@@ -197,7 +226,13 @@ def test_a_bad_record_in_the_log_does_not_stop_the_start(tmp_path: Path) -> None
     """What is no OTLP is left out at the replay; what stands around it is there."""
     first, last = random_spans(10, traces=1), random_spans(12, traces=1)
     log = wal.WriteAheadLog(tmp_path / "wal", next_seq=1)
-    log.append([request_of(first).SerializeToString(), b"\xff\xff\xff", request_of(last).SerializeToString()])
+    log.append(
+        [
+            request_of(first).SerializeToString(),
+            b"\xff\xff\xff",
+            request_of(last).SerializeToString(),
+        ]
+    )
     log.close()
     engine = Engine(tmp_path)
     engine.start()

@@ -43,8 +43,12 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
     with httpx.Client(timeout=60) as client:
         for seed in range(100):
             request = padded(seed)
-            answer = client.post(f"{child.otlp}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF)
-            ids = [s.span_id.hex() for rs in request.resource_spans for s in rs.scope_spans[0].spans]
+            answer = client.post(
+                f"{child.otlp}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF
+            )
+            ids = [
+                s.span_id.hex() for rs in request.resource_spans for s in rs.scope_spans[0].spans
+            ]
             if answer.status_code == 200:
                 acknowledged += ids
             else:
@@ -65,12 +69,17 @@ def test_half_a_request_keeps_nothing_and_blocks_nobody(running: Running) -> Non
     body = request_of(random_spans(61)).SerializeToString()
     address = urlsplit(str(running.otlp.base_url))
     head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n"
-    for framing in (f"Content-Length: {len(body)}\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n"):
+    for framing in (
+        f"Content-Length: {len(body)}\r\n\r\n",
+        f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n",
+    ):
         with socket.create_connection((address.hostname, address.port)) as sender:
             sender.sendall((head + framing).encode() + body[: len(body) // 2])
     spans = random_spans(62)
     assert running.export(request_of(spans).SerializeToString()).status_code == 200
-    assert running.engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]) == len(spans)
+    assert running.engine.query(
+        lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]
+    ) == len(spans)
 
 
 @pytest.mark.slow
@@ -79,7 +88,11 @@ def test_a_million_attributes(running: Running) -> None:
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     span = spans.add(
-        trace_id=b"t" * 16, span_id=b"s" * 8, name="flood", start_time_unix_nano=T0, end_time_unix_nano=T0 + 1
+        trace_id=b"t" * 16,
+        span_id=b"s" * 8,
+        name="flood",
+        start_time_unix_nano=T0,
+        end_time_unix_nano=T0 + 1,
     )
     for i in range(1_000_000):
         span.attributes.add(key=f"k{i}").value.int_value = i
@@ -87,9 +100,13 @@ def test_a_million_attributes(running: Running) -> None:
     assert len(body) < 32 * 2**20
     assert running.export(body).status_code == 200
     assert running.engine.ingest.wait_visible(running.engine.ingest.acked_seq, timeout_s=300)
-    found = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()["traces"]
+    found = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()[
+        "traces"
+    ]
     assert [t["traceID"] for t in found] == [(b"t" * 16).hex()]
-    whole = running.tempo.get(f"/api/v2/traces/{(b't' * 16).hex()}", headers={"Accept": "application/protobuf"})
+    whole = running.tempo.get(
+        f"/api/v2/traces/{(b't' * 16).hex()}", headers={"Accept": "application/protobuf"}
+    )
     assert len(whole.content) > len(body) // 2
     names = running.tempo.get("/api/v2/search/tags").json()["scopes"]
     assert 0 < sum(len(s["tags"]) for s in names) <= 21_000

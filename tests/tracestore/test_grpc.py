@@ -42,7 +42,9 @@ def test_spans_come_in_over_grpc(tmp_path: Path) -> None:
         export = channel.unary_unary(f"/{SERVICE}/{METHOD}")
         answer = ExportTraceServiceResponse.FromString(export(request.SerializeToString()))
         assert answer.partial_success.rejected_spans == 1
-        assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]) == len(spans)
+        assert engine.query(
+            lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]
+        ) == len(spans)
         with pytest.raises(grpc.RpcError) as refused:
             export(b"\xff\xff\xff\xff")
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT

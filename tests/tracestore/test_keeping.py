@@ -76,7 +76,9 @@ def test_old_spans_are_forgotten(tmp_path: Path) -> None:
     assert gone == sum(1 for s in spans if s.end < now - 2 * 10**9) > 0
     assert store.span_count() == len(spans) - gone
     with store.reader() as con:
-        unused = con.execute("SELECT count(*) FROM resources WHERE id NOT IN (SELECT res_id FROM spans)").fetchone()
+        unused = con.execute(
+            "SELECT count(*) FROM resources WHERE id NOT IN (SELECT res_id FROM spans)"
+        ).fetchone()
     assert unused == (0,)
     store.close()
 
@@ -100,7 +102,9 @@ def test_the_catalogue_is_there_after_a_restart(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_flood_of_keys_is_bounded_and_still_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_keys_is_bounded_and_still_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """More keys than the catalogue holds: it stops growing, and a query for a key that it does not know still finds it."""
     monkeypatch.setattr("lab.tracestore.catalogue.MAX_ENTRIES", 50)
     spans = random_spans(27, traces=1)[:1]

@@ -60,11 +60,16 @@ def _nested(inner: st.SearchStrategy[AnyValue]) -> st.SearchStrategy[AnyValue]:
             value.kvlist_value.values.add(key=k, value=v)
         return value
 
-    return st.one_of(st.lists(inner, max_size=3).map(array), st.dictionaries(_TEXT, inner, max_size=3).map(pairs))
+    return st.one_of(
+        st.lists(inner, max_size=3).map(array), st.dictionaries(_TEXT, inner, max_size=3).map(pairs)
+    )
 
 
 _KEYS = st.one_of(
-    _TEXT, st.sampled_from(("gen_ai.usage.input_tokens", "http.route", "gen_ai.latency.e2e", "service.name"))
+    _TEXT,
+    st.sampled_from(
+        ("gen_ai.usage.input_tokens", "http.route", "gen_ai.latency.e2e", "service.name")
+    ),
 )
 _BAGS = st.dictionaries(_KEYS, values(), max_size=5)
 _U32 = st.integers(0, 2**32 - 1)
@@ -83,7 +88,10 @@ def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
         ss.scope.name, ss.scope.version = draw(_TEXT), draw(_TEXT)
         _put(ss.scope.attributes, draw(_BAGS))
         span = ss.spans.add(
-            trace_id=bytes([7] * 16), span_id=bytes([i + 1] * 8), name=draw(_TEXT), kind=draw(st.integers(0, 5))
+            trace_id=bytes([7] * 16),
+            span_id=bytes([i + 1] * 8),
+            name=draw(_TEXT),
+            kind=draw(st.integers(0, 5)),
         )
         span.parent_span_id = draw(st.sampled_from((b"", b"12345678")))
         span.start_time_unix_nano, span.end_time_unix_nano = draw(_NS), draw(_NS)
@@ -96,11 +104,16 @@ def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
         )
         _put(span.attributes, draw(_BAGS))
         for _ in range(draw(st.integers(0, 2))):
-            event = span.events.add(time_unix_nano=draw(_NS), name=draw(_TEXT), dropped_attributes_count=draw(_U32))
+            event = span.events.add(
+                time_unix_nano=draw(_NS), name=draw(_TEXT), dropped_attributes_count=draw(_U32)
+            )
             _put(event.attributes, draw(_BAGS))
         for _ in range(draw(st.integers(0, 2))):
             link = span.links.add(
-                trace_id=draw(st.binary(max_size=16)), span_id=b"87654321", trace_state=draw(_TEXT), flags=draw(_U32)
+                trace_id=draw(st.binary(max_size=16)),
+                span_id=b"87654321",
+                trace_state=draw(_TEXT),
+                flags=draw(_U32),
             )
             _put(link.attributes, draw(_BAGS))
     return request
@@ -122,7 +135,9 @@ def spans_as_text(data: ExportTraceServiceRequest | TracesData) -> list[str]:
                     span.ClearField("status")
                 for part in (*span.events, *span.links):
                     part.attributes.sort(key=lambda kv: kv.key)
-                found.append("\n".join(map(str, (rs.resource, rs.schema_url, ss.scope, ss.schema_url, span))))
+                found.append(
+                    "\n".join(map(str, (rs.resource, rs.schema_url, ss.scope, ss.schema_url, span)))
+                )
     return sorted(found)
 
 
@@ -135,7 +150,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SpanStore:
 
 @QUICK
 @given(request=requests())
-def test_everything_of_a_span_survives(store: SpanStore, request: ExportTraceServiceRequest) -> None:
+def test_everything_of_a_span_survives(
+    store: SpanStore, request: ExportTraceServiceRequest
+) -> None:
     """Typed attributes, nested values, events, links, scope, resource, counts, state and flags come back as sent."""
     store.delete_before(2**63 - 1)
     with store._transaction() as con:
@@ -163,7 +180,10 @@ def test_accepted_spans_are_seen_at_once(running: Running) -> None:
     body = request_of(spans).SerializeToString()
     for _ in range(2):
         answer = running.export(body)
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-protobuf")
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            200,
+            "application/x-protobuf",
+        )
         assert not ExportTraceServiceResponse.FromString(answer.content).HasField("partial_success")
         found = running.tempo.get("/api/search", params={"limit": 100}).json()["traces"]
         assert sum(s["spanCount"] for t in found for s in t["serviceStats"].values()) == len(spans)
@@ -181,7 +201,12 @@ def test_json_and_gzip_say_the_same(running: Running) -> None:
                         span[key] = _hex(span[key])
     answer = running.export(json.dumps(as_json).encode(), Content_Type="application/json")
     assert (answer.status_code, answer.json()) == (200, {})
-    assert running.export(gzip.compress(request.SerializeToString()), Content_Encoding="gzip").status_code == 200
+    assert (
+        running.export(
+            gzip.compress(request.SerializeToString()), Content_Encoding="gzip"
+        ).status_code
+        == 200
+    )
     ids = {s.trace_id for rs in request.resource_spans for ss in rs.scope_spans for s in ss.spans}
     back = running.engine.query(lambda con: traces(con, [UUID(bytes=i) for i in ids]))
     assert spans_as_text(back) == spans_as_text(request)
@@ -196,8 +221,14 @@ def _hex(base64_text: str) -> str:
 def test_partial_success_names_what_was_refused(running: Running) -> None:
     """A span with a wrong id is refused, the others are kept, and the answer says how many and why."""
     request = request_of(random_spans(3, traces=1))
-    bad = request.resource_spans.add().scope_spans.add().spans.add(trace_id=b"short", span_id=b"12345678", name="bad")
-    answer = ExportTraceServiceResponse.FromString(running.export(request.SerializeToString()).content)
+    bad = (
+        request.resource_spans.add()
+        .scope_spans.add()
+        .spans.add(trace_id=b"short", span_id=b"12345678", name="bad")
+    )
+    answer = ExportTraceServiceResponse.FromString(
+        running.export(request.SerializeToString()).content
+    )
     assert answer.partial_success.rejected_spans == 1
     assert "trace id must be 16 bytes" in answer.partial_success.error_message
     assert running.engine.query(
@@ -223,7 +254,9 @@ def test_partial_success_names_what_was_refused(running: Running) -> None:
         (b"x", {"Content_Type": "text/plain"}, 415),
     ],
 )
-def test_unreadable_bodies_are_refused(running: Running, body: bytes, headers: dict[str, str], code: int) -> None:
+def test_unreadable_bodies_are_refused(
+    running: Running, body: bytes, headers: dict[str, str], code: int
+) -> None:
     """A client error, with a Status that says what was wrong; never a 500."""
     answer = running.export(body, **headers)
     assert answer.status_code == code
@@ -272,18 +305,27 @@ def test_any_json_is_accepted_or_refused(fuzzed: Running, document: object) -> N
 
 @QUICK
 @given(body=st.binary(max_size=200), packed=st.booleans(), json_like=st.booleans())
-def test_any_bytes_are_accepted_or_refused(fuzzed: Running, body: bytes, packed: bool, json_like: bool) -> None:
+def test_any_bytes_are_accepted_or_refused(
+    fuzzed: Running, body: bytes, packed: bool, json_like: bool
+) -> None:
     """Whatever bytes come, packed or not, called protobuf or JSON: 200 or 400."""
     headers = {"Content_Encoding": "gzip"} if packed else {}
     headers |= {"Content_Type": "application/json"} if json_like else {}
-    assert fuzzed.export(gzip.compress(body) if packed else body, **headers).status_code in (200, 400)
+    assert fuzzed.export(gzip.compress(body) if packed else body, **headers).status_code in (
+        200,
+        400,
+    )
 
 
-def test_large_bodies_are_refused_before_they_grow(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_bodies_are_refused_before_they_grow(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """413 for a body over the cap, and for a small gzip body that would grow over it."""
     monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
     assert running.export(b"x" * 20_000).status_code == 413
-    assert running.export(gzip.compress(bytes(1_000_000)), Content_Encoding="gzip").status_code == 413
+    assert (
+        running.export(gzip.compress(bytes(1_000_000)), Content_Encoding="gzip").status_code == 413
+    )
 
 
 def test_a_full_queue_says_429(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,7 +345,9 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
     from lab.tracestore.telemetry import Telemetry
 
     store = SpanStore(tmp_path, threads=1)
-    ingest = Ingest(store, tmp_path / "wal", Telemetry(), Limits(queue_bytes=100))  # not started: nothing drains it
+    ingest = Ingest(
+        store, tmp_path / "wal", Telemetry(), Limits(queue_bytes=100)
+    )  # not started: nothing drains it
     ingest.submit(bytes(200))
     with pytest.raises(Overloaded):
         ingest.submit(bytes(200))

@@ -11,12 +11,21 @@ import pytest
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import random_spans, request_of
 
-CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+CHROMIUM = next(
+    (p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))),
+    None,
+)
 
 
 def dom(url: str, profile: Path) -> str:
     """The page after its scripts have run."""
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={profile}",
+    ]
     command += ["--virtual-time-budget=10000", "--dump-dom", url]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 

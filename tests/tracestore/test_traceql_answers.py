@@ -45,15 +45,24 @@ def sql_answer(store: SpanStore, query: ast.Query) -> Counter:
 
 def slow_answer(corpus: Corpus, query: ast.Query) -> Counter:
     found = corpus.pipeline(query)
-    return Counter((trace, frozenset(s.id for s in spans)) for trace, sets in found.items() for _, _, spans in sets)
+    return Counter(
+        (trace, frozenset(s.id for s in spans))
+        for trace, sets in found.items()
+        for _, _, spans in sets
+    )
 
 
-def searched(store: SpanStore, query: ast.Query, limit: int = 1000) -> list[tuple[int, list[frozenset[int]]]]:
+def searched(
+    store: SpanStore, query: ast.Query, limit: int = 1000
+) -> list[tuple[int, list[frozenset[int]]]]:
     """(trace, its spansets) in the order of a search."""
     with store.reader() as con:
         answer = search(store, con, SearchRequest(query, limit=limit, spans_per_set=1000))
     return [
-        (int(t["traceID"], 16), [frozenset(int(span["spanID"], 16) for span in s["spans"]) for s in t["spanSets"]])
+        (
+            int(t["traceID"], 16),
+            [frozenset(int(span["spanID"], 16) for span in s["spans"]) for s in t["spanSets"]],
+        )
         for t in answer["traces"]
     ]
 
@@ -64,7 +73,10 @@ def check(spans: tuple[Corpus, SpanStore], text: str) -> None:
     assert sql_answer(store, query) == expected, text
     found = searched(store, query)
     assert Counter((trace, ids) for trace, sets in found for ids in sets) == expected, text
-    newest = {trace: max(corpus.by_id[trace, i].start for ids in sets for i in ids) for trace, sets in found}
+    newest = {
+        trace: max(corpus.by_id[trace, i].start for ids in sets for i in ids)
+        for trace, sets in found
+    }
     assert [t for t, _ in found] == sorted(newest, key=lambda t: (-newest[t], t)), text
     if len(found) >= 2:  # fewer cannot tell whether the limit holds
         assert searched(store, query, limit=2) == found[:2], text

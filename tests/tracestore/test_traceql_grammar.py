@@ -321,7 +321,9 @@ def test_attribute_names_end_late() -> None:
 )  # fmt: skip
 def test_durations(text: str, ns: int) -> None:
     """Prometheus' and Go's durations."""
-    assert parse("{ duration > " + text + " }").pipeline.stages[0].condition.right == ast.Static(ast.Type.DURATION, ns)
+    assert parse("{ duration > " + text + " }").pipeline.stages[0].condition.right == ast.Static(
+        ast.Type.DURATION, ns
+    )
 
 
 @QUICK

@@ -90,7 +90,13 @@ count() = 1  ->  E
 
 
 def _span(
-    number: int, parent: int, name: str, duration_ns: int, service: str = "api", trace: int = 1, **more: object
+    number: int,
+    parent: int,
+    name: str,
+    duration_ns: int,
+    service: str = "api",
+    trace: int = 1,
+    **more: object,
 ) -> Span:
     start = T0 + number * 10
     resource = {"service.name": ("str", service)}
@@ -119,5 +125,7 @@ def test_known_answers(store: SpanStore, line: str) -> None:
     query, _, expected = line.partition("  ->  ")
     with store.reader() as con:
         traces = search(store, con, SearchRequest(read_query(query), spans_per_set=100))["traces"]
-    found = ["".join(sorted(span["name"] for span in s["spans"])) for t in traces for s in t["spanSets"]]
+    found = [
+        "".join(sorted(span["name"] for span in s["spans"])) for t in traces for s in t["spanSets"]
+    ]
     assert sorted(found) == sorted(expected.split() if expected != "-" else [])

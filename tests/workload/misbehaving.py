@@ -54,7 +54,9 @@ def serving(script: Script) -> Iterator[Server]:
     server = Server("")
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with contextlib.suppress(
+            ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
+        ):
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
@@ -102,7 +104,11 @@ async def chat_answer(
         await peer.event(delta(text))
         await asyncio.sleep(gap_s)
     await peer.event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-    usage = {"prompt_tokens": 7, "completion_tokens": len(texts), "prompt_tokens_details": {"cached_tokens": 3}}
+    usage = {
+        "prompt_tokens": 7,
+        "completion_tokens": len(texts),
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
     await peer.event({"choices": [], "usage": usage})
     await peer.event("[DONE]")
     await peer.write(END)

@@ -9,7 +9,9 @@ from lab.workload.arrivals import Arrival, Constant
 from lab.workload.plan import Plan, PlannedRequest
 
 
-def request(number: int, *, session: int | None = None, turn: int = 0, **changes: Any) -> PlannedRequest:
+def request(
+    number: int, *, session: int | None = None, turn: int = 0, **changes: Any
+) -> PlannedRequest:
     values: dict[str, Any] = {
         "request_id": f"r{number}",
         "session_id": f"s{number if session is None else session}",

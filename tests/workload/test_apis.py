@@ -11,7 +11,8 @@ from lab.workload.outcome import message_in
 
 def timed(*values: Any) -> list[tuple[float, bytes]]:
     return [
-        (float(i), value if isinstance(value, bytes) else json.dumps(value).encode()) for i, value in enumerate(values)
+        (float(i), value if isinstance(value, bytes) else json.dumps(value).encode())
+        for i, value in enumerate(values)
     ]
 
 
@@ -34,17 +35,42 @@ def test_chat_text_and_usage() -> None:
             b"[DONE]",
         )
     )
-    assert (out.answer, out.token_times, out.finish_reason, out.error_type) == ("Hello", [1.0, 2.0], "stop", "")
+    assert (out.answer, out.token_times, out.finish_reason, out.error_type) == (
+        "Hello",
+        [1.0, 2.0],
+        "stop",
+        "",
+    )
     assert (out.prompt_tokens, out.cached_tokens, out.completion_tokens) == (9, 4, 2)
 
 
 def test_chat_tool_calls_are_put_together() -> None:
     """A call's arguments come in pieces; two calls at once are kept apart; the pieces count as tokens."""
     call = [
-        choice({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "get_node_status", "arguments": ""}}]}),
+        choice(
+            {
+                "tool_calls": [
+                    {
+                        "index": 0,
+                        "id": "a",
+                        "function": {"name": "get_node_status", "arguments": ""},
+                    }
+                ]
+            }
+        ),
         choice({"tool_calls": [{"index": 0, "function": {"arguments": '{"node": '}}]}),
         choice({"tool_calls": [{"index": 0, "function": {"arguments": '"kra-1"}'}}]}),
-        choice({"tool_calls": [{"index": 1, "id": "b", "function": {"name": "get_invoice", "arguments": "{bad"}}]}),
+        choice(
+            {
+                "tool_calls": [
+                    {
+                        "index": 1,
+                        "id": "b",
+                        "function": {"name": "get_invoice", "arguments": "{bad"},
+                    }
+                ]
+            }
+        ),
     ]
     out = chat_api.read(timed(*call, choice(finish="tool_calls"), b"[DONE]"))
     assert out.tool_calls == [
@@ -56,23 +82,46 @@ def test_chat_tool_calls_are_put_together() -> None:
 
 def test_chat_failures() -> None:
     """An error inside the stream, JSON that is none, and a stream without its end each have a name."""
-    assert chat_api.read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type == "stream_error"
+    assert (
+        chat_api.read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
+        == "stream_error"
+    )
     assert chat_api.read(timed(b"{nonsense", b"[DONE]")).error_type == "malformed_event"
     cut = chat_api.read(timed(choice({"content": "Hel"})))
     assert (cut.error_type, cut.answer, cut.token_times) == ("stream_incomplete", "Hel", [0.0])
 
 
 def response(status: str, **more: Any) -> dict:
-    return {"type": f"response.{status}", "response": {"id": "resp_1", "status": status, "output": [], **more}}
+    return {
+        "type": f"response.{status}",
+        "response": {"id": "resp_1", "status": status, "output": [], **more},
+    }
 
 
 def test_responses_agent_loop() -> None:
     """Arguments and text are tokens; the answer, every tool call with its output or error, and usage come out."""
     items = [
         {"type": "mcp_list_tools", "server_label": "x", "tools": []},
-        {"type": "mcp_call", "name": "get_quota", "arguments": '{"team": "a"}', "output": "7", "error": None},
-        {"type": "mcp_call", "name": "get_invoice", "arguments": "", "output": None, "error": "Error (code 1): no"},
-        {"type": "file_search_call", "queries": ["rent"], "status": "completed", "results": [{"text": "42"}]},
+        {
+            "type": "mcp_call",
+            "name": "get_quota",
+            "arguments": '{"team": "a"}',
+            "output": "7",
+            "error": None,
+        },
+        {
+            "type": "mcp_call",
+            "name": "get_invoice",
+            "arguments": "",
+            "output": None,
+            "error": "Error (code 1): no",
+        },
+        {
+            "type": "file_search_call",
+            "queries": ["rent"],
+            "status": "completed",
+            "results": [{"text": "42"}],
+        },
         {"type": "message", "content": [{"type": "output_text", "text": "It is 7."}]},
     ]
     usage = {"input_tokens": 50, "output_tokens": 9, "input_tokens_details": {"cached_tokens": 16}}
@@ -98,9 +147,13 @@ def test_responses_agent_loop() -> None:
 
 def test_responses_failed_and_incomplete() -> None:
     """A failed response is an error with the server's words; one that ran out of tokens is not."""
-    failed = responses_api.read(timed(response("failed", error={"code": "server_error", "message": "boom"})))
+    failed = responses_api.read(
+        timed(response("failed", error={"code": "server_error", "message": "boom"}))
+    )
     assert (failed.error_type, failed.error_message) == ("response_failed", "server_error: boom")
-    short = responses_api.read(timed(response("incomplete", incomplete_details={"reason": "max_output_tokens"})))
+    short = responses_api.read(
+        timed(response("incomplete", incomplete_details={"reason": "max_output_tokens"}))
+    )
     assert (short.error_type, short.finish_reason) == ("", "incomplete")
 
 
@@ -108,7 +161,10 @@ def test_responses_cut_keeps_finished_items() -> None:
     """Of a stream that was cut, the tool calls that were done are kept, and the id that was told at the start."""
     item = {"type": "mcp_call", "name": "get_quota", "arguments": "{}", "output": "7"}
     out = responses_api.read(
-        timed(response("created") | {"type": "response.created"}, {"type": "response.output_item.done", "item": item})
+        timed(
+            response("created") | {"type": "response.created"},
+            {"type": "response.output_item.done", "item": item},
+        )
     )
     assert (out.error_type, out.response_id) == ("stream_incomplete", "resp_1")
     assert [c["tool"] for c in out.tool_calls] == ["get_quota"]

@@ -20,8 +20,12 @@ def test_arrivals_in_words() -> None:
     assert parse_arrivals("users:4,1.5") == Users(4, 1.5)
 
 
-@pytest.mark.parametrize("words", ["tide:1", "poisson", "poisson:many", "burst:1", "poisson:1,2", "poisson:-1"])
-def test_wrong_words_are_told(words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "words", ["tide:1", "poisson", "poisson:many", "burst:1", "poisson:1,2", "poisson:-1"]
+)
+def test_wrong_words_are_told(
+    words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     """What is no arrival process is told on stderr, with exit status 2, and nothing is sent."""
     assert main(["--arrivals", words, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -31,7 +35,21 @@ def test_wrong_words_are_told(words: str, capsys: pytest.CaptureFixture[str], tm
 def test_plan_shard_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A saved plan, driven in parts that name themselves, is the whole plan; status 0 only if all went well."""
     path, out = tmp_path / "plan.jsonl", tmp_path / "runs"
-    assert main(["--requests", "6", "--arrivals", "constant:50", "--api", "chat", "--save-plan", str(path)]) == 0
+    assert (
+        main(
+            [
+                "--requests",
+                "6",
+                "--arrivals",
+                "constant:50",
+                "--api",
+                "chat",
+                "--save-plan",
+                str(path),
+            ]
+        )
+        == 0
+    )
     with serving(chat_answer) as server:
         monkeypatch.setenv("LAB_VLLM_URL", server.url)
         monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))

@@ -23,7 +23,12 @@ from tests.workload.plans import plan, request, settings
 
 
 def drive(url: str, the_plan: Plan, **options: object) -> Run:
-    return run_plan(the_plan, settings(url), progress=False, **{"timeout_s": 5.0, "vector_store_id": "vs"} | options)
+    return run_plan(
+        the_plan,
+        settings(url),
+        progress=False,
+        **{"timeout_s": 5.0, "vector_store_id": "vs"} | options,
+    )
 
 
 def only(run: Run) -> pd.Series:
@@ -33,11 +38,18 @@ def only(run: Run) -> pd.Series:
 
 def test_a_good_answer_is_recorded_whole() -> None:
     """Every column of the schema, with times in order, tokens as the server told, and the text."""
-    with serving(lambda p: chat_answer(p, first_s=0.05, texts=("one", " two"), gap_s=0.02)) as server:
+    with serving(
+        lambda p: chat_answer(p, first_s=0.05, texts=("one", " two"), gap_s=0.02)
+    ) as server:
         run = drive(server.url, plan(request(0)))
     row = only(run)
     assert list(run.records.columns) == [c.name for c in CLIENT_RECORD]
-    assert (row.status, row.http_status, row.answer, row.finish_reason) == ("ok", 200, "one two", "stop")
+    assert (row.status, row.http_status, row.answer, row.finish_reason) == (
+        "ok",
+        200,
+        "one two",
+        "stop",
+    )
     assert (row.prompt_tokens, row.cached_tokens, row.completion_tokens) == (7, 3, 2)
     assert row.scheduled_at <= row.sent_at < row.first_token_at < row.last_token_at < row.done_at
     assert row.ttft_s >= 0.05 and len(json.loads(row.chunk_offsets_s)) == 2
@@ -47,10 +59,16 @@ def test_a_good_answer_is_recorded_whole() -> None:
 def test_trace_context_and_baggage_are_sent() -> None:
     """The server sees the recorded trace id, and who asks, with special characters made safe."""
     with serving(chat_answer) as server:
-        run = drive(server.url, plan(request(0, user_id="zoë, a=b")), headers={"Authorization": "Bearer x"})
+        run = drive(
+            server.url, plan(request(0, user_id="zoë, a=b")), headers={"Authorization": "Bearer x"}
+        )
         head = server.requests[0].head.decode()
     assert f"traceparent: 00-{only(run).trace_id}-" in head
-    assert "lab.tenant=acme" in head and "user.id=zo%C3%AB%2C%20a%3Db" in head and f"lab.run={run.run_id}" in head
+    assert (
+        "lab.tenant=acme" in head
+        and "user.id=zo%C3%AB%2C%20a%3Db" in head
+        and f"lab.run={run.run_id}" in head
+    )
     assert "Authorization: Bearer x" in head
 
 
@@ -58,7 +76,9 @@ def test_open_loop_is_open() -> None:
     """A server that answers nobody holds up no later request, and each one's wait counts from when it was due."""
 
     async def stalls(peer: Peer) -> None:
-        while len(server.requests) < 6:  # a driver that waits for an answer before it goes on would wait for ever
+        while (
+            len(server.requests) < 6
+        ):  # a driver that waits for an answer before it goes on would wait for ever
             await asyncio.sleep(0.01)
         await chat_answer(peer)
 
@@ -88,18 +108,28 @@ def test_latency_counts_from_the_schedule() -> None:
 
         the_plan = plan(*requests)
         one = driver.Driver(
-            the_plan, servers.paths_for(the_plan, settings(server.url)), run_id="r", timeout_s=5, on_end=hold_up
+            the_plan,
+            servers.paths_for(the_plan, settings(server.url)),
+            run_id="r",
+            timeout_s=5,
+            on_end=hold_up,
         )
         asyncio.run(one.drive())
     late = [row for row in one.rows if row["request_id"] != "r0"]
-    assert len(late) == 9 and all(row["lag_s"] > 0.1 and row["ttft_s"] > row["lag_s"] for row in late)
+    assert len(late) == 9 and all(
+        row["lag_s"] > 0.1 and row["ttft_s"] > row["lag_s"] for row in late
+    )
     lag = Lag.of(one.dispatch_lags_s, one.loop_lags_s, one.connect_s, 0.03)
     assert lag.lagged and "THE DRIVER LAGGED" in str(lag)
-    assert "THE DRIVER LAGGED" in repr(Run("r", one.window, pd.DataFrame({"status": ["ok"]}), the_plan, lag))
+    assert "THE DRIVER LAGGED" in repr(
+        Run("r", one.window, pd.DataFrame({"status": ["ok"]}), the_plan, lag)
+    )
 
 
 async def _refuse_everything(peer: Peer) -> None:
-    await peer.write(b'HTTP/1.1 503 Busy\r\ncontent-length: 31\r\n\r\n{"error": {"message": "so busy"}')
+    await peer.write(
+        b'HTTP/1.1 503 Busy\r\ncontent-length: 31\r\n\r\n{"error": {"message": "so busy"}'
+    )
 
 
 async def _cut(peer: Peer) -> None:
@@ -157,12 +187,16 @@ async def _hangs(peer: Peer) -> None:
     ],
 )
 @pytest.mark.parametrize("api", ["chat", "responses"])
-def test_every_failure_is_a_row(script: object, status: str, http_status: int, error_type: str, api: str) -> None:
+def test_every_failure_is_a_row(
+    script: object, status: str, http_status: int, error_type: str, api: str
+) -> None:
     """Whatever a server does wrong, the request has a row with a status, a kind of error and words about it."""
     if api == "responses" and script in (_garbage_events, _wrong_shape):
         error_type = "malformed_event" if script is _garbage_events else "stream_incomplete"
     with serving(script) as server:  # type: ignore[arg-type]
-        run = drive(server.url, plan(request(0, api=api)), timeout_s=1.5 if script is _hangs else 60.0)
+        run = drive(
+            server.url, plan(request(0, api=api)), timeout_s=1.5 if script is _hangs else 60.0
+        )
     row = only(run)
     assert (row.status, row.http_status, row.error_type) == (status, http_status, error_type)
     assert row.error_message and row.trace_id and row.done_at >= row.sent_at
@@ -195,7 +229,9 @@ def test_follow_up_names_its_predecessor() -> None:
         await peer.event({"type": "response.completed", "response": done})
         await peer.write(END)
 
-    requests = [request(i, session=0, turn=i, api="responses", think_s=0.2 * (i > 0)) for i in range(2)]
+    requests = [
+        request(i, session=0, turn=i, api="responses", think_s=0.2 * (i > 0)) for i in range(2)
+    ]
     with serving(answers) as server:
         run = drive(server.url, plan(*requests))
         bodies = [p.body for p in server.requests]
@@ -208,7 +244,10 @@ def test_follow_up_names_its_predecessor() -> None:
 def test_chat_follow_up_carries_the_conversation() -> None:
     """With plain chat the client sends what was said before."""
     with serving(lambda p: chat_answer(p, texts=("hi",))) as server:
-        drive(server.url, plan(request(0, session=0, text="one"), request(1, session=0, turn=1, text="two")))
+        drive(
+            server.url,
+            plan(request(0, session=0, text="one"), request(1, session=0, turn=1, text="two")),
+        )
         said = [(m["role"], m["content"]) for m in server.requests[1].body["messages"]]
     assert said == [("user", "one"), ("assistant", "hi"), ("user", "two")]
 
@@ -249,7 +288,11 @@ def test_closed_loop_keeps_to_its_users() -> None:
 def test_tools_are_offered() -> None:
     """The request names the MCP server with just the offered tools, and the vector store for the search."""
     with serving(_refuse_everything) as server:
-        drive(server.url, plan(request(0, api="responses", tools=["get_quota", "file_search"])), vector_store_id="vs_1")
+        drive(
+            server.url,
+            plan(request(0, api="responses", tools=["get_quota", "file_search"])),
+            vector_store_id="vs_1",
+        )
         tools = server.requests[0].body["tools"]
     assert tools[0]["type"] == "mcp" and tools[0]["allowed_tools"] == ["get_quota"]
     assert tools[0]["server_url"] == f"{server.url}/mcp" and tools[0]["require_approval"] == "never"

@@ -23,7 +23,13 @@ def cut(message: bytes, places: list[int]) -> list[bytes]:
 
 def chunked(chunks: list[bytes], extension: bytes = b"", trailer: bytes = b"") -> bytes:
     body = b"".join(b"%x%b\r\n%b\r\n" % (len(c), extension, c) for c in chunks if c)
-    return b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n" + trailer + b"\r\n"
+    return (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + body
+        + b"0\r\n"
+        + trailer
+        + b"\r\n"
+    )
 
 
 @given(
@@ -32,7 +38,9 @@ def chunked(chunks: list[bytes], extension: bytes = b"", trailer: bytes = b"") -
     st.sampled_from([b"", b";name=value"]),
     st.sampled_from([b"", b"Expires: never\r\n"]),
 )
-def test_chunked_anywhere(chunks: list[bytes], places: list[int], extension: bytes, trailer: bytes) -> None:
+def test_chunked_anywhere(
+    chunks: list[bytes], places: list[int], extension: bytes, trailer: bytes
+) -> None:
     """A chunked body is the same bytes, and complete at the same byte, wherever the pieces begin and end."""
     message = chunked(chunks, extension, trailer)
     pieces = cut(message, places)
@@ -40,7 +48,12 @@ def test_chunked_anywhere(chunks: list[bytes], places: list[int], extension: byt
     for at, piece in enumerate(pieces):
         assert not answer.done
         answer.feed(piece, float(at))
-    assert (answer.status, answer.done, answer.keep_alive, answer.body) == (200, True, True, b"".join(chunks))
+    assert (answer.status, answer.done, answer.keep_alive, answer.body) == (
+        200,
+        True,
+        True,
+        b"".join(chunks),
+    )
 
 
 @given(st.binary(max_size=80), st.lists(st.integers(0, 1000), max_size=8))
@@ -51,7 +64,10 @@ def test_known_length_anywhere(body: bytes, places: list[int]) -> None:
     assert (answer.status, answer.done, answer.body) == (500, True, body)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=5), st.lists(st.integers(0, 1000), max_size=8))
+@given(
+    st.lists(st.binary(min_size=1, max_size=20), min_size=1, max_size=5),
+    st.lists(st.integers(0, 1000), max_size=8),
+)
 def test_marks_tell_when_each_byte_came(chunks: list[bytes], places: list[int]) -> None:
     """The marks grow with the body, and each byte's time is that of the piece that it came in."""
     message = chunked(chunks)
@@ -91,7 +107,9 @@ def test_interim_answers_are_passed_over() -> None:
 
 def test_close_is_obeyed() -> None:
     """A connection that the server wants closed is not used again."""
-    assert not fed([b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"]).keep_alive
+    assert not fed(
+        [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"]
+    ).keep_alive
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,13 @@ from lab.workload import (
 )
 from lab.workload.arrivals import Arrival, from_dict
 
-ARRIVALS = [Constant(2.0), Poisson(2.0), Burst(8.0, 2.0, 5.0, 0.5), Ramp(0.5, 8.0, 10.0), Users(4, 0.5, 1.0)]
+ARRIVALS = [
+    Constant(2.0),
+    Poisson(2.0),
+    Burst(8.0, 2.0, 5.0, 0.5),
+    Ramp(0.5, 8.0, 10.0),
+    Users(4, 0.5, 1.0),
+]
 
 
 def first(arrival: Arrival, n: int, seed: int = 3) -> list[float]:
@@ -53,7 +59,9 @@ def test_rates() -> None:
     assert first(Constant(4.0), 5) == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert 4000 / first(Poisson(4.0), 4000)[-1] == pytest.approx(4.0, rel=5 / 4000**0.5)
     gaps = np.diff(first(Poisson(4.0), 4000))
-    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)  # exponential: standard deviation equals mean
+    assert gaps.std() == pytest.approx(
+        gaps.mean(), rel=0.1
+    )  # exponential: standard deviation equals mean
     burst = np.array(first(Burst(50.0, 2.0, 8.0), 2000))
     assert (burst % 10 < 2).all()
     ramp = np.array(first(Ramp(0.0, 100.0, 20.0), 1500))
@@ -89,7 +97,9 @@ def test_shards_are_the_plan() -> None:
     for arrivals in (Poisson(1.0), Users(7)):
         plan = make_plan(requests=50, arrivals=arrivals, seed=2)
         shards = [plan.shard(i, 3) for i in range(3)]
-        assert sorted(r.request_id for s in shards for r in s.requests) == sorted(r.request_id for r in plan.requests)
+        assert sorted(r.request_id for s in shards for r in s.requests) == sorted(
+            r.request_id for r in plan.requests
+        )
         assert sum(len(list(s.sessions())) for s in shards) == len(list(plan.sessions()))
         assert [s.shard_of for s in shards] == ["0/3", "1/3", "2/3"]
     with pytest.raises(WorkloadError, match="no such shard"):
@@ -140,7 +150,12 @@ def test_no_plan_from_nonsense(arguments: dict, told: str) -> None:
 
 def test_arrivals_are_checked() -> None:
     """A rate below 0, an unknown process and a malformed one are told."""
-    for wrong in (lambda: Poisson(0), lambda: Constant(float("nan")), lambda: Burst(1, 0, 1), lambda: Users(0)):
+    for wrong in (
+        lambda: Poisson(0),
+        lambda: Constant(float("nan")),
+        lambda: Burst(1, 0, 1),
+        lambda: Users(0),
+    ):
         with pytest.raises(WorkloadError, match="must"):
             wrong()
     with pytest.raises(WorkloadError, match="no arrival process"):

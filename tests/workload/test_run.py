@@ -16,15 +16,26 @@ from tests.workload.plans import plan, request, settings
 @pytest.fixture(scope="module")
 def run() -> Run:
     with serving(chat_answer) as server:
-        return run_plan(plan(request(0), request(1, offset_s=0.05)), settings(server.url), progress=False)
+        return run_plan(
+            plan(request(0), request(1, offset_s=0.05)), settings(server.url), progress=False
+        )
 
 
 def test_round_trip(run: Run, tmp_path: Path) -> None:
     """Records, window, lag and plan come back equal."""
     again = Run.load(run.save(tmp_path))
     pd.testing.assert_frame_equal(again.records, run.records)
-    assert (again.run_id, again.window, again.lag, again.plan) == (run.run_id, run.window, run.lag, run.plan)
-    assert sorted(p.name for p in (tmp_path / run.run_id).iterdir()) == ["plan.jsonl", "records.parquet", "run.json"]
+    assert (again.run_id, again.window, again.lag, again.plan) == (
+        run.run_id,
+        run.window,
+        run.lag,
+        run.plan,
+    )
+    assert sorted(p.name for p in (tmp_path / run.run_id).iterdir()) == [
+        "plan.jsonl",
+        "records.parquet",
+        "run.json",
+    ]
 
 
 def test_saving_twice_is_refused(run: Run, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from lab.workload.sse import events
 
-TEXT = st.text(st.characters(blacklist_characters="\r\n", blacklist_categories=("Cs",)), max_size=20)
+TEXT = st.text(
+    st.characters(blacklist_characters="\r\n", blacklist_categories=("Cs",)), max_size=20
+)
 
 
 def marks_of(body: bytes, places: list[int]) -> list[tuple[int, float]]:

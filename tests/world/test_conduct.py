@@ -11,11 +11,21 @@ from lab.world import ActualCall, Call, Turn, conduct_of, documents, judge
 from lab.world.conduct import Conduct
 from lab.world.facts import TIMED_OUT
 
-TURN = Turn("", (Call("get_node_status", {"node": "a1"}, '{"state": "down", "gpus_free": 3}'),), "", ("down", "3"))
+TURN = Turn(
+    "",
+    (Call("get_node_status", {"node": "a1"}, '{"state": "down", "gpus_free": 3}'),),
+    "",
+    ("down", "3"),
+)
 RIGHT = ActualCall("get_node_status", {"node": "a1"}, '{"state": "down", "gpus_free": 3}')
 LATE = replace(RIGHT, output=TIMED_OUT, error=True)
 WRONG = replace(RIGHT, arguments={"node": "a2"}, output="unknown node a2", error=True)
-ABSENT = Turn("", (Call("get_node_status", {"node": "zz"}, "unknown node zz", error=True),), "", ("could not find",))
+ABSENT = Turn(
+    "",
+    (Call("get_node_status", {"node": "zz"}, "unknown node zz", error=True),),
+    "",
+    ("could not find",),
+)
 NOT_THERE = ActualCall("get_node_status", {"node": "zz"}, "unknown node zz", True)
 
 
@@ -27,7 +37,12 @@ def test_nothing_went_wrong() -> None:
     """One step, as needed; nothing to recover from; the answer is what the tool said; no search to judge."""
     found = conduct(TURN, [RIGHT], "a1 is down, 3 free")
     assert (found.steps, found.steps_needed, found.own_errors, found.given_errors) == (1, 1, 0, 0)
-    assert (found.recovered, found.answer_faithful, found.passage_found, found.passage_faithful) == (
+    assert (
+        found.recovered,
+        found.answer_faithful,
+        found.passage_found,
+        found.passage_faithful,
+    ) == (
         None,
         True,
         None,
@@ -37,10 +52,15 @@ def test_nothing_went_wrong() -> None:
 
 def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
     """The user asked for a node that exists; that another one does not is of no use. Where it is the truth, it is."""
-    assert judge(TURN, [WRONG], "I could not find node a2.").answer_states, "as the tool's error says"
+    assert judge(TURN, [WRONG], "I could not find node a2.").answer_states, (
+        "as the tool's error says"
+    )
     assert not conduct(TURN, [WRONG], "I could not find node a2.").answer_right
     assert conduct(ABSENT, [NOT_THERE], "I could not find node zz.").answer_right
-    assert conduct(TURN, [RIGHT], "down, 3").answer_right and not conduct(TURN, [RIGHT], "up, 3").answer_right
+    assert (
+        conduct(TURN, [RIGHT], "down, 3").answer_right
+        and not conduct(TURN, [RIGHT], "up, 3").answer_right
+    )
 
 
 def test_faithful_is_not_right() -> None:
@@ -64,7 +84,14 @@ def test_faithful_is_not_right() -> None:
         (TURN, [WRONG], "I could not find node a2.", 1, 0, False),  # nobody asked for a2
         (ABSENT, [NOT_THERE], "I could not find node zz.", 0, 1, True),
         (ABSENT, [NOT_THERE], "Node zz is down.", 0, 1, False),
-        (ABSENT, [replace(NOT_THERE, output="Error (code 1): None")], "I could not find node zz.", 0, 1, True),
+        (
+            ABSENT,
+            [replace(NOT_THERE, output="Error (code 1): None")],
+            "I could not find node zz.",
+            0,
+            1,
+            True,
+        ),
     ],
 )
 def test_errors_and_what_was_done_about_them(
@@ -97,13 +124,25 @@ def _search(passages: list[str]) -> ActualCall:
 def test_an_answer_from_documents_is_held_against_the_passages(form: str) -> None:
     """In whatever words a document states the fact: found, and faithful; another passage's number is neither."""
     asked, value = "limit of trial accounts", "9 people"
-    turn = Turn("", (Call("file_search", {"query": asked}),), documents.sentence(asked, value), (value,))
-    here = "# Trial accounts\n\n" + form.format(thing="trial accounts", attribute="limit", value=value)
+    turn = Turn(
+        "", (Call("file_search", {"query": asked}),), documents.sentence(asked, value), (value,)
+    )
+    here = "# Trial accounts\n\n" + form.format(
+        thing="trial accounts", attribute="limit", value=value
+    )
     here += " For trial accounts, the notice period is 7 days."
     found = conduct(turn, [_search([here])], documents.sentence(asked, value))
-    assert (found.passage_found, found.passage_faithful, found.answer_faithful) == (True, True, None)
+    assert (found.passage_found, found.passage_faithful, found.answer_faithful) == (
+        True,
+        True,
+        None,
+    )
     for wrong in ("7 people", "7 days", "9 days"):
-        assert not conduct(turn, [_search([here])], documents.sentence(asked, wrong)).passage_faithful
-    elsewhere = conduct(turn, [_search([here.replace("rial", "rail")])], documents.sentence(asked, value))
+        assert not conduct(
+            turn, [_search([here])], documents.sentence(asked, wrong)
+        ).passage_faithful
+    elsewhere = conduct(
+        turn, [_search([here.replace("rial", "rail")])], documents.sentence(asked, value)
+    )
     assert (elsewhere.passage_found, elsewhere.passage_faithful) == (False, False)
     assert not conduct(turn, [_search([here])], "").passage_faithful

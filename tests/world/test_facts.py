@@ -47,7 +47,11 @@ def test_price_of_hours_by_hand() -> None:
         ("get_node_status", {"node": "nowhere"}, "unknown node nowhere"),
         ("get_node_status", {"node": "x' OR '1'='1"}, "unknown node x' OR '1'='1"),
         ("convert_currency", {"amount_usd": 1, "to": "XXX"}, "unknown currency XXX"),
-        ("open_ticket", {"node": "nowhere", "severity": "high", "problem": "p"}, "unknown node nowhere"),
+        (
+            "open_ticket",
+            {"node": "nowhere", "severity": "high", "problem": "p"},
+            "unknown node nowhere",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_to_the_agent(tool: str, arguments: dict, said: str) -> None:
@@ -65,7 +69,9 @@ def test_tickets_written_at_once_get_different_numbers(tmp_path: Path) -> None:
 
     def write(_: int) -> str:
         db = sqlite3.connect(path, timeout=30)
-        return call_tool(db, "open_ticket", {"node": node, "severity": "low", "problem": "fan is loud"})["ticket"]
+        return call_tool(
+            db, "open_ticket", {"node": node, "severity": "low", "problem": "fan is loud"}
+        )["ticket"]
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(write, range(40)))) == 40

@@ -30,11 +30,16 @@ def _perfect(turn: Turn, db: object) -> tuple[list[ActualCall], str]:
         output, error = call.result, call.error
         if call.tool != "file_search" and call.result != TIMED_OUT:
             try:
-                output, error = json.dumps(call_tool(db, call.tool, call.arguments), ensure_ascii=False), False
+                output, error = (
+                    json.dumps(call_tool(db, call.tool, call.arguments), ensure_ascii=False),
+                    False,
+                )
             except ToolFailed as e:
                 output, error = str(e), True
         calls.append(ActualCall(call.tool, call.arguments, output, error))
-    ticket = json.loads(calls[-1].output)["ticket"] if calls and calls[-1].tool == "open_ticket" else ""
+    ticket = (
+        json.loads(calls[-1].output)["ticket"] if calls and calls[-1].tool == "open_ticket" else ""
+    )
     return calls, turn.answer.replace("$ticket", ticket)
 
 
@@ -80,7 +85,10 @@ def test_tools_that_a_question_needs_are_not_offered_where_it_says_so() -> None:
 
 
 TURN = Turn(
-    "how is node a1", (Call("get_node_status", {"node": "a1"}, '{"state": "down"}'),), "Node a1 is down.", ("down", "3")
+    "how is node a1",
+    (Call("get_node_status", {"node": "a1"}, '{"state": "down"}'),),
+    "Node a1 is down.",
+    ("down", "3"),
 )
 RIGHT = ActualCall("get_node_status", {"node": "a1"}, '{"state": "down", "gpus_free": 3}')
 
@@ -120,7 +128,9 @@ def test_numbers_are_compared_as_numbers() -> None:
     """36 and 36.0 are the same amount; 36 and '36' are not the same argument."""
     turn = Turn("", (Call("convert_currency", {"amount_usd": 36, "to": "EUR"}),), "", ())
     exact = [
-        judge(turn, [ActualCall("convert_currency", {"amount_usd": a, "to": "EUR"})], "").arguments_exact
+        judge(
+            turn, [ActualCall("convert_currency", {"amount_usd": a, "to": "EUR"})], ""
+        ).arguments_exact
         for a in (36.0, "36", 36.5)
     ]
     assert exact == [True, False, False]

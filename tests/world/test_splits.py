@@ -22,7 +22,9 @@ from scripts.train_lab_model.corpus import DRILL, draw
 @pytest.mark.parametrize("intent", PHRASINGS)
 def test_phrasings_of_the_splits_are_disjoint(intent: str) -> None:
     """No text that a training pattern can become is also one that a held-out pattern can become, however dressed."""
-    trained, held_out = ({_bare(t) for p in patterns for t in expansions(p)} for patterns in PHRASINGS[intent])
+    trained, held_out = (
+        {_bare(t) for p in patterns for t in expansions(p)} for patterns in PHRASINGS[intent]
+    )
     assert not trained & held_out
     assert len(PHRASINGS[intent][0]) >= 4 and len(PHRASINGS[intent][1]) >= 2
 
@@ -52,7 +54,9 @@ def test_training_conversations_hold_no_held_out_entity_or_topic() -> None:
         for message in draw(rng).messages:
             for call in message.get("tool_calls") or ():
                 seen += 1
-                for values in re.findall(r'"(?:node|job|invoice|order|team|region|query)": "([^"]+)"', _text(call)):
+                for values in re.findall(
+                    r'"(?:node|job|invoice|order|team|region|query)": "([^"]+)"', _text(call)
+                ):
                     for value in values.split(", "):  # the drill asks for several topics at once
                         assert entities.split_of(value) == "train", value
     assert seen > 1500
@@ -78,11 +82,16 @@ def test_the_drill_cannot_be_answered_by_the_attribute_alone() -> None:
 
 def test_a_seed_gives_the_same_conversations_in_every_process() -> None:
     """Python orders sets of text anew in each process, unless told how."""
-    told = "import random; from scripts.train_lab_model.corpus import draw as d; r = random.Random(1)"
+    told = (
+        "import random; from scripts.train_lab_model.corpus import draw as d; r = random.Random(1)"
+    )
     told += "; print([d(r) for _ in range(200)])"
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", told], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", told],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("0", "1", "2")
     }
@@ -112,7 +121,9 @@ def test_the_help_desks_documents_are_held_out() -> None:
         assert {entities.split_of(topic) for topic, _ in facts} == {"held_out"}
 
 
-@pytest.mark.parametrize("make", [entities.node, entities.job, entities.invoice, entities.order, entities.team])
+@pytest.mark.parametrize(
+    "make", [entities.node, entities.job, entities.invoice, entities.order, entities.team]
+)
 def test_drawn_entities_are_of_the_split_asked_for(make: object) -> None:
     """And they vary: a hundred draws are at least ninety names."""
     for split in ("train", "held_out"):

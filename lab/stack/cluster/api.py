@@ -34,22 +34,26 @@ class Api:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError as e:
-            do = "run `make setup`, which installs it (requirements/lab.txt)"
-            raise SetupError("the Python package kubernetes is not installed", do=do) from e
+            fix = "run `make setup`, which installs it (requirements/lab.txt)"
+            raise SetupError("the Python package kubernetes is not installed", fix=fix) from e
         try:
             # KUBECONFIG as it is now: the package looks at it once, when it is imported.
             where = os.environ.get("KUBECONFIG") or None
-            self._client: client.ApiClient = config.new_client_from_config(config_file=where, context=context)
+            self._client: client.ApiClient = config.new_client_from_config(
+                config_file=where, context=context
+            )
         except config.ConfigException as e:
-            do = "check the kubeconfig with `kubectl config view`"
-            raise StackError(f"the context {context} cannot be used", had=str(e), do=do) from e
+            fix = "check the kubeconfig with `kubectl config view`"
+            raise StackError(f"the context {context} cannot be used", got=str(e), fix=fix) from e
         self.context = context
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
         """The object or list at a path; None if there is none (404)."""
         return self._ask("GET", path, query=query)
 
-    def items(self, group: str, plural: str, selector: str = "", namespace: str = "") -> Iterator[dict[str, Any]]:
+    def items(
+        self, group: str, plural: str, selector: str = "", namespace: str = ""
+    ) -> Iterator[dict[str, Any]]:
         """Every object of a kind, page by page; nothing where the kind is unknown to the server."""
         path = f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
         query = {"limit": "200"} | ({"labelSelector": selector} if selector else {})
@@ -112,13 +116,17 @@ class Api:
         if answer.status == 404 or answer.status in fine:
             return None
         if not 200 <= answer.status <= 299:
-            had = _words(answer.status, text)
-            raise StackError(f"the API server refused {method} {path}", had=had, do=_advice(answer.status))
+            got = _words(answer.status, text)
+            raise StackError(
+                f"the API server refused {method} {path}", got=got, fix=_advice(answer.status)
+            )
         return text
 
-    def _silent(self, had: str) -> StackError:
-        do = "check that the cluster is up (`minikube status`) and reachable from here"
-        return StackError(f"the API server of {self.context} does not answer", had=had[:500], do=do)
+    def _silent(self, got: str) -> StackError:
+        fix = "check that the cluster is up (`minikube status`) and reachable from here"
+        return StackError(
+            f"the API server of {self.context} does not answer", got=got[:500], fix=fix
+        )
 
 
 def remove_job(api: Api, namespace: str, name: str, poll_s: float, wait_s: float = 60.0) -> None:
@@ -128,7 +136,10 @@ def remove_job(api: Api, namespace: str, name: str, poll_s: float, wait_s: float
     limit = time.monotonic() + wait_s
     while api.get(path) is not None:
         if time.monotonic() > limit:
-            raise StackError(f"the Job {name} of an earlier run does not go", do="remove it with kubectl delete job")
+            raise StackError(
+                f"the Job {name} of an earlier run does not go",
+                fix="remove it with kubectl delete job",
+            )
         time.sleep(poll_s)
 
 
@@ -143,5 +154,7 @@ def _advice(code: int) -> str:
     if code in (401, 403):
         return "ask for the right to do this in that cluster, or name another context (`kubectl auth can-i --list`)"
     if code in (429, 500, 502, 503, 504):
-        return "the server is overloaded or starting: wait a minute, then run the same command again"
+        return (
+            "the server is overloaded or starting: wait a minute, then run the same command again"
+        )
     return "correct what the server says, then run the same command again"

@@ -40,12 +40,16 @@ def up(
     namespaces = [d for d in documents if d["kind"] == "Namespace"]
     for namespace in namespaces:
         namespace["metadata"]["annotations"] = {checks.OVERLAY: overlay}
-    kubectl.apply(namespaces)  # first, and alone: nothing can be put into a namespace that is not there
+    kubectl.apply(
+        namespaces
+    )  # first, and alone: nothing can be put into a namespace that is not there
     _grafana_password(api)
     _remove_finished_jobs(api, documents)
     kubectl.apply([d for d in documents if d["kind"] != "Namespace"])
     wanted = {
-        (d["kind"], d["metadata"]["namespace"], d["metadata"]["name"]) for d in documents if d["kind"] in WORKLOADS
+        (d["kind"], d["metadata"]["namespace"], d["metadata"]["name"])
+        for d in documents
+        if d["kind"] in WORKLOADS
     }
     rollout.wait(api, wanted, wait_s, progress)
     _wait_for_operator(api, documents, wait_s)
@@ -69,14 +73,18 @@ def down(settings: Settings, context: str, wait_s: float) -> list[str]:
         for item in list(api.items(group, plural, PART_OF)):
             meta = item["metadata"]
             inside = f"namespaces/{meta['namespace']}/" if meta.get("namespace") else ""
-            if meta.get("namespace") not in ours and api.delete(f"{group}/{inside}{plural}/{meta['name']}"):
+            if meta.get("namespace") not in ours and api.delete(
+                f"{group}/{inside}{plural}/{meta['name']}"
+            ):
                 removed.append(f"{plural}/{meta['name']}")
-    removed += [f"namespaces/{name}" for name in sorted(ours) if api.delete(f"api/v1/namespaces/{name}")]
+    removed += [
+        f"namespaces/{name}" for name in sorted(ours) if api.delete(f"api/v1/namespaces/{name}")
+    ]
     limit = time.monotonic() + wait_s
     while left := [n["metadata"]["name"] for n in api.items("api/v1", "namespaces", PART_OF)]:
         if time.monotonic() > limit:
-            do = f"see what holds it: kubectl --context {context} get all --namespace {left[0]}"
-            raise StackError(f"namespace {left[0]} is still there after {wait_s:.0f} s", do=do)
+            fix = f"see what holds it: kubectl --context {context} get all --namespace {left[0]}"
+            raise StackError(f"namespace {left[0]} is still there after {wait_s:.0f} s", fix=fix)
         time.sleep(rollout.POLL_S)
     return removed
 
@@ -87,22 +95,36 @@ def down(settings: Settings, context: str, wait_s: float) -> list[str]:
 def _no_local_lab(state_dir: Path) -> None:
     found = state.read(state_dir)
     if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
-        do = "`lab down` first, or give the cluster its own folder: LAB_STATE_DIR=.lab-cluster"
-        raise StackError("a local lab runs from the same state folder", had=str(state_dir), do=do)
+        fix = "`lab down` first, or give the cluster its own folder: LAB_STATE_DIR=.lab-cluster"
+        raise StackError("a local lab runs from the same state folder", got=str(state_dir), fix=fix)
 
 
 def _stop_for(findings: list[checks.Finding], context: str, overlay: str) -> None:
     missing = [f for f in findings if not f.ok and f.required]
     if missing:
-        had = "".join(f"\n    {f.name}: {f.found}\n      fix: {f.fix}" for f in missing)
-        raise StackError(f"context {context} lacks what the overlay {overlay} needs", had=had, do="apply the fixes")
+        got = "".join(f"\n    {f.name}: {f.found}\n      fix: {f.fix}" for f in missing)
+        raise StackError(
+            f"context {context} lacks what the overlay {overlay} needs",
+            got=got,
+            fix="apply the fixes",
+        )
 
 
 def _grafana_password(api: Api) -> None:
     """Made once; it never leaves the cluster but for who may read Secrets there."""
-    meta = {"name": "grafana-admin", "namespace": "llm-lab-obs", "labels": dict([PART_OF.split("=")])}
+    meta = {
+        "name": "grafana-admin",
+        "namespace": "llm-lab-obs",
+        "labels": dict([PART_OF.split("=")]),
+    }
     password = {"password": secrets.token_urlsafe(18)}
-    body = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "stringData": password}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": meta,
+        "type": "Opaque",
+        "stringData": password,
+    }
     api.create("api/v1/namespaces/llm-lab-obs/secrets", body)
 
 
@@ -128,7 +150,7 @@ def _wait_for_operator(api: Api, documents: list[dict[str, Any]], wait_s: float)
             if there.get("status", {}).get("readyReplicas", 0) >= d["spec"].get("replicas", 1):
                 break
             if time.monotonic() > limit:
-                had = "it is there, without ready pods" if there else f"no StatefulSet {name}"
-                do = "see whether the operator runs: kubectl get pods --all-namespaces | grep prometheus-operator"
-                raise StackError("Prometheus did not get ready", had=had, do=do)
+                got = "it is there, without ready pods" if there else f"no StatefulSet {name}"
+                fix = "see whether the operator runs: kubectl get pods --all-namespaces | grep prometheus-operator"
+                raise StackError("Prometheus did not get ready", got=got, fix=fix)
             time.sleep(rollout.POLL_S)

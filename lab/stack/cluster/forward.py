@@ -41,7 +41,11 @@ class Forward(threading.Thread):
                 self.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: die_with_parent(me)
             )
             self._child.wait()
-            pause_s = FIRST_PAUSE_S if time.monotonic() - begun > STEADY_S else min(2 * pause_s, LONGEST_PAUSE_S)
+            pause_s = (
+                FIRST_PAUSE_S
+                if time.monotonic() - begun > STEADY_S
+                else min(2 * pause_s, LONGEST_PAUSE_S)
+            )
             self._end.wait(pause_s)
 
     def stop(self) -> None:

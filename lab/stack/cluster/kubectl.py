@@ -35,14 +35,28 @@ class Kubectl:
     def apply(self, documents: list[dict[str, Any]]) -> None:
         """Server-side apply: the server merges, and says who owns what. Raises StackError."""
         self.run(
-            *("apply", "--server-side", "--force-conflicts", f"--field-manager={FIELD_MANAGER}", "-f", "-"),
+            *(
+                "apply",
+                "--server-side",
+                "--force-conflicts",
+                f"--field-manager={FIELD_MANAGER}",
+                "-f",
+                "-",
+            ),
             stdin=yaml.dump_all(documents, Dumper=_DUMPER),
         )
 
     def forward_command(self, namespace: str, service: str, local: int, remote: int) -> list[str]:
         """A port-forward on loopback, for whoever supervises it."""
         where = ["--namespace", namespace, "port-forward", "--address", "127.0.0.1"]
-        return [self.program, "--context", self.context, *where, f"service/{service}", f"{local}:{remote}"]
+        return [
+            self.program,
+            "--context",
+            self.context,
+            *where,
+            f"service/{service}",
+            f"{local}:{remote}",
+        ]
 
 
 def named(context: str) -> Kubectl:
@@ -54,11 +68,13 @@ def named(context: str) -> Kubectl:
     known = _run([program, "config", "get-contexts", "--output=name"], None, 30.0).split()
     have = f"contexts {', '.join(known)}" if known else "no context in the kubeconfig"
     if not context:
-        do = "name the one that you mean: `lab up --place cluster --context NAME --overlay NAME`"
-        raise SettingsError("no Kubernetes context was named, and none is taken by itself", had=have, do=do)
+        fix = "name the one that you mean: `lab up --place cluster --context NAME --overlay NAME`"
+        raise SettingsError(
+            "no Kubernetes context was named, and none is taken by itself", got=have, fix=fix
+        )
     if context not in known:
-        do = "name one of these, or `minikube start` a new one"
-        raise SettingsError(f"there is no Kubernetes context {context!r}", had=have, do=do)
+        fix = "name one of these, or `minikube start` a new one"
+        raise SettingsError(f"there is no Kubernetes context {context!r}", got=have, fix=fix)
     return Kubectl(program, context)
 
 
@@ -67,8 +83,12 @@ def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]
     path = folder / overlay
     if not overlay or not (path / "kustomization.yaml").is_file():
         names = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
-        raise SettingsError(f"there is no overlay {overlay!r}", had=f"in {folder}", do=f"use one of {names}")
-    return list(yaml.load_all(_run([_program(), "kustomize", str(path)], None, 60.0), Loader=_LOADER))
+        raise SettingsError(
+            f"there is no overlay {overlay!r}", got=f"in {folder}", fix=f"use one of {names}"
+        )
+    return list(
+        yaml.load_all(_run([_program(), "kustomize", str(path)], None, 60.0), Loader=_LOADER)
+    )
 
 
 def versions() -> dict[str, str]:
@@ -80,18 +100,24 @@ def versions() -> dict[str, str]:
 def _program() -> str:
     program = shutil.which("kubectl")
     if program is None:
-        do = "install it: https://kubernetes.io/docs/tasks/tools/ (Debian: apt-get install kubernetes-client)"
-        raise SetupError("kubectl is not installed", do=do)
+        fix = "install it: https://kubernetes.io/docs/tasks/tools/ (Debian: apt-get install kubernetes-client)"
+        raise SetupError("kubectl is not installed", fix=fix)
     return program
 
 
 def _run(command: list[str], stdin: str | None, timeout_s: float) -> str:
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired as e:
-        do = "check that the cluster is up (`minikube status`) and reachable from here"
-        raise StackError(f"kubectl did not answer within {timeout_s:.0f} s", had=" ".join(command[:6]), do=do) from e
+        fix = "check that the cluster is up (`minikube status`) and reachable from here"
+        raise StackError(
+            f"kubectl did not answer within {timeout_s:.0f} s", got=" ".join(command[:6]), fix=fix
+        ) from e
     if done.returncode:
-        do = "correct what kubectl says, then run the same command again: it goes on where it stopped"
-        raise StackError(f"`{' '.join(command[:6])} ...` failed", had=done.stderr.strip()[-2000:], do=do)
+        fix = "correct what kubectl says, then run the same command again: it goes on where it stopped"
+        raise StackError(
+            f"`{' '.join(command[:6])} ...` failed", got=done.stderr.strip()[-2000:], fix=fix
+        )
     return done.stdout

@@ -33,7 +33,10 @@ def pods(context: str) -> list[PodStatus]:
     kube.named(context)
     api = Api(context)
     memory = dict(_memory(api))
-    return sorted((_row(p, memory) for p in api.items("api/v1", "pods", PART_OF)), key=lambda r: (r.namespace, r.name))
+    return sorted(
+        (_row(p, memory) for p in api.items("api/v1", "pods", PART_OF)),
+        key=lambda r: (r.namespace, r.name),
+    )
 
 
 def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:

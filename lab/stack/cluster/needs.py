@@ -11,14 +11,40 @@ from lab.stack.cluster.kubectl import versions
 
 GPU = "nvidia.com/gpu"
 OLDEST_MINOR = 30  # the oldest 1.x whose fields the manifests use
-CNI_WITH_POLICIES = ("calico-node", "cilium", "antrea-agent", "kube-router", "weave-net", "canal", "aws-node", "anetd")
-OVERLAY = "llm-lab/overlay"  # the annotation of our namespaces that says which overlay stands in them
+CNI_WITH_POLICIES = (
+    "calico-node",
+    "cilium",
+    "antrea-agent",
+    "kube-router",
+    "weave-net",
+    "canal",
+    "aws-node",
+    "anetd",
+)
+OVERLAY = (
+    "llm-lab/overlay"  # the annotation of our namespaces that says which overlay stands in them
+)
 ONE_NODE_AT_A_TIME = (  # provisioners of block storage: a claim for many nodes would stay pending
     *("ebs.csi.aws.com", "kubernetes.io/aws-ebs", "pd.csi.storage.gke.io", "kubernetes.io/gce-pd"),
-    *("disk.csi.azure.com", "rancher.io/local-path", "cinder.csi.openstack.org", "kubernetes.io/no-provisioner"),
+    *(
+        "disk.csi.azure.com",
+        "rancher.io/local-path",
+        "cinder.csi.openstack.org",
+        "kubernetes.io/no-provisioner",
+    ),
 )
 OURS = {"grafana-admin"}  # Secrets that `up` makes
-_UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3}
+_UNITS = {
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "m": 1e-3,
+}
 
 
 @dataclass(frozen=True)
@@ -66,9 +92,16 @@ def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iter
         found = "not there yet" if there is None else "ours" if ours else "there, without our label"
         yield Finding(f"namespace {name}", there is None or ours, found, fix)
         if there and there.get("status", {}).get("phase") == "Terminating":
-            yield Finding(f"namespace {name} is going", False, "Terminating", "wait until it is gone, then try again")
+            yield Finding(
+                f"namespace {name} is going",
+                False,
+                "Terminating",
+                "wait until it is gone, then try again",
+            )
         stands = ((there or {}).get("metadata", {}).get("annotations") or {}).get(OVERLAY, overlay)
-        if stands != overlay:  # what that one has and this one has not would stay, and scrape, and sample
+        if (
+            stands != overlay
+        ):  # what that one has and this one has not would stay, and scrape, and sample
             fix = f"lab down --place cluster --context {api.context}"
             yield Finding(f"overlay in {name}", False, f"{stands} stands there", fix)
 
@@ -81,15 +114,25 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         if (c["metadata"].get("annotations") or {}).get(default) == "true"
     ]
     fix = "minikube addons enable default-storageclass storage-provisioner, or mark a class as the default"
-    yield Finding("default storage class", bool(classes), classes[0]["metadata"]["name"] if classes else "none", fix)
-    many = [d for d in documents if _is_claim(d) and "ReadWriteMany" in d["spec"].get("accessModes", [])]
+    yield Finding(
+        "default storage class",
+        bool(classes),
+        classes[0]["metadata"]["name"] if classes else "none",
+        fix,
+    )
+    many = [
+        d for d in documents if _is_claim(d) and "ReadWriteMany" in d["spec"].get("accessModes", [])
+    ]
     for claim, c in ((m, c) for m in many for c in classes[:1]):
         one_node = c.get("provisioner", "").startswith(ONE_NODE_AT_A_TIME)
         name = claim["metadata"]["name"]
-        fix = (
-            f"make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, or name it in the claim {name}"
+        fix = f"make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, or name it in the claim {name}"
+        yield Finding(
+            "shared volume",
+            not one_node,
+            f"{name} is ReadWriteMany, class of {c.get('provisioner')}",
+            fix,
         )
-        yield Finding("shared volume", not one_node, f"{name} is ReadWriteMany, class of {c.get('provisioner')}", fix)
 
 
 def _is_claim(document: dict[str, Any]) -> bool:
@@ -112,7 +155,9 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
         if kinds:
             served = {r["kind"] for r in (api.get(f"apis/{group}") or {}).get("resources", [])}
             missing = [k for k in kinds if k not in served]
-            yield Finding(group, not missing, f"missing {', '.join(missing)}" if missing else "served", fix)
+            yield Finding(
+                group, not missing, f"missing {', '.join(missing)}" if missing else "served", fix
+            )
 
 
 def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -125,9 +170,16 @@ def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         there = api.get(f"api/v1/namespaces/{namespace}/secrets/{name}")
         missing = keys - (there or {}).get("data", {}).keys()
         files = " ".join(f"--from-file={k}=FILE" for k in sorted(keys))
-        fix = f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
+        fix = (
+            f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
+        )
         fix += f"kubectl --namespace {namespace} create secret generic {name} {files}"
-        yield Finding(f"Secret {name}", not missing, f"lacks {', '.join(sorted(missing))}" if missing else "there", fix)
+        yield Finding(
+            f"Secret {name}",
+            not missing,
+            f"lacks {', '.join(sorted(missing))}" if missing else "there",
+            fix,
+        )
 
 
 def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
@@ -153,16 +205,30 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
         "(or install NVIDIA's GPU operator); without a GPU take the overlay minikube-cpu"
     )
     yield Finding("GPUs", have >= wanted, f"{have:.0f} allocatable, {wanted:.0f} wanted", fix)
-    labelled = any((n["metadata"].get("labels") or {}).get(f"{GPU}.present") == "true" for n in nodes)
-    with_gpu = [n["metadata"]["name"] for n in nodes if n["status"].get("allocatable", {}).get(GPU, "0") != "0"]
+    labelled = any(
+        (n["metadata"].get("labels") or {}).get(f"{GPU}.present") == "true" for n in nodes
+    )
+    with_gpu = [
+        n["metadata"]["name"]
+        for n in nodes
+        if n["status"].get("allocatable", {}).get(GPU, "0") != "0"
+    ]
     node = with_gpu[0] if with_gpu else "NODE"
     fix = f"kubectl label node {node} {GPU}.present=true"
-    yield Finding("GPU nodes are labelled", labelled, "yes" if labelled else f"no node has {GPU}.present=true", fix)
+    yield Finding(
+        "GPU nodes are labelled",
+        labelled,
+        "yes" if labelled else f"no node has {GPU}.present=true",
+        fix,
+    )
 
 
 def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
     wanted = {r: sum(requested(d, r) for d in documents) for r in ("cpu", "memory")}
-    have = {r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes) for r in wanted}
+    have = {
+        r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes)
+        for r in wanted
+    }
     ok = all(have[r] >= wanted[r] for r in wanted)
     found = f"{have['cpu']:.1f} CPUs and {have['memory'] / 2**30:.0f} GiB for {wanted['cpu']:.1f} CPUs and "
     found += f"{wanted['memory'] / 2**30:.0f} GiB of requests"
@@ -173,16 +239,26 @@ def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Findi
 def _policies(api: Api) -> Finding:
     names = [d["metadata"]["name"] for d in api.items("apis/apps/v1", "daemonsets")]
     enforcing = [n for n in names if n.startswith(CNI_WITH_POLICIES)]
-    found = enforcing[0] if enforcing else "no network plug-in that we know to enforce network policies"
-    return Finding("network policies", bool(enforcing), found, "minikube start --cni=calico", required=False)
+    found = (
+        enforcing[0] if enforcing else "no network plug-in that we know to enforce network policies"
+    )
+    return Finding(
+        "network policies", bool(enforcing), found, "minikube start --cni=calico", required=False
+    )
 
 
 def _image(nodes: list[dict[str, Any]]) -> Finding:
     image = versions()["LAB"]
-    known = [name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])]
+    known = [
+        name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])
+    ]
     there = any(name == image or name.endswith(f"/{image}") for name in known)
     fix = f"minikube image build -f lab/k8s/image/Dockerfile -t {image} . (elsewhere: build it, push it, name it)"
-    found = "on a node" if there else f"no node lists {image}; nodes name only their largest, so it may be there"
+    found = (
+        "on a node"
+        if there
+        else f"no node lists {image}; nodes name only their largest, so it may be there"
+    )
     return Finding("the lab's image", there, found, fix, required=False)
 
 
@@ -193,7 +269,8 @@ def requested(document: dict[str, Any], resource: str) -> float:
     if document["kind"] == "Prometheus":
         pod = {"containers": [{"resources": spec.get("resources", {})}]}
     one = sum(
-        quantity(c.get("resources", {}).get("requests", {}).get(resource, "0")) for c in pod.get("containers", [])
+        quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
+        for c in pod.get("containers", [])
     )
     return one * spec.get("replicas", 1)
 

@@ -12,7 +12,12 @@ from lab.stack.cluster.api import PART_OF, WORKLOADS, Api
 
 POLL_S = 2.0
 # What a container waits for that time alone does not mend.
-HOPELESS = {"ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"}
+HOPELESS = {
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,11 @@ def statuses(api: Api) -> list[WorkloadStatus]:
 
 
 def wait(
-    api: Api, wanted: set[tuple[str, str, str]], limit_s: float, progress: Callable | None, poll_s: float = POLL_S
+    api: Api,
+    wanted: set[tuple[str, str, str]],
+    limit_s: float,
+    progress: Callable | None,
+    poll_s: float = POLL_S,
 ) -> None:
     """Return when all `wanted` (kind, namespace, name) are ready.
 
@@ -57,43 +66,61 @@ def wait(
         if not waiting and len(rows) == len(wanted):
             return
         if elapsed_s > limit_s:
-            missing = sorted(n for _, _, n in wanted - {(s.kind, s.namespace, s.name) for s in rows})
+            missing = sorted(
+                n for _, _, n in wanted - {(s.kind, s.namespace, s.name) for s in rows}
+            )
             if not waiting:
-                do = "run the same command again"
-                raise PartFailed(f"{missing[0]} was applied and is not there", part=missing[0], do=do)
-            raise _failure(api.context, waiting[0], f"{waiting[0].name} was not ready after {limit_s:.0f} s")
+                fix = "run the same command again"
+                raise PartFailed(
+                    f"{missing[0]} was applied and is not there", part=missing[0], fix=fix
+                )
+            raise _failure(
+                api.context, waiting[0], f"{waiting[0].name} was not ready after {limit_s:.0f} s"
+            )
         time.sleep(poll_s)
 
 
 def _failure(context: str, s: WorkloadStatus, happened: str) -> PartFailed:
     look = f"kubectl --context {context} --namespace {s.namespace}"
     kind = s.kind.lower()
-    do = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
-    return PartFailed(happened, part=s.name, had="; ".join(t for t in (s.progress, s.why) if t), do=do)
+    fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
+    return PartFailed(
+        happened, part=s.name, got="; ".join(t for t in (s.progress, s.why) if t), fix=fix
+    )
 
 
 def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
     meta, spec, now = item["metadata"], item["spec"], item.get("status", {})
     if kind == "Job":
         wanted, done = spec.get("completions", 1), now.get("succeeded", 0)
-        failed = any(c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", []))
+        failed = any(
+            c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])
+        )
     else:
-        wanted = now.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
+        wanted = (
+            now.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
+        )
         done = now.get("numberReady" if kind == "DaemonSet" else "readyReplicas", 0)
         failed = False
     seen = now.get("observedGeneration", 0) >= meta.get("generation", 0) or kind == "Job"
     ready = seen and done >= wanted and not failed
     why, hopeless = ("", False) if ready else _reason(api, meta["namespace"], item)
     what = f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}"
-    return WorkloadStatus(kind, meta["namespace"], meta["name"], ready, what, why, failed or hopeless)
+    return WorkloadStatus(
+        kind, meta["namespace"], meta["name"], ready, what, why, failed or hopeless
+    )
 
 
 def _reason(api: Api, namespace: str, item: dict[str, Any]) -> tuple[str, bool]:
     """(why its pods are not ready, whether waiting is in vain)."""
     spec = item["spec"]
-    labels = spec.get("selector", {}).get("matchLabels") or spec["template"]["metadata"].get("labels", {})
+    labels = spec.get("selector", {}).get("matchLabels") or spec["template"]["metadata"].get(
+        "labels", {}
+    )
     selector = ",".join(f"{k}={v}" for k, v in labels.items())
-    reasons = [r for pod in api.items("api/v1", "pods", selector, namespace) for r in pod_reasons(pod)]
+    reasons = [
+        r for pod in api.items("api/v1", "pods", selector, namespace) for r in pod_reasons(pod)
+    ]
     for reason, message, hopeless in reasons:
         return f"{reason}: {message}".rstrip(": "), hopeless
     return "", False
@@ -109,6 +136,10 @@ def pod_reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
             reason = waiting["reason"]
-            yield reason, f"{container['name']} {waiting.get('message', '')}".strip(), reason in HOPELESS
+            yield (
+                reason,
+                f"{container['name']} {waiting.get('message', '')}".strip(),
+                reason in HOPELESS,
+            )
         elif container.get("state", {}).get("running") and not container.get("ready"):
             yield "Running", f"{container['name']} runs, and its probe does not pass yet", False

@@ -24,7 +24,9 @@ CONFIG_MAP_BYTES = 1_000_000  # the API server's limit is 1 MiB for the whole ob
 JOB = "apis/batch/v1/namespaces/llm-lab/jobs/load"
 INDEX = "batch.kubernetes.io/job-completion-index"
 # What the pod prints around its packed record: lab/k8s/load/job.yaml.
-_RECORD = re.compile(r"^lab-run-begin (?P<sha256>[0-9a-f]{64})$(?P<body>.*?)^lab-run-end$", re.M | re.S)
+_RECORD = re.compile(
+    r"^lab-run-begin (?P<sha256>[0-9a-f]{64})$(?P<body>.*?)^lab-run-end$", re.M | re.S
+)
 
 
 def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
@@ -50,7 +52,11 @@ def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
 
 
 def collect(
-    context: str, run_id: str, out_dir: Path, wait_s: float, progress: Callable[[str, float], None] | None
+    context: str,
+    run_id: str,
+    out_dir: Path,
+    wait_s: float,
+    progress: Callable[[str, float], None] | None,
 ) -> list[Path]:
     """See lab.stack.cluster.collect."""
     kube.named(context)
@@ -58,36 +64,50 @@ def collect(
     shards = _wait(api, run_id, wait_s, progress)
     pods = {int(p["metadata"]["annotations"][INDEX]): p for p in _pods(api)}
     if missing := set(range(shards)) - pods.keys():
-        do = "drive the plan again; pods of a finished Job are kept for a day"
-        raise WorkloadError(f"the pods of shards {sorted(missing)} are gone, and their records with them", do=do)
-    return [_unpacked(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)]
+        fix = "drive the plan again; pods of a finished Job are kept for a day"
+        raise WorkloadError(
+            f"the pods of shards {sorted(missing)} are gone, and their records with them", fix=fix
+        )
+    return [
+        _unpacked(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)
+    ]
 
 
 def _packed(plan: Path, shards: int) -> bytes:
     try:
         packed = gzip.compress(plan.read_bytes(), mtime=0)
     except OSError as e:
-        do = "make one with `lab load --save-plan FILE`"
-        raise WorkloadError(f"the plan {plan} cannot be read", had=str(e), do=do) from e
+        fix = "make one with `lab load --save-plan FILE`"
+        raise WorkloadError(f"the plan {plan} cannot be read", got=str(e), fix=fix) from e
     if shards < 1:
-        raise WorkloadError("a load needs at least one pod", had=f"shards = {shards}", do="give 1 or more")
+        raise WorkloadError(
+            "a load needs at least one pod", got=f"shards = {shards}", fix="give 1 or more"
+        )
     if len(packed) > CONFIG_MAP_BYTES:
         raise WorkloadError(
             "the plan is too large for a ConfigMap",
-            had=f"{len(packed):,} bytes compressed, {CONFIG_MAP_BYTES:,} fit",
-            do="make several shorter plans and drive them one after another",
+            got=f"{len(packed):,} bytes compressed, {CONFIG_MAP_BYTES:,} fit",
+            fix="make several shorter plans and drive them one after another",
         )
     return packed
 
 
-def _wait(api: Api, run_id: str, wait_s: float, progress: Callable[[str, float], None] | None) -> int:
+def _wait(
+    api: Api, run_id: str, wait_s: float, progress: Callable[[str, float], None] | None
+) -> int:
     """How many shards there are, once all have ended well."""
     begun = time.monotonic()
     while True:
         job = api.get(JOB)
         if job is None or _run_of(job) != run_id:
-            raise WorkloadError(f"the Job of run {run_id} is not there", do="a later load has taken its place")
-        now, shards, elapsed_s = job.get("status", {}), job["spec"]["completions"], time.monotonic() - begun
+            raise WorkloadError(
+                f"the Job of run {run_id} is not there", fix="a later load has taken its place"
+            )
+        now, shards, elapsed_s = (
+            job.get("status", {}),
+            job["spec"]["completions"],
+            time.monotonic() - begun,
+        )
         if progress:
             progress(f"{now.get('succeeded', 0)} of {shards} shards have ended", elapsed_s)
         if any(c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])):
@@ -106,10 +126,12 @@ def _failure(api: Api, happened: str) -> PartFailed:
         if pod.get("status", {}).get("phase") != "Succeeded":
             name = pod["metadata"]["name"]
             last = _log(api, name, tailLines="5").strip()
-            why = "; ".join(f"{reason} {message}" for reason, message, _ in rollout.pod_reasons(pod))
+            why = "; ".join(
+                f"{reason} {message}" for reason, message, _ in rollout.pod_reasons(pod)
+            )
             words.append(f"{name}: {last or why or pod.get('status', {}).get('phase')}")
-    do = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
-    return PartFailed(happened, part="load", had="\n    ".join(words), do=do)
+    fix = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
+    return PartFailed(happened, part="load", got="\n    ".join(words), fix=fix)
 
 
 def _pods(api: Api) -> list[dict[str, Any]]:
@@ -127,7 +149,7 @@ def _log(api: Api, pod: str, **query: str) -> str:
     try:
         return api.text(f"api/v1/namespaces/llm-lab/pods/{pod}/log", container="load", **query)
     except StackError as e:  # a container that never started has none
-        return str(e.had or e)
+        return str(e.got or e)
 
 
 def _unpacked(api: Api, pod: str, folder: Path) -> Path:
@@ -135,9 +157,15 @@ def _unpacked(api: Api, pod: str, folder: Path) -> Path:
     found = _RECORD.search(_log(api, pod))
     packed = base64.b64decode(found["body"]) if found else b""
     if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:
-        had = "its log is cut off" if found else "its log has no record: it may have been rotated (10 MiB by default)"
+        got = (
+            "its log is cut off"
+            if found
+            else "its log has no record: it may have been rotated (10 MiB by default)"
+        )
         raise WorkloadError(
-            f"the record of pod {pod} is not whole", had=had, do="use more shards, so that each is less"
+            f"the record of pod {pod} is not whole",
+            got=got,
+            fix="use more shards, so that each is less",
         )
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:

@@ -74,14 +74,29 @@ def open_ways(
     services = _services(documents)
     pid, created = 0, 0.0
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
-        reachable = {name: f"http://{service}.{ns}.svc:{port}" for name, (ns, service, port) in services.items()}
+        reachable = {
+            name: f"http://{service}.{ns}.svc:{port}"
+            for name, (ns, service, port) in services.items()
+        }
     else:
         wished = choose({k: v for k, v in settings.ports.items() if k in services})
-        local = {n: wished[n] if n in wished else free_from(FIRST_PORT, set(wished.values())) for n in services}
-        commands = {n: kubectl.forward_command(ns, s, local[n], port) for n, (ns, s, port) in services.items()}
+        local = {
+            n: wished[n] if n in wished else free_from(FIRST_PORT, set(wished.values()))
+            for n in services
+        }
+        commands = {
+            n: kubectl.forward_command(ns, s, local[n], port)
+            for n, (ns, s, port) in services.items()
+        }
         pid, created = _forward(state_dir, local, commands)
         reachable = {name: f"http://{HOST}:{port}" for name, port in local.items()}
-    about = {"context": kubectl.context, "overlay": overlay, "reachable": reachable, "pid": pid, "create_time": created}
+    about = {
+        "context": kubectl.context,
+        "overlay": overlay,
+        "reachable": reachable,
+        "pid": pid,
+        "create_time": created,
+    }
     state.write_json(state_dir / CLUSTER_FILE, about)
     urls = reachable | {"mcp": TOOLS_INSIDE}
     state.write_endpoints(state_dir, urls)
@@ -105,7 +120,9 @@ def free_from(port: int, taken: set[int]) -> int:
         if candidate not in taken and is_free(candidate):
             taken.add(candidate)
             return candidate
-    raise SettingsError("no port is free", had=f"{port} to {port + 199}", do="end programs that listen there")
+    raise SettingsError(
+        "no port is free", got=f"{port} to {port + 199}", fix="end programs that listen there"
+    )
 
 
 def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
@@ -120,15 +137,22 @@ def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]
     return found
 
 
-def _forward(state_dir: Path, local: dict[str, int], commands: dict[str, list[str]]) -> tuple[int, float]:
+def _forward(
+    state_dir: Path, local: dict[str, int], commands: dict[str, list[str]]
+) -> tuple[int, float]:
     """(pid, start time) of the process that forwards, once every way is open. Raises StackError."""
     process = _start(state_dir, commands)
     limit = time.monotonic() + FORWARDS_UP_S
     while closed := [name for name, port in local.items() if not answers(port)]:
         if time.monotonic() > limit or process.poll() is not None:
             close_ways(state_dir)
-            had, do = f"{state_dir / 'logs' / 'forwards.log'} says why", f"try it: {' '.join(commands[closed[0]])}"
-            raise StackError(f"there is no way to {ENDPOINTS[closed[0]]} in the cluster", had=had, do=do)
+            got, fix = (
+                f"{state_dir / 'logs' / 'forwards.log'} says why",
+                f"try it: {' '.join(commands[closed[0]])}",
+            )
+            raise StackError(
+                f"there is no way to {ENDPOINTS[closed[0]]} in the cluster", got=got, fix=fix
+            )
         time.sleep(0.2)
     return processes.identity(process.pid) or (process.pid, time.time())
 

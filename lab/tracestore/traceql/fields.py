@@ -179,7 +179,9 @@ class FieldCompiler:
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Unary(op="-"):
-                return {t: f"(-{sql})" for t, sql in self.slots(node.operand).items() if t in _NUMERIC}
+                return {
+                    t: f"(-{sql})" for t, sql in self.slots(node.operand).items() if t in _NUMERIC
+                }
             case ast.Binary() if node.op in ("+", "-", "*", "/", "%", "^"):
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
@@ -225,7 +227,9 @@ class FieldCompiler:
             return {}
         result = self._scoped(scopes[0], node.name)
         for scope in scopes[1:]:
-            absent = " AND ".join(f"NOT {self._scoped_exists(s, node.name)}" for s in scopes[: scopes.index(scope)])
+            absent = " AND ".join(
+                f"NOT {self._scoped_exists(s, node.name)}" for s in scopes[: scopes.index(scope)]
+            )
             for slot, sql in self._scoped(scope, node.name).items():
                 other = f"CASE WHEN {absent} THEN {sql} END"
                 result[slot] = f"coalesce({result[slot]}, {other})" if slot in result else other
@@ -237,7 +241,9 @@ class FieldCompiler:
 
     def _scopes_of(self, node: ast.Attribute) -> list[str]:
         """Where to look: an unscoped attribute is the span's, else the resource's, else of the events, links, scope."""
-        wanted = [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
+        wanted = (
+            [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
+        )
         return [s for s in wanted if self.catalogue.types(s, node.name)]
 
     def _scoped(self, scope: str, name: str) -> Slots:
@@ -270,7 +276,9 @@ class FieldCompiler:
         for t in (*SCALARS, "json"):
             if t in types:
                 own = scope == "span" and PROMOTED.get(name) == t
-                parts.append(f"s.{quote(name)} IS NOT NULL" if own else f"{alias}.a_{t}[{key}] IS NOT NULL")
+                parts.append(
+                    f"s.{quote(name)} IS NOT NULL" if own else f"{alias}.a_{t}[{key}] IS NOT NULL"
+                )
         return "(" + " OR ".join(parts) + ")"
 
     def _alias(self, scope: str) -> str:
@@ -282,10 +290,14 @@ class FieldCompiler:
 
     def _in_list(self, column: str, name: str, type_name: str) -> str:
         """The values that the events or links of a span give to an attribute; NULL where none has it."""
-        pointer = self.parameters.add("/" + name.replace("~", "~0").replace("/", "~1") + "/" + _JSON_FIELD[type_name])
+        pointer = self.parameters.add(
+            "/" + name.replace("~", "~0").replace("/", "~1") + "/" + _JSON_FIELD[type_name]
+        )
         value = f"json_extract_string(b, {pointer})"
         found = f"list_filter(list_transform({_bags(column)}, lambda b: {value}), lambda v: v IS NOT NULL)"
-        return f"CASE WHEN {column} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
+        return (
+            f"CASE WHEN {column} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
+        )
 
 
 def _bags(column: str) -> str:
@@ -319,9 +331,13 @@ def _compare_scalars(op: str, ls: str, left: str, rs: str, right: str) -> str | 
         return None
     if ls in _NUMERIC and rs in _NUMERIC:
         if "dbl" in (ls, rs) and ls != rs:
-            left, right = (sql if s == "dbl" else f"{sql}::DOUBLE" for s, sql in ((ls, left), (rs, right)))
+            left, right = (
+                sql if s == "dbl" else f"{sql}::DOUBLE" for s, sql in ((ls, left), (rs, right))
+            )
         return _guard_nan(
-            op, [sql for t, sql in ((ls, left), (rs, right)) if t == "dbl"], f"{left} {_SQL_OP[op]} {right}"
+            op,
+            [sql for t, sql in ((ls, left), (rs, right)) if t == "dbl"],
+            f"{left} {_SQL_OP[op]} {right}",
         )
     if ls != rs or (op not in ("=", "!=") and ls != "str"):
         return None
@@ -355,7 +371,9 @@ def _double_arithmetic(op: str, left: str, right: str) -> str:
     return f"TRY(pow({left}, {right}))" if op == "^" else f"TRY({left} {op} {right})"
 
 
-_EVENT_OFFSETS = "list_transform(json_extract_string(s.events, '$[*].t'), lambda v: v::BIGINT - s.start_ns)"
+_EVENT_OFFSETS = (
+    "list_transform(json_extract_string(s.events, '$[*].t'), lambda v: v::BIGINT - s.start_ns)"
+)
 _INTRINSICS: dict[str, Slots] = {
     "span:duration": {"dur": "s.dur_ns"},
     "span:name": {"str": "s.name"},
@@ -363,7 +381,9 @@ _INTRINSICS: dict[str, Slots] = {
     "span:statusMessage": {"str": "coalesce(s.status_message, '')"},
     "span:kind": {"kind": "s.kind"},
     "span:id": {"str": "printf('%016x', s.span_id)"},
-    "span:parentID": {"str": "CASE WHEN s.parent_id = 0 THEN '' ELSE printf('%016x', s.parent_id) END"},
+    "span:parentID": {
+        "str": "CASE WHEN s.parent_id = 0 THEN '' ELSE printf('%016x', s.parent_id) END"
+    },
     "span:childCount": {"int": "coalesce(k.children, 0)"},
     "trace:duration": {"dur": "t.trace_ns"},
     "trace:rootName": {"str": "coalesce(t.root_name, '')"},

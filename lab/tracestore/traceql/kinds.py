@@ -65,14 +65,20 @@ class PipelineReader:
             second = first.second + self._second(pieces[1:])
             return ast.Query(text, None, first.node, second, hints, pos=first.pos)
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
-            node = first.node if isinstance(first.node, ast.Pipeline) else ast.Pipeline((first.node,), pos=first.pos)
+            node = (
+                first.node
+                if isinstance(first.node, ast.Pipeline)
+                else ast.Pipeline((first.node,), pos=first.pos)
+            )
             return ast.Query(text, node, hints=hints)
         if any(p.kind == "metrics" for p in pieces):
             return ast.Query(text, None, self._metrics(pieces), hints=hints)
         return ast.Query(text, self._pipeline(pieces), hints=hints)
 
     def pieces(self, tree: Tree) -> list[Piece]:
-        return [self.b.bind(e, self.unit, self.combine, self.negate, _is_number) for e in tree.children]
+        return [
+            self.b.bind(e, self.unit, self.combine, self.negate, _is_number) for e in tree.children
+        ]
 
     def _pipeline(self, pieces: list[Piece]) -> ast.Pipeline:
         for i, piece in enumerate(pieces):
@@ -85,14 +91,18 @@ class PipelineReader:
         at = next(i for i, p in enumerate(pieces) if p.kind == "metrics")
         metrics = pieces[at]
         if at == 0:
-            raise self.b.fail("a metrics function needs spans before it, as in `{} | rate()`", metrics.pos)
+            raise self.b.fail(
+                "a metrics function needs spans before it, as in `{} | rate()`", metrics.pos
+            )
         second = metrics.second + self._second(pieces[at + 1 :])
         return ast.MetricsQuery(self._pipeline(pieces[:at]), metrics.node, second, pos=metrics.pos)
 
     def _second(self, pieces: list[Piece]) -> tuple[ast.SecondStage, ...]:
         for piece in pieces:
             if piece.kind != "top":
-                raise self.b.fail("only topk() and bottomk() can follow a metrics function", piece.pos)
+                raise self.b.fail(
+                    "only topk() and bottomk() can follow a metrics function", piece.pos
+                )
         return tuple(stage for p in pieces for stage in (p.node, *p.second))
 
     # -- operands
@@ -118,7 +128,11 @@ class PipelineReader:
 
     def _spanset(self, tree: Tree) -> Piece:
         pos = getattr(tree.meta, "start_pos", 0)
-        condition = self.b.field(tree.children[0]) if tree.children else ast.Static(ast.Type.BOOLEAN, True, pos=pos)
+        condition = (
+            self.b.field(tree.children[0])
+            if tree.children
+            else ast.Static(ast.Type.BOOLEAN, True, pos=pos)
+        )
         return Piece("spanset", ast.Filter(condition, pos=pos), pos)
 
     def _group(self, tree: Tree) -> Piece:
@@ -129,7 +143,9 @@ class PipelineReader:
         if len(pieces) > 1:
             if pieces[-1].kind == "scalar" and isinstance(pieces[-1].node, ast.Aggregate):
                 head = self._pipeline(pieces[:-1])
-                return Piece("pipescalar", ast.Pipeline((*head.stages, pieces[-1].node), pos=pos), pos)
+                return Piece(
+                    "pipescalar", ast.Pipeline((*head.stages, pieces[-1].node), pos=pos), pos
+                )
             return Piece("pipe", self._pipeline(pieces), pos, bracketed=True)
         if first.kind == "spanset":
             return replace(first, bracketed=True)
@@ -146,7 +162,10 @@ class PipelineReader:
     def negate(self, op: Token, piece: Piece) -> Piece:
         if str(op) == "-" and piece.kind == "number" and isinstance(piece.node, ast.Static):
             return replace(
-                piece, node=replace(piece.node, value=-piece.node.value), value=-piece.value, pos=op.start_pos
+                piece,
+                node=replace(piece.node, value=-piece.node.value),
+                value=-piece.value,
+                pos=op.start_pos,
             )
         raise self.b.fail(f"unexpected {op}", op.start_pos)
 
@@ -161,10 +180,14 @@ class PipelineReader:
         elif op in _ARITHMETIC:
             made = self._arithmetic(op, pos, left, right, kinds)
         if made is None:
-            raise self.b.fail(f"{op} cannot stand between {_NAMES[left.kind]} and {_NAMES[right.kind]}", pos)
+            raise self.b.fail(
+                f"{op} cannot stand between {_NAMES[left.kind]} and {_NAMES[right.kind]}", pos
+            )
         return made
 
-    def _spansets(self, op: str, pos: int, left: Piece, right: Piece, kinds: set[str]) -> Piece | None:
+    def _spansets(
+        self, op: str, pos: int, left: Piece, right: Piece, kinds: set[str]
+    ) -> Piece | None:
         bracketed = all(p.bracketed or p.kind == "wrapped" for p in (left, right))
         node = ast.SpansetOp(op, left.node, right.node, pos=pos)
         if kinds == {"spanset"}:
@@ -178,10 +201,14 @@ class PipelineReader:
             return replace(left, second=(*left.second, ast.MetricsFilter(op, right.value, pos=pos)))
         literal_right = right.kind in ("number", "static") and isinstance(right.node, ast.Static)
         if left.kind == "pipescalar" and (right.kind == "pipescalar" or literal_right):
-            return Piece("pipefilter", ast.ScalarFilter(op, left.node, right.node, pos=pos), left.pos)
+            return Piece(
+                "pipefilter", ast.ScalarFilter(op, left.node, right.node, pos=pos), left.pos
+            )
         return None
 
-    def _arithmetic(self, op: str, pos: int, left: Piece, right: Piece, kinds: set[str]) -> Piece | None:
+    def _arithmetic(
+        self, op: str, pos: int, left: Piece, right: Piece, kinds: set[str]
+    ) -> Piece | None:
         node = ast.ScalarOp(op, left.node, right.node, pos=pos)
         if kinds == {"number"}:
             return Piece("number", node, left.pos, value=_fold(op, left.value, right.value))
@@ -189,7 +216,12 @@ class PipelineReader:
             return Piece("scalar", node, left.pos)
         if kinds == {"pipescalar"}:
             return Piece("pipescalar", node, left.pos)
-        if "math" in kinds and kinds <= {"math", "number"} and op in _FOLD and not (left.second or right.second):
+        if (
+            "math" in kinds
+            and kinds <= {"math", "number"}
+            and op in _FOLD
+            and not (left.second or right.second)
+        ):
             sides = [p.node if p.kind == "math" else p.value for p in (left, right)]
             return Piece("math", ast.MetricsMath(op, *sides, pos=pos), left.pos)
         return None
@@ -209,11 +241,15 @@ class PipelineReader:
         if is_metrics:
             return self._metrics_call(name, arguments, grouping, pos)
         if name in ("topk", "bottomk"):
-            return Piece("top", ast.TopBottom(name, self._integer(arguments, name, pos), pos=pos), pos)
+            return Piece(
+                "top", ast.TopBottom(name, self._integer(arguments, name, pos), pos=pos), pos
+            )
         if name == "coalesce" and arguments is None:
             return Piece("coalesce", ast.Coalesce(pos=pos), pos)
         if name == "select":
-            return Piece("select", ast.Select(self.b.attributes(arguments, "select()", pos), pos=pos), pos)
+            return Piece(
+                "select", ast.Select(self.b.attributes(arguments, "select()", pos), pos=pos), pos
+            )
         if name == "compare":
             return self._compare(arguments, pos)
         raise self.b.fail(f"unknown function {name}()", pos)
@@ -227,7 +263,11 @@ class PipelineReader:
         return Piece("scalar", ast.Aggregate(name, operand, pos=pos), pos)
 
     def _one(self, arguments: list[Tree], where: str, pos: int) -> ast.FieldExpression:
-        if not arguments or len(arguments[0].children) != 1 or arguments[0].children[0].data != "field":
+        if (
+            not arguments
+            or len(arguments[0].children) != 1
+            or arguments[0].children[0].data != "field"
+        ):
             raise self.b.fail(f"{where} takes exactly one expression", pos)
         return self.b.field(arguments[0].children[0])
 
@@ -237,7 +277,9 @@ class PipelineReader:
             raise self.b.fail(f"{name}() takes one integer", pos)
         return int(values[0])
 
-    def _metrics_call(self, name: str, arguments: Tree | None, grouping: Tree | None, pos: int) -> Piece:
+    def _metrics_call(
+        self, name: str, arguments: Tree | None, grouping: Tree | None, pos: int
+    ) -> Piece:
         by = self.b.attributes(grouping.children[1], "by()", pos) if grouping else ()
         given = arguments.children if arguments else []
         attribute, quantiles = None, ()
@@ -257,11 +299,15 @@ class PipelineReader:
     def _compare(self, arguments: Tree | None, pos: int) -> Piece:
         given = arguments.children if arguments else []
         if not given or given[0].data != "spanset" or len(given) not in (1, 2, 4):
-            raise self.b.fail("compare() takes a span filter, then optionally how many values, start and end", pos)
+            raise self.b.fail(
+                "compare() takes a span filter, then optionally how many values, start and end", pos
+            )
         if not all(n.is_integer() for n in self.b.numbers(given[1:], "compare()", pos)):
             raise self.b.fail("compare() takes whole numbers after the span filter", pos)
         baseline = self._spanset(given[0]).node
-        return Piece("metrics", ast.MetricsAggregate("compare", None, (), (), baseline, pos=pos), pos)
+        return Piece(
+            "metrics", ast.MetricsAggregate("compare", None, (), (), baseline, pos=pos), pos
+        )
 
 
 def _is_number(piece: Piece) -> bool:

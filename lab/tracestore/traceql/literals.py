@@ -16,8 +16,21 @@ _UNIT_NS = {
     "d": 86400 * 10**9, "w": 7 * 86400 * 10**9, "y": 365 * 86400 * 10**9,
 }  # fmt: skip
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w|y)")
-_ESCAPE = re.compile(r'\\(?:([abfnrtv\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))', re.S)
-_SIMPLE = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
+_ESCAPE = re.compile(
+    r'\\(?:([abfnrtv\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))',
+    re.S,
+)
+_SIMPLE = {
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "n": "\n",
+    "r": "\r",
+    "t": "\t",
+    "v": "\v",
+    "\\": "\\",
+    '"': '"',
+}
 
 
 def literal(token: Token) -> Static | None:
@@ -48,7 +61,9 @@ def duration_ns(text: str) -> int:
     """Nanoseconds of a duration token."""
     total = 0.0
     for number, unit in _DURATION_PART.findall(text):
-        total += int(number) * _UNIT_NS[unit] if number.isdigit() else float(number) * _UNIT_NS[unit]
+        total += (
+            int(number) * _UNIT_NS[unit] if number.isdigit() else float(number) * _UNIT_NS[unit]
+        )
     return int(total)
 
 

@@ -34,7 +34,24 @@ _PRECEDENCE = {
     "^": 6,
 }
 _PREFIX = {"-": 3, "!": 4}
-_FIELD_OPERATORS = {"&&", "||", "=", "!=", "<", "<=", ">", ">=", "=~", "!~", "+", "-", "*", "/", "%", "^"}
+_FIELD_OPERATORS = {
+    "&&",
+    "||",
+    "=",
+    "!=",
+    "<",
+    "<=",
+    ">",
+    ">=",
+    "=~",
+    "!~",
+    "+",
+    "-",
+    "*",
+    "/",
+    "%",
+    "^",
+}
 
 # Every spelling of an intrinsic -> its scoped name
 INTRINSICS = {
@@ -62,13 +79,21 @@ SCOPED_INTRINSICS = {
 @functools.cache
 def _parser() -> lark.Lark:
     grammar = Path(__file__).with_name("grammar.lark").read_text()
-    return lark.Lark(grammar, parser="lalr", lexer="contextual", propagate_positions=True, maybe_placeholders=False)
+    return lark.Lark(
+        grammar,
+        parser="lalr",
+        lexer="contextual",
+        propagate_positions=True,
+        maybe_placeholders=False,
+    )
 
 
 def parse(text: str) -> ast.Query:
     """The syntax tree of a query. Raises TraceQLSyntax with the position (types are checked by `validate`)."""
     if len(text) > MAX_QUERY_CHARS:
-        raise TraceQLSyntax(f"the query is longer than {MAX_QUERY_CHARS} characters", query=text[:100])
+        raise TraceQLSyntax(
+            f"the query is longer than {MAX_QUERY_CHARS} characters", query=text[:100]
+        )
     try:
         tree = _parser().parse(text)
         _check_size(tree, text)
@@ -91,7 +116,11 @@ def _syntax_error(text: str, error: lark.UnexpectedInput) -> TraceQLSyntax:
     position = error.pos_in_stream if error.pos_in_stream is not None else len(text)
     if isinstance(error, lark.UnexpectedToken) and error.token.type == "$END":
         return TraceQLSyntax("unexpected end of the query", query=text, position=len(text))
-    found = str(error.token) if isinstance(error, lark.UnexpectedToken) else text[position : position + 1]
+    found = (
+        str(error.token)
+        if isinstance(error, lark.UnexpectedToken)
+        else text[position : position + 1]
+    )
     return TraceQLSyntax(f"unexpected {found[:40]!r}", query=text, position=max(position, 0))
 
 
@@ -107,9 +136,13 @@ def _check_size(tree: Tree, text: str) -> None:
             elif child.type in ("OPERATOR", "MINUS", "NOT"):
                 operators += 1
     if deepest > MAX_NESTING:
-        raise TraceQLUnsupported(f"more than {MAX_NESTING} nested brackets", query=text, construct="nesting")
+        raise TraceQLUnsupported(
+            f"more than {MAX_NESTING} nested brackets", query=text, construct="nesting"
+        )
     if operators > MAX_OPERATORS:
-        raise TraceQLUnsupported(f"more than {MAX_OPERATORS} operators", query=text, construct="operator chain")
+        raise TraceQLUnsupported(
+            f"more than {MAX_OPERATORS} operators", query=text, construct="operator chain"
+        )
 
 
 class _Builder:
@@ -121,7 +154,9 @@ class _Builder:
 
     def query(self, tree: Tree) -> ast.Query:
         hints: dict[str, Any] = {}
-        for hint in (h for block in tree.children[1:] for h in block.children if isinstance(h, Tree)):
+        for hint in (
+            h for block in tree.children[1:] for h in block.children if isinstance(h, Tree)
+        ):
             name, operator, *_, value = hint.children
             if operator != "=":
                 raise self.fail(f"unexpected {operator} in a hint", operator.start_pos)
@@ -133,7 +168,9 @@ class _Builder:
 
     # -- binding of operators
 
-    def bind(self, tree: Tree, unit: Any, binary: Any, unary: Any, is_number: Any = lambda node: False) -> Any:
+    def bind(
+        self, tree: Tree, unit: Any, binary: Any, unary: Any, is_number: Any = lambda node: False
+    ) -> Any:
         """Bind a flat list of operands and operators; `unit` builds an operand, `binary` and `unary` the nodes.
 
         A minus before what `is_number` says to be a number belongs to the number.
@@ -245,7 +282,9 @@ class _Builder:
             raise self.fail(f"unknown identifier: {token}", token.start_pos)
         return found
 
-    def attributes(self, tree: Tree | None, where: str, pos: int) -> tuple[ast.Attribute | ast.Intrinsic, ...]:
+    def attributes(
+        self, tree: Tree | None, where: str, pos: int
+    ) -> tuple[ast.Attribute | ast.Intrinsic, ...]:
         """A list of attributes and intrinsics, as select() and by () of metrics take."""
         if tree is None:
             raise self.fail(f"{where} needs at least one attribute", pos)

@@ -52,7 +52,9 @@ class Relation:
 class SpansetCompiler:
     """Compiles pipelines over a window. `ctes` are the WITH clauses that the relations lean on."""
 
-    def __init__(self, catalogue: Catalogue, window: Window, parameters: Parameters | None = None) -> None:
+    def __init__(
+        self, catalogue: Catalogue, window: Window, parameters: Parameters | None = None
+    ) -> None:
         self.catalogue, self.window = catalogue, window
         self.parameters = parameters or Parameters()
         self.ctes: list[str] = []
@@ -85,7 +87,9 @@ class SpansetCompiler:
             sql += f" LEFT JOIN ({TRACES.format(source=self.window.source)}) t ON t.trace_id = s.trace_id"
         if needs.children:
             children = f"SELECT trace_id, parent_id, count(*) AS children FROM {self.window.source} GROUP BY ALL"
-            sql += f" LEFT JOIN ({children}) k ON k.trace_id = s.trace_id AND k.parent_id = s.span_id"
+            sql += (
+                f" LEFT JOIN ({children}) k ON k.trace_id = s.trace_id AND k.parent_id = s.span_id"
+            )
         return sql
 
     def in_window(self) -> str:
@@ -140,9 +144,7 @@ class SpansetCompiler:
     def _joined(self, before: Relation, needs: Needs, where: str, more: str = "") -> str:
         """The relation's spans with their rows again, for conditions and values of later stages."""
         columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
-        return (
-            f"SELECT {columns}{more} FROM {self.source(needs)} JOIN ({before.sql}) b ON b.rid = s.rowid WHERE {where}"
-        )
+        return f"SELECT {columns}{more} FROM {self.source(needs)} JOIN ({before.sql}) b ON b.rid = s.rowid WHERE {where}"
 
     def _group_by(self, stage: ast.GroupBy, before: Relation) -> Relation:
         compiler = self.fields()
@@ -163,10 +165,10 @@ class SpansetCompiler:
             number = _number(compiler.slots(aggregate.operand))
             rows = self._joined(before, compiler.needs, "TRUE", f", {number} AS operand")
             value = f"{aggregate.op}(operand)"
-        compared = f"{value} {'<>' if stage.op == '!=' else stage.op} {self.parameters.add(static.value)}"
-        sums = (
-            f"SELECT {', '.join(keys)}, {value} AS {column} FROM ({rows}) GROUP BY {', '.join(keys)} HAVING {compared}"
+        compared = (
+            f"{value} {'<>' if stage.op == '!=' else stage.op} {self.parameters.add(static.value)}"
         )
+        sums = f"SELECT {', '.join(keys)}, {value} AS {column} FROM ({rows}) GROUP BY {', '.join(keys)} HAVING {compared}"
         on = " AND ".join(f"a.{k} = b.{k}" for k in keys)
         columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
         sql = f"SELECT {columns}, a.{column} FROM ({before.sql}) b JOIN ({sums}) a ON {on}"
@@ -175,7 +177,11 @@ class SpansetCompiler:
     # -- operators between spansets
 
     def _operator(self, node: ast.SpansetOp, before: Relation | None) -> Relation:
-        base = Relation(f"SELECT * FROM {self.name(before.sql)}", before.groups, before.values) if before else None
+        base = (
+            Relation(f"SELECT * FROM {self.name(before.sql)}", before.groups, before.values)
+            if before
+            else None
+        )
         left, right = self.stage(node.left, base), self.stage(node.right, base)
         keys = ["trace_id", *(base.group_columns if base else [])]
         columns = ", ".join([*_KEYS.split(", "), *(base.extra_columns if base else [])])
@@ -202,7 +208,9 @@ class SpansetCompiler:
         """Pairs (l, r) with the wanted kinship; the result is r, or both for &, or the r without a partner for !."""
         mark, kin = (op[0], op[1:]) if op[0] in "!&" else ("", op)
         same_group = "".join(f" AND l.{k} = r.{k}" for k in keys[1:])
-        pairs = self.name(f"SELECT DISTINCT l.rid AS l, r.rid AS r FROM {self._kin(kin, left, right)}{same_group}")
+        pairs = self.name(
+            f"SELECT DISTINCT l.rid AS l, r.rid AS r FROM {self._kin(kin, left, right)}{same_group}"
+        )
         if mark == "!":
             return f"SELECT {columns} FROM {right} r WHERE NOT EXISTS (SELECT 1 FROM {pairs} p WHERE p.r = r.rid)"
         found = f"SELECT {columns} FROM {right} SEMI JOIN {pairs} p ON p.r = rid"
@@ -226,7 +234,9 @@ class SpansetCompiler:
 
     def _ancestors(self, above: str, below: str) -> str:
         """(rid, ancestor) for every span of `below` in a trace that `above` has a span of. UNION ends at a cycle."""
-        traces = self.name(f"SELECT DISTINCT trace_id FROM {above} INTERSECT SELECT DISTINCT trace_id FROM {below}")
+        traces = self.name(
+            f"SELECT DISTINCT trace_id FROM {above} INTERSECT SELECT DISTINCT trace_id FROM {below}"
+        )
         edges = self.name(
             f"SELECT s.trace_id, s.span_id, s.parent_id FROM {self.window.source} s "
             f"SEMI JOIN {traces} m ON m.trace_id = s.trace_id WHERE s.parent_id <> 0"
@@ -254,7 +264,11 @@ _LETTER = {"str": "s", "int": "i", "dbl": "d", "bool": "b", "dur": "u", "status"
 def group_key(slots: Slots) -> str:
     """One text for a value of any type: its letter, then the value; `n` for nil."""
     parts = [f"'{_LETTER[t]}' || ({sql})::VARCHAR" for t, sql in slots.items() if t in _LETTER]
-    parts += [f"'{_LETTER[t[:-2]].upper()}' || ({sql})::VARCHAR" for t, sql in slots.items() if t.endswith("[]")]
+    parts += [
+        f"'{_LETTER[t[:-2]].upper()}' || ({sql})::VARCHAR"
+        for t, sql in slots.items()
+        if t.endswith("[]")
+    ]
     return f"coalesce({', '.join([*parts, chr(39) + 'n' + chr(39)])})"
 
 

@@ -159,16 +159,22 @@ class _Checker:
     def filter(self, node: ast.Filter) -> None:
         self.field(node.condition)
         if implied_type(node.condition) not in (Type.ATTRIBUTE, Type.BOOLEAN):
-            raise self.invalid("span filter field expressions must resolve to a boolean", node.condition)
+            raise self.invalid(
+                "span filter field expressions must resolve to a boolean", node.condition
+            )
 
     def scalar_filter(self, node: ast.ScalarFilter) -> None:
         self.scalar(node.left)
         self.scalar(node.right)
         self._operands(node)
         if not isinstance(node.left, ast.Aggregate):
-            raise self.not_supported("a scalar filter whose left side is not one aggregate", node.left)
+            raise self.not_supported(
+                "a scalar filter whose left side is not one aggregate", node.left
+            )
         if not isinstance(node.right, ast.Static):
-            raise self.not_supported("a scalar filter whose right side is not one literal", node.right)
+            raise self.not_supported(
+                "a scalar filter whose right side is not one literal", node.right
+            )
 
     def scalar(self, node: ast.Node) -> None:
         match node:
@@ -222,19 +228,26 @@ class _Checker:
         if not node.negated:
             return
         if isinstance(node.operand, ast.Intrinsic):
-            raise self.invalid(f"{node.operand.name} = nil is not valid because intrinsics cannot be nil", node)
+            raise self.invalid(
+                f"{node.operand.name} = nil is not valid because intrinsics cannot be nil", node
+            )
         if node.operand == ast.Attribute("resource", "service.name"):
-            raise self.invalid("resource.service.name = nil is not valid because it cannot be nil", node)
+            raise self.invalid(
+                "resource.service.name = nil is not valid because it cannot be nil", node
+            )
 
     def _operands(self, node: ast.Binary | ast.ScalarOp | ast.ScalarFilter) -> None:
         left, right = implied_type(node.left), implied_type(node.right)
         if not _match(left, right):
             raise self.invalid(
-                f"binary operations must operate on the same type: {left.value} {node.op} {right.value}", node
+                f"binary operations must operate on the same type: {left.value} {node.op} {right.value}",
+                node,
             )
         for kind in (left, right):
             if kind is not Type.ATTRIBUTE and node.op not in _OPS_OF[kind]:
-                raise self.invalid(f"illegal operation {node.op} for the given type {kind.value}", node)
+                raise self.invalid(
+                    f"illegal operation {node.op} for the given type {kind.value}", node
+                )
 
     def _regex(self, node: ast.Binary) -> None:
         pattern = node.right
@@ -258,7 +271,9 @@ class _Checker:
             self._aggregate_over_time(node.aggregate)
             second = node.second + second
             if second and node.aggregate.op == "compare":
-                raise self.invalid("compare() cannot be used with second stage functions", second[0])
+                raise self.invalid(
+                    "compare() cannot be used with second stage functions", second[0]
+                )
         for stage in second:
             if isinstance(stage, ast.TopBottom) and stage.limit <= 0:
                 raise self.invalid(f"{stage.op}(): limit must be greater than 0", stage)
@@ -272,7 +287,9 @@ class _Checker:
         for q in node.quantiles:
             if not 0 <= q <= 1:
                 raise self.invalid(f"quantile must be between 0 and 1: {q:g}", node)
-        limit = MAX_GROUP_BY - (node.op in ("quantile_over_time", "histogram_over_time", "avg_over_time"))
+        limit = MAX_GROUP_BY - (
+            node.op in ("quantile_over_time", "histogram_over_time", "avg_over_time")
+        )
         if len(node.by) > limit:
             raise self.not_supported(f"metrics group by {len(node.by)} values", node)
 
