@@ -98,7 +98,8 @@ def test_a_table_has_one_row_per_instance_and_a_link_that_narrows_the_dashboard(
     """Each query becomes a column under its own title and unit; the instance's cell is a link."""
     (table,) = [p for p in _panels_json("vllm") if p["title"] == "Instances"]
     organize = table["transformations"][1]["options"]
-    titles = [organize["renameByName"][name] for name in organize["indexByName"]]
+    order = sorted(organize["indexByName"], key=organize["indexByName"].get)
+    titles = [organize["renameByName"][name] for name in order]
     assert titles[:4] == ["Model", "Instance", "Engines", "Running"]
     assert len(titles) == 2 + len(table["targets"])
     assert all(t["format"] == "table" and t["instant"] for t in table["targets"])
