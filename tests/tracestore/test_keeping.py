@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from lab.tracestore import store as store_module
 from lab.tracestore.archive import export_window, import_folder
 from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import BadRequest
@@ -161,3 +162,24 @@ def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
     with store.reader() as con:
         assert con.execute("SELECT count(*) FROM extents").fetchone() == (0,)
     store.close()
+
+
+def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB checkpoints while spans arrive, also beside a query that has not read its result to the end."""
+    monkeypatch.setattr(store_module, "_CHECKPOINT_AT", "1MB")
+    store = SpanStore(tmp_path)
+    log = tmp_path / "spans.duckdb.wal"
+    largest = 0
+    with store.reader() as con:
+        for seq in range(1, 13):
+            if seq == 3:
+                con.execute("SELECT * FROM spans").fetchone()
+            store.insert(*batch_of(random_spans(100 + seq, traces=300)).tables(), seq)
+            largest = max(largest, log.stat().st_size if log.exists() else 0)
+    written = store.path.stat().st_size
+    store.close()
+    assert largest < 2 * 2**20
+    assert written > largest
+    again = SpanStore(tmp_path)
+    assert again.flushed_seq == 12
+    again.close()
