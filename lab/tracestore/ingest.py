@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from lab.tracestore.errors import BadRequest, Overloaded, StoreBroken, TraceStoreError
 from lab.tracestore.store import SpanStore
 from lab.tracestore.telemetry import Telemetry
-from lab.tracestore.wal import WriteAheadLog, read
+from lab.tracestore.wal import Damage, WriteAheadLog, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -76,6 +76,8 @@ class Ingest:
     ) -> None:
         self.store, self.telemetry, self.limits = store, telemetry, limits or Limits()
         self._wal_folder = wal_folder
+        self.wal = WriteAheadLog(wal_folder, next_seq=store.flushed_seq + 1)
+        self.damage = Damage()
         self._lock = threading.Condition()
         self._queue: deque[tuple[bytes, Future]] = deque()
         self._queued_bytes = 0
@@ -91,18 +93,33 @@ class Ingest:
     def start(self) -> int:
         """Replay the log into the database, then accept; returns the number of spans replayed."""
         replayed, last = self._replay()
-        self.wal = WriteAheadLog(self._wal_folder, next_seq=max(last, self.store.flushed_seq) + 1)
-        self.wal.forget(self.store.flushed_seq)
+        self.wal.begin(max(last, self.store.flushed_seq) + 1, self.damage)
+        self.store.set_position(self.wal.next_seq - 1)
         self.acked_seq = self.store.flushed_seq
+        self._report_damage()
         for target in (self._log_forever, self._flush_forever):
             thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
             thread.start()
             self._threads.append(thread)
         return replayed
 
+    def _report_damage(self) -> None:
+        damage = self.damage
+        self.telemetry.damaged_records.set(damage.records)
+        self.telemetry.damaged_bytes.set(damage.bytes)
+        if damage.records or damage.bytes:
+            log.error(
+                "the write-ahead log was damaged: acknowledged records are missing",
+                extra={
+                    "missing_records": damage.records,
+                    "damaged_bytes": damage.bytes,
+                    "segments": [path.name for path in damage.segments],
+                },
+            )
+
     def _replay(self) -> tuple[int, int]:
         waiting, size, spans, last = [], 0, 0, 0
-        for seq, payload in read(self._wal_folder, self.store.flushed_seq):
+        for seq, payload in read(self._wal_folder, self.store.flushed_seq, self.damage):
             waiting.append(payload)
             size, last = size + len(payload), seq
             if size >= _REPLAY_BYTES:

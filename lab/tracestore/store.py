@@ -125,6 +125,13 @@ class SpanStore:
             self.flushed_seq = seq
         return added
 
+    def set_position(self, seq: int) -> None:
+        """Note that the database is complete up to this sequence number of the log."""
+        if seq != self.flushed_seq:
+            with self._transaction() as con:
+                con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
+            self.flushed_seq = seq
+
     def _save_keys(
         self, con: duckdb.DuckDBPyConnection, everything: bool = False
     ) -> list[tuple[str, str, str, int, int]]:
