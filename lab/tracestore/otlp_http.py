@@ -18,6 +18,7 @@ from lab.tracestore.otlp_json import request_from_json
 
 PROTOBUF, JSON = "application/x-protobuf", "application/json"
 MAX_BODY_BYTES = 32 * 2**20
+_MAX_MEMBERS = 10_000  # of one gzip body
 _GRPC_CODE = {400: 3, 413: 3, 415: 3, 429: 8, 503: 14}
 ENGINE = web.AppKey("engine", Engine)
 
@@ -67,17 +68,42 @@ async def _body(request: web.Request) -> bytes:
 
 
 def _gunzip(raw: bytes) -> bytes:
-    """Decompress, but never more than the cap: a small body can claim to be a huge one."""
+    """Decompress every member of a gzip stream (RFC 1952, 2.2), to `MAX_BODY_BYTES` in all.
+
+    Raises TooLarge over the cap or over `_MAX_MEMBERS`, BadRequest for anything else than whole members.
+    """
+    parts: list[bytes] = []
+    room = MAX_BODY_BYTES
+    position = 0
+    for _ in range(_MAX_MEMBERS):
+        part, position = _gunzip_member(raw, position, room)
+        parts.append(part)
+        room -= len(part)
+        if position == len(raw):
+            return b"".join(parts)
+    raise TooLarge(f"the gzip body has more than {_MAX_MEMBERS} members", fix="send one")
+
+
+def _gunzip_member(raw: bytes, position: int, room: int) -> tuple[bytes, int]:
+    """Decompress one member; return it and the position behind it."""
     unzip = zlib.decompressobj(wbits=31)
-    try:
-        body = unzip.decompress(raw, MAX_BODY_BYTES + 1)
-    except zlib.error as e:
-        raise BadRequest("the body is not valid gzip", got=str(e)) from e
-    if len(body) > MAX_BODY_BYTES:
-        raise _too_large(None)
-    if not unzip.eof:
-        raise BadRequest("the gzip body ends too early", got=f"{len(raw)} bytes")
-    return body
+    parts: list[bytes] = []
+    size = 1024  # small at first, because zlib copies what lies behind a member
+    while not unzip.eof:
+        piece = raw[position : position + size]
+        if not piece:
+            raise BadRequest("the gzip body ends too early", got=f"{len(raw)} bytes")
+        try:
+            part = unzip.decompress(piece, room + 1)
+        except zlib.error as e:
+            raise BadRequest("the body is not valid gzip", got=str(e)) from e
+        room -= len(part)
+        if room < 0:
+            raise _too_large(None)
+        parts.append(part)
+        position += len(piece) - len(unzip.unused_data)
+        size = min(size * 2, 2**18)
+    return b"".join(parts), position
 
 
 def _too_large(size: int | None) -> TooLarge:

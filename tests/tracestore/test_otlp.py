@@ -212,6 +212,30 @@ def test_json_and_gzip_say_the_same(running: Running) -> None:
     assert spans_as_text(back) == spans_as_text(request)
 
 
+def test_every_member_of_a_gzip_body_counts(running: Running) -> None:
+    """Two members, as a proxy or pigz writes them, are one body; garbage behind them is refused."""
+    first, second = request_of(random_spans(5)), request_of(random_spans(6))
+    members = [gzip.compress(r.SerializeToString()) for r in (first, second)]
+    answer = running.export(b"".join(members), Content_Encoding="gzip")
+    assert answer.status_code == 200
+    sent = sum(
+        len(ss.spans) for r in (first, second) for rs in r.resource_spans for ss in rs.scope_spans
+    )
+    assert running.engine.query(
+        lambda con: con.execute("SELECT count(*) FROM spans").fetchone()
+    ) == (sent,)
+    for garbage in (b"garbage", bytes(3), members[0][:-4]):
+        assert running.export(members[0] + garbage, Content_Encoding="gzip").status_code == 400
+
+
+def test_the_cap_holds_over_all_members(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members that are each below the cap are refused where they are above it together."""
+    monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
+    member = gzip.compress(bytes(4_000))
+    assert running.export(member * 3, Content_Encoding="gzip").status_code == 413
+    assert running.export(gzip.compress(b"") * 10_001, Content_Encoding="gzip").status_code == 413
+
+
 def _hex(base64_text: str) -> str:
     import base64
 
