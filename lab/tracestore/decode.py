@@ -22,6 +22,8 @@ from lab.tracestore.errors import BadRequest
 from lab.tracestore.rawotlp import RawRequest
 
 _MAX_NS = 2**63
+_MAX_KIND = 5
+_MAX_STATUS = 2
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _encode = msgspec.json.Encoder().encode
 _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "bool_value": "bool"}
@@ -236,7 +238,7 @@ class SpanBatch:
         columns["start_ns"], columns["end_ns"] = pa.array(start), pa.array(end)
         columns["dur_ns"] = pa.array(np.maximum(end - start, 0))
         columns["name"] = pa.array(self.names, pa.binary()).cast(pa.string())
-        columns["kind"] = pa.array((np.array(self.kinds, dtype=np.int64) & 0xFF).astype(np.uint8))
+        columns["kind"] = pa.array(_enum(self.kinds, _MAX_KIND))
         for name, runs in self.runs.items():
             columns[name] = _repeated(runs, SPAN_SCHEMA.field(name).type)
         columns |= self._sparse_columns()
@@ -255,7 +257,7 @@ class SpanBatch:
         index, found = self.sparse["status"]
         statuses = [_status(blob) for blob in found]
         codes = np.zeros(self.rows, dtype=np.uint8)
-        codes[index] = [code for code, _ in statuses]
+        codes[index] = _enum([code for code, _ in statuses], _MAX_STATUS)
         columns["status"] = pa.array(codes)
         said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
         columns["status_message"] = _scatter(
@@ -354,7 +356,14 @@ def _repeated(runs: list[tuple[int, Any]], arrow_type: pa.DataType) -> pa.Array:
 @functools.lru_cache(maxsize=1024)
 def _status(blob: bytes) -> tuple[int, str]:
     status = Status.FromString(blob)
-    return status.code & 0xFF, status.message
+    return status.code, status.message
+
+
+def _enum(numbers: list[int], highest: int) -> np.ndarray:
+    """Return enum values as bytes; a number that OTLP does not define becomes 0, which is "unspecified"."""
+    values = np.array(numbers, dtype=np.int64)
+    values[(values < 0) | (values > highest)] = 0
+    return values.astype(np.uint8)
 
 
 def _uuids(ids: list[bytes]) -> pa.Array:
@@ -384,7 +393,7 @@ def _events_json(blobs: list[bytes]) -> str:
     rows = []
     for blob in blobs:
         e = Span.Event.FromString(blob)
-        row: dict[str, Any] = {"t": e.time_unix_nano, "n": e.name}
+        row: dict[str, Any] = {"t": min(e.time_unix_nano, _MAX_NS - 1), "n": e.name}
         if e.attributes:
             row["a"] = attributes_to_json(e.attributes)
         if e.dropped_attributes_count:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from lab.tracestore import bulk
 from lab.tracestore import store as store_module
 from lab.tracestore.archive import export_window, import_folder
 from lab.tracestore.decode import SpanBatch
@@ -17,6 +18,7 @@ from lab.tracestore.search import SearchRequest, read_query
 from lab.tracestore.search import search as run_search
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.spansets import Window
 from tests.tracestore.corpus import T0, random_spans, request_of, store_of
 from tests.tracestore.slow_traceql import Span
 from tests.tracestore.test_otlp import spans_as_text
@@ -183,3 +185,18 @@ def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.M
     again = SpanStore(tmp_path)
     assert again.flushed_seq == 12
     again.close()
+
+
+def test_enums_of_an_older_database_are_read(tmp_path: Path) -> None:
+    """A kind and a status of 255, which earlier versions stored, do not overflow in the frame of spans."""
+    store = store_of(tmp_path, random_spans(76))
+    with store._transaction() as con:
+        con.execute("UPDATE spans SET kind = 255, status = 255")
+    with store.reader() as con:
+        rows = bulk.spans(
+            store, con, read_query(""), Window(0, 2**63 - 1),
+            whole_traces=False, columns=["kind", "status"], limit=10,
+        ).read_all()  # fmt: skip
+    assert rows.num_rows == 10
+    assert set(rows.column("kind").to_pylist()) == {"unspecified"}
+    store.close()
