@@ -51,6 +51,7 @@ class Engine:
             duckdb.DuckDBPyConnection, float
         ] = {}  # monotonic s, of each query that runs
         self.pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="query")
+        self.json_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="json")
 
     def start(self) -> None:
         """Replay what the last run had acknowledged, then accept and answer."""
@@ -89,6 +90,7 @@ class Engine:
         self.ready = False
         self.ingest.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.json_pool.shutdown(wait=True, cancel_futures=True)
         self._stopped.set()
         self.store.close()
 
