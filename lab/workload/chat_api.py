@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from lab.workload.outcome import NOTHING, Outcome, arguments_of, message_in, told
+from lab.workload.outcome import (
+    NOTHING,
+    UNREADABLE,
+    Outcome,
+    TokenCount,
+    arguments_of,
+    message_in,
+    told,
+)
 
 PATH = "/v1/chat/completions"
 
@@ -34,12 +42,12 @@ class _Choice(msgspec.Struct):
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = -1
-    completion_tokens: int | None = None
+    prompt_tokens: TokenCount = -1
+    completion_tokens: TokenCount | None = None
     prompt_tokens_details: _PromptDetails | None = None
 
 
@@ -84,7 +92,7 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             break
         try:
             chunk = _decode(data)
-        except msgspec.DecodeError as e:
+        except UNREADABLE as e:
             out.fail("malformed_event", f"{e}: {data[:200]!r}")
             continue
         if told(chunk.error):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 MESSAGE_CHARS = 500
 NOTHING = msgspec.Raw()
+MAX_NESTING = 64  # levels of a tool call's values; readers of the record recurse over them
+
+# What decoding bytes from a server may raise: not JSON, text that is not UTF-8, JSON that is nested too deeply.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 def told(raw: msgspec.Raw) -> bool:
@@ -41,9 +46,19 @@ def arguments_of(text: str) -> Any:
     """The arguments of a tool call as an object, or the raw text where the model wrote no JSON object."""
     try:
         value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return text
-    return value if isinstance(value, dict) else text
+    return value if isinstance(value, dict) and not nested_too_deeply(value) else text
+
+
+def nested_too_deeply(value: Any, levels: int = MAX_NESTING) -> bool:
+    """Return True if lists and objects are nested in each other more than `levels` deep."""
+    if not isinstance(value, (dict, list)):
+        return False
+    if levels == 0:
+        return True
+    children = value.values() if isinstance(value, dict) else value
+    return any(nested_too_deeply(child, levels - 1) for child in children)
 
 
 def message_in(body: bytes) -> str:
@@ -51,7 +66,7 @@ def message_in(body: bytes) -> str:
     text = body[: 4 * MESSAGE_CHARS].decode(errors="replace").strip()
     try:
         value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return text[:MESSAGE_CHARS]
     for key in ("error", "detail", "message"):
         found = value.get(key) if isinstance(value, dict) else None

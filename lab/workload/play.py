@@ -44,7 +44,8 @@ def run_plan(
     since the epoch. `headers` go with every request, such as an Authorization.
 
     Raises WorkloadError for an empty plan, a start that has passed or a folder that cannot be written, NotUp where a
-    server is not known.
+    server is not known. If the driver itself fails, the rows that it has are saved and marked as interrupted, and
+    a WorkloadError with the reason is raised.
     """
     if not plan.requests:
         raise WorkloadError("the plan is empty", got=repr(plan), fix="plan at least one request")
@@ -67,7 +68,7 @@ def run_plan(
         start_at=start_at,
     )
     try:
-        interrupted = _in_thread(driver, progress)
+        interrupted, failure = _in_thread(driver, progress)
     finally:
         count = spans.close() if spans else SpanCount()
     run = Run(
@@ -76,13 +77,24 @@ def run_plan(
         records=record.frame(driver.rows),
         plan=plan,
         lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
-        interrupted=interrupted,
+        interrupted=interrupted or failure is not None,
         spans_made=count.made,
         spans_lost=count.lost,
     )
     if out_dir is not None:
         run.save(out_dir)
+    if failure is not None:
+        raise _driver_failed(run, failure) from failure
     return run
+
+
+def _driver_failed(run: Run, failure: BaseException) -> WorkloadError:
+    got = f"{type(failure).__name__}: {failure}; {len(run.records)} of {len(run.plan)} requests have a row"
+    if run.folder is None:
+        fix = "give an out_dir, so that the rows are kept; report this with the traceback above"
+    else:
+        fix = f"read the rows with Run.load({str(run.folder)!r}); report this with the traceback above"
+    return WorkloadError(f"the driver of {run.run_id} failed", got=got, fix=fix)
 
 
 def new_run_id() -> str:
@@ -90,8 +102,11 @@ def new_run_id() -> str:
     return f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _in_thread(driver: Driver, progress: bool) -> bool:
-    """Drive in a thread with an event loop of its own; True if the user stopped it. Raises what the driver raised."""
+def _in_thread(driver: Driver, progress: bool) -> tuple[bool, BaseException | None]:
+    """Drive in a thread with an event loop of its own.
+
+    Return whether the user stopped the run, and what the driver raised.
+    """
     loop = _new_loop()
     failed: list[BaseException] = []
     ended = (
@@ -126,9 +141,7 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
                 interrupted = True
                 loop.call_soon_threadsafe(driver.stop)
         _show(bar, driver)
-    if failed:
-        raise failed[0]
-    return interrupted
+    return interrupted, failed[0] if failed else None
 
 
 def _show(bar: tqdm, driver: Driver) -> None:
