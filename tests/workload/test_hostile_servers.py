@@ -122,3 +122,20 @@ def test_a_failure_of_the_driver_loses_no_row(
         drive(server.url, plan(*requests), out_dir=tmp_path, run_id="unlucky")
     run = Run.load(tmp_path / "unlucky")
     assert sorted(run.records.request_id) == ["r0", "r2", "r3"] and run.interrupted
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + END,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+        HEAD + b"2\r\n\n\n\r\n" + END,
+    ],
+)
+def test_an_empty_answer_is_an_error(answer: bytes, api: str) -> None:
+    """A 200 without an event in it (a proxy that drops bodies) is not a good answer without tokens."""
+    with serving(lambda peer: peer.write(answer)) as server:
+        run = drive(server.url, plan(request(0, api=api)))
+    row = run.records.iloc[0]
+    assert (row.status, row.error_type, row.http_status) == ("error", "stream_incomplete", 200)
