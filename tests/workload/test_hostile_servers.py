@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from lab.errors import WorkloadError
 from lab.workload import Plan, Run, run_plan
 from lab.workload.driver import Driver
-from tests.workload.misbehaving import END, HEAD, Peer, chat_answer, serving
+from tests.workload.misbehaving import END, HEAD, Peer, chat_answer, delta, serving
 from tests.workload.plans import plan, request, settings
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -139,3 +141,55 @@ def test_an_empty_answer_is_an_error(answer: bytes, api: str) -> None:
         run = drive(server.url, plan(request(0, api=api)))
     row = run.records.iloc[0]
     assert (row.status, row.error_type, row.http_status) == ("error", "stream_incomplete", 200)
+
+
+async def _endless(peer: Peer) -> None:
+    await peer.write(HEAD)
+    await peer.event(delta("Hel"))
+    block = b"data: " + json.dumps(delta("x" * 100)).encode() + b"\n\n"
+    piece = b"%x\r\n%b\r\n" % (len(block) * 400, block * 400)
+    while not peer.writer.is_closing():
+        await peer.write(piece)
+
+
+async def _one_long_line(peer: Peer) -> None:
+    await peer.write(b"HTTP/1.1 200 OK\r\n\r\ndata: ")
+    while not peer.writer.is_closing():
+        await peer.write(b"x" * 60_000)
+
+
+async def _interim_for_ever(peer: Peer) -> None:
+    while not peer.writer.is_closing():
+        await peer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+
+@pytest.mark.parametrize(
+    ("script", "error_type"),
+    [(_endless, "too_large"), (_one_long_line, "too_large"), (_interim_for_ever, "malformed_http")],
+)
+def test_an_endless_answer_is_cut(
+    script: Callable[[Peer], Awaitable[None]], error_type: str
+) -> None:
+    """An answer without an end is cut at a bound, long before the time-out and with little memory."""
+    before = psutil.Process().memory_info().rss
+    with serving(script) as server:
+        run = drive(server.url, plan(request(0)), timeout_s=60.0)
+    row = run.records.iloc[0]
+    assert (row.status, row.error_type) == ("error", error_type)
+    assert row.e2e_s < 30 and psutil.Process().memory_info().rss - before < 300e6
+    if script is _endless:
+        assert row.answer.startswith("Hel") and row.ttft_s > 0
+
+
+def test_a_request_has_one_deadline() -> None:
+    """A server that sends a byte now and then does not move the deadline, in the head or in the body."""
+
+    async def drips(peer: Peer) -> None:
+        for byte in b"HTTP/1.1 200 OK\r\n\r\n" if peer.number else HEAD + b"5\r\nhello\r\n" * 50:
+            await peer.write(bytes([byte]))
+            await asyncio.sleep(0.1 if peer.number else 0.05)
+
+    with serving(drips) as server:
+        run = drive(server.url, plan(request(0), request(1, offset_s=0.1)), timeout_s=1.0)
+    assert run.records.error_type.tolist() == ["timeout", "timeout"]
+    assert (run.records.e2e_s < 3).all()
