@@ -103,7 +103,7 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             if choice.finish_reason:
                 out.finish_reason = choice.finish_reason
             if choice.delta is not None and _take_delta(choice.delta, texts, calls):
-                out.token_times.append(at)
+                out.add_tokens(at, of_answer=bool(choice.delta.content))
     out.answer = "".join(texts)
     out.tool_calls = [
         {
@@ -121,7 +121,8 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
 
 def _take_usage(out: Outcome, usage: _Usage) -> None:
     out.prompt_tokens = usage.prompt_tokens
-    out.completion_tokens = usage.completion_tokens or 0
+    if usage.completion_tokens is not None:
+        out.completion_tokens = usage.completion_tokens
     details = usage.prompt_tokens_details
     if details is not None and details.cached_tokens is not None:
         out.cached_tokens = details.cached_tokens

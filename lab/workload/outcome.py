@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -23,9 +24,14 @@ def told(raw: msgspec.Raw) -> bool:
 
 @dataclass(slots=True)
 class Outcome:
-    """What was read out of one answer. `token_times`: perf_counter seconds, one for every chunk with tokens in it."""
+    """What was read out of one answer.
+
+    `token_times`: perf_counter seconds, one for every chunk with tokens in it. `first_answer`: the time of the first
+    one with text of the answer, as opposed to reasoning and tool calls; NaN if there was none.
+    """
 
     token_times: list[float] = field(default_factory=list)
+    first_answer: float = math.nan
     answer: str = ""
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: str = ""
@@ -35,6 +41,12 @@ class Outcome:
     completion_tokens: int = -1
     error_type: str = ""
     error_message: str = ""
+
+    def add_tokens(self, at: float, *, of_answer: bool) -> None:
+        """Record that a chunk with generated tokens came at the time `at`."""
+        self.token_times.append(at)
+        if of_answer and math.isnan(self.first_answer):
+            self.first_answer = at
 
     def fail(self, error_type: str, message: str) -> None:
         """Note what went wrong; the first thing that did stays."""

@@ -20,10 +20,9 @@ from lab.workload.outcome import (
 PATH = "/v1/responses"
 
 # What the model generated, as it came: text, reasoning, and the arguments of tool calls.
-_TOKEN_EVENTS = frozenset(
+_ANSWER_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+_TOKEN_EVENTS = _ANSWER_EVENTS | frozenset(
     {
-        "response.output_text.delta",
-        "response.refusal.delta",
         "response.reasoning_text.delta",
         "response.reasoning_summary_text.delta",
         "response.function_call_arguments.delta",
@@ -130,7 +129,7 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             event = _decode_event(data)
             if event.type in _TOKEN_EVENTS:
                 if event.delta:
-                    out.token_times.append(at)
+                    out.add_tokens(at, of_answer=event.type in _ANSWER_EVENTS)
             elif event.type == "response.output_item.done" and told(event.item):
                 items.append(_decode_item(event.item))
             elif event.type in _FINAL_EVENTS and told(event.response):

@@ -15,7 +15,7 @@ import pandas as pd
 from lab.errors import WorkloadError
 from lab.workload.journal import journal_path, read_journal
 from lab.workload.plan import Plan
-from lab.workload.record import frame
+from lab.workload.record import frame, with_added_columns
 
 FORMAT, VERSION = "lab-run", 1
 LAG_BOUND_S = 0.03
@@ -176,7 +176,7 @@ class Run:
             about = msgspec.json.decode((folder / "run.json").read_bytes())
             if (about["format"], about["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-            records = pd.read_parquet(folder / "records.parquet")
+            records = with_added_columns(pd.read_parquet(folder / "records.parquet"))
             if len(records) != about["requests"]:
                 raise ValueError(
                     f"{len(records)} records where run.json tells of {about['requests']}"
