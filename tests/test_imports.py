@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 LAB = Path(__file__).resolve().parent.parent / "lab"
-FLOOR_0 = {"schema", "errors", "settings", "world", "prices", "exercise"}
+FLOOR_0 = {
+    "schema",
+    "errors",
+    "settings",
+    "files",
+    "durations",
+    "world",
+    "prices",
+    "exercise",
+}
 STAGES = {
     "workload",
     "stack",
