@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from lab.environment import command_hint
 from lab.errors import LabError, SetupError
 from scripts.setup import environments, getuv, piplike, prometheus, stamp, tools, torch
 from scripts.setup.places import VENVS, check_space, make_root
@@ -42,6 +43,8 @@ def main() -> int:
         return 130
     if done:
         say("all", f"ready in {time.monotonic() - started:.0f} s: " + ", ".join(done))
+        if hint := command_hint(VENVS / "lab" / "bin"):
+            print(hint, file=sys.stderr)
     return 0
 
 

@@ -133,7 +133,14 @@ def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     """A real set-up in a copy of the checkout, interrupted: no stamp, no child, and the way on is said."""
-    for name in ("lab/__init__.py", "lab/errors.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (
+        "lab/__init__.py",
+        "lab/environment.py",
+        "lab/errors.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPO / name, tmp_path / name)
     shutil.copytree(REPO / "requirements", tmp_path / "requirements")
