@@ -12,7 +12,7 @@ help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## both environments, Prometheus, data; again: nothing to do
-	@test -n "$(PYTHON)" || { echo "No Python 3.9 or newer was found. Install one (Debian: apt-get install python3), then run make again." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python was found that can run set-up (3.9 or newer). The lab itself needs Python 3.12 or 3.13: install one, then run make again." >&2; exit 1; }
 	@$(PYTHON) -m scripts.setup
 
 run: setup ## stand the stack up, execute the notebooks, leave a report in out/<time>/, take the stack down

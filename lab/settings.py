@@ -19,6 +19,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from lab.environment import bypass_proxies_on_loopback
 from lab.errors import NotUp, SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
@@ -174,7 +175,12 @@ class _RunningStack(PydanticBaseSettingsSource):
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Settings from all sources; keyword arguments win. Raises SettingsError with the offending name and value."""
+    """Return settings from all sources; keyword arguments win.
+
+    Every process that talks to the lab's servers begins here, so this also keeps its requests to this machine away
+    from proxies (NO_PROXY). Raises SettingsError with the offending name and value.
+    """
+    bypass_proxies_on_loopback()
     try:
         return Settings(**overrides)
     except ValidationError as e:

@@ -16,6 +16,7 @@ FLOOR_0 = {
     "settings",
     "files",
     "durations",
+    "environment",
     "world",
     "prices",
     "exercise",

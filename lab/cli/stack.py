@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lab import stack
+from lab.environment import command_hint
 from lab.errors import StackError
 from lab.settings import ENDPOINTS, load_settings
 from lab.stack.state import PartStatus
@@ -52,6 +53,8 @@ def up(wait: str, also: list[str]) -> None:
         console.print(
             f"  {name:<14}{url:<28}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True
         )
+    if hint := command_hint():
+        console.print(hint, highlight=False, markup=False, soft_wrap=True)
 
 
 def down(only: list[str]) -> None:

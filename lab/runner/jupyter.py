@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab.environment import command_hint
 from lab.errors import LabError
 from lab.runner import kernel
 from lab.runner.lifecycle import stack_for, term_as_interrupt
 from lab.runner.session import NOTEBOOKS
 from lab.runner.show import Show
 from lab.settings import Settings, load_settings
+
+# A login shell, which Jupyter starts where its own output is not a terminal, would set PATH anew.
+TERMINAL = {"shell_command": [os.environ.get("SHELL") or "/bin/sh"]}
 
 
 def main() -> int:
@@ -22,6 +26,8 @@ def main() -> int:
     try:
         with Show() as show, stack_for(settings, show):
             show.close()  # the terminal is JupyterLab's now
+            if hint := command_hint():
+                print(hint, flush=True)
             return _serve(settings)
     except LabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
@@ -50,11 +56,7 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
 def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
-    env = {
-        **os.environ,
-        "JUPYTER_PATH": str(folder),
-        "LAB_STATE_DIR": str(settings.state_dir.resolve()),
-    }
+    env = {**os.environ, **kernel.environment(settings), "JUPYTER_PATH": str(folder)}
     command = [
         sys.executable,
         "-m",
@@ -64,6 +66,7 @@ def _serve(settings: Settings) -> int:
         "--no-browser",
         f"--ServerApp.root_dir={NOTEBOOKS.parent}",
         f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}",
+        f"--ServerApp.terminado_settings={TERMINAL}",
         *sys.argv[1:],
     ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -14,6 +14,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec
 from traitlets import Unicode
 
+from lab.environment import bypass_proxies_on_loopback, search_path
 from lab.settings import REPO, Settings
 
 NAME = "lab"
@@ -26,9 +27,16 @@ def argv() -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """What a kernel is told: which lab it belongs to, and where its `lab` package is."""
-    path = os.pathsep.join(p for p in (str(REPO), os.environ.get("PYTHONPATH", "")) if p)
-    return {"LAB_STATE_DIR": str(settings.state_dir.resolve()), "PYTHONPATH": path}
+    """Return what a kernel needs: its lab's state folder, the `lab` package and command, and no proxy on loopback."""
+    modules = os.pathsep.join(p for p in (str(REPO), os.environ.get("PYTHONPATH", "")) if p)
+    env = {
+        "LAB_STATE_DIR": str(settings.state_dir.resolve()),
+        "PYTHONPATH": modules,
+        "PATH": search_path(),
+    }
+    env |= {name: os.environ[name] for name in ("NO_PROXY", "no_proxy") if name in os.environ}
+    bypass_proxies_on_loopback(env)
+    return env
 
 
 def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKernelManager]:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from lab.environment import bypass_proxies_on_loopback
+
 MARK = "LAB_STACK_OF"  # in the environment of every part: the state folder that it belongs to
 PART_MARK = "LAB_STACK_PART"  # and the part itself
 PR_SET_PDEATHSIG = 1
@@ -102,4 +104,5 @@ def part_env(state_dir: Path, part: str, extra: dict[str, str]) -> dict[str, str
         for k, v in os.environ.items()
         if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
     }
+    bypass_proxies_on_loopback(env)
     return env | {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part} | extra

@@ -14,9 +14,19 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
+from lab.environment import command_hint
 from lab.errors import LabError, SetupError
-from scripts.setup import environments, getuv, piplike, prometheus, stamp, tools, torch
-from scripts.setup.places import VENVS, check_space, make_root
+from scripts.setup import (
+    environments,
+    getuv,
+    piplike,
+    prometheus,
+    requirements,
+    stamp,
+    tools,
+    torch,
+)
+from scripts.setup.places import VENVS, make_root
 from scripts.setup.progress import base_environment, end_children, say
 
 
@@ -42,6 +52,8 @@ def main() -> int:
         return 130
     if done:
         say("all", f"ready in {time.monotonic() - started:.0f} s: " + ", ".join(done))
+        if hint := command_hint(VENVS / "lab" / "bin"):
+            print(hint, file=sys.stderr)
     return 0
 
 
@@ -63,10 +75,8 @@ def _set_up(build: str, names: tuple[str, ...]) -> list[str]:
         tools.write_tools({t: known[t] for t in prometheus.TOOLS}, build, known["uv"])
         return []
     uv = getuv.get_uv()
-    if missing:
-        check_space()
     builder = _builder(uv, build)
-    bases = {name: environments.base_for(builder, name) for name in missing}
+    bases = requirements.check(builder, missing)
     with ThreadPoolExecutor(len(missing) + 1) as pool:
         found = pool.submit(prometheus.find_tools)
         builds = [

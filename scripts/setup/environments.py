@@ -89,8 +89,12 @@ def base_for(b: Builder, name: str) -> Base:
             for python in interpreters.installed(b.uv, wheel.python, b.env):
                 if interpreters.works(python, wheel.python):
                     return Base(python, wheel)
-    wanted = torch.PYTHONS if name == "vllm" else LAB_PYTHONS
-    return Base(interpreters.find(b.uv, wanted, b.env, name))
+    return Base(interpreters.find(b.uv, pythons_for(name), b.env, name))
+
+
+def pythons_for(name: str) -> list[str]:
+    """Return the Python versions that this environment can have, best first."""
+    return torch.PYTHONS if name == "vllm" else LAB_PYTHONS
 
 
 def build_lab(b: Builder, wanted: str, base: Base) -> None:

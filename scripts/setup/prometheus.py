@@ -30,6 +30,18 @@ def find_tools(root: Path = VENVS) -> dict[str, str]:
     return found
 
 
+def check_available(root: Path = VENVS) -> None:
+    """Raise SetupError for a tool that is not on this machine and cannot be fetched either."""
+    can_fetch = shutil.which("apt-get") and shutil.which("dpkg-deb")
+    for tool, (names, package) in TOOLS.items():
+        if not can_fetch and _look(names, root / package) is None:
+            raise SetupError(
+                f"{tool} was not found, and could not be fetched",
+                got=f"no {' or '.join(names)} on PATH; no apt-get or dpkg-deb here",
+                fix=_how(package),
+            )
+
+
 def _look(names: tuple[str, ...], unpacked: Path) -> str | None:
     for name in names:
         path = shutil.which(name) or shutil.which(name, path=f"{unpacked}/usr/bin{ELSEWHERE}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from lab.errors import NotebookError
-from lab.runner import session
+from lab.runner import jupyter, session
 from lab.runner.execute import FAILED, NOT_RUN, PASSED, TIMED_OUT, Progress, run_notebooks
 from lab.settings import REPO, Settings
 from tests.runner.notebooks import write
@@ -54,6 +55,28 @@ def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
     assert "longer than 3 s" in runs[1].error and "kernel died" in runs[2].error
     assert _printed(runs[3].output) == "rate is 2.5\n"
     assert [p.run.status for p in seen if p.run] == [run.status for run in runs]
+
+
+def test_the_lab_command_works_in_a_notebook(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `!lab status`, which the lab's own errors recommend, in whatever shell the kernel was started."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    path = write(tmp_path / "00_command.ipynb", "get_ipython().system('lab --help')")
+    (run,) = run_notebooks([path], tmp_path / "out", {}, settings)
+    assert run.status == PASSED
+    assert "observability lab" in _printed(run.output)
+
+
+def test_jupyterlab_gives_kernels_the_command_and_no_proxy_for_this_machine(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The specification of the kernel that `make lab` registers."""
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    folder = jupyter.register_kernel(tmp_path, settings)
+    env = json.loads((folder / "kernel.json").read_text())["env"]
+    assert env["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+    assert {"127.0.0.1", "localhost", "::1"} <= set(env["NO_PROXY"].split(","))
 
 
 def test_kernel_is_this_environment(

@@ -14,7 +14,17 @@ import psutil
 import pytest
 
 from lab.errors import SetupError
-from scripts.setup import debian, interpreters, places, progress, prometheus, stamp, tools
+from scripts.setup import (
+    debian,
+    environments,
+    interpreters,
+    places,
+    progress,
+    prometheus,
+    requirements,
+    stamp,
+    tools,
+)
 from scripts.setup.places import REPO
 
 UV = tools.read_tools().get("uv") or shutil.which("uv") or "uv"
@@ -86,6 +96,30 @@ def test_package_that_apt_does_not_have(tmp_path: Path) -> None:
     assert not (tmp_path / "found").exists()
 
 
+def test_everything_that_is_missing_is_reported_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An attendee prepares a machine once, and not once per missing thing; no interpreter is looked for twice."""
+
+    def none_found(_uv: str, versions: list[str], _env: dict, part: str) -> Path:
+        searched.append(part)
+        raise SetupError(f"no Python {versions[0]}", got="none", fix=f"install {versions[0]}")
+
+    searched: list[str] = []
+    monkeypatch.setattr(environments.interpreters, "find", none_found)
+    monkeypatch.setattr(requirements, "check_space", lambda: places.check_space(tmp_path, 10**18))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(prometheus, "ELSEWHERE", "")
+    monkeypatch.setattr(prometheus.check_available, "__defaults__", (tmp_path,))
+    builder = environments.Builder("uv", {}, "cpu", [])
+    with pytest.raises(SetupError, match="lacks 3 things") as e:
+        requirements.check(builder, ["lab", "assets"])
+    assert "no Python 3.12" in e.value.got and "too full" in e.value.got
+    assert "install 3.12" in e.value.fix and "free some space" in e.value.fix
+    assert "prometheus" in e.value.got
+    assert searched == ["lab"]
+
+
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     """Named, with the system's reason, before anything is downloaded."""
     (tmp_path / "file").write_text("")
@@ -133,7 +167,14 @@ def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     """A real set-up in a copy of the checkout, interrupted: no stamp, no child, and the way on is said."""
-    for name in ("lab/__init__.py", "lab/errors.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in (
+        "lab/__init__.py",
+        "lab/environment.py",
+        "lab/errors.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(REPO / name, tmp_path / name)
     shutil.copytree(REPO / "requirements", tmp_path / "requirements")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+
+from scripts.setup import environments, lock
 
 REPO = Path(__file__).resolve().parents[2]
 LOCKS = sorted(p for p in (REPO / "requirements").glob("*.txt") if "overrides" not in p.name)
@@ -46,6 +49,17 @@ def _project(*extras: str) -> dict[str, str]:
         *(x for e in extras for x in PROJECT["optional-dependencies"][e]),
     ]
     return {_name(line): _pin(line) for line in lines}
+
+
+def test_all_statements_about_python_versions_agree() -> None:
+    """What set-up looks for, what the package allows, what it is locked for, and what conda users get."""
+    supported = SpecifierSet(PROJECT["requires-python"])
+    candidates = [f"3.{minor}" for minor in range(8, 20)]
+    assert [v for v in candidates if v in supported] == sorted(environments.LAB_PYTHONS)
+    assert lock.FILES["lab.txt"][0] == min(environments.LAB_PYTHONS)
+    assert f"python={min(environments.LAB_PYTHONS)}" in (REPO / "environment.yml").read_text()
+    makefile = (REPO / "Makefile").read_text()
+    assert " or ".join(environments.LAB_PYTHONS) in makefile
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
