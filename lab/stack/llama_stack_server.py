@@ -11,6 +11,7 @@ OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen on loopback (in a po
 from __future__ import annotations
 
 import logging.config
+import mimetypes
 import os
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def create_app() -> FastAPI:
     from llama_stack.core.server.server import create_app as create
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
+    register_document_types()
     app = create()
     logging.config.dictConfig(
         json_logging(LOGGERS)
@@ -65,6 +67,14 @@ def create_app() -> FastAPI:
         app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"]
     )
     return app
+
+
+def register_document_types() -> None:
+    """Register Markdown, by which Llama Stack decides whether a file has text to index.
+
+    Python 3.12 takes it from /etc/mime.types, which slim images do not have.
+    """
+    mimetypes.add_type("text/markdown", ".md")
 
 
 def start_tracing(otlp_url: str) -> None:

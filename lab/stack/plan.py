@@ -91,6 +91,29 @@ def chat_model(settings: Settings) -> tuple[str, int | None]:
     return str(folder), config.get("max_position_embeddings")
 
 
+def chat_server(settings: Settings, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
+    """Describe the chat model's vLLM server; the cluster's manifests are generated from it too.
+
+    Raises ModelError if the model is a folder that is missing or corrupt.
+    """
+    model, context = chat_model(settings)
+    return vllm_args.VllmServer(
+        model,
+        settings.model_name,
+        port,
+        otlp_url,
+        build,
+        max_context=context,
+        text_parts=joins_text_parts(Path(model)),
+        extra=settings.vllm_args,
+    )
+
+
+def embed_server(model: str, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
+    """Describe the embedding model's vLLM server; the cluster's manifests are generated from it too."""
+    return vllm_args.VllmServer(model, vllm_args.EMBED_MODEL, port, otlp_url, build)
+
+
 def _files(lab: _Lab) -> dict[Path, str]:
     scraped = prometheus_config.targets(lab.ports, lab.url, lab.external)
     return {
@@ -195,25 +218,14 @@ def _vllm(lab: _Lab) -> list[Part]:
 
 
 def _chat(lab: _Lab) -> Part:
-    model, context = chat_model(lab.settings)
-    served = lab.settings.model_name
-    server = vllm_args.VllmServer(
-        model,
-        served,
-        lab.ports["vllm"],
-        lab.url["otlp"],
-        lab.tools.vllm_build,
-        max_context=context,
-        text_parts=joins_text_parts(Path(model)),
-        extra=lab.settings.vllm_args,
-    )
+    server = chat_server(lab.settings, lab.ports["vllm"], lab.url["otlp"], lab.tools.vllm_build)
     return Part(
         name="vllm",
-        what=f"vLLM: serves the chat model {model}",
+        what=f"vLLM: serves the chat model {server.model}",
         argv=tuple(vllm_args.chat_args(server)),
-        env=vllm_args.server_env(Service.VLLM, model),
+        env=vllm_args.server_env(Service.VLLM, server.model),
         port=server.port,
-        ready=Probe("chat", {"url": lab.url["vllm"], "model": served}),
+        ready=Probe("chat", {"url": lab.url["vllm"], "model": server.served_name}),
         startup_s=300.0
         if lab.tools.vllm_build != "cuda"
         else 900.0,  # a large model takes its time to load
@@ -257,16 +269,15 @@ def _embeddings(lab: _Lab) -> Part:
     """It waits for the agent path: on two cores each start-up beside it would delay the first answer."""
     model = lab.tools.embedding_model_dir
     check_model_folder(Path(model), fix="run `make setup`")
-    port, name = lab.ports["vllm_embed"], vllm_args.EMBED_MODEL
-    server = vllm_args.VllmServer(model, name, port, lab.url["otlp"], lab.tools.vllm_build)
+    server = embed_server(model, lab.ports["vllm_embed"], lab.url["otlp"], lab.tools.vllm_build)
     return Part(
         name="vllm-embed",
         what="vLLM: serves the embedding model for document search",
         argv=tuple(vllm_args.embed_args(server)),
         env=vllm_args.server_env(Service.VLLM_EMBED, model),
         needs=("vllm", "llama-stack"),
-        port=port,
-        ready=Probe("embeddings", {"url": lab.url["vllm_embed"], "model": name}),
+        port=server.port,
+        ready=Probe("embeddings", {"url": lab.url["vllm_embed"], "model": server.served_name}),
         essential=False,
         endpoints={"vllm_embed": lab.url["vllm_embed"]},
     )
