@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import FrameError
-from lab.frames.intervals import union_length
+from lab.frames.requests import union_length
 from lab.measures import (
     asked_before,
     bill_by,
