@@ -8,8 +8,8 @@ from lab.measures.buckets import (
     rebin,
     said_by_buckets,
 )
-from lab.measures.capacity import Slo, concurrency, goodput, littles_law
-from lab.measures.capacity_littles import gauge_check, in_flight_at, littles_books, paired_check
+from lab.measures.capacity import Slo, concurrency, goodput
+from lab.measures.capacity_littles import in_flight_at, littles_books
 from lab.measures.capacity_model import Service, fit_service, predict, seen_on_arrival
 from lab.measures.capacity_replicas import replicas_for
 from lab.measures.capacity_saturation import batch_mean, knee, saturation
@@ -23,24 +23,20 @@ from lab.measures.latency import (
     BucketQuantile,
     Quantile,
     bucket_quantile,
-    mean_from_sum_and_count,
     quantile,
     quantiles,
     quantiles_by_source,
 )
 from lab.measures.quality import (
     paired_difference,
-    requests_to_see,
     share_table,
     tool_confusion,
-    tool_use,
     wilson,
 )
 from lab.measures.quality_paired import (
     compare_paired,
     holm,
     pair_up,
-    paired_power,
     pairs_needed,
     pairs_to_see,
     power_curve,
@@ -82,7 +78,6 @@ __all__ = [
     "critical_path",
     "fair_shares",
     "fit_service",
-    "gauge_check",
     "goodput",
     "gpu_table",
     "held_mean",
@@ -91,16 +86,12 @@ __all__ = [
     "knee",
     "level_row",
     "littles_books",
-    "littles_law",
     "longest_gaps",
     "machine_bill",
     "machine_usd_per_mtok",
-    "mean_from_sum_and_count",
     "money_books",
     "pair_up",
-    "paired_check",
     "paired_difference",
-    "paired_power",
     "pairs_needed",
     "pairs_to_see",
     "power_curve",
@@ -112,7 +103,6 @@ __all__ = [
     "rates",
     "rebin",
     "replicas_for",
-    "requests_to_see",
     "said_by_buckets",
     "saturation",
     "scaled",
@@ -127,7 +117,6 @@ __all__ = [
     "token_latencies",
     "token_totals",
     "tool_confusion",
-    "tool_use",
     "ungrounded_values",
     "wilson",
     "with_shares",

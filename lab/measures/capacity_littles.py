@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from lab.errors import FrameError
 
@@ -68,54 +64,6 @@ def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarr
     instants = np.asarray(at, dtype=float)
     return np.searchsorted(np.sort(start), instants, "right") - np.searchsorted(
         np.sort(end), instants, "right"
-    )
-
-
-@dataclass(frozen=True)
-class GaugeCheck:
-    """A sampled gauge against the number that was really there at the very instants of its samples.
-
-    `difference` is the mean of gauge - true over the samples, with its 95 % interval (t, samples taken as independent).
-    The comparison is paired, so that the coming and going of the load is not in the interval.
-    """
-
-    gauge_mean: float
-    true_mean: float
-    difference: float
-    low: float
-    high: float
-    samples: int
-
-    @property
-    def relative(self) -> float:
-        return self.difference / self.true_mean if self.true_mean else math.nan
-
-
-def gauge_check(
-    samples: pd.DataFrame, start: np.ndarray, end: np.ndarray, *, delay_s: float = 0.0
-) -> GaugeCheck:
-    """Compare samples of a gauge (columns `at` in epoch seconds, `value`) with requests' intervals.
-
-    `delay_s`: how much later than its timestamp a sample was taken (Prometheus stamps a scrape with its beginning).
-    Raises FrameError for fewer than two samples.
-    """
-    return paired_check(
-        samples["value"], in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s)
-    )
-
-
-def paired_check(gauge: Sequence[float], true: Sequence[float]) -> GaugeCheck:
-    """Samples of a gauge against what should be there at each of them. Raises FrameError for fewer than two."""
-    value, there = np.asarray(gauge, dtype=float), np.asarray(true, dtype=float)
-    if len(value) < 2:
-        raise FrameError("a gauge cannot be checked by fewer than two samples", got=f"{len(value)}")
-    difference = value - there
-    half = float(
-        stats.t.ppf(0.975, len(value) - 1) * difference.std(ddof=1) / math.sqrt(len(value))
-    )
-    mean = float(difference.mean())
-    return GaugeCheck(
-        float(value.mean()), float(there.mean()), mean, mean - half, mean + half, len(value)
     )
 
 

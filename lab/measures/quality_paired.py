@@ -126,19 +126,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def paired_power(
-    only_a_ratio: float, only_b_ratio: float, pairs: int, *, significance: float = 0.05
-) -> float:
-    """How probable it is that McNemar's exact test sees a difference in so many pairs, if it is what these shares of
-    discordant pairs say. Exact: summed over how many pairs disagree (Duffy 1984).
-    """
-    return float(power_curve(only_a_ratio, only_b_ratio, [pairs], significance=significance)[0])
-
-
 def power_curve(
     only_a_ratio: float, only_b_ratio: float, pairs: Sequence[int], *, significance: float = 0.05
 ) -> np.ndarray:
-    """`paired_power` for several numbers of pairs at once."""
+    """Return the power of McNemar's exact test for each of these numbers of pairs.
+
+    The power is the probability that the test finds a difference if the shares of discordant pairs are these. Exact:
+    summed over how many pairs disagree (Duffy 1984).
+    """
     discordant = only_a_ratio + only_b_ratio
     if not (only_a_ratio >= 0 and only_b_ratio >= 0 and discordant <= 1):  # NaN, too, is none
         raise FrameError(

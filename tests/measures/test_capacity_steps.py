@@ -14,7 +14,6 @@ from lab.errors import FrameError
 from lab.measures import (
     Slo,
     batch_mean,
-    gauge_check,
     goodput,
     in_flight_at,
     knee,
@@ -118,24 +117,10 @@ def test_littles_books_by_hand() -> None:
     assert (books.before, books.after, books.n) == pytest.approx((0.2, 0.3, 2))
 
 
-def test_a_gauge_that_misses_requests_is_found_out_within_a_narrow_interval() -> None:
-    """A true gauge agrees to the request; one that never sees the newest is short by exactly one, whatever the load."""
-    start, end = queue(50, 100, 60, 2)
-    at = np.arange(5.0, 55.0, 2.0)
-    there = in_flight_at(start, end, at)
-    assert in_flight_at(
-        np.array([1.0]), np.array([2.0]), np.array([0.5, 1.0, 1.5, 2.0])
-    ).tolist() == [0, 1, 1, 0]
-    true = gauge_check(pd.DataFrame({"at": at, "value": there}), start, end)
-    assert true.difference == true.low == true.high == 0 and true.samples == len(at)
-    short = gauge_check(pd.DataFrame({"at": at, "value": there - 1}), start, end)
-    assert (
-        short.difference == -1
-        and short.high == pytest.approx(-1)
-        and short.relative == pytest.approx(-1 / there.mean())
-    )
-    with pytest.raises(FrameError, match="fewer than two"):
-        gauge_check(pd.DataFrame({"at": [1.0], "value": [1.0]}), start, end)
+def test_how_many_requests_are_in_flight_at_an_instant() -> None:
+    """A request counts from its start on, and not at its end any more."""
+    instants = np.array([0.5, 1.0, 1.5, 2.0])
+    assert in_flight_at(np.array([1.0]), np.array([2.0]), instants).tolist() == [0, 1, 1, 0]
 
 
 def records(start: np.ndarray, end: np.ndarray, users: int = 0) -> pd.DataFrame:
