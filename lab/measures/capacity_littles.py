@@ -10,7 +10,7 @@ from lab.errors import FrameError
 
 
 @dataclass(frozen=True)
-class LittlesBooks:
+class LittlesLaw:
     """L = λW over a finite window, with what its edges owe (Little & Graves 2008, section 5.2).
 
     `mean_in_system` is the exact integral of the number in the system over the window, divided by its length;
@@ -32,7 +32,7 @@ class LittlesBooks:
         return self.arrivals_per_s * self.mean_time_s
 
 
-def littles_books(start: np.ndarray, end: np.ndarray, window: tuple[float, float]) -> LittlesBooks:
+def littles_law(start: np.ndarray, end: np.ndarray, window: tuple[float, float]) -> LittlesLaw:
     """Both sides of Little's law from the same requests. The integral is taken over the step function of how many were
     under way, not over the requests, so that an error in either shows in `rest`. NaN (never sent) is left out.
 
@@ -55,7 +55,7 @@ def littles_books(start: np.ndarray, end: np.ndarray, window: tuple[float, float
     after = float(np.clip(end - last, 0, None)[arrived].sum()) / span_s
     mean_in = _integral(start, end, first, last) / span_s
     rest = mean_in - (rate * mean_time + before - after)
-    return LittlesBooks(mean_in, float(rate), mean_time, before, after, rest, int(arrived.sum()))
+    return LittlesLaw(mean_in, float(rate), mean_time, before, after, rest, int(arrived.sum()))
 
 
 def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def cache_savings(turns: pd.DataFrame) -> Savings:
     return Savings(cached, line.per_x, line.per_x * cached, line.low * cached, line.high * cached)
 
 
-def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> pd.Series:
+def classify_work(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> pd.Series:
     """What every call was good for, one of WORK; the first that applies, from the right end.
 
     'failed request': the user got no answer; 'wrong answer': it does not state what it should; 'more calls than
@@ -82,7 +82,7 @@ def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> p
     return pd.Series(pd.Categorical(work, categories=WORK), index=turns.index, name="work")
 
 
-def asked_before(requests: pd.DataFrame) -> pd.Series:
+def is_repeat(requests: pd.DataFrame) -> pd.Series:
     """Whether the same question, word for word, was asked earlier in this run, by anybody: a boolean a request.
 
     An answer cache could have spared those, if the answer was still true and theirs to see. Only first questions of a
@@ -90,4 +90,4 @@ def asked_before(requests: pd.DataFrame) -> pd.Series:
     """
     first = requests[requests["turn_index"] == 0].sort_values("scheduled_at")
     again = first["prompt"].duplicated(keep="first")
-    return again.reindex(requests.index, fill_value=False).rename("asked_before")
+    return again.reindex(requests.index, fill_value=False).rename("is_repeat")

@@ -12,7 +12,7 @@ from scipy import stats
 from lab.errors import FrameError
 from lab.measures.quality import paired_difference, wilson
 
-MOST_PAIRS = 5000  # who needs more than that will not wait for it
+MAX_PAIRS = 5000  # who needs more than that will not wait for it
 _RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
 _TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
@@ -165,7 +165,7 @@ def _seen_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarra
 def pairs_to_see(
     only_a_ratio: float, only_b_ratio: float, *, significance: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """The fewest pairs from which on the difference is seen with this probability; None if more than `MOST_PAIRS`.
+    """The fewest pairs from which on the difference is seen with this probability; None if more than `MAX_PAIRS`.
 
     The exact test's power goes up and down a little from one number to the next: from this one on it stays above.
     """
@@ -174,25 +174,25 @@ def pairs_to_see(
     reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
     below = np.flatnonzero(~reached)
     first = int(pairs[below[-1]]) + 1 if len(below) else low
-    return first if first <= MOST_PAIRS else None
+    return first if first <= MAX_PAIRS else None
 
 
 def _around(
     only_a_ratio: float, only_b_ratio: float, significance: float, power: float
 ) -> tuple[int, int]:
     """Two numbers of pairs between which the power crosses `power`: it goes up and down by less than `_RIPPLE`."""
-    steps = np.unique(np.geomspace(1, MOST_PAIRS, 60).round().astype(int))
+    steps = np.unique(np.geomspace(1, MAX_PAIRS, 60).round().astype(int))
     reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
     surely_below, surely_above = reached < power - _RIPPLE, reached > min(power + _RIPPLE, 1 - 1e-9)
     low = int(steps[np.flatnonzero(surely_below)[-1]]) if surely_below.any() else 1
     above = steps[surely_above & (steps > low)]
-    return low, int(above[0]) if len(above) else MOST_PAIRS
+    return low, int(above[0]) if len(above) else MAX_PAIRS
 
 
 def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     """How many pairs each difference of `compare_paired` takes, were it what was measured; the fewest first.
 
-    Columns: `pairs` (missing: more than `MOST_PAIRS`), `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs),
+    Columns: `pairs` (missing: more than `MAX_PAIRS`), `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs),
     and the `difference_ratio`, `low_ratio`, `high_ratio` and `n` that say how far it can be trusted. What no pair
     could be judged in is left out.
     """

@@ -12,7 +12,7 @@ from scipy import stats
 from lab.errors import FrameError
 
 SEED = 20_261_126
-MOST_POINTS = 2_000  # there are n²/2 pairs; beyond this a seeded sample of the points is taken
+MAX_POINTS = 2_000  # there are n²/2 pairs; beyond this a seeded sample of the points is taken
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def slope(x: Sequence[float], y: Sequence[float], *, confidence: float = 0.95) -
             "no line can be drawn through these points", got=got, fix="give points of different x"
         )
     n = len(xs)
-    if n > MOST_POINTS:
-        chosen = np.random.default_rng(SEED).choice(n, MOST_POINTS, replace=False)
+    if n > MAX_POINTS:
+        chosen = np.random.default_rng(SEED).choice(n, MAX_POINTS, replace=False)
         xs, ys = xs[chosen], ys[chosen]
     found = stats.theilslopes(ys, xs, alpha=confidence)
     return Slope(

@@ -48,7 +48,7 @@ def token_totals(
     return table
 
 
-def books(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
+def reconcile_totals(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
     """Do the books balance? The totals, and for every other source its difference to `against`, as tokens.
 
     Adds `<source>_less_<against>` a source, and `balanced`: every difference that is known is exactly 0.

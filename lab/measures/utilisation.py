@@ -61,7 +61,7 @@ def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:
     return works.groupby("time", as_index=False)["value"].sum()
 
 
-def held_mean(samples: pd.DataFrame, end: float | None = None) -> float:
+def time_weighted_mean(samples: pd.DataFrame, end: float | None = None) -> float:
     """Mean of a gauge over time: each value holds until the next sample (the last one until `end`, epoch seconds, or
     not at all). Several series of one instant are added. NaN without two instants."""
     _need(samples, ["time", "value"])
@@ -72,14 +72,14 @@ def held_mean(samples: pd.DataFrame, end: float | None = None) -> float:
     return float((total.to_numpy() * held).sum() / held.sum()) if held.sum() > 0 else float("nan")
 
 
-def share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
-    """Share of time in which a gauge was above a bound, held as in `held_mean`.
+def time_share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
+    """Share of time in which a gauge was above a bound, held as in `time_weighted_mean`.
 
     What happens between two scrapes is not seen: with short requests the true share may be higher or lower, so set it
     beside the union of the spans.
     """
     total = samples.groupby("time", as_index=False)["value"].sum()
-    return held_mean(total.assign(value=(total["value"] > bound).astype(float)), end)
+    return time_weighted_mean(total.assign(value=(total["value"] > bound).astype(float)), end)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import pytest
 from lab import figures
 from lab.errors import FrameError
 from lab.figures.capacity import _apart
-from lab.measures import critical_path, said_by_buckets, slope
+from lab.measures import critical_path, quantiles_by_bucketing, slope
 
 STEPS = pd.DataFrame(
     {
@@ -122,8 +122,8 @@ def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
 
 def test_what_a_dashboard_says_beside_the_truth() -> None:
     """One row a quantity and quantile, with how many times too high."""
-    table = said_by_buckets({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
-    ax = figures.said_against_truth(table)
+    table = quantiles_by_bucketing({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
+    ax = figures.bucketed_against_exact(table)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["prefill  p50"] and ax.texts[
         0
     ].get_text() == "15.0x"
@@ -146,7 +146,7 @@ def test_critical_bars_lose_nothing() -> None:
         (figures.backlogs, []),
         (figures.gauge_against_truth, SAMPLES.iloc[:0]),
         (figures.critical_bars, critical_path(TREES).iloc[:0]),
-        (figures.said_against_truth, pd.DataFrame()),
+        (figures.bucketed_against_exact, pd.DataFrame()),
         (lambda d: figures.growth(d, xlabel="x", ylabel="y"), {"a": ([], [])}),
     ],
 )

@@ -18,7 +18,7 @@ from lab.measures import (
     in_flight_at,
     knee,
     level_row,
-    littles_books,
+    littles_law,
     prediction_errors,
     saturation,
     steady_window,
@@ -99,9 +99,9 @@ def test_littles_books_always_balance(
     window = (first, first + length)
     if not ((start >= window[0]) & (start < window[1])).any():
         with pytest.raises(FrameError, match="no request arrived"):
-            littles_books(start, end, window)
+            littles_law(start, end, window)
         return
-    books = littles_books(start, end, window)
+    books = littles_law(start, end, window)
     assert abs(books.rest) < 1e-6
     assert books.mean_in_system == pytest.approx(
         books.lambda_w + books.before - books.after, abs=1e-6
@@ -110,7 +110,7 @@ def test_littles_books_always_balance(
 
 def test_littles_books_by_hand() -> None:
     """Window 0 to 10; one from -1 to 2, one from 4 to 6, one from 9 to 13: 2 + 2 + 1 = 5 request-seconds."""
-    books = littles_books(
+    books = littles_law(
         np.array([-1.0, 4.0, 9.0, np.nan]), np.array([2.0, 6.0, 13.0, np.nan]), (0.0, 10.0)
     )
     assert books.mean_in_system == pytest.approx(0.5) and books.lambda_w == pytest.approx(0.2 * 3)

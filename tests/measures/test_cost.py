@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from lab.errors import FrameError
 from lab.frames.requests import union_length
 from lab.measures import (
-    asked_before,
     bill_by,
     by_tokens,
     cache_savings,
+    classify_work,
     fair_shares,
+    is_repeat,
     machine_bill,
-    money_books,
+    reconcile_money,
     scaled,
     with_shares,
-    work_of,
 )
 from lab.measures.cost_energy import Energy
 from lab.prices import ApiPrice
@@ -85,7 +85,7 @@ def test_the_machines_bill_by_hand() -> None:
     assert (bill.usd * 1e3).tolist() == pytest.approx([1.5, 2.5, 6.0])
     assert bill.tokens.tolist()[:2] == [120, 30] and math.isnan(bill.usd_per_mtok["idle"])
     assert bill.usd_per_mtok["prefill"] == pytest.approx(1.5e-3 / 120 * 1e6)
-    assert money_books(bill, WINDOW, 3.6).difference_usd == pytest.approx(0, abs=1e-15)
+    assert reconcile_money(bill, WINDOW, 3.6).difference_usd == pytest.approx(0, abs=1e-15)
 
 
 def test_every_groups_part_adds_up_to_the_machines_price() -> None:
@@ -169,7 +169,7 @@ def test_what_a_call_was_good_for() -> None:
         }
     )
     needed = pd.Series({"ok": 2, "fail": 2, "wrong": 2, "long": 2})
-    assert work_of(calls, requests, needed).tolist() == [
+    assert classify_work(calls, requests, needed).tolist() == [
         "useful", "failed request", "wrong answer", "useful", "more calls than needed", "useful", "others",
     ]  # fmt: skip
 
@@ -183,7 +183,7 @@ def test_questions_that_were_asked_before() -> None:
             "scheduled_at": [3.0, 1.0, 2.0, 4.0],
         }
     )
-    assert asked_before(requests).tolist() == [True, False, False, False]
+    assert is_repeat(requests).tolist() == [True, False, False, False]
 
 
 def test_energy_says_what_it_knows() -> None:

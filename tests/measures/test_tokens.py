@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lab.errors import FrameError
-from lab.measures import books, cost_by, machine_usd_per_mtok, token_totals
+from lab.measures import cost_by, machine_usd_per_mtok, reconcile_totals, token_totals
 from lab.prices import ApiPrice
 
 PRICE = ApiPrice(
@@ -39,14 +39,16 @@ def test_totals_of_every_source_side_by_side() -> None:
 
 def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
     """Differences are explicit; an unknown total is no difference."""
-    balance = books(token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007}))
+    balance = reconcile_totals(
+        token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007})
+    )
     assert balance.spans_less_client.tolist() == [500, 0, 7]
     assert balance.prometheus_less_client.tolist()[0] == 500 and balance.balanced.tolist() == [
         False,
         True,
         False,
     ]
-    assert books(token_totals(requests().head(1))).balanced.all()
+    assert reconcile_totals(token_totals(requests().head(1))).balanced.all()
 
 
 def test_cost_by_hand() -> None:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from lab.errors import FrameError
 from lab.frames import series_frame
-from lab.measures import Work, busy_cores, cores_by_mode, gpu_table, held_mean, rates, share_above
+from lab.measures import (
+    Work,
+    busy_cores,
+    cores_by_mode,
+    gpu_table,
+    rates,
+    time_share_above,
+    time_weighted_mean,
+)
 from lab.measures.utilisation_gpu import gpu_activity
 from tests.frames.telemetry import metrics
 
@@ -91,9 +99,11 @@ def test_waiting_and_stolen_time_is_not_work() -> None:
 def test_a_gauge_holds_until_it_is_looked_at_again() -> None:
     """0 for 2 s, 4 for 2 s, then 1 until the end, 6 s later: 14/10; above nothing for 8 of 10."""
     gauge = samples(({"job": "a"}, [0, 4, 1]))
-    assert held_mean(gauge, T0 + 10.0) == pytest.approx(1.4)
-    assert share_above(gauge, 0, T0 + 10.0) == pytest.approx(0.8)
-    assert held_mean(gauge) == pytest.approx(2.0) and math.isnan(held_mean(gauge.head(1)))
+    assert time_weighted_mean(gauge, T0 + 10.0) == pytest.approx(1.4)
+    assert time_share_above(gauge, 0, T0 + 10.0) == pytest.approx(0.8)
+    assert time_weighted_mean(gauge) == pytest.approx(2.0) and math.isnan(
+        time_weighted_mean(gauge.head(1))
+    )
 
 
 def test_the_roofline_by_hand() -> None:
