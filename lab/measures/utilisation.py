@@ -42,17 +42,42 @@ def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def cores_by_mode(samples: pd.DataFrame) -> pd.DataFrame:
-    """Cores that were in each mode, over time: the growth of node_cpu_seconds_total, columns `time`, `mode`, `value`.
+    """Return how many cores were in each mode over time: columns `time`, `mode`, `value` (cores).
 
-    At every instant the modes add up to the number of cores: each core is in one of them at any time, so the counters
-    are their own clock. Prometheus' timestamps are not: on a busy machine the counters are read later than they say.
+    `samples` are raw samples of node_cpu_seconds_total. Each core is in exactly one mode at any time, so the modes of a
+    host add up to its cores and the counters are their own clock. Prometheus' timestamps are not: on a busy machine the
+    counters are read later than their timestamp says.
+
+    A host is an `instance`. It counts between its first and its last sample only, so a node-exporter that came back
+    under another address is not a second host. Hosts are scraped at different instants; each instant adds up what every
+    host did at that time. Raises FrameError for samples without `cpu` and `mode`.
     """
     _need(samples, ["cpu", "mode"])
-    grown = rates(samples, ["mode"])
-    hosts = [c for c in ("instance",) if c in samples]
-    cores = len(samples[[*hosts, "cpu"]].drop_duplicates())
-    total = grown.groupby("time")["value"].transform("sum")
-    return grown.assign(value=grown["value"] / total * cores)[total > 0]
+    groups = (
+        samples.groupby("instance", observed=True) if "instance" in samples else [("", samples)]
+    )
+    hosts = [_host_cores(part) for _, part in groups]
+
+    # A rate holds for the interval that ends with its sample, so an instant takes the next sample of each host.
+    instants = pd.DatetimeIndex(
+        np.unique(np.concatenate([cores.index for _, cores in hosts])), tz="UTC"
+    )
+    total = pd.DataFrame()
+    for first_sample, cores in hosts:
+        known = cores.reindex(instants, method="bfill")[instants > first_sample]
+        total = total.add(known, fill_value=0.0)
+
+    table = total.rename_axis(index="time", columns="mode").stack().rename("value")
+    return table.reset_index()
+
+
+def _host_cores(samples: pd.DataFrame) -> tuple[pd.Timestamp, pd.DataFrame]:
+    """Return the time of a host's first sample, and its cores per mode (columns) at each later one (index)."""
+    grown = rates(samples, ["mode"]).pivot(index="time", columns="mode", values="value")
+    total = grown.sum(axis=1)
+    grown = grown[total > 0].div(total[total > 0], axis=0)
+    grown.columns = grown.columns.astype(str)
+    return samples["time"].min(), grown * samples["cpu"].nunique()
 
 
 def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from lab.measures import (
 )
 from lab.measures.utilisation_gpu import gpu_activity
 from tests.frames.telemetry import metrics
+from tests.measures.recorded import recorded_samples
 
 T0 = 1_790_000_000
 
@@ -204,3 +205,31 @@ def test_no_gpu_is_no_table() -> None:
     """A frame without DCGM's samples is refused, not a row of zeros."""
     with pytest.raises(FrameError, match="no sample of DCGM"):
         gpu_table(samples())
+
+
+def test_a_node_exporter_that_changed_its_address_is_one_machine() -> None:
+    """Recorded samples of two cores, the later half under another address: two cores at every instant, as before."""
+    recorded = recorded_samples("node_cpu_seconds_total")
+    middle = recorded["time"].quantile(0.5)
+    moved = recorded.assign(
+        instance=recorded["instance"].where(recorded["time"] < middle, "node:9100")
+    )
+
+    cores = cores_by_mode(moved).groupby("time")["value"].sum()
+
+    assert moved["instance"].nunique() == 2
+    assert cores.to_numpy() == pytest.approx(2)
+    # Only the interval in which the address changed is not known.
+    assert len(cores) == len(cores_by_mode(recorded)["time"].unique()) - 1
+
+
+def test_hosts_that_are_scraped_at_different_instants_add_up() -> None:
+    """An idle host and a busy one, scraped a second apart: two cores, one of them busy, while both are there."""
+    idle = samples(cpu("0", "idle", [0, 2, 4, 6]), cpu("0", "user", [0, 0, 0, 0]))
+    busy = samples(cpu("0", "idle", [0, 0, 0, 0]), cpu("0", "user", [0, 2, 4, 6]))
+    busy = busy.assign(instance="n", time=busy["time"] + pd.Timedelta("1s"))
+    both = pd.concat([idle, busy]).astype({"instance": str})
+
+    cores = cores_by_mode(both).pivot(index="time", columns="mode", values="value")
+
+    assert cores.iloc[1:-1].to_numpy().tolist() == [[1.0, 1.0]] * 4
