@@ -47,7 +47,7 @@ from lab.measures.quality_paired import (
     power_curve,
 )
 from lab.measures.quality_signals import alert_quality, compare_signals, signals, ungrounded_values
-from lab.measures.slopes import Slope, slope
+from lab.measures.slopes import Slope, slope, slopes_by_half
 from lab.measures.streaming import longest_gaps, stream_gaps, token_latencies
 from lab.measures.tokens import cost_by, machine_usd_per_mtok, reconcile_totals, token_totals
 from lab.measures.utilisation import (
@@ -123,6 +123,7 @@ __all__ = [
     "share_table",
     "signals",
     "slope",
+    "slopes_by_half",
     "steady_window",
     "step_row",
     "stream_gaps",

@@ -23,10 +23,12 @@ from lab.measures import (
     machine_bill,
     reconcile_money,
     scaled,
+    slopes_by_half,
     with_shares,
 )
 from lab.measures.cost_energy import Energy
 from lab.prices import ApiPrice
+from tests.measures.recorded import recorded_calls, recorded_records
 
 PRICE = ApiPrice(
     "list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5
@@ -137,6 +139,27 @@ def test_cached_tokens_are_worth_what_more_fresh_ones_would_take() -> None:
     assert saved.tokens == 500 and saved.seconds == pytest.approx(0.5, rel=1e-6) and saved.known
     assert saved.low_s <= 0.5 + 1e-9 and saved.high_s >= 0.5 - 1e-9
     assert not cache_savings(calls.head(3)).known, "three calls say nothing"
+
+
+def test_two_recorded_measurements_of_the_cache_agree_where_prompts_are_alike() -> None:
+    """A probe with prompts of up to 1,916 tokens and an agent's calls of at most 172 fresh ones.
+
+    A token of a long prompt costs several times as much as one of a short prompt, so one line through the whole probe
+    is no price of the agent's tokens; the probe's shorter half is.
+    """
+    probe = recorded_records("run-20261126T171121-4c29").sort_values("scheduled_at")
+    probe = probe[~probe["prompt"].duplicated()]
+    prefill = recorded_calls("run-20261126T171121-4c29")[["trace_id", "prefill_s"]]
+    probe = probe.merge(prefill, on="trace_id")
+    agent = cache_savings(recorded_calls("run-20261126T171135-c7e8"))
+
+    short, long = slopes_by_half(probe["prompt_tokens"], probe["prefill_s"])
+
+    assert long.low > short.high, "attention"
+    assert short.low < agent.slope_s < short.high
+    assert agent.line.low < short.per_x < agent.line.high
+    assert not long.low < agent.slope_s
+    assert (agent.line.x_low, agent.line.x_high, long.x_high) == (4, 172, 1916)
 
 
 def test_the_interval_of_the_savings_holds_what_it_promises() -> None:
