@@ -25,6 +25,7 @@ from lab.measures import (
     in_flight_at,
     level_row,
     predict,
+    settle_verdicts,
     step_row,
 )
 from lab.measures.capacity_saturation import SATURATED
@@ -156,7 +157,8 @@ def sweep(
     """Offer these loads (requests a second, Poisson arrivals, open loop) one after another, lowest first, each for
     `step_s` and at least so many requests; after `stop_after` saturated steps in a row no more. Prints a line a step.
 
-    Rows of `lab.measures.step_row`. A step begins when the one before has been answered whole.
+    Rows of `lab.measures.step_row` and their verdicts by `lab.measures.settle_verdicts`. A step begins when the
+    one before has been answered whole.
     """  # fmt: skip
     found, saturated = Measured(), 0
     for number, rate in enumerate(sorted(rates)):
@@ -172,6 +174,11 @@ def sweep(
         saturated = saturated + 1 if row["verdict"] == SATURATED else 0
         if saturated >= stop_after:
             break
+    found.table = settle_verdicts(found.table)
+    for rate in found.table.loc[found.table["contradicted"], "offered_per_s"]:
+        print(
+            f"{rate:6g}/s: cannot tell, since a lighter load was saturated or a heavier one was not"
+        )
     return found
 
 

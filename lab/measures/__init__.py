@@ -17,7 +17,7 @@ from lab.measures.capacity_model import (
     predict,
 )
 from lab.measures.capacity_replicas import replicas_for
-from lab.measures.capacity_saturation import batch_mean, knee, saturation
+from lab.measures.capacity_saturation import batch_mean, knee, saturation, settle_verdicts
 from lab.measures.capacity_steps import level_row, prediction_errors, steady_window, step_row
 from lab.measures.cost_bill import bill_by, machine_bill, reconcile_money, scaled
 from lab.measures.cost_energy import Energy
@@ -120,6 +120,7 @@ __all__ = [
     "scaled",
     "expected_on_arrival",
     "time_share_above",
+    "settle_verdicts",
     "share_table",
     "signals",
     "slope",

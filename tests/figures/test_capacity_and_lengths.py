@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from lab import figures
 from lab.errors import FrameError
@@ -88,6 +91,18 @@ def test_goodput_below_throughput() -> None:
     """The diagonal, answers and good answers."""
     ax = figures.throughput_goodput(STEPS, slo="TTFT 0.2 s")
     assert "good: TTFT 0.2 s" in [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("draw", [figures.load_latency, figures.throughput_goodput])
+def test_steps_in_which_the_driver_lagged_are_marked_in_the_figure(
+    draw: Callable[..., Axes],
+) -> None:
+    """A ring around that step, explained in the legend; no legend entry where no step lagged."""
+    ax = draw(STEPS.assign(lagged=[False, True]))
+    (ring,) = [line for line in ax.lines if str(line.get_label()).startswith("the driver lagged")]
+    assert len(ring.get_xdata()) == 1 and ring.get_xdata()[0] > 15
+    labels = [t.get_text() for t in draw(STEPS.assign(lagged=False)).get_legend().get_texts()]
+    assert not any("lagged" in label for label in labels)
 
 
 def test_labels_of_backlogs_stay_apart() -> None:

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import FrameError
-from lab.measures import ServiceCurve, expected_on_arrival, fit_service_curve, predict, replicas_for
+from lab.measures import (
+    ServiceCurve,
+    expected_on_arrival,
+    fit_service_curve,
+    knee,
+    predict,
+    replicas_for,
+    settle_verdicts,
+)
 from tests.measures.queues import shared_processor
 
 
@@ -144,3 +152,47 @@ def test_replicas_lie_between_what_is_enough_and_what_is_not() -> None:
         replicas_for(10, steps().query("offered_per_s >= 20"))
     with pytest.raises(FrameError, match="more than nothing"):
         replicas_for(0, steps())
+
+
+def noisy_sweep() -> pd.DataFrame:
+    """A sweep on a machine that was busy meanwhile: worse at 50/s than at 75/s, and the driver lagged at both."""
+    return pd.DataFrame(
+        {
+            "offered_per_s": [25.0, 50.0, 75.0, 100.0, 125.0],
+            "answered_per_s": [25.0, 43.0, 75.0, 88.0, 90.0],
+            "e2e_mean_s": [0.1, 1.2, 0.2, 2.0, 3.0],
+            "good_low_ratio": [0.98, 0.3, 0.96, 0.1, 0.0],
+            "good_high_ratio": [1.0, 0.5, 0.99, 0.3, 0.1],
+            "verdict": ["keeps up", "saturated", "keeps up", "saturated", "saturated"],
+            "lagged": [False, True, True, False, False],
+        }
+    )
+
+
+def test_a_verdict_that_a_heavier_load_contradicts_is_undecided() -> None:
+    """Saturated at 50/s but not at 75/s: neither is decided. The knee and the replicas then agree with each other."""
+    steps = settle_verdicts(noisy_sweep())
+
+    assert (
+        steps["verdict"].tolist() == ["keeps up", "cannot tell", "cannot tell"] + ["saturated"] * 2
+    )
+    assert steps["contradicted"].tolist() == [False, True, True, False, False]
+    need = replicas_for(500, steps)
+    assert need.good_per_s == 25 == knee(steps)["offered_per_s"]
+    assert (need.bad_per_s, need.at_least, need.enough) == (100, 5, 20), "75/s was seen to be good"
+
+
+def test_the_answer_says_what_it_rests_on() -> None:
+    """A lagging driver and contradicting steps stand in the sentence that a report quotes."""
+    text = str(replicas_for(500, noisy_sweep()))
+    assert "undecided: worse at 50/s than at a higher load" in text
+    assert "the driver lagged at 50/s, 75/s" in text
+    assert "lagged" not in str(replicas_for(500, noisy_sweep().assign(lagged=False)))
+
+
+def test_verdicts_in_order_stay() -> None:
+    """Keeps up, cannot tell, saturated: nothing contradicts, in whatever order the steps were run."""
+    steps = noisy_sweep().iloc[[4, 0]]
+    assert settle_verdicts(steps)["verdict"].tolist() == ["saturated", "keeps up"]
+    with pytest.raises(FrameError, match="no step that keeps up"):
+        knee(steps.head(1))
