@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 
@@ -17,11 +18,13 @@ from lab.measures import (
     compare_paired,
     holm,
     pair_up,
+    paired_shares,
     pairs_needed,
     pairs_to_see,
     power_curve,
 )
 from lab.measures.quality_paired import paired_interval
+from tests.measures.recorded import recorded_records
 
 
 @cache
@@ -56,6 +59,26 @@ def test_a_comparison_by_hand() -> None:
     assert row.a_ratio == pytest.approx(4 / 9) and row.b_ratio == pytest.approx(8 / 9)
     assert row.p_value == row.p_holm == pytest.approx(stats.binomtest(5, 6).pvalue)
     assert row.low_ratio < row.difference_ratio < row.high_ratio
+
+
+def test_shares_beside_a_paired_test_are_of_the_same_pairs() -> None:
+    """Recorded: a tool failed in 7 requests of one model and in 16 of the other, and in fewer pairs."""
+    outcome = "answered_after_error"
+    runs = []
+    for run_id in ("run-20261126T171250-d90f", "run-20261126T171328-86f5"):
+        records = recorded_records(run_id)
+        failed = [any(c["error"] for c in json.loads(calls)) for calls in records["tool_calls"]]
+        answered = (records["answer"].str.len() > 0).astype("boolean")
+        runs.append(records.assign(**{outcome: answered.where(pd.Series(failed))}))
+    pairs = pair_up(*runs)
+
+    row = compare_paired(pairs, [outcome]).loc[outcome]
+    shares = paired_shares(pairs, [outcome], names=("lab-model", "canary"))
+
+    assert (row.judged_a, row.judged_b) == (7, 16) and row.n < 7
+    assert shares["version"].tolist() == ["lab-model", "canary"]
+    assert shares["n"].tolist() == [row.n, row.n]
+    assert shares["rate_ratio"].tolist() == [row.a_ratio, row.b_ratio]
 
 
 def test_a_measure_that_nobody_could_judge_is_not_tested() -> None:
