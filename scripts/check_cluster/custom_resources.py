@@ -1,4 +1,4 @@
-"""Check custom resources against typed models of their CRDs: wrong values, missing and unknown fields.
+"""Check custom resources against typed models of their CRDs: wrong, missing and unknown fields.
 
 The models ignore fields that they do not know, so each document is read and written again; what was
 lost on the way is a fault.
