@@ -10,11 +10,12 @@ import pytest
 from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import FrameError
-from lab.frames import otlp_proto, spans_frame, wire
-from lab.schema import SPAN_ATTRIBUTES
+from lab.frames import otlp, protobuf, spans_frame
+from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
 from tests.frames.telemetry import CLIENT, Answer, agent_request, document, span
 
 _VALUE = st.one_of(
@@ -41,18 +42,60 @@ def as_json(trace: bytes) -> bytes:
     ).encode()
 
 
+def walked(traces: tuple[bytes, ...]) -> pd.DataFrame:
+    """The spans as objects of opentelemetry-proto, one after another: every attribute as an object."""
+    rows = []
+    for trace in map(TracesData.FromString, traces):
+        for owner in trace.resource_spans:
+            service = {a.key: a.value.string_value for a in owner.resource.attributes}
+            for made in (made for scope in owner.scope_spans for made in scope.spans):
+                row = {
+                    "trace_id": made.trace_id.hex(),
+                    "span_id": made.span_id.hex(),
+                    "parent_id": made.parent_span_id.hex() if any(made.parent_span_id) else "",
+                    "service": service.get("service.name", ""),
+                    "name": made.name,
+                    "kind": otlp.KINDS[made.kind],
+                    "start_at": pd.Timestamp(made.start_time_unix_nano, unit="ns", tz="UTC"),
+                    "duration_s": (made.end_time_unix_nano - made.start_time_unix_nano) / 1e9,
+                    "status": otlp.STATUSES[made.status.code],
+                    "status_message": made.status.message,
+                }
+                rows.append(row | {f"attribute {a.key}": plain(a.value) for a in made.attributes})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def plain(value: AnyValue) -> object:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return json.dumps(json_format.MessageToDict(value.array_value), separators=(",", ":"))
+    return getattr(value, kind)
+
+
 def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataFrame:
-    """The frame of these documents, which both ways agree on."""
+    """The frame of these documents, on which protobuf, JSON and a walk over objects agree."""
     traces = tuple(map(proto, documents))
     by_json = spans_frame(Answer(tuple(map(as_json, traces))), attributes=attributes)
     by_proto = spans_frame(Answer(protobufs=traces), attributes=attributes)
-    assert list(by_proto.columns) == list(by_json.columns)
-    for name in by_json:
-        loose = name in (
-            "service",
-            "name",
-        )  # categories in another order, where the documents are walked
-        pd.testing.assert_series_equal(by_proto[name], by_json[name], check_categorical=not loose)
+    pd.testing.assert_frame_equal(by_proto, by_json)
+    walk = walked(traces).drop_duplicates(["trace_id", "span_id"]).reset_index(drop=True)
+    for column in SPAN_FRAME:
+        assert by_proto[column.name].tolist() == walk[column.name].tolist(), column.name
+    names = [c.removeprefix("attribute ") for c in walk if c.startswith("attribute ")]
+    if attributes is None:
+        assert set(by_proto.columns) == {c.name for c in SPAN_FRAME} | set(names)
+    for name in set(names) & set(by_proto.columns):
+        values = walk[f"attribute {name}"]
+        present = values.notna() | values.map(lambda v: isinstance(v, float))  # NaN is a value
+        types = {type(v) for v in values[present] if v == v}
+        made = by_proto[name]
+        if types <= {int, float}:
+            pd.testing.assert_series_equal(made, values.astype("float64"), check_names=False)
+        else:
+            texts = made[values.notna()].tolist()
+            mixed = len(types) > 1
+            assert texts == [str(v) if mixed else v for v in values[values.notna()]]
+            assert made[values.isna()].isna().all() or mixed
     return by_proto
 
 
@@ -75,8 +118,8 @@ def test_both_forms_are_the_same(few: int, batch_bytes: int, traces: list) -> No
         for rows in traces
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "_FEW", few)
-        patch.setattr(otlp_proto, "_BATCH_BYTES", batch_bytes)
+        patch.setattr(protobuf, "_FEW", few)
+        patch.setattr(otlp, "_BATCH_BYTES", batch_bytes)
         same(documents, ("a", "c" * 130, "nowhere"))
         same(documents, None)
 
@@ -117,7 +160,7 @@ def test_every_type_of_value() -> None:
 
 def test_a_type_that_changes_between_traces_becomes_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the traces are read apart."""
-    monkeypatch.setattr(otlp_proto, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(otlp, "_BATCH_BYTES", 1)
     frame = same(
         [
             document(span(n, 0, "s", "x", 0, 1, CLIENT, a=v))
@@ -155,7 +198,7 @@ def _varint(number: int) -> bytes:
 @pytest.mark.parametrize("few", [0, 1000])
 def test_what_is_cut_or_no_protobuf_is_refused(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trace cut anywhere inside is an error that shows how it begins, never fewer spans in silence."""
-    monkeypatch.setattr(wire, "_FEW", few)
+    monkeypatch.setattr(protobuf, "_FEW", few)
     whole = proto(document(agent_request()[5]))
     for cut in range(1, len(whole)):
         with pytest.raises(FrameError, match="not OTLP protobuf"):
