@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from google.protobuf import json_format
+from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.cli.record import main
 from lab.errors import NoData, SettingsError, StoreError
@@ -70,7 +72,10 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
         ("p95", 100_500), ("p95", 101_500), ("p95", 103_000), ("up", 100_500), ("up", 102_500),
     ]  # fmt: skip
     assert math.isnan(found[0][2]) and [f[2] for f in found[1:]] == [math.inf, 1e-7, 1, 0]
-    assert pd.read_parquet(made.folder / "traces.parquet").document.tolist() == [TRACE]
+    documents = pd.read_parquet(made.folder / "traces.parquet").document
+    assert [json_format.Parse(d, TracesData()) for d in documents] == [
+        json_format.Parse(TRACE, TracesData())
+    ]
     assert [(str(asked), kept.run_id) for asked, kept in runs_in(made.folder / "runs")] == [
         ("n_requests=5, rate_per_s=1.0, model='lab-model', label='cache off'", "run-a")
     ]
