@@ -17,6 +17,7 @@ from lab.kit.driving import drive
 from lab.kit.latency import engine_calls
 from lab.kit.scrapes import of_vllm, scraped_until
 from lab.measures import (
+    SATURATED,
     ServiceCurve,
     Slo,
     concurrency,
@@ -28,7 +29,6 @@ from lab.measures import (
     settle_verdicts,
     step_row,
 )
-from lab.measures.capacity_saturation import SATURATED
 from lab.schema import Metric
 from lab.settings import Settings
 from lab.stores import Prometheus

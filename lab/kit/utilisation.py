@@ -13,14 +13,13 @@ from lab.kit.driving import drive
 from lab.kit.peak import Peak
 from lab.kit.processes import CpuWatch, recorded_cpu
 from lab.kit.scrapes import of_vllm, scraped_until
-from lab.measures.utilisation import Work
-from lab.measures.utilisation_gpu import ENERGY, GAUGES, gpu_activity, gpu_table
+from lab.measures import GPU_ENERGY, GPU_GAUGES, Work, gpu_activity, gpu_table
 from lab.schema import Metric
 from lab.settings import Settings
 from lab.stores import Prometheus
 from lab.workload import Run
 
-DCGM = f'{{__name__=~"{"|".join([*GAUGES, ENERGY])}"}}'
+DCGM = f'{{__name__=~"{"|".join([*GPU_GAUGES, GPU_ENERGY])}"}}'
 PARTS = {  # scrape job -> part of the local lab
     "vllm": "vllm", "vllm-embed": "vllm-embed", "llama-stack": "llama-stack", "lab-tools": "tools",
     "tracestore": "tracestore", "prometheus": "prometheus", "node": "node",
@@ -140,7 +139,7 @@ class Gpus:
     why: str = ""
 
     def activity(self) -> pd.DataFrame:
-        """lab.measures.utilisation_gpu.gpu_activity of the samples."""
+        """lab.measures.gpu_activity of the samples."""
         return gpu_activity(self.samples)
 
     def mean(self, column: str) -> float:

@@ -24,7 +24,7 @@ from lab.measures import (
     steady_window,
     step_row,
 )
-from lab.measures.capacity_saturation import poisson_interval
+from lab.measures.queueing import poisson_interval
 from tests.measures.queues import shared_processor
 
 

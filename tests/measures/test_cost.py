@@ -26,7 +26,7 @@ from lab.measures import (
     slopes_by_half,
     with_shares,
 )
-from lab.measures.cost_energy import Energy
+from lab.measures.cost import Energy
 from lab.prices import ApiPrice
 from tests.measures.recorded import recorded_calls, recorded_records
 

@@ -23,7 +23,7 @@ from lab.measures import (
     pairs_to_see,
     power_curve,
 )
-from lab.measures.quality_paired import paired_interval
+from lab.measures.quality import paired_interval
 from tests.measures.recorded import recorded_records
 
 

@@ -21,7 +21,7 @@ from lab.measures import (
     time_share_above,
     time_weighted_mean,
 )
-from lab.measures.utilisation_gpu import gpu_activity
+from lab.measures.utilisation import gpu_activity
 from tests.frames.telemetry import metrics
 from tests.measures.recorded import recorded_samples
 
@@ -153,7 +153,7 @@ def test_what_three_counters_say_together(
     """GPU_UTIL alone calls the last three the same."""
     row = gpu_table(samples(*gpu("0", util, tensor, dram))).iloc[0]
     assert (
-        says in row.says
+        says in row.verdict
         and row.util_ratio == pytest.approx(util / 100)
         and row.model == "NVIDIA H100"
     )
@@ -187,7 +187,7 @@ def test_older_exporters_and_gpus_without_profiling_are_read() -> None:
     old = gpu_table(samples(*gpu("1", 99, 0.5, 0.5, host="Hostname"))).iloc[0]
     assert old.host == "node-1" and old.gpu == "1"
     bare = gpu_table(samples(dcgm("DCGM_FI_DEV_GPU_UTIL", "0", [99, 99]))).iloc[0]
-    assert "not known" in bare.says and math.isnan(bare.tensor_ratio)
+    assert "not known" in bare.verdict and math.isnan(bare.tensor_ratio)
 
 
 def test_every_gpu_is_a_row_and_a_line() -> None:
