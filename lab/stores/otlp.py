@@ -142,7 +142,7 @@ def _json_values(document: bytes | str, *, several: bool = True) -> Iterator[dic
 def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
     """Return the trace of one decoded JSON object, and whether it is partial."""
     trace = value.get("trace", value)
-    known = {*_OWNERS, "trace", "metrics", "status", "message"}
+    known = {*_OWNERS, "trace", "metrics"}
     try:
         if value and not known & set(value):
             raise ValueError(f"it has none of {', '.join(_OWNERS)}")

@@ -39,6 +39,8 @@ BULK_COLUMNS = (
     "status",
     "status_message",
 )
+TRACE_PATH = "/api/v2/traces/"
+OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is the trace itself
 MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search returns
@@ -140,7 +142,7 @@ class Tempo:
             all_headers = {**where.store_headers, **(headers or {})}
         self._http = HttpClient("Tempo", url, self.timeout_s, all_headers)
         self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
-        self._trace_path = "/api/v2/traces/"  # the old API's where the server has no other
+        self._trace_path = TRACE_PATH
         self._is_tempo = False  # not checked yet
 
     @property
@@ -299,24 +301,28 @@ class Tempo:
         return self.traces(ids)
 
     def _trace(self, trace_id: str) -> tuple[bytes, bool]:
-        """Return (one trace as TracesData, whether the store reports it as cut); b'' for an unknown trace."""
+        """Return (one trace as TracesData, b'' for an unknown one; whether the store cut it)."""
         reply = self._http.request(self._trace_path + trace_id, accept=PROTOBUF, query=trace_id)
         if reply.status == 404:
             self._check_tempo()
-            if self._trace_path == "/api/traces/" or b"page not found" not in reply.content:
+            if self._trace_path == OLD_TRACE_PATH or b"page not found" not in reply.content:
                 return b"", False
-            self._trace_path = "/api/traces/"  # a Tempo before 2.7 has only this one
+            self._trace_path = OLD_TRACE_PATH
             return self._trace(trace_id)
         if reply.status >= 300:
             raise self._http.refusal(reply, trace_id)
         try:
             if "protobuf" not in reply.content_type:
-                return trace_of_json(reply.content)
-            if self._trace_path == "/api/traces/":
-                return reply.content, False  # the trace itself
-            return trace_of_protobuf(reply.content)
+                trace, partial = trace_of_json(reply.content)
+            elif self._trace_path == OLD_TRACE_PATH:
+                trace, partial = reply.content, False
+            else:
+                trace, partial = trace_of_protobuf(reply.content)
         except FrameError as e:
             raise self._http.not_its_api(reply, trace_id, e.got) from e
+        if not trace:
+            self._check_tempo()
+        return trace, partial
 
     def _check_tempo(self) -> None:
         """Raise StoreUnreachable where this is not a Tempo: it would know no trace at all."""
