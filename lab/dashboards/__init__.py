@@ -1,7 +1,7 @@
 """Dashboards as code: panels as plain values, and the Grafana JSON that is made of them.
 
 DASHBOARDS                  {name: Dashboard}
-panels("vllm", range_s=600) the panels of one with its variables filled in, for lab.figures.dashboard
+panels("vllm", range_s=600) the panels of one with its variables filled in
 grafana_json("vllm")        what lab/k8s/dashboards/vllm.json must be
 """
 

@@ -1,4 +1,4 @@
-"""Panels as plain values: the same ones become Grafana's JSON (grafana.py) and a notebook's figures (lab.figures)."""
+"""Panels as plain values, from which Grafana's JSON is made (grafana.py)."""
 
 from __future__ import annotations
 

@@ -220,32 +220,15 @@ class Savings:
     """Prefill time that cached prompt tokens did not take.
 
     `tokens` is how many came from the cache; `line` the prefill seconds by fresh prompt tokens,
-    from `line.x_low` to `line.x_high` of them, None where the calls do not tell. All seconds are
-    NaN without a line.
+    from `line.x_low` to `line.x_high` of them, None where the calls do not tell. `seconds` is their
+    product, (`low_s`, `high_s`) its 95 % interval; all NaN without a line.
     """
 
     tokens: int
-    line: Slope | None
-
-    @property
-    def slope_s(self) -> float:
-        """Seconds of one more fresh token."""
-        return self.line.per_x if self.line else math.nan
-
-    @property
-    def seconds(self) -> float:
-        """Seconds saved by all cached tokens."""
-        return self.slope_s * self.tokens
-
-    @property
-    def low_s(self) -> float:
-        """Lower end of the 95 % interval of `seconds`."""
-        return self.line.low * self.tokens if self.line else math.nan
-
-    @property
-    def high_s(self) -> float:
-        """Upper end of the 95 % interval of `seconds`."""
-        return self.line.high * self.tokens if self.line else math.nan
+    line: Slope | None = None
+    seconds: float = math.nan
+    low_s: float = math.nan
+    high_s: float = math.nan
 
     @property
     def known(self) -> bool:
@@ -274,11 +257,11 @@ def cache_savings(turns: pd.DataFrame) -> Savings:
     measured = turns[turns["prefill_s"].notna()]
     fresh = (measured["prompt_tokens"] - measured["cached_tokens"]).to_numpy(float)
     if len(measured) < MIN_CALLS or np.ptp(fresh) == 0:
-        return Savings(cached, None)
+        return Savings(cached)
 
     sample = np.random.default_rng(0).permutation(len(measured))[:MAX_CALLS]
     line = slope(fresh[sample], measured["prefill_s"].to_numpy(float)[sample])
-    return Savings(cached, line)
+    return Savings(cached, line, line.per_x * cached, line.low * cached, line.high * cached)
 
 
 def classify_work(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> pd.Series:

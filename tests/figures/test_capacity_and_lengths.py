@@ -63,7 +63,7 @@ def test_a_point_a_level_and_a_line_a_round() -> None:
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "round 1",
         "round 2",
-        "fitted, a line a round",
+        "fitted, one line per round",
     ]
 
 
@@ -82,7 +82,7 @@ def test_latency_by_load_shows_verdict_and_band() -> None:
     ax = figures.load_latency(STEPS, TOLD)
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
     assert "measured mean: saturated" in labels and any(
-        label.startswith("foretold") for label in labels
+        label.startswith("predicted") for label in labels
     )
     assert ax.get_yscale() == "log" and figures.load_latency(STEPS).get_legend() is not None
 

@@ -156,9 +156,9 @@ def test_two_recorded_measurements_of_the_cache_agree_where_prompts_are_alike() 
     short, long = slopes_by_half(probe["prompt_tokens"], probe["prefill_s"])
 
     assert long.low > short.high, "attention"
-    assert short.low < agent.slope_s < short.high
+    assert short.low < agent.line.per_x < short.high
     assert agent.line.low < short.per_x < agent.line.high
-    assert not long.low < agent.slope_s
+    assert agent.line.per_x < long.low
     assert (agent.line.x_low, agent.line.x_high, long.x_high) == (4, 172, 1916)
 
 
