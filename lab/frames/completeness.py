@@ -77,9 +77,9 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
 def trace_problems(spans: pd.DataFrame) -> pd.Series:
     """Return what each trace lacks, in words; '' for a complete one. The index is `trace_id`.
 
-    A complete trace has a root, every parent that a span names, and vLLM's span for every model call
-    that did not fail. Traces that are not in the frame at all are not in the result either. Raises
-    FrameError for another frame.
+    A complete trace has a root, every parent that a span names, and vLLM's span for every model
+    call that did not fail. Traces that are not in the frame at all are not in the result either.
+    Raises FrameError for another frame.
     """
     shapes = shapes_of(spans)
     index = shapes.ids.rename("trace_id")

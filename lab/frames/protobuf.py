@@ -1,4 +1,4 @@
-"""Protobuf's wire format, read from many messages at once: the first field of each, then the second.
+"""Protobuf's wire format, read from many messages at once: each one's first field, then the second.
 
 A field is a varint (number and wire type), then its value: a varint, 8 bytes, 4 bytes, or a length
 and as many bytes. A step is a few numpy operations for all messages, instead of a Python object for
@@ -23,7 +23,7 @@ _SIZE[_FOUR] = 4
 
 @dataclass(frozen=True)
 class Places:
-    """Values in order: the bytes from `start` to `stop`, each of the message with number `owner`."""
+    """Values in order: bytes from `start` to `stop`, each of the message with number `owner`."""
 
     owner: np.ndarray
     start: np.ndarray
@@ -35,7 +35,7 @@ class Places:
 
 
 class Messages:
-    """Messages one after another. Every method may raise ValueError for bytes that are not protobuf."""
+    """Messages one after another. Methods may raise ValueError for bytes that are not protobuf."""
 
     def __init__(self, messages: Sequence[bytes]) -> None:
         self.bytes = b"".join([*messages, _AHEAD])
@@ -92,7 +92,7 @@ class Messages:
         return value, stop
 
     def texts(self, places: Places, present: np.ndarray | None = None) -> pa.LargeBinaryArray:
-        """Return the bytes at places that are in order and do not overlap, null if not `present`."""
+        """Return the bytes at places in order that do not overlap, null if not `present`."""
         edges = np.empty(2 * len(places.start) + 1, dtype=np.int64)
         edges[:-1:2] = places.start
         edges[1::2] = places.stop
@@ -173,7 +173,7 @@ class Fields:
         return places.take(np.argsort(places.start, kind="stable"))
 
     def last(self, number: int) -> Places:
-        """Return the last field with this number of every message; an empty place where it is absent."""
+        """Return the last field with this number of every message; an empty place for none."""
         start = self.messages.start.copy()
         stop = self.messages.start.copy()
         for part in self.parts.get(number, ()):

@@ -1,4 +1,4 @@
-"""The request frame: one row per request, joined by trace id from the client's record and the spans."""
+"""The request frame: one row per request, joined by trace id from client records and spans."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Text = TypeVar("Text", bytes, memoryview)
 
 
 class SeriesLike(Protocol):
-    """One series of an answer; `pieces` are JSON texts `[[seconds,"value"],...]`, in order of time."""
+    """One series of an answer; `pieces` are JSON texts `[[seconds,"value"],...]` in time order."""
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -76,7 +76,7 @@ def batches(texts: Sequence[Text], size: int) -> Iterator[Sequence[Text]]:
 
 
 def _parse(texts: Sequence[memoryview], step_ms: int) -> Samples:
-    """Read texts by their quotes and brackets, or as JSON where Prometheus would not put them so."""
+    """Read texts by quotes and brackets; as JSON where these are not where Prometheus puts them."""
     if any(bytes(text[:2]) + bytes(text[-2:]) not in (b"[[]]", b"[][]") for text in texts):
         return _parse_json(texts)
     data = b"".join(texts)

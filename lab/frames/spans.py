@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -69,8 +69,8 @@ def spans_frame(
         },
         copy=False,
     )
-    # Exporters repeat what was not acknowledged, and not every store notices. Span ids are 64 random
-    # bits: unique in all traces, unless a span came twice.
+    # Exporters repeat what was not acknowledged, and not every store notices. Span ids are 64
+    # random bits: unique in all traces, unless a span came twice.
     if not frame["span_id"].is_unique:
         frame = frame[~frame.duplicated(["trace_id", "span_id"])].reset_index(drop=True)
     return frame
@@ -135,38 +135,30 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
 
 def _attributes_in_json(objects: pa.Array, names: Sequence[str] | None) -> dict[str, Any]:
     """Return one column per attribute from the spans' JSON objects (names None: all of them)."""
-    sparse: dict[str, dict[int, Any]] = {name: {} for name in names or ()}
-    for row, key, value in _json_items(objects):
-        if names is None:
-            sparse.setdefault(key, {})[row] = value
-        elif key in sparse:
-            sparse[key][row] = value
-    return {name: _sparse_column(values, len(objects)) for name, values in sparse.items()}
-
-
-def _json_items(objects: pa.Array) -> Iterator[tuple[int, str, Any]]:
-    """Yield (row, key, value) of every JSON object; lists and objects as JSON text."""
     try:
-        for row, text in enumerate(objects.to_pylist()):
-            for key, value in _decode_object(text or "{}").items():
-                scalar = isinstance(value, (str, int, float))
-                yield row, key, value if scalar else msgspec.json.encode(value).decode()
+        rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
     except (msgspec.DecodeError, ValueError, RecursionError) as e:
         raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
+    if names is None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _column([row.get(name) for row in rows]) for name in names}
 
 
-def _sparse_column(values: dict[int, Any], size: int) -> Any:
-    """Return a column with these values at these rows: float64, `boolean` or `str` (also mixed)."""
-    types = set(map(type, values.values()))
-    rows = list(values)
+def _column(values: list[Any]) -> Any:
+    """Return values as float64 with NaN, `boolean` or `str` (also for values of mixed types)."""
+    types = {type(value) for value in values if value is not None}
     if types <= {int, float}:
-        column = np.full(size, np.nan)
-        column[rows] = list(values.values())
-        return column
-    sparse = np.full(size, None, dtype=object)
-    same = types in ({str}, {bool})
-    sparse[rows] = list(values.values()) if same else [str(v) for v in values.values()]
-    return pd.array(sparse, dtype="boolean" if types == {bool} else "str")
+        return np.array(values, dtype="float64")
+    if types == {bool}:
+        return pd.array(values, dtype="boolean")
+    return pd.array([_json_text(value) for value in values], dtype="str")
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    is_scalar = isinstance(value, (int, float))
+    return str(value) if is_scalar else msgspec.json.encode(value).decode()
 
 
 def _attribute(table: pa.Table, name: str) -> Any:

@@ -27,7 +27,8 @@ def trace_tree(spans: pd.DataFrame) -> pd.DataFrame:
     - `orphan`: its parent is named, but is not in the trace (it is drawn as a root).
 
     A client's HTTP span ends with the headers, also where the answer is streamed and the server's
-    span goes on. For `self_s` and `critical_s` such a span is taken to last as long as the server's.
+    span goes on. For `self_s` and `critical_s` such a span is taken to last as long as the
+    server's.
 
     Raises FrameError for an empty frame, or spans of more than one trace.
     """

@@ -1,4 +1,4 @@
-"""One row per model call: its request, what it reads, its tokens, and when the engine worked on it."""
+"""One row per model call: its request, what it reads, its tokens, and when the engine ran it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _model_calls(shapes: TraceShapes, rows: np.ndarray) -> np.ndarray:
 def _reads(
     spans: pd.DataFrame, shapes: TraceShapes, rows: np.ndarray, start_s: np.ndarray
 ) -> np.ndarray:
-    """Return what each call is the first to read: the request's tool calls since its call before."""
+    """Return what each call is the first to read: the tool calls since the request's last call."""
     is_tool = shapes.role == Role.TOOL_CALL
     inside = (shapes.parent >= 0) & is_tool[shapes.parent]
     tools = np.flatnonzero(is_tool & ~inside)

@@ -42,10 +42,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Series:
-    """One series: its labels (`__name__` included), and its samples as Prometheus wrote them, in order of time.
+    """One series: its labels, and its samples as Prometheus wrote them, in order of time.
 
-    `pieces` are JSON texts `[[seconds,"value"],...]`: usually one, several where a long range was
-    split.
+    The labels include `__name__`. `pieces` are JSON texts `[[seconds,"value"],...]`: usually one,
+    several where a long range was split.
     """
 
     labels: dict[str, str]
@@ -83,10 +83,11 @@ class MetricAnswer:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the answer as prometheus-api-client has it: a list of {"metric", "values"} or {"metric", "value"}.
+        """Return the answer as prometheus-api-client has it.
 
-        For its `MetricsList`, `MetricRangeDataFrame` and `MetricSnapshotDataFrame`; slow for large
-        answers. Raises StoreError for samples that are not Prometheus' JSON.
+        That is a list of {"metric", "values"} or {"metric", "value"}, for its `MetricsList`,
+        `MetricRangeDataFrame` and `MetricSnapshotDataFrame`; slow for large answers. Raises
+        StoreError for samples that are not Prometheus' JSON.
         """
         metrics: list[dict[str, Any]] = []
         for series in self.series:
@@ -152,17 +153,18 @@ class SearchAnswer:
                 "Tempo found no trace for this query in this window",
                 query=self.provenance.query,
                 got=str(self.provenance),
-                fix="widen the window, loosen the query ({} matches everything), or wait: spans arrive with a delay",
+                fix="widen the window, loosen the query ({} matches everything), or wait: spans "
+                "arrive with a delay",
             )
         return self
 
 
 @dataclass(frozen=True)
 class SpansAnswer:
-    """Spans as OTLP protobuf (`protobufs`: TracesData, one per trace), or an Arrow stream from the lab's own store.
+    """Spans as OTLP protobuf, or as an Arrow stream from the lab's own store.
 
-    At most one of the two is used. `partial` are ids of traces that the store itself reports as
-    cut.
+    `protobufs` has one TracesData per trace. At most one of the two forms is used. `partial` are
+    ids of traces that the store itself reports as cut.
     """
 
     provenance: Provenance
@@ -173,7 +175,7 @@ class SpansAnswer:
 
     @property
     def documents(self) -> tuple[bytes, ...]:
-        """Return the traces as OTLP JSON, one text per trace, with ids in base64 as Tempo writes them. Slow."""
+        """Return the traces as OTLP JSON, one text per trace, as Tempo writes it. Slow."""
         from google.protobuf import json_format
         from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 

@@ -26,10 +26,19 @@ MAX_BYTES = 1 << 30  # of one response
 MAX_EXCERPT = 600  # characters of a server's message that an error quotes
 PIECE_BYTES = 1 << 18
 CONNECTIONS = 16
+LESS = "request less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S"
 LOGIN = (
     'give a login: LAB_STORE_HEADERS=\'{"Authorization": "Bearer ..."}\', or user:password@ in the '
     'address (a tenant goes into the same headers: "X-Scope-OrgID")'
 )
+# Part of a server's message -> what to do about it.
+_WAYS_OUT = {
+    "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
+    "Missing Authentication Token": "Amazon's service wants signed requests (SigV4): run "
+    "aws-sigv4-proxy, and give its address; elsewhere " + LOGIN,
+    "too many samples": LESS,
+    "maximum resolution": LESS,
+}
 _TITLE = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
 _LOGIN_PAGE = re.compile(rb"type=.?password|log ?in|sign ?in|oauth|\bsso\b", re.IGNORECASE)
 # Where each kind of server identifies itself without a login: (path, pattern of the response,
@@ -79,24 +88,6 @@ class HttpClient:
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=False)
         self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
-    def get(
-        self,
-        path: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        accept: str = "",
-        query: str = "",
-    ) -> bytes:
-        """Return the content of a successful response.
-
-        Raises StoreUnreachable for no response, an incomplete one, or another server's, and
-        QueryRejected for a refusal.
-        """
-        reply = self.request(path, params, accept=accept, query=query)
-        if reply.status >= 300:
-            raise self.refusal(reply, query or path)
-        return reply.content
-
     def request(
         self,
         path: str,
@@ -132,7 +123,7 @@ class HttpClient:
                 f"{self.name} at {self.url} did not answer in time",
                 query=query,
                 got=f"no complete response to {path} within {limit_s:g} s",
-                fix="request less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S",
+                fix=LESS,
             ) from e
         except MemoryError as e:
             raise self._too_large(query, "more than fits into memory") from e
@@ -140,7 +131,10 @@ class HttpClient:
             raise self._unreachable(e, query) from e
 
     def refusal(self, reply: Reply, query: str, message: str = "") -> StoreError:
-        """Return the error for a response that is not a success; `message` is the server's, where it is known."""
+        """Return the error for a response that is not a success.
+
+        `message` is the server's, where it is known.
+        """
         server = None if message else self._other_server(reply)
         if server:
             return self._wrong_server(server, reply, query)
@@ -152,12 +146,13 @@ class HttpClient:
                 got=f"HTTP {reply.status}",
                 fix=f"use the address that it redirects to, or {LOGIN}",
             )
-        words = (message or reply.content[: 4 * MAX_EXCERPT].decode("utf-8", "replace")).strip()
+        text = message or reply.content[: 4 * MAX_EXCERPT].decode("utf-8", "replace")
+        words = text.strip()[:MAX_EXCERPT] or "without a word"
         return QueryRejected(
-            f"{self.name} refused the query (HTTP {reply.status}): {words[:MAX_EXCERPT] or 'without a word'}",
+            f"{self.name} refused the query (HTTP {reply.status}): {words}",
             query=query,
             got=f"{query} sent to {self.url}",
-            fix=self._way_out(reply.status),
+            fix=self._way_out(reply.status, words),
         )
 
     def not_its_api(self, reply: Reply, query: str, reason: object) -> StoreUnreachable:
@@ -199,18 +194,24 @@ class HttpClient:
             f"the response of {self.name} at {self.url} is too large",
             query=query,
             got=size,
-            fix="request less (a shorter window, a coarser step, a narrower query), and check the address",
+            fix=f"{LESS}; and check the address",
         )
 
     def _unreachable(self, error: Exception, query: str) -> StoreUnreachable:
+        fix = "see `lab status`; if it is your own server, check the address"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            fix = "set SSL_CERT_FILE to the file of your authority's certificates"
         return StoreUnreachable(
             f"{self.name} at {self.url} cannot be reached",
             query=query,
             got=f"{type(error).__name__}: {error}",
-            fix="see `lab status`; if it is your own server, check the address",
+            fix=fix,
         )
 
-    def _way_out(self, status: int) -> str:
+    def _way_out(self, status: int, words: str) -> str:
+        for part, fix in _WAYS_OUT.items():
+            if part in words:
+                return fix
         if status in (401, 403):
             return LOGIN
         return "correct the query" if status in (400, 422) else f"see the log of {self.name}"
@@ -243,7 +244,7 @@ class HttpClient:
         return self._described_by_itself() if is_page or reply.status in (200, 404, 405) else ""
 
     def _described_by_itself(self) -> str:
-        """Return the name by which the server describes itself, '' where it does not or is the expected one."""
+        """Return the server's name for itself; '' for none, or for the expected one."""
         for path, pattern, name in _SELF_DESCRIPTIONS:
             try:
                 reply = self.request(path, timeout_s=min(2.0, self._timeout_s))
@@ -255,7 +256,7 @@ class HttpClient:
 
 
 class _DeadlineReader(io.RawIOBase):
-    """Reads from a socket until a deadline: the socket's own time-out starts anew with every byte."""
+    """A stream from a socket with a deadline: a socket's time-out restarts with every byte."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket) -> None:
         self._raw = raw
@@ -265,9 +266,6 @@ class _DeadlineReader(io.RawIOBase):
 
     def readable(self) -> bool:
         return True
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
 
     def readinto(self, buffer: Any) -> int | None:
         if self._deadline is not None:
@@ -323,7 +321,8 @@ def _split(url: str) -> SplitResult:
         raise StoreError(
             "the address of a store is not a URL",
             got=re.sub(r"(?<=://).*@", "***@", text, flags=re.DOTALL) if "://" in text else "***",
-            fix="write http(s)://host:port/prefix; in user:password@ write @ as %40, / as %2F, : as %3A, # as %23",
+            fix="write http(s)://host:port/prefix; in user:password@ write @ as %40, / as %2F, "
+            ": as %3A, # as %23",
         )
     return parts
 
@@ -341,7 +340,7 @@ def _login(parts: SplitResult) -> dict[str, str]:
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
-    """Raise StoreError for a header that HTTP cannot carry; its value may be a secret, and is not shown."""
+    """Raise StoreError for a header that HTTP cannot carry; its value may be a secret."""
     for name, value in headers.items():
         if not re.fullmatch(r"[!-9;-~]+", name) or not re.fullmatch(
             r"[\t\x20-\x7e\x80-\xff]*", value

@@ -1,4 +1,4 @@
-"""OTLP traces in the forms that stores and files have them, all of them turned into protobuf's TracesData.
+"""OTLP traces in every form that stores and files have, all of them turned into TracesData.
 
 JSON is converted by protobuf's own library. It occurs with ids in hex (OTLP's rule) or base64
 (Tempo's), with enums as numbers or names, as `resourceSpans` or `batches` (Tempo's first API),
@@ -95,7 +95,7 @@ def span_counts(answer: SpansAnswer) -> Counter[str]:
 
 
 def missing_parents(answer: SpansAnswer) -> dict[str, str]:
-    """Return what each trace lacks by its own ids: a root, or parents that its spans name; '' for nothing."""
+    """Return what each trace lacks by its ids: a root, or named parents; '' for nothing."""
     ids = span_ids(answer)
     present = {(trace, span) for trace, span, _ in ids}
     with_root = {trace for trace, _, parent in ids if not parent}
@@ -177,7 +177,7 @@ def _with_base64(span: dict[str, Any]) -> dict[str, Any]:
 
 
 def _base64(text: str, size: int) -> str:
-    """Return an id of `size` bytes in base64; it is in hex, perhaps without its leading zeros, or in base64."""
+    """Return an id of `size` bytes in base64; in hex it may lack its leading zeros."""
     if not text or len(text) == -(-size // 3) * 4 and text.endswith("="):
         return text
     return base64.b64encode(bytes.fromhex(text.zfill(2 * size))).decode()

@@ -1,4 +1,4 @@
-"""Prometheus' HTTP API: instant and range queries, raw samples, targets, names, and why an answer is empty."""
+"""Prometheus' HTTP API: queries, raw samples, targets, names, and why an answer is empty."""
 
 from __future__ import annotations
 
@@ -130,13 +130,13 @@ class Prometheus:
     def range(
         self, promql: str, start: Instant, end: Instant, step: float | None = None
     ) -> MetricAnswer:
-        """Return the values of an expression from start to end (both included), every `step` seconds.
+        """Return the values of an expression from start to end, every `step` seconds.
 
-        The default step gives about 500 points, and is at least 1 s. Beyond 1,375 points the range
-        is queried in pieces, several at once, which are joined by their labels: one query keeps
-        only one core of the server busy, and Prometheus returns at most 11,000 points. Raises
-        StoreError for `@ start()` and `@ end()` beyond 11,000 points, since in a piece they would
-        mean another time.
+        Both ends are included. The default step gives about 500 points, and is at least 1 s. Beyond
+        1,375 points the range is queried in pieces, several at once, which are joined by their
+        labels: one query keeps only one core of the server busy, and Prometheus returns at most
+        11,000 points. Raises StoreError for `@ start()` and `@ end()` beyond 11,000 points, since
+        in a piece they would mean another time.
         """
         start_s, end_s = window_s(start, end)
         default_s = max(1.0, math.ceil((end_s - start_s) / 500))
@@ -162,7 +162,7 @@ class Prometheus:
     def samples(
         self, selector: str, start: Instant, end: Instant, *, lookback_s: float = 300.0
     ) -> MetricAnswer:
-        """Return the samples as scraped: all between start and end, and those of `lookback_s` before the start.
+        """Return the samples as scraped, from `lookback_s` before the start to the end.
 
         `selector` is a plain selector without a range (`vllm:prompt_tokens_total{job="vllm"}`). Use
         it for exact increases (`lab.frames.increase_exact`), since PromQL's increase()
@@ -179,15 +179,15 @@ class Prometheus:
         return self.label_values("__name__")
 
     def label_values(self, label: str, *, match: str = "") -> list[str]:
-        """Return every value of a label; with `match` (a selector) only of the series that it selects."""
+        """Return every value of a label; with `match` only of the series that it selects."""
         params = {"match[]": match} if match else None
         path = f"/api/v1/label/{label}/values"
         return self._decode(path, params, list[str] | None, f"values of label {label}") or []
 
     def first_present(self, *names: str) -> str:
-        """Return the first of these metric names that the server has; names differ between versions.
+        """Return the first of these metric names that the server has.
 
-        Raises NoData where it has none of them.
+        Names differ between versions. Raises NoData where it has none of them.
         """
         known = set(self.metric_names())
         for name in names:
@@ -200,9 +200,10 @@ class Prometheus:
         )
 
     def present(self, metric: str) -> str:
-        """Return this server's name of a metric, which depends on the exporter's version (lab.schema.names_of).
+        """Return this server's name of a metric (lab.schema.names_of).
 
-        Raises NoData where it has the metric under none of its names.
+        It depends on the exporter's version. Raises NoData where it has the metric under none of
+        its names.
         """
         return self.first_present(*names_of(metric))
 
@@ -222,10 +223,10 @@ class Prometheus:
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
     ) -> float:
-        """Wait until every target (of these jobs) was scraped later than `after`; return the seconds waited.
+        """Wait until every target (of these jobs) was scraped later than `after`.
 
-        After a run, the counters hold all of it only then. Raises StoreError if there is no target,
-        or one is down or not scraped in time.
+        Return the seconds waited. After a run, the counters hold all of it only then. Raises
+        StoreError if there is no target, or one is down or not scraped in time.
         """
         after_s = epoch_s(after)
         started = time.monotonic()
@@ -390,7 +391,7 @@ class Prometheus:
 def pieces(
     start: float, end: float, step_s: float, size: int = MAX_POINTS
 ) -> list[tuple[float, float]]:
-    """Return windows of at most `size` points each, which together hold every point of the whole once."""
+    """Return windows of at most `size` points each, which hold every point of the whole once."""
     start_ms = round(start * 1000)
     step_ms = round(step_s * 1000)
     points = max(0, round(end * 1000) - start_ms) // step_ms + 1
@@ -438,7 +439,7 @@ def _targets_of(response: _Targets) -> list[Target]:
 
 
 def _not_scraped(targets: Sequence[Target], jobs: Sequence[str], after_s: float) -> list[str]:
-    """Return a description of every target that was not scraped after a time, and of every job without targets."""
+    """Return the targets that were not scraped after a time, and the jobs without targets."""
     late = []
     for t in targets:
         if t.last_scrape <= after_s or not t.up:

@@ -145,7 +145,8 @@ def _native_histograms(metrics: Sequence[dict[str, Any]]) -> StoreError:
     return StoreError(
         "the answer holds native histograms, which are not read",
         got="; ".join(str(m) for m in metrics[:3]),
-        fix="query histogram_quantile(), histogram_sum() or histogram_count() of it, or classic buckets",
+        fix="query histogram_quantile(), histogram_sum() or histogram_count() of it, or classic "
+        "buckets",
     )
 
 

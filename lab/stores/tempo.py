@@ -1,4 +1,7 @@
-"""Tempo's HTTP API: search, traces by id, and many spans at once (the lab's own store streams them as Arrow)."""
+"""Tempo's HTTP API: search, traces by id, and many spans at once.
+
+The lab's own store streams many spans as Arrow.
+"""
 
 from __future__ import annotations
 
@@ -102,9 +105,11 @@ class Arrival:
         examples = "; ".join(f"{i}: {why}" for i, why in list(self.incomplete.items())[:3])
         total = len(self.complete) + len(self.incomplete)
         raise IncompleteTraces(
-            f"{len(self.incomplete)} of {total} traces are not complete after {self.waited_s:.0f} s",
+            f"{len(self.incomplete)} of {total} traces are not complete after "
+            f"{self.waited_s:.0f} s",
             got=examples,
-            fix="wait longer, see the log of the part whose spans are missing, or exclude these traces and report it",
+            fix="wait longer, see the log of the part whose spans are missing, or exclude these "
+            "traces and report it",
         )
 
     def __str__(self) -> str:
@@ -153,9 +158,10 @@ class Tempo:
     def search(
         self, traceql: str, start: Instant, end: Instant, *, limit: int = 20
     ) -> SearchAnswer:
-        """Return traces with a span that matches, in the window; Tempo chooses which, if there are more than `limit`.
+        """Return traces with a span that matches, in the window.
 
-        Where the store has not finished its search, `provenance.warnings` says so.
+        Of more than `limit` traces, Tempo chooses which. Where the store has not finished its
+        search, `provenance.warnings` says so.
         """
         start_s, end_s = window_s(start, end)
         queried_at = time.time()
@@ -184,14 +190,16 @@ class Tempo:
             raise NoData(
                 f"Tempo does not know the trace {trace_id}",
                 query=trace_id,
-                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the store's retention",
+                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the "
+                "store's retention",
             )
         return answer
 
     def traces(self, trace_ids: Iterable[str]) -> SpansAnswer:
-        """Return every span of these traces, requested in parallel; ids that the store does not know are left out.
+        """Return every span of these traces, requested in parallel.
 
-        An id may lack its leading zeros. Raises StoreError for anything that is not an id.
+        Ids that the store does not know are left out. An id may lack its leading zeros. Raises
+        StoreError for anything that is not an id.
         """
         ids = list(dict.fromkeys(map(_normalised, trace_ids)))
         queried_at = time.time()
@@ -222,11 +230,11 @@ class Tempo:
         max_traces: int = 100_000,
         attributes: Sequence[str] | None = SPAN_ATTRIBUTES,
     ) -> SpansAnswer:
-        """Return every span of every trace with a span that matches, in the window (rounded outwards to seconds).
+        """Return every span of every trace with a span that matches, in the window.
 
-        The lab's own store streams them, with the named attributes (None: all). A real Tempo is
-        searched for at most `max_traces`, which are then requested in parallel; `limited` says that
-        there may be more.
+        The window is rounded outwards to seconds. The lab's own store streams them, with the named
+        attributes (None: all). A real Tempo is searched for at most `max_traces`, which are then
+        requested in parallel; `limited` says that there may be more.
         """
         start_s, end_s = window_s(start, end)
         if self.streams:
@@ -333,7 +341,7 @@ class Tempo:
     def _stream(
         self, traceql: str, start: float, end: float, attributes: Sequence[str] | None
     ) -> SpansAnswer:
-        """Query the lab's own store for the requested columns only: the JSON of all attributes costs most."""
+        """Query the lab's own store, for the requested columns only: JSON attributes cost most."""
         offered = self._bulk or frozenset()
         if attributes is None:
             columns = (offered - {"events", "resource"}) | {"attributes"}
@@ -387,7 +395,7 @@ def _reasons(
     counts: Mapping[str, int],
     before: Mapping[str, int],
 ) -> dict[str, str]:
-    """Return why traces are not complete; `counts` and `before` are their spans now and at the query before."""
+    """Return why traces are not complete, by their number of spans now and at the query before."""
     reasons = {}
     for trace_id in trace_ids:
         count = counts.get(trace_id, 0)

@@ -1,4 +1,4 @@
-"""Points in time as the stores' APIs take them: seconds since the epoch, always with a known time zone."""
+"""Points in time as the stores' APIs take them: seconds since the epoch, with a known time zone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def epoch_s(instant: Instant) -> float:
             raise StoreError(
                 "a datetime has no time zone",
                 got=repr(instant),
-                fix="use datetime(..., tzinfo=UTC), pd.Timestamp(..., tz='UTC'), or seconds since the epoch",
+                fix="use datetime(..., tzinfo=UTC), pd.Timestamp(..., tz='UTC'), or seconds",
             )
         instant = instant.timestamp()
     try:

@@ -14,7 +14,7 @@ from lab.stores import Prometheus, Tempo
 from lab.stores.otlp import missing_parents, span_counts
 from tests.stores.hostile import MISBEHAVIOURS, misbehaving
 
-TIMEOUT_S = 0.6
+TIMEOUT_S = 0.4
 ID = f"{1:032x}"
 
 
