@@ -27,7 +27,7 @@ _INSIDE = {
     "decode_s": Attr.VLLM_DECODE_S,
 }
 _HEIGHT = 0.62  # of a bar, in rows
-_PALE = 0.35
+_REST = "engine_other_s"  # of vLLM's spans: tokenising before the queue, output handling
 _ERROR: dict[str, Any] = {"fill": False, "edgecolor": "black", "hatch": "////"}
 _LONGEST_LABEL = 44
 _LABEL_POINTS = 8
@@ -39,17 +39,19 @@ def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
     """Draw the spans of one trace, top to bottom in the order of `tree`, in milliseconds.
 
     `tree` is `lab.frames.trace_tree(...)`: one row per span with depth and offset_s. vLLM's spans
-    are divided into queue, prefill and decode by their attributes; what is left of them (tokenising
-    before the queue, output handling) is pale. Raises FrameError for an empty tree, or spans that
-    are not a tree.
+    are divided into queue, prefill and decode by their attributes; what is left of them has the
+    colour that `phases` gives it. Raises FrameError for an empty tree, or spans that are not a
+    tree.
     """
     need_rows(tree, "spans")
     need_columns(tree, ["depth", "offset_s", "duration_s", "name", "service"], "trace_tree")
-    total_ms = float((tree["offset_s"] + tree["duration_s"]).max()) * 1e3
+    end_ms = (tree["offset_s"] + tree["duration_s"]) * 1e3
+    total_ms = float(end_ms.max())
     for y, (_, span) in enumerate(tree.iterrows()):
-        end_ms = _draw_span(ax, y, span)
+        _draw_span(ax, y, span)
         text = f"{span['duration_s'] * 1e3:,.1f}"
-        ax.text(end_ms + total_ms * 0.008, y, text, va="center", fontsize=7, color="#444444")
+        right = end_ms.iloc[y] + total_ms * 0.008
+        ax.text(right, y, text, va="center", fontsize=7, color="#444444")
 
     # Names left of the axis, flush left, so that the indentation shows what is inside what.
     labels = [_label(span) for _, span in tree.iterrows()]
@@ -63,32 +65,24 @@ def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
     return ax
 
 
-def _draw_span(ax: Axes, y: int, span: pd.Series) -> float:
-    """Draw one span with its phases; return its end in milliseconds."""
-    start_ms = span["offset_s"] * 1e3
-    length_ms = span["duration_s"] * 1e3
-    colour = SERVICE_COLOURS.get(str(span["service"]), OTHER_SERVICE)
+def _draw_span(ax: Axes, y: int, span: pd.Series) -> None:
+    """Draw one span: in its service's colour, or divided into vLLM's phases and the rest."""
     divided = _is_divided(span)
-    # The edge has a width in print, so that no span is too short to be seen.
-    bar = ax.barh(
-        y,
-        length_ms,
-        left=start_ms,
-        height=_HEIGHT,
-        facecolor=colour,
-        edgecolor="none" if divided else colour,
-        alpha=_PALE if divided else 0.9,
-        linewidth=0.7,
-    )
-    if span.get("status") == "error":
-        ax.barh(y, length_ms, left=start_ms, height=_HEIGHT, linewidth=0.8, **_ERROR)
+    colour = SERVICE_COLOURS.get(str(span["service"]), OTHER_SERVICE)
     if divided:
-        left_ms = start_ms + _before_queue_s(span) * 1e3
+        colour = PHASE_COLOURS[_REST]
+    start_ms = span["offset_s"] * 1e3
+    place = (y, span["duration_s"] * 1e3, _HEIGHT, start_ms)
+    # The edge has a width in print, so that no span is too short to be seen.
+    ax.barh(*place, color=colour, edgecolor=colour, linewidth=0 if divided else 0.7)
+    if span.get("status") == "error":
+        ax.barh(*place, linewidth=0.8, **_ERROR)
+    if divided:
+        start_ms += _before_queue_s(span) * 1e3
         for phase, attribute in _INSIDE.items():
-            width_ms = float(span[attribute]) * 1e3
-            ax.barh(y, width_ms, left=left_ms, height=_HEIGHT, color=PHASE_COLOURS[phase])
-            left_ms += width_ms
-    return float(bar.patches[0].get_x() + length_ms)
+            length_ms = float(span[attribute]) * 1e3
+            ax.barh(y, length_ms, _HEIGHT, start_ms, color=PHASE_COLOURS[phase], linewidth=0)
+            start_ms += length_ms
 
 
 def _is_divided(span: pd.Series) -> bool:
@@ -120,12 +114,9 @@ def _handles(tree: pd.DataFrame) -> list[Patch]:
         if service in services and not (divided and service == Service.VLLM):
             handles.append(Patch(color=colour, label=service))
     if divided:
-        for phase in _INSIDE:
-            name = phase.removesuffix("_s")
+        for phase in (*_INSIDE, _REST):
+            name = phase.removesuffix("_s").replace("_", " ")
             handles.append(Patch(color=PHASE_COLOURS[phase], label=f"vllm: {name}"))
-        rest = "vllm: the rest (tokenising, output)"
-        colour = SERVICE_COLOURS[Service.VLLM]
-        handles.append(Patch(facecolor=colour, alpha=_PALE, label=rest))
     if (tree.get("status") == "error").any():
         handles.append(Patch(label="error", **_ERROR))
     return handles

@@ -57,6 +57,15 @@ def test_the_axis_says_what_the_shares_are_of() -> None:
     )
 
 
+def test_shares_at_the_right_edge_are_spread_over_the_axis() -> None:
+    """Where every interval is above 50 %, the axis begins below the lowest one and says so; else it begins at 0."""
+    shares = share_table(pd.DataFrame({"good": [True] * 100}), ["good"])
+    ax = figures.interval_bars(shares)
+    assert 80 < ax.get_xlim()[0] < 96 and "the axis begins at 90" in ax.get_xlabel()
+    low = figures.interval_bars(share_table(pd.DataFrame({"good": [True, False]}), ["good"]))
+    assert low.get_xlim()[0] < 0 and "begins" not in low.get_xlabel()
+
+
 def test_a_share_of_nothing_is_not_drawn() -> None:
     """No request, no point: the interval from 0 to 1 would look like a result."""
     shares = _shares()
