@@ -17,7 +17,14 @@ IDLE = "idle"
 PHASES = {"prefill": ("scheduled_at", "first_token_at"), "decode": ("first_token_at", "ended_at")}
 MIN_CALLS = 8  # fewer give a slope without meaning
 MAX_CALLS = 1_000  # the slope takes all pairs; more calls would take longer and be little sharper
-WORK = ("useful", "more calls than needed", "wrong answer", "failed request", "others")
+WORK = (
+    "useful",
+    "more calls than needed",
+    "wrong answer",
+    "failed request",
+    "not known",
+    "others",
+)
 _TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 _SHARES = ("prefill_share_s", "decode_share_s")
 
@@ -271,25 +278,27 @@ def classify_work(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series
 
     - 'others': not of this run;
     - 'failed request': the user got no answer;
+    - 'not known': it was answered, but the answer has no verdict;
     - 'wrong answer': it does not state what it should;
     - 'more calls than needed': beyond the number that the scenario needs (the answer is right, but
       a tool was called again or needlessly);
     - 'useful'.
 
     `requests` has `request_id`, `status` and the verdict `answer_states`; `needed` is the number of
-    calls that each request needs, by request_id. Requests without a verdict or a need count as
-    useful.
+    calls that each request needs, by request_id. Calls of requests without a need count as needed.
     """
     row = pd.Index(requests["request_id"].astype(object)).get_indexer(
         turns["request_id"].astype(object)
     )
     mine = row >= 0
     failed = (requests["status"] != "ok").to_numpy(bool)
-    wrong = requests["answer_states"].fillna(True).eq(False).to_numpy(bool)
+    unjudged = requests["answer_states"].isna().to_numpy(bool)
+    wrong = requests["answer_states"].eq(False).fillna(False).to_numpy(bool)
     limit = needed.reindex(requests["request_id"]).to_numpy(float, na_value=np.inf)
+    needless = turns["turn"].to_numpy(float) > limit[row]
     work = np.select(
-        [~mine, mine & failed[row], mine & wrong[row], turns["turn"].to_numpy(float) > limit[row]],
-        ["others", "failed request", "wrong answer", "more calls than needed"],
+        [~mine, failed[row], unjudged[row], wrong[row], needless],
+        ["others", "failed request", "not known", "wrong answer", "more calls than needed"],
         "useful",
     )
     return pd.Series(pd.Categorical(work, categories=WORK), index=turns.index, name="work")

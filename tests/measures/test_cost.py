@@ -177,7 +177,7 @@ def test_the_interval_of_the_savings_holds_what_it_promises() -> None:
 
 
 def test_what_a_call_was_good_for() -> None:
-    """Failed before wrong before needless; whoever is not of this run is 'others'; no verdict counts as useful."""
+    """Failed before wrong before needless; calls of no request are 'others'; no verdict is 'not known'."""
     requests = pd.DataFrame(
         {
             "request_id": ["ok", "fail", "wrong", "long", "unjudged"],
@@ -193,7 +193,7 @@ def test_what_a_call_was_good_for() -> None:
     )
     needed = pd.Series({"ok": 2, "fail": 2, "wrong": 2, "long": 2})
     assert classify_work(calls, requests, needed).tolist() == [
-        "useful", "failed request", "wrong answer", "useful", "more calls than needed", "useful", "others",
+        "useful", "failed request", "wrong answer", "useful", "more calls than needed", "not known", "others",
     ]  # fmt: skip
 
 
