@@ -21,10 +21,12 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
 from lab.errors import LabError, QueryRejected, StoreError, StoreUnreachable
+from lab.settings import Settings
 
 MAX_BYTES = 1 << 30  # of one response
 MAX_EXCERPT = 600  # characters of a server's message that an error quotes
 PIECE_BYTES = 1 << 18
+BUFFER_BYTES = 1 << 16
 CONNECTIONS = 16
 LESS = "request less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S"
 LOGIN = (
@@ -50,6 +52,17 @@ _SELF_DESCRIPTIONS = (
     ("/v1/models", rb'"object"\s*:\s*"list"', "a model server"),
     ("/api", rb'^\{"version": "[\w.]+"\}$', "Jupyter"),
 )
+
+
+def connect(
+    name: str, where: Settings | str, timeout_s: float | None, headers: Mapping[str, str] | None
+) -> HttpClient:
+    """Return a client of the store `name`, at a base URL or where the settings have it."""
+    if isinstance(where, str):
+        return HttpClient(name, where, timeout_s or 30.0, headers)
+    all_headers = {**where.store_headers, **(headers or {})}
+    url = where.endpoint(name.lower())
+    return HttpClient(name, url, timeout_s or where.timeout_s, all_headers)
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ class HttpClient:
         # sending it.
         self._headers = {"Accept-Encoding": "identity", **_login(parts), **(headers or {})}
         _check_headers(self._headers)
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=False)
         self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
@@ -102,7 +115,7 @@ class HttpClient:
         Raises StoreUnreachable where it is not complete within the time limit, or larger than
         MAX_BYTES.
         """
-        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
         encoded = urlencode([*self._params, *(params or {}).items()])
         url = f"{self.url}{path}?{encoded}" if encoded else self.url + path
         headers = self._headers | ({"Accept": accept} if accept else {})
@@ -177,7 +190,10 @@ class HttpClient:
         """Read the content in pieces, so that an endless one ends at MAX_BYTES."""
         pieces: list[bytes] = []
         size = 0
+        length = response.length_remaining
         try:
+            if length and length <= MAX_BYTES and "Content-Encoding" not in response.headers:
+                pieces.append(response.read())
             while piece := response.read1(PIECE_BYTES):
                 pieces.append(piece)
                 size += len(piece)
@@ -247,7 +263,7 @@ class HttpClient:
         """Return the server's name for itself; '' for none, or for the expected one."""
         for path, pattern, name in _SELF_DESCRIPTIONS:
             try:
-                reply = self.request(path, timeout_s=min(2.0, self._timeout_s))
+                reply = self.request(path, timeout_s=min(2.0, self.timeout_s))
             except LabError:
                 return ""
             if reply.status == 200 and re.search(pattern, reply.content[:20_000]):
@@ -285,7 +301,7 @@ class _Response(http.client.HTTPResponse):
 
     def __init__(self, sock: socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
+        self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock), BUFFER_BYTES)
 
 
 class _HttpConnection(HTTPConnection):

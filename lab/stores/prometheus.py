@@ -19,7 +19,7 @@ from lab.errors import NoData, StoreError
 from lab.schema import names_of
 from lab.settings import Settings
 from lab.stores.answers import MetricAnswer, Provenance
-from lab.stores.http import HttpClient, Reply
+from lab.stores.http import Reply, connect
 from lab.stores.prometheus_json import (
     NOT_JSON,
     Envelope,
@@ -107,15 +107,8 @@ class Prometheus:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if isinstance(where, str):
-            url = where
-            self.timeout_s = timeout_s or 30.0
-            self.headers = dict(headers or {})
-        else:
-            url = where.endpoint("prometheus")
-            self.timeout_s = timeout_s or where.timeout_s
-            self.headers = {**where.store_headers, **(headers or {})}
-        self._http = HttpClient("Prometheus", url, self.timeout_s, self.headers)
+        self._http = connect("Prometheus", where, timeout_s, headers)
+        self.timeout_s = self._http.timeout_s
 
     @property
     def url(self) -> str:

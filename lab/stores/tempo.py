@@ -17,7 +17,7 @@ from lab.errors import FrameError, IncompleteTraces, NoData, StoreError
 from lab.schema import SPAN_ATTRIBUTES
 from lab.settings import Settings
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
-from lab.stores.http import HttpClient, Reply
+from lab.stores.http import Reply, connect
 from lab.stores.otlp import (
     JSON,
     PROTOBUF,
@@ -137,15 +137,8 @@ class Tempo:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if isinstance(where, str):
-            url = where
-            self.timeout_s = timeout_s or 30.0
-            all_headers = dict(headers or {})
-        else:
-            url = where.endpoint("tempo")
-            self.timeout_s = timeout_s or where.timeout_s
-            all_headers = {**where.store_headers, **(headers or {})}
-        self._http = HttpClient("Tempo", url, self.timeout_s, all_headers)
+        self._http = connect("Tempo", where, timeout_s, headers)
+        self.timeout_s = self._http.timeout_s
         self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
         self._trace_path = TRACE_PATH
         self._is_tempo = False  # not checked yet
@@ -310,10 +303,11 @@ class Tempo:
 
     def _trace(self, trace_id: str) -> tuple[bytes, bool]:
         """Return (one trace as TracesData, b'' for an unknown one; whether the store cut it)."""
-        reply = self._http.request(self._trace_path + trace_id, accept=PROTOBUF, query=trace_id)
+        path = self._trace_path
+        reply = self._http.request(path + trace_id, accept=PROTOBUF, query=trace_id)
         if reply.status == 404:
             self._check_tempo()
-            if self._trace_path == OLD_TRACE_PATH or b"page not found" not in reply.content:
+            if path == OLD_TRACE_PATH or b"page not found" not in reply.content:
                 return b"", False
             self._trace_path = OLD_TRACE_PATH
             return self._trace(trace_id)
@@ -322,7 +316,7 @@ class Tempo:
         try:
             if "protobuf" not in reply.content_type:
                 trace, partial = trace_of_json(reply.content)
-            elif self._trace_path == OLD_TRACE_PATH:
+            elif path == OLD_TRACE_PATH:
                 trace, partial = reply.content, False
             else:
                 trace, partial = trace_of_protobuf(reply.content)

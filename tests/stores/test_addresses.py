@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import shutil
+import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -187,3 +190,27 @@ def test_a_prometheus_without_the_targets_api_is_still_a_prometheus() -> None:
         assert prometheus.wait_for_scrape(19.0, jobs=["vllm"], timeout_s=1) < 1
         with pytest.raises(StoreError, match="no scrape after"):
             prometheus.wait_for_scrape(20.0, timeout_s=0.01)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(certificate, key) of an authority that no machine knows."""
+    folder = tmp_path_factory.mktemp("tls")
+    names = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-subj", "/CN=lab")
+    san = ("-addext", "subjectAltName=IP:127.0.0.1", "-nodes", "-days", "2")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", *map(str, names), *san]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_a_certificate_of_an_own_authority(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused, with the setting that makes it known; with that, it is HTTPS as any other."""
+    with telling(lambda *_: EMPTY, tls=certificate) as server:
+        with pytest.raises(StoreUnreachable, match="SSL_CERT_FILE"):
+            Prometheus(server.url).query("up")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        assert len(Prometheus(server.url).query("up")) == 0
+        assert server.url.startswith("https://")

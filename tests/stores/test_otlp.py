@@ -134,8 +134,7 @@ def test_an_old_tempo_has_only_the_first_api(protobuf: bool) -> None:
         return Reply(text, 404)
 
     with telling(answer) as server:
-        tempo = Tempo(server.url)
-        found = tempo.traces(["f" * 32, TRACE_ID])
+        found = Tempo(server.url).traces(["e" * 32, TRACE_ID, "f" * 32])
     pd.testing.assert_frame_equal(frame_of(found), EXPECTED)
 
 
