@@ -25,7 +25,7 @@ _PARTS = {
 @figure
 def service_line(
     levels: pd.DataFrame, lines: Sequence[tuple[float, float]] = (), *, ax: Axes
-) -> Axes:
+) -> None:
     """Draw the mean time of a request by how many are under way, with fitted lines.
 
     One point per level and round. `levels` has `users`, `round`, `e2e_mean_s`; each line is
@@ -41,14 +41,17 @@ def service_line(
         ms = (alone + slot * (n - 1)) * 1e3
         ax.plot(n, ms, color="#666666", linewidth=1, zorder=1, label=label)
         label = None
-    ax.set(xlim=(0, None), ylim=(0, None))
-    ax.set(xlabel="requests under way (closed-loop users)", ylabel="mean time of a request, ms")
+    ax.set(
+        xlim=(0, None),
+        ylim=(0, None),
+        xlabel="requests under way (closed-loop users)",
+        ylabel="mean time of a request, ms",
+    )
     legend_above(ax, ncols=6)
-    return ax
 
 
 @figure
-def engine_parts(parts: pd.DataFrame, *, ax: Axes) -> Axes:
+def engine_parts(parts: pd.DataFrame, *, ax: Axes) -> None:
     """Draw where the time of a request goes, by how many are under way: one stacked bar per level.
 
     `parts` has `users`, `queue_s`, `prefill_s`, `decode_s`, `outside_s`; rounds are averaged.
@@ -66,11 +69,10 @@ def engine_parts(parts: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set(xlabel="requests under way (closed-loop users)", ylabel="mean time of a request, ms")
     ax.grid(axis="x", visible=False)
     ax.legend(loc="upper left", fontsize=9)
-    return ax
 
 
 @figure
-def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, ax: Axes) -> Axes:
+def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, ax: Axes) -> None:
     """Draw latency by offered load on a log axis, coloured by the verdict, with the predicted band.
 
     The mean of each step with its interval, p95 as a tick; steps in which the driver lagged are
@@ -108,15 +110,17 @@ def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, 
     ax.plot(steps["offered_per_s"], p95, "_", color="black", markersize=10, label="measured p95")
     _mark_lagged(ax, steps, "offered_per_s", "e2e_mean_s")
     log_axis(ax, "y")
-    ax.set(xlim=(0, None), ylim=(steps["e2e_mean_s"].min() * 0.4, top))
-    ax.set_xlabel("offered requests per second (open loop)")
-    ax.set_ylabel("seconds, from when the request was due")
+    ax.set(
+        xlim=(0, None),
+        ylim=(steps["e2e_mean_s"].min() * 0.4, top),
+        xlabel="offered requests per second (open loop)",
+        ylabel="seconds, from when the request was due",
+    )
     ax.legend(loc="upper left", fontsize=8)
-    return ax
 
 
 @figure
-def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> Axes:
+def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> None:
     """Draw answered and good requests per second by offered load.
 
     Where the first leaves the diagonal the server is full; where the second leaves the first its
@@ -133,14 +137,17 @@ def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> Axes:
     label = f"good: {slo}" if slo else "good"
     ax.plot(x, steps["goodput_per_s"], "s-", color=_GOOD, label=label)
     _mark_lagged(ax, steps, "arrived_per_s", "answered_per_s")
-    ax.set(xlim=(0, None), ylim=(0, None))
-    ax.set(xlabel="requests per second that came", ylabel="requests per second")
+    ax.set(
+        xlim=(0, None),
+        ylim=(0, None),
+        xlabel="requests per second that came",
+        ylabel="requests per second",
+    )
     ax.legend(loc="upper left", fontsize=9)
-    return ax
 
 
 @figure
-def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Axes) -> Axes:
+def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Axes) -> None:
     """Draw how many requests were under way through each step, on one time axis.
 
     Each line is (label, verdict, seconds since the step began, number). The labels stand right of
@@ -152,7 +159,6 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
     highest = max(float(np.max(running)) for _, _, _, running in lines)
     places = _apart(ends, 0.045 * max(1.0, highest))
     shades = np.linspace(0.45, 1.0, len(lines))
-    leader = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.6}
     for (label, verdict, seconds, running), place, alpha in zip(lines, places, shades, strict=True):
         colour = VERDICT_COLOURS[verdict]
         ax.step(seconds, running, where="post", color=colour, alpha=alpha, linewidth=1.3)
@@ -163,18 +169,21 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
             fontsize=8,
             va="center",
             color=colour,
-            arrowprops=leader,
+            arrowprops={"arrowstyle": "-", "color": _GREY, "linewidth": 0.6},
         )
-    ax.set(xlim=(0, right * 1.12), ylim=(0, None))
-    ax.set(xlabel="seconds since the step began", ylabel="requests under way")
+    ax.set(
+        xlim=(0, right * 1.12),
+        ylim=(0, None),
+        xlabel="seconds since the step began",
+        ylabel="requests under way",
+    )
     for verdict in dict.fromkeys(verdict for _, verdict, _, _ in lines):
         ax.plot([], [], color=VERDICT_COLOURS[verdict], label=verdict)
     legend_above(ax, ncols=3)
-    return ax
 
 
 @figure
-def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> Axes:
+def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> None:
     """Draw a gauge's samples (`value`) against the requests under way at those instants (`true`).
 
     On the diagonal both agree. Raises FrameError without rows.
@@ -189,11 +198,13 @@ def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> Axes:
         ax.set_yscale("symlog", linthresh=10)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.set(xlim=(-0.5, None), ylim=(-0.5, None))
-    ax.set_xlabel("under way by the client's records")
-    ax.set_ylabel("running + waiting by vLLM's gauges")
+    ax.set(
+        xlim=(-0.5, None),
+        ylim=(-0.5, None),
+        xlabel="under way by the client's records",
+        ylabel="running + waiting by vLLM's gauges",
+    )
     ax.legend(loc="upper left", fontsize=9)
-    return ax
 
 
 def _diagonal(ax: Axes, end: float, label: str) -> None:

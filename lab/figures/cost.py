@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lab.errors import FrameError
 from lab.figures.style import (
     PHASE_COLOURS,
     annotate_end,
@@ -41,7 +40,7 @@ class _Part:
 
 
 @figure
-def machine_costs(bill: pd.DataFrame, *, by: str, max_rows: int = 12, ax: Axes) -> Axes:
+def machine_costs(bill: pd.DataFrame, *, by: str, max_rows: int = 12, ax: Axes) -> None:
     """Draw each group's part of the machine's price, the most expensive on top.
 
     The parts are prefill, decode, and the group's part of the idle time. `bill` is
@@ -60,7 +59,7 @@ def machine_costs(bill: pd.DataFrame, *, by: str, max_rows: int = 12, ax: Axes) 
         _Part("its part of the idle time", IDLE_COLOUR, table["idle_usd"] / scale, "////"),
     ]
     ends = [f"{share:.0%}" for share in total / total.sum()]
-    return _stacked(ax, table, by, parts, ends, f"{unit} (number of requests in brackets)")
+    _stacked(ax, table, by, parts, ends, f"{unit} (number of requests in brackets)")
 
 
 def _with_rest(bill: pd.DataFrame, by: str, max_rows: int) -> pd.DataFrame:
@@ -74,7 +73,7 @@ def _with_rest(bill: pd.DataFrame, by: str, max_rows: int) -> pd.DataFrame:
 
 
 @figure
-def tokens_cost(bill: pd.DataFrame, *, by: str, usd: str = "usd", ax: Axes) -> Axes:
+def tokens_cost(bill: pd.DataFrame, *, by: str, usd: str = "usd", ax: Axes) -> None:
     """Draw each group's tokens, stacked by what they are, with its cost at the end of its bar.
 
     The cost is column `usd`. `bill` is `lab.measures.cost_by(..., by=[by])`, or `bill_by` with
@@ -93,11 +92,10 @@ def tokens_cost(bill: pd.DataFrame, *, by: str, usd: str = "usd", ax: Axes) -> A
     ends = [f"{cost:.3g} USD" for cost in table[usd]]
     _stacked(ax, table, by, parts, ends, "tokens (number of requests in brackets)")
     ax.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:,.0f}")
-    return ax
 
 
 @figure
-def prices(usd_per_mtok: Mapping[str, tuple[float, str]], *, ax: Axes) -> Axes:
+def prices(usd_per_mtok: Mapping[str, tuple[float, str]], *, ax: Axes) -> None:
     """Draw USD per million tokens, one row per price: {name: (USD, group)}.
 
     A group has one colour. The scale is logarithmic, because an idle machine and a busy one lie
@@ -105,11 +103,7 @@ def prices(usd_per_mtok: Mapping[str, tuple[float, str]], *, ax: Axes) -> Axes:
     """
     table = pd.DataFrame.from_dict(dict(usd_per_mtok), orient="index", columns=["usd", "group"])
     table = table[table["usd"] > 0]
-    if table.empty:
-        raise FrameError(
-            "there is nothing to draw: no price is positive",
-            got=", ".join(usd_per_mtok) or "no price",
-        )
+    need_rows(table, "price is positive")
 
     rows = pd.Series(range(len(table)), index=table.index)
     for group, part in table.groupby("group", sort=False):
@@ -117,12 +111,13 @@ def prices(usd_per_mtok: Mapping[str, tuple[float, str]], *, ax: Axes) -> Axes:
     for usd, row in zip(table["usd"], rows, strict=True):
         annotate_end(ax, f"{usd:.3g}", usd, row)
     log_axis(ax, "x")
-    ax.set_xlim(table["usd"].min() / 1.5, table["usd"].max() * 2)
     ax.set_yticks(rows, table.index)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_xlabel("USD per million tokens (log scale)")
+    ax.set(
+        xlim=(table["usd"].min() / 1.5, table["usd"].max() * 2),
+        ylim=(len(table) - 0.5, -0.5),
+        xlabel="USD per million tokens (log scale)",
+    )
     legend_above(ax, ncols=table["group"].nunique())
-    return ax
 
 
 def _stacked(
@@ -132,7 +127,7 @@ def _stacked(
     parts: Sequence[_Part],
     ends: Sequence[str],
     xlabel: str,
-) -> Axes:
+) -> None:
     """Draw one bar per row of a table, the first at the bottom, with `ends` at the bars' ends."""
     y = np.arange(len(table))
     left = np.zeros(len(table))
@@ -152,8 +147,6 @@ def _stacked(
         annotate_end(ax, text, left[row], row)
     names = zip(table[by], table["requests"], strict=True)
     ax.set_yticks(y, [f"{name}  ({n})" for name, n in names])
-    ax.set_xlim(0, float(left.max()) * _ROOM)
-    ax.set_xlabel(xlabel)
+    ax.set(xlim=(0, left.max() * _ROOM), xlabel=xlabel)
     ax.grid(axis="y", visible=False)
-    legend_above(ax, ncols=min(len(parts), 4))
-    return ax
+    legend_above(ax, ncols=4)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lab.errors import FrameError
 from lab.figures.style import (
     PHASE_COLOURS,
     SERVICE_COLOURS,
@@ -29,7 +28,7 @@ _BUCKET, _SAMPLE = "#CC79A7", "#0072B2"
 
 
 @figure
-def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
+def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> None:
     """Draw the mean seconds of each phase, stacked, one bar per value of column `by`.
 
     `frame` is a request frame; requests with an unknown `by` are one bar. Only requests whose trace
@@ -60,7 +59,6 @@ def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
     ax.set_xlabel("mean seconds per request (complete traces; their number in brackets)")
     ax.grid(axis="y", visible=False)
     legend_above(ax, ncols=5, fontsize=8)
-    return ax
 
 
 @figure
@@ -71,7 +69,7 @@ def ecdf(
     unit: str = "seconds",
     log: bool = True,
     ax: Axes,
-) -> Axes:
+) -> None:
     """Draw the share of requests that took at most so long, one curve per source.
 
     Missing values are left out and counted. Of `histograms` (name -> lab.frames.histogram_frame)
@@ -83,18 +81,13 @@ def ecdf(
         n = len(values)
         if n:
             ax.step(values, np.arange(1, n + 1) / n, where="post", label=f"{name} (n={n})")
-    if not ax.lines:
-        raise FrameError(
-            "there is nothing to draw: no source has a value",
-            got=", ".join(map(str, sources)) or "no source",
-        )
+    need_rows(ax.lines, "source has a value")
     for name, buckets in (histograms or {}).items():
         _boxes(ax, name, buckets)
     if log:
         log_axis(ax, "x")
     ax.set(ylim=(0, 1.02), xlabel=unit, ylabel="share of requests")
     ax.legend(loc="lower right", fontsize=9)
-    return ax
 
 
 def _boxes(ax: Axes, name: str, buckets: pd.DataFrame) -> None:
@@ -111,7 +104,7 @@ def _boxes(ax: Axes, name: str, buckets: pd.DataFrame) -> None:
 
 
 @figure
-def quantile_intervals(table: pd.DataFrame, *, unit: str = "seconds", ax: Axes) -> Axes:
+def quantile_intervals(table: pd.DataFrame, *, unit: str = "seconds", ax: Axes) -> None:
     """Draw the same quantiles from several sources, one row per quantile and source.
 
     A point with its bootstrap interval for samples; for histograms the bucket as a band, in which
@@ -135,15 +128,12 @@ def quantile_intervals(table: pd.DataFrame, *, unit: str = "seconds", ax: Axes) 
             plt.setp(band.patches, edgecolor=_BUCKET, hatch=hatch)
             ax.plot(row.value, y, marker="|", markersize=12, color=_BUCKET, markeredgewidth=2)
     name_rows(ax, [f"p{r.q * 100:g}  {r.source}  (n={r.n:,.0f})" for r in table.itertuples()])
-    ax.set_xlim(left=0)
-    ax.set_xlabel(
-        f"{unit}\nline: bootstrap 95 %; band: the histogram's bucket, hatched where it holds all"
-    )
-    return ax
+    note = "line: bootstrap 95 %; band: the histogram's bucket, hatched where it holds all"
+    ax.set(xlim=(0, None), xlabel=f"{unit}\n{note}")
 
 
 @figure
-def bucketed_against_exact(table: pd.DataFrame, *, ax: Axes) -> Axes:
+def bucketed_against_exact(table: pd.DataFrame, *, ax: Axes) -> None:
     """Draw what default buckets would have shown beside the exact quantiles, on a log axis.
 
     One row per quantity and quantile; `table` is `lab.measures.quantiles_by_bucketing(...)`. The
@@ -168,7 +158,6 @@ def bucketed_against_exact(table: pd.DataFrame, *, ax: Axes) -> Axes:
         "seconds\ncircle: exact, with its interval; diamond: what the dashboard shows; "
         "band: the bucket"
     )
-    return ax
 
 
 @figure
@@ -179,7 +168,7 @@ def growth(
     xlabel: str,
     ylabel: str,
     ax: Axes,
-) -> Axes:
+) -> None:
     """Draw points (x, seconds) of one or more kinds in milliseconds, with their fitted lines.
 
     A line is a `lab.measures.Slope`; it is drawn over the range of its points, where it is above 0.
@@ -208,7 +197,6 @@ def growth(
         )
     ax.set(xlim=(0, None), ylim=(0, None), xlabel=xlabel, ylabel=ylabel)
     legend_above(ax)
-    return ax
 
 
 def _per_token(line: Any) -> str:
@@ -219,7 +207,7 @@ def _per_token(line: Any) -> str:
 
 
 @figure
-def critical_bars(table: pd.DataFrame, *, rows: int = 12, ax: Axes) -> Axes:
+def critical_bars(table: pd.DataFrame, *, rows: int = 12, ax: Axes) -> None:
     """Draw the share of the critical path by span, the longest first.
 
     `table` is `lab.measures.critical_path(...)`. What is not among the first `rows` is one bar of
@@ -239,4 +227,3 @@ def critical_bars(table: pd.DataFrame, *, rows: int = 12, ax: Axes) -> Axes:
     ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
     name_rows(ax, names)
     ax.set_xlabel("percent of the time on the critical path")
-    return ax

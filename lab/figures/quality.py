@@ -13,7 +13,6 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from lab.errors import FrameError
 from lab.figures.style import figure, legend_above, need_rows, percent_axis
 
 _ROOM = 0.62  # of a row's height is for its points
@@ -22,7 +21,7 @@ _PAIRS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @figure
-def interval_bars(rates: pd.DataFrame, *, of: str = "requests", ax: Axes) -> Axes:
+def interval_bars(rates: pd.DataFrame, *, of: str = "requests", ax: Axes) -> None:
     """Draw one share with its interval per row.
 
     `rates` has `rate_ratio`, `low_ratio`, `high_ratio` (0 to 1) and `n`; its index names the rows.
@@ -34,7 +33,6 @@ def interval_bars(rates: pd.DataFrame, *, of: str = "requests", ax: Axes) -> Axe
     names = zip(rates.index, rates["n"], strict=True)
     ax.set_yticks(rows, [f"{name}  (n={n})" for name, n in names])
     _share_axes(ax, rates, len(rates), of)
-    return ax
 
 
 @figure
@@ -45,7 +43,7 @@ def share_rows(
     notes: Mapping[str, str] | None = None,
     of: str = "requests",
     ax: Axes,
-) -> Axes:
+) -> None:
     """Draw one row per index value, in it one share with its interval per value of column `colour`.
 
     `shares` is a share_table (rate_ratio, low_ratio, high_ratio, n) with one more column; `notes`
@@ -72,7 +70,6 @@ def share_rows(
     for between in np.arange(0.5, len(names) - 1):
         ax.axhline(between, color="#e6e6e6", linewidth=0.8)
     legend_above(ax, ncols=4, borderaxespad=0.2)
-    return ax
 
 
 def _points(ax: Axes, shares: pd.DataFrame, y: np.ndarray, **style: Any) -> None:
@@ -91,7 +88,7 @@ def _share_axes(ax: Axes, shares: pd.DataFrame, rows: int, of: str) -> None:
 @figure
 def power_curves(
     curves: pd.DataFrame, *, power: float = 0.8, done: int | None = None, ax: Axes
-) -> Axes:
+) -> None:
     """Draw how probable it is to find each difference, by the number of pairs.
 
     One curve per column; the index is the number of pairs. Each curve is named at its right end, so
@@ -128,26 +125,23 @@ def power_curves(
     ax.set_xscale("log")
     ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set(xlim=(low, high), ylim=(0, 104))
-    ax.set_xlabel("requests that both versions answer")
-    ax.set_ylabel("chance to find the difference, percent")
-    return ax
+    ax.set(
+        xlim=(low, high),
+        ylim=(0, 104),
+        xlabel="requests that both versions answer",
+        ylabel="chance to find the difference, percent",
+    )
 
 
 @figure
-def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> Axes:
+def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> None:
     """Draw counts of calls: expected tools as rows, called ones as columns, the diagonal framed.
 
     `table` is `lab.measures.tool_confusion(...)`. The colour is logarithmic, so that single
     mistakes show beside many right calls. Raises FrameError where nothing was counted.
     """
     counts = table.to_numpy(float)
-    if not counts.sum() > 0:
-        raise FrameError(
-            "there is nothing to draw: no calls",
-            fix="look at what the query or the run returned first",
-        )
-
+    need_rows(np.flatnonzero(counts), "calls")
     norm = LogNorm(vmin=0.5, vmax=counts.max() * 2)
     ax.imshow(np.ma.masked_equal(counts, 0), cmap="Blues", norm=norm, aspect="auto")
     for row, column in zip(*np.nonzero(counts), strict=True):
@@ -164,7 +158,6 @@ def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set_yticks(range(len(table.index)), table.index)
     ax.set(xlabel="tool that was called", ylabel="tool that was expected")
     ax.grid(visible=False)
-    return ax
 
 
 def _spread(values: np.ndarray, apart: float) -> np.ndarray:

@@ -43,15 +43,19 @@ PHASE_COLOURS = {
 }
 
 
-def figure(draw: Callable[..., Axes]) -> Callable[..., Axes]:
-    """Make `draw(data, ..., ax=None)` use the lab's style, and make axes where none are given."""
+def figure(draw: Callable[..., None]) -> Callable[..., Axes]:
+    """Turn a function that draws into `ax` into one that returns its axes.
+
+    It uses the lab's style, and makes axes where none are given.
+    """
 
     @wraps(draw)
     def styled(*args: Any, ax: Axes | None = None, **kwargs: Any) -> Axes:
         with plt.style.context(STYLE):
             if ax is None:
                 _, ax = plt.subplots()
-            return draw(*args, ax=ax, **kwargs)
+            draw(*args, ax=ax, **kwargs)
+        return ax
 
     return styled
 

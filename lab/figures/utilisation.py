@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from lab.errors import FrameError
 from lab.figures.style import annotate_end, figure, legend_above, name_rows, need_rows, time_axis
 
 MODES = {  # node-exporter's, in the order in which they are stacked
@@ -28,7 +27,7 @@ _GAP = 3.5  # median intervals between samples: a longer pause has no data
 
 
 @figure
-def timeline(series: pd.DataFrame, *, label: str, unit: str, ax: Axes) -> Axes:
+def timeline(series: pd.DataFrame, *, label: str, unit: str, ax: Axes) -> None:
     """Draw one stepped line per value of column `label`: column `value` over the UTC column `time`.
 
     Steps, since a sample holds until the next scrape and nothing is known in between. The line is
@@ -41,14 +40,12 @@ def timeline(series: pd.DataFrame, *, label: str, unit: str, ax: Axes) -> Axes:
     if (series["value"] % 1 == 0).all():
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     time_axis(ax)
-    ax.set_ylim(bottom=0)
-    ax.set_ylabel(unit)
+    ax.set(ylim=(0, None), ylabel=unit)
     legend_above(ax, ncols=4)
-    return ax
 
 
 @figure
-def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> Axes:
+def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> None:
     """Draw the cores in each mode over time, stacked up to all there are; empty where unknown.
 
     `cores` is `lab.measures.cores_by_mode`. Raises FrameError without rows.
@@ -63,33 +60,25 @@ def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> Axes:
     colours = [MODES.get(mode, "#999999") for mode in shown]
     ax.stackplot(shown.index, shown.T, labels=shown.columns, colors=colours, linewidth=0)
     time_axis(ax)
-    ax.set_ylim(0, float(table.sum(axis=1).max()))
-    ax.set_ylabel("cores")
+    ax.set(ylim=(0, table.sum(axis=1).max()), ylabel="cores")
     legend_above(ax, ncols=7)
-    return ax
 
 
 @figure
-def busy_by(answers: Mapping[str, float], *, ax: Axes) -> Axes:
+def busy_by(answers: Mapping[str, float], *, ax: Axes) -> None:
     """Draw how busy it was by each source: one bar per source (0 to 1), the first on top.
 
     NaN is labelled 'no data'. Raises FrameError where no source has an answer.
     """
     table = pd.Series(answers, dtype=float) * 100
-    if table.isna().all():
-        raise FrameError(
-            "there is nothing to draw: no source has an answer",
-            got=", ".join(answers) or "no question",
-        )
+    need_rows(table.dropna(), "source has an answer")
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     ax.barh(range(len(table)), table.fillna(0.0), color=colours, linewidth=0)
     for row, percent in enumerate(table):
         text = f"{percent:.2g}%" if percent < 10 else f"{percent:.0f}%"
         annotate_end(ax, "no data" if np.isnan(percent) else text, np.nan_to_num(percent), row)
     name_rows(ax, table.index)
-    ax.set_xlim(0, max(100.0, table.max()) * 1.1)
-    ax.set_xlabel("percent of what there is")
-    return ax
+    ax.set(xlim=(0, max(100.0, table.max()) * 1.1), xlabel="percent of what there is")
 
 
 def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:

@@ -35,7 +35,7 @@ _CHARACTER_WIDTH = 0.61  # of a monospaced font, as a share of its size
 
 
 @figure
-def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
+def waterfall(tree: pd.DataFrame, *, ax: Axes) -> None:
     """Draw the spans of one trace, top to bottom in the order of `tree`, in milliseconds.
 
     `tree` is `lab.frames.trace_tree(...)`: one row per span with depth and offset_s. vLLM's spans
@@ -59,10 +59,8 @@ def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
     for label in ax.get_yticklabels():
         label.set(fontsize=_LABEL_POINTS, family="monospace", ha="left")
     ax.tick_params(axis="y", length=0, pad=max(map(len, labels)) * _LABEL_POINTS * _CHARACTER_WIDTH)
-    ax.set_xlim(0, total_ms * 1.12)
-    ax.set_xlabel("milliseconds since the request was due")
+    ax.set(xlim=(0, total_ms * 1.12), xlabel="milliseconds since the request was due")
     legend_above(ax, handles=_handles(tree), ncols=4, fontsize=8)
-    return ax
 
 
 def _draw_span(ax: Axes, y: int, span: pd.Series) -> None:

@@ -264,8 +264,7 @@ def replicas_for(
 
     good_rate = float(surely_good.max())
     last_good = float(rate[good].max())
-    bad_rate = float(rate[bad & (rate > last_good)].min())
-    bad_rate = math.inf if math.isnan(bad_rate) else bad_rate
+    bad_rate = float(min(rate[bad & (rate > last_good)], default=math.inf))
     lagged = rate[steps["lagged"].astype(bool)] if "lagged" in steps else ()
     return ReplicaNeed(
         demand_per_s,

@@ -32,11 +32,6 @@ class Slope:
     x_low: float
     x_high: float
 
-    @property
-    def is_zero(self) -> bool:
-        """Whether the interval includes no growth at all."""
-        return self.low <= 0 <= self.high
-
     def at(self, x: float) -> float:
         """Return the line's y at x."""
         return self.intercept + self.per_x * x

@@ -102,15 +102,12 @@ def ungrounded_values(answer: str, sources: Iterable[str]) -> set[str]:
     Numbers are compared as numbers. Not recognised: a wrong value that some source did state, and
     values without digits.
     """
-    grounded: set[str] = set()
-    for text in sources:
-        grounded |= _values(text)
-    return _values(answer) - grounded
+    return _values(answer).difference(*map(_values, sources))
 
 
 def _values(text: str) -> set[str]:
-    words = {word.rstrip(".,:/-") for word in _WORD.findall(text) if re.search(r"\d", word)}
-    return {_plain(word) for word in words}
+    words = _WORD.findall(text)
+    return {_plain(word.rstrip(".,:/-")) for word in words if re.search(r"\d", word)}
 
 
 def _plain(word: str) -> str:

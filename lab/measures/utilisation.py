@@ -74,8 +74,7 @@ def cores_by_mode(samples: pd.DataFrame) -> pd.DataFrame:
 
     # A rate holds for the interval that ends with its sample, so an instant takes the next sample
     # of each host.
-    instants = pd.DatetimeIndex(np.unique(np.concatenate([cores.index for _, cores in hosts])))
-    instants = instants.tz_localize("UTC") if instants.tz is None else instants
+    instants = pd.concat([cores for _, cores in hosts]).index.unique().sort_values()
     total = pd.DataFrame()
     for first_sample, cores in hosts:
         known = cores.reindex(instants, method="bfill")[instants > first_sample]
@@ -108,8 +107,7 @@ def time_weighted_mean(samples: pd.DataFrame, end: float | None = None) -> float
     """
     _need(samples, ["time", "value"])
     total = samples.groupby("time")["value"].sum().sort_index()
-    start = pd.Timestamp(0, tz="UTC")
-    instants = (total.index - start).total_seconds().to_numpy()
+    instants = (total.index - pd.Timestamp(0, tz="UTC")).total_seconds().to_numpy()
     until = np.append(instants[1:], instants[-1:] if end is None else end)
     held = np.clip(until - instants, 0, None)
     return float(np.average(total, weights=held)) if held.sum() > 0 else float("nan")
@@ -168,11 +166,6 @@ class Work:
     def ridge(self) -> float:
         """FLOPs per byte at which this machine's arithmetic and memory are both the limit."""
         return self.peak_flops_per_s / self.peak_bytes_per_s
-
-    @property
-    def limit(self) -> str:
-        """Which of the two the work would meet first, if nothing else held it up."""
-        return "memory" if self.intensity < self.ridge else "arithmetic"
 
 
 def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
@@ -271,9 +264,8 @@ def _ratio(total: float, per: float) -> float:
 
 
 def _label(table: pd.DataFrame, name: str) -> pd.Series:
-    if name not in table:
-        return pd.Series("", index=table.index)
-    return table[name].astype(object).fillna("").astype(str)
+    column = table.get(name, pd.Series("", index=table.index))
+    return column.astype(object).fillna("").astype(str)
 
 
 def _need(samples: pd.DataFrame, columns: Sequence[str]) -> None:
