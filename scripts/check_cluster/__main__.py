@@ -56,7 +56,7 @@ def _check() -> int:
     overlays["load"] = overlays["minikube-cpu"] + render.folder(K8S / "load")
     print(f"{clock}  rendered {', '.join(overlays)}", flush=True)
     everything = [d for documents in overlays.values() for d in documents]
-    known, texts = metrics.known(), metrics.notebook_texts() | metrics.kit_texts()
+    known, texts = metrics.known(), metrics.notebook_texts() | metrics.analysis_texts()
     checks: dict[str, Callable[[], list[str]]] = {
         "generated files are current": _stale,
         "pod security": lambda: _each(overlays, pod_security.check),

@@ -1,0 +1,51 @@
+"""Atomic writes: complete or not at all, with the permissions that were requested."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from lab.files import write_atomically
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_content_is_replaced_and_no_draft_stays(tmp_path):
+    """Text is UTF-8, bytes are kept, and the folder holds nothing else afterwards."""
+    path = tmp_path / "a.json"
+    write_atomically(path, "früher")
+    write_atomically(path, b"\xff now")
+    assert path.read_bytes() == b"\xff now"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_follow_the_umask_or_the_argument(tmp_path):
+    """A file with secrets is never readable by others, not even for a moment before chmod."""
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "open", "")
+        write_atomically(tmp_path / "secret", "", mode=0o600)
+    finally:
+        os.umask(before)
+    assert _mode(tmp_path / "open") == 0o644
+    assert _mode(tmp_path / "secret") == 0o600
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    """As on a full disk: the old content stays, and the draft is removed."""
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def no_space(*_) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
