@@ -55,7 +55,9 @@ def test_prices_stand_on_a_log_scale() -> None:
 
 
 def test_nothing_is_refused() -> None:
-    """Neither an empty bill nor prices of nothing make a figure; a table of another kind is named."""
+    """Neither an empty bill nor prices of nothing make a figure;
+    a table of another kind is named.
+    """
     with pytest.raises(FrameError, match="nothing to draw"):
         figures.machine_costs(BILL.iloc[:0], by="tenant")
     with pytest.raises(FrameError, match="nothing to draw"):

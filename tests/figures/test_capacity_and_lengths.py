@@ -1,4 +1,6 @@
-"""Figures of capacity and of growth with tokens draw what they are given, and refuse to draw nothing."""
+"""Figures of capacity and of growth with tokens draw what they are given,
+and refuse to draw nothing.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,19 @@ from tests.measures.recorded import recorded_calls, recorded_records
 
 STEPS = pd.DataFrame(
     {
-        "offered_per_s": [10.0, 20.0], "arrived_per_s": [9.0, 21.0], "answered_per_s": [9.0, 15.0],
-        "answered_low": [8.0, 13.0], "answered_high": [10.0, 17.0], "goodput_per_s": [9.0, 1.0],
-        "e2e_mean_s": [0.1, 2.0], "e2e_low_s": [0.09, 1.0], "e2e_high_s": [0.11, 3.0], "e2e_p95_s": [0.2, 4.0],
+        "offered_per_s": [10.0, 20.0],
+        "arrived_per_s": [9.0, 21.0],
+        "answered_per_s": [9.0, 15.0],
+        "answered_low": [8.0, 13.0],
+        "answered_high": [10.0, 17.0],
+        "goodput_per_s": [9.0, 1.0],
+        "e2e_mean_s": [0.1, 2.0],
+        "e2e_low_s": [0.09, 1.0],
+        "e2e_high_s": [0.11, 3.0],
+        "e2e_p95_s": [0.2, 4.0],
         "verdict": ["keeps up", "saturated"],
     }
-)  # fmt: skip
+)
 TOLD = pd.DataFrame(
     {
         "offered_per_s": [10.0, 20.0],
@@ -44,9 +53,15 @@ PARTS = pd.DataFrame(
 )
 SAMPLES = pd.DataFrame({"value": [1, 20], "true": [2, 90]})
 TREES = pd.DataFrame(
-    {"trace_id": "t", "service": "vllm", "name": ["a", "b"], "depth": [0, 1], "duration_s": [1.0, 0.25],
-     "critical_s": [0.75, 0.25]}
-)  # fmt: skip
+    {
+        "trace_id": "t",
+        "service": "vllm",
+        "name": ["a", "b"],
+        "depth": [0, 1],
+        "duration_s": [1.0, 0.25],
+        "critical_s": [0.75, 0.25],
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +165,10 @@ def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
 
 
 def test_a_fitted_line_is_not_drawn_below_zero() -> None:
-    """A recorded probe: prefill grows faster than a line, so its line starts below 0. By halves it does not."""
+    """A recorded probe: prefill grows faster than a line, so its line starts below 0.
+
+    By halves it does not.
+    """
     run_id = "run-20261126T171121-4c29"
     probe = recorded_records(run_id).sort_values("scheduled_at").drop_duplicates("prompt")
     probe = probe.merge(recorded_calls(run_id)[["trace_id", "prefill_s"]], on="trace_id")

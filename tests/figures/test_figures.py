@@ -46,7 +46,9 @@ def test_waterfall_has_the_spans_and_their_phases() -> None:
 
 
 def test_every_colour_of_the_waterfall_is_in_its_legend() -> None:
-    """What vLLM's span has beside its phases, too: read as queue, it would be a hundred times as long as that."""
+    """What vLLM's span has beside its phases, too:
+    read as queue, it would be a hundred times as long as that.
+    """
     ax = figures.waterfall(TREE)
     legend = {to_hex(p.get_facecolor()): p.get_label() for p in ax.get_legend().get_patches()}
     drawn = {to_hex(bar.get_facecolor()) for bar in ax.patches if bar.get_fill()}
