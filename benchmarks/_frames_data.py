@@ -176,16 +176,6 @@ def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame
     ].reset_index(drop=True)
 
 
-def write_run(folder: Path, requests: int, files: int) -> None:
-    """`files` times so many requests as Parquet, in `folder`/records and `folder`/spans."""
-    for number in range(files):
-        for name, frame in zip(
-            ("records", "spans"), run_frames(requests, seed=100 + number), strict=True
-        ):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(folder / name / f"{number}.parquet", index=False)
-
-
 def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
     size = len(trace_ids)
     numbers = np.arange(size)

@@ -20,7 +20,7 @@ from statistics import median
 
 from benchmarks._frames_data import documents, protobufs, write_openmetrics, write_protobufs
 from lab.settings import REPO
-from lab.stores import byid
+from lab.stores.otlp import trace_of_protobuf
 
 FULL = {"series": 200, "points": 11_000, "traces": 10_000, "requests": 100_000, "repeat": 3}
 SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repeat": 1}
@@ -29,7 +29,7 @@ SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repea
 def main(argv: list[str]) -> list[dict]:
     size = SMALL if "--small" in argv else FULL
     # The promises are about the full size: at a small one the fixed costs decide.
-    rows = [*_prometheus(size), *_spans(size), *_requests(size), *_large(size)]
+    rows = [*_prometheus(size), *_spans(size), *_requests(size)]
     if size is SMALL:
         rows = [{k: v for k, v in row.items() if k != "bound"} for row in rows]
     return rows
@@ -114,7 +114,7 @@ def _spans(size: dict) -> list[dict]:
             "lab",
             "spans_protobuf_to_frame_s",
             by_protobuf,
-            note="the same in protobuf, for which lab.stores asks",
+            note="the same in protobuf, which lab.stores requests",
         ),
         _row("loop over dicts", "spans_json_to_frame_s", loop, note=note),
         _row(
@@ -161,25 +161,6 @@ def _requests(size: dict) -> list[dict]:
         _row(
             "lab", "slowest_measure_s", _measure("lab_measures", count)["size"], bound=1, note=note
         ),
-    ]
-
-
-def _large(size: dict) -> list[dict]:
-    """Growth to ten times, from Parquet to Parquet: time grows with the run, memory must not."""
-    rows, peaks = [], []
-    for files in (1, 10):
-        with tempfile.TemporaryDirectory() as folder:
-            _measure("write_run", f"{folder},{size['requests']},{files}")
-            took = _measure("lab_large_run", folder)
-        note = f"{files * size['requests']:,} requests, {files * size['requests'] * 10:,} spans in Parquet"
-        rows.append(_row("lab", f"large_run_{files}x_s", took["seconds"], note=note))
-        rows.append(
-            _row("lab", f"large_run_{files}x_peak_mib", took["peak_mib"], note="whole process")
-        )
-        peaks.append(took["peak_mib"])
-    return [
-        *rows,
-        _row("lab", "large_run_memory_growth_ratio", peaks[1] / peaks[0], note="ten times the run"),
     ]
 
 
@@ -247,7 +228,7 @@ def _bulk(folder: Path, repeat: int) -> float:
 
 def _fill(otlp_url: str, folder: Path) -> None:
     headers = {"Content-Type": "application/x-protobuf"}
-    traces = [byid.of_protobuf(body)[0] for body in protobufs(folder)]
+    traces = [trace_of_protobuf(body)[0] for body in protobufs(folder)]
     for at in range(0, len(traces), 200):
         body = b"".join(
             traces[at : at + 200]

@@ -8,9 +8,9 @@ import time
 from datetime import datetime
 
 from lab.errors import SettingsError
-from lab.kit.driving import drive
-from lab.kit.recorded import RUNS, runs_in
-from lab.kit.recording import EVERYTHING, record, window_of
+from lab.observation import drive
+from lab.recording import EVERYTHING, record, window_of
+from lab.runs import RUNS, runs_in
 from lab.settings import Settings, load_settings
 from lab.workload import Run
 
@@ -18,7 +18,7 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def main(argv: list[str]) -> int:
-    """0 when it is recorded. Raises what `lab.kit.recording.record` raises."""
+    """0 when it is recorded. Raises what `lab.recording.record` raises."""
     args = _arguments(argv)
     settings = load_settings()
     runs = _runs(settings, args)

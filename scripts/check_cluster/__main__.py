@@ -62,7 +62,7 @@ def _check() -> int:
     print(f"{clock}  rendered {', '.join(overlays)}", flush=True)
     everything = [d for documents in overlays.values() for d in documents]
     known = metrics.known()
-    texts = metrics.notebook_texts() | metrics.kit_texts()
+    texts = metrics.notebook_texts() | metrics.analysis_texts()
     checks: dict[str, Callable[[], list[str]]] = {
         "generated files are current": _stale,
         "pod security": lambda: _each(overlays, pod_security.check),

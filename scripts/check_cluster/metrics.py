@@ -166,9 +166,14 @@ def _strings(node: ast.AST) -> Iterator[str]:
         yield from _strings(child)
 
 
-def kit_texts(folder: Path = REPO / "lab" / "kit") -> dict[str, str]:
-    """{file: source} of what notebooks call."""
-    return {f"kit/{path.name}": path.read_text() for path in sorted(folder.glob("*.py"))}
+def analysis_texts(folder: Path = REPO / "lab") -> dict[str, str]:
+    """Return {file: source} of the modules that the notebooks call."""
+    paths = [
+        *(folder / f"{topic}.py" for topic in ("capacity", "cost", "latency", "quality")),
+        *sorted(folder.glob("observation/*.py")),
+        *sorted(folder.glob("utilisation/*.py")),
+    ]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:

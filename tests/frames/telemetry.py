@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lab.schema import CLIENT_RECORD, Attr, Service, Span
+from lab.stores import read_otlp_json
 
 T0 = 1_800_000_000  # seconds since the epoch
 SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_INTERNAL"
@@ -17,11 +18,15 @@ SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_IN
 
 @dataclass(frozen=True)
 class Answer:
-    """Of the shape of a SpansAnswer."""
+    """Of the shape of a SpansAnswer; documents of OTLP JSON become protobuf, as the store's client does it."""
 
     documents: tuple[bytes, ...] = ()
     protobufs: tuple[bytes, ...] = ()
     arrow: bytes | None = None
+
+    def __post_init__(self) -> None:
+        converted = read_otlp_json(*self.documents).protobufs
+        object.__setattr__(self, "protobufs", self.protobufs or converted)
 
 
 @dataclass(frozen=True)

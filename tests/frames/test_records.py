@@ -38,7 +38,8 @@ def test_the_columns_are_the_clients() -> None:
     """Same names, same types, so that everything that takes a record takes these."""
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     assert {
-        name: str(dtype) for name, dtype in records_from_spans(frame(*agent_request())).dtypes.items()
+        name: str(dtype)
+        for name, dtype in records_from_spans(frame(*agent_request())).dtypes.items()
     } == dtypes
 
 
@@ -135,7 +136,9 @@ def test_traces_of_other_things_are_no_requests() -> None:
     """A start of vLLM, or the embedding server's work: no row."""
     other = span(1, 0, Service.VLLM, "Load model", 0.0, 9.0, trace=3)
     embed = span(2, 0, Service.VLLM_EMBED, Span.VLLM, 0.0, 0.1, SERVER, trace=4)
-    assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [
+    assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))[
+        "trace_id"
+    ].tolist() == [
         f"{2:032x}",
         f"{1:032x}",
     ]

@@ -202,7 +202,7 @@ def test_judgements_join_by_request() -> None:
     spans = spans_frame(Answer((document(*agent_request()),)))
     verdicts = pd.DataFrame({"request_id": ["r1"], "right_tool": [True]})
     assert request_frame(records(1), spans, verdicts).right_tool.tolist() == [True]
-    with pytest.raises(FrameError, match="one row a request_id"):
+    with pytest.raises(FrameError, match="one row per request_id"):
         request_frame(records(1), spans, pd.concat([verdicts, verdicts]))
 
 

@@ -70,7 +70,7 @@ def test_two_traces_or_a_circle_are_refused() -> None:
     """A tree is made of one trace whose spans have no circle."""
     with pytest.raises(FrameError, match="one trace"):
         tree_of(span(1, 0, "a", "x", 0, 1), span(2, 0, "a", "y", 0, 1, trace=2))
-    with pytest.raises(FrameError, match="no tree"):
+    with pytest.raises(FrameError, match="not a tree"):
         tree_of(
             span(1, 0, "a", "root", 0, 1), span(2, 3, "a", "x", 0, 1), span(3, 2, "a", "y", 0, 1)
         )

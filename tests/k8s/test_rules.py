@@ -98,7 +98,7 @@ def test_rules_ask_for_metrics_that_exist() -> None:
 
 def test_notebooks_and_schema_name_metrics_that_exist() -> None:
     """Also what attendees type, and what the helpers of the notebooks ask: names, labels, bounds."""
-    texts = metrics.notebook_texts() | metrics.kit_texts()
+    texts = metrics.notebook_texts() | metrics.analysis_texts()
     assert metrics.check_names(KNOWN, texts | metrics.schema_texts()) == []
     queries = metrics.queries_in(texts)
     assert len(queries) >= 3 and metrics.check_queries(KNOWN, queries) == []

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import lab
+from lab import places
 from lab.errors import NotUp, SettingsError
 from lab.settings import REPO, Settings, load_settings
 from lab.stack import cluster as driver
@@ -96,7 +97,7 @@ def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Sett
     cluster.put("apis/metrics.k8s.io/v1beta1", resources=[])
     cluster.put("apis/metrics.k8s.io/v1beta1/namespaces/llm-lab/pods/vllm-7d9-x", **usage,
                 metadata={"name": "vllm-7d9-x", "namespace": "llm-lab", "labels": {}})  # fmt: skip
-    frame = lab.status_frame(here).set_index("part")
+    frame = places.status_frame(here).set_index("part")
     assert frame.state.to_dict() == {"documents": "done", "tempo": "pending", "vllm": "ready"}
     assert frame.loc["vllm", ["port", "rss_mib", "restarts"]].tolist() == ["18000", 1324, 3]
     assert "CrashLoopBackOff" in frame.loc["tempo", "what"] and frame.rss_mib.isna().sum() == 2
@@ -114,16 +115,16 @@ def test_without_a_metrics_server_memory_is_what_the_parts_say(
     series = [{"metric": labels, "value": [1.0, str(5 * 2**20)]}]
     cluster.objects["api/v1/query"] = {"status": "success", "data": {"resultType": "vector", "result": series},
                                        "metadata": {}}  # fmt: skip
-    frame = lab.status_frame(here).set_index("part")
+    frame = places.status_frame(here).set_index("part")
     assert frame.rss_mib["vllm"] == 5 and frame.rss_mib.isna()["grafana"]
 
 
 def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings) -> None:
     """Never a silently empty table."""
     with pytest.raises(NotUp, match="no cluster is connected"):
-        lab.status_frame(load_settings(state_dir=settings.state_dir, place="cluster"))
+        places.status_frame(load_settings(state_dir=settings.state_dir, place="cluster"))
     with pytest.raises(NotUp, match="no pod of the lab"):
-        lab.status_frame(_connected(settings))
+        places.status_frame(_connected(settings))
 
 
 @pytest.fixture(scope="module")
@@ -152,5 +153,5 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_the_tools_are_read_over_the_forward(tool_server: str, settings: Settings) -> None:
     """The settings' address is for Llama Stack, inside; the table comes over the forwarded port."""
     here = _connected(settings, mcp=tool_server).model_copy(update={"mcp_url": ways.TOOLS_INSIDE})
-    tools = lab.tools_frame(here)
+    tools = places.tools_frame(here)
     assert len(tools) > 5 and tools.writes.sum() >= 1 and here.endpoint("mcp") == ways.TOOLS_INSIDE

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lab.errors import PartFailed, WorkloadError
-from lab.kit import clusters
+from lab import places
 from lab.schema import CLIENT_RECORD
 from lab.settings import REPO, Settings
 from lab.stack import cluster as driver
@@ -155,7 +155,7 @@ def test_the_records_of_all_pods_come_back_as_one_run(
         return "r"
 
     monkeypatch.setattr(driver, "load", started)
-    whole = clusters.run_shards(plan, settings, shards=3)
+    whole = places.run_shards(plan, settings, shards=3)
     assert sorted(whole.records.request_id) == sorted(x for r in runs for x in r.records.request_id)
     assert (
         whole.window == (8.0, 22.0)

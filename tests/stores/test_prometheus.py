@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from lab.errors import NoData, NotUp, QueryRejected, StoreError, StoreUnreachable
 from lab.settings import load_settings
 from lab.stores import Prometheus, Tempo
-from lab.stores.diagnosis import metric_names_in
-from lab.stores.prometheus import MAX_POINTS, pieces
+from lab.stores.prometheus import MAX_POINTS, metric_names_in, pieces
 from tests.stores.servers import Reply, telling
 
 
@@ -268,7 +267,9 @@ def test_the_first_name_that_is_there() -> None:
 def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyPatch) -> None:
     """`LAB_STORE_HEADERS` is for servers behind a login, such as a cluster's Thanos; the settings do not show it."""
     monkeypatch.setenv("LAB_STORE_HEADERS", '{"Authorization": "Bearer abc"}')
-    with telling(lambda path, _: Reply(b"{}") if path == "/api/search" else vector()) as server:
+    with telling(
+        lambda path, _: Reply(b'{"traces":[]}') if path == "/api/search" else vector()
+    ) as server:
         settings = load_settings(prometheus_url=server.url, tempo_url=server.url)
         Prometheus(settings).query("up")
         Tempo(settings).search("{}", 0, 1)

@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreUnreachable
 from lab.stores import Tempo
-from lab.stores.outline import outline
+from lab.stores.otlp import span_ids
 from lab.stores.tempo import BULK_COLUMNS
 from lab.tracestore.tempopb import trace_by_id_response
 from tests.stores.servers import Reply, telling
@@ -83,7 +83,7 @@ def test_a_trace_by_id() -> None:
     """The whole document; an unknown id is NoData, also where Tempo answers with an empty trace."""
     with telling(a_tempo({7: spans_of(7, (1, 0), (2, 1))})) as server:
         tempo = Tempo(server.url)
-        assert [s for _, s, _ in outline(tempo.trace(f"{7:032x}"))] == [_b64(1, 8), _b64(2, 8)]
+        assert [s for _, s, _ in span_ids(tempo.trace(f"{7:032x}"))] == [f"{1:016x}", f"{2:016x}"]
         with pytest.raises(NoData, match="does not know"):
             tempo.trace(f"{8:032x}")
 
@@ -104,7 +104,7 @@ def test_a_real_tempo_is_searched_and_asked_for_each_trace() -> None:
         tempo = Tempo(server.url)
         answer = tempo.spans("{}", 0, 10, max_traces=5)
     assert not tempo.streams and answer.limited and answer.provenance.requests == 6
-    assert sorted(t for t, _, _ in outline(answer)) == [f"{i:032x}" for i in range(1, 6)]
+    assert sorted(t for t, _, _ in span_ids(answer)) == [f"{i:032x}" for i in range(1, 6)]
 
 
 def as_protobuf(answer: dict) -> Reply:
@@ -134,10 +134,9 @@ def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
         ]
     assert (
         accepted == ["application/protobuf"] * 4
-        and not found.documents
-        and len(found.protobufs) == 3
+        and len(found.protobufs) == len(found.documents) == 3
     )
-    assert sorted(outline(found)) == sorted(
+    assert sorted(span_ids(found)) == sorted(
         (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "")
         for t in (1, 2, 3)
         for s, p in ((t, 0), (9, t))
@@ -148,24 +147,21 @@ def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
 
 
 def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
-    """Whether it never does, or for some traces only, which are then all asked for again."""
+    """Whether it never does, or for some traces only: each trace is read in the form in which it came."""
     traces = {i: spans_of(i, (i, 0)) for i in range(1, 4)}
     by_json = a_tempo(traces, found=list(traces))
     with telling(by_json) as server:
         assert len(Tempo(server.url).spans("{}", 0, 10, max_traces=5).documents) == 3
         assert sum("traces/" in path for path, _ in server.asked) == 3
-    replies = iter([as_protobuf(traces[1])])
 
     def mixed(path: str, params: dict[str, str]) -> Reply:
-        return (
-            next(replies, None) or by_json(path, params)
-            if "traces/" in path
-            else by_json(path, params)
-        )
+        is_first = path.endswith(f"{1:032x}")
+        return as_protobuf(traces[1]) if is_first else by_json(path, params)
 
     with telling(mixed) as server:
         found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
-    assert len(found.documents) == 3 and not found.protobufs
+    assert len(found.documents) == 3
+    assert sorted(t for t, _, _ in span_ids(found)) == [f"{i:032x}" for i in traces]
 
 
 def test_protobuf_that_is_none_is_an_error() -> None:
@@ -216,7 +212,7 @@ def test_the_labs_own_store_streams() -> None:
         answer = tempo.spans("{}", 0, 10, attributes=["tool_name"])
         tempo.spans("{}", 0, 10, attributes=["tool_name", "other"])
         tempo.spans("{}", 0, 10, attributes=None)
-    assert outline(answer) == [("t", "s", "")]
+    assert span_ids(answer) == [("t", "s", "")]
     asked = [params for path, params in server.asked if path == "/api/lab/spans"][1:]
     assert asked[0]["whole_traces"] == "true"
     extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in asked]
@@ -255,7 +251,7 @@ def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A trace that gains a span between two questions is still arriving; one whose parent lacks is not whole."""
-    monkeypatch.setattr("lab.stores.waiting.POLL_S", 0.01)
+    monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
     steps = iter(
         [spans_of(1, (2, 1)), spans_of(1, (2, 1), (1, 0)), spans_of(1, (2, 1), (1, 0), (3, 1))]
     )
