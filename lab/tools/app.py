@@ -97,7 +97,9 @@ def _name_method(context: Context | None, method: str) -> None:
 def make_app(
     calls: Calls, provider: TracerProvider, allowed: AllowedHosts | None = None
 ) -> ASGIApp:
-    """Return the whole application. MCP is stateless: every message stands alone, in the trace of its own request.
+    """Return the whole application.
+
+    MCP is stateless: every message stands alone, in the trace of its own request.
 
     `allowed` are the names that requests may use for this server; by default those of this machine.
     """

@@ -49,7 +49,10 @@ class Calls:
     async def run(
         self, tool: str, arguments: dict[str, Any], parent: Context | None, call_id: str = ""
     ) -> Result:
-        """Run one tool; `parent` is the context of the request that asked for it. Failures are results."""
+        """Run one tool; `parent` is the context of the request that asked for it.
+
+        Failures are results.
+        """
         begun = time.perf_counter()
         known = (
             tool if tool in catalogue.BY_NAME else "unknown"
@@ -121,7 +124,10 @@ _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "number": (int, float),
 
 
 def _misfit(tool: str, arguments: dict[str, Any]) -> str | None:
-    """Why these arguments do not fit the tool's parameters, in words for the agent; None if they do."""
+    """Why these arguments do not fit the tool's parameters, in words for the agent.
+
+    None if they do.
+    """
     found = catalogue.BY_NAME.get(tool)
     if found is None or not found.mcp:
         return f"unknown tool {tool}"

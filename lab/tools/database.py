@@ -16,7 +16,10 @@ BUSY_S = 5.0
 
 
 class Database:
-    """Runs tool calls on the database file; makes the file from the world's seed if it is not there."""
+    """Runs tool calls on the database file.
+
+    Makes the file from the world's seed if it is not there.
+    """
 
     def __init__(self, path: Path) -> None:
         """Raises WorldError if the file cannot be made or is not the help desk's database."""

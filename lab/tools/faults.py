@@ -1,4 +1,7 @@
-"""What goes wrong on purpose: which tool is slow, and which fails how often. Can be changed while the server runs."""
+"""What goes wrong on purpose: which tool is slow, and which fails how often.
+
+Can be changed while the server runs.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ class Faults:
     def set(
         self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None
     ) -> None:
-        """Change a tool's fault; what is None stays. Raises WorldError for an unknown tool or a value out of range."""
+        """Change a tool's fault; what is None stays.
+
+        Raises WorldError for an unknown tool or a value out of range.
+        """
         with self._lock:
             if tool not in self._now:
                 raise WorldError(

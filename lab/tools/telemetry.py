@@ -23,7 +23,10 @@ EXPORT_EVERY_MS = 500
 def tracer_provider(
     otlp_endpoint: str | None, exporter: SpanExporter | None = None
 ) -> TracerProvider:
-    """Spans with the request's baggage as attributes; sent to `otlp_endpoint` (a base URL) if there is one."""
+    """Spans with the request's baggage as attributes.
+
+    Sent to `otlp_endpoint` (a base URL) if there is one.
+    """
     provider = TracerProvider(
         resource=Resource.create({Attr.SERVICE: Service.TOOLS}), shutdown_on_exit=False
     )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import astuple, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from lab.errors import WorldError
+from lab.files import write_atomically
 from lab.world import entities
 
 WORLD_SEED = 20261125
@@ -222,61 +222,52 @@ FIRST_TICKET = 1001
 def build_database(path: Path, seed: int = WORLD_SEED) -> None:
     """Write the help desk's database to `path`, whole or not at all.
 
-    The same seed gives the same facts.     Raises WorldError if the folder cannot be written.
+    The same seed gives the same facts. Raises WorldError if the folder cannot be written.
     """
+    with closing(memory_database(seed)) as db:
+        content = db.serialize()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, draft = tempfile.mkstemp(dir=path.parent, suffix=".draft")
-        os.close(fd)
+        write_atomically(path, content, mode=0o600)
     except OSError as e:
         raise WorldError(
             f"the help desk's database cannot be written to {path}",
             got=str(e),
             fix="check the folder",
         ) from e
-    try:
-        db = sqlite3.connect(draft)
-        _fill(db, seed)
-        db.close()
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
 
 
 def memory_database(seed: int = WORLD_SEED) -> sqlite3.Connection:
     """Return the same database in memory, for scenarios and tests."""
     db = sqlite3.connect(":memory:", check_same_thread=False)
-    _fill(db, seed)
+    db.executescript(_SCHEMA)
+    with db:
+        for table, rows in _tables(random.Random(seed)).items():
+            places = ",".join("?" * len(rows[0]))
+            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
     return db
 
 
-def _fill(db: sqlite3.Connection, seed: int) -> None:
-    rng = random.Random(seed)
-    facts = RandomFacts(rng, "held_out")
+def _tables(rng: random.Random) -> dict[str, list[tuple]]:
+    """Return the rows of every table.
 
-    # Of facts with the same key, which a draw may repeat, the last one counts.
+    Of rows with the same key, which may occur, the last one counts.
+    """
+    facts = RandomFacts(rng, "held_out")
     nodes = [facts.node() for _ in range(120)]
     jobs = [facts.job() for _ in range(160)]
-    invoices = [facts.invoice() for _ in range(120)]
-    quotas = [facts.quota() for _ in range(100)]
-    orders = [facts.order() for _ in range(100)]
-    names = sorted({node.name for node in nodes})
-    jobs_by_id = {job.id: job for job in jobs}
-
     tables: dict[str, list[tuple]] = {
-        "nodes": [(n.name, n.state, n.gpus_free, n.failed_check) for n in nodes],
-        "jobs": [(j.id, j.state, rng.choice(names)) for j in jobs_by_id.values()],
-        "invoices": [(i.number, i.usd, i.state) for i in invoices],
-        "quotas": [(q.team, q.region, q.gpus) for q in quotas],
-        "orders": [(o.number, o.arrives_on) for o in orders],
+        "nodes": [astuple(node) for node in nodes],
+        "invoices": [astuple(facts.invoice()) for _ in range(120)],
+        "quotas": [astuple(facts.quota()) for _ in range(100)],
+        "orders": [astuple(facts.order()) for _ in range(100)],
         "prices": list(zip(entities.GPUS, _USD_PER_HOUR, strict=True)),
         "rates": list(_RATES.items()),
     }
-    db.executescript(_SCHEMA)
-    with db:
-        for table, rows in tables.items():
-            places = ",".join("?" * len(rows[0]))
-            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
+    names = sorted({node.name for node in nodes})
+    jobs_by_id = {job.id: job for job in jobs}
+    tables["jobs"] = [(j.id, j.state, rng.choice(names)) for j in jobs_by_id.values()]
+    return tables
 
 
 class DatabaseFacts:
