@@ -246,18 +246,8 @@ def join_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> Run:
     `shards[i]` drove `plan.shard(i, len(shards))`. Raises WorkloadError where the records are not
     those of the plan.
     """
-    records = pd.DataFrame()
-    if shards:
-        records = pd.concat([s.records for s in shards], ignore_index=True)
-    strangers = set(records.get("scenario_id", ())) - {r.scenario_id for r in plan.requests}
-    if not shards or strangers or len(records) > len(plan):
-        raise WorkloadError(
-            f"these shards are not of the plan that {run_id} drove",
-            got=f"{len(shards)} shards, {len(records)} records, {len(plan)} requests in the plan, "
-            f"{len(strangers)} scenarios that it does not have",
-            fix="use the plan that the load was given, and all of its shards in order",
-        )
-
+    _check_shards(plan, shards, run_id)
+    records = pd.concat([s.records for s in shards], ignore_index=True)
     worst = {f.name: max(getattr(s.lag, f.name) for s in shards) for f in fields(Lag)}
     return Run(
         run_id=run_id,
@@ -269,3 +259,16 @@ def join_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> Run:
         spans_made=sum(s.spans_made for s in shards),
         spans_lost=sum(s.spans_lost for s in shards),
     )
+
+
+def _check_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> None:
+    planned = {r.scenario_id for r in plan.requests}
+    records = sum(len(s.records) for s in shards)
+    strangers = {name for s in shards for name in s.records["scenario_id"]} - planned
+    if not shards or strangers or records > len(plan):
+        raise WorkloadError(
+            f"these shards are not of the plan that {run_id} drove",
+            got=f"{len(shards)} shards, {records} records, {len(plan)} requests in the plan, "
+            f"{len(strangers)} scenarios that it does not have",
+            fix="use the plan that the load was given, and all of its shards in order",
+        )

@@ -1,5 +1,4 @@
-"""`python -m lab.tools` as a process: it starts, says what is wrong, and ends when it is told to.
-"""
+"""`python -m lab.tools` as a process: it starts, says what is wrong, and ends on SIGTERM."""
 
 from __future__ import annotations
 
