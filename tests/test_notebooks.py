@@ -18,11 +18,11 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 SMALLER: dict[str, dict[str, object]] = {
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
     "05_find_capacity": {
-        "most_users": 16,
+        "max_users": 16,
         "rounds": 2,
         "level_s": 1.5,
         "step_s": 4.0,
-        "least_requests": 60,
+        "min_requests": 60,
     },
     "06_count_the_cost": {"n_requests": 20, "users": 2, "think_s": 0.2, "leavers": 8},
     "08_watch_the_processor": {"n_requests": 20},

@@ -1,8 +1,8 @@
-"""Dashboards as code: panels as plain values, and the Grafana JSON that is made of them.
+"""Dashboards as code: panels as plain values, and the Grafana JSON that is made from them.
 
-DASHBOARDS                  {name: Dashboard}
-panels("vllm", range_s=600) the panels of one with its variables filled in, for lab.figures.dashboard
-grafana_json("vllm")        what lab/k8s/dashboards/vllm.json must be
+- `DASHBOARDS`: every dashboard by name.
+- `panels(name)`: the panels of one, with all variables replaced, in plain PromQL.
+- `grafana_json(name)`: the content of `lab/k8s/dashboards/<name>.json`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from lab.dashboards import cost, gpu, itself, llama_stack, overview, vllm
+from lab.dashboards import cost, gpu, llama_stack, overview, self_monitoring, vllm
 from lab.dashboards.model import Dashboard, Panel, Query, expand
 
 __all__ = ["DASHBOARDS", "Dashboard", "Panel", "Query", "expand", "grafana_json", "panels"]
 
 DASHBOARDS: dict[str, Dashboard] = {
-    d.name: d for d in (m.DASHBOARD for m in (overview, vllm, llama_stack, gpu, cost, itself))
+    module.DASHBOARD.name: module.DASHBOARD
+    for module in (overview, vllm, llama_stack, gpu, cost, self_monitoring)
 }
 
 
@@ -27,30 +28,33 @@ def panels(
     rate_interval_s: int = 20,
     variables: Mapping[str, str] | None = None,
 ) -> tuple[Panel, ...]:
-    """The panels of a dashboard, row by row, in plain PromQL: variables have their defaults or what is given.
+    """Return a dashboard's panels, row by row, with `variables` or their defaults filled in.
 
-    `rate_interval_s` should be four times the scrape interval, as Grafana has it. Raises KeyError, with the names that
-    exist, for a dashboard or a variable that does not.
+    `rate_interval_s` should be four times the scrape interval, as in Grafana. Raises KeyError,
+    naming the valid choices, for an unknown dashboard or variable.
     """
     if name not in DASHBOARDS:
-        raise KeyError(f"there is no dashboard {name!r}; there are {', '.join(DASHBOARDS)}")
-    values = {v.name: v.default for v in DASHBOARDS[name].variables}
-    if unknown := set(variables or {}) - values.keys():
-        raise KeyError(
-            f"{name} has no variable {', '.join(sorted(unknown))}; it has {', '.join(values)}"
-        )
+        raise KeyError(f"there is no dashboard {name!r}; choose one of {', '.join(DASHBOARDS)}")
+
+    dashboard = DASHBOARDS[name]
+    values = {variable.name: variable.default for variable in dashboard.variables}
+    unknown = set(variables or {}) - values.keys()
+    if unknown:
+        names = ", ".join(sorted(unknown))
+        raise KeyError(f"{name} has no variable {names}; it has {', '.join(values)}")
     values |= variables or {}
 
     def filled(query: Query) -> Query:
         return replace(query, expr=expand(query.expr, values, rate_interval_s, range_s))
 
     return tuple(
-        replace(p, queries=tuple(filled(q) for q in p.queries)) for p in DASHBOARDS[name].panels
+        replace(panel, queries=tuple(filled(query) for query in panel.queries))
+        for panel in dashboard.panels
     )
 
 
 def grafana_json(name: str) -> str:
-    """A dashboard as Grafana's JSON. Needs grafana-foundation-sdk."""
+    """Return a dashboard as Grafana's JSON. Needs grafana-foundation-sdk."""
     from lab.dashboards.grafana import as_json
 
     return as_json(DASHBOARDS[name])

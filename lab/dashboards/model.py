@@ -1,4 +1,4 @@
-"""Panels as plain values: the same ones become Grafana's JSON (grafana.py) and a notebook's figures (lab.figures)."""
+"""Dashboards, rows, panels and queries as plain values; grafana.py turns them into JSON."""
 
 from __future__ import annotations
 
@@ -7,27 +7,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["timeseries", "stat", "heatmap"]
+Kind = Literal["timeseries", "stat", "heatmap", "table"]
 
-GREEN, YELLOW, RED = "green", "yellow", "red"
+GREEN = "green"
+YELLOW = "yellow"
+RED = "red"
 
 
 @dataclass(frozen=True)
 class Query:
-    """A PromQL expression with Grafana's variables, and the legend of its series (`{{label}}` is filled in)."""
+    """A PromQL expression with Grafana's variables.
+
+    `legend` names its series (`{{label}}` is replaced by the label's value); in a table it is the
+    title of the query's column. `unit` is the unit of that column.
+    """
 
     expr: str
     legend: str = ""
+    unit: str = "short"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `description` says what it means and when it lies.
+    """One panel.
 
-    unit: Grafana's id ('s', 'percentunit', 'reqps', 'short', 'currencyUSD', ...). thresholds: (from, colour), rising.
-    needs: '' where every place shows it; 'gpu', 'cluster' or 'local' where only those have its source.
-    quiet: why it may have nothing to show on a healthy lab under load; '' if it never may.
-    exemplars: its series carry exemplars, so Grafana asks for them.
+    - `description`: what the panel shows, and when it misleads.
+    - `unit`: Grafana's unit id ('s', 'percentunit', 'reqps', 'short', 'currencyUSD', ...).
+    - `thresholds`: (lower bound, colour), in rising order.
+    - `needs`: '' if every place has the data; 'gpu', 'cluster' or 'local' if only those have it.
+    - `quiet`: why the panel may be empty on a healthy lab under load; '' if it never may.
+    - `no_value`: the text that a stat shows instead of an empty value.
+    - `exemplars`: whether Grafana queries exemplars for its series.
+    - `keys`: in a table, the labels that identify a row: (label, column title).
+    - `drill_down`: in a table, the label whose cells set the dashboard variable of that name.
     """
 
     title: str
@@ -38,9 +50,12 @@ class Panel:
     thresholds: tuple[tuple[float, str], ...] = ()
     needs: str = ""
     quiet: str = ""
+    no_value: str = "No traffic"
     stacked: bool = False
     exemplars: bool = False
-    width: int = 8  # of 24
+    width: int = 8  # of Grafana's 24 columns
+    keys: tuple[tuple[str, str], ...] = ()
+    drill_down: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice of the reader: from `options` (what is shown, value), from what `query` lists, else a text to type.
+    """A choice that the reader makes.
 
-    `default` is the value that fits where none is made.
+    The choices are `options` (text, value), else the values that `query` lists, else free text.
+    `default` is the value that applies until the reader chooses.
     """
 
     name: str
@@ -67,7 +83,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """A dashboard: `name` is its file and its uid (with 'llm-lab-' before it)."""
+    """A dashboard. `name` is its file name; its uid is 'llm-lab-' followed by the name."""
 
     name: str
     title: str
@@ -76,13 +92,18 @@ class Dashboard:
     variables: tuple[Variable, ...] = ()
 
     @property
+    def uid(self) -> str:
+        """The uid under which Grafana knows the dashboard."""
+        return f"llm-lab-{self.name}"
+
+    @property
     def panels(self) -> tuple[Panel, ...]:
         """All panels, row by row."""
-        return tuple(p for row in self.rows for p in row.panels)
+        return tuple(panel for row in self.rows for panel in row.panels)
 
 
 def expand(expr: str, variables: Mapping[str, str], rate_interval_s: int, range_s: int) -> str:
-    """The expression with every variable filled in, as Prometheus takes it.
+    """Return the expression with every Grafana variable replaced, as Prometheus accepts it.
 
     Raises KeyError for a variable that has no value.
     """
@@ -92,4 +113,4 @@ def expand(expr: str, variables: Mapping[str, str], rate_interval_s: int, range_
         "__range": f"{range_s}s",
         "__interval": "5s",
     }
-    return re.sub(r"\$\{?(\w+)\}?", lambda m: values[m[1]], expr)
+    return re.sub(r"\$\{?(\w+)\}?", lambda match: values[match[1]], expr)

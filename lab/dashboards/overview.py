@@ -1,47 +1,51 @@
-"""The overview: is it fast, is it busy, what does it cost, is it right."""
+"""The overview dashboard: is it fast, is it busy, what does it cost, is it right."""
 
 from __future__ import annotations
 
 from lab.dashboards.cost import MACHINE_USD_PER_HOUR, usd_per_million_generated
+from lab.dashboards.llama_stack import SERVER as LLAMA_STACK
+from lab.dashboards.llama_stack import TOOL_SERVER, error_rate
 from lab.dashboards.model import GREEN, RED, YELLOW, Dashboard, Panel, Query, Row
-from lab.dashboards.promql import VLLM, R, quantile, rate, ratio
-from lab.dashboards.vllm import SLO_VARIABLES, VARIABLES, attained
+from lab.dashboards.promql import VLLM, R, mean, quantile, rate, ratio, total
+from lab.dashboards.vllm import (
+    KV_COLOURS,
+    OBJECTIVE_COLOURS,
+    SLO_VARIABLES,
+    TOKENS_PER_S,
+    VARIABLES,
+    attainment,
+)
 from lab.schema import Metric as M
-
-TOOLS = 'job="lab-tools"'
 
 FAST = Row(
     "Is it fast?",
     (
         Panel(
-            "First token within the objective",
-            "Share of model calls whose first token came within $ttft_slo s of arriving at vLLM. An agent's user "
-            "waits for "
-            "several calls and the tools between them: see the notebook on traces for what he waits.",
+            "Objectives attained",
+            "Share of model calls whose first token arrived within $ttft_slo s of reaching vLLM, "
+            "and of pauses of at most $itl_slo s. The user of an agent waits for several calls and "
+            "the tools between them: the notebook on traces shows that total.",
             (
-                Query(attained(M.TTFT, "$ttft_slo"), "TTFT"),
-                Query(attained(M.ITL, "$itl_slo"), "ITL"),
+                Query(attainment(M.TTFT, "$ttft_slo"), "TTFT"),
+                Query(attainment(M.ITL, "$itl_slo"), "ITL"),
             ),
             unit="percentunit",
-            thresholds=((0, RED), (0.9, YELLOW), (0.99, GREEN)),
+            thresholds=OBJECTIVE_COLOURS,
         ),
         Panel(
-            "Time to first token",
-            "Median and p95, interpolated inside a bucket. At low load one slow call moves p95 to its bucket's bound; "
-            "the mean on vLLM's dashboard is exact.",
+            "TTFT: median and p95",
+            "Interpolated inside a bucket. At low load one slow call moves the p95 to the bound of "
+            "its bucket; the mean on the vLLM dashboard is exact.",
             (Query(quantile(0.5, M.TTFT), "p50"), Query(quantile(0.95, M.TTFT), "p95")),
             unit="s",
         ),
         Panel(
-            "Agent requests, mean time",
-            "Mean time of requests to Llama Stack, by API. A mean hides the slow ones; quantiles are on its own "
-            "dashboard.",
+            "Mean time of an agent request",
+            "Mean time of requests to Llama Stack, by API. A mean hides slow requests; the "
+            "quantiles are on the Llama Stack dashboard.",
             (
                 Query(
-                    ratio(
-                        f'sum by (api) (rate(llama_stack_request_duration_seconds_sum{{job="llama-stack"}}{R}))',
-                        f'sum by (api) (rate(llama_stack_request_duration_seconds_count{{job="llama-stack"}}{R}))',
-                    ),
+                    mean("llama_stack_request_duration_seconds", LLAMA_STACK, "api"),
                     "{{api}}",
                 ),
             ),
@@ -54,26 +58,25 @@ BUSY = Row(
     "Is it busy?",
     (
         Panel(
-            "Running and waiting",
-            "Model calls in the batch and in the queue at the moment of the scrape. A queue that fills and empties "
-            "between two scrapes is not seen; the queue time is.",
-            (
-                Query(f"sum({M.RUNNING}{{{VLLM}}})", "running"),
-                Query(f"sum({M.WAITING}{{{VLLM}}})", "waiting"),
-            ),
+            "Running and waiting model calls",
+            "Model calls in the batch and in the queue at the time of the scrape. A queue that "
+            "fills and drains between two scrapes is missed; queue time is not.",
+            (Query(total(M.RUNNING), "running"), Query(total(M.WAITING), "waiting")),
         ),
         Panel(
-            "KV cache in use",
-            "The fullest replica. Above 0.9 the next long prompts wait; near 1 running requests are preempted.",
-            (Query(f"max({M.KV_CACHE_USAGE}{{{VLLM}}})", "fullest replica"),),
+            "KV cache usage (max)",
+            "The most loaded engine. Above 0.9 the next long prompts wait; near 1 running requests "
+            "are preempted.",
+            (Query(f"max({M.KV_CACHE_USAGE}{{{VLLM}}})", "most loaded engine"),),
             unit="percentunit",
-            thresholds=((0, GREEN), (0.9, YELLOW), (0.98, RED)),
+            thresholds=KV_COLOURS,
         ),
         Panel(
-            "Tokens",
-            "Generated and prompt tokens a second, cached prompt tokens included. Cached tokens cost the hardware "
-            "next to nothing, so this can exceed what it computes.",
+            "Token throughput",
+            "Generated and prompt tokens per second, including cached prompt tokens. Cached tokens "
+            "cost the hardware almost nothing, so this can exceed what it computes.",
             (Query(rate(M.GENERATION_TOKENS), "generated"), Query(rate(M.PROMPT_TOKENS), "prompt")),
+            unit=TOKENS_PER_S,
         ),
     ),
 )
@@ -82,24 +85,25 @@ COST = Row(
     "What does it cost?",
     (
         Panel(
-            "USD for a million generated tokens",
-            "The machines' price by what they generate. All cost is laid on generated tokens, prompt tokens are free "
-            "here; "
-            "an idle machine makes it rise without bound. The price of a machine is the variable above.",
+            "USD per million generated tokens",
+            "Price of the machines divided by the generated tokens. Generated tokens carry the "
+            "whole cost and prompt tokens none; while the machine is idle the value grows without "
+            "bound. The price of a machine is a variable of this dashboard.",
             (Query(usd_per_million_generated(), "per million"),),
             unit="currencyUSD",
         ),
         Panel(
             "Prompt tokens from the cache",
-            "Prompt tokens that cost nearly nothing. They still count as input in a bill, and a first run is always "
-            "low.",
+            "Share of prompt tokens that were read from the cache at almost no cost. A bill still "
+            "counts them as input. The share is low after a start.",
             (Query(ratio(rate(M.CACHED_TOKENS), rate(M.PROMPT_TOKENS)), "cached"),),
             unit="percentunit",
         ),
         Panel(
-            "Tokens for one model call",
-            "Mean prompt and answer. Grows with the conversation: every turn sends all earlier ones again. Divides by "
-            "finished calls: wrong for the moment in which many begin or end.",
+            "Tokens per model call",
+            "Mean prompt and answer. The prompt grows with the conversation, since each turn sends "
+            "all earlier ones again. Divided by finished calls, so it is wrong for a moment while "
+            "many calls begin or end.",
             (
                 Query(ratio(rate(M.PROMPT_TOKENS), rate(M.REQUESTS)), "prompt"),
                 Query(ratio(rate(M.GENERATION_TOKENS), rate(M.REQUESTS)), "generated"),
@@ -108,19 +112,19 @@ COST = Row(
     ),
 )
 
+_FAILED_CALLS = f'sum by (outcome) (rate(lab_tool_calls_total{{{TOOL_SERVER},outcome!="ok"}}{R}))'
 RIGHT = Row(
     "Is it right?",
     (
         Panel(
-            "Tool calls that failed",
-            "Share of tool calls by outcome: error is what the tool said, invalid are arguments that did not fit or a "
-            "tool "
-            "that does not exist. A call with wrong but fitting arguments counts as ok: only the ground truth in the "
-            "notebooks sees it.",
+            "Failed tool calls",
+            "Share of tool calls by outcome. error: reported by the tool. invalid: unknown tool or "
+            "arguments that do not fit its schema. A call with wrong but valid arguments counts as "
+            "ok; only the ground truth in the notebooks reveals it.",
             (
                 Query(
-                    f'sum by (outcome) (rate(lab_tool_calls_total{{{TOOLS},outcome!="ok"}}{R})) / ignoring(outcome) '
-                    f"group_left() (sum(rate(lab_tool_calls_total{{{TOOLS}}}{R})) > 0)",
+                    f"{_FAILED_CALLS} / ignoring(outcome) group_left() "
+                    f"({rate('lab_tool_calls_total', TOOL_SERVER)} > 0)",
                     "{{outcome}}",
                 ),
             ),
@@ -128,12 +132,15 @@ RIGHT = Row(
             quiet="no tool call failed",
         ),
         Panel(
-            "Answers that were cut off or broken",
-            "Share of model calls that ended in length, abort or error. A wrong answer that ends in stop counts as "
-            "good.",
+            "Answers cut off or broken",
+            "Share of model calls that ended in length, abort or error. A wrong answer that ends "
+            "in stop counts as good.",
             (
                 Query(
-                    f'(sum(rate({M.REQUESTS}{{{VLLM},finished_reason!="stop"}}{R}))) / ({rate(M.REQUESTS)} > 0)',
+                    ratio(
+                        f'sum(rate({M.REQUESTS}{{{VLLM},finished_reason!="stop"}}{R}))',
+                        rate(M.REQUESTS),
+                    ),
                     "not stop",
                 ),
             ),
@@ -141,16 +148,10 @@ RIGHT = Row(
             thresholds=((0, GREEN), (0.05, YELLOW), (0.2, RED)),
         ),
         Panel(
-            "Failed requests to Llama Stack",
-            "Share of requests that Llama Stack answered with an error. An agent that gives up politely is a success "
-            "here.",
-            (
-                Query(
-                    '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}'
-                    f'{R})) or vector(0)) / (sum(rate(llama_stack_requests_total{{job="llama-stack"}}{R})) > 0)',
-                    "errors",
-                ),
-            ),
+            "Failed agent requests",
+            "Share of requests that Llama Stack answered with an error. An agent that politely "
+            "gives up counts as a success.",
+            (Query(error_rate(), "errors"),),
             unit="percentunit",
             thresholds=((0, GREEN), (0.01, YELLOW), (0.05, RED)),
         ),
@@ -162,5 +163,5 @@ DASHBOARD = Dashboard(
     "LLM lab: overview",
     "Four questions: is it fast, is it busy, what does it cost, is it right.",
     (FAST, BUSY, COST, RIGHT),
-    VARIABLES + SLO_VARIABLES + (MACHINE_USD_PER_HOUR,),
+    (*VARIABLES, *SLO_VARIABLES, MACHINE_USD_PER_HOUR),
 )

@@ -13,7 +13,7 @@ from lab.figures.dashboard import dashboard
 from lab.figures.dashboard import draw as dashboard_panel
 from lab.figures.intervals import interval_bars
 from lab.figures.latency import ecdf, phases
-from lab.figures.lengths import critical_bars, growth, said_against_truth
+from lab.figures.lengths import bucketed_against_exact, critical_bars, growth
 from lab.figures.quality import power_curves, share_rows
 from lab.figures.quantiles import quantile_intervals
 from lab.figures.style import STYLE
@@ -42,7 +42,7 @@ __all__ = [
     "power_curves",
     "prices",
     "quantile_intervals",
-    "said_against_truth",
+    "bucketed_against_exact",
     "service_line",
     "share_rows",
     "throughput_goodput",

@@ -107,6 +107,7 @@ def load_latency(steps: pd.DataFrame, predicted: pd.DataFrame | None = None, *, 
         markersize=10,
         label="measured p95",
     )
+    _mark_lagged(ax, steps, "offered_per_s", "e2e_mean_s")
     ax.set_yscale("log")
     ax.set_ylim(steps["e2e_mean_s"].min() * 0.4, top)
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -150,6 +151,7 @@ def throughput_goodput(steps: pd.DataFrame, *, slo: str = "", ax: Axes) -> Axes:
     ax.plot(
         x, steps["goodput_per_s"], "s-", color="#009E73", label=f"good{': ' if slo else ''}{slo}"
     )
+    _mark_lagged(ax, steps, "arrived_per_s", "answered_per_s")
     ax.set_xlim(left=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("requests a second that came")
@@ -213,6 +215,24 @@ def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set_ylabel("running + waiting by vLLM's gauges")
     ax.legend(loc="upper left", fontsize=9)
     return ax
+
+
+def _mark_lagged(ax: Axes, steps: pd.DataFrame, x: str, y: str) -> None:
+    """Ring the steps in which the load driver itself was late (`lagged`), so that the figure carries the warning."""
+    if "lagged" not in steps:
+        return
+
+    lagged = steps[steps["lagged"].astype(bool)]
+    if len(lagged):
+        ax.plot(
+            lagged[x],
+            lagged[y],
+            "o",
+            markersize=12,
+            markerfacecolor="none",
+            markeredgecolor="#000000",
+            label="the driver lagged: its own delay is in the times",
+        )
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:

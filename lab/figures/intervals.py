@@ -9,9 +9,12 @@ from lab.figures.style import figure, need_rows
 
 
 @figure
-def interval_bars(rates: pd.DataFrame, *, ax: Axes) -> Axes:
-    """One point with its interval a row. Columns: `rate_ratio`, `low_ratio`, `high_ratio` (0 to 1), and `n`; the index
-    names the rows. Raises FrameError without rows."""
+def interval_bars(rates: pd.DataFrame, *, of: str = "requests", ax: Axes) -> Axes:
+    """Draw one share with its interval per row.
+
+    `rates` has `rate_ratio`, `low_ratio`, `high_ratio` (0 to 1) and `n`; its index names the rows. `of` says what the n
+    of each row are. Raises FrameError without rows.
+    """
     need_rows(rates, "rates")
     y = range(len(rates))
     below, above = (
@@ -22,6 +25,6 @@ def interval_bars(rates: pd.DataFrame, *, ax: Axes) -> Axes:
     ax.set_yticks(y, [f"{name}  (n={n})" for name, n in zip(rates.index, rates["n"], strict=True)])
     ax.set_ylim(len(rates) - 0.5, -0.5)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("percent, with the Wilson 95 % interval")
+    ax.set_xlabel(f"percent of the n {of}, with the Wilson 95 % interval")
     ax.grid(axis="y", visible=False)
     return ax

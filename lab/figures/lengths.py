@@ -48,22 +48,25 @@ def growth(
 
 
 @figure
-def said_against_truth(table: pd.DataFrame, *, ax: Axes) -> Axes:
+def bucketed_against_exact(table: pd.DataFrame, *, ax: Axes) -> Axes:
     """What default buckets would have said beside the truth, one row a quantity and quantile, on a logarithmic axis.
 
-    `table` is `lab.measures.said_by_buckets(...)`. The band is the bucket, all that the histogram knows. Raises
+    `table` is `lab.measures.quantiles_by_bucketing(...)`. The band is the bucket, all that the histogram knows. Raises
     FrameError without rows.
     """
     need_rows(table, "quantiles")
-    left = min(table["truth_low"].min(), table["said"].min()) * 0.5
+    left = min(table["exact_low_s"].min(), table["bucketed_s"].min()) * 0.5
     for y, row in enumerate(table.itertuples()):
-        low, high = max(row.low, left), row.high if np.isfinite(row.high) else row.said * 3
+        low, high = (
+            max(row.low_s, left),
+            row.high_s if np.isfinite(row.high_s) else row.bucketed_s * 3,
+        )
         ax.barh(y, high - low, left=low, height=0.55, color="#CC79A7", alpha=0.25, linewidth=0)
-        ax.plot([row.truth, row.said], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
-        spread = [[row.truth - row.truth_low], [row.truth_high - row.truth]]
-        ax.errorbar(row.truth, y, xerr=spread, fmt="o", color="#0072B2", capsize=3)
-        ax.plot(row.said, y, "D", color="#CC79A7", markersize=6)
-        ax.annotate(f"{row.said / row.truth:.1f}x", (max(row.said, row.truth), y), xytext=(8, 0),
+        ax.plot([row.exact_s, row.bucketed_s], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
+        spread = [[row.exact_s - row.exact_low_s], [row.exact_high_s - row.exact_s]]
+        ax.errorbar(row.exact_s, y, xerr=spread, fmt="o", color="#0072B2", capsize=3)
+        ax.plot(row.bucketed_s, y, "D", color="#CC79A7", markersize=6)
+        ax.annotate(f"{row.bucketed_s / row.exact_s:.1f}x", (max(row.bucketed_s, row.exact_s), y), xytext=(8, 0),
                     textcoords="offset points", va="center", fontsize=8)  # fmt: skip
     ax.set_xscale("log")
     ax.set_xlim(left, ax.get_xlim()[1] * 1.4)

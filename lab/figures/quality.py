@@ -18,12 +18,17 @@ _APART = 0.052  # of the axes' height, between two labels at the right
 
 @figure
 def share_rows(
-    shares: pd.DataFrame, *, colour: str, notes: Mapping[str, str] | None = None, ax: Axes
+    shares: pd.DataFrame,
+    *,
+    colour: str,
+    notes: Mapping[str, str] | None = None,
+    of: str = "requests",
+    ax: Axes,
 ) -> Axes:
-    """One row an index value, in it one point with its interval a value of column `colour`.
+    """Draw one row per index value, in it one share with its interval per value of column `colour`.
 
     `shares` is a share_table (rate_ratio, low_ratio, high_ratio, n) with one more column; `notes` is a text for the
-    right end of a row. Raises FrameError without rows.
+    right end of a row, `of` says what the n of each row are. Raises FrameError without rows.
     """
     need_rows(shares, "shares")
     rows, groups = list(dict.fromkeys(shares.index)), list(dict.fromkeys(shares[colour]))
@@ -58,7 +63,7 @@ def share_rows(
             )
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("percent, with the Wilson 95 % interval")
+    ax.set_xlabel(f"percent of the n {of}, with the Wilson 95 % interval")
     ax.grid(axis="y", visible=False)
     for between in np.arange(0.5, len(rows) - 1):
         ax.axhline(between, color="#e6e6e6", linewidth=0.8)

@@ -7,7 +7,6 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.frames.completeness import Shape, problems_of, shape_of
-from lab.frames.intervals import union_length
 from lab.frames.roles import Role
 from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
 
@@ -158,6 +157,29 @@ def _union_s(spans: pd.DataFrame, group: np.ndarray, mask: np.ndarray, size: int
     start = spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy()[mask]
     end = start + np.rint(spans["duration_s"].to_numpy()[mask] * _NS).astype(np.int64)
     return union_length(group[mask], start, end, size) / _NS
+
+
+def union_length(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: int) -> np.ndarray:
+    """Length of the union of the intervals of each group: what was covered at least once counts once.
+
+    `group` holds indices 0..groups-1, `start` and `end` int64 (one unit, any origin); intervals that end before they
+    start are empty. The result has one float64 a group.
+    """
+    if not len(group):
+        return np.zeros(groups)
+    order = np.lexsort((start, group))
+    group, start, end = group[order], start[order], np.maximum(start, end)[order]
+    first = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
+    sizes = np.diff(np.concatenate((first, [len(group)])))
+    origin = np.repeat(start[first], sizes)
+    start, end = start - origin, end - origin
+    # Groups are laid out one after another on one axis, so that a single running maximum serves them all.
+    reach = np.maximum.reduceat(end, first)
+    shift = np.repeat(np.concatenate(([0], np.cumsum(reach)[:-1])), sizes)
+    start, end = start + shift, end + shift
+    covered = np.concatenate(([0], np.maximum.accumulate(end)[:-1]))
+    fresh = np.maximum(0, end - np.maximum(start, covered))
+    return np.bincount(group, weights=fresh, minlength=groups)
 
 
 def _column(spans: pd.DataFrame, attribute: str) -> np.ndarray:

@@ -17,14 +17,15 @@ from lab.kit.driving import drive
 from lab.kit.latency import engine_calls
 from lab.kit.scrapes import of_vllm, scraped_until
 from lab.measures import (
-    Service,
+    ServiceCurve,
     Slo,
     concurrency,
-    fit_service,
+    expected_on_arrival,
+    fit_service_curve,
     in_flight_at,
     level_row,
     predict,
-    seen_on_arrival,
+    settle_verdicts,
     step_row,
 )
 from lab.measures.capacity_saturation import SATURATED
@@ -95,9 +96,11 @@ def run_levels(
     return found
 
 
-def services_of(levels: pd.DataFrame) -> list[Service]:
+def fit_rounds(levels: pd.DataFrame) -> list[ServiceCurve]:
     """One fitted service a round."""
-    return [fit_service(part["users"], part["e2e_mean_s"]) for _, part in levels.groupby("round")]
+    return [
+        fit_service_curve(part["users"], part["e2e_mean_s"]) for _, part in levels.groupby("round")
+    ]
 
 
 def engine_parts(
@@ -144,7 +147,7 @@ def sweep(
     rates: Sequence[float],
     *,
     step_s: float,
-    least_requests: int,
+    min_requests: int,
     warm_s: float,
     slo: Slo,
     seed: int,
@@ -154,11 +157,12 @@ def sweep(
     """Offer these loads (requests a second, Poisson arrivals, open loop) one after another, lowest first, each for
     `step_s` and at least so many requests; after `stop_after` saturated steps in a row no more. Prints a line a step.
 
-    Rows of `lab.measures.step_row`. A step begins when the one before has been answered whole.
+    Rows of `lab.measures.step_row` and their verdicts by `lab.measures.settle_verdicts`. A step begins when the
+    one before has been answered whole.
     """  # fmt: skip
     found, saturated = Measured(), 0
     for number, rate in enumerate(sorted(rates)):
-        n = max(least_requests, math.ceil(rate * step_s))
+        n = max(min_requests, math.ceil(rate * step_s))
         run = drive(
             settings, n_requests=n, rate_per_s=rate, seed=seed + 1000 + number, kinds=SINGLE_TURN, api=api,
             progress=False, label=LABEL,
@@ -170,28 +174,33 @@ def sweep(
         saturated = saturated + 1 if row["verdict"] == SATURATED else 0
         if saturated >= stop_after:
             break
+    found.table = settle_verdicts(found.table)
+    for rate in found.table.loc[found.table["contradicted"], "offered_per_s"]:
+        print(
+            f"{rate:6g}/s: cannot tell, since a lighter load was saturated or a heavier one was not"
+        )
     return found
 
 
-def predictions(services: Sequence[Service], rates: Sequence[float]) -> pd.DataFrame:
+def predict_latency(services: Sequence[ServiceCurve], rates: Sequence[float]) -> pd.DataFrame:
     """`lab.measures.predict` at every rate: offered_per_s, value_s, low_s, high_s, rounds."""
     rows = [vars(predict(services, rate)) for rate in rates]
     return pd.DataFrame(rows).rename(columns={"rate_per_s": "offered_per_s"})
 
 
-def good_shares(
-    services: Sequence[Service], levels: pd.DataFrame, rates: Sequence[float]
+def predict_slo_attainment(
+    services: Sequence[ServiceCurve], levels: pd.DataFrame, rates: Sequence[float]
 ) -> pd.DataFrame:
     """The share of requests that would keep the SLO at each rate, from the levels' shares: `offered_per_s`,
-    `told_ratio` (mean over the rounds' services; NaN where one of them has no steady state). See `seen_on_arrival`."""
+    `predicted_ratio` (mean over the rounds' services; NaN where one of them has no steady state). See `expected_on_arrival`."""
     share = levels.groupby("users")["good_ratio"].mean()
     rows = [
-        (rate, np.mean([seen_on_arrival(one, rate, share.index, share) for one in services]))
+        (rate, np.mean([expected_on_arrival(one, rate, share.index, share) for one in services]))
         if all(rate < one.capacity_per_s for one in services)
         else (rate, np.nan)
         for rate in rates
     ]
-    return pd.DataFrame(rows, columns=["offered_per_s", "told_ratio"])
+    return pd.DataFrame(rows, columns=["offered_per_s", "predicted_ratio"])
 
 
 def backlog_lines(sweep: Measured) -> list[tuple[str, str, np.ndarray, np.ndarray]]:

@@ -10,7 +10,7 @@ from lab.errors import NoData
 from lab.frames import increase_exact, spans_frame
 from lab.frames.turns import OTHERS, turn_frame
 from lab.kit.scrapes import of_vllm, scraped_until
-from lab.measures import Energy, books, token_totals, with_shares
+from lab.measures import Energy, reconcile_totals, token_totals, with_shares
 from lab.schema import Metric, Service, Span
 from lab.settings import Settings
 from lab.stores import Prometheus, Tempo
@@ -72,7 +72,7 @@ def needed_turns(requests: pd.DataFrame) -> pd.Series:
 
 @dataclass(frozen=True)
 class TokenBooks:
-    """`table`: rows prompt, cached, completion; a column a source, differences and `balanced`; see `token_books`.
+    """`table`: rows prompt, cached, completion; a column a source, differences and `balanced`; see `reconcile`.
 
     `computed_tokens` by Prometheus' three counters, `in_steps` by vLLM's steps; `others`: model calls of others;
     `under_way`: how many of theirs were at work at the scrapes that the counters' window begins and ends with. Their
@@ -114,7 +114,7 @@ class TokenBooks:
         return f"the books balance to the token: {total:,} prompt and generated tokens in every source{used}"
 
 
-def token_books(
+def reconcile(
     settings: Settings, run: Run, requests: pd.DataFrame, turns: pd.DataFrame
 ) -> TokenBooks:
     """The run's tokens by client, spans and Prometheus, to the token.
@@ -139,7 +139,7 @@ def token_books(
     others = pd.Series({what: float(theirs[f"{what}_tokens"].sum()) for what in COUNTERS})
     totals["client"] += others
     totals["spans"] += others
-    table = books(totals.astype("int64"))
+    table = reconcile_totals(totals.astype("int64"))
     table.insert(0, "others", others.astype("int64"))
     table.attrs["client_silent"] = silent
     computed = int(totals["prometheus"] @ pd.Series({"prompt": 1, "cached": -1, "completion": 1}))

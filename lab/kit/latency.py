@@ -86,9 +86,9 @@ def critical_trees(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def prefix_probe(
-    settings: Settings, *, most_words: int, prompts: int, seed: int = 0, wait_s: float = 30.0
+    settings: Settings, *, max_words: int, prompts: int, seed: int = 0, wait_s: float = 30.0
 ) -> pd.DataFrame:
-    """Ask vLLM directly, one request at a time: `prompts` prompts of up to `most_words` words that nobody has asked
+    """Ask vLLM directly, one request at a time: `prompts` prompts of up to `max_words` words that nobody has asked
     before, each twice in a row. The first must be computed, the second's beginning lies in the prefix cache.
 
     One row a request, in order: `again` (the second time), `prompt_tokens`, `cached_tokens`, `ttft_s` (client),
@@ -106,7 +106,7 @@ def prefix_probe(
     if settings.place == "recorded":
         run = recorded.run_for(settings, asked)
     else:
-        plan = _probe_plan(settings, most_words, prompts, seed)
+        plan = _probe_plan(settings, max_words, prompts, seed)
         run = run_plan(plan, settings, out_dir=settings.state_dir / "runs", progress=False)
         save_asked(run.folder, asked)
     spans, arrival = wait_for_spans(settings, run.records, wait_s)
@@ -133,11 +133,11 @@ def probe_slopes(probe: pd.DataFrame) -> dict[str, Slope]:
     }
 
 
-def _probe_plan(settings: Settings, most_words: int, prompts: int, seed: int) -> Plan:
+def _probe_plan(settings: Settings, max_words: int, prompts: int, seed: int) -> Plan:
     """Every text twice, in an order of lengths that is no slope in time. Each begins with letters that no probe had
     before (not seeded), so that a second probe finds nothing of the first in the cache."""
     rng = np.random.default_rng(seed)
-    lengths = rng.permutation(np.linspace(8, most_words, prompts).astype(int))
+    lengths = rng.permutation(np.linspace(8, max_words, prompts).astype(int))
     scenario = make_scenarios(1, seed, kinds=["no_tool"])[0]
     made = [
         PlannedRequest(

@@ -11,11 +11,11 @@ import pandas as pd
 
 from lab.errors import LabError, NoData, StoreError, WorkloadError
 from lab.frames import spans_frame, trace_problems
-from lab.frames.witnessed import rooted, witnessed
+from lab.frames.records import records_from_spans, with_roots
 from lab.schema import Service, Span
 from lab.settings import Settings
 from lab.stores import Arrival, Tempo
-from lab.stores.instants import utc
+from lab.stores.timestamps import utc
 from lab.workload import Plan, Poisson, Run
 from lab.world import scenario_of
 
@@ -39,7 +39,7 @@ LACKS = {
 
 @dataclass(repr=False)
 class WindowRun(Run):
-    """A run made of spans: `records` as `lab.frames.witnessed` makes them, `spans` those that they are made of."""
+    """A run made of spans: `records` as `lab.frames.records_from_spans` makes them, `spans` those that they are made of."""
 
     spans: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -99,8 +99,8 @@ def window_run(
             got=f"{utc(start)} to {utc(end)} at {tempo.url}",
             fix="take a shorter window",
         )
-    spans = rooted(spans)
-    found = witnessed(spans)
+    spans = with_roots(spans)
+    found = records_from_spans(spans)
     found = found[found["scheduled_at"].between(start, end, inclusive="left")]
     of_model = found[found["model"] == model] if model else found
     if of_model.empty:

@@ -5,51 +5,60 @@ from lab.measures.buckets import (
     VLLM_ITL_S,
     VLLM_REQUEST_LATENCY_S,
     VLLM_TTFT_S,
+    quantiles_by_bucketing,
     rebin,
-    said_by_buckets,
 )
-from lab.measures.capacity import Slo, concurrency, goodput, littles_law
-from lab.measures.capacity_littles import gauge_check, in_flight_at, littles_books, paired_check
-from lab.measures.capacity_model import Service, fit_service, predict, seen_on_arrival
+from lab.measures.capacity import Slo, concurrency, goodput
+from lab.measures.capacity_littles import in_flight_at, littles_law
+from lab.measures.capacity_model import (
+    ServiceCurve,
+    expected_on_arrival,
+    fit_service_curve,
+    predict,
+)
 from lab.measures.capacity_replicas import replicas_for
-from lab.measures.capacity_saturation import batch_mean, knee, saturation
+from lab.measures.capacity_saturation import batch_mean, knee, saturation, settle_verdicts
 from lab.measures.capacity_steps import level_row, prediction_errors, steady_window, step_row
-from lab.measures.cost_bill import bill_by, machine_bill, money_books, scaled
+from lab.measures.cost_bill import bill_by, machine_bill, reconcile_money, scaled
 from lab.measures.cost_energy import Energy
-from lab.measures.cost_savings import Savings, asked_before, cache_savings, work_of
+from lab.measures.cost_savings import Savings, cache_savings, classify_work, is_repeat
 from lab.measures.cost_share import by_tokens, fair_shares, with_shares
 from lab.measures.critical_path import critical_path
 from lab.measures.latency import (
     BucketQuantile,
     Quantile,
     bucket_quantile,
-    mean_from_sum_and_count,
     quantile,
     quantiles,
     quantiles_by_source,
 )
 from lab.measures.quality import (
     paired_difference,
-    requests_to_see,
     share_table,
     tool_confusion,
-    tool_use,
     wilson,
 )
 from lab.measures.quality_paired import (
     compare_paired,
     holm,
     pair_up,
-    paired_power,
+    paired_shares,
     pairs_needed,
     pairs_to_see,
     power_curve,
 )
 from lab.measures.quality_signals import alert_quality, compare_signals, signals, ungrounded_values
-from lab.measures.slopes import Slope, slope
+from lab.measures.slopes import Slope, slope, slopes_by_half
 from lab.measures.streaming import longest_gaps, stream_gaps, token_latencies
-from lab.measures.tokens import books, cost_by, machine_usd_per_mtok, token_totals
-from lab.measures.utilisation import Work, busy_cores, cores_by_mode, held_mean, rates, share_above
+from lab.measures.tokens import cost_by, machine_usd_per_mtok, reconcile_totals, token_totals
+from lab.measures.utilisation import (
+    Work,
+    busy_cores,
+    cores_by_mode,
+    rates,
+    time_share_above,
+    time_weighted_mean,
+)
 from lab.measures.utilisation_gpu import gpu_table
 
 __all__ = [
@@ -61,15 +70,15 @@ __all__ = [
     "Energy",
     "Quantile",
     "Savings",
-    "Service",
+    "ServiceCurve",
     "Slo",
     "Slope",
     "Work",
     "alert_quality",
-    "asked_before",
+    "is_repeat",
     "batch_mean",
     "bill_by",
-    "books",
+    "reconcile_totals",
     "bucket_quantile",
     "busy_cores",
     "by_tokens",
@@ -81,26 +90,22 @@ __all__ = [
     "cost_by",
     "critical_path",
     "fair_shares",
-    "fit_service",
-    "gauge_check",
+    "fit_service_curve",
     "goodput",
     "gpu_table",
-    "held_mean",
+    "time_weighted_mean",
     "holm",
     "in_flight_at",
     "knee",
     "level_row",
-    "littles_books",
     "littles_law",
     "longest_gaps",
     "machine_bill",
     "machine_usd_per_mtok",
-    "mean_from_sum_and_count",
-    "money_books",
+    "reconcile_money",
     "pair_up",
-    "paired_check",
     "paired_difference",
-    "paired_power",
+    "paired_shares",
     "pairs_needed",
     "pairs_to_see",
     "power_curve",
@@ -112,24 +117,24 @@ __all__ = [
     "rates",
     "rebin",
     "replicas_for",
-    "requests_to_see",
-    "said_by_buckets",
+    "quantiles_by_bucketing",
     "saturation",
     "scaled",
-    "seen_on_arrival",
-    "share_above",
+    "expected_on_arrival",
+    "time_share_above",
+    "settle_verdicts",
     "share_table",
     "signals",
     "slope",
+    "slopes_by_half",
     "steady_window",
     "step_row",
     "stream_gaps",
     "token_latencies",
     "token_totals",
     "tool_confusion",
-    "tool_use",
     "ungrounded_values",
     "wilson",
     "with_shares",
-    "work_of",
+    "classify_work",
 ]

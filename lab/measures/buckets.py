@@ -59,16 +59,16 @@ def rebin(values: Sequence[float], bounds: Sequence[float]) -> pd.DataFrame:
     )
 
 
-def said_by_buckets(
+def quantiles_by_bucketing(
     values: Mapping[str, Sequence[float]],
     bounds: Mapping[str, Sequence[float]],
     q: Sequence[float] = (0.5, 0.95, 0.99),
 ) -> pd.DataFrame:
     """What histogram_quantile() would say of these values if they had been kept in these bounds, beside the truth.
 
-    `values` and `bounds` have the same keys: the quantities. One row a quantity and q: `what`, `q`, `truth` with its
-    bootstrap interval `truth_low`, `truth_high`, `said` (the interpolation), the bucket `low`, `high`,
-    `in_bucket_ratio` (share of all observations that lie in that one bucket), `wrong_ratio` = said / truth - 1, `n`.
+    `values` and `bounds` have the same keys: the quantities. One row a quantity and q: `what`, `q`, `exact_s` with its
+    bootstrap interval `exact_low_s`, `exact_high_s`, `bucketed_s` (the interpolation), the bucket `low_s`, `high_s`,
+    `in_bucket_ratio` (share of all observations that lie in that one bucket), `error_ratio` = bucketed_s / exact_s - 1, `n`.
     """
     if set(values) != set(bounds):
         raise FrameError(
@@ -88,13 +88,13 @@ def said_by_buckets(
     columns = [
         "what",
         "q",
-        "truth",
-        "truth_low",
-        "truth_high",
-        "said",
-        "low",
-        "high",
+        "exact_s",
+        "exact_low_s",
+        "exact_high_s",
+        "bucketed_s",
+        "low_s",
+        "high_s",
         "in_bucket_ratio",
-        "wrong_ratio",
+        "error_ratio",
     ]
     return pd.DataFrame(rows, columns=[*columns, "n"])

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
 from lab.errors import FrameError
 
 
 @dataclass(frozen=True)
-class LittlesBooks:
+class LittlesLaw:
     """L = λW over a finite window, with what its edges owe (Little & Graves 2008, section 5.2).
 
     `mean_in_system` is the exact integral of the number in the system over the window, divided by its length;
@@ -36,7 +32,7 @@ class LittlesBooks:
         return self.arrivals_per_s * self.mean_time_s
 
 
-def littles_books(start: np.ndarray, end: np.ndarray, window: tuple[float, float]) -> LittlesBooks:
+def littles_law(start: np.ndarray, end: np.ndarray, window: tuple[float, float]) -> LittlesLaw:
     """Both sides of Little's law from the same requests. The integral is taken over the step function of how many were
     under way, not over the requests, so that an error in either shows in `rest`. NaN (never sent) is left out.
 
@@ -59,7 +55,7 @@ def littles_books(start: np.ndarray, end: np.ndarray, window: tuple[float, float
     after = float(np.clip(end - last, 0, None)[arrived].sum()) / span_s
     mean_in = _integral(start, end, first, last) / span_s
     rest = mean_in - (rate * mean_time + before - after)
-    return LittlesBooks(mean_in, float(rate), mean_time, before, after, rest, int(arrived.sum()))
+    return LittlesLaw(mean_in, float(rate), mean_time, before, after, rest, int(arrived.sum()))
 
 
 def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -68,54 +64,6 @@ def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarr
     instants = np.asarray(at, dtype=float)
     return np.searchsorted(np.sort(start), instants, "right") - np.searchsorted(
         np.sort(end), instants, "right"
-    )
-
-
-@dataclass(frozen=True)
-class GaugeCheck:
-    """A sampled gauge against the number that was really there at the very instants of its samples.
-
-    `difference` is the mean of gauge - true over the samples, with its 95 % interval (t, samples taken as independent).
-    The comparison is paired, so that the coming and going of the load is not in the interval.
-    """
-
-    gauge_mean: float
-    true_mean: float
-    difference: float
-    low: float
-    high: float
-    samples: int
-
-    @property
-    def relative(self) -> float:
-        return self.difference / self.true_mean if self.true_mean else math.nan
-
-
-def gauge_check(
-    samples: pd.DataFrame, start: np.ndarray, end: np.ndarray, *, delay_s: float = 0.0
-) -> GaugeCheck:
-    """Compare samples of a gauge (columns `at` in epoch seconds, `value`) with requests' intervals.
-
-    `delay_s`: how much later than its timestamp a sample was taken (Prometheus stamps a scrape with its beginning).
-    Raises FrameError for fewer than two samples.
-    """
-    return paired_check(
-        samples["value"], in_flight_at(start, end, samples["at"].to_numpy(float) + delay_s)
-    )
-
-
-def paired_check(gauge: Sequence[float], true: Sequence[float]) -> GaugeCheck:
-    """Samples of a gauge against what should be there at each of them. Raises FrameError for fewer than two."""
-    value, there = np.asarray(gauge, dtype=float), np.asarray(true, dtype=float)
-    if len(value) < 2:
-        raise FrameError("a gauge cannot be checked by fewer than two samples", got=f"{len(value)}")
-    difference = value - there
-    half = float(
-        stats.t.ppf(0.975, len(value) - 1) * difference.std(ddof=1) / math.sqrt(len(value))
-    )
-    mean = float(difference.mean())
-    return GaugeCheck(
-        float(value.mean()), float(there.mean()), mean, mean - half, mean + half, len(value)
     )
 
 

@@ -18,11 +18,11 @@ from scipy import stats
 
 from lab.errors import FrameError
 
-MOST_IN_SYSTEM = 20_000
+MAX_IN_SYSTEM = 20_000
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceCurve:
     """W(n) = alone_s - slot_s + slot_s * n: `alone_s` for a lone request, `slot_s` more for every other beside it.
 
     `slot_s` is the part of a request that the others must wait for; the rest is done for all at once. No more than
@@ -63,7 +63,7 @@ class Service:
                 fix="ask for a rate below capacity",
             )
         busy = rate_per_s * self.slot_s
-        size = min(MOST_IN_SYSTEM, int(50 + 40 * (1 + rate_per_s * self.alone_s) / (1 - busy)))
+        size = min(MAX_IN_SYSTEM, int(50 + 40 * (1 + rate_per_s * self.alone_s) / (1 - busy)))
         n = np.arange(1, size)
         logs = np.concatenate(
             ([0.0], np.cumsum(np.log(np.maximum(rate_per_s * self.time_s(n) / n, 1e-300))))
@@ -72,7 +72,7 @@ class Service:
         return weights / weights.sum()
 
 
-def fit_service(users: Sequence[float], time_s: Sequence[float]) -> Service:
+def fit_service_curve(users: Sequence[float], time_s: Sequence[float]) -> ServiceCurve:
     """The line through W(n), by least squares of the relative errors, so that one user counts as much as sixty-four.
 
     Raises FrameError for fewer than two different numbers of users, or a line that does not rise.
@@ -91,7 +91,7 @@ def fit_service(users: Sequence[float], time_s: Sequence[float]) -> Service:
             got=got,
             fix="add levels with more users, or longer ones",
         )
-    return Service(float(alone), float(slot))
+    return ServiceCurve(float(alone), float(slot))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Prediction:
     rounds: int
 
 
-def predict(services: Sequence[Service], rate_per_s: float) -> Prediction:
+def predict(services: Sequence[ServiceCurve], rate_per_s: float) -> Prediction:
     """Mean time at a rate, of services that were fitted to independent rounds of the same measurement.
 
     The value is the geometric mean of the rounds' predictions. The interval is for one further run: Student's t on the
@@ -127,8 +127,8 @@ def predict(services: Sequence[Service], rate_per_s: float) -> Prediction:
     return Prediction(rate_per_s, value, value / reach, value * reach, len(logs))
 
 
-def seen_on_arrival(
-    service: Service, rate_per_s: float, users: Sequence[float], values: Sequence[float]
+def expected_on_arrival(
+    service: ServiceCurve, rate_per_s: float, users: Sequence[float], values: Sequence[float]
 ) -> float:
     """Mean of something that depends on how many requests are under way (a TTFT, a share of good requests), measured
     with closed-loop `users`, at an open-loop rate: an arriving request finds k others with probability p(k) and then

@@ -94,11 +94,39 @@ def batch_mean(values: Sequence[float], *, batches: int = 10) -> tuple[float, fl
     return mean, mean - half, mean + half
 
 
+def settle_verdicts(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return the steps of a sweep with every verdict that another step contradicts changed to 'cannot tell'.
+
+    A server that keeps up with a load keeps up with every lighter one. Where it did not (the machine was busy with
+    something else, the driver lagged), neither the saturated step below nor the step that kept up above can be trusted.
+    `steps` has `offered_per_s` and `verdict`; the result adds `contradicted` (bool) and keeps the order.
+    """
+    saturated = steps["verdict"] == SATURATED
+    keeps_up = steps["verdict"] == KEEPS_UP
+    rate = steps["offered_per_s"]
+    lowest_saturated = rate[saturated].min()
+    highest_kept = rate[keeps_up].max()
+
+    contradicted = (saturated & (rate < highest_kept)) | (keeps_up & (rate > lowest_saturated))
+    verdict = steps["verdict"].where(~contradicted, UNCLEAR)
+    return steps.assign(verdict=verdict, contradicted=contradicted)
+
+
 def knee(steps: pd.DataFrame) -> pd.Series:
-    """The row of a sweep with the greatest power: throughput / latency (Kleinrock 1979). Beyond it, latency grows by a
-    larger share than throughput. `steps` has `answered_per_s` and `e2e_mean_s`. Raises FrameError without rows."""
+    """Return the row of a sweep with the greatest power: throughput / latency (Kleinrock 1979).
+
+    Beyond it, latency grows by a larger share than throughput. `steps` has `answered_per_s` and `e2e_mean_s`, and may
+    have `verdict`: then only steps that keep up count, since the latency of others grows with the length of the step.
+    Raises FrameError where no step is left.
+    """
+    if "verdict" in steps:
+        steps = steps[steps["verdict"] == KEEPS_UP]
     if steps.empty:
-        raise FrameError("a knee needs the steps of a sweep", got="no step")
+        raise FrameError(
+            "a knee needs the steps of a sweep",
+            got="no step that keeps up",
+            fix="begin the sweep at a lower load, or make its steps longer",
+        )
     return steps.loc[(steps["answered_per_s"] / steps["e2e_mean_s"]).idxmax()]
 
 

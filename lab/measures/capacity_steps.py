@@ -10,7 +10,7 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.measures.capacity import Slo
-from lab.measures.capacity_littles import littles_books
+from lab.measures.capacity_littles import littles_law
 from lab.measures.capacity_saturation import batch_mean, saturation
 from lab.measures.latency import quantile
 from lab.measures.quality import wilson
@@ -88,7 +88,7 @@ def step_row(
     start, end = records["scheduled_at"].to_numpy(float), records["done_at"].to_numpy(float)
     state = asdict(saturation(start, end, window))
     mean, low, high = batch_mean(ok["e2e_s"].to_numpy(float))
-    p95, books = quantile(ok["ttft_s"].to_numpy(float), 0.95), littles_books(start, end, window)
+    p95, books = quantile(ok["ttft_s"].to_numpy(float), 0.95), littles_law(start, end, window)
     good = slo.kept(inside)
     share, share_low, share_high = wilson(int(good.sum()), len(inside))
     return {

@@ -101,7 +101,9 @@ def scaled(bill: pd.DataFrame, factor: float) -> pd.DataFrame:
     return bill.assign(**{name: bill[name] * factor for name in bill if str(name).endswith("usd")})
 
 
-def money_books(bill: pd.DataFrame, window: tuple[float, float], usd_per_hour: float) -> pd.Series:
+def reconcile_money(
+    bill: pd.DataFrame, window: tuple[float, float], usd_per_hour: float
+) -> pd.Series:
     """Does the bill add up? `allocated_usd` (all rows), `paid_usd` (the window by the price) and their difference."""
     allocated, paid = float(bill["usd"].sum()), (window[1] - window[0]) / 3600 * usd_per_hour
     return pd.Series(

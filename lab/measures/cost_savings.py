@@ -2,64 +2,87 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.measures.slopes import slope
+from lab.measures.slopes import Slope, slope
 
-FEWEST = 8  # calls; fewer give a slope without meaning
-ENOUGH = 1_000  # calls; the slope looks at all pairs, and more would take longer without being much sharper
+MIN_CALLS = 8  # fewer give a slope without meaning
+MAX_CALLS = (
+    1_000  # the slope takes all pairs, and more calls would take longer without being much sharper
+)
 WORK = ("useful", "more calls than needed", "wrong answer", "failed request", "others")
 
 
 @dataclass(frozen=True)
 class Savings:
-    """What cached tokens would have cost to compute.
+    """Prefill time that cached prompt tokens did not take.
 
-    `tokens` is how many came from the cache, `slope_s` the seconds of one more fresh token, `seconds` their product and
-    `low_s` to `high_s` its 95 % interval; all NaN where the slope cannot be told from the data.
+    `tokens` is how many came from the cache; `line` the prefill seconds by fresh prompt tokens, from `line.x_low` to
+    `line.x_high` of them, None where the calls do not tell. All seconds are NaN without a line.
     """
 
     tokens: int
-    slope_s: float
-    seconds: float
-    low_s: float
-    high_s: float
+    line: Slope | None
+
+    @property
+    def slope_s(self) -> float:
+        """Seconds of one more fresh token."""
+        return self.line.per_x if self.line else math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Seconds saved by all cached tokens."""
+        return self.slope_s * self.tokens
+
+    @property
+    def low_s(self) -> float:
+        """Lower end of the 95 % interval of `seconds`."""
+        return self.line.low * self.tokens if self.line else math.nan
+
+    @property
+    def high_s(self) -> float:
+        """Upper end of the 95 % interval of `seconds`."""
+        return self.line.high * self.tokens if self.line else math.nan
 
     @property
     def known(self) -> bool:
-        """Whether the interval leaves no doubt that anything was spared."""
-        return bool(self.low_s > 0)
+        """Whether the whole interval is above zero."""
+        return self.low_s > 0
 
 
 def cache_savings(turns: pd.DataFrame) -> Savings:
-    """Prefill seconds that cached prompt tokens did not take: their number by the seconds of one more fresh token.
+    """Return the prefill seconds that cached prompt tokens saved: their number times the seconds of one more fresh token.
 
-    The seconds of one more are the robust slope of `prefill_s` on fresh prompt tokens (`lab.measures.slopes`): single
-    slow calls do not move it, and what every call costs however short it is does not count as saved. The slope is taken
-    where calls were seen, at short fresh parts; attention makes it steeper for long ones, so this says rather too
-    little. Raises FrameError for turns without their columns.
+    The seconds of one more token are the robust slope of `prefill_s` on fresh prompt tokens (`lab.measures.slope`):
+    single slow calls do not move it, and what every call costs however short it is does not count as saved.
+
+    The slope holds for fresh parts as long as these calls had. Attention makes it steeper in longer prompts
+    (`lab.measures.slopes_by_half`), so a probe with long prompts reports more per token than an agent's short ones.
+    Raises FrameError for turns without their columns.
     """
     if missing := {"prefill_s", "prompt_tokens", "cached_tokens"} - set(turns):
         raise FrameError(
             f"the turns lack {', '.join(sorted(missing))}",
             fix="make them with lab.frames.turn_frame",
         )
+
     cached = int(turns["cached_tokens"].sum())
-    known = turns[turns["prefill_s"].notna()]
-    fresh = (known["prompt_tokens"] - known["cached_tokens"]).to_numpy(float)
-    if len(known) < FEWEST or np.ptp(fresh) == 0:
-        nothing = float("nan")
-        return Savings(cached, nothing, nothing, nothing, nothing)
-    some = np.random.default_rng(0).permutation(len(known))[:ENOUGH]
-    line = slope(fresh[some], known["prefill_s"].to_numpy(float)[some])
-    return Savings(cached, line.per_x, line.per_x * cached, line.low * cached, line.high * cached)
+    measured = turns[turns["prefill_s"].notna()]
+    fresh = (measured["prompt_tokens"] - measured["cached_tokens"]).to_numpy(float)
+    if len(measured) < MIN_CALLS or np.ptp(fresh) == 0:
+        return Savings(cached, None)
+
+    sample = np.random.default_rng(0).permutation(len(measured))[:MAX_CALLS]
+    line = slope(fresh[sample], measured["prefill_s"].to_numpy(float)[sample])
+    return Savings(cached, line)
 
 
-def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> pd.Series:
+def classify_work(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> pd.Series:
     """What every call was good for, one of WORK; the first that applies, from the right end.
 
     'failed request': the user got no answer; 'wrong answer': it does not state what it should; 'more calls than
@@ -82,7 +105,7 @@ def work_of(turns: pd.DataFrame, requests: pd.DataFrame, needed: pd.Series) -> p
     return pd.Series(pd.Categorical(work, categories=WORK), index=turns.index, name="work")
 
 
-def asked_before(requests: pd.DataFrame) -> pd.Series:
+def is_repeat(requests: pd.DataFrame) -> pd.Series:
     """Whether the same question, word for word, was asked earlier in this run, by anybody: a boolean a request.
 
     An answer cache could have spared those, if the answer was still true and theirs to see. Only first questions of a
@@ -90,4 +113,4 @@ def asked_before(requests: pd.DataFrame) -> pd.Series:
     """
     first = requests[requests["turn_index"] == 0].sort_values("scheduled_at")
     again = first["prompt"].duplicated(keep="first")
-    return again.reindex(requests.index, fill_value=False).rename("asked_before")
+    return again.reindex(requests.index, fill_value=False).rename("is_repeat")

@@ -130,14 +130,6 @@ def bucket_quantile(buckets: pd.DataFrame, q: float) -> BucketQuantile:
     return BucketQuantile(q, float(value), low, high, float(total), float(count[at] / total))
 
 
-def mean_from_sum_and_count(total_s: float, count: float) -> float:
-    """The exact mean of a histogram's observations, whatever its buckets: the increase of `_sum` over that of `_count`.
-
-    NaN of none.
-    """
-    return total_s / count if count > 0 else math.nan
-
-
 def quantiles_by_source(
     q: Sequence[float],
     *,

@@ -61,16 +61,6 @@ def share_table(
     return pd.DataFrame(rows, columns=columns).set_index("outcome")
 
 
-def tool_use(frame: pd.DataFrame, *, by: Sequence[str] = ()) -> pd.DataFrame:
-    """`share_table` of every verdict and fault of `lab.world.judge` that the frame has."""
-    found = [name for name in (*VERDICTS, *FAULTS) if name in frame]
-    if not found:
-        raise FrameError(
-            "this frame has no verdicts", fix="give request_frame the judgements of lab.world.judge"
-        )
-    return share_table(frame, found, by=by)
-
-
 def tool_confusion(
     expected: Sequence[Sequence[str]], called: Sequence[Sequence[str]]
 ) -> pd.DataFrame:
@@ -123,23 +113,3 @@ def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:
     n, discordant = len(first), only_a + only_b
     p_value = float(stats.binomtest(only_b, discordant).pvalue) if discordant else 1.0
     return PairedDifference(only_a, only_b, n, (only_b - only_a) / n if n else math.nan, p_value)
-
-
-def requests_to_see(
-    share_a: float, share_b: float, *, significance: float = 0.05, power: float = 0.8
-) -> int:
-    """How many requests each of two versions must answer until a difference between these shares is seen.
-
-    Two independent samples, two-sided: n = (z_{1-α/2} sqrt(2 p̄ q̄) + z_{power} sqrt(p₁q₁ + p₂q₂))² / (p₁ - p₂)²
-    (Fleiss, Levin & Paik 2003, "Statistical Methods for Rates and Proportions", chapter 4, without the correction for
-    continuity).
-    """
-    if not (0 <= share_a <= 1 and 0 <= share_b <= 1) or share_a == share_b:
-        raise FrameError(
-            "two different shares between 0 and 1 are needed", got=f"{share_a} and {share_b}"
-        )
-    z_alpha, z_power = stats.norm.ppf(1 - significance / 2), stats.norm.ppf(power)
-    mean = (share_a + share_b) / 2
-    spread = z_alpha * math.sqrt(2 * mean * (1 - mean))
-    spread += z_power * math.sqrt(share_a * (1 - share_a) + share_b * (1 - share_b))
-    return math.ceil(spread**2 / (share_a - share_b) ** 2)

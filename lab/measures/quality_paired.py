@@ -10,9 +10,9 @@ import pandas as pd
 from scipy import stats
 
 from lab.errors import FrameError
-from lab.measures.quality import paired_difference, wilson
+from lab.measures.quality import paired_difference, share_table, wilson
 
-MOST_PAIRS = 5000  # who needs more than that will not wait for it
+MAX_PAIRS = 5000  # who needs more than that will not wait for it
 _RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
 _TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
@@ -38,52 +38,64 @@ def pair_up(
 
 
 def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame:
-    """Each outcome of `pair_up` in a and in b, one row each: `a_ratio`, `b_ratio`, `difference_ratio` (b - a) with
-    `low_ratio` and `high_ratio` (95 %), `only_a`, `only_b`, `n`, `p_value` (McNemar, exact), `p_holm`.
+    """Compare each outcome of `pair_up` between a and b; one row per outcome.
 
-    A pair counts where both sides are known; where no pair does, there is no p-value. The interval is Newcombe's for
-    paired shares (1998, "Improved confidence intervals for the difference between binomial proportions based on paired
-    data", method 10). `p_holm` is corrected for looking at all these outcomes at once.
+    Everything but `judged_a` and `judged_b` is of the `n` pairs in which both sides were judged, never of all requests:
+
+    - `a_ratio`, `b_ratio`, and `difference_ratio` (b - a) with `low_ratio` and `high_ratio`, Newcombe's 95 % interval
+      for paired shares (1998, "Improved confidence intervals for the difference between binomial proportions based on
+      paired data", method 10);
+    - `only_a`, `only_b`: pairs in which only one side has the outcome;
+    - `n`: pairs; `judged_a`, `judged_b`: requests that were judged in a and in b. An outcome that not every request has
+      (a recovery needs a tool that failed) may be judged in many requests of either and in few pairs;
+    - `p_value` (McNemar, exact; NaN without a pair), and `p_holm`, corrected for looking at all these outcomes at once.
     """
     rows = []
     for outcome in outcomes:
-        known = pairs[[("a", outcome), ("b", outcome)]].dropna().astype(bool)
-        first, second = known.iloc[:, 0].to_numpy(), known.iloc[:, 1].to_numpy()
-        found = paired_difference(first, second)
-        low, high = paired_interval(
-            int((first & second).sum()), found.only_a, found.only_b, found.n
-        )
-        shares = (first.mean(), second.mean()) if found.n else (math.nan, math.nan)
-        p_value = (
-            found.p_value if found.n else math.nan
-        )  # nothing was tested, so nothing is corrected for
+        both = pairs[[("a", outcome), ("b", outcome)]]
+        known = both.dropna().astype(bool)
+        a = known.iloc[:, 0].to_numpy()
+        b = known.iloc[:, 1].to_numpy()
+        difference = paired_difference(a, b)
+        n = difference.n
+        low, high = paired_interval(int((a & b).sum()), difference.only_a, difference.only_b, n)
+        judged_a, judged_b = both.notna().sum()
         rows.append(
-            [
-                outcome,
-                *shares,
-                found.difference_ratio,
-                low,
-                high,
-                found.only_a,
-                found.only_b,
-                found.n,
-                p_value,
-            ]
+            {
+                "outcome": outcome,
+                "a_ratio": a.mean() if n else math.nan,
+                "b_ratio": b.mean() if n else math.nan,
+                "difference_ratio": difference.difference_ratio,
+                "low_ratio": low,
+                "high_ratio": high,
+                "only_a": difference.only_a,
+                "only_b": difference.only_b,
+                "n": n,
+                "judged_a": judged_a,
+                "judged_b": judged_b,
+                "p_value": difference.p_value if n else math.nan,
+            }
         )
-    names = [
-        "a_ratio",
-        "b_ratio",
-        "difference_ratio",
-        "low_ratio",
-        "high_ratio",
-        "only_a",
-        "only_b",
-        "n",
-        "p_value",
-    ]
-    table = pd.DataFrame(rows, columns=["outcome", *names]).set_index("outcome")
+    table = pd.DataFrame(rows).set_index("outcome")
     table["p_holm"] = holm(table["p_value"])
     return table
+
+
+def paired_shares(
+    pairs: pd.DataFrame, outcomes: Sequence[str], *, names: tuple[str, str] = ("a", "b")
+) -> pd.DataFrame:
+    """Return each outcome's share in a and in b, both of the same pairs: those in which both sides were judged.
+
+    A `share_table` with one more column, `version`, which has these names. To be drawn beside the p-values of
+    `compare_paired`, which are of the same pairs; shares of all requests may differ where few pairs were judged.
+    """
+    tables = []
+    for outcome in outcomes:
+        known = pairs[[("a", outcome), ("b", outcome)]].dropna()
+        for side, name in zip(("a", "b"), names, strict=True):
+            judged = pd.DataFrame({outcome: known[side, outcome], "version": name})
+            tables.append(share_table(judged, [outcome], by=["version"]))
+    return pd.concat(tables)
 
 
 def paired_interval(both: int, only_a: int, only_b: int, n: int) -> tuple[float, float]:
@@ -126,19 +138,14 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def paired_power(
-    only_a_ratio: float, only_b_ratio: float, pairs: int, *, significance: float = 0.05
-) -> float:
-    """How probable it is that McNemar's exact test sees a difference in so many pairs, if it is what these shares of
-    discordant pairs say. Exact: summed over how many pairs disagree (Duffy 1984).
-    """
-    return float(power_curve(only_a_ratio, only_b_ratio, [pairs], significance=significance)[0])
-
-
 def power_curve(
     only_a_ratio: float, only_b_ratio: float, pairs: Sequence[int], *, significance: float = 0.05
 ) -> np.ndarray:
-    """`paired_power` for several numbers of pairs at once."""
+    """Return the power of McNemar's exact test for each of these numbers of pairs.
+
+    The power is the probability that the test finds a difference if the shares of discordant pairs are these. Exact:
+    summed over how many pairs disagree (Duffy 1984).
+    """
     discordant = only_a_ratio + only_b_ratio
     if not (only_a_ratio >= 0 and only_b_ratio >= 0 and discordant <= 1):  # NaN, too, is none
         raise FrameError(
@@ -170,7 +177,7 @@ def _seen_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarra
 def pairs_to_see(
     only_a_ratio: float, only_b_ratio: float, *, significance: float = 0.05, power: float = 0.8
 ) -> int | None:
-    """The fewest pairs from which on the difference is seen with this probability; None if more than `MOST_PAIRS`.
+    """The fewest pairs from which on the difference is seen with this probability; None if more than `MAX_PAIRS`.
 
     The exact test's power goes up and down a little from one number to the next: from this one on it stays above.
     """
@@ -179,25 +186,25 @@ def pairs_to_see(
     reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
     below = np.flatnonzero(~reached)
     first = int(pairs[below[-1]]) + 1 if len(below) else low
-    return first if first <= MOST_PAIRS else None
+    return first if first <= MAX_PAIRS else None
 
 
 def _around(
     only_a_ratio: float, only_b_ratio: float, significance: float, power: float
 ) -> tuple[int, int]:
     """Two numbers of pairs between which the power crosses `power`: it goes up and down by less than `_RIPPLE`."""
-    steps = np.unique(np.geomspace(1, MOST_PAIRS, 60).round().astype(int))
+    steps = np.unique(np.geomspace(1, MAX_PAIRS, 60).round().astype(int))
     reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
     surely_below, surely_above = reached < power - _RIPPLE, reached > min(power + _RIPPLE, 1 - 1e-9)
     low = int(steps[np.flatnonzero(surely_below)[-1]]) if surely_below.any() else 1
     above = steps[surely_above & (steps > low)]
-    return low, int(above[0]) if len(above) else MOST_PAIRS
+    return low, int(above[0]) if len(above) else MAX_PAIRS
 
 
 def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     """How many pairs each difference of `compare_paired` takes, were it what was measured; the fewest first.
 
-    Columns: `pairs` (missing: more than `MOST_PAIRS`), `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs),
+    Columns: `pairs` (missing: more than `MAX_PAIRS`), `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs),
     and the `difference_ratio`, `low_ratio`, `high_ratio` and `n` that say how far it can be trusted. What no pair
     could be judged in is left out.
     """

@@ -14,11 +14,12 @@ def token_latencies(records: pd.DataFrame) -> pd.DataFrame:
     """TTFT, TPOT and E2E of each request as its client saw them, in seconds, in the order of the records.
 
     Columns `request_id`, `ttft_s`, `tpot_s`, `e2e_s`. TPOT (time per output token) is a request's mean:
-    (last token - first token) / (tokens - 1), NaN for a request of fewer than two. The time between tokens (ITL) is not
-    a number a request but one a gap: see `stream_gaps`.
+    (last token - first token) / (tokens - 1), NaN for a request of fewer than two, and for one whose tokens all came
+    in a single chunk. The time between tokens (ITL) is not a number a request but one a gap: see `stream_gaps`.
     """
     more = (records["completion_tokens"] - 1).where(records["completion_tokens"] > 1)
-    tpot = (records["last_token_at"] - records["first_token_at"]) / more
+    decoding = records["last_token_at"] - records["first_token_at"]
+    tpot = decoding.where(decoding > 0) / more
     columns = {"request_id": records["request_id"], "ttft_s": records["ttft_s"], "tpot_s": tpot}
     return pd.DataFrame(columns | {"e2e_s": records["e2e_s"]})
 

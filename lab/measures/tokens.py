@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
@@ -48,7 +49,7 @@ def token_totals(
     return table
 
 
-def books(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
+def reconcile_totals(totals: pd.DataFrame, *, against: str = "client") -> pd.DataFrame:
     """Do the books balance? The totals, and for every other source its difference to `against`, as tokens.
 
     Adds `<source>_less_<against>` a source, and `balanced`: every difference that is known is exactly 0.
@@ -68,13 +69,17 @@ def cost_by(
     """What the requests of each group would cost at an API with this price list. One row a group.
 
     Columns: those of `by`, `requests`, `failed_requests`, `prompt_tokens`, `cached_tokens`, `completion_tokens`, `usd`,
-    `failed_usd` (the part of `usd` that went into requests that failed) and `usd_per_request`. Tokens are the client's;
-    where it has none (-1) those of vLLM's spans, since a failed request has cost its tokens all the same.
+    `failed_usd` (the part of `usd` that went into requests that failed) and `usd_per_request`. Prompt and completion
+    tokens are the client's; where it has none (-1) those of vLLM's spans, since a failed request has cost its tokens all
+    the same. Cached tokens are the engine's, by the spans of its calls: Llama Stack 0.7 reports only those of a
+    request's last call. A trace that has not arrived whole has too few, so the larger of both is used.
     """
     table = frame[[*by, "status"]].copy()
     for kind in KINDS:
-        said, seen = frame[f"{kind}_tokens"], frame[f"span_{kind}_tokens"]
-        table[f"{kind}_tokens"] = said.where(said >= 0, seen).clip(lower=0)
+        client = frame[f"{kind}_tokens"]
+        spans = frame[f"span_{kind}_tokens"]
+        known = np.fmax(client, spans) if kind == "cached" else client.where(client >= 0, spans)
+        table[f"{kind}_tokens"] = known.clip(lower=0)
     table["usd"] = [
         price.cost_usd(p, c, k)
         for p, c, k in zip(

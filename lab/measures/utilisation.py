@@ -42,17 +42,42 @@ def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def cores_by_mode(samples: pd.DataFrame) -> pd.DataFrame:
-    """Cores that were in each mode, over time: the growth of node_cpu_seconds_total, columns `time`, `mode`, `value`.
+    """Return how many cores were in each mode over time: columns `time`, `mode`, `value` (cores).
 
-    At every instant the modes add up to the number of cores: each core is in one of them at any time, so the counters
-    are their own clock. Prometheus' timestamps are not: on a busy machine the counters are read later than they say.
+    `samples` are raw samples of node_cpu_seconds_total. Each core is in exactly one mode at any time, so the modes of a
+    host add up to its cores and the counters are their own clock. Prometheus' timestamps are not: on a busy machine the
+    counters are read later than their timestamp says.
+
+    A host is an `instance`. It counts between its first and its last sample only, so a node-exporter that came back
+    under another address is not a second host. Hosts are scraped at different instants; each instant adds up what every
+    host did at that time. Raises FrameError for samples without `cpu` and `mode`.
     """
     _need(samples, ["cpu", "mode"])
-    grown = rates(samples, ["mode"])
-    hosts = [c for c in ("instance",) if c in samples]
-    cores = len(samples[[*hosts, "cpu"]].drop_duplicates())
-    total = grown.groupby("time")["value"].transform("sum")
-    return grown.assign(value=grown["value"] / total * cores)[total > 0]
+    groups = (
+        samples.groupby("instance", observed=True) if "instance" in samples else [("", samples)]
+    )
+    hosts = [_host_cores(part) for _, part in groups]
+
+    # A rate holds for the interval that ends with its sample, so an instant takes the next sample of each host.
+    instants = pd.DatetimeIndex(
+        np.unique(np.concatenate([cores.index for _, cores in hosts])), tz="UTC"
+    )
+    total = pd.DataFrame()
+    for first_sample, cores in hosts:
+        known = cores.reindex(instants, method="bfill")[instants > first_sample]
+        total = total.add(known, fill_value=0.0)
+
+    table = total.rename_axis(index="time", columns="mode").stack().rename("value")
+    return table.reset_index()
+
+
+def _host_cores(samples: pd.DataFrame) -> tuple[pd.Timestamp, pd.DataFrame]:
+    """Return the time of a host's first sample, and its cores per mode (columns) at each later one (index)."""
+    grown = rates(samples, ["mode"]).pivot(index="time", columns="mode", values="value")
+    total = grown.sum(axis=1)
+    grown = grown[total > 0].div(total[total > 0], axis=0)
+    grown.columns = grown.columns.astype(str)
+    return samples["time"].min(), grown * samples["cpu"].nunique()
 
 
 def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:
@@ -61,7 +86,7 @@ def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:
     return works.groupby("time", as_index=False)["value"].sum()
 
 
-def held_mean(samples: pd.DataFrame, end: float | None = None) -> float:
+def time_weighted_mean(samples: pd.DataFrame, end: float | None = None) -> float:
     """Mean of a gauge over time: each value holds until the next sample (the last one until `end`, epoch seconds, or
     not at all). Several series of one instant are added. NaN without two instants."""
     _need(samples, ["time", "value"])
@@ -72,14 +97,14 @@ def held_mean(samples: pd.DataFrame, end: float | None = None) -> float:
     return float((total.to_numpy() * held).sum() / held.sum()) if held.sum() > 0 else float("nan")
 
 
-def share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
-    """Share of time in which a gauge was above a bound, held as in `held_mean`.
+def time_share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
+    """Share of time in which a gauge was above a bound, held as in `time_weighted_mean`.
 
     What happens between two scrapes is not seen: with short requests the true share may be higher or lower, so set it
     beside the union of the spans.
     """
     total = samples.groupby("time", as_index=False)["value"].sum()
-    return held_mean(total.assign(value=(total["value"] > bound).astype(float)), end)
+    return time_weighted_mean(total.assign(value=(total["value"] > bound).astype(float)), end)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen on loopback (in a po
 from __future__ import annotations
 
 import logging.config
+import mimetypes
 import os
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def create_app() -> FastAPI:
     from llama_stack.core.server.server import create_app as create
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
+    register_document_types()
     app = create()
     _set_up_logging()  # creating it has installed handlers for a terminal
     FastAPIInstrumentor.instrument_app(
@@ -75,6 +77,14 @@ def _set_up_logging() -> None:
 
 def _is_request(record: logging.LogRecord) -> bool:
     return "/v1/health " not in record.getMessage()
+
+
+def register_document_types() -> None:
+    """Register Markdown, by which Llama Stack decides whether a file has text to index.
+
+    Python 3.12 takes it from /etc/mime.types, which slim images do not have.
+    """
+    mimetypes.add_type("text/markdown", ".md")
 
 
 def start_tracing(otlp_url: str) -> None:

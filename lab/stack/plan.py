@@ -109,10 +109,35 @@ def chat_model(settings: Settings) -> tuple[str, int | None]:
 
     folder = Path(model).expanduser().resolve()
     fix = "restore data/lab-model with git, or train it again (README of data/lab-model)"
-    if settings.model:
+    if settings.model_name == CANARY:
+        fix = f"restore data/{CANARY} with git"
+    elif settings.model:
         fix = "correct LAB_MODEL, or leave it out to serve the lab's own model"
     config = check_model_folder(folder, fix=fix)
     return str(folder), config.get("max_position_embeddings")
+
+
+def chat_server(settings: Settings, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
+    """Describe the chat model's vLLM server; the cluster's manifests are generated from it too.
+
+    Raises ModelError if the model is a folder that is missing or corrupt.
+    """
+    model, context = chat_model(settings)
+    return vllm_args.VllmServer(
+        model,
+        settings.model_name,
+        port,
+        otlp_url,
+        build,
+        max_context=context,
+        text_parts=joins_text_parts(Path(model)),
+        extra=settings.vllm_args,
+    )
+
+
+def embed_server(model: str, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
+    """Describe the embedding model's vLLM server; the cluster's manifests are generated from it too."""
+    return vllm_args.VllmServer(model, vllm_args.EMBED_MODEL, port, otlp_url, build)
 
 
 def _files(lab: _Lab) -> dict[Path, str]:
@@ -199,11 +224,10 @@ def _vllm(lab: _Lab) -> list[Part]:
 
 
 def _chat(lab: _Lab) -> Part:
-    model, context = chat_model(lab.settings)
-    part = _chat_server(lab, "vllm", Service.VLLM, model, lab.settings.model_name, context)
+    server = chat_server(lab.settings, lab.ports["vllm"], lab.url["otlp"], lab.tools.vllm_build)
     return replace(
-        part,
-        what=f"vLLM: serves the chat model {model}",
+        _chat_part(lab, "vllm", Service.VLLM, server),
+        what=f"vLLM: serves the chat model {server.model}",
         # A large model takes long to load.
         startup_s=300.0 if lab.tools.vllm_build != "cuda" else 900.0,
         endpoints={"vllm": lab.url["vllm"]},
@@ -211,46 +235,35 @@ def _chat(lab: _Lab) -> Part:
 
 
 def _has_canary(lab: _Lab) -> bool:
-    """Return whether there is a second model to compare with: only beside a chat model of our own."""
+    """Return whether there is a second model to compare with: only beside our own chat model."""
     ours = not {"vllm", "llama_stack"} & set(lab.external)
     return ours and (lab.settings.data_dir / CANARY).is_dir()
 
 
 def _canary(lab: _Lab) -> Part:
     """Return the chat model's earlier checkpoint, on demand, served in just the same way."""
-    folder = str((lab.settings.data_dir / CANARY).resolve())
-    config = check_model_folder(Path(folder), fix=f"restore data/{CANARY} with git")
-    context = config.get("max_position_embeddings")
-    part = _chat_server(lab, "vllm_canary", Service.VLLM_CANARY, folder, CANARY, context)
+    settings = lab.settings.model_copy(
+        update={"model": str((lab.settings.data_dir / CANARY).resolve()), "model_name": CANARY}
+    )
+    port = lab.ports["vllm_canary"]
+    server = chat_server(settings, port, lab.url["otlp"], lab.tools.vllm_build)
     return replace(
-        part,
-        what=f"vLLM: serves the canary {folder}, on demand",
+        _chat_part(lab, "vllm_canary", Service.VLLM_CANARY, server),
+        what=f"vLLM: serves the canary {server.model}, on demand",
         essential=False,
         on_demand=True,
     )
 
 
-def _chat_server(
-    lab: _Lab, endpoint: str, service: str, model: str, served_name: str, context: int | None
-) -> Part:
-    """Return a vLLM server for this chat model; its part is named after the service."""
-    server = vllm_args.VllmServer(
-        model,
-        served_name,
-        lab.ports[endpoint],
-        lab.url["otlp"],
-        lab.tools.vllm_build,
-        max_context=context,
-        text_parts=joins_text_parts(Path(model)),
-        extra=lab.settings.vllm_args,
-    )
+def _chat_part(lab: _Lab, endpoint: str, service: str, server: vllm_args.VllmServer) -> Part:
+    """Return the part of a chat model's server, named after its service."""
     return Part(
         name=service,
         what="",
         argv=tuple(vllm_args.chat_args(server)),
-        env=vllm_args.server_env(service, model),
+        env=vllm_args.server_env(service, server.model),
         ports=lab.ports_of(endpoint),
-        ready=Probe("chat", {"url": lab.url[endpoint], "model": served_name}),
+        ready=Probe("chat", {"url": lab.url[endpoint], "model": server.served_name}),
         alive=f"{lab.url[endpoint]}/health",
     )
 
@@ -262,9 +275,7 @@ def _embeddings(lab: _Lab) -> Part:
     """
     model = lab.tools.embedding_model_dir
     check_model_folder(Path(model), fix="run `make setup`")
-    port = lab.ports["vllm_embed"]
-    name = vllm_args.EMBED_MODEL
-    server = vllm_args.VllmServer(model, name, port, lab.url["otlp"], lab.tools.vllm_build)
+    server = embed_server(model, lab.ports["vllm_embed"], lab.url["otlp"], lab.tools.vllm_build)
     return Part(
         name="vllm-embed",
         what="vLLM: serves the embedding model for document search",
@@ -272,7 +283,7 @@ def _embeddings(lab: _Lab) -> Part:
         env=vllm_args.server_env(Service.VLLM_EMBED, model),
         needs=("vllm", "llama-stack"),
         ports=lab.ports_of("vllm_embed"),
-        ready=Probe("embeddings", {"url": lab.url["vllm_embed"], "model": name}),
+        ready=Probe("embeddings", {"url": lab.url["vllm_embed"], "model": server.served_name}),
         alive=f"{lab.url['vllm_embed']}/health",
         essential=False,
         endpoints={"vllm_embed": lab.url["vllm_embed"]},

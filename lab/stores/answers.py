@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from lab.errors import NoData
-from lab.stores.instants import utc
+from lab.stores.timestamps import utc
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lab.errors import StoreError
 from lab.stores.answers import Provenance
-from lab.stores.instants import utc
+from lab.stores.timestamps import utc
 
 if TYPE_CHECKING:
     from lab.stores.prometheus import Prometheus

@@ -20,7 +20,6 @@ from lab.settings import Settings
 from lab.stores import diagnosis
 from lab.stores.answers import MetricAnswer, Provenance
 from lab.stores.http import Asker
-from lab.stores.instants import Instant, epoch_s, utc, window_s
 from lab.stores.promjson import (
     Answer,
     Envelope,
@@ -30,6 +29,7 @@ from lab.stores.promjson import (
     series_of,
     usual_answer,
 )
+from lab.stores.timestamps import Instant, epoch_s, utc, window_s
 
 if TYPE_CHECKING:
     from prometheus_api_client import PrometheusConnect

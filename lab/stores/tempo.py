@@ -17,7 +17,7 @@ from lab.stores import byid
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
 from lab.stores.byid import JSON, PROTOBUF
 from lab.stores.http import Asker
-from lab.stores.instants import Instant, window_s
+from lab.stores.timestamps import Instant, window_s
 from lab.stores.waiting import Arrival, Problems, wait
 
 BULK_PATH = "/api/lab/spans"  # offered by lab.tracestore only; a Tempo answers 404

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from lab.errors import IncompleteTraces
 from lab.stores.answers import SpansAnswer
-from lab.stores.instants import Instant
 from lab.stores.outline import missing_parents, span_counts
+from lab.stores.timestamps import Instant
 
 if TYPE_CHECKING:
     from lab.stores.tempo import Tempo

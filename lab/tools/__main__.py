@@ -26,6 +26,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m lab.tools", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument(
+        "--allowed-host",
+        action="append",
+        default=[],
+        help="a further name that requests may use for this server, such as *.example.internal; may be repeated",
+    )
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument(
         "--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent"
@@ -84,11 +90,12 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     _without_iri_grammar()
     from lab.tools.app import make_app
+    from lab.tools.origin import AllowedHosts
 
     provider = tracer_provider(args.otlp_endpoint or None)
     calls = Calls(database, faults, Metrics(), provider)
     config = uvicorn.Config(
-        make_app(calls, provider),
+        make_app(calls, provider, AllowedHosts.for_bind_address(args.host, args.allowed_host)),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=2,

@@ -25,10 +25,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lab.errors import WorldError
 from lab.tools.calls import Calls
+from lab.tools.origin import AllowedHosts, RefuseForeignPages
 from lab.world import catalogue
 
 NAME = "lab-tools"
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+JSON = "application/json"
 _CONTEXT = "lab.otel_context"
 
 
@@ -92,8 +94,13 @@ def _name_method(context: Context | None, method: str) -> None:
     get_current_span(context).set_attribute("mcp.method.name", method)
 
 
-def make_app(calls: Calls, provider: TracerProvider) -> ASGIApp:
-    """The whole application. MCP is stateless: every message stands alone, in the trace of its own request."""
+def make_app(
+    calls: Calls, provider: TracerProvider, allowed: AllowedHosts | None = None
+) -> ASGIApp:
+    """Return the whole application. MCP is stateless: every message stands alone, in the trace of its own request.
+
+    `allowed` are the names that requests may use for this server; by default those of this machine.
+    """
     manager = StreamableHTTPSessionManager(mcp_server(calls), json_response=True, stateless=True)
 
     async def mcp(scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,12 +121,13 @@ def make_app(calls: Calls, provider: TracerProvider) -> ASGIApp:
         ],
         lifespan=lifespan,
     )
-    return OpenTelemetryMiddleware(
+    traced = OpenTelemetryMiddleware(
         app,
         excluded_urls="healthz,metrics,admin",
         tracer_provider=provider,
         exclude_spans=["receive", "send"],
     )
+    return RefuseForeignPages(traced, allowed or AllowedHosts())
 
 
 class _Asgi:
@@ -155,12 +163,17 @@ def _faults(calls: Calls) -> Any:
         if request.method == "DELETE":
             calls.faults.reset()
         elif request.method == "POST":
+            if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
+                error = (
+                    f"send the fault as {JSON}"  # which a page cannot, without being asked first
+                )
+                return JSONResponse({"error": error}, status_code=415)
             try:
                 wanted = json.loads(await request.body())
                 calls.faults.set(wanted.pop("tool"), **wanted)
             except WorldError as e:
                 return JSONResponse({"error": str(e)}, status_code=400)
-            except (ValueError, KeyError, TypeError, AttributeError) as e:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
                 told = f"expected {{tool, delay_s, error_ratio}} as JSON: {type(e).__name__} {e}"
                 return JSONResponse({"error": told}, status_code=400)
         return JSONResponse(calls.faults.as_dict())

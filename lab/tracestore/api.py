@@ -109,6 +109,7 @@ def add_routes(app: web.Application) -> None:
     get("/api/metrics/query_range", query_range)
     get("/api/metrics/query", query_instant)
     get("/api/lab/spans", bulk_spans)
+    get("/api/lab/status", status)
     app.router.add_post("/api/lab/export", export_spans)
 
 
@@ -134,6 +135,12 @@ async def own_metrics(request: web.Request) -> web.Response:
         body=engine.telemetry.text(),
         headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
     )
+
+
+async def status(request: web.Request) -> web.Response:
+    """The store's state as JSON: readiness, sizes, and what was found damaged (ours, not Tempo's)."""
+    engine = request.app[ENGINE]
+    return json_response(await asyncio.to_thread(engine.status))
 
 
 async def echo(request: web.Request) -> web.Response:

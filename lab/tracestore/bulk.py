@@ -39,9 +39,9 @@ def _json_object(alias: str) -> str:
 
 
 def _word(column: str, names: dict[int, str]) -> str:
-    """The word of an enum column."""
+    """Return SQL for the word of an enum column; the first word for a number that has none."""
     listed = ", ".join(f"'{names[i]}'" for i in range(len(names)))
-    return f"coalesce([{listed}][s.{column} + 1], '{names[0]}')"
+    return f"coalesce([{listed}][s.{column}::INTEGER + 1], '{names[0]}')"
 
 
 COLUMNS: dict[str, str] = {

@@ -14,7 +14,7 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from lab.tracestore import keyvalues
+from lab.tracestore import admission, keyvalues
 from lab.tracestore.anyvalue import attributes_to_json, to_json
 from lab.tracestore.arrow import ARROW_OF, OWNER_SCHEMA, SPAN_SCHEMA
 from lab.tracestore.columns import MAP_TYPES, PROMOTED
@@ -22,6 +22,8 @@ from lab.tracestore.errors import BadRequest
 from lab.tracestore.rawotlp import RawRequest
 
 _MAX_NS = 2**63
+_MAX_KIND = 5
+_MAX_STATUS = 2
 _NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
 _encode = msgspec.json.Encoder().encode
 _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "bool_value": "bool"}
@@ -56,16 +58,23 @@ class MapLists:
 class Owners:
     """Distinct resources or scopes of a batch, from their serialized form; `kind` is their message class."""
 
-    def __init__(self, kind: Any) -> None:
+    def __init__(self, kind: Any, fields: admission.Fields) -> None:
         self.kind = kind
+        self._fields = fields
         self.rows: dict[int, tuple[str | None, str | None, str, bytes]] = {}
         self.attributes: dict[int, Any] = {}
         self._known: dict[tuple[bytes, bytes], tuple[int, str | None]] = {}
 
-    def add(self, proto: bytes, schema_url: bytes) -> tuple[int, str | None]:
-        """The id of this resource or scope, a hash of all that it says, and its name. Raises DecodeError."""
+    def add(
+        self, proto: bytes, schema_url: bytes, allowance: admission.Allowance
+    ) -> tuple[int, str | None]:
+        """Return the id of this resource or scope, a hash of all its content, and its name.
+
+        Raises DecodeError, or TooLarge where it holds more messages than are allowed.
+        """
         known = self._known.get((proto, schema_url))
         if known is None:
+            allowance.spend_on([proto], self._fields)
             message = self.kind.FromString(proto)
             name, version = _named(message)
             digest = hashlib.blake2b(proto + b"\0" + schema_url, digest_size=8).digest()
@@ -130,7 +139,9 @@ class SpanBatch:
         self.rows = 0
         self.rejected = 0
         self.reasons: dict[str, int] = {}
-        self.resources, self.scopes = Owners(Resource), Owners(InstrumentationScope)
+        self.messages = 0
+        self.resources = Owners(Resource, admission.RESOURCE)
+        self.scopes = Owners(InstrumentationScope, admission.SCOPE)
         self.ids: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self.times: tuple[list[int], list[int]] = ([], [])
         self.names: list[bytes] = []
@@ -143,22 +154,25 @@ class SpanBatch:
         self.attribute_counts: list[int] = []
 
     def add(self, payload: bytes) -> tuple[int, int, str]:
-        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected). Raises BadRequest."""
+        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected). Raises BadRequest or TooLarge."""
         rows, rejected = self.rows, self.rejected
         self.reasons = {}
+        admission.check_spans(payload)
+        allowance = admission.Allowance()
         try:
             request = RawRequest.FromString(payload)
             for rs in request.resource_spans:
-                res_id, service = self.resources.add(rs.resource, rs.schema_url)
+                res_id, service = self.resources.add(rs.resource, rs.schema_url, allowance)
                 for ss in rs.scope_spans:
-                    scope_id, _ = self.scopes.add(ss.scope, ss.schema_url)
+                    scope_id, _ = self.scopes.add(ss.scope, ss.schema_url, allowance)
                     before = self.rows
-                    self._add_spans(ss.spans)
+                    self._add_spans(ss.spans, allowance)
                     self._repeat(
                         self.rows - before, service=service, res_id=res_id, scope_id=scope_id
                     )
         except (DecodeError, UnicodeDecodeError) as e:
             raise _not_otlp(payload, e) from e
+        self.messages += admission.MAX_MESSAGES - allowance.left
         why = "; ".join(f"{reason} ({n} spans)" for reason, n in self.reasons.items())
         return self.rows - rows, self.rejected - rejected, why
 
@@ -171,8 +185,8 @@ class SpanBatch:
         self.rejected += 1
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def _add_spans(self, spans: Any) -> None:
-        """The loop over spans: what it does per span decides how fast the store takes them in."""
+    def _add_spans(self, spans: Any, allowance: admission.Allowance) -> None:
+        """Add spans one by one: the time that this takes per span decides how fast the store ingests."""
         trace_ids, span_ids, parents = self.ids
         starts, ends = self.times
         names, kinds, attributes, counts = (
@@ -182,6 +196,8 @@ class SpanBatch:
             self.attribute_counts,
         )
         sparse = self.sparse
+        before = len(counts)
+        few = 100  # so many attributes are counted after the loop
         row = self.rows
         for s in spans:
             trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
@@ -210,17 +226,25 @@ class SpanBatch:
             names.append(s.name)
             kinds.append(s.kind)
             own = s.attributes
-            counts.append(len(own))
+            count = len(own)
+            if count > few:
+                allowance.spend(count)
+            counts.append(count)
             attributes += own
             for name, field in _RARE:
                 if value := getattr(s, field):
+                    if name in _NESTED:
+                        allowance.spend(len(value))
+                        value = list(value)
+                        allowance.spend_on(value, _NESTED[name])
                     sparse[name][0].append(row)
                     sparse[name][1].append(value)
             row += 1
+        allowance.spend(sum(n for n in counts[before:] if n <= few))
         self.rows = row
 
     def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA). Raises BadRequest where something is not OTLP."""
+        """Spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA). Raises BadRequest or TooLarge."""
         try:
             return self._spans(), self.resources.to_arrow(), self.scopes.to_arrow()
         except (DecodeError, UnicodeDecodeError, pa.ArrowInvalid) as e:
@@ -236,7 +260,7 @@ class SpanBatch:
         columns["start_ns"], columns["end_ns"] = pa.array(start), pa.array(end)
         columns["dur_ns"] = pa.array(np.maximum(end - start, 0))
         columns["name"] = pa.array(self.names, pa.binary()).cast(pa.string())
-        columns["kind"] = pa.array((np.array(self.kinds, dtype=np.int64) & 0xFF).astype(np.uint8))
+        columns["kind"] = pa.array(_enum(self.kinds, _MAX_KIND))
         for name, runs in self.runs.items():
             columns[name] = _repeated(runs, SPAN_SCHEMA.field(name).type)
         columns |= self._sparse_columns()
@@ -255,7 +279,7 @@ class SpanBatch:
         index, found = self.sparse["status"]
         statuses = [_status(blob) for blob in found]
         codes = np.zeros(self.rows, dtype=np.uint8)
-        codes[index] = [code for code, _ in statuses]
+        codes[index] = _enum([code for code, _ in statuses], _MAX_STATUS)
         columns["status"] = pa.array(codes)
         said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
         columns["status_message"] = _scatter(
@@ -285,6 +309,7 @@ _RARE = (
     ("links", "links"),
 )
 _SPARSE = tuple(name for name, _ in _RARE)
+_NESTED = {"events": admission.EVENT, "links": admission.LINK}
 
 
 def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
@@ -354,7 +379,14 @@ def _repeated(runs: list[tuple[int, Any]], arrow_type: pa.DataType) -> pa.Array:
 @functools.lru_cache(maxsize=1024)
 def _status(blob: bytes) -> tuple[int, str]:
     status = Status.FromString(blob)
-    return status.code & 0xFF, status.message
+    return status.code, status.message
+
+
+def _enum(numbers: list[int], highest: int) -> np.ndarray:
+    """Return enum values as bytes; a number that OTLP does not define becomes 0, which is "unspecified"."""
+    values = np.array(numbers, dtype=np.int64)
+    values[(values < 0) | (values > highest)] = 0
+    return values.astype(np.uint8)
 
 
 def _uuids(ids: list[bytes]) -> pa.Array:
@@ -384,7 +416,7 @@ def _events_json(blobs: list[bytes]) -> str:
     rows = []
     for blob in blobs:
         e = Span.Event.FromString(blob)
-        row: dict[str, Any] = {"t": e.time_unix_nano, "n": e.name}
+        row: dict[str, Any] = {"t": min(e.time_unix_nano, _MAX_NS - 1), "n": e.name}
         if e.attributes:
             row["a"] = attributes_to_json(e.attributes)
         if e.dropped_attributes_count:

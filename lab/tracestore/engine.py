@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -51,6 +51,7 @@ class Engine:
             duckdb.DuckDBPyConnection, float
         ] = {}  # monotonic s, of each query that runs
         self.pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix="query")
+        self.json_pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="json")
 
     def start(self) -> None:
         """Replay what the last run had acknowledged, then accept and answer."""
@@ -89,6 +90,7 @@ class Engine:
         self.ready = False
         self.ingest.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
+        self.json_pool.shutdown(wait=True, cancel_futures=True)
         self._stopped.set()
         self.store.close()
 
@@ -120,10 +122,26 @@ class Engine:
             finally:
                 del self._deadlines[con]
 
+    def status(self) -> dict[str, Any]:
+        """Return what an operator wants to know, as JSON values. `damage` counts what this start could not read."""
+        damage = self.ingest.damage
+        kept = [*self.folder.glob("*.damaged*"), *self.folder.glob("wal/*.damaged*")]
+        return {
+            "ready": self.ready,
+            "pending_spans": self.ingest.pending_spans,
+            "log_bytes": self.ingest.wal.bytes,
+            "database_bytes": self.store.size_bytes(),
+            "damage": {
+                "missing_records": damage.records,
+                "bytes": damage.bytes,
+                "kept_files": sorted(str(path.relative_to(self.folder)) for path in kept),
+            },
+        }
+
     def refresh_gauges(self) -> None:
         """Set the gauges that are read, not counted."""
         t = self.telemetry
         t.queue_bytes.set(self.ingest.queued_bytes)
         t.pending_spans.set(self.ingest.pending_spans)
-        t.wal_bytes.set(self.ingest.wal.bytes if self.ready else 0)
+        t.wal_bytes.set(self.ingest.wal.bytes)
         t.database_bytes.set(self.store.size_bytes())

@@ -8,6 +8,7 @@ LabError
     │       ├── TraceQLInvalid        it parses, but the types or the references make no sense
     │       └── TraceQLUnsupported    it is right, but this store (or Tempo itself) does not answer it
     ├── TooLarge             413: a body over the cap
+    ├── TooSlow              408: a body did not arrive in time
     ├── Overloaded           429: the queue is full; try again after `retry_after_s`
     ├── QueryTooSlow         503: a query ran into its time limit
     └── StoreBroken          503: the disk or the database refuses; try again after `retry_after_s`
@@ -75,6 +76,12 @@ class TooLarge(TraceStoreError):
     """A request body is larger than the cap."""
 
     status = 413
+
+
+class TooSlow(TraceStoreError):
+    """A request body did not arrive in time."""
+
+    status = 408
 
 
 class Overloaded(TraceStoreError):

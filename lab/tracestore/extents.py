@@ -18,7 +18,7 @@ Extent = tuple[int, int]  # the first and the last start (unix ns)
 
 def fill_if_new(con: duckdb.DuckDBPyConnection) -> None:
     """For a database from before there was this table."""
-    if con.execute("SELECT 1 FROM extents LIMIT 1").fetchone() is None:
+    if not con.execute("SELECT 1 FROM extents LIMIT 1").fetchall():
         add(con, "spans")
 
 

@@ -16,10 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lab.tracestore.errors import BadRequest, Overloaded, StoreBroken, TraceStoreError
+from lab.tracestore.admission import MAX_MESSAGES
+from lab.tracestore.errors import (
+    BadRequest,
+    Overloaded,
+    StoreBroken,
+    TooLarge,
+    TraceStoreError,
+)
 from lab.tracestore.store import SpanStore
 from lab.tracestore.telemetry import Telemetry
-from lab.tracestore.wal import WriteAheadLog, read
+from lab.tracestore.wal import Damage, WriteAheadLog, read
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,6 +54,7 @@ class Limits:
 
     queue_bytes: int = 64 * 2**20
     pending_spans: int = 120_000
+    pending_bytes: int = 256 * 2**20
     batch_spans: int = 50_000
     flush_every_s: float = 1.0  # a query asks for a flush of its own
 
@@ -58,6 +66,14 @@ class _Decoded:
     scopes: pa.Table
     seq: int
     at: float = field(default_factory=time.monotonic)
+
+    @property
+    def bytes(self) -> int:
+        """The size in memory."""
+        return self.spans.nbytes + self.resources.nbytes + self.scopes.nbytes
+
+
+_Item = tuple[bytes, Future]
 
 
 def _new_batch() -> SpanBatch:
@@ -76,11 +92,14 @@ class Ingest:
     ) -> None:
         self.store, self.telemetry, self.limits = store, telemetry, limits or Limits()
         self._wal_folder = wal_folder
+        self.wal = WriteAheadLog(wal_folder, next_seq=store.flushed_seq + 1)
+        self.damage = Damage()
         self._lock = threading.Condition()
-        self._queue: deque[tuple[bytes, Future]] = deque()
+        self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
         self._pending: deque[_Decoded] = deque()
         self._pending_spans = 0
+        self._pending_bytes = 0
         self._flush_now = False
         self._stopping = False
         self._broken: TraceStoreError | None = None
@@ -91,18 +110,33 @@ class Ingest:
     def start(self) -> int:
         """Replay the log into the database, then accept; returns the number of spans replayed."""
         replayed, last = self._replay()
-        self.wal = WriteAheadLog(self._wal_folder, next_seq=max(last, self.store.flushed_seq) + 1)
-        self.wal.forget(self.store.flushed_seq)
+        self.wal.begin(max(last, self.store.flushed_seq) + 1, self.damage)
+        self.store.set_position(self.wal.next_seq - 1)
         self.acked_seq = self.store.flushed_seq
+        self._report_damage()
         for target in (self._log_forever, self._flush_forever):
             thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
             thread.start()
             self._threads.append(thread)
         return replayed
 
+    def _report_damage(self) -> None:
+        damage = self.damage
+        self.telemetry.damaged_records.set(damage.records)
+        self.telemetry.damaged_bytes.set(damage.bytes)
+        if damage.records or damage.bytes:
+            log.error(
+                "the write-ahead log was damaged: acknowledged records are missing",
+                extra={
+                    "missing_records": damage.records,
+                    "damaged_bytes": damage.bytes,
+                    "segments": [path.name for path in damage.segments],
+                },
+            )
+
     def _replay(self) -> tuple[int, int]:
         waiting, size, spans, last = [], 0, 0, 0
-        for seq, payload in read(self._wal_folder, self.store.flushed_seq):
+        for seq, payload in read(self._wal_folder, self.store.flushed_seq, self.damage):
             waiting.append(payload)
             size, last = size + len(payload), seq
             if size >= _REPLAY_BYTES:
@@ -113,13 +147,19 @@ class Ingest:
         return spans, last
 
     def _insert_replayed(self, payloads: list[bytes], seq: int) -> int:
-        """What is no OTLP was never acknowledged, but may have reached the log: it is left out."""
+        """Insert replayed payloads; return the number of new spans.
+
+        A payload that cannot be decoded was never acknowledged, but may have reached the log: it is skipped.
+        """
         batch = _new_batch()
         try:
-            for payload in payloads:
+            for i, payload in enumerate(payloads):
+                if batch.messages > MAX_MESSAGES:
+                    first = self.store.insert(*batch.tables())
+                    return first + self._insert_replayed(payloads[i:], seq)
                 batch.add(payload)
             tables = batch.tables()
-        except BadRequest as e:
+        except (BadRequest, TooLarge) as e:
             if len(payloads) > 1:
                 return sum(self._insert_replayed([payload], seq) for payload in payloads)
             log.warning("a record of the log is left out", extra={"error": str(e)})
@@ -136,7 +176,11 @@ class Ingest:
             if self._stopping:
                 raise Overloaded("the trace store is shutting down")
             full = self._queued_bytes + len(payload) > self.limits.queue_bytes and self._queue
-            if full or self._pending_spans > self.limits.pending_spans:
+            if (
+                full
+                or self._pending_spans > self.limits.pending_spans
+                or self._pending_bytes > self.limits.pending_bytes
+            ):
                 raise Overloaded(
                     "the ingest queue is full",
                     got=f"{self._queued_bytes} bytes and {self._pending_spans} spans waiting",
@@ -184,7 +228,7 @@ class Ingest:
                 fault = StoreBroken("the payload could not be stored", got=repr(e)[:300])
                 self._answer([(f, fault) for _, f in group if not f.done()])
 
-    def _next_group(self) -> list[tuple[bytes, Future]] | None:
+    def _next_group(self) -> list[_Item] | None:
         with self._lock:
             self._lock.wait_for(lambda: self._queue or self._stopping)
             if not self._queue:
@@ -196,46 +240,52 @@ class Ingest:
             self._queued_bytes -= size
             return group
 
-    def _log_group(self, group: list[tuple[bytes, Future]]) -> None:
-        batch, results, kept = _new_batch(), [], []
-        for payload, future in group:
-            try:
-                spans, rejected, why = batch.add(payload)
-            except BadRequest as e:
-                if len(group) > 1:
-                    return self._log_one_by_one(
-                        group
-                    )  # what was read of it before the fault must not be kept
-                results.append((future, e))
-                continue
-            results.append((future, Accepted(spans, rejected, why)))
-            if spans:
-                kept.append(payload)
-        if kept:
-            try:
-                written = self._disk.submit(self.wal.append, kept)
-                try:
-                    tables = batch.tables()  # while the disk works
-                finally:
-                    seq = written.result()
-            except BadRequest as e:
-                if len(group) > 1:
-                    return self._log_one_by_one(group)
-                return self._answer([(future, e) for _, future in group])
-            except StoreBroken as e:
-                log.error(e.happened, extra={"error": e.got})
-                return self._answer([(future, e) for _, future in group])
-            with self._lock:
-                self.acked_seq = seq
-                self._pending.append(_Decoded(*tables, seq))
-                self._pending_spans += batch.rows
-                self._lock.notify_all()
-        self._answer(results)
+    def _log_group(self, group: list[_Item]) -> None:
+        while group:
+            group = self._log_part(group)
 
-    def _log_one_by_one(self, group: list[tuple[bytes, Future]]) -> None:
-        """One payload of the group is no OTLP: each is judged alone, so that it spoils no other."""
-        for item in group:
-            self._log_group([item])
+    def _log_part(self, group: list[_Item]) -> list[_Item]:
+        """Decode, write and acknowledge the first payloads of a group, as many as one batch takes; return the rest."""
+        batch = _new_batch()
+        results: list[tuple[Future, Accepted | TraceStoreError]] = []
+        kept: list[bytes] = []
+        try:
+            for payload, future in group:
+                if batch.messages > MAX_MESSAGES:
+                    break
+                spans, rejected, why = batch.add(payload)
+                results.append((future, Accepted(spans, rejected, why)))
+                if spans:
+                    kept.append(payload)
+            if kept:
+                self._write(batch, kept)
+        except (BadRequest, TooLarge) as e:
+            if len(group) > 1:  # each alone, so that the bad one spoils no other
+                for item in group:
+                    self._log_part([item])
+                return []
+            results = [(group[0][1], e)]
+        except StoreBroken as e:
+            log.error(e.happened, extra={"error": e.got})
+            results = [(future, e) for _, future in group]
+        self._answer(results)
+        return group[len(results) :]
+
+    def _write(self, batch: SpanBatch, payloads: list[bytes]) -> None:
+        """Make the payloads of a batch durable, and queue its tables for the database."""
+        written = self._disk.submit(self.wal.append, payloads)
+        try:
+            tables = batch.tables()  # while the disk works
+        finally:
+            seq = written.result()
+
+        decoded = _Decoded(*tables, seq)
+        with self._lock:
+            self.acked_seq = seq
+            self._pending.append(decoded)
+            self._pending_spans += batch.rows
+            self._pending_bytes += decoded.bytes
+            self._lock.notify_all()
 
     def _answer(self, results: list[tuple[Future, Accepted | TraceStoreError]]) -> None:
         for future, result in results:
@@ -300,5 +350,6 @@ class Ingest:
         self.telemetry.flush_s.observe(time.monotonic() - started)
         with self._lock:
             self._pending_spans -= spans.num_rows
+            self._pending_bytes -= sum(i.bytes for i in items)
             self._lock.notify_all()
         self.wal.forget(items[-1].seq)

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
+from lab.tracestore.admission import KEY_VALUE, Allowance
 from lab.tracestore.anyvalue import to_json
 
 STR, INT, DBL, BOOL, JSON = range(5)
@@ -42,7 +43,11 @@ class KeyValues:
 
 
 def read(blobs: list[bytes]) -> KeyValues:
-    """Raises pa.ArrowInvalid or protobuf's DecodeError where something is no KeyValue, or no UTF-8."""
+    """Read serialized KeyValues.
+
+    Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8, TooLarge where they
+    hold too many nested values.
+    """
     data = b"".join(blobs)
     lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
     ends = np.cumsum(lengths)
@@ -59,26 +64,37 @@ def read(blobs: list[bytes]) -> KeyValues:
     regular &= value + 2 + value_length == ends
     kind = _kinds(raw, value, value_length, regular)
     slow = np.flatnonzero(kind == _SLOW)
-    parsed = [KeyValue.FromString(blobs[i]) for i in slow]
-    for i, kv in zip(slow, parsed, strict=True):
-        kind[i] = _FIELD.get(kv.value.WhichOneof("value") or "", JSON)
-    keys = _texts(
-        raw, starts + 2, key_length, slow, [kv.key.encode() for kv in parsed]
-    ).dictionary_encode()
-    slow_of = {kind_number: [] for kind_number in range(5)}
-    for i, kv in zip(slow, parsed, strict=True):
-        slow_of[kind[i]].append((i, kv))
+    Allowance().spend_on([blobs[i] for i in slow], KEY_VALUE)
+    slow_keys: list[bytes] = []
+    slow_of: dict[int, tuple[list[int], list[Any]]] = {number: ([], []) for number in range(5)}
+    for i in slow:  # one at a time: a parsed message takes far more memory than its value
+        key, number, plain = _parse(blobs[i])
+        kind[i] = number
+        slow_keys.append(key)
+        slow_of[number][0].append(i)
+        slow_of[number][1].append(plain)
+
+    keys = _texts(raw, starts + 2, key_length, slow, slow_keys).dictionary_encode()
     columns = {}
     for number, reader in enumerate((_strings, _ints, _doubles, _bools, _jsons)):
         index = np.flatnonzero(kind == number)
         if len(index):
-            places = np.searchsorted(
-                index, np.array([i for i, _ in slow_of[number]], dtype=np.int64)
-            )
-            columns[number] = Column(
-                index, reader(raw, value[index], value_length[index], places, slow_of[number])
-            )
+            slow_index, slow_values = slow_of[number]
+            places = np.searchsorted(index, np.array(slow_index, dtype=np.int64))
+            values = reader(raw, value[index], value_length[index], places, slow_values)
+            columns[number] = Column(index, values)
     return KeyValues(keys.indices.to_numpy().astype(np.int64), keys.dictionary, columns)
+
+
+def _parse(blob: bytes) -> tuple[bytes, int, Any]:
+    """Return the key, the kind, and the value as the readers of its kind take it."""
+    kv = KeyValue.FromString(blob)
+    field = kv.value.WhichOneof("value") or ""
+    number = _FIELD.get(field, JSON)
+    if number == JSON:
+        return kv.key.encode(), JSON, _encode(to_json(kv.value)).decode()
+    plain = getattr(kv.value, field)
+    return kv.key.encode(), number, plain.encode() if number == STR else plain
 
 
 def _kinds(
@@ -122,9 +138,7 @@ def _texts(
 def _strings(
     raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
 ) -> pa.Array:
-    return _texts(
-        raw, value + 4, length - 2, places, [kv.value.string_value.encode() for _, kv in slow]
-    )
+    return _texts(raw, value + 4, length - 2, places, slow)
 
 
 def _ints(
@@ -138,7 +152,7 @@ def _ints(
             break
         result[some] |= (raw[at[some] + i] & 0x7F).astype(np.uint64) << np.uint64(7 * i)
     result = result.view(np.int64)
-    result[places] = [kv.value.int_value for _, kv in slow]
+    result[places] = slow
     return pa.array(result)
 
 
@@ -147,7 +161,7 @@ def _doubles(
 ) -> pa.Array:
     at = np.minimum(value + 3, len(raw) - 8)
     result = raw[at[:, None] + np.arange(8)].copy().view("<f8").ravel()
-    result[places] = [kv.value.double_value for _, kv in slow]
+    result[places] = slow
     return pa.array(result)
 
 
@@ -155,11 +169,11 @@ def _bools(
     raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
 ) -> pa.Array:
     result = raw[value + 3] == 1
-    result[places] = [kv.value.bool_value for _, kv in slow]
+    result[places] = slow
     return pa.array(result)
 
 
 def _jsons(
     raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
 ) -> pa.Array:
-    return pa.array([_encode(to_json(kv.value)).decode() for _, kv in slow], pa.string())
+    return pa.array(slow, pa.string())

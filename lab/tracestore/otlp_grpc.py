@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from lab.tracestore.engine import Engine
-from lab.tracestore.errors import BadRequest, StoreBroken, TraceStoreError
+from lab.tracestore.errors import BadRequest, StoreBroken, TooLarge, TraceStoreError
 
 log = logging.getLogger("lab.tracestore.otlp_grpc")
 
@@ -42,6 +42,7 @@ class GrpcServer:
         self._server = grpc.server(
             ThreadPoolExecutor(_WORKERS, thread_name_prefix="grpc"),
             handlers=[grpc.method_handlers_generic_handler(SERVICE, {METHOD: export})],
+            maximum_concurrent_rpcs=2 * _WORKERS,  # each holds up to `MAX_MESSAGE_BYTES`
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.so_reuseport", 0),
@@ -71,7 +72,7 @@ class GrpcServer:
         except TraceStoreError as e:
             code = (
                 self._grpc.StatusCode.INVALID_ARGUMENT
-                if isinstance(e, BadRequest)
+                if isinstance(e, BadRequest | TooLarge)
                 else self._grpc.StatusCode.UNAVAILABLE
             )
             context.abort(code, str(e))

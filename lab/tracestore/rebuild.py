@@ -39,10 +39,12 @@ def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> Tra
         res_id, scope_id = row["res_id"], row["scope_id"]
         if res_id not in by_resource:
             by_resource[res_id] = rs = data.resource_spans.add()
+            rs.resource.SetInParent()
             rs.resource.ParseFromString(resources[res_id][0])
             rs.schema_url = resources[res_id][1]
         if (res_id, scope_id) not in by_scope:
             by_scope[res_id, scope_id] = ss = by_resource[res_id].scope_spans.add()
+            ss.scope.SetInParent()
             ss.scope.ParseFromString(scopes[scope_id][0])
             ss.schema_url = scopes[scope_id][1]
         _fill(by_scope[res_id, scope_id].spans.add(), row)
@@ -79,9 +81,9 @@ def _fill(span: Span, row: dict[str, Any]) -> None:
     span.name, span.kind = row["name"], row["kind"]
     span.start_time_unix_nano, span.end_time_unix_nano = row["start_ns"], row["end_ns"]
     span.trace_state, span.flags = row["trace_state"] or "", row["flags"]
-    if row["status"] or row["status_message"]:
-        span.status.code = row["status"]
-        span.status.message = row["status_message"] or ""
+    span.status.SetInParent()
+    span.status.code = row["status"]
+    span.status.message = row["status_message"] or ""
     span.dropped_attributes_count = row["dropped_attributes"]
     span.dropped_events_count = row["dropped_events"]
     span.dropped_links_count = row["dropped_links"]

@@ -70,7 +70,9 @@ class Server:
     async def start(self) -> None:
         """Bind the ports, then start the engine. Raises TraceStoreError where a port is taken, or grpcio missing."""
         self.port = await self._listen(query_app(self.engine), self.port)
-        self.otlp_port = await self._listen(otlp_app(self.engine), self.otlp_port)
+        otlp = otlp_app(self.engine)
+        self.otlp_budget = otlp[otlp_http.BUDGET]
+        self.otlp_port = await self._listen(otlp, self.otlp_port)
         if self.grpc_port is not None:
             from lab.tracestore.otlp_grpc import GrpcServer
 

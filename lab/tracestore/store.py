@@ -11,7 +11,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _MEMORY_LIMIT = "400MB"
-_CHECKPOINT_AT = "256MB"
+_CHECKPOINT_AT = "128MB"
 
 
 class SpanStore:
@@ -55,7 +55,7 @@ class SpanStore:
         self._create()
         self.catalogue = cat.Catalogue()
         self.catalogue.load(self._con)
-        self.flushed_seq: int = self._con.execute("SELECT seq FROM log_position").fetchone()[0]
+        self.flushed_seq: int = _value(self._con, "SELECT max(seq) FROM log_position")
 
     def _create(self) -> None:
         for statement in (
@@ -66,6 +66,7 @@ class SpanStore:
             extents.DDL,
             "CREATE TABLE IF NOT EXISTS log_position (seq BIGINT)",
             "INSERT INTO log_position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM log_position)",
+            "DELETE FROM log_position WHERE seq < (SELECT max(seq) FROM log_position)",
         ):
             self._con.execute(statement)
         extents.fill_if_new(self._con)
@@ -109,8 +110,10 @@ class SpanStore:
                         batch.keys_of(spans, resources, scopes), *batch.window_of(spans)
                     )
                 rows = self._save_keys(con)
-                if seq is not None:
-                    con.execute("UPDATE log_position SET seq = $seq", {"seq": seq})
+                if (
+                    seq is not None
+                ):  # not UPDATE: DuckDB checkpoints beside running queries only after plain inserts
+                    con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
         except duckdb.Error as e:
             raise StoreBroken(
                 "spans cannot be written to the database",
@@ -121,6 +124,13 @@ class SpanStore:
         if seq is not None:
             self.flushed_seq = seq
         return added
+
+    def set_position(self, seq: int) -> None:
+        """Note that the database is complete up to this sequence number of the log."""
+        if seq != self.flushed_seq:
+            with self._transaction() as con:
+                con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
+            self.flushed_seq = seq
 
     def _save_keys(
         self, con: duckdb.DuckDBPyConnection, everything: bool = False
@@ -190,3 +200,14 @@ class SpanStore:
                 self.catalogue.mark_saved(rows)
                 self._con.execute("CHECKPOINT")
             self._con.close()
+
+
+def _value(
+    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None
+) -> Any:
+    """Return the only value that a query returns.
+
+    It reads the result to its end: an open result keeps its transaction open, and then DuckDB never checkpoints.
+    """
+    ((value,),) = con.execute(sql, parameters or {}).fetchall()
+    return value

@@ -52,6 +52,16 @@ class Telemetry:
             "tracestore_pending_spans", "Spans in the log and not yet in the database.", registry=r
         )
         self.wal_bytes = Gauge("tracestore_wal_bytes", "Bytes of the write-ahead log.", registry=r)
+        self.damaged_records = Gauge(
+            "tracestore_log_missing_records",
+            "Acknowledged records that this start could not read from a damaged log.",
+            registry=r,
+        )
+        self.damaged_bytes = Gauge(
+            "tracestore_log_damaged_bytes",
+            "Bytes of the log that this start could not read.",
+            registry=r,
+        )
         self.database_bytes = Gauge(
             "tracestore_database_bytes", "Bytes of the database on disk.", registry=r
         )

@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from lab.workload.outcome import NOTHING, Outcome, arguments_of, message_in, told
+from lab.workload.outcome import (
+    NOTHING,
+    UNREADABLE,
+    Outcome,
+    TokenCount,
+    arguments_of,
+    message_in,
+    told,
+)
 
 PATH = "/v1/chat/completions"
 
@@ -34,12 +42,12 @@ class _Choice(msgspec.Struct):
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = -1
-    completion_tokens: int | None = None
+    prompt_tokens: TokenCount = -1
+    completion_tokens: TokenCount | None = None
     prompt_tokens_details: _PromptDetails | None = None
 
 
@@ -84,7 +92,7 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             break
         try:
             chunk = _decode(data)
-        except msgspec.DecodeError as e:
+        except UNREADABLE as e:
             out.fail("malformed_event", f"{e}: {data[:200]!r}")
             continue
         if told(chunk.error):
@@ -95,7 +103,7 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             if choice.finish_reason:
                 out.finish_reason = choice.finish_reason
             if choice.delta is not None and _take_delta(choice.delta, texts, calls):
-                out.token_times.append(at)
+                out.add_tokens(at, of_answer=bool(choice.delta.content))
     out.answer = "".join(texts)
     out.tool_calls = [
         {
@@ -113,7 +121,8 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
 
 def _take_usage(out: Outcome, usage: _Usage) -> None:
     out.prompt_tokens = usage.prompt_tokens
-    out.completion_tokens = usage.completion_tokens or 0
+    if usage.completion_tokens is not None:
+        out.completion_tokens = usage.completion_tokens
     details = usage.prompt_tokens_details
     if details is not None and details.cached_tokens is not None:
         out.cached_tokens = details.cached_tokens

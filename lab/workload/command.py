@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lab.errors import LabError, WorkloadError
@@ -28,21 +31,36 @@ def main(argv: list[str]) -> int:
         if args.save_plan:
             print(f"the plan is in {plan.save(args.save_plan)}")
             return 0
-        run = run_plan(
-            plan,
-            load_settings(),
-            out_dir=args.out,
-            progress=not args.quiet,
-            timeout_s=args.timeout_s,
-            run_id=args.run_id,
-            start_at=args.start_at,
-        )
+        with _sigterm_as_ctrl_c():  # a pod that is evicted gets a SIGTERM
+            run = run_plan(
+                plan,
+                load_settings(),
+                out_dir=args.out,
+                progress=not args.quiet,
+                timeout_s=args.timeout_s,
+                run_id=args.run_id,
+                start_at=args.start_at,
+            )
     except LabError as e:
         print(e, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "stopped; what was measured is in the folder of the run or beside it", file=sys.stderr
+        )
+        return 130
     print(run)
     print(f"saved in {run.folder}")
     return 0 if not run.not_sent and (run.records.status == "ok").all() else 1
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:

@@ -70,16 +70,21 @@ class Driver:
                 await self._closed_loop(start)
             else:
                 await self._open_loop(start)
-            while self._tasks:
-                await asyncio.wait(self._tasks)
-                for task in [t for t in self._tasks if t.done()]:
-                    self._tasks.discard(task)
-                    task.result()
+            await self._all_sessions_ended()
         finally:
             probe.cancel()
             for path in self.paths.values():
                 path.pool.close()
             self.window = (self.window[0], self.clock.at(perf_counter()))
+
+    async def _all_sessions_ended(self) -> None:
+        """Wait for every session. Raises the first exception of one, but only when all the others have ended."""
+        if not self._tasks:
+            return
+        done, _ = await asyncio.wait(self._tasks)
+        for task in done:
+            if not task.cancelled():
+                task.result()
 
     def stop(self) -> None:
         """To be called in the driver's loop: requests under way end as 'cancelled', nothing new is sent."""
@@ -256,7 +261,7 @@ def _head(path: Path, headers: Mapping[str, str]) -> bytes:
 def _read(conversation: Conversation, request: PlannedRequest, exchange: Exchange) -> Outcome:
     """What the stream said; of a stream that was cut, what had come."""
     answer = exchange.answer
-    if answer.status != 200 or not answer.size:
+    if answer.status != 200:
         return Outcome()
     try:
         return conversation.read(request, sse.events(answer.body, answer.marks))
@@ -265,6 +270,7 @@ def _read(conversation: Conversation, request: PlannedRequest, exchange: Exchang
         KeyError,
         TypeError,
         ValueError,
+        RecursionError,
     ) as e:  # JSON, but not of the API's shape
         return Outcome(error_type="malformed_event", error_message=f"{type(e).__name__}: {e}")
 

@@ -8,12 +8,26 @@ after the stream has ended.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
+
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 4 * 1024
+MAX_INTERIM_ANSWERS = 32  # "100 Continue" and the like, before the real answer
+
+# Bounds of one body. A body's size counts with what keeping its pieces costs, because a server decides how small they are.
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_LINE_BYTES = 8 * 1024 * 1024
+PIECE_BYTES = 160
+KEPT_BYTES = 1024 * 1024  # of a body that is too large
 
 
 class MalformedAnswer(ValueError):
     """What came is not an HTTP/1.1 answer."""
+
+
+class AnswerTooLarge(ValueError):
+    """The body exceeds a bound. The answer keeps only the body's beginning."""
 
 
 class Answer:
@@ -34,6 +48,8 @@ class Answer:
         "_feed",
         "_rest",
         "_left",
+        "_line",
+        "_interim",
     )
 
     def __init__(self) -> None:
@@ -47,9 +63,14 @@ class Answer:
         self._feed = self._head
         self._rest = b""  # what is not used yet
         self._left = 0  # of the current chunk (with its line end), or of a body of known length
+        self._line = 0  # bytes since the last line end of the body
+        self._interim = 0
 
     def feed(self, data: bytes, at: float) -> None:
-        """Take what came at the time `at`. Raises MalformedAnswer where it cannot be HTTP/1.1."""
+        """Take what came at the time `at`.
+
+        Raises MalformedAnswer where it cannot be HTTP/1.1, AnswerTooLarge where it exceeds a bound.
+        """
         self._feed(data, at)
 
     def finish(self) -> bool:
@@ -66,27 +87,39 @@ class Answer:
         self.parts.append(piece)
         self.size += len(piece)
         self.marks.append((self.size, at))
+        line_end = piece.rfind(b"\n")
+        self._line = self._line + len(piece) if line_end < 0 else len(piece) - line_end - 1
+        if self._line > MAX_LINE_BYTES:
+            self._refuse(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+        if self.size + PIECE_BYTES * len(self.parts) > MAX_BODY_BYTES:
+            self._refuse(f"{self.size:,} bytes in {len(self.parts):,} pieces without an end")
+
+    def _refuse(self, why: str) -> None:
+        kept = bisect_right(self.marks, (KEPT_BYTES, math.inf))
+        del self.parts[kept:]
+        del self.marks[kept:]
+        raise AnswerTooLarge(why)
 
     def _head(self, data: bytes, at: float) -> None:
         data = self._rest + data
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > MAX_HEAD_BYTES:
-                raise MalformedAnswer(f"no end of the headers in {len(data)} bytes")
-            if not b"HTTP/1.".startswith(data[:7]):
-                raise MalformedAnswer(f"an answer that starts with {data[:40]!r}")
-            self._rest = data
-            return
         self._rest = b""
-        self._read_head(data[:end])
-        if 100 <= self.status < 200:  # interim: the real answer follows
+        while (end := data.find(b"\r\n\r\n")) >= 0:
+            self._read_head(data[:end])
+            data = data[end + 4 :]
+            if self.status >= 200:
+                self._choose_framing()
+                if data and not self.done:
+                    self._feed(data, at)
+                return
             self.status = 0
-            if rest := data[end + 4 :]:
-                self._head(rest, at)
-            return
-        self._choose_framing()
-        if (rest := data[end + 4 :]) and not self.done:
-            self._feed(rest, at)
+            self._interim += 1
+            if self._interim > MAX_INTERIM_ANSWERS:
+                raise MalformedAnswer(f"more than {MAX_INTERIM_ANSWERS} interim answers")
+        if len(data) > MAX_HEAD_BYTES:
+            raise MalformedAnswer(f"no end of the headers in {len(data)} bytes")
+        if not b"HTTP/1.".startswith(data[:7]):
+            raise MalformedAnswer(f"an answer that starts with {data[:40]!r}")
+        self._rest = data
 
     def _read_head(self, head: bytes) -> None:
         first, *lines = head.split(b"\r\n")

@@ -115,6 +115,11 @@ class Plan:
         Raises WorkloadError if the file cannot be written.
         """
         path = Path(path)
+        write_whole(path, self.to_bytes())
+        return path
+
+    def to_bytes(self) -> bytes:
+        """Return the plan as `save` writes it."""
         lines = b"".join(msgspec.json.encode(r) + b"\n" for r in self.requests)
         header = _Header(
             FORMAT,
@@ -126,25 +131,30 @@ class Plan:
             len(self.requests),
             hashlib.sha256(lines).hexdigest(),
         )
-        write_whole(path, msgspec.json.encode(header) + b"\n" + lines)
-        return path
+        return msgspec.json.encode(header) + b"\n" + lines
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read what `save` wrote. Raises WorkloadError for a file that is missing, of another kind, cut or changed."""
         path = Path(path)
         try:
-            first, _, lines = path.read_bytes().partition(b"\n")
+            content = path.read_bytes()
         except OSError as e:
             raise WorkloadError(
                 f"the plan {path} cannot be read", got=str(e), fix="check the path"
             ) from e
+        return cls.from_bytes(content, str(path))
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Plan:
+        """Return the plan of `to_bytes`; `name` is what errors call it. Raises WorkloadError as `load` does."""
+        first, _, lines = content.partition(b"\n")
         try:
             header = msgspec.json.decode(first, type=_Header)
-        except msgspec.DecodeError as e:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
             fix = "make one with make_plan(...).save(path)"
-            raise WorkloadError(f"{path} is not a plan", got=str(e), fix=fix) from e
-        _check_header(path, header, lines)
+            raise WorkloadError(f"{name} is not a plan", got=str(e), fix=fix) from e
+        _check_header(name, header, lines)
         requests = tuple(
             msgspec.json.decode(
                 b"[" + b",".join(lines.splitlines()) + b"]", type=list[PlannedRequest]
@@ -154,16 +164,16 @@ class Plan:
         return cls(requests, arrivals, header.seed, header.world, header.shard)
 
 
-def _check_header(path: Path, header: _Header, lines: bytes) -> None:
+def _check_header(name: str, header: _Header, lines: bytes) -> None:
     again = "make the plan again with make_plan(...).save(path): the same seed gives the same plan"
     if (header.format, header.version) != (FORMAT, VERSION):
         got = f"format {header.format!r}, version {header.version}; this lab reads {FORMAT!r}, version {VERSION}"
-        raise WorkloadError(f"{path} is not a plan that this lab reads", got=got, fix=again)
+        raise WorkloadError(f"{name} is not a plan that this lab reads", got=got, fix=again)
     found = hashlib.sha256(lines).hexdigest()
     if found != header.sha256:
         whole = len(lines.splitlines())
         got = f"{whole} of {header.requests} requests, SHA-256 {found[:12]} instead of {header.sha256[:12]}"
-        raise WorkloadError(f"the plan {path} is damaged", got=got, fix=again)
+        raise WorkloadError(f"the plan {name} is damaged", got=got, fix=again)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 from tqdm import tqdm
 
@@ -16,11 +16,13 @@ from lab.errors import WorkloadError
 from lab.settings import Settings
 from lab.workload import record, servers
 from lab.workload.driver import Driver, undisturbed
+from lab.workload.journal import LAGS, Journal
 from lab.workload.plan import Plan
 from lab.workload.run import LAG_BOUND_S, Lag, Run
 from lab.workload.tracing import RootSpans, SpanCount
 
 LOOK_EVERY_S = 0.1
+JOURNAL_EVERY_S = 0.5
 
 
 def run_plan(
@@ -41,10 +43,12 @@ def run_plan(
     A request that fails is a row with its status and error, not an exception. `timeout_s` is for each request, from
     when it is sent. Ctrl-C (in a notebook: interrupt the kernel) stops the run; what was recorded is kept, saved and
     marked. Several drivers that share a plan (`Plan.shard`) take the same `run_id` and the same `start_at`, seconds
-    since the epoch. `headers` go with every request, such as an Authorization.
+    since the epoch. With `out_dir`, rows also reach the disk as they happen: if this process is killed, `Run.load` reads
+    what was measured. `headers` go with every request, such as an Authorization.
 
     Raises WorkloadError for an empty plan, a start that has passed or a folder that cannot be written, NotUp where a
-    server is not known.
+    server is not known. If the driver itself fails, the rows that it has are saved and marked as interrupted, and
+    a WorkloadError with the reason is raised.
     """
     if not plan.requests:
         raise WorkloadError("the plan is empty", got=repr(plan), fix="plan at least one request")
@@ -66,9 +70,14 @@ def run_plan(
         headers=headers,
         start_at=start_at,
     )
+    journal = None
+    if out_dir is not None:
+        journal = Journal(Path(out_dir) / driver.run_id, driver.run_id, plan, lag_bound_s)
     try:
-        interrupted = _in_thread(driver, progress)
+        interrupted, failure = _in_thread(driver, progress, journal)
     finally:
+        if journal is not None:
+            journal.close()
         count = spans.close() if spans else SpanCount()
     run = Run(
         run_id=driver.run_id,
@@ -76,13 +85,25 @@ def run_plan(
         records=record.frame(driver.rows),
         plan=plan,
         lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
-        interrupted=interrupted,
+        interrupted=interrupted or failure is not None,
         spans_made=count.made,
         spans_lost=count.lost,
     )
-    if out_dir is not None:
+    if out_dir is not None and journal is not None:
         run.save(out_dir)
+        journal.delete()
+    if failure is not None:
+        raise _driver_failed(run, failure) from failure
     return run
+
+
+def _driver_failed(run: Run, failure: BaseException) -> WorkloadError:
+    got = f"{type(failure).__name__}: {failure}; {len(run.records)} of {len(run.plan)} requests have a row"
+    if run.folder is None:
+        fix = "give an out_dir, so that the rows are kept; report this with the traceback above"
+    else:
+        fix = f"read the rows with Run.load({str(run.folder)!r}); report this with the traceback above"
+    return WorkloadError(f"the driver of {run.run_id} failed", got=got, fix=fix)
 
 
 def new_run_id() -> str:
@@ -90,8 +111,13 @@ def new_run_id() -> str:
     return f"run-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
-def _in_thread(driver: Driver, progress: bool) -> bool:
-    """Drive in a thread with an event loop of its own; True if the user stopped it. Raises what the driver raised."""
+def _in_thread(
+    driver: Driver, progress: bool, journal: Journal | None
+) -> tuple[bool, BaseException | None]:
+    """Drive in a thread with an event loop of its own.
+
+    Return whether the user stopped the run, and what the driver raised.
+    """
     loop = _new_loop()
     failed: list[BaseException] = []
     ended = (
@@ -116,24 +142,33 @@ def _in_thread(driver: Driver, progress: bool) -> bool:
     ):
         thread.start()
         interrupted = False
+        journal_at = monotonic()
         while not ended.is_set():
             try:
                 ended.wait(LOOK_EVERY_S)
                 _show(bar, driver)
+                if monotonic() >= journal_at:
+                    _write(journal, driver)
+                    journal_at = monotonic() + JOURNAL_EVERY_S
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
                 loop.call_soon_threadsafe(driver.stop)
         _show(bar, driver)
-    if failed:
-        raise failed[0]
-    return interrupted
+        _write(journal, driver)
+    return interrupted, failed[0] if failed else None
 
 
 def _show(bar: tqdm, driver: Driver) -> None:
     if (more := len(driver.rows) - bar.n) > 0:
         bar.update(more)
+
+
+def _write(journal: Journal | None, driver: Driver) -> None:
+    if journal is not None:
+        lags = {name: getattr(driver, name) for name in LAGS}
+        journal.write(driver.rows, lags, (driver.window[0], time()))
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

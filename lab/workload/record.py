@@ -15,6 +15,7 @@ from lab.workload.plan import PlannedRequest
 from lab.workload.tracing import TraceIds
 from lab.workload.wire import Exchange
 
+ADDED_COLUMNS = ("first_answer_at", "first_answer_s")
 _STATUS = {
     "": "ok",
     "cancelled": "cancelled",
@@ -72,9 +73,11 @@ def row(
         "sent_at": clock.at(exchange.sent),
         "first_token_at": clock.at(first),
         "last_token_at": clock.at(last),
+        "first_answer_at": clock.at(out.first_answer),
         "done_at": clock.at(exchange.done),
         "lag_s": exchange.sent - scheduled,
         "ttft_s": first - scheduled,
+        "first_answer_s": out.first_answer - scheduled,
         "e2e_s": exchange.done - scheduled,
         "chunk_offsets_s": msgspec.json.encode(
             [round(t - exchange.sent, 6) for t in tokens]
@@ -98,3 +101,9 @@ def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     table = pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
     return table.sort_values("scheduled_at", kind="stable", ignore_index=True)
+
+
+def with_added_columns(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the records with NaN in the columns that runs saved by an older lab do not have."""
+    missing = {name: math.nan for name in ADDED_COLUMNS if name not in records}
+    return records.assign(**missing)[[c.name for c in CLIENT_RECORD]] if missing else records

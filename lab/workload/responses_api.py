@@ -6,15 +6,23 @@ from typing import Any
 
 import msgspec
 
-from lab.workload.outcome import NOTHING, Outcome, arguments_of, message_in, told
+from lab.workload.outcome import (
+    NOTHING,
+    UNREADABLE,
+    Outcome,
+    TokenCount,
+    arguments_of,
+    message_in,
+    nested_too_deeply,
+    told,
+)
 
 PATH = "/v1/responses"
 
 # What the model generated, as it came: text, reasoning, and the arguments of tool calls.
-_TOKEN_EVENTS = frozenset(
+_ANSWER_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
+_TOKEN_EVENTS = _ANSWER_EVENTS | frozenset(
     {
-        "response.output_text.delta",
-        "response.refusal.delta",
         "response.reasoning_text.delta",
         "response.reasoning_summary_text.delta",
         "response.function_call_arguments.delta",
@@ -33,12 +41,12 @@ class _Event(msgspec.Struct):
 
 
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: TokenCount | None = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int = -1
-    output_tokens: int = -1
+    input_tokens: TokenCount = -1
+    output_tokens: TokenCount = -1
     input_tokens_details: _PromptDetails | None = None
 
 
@@ -121,14 +129,14 @@ def read(events: list[tuple[float, bytes]]) -> Outcome:
             event = _decode_event(data)
             if event.type in _TOKEN_EVENTS:
                 if event.delta:
-                    out.token_times.append(at)
+                    out.add_tokens(at, of_answer=event.type in _ANSWER_EVENTS)
             elif event.type == "response.output_item.done" and told(event.item):
                 items.append(_decode_item(event.item))
             elif event.type in _FINAL_EVENTS and told(event.response):
                 final = _decode_response(event.response)
             elif event.type == "response.created" and told(event.response):
                 out.response_id = _decode_response(event.response).id
-        except msgspec.DecodeError as e:
+        except UNREADABLE as e:
             out.fail("malformed_event", f"{e}: {data[:200]!r}")
             continue
         if told(event.error) or event.type == "error":
@@ -172,8 +180,8 @@ def _take_items(out: Outcome, items: list[dict[str, Any]]) -> None:
                 {
                     "tool": item.get("name", ""),
                     "arguments": arguments_of(item.get("arguments") or ""),
-                    "output": item.get("output"),
-                    "error": item.get("error"),
+                    "output": _bounded(item.get("output")),
+                    "error": _bounded(item.get("error")),
                 }
             )
         elif kind == "file_search_call":
@@ -186,3 +194,8 @@ def _take_items(out: Outcome, items: list[dict[str, Any]]) -> None:
                     "error": "the search failed" if failed else None,
                 }
             )
+
+
+def _bounded(value: Any) -> Any:
+    """Return the value, or a note in its place if it is nested so deeply that readers of the record would fail."""
+    return "(nested too deeply to be recorded)" if nested_too_deeply(value) else value

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import WorkloadError
+from lab.workload.journal import journal_path, read_journal
 from lab.workload.plan import Plan
+from lab.workload.record import frame, with_added_columns
 
 FORMAT, VERSION = "lab-run", 1
 LAG_BOUND_S = 0.03
@@ -71,8 +73,9 @@ def _quantiles(samples: list[float]) -> tuple[float, float, float]:
 class Run:
     """`records` has the columns of lab.schema.CLIENT_RECORD; `window` is (start, end) in seconds since the epoch.
 
-    `interrupted`: it was stopped, `not_sent` requests of the plan were never sent. `spans_lost`: root spans that the
-    trace store did not take (those traces have no root).
+    `interrupted`: it was stopped, `not_sent` requests of the plan were never sent. `cut_off`: its driver was killed;
+    the rows are those that had reached the disk, and of the `not_sent` some may have been under way. `spans_lost`: root
+    spans that the trace store did not take (those traces have no root).
     """
 
     run_id: str
@@ -84,6 +87,7 @@ class Run:
     spans_made: int = 0
     spans_lost: int = 0
     folder: Path | None = None
+    cut_off: bool = False
 
     @property
     def seed(self) -> int:
@@ -102,7 +106,12 @@ class Run:
             f"{n} {status}" for status, n in self.records.status.value_counts().items()
         )
         text = f"<Run {self.run_id}: {len(self.records)} requests ({by_status}) in {self.duration_s:.1f} s, {self.lag}>"
-        if self.interrupted:
+        if self.cut_off:
+            text += (
+                f"\nCUT OFF: the driver was killed. {self.not_sent} requests of the plan have no row: "
+                "not sent, or under way."
+            )
+        elif self.interrupted:
             text += f"\nINTERRUPTED: {self.not_sent} requests of the plan were not sent."
         if self.spans_lost:
             text += f"\n{self.spans_lost} of {self.spans_made} root spans did not reach the trace store."
@@ -124,7 +133,6 @@ class Run:
                 msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
             )
             self.plan.save(draft / "plan.jsonl")
-            draft.chmod(0o755)
             os.rename(draft, final)  # fails if the folder is there and not empty
         except OSError as e:
             fix = "choose a folder that can be written, and does not hold this run already"
@@ -147,6 +155,7 @@ class Run:
             "requests": len(self.records),
             "not_sent": self.not_sent,
             "interrupted": self.interrupted,
+            "cut_off": self.cut_off,
             "spans_made": self.spans_made,
             "spans_lost": self.spans_lost,
             "lagged": self.lag.lagged,
@@ -155,13 +164,19 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read what `save` wrote. Raises WorkloadError for a folder that is not a whole run."""
+        """Read what `save` wrote; or, of a run whose driver was killed before it could save, what it had measured.
+
+        Raises WorkloadError for a folder that is not a whole run and has no journal beside it.
+        """
         folder = Path(folder)
+        journal = folder if folder.is_file() else journal_path(folder)
         try:
+            if not folder.is_dir() and journal.is_file():
+                return cls._from_journal(journal)
             about = msgspec.json.decode((folder / "run.json").read_bytes())
             if (about["format"], about["version"]) != (FORMAT, VERSION):
                 raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-            records = pd.read_parquet(folder / "records.parquet")
+            records = with_added_columns(pd.read_parquet(folder / "records.parquet"))
             if len(records) != about["requests"]:
                 raise ValueError(
                     f"{len(records)} records where run.json tells of {about['requests']}"
@@ -176,7 +191,21 @@ class Run:
                 about["spans_made"],
                 about["spans_lost"],
                 folder,
+                about.get("cut_off", False),
             )
-        except (OSError, ValueError, KeyError, TypeError) as e:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             got, fix = f"{type(e).__name__}: {e}", "give a folder that Run.save wrote"
             raise WorkloadError(f"{folder} does not hold a whole run", got=got, fix=fix) from e
+
+    @classmethod
+    def _from_journal(cls, path: Path) -> Run:
+        entries = read_journal(path)
+        return cls(
+            run_id=entries.run_id,
+            window=entries.window,
+            records=frame(entries.rows),
+            plan=entries.plan,
+            lag=Lag.of(*entries.lags.values(), entries.lag_bound_s),
+            interrupted=True,
+            cut_off=True,
+        )

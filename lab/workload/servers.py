@@ -1,17 +1,27 @@
-"""From the settings to the servers that a plan needs. What is not measured is asked with llama-stack-client."""
+"""From the settings to the servers that a plan needs."""
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import msgspec
 
 from lab.errors import NotUp, WorkloadError
 from lab.settings import Settings
+from lab.workload.outcome import UNREADABLE, message_in
 from lab.workload.paths import ChatPath, Path, ResponsesPath
 from lab.workload.plan import Plan
-from lab.workload.wire import Pool, Target
+from lab.workload.wire import Exchange, Pool, Target
 from lab.world import catalogue
 
 VECTOR_STORE = "help-desk"
+TIMEOUT_S = 30.0
+
+
+class _List(msgspec.Struct):
+    data: list[dict[str, Any]]
 
 
 def paths_for(plan: Plan, settings: Settings, vector_store_id: str = "") -> dict[str, Path]:
@@ -50,15 +60,6 @@ def _responses(plan: Plan, settings: Settings, vector_store_id: str) -> Response
     )
 
 
-def client(llama_stack_url: str, timeout_s: float = 30.0) -> Any:
-    """A llama-stack-client of the server."""
-    from llama_stack_client import (
-        LlamaStackClient,
-    )  # a second of imports, not needed by a plan of plain chat
-
-    return LlamaStackClient(base_url=llama_stack_url, timeout=timeout_s, max_retries=0)
-
-
 def find_models(llama_stack_url: str, names: set[str]) -> dict[str, str]:
     """Llama Stack's names of models, which begin with their provider's: {'lab-model': 'vllm/lab-model'}.
 
@@ -66,7 +67,7 @@ def find_models(llama_stack_url: str, names: set[str]) -> dict[str, str]:
     """
     if not names:
         return {}
-    known = _ask(llama_stack_url, lambda c: [m.id for m in c.models.list()])
+    known = [str(model.get("id")) for model in _list(llama_stack_url, "/v1/models")]
     found = {name: k for name in names for k in known if k == name or k.endswith(f"/{name}")}
     if missing := names - set(found):
         got = f"{', '.join(sorted(missing))}; it has {', '.join(known) or 'none'}"
@@ -80,18 +81,30 @@ def find_vector_store(llama_stack_url: str, name: str = VECTOR_STORE) -> str:
 
     Raises NotUp if Llama Stack does not answer.
     """
-    stores = _ask(
-        llama_stack_url, lambda c: [(s.name, s.id) for s in c.vector_stores.list(limit=100)]
-    )
-    return next((store_id for found, store_id in stores if found == name), "")
+    stores = _list(llama_stack_url, "/v1/vector_stores?limit=100")
+    return next((str(store["id"]) for store in stores if store.get("name") == name), "")
 
 
-def _ask(url: str, question: Any) -> Any:
-    from llama_stack_client import APIError
-
+def _list(url: str, path: str) -> list[dict[str, Any]]:
+    """Return the objects of one of Llama Stack's lists, within TIMEOUT_S in all. Raises NotUp."""
+    exchange = _get(Target.of(url), path)
+    answer = exchange.answer
+    if exchange.error_type:
+        raise _not_up(url, f"{exchange.error_type}: {exchange.error_message}")
+    if answer.status != 200:
+        raise _not_up(url, f"HTTP {answer.status} for {path}: {message_in(answer.body)}")
     try:
-        return question(client(url))
-    except APIError as e:
-        raise NotUp(
-            f"Llama Stack at {url} does not answer", got=str(e), fix="look at `lab status`"
-        ) from e
+        return msgspec.json.decode(answer.body, type=_List).data
+    except UNREADABLE as e:
+        raise _not_up(url, f"no list for {path}: {e}: {answer.body[:100]!r}") from e
+
+
+def _get(target: Target, path: str) -> Exchange:
+    head = f"GET {target.path}{path} HTTP/1.1\r\nHost: {target.host_header}\r\nConnection: close\r\n\r\n"
+    sending = Pool(target).send(head.encode(), timeout_s=TIMEOUT_S)
+    with ThreadPoolExecutor(1) as thread:  # a notebook's own thread has a running loop already
+        return thread.submit(asyncio.run, sending).result()
+
+
+def _not_up(url: str, got: str) -> NotUp:
+    return NotUp(f"Llama Stack at {url} does not answer", got=got, fix="look at `lab status`")

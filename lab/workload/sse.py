@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import islice
 
 _END_OF_LINE = rb"(?:\r\n|\n|\r(?!\n))"
 _END_OF_EVENT = re.compile(_END_OF_LINE + _END_OF_LINE)
 _LINES = re.compile(_END_OF_LINE)
 _FIRST = -1.0  # sorts before every time
+MAX_EVENTS = (
+    500_000  # of one stream; further ones are dropped, so that the stream counts as incomplete
+)
 
 
 def events(body: bytes, marks: list[tuple[int, float]]) -> list[tuple[float, bytes]]:
@@ -23,7 +28,7 @@ def events(body: bytes, marks: list[tuple[int, float]]) -> list[tuple[float, byt
     """
     found = []
     mark = 0
-    for start, end, after in _blocks(body):
+    for start, end, after in islice(_blocks(body), MAX_EVENTS):
         data = _data(body[start:end])
         if data is not None:
             mark = bisect_left(marks, (after, _FIRST), lo=mark)
@@ -31,18 +36,17 @@ def events(body: bytes, marks: list[tuple[int, float]]) -> list[tuple[float, byt
     return found
 
 
-def _blocks(body: bytes) -> list[tuple[int, int, int]]:
-    """(start, end, end with the empty line) of every complete event."""
-    found, start = [], 0
+def _blocks(body: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, end with the empty line) of every complete event."""
+    start = 0
     if b"\r" not in body:  # the usual case, and much faster than the expression
         while (end := body.find(b"\n\n", start)) >= 0:
-            found.append((start, end, end + 2))
+            yield start, end, end + 2
             start = end + 2
-        return found
+        return
     for match in _END_OF_EVENT.finditer(body):
-        found.append((start, match.start(), match.end()))
+        yield start, match.start(), match.end()
         start = match.end()
-    return found
 
 
 def _data(block: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ from time import perf_counter
 from urllib.parse import urlsplit
 
 from lab.errors import WorkloadError
-from lab.workload.http1 import Answer, MalformedAnswer
+from lab.workload.http1 import Answer, AnswerTooLarge, MalformedAnswer
 
 # Servers close idle connections (uvicorn after 5 s), and one that closes while we write looks like a fault of its own.
 REUSE_IDLE_S = 1.0
@@ -92,8 +92,9 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._answer.feed(data, now)
-        except MalformedAnswer as e:
-            self._end(now, "malformed_http", str(e))
+        except (MalformedAnswer, AnswerTooLarge) as e:
+            kind = "too_large" if isinstance(e, AnswerTooLarge) else "malformed_http"
+            self._end(now, kind, str(e))
             self.transport.abort()
             return
         if self._answer.done:

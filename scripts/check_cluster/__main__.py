@@ -13,9 +13,12 @@ from scripts.check_cluster import (
     collector,
     custom_resources,
     generate,
+    image_build,
     images,
     metrics,
+    monitoring,
     network,
+    permissions,
     pod_security,
     policies,
     references,
@@ -23,6 +26,7 @@ from scripts.check_cluster import (
     rules,
     schemas,
     tempo,
+    workloads,
 )
 from scripts.check_cluster.paths import K8S, OVERLAYS
 
@@ -61,7 +65,11 @@ def _check() -> int:
         "generated files are current": _stale,
         "pod security": lambda: _each(overlays, pod_security.check),
         "images": lambda: _each(overlays, images.check),
+        "image build": image_build.check,
         "references": lambda: _each(overlays, references.check),
+        "workloads": lambda: _each(overlays, workloads.check),
+        "permissions": lambda: _each(overlays, permissions.check),
+        "monitoring": lambda: _each(overlays, monitoring.check),
         "network policies": lambda: _each(overlays, network.check),
         "collector": lambda: _each(overlays, collector.check),
         "Tempo": lambda: _each(overlays, tempo.check),

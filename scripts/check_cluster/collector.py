@@ -1,7 +1,7 @@
-"""Collector configurations: what is used is defined and the reverse, and the order in each pipeline is the right one.
+"""Check the collectors' configurations: every option is known, every component is used, pipelines are in order.
 
-The names of components are those of the pinned contrib release; the collector itself cannot run here, so options inside
-a component are not checked.
+The contrib collector is not in any package registry, so its own parser cannot run here. `options/` lists the options of
+the pinned release.
 """
 
 from __future__ import annotations
@@ -12,30 +12,23 @@ from typing import Any
 
 import yaml
 
+from scripts.check_cluster import options
 from scripts.check_cluster.render import name, pods
 
-# Components of otelcol-contrib that the lab uses, under their current names (0.158).
-KNOWN = {
-    "receivers": {"otlp", "file_log"},
-    "processors": {
-        "memory_limiter",
-        "k8s_attributes",
-        "batch",
-        "tail_sampling",
-        "cumulative_to_delta",
-    },
-    "exporters": {"otlp_grpc", "otlp_http", "prometheus", "load_balancing"},
-    "connectors": {"span_metrics", "forward"},
-    "extensions": {"health_check"},
-}
 RENAMED = {
-    "otlphttp": "otlp_http", "loadbalancing": "load_balancing", "k8sattributes": "k8s_attributes",
-    "spanmetrics": "span_metrics", "filelog": "file_log", "cumulativetodelta": "cumulative_to_delta",
-}  # fmt: skip
+    "otlp": "otlp_grpc",  # the exporter; the receiver keeps its name
+    "otlphttp": "otlp_http",
+    "loadbalancing": "load_balancing",
+    "k8sattributes": "k8s_attributes",
+    "spanmetrics": "span_metrics",
+    "filelog": "file_log",
+    "cumulativetodelta": "cumulative_to_delta",
+}
+KINDS = ("receivers", "processors", "exporters", "connectors", "extensions")
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Problems of every collector in an overlay."""
+    """Return the problems of every collector in an overlay."""
     problems = []
     for d, template in pods(documents):
         for c in template["spec"]["containers"]:
@@ -53,7 +46,10 @@ def merged(
     spec: dict[str, Any],
     container: dict[str, Any],
 ) -> dict[str, Any]:
-    """The configuration as the collector makes it of its --config files: maps merge, everything else is replaced."""
+    """Return the configuration that the collector reads from its --config files.
+
+    Maps are merged, and everything else is replaced by the later file.
+    """
     mounted = {}
     volumes = {v["name"]: v for v in spec["volumes"]}
     for mount in container["volumeMounts"]:
@@ -83,16 +79,10 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any]) -> Iterator[str]:
-    """Problems of one configuration."""
+    """Yield the problems of one configuration."""
     pipelines = config["service"]["pipelines"]
     connectors = set(config.get("connectors", {}))
-    for kind, known in KNOWN.items():
-        for component in config.get(kind, {}):
-            base = component.partition("/")[0]
-            if base in RENAMED:
-                yield f"{component} is called {RENAMED[base]} now"
-            elif base not in known:
-                yield f"{component} is no {kind[:-1]} that we know of"
+    yield from _unknown_options(config)
     used: dict[str, set[str]] = {kind: set() for kind in ("receivers", "processors", "exporters")}
     for pipeline, parts in pipelines.items():
         for kind in used:
@@ -113,6 +103,24 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
     yield from _sampling(pipelines)
 
 
+def _unknown_options(config: dict[str, Any]) -> Iterator[str]:
+    known = options.known_options("collector")
+    for block in config.keys() - known.keys():
+        yield f"{block} is not a block of a collector's configuration"
+    for kind in KINDS:
+        for component, settings in (config.get(kind) or {}).items():
+            base = component.partition("/")[0]
+            if base in known[kind]:
+                yield from (
+                    f"{component}: {p}" for p in options.problems(settings, known[kind][base])
+                )
+            elif base in RENAMED:
+                yield f"{component} is called {RENAMED[base]} now"
+            else:
+                yield f"{component} is not a known {kind[:-1]}"
+    yield from (f"service: {p}" for p in options.problems(config["service"], known["service"]))
+
+
 def _order(parts: dict[str, Any]) -> Iterator[str]:
     processors = parts.get("processors", [])
     if not processors or processors[0] != "memory_limiter":
@@ -123,7 +131,7 @@ def _order(parts: dict[str, Any]) -> Iterator[str]:
 
 
 def _sampling(pipelines: dict[str, Any]) -> Iterator[str]:
-    """Span metrics count all spans only where nothing was sampled before them."""
+    """Yield pipelines that sample before span metrics are counted."""
     for pipeline, parts in pipelines.items():
         if "tail_sampling" in parts.get("processors", []) and "span_metrics" in parts["exporters"]:
             yield f"pipeline {pipeline} samples before span_metrics counts"
@@ -133,7 +141,7 @@ def _against_pod(config: dict[str, Any], container: dict[str, Any]) -> Iterator[
     open_ports = {p["containerPort"] for p in container["ports"]}
     for port in _listening(config):
         if port not in open_ports:
-            yield f"it listens on {port}, which is no port of its container"
+            yield f"it listens on {port}, which is not a port of its container"
     environment = {v["name"] for v in container.get("env", [])}
     for variable in set(re.findall(r"\$\{env:(\w+)\}", yaml.safe_dump(config))):
         if variable not in environment:

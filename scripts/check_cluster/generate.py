@@ -13,19 +13,19 @@ import yaml
 
 from lab.dashboards import DASHBOARDS, grafana_json
 from lab.dashboards.rules import prometheus_rule
-from lab.stack import llama_stack_config, vllm_args
+from lab.settings import Settings
+from lab.stack import llama_stack_config, plan, vllm_args
 from scripts.check_cluster.paths import K8S, versions
 
 OTLP = "http://otel-collector.llm-lab-obs.svc:4318"
 LISTEN = "0.0.0.0"  # inside a pod: who may reach it is the network policies' matter
-SERVED_NAME = "lab-model"
-GPU_CONTEXT = (
-    16384  # of a model that could do 262,144: a GPU of 24 GB has no room for the cache of that
-)
-_ONLY_LOCAL = {
-    "--middleware": 1,
-    "--disable-uvicorn-access-log": 0,
-}  # the official image has no `lab`
+MODEL_FOLDER = "/models/chat"
+EMBED_FOLDER = "/models/embed"
+PORT = 8000
+GPU_MODEL = "Qwen/Qwen3-4B-Instruct-2507"  # components/hub-model fetches it
+GPU_CONTEXT = 16384  # the model's 262,144 tokens would need more cache than a GPU of 24 GB has
+# Options of the laptop that the official image cannot take, {option: number of its values}.
+_ONLY_LOCAL = {"--middleware": 1, "--disable-uvicorn-access-log": 0}  # the image has no `lab`
 _HEAD = "# Written by `make cluster-generate` from {}; do not edit.\n"
 _IMAGES = (
     "VLLM",
@@ -68,19 +68,32 @@ def write() -> list[Path]:
 
 
 def chat_args(build: str) -> list[str]:
-    """The local lab's arguments for the chat model, as they are in a container."""
-    server = vllm_args.VllmServer("/models/chat", SERVED_NAME, 8000, OTLP, build)
-    args = _for_container(vllm_args.chat_args(server))
-    return args if build == "cpu" else [*args, "--max-model-len", str(GPU_CONTEXT)]
+    """Return the chat model's arguments, from the same description that the laptop's plan uses."""
+    settings = _settings()
+    if build != "cpu":
+        update = {"model": GPU_MODEL, "vllm_args": f"--max-model-len {GPU_CONTEXT}"}
+        settings = settings.model_copy(update=update)
+    server = plan.chat_server(settings, PORT, OTLP, build)
+    return _for_container(vllm_args.chat_args(server), MODEL_FOLDER)
 
 
 def embed_args() -> list[str]:
-    """The local lab's arguments for the embedding model, as they are in a container."""
-    server = vllm_args.VllmServer("/models/embed", vllm_args.EMBED_MODEL, 8000, OTLP, "cpu")
-    return _for_container(vllm_args.embed_args(server))
+    """Return the embedding model's arguments, from the same description that the laptop's plan uses."""
+    server = plan.embed_server(EMBED_FOLDER, PORT, OTLP, "cpu")
+    return _for_container(vllm_args.embed_args(server), EMBED_FOLDER)
 
 
-def _for_container(args: list[str]) -> list[str]:
+def _settings() -> Settings:
+    """Return the defaults, whatever this checkout's environment and lab.toml say."""
+    values = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in Settings.model_fields.items()
+    }
+    return Settings.model_construct(**values)
+
+
+def _for_container(args: list[str], model: str) -> list[str]:
+    """Return the arguments with what is different in a pod: listener, model folder, number format."""
     out, rest = [], iter(args)
     for arg in rest:
         if arg in _ONLY_LOCAL:
@@ -88,6 +101,7 @@ def _for_container(args: list[str]) -> list[str]:
                 next(rest)
         else:
             out.append(arg)
+    out[out.index("--model") + 1] = model
     out[out.index("--host") + 1] = LISTEN
     if "--dtype" in out:
         out[out.index("--dtype") + 1] = "float32"  # not what this machine's processor would choose
@@ -110,7 +124,7 @@ def _llama_stack() -> str:
         "vllm_embed": "http://embed-server.llm-lab.svc:8000",
     }
     document = llama_stack_config.document(
-        SERVED_NAME, {"llama_stack": 8321}, url, Path("/state/llama-stack")
+        _settings().model_name, {"llama_stack": 8321}, url, Path("/state/llama-stack")
     )
     document["server"]["host"] = LISTEN
     return _HEAD.format("lab/stack/llama_stack_config.py") + _dump(document)

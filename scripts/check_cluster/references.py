@@ -263,9 +263,11 @@ def _grafana(world: _World) -> Iterator[str]:
     provisioned, uses = set(), []
     for d, key, text in texts:
         if key.endswith(".json"):
+            dashboard = json.loads(text)
+            defaults = _data_source_variables(dashboard) if isinstance(dashboard, dict) else {}
             uses += [
-                (f"{name(d)} {key}", uid)
-                for uid in _uids(json.loads(text), "uid", inside="datasource")
+                (f"{name(d)} {key}", defaults.get(uid, uid))
+                for uid in _uids(dashboard, "uid", inside="datasource")
             ]
         elif "datasources:" in text and d["metadata"]["name"].startswith("grafana-datasource"):
             sources = yaml.safe_load(text)["datasources"]
@@ -274,6 +276,15 @@ def _grafana(world: _World) -> Iterator[str]:
     for where, uid in uses:
         if uid not in provisioned and uid not in ("-- Grafana --", "grafana"):
             yield f"{where}: there is no data source {uid!r}"
+
+
+def _data_source_variables(dashboard: dict[str, Any]) -> dict[str, str]:
+    """Return the default of every data source variable, by the text that refers to it."""
+    return {
+        f"${{{variable['name']}}}": variable["current"]["value"]
+        for variable in dashboard.get("templating", {}).get("list", [])
+        if variable["type"] == "datasource"
+    }
 
 
 def _uids(node: Any, key: str, inside: str = "", here: str = "") -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""Tempo's configuration against the top-level blocks of 3.0, and against its pod. Tempo itself cannot run here.
+"""Check Tempo's configuration against the options of the pinned release, and against its pod.
 
-Blocks: https://grafana.com/docs/tempo/v3.0.x/configuration/ ; those of 2.x that are gone are named with what to use.
+Tempo is not in any package registry, so its own parser cannot run here; `options/` lists its options.
+Blocks of 2.x that were removed are named with their replacement.
 """
 
 from __future__ import annotations
@@ -11,15 +12,10 @@ from typing import Any
 
 import yaml
 
+from scripts.check_cluster import options
 from scripts.check_cluster.render import name, pods
 
-BLOCKS = {
-    "target", "stream_over_http_enabled", "http_api_prefix", "server", "internal_server", "distributor",
-    "live_store", "live_store_client", "block_builder", "backend_scheduler", "backend_scheduler_client",
-    "backend_worker", "querier", "query_frontend", "metrics_generator", "storage", "overrides", "memberlist", "ingest",
-    "usage_report", "cache",
-}  # fmt: skip
-GONE = {
+REMOVED = {
     "ingester": "live_store",
     "ingester_client": "live_store_client",
     "compactor": "backend_scheduler and backend_worker",
@@ -28,7 +24,7 @@ GONE = {
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Problems of the Tempo configuration in an overlay."""
+    """Return the problems of the Tempo configuration in an overlay."""
     problems = []
     for d, template in pods(documents):
         if d["metadata"]["name"] != "tempo":
@@ -48,12 +44,12 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def check_config(config: dict[str, Any]) -> Iterator[str]:
-    """Problems of one configuration."""
-    for block in config:
-        if block in GONE:
-            yield f"{block} is gone in 3.0; use {GONE[block]}"
-        elif block not in BLOCKS:
-            yield f"{block} is no block of Tempo 3.0"
+    """Yield the problems of one configuration."""
+    for block in config.keys() & REMOVED.keys():
+        yield f"{block} is gone in 3.0; use {REMOVED[block]}"
+    current = {block: value for block, value in config.items() if block not in REMOVED}
+    yield from options.problems(current, options.known_options("tempo"))
+    yield from _retention(config)
     generator = config.get("metrics_generator", {})
     if "traces_storage" in generator:
         yield "metrics_generator.traces_storage is gone in 3.0"
@@ -72,6 +68,18 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
         yield "metrics are generated and written nowhere"
 
 
+def _retention(config: dict[str, Any]) -> Iterator[str]:
+    """Yield a retention that the scheduler plans with and the worker, which deletes, does not know."""
+    provider = config.get("backend_scheduler", {}).get("provider", {}).get("compaction", {})
+    planned = provider.get("compaction", {}).get("block_retention")
+    deleted = config.get("backend_worker", {}).get("compaction", {}).get("block_retention")
+    if planned != deleted:
+        yield (
+            f"backend_scheduler plans a retention of {planned}, but backend_worker, which deletes "
+            f"blocks, has {deleted or 'its default of 336h'}"
+        )
+
+
 def _pod(text: str, container: dict[str, Any]) -> Iterator[str]:
     environment = {v["name"] for v in container.get("env", [])}
     for variable in sorted(set(re.findall(r"\$\{(\w+)\}", text))):
@@ -80,7 +88,7 @@ def _pod(text: str, container: dict[str, Any]) -> Iterator[str]:
     config = yaml.safe_load(text)
     ports = {p["containerPort"] for p in container["ports"]}
     if config["server"]["http_listen_port"] not in ports:
-        yield "its HTTP port is no port of its container"
+        yield "its HTTP port is not a port of its container"
     for protocol, receiver in config["distributor"]["receivers"]["otlp"]["protocols"].items():
         host, _, port = receiver["endpoint"].rpartition(":")
         if host != "0.0.0.0" or int(port) not in ports:

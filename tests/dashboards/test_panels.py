@@ -39,7 +39,7 @@ def test_prices_are_those_of_the_price_list() -> None:
     """Every API has its line, every machine its choice, with the numbers and the days of data/prices."""
     machines, apis = machine_prices(REPO / "data"), api_prices(REPO / "data")
     by_title = {p.title: p for p in DASHBOARDS["cost"].panels}
-    bill = {q.legend: q.expr for q in by_title["USD an hour, by the price list"].queries}
+    bill = {q.legend: q.expr for q in by_title["USD per hour by price list"].queries}
     assert bill.keys() == {*apis, "own machines"}
     for name, price in apis.items():
         numbers = [float(x) for x in re.findall(r"(?<![\w.])\d+\.?\d*(?= \*)", bill[name])]
@@ -55,8 +55,68 @@ def test_prices_are_those_of_the_price_list() -> None:
         str(m.read_on) in text
         for (text, _), m in zip(choice.options, machines.values(), strict=True)
     )
-    shown = json.loads(grafana_json("cost"))["templating"]["list"][-1]
+    variables = {v["name"]: v for v in json.loads(grafana_json("cost"))["templating"]["list"]}
+    shown = variables["usd_per_hour"]
     assert shown["type"] == "custom" and shown["query"].count(" : ") == len(machines)
+
+
+def _panels_json(name: str) -> list[dict]:
+    return [p for p in json.loads(grafana_json(name))["panels"] if p["type"] != "row"]
+
+
+def test_every_time_series_panel_has_a_legend_a_unit_and_a_tooltip_of_all_series() -> None:
+    """Lines can be told apart, axes have units, and one tooltip lists every series."""
+    for name in DASHBOARDS:
+        for panel in _panels_json(name):
+            if panel["type"] != "timeseries":
+                continue
+            assert panel["options"]["legend"]["showLegend"], panel["title"]
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert panel["options"]["tooltip"]["mode"] == "multi", panel["title"]
+            if len(panel["targets"]) > 1:
+                assert panel["options"]["legend"]["calcs"] == ["mean", "max", "lastNotNull"]
+
+
+def test_heatmaps_have_a_unit_on_their_y_axis() -> None:
+    """The buckets' bounds are seconds or tokens, and the axis says which."""
+    heatmaps = [p for name in DASHBOARDS for p in _panels_json(name) if p["type"] == "heatmap"]
+    assert {p["options"]["yAxis"]["unit"] for p in heatmaps} == {"s", "short"}
+
+
+def test_a_dashboard_can_be_imported_into_any_grafana() -> None:
+    """No panel names a data source of ours: a variable chooses it, and ad-hoc filters narrow it."""
+    for name in DASHBOARDS:
+        dashboard = json.loads(grafana_json(name))
+        kinds = [variable["type"] for variable in dashboard["templating"]["list"]]
+        assert kinds[0] == "datasource" and kinds[-1] == "adhoc"
+        for panel in _panels_json(name):
+            assert panel["datasource"]["uid"] == "${datasource}"
+            assert {t["datasource"]["uid"] for t in panel["targets"]} == {"${datasource}"}
+
+
+def test_a_table_has_one_row_per_instance_and_a_link_that_narrows_the_dashboard() -> None:
+    """Each query becomes a column under its own title and unit; the instance's cell is a link."""
+    (table,) = [p for p in _panels_json("vllm") if p["title"] == "Instances"]
+    organize = table["transformations"][1]["options"]
+    order = sorted(organize["indexByName"], key=organize["indexByName"].get)
+    titles = [organize["renameByName"][name] for name in order]
+    assert titles[:4] == ["Model", "Instance", "Engines", "Running"]
+    assert len(titles) == 2 + len(table["targets"])
+    assert all(t["format"] == "table" and t["instant"] for t in table["targets"])
+    overrides = {
+        o["matcher"]["options"]: o["properties"] for o in table["fieldConfig"]["overrides"]
+    }
+    assert overrides["KV cache (max)"][0] == {"id": "unit", "value": "percentunit"}
+    assert "var-instance=${__value.raw}" in overrides["Instance"][0]["value"][0]["url"]
+
+
+def test_empty_stats_say_no_traffic() -> None:
+    """A ratio without traffic is named, neither blank nor 'NaN'."""
+    for panel in _panels_json("vllm"):
+        if panel["type"] == "stat":
+            defaults = panel["fieldConfig"]["defaults"]
+            assert defaults["noValue"] == "No traffic"
+            assert defaults["mappings"][0]["options"]["result"]["text"] == "No traffic"
 
 
 def test_unknown_names_say_which_there_are() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,11 +12,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 
 from lab import figures
 from lab.errors import FrameError
 from lab.figures.capacity import _apart
-from lab.measures import critical_path, said_by_buckets, slope
+from lab.measures import critical_path, quantiles_by_bucketing, slope
 
 STEPS = pd.DataFrame(
     {
@@ -90,6 +93,18 @@ def test_goodput_below_throughput() -> None:
     assert "good: TTFT 0.2 s" in [t.get_text() for t in ax.get_legend().get_texts()]
 
 
+@pytest.mark.parametrize("draw", [figures.load_latency, figures.throughput_goodput])
+def test_steps_in_which_the_driver_lagged_are_marked_in_the_figure(
+    draw: Callable[..., Axes],
+) -> None:
+    """A ring around that step, explained in the legend; no legend entry where no step lagged."""
+    ax = draw(STEPS.assign(lagged=[False, True]))
+    (ring,) = [line for line in ax.lines if str(line.get_label()).startswith("the driver lagged")]
+    assert len(ring.get_xdata()) == 1 and ring.get_xdata()[0] > 15
+    labels = [t.get_text() for t in draw(STEPS.assign(lagged=False)).get_legend().get_texts()]
+    assert not any("lagged" in label for label in labels)
+
+
 def test_labels_of_backlogs_stay_apart() -> None:
     """Ends that coincide are labelled one above the other."""
     assert _apart([5.0, 5.0, 0.0], 2.0) == [5.0, 7.0, 0.0]
@@ -122,8 +137,8 @@ def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
 
 def test_what_a_dashboard_says_beside_the_truth() -> None:
     """One row a quantity and quantile, with how many times too high."""
-    table = said_by_buckets({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
-    ax = figures.said_against_truth(table)
+    table = quantiles_by_bucketing({"prefill": [0.01] * 50}, {"prefill": [0.3, 0.5]}, [0.5])
+    ax = figures.bucketed_against_exact(table)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["prefill  p50"] and ax.texts[
         0
     ].get_text() == "15.0x"
@@ -146,7 +161,7 @@ def test_critical_bars_lose_nothing() -> None:
         (figures.backlogs, []),
         (figures.gauge_against_truth, SAMPLES.iloc[:0]),
         (figures.critical_bars, critical_path(TREES).iloc[:0]),
-        (figures.said_against_truth, pd.DataFrame()),
+        (figures.bucketed_against_exact, pd.DataFrame()),
         (lambda d: figures.growth(d, xlabel="x", ylabel="y"), {"a": ([], [])}),
     ],
 )

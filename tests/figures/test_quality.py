@@ -41,6 +41,22 @@ def test_versions_stand_beside_each_other_in_a_row() -> None:
     assert [t.get_text() for t in ax.texts] == ["p = 1"]
 
 
+def test_the_axis_says_what_the_shares_are_of() -> None:
+    """Requests, unless said otherwise; pairs beside a paired test."""
+    assert (
+        figures.share_rows(_shares(), colour="model")
+        .get_xlabel()
+        .startswith("percent of the n requests")
+    )
+    ax = figures.share_rows(_shares(), colour="model", of="pairs in which both were judged")
+    assert ax.get_xlabel().startswith("percent of the n pairs in which both were judged")
+    assert (
+        figures.interval_bars(_shares(), of="answers")
+        .get_xlabel()
+        .startswith("percent of the n answers")
+    )
+
+
 def test_a_share_of_nothing_is_not_drawn() -> None:
     """No request, no point: the interval from 0 to 1 would look like a result."""
     shares = _shares()

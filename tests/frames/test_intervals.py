@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.frames.intervals import union_length
+from lab.frames.requests import union_length
 
 
 @given(

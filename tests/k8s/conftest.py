@@ -16,6 +16,7 @@ Documents = list[dict[str, Any]]
 RENDER = {
     "test_manifests.py",
     "test_policies.py",
+    "test_faults.py",
     "test_real_api.py",
     "test_schemas.py",
     "test_telemetry_configs.py",

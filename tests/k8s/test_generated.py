@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import yaml
 
 from lab.dashboards.rules import ITL_BOUND_S, TTFT_BOUND_S
-from lab.stack import vllm_args
+from lab.settings import load_settings
+from lab.stack import plan, vllm_args
+from lab.stack.ports import PREFERRED
+from lab.stack.toolbox import Toolbox
 from scripts.check_cluster import generate
 from scripts.check_cluster.paths import K8S, REPO, versions
 
@@ -37,6 +41,158 @@ def test_the_cluster_runs_the_same_vllm_as_the_laptop() -> None:
         assert "--middleware" not in args, "the official image has no module of ours"
 
 
+# {option: why its value, or the option itself, differs between a laptop and a pod}
+POD_ARGS = {
+    "--model": "a pod has the model in a volume",
+    "--host": "a laptop's servers listen on loopback",
+    "--port": "a laptop's ports are chosen free",
+    "--otlp-traces-endpoint": "the collector's Service",
+    "--middleware": "the official image has no module of ours",
+    "--disable-uvicorn-access-log": "its replacement is that module",
+    "--dtype": "a laptop's depends on its processor",
+}
+# {path in Llama Stack's configuration: why it differs}
+POD_LLAMA_STACK = {
+    "server.host": "a laptop's servers listen on loopback",
+    "server.port": "a laptop's ports are chosen free",
+    "storage.backends.kv_default.db_path": "the state folder",
+    "storage.backends.sql_default.db_path": "the state folder",
+    "providers.files.0.config.storage_dir": "the state folder",
+    "providers.inference.0.config.base_url": "vLLM's Service",
+    "providers.inference.1.config.base_url": "the Service of the vLLM for embeddings",
+    "providers.inference.2": "the canary is served beside the lab model on a laptop only",
+    "registered_resources.models.2": "the canary, again",
+}
+LAPTOP_JOBS = {
+    "node": "a cluster has its own node exporter",
+    "tracestore": "Tempo takes its place",
+}
+CLUSTER_JOBS = {
+    "otel-collector": "a laptop's parts send spans to the store itself",
+    "span-metrics": "made by the collector",
+    "tempo": "the trace store takes its place on a laptop",
+    "grafana": "a laptop has none",
+}
+
+
+@pytest.fixture
+def laptop(tmp_path) -> plan.Plan:
+    """The plan of a laptop without a GPU, from the defaults."""
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).symlink_to((REPO / "data/lab-model" / name).resolve())
+    tools = Toolbox("py", "vpy", "prometheus", "node", str(folder), str(tmp_path))
+    defaults = load_settings(state_dir=tmp_path / "state", data_dir=REPO / "data", model="")
+    defaults = defaults.model_copy(update={"vllm_args": "", "model_name": "lab-model"})
+    return plan.make_plan(defaults, tools, dict(PREFERRED), {})
+
+
+@pytest.mark.parametrize(
+    ("part", "path"),
+    [("vllm", "components/vllm-cpu/args.yaml"), ("vllm-embed", "base/vllm-embed/args.yaml")],
+)
+def test_a_pods_vllm_has_the_laptops_arguments(part: str, path: str, laptop: plan.Plan) -> None:
+    """The whole lists are compared: what is not in POD_ARGS is the same."""
+    argv = next(p.argv for p in laptop.parts if p.name == part)
+    container = yaml.safe_load((K8S / path).read_text())["spec"]["template"]["spec"]["containers"]
+    mine = _options(list(argv))
+    theirs = _options(container[0]["args"])
+    different = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+    assert different <= POD_ARGS.keys()
+
+
+def test_a_pods_context_is_the_models() -> None:
+    """vLLM exits when told more than the model's configuration has."""
+    config = json.loads((REPO / "data/lab-model/config.json").read_text())
+    args = _options(generate.chat_args("cpu"))
+    assert int(args["--max-model-len"][0]) <= config["max_position_embeddings"]
+    assert args["--chat-template-content-format"] == ["openai"]
+
+
+def test_a_pods_llama_stack_has_the_laptops_configuration(laptop: plan.Plan) -> None:
+    """Every value is compared: what is not in POD_LLAMA_STACK is the same."""
+    text = next(text for path, text in laptop.files.items() if path.name == "llama-stack.yaml")
+    mine = dict(_leaves(yaml.safe_load(text)))
+    pod = yaml.safe_load((K8S / "base/llama-stack/config/config.yaml").read_text())
+    theirs = dict(_leaves(pod))
+    different = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+    unexplained = {
+        path
+        for path in different
+        if not any(path == p or path.startswith(f"{p}.") for p in POD_LLAMA_STACK)
+    }
+    assert unexplained == set()
+
+
+def test_prometheus_scrapes_the_laptops_jobs(laptop: plan.Plan) -> None:
+    """Monitors set the job names that queries were written for."""
+    text = next(text for path, text in laptop.files.items() if path.name == "prometheus.yml")
+    mine = {job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]} - {"on-demand"}
+    theirs = set()
+    for path in (K8S / "base/monitors").glob("llm-lab*.yaml"):
+        for monitor in yaml.safe_load_all(path.read_text()):
+            spec = monitor["spec"]
+            for endpoint in spec.get("endpoints", []) + spec.get("podMetricsEndpoints", []):
+                theirs |= {r["replacement"] for r in endpoint["relabelings"]}
+    assert mine - theirs == LAPTOP_JOBS.keys()
+    assert theirs - mine == CLUSTER_JOBS.keys()
+
+
+def test_generated_files_do_not_depend_on_the_checkouts_settings(monkeypatch) -> None:
+    """A LAB_MODEL in the shell is the laptop's matter."""
+    monkeypatch.setenv("LAB_MODEL", "some/other-model")
+    monkeypatch.setenv("LAB_VLLM_ARGS", "--seed 1")
+    assert load_settings().model == "some/other-model"
+    path = K8S / "components/vllm-cpu/args.yaml"
+    assert dict(generate.files())[path] == path.read_text()
+
+
+def _options(args: list[str]) -> dict[str, list[str]]:
+    """Return {option: its values}."""
+    options: dict[str, list[str]] = {}
+    for arg in args:
+        if arg.startswith("--"):
+            name = arg
+            options[name] = []
+        else:
+            options[name].append(arg)
+    return options
+
+
+def _leaves(node, path: str = ""):
+    """Yield (path, value) of every value in nested dictionaries and lists."""
+    if isinstance(node, dict):
+        children = node.items()
+    elif isinstance(node, list):
+        children = enumerate(node)
+    else:
+        yield path, node
+        return
+    for key, child in children:
+        yield from _leaves(child, f"{path}.{key}" if path else str(key))
+
+
+def test_the_image_copies_what_is_there_and_its_context_is_small() -> None:
+    """Each COPY source is in the build context, which `.dockerignore` keeps to a few megabytes."""
+    text = (K8S / "image/Dockerfile").read_text()
+    sources = [
+        source
+        for line in text.splitlines()
+        if line.startswith("COPY") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert sources
+    ignored = (REPO / ".dockerignore").read_text().splitlines()
+    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert "*" in ignored, "an allow-list: what a checkout collects later stays out"
+    for source in sources:
+        assert (REPO / source).exists(), source
+        assert any(k == source or k.startswith(f"{source}/") for k in kept), source
+    for name in re.findall(r"-r (requirements/\S+)", text):
+        assert name in kept and (REPO / name).exists()
+
+
 def test_objectives_are_bounds_of_buckets() -> None:
     """A share within an objective is exact only where the objective is a bucket's bound."""
     assert float(TTFT_BOUND_S) in vllm_args.BUCKETS["time_to_first_token"]
@@ -48,8 +204,8 @@ def test_the_image_is_built_from_the_pinned_base_and_lock_files() -> None:
     text = (K8S / "image/Dockerfile").read_text()
     bases = [line.split()[1] for line in text.splitlines() if line.startswith("FROM")]
     assert set(bases) == {versions()["PYTHON_BASE"]}
-    assert text.count("--require-hashes") == 2
-    for file in ("lab.txt", "assets.txt"):
+    assert text.count("--require-hashes") == 3
+    for file in ("uv.txt", "lab.txt", "assets.txt"):
         assert (REPO / "requirements" / file).exists()
 
 

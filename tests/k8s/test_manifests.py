@@ -11,15 +11,28 @@ from lab.stack.cluster.needs import GPU, requested
 from scripts.check_cluster import (
     collector,
     images,
+    monitoring,
     network,
+    permissions,
     pod_security,
     references,
     render,
     tempo,
+    workloads,
 )
 from scripts.check_cluster.paths import K8S, OVERLAYS
 
-CHECKS = (pod_security, images, references, network, collector, tempo)
+CHECKS = (
+    pod_security,
+    images,
+    references,
+    workloads,
+    permissions,
+    network,
+    monitoring,
+    collector,
+    tempo,
+)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -32,7 +32,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "never used": (lambda c: c["exporters"].update({"otlp_http/old": {}}), "defined and not used"),
     "old name": (lambda c: c["connectors"].update(spanmetrics={}), "is called span_metrics now"),
-    "no such component": (lambda c: c["processors"].update(tail_smapling={}), "is no processor"),
+    "no such component": (lambda c: c["processors"].update(tail_smapling={}), "is not a known processor"),
     "one-sided connector": (
         lambda c: _pipe(c)["exporters"].remove("span_metrics"),
         "does not join two pipelines",
@@ -94,7 +94,7 @@ def test_later_config_files_merge_as_the_collector_does() -> None:
     [
         ({"ingester": {}}, "ingester is gone in 3.0"),
         ({"compactor": {}}, "compactor is gone in 3.0"),
-        ({"storrage": {}}, "storrage is no block"),
+        ({"storrage": {}}, "'storrage' was unexpected"),
         ({"metrics_generator": {"traces_storage": {}}}, "traces_storage is gone"),
         ({"metrics_generator": {"storage": {}}}, "written nowhere"),
         (

@@ -10,13 +10,13 @@ from lab.kit import latency
 from lab.kit.capacity import (
     Measured,
     backlog_lines,
-    good_shares,
-    predictions,
-    services_of,
+    fit_rounds,
+    predict_latency,
+    predict_slo_attainment,
     sweep_rates,
 )
 from lab.kit.latency import WORDS, probe_slopes
-from lab.measures import Service
+from lab.measures import ServiceCurve
 from lab.settings import Settings
 from lab.workload import Poisson, Run, make_plan
 
@@ -31,9 +31,9 @@ def test_a_service_a_round_and_a_prediction_a_rate() -> None:
     """Exact lines are found again; both rounds alike leave an interval of no width."""
     levels = pd.DataFrame({"round": [1, 1, 1, 2, 2, 2], "users": [1, 2, 8] * 2})
     levels["e2e_mean_s"] = 0.1 + 0.01 * (levels["users"] - 1)
-    services = services_of(levels)
+    services = fit_rounds(levels)
     assert [s.capacity_per_s for s in services] == pytest.approx([100, 100])
-    told = predictions(services, [50.0, 150.0])
+    told = predict_latency(services, [50.0, 150.0])
     assert told["offered_per_s"].tolist() == [50, 150] and told[
         "value_s"
     ].tolist() == pytest.approx([0.2, np.inf])
@@ -44,8 +44,10 @@ def test_shares_of_good_requests_are_foretold_from_those_of_the_levels() -> None
     """A single server that is good to a lone request only: at half load every second request finds it empty. No share
     is foretold where there is no steady state."""
     levels = pd.DataFrame({"users": [1, 2, 1, 2], "good_ratio": [1.0, 0.0, 1.0, 0.0]})
-    told = good_shares([Service(0.1, 0.1)] * 2, levels, [5.0, 10.0])
-    assert told["told_ratio"].iloc[0] == pytest.approx(0.5) and np.isnan(told["told_ratio"].iloc[1])
+    told = predict_slo_attainment([ServiceCurve(0.1, 0.1)] * 2, levels, [5.0, 10.0])
+    assert told["predicted_ratio"].iloc[0] == pytest.approx(0.5) and np.isnan(
+        told["predicted_ratio"].iloc[1]
+    )
 
 
 def test_the_backlog_of_a_step_is_drawn_while_its_requests_come() -> None:

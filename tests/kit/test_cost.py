@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lab.kit import observe
-from lab.kit.cost import energy, finished_calls, needed_turns, token_books, with_busy_time
+from lab.kit.cost import energy, finished_calls, needed_turns, reconcile, with_busy_time
 from lab.kit.driving import drive
-from lab.measures import bill_by, cost_by, machine_bill, money_books
+from lab.measures import bill_by, cost_by, machine_bill, reconcile_money
 from lab.prices import ApiPrice
 from lab.settings import Settings
 
@@ -33,7 +33,7 @@ def seen(live_lab: Settings):
         )
         requests = observe(run, live_lab).requests
         turns = with_busy_time(live_lab, run, requests)
-        books = token_books(live_lab, run, requests, turns)
+        books = reconcile(live_lab, run, requests, turns)
         if not books.under_way:
             break
     return live_lab, run, requests, turns, books
@@ -51,7 +51,9 @@ def test_money_balances_too(seen) -> None:
     _, run, _, turns, _ = seen
     bill = machine_bill(turns, run.window, HOURLY_USD)
     paid = run.duration_s / 3600 * HOURLY_USD
-    assert money_books(bill, run.window, HOURLY_USD).difference_usd == pytest.approx(0, abs=1e-12)
+    assert reconcile_money(bill, run.window, HOURLY_USD).difference_usd == pytest.approx(
+        0, abs=1e-12
+    )
     assert (bill.seconds[["prefill", "decode"]] > 0).all()
     for column in ("tenant", "reads", "session_id", "model"):
         parts = bill_by(turns, [column], window=run.window, usd_per_hour=HOURLY_USD)

@@ -47,7 +47,7 @@ def test_books_balance_to_the_token(
     if (seen.requests["status"] != "ok").any():
         pytest.skip("a request failed, so the client cannot know all tokens that were spent on it")
     totals = measures.token_totals(seen.requests, kit.counter_totals(live_lab, run))
-    balanced = measures.books(totals)["balanced"]
+    balanced = measures.reconcile_totals(totals)["balanced"]
     assert balanced["prompt"] and balanced["completion"], totals.to_string()
 
 

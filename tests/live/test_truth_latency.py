@@ -65,7 +65,7 @@ def test_a_known_number_of_users_is_littles_number_in_the_system(live_lab: Setti
     run = drive(live_lab, n_requests=160, users=8, think_s=0.0, seed=3, kinds=capacity.SINGLE_TURN, api="chat",
                 progress=False, label="truth")  # fmt: skip
     window = measures.steady_window(run.records, warm_s=0.2, users=8)
-    books = measures.littles_books(run.records["scheduled_at"], run.records["done_at"], window)
+    books = measures.littles_law(run.records["scheduled_at"], run.records["done_at"], window)
     assert books.mean_in_system == pytest.approx(8, abs=0.4) and abs(books.rest) < 1e-6
     assert books.lambda_w + books.before - books.after == pytest.approx(books.mean_in_system)
 

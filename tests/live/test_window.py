@@ -8,7 +8,7 @@ import lab
 from lab import kit
 from lab.kit.window import WindowRun
 from lab.settings import Settings
-from lab.stores.instants import utc
+from lab.stores.timestamps import utc
 from lab.workload import Run
 
 CLIENTS_OWN_S = 0.002  # the driver's span is its record; between a clock read and a whole nanosecond little is lost

@@ -11,13 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import FrameError
-from lab.measures import Service, fit_service, predict, replicas_for, seen_on_arrival
+from lab.measures import (
+    ServiceCurve,
+    expected_on_arrival,
+    fit_service_curve,
+    knee,
+    predict,
+    replicas_for,
+    settle_verdicts,
+)
 from tests.measures.queues import shared_processor
 
 
 def test_one_server_without_batching_is_the_textbooks_queue() -> None:
     """W(n) = n s is processor sharing: mean time s / (1 - rate s), and a geometric number in the system."""
-    service = Service(alone_s=0.1, slot_s=0.1)
+    service = ServiceCurve(alone_s=0.1, slot_s=0.1)
     assert service.open_loop_s(5.0) == pytest.approx(
         0.2
     ) and service.capacity_per_s == pytest.approx(10)
@@ -29,7 +37,7 @@ def test_one_server_without_batching_is_the_textbooks_queue() -> None:
 
 def test_a_server_that_does_all_at_once_has_the_same_time_at_every_load() -> None:
     """W(n) nearly constant: infinitely many servers, a Poisson number in the system."""
-    service = Service(alone_s=0.5, slot_s=1e-9)
+    service = ServiceCurve(alone_s=0.5, slot_s=1e-9)
     states = service.states(4.0)
     assert service.open_loop_s(4.0) == pytest.approx(0.5)
     assert states[:3] == pytest.approx([math.exp(-2), 2 * math.exp(-2), 2 * math.exp(-2)], rel=1e-6)
@@ -40,7 +48,7 @@ def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(
     alone: float, share: float, load: float
 ) -> None:
     """Mean number in the system = rate times time, for any service that batches more or less."""
-    service = Service(alone, alone * share)
+    service = ServiceCurve(alone, alone * share)
     rate = load * service.capacity_per_s
     states = service.states(rate)
     mean_in = float((np.arange(len(states)) * states).sum())
@@ -52,12 +60,12 @@ def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(
 def test_the_line_is_found_through_times_without_noise() -> None:
     """W(n) = 0.08 + 0.005 (n - 1), whatever the levels; a server that gets faster with more users is refused."""
     users = np.array([1, 2, 4, 8, 64])
-    found = fit_service(users, 0.08 + 0.005 * (users - 1))
+    found = fit_service_curve(users, 0.08 + 0.005 * (users - 1))
     assert found.alone_s == pytest.approx(0.08) and found.slot_s == pytest.approx(0.005)
     with pytest.raises(FrameError, match="did not take longer"):
-        fit_service([1, 2], [0.2, 0.1])
+        fit_service_curve([1, 2], [0.2, 0.1])
     with pytest.raises(FrameError, match="at least two"):
-        fit_service([4, 4], [0.2, 0.2])
+        fit_service_curve([4, 4], [0.2, 0.2])
 
 
 def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
@@ -75,7 +83,7 @@ def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
     ):  # a closed loop of n: they are served together, so a request takes n / speed(n) by its size
         size = rng.exponential(size=4000)
         times.append(float((size * n / speed(n)).mean()))
-    service = fit_service(users, times)
+    service = fit_service_curve(users, times)
     for load in (0.3, 0.6, 0.8):
         rate = load / slot
         arrivals = np.cumsum(rng.exponential(1 / rate, 40_000))
@@ -86,22 +94,22 @@ def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
 
 def test_the_interval_is_for_one_more_run() -> None:
     """By hand, rounds of 0.1 and 0.2 s: geometric mean 0.1414; three rounds alike have no spread; one is refused."""
-    found = predict([Service(0.1, 1e-6), Service(0.2, 1e-6)], 1.0)
+    found = predict([ServiceCurve(0.1, 1e-6), ServiceCurve(0.2, 1e-6)], 1.0)
     assert (
         found.value_s == pytest.approx(math.sqrt(0.02), rel=1e-4)
         and found.low_s < 0.1
         and found.high_s > 0.2
     )
-    alike = predict([Service(0.1, 0.01)] * 3, 50.0)
+    alike = predict([ServiceCurve(0.1, 0.01)] * 3, 50.0)
     assert (alike.low_s, alike.value_s, alike.high_s) == pytest.approx((0.2, 0.2, 0.2))
-    beyond = predict([Service(0.1, 0.01), Service(0.1, 0.02)], 60.0)
+    beyond = predict([ServiceCurve(0.1, 0.01), ServiceCurve(0.1, 0.02)], 60.0)
     assert (
         math.isinf(beyond.value_s)
         and math.isinf(beyond.high_s)
         and beyond.low_s == pytest.approx(0.25)
     )
     with pytest.raises(FrameError, match="second round"):
-        predict([Service(0.1, 0.01)], 1.0)
+        predict([ServiceCurve(0.1, 0.01)], 1.0)
 
 
 def test_the_interval_for_one_more_run_holds_it_about_as_often_as_it_says() -> None:
@@ -110,16 +118,16 @@ def test_the_interval_for_one_more_run_holds_it_about_as_often_as_it_says() -> N
     hits = 0
     for _ in range(500):
         runs = 0.1 * np.exp(rng.normal(0, 0.1, 5))
-        found = predict([Service(float(w), 1e-6) for w in runs[:4]], 1.0)
+        found = predict([ServiceCurve(float(w), 1e-6) for w in runs[:4]], 1.0)
         hits += found.low_s <= runs[4] <= found.high_s
     assert 0.90 <= hits / 500 <= 0.99
 
 
 def test_an_arrival_fares_as_those_it_finds() -> None:
     """At 0.5 load of a single server half find it empty, a quarter one other: 0.5 * 1 + 0.25 * 2 + 0.25 * 4."""
-    service = Service(0.1, 0.1)
-    assert seen_on_arrival(service, 5.0, [1, 2, 3], [1.0, 2.0, 4.0]) == pytest.approx(2.0)
-    assert seen_on_arrival(service, 1e-9, [1, 2], [7.0, 9.0]) == pytest.approx(7.0)
+    service = ServiceCurve(0.1, 0.1)
+    assert expected_on_arrival(service, 5.0, [1, 2, 3], [1.0, 2.0, 4.0]) == pytest.approx(2.0)
+    assert expected_on_arrival(service, 1e-9, [1, 2], [7.0, 9.0]) == pytest.approx(7.0)
 
 
 def steps() -> pd.DataFrame:
@@ -144,3 +152,47 @@ def test_replicas_lie_between_what_is_enough_and_what_is_not() -> None:
         replicas_for(10, steps().query("offered_per_s >= 20"))
     with pytest.raises(FrameError, match="more than nothing"):
         replicas_for(0, steps())
+
+
+def noisy_sweep() -> pd.DataFrame:
+    """A sweep on a machine that was busy meanwhile: worse at 50/s than at 75/s, and the driver lagged at both."""
+    return pd.DataFrame(
+        {
+            "offered_per_s": [25.0, 50.0, 75.0, 100.0, 125.0],
+            "answered_per_s": [25.0, 43.0, 75.0, 88.0, 90.0],
+            "e2e_mean_s": [0.1, 1.2, 0.2, 2.0, 3.0],
+            "good_low_ratio": [0.98, 0.3, 0.96, 0.1, 0.0],
+            "good_high_ratio": [1.0, 0.5, 0.99, 0.3, 0.1],
+            "verdict": ["keeps up", "saturated", "keeps up", "saturated", "saturated"],
+            "lagged": [False, True, True, False, False],
+        }
+    )
+
+
+def test_a_verdict_that_a_heavier_load_contradicts_is_undecided() -> None:
+    """Saturated at 50/s but not at 75/s: neither is decided. The knee and the replicas then agree with each other."""
+    steps = settle_verdicts(noisy_sweep())
+
+    assert (
+        steps["verdict"].tolist() == ["keeps up", "cannot tell", "cannot tell"] + ["saturated"] * 2
+    )
+    assert steps["contradicted"].tolist() == [False, True, True, False, False]
+    need = replicas_for(500, steps)
+    assert need.good_per_s == 25 == knee(steps)["offered_per_s"]
+    assert (need.bad_per_s, need.at_least, need.enough) == (100, 5, 20), "75/s was seen to be good"
+
+
+def test_the_answer_says_what_it_rests_on() -> None:
+    """A lagging driver and contradicting steps stand in the sentence that a report quotes."""
+    text = str(replicas_for(500, noisy_sweep()))
+    assert "undecided: worse at 50/s than at a higher load" in text
+    assert "the driver lagged at 50/s, 75/s" in text
+    assert "lagged" not in str(replicas_for(500, noisy_sweep().assign(lagged=False)))
+
+
+def test_verdicts_in_order_stay() -> None:
+    """Keeps up, cannot tell, saturated: nothing contradicts, in whatever order the steps were run."""
+    steps = noisy_sweep().iloc[[4, 0]]
+    assert settle_verdicts(steps)["verdict"].tolist() == ["saturated", "keeps up"]
+    with pytest.raises(FrameError, match="no step that keeps up"):
+        knee(steps.head(1))

@@ -14,12 +14,11 @@ from lab.errors import FrameError
 from lab.measures import (
     Slo,
     batch_mean,
-    gauge_check,
     goodput,
     in_flight_at,
     knee,
     level_row,
-    littles_books,
+    littles_law,
     prediction_errors,
     saturation,
     steady_window,
@@ -100,9 +99,9 @@ def test_littles_books_always_balance(
     window = (first, first + length)
     if not ((start >= window[0]) & (start < window[1])).any():
         with pytest.raises(FrameError, match="no request arrived"):
-            littles_books(start, end, window)
+            littles_law(start, end, window)
         return
-    books = littles_books(start, end, window)
+    books = littles_law(start, end, window)
     assert abs(books.rest) < 1e-6
     assert books.mean_in_system == pytest.approx(
         books.lambda_w + books.before - books.after, abs=1e-6
@@ -111,31 +110,17 @@ def test_littles_books_always_balance(
 
 def test_littles_books_by_hand() -> None:
     """Window 0 to 10; one from -1 to 2, one from 4 to 6, one from 9 to 13: 2 + 2 + 1 = 5 request-seconds."""
-    books = littles_books(
+    books = littles_law(
         np.array([-1.0, 4.0, 9.0, np.nan]), np.array([2.0, 6.0, 13.0, np.nan]), (0.0, 10.0)
     )
     assert books.mean_in_system == pytest.approx(0.5) and books.lambda_w == pytest.approx(0.2 * 3)
     assert (books.before, books.after, books.n) == pytest.approx((0.2, 0.3, 2))
 
 
-def test_a_gauge_that_misses_requests_is_found_out_within_a_narrow_interval() -> None:
-    """A true gauge agrees to the request; one that never sees the newest is short by exactly one, whatever the load."""
-    start, end = queue(50, 100, 60, 2)
-    at = np.arange(5.0, 55.0, 2.0)
-    there = in_flight_at(start, end, at)
-    assert in_flight_at(
-        np.array([1.0]), np.array([2.0]), np.array([0.5, 1.0, 1.5, 2.0])
-    ).tolist() == [0, 1, 1, 0]
-    true = gauge_check(pd.DataFrame({"at": at, "value": there}), start, end)
-    assert true.difference == true.low == true.high == 0 and true.samples == len(at)
-    short = gauge_check(pd.DataFrame({"at": at, "value": there - 1}), start, end)
-    assert (
-        short.difference == -1
-        and short.high == pytest.approx(-1)
-        and short.relative == pytest.approx(-1 / there.mean())
-    )
-    with pytest.raises(FrameError, match="fewer than two"):
-        gauge_check(pd.DataFrame({"at": [1.0], "value": [1.0]}), start, end)
+def test_how_many_requests_are_in_flight_at_an_instant() -> None:
+    """A request counts from its start on, and not at its end any more."""
+    instants = np.array([0.5, 1.0, 1.5, 2.0])
+    assert in_flight_at(np.array([1.0]), np.array([2.0]), instants).tolist() == [0, 1, 1, 0]
 
 
 def records(start: np.ndarray, end: np.ndarray, users: int = 0) -> pd.DataFrame:

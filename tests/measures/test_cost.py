@@ -12,21 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.errors import FrameError
-from lab.frames.intervals import union_length
+from lab.frames.requests import union_length
 from lab.measures import (
-    asked_before,
     bill_by,
     by_tokens,
     cache_savings,
+    classify_work,
     fair_shares,
+    is_repeat,
     machine_bill,
-    money_books,
+    reconcile_money,
     scaled,
+    slopes_by_half,
     with_shares,
-    work_of,
 )
 from lab.measures.cost_energy import Energy
 from lab.prices import ApiPrice
+from tests.measures.recorded import recorded_calls, recorded_records
 
 PRICE = ApiPrice(
     "list", 1.0, 10.0, "for the test", date(2026, 1, 1), "by hand", cached_input_usd_per_mtok=0.5
@@ -85,7 +87,7 @@ def test_the_machines_bill_by_hand() -> None:
     assert (bill.usd * 1e3).tolist() == pytest.approx([1.5, 2.5, 6.0])
     assert bill.tokens.tolist()[:2] == [120, 30] and math.isnan(bill.usd_per_mtok["idle"])
     assert bill.usd_per_mtok["prefill"] == pytest.approx(1.5e-3 / 120 * 1e6)
-    assert money_books(bill, WINDOW, 3.6).difference_usd == pytest.approx(0, abs=1e-15)
+    assert reconcile_money(bill, WINDOW, 3.6).difference_usd == pytest.approx(0, abs=1e-15)
 
 
 def test_every_groups_part_adds_up_to_the_machines_price() -> None:
@@ -139,6 +141,27 @@ def test_cached_tokens_are_worth_what_more_fresh_ones_would_take() -> None:
     assert not cache_savings(calls.head(3)).known, "three calls say nothing"
 
 
+def test_two_recorded_measurements_of_the_cache_agree_where_prompts_are_alike() -> None:
+    """A probe with prompts of up to 1,916 tokens and an agent's calls of at most 172 fresh ones.
+
+    A token of a long prompt costs several times as much as one of a short prompt, so one line through the whole probe
+    is no price of the agent's tokens; the probe's shorter half is.
+    """
+    probe = recorded_records("run-20261126T171121-4c29").sort_values("scheduled_at")
+    probe = probe[~probe["prompt"].duplicated()]
+    prefill = recorded_calls("run-20261126T171121-4c29")[["trace_id", "prefill_s"]]
+    probe = probe.merge(prefill, on="trace_id")
+    agent = cache_savings(recorded_calls("run-20261126T171135-c7e8"))
+
+    short, long = slopes_by_half(probe["prompt_tokens"], probe["prefill_s"])
+
+    assert long.low > short.high, "attention"
+    assert short.low < agent.slope_s < short.high
+    assert agent.line.low < short.per_x < agent.line.high
+    assert not long.low < agent.slope_s
+    assert (agent.line.x_low, agent.line.x_high, long.x_high) == (4, 172, 1916)
+
+
 def test_the_interval_of_the_savings_holds_what_it_promises() -> None:
     """Of 300 made-up runs with a known price a token and stalls, the 95 % interval misses it in about one in twenty."""
     missed = 0
@@ -169,7 +192,7 @@ def test_what_a_call_was_good_for() -> None:
         }
     )
     needed = pd.Series({"ok": 2, "fail": 2, "wrong": 2, "long": 2})
-    assert work_of(calls, requests, needed).tolist() == [
+    assert classify_work(calls, requests, needed).tolist() == [
         "useful", "failed request", "wrong answer", "useful", "more calls than needed", "useful", "others",
     ]  # fmt: skip
 
@@ -183,7 +206,7 @@ def test_questions_that_were_asked_before() -> None:
             "scheduled_at": [3.0, 1.0, 2.0, 4.0],
         }
     )
-    assert asked_before(requests).tolist() == [True, False, False, False]
+    assert is_repeat(requests).tolist() == [True, False, False, False]
 
 
 def test_energy_says_what_it_knows() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from lab.errors import FrameError
 from lab.measures import (
     bucket_quantile,
-    mean_from_sum_and_count,
     quantile,
     quantiles,
     quantiles_by_source,
@@ -118,11 +117,6 @@ def test_the_buckets_interval_holds_the_true_quantile(values: list[float], q: fl
     truth = ordered[max(0, math.ceil(q * len(values) - 1e-12) - 1)]
     found = bucket_quantile(histogram(values), q)
     assert found.low < truth <= found.high and found.low <= found.value <= found.high
-
-
-def test_the_mean_needs_no_buckets() -> None:
-    """Sum over count; of none there is none."""
-    assert mean_from_sum_and_count(6.0, 4) == 1.5 and math.isnan(mean_from_sum_and_count(0.0, 0))
 
 
 def test_sources_side_by_side_say_what_kind_of_interval() -> None:

@@ -17,8 +17,8 @@ from lab.measures import (
     bucket_quantile,
     critical_path,
     longest_gaps,
+    quantiles_by_bucketing,
     rebin,
-    said_by_buckets,
     slope,
     stream_gaps,
     token_latencies,
@@ -42,16 +42,16 @@ def test_rebinning_puts_a_bound_into_the_bucket_below() -> None:
 def test_what_a_dashboard_of_default_buckets_shows_whatever_the_truth() -> None:
     """A fast model: p95 reads 0.285 s in vLLM's default buckets, 4.75 s in OpenTelemetry's; it says how wrong."""
     fast = np.full(200, 0.02)
-    table = said_by_buckets(
+    table = quantiles_by_bucketing(
         {"vLLM": fast, "Llama Stack": fast},
         {"vLLM": VLLM_REQUEST_LATENCY_S, "Llama Stack": OTEL_DEFAULT},
         [0.95],
     )
-    assert table["said"].tolist() == pytest.approx([0.285, 4.75])
-    assert table["truth"].tolist() == [0.02, 0.02] and table["in_bucket_ratio"].tolist() == [1, 1]
-    assert table["wrong_ratio"].tolist() == pytest.approx([0.285 / 0.02 - 1, 4.75 / 0.02 - 1])
+    assert table["bucketed_s"].tolist() == pytest.approx([0.285, 4.75])
+    assert table["exact_s"].tolist() == [0.02, 0.02] and table["in_bucket_ratio"].tolist() == [1, 1]
+    assert table["error_ratio"].tolist() == pytest.approx([0.285 / 0.02 - 1, 4.75 / 0.02 - 1])
     with pytest.raises(FrameError, match="the same quantities"):
-        said_by_buckets({"a": fast}, {"b": OTEL_DEFAULT})
+        quantiles_by_bucketing({"a": fast}, {"b": OTEL_DEFAULT})
 
 
 @given(st.lists(st.floats(0.0001, 100), min_size=1, max_size=60), st.floats(0.01, 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -14,10 +13,8 @@ from scipy import stats
 from lab.errors import FrameError
 from lab.measures import (
     paired_difference,
-    requests_to_see,
     share_table,
     tool_confusion,
-    tool_use,
     wilson,
 )
 
@@ -59,15 +56,6 @@ def test_shares_by_group_leave_out_what_is_unknown() -> None:
         share_table(frame, ["nothing_such"])
 
 
-def test_tool_use_takes_what_verdicts_there_are() -> None:
-    """Verdicts first, then faults; a frame without any is refused."""
-    frame = pd.DataFrame({"malformed": [False, True], "right_tool": [True, True], "else": [1, 2]})
-    assert tool_use(frame).index.tolist() == ["right_tool", "malformed"]
-    assert tool_use(frame).rate_ratio.tolist() == [1.0, 0.5]
-    with pytest.raises(FrameError, match="no verdicts"):
-        tool_use(pd.DataFrame({"x": [1]}))
-
-
 def test_the_confusion_of_tools() -> None:
     """Position by position; needless and missing calls are '(none)'."""
     table = tool_confusion([["a"], ["a", "b"], [], []], [["a"], ["b"], ["b"], []])
@@ -96,16 +84,3 @@ def test_a_paired_difference() -> None:
     assert paired_difference([True], [True]).p_value == 1
     with pytest.raises(FrameError, match="same requests"):
         paired_difference([True], [True, False])
-
-
-def test_as_many_requests_as_it_says_see_the_difference_as_often_as_it_says() -> None:
-    """0.95 against 0.85 at 80 % power: simulated, the two-sided z-test rejects in 76 to 84 of 100."""
-    n = requests_to_see(0.95, 0.85)
-    assert 130 <= n <= 145
-    rng = np.random.default_rng(5)
-    a, b = rng.binomial(n, 0.95, 4000) / n, rng.binomial(n, 0.85, 4000) / n
-    mean = (a + b) / 2
-    z = np.abs(a - b) / np.sqrt(2 * mean * (1 - mean) / n)
-    assert 0.76 <= (z > stats.norm.ppf(0.975)).mean() <= 0.84
-    with pytest.raises(FrameError, match="two different shares"):
-        requests_to_see(0.9, 0.9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from functools import cache
 
@@ -17,13 +18,13 @@ from lab.measures import (
     compare_paired,
     holm,
     pair_up,
-    paired_power,
+    paired_shares,
     pairs_needed,
     pairs_to_see,
     power_curve,
-    requests_to_see,
 )
 from lab.measures.quality_paired import paired_interval
+from tests.measures.recorded import recorded_records
 
 
 @cache
@@ -58,6 +59,26 @@ def test_a_comparison_by_hand() -> None:
     assert row.a_ratio == pytest.approx(4 / 9) and row.b_ratio == pytest.approx(8 / 9)
     assert row.p_value == row.p_holm == pytest.approx(stats.binomtest(5, 6).pvalue)
     assert row.low_ratio < row.difference_ratio < row.high_ratio
+
+
+def test_shares_beside_a_paired_test_are_of_the_same_pairs() -> None:
+    """Recorded: a tool failed in 7 requests of one model and in 16 of the other, and in fewer pairs."""
+    outcome = "answered_after_error"
+    runs = []
+    for run_id in ("run-20261126T171250-d90f", "run-20261126T171328-86f5"):
+        records = recorded_records(run_id)
+        failed = [any(c["error"] for c in json.loads(calls)) for calls in records["tool_calls"]]
+        answered = (records["answer"].str.len() > 0).astype("boolean")
+        runs.append(records.assign(**{outcome: answered.where(pd.Series(failed))}))
+    pairs = pair_up(*runs)
+
+    row = compare_paired(pairs, [outcome]).loc[outcome]
+    shares = paired_shares(pairs, [outcome], names=("lab-model", "canary"))
+
+    assert (row.judged_a, row.judged_b) == (7, 16) and row.n < 7
+    assert shares["version"].tolist() == ["lab-model", "canary"]
+    assert shares["n"].tolist() == [row.n, row.n]
+    assert shares["rate_ratio"].tolist() == [row.a_ratio, row.b_ratio]
 
 
 def test_a_measure_that_nobody_could_judge_is_not_tested() -> None:
@@ -133,7 +154,7 @@ def test_holm_keeps_false_alarms_rare() -> None:
 def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
     """The sum over all tables, written the slow way with scipy's own test."""
     if only_a + only_b == 0:
-        assert paired_power(only_a, only_b, n) == 0
+        assert power_curve(only_a, only_b, [n])[0] == 0
         return
     d, slow = only_a + only_b, 0.0
     for m in range(n + 1):
@@ -141,7 +162,7 @@ def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
             stats.binom.pmf(k, m, only_b / d) for k in range(m + 1) if m and _p_value(k, m) <= 0.05
         )
         slow += stats.binom.pmf(m, n, d) * seen
-    assert paired_power(only_a, only_b, n) == pytest.approx(slow, abs=1e-9)
+    assert power_curve(only_a, only_b, [n])[0] == pytest.approx(slow, abs=1e-9)
 
 
 def test_so_many_pairs_see_the_difference_as_often_as_it_says() -> None:
@@ -156,7 +177,8 @@ def test_so_many_pairs_see_the_difference_as_often_as_it_says() -> None:
         return found / 3000
 
     assert 0.78 <= seen(n) <= 0.86 and seen(n // 2) < 0.6
-    assert paired_power(0.30, 0.02, n) >= 0.8 > paired_power(0.30, 0.02, n - 1)
+    fewer, enough = power_curve(0.30, 0.02, [n - 1, n])
+    assert enough >= 0.8 > fewer
 
 
 @pytest.mark.parametrize(
@@ -180,5 +202,6 @@ def test_no_difference_needs_no_number() -> None:
 
 
 def test_pairs_help_where_both_fail_at_the_same_requests() -> None:
-    """0.9 against 0.8, 2 in 100 the other way round: little more than half of what two separate samples need."""
-    assert pairs_to_see(0.12, 0.02) < 0.65 * requests_to_see(0.9, 0.8)
+    """0.9 against 0.8, 2 in 100 the other way round: little more than half of what two samples need,
+    which is 199 of each (Fleiss, Levin & Paik 2003, chapter 4, without continuity correction)."""
+    assert pairs_to_see(0.12, 0.02) < 0.65 * 199

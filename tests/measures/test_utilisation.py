@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 
 from lab.errors import FrameError
 from lab.frames import series_frame
-from lab.measures import Work, busy_cores, cores_by_mode, gpu_table, held_mean, rates, share_above
+from lab.measures import (
+    Work,
+    busy_cores,
+    cores_by_mode,
+    gpu_table,
+    rates,
+    time_share_above,
+    time_weighted_mean,
+)
 from lab.measures.utilisation_gpu import gpu_activity
 from tests.frames.telemetry import metrics
+from tests.measures.recorded import recorded_samples
 
 T0 = 1_790_000_000
 
@@ -91,9 +100,11 @@ def test_waiting_and_stolen_time_is_not_work() -> None:
 def test_a_gauge_holds_until_it_is_looked_at_again() -> None:
     """0 for 2 s, 4 for 2 s, then 1 until the end, 6 s later: 14/10; above nothing for 8 of 10."""
     gauge = samples(({"job": "a"}, [0, 4, 1]))
-    assert held_mean(gauge, T0 + 10.0) == pytest.approx(1.4)
-    assert share_above(gauge, 0, T0 + 10.0) == pytest.approx(0.8)
-    assert held_mean(gauge) == pytest.approx(2.0) and math.isnan(held_mean(gauge.head(1)))
+    assert time_weighted_mean(gauge, T0 + 10.0) == pytest.approx(1.4)
+    assert time_share_above(gauge, 0, T0 + 10.0) == pytest.approx(0.8)
+    assert time_weighted_mean(gauge) == pytest.approx(2.0) and math.isnan(
+        time_weighted_mean(gauge.head(1))
+    )
 
 
 def test_the_roofline_by_hand() -> None:
@@ -194,3 +205,31 @@ def test_no_gpu_is_no_table() -> None:
     """A frame without DCGM's samples is refused, not a row of zeros."""
     with pytest.raises(FrameError, match="no sample of DCGM"):
         gpu_table(samples())
+
+
+def test_a_node_exporter_that_changed_its_address_is_one_machine() -> None:
+    """Recorded samples of two cores, the later half under another address: two cores at every instant, as before."""
+    recorded = recorded_samples("node_cpu_seconds_total")
+    middle = recorded["time"].quantile(0.5)
+    moved = recorded.assign(
+        instance=recorded["instance"].where(recorded["time"] < middle, "node:9100")
+    )
+
+    cores = cores_by_mode(moved).groupby("time")["value"].sum()
+
+    assert moved["instance"].nunique() == 2
+    assert cores.to_numpy() == pytest.approx(2)
+    # Only the interval in which the address changed is not known.
+    assert len(cores) == len(cores_by_mode(recorded)["time"].unique()) - 1
+
+
+def test_hosts_that_are_scraped_at_different_instants_add_up() -> None:
+    """An idle host and a busy one, scraped a second apart: two cores, one of them busy, while both are there."""
+    idle = samples(cpu("0", "idle", [0, 2, 4, 6]), cpu("0", "user", [0, 0, 0, 0]))
+    busy = samples(cpu("0", "idle", [0, 0, 0, 0]), cpu("0", "user", [0, 2, 4, 6]))
+    busy = busy.assign(instance="n", time=busy["time"] + pd.Timedelta("1s"))
+    both = pd.concat([idle, busy]).astype({"instance": str})
+
+    cores = cores_by_mode(both).pivot(index="time", columns="mode", values="value")
+
+    assert cores.iloc[1:-1].to_numpy().tolist() == [[1.0, 1.0]] * 4

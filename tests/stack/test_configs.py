@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from lab.schema import JOBS
 from lab.settings import Settings
-from lab.stack import llama_stack_config, prometheus_config
+from lab.stack import llama_stack_config, llama_stack_server, prometheus_config
 from lab.stack.ports import PREFERRED
 
 URLS = {n: f"http://127.0.0.1:{p}" for n, p in PREFERRED.items()}
@@ -56,6 +57,17 @@ def test_llama_stack_takes_its_configuration(tmp_path: Path):
     }
     assert [p.provider_type for p in found.providers["vector_io"]] == ["inline::faiss"]
     assert found.vector_stores.default_embedding_model.embedding_dimensions == 384
+
+
+def test_markdown_is_text_where_the_system_knows_no_types(monkeypatch):
+    """Without it, Llama Stack indexes no document: slim images have no /etc/mime.types."""
+    monkeypatch.setattr(mimetypes, "_db", None)
+    mimetypes.init(files=[])
+    try:
+        llama_stack_server.register_document_types()
+        assert mimetypes.guess_type("faq.md")[0] == "text/markdown"
+    finally:
+        mimetypes.init()
 
 
 def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):

@@ -23,6 +23,7 @@ class Running:
     engine: Engine
     tempo: httpx.Client
     otlp: httpx.Client
+    server: Server
 
     def export(self, body: bytes, **headers: str) -> httpx.Response:
         """POST an OTLP payload; protobuf unless a content type is given."""
@@ -43,7 +44,7 @@ def start(folder: Path) -> tuple[Running, threading.Thread, asyncio.AbstractEven
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=180)
         for port in (server.port, server.otlp_port)
     ]
-    return Running(engine, *clients), thread, loop, server
+    return Running(engine, *clients, server), thread, loop, server
 
 
 def stop(

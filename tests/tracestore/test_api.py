@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from tests.tracestore.conftest import Running, start, stop
@@ -78,6 +79,29 @@ def test_trace_by_id_v1(tempo, spans: list[Span]) -> None:
     assert tempo.get("/api/traces/deadbeef").status_code == 404
     for wrong in ("xyz", "0" * 33):
         assert tempo.get(f"/api/traces/{wrong}").status_code == 400
+
+
+def test_a_trace_has_every_message_that_tempo_writes(running: Running) -> None:
+    """Resource, scope and status are present even when nothing was sent for them: clients do not check."""
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.trace_id, span.span_id = bytes(15) + b"\x07", b"\x08" * 8
+    span.name, span.start_time_unix_nano, span.end_time_unix_nano = "bare", T0, T0 + 1
+    assert running.export(request.SerializeToString()).status_code == 200
+
+    for path, field in (("/api/traces/7", "batches"), ("/api/v2/traces/7", "trace")):
+        answer = running.tempo.get(path).json()[field]
+        (resource_spans,) = answer["resourceSpans"] if field == "trace" else answer
+        assert resource_spans["resource"] == {}
+        (scope_spans,) = resource_spans["scopeSpans"]
+        assert scope_spans["scope"] == {}
+        assert scope_spans["spans"][0]["status"] == {}
+
+    body = running.tempo.get("/api/traces/7", headers={"Accept": "application/protobuf"}).content
+    trace = TracesData.FromString(body)
+    assert trace.resource_spans[0].HasField("resource")
+    assert trace.resource_spans[0].scope_spans[0].HasField("scope")
+    assert trace.resource_spans[0].scope_spans[0].spans[0].HasField("status")
 
 
 def test_search_shape(tempo, spans: list[Span]) -> None:

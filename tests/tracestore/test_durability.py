@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
 from lab.tracestore import wal
 from lab.tracestore.engine import Engine
@@ -56,6 +58,115 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
     content[-1] ^= 1
     segment.write_bytes(content)
     assert [p for _, p in wal.read(tmp_path, after=0)] == [b"first"]
+
+
+def log_of(folder: Path, records: int, *, per_segment: int = 1000) -> list[bytes]:
+    """Write a log of numbered OTLP payloads; a new segment every `per_segment` records."""
+    payloads = [
+        request_of(random_spans(200 + i, traces=1)).SerializeToString() for i in range(records)
+    ]
+    for first in range(0, records, per_segment):
+        log = wal.WriteAheadLog(folder, next_seq=first + 1)
+        log.append(payloads[first : first + per_segment])
+        log.close()
+    return payloads
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("record", [0, 3, 8])
+@pytest.mark.parametrize("place", [0, 5, 9, 13, 40])
+def test_damage_in_the_middle_costs_one_record(tmp_path: Path, record: int, place: int) -> None:
+    """A bit flipped in any field of a record: that record is missing, all others are there, and it is counted."""
+    payloads = log_of(tmp_path, 10)
+    starts = [0]
+    for payload in payloads:
+        starts.append(starts[-1] + 20 + len(payload))
+    (segment,) = tmp_path.glob("*.wal")
+    flip(segment, starts[record] + place)
+
+    damage = wal.Damage()
+    assert [p for _, p in wal.read(tmp_path, 0, damage)] == [
+        p for i, p in enumerate(payloads) if i != record
+    ]
+    assert (damage.records, damage.bytes) == (1, 20 + len(payloads[record]))
+    assert damage.segments == [segment]
+
+
+def test_a_record_inside_a_damaged_payload_is_not_taken(tmp_path: Path) -> None:
+    """A payload that holds the bytes of a record (a log sent as an attribute) brings nothing back when it is damaged."""
+    inner = wal.WriteAheadLog(tmp_path / "inner", next_seq=2)
+    inner.append([b"forged"])
+    inner.close()
+    (forged,) = (tmp_path / "inner").glob("*.wal")
+    log = wal.WriteAheadLog(tmp_path / "log", next_seq=1)
+    log.append([b"x" * 50 + forged.read_bytes(), b"second"])
+    log.close()
+    (segment,) = (tmp_path / "log").glob("*.wal")
+    flip(segment, 30)
+    assert list(wal.read(tmp_path / "log", after=0)) == [(2, b"second")]
+
+
+def test_a_missing_segment_is_counted(tmp_path: Path) -> None:
+    """A segment that somebody deleted: its records are counted as missing, the others are read."""
+    payloads = log_of(tmp_path, 9, per_segment=3)
+    sorted(tmp_path.glob("*.wal"))[1].unlink()
+    damage = wal.Damage()
+    assert [p for _, p in wal.read(tmp_path, 0, damage)] == [*payloads[:3], *payloads[6:]]
+    assert (damage.records, damage.bytes, damage.segments) == (3, 0, [])
+
+
+def test_an_existing_segment_is_never_truncated(tmp_path: Path) -> None:
+    """A file of the next segment's name is left alone, whatever is in it."""
+    taken = tmp_path / f"{7:020d}.wal"
+    taken.write_bytes(b"not a record")
+    log = wal.WriteAheadLog(tmp_path, next_seq=7)
+    assert log.append([b"a"]) == 8
+    log.close()
+    assert taken.read_bytes() == b"not a record"
+
+
+@pytest.mark.parametrize("record", [0, 5])
+def test_a_damaged_log_is_reported_and_set_aside(tmp_path: Path, record: int) -> None:
+    """The start keeps every other record, counts the damage in status and metrics, and keeps the damaged file."""
+    payloads = log_of(tmp_path / "wal", 10)
+    (segment,) = (tmp_path / "wal").glob("*.wal")
+    flip(segment, 30 + sum(20 + len(p) for p in payloads[:record]))
+    before = segment.read_bytes()
+    (tmp_path / "wal" / "notes.wal").write_text("not ours")
+    (tmp_path / "wal" / "98.wal").mkdir()
+
+    engine = Engine(tmp_path)
+    engine.start()
+    kept = [p for i, p in enumerate(payloads) if i != record]
+    expected = sum(len(ss.spans) for p in kept for ss in scopes_of(p))
+    assert engine.store.span_count() == expected
+    status = engine.status()["damage"]
+    name = f"wal/{segment.name}.damaged"
+    assert status == {
+        "missing_records": 1,
+        "bytes": 20 + len(payloads[record]),
+        "kept_files": [name],
+    }
+    assert (tmp_path / name).read_bytes() == before
+    assert b"tracestore_log_missing_records 1.0" in engine.telemetry.text()
+    body = request_of(random_spans(5, traces=1)).SerializeToString()
+    engine.ingest.submit(body).result(timeout=120)
+    engine.stop()
+
+    again = Engine(tmp_path)
+    again.start()
+    assert again.status()["damage"] == {"missing_records": 0, "bytes": 0, "kept_files": [name]}
+    again.stop()
+
+
+def scopes_of(payload: bytes) -> list[ScopeSpans]:
+    request = ExportTraceServiceRequest.FromString(payload)
+    return [ss for rs in request.resource_spans for ss in rs.scope_spans]
 
 
 def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import signal
 import socket
+import threading
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +18,7 @@ from lab.tracestore.errors import QueryTooSlow
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import T0, random_spans, request_of
 from tests.tracestore.test_durability import Child
+from tests.tracestore.test_otlp import encoded
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 FILE_BYTES = 4 * 2**20
@@ -80,6 +84,110 @@ def test_half_a_request_keeps_nothing_and_blocks_nobody(running: Running) -> Non
     assert running.engine.query(
         lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0]
     ) == len(spans)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """Encode a length-delimited protobuf field."""
+    return encoded(number << 3 | 2) + encoded(len(content)) + content
+
+
+IDS = field(1, b"t" * 16) + field(2, b"s" * 8)
+
+
+def request_with(span: bytes) -> bytes:
+    return field(1, field(2, field(2, span)))
+
+
+EMPTY = 5_000_000
+EXPANDING = {
+    "attributes": request_with(IDS + field(9, b"") * EMPTY),
+    "spans": field(1, field(2, field(2, b"") * EMPTY)),
+    "spans with ids": field(1, field(2, field(2, IDS) * 1_000_000)),
+    "events": request_with(IDS + field(11, b"") * EMPTY),
+    "attributes of an event": request_with(IDS + field(11, field(3, b"") * EMPTY)),
+    "links": request_with(IDS + field(13, b"") * EMPTY),
+    "attributes of a resource": field(1, field(1, field(1, b"") * EMPTY)),
+    "attributes of a scope": field(1, field(2, field(1, field(3, b"") * EMPTY))),
+    "resources": field(1, b"") * EMPTY,
+    "values of a list": request_with(IDS + field(9, field(2, field(5, field(1, b"") * EMPTY)))),
+    "keys of a map": request_with(IDS + field(9, field(2, field(6, field(1, b"") * EMPTY)))),
+    "padded tags": request_with(IDS + field(9, field(2, field(5, b"\x8a\x00\x00" * EMPTY)))),
+    "lists in many attributes": request_with(
+        IDS + field(9, field(2, field(5, field(1, b"") * 1000))) * 5_000
+    ),
+}
+EXPANDING_JSON = {
+    "spans": b'{"resourceSpans":[{"scopeSpans":[{"spans":[' + b"{}," * EMPTY + b"{}]}]}]}",
+    "lists": b'{"resourceSpans":[' + b"[]," * EMPTY + b"[]]}",
+    "texts": b'{"resourceSpans":[' + b'"",' * EMPTY + b'""]}',
+}
+
+
+def peak_bytes(process_id: int) -> int:
+    """Return the most memory that a process has had resident."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no VmHWM")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_small_bodies_that_expand_are_refused(tmp_path: Path) -> None:
+    """A few kilobytes of gzip that would become gigabytes: 413, within bounded memory, and a search is answered meanwhile."""
+    child = Child(tmp_path)
+    stopped = threading.Event()
+    waits: list[float] = []
+
+    def search() -> None:
+        with httpx.Client(timeout=60) as client:
+            while not stopped.wait(0.05):
+                started = time.monotonic()
+                client.get(f"{child.tempo}/api/search").raise_for_status()
+                waits.append(time.monotonic() - started)
+
+    searcher = threading.Thread(target=search)
+    searcher.start()
+    answers = {}
+    with httpx.Client(timeout=120) as client:
+        for kind, bodies in (
+            ("application/x-protobuf", EXPANDING),
+            ("application/json", EXPANDING_JSON),
+        ):
+            for name, body in bodies.items():
+                headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+                sent = gzip.compress(body, compresslevel=1)
+                answer = client.post(f"{child.otlp}/v1/traces", content=sent, headers=headers)
+                answers[kind, name] = answer.status_code
+    stopped.set()
+    searcher.join()
+    peak = peak_bytes(child.process.pid)
+    child.kill()
+    assert set(answers.values()) == {413}, answers
+    assert peak < 1.2 * 2**30
+    assert max(waits) < 2
+
+
+def test_bodies_in_flight_share_a_budget(running: Running) -> None:
+    """Many large bodies at once: those over the budget are told to come again, and the others are taken."""
+    budget = running.server.otlp_budget
+    budget.limit = 3 * 2**20
+    address = urlsplit(str(running.otlp.base_url))
+    head = (
+        f"POST /v1/traces HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n"
+        f"Content-Length: {4 * 2**20}\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port)) as holder:
+        holder.sendall(head.encode() + bytes(2 * 2**20))
+        deadline = time.monotonic() + 20
+        while budget.used < 2 * 2**20 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        refused = running.export(bytes(2 * 2**20))
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert running.export(request_of(random_spans(64)).SerializeToString()).status_code == 200
+    deadline = time.monotonic() + 20
+    while budget.used and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert budget.used == 0
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ from uuid import UUID
 
 import pytest
 
+from lab.tracestore import bulk
+from lab.tracestore import store as store_module
 from lab.tracestore.archive import export_window, import_folder
 from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import BadRequest
@@ -16,6 +18,7 @@ from lab.tracestore.search import SearchRequest, read_query
 from lab.tracestore.search import search as run_search
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.spansets import Window
 from tests.tracestore.corpus import T0, random_spans, request_of, store_of
 from tests.tracestore.slow_traceql import Span
 from tests.tracestore.test_otlp import spans_as_text
@@ -160,4 +163,40 @@ def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
     store.delete_before(2**62)
     with store.reader() as con:
         assert con.execute("SELECT count(*) FROM extents").fetchone() == (0,)
+    store.close()
+
+
+def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DuckDB checkpoints while spans arrive, also beside a query that has not read its result to the end."""
+    monkeypatch.setattr(store_module, "_CHECKPOINT_AT", "1MB")
+    store = SpanStore(tmp_path)
+    log = tmp_path / "spans.duckdb.wal"
+    largest = 0
+    with store.reader() as con:
+        for seq in range(1, 13):
+            if seq == 3:
+                con.execute("SELECT * FROM spans").fetchone()
+            store.insert(*batch_of(random_spans(100 + seq, traces=300)).tables(), seq)
+            largest = max(largest, log.stat().st_size if log.exists() else 0)
+    written = store.path.stat().st_size
+    store.close()
+    assert largest < 2 * 2**20
+    assert written > largest
+    again = SpanStore(tmp_path)
+    assert again.flushed_seq == 12
+    again.close()
+
+
+def test_enums_of_an_older_database_are_read(tmp_path: Path) -> None:
+    """A kind and a status of 255, which earlier versions stored, do not overflow in the frame of spans."""
+    store = store_of(tmp_path, random_spans(76))
+    with store._transaction() as con:
+        con.execute("UPDATE spans SET kind = 255, status = 255")
+    with store.reader() as con:
+        rows = bulk.spans(
+            store, con, read_query(""), Window(0, 2**63 - 1),
+            whole_traces=False, columns=["kind", "status"], limit=10,
+        ).read_all()  # fmt: skip
+    assert rows.num_rows == 10
+    assert set(rows.column("kind").to_pylist()) == {"unspecified"}
     store.close()

@@ -212,6 +212,30 @@ def test_json_and_gzip_say_the_same(running: Running) -> None:
     assert spans_as_text(back) == spans_as_text(request)
 
 
+def test_every_member_of_a_gzip_body_counts(running: Running) -> None:
+    """Two members, as a proxy or pigz writes them, are one body; garbage behind them is refused."""
+    first, second = request_of(random_spans(5)), request_of(random_spans(6))
+    members = [gzip.compress(r.SerializeToString()) for r in (first, second)]
+    answer = running.export(b"".join(members), Content_Encoding="gzip")
+    assert answer.status_code == 200
+    sent = sum(
+        len(ss.spans) for r in (first, second) for rs in r.resource_spans for ss in rs.scope_spans
+    )
+    assert running.engine.query(
+        lambda con: con.execute("SELECT count(*) FROM spans").fetchone()
+    ) == (sent,)
+    for garbage in (b"garbage", bytes(3), members[0][:-4]):
+        assert running.export(members[0] + garbage, Content_Encoding="gzip").status_code == 400
+
+
+def test_the_cap_holds_over_all_members(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Members that are each below the cap are refused where they are above it together."""
+    monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
+    member = gzip.compress(bytes(4_000))
+    assert running.export(member * 3, Content_Encoding="gzip").status_code == 413
+    assert running.export(gzip.compress(b"") * 10_001, Content_Encoding="gzip").status_code == 413
+
+
 def _hex(base64_text: str) -> str:
     import base64
 
@@ -235,6 +259,48 @@ def test_partial_success_names_what_was_refused(running: Running) -> None:
         lambda con: con.execute("SELECT count(*) FROM spans WHERE name = 'bad'").fetchone()
     ) == (0,)
     assert bad.name == "bad"
+
+
+BOUNDS_32 = (-(2**31), -257, -1, 0, 1, 254, 255, 256, 2**31 - 1)
+
+
+def test_values_at_every_bound_are_answered(running: Running) -> None:
+    """Enums that OTLP does not define, times and integers at their bounds: every endpoint answers."""
+    span_id = 0
+    request = ExportTraceServiceRequest()
+    spans = request.resource_spans.add().scope_spans.add().spans
+    for kind in BOUNDS_32:
+        for code in BOUNDS_32:
+            span_id += 1
+            span = spans.add(trace_id=bytes([7] * 16), span_id=span_id.to_bytes(8, "big"), name="n")
+            span.start_time_unix_nano = 2**63 - 1
+            span.end_time_unix_nano = 0
+            status = bytes([3 << 3]) + encoded(code)
+            wire = bytes([6 << 3]) + encoded(kind) + bytes([15 << 3 | 2, len(status)]) + status
+            span.MergeFromString(wire)
+            span.events.add(time_unix_nano=2**64 - 1, name="late")
+            span.attributes.add(key="x").value.int_value = -(2**63)
+    assert running.export(request.SerializeToString()).status_code == 200
+
+    frame = running.tempo.get("/api/lab/spans", params={"columns": "kind,status,span_id"})
+    assert frame.status_code == 200, frame.text
+    queries = ("{ event:timeSinceStart > 1s }", "{ -span.x != 1 }", "{ kind = client }", "{}")
+    for query in queries:
+        for path in ("/api/search", "/api/metrics/query_range"):
+            q = query if path == "/api/search" else f"{query} | rate()"
+            answer = running.tempo.get(path, params={"q": q})
+            assert answer.status_code == 200, (path, query, answer.text)
+    assert running.tempo.get(f"/api/v2/traces/{'07' * 16}").status_code == 200
+
+
+def encoded(number: int) -> bytes:
+    """Encode a varint as protobuf does an int32."""
+    number &= 2**64 - 1
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 @pytest.mark.parametrize(

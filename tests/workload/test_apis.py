@@ -136,6 +136,7 @@ def test_responses_agent_loop() -> None:
         )
     )
     assert (out.answer, out.token_times, out.finish_reason) == ("It is 7.", [2.0, 4.0], "completed")
+    assert out.first_answer == 4.0
     assert (out.response_id, out.error_type) == ("resp_1", "")
     assert (out.prompt_tokens, out.cached_tokens, out.completion_tokens) == (50, 16, 9)
     assert out.tool_calls == [

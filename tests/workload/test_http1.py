@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.workload.http1 import Answer, MalformedAnswer
+from lab.workload.http1 import (
+    KEPT_BYTES,
+    MAX_BODY_BYTES,
+    MAX_LINE_BYTES,
+    Answer,
+    AnswerTooLarge,
+    MalformedAnswer,
+)
 
 
 def fed(pieces: list[bytes]) -> Answer:
@@ -140,3 +147,43 @@ def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
         fed([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces])
     except MalformedAnswer:
         return
+
+
+def test_a_body_has_a_bound() -> None:
+    """A body that does not end is refused at its bound, and only its beginning is kept in memory."""
+    answer = fed([b"HTTP/1.1 200 OK\r\n\r\n"])
+    with pytest.raises(AnswerTooLarge):
+        for at in range(100_000):
+            answer.feed(b"data: x\n\n" * 1000, float(at))
+    assert MAX_BODY_BYTES * 0.8 < answer.size < MAX_BODY_BYTES
+    assert KEPT_BYTES * 0.9 < len(answer.body) <= KEPT_BYTES
+    assert answer.marks[-1][0] == len(answer.body)
+
+
+def test_a_line_of_a_body_has_a_bound() -> None:
+    """So is a line without an end, in however small pieces it comes."""
+    answer = fed([b"HTTP/1.1 200 OK\r\n\r\n", b"data: \n"])
+    with pytest.raises(AnswerTooLarge, match="a line"):
+        for at in range(100_000):
+            answer.feed(b"x" * 5000, float(at))
+    assert answer.size < MAX_LINE_BYTES + 20_000
+
+
+def test_small_pieces_count_with_what_they_cost() -> None:
+    """Chunks of one byte cost a hundred times their size in memory: the bound is on the memory."""
+    answer = fed([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"])
+    with pytest.raises(AnswerTooLarge):
+        for at in range(1000):
+            answer.feed(b"1\r\n\n\r\n" * 1000, float(at))
+    assert answer.size < MAX_BODY_BYTES / 100
+
+
+def test_interim_answers_are_passed_over_up_to_a_bound() -> None:
+    """A few come before the real answer; thousands in one piece are refused at once, without recursion."""
+    interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+    answer = fed([interim * 3 + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"])
+    assert (answer.status, answer.body, answer.done) == (200, b"ok", True)
+    with pytest.raises(MalformedAnswer, match="interim"):
+        fed([interim * 5000])
+    with pytest.raises(MalformedAnswer, match="interim"):
+        fed([interim] * 5000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.workload.sse import events
+from lab.workload.sse import MAX_EVENTS, events
 
 TEXT = st.text(
     st.characters(blacklist_characters="\r\n", blacklist_categories=("Cs",)), max_size=20
@@ -50,3 +50,9 @@ def test_an_event_without_its_end_is_dropped() -> None:
 def test_any_bytes(body: bytes) -> None:
     """Whatever came, it is read without an exception."""
     events(body, [(len(body), 1.0)] if body else [])
+
+
+def test_events_have_a_bound() -> None:
+    """A stream of nothing but tiny events does not cost a hundred times its size."""
+    body = b"data:\n\n" * (MAX_EVENTS + 10)
+    assert len(events(body, [(len(body), 1.0)])) == MAX_EVENTS

@@ -179,9 +179,9 @@ class FieldCompiler:
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Unary(op="-"):
-                return {
-                    t: f"(-{sql})" for t, sql in self.slots(node.operand).items() if t in _NUMERIC
-                }
+                # TRY: -2^63 has no counterpart.
+                operand = self.slots(node.operand)
+                return {t: f"TRY(-{sql})" for t, sql in operand.items() if t in _NUMERIC}
             case ast.Binary() if node.op in ("+", "-", "*", "/", "%", "^"):
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
@@ -372,7 +372,8 @@ def _double_arithmetic(op: str, left: str, right: str) -> str:
 
 
 _EVENT_OFFSETS = (
-    "list_transform(json_extract_string(s.events, '$[*].t'), lambda v: v::BIGINT - s.start_ns)"
+    "list_transform(json_extract_string(s.events, '$[*].t'), "
+    "lambda v: TRY_CAST(v AS BIGINT) - s.start_ns)"
 )
 _INTRINSICS: dict[str, Slots] = {
     "span:duration": {"dur": "s.dur_ns"},

@@ -23,7 +23,7 @@ _STATUS = {
 }  # as the driver says it
 
 
-def rooted(spans: pd.DataFrame) -> pd.DataFrame:
+def with_roots(spans: pd.DataFrame) -> pd.DataFrame:
     """The spans, where each trace that has no root begins with its earliest server span, as a root.
 
     A caller that passes on its trace context but sends its own spans elsewhere leaves such traces. Only a server's span
@@ -40,7 +40,7 @@ def rooted(spans: pd.DataFrame) -> pd.DataFrame:
     return spans.assign(parent_id=pd.array(parent, dtype=spans["parent_id"].dtype))
 
 
-def witnessed(spans: pd.DataFrame) -> pd.DataFrame:
+def records_from_spans(spans: pd.DataFrame) -> pd.DataFrame:
     """One row a trace with a request to Llama Stack or vLLM in it, by its start: the columns of CLIENT_RECORD.
 
     The outermost span stands for the client: `scheduled_at` and `sent_at` are its start, `done_at` its end, `e2e_s` its

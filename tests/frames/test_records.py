@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lab.frames import request_frame, spans_frame, trace_problems
-from lab.frames.witnessed import rooted, witnessed
+from lab.frames.records import records_from_spans, with_roots
 from lab.schema import CLIENT_RECORD, PHASES, Attr, Service, Span
 from tests.frames.telemetry import CLIENT, SERVER, T0, Answer, agent_request, document, span
 
@@ -38,25 +38,25 @@ def test_the_columns_are_the_clients() -> None:
     """Same names, same types, so that everything that takes a record takes these."""
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     assert {
-        name: str(dtype) for name, dtype in witnessed(frame(*agent_request())).dtypes.items()
+        name: str(dtype) for name, dtype in records_from_spans(frame(*agent_request())).dtypes.items()
     } == dtypes
 
 
 def test_the_outermost_span_stands_for_the_client() -> None:
     """With the caller's span: its start, its duration; what it did outside of the server is network."""
     spans = frame(*agent_request())
-    record = witnessed(spans).iloc[0]
+    record = records_from_spans(spans).iloc[0]
     assert (record.scheduled_at, record.e2e_s, record.lag_s) == pytest.approx((T0, 1.0, 0.0))
     assert (record.api, record.status, record.http_status) == ("responses", "ok", -1)
-    row = request_frame(witnessed(spans), spans).iloc[0]
+    row = request_frame(records_from_spans(spans), spans).iloc[0]
     assert adds_up(row) == pytest.approx(1.0) and row.network_s == pytest.approx(0.05)
     assert row.unexplained_s == pytest.approx(0, abs=1e-9) and row.trace_complete
 
 
 def test_without_a_callers_span_the_servers_own_is_the_whole() -> None:
     """No network is seen then, the phases still add up, and the trace counts as whole."""
-    spans = rooted(frame(*without_client()))
-    row = request_frame(witnessed(spans), spans).iloc[0]
+    spans = with_roots(frame(*without_client()))
+    row = request_frame(records_from_spans(spans), spans).iloc[0]
     assert (row.e2e_s, row.network_s, row.lag_s) == pytest.approx((0.95, 0.0, 0.0))
     assert adds_up(row) == pytest.approx(0.95) and row.unexplained_s == pytest.approx(0, abs=1e-9)
     assert row.trace_complete, row.trace_problem
@@ -64,7 +64,7 @@ def test_without_a_callers_span_the_servers_own_is_the_whole() -> None:
 
 def test_what_no_span_tells_is_not_known() -> None:
     """First token, chunks, words and whose it is: NA; whole numbers: -1."""
-    record = witnessed(frame(call(1, 0.0))).iloc[0]
+    record = records_from_spans(frame(call(1, 0.0))).iloc[0]
     unknown = [
         "ttft_s",
         "first_token_at",
@@ -88,7 +88,7 @@ def test_whoever_names_the_user_is_believed() -> None:
             **{Attr.USER: "u7", Attr.TENANT: "acme", Attr.SESSION: "s1", Attr.REQUEST_MODEL: "m"},
         )
     )
-    record = witnessed(spans).iloc[0]
+    record = records_from_spans(spans).iloc[0]
     assert (record.user_id, record.tenant, record.session_id, record.model) == (
         "u7",
         "acme",
@@ -101,9 +101,9 @@ def test_tokens_are_the_callers_where_all_say_them() -> None:
     """So that vLLM's spans remain a second source; where one does not, vLLM's own."""
     told = {Attr.INPUT_TOKENS: 90, Attr.OUTPUT_TOKENS: 7, Attr.CACHE_READ_TOKENS: 16}
     chat = span(2, 0, Service.LLAMA_STACK, "chat m", 0.0, 0.5, CLIENT, **told)
-    full = witnessed(frame(chat, call(1, 0.05, parent=2))).iloc[0]
+    full = records_from_spans(frame(chat, call(1, 0.05, parent=2))).iloc[0]
     assert (full.prompt_tokens, full.completion_tokens, full.cached_tokens) == (90, 7, 16)
-    silent = witnessed(frame(*agent_request())).iloc[0]
+    silent = records_from_spans(frame(*agent_request())).iloc[0]
     assert (silent.prompt_tokens, silent.completion_tokens, silent.cached_tokens) == (300, 20, -1)
 
 
@@ -118,7 +118,7 @@ def test_tokens_are_the_callers_where_all_say_them() -> None:
 )
 def test_how_it_ended(attributes: dict, error: str, expected: tuple) -> None:
     """By the span's status, its HTTP status and its error.type."""
-    record = witnessed(frame(call(1, 0.0, error=error, **attributes))).iloc[0]
+    record = records_from_spans(frame(call(1, 0.0, error=error, **attributes))).iloc[0]
     assert (record.status, record.http_status, record.error_type) == expected
 
 
@@ -127,7 +127,7 @@ def test_an_error_of_llama_stack_is_the_requests() -> None:
     outer = span(1, 0, "their-app", "POST /ask", 0.0, 1.0, SERVER)
     inner = span(2, 1, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, 0.1, 0.9, SERVER,
                  **{"http.response.status_code": 500})  # fmt: skip
-    record = witnessed(frame(outer, inner)).iloc[0]
+    record = records_from_spans(frame(outer, inner)).iloc[0]
     assert (record.status, record.http_status, record.error_type) == ("error", 500, "http_500")
 
 
@@ -135,7 +135,7 @@ def test_traces_of_other_things_are_no_requests() -> None:
     """A start of vLLM, or the embedding server's work: no row."""
     other = span(1, 0, Service.VLLM, "Load model", 0.0, 9.0, trace=3)
     embed = span(2, 0, Service.VLLM_EMBED, Span.VLLM, 0.0, 0.1, SERVER, trace=4)
-    assert witnessed(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [
+    assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [
         f"{2:032x}",
         f"{1:032x}",
     ]
@@ -145,5 +145,5 @@ def test_a_hole_is_not_taken_for_a_root() -> None:
     """A span inside whose parent is not there is no server of a caller elsewhere: the trace stays incomplete."""
     inside = [one for one in without_client() if one[1]["name"] != Span.LLAMA_STACK_RESPONSES]
     spans = frame(*inside)
-    assert rooted(spans)["parent_id"].tolist() == spans["parent_id"].tolist()
-    assert trace_problems(rooted(spans)).iloc[0] != ""
+    assert with_roots(spans)["parent_id"].tolist() == spans["parent_id"].tolist()
+    assert trace_problems(with_roots(spans)).iloc[0] != ""
