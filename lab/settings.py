@@ -139,7 +139,7 @@ class Settings(BaseSettings):
         value = getattr(self, name)
         if variable in os.environ and str(value) == os.environ[variable]:
             return variable
-        for path in reversed(_toml_files()):
+        for path in reversed(settings_files()):
             if _read_toml(path).get(name) == value:
                 return str(path)
         endpoint = name.removesuffix("_url")
@@ -251,7 +251,7 @@ def load_settings(*, running_stack: bool = True, **overrides: Any) -> Settings:
         got = os.environ.get(f"LAB_{name.upper()}", str(e))
         raise _unusable(name, "it is not JSON", got) from None
     except tomllib.TOMLDecodeError as e:
-        files = " or ".join(str(path) for path in _toml_files())
+        files = " or ".join(str(path) for path in settings_files())
         raise SettingsError(f"{files} is not TOML", got=str(e), fix="correct that line") from None
 
 
@@ -309,8 +309,8 @@ def _in_environ(name: str) -> bool:
     return f"LAB_{name.upper()}" in os.environ
 
 
-def _toml_files() -> list[Path]:
-    """Return the files that are read, the weaker first."""
+def settings_files() -> list[Path]:
+    """Return the lab.toml files that are read, the weaker first."""
     files = dict.fromkeys((REPO / TOML_FILE, Path(TOML_FILE).absolute()))
     return [path for path in files if path.is_file()]
 

@@ -17,6 +17,7 @@ FLOOR_0 = {
     "files",
     "durations",
     "environment",
+    "command_line",
     "world",
     "prices",
     "exercise",
