@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import typer
-from click.exceptions import ClickException
-from typer import rich_utils
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -16,22 +15,27 @@ STYLE: dict[str, Any] = {
 }
 
 
-def run(function: Callable[..., int | None], argv: list[str], verb: str) -> int:
+def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) -> int:
     """Parse `argv` for `function` (typer annotations) and call it. Returns the exit status.
 
-    It is 2, with a message on stderr, for a wrong command line. Other errors are raised.
+    It is 2, with a message on stderr, for a wrong command line. Errors of the function are raised.
     """
+    status = 0
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> None:
+        nonlocal status
+        status = function(*args, **options) or 0
+
     app = typer.Typer(**STYLE)
-    app.command()(function)
-    command = typer.main.get_command(app)
+    app.command()(call)
     try:
-        status = command.main(argv, prog_name=f"lab {verb}", standalone_mode=False)
-    except ClickException as e:
-        rich_utils.rich_format_error(e)
-        return e.exit_code
-    return int(status or 0)
+        app(argv, prog_name=f"lab {verb}")
+    except SystemExit as e:
+        return int(e.code or status)
+    return status
 
 
 def refuse(message: str, option: str) -> typer.BadParameter:
-    """Return the error for an option's value that the types allow and the verb does not."""
+    """Return the error for an option's value that its type allows and the verb does not."""
     return typer.BadParameter(message, param_hint=option)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lab.command_line import run
+from lab.command_line import run_verb
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
 from lab.schema import Metric, names_of
@@ -39,7 +39,7 @@ NEEDS = (
 
 def main(argv: list[str]) -> int:
     """Return 0 if both servers answer and have data, 1 if not."""
-    return run(attach, argv, "attach")
+    return run_verb(attach, argv, "attach")
 
 
 def attach(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lab.command_line import refuse, run
+from lab.command_line import refuse, run_verb
 from lab.durations import parse_duration_s
 from lab.errors import SettingsError
 from lab.kit.driving import drive
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
         print(made)
         print(f"replay it: LAB_RECORDING={name} lab up --place recorded")
 
-    return run(record, argv, "record")
+    return run_verb(record, argv, "record")
 
 
 def _newest(settings: Settings, count: int) -> list[Run]:

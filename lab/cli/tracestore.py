@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import run
+from lab.command_line import run_verb
 
 
 def main(argv: list[str]) -> int:
     """Run the trace store until it is stopped. Returns the exit status."""
-    return run(tracestore, argv, "tracestore")
+    return run_verb(tracestore, argv, "tracestore")
 
 
 def tracestore(
