@@ -1,29 +1,44 @@
 """Where everything is. Nothing else in the lab holds an address.
 
-Sources, first wins: arguments, environment (`LAB_...`), `lab.toml` in the working folder, the running stack's own
-`endpoints.json` (written by `lab up`), defaults. So a notebook finds the local lab by itself, and one environment
-variable (`LAB_PROMETHEUS_URL`, `LAB_TEMPO_URL`) points it at somebody's own servers instead.
+Sources, first wins: arguments, environment (`LAB_...`), `lab.toml` in the working folder, `lab.toml`
+of this checkout, the running stack's own `endpoints.json` (written by `lab up`), defaults. So a
+notebook finds the local lab by itself, and one environment variable (`LAB_PROMETHEUS_URL`,
+`LAB_TEMPO_URL`) points it at other servers instead.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from pydantic_settings.exceptions import SettingsError as MalformedSetting
 
 from lab.environment import bypass_proxies_on_loopback
 from lab.errors import NotUp, SettingsError
 
 REPO = Path(__file__).resolve().parent.parent
 ENDPOINTS_FILE = "endpoints.json"
+
+TOML_FILE = "lab.toml"
+# What lab.toml of a folder that is not this checkout's may not set: it could run code, write files
+# elsewhere, or act on a cluster, in the name of a user who only changed to that folder.
+TRUSTED_ONLY = (
+    *("model", "vllm_args", "data_dir", "state_dir", "place"),
+    *("cluster_context", "cluster_overlay"),
+)
 
 # Endpoint name -> what it is, for messages. Each is a settings field `<name>_url`.
 ENDPOINTS = {
@@ -39,16 +54,18 @@ ENDPOINTS = {
 
 
 class Settings(BaseSettings):
-    """Every setting of the lab. All `_url` values are base URLs without a trailing slash, None when unknown."""
+    """Every setting of the lab. The `_url` values are base URLs, None when unknown."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LAB_", toml_file=[REPO / "lab.toml", "lab.toml"], extra="ignore"
+        env_prefix="LAB_", toml_file=[REPO / TOML_FILE, TOML_FILE], extra="ignore"
     )
+    finds_running_stack: ClassVar[bool] = True
 
     place: Literal["local", "cluster", "recorded"] = "local"
     state_dir: Path = Field(
         REPO / ".lab",
-        description="all state of one local lab: ports, logs, databases; recordings and a cluster have a folder in it",
+        description="all state of one local lab: ports, logs, databases; recordings and a cluster "
+        "have a folder in it",
     )
     data_dir: Path = Field(REPO / "data", description="lab model, world, prices, recorded runs")
     recording: str = Field(
@@ -79,18 +96,56 @@ class Settings(BaseSettings):
     vllm_args: str = Field(
         "", description="more arguments for the chat model's vLLM, as one would type them"
     )
-    store_headers: dict[str, str] = Field(
+    store_headers: Annotated[dict[str, str], NoDecode] = Field(
         {},
         repr=False,
-        description='sent with every question to Prometheus and Tempo: {"Authorization": "Bearer ..."}',
+        description="sent with every request to Prometheus and Tempo, such as "
+        "`Authorization: Bearer ...`; several as lines, or as a JSON object",
     )
-    timeout_s: float = Field(30.0, gt=0, description="for one question to a store")
+    timeout_s: float = Field(30.0, gt=0, description="for one request to a store")
     cluster_context: str = Field(
         "", description="the Kubernetes context of the place `cluster`; none is the default"
     )
     cluster_overlay: str = Field(
         "", description="the folder of lab/k8s/overlays that the place `cluster` stands up"
     )
+
+    @field_validator("store_headers", mode="before")
+    @classmethod
+    def _parse_headers(cls, value: Any) -> Any:
+        """Accept `Name: value` lines as well as a JSON object."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("{"):
+            return json.loads(value)
+
+        headers = {}
+        for line in filter(str.strip, value.splitlines()):
+            name, colon, content = line.partition(":")
+            if not colon or not name.strip():
+                raise ValueError("write `Name: value`, or a JSON object")
+            headers[name.strip()] = content.strip()
+        return headers
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """Hide the passwords in URLs."""
+        for name, value in super().__repr_args__():
+            is_url = isinstance(value, str) and name is not None and name.endswith("_url")
+            yield name, hide_password(value) if is_url else value
+
+    def source_of(self, name: str) -> str:
+        """Return where a setting was read, for messages: a variable, a file, or the running lab."""
+        variable = f"LAB_{name.upper()}"
+        value = getattr(self, name)
+        if variable in os.environ and str(value) == os.environ[variable]:
+            return variable
+        for path in reversed(settings_files()):
+            if _read_toml(path).get(name) == value:
+                return str(path)
+        endpoint = name.removesuffix("_url")
+        if _read_endpoints(self.state_dir).get(endpoint) == value:
+            return f"the lab in {self.state_dir}"
+        return "the default" if value == type(self).model_fields[name].default else "an argument"
 
     @classmethod
     def settings_customise_sources(
@@ -114,9 +169,9 @@ class Settings(BaseSettings):
         return self.data_dir / "recorded" / self.recording
 
     def endpoint(self, name: str) -> str:
-        """The base URL of a part (`prometheus`, `tempo`, `otlp`, `llama_stack`, `vllm`, `vllm_embed`, `mcp`).
+        """Return the base URL of one of ENDPOINTS, without a trailing slash.
 
-        Raises SettingsError for a name that is not a part, NotUp where no address is known.
+        Raises SettingsError for an unknown name, NotUp where no address is known.
         """
         if name not in ENDPOINTS:
             raise SettingsError(
@@ -126,10 +181,11 @@ class Settings(BaseSettings):
         if not url and self.place == "recorded":
             raise NotUp(
                 f"no address is known for {ENDPOINTS[name]}",
-                got=f"the place is `recorded`: {self.recording} holds telemetry and runs, nothing that answers anew",
-                fix=f"use the place `local`, or set LAB_{name.upper()}_URL"
-                if name not in ("prometheus", "tempo")
-                else "start the recording's stores with `lab up --place recorded`",
+                got=f"the place is `recorded`: {self.recording} holds telemetry and runs, "
+                "nothing that answers requests",
+                fix="start the recording's stores with `lab up --place recorded`"
+                if name in ("prometheus", "tempo")
+                else f"use the place `local`, or set LAB_{name.upper()}_URL",
             )
         if not url:
             raise NotUp(
@@ -149,45 +205,134 @@ class _RunningStack(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields
-        own: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if "state_dir" not in self.current_state:
-            # Beside a local lab, not in its place: both may be up at once.
+            # Next to a local lab, not in its place: both may be up at once.
+            default = fields["state_dir"].default
             if self.current_state.get("place") == "recorded":
                 name = str(self.current_state.get("recording", fields["recording"].default))
-                own["state_dir"] = fields["state_dir"].default / "recorded" / name
+                values["state_dir"] = default / "recorded" / name
             elif self.current_state.get("place") == "cluster":
-                own["state_dir"] = fields["state_dir"].default / "cluster"
-        state_dir = Path(
-            own.get("state_dir") or self.current_state.get("state_dir", fields["state_dir"].default)
-        )
-        path = state_dir / ENDPOINTS_FILE
-        try:
-            found = json.loads(path.read_text())
-        except FileNotFoundError:
-            return own
-        except (OSError, ValueError) as e:
-            raise SettingsError(
-                f"{path} cannot be read",
-                got=str(e),
-                fix="run `lab down` and `lab up` to write it anew",
-            ) from e
-        return own | {f"{name}_url": url for name, url in found.items() if name in ENDPOINTS}
+                values["state_dir"] = default / "cluster"
+
+        merged = {"state_dir": fields["state_dir"].default} | self.current_state | values
+        if getattr(self.settings_cls, "finds_running_stack", True):
+            endpoints = _read_endpoints(Path(merged["state_dir"]))
+            values |= {f"{name}_url": url for name, url in endpoints.items() if name in ENDPOINTS}
+        return values
 
 
-def load_settings(**overrides: Any) -> Settings:
+class _WithoutRunningStack(Settings):
+    """Settings that do not read endpoints.json, which may be damaged."""
+
+    finds_running_stack: ClassVar[bool] = False
+
+
+def load_settings(*, running_stack: bool = True, **overrides: Any) -> Settings:
     """Return settings from all sources; keyword arguments win.
 
-    Every process that talks to the lab's servers begins here, so this also keeps its requests to this machine away
-    from proxies (NO_PROXY). Raises SettingsError with the offending name and value.
+    With `running_stack=False` the addresses of the running lab are left out, so that a damaged
+    endpoints.json does not matter. Every process that talks to the lab's servers begins here, so
+    this also keeps its requests to this machine away from proxies (NO_PROXY).
+    Raises SettingsError with the offending name and value.
     """
     bypass_proxies_on_loopback()
+    _check_foreign_toml()
+    cls = Settings if running_stack else _WithoutRunningStack
     try:
-        return Settings(**overrides)
+        return cls(**overrides)
     except ValidationError as e:
         first = e.errors()[0]
         name = ".".join(str(p) for p in first["loc"])
+        secret = name.partition(".")[0] == "store_headers"
+        raise _unusable(name, first["msg"], "" if secret else repr(first.get("input"))) from None
+    except MalformedSetting as e:  # a dictionary in the environment that is not JSON
+        name = next((n for n in Settings.model_fields if f'"{n}"' in str(e)), "")
+        got = os.environ.get(f"LAB_{name.upper()}", str(e))
+        raise _unusable(name, "it is not JSON", got) from None
+    except tomllib.TOMLDecodeError as e:
+        files = " or ".join(str(path) for path in settings_files())
+        raise SettingsError(f"{files} is not TOML", got=str(e), fix="correct that line") from None
+
+
+def hide_password(url: str) -> str:
+    """Return a URL as it may be printed: without the password in it."""
+    try:
+        parts = urlsplit(url)
+        secret = parts.password
+    except ValueError:
+        return "(a malformed URL)"
+    if secret is None:
+        return url
+    login, _, host = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{login.partition(':')[0]}:***@{host}").geturl()
+
+
+def _unusable(name: str, why: str, got: str) -> SettingsError:
+    return SettingsError(
+        f"setting {name} is not usable: {why}",
+        got=got,
+        fix=f"correct LAB_{name.upper()} in the environment or {name} in {TOML_FILE}",
+    )
+
+
+def _check_foreign_toml() -> None:
+    """Check lab.toml of a working folder outside this checkout, which may be someone else's.
+
+    Raises SettingsError if it sets one of TRUSTED_ONLY, or an address to which the credentials of
+    the environment or of this checkout would be sent.
+    """
+    path = Path(TOML_FILE).absolute()
+    if path.parent == REPO or REPO in path.parents or not path.is_file():
+        return
+
+    content = _read_toml(path)
+    refused = [name for name in TRUSTED_ONLY if name in content]
+    if refused:
         raise SettingsError(
-            f"setting {name} is not usable: {first['msg']}",
-            got=repr(first.get("input")),
-            fix=f"correct LAB_{name.upper()} in the environment or {name} in lab.toml",
+            f"{path} sets {', '.join(refused)}, which only the checkout's own file may",
+            fix=f"set it in the environment (LAB_{refused[0].upper()}) or in {REPO / TOML_FILE}",
+        )
+    stores = [n for n in ("prometheus_url", "tempo_url") if n in content and not _in_environ(n)]
+    has_credentials = _in_environ("store_headers") or "store_headers" in _read_toml(
+        REPO / TOML_FILE
+    )
+    if stores and has_credentials and "store_headers" not in content:
+        raise SettingsError(
+            f"your store_headers would be sent to the address that {path} sets",
+            got=f"{stores[0]} = {hide_password(str(content[stores[0]]))}",
+            fix=f"if you trust it, set LAB_{stores[0].upper()} to it; otherwise remove that file",
+        )
+
+
+def _in_environ(name: str) -> bool:
+    return f"LAB_{name.upper()}" in os.environ
+
+
+def settings_files() -> list[Path]:
+    """Return the lab.toml files that are read, the weaker first."""
+    files = dict.fromkeys((REPO / TOML_FILE, Path(TOML_FILE).absolute()))
+    return [path for path in files if path.is_file()]
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """Return a file's content; empty if it cannot be read, which loading the settings reports."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def _read_endpoints(state_dir: Path) -> dict[str, str]:
+    """Return what the running lab wrote. Raises SettingsError if it cannot be read."""
+    path = state_dir / ENDPOINTS_FILE
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as e:
+        raise SettingsError(
+            f"{path} cannot be read",
+            got=str(e),
+            fix="run `lab down` and `lab up` to write it anew",
         ) from e

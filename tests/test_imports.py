@@ -20,6 +20,7 @@ FLOOR = {
     "files",
     "durations",
     "environment",
+    "command_line",
     "world",
     "prices",
     "notebook",

@@ -9,7 +9,7 @@ import pytest
 
 from lab.exercises import EXERCISES
 from lab.runner.execute import PASSED, run_notebooks
-from lab.runner.parameters import share_out
+from lab.runner.parameters import assign
 from scripts import readme_table
 from scripts.notebook_rules import exercises_in, problems
 from tests.solutions import SOLUTIONS, not_right, solved
@@ -50,7 +50,7 @@ def test_rules(path: Path) -> None:
 @every_notebook
 def test_parameters_are_known(path: Path) -> None:
     """What the tests override exists in the notebook: papermill would silently ignore it otherwise."""
-    share_out([path], SMALLER.get(path.stem, {}))
+    assign([path], SMALLER.get(path.stem, {}))
 
 
 def test_readme_lists_them() -> None:

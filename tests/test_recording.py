@@ -123,9 +123,9 @@ def test_a_recording_is_replaced_only_when_told(attached: Settings) -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["x", "--last", "soon"], "no length of time"),
+        (["x", "--last", "soon"], "is not a duration"),
         (["x", "--start", "2026-11-26T10:00:00", "--end", "2026-11-26T10:05:00Z"], "no time zone"),
-        (["x", "--start", "yesterday", "--end", "today"], "no instant"),
+        (["x", "--start", "yesterday", "--end", "today"], "is not a timestamp"),
         (["x", "--start", "2026-11-26T10:00:00Z"], "needs an end"),
         (["x"], "not 1 runs to record"),
     ],

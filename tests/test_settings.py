@@ -59,3 +59,101 @@ def test_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_every_endpoint_has_a_field() -> None:
     """endpoint(name) and the settings' fields do not drift apart."""
     assert {f"{name}_url" for name in ENDPOINTS} <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("Authorization: Bearer x:y", {"Authorization": "Bearer x:y"}),
+        ("X-Scope-OrgID: a\nAuthorization: b\n", {"X-Scope-OrgID": "a", "Authorization": "b"}),
+        ('{"Authorization": "Bearer x"}', {"Authorization": "Bearer x"}),
+    ],
+)
+def test_headers_are_lines_or_json(
+    text: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As curl takes them, or as pydantic does."""
+    monkeypatch.setenv("LAB_STORE_HEADERS", text)
+    assert load_settings(state_dir=tmp_path).store_headers == headers
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LAB_STORE_HEADERS", "Bearer hunter2"),
+        ("LAB_STORE_HEADERS", "{hunter2"),
+        ("LAB_PORTS", "abc"),
+    ],
+)
+def test_malformed_values_are_settings_errors_without_secrets(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The variable is named; a header's value is not printed."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=variable) as e:
+        load_settings(state_dir=tmp_path)
+    assert "hunter2" not in str(e.value) and e.value.__suppress_context__
+
+
+def test_passwords_are_not_printed(tmp_path: Path) -> None:
+    """A notebook's last line may be the settings."""
+    url = "https://eng:s3cret%20p%40ss@prom.example/x"
+    settings = load_settings(
+        state_dir=tmp_path, prometheus_url=url, store_headers={"Authorization": "Bearer s3cret"}
+    )
+    assert "s3cret" not in repr(settings) and "eng:***@prom.example/x" in repr(settings)
+    assert settings.endpoint("prometheus") == url
+
+
+def test_the_source_of_an_address_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lab.toml that redirects the workshop is named, and so is a variable."""
+    (tmp_path / "lab.toml").write_text('tempo_url = "http://tempo.example"\n')
+    (tmp_path / "endpoints.json").write_text(
+        json.dumps({"tempo": "http://127.0.0.1:1", "vllm": "http://127.0.0.1:2"})
+    )
+    monkeypatch.setenv("LAB_PROMETHEUS_URL", "http://prom.example")
+    settings = load_settings(state_dir=tmp_path, mcp_url="http://mcp.example")
+    assert settings.source_of("prometheus_url") == "LAB_PROMETHEUS_URL"
+    assert settings.source_of("tempo_url") == str(tmp_path / "lab.toml")
+    assert settings.source_of("vllm_url") == f"the lab in {tmp_path}"
+    assert settings.source_of("mcp_url") == "an argument"
+    assert settings.source_of("model_name") == "the default"
+
+
+@pytest.mark.parametrize("name", ["model", "vllm_args", "state_dir", "cluster_context"])
+def test_a_foreign_folder_cannot_run_code(tmp_path: Path, name: str) -> None:
+    """`vllm_args = "--trust-remote-code"` in a folder that the user only looked into."""
+    (tmp_path / "lab.toml").write_text(f'{name} = "x"\n')
+    with pytest.raises(SettingsError, match=f"sets {name}, which only the checkout's own file may"):
+        load_settings()
+
+
+def test_credentials_do_not_go_to_an_address_from_a_foreign_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the user repeats the address, or the file has credentials of its own."""
+    (tmp_path / "lab.toml").write_text('prometheus_url = "http://evil.example"\n')
+    assert load_settings(state_dir=tmp_path).prometheus_url == "http://evil.example"
+    monkeypatch.setenv("LAB_STORE_HEADERS", "Authorization: Bearer x")
+    with pytest.raises(SettingsError, match=r"evil\.example(.|\n)*LAB_PROMETHEUS_URL"):
+        load_settings(state_dir=tmp_path)
+    monkeypatch.setenv("LAB_PROMETHEUS_URL", "http://evil.example")
+    assert load_settings(state_dir=tmp_path).store_headers
+    monkeypatch.delenv("LAB_PROMETHEUS_URL")
+    monkeypatch.delenv("LAB_STORE_HEADERS")
+    with (tmp_path / "lab.toml").open("a") as file:
+        file.write('store_headers = {Authorization = "Bearer of this server"}\n')
+    assert load_settings(state_dir=tmp_path).store_headers
+
+
+def test_settings_load_beside_a_damaged_endpoints_file(tmp_path: Path) -> None:
+    """So that `lab down` works."""
+    (tmp_path / "endpoints.json").write_text("{")
+    assert load_settings(running_stack=False, state_dir=tmp_path).prometheus_url is None
+
+
+def test_a_malformed_toml_file_is_named(tmp_path: Path) -> None:
+    """Not a traceback of the parser."""
+    (tmp_path / "lab.toml").write_text("model = \n")
+    with pytest.raises(SettingsError, match=r"lab\.toml is not TOML"):
+        load_settings(state_dir=tmp_path)

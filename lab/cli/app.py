@@ -1,31 +1,31 @@
-"""The verbs of `lab`, with their help. What they do is elsewhere."""
+"""The verbs of `lab`, with their help. Each imports what it does when it is called, so `lab --help` is quick."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from lab.command_line import STYLE
 
 app = typer.Typer(
     name="lab",
     help="An observability lab for large language models, live on this machine.",
     no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    **STYLE,
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-# verb -> (module, its one line of help). Each module has `main(argv) -> int | None` and its own --help.
+# verb -> (module, help). Each module has `main(argv) -> exit status`, with its own options and help.
 DELEGATED = {
     "run": (
         "lab.runner",
         "Execute the notebooks in order on the real stack; results, report and logs go to out/.",
     ),
-    "report": ("lab.runner.report", "Make the HTML report of an earlier run again."),
+    "report": ("lab.runner.report", "Write the HTML report of an earlier run again."),
     "load": (
         "lab.workload.command",
         "Drive a workload through the stack and record every request.",
@@ -38,79 +38,93 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
-    "tracestore": ("lab.tracestore.__main__", "Run the embedded trace store alone."),
+    "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }
 
-
-PLACE_HELP = (
-    "'local': this machine; 'cluster': the Kubernetes cluster of --context; 'recorded': stores that hold a recording "
-    "(LAB_RECORDING, a folder of data/recorded)."
-)
-Place = Annotated[str, typer.Option(help=PLACE_HELP)]
-Context = Annotated[
-    str, typer.Option(help="The Kubernetes context, for --place cluster. None is taken by itself.")
+Place = Annotated[
+    Literal["local", "cluster", "recorded"],
+    typer.Option(
+        help="local: this machine; cluster: the Kubernetes cluster of --context; recorded: stores "
+        "that hold a recording (LAB_RECORDING, a folder of data/recorded)."
+    ),
 ]
-Overlay = Annotated[str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")]
+Context = Annotated[
+    str, typer.Option(help="The Kubernetes context, for --place cluster. There is no default.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
 def up(
     wait: Annotated[
-        str,
+        Literal["agent", "all"],
         typer.Option(
-            help="'agent': until an agent request can be answered; 'all': documents can be searched too."
+            help="agent: until an agent request can be answered; all: documents can be searched too."
         ),
     ] = "agent",
     place: Place = "local",
     context: Context = "",
-    overlay: Overlay = "",
+    overlay: Annotated[
+        str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")
+    ] = "",
     also: Annotated[
-        list[str], typer.Option("--with", help="A part on demand to start too: 'vllm-canary'.")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option("--with", help="Start this part on demand too: vllm-canary.")
+    ] = None,
 ) -> None:
-    """Stand the stack up, or start again what died. Says what it waits for, and which log to read if a part fails."""
-    if _on_cluster(place):
+    """Stand the stack up, or start again what died or hangs.
+
+    Reports what it waits for, and which log to read if a part fails.
+    """
+    if place == "cluster":
         from lab.cli import cluster
 
-        return cluster.up(context, overlay)
-    from lab.cli.stack import up as run
+        return cluster.stand_up(context, overlay)
+    from lab.cli import show
 
-    run(_choice(wait, ("agent", "all"), "--wait"), also)
+    _choose_place(place)
+    show.stand_up(wait, also or [])
 
 
 @app.command()
 def down(
-    place: Place = "local",
+    place: Annotated[
+        Literal["local", "cluster", "recorded"] | None,
+        typer.Option(help="Only this place. Without it: all that runs on this machine."),
+    ] = None,
     context: Context = "",
     only: Annotated[
-        list[str], typer.Option(help="Stop only this part, which was started with --with.")
-    ] = [],  # noqa: B006
+        list[str] | None, typer.Option(help="Stop only this part, which was started with --with.")
+    ] = None,
 ) -> None:
-    """Take the stack down. No process stays, whatever happened to the supervisor; on a cluster, nothing of ours."""
-    if _on_cluster(place):
+    """Take the stack down. No process stays, whatever happened to the supervisor.
+
+    With --place cluster, it removes what is ours from the cluster, and nothing else.
+    """
+    if place == "cluster":
         from lab.cli import cluster
 
-        return cluster.down(context)
-    from lab.cli.stack import down as run
+        return cluster.take_down(context)
+    from lab.cli import show
 
-    run(only)
+    _choose_place(place)
+    show.take_down(only or [], every_place=place is None)
 
 
 @app.command()
-def status(
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-    place: Place = "local",
-    context: Context = "",
-) -> None:
-    """Show every part: state, pid, port, memory, since when, log. Exit status 1 if one that is needed is not ready."""
-    if _on_cluster(place):
+def status(as_json: Json = False, place: Place = "local", context: Context = "") -> None:
+    """Show every part: state, pid, port, memory, since when, log.
+
+    Exit status 1 if a needed part is not ready, or if one hangs.
+    """
+    if place == "cluster":
         from lab.cli import cluster
 
-        sys.exit(cluster.status(context))
-    from lab.cli.stack import status as run
+        sys.exit(cluster.show_status(context))
+    from lab.cli import show
 
-    sys.exit(run(as_json))
+    _choose_place(place)
+    sys.exit(show.show_status(as_json))
 
 
 @app.command()
@@ -124,27 +138,21 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on as lines are written, until Ctrl-C.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Json = False,
     last: Annotated[
-        int, typer.Option("--last", "-n", help="Only that many of the newest lines; 0: all.")
+        int, typer.Option("--last", "-n", min=0, help="Begin with this many of the newest; 0: all.")
     ] = 0,
 ) -> None:
     """Show log lines of a part, of all, or of one trace."""
-    from lab.cli.stack import logs as run
+    from lab.cli import show
 
-    run(part, trace, follow, as_json, last)
-
-
-def _on_cluster(place: str) -> bool:
-    if _choice(place, ("local", "cluster", "recorded"), "--place") == "recorded":
-        os.environ["LAB_PLACE"] = place  # for the settings, wherever they are loaded
-    return place == "cluster"
+    show.show_logs(part, trace, follow, as_json, last)
 
 
-def _choice(value: str, allowed: tuple[str, ...], option: str) -> str:
-    if value not in allowed:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}", param_hint=option)
-    return value
+def _choose_place(place: str | None) -> None:
+    """Set the place for all settings that this process loads."""
+    if place == "recorded":
+        os.environ["LAB_PLACE"] = place
 
 
 def _delegate(verb: str, module: str, help_line: str) -> None:

@@ -1,17 +1,22 @@
-"""`lab attach`: look at somebody's own Prometheus and Tempo, say what of the analysis they can feed, remember them."""
+"""`lab attach`: check another Prometheus and Tempo for what the analysis needs, and remember them."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from lab.command_line import run_verb
 from lab.errors import LabError, NoData, StoreError
+from lab.files import write_atomically
 from lab.schema import Metric, names_of
-from lab.settings import Settings, load_settings
+from lab.settings import REPO, TOML_FILE, Settings, hide_password, load_settings
 from lab.stores import Prometheus, Tempo
 
 RECENT_S = 3600.0
@@ -33,59 +38,72 @@ NEEDS = (
 
 
 def main(argv: list[str]) -> int:
-    """0 if both answer and have something, 1 if not."""
-    parser = argparse.ArgumentParser(
-        prog="lab attach",
-        description="Check a Prometheus and a Tempo (default: those of the settings) for the analysis; --write keeps "
-        "the addresses, and the scrape job of vLLM, in lab.toml. A login may stand in the URL: https://user:password@host.",
-    )
-    parser.add_argument("--prometheus", metavar="URL")
-    parser.add_argument("--tempo", metavar="URL")
-    parser.add_argument(
-        "--write", action="store_true", help="write the addresses into lab.toml of this folder"
-    )
-    args = parser.parse_args(argv)
-    given = {"prometheus_url": args.prometheus, "tempo_url": args.tempo}
+    """Return 0 if both servers answer and have data, 1 if not."""
+    return run_verb(attach, argv, "attach")
+
+
+def attach(
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
+    ] = "",
+    tempo: Annotated[
+        str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
+    ] = "",
+    write: Annotated[
+        bool, typer.Option(help="Keep the addresses, and vLLM's scrape job, in lab.toml.")
+    ] = False,
+) -> int:
+    """Check your own Prometheus and Tempo for the analysis.
+
+    A login may be in the URL (https://user:password@host), with special characters
+    percent-encoded; headers are set with LAB_STORE_HEADERS.
+    """
+    given = {"prometheus_url": prometheus, "tempo_url": tempo}
     given = {name: url for name, url in given.items() if url}
     settings = load_settings(**given)
-    good = [_told(check, settings) for check in (look_at_prometheus, look_at_tempo)]
+    good = [_report(check, settings) for check in (look_at_prometheus, look_at_tempo)]
     if not all(good):
         return 1
+
     job, lines = scrape_job(settings)
     for line in lines:
         print(line)
-    given |= {"vllm_job": job} if job != settings.vllm_job else {}
-    if args.write and given:
-        print(f"written to {_write(Path('lab.toml'), given)}")
+    if job != settings.vllm_job:
+        given["vllm_job"] = job
+    if write and given:
+        print(f"written to {_write(_toml_file(settings), given)}")
     return 0
 
 
-def _told(check: Callable[[Settings], list[str]], settings: Settings) -> bool:
+def _report(check: Callable[[Settings], list[str]], settings: Settings) -> bool:
+    """Print the lines of a check, or its error. Returns whether it passed."""
     try:
         for line in check(settings):
             print(line, flush=True)
-        return True
     except LabError as e:
         print(f"{type(e).__name__}: {e}", flush=True)
         return False
+    return True
 
 
 def look_at_prometheus(settings: Settings) -> list[str]:
-    """Lines on what this Prometheus has of what the analysis needs. Raises StoreError where it does not answer."""
+    """Return lines on what this Prometheus has of the metrics that the analysis needs.
+
+    Raises StoreError where it does not answer, NoData where it has none of them.
+    """
     prometheus = Prometheus(settings)
     known = set(prometheus.metric_names())
-    lines = [f"Prometheus {prometheus.url}: {len(known):,} metrics"]
+    lines = [f"Prometheus {_address(settings, 'prometheus')}: {len(known):,} metrics"]
+    present = False
     for what, metrics in NEEDS:
-        names = {
-            metric: next((n for n in names_of(metric) if n in known), "") for metric in metrics
-        }
-        lacking = [metric for metric, name in names.items() if not name]
-        other = [
-            f"{name} for {metric}" for metric, name in names.items() if name and name != metric
-        ]
-        state = f"lacks {', '.join(lacking)}" if lacking else "there"
-        lines.append(f"  {what}: {state}" + (f" (as {', '.join(other)})" if other else ""))
-    if not any(name in known for _, metrics in NEEDS for m in metrics for name in names_of(m)):
+        names = {m: next((n for n in names_of(m) if n in known), "") for m in metrics}
+        missing = [metric for metric, name in names.items() if not name]
+        renamed = [f"{name} for {m}" for m, name in names.items() if name and name != m]
+        present = present or len(missing) < len(metrics)
+        state = f"lacks {', '.join(missing)}" if missing else "there"
+        lines.append(f"  {what}: {state}" + (f" (as {', '.join(renamed)})" if renamed else ""))
+
+    if not present:
         raise NoData(
             f"Prometheus at {prometheus.url} answers, but has no metric of a model server",
             got=f"{len(known):,} other metrics",
@@ -95,63 +113,76 @@ def look_at_prometheus(settings: Settings) -> list[str]:
 
 
 def scrape_job(settings: Settings) -> tuple[str, list[str]]:
-    """The job by which vLLM's series are to be asked for (embedding servers export the same names), and what to say.
+    """Return the scrape job of the chat model's vLLM, and lines to print about it.
 
-    It is the settings' own where there is such a one, else the only one; of several none is chosen.
+    Embedding servers export the same metrics under jobs of their own. It is the settings' job
+    where there is one of that name, else the only one; of several none is chosen.
     """
     metrics = "|".join(names_of(Metric.PROMPT_TOKENS))
-    found = (
-        Prometheus(settings)
-        .query(f'count by (job, model_name) ({{__name__=~"{metrics}"}})')
-        .metrics
-    )
+    query = f'count by (job, model_name) ({{__name__=~"{metrics}"}})'
     models: dict[str, list[str]] = {}
-    for series in found:
-        models.setdefault(series["metric"].get("job", ""), []).append(
-            series["metric"].get("model_name", "?")
-        )
+    for series in Prometheus(settings).query(query).metrics:
+        labels = series["metric"]
+        models.setdefault(labels.get("job", ""), []).append(labels.get("model_name", "?"))
     if settings.vllm_job in models or not models:
         return settings.vllm_job, []
-    named = "; ".join(
-        f"{job} (serving {', '.join(sorted(served))})" for job, served in sorted(models.items())
-    )
-    said = f"vLLM is scraped as the job {named}; the analysis asks for the job {settings.vllm_job}"
+
+    jobs = "; ".join(f"{job} (serving {', '.join(sorted(m))})" for job, m in sorted(models.items()))
+    line = f"vLLM is scraped as the job {jobs}; the analysis asks for the job {settings.vllm_job}"
     if len(models) == 1:
-        return next(iter(models)), [f"{said}: set LAB_VLLM_JOB, or --write keeps it"]
-    return settings.vllm_job, [f"{said}: set LAB_VLLM_JOB to one of them"]
+        return next(iter(models)), [f"{line}: set LAB_VLLM_JOB, or --write keeps it"]
+    return settings.vllm_job, [f"{line}: set LAB_VLLM_JOB to one of them"]
 
 
 def look_at_tempo(settings: Settings) -> list[str]:
-    """Lines on the traces of the last hour. Raises StoreError where it does not answer, NoData where there is none."""
-    tempo, now = Tempo(settings), time.time()
-    found = tempo.search("{}", now - RECENT_S, now, limit=200).require()
-    services = sorted({t.root_service for t in found if t.root_service})
+    """Return lines on the traces of the last hour.
+
+    Raises StoreError where it does not answer, NoData where it has no trace.
+    """
+    tempo = Tempo(settings)
+    now = time.time()
+    traces = tempo.search("{}", now - RECENT_S, now, limit=200).require()
+    services = sorted({t.root_service for t in traces if t.root_service})
+    count = f"{'at least ' if traces.limited else ''}{len(traces)}"
     lines = [
-        f"Tempo {tempo.url}: {'at least ' if found.limited else ''}{len(found)} traces in the last hour"
+        f"Tempo {_address(settings, 'tempo')}: {count} traces in the last hour",
+        f"  roots from {', '.join(services) or 'services without a name'}",
     ]
-    lines.append(f"  roots from {', '.join(services) or 'services that do not say their name'}")
-    for what, query in (
-        ("vLLM's requests", '{ name = "llm_request" }'),
-        ("model calls", '{ name =~ "chat .*" }'),
-    ):
+    queries = {
+        "vLLM's requests": '{ name = "llm_request" }',
+        "model calls": '{ name =~ "chat .*" }',
+    }
+    for what, query in queries.items():
         try:
-            count = len(tempo.search(query, now - RECENT_S, now, limit=1))
-            lines.append(f"  {what}: {'there' if count else 'none: switch on its tracing'}")
+            some = len(tempo.search(query, now - RECENT_S, now, limit=1)) > 0
+            lines.append(f"  {what}: {'there' if some else 'none: switch on its tracing'}")
         except StoreError as e:
-            lines.append(f"  {what}: not known ({e.happened})")
+            lines.append(f"  {what}: unknown ({e.happened})")
     return lines
 
 
+def _address(settings: Settings, name: str) -> str:
+    """Return a server's address and where it was read."""
+    source = settings.source_of(f"{name}_url")
+    address = hide_password(settings.endpoint(name))
+    return address if source == "an argument" else f"{address} (from {source})"
+
+
+def _toml_file(settings: Settings) -> Path:
+    """Return the file to write: with credentials the checkout's, which alone may be combined with them."""
+    return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
+
+
 def _write(path: Path, given: dict[str, str]) -> Path:
-    """Set these names, leave the rest of the file as it is."""
+    """Set these names and leave the rest of the file as it is; with a password it is private."""
     text = path.read_text() if path.exists() else ""
-    for name, url in given.items():
-        line = f"{name} = {json.dumps(url)}"
-        pattern = rf"(?m)^{name}\s*=.*$"
-        text = (
-            re.sub(pattern, lambda _, line=line: line, text)
-            if re.search(pattern, text)
-            else f"{line}\n{text}"
-        )
-    path.write_text(text)
+    for name, value in given.items():
+        line = f"{name} = {json.dumps(value)}"
+        text, replaced = re.subn(rf"(?m)^{name}\s*=.*$", lambda _, line=line: line, text)
+        if not replaced:
+            text = f"{line}\n{text}"
+
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
+    secret = any(hide_password(value) != value for value in given.values())
+    write_atomically(path, text, 0o600 if secret or "store_headers" in text else mode)
     return path.resolve()

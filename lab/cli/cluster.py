@@ -10,42 +10,39 @@ from lab.settings import ENDPOINTS, load_settings
 from lab.stack import cluster
 from lab.stack.cluster.rollout import WorkloadStatus
 
+EVERY_S = 15.0
 
-def up(context: str, overlay: str) -> None:
-    """Check the cluster, stand the overlay up, say what is waited for, print where everything is."""
-    settings, console = load_settings(place="cluster"), Console()
-    context, overlay = context or settings.cluster_context, overlay or settings.cluster_overlay
+
+def stand_up(context: str, overlay: str) -> None:
+    """Check the cluster, stand the overlay up with progress, print where everything is."""
+    settings = load_settings(place="cluster")
+    console = Console()
+    context = context or settings.cluster_context
+    overlay = overlay or settings.cluster_overlay
+
     for finding in cluster.preflight(settings, context, overlay):
-        mark = (
-            "[green]good[/]"
-            if finding.ok
-            else "[red]missing[/]"
-            if finding.required
-            else "[yellow]careful[/]"
-        )
+        mark = "[red]missing[/]" if finding.required else "[yellow]careful[/]"
+        mark = "[green]good[/]" if finding.ok else mark
         fix = "" if finding.ok else f"; fix: {finding.fix}"
-        console.print(
-            f"  {mark} {finding.name}: {finding.found}{fix}", highlight=False, soft_wrap=True
-        )
+        line = f"  {mark} {finding.name}: {finding.found}{fix}"
+        console.print(line, highlight=False, soft_wrap=True)
+
     endpoints = cluster.up(settings, context, overlay, _Progress())
     for name, url in sorted(endpoints.items()):
-        console.print(
-            f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]", highlight=False, soft_wrap=True
-        )
+        line = f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
-def down(context: str) -> None:
-    """Take it down, say what went."""
-    settings = load_settings(place="cluster")
+def take_down(context: str) -> None:
+    """Take it down and print what was removed."""
+    settings = load_settings(place="cluster", running_stack=False)
     removed = cluster.down(settings, context or settings.cluster_context)
-    print(
-        "\n".join(f"removed {name}" for name in removed)
-        or "there was nothing of the lab in that cluster"
-    )
+    lines = "\n".join(f"removed {name}" for name in removed)
+    print(lines or "there was nothing of the lab in that cluster")
 
 
-def status(context: str) -> int:
-    """A line a workload; 1 if one is not ready or there is none."""
+def show_status(context: str) -> int:
+    """Print one line per workload. Returns 1 if one is not ready or there is none."""
     settings = load_settings(place="cluster")
     rows = cluster.status(settings, context or settings.cluster_context)
     for r in rows:
@@ -57,7 +54,7 @@ def status(context: str) -> int:
 
 
 class _Progress:
-    """A line when something changes, and one every 15 s for what is waited for."""
+    """A line when a workload gets ready, and one every 15 s for what is waited for."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -68,8 +65,9 @@ class _Progress:
             if r.ready and r.name not in self._seen:
                 self._seen.add(r.name)
                 print(f"{elapsed_s:6.0f} s  {r.name} is ready", flush=True)
+
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + 15.0
-            waiting = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
-            if waiting:
-                print(f"{elapsed_s:6.0f} s  waiting for {waiting}", flush=True)
+            self._next = time.monotonic() + EVERY_S
+            pending = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
+            if pending:
+                print(f"{elapsed_s:6.0f} s  waiting for {pending}", flush=True)

@@ -19,7 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from lab.errors import NotebookError
 from lab.runner import kernel
-from lab.runner.parameters import share_out
+from lab.runner.parameters import assign
 from lab.settings import Settings
 
 PASSED, FAILED, TIMED_OUT, INTERRUPTED, NOT_RUN = (
@@ -76,7 +76,7 @@ def run_notebooks(
     that none has and for a file that is no notebook. After Ctrl-C the rest is `not run`.
     """
     paths = [Path(p).resolve() for p in paths]
-    shares = share_out(paths, parameters)
+    shares = assign(paths, parameters)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as e:

@@ -30,7 +30,7 @@ def parameters_of(notebook: Path) -> dict[str, dict[str, Any]]:
         ) from e
 
 
-def share_out(notebooks: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+def assign(notebooks: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
     """For each notebook those of the given parameters that it has.
 
     Raises NotebookError for a name that none of them has (with the names that come near), and for a value of another

@@ -1,17 +1,19 @@
-"""`lab run`: stand the stack up, execute the notebooks, keep the logs, write the report, take down what was started."""
+"""`lab run`: stand the stack up, execute the notebooks, keep the logs, write the report, take the stack down."""
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from lab import stack
+from lab.command_line import run_verb
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
 from lab.runner.execute import (
@@ -23,32 +25,58 @@ from lab.runner.execute import (
     run_notebooks,
     title_of,
 )
-from lab.runner.lifecycle import stack_for, term_as_interrupt, undisturbed
-from lab.runner.parameters import share_out
+from lab.runner.lifecycle import ignore_interrupts, stack_for, term_as_interrupt
+from lab.runner.parameters import assign
 from lab.runner.report import write_report
 from lab.runner.show import Show
-from lab.settings import REPO, Settings, load_settings
+from lab.settings import REPO, Settings, load_settings, settings_files
 
 NOTEBOOKS = REPO / "notebooks"
 STOPPED = "Interrupted."
+REASON_LINES = 6  # of a failure's reason on the terminal; the report has all of it
 
 
 def main(argv: list[str]) -> int:
-    """Exit status: 0 if every notebook passed, 1 if one did not or the stack did not come up, 130 after Ctrl-C."""
-    options = _parser().parse_args(argv)
+    """Run `lab run`.
+
+    Returns 0 if every notebook passed, 1 if one did not or the stack did not come up, 130 after
+    Ctrl-C.
+    """
+    return run_verb(run_command, argv, "run")
+
+
+def run_command(
+    notebooks: Annotated[
+        list[str] | None, typer.Argument(help="Names, numbers (01) or paths. Default: all.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter",
+            "-p",
+            metavar="NAME=VALUE",
+            help="Set a parameter in every notebook that has it; repeat for more.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder for the results. Default: out/<time>.")
+    ] = None,
+    cell_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a cell counts as hanging.")
+    ] = CELL_TIMEOUT_S,
+    keep: Annotated[bool, typer.Option(help="Leave the stack up afterwards.")] = False,
+) -> int:
+    """Stand the stack up, execute the notebooks in order, write a report, take the stack down."""
     settings = load_settings()
-    paths = choose(options.notebooks, NOTEBOOKS)
-    parameters = parse_parameters(options.parameter)
-    share_out(paths, parameters)  # a misspelt name is refused before the stack is stood up for it
-    out_dir = _new_folder(options.out)
+    paths = choose(notebooks or [], NOTEBOOKS)
+    parameters = parse_parameters(parameter or [])
+    assign(paths, parameters)  # a misspelt name is refused before the stack is stood up for it
+    out_dir = _new_folder(out)
+    for path in settings_files():
+        print(f"settings from {path}", flush=True)
     with term_as_interrupt():
         return run_session(
-            settings,
-            paths,
-            out_dir,
-            parameters,
-            cell_timeout_s=options.cell_timeout,
-            keep=options.keep,
+            settings, paths, out_dir, parameters, cell_timeout_s=cell_timeout, keep=keep
         )
 
 
@@ -61,7 +89,10 @@ def run_session(
     cell_timeout_s: float = CELL_TIMEOUT_S,
     keep: bool = False,
 ) -> int:
-    """Everything after the command line. `keep` leaves the stack up; one that was up before is left up in any case."""
+    """Do everything after the command line. Returns the exit status.
+
+    `keep` leaves the stack up; one that was up before stays up in any case.
+    """
     print(f"results go to {out_dir}", flush=True)
     about = facts.collect(settings)
     runs: list[NotebookRun] = []
@@ -69,14 +100,22 @@ def run_session(
     began_at = time.time()
     try:
         with Show() as show, stack_for(settings, show, keep=keep):
-            limits = {"cell_timeout_s": cell_timeout_s, "progress": show.notebook}
-            runs = run_notebooks(paths, out_dir / "notebooks", parameters, settings, **limits)
-            notes += _parts_not_ready(settings) if any(run.status != PASSED for run in runs) else []
+            runs = run_notebooks(
+                paths,
+                out_dir / "notebooks",
+                parameters,
+                settings,
+                cell_timeout_s=cell_timeout_s,
+                progress=show.notebook,
+            )
+            if any(run.status != PASSED for run in runs):
+                notes += _parts_not_ready(settings)
     except LabError as e:
         notes.append(f"{type(e).__name__}: {e}")
     except KeyboardInterrupt:
         notes.append(STOPPED)
-    with undisturbed():
+
+    with ignore_interrupts():
         _keep_logs(settings, out_dir, began_at)
     runs = runs or [NotebookRun(path.stem, title_of(path), NOT_RUN, 0.0) for path in paths]
     report = write_report(out_dir, runs, about, notes)
@@ -84,7 +123,7 @@ def run_session(
 
 
 def _parts_not_ready(settings: Settings) -> list[str]:
-    """When a notebook failed: the parts that are not well, and the log to read."""
+    """Return a note per part that is not ready, with the log to read."""
     try:
         parts = stack.status(settings)
     except LabError as e:
@@ -105,10 +144,18 @@ def _keep_logs(settings: Settings, out_dir: Path, began_at: float) -> None:
 
 
 def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:
+    """Print how each notebook ended, why it failed, and where the report is."""
     for run in runs:
         print(f"{run.status:<12}{run.duration_s:7.1f} s  {run.name}")
+        if run.error and run.status != INTERRUPTED:
+            where = f"cell {run.cell + 1}: " if run.cell is not None else ""
+            lines = f"{where}{run.error}".splitlines()
+            more = ["..."] if len(lines) > REASON_LINES else []
+            for line in lines[:REASON_LINES] + more:
+                print(f"{'':14}{line}")
     for note in notes:
         print(note, file=sys.stderr)
+
     passed = sum(run.status == PASSED for run in runs)
     print(f"{passed} of {len(runs)} notebooks passed; report: {report}", flush=True)
     if STOPPED in notes or any(run.status == INTERRUPTED for run in runs):
@@ -117,32 +164,34 @@ def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:
 
 
 def choose(names: list[str], folder: Path) -> list[Path]:
-    """Notebooks by path, name or number ("01"), in teaching order; all of them for no names. Raises NotebookError."""
+    """Return notebooks by path, name or number ("01"), in teaching order; all without names.
+
+    Raises NotebookError for a name that no notebook has.
+    """
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    if not names:
-        if not every:
-            raise NotebookError(
-                "there are no notebooks", got=f"no NN_*.ipynb in {folder}", fix="restore notebooks/"
-            )
-        return every
-    chosen = []
-    for name in names:
-        as_path = Path(name)
-        matches = [as_path] if as_path.suffix == ".ipynb" and as_path.is_file() else []
-        matches = matches or [
-            p for p in every if p.stem == as_path.stem or p.stem.startswith(f"{name}_")
-        ]
-        if not matches:
-            got = f"there are {', '.join(p.stem for p in every) or 'none'}"
-            raise NotebookError(
-                f"there is no notebook {name!r}", got=got, fix="name one, or its number"
-            )
-        chosen += matches
-    return chosen
+    if not names and not every:
+        raise NotebookError(
+            "there are no notebooks", got=f"no NN_*.ipynb in {folder}", fix="restore notebooks/"
+        )
+    return [path for name in names for path in _matching(name, every)] or every
+
+
+def _matching(name: str, every: list[Path]) -> list[Path]:
+    path = Path(name)
+    if path.suffix == ".ipynb" and path.is_file():
+        return [path]
+
+    matches = [p for p in every if p.stem == path.stem or p.stem.startswith(f"{name}_")]
+    if not matches:
+        got = f"there are {', '.join(p.stem for p in every) or 'none'}"
+        raise NotebookError(
+            f"there is no notebook {name!r}", got=got, fix="use one of these names, or its number"
+        )
+    return matches
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
-    """["rate=2.5"] -> {"rate": 2.5}; values as YAML scalars. Raises NotebookError."""
+    """Return {"rate": 2.5} for ["rate=2.5"]; values are YAML scalars. Raises NotebookError."""
     parameters = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -157,31 +206,31 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     return parameters
 
 
-def _new_folder(asked: Path | None) -> Path:
-    folder = asked or REPO / "out" / time.strftime("%Y%m%d-%H%M%S")
-    if folder.exists() and any(folder.iterdir()):
+def _new_folder(requested: Path | None) -> Path:
+    """Make the folder of this run; no two runs share one, even if they begin in the same second."""
+    if requested and requested.exists() and any(requested.iterdir()):
         raise NotebookError(
-            f"{folder} is not empty", fix="name a new folder: results of two runs do not mix"
+            f"{requested} is not empty", fix="name a new folder: results of two runs do not mix"
         )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if requested:
+            requested.mkdir(parents=True, exist_ok=True)
+            return requested.resolve()
+        return _make_unique(REPO / "out", time.strftime("%Y%m%d-%H%M%S"))
     except OSError as e:
+        folder = requested or REPO / "out"
         raise NotebookError(
             f"{folder} cannot be made", got=str(e), fix="choose another folder with --out"
         ) from e
-    return folder.resolve()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lab run",
-        description="Stand the stack up, execute the notebooks in order, leave a report, take it down.",
-    )
-    parser.add_argument("notebooks", nargs="*", help="names, numbers (01) or paths; default: all")
-    parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument(
-        "--out", type=Path, help="a new folder for the results; default: out/<time>"
-    )
-    parser.add_argument("--cell-timeout", type=float, default=CELL_TIMEOUT_S, metavar="SECONDS")
-    parser.add_argument("--keep", action="store_true", help="leave the stack up afterwards")
-    return parser
+def _make_unique(parent: Path, name: str) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder.resolve()
+    raise AssertionError("count() does not end")

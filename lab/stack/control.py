@@ -1,4 +1,4 @@
-"""What a shell or a notebook asks of a lab: up, down, status, require. The supervisor does the work."""
+"""What a shell or a notebook does with a lab: up, down, status, require, logs. The supervisor does the work."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
 from lab.errors import NotUp, PartFailed, StackError
 from lab.settings import ENDPOINTS, REPO, Settings
-from lab.stack import processes, state, supervisor
-from lab.stack.logbook import causes, last_lines
+from lab.stack import logbook, processes, state, supervisor
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
 
 SUPERVISOR = ("-m", "lab.stack.supervisor")
 POLL_S = 0.2
-REPAIRS = 2  # how often one `lab up` asks for a part that dies again
-REPAIR_BEGINS_S = 300.0  # it may still be busy with the first start
-STALE_S = 10.0  # a supervisor that has not written for so long hangs
+REPAIRS = 2  # how often one `lab up` requests repairs for a part that dies again
+REPAIR_BEGINS_S = 300.0  # the supervisor may still be busy with the first start
+STALE_S = 7.0  # a supervisor that has not written for so long hangs
+HEARTBEAT_WAIT_S = 3.0  # after a suspended machine wakes up, the next heartbeat takes a second
+STOP_S = 30.0
 ENDPOINT_PARTS = {
     "tempo": "tracestore",
     "otlp": "tracestore",
@@ -37,48 +38,55 @@ ENDPOINT_PARTS = {
     "prometheus": "prometheus",
 }
 
+# Receives the parts and the seconds waited, a few times per second.
+Progress = Callable[[list[PartStatus], float], None]
+
 
 def up(
     settings: Settings,
-    progress: Callable[[list[PartStatus], float], None] | None = None,
+    progress: Progress | None = None,
     wait_for: Literal["agent", "all"] = "agent",
 ) -> dict[str, str]:
-    """See lab.stack.up."""
+    """Start what is not running, wait until it answers, and return {endpoint name: base URL}.
+
+    "agent" waits for all that an agent request needs, while embeddings and documents come up
+    behind it; "all" waits for those too. What is dead or hangs is started again.
+    Raises SettingsError, SetupError or ModelError before anything is started, PartFailed when a
+    part does not come up.
+    """
     state_dir = settings.state_dir.resolve()
     state.prepare(state_dir)
     began = time.monotonic()
-    lock = supervisor.take_lock(state_dir)
+
+    lock = _take_lock(state_dir)
     if lock is None:
-        _ask_to_repair(state_dir)
+        _request_repair(state_dir)
+        current = _running_state(state_dir)
     else:
         try:
             process = _start_supervisor(settings, lock)
         finally:
-            os.close(
-                lock
-            )  # the supervisor has it now, so that a second `lab up` never comes between
-        _wait_for_state(state_dir, process)
-    return _wait_until_up(state_dir, began, progress, wait_for, fresh=lock is not None)
+            os.close(lock)  # the supervisor holds it now, without a gap for a second `lab up`
+        current = _running_state(state_dir, process)
+    return _wait_until_up(state_dir, current, began, progress, wait_for, fresh=lock is not None)
 
 
-def down(settings: Settings) -> list[str]:
-    """See lab.stack.down."""
+def down(settings: Settings, progress: Progress | None = None) -> list[str]:
+    """Stop every part, also those that outlived their supervisor.
+
+    Returns a line per process that had to be killed, normally none.
+    """
     state_dir = settings.state_dir.resolve()
     if not state_dir.is_dir():
         return []
-    found = None
-    with contextlib.suppress(
-        StackError
-    ):  # unreadable: the mark in their environment still finds the processes
-        found = state.read(state_dir)
-    if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(found.supervisor_pid, signal.SIGTERM)
-        with contextlib.suppress(psutil.Error):
-            psutil.Process(found.supervisor_pid).wait(timeout=30)
-    recorded = found.processes if found else []
-    if found:
-        recorded = [*recorded, (found.supervisor_pid, found.supervisor_create_time)]
+
+    recorded: list[tuple[int, float]] = []
+    with contextlib.suppress(StackError):  # unreadable: the marks still identify the processes
+        if current := state.read(state_dir):
+            supervisor_process = (current.supervisor_pid, current.supervisor_create_time)
+            recorded = [*current.processes, supervisor_process]
+            _stop_supervisor(state_dir, current, progress)
+
     left = processes.leftovers(state_dir, recorded)
     names = [f"{_name(p)} (pid {p.pid})" for p in left]
     processes.end(left, grace_s=3.0)
@@ -88,128 +96,144 @@ def down(settings: Settings) -> list[str]:
 
 
 def status(settings: Settings) -> list[PartStatus]:
-    """See lab.stack.status."""
-    found = state.read(settings.state_dir.resolve())
-    if found is None:
+    """Return how each part is now, checked against the processes; empty if nothing was started.
+
+    Raises StackError if the state file cannot be read.
+    """
+    current = state.read(settings.state_dir.resolve())
+    if current is None:
         return []
-    alive = processes.is_same(found.supervisor_pid, found.supervisor_create_time)
-    return [
-        _supervisor_status(settings, found, alive),
-        *(_as_it_is(p, found, alive) for p in found.parts),
-    ]
+    alive = processes.is_same(current.supervisor_pid, current.supervisor_create_time)
+    parts = [_as_it_is(p, current, alive) for p in current.parts]
+    return [_supervisor_status(settings, current, alive), *parts]
 
 
 def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
-    """See lab.stack.require."""
+    """Return when the parts (default: all that an agent request needs) are ready.
+
+    Waits for those that are still coming up. Does nothing where the lab is not local, or where a
+    part's address was set to another server.
+    Raises PartFailed for a part that is dead, hangs or is not ready within `wait_s`, NotUp if no
+    lab is running, StackError for a part on demand that is off.
+    """
     if settings.place != "local":
         return
-    state_dir = settings.state_dir.resolve()
-    wanted = parts or AGENT_PATH
-    elsewhere = {
-        ENDPOINT_PARTS[name] for name in external_endpoints(settings) if name in ENDPOINT_PARTS
-    }
-    wanted = [p for p in wanted if p not in elsewhere]
+    external = {ENDPOINT_PARTS.get(name, "") for name in external_endpoints(settings)}
     limit = time.monotonic() + wait_s
-    for name in wanted:
-        while not (part := _part_now(state_dir, name)).ready:
-            if part.state == state.OFF:
-                raise StackError(
-                    f"{name} is off", got=part.what, fix=f"start it with `lab up --with {name}`"
-                )
-            if part.state in (state.FAILED, state.DEAD, state.STOPPED):
-                raise _part_failed(
-                    part, f"{name} is {part.state}", "run `lab up` to start it again"
-                )
-            if time.monotonic() > limit:
-                raise _part_failed(
-                    part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log"
-                )
-            time.sleep(POLL_S)
+    for name in parts or AGENT_PATH:
+        if name not in external:
+            _wait_for_part(settings.state_dir.resolve(), name, limit, wait_s)
 
 
 def start(settings: Settings, *parts: str, wait_s: float = 300.0) -> None:
-    """See lab.stack.start."""
+    """Start parts on demand of a running lab, such as `vllm-canary`, and wait until they answer.
+
+    Does nothing where the lab is not local: the deployment there is not ours to start.
+    Raises NotUp if no lab is running, StackError for a part that is not on demand, PartFailed if
+    it does not come up.
+    """
     _switch(settings, parts, on=True)
     require(settings, *parts, wait_s=wait_s)
 
 
 def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
-    """See lab.stack.stop."""
+    """End parts on demand. Raises as `start` does; does nothing where the lab is not local."""
+    if settings.place != "local":
+        return
     _switch(settings, parts, on=False)
     limit = time.monotonic() + wait_s
     for name in parts:
-        while (
-            settings.place == "local"
-            and (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF
-        ):
+        while (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF:
             if time.monotonic() > limit:
-                raise _part_failed(
-                    part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`"
-                )
+                happened = f"{name} has not ended after {wait_s:.0f} s"
+                raise _part_failed(part, happened, "look at `lab status`")
             time.sleep(POLL_S)
 
 
-def _switch(settings: Settings, parts: Sequence[str], *, on: bool) -> None:
-    """Tell the supervisor which parts on demand should run, and wait until it has turned to that."""
-    if settings.place != "local":
-        return
-    state_dir = settings.state_dir.resolve()
-    for name in parts:
-        if not _part_now(state_dir, name).on_demand:
-            fix = "only parts on demand can be; `lab up` starts all others again"
-            raise StackError(f"{name} cannot be started or stopped alone", fix=fix)
-    found = _wait_for_state(state_dir)
-    now = state.wanted(state_dir)
-    state.write_wanted(state_dir, now | set(parts) if on else now - set(parts))
-    os.kill(found.supervisor_pid, signal.SIGHUP)
-    limit = time.monotonic() + REPAIR_BEGINS_S
-    while _wait_for_state(state_dir).repairs == found.repairs and time.monotonic() < limit:
-        time.sleep(POLL_S)
+def logs(
+    settings: Settings,
+    part: str | None = None,
+    trace_id: str | None = None,
+    follow: bool = False,
+    last: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Return log entries in time order, only the newest `last` of those that exist if it is not 0.
+
+    Each has `part`, `ts` (ISO 8601), `level`, `message` and the part's own fields. With `follow`
+    the iterator goes on as lines are written. Raises NotUp if there are no logs, StackError for
+    an unknown part or a malformed trace id.
+    """
+    return logbook.read(settings.state_dir, part, trace_id, follow, last)
 
 
-def vector_store_id(settings: Settings, wait_s: float) -> str:
-    """See lab.stack.vector_store_id."""
+def vector_store_id(settings: Settings, wait_s: float = 120.0) -> str:
+    """Return the id of the vector store with the documents. Raises as `require` does."""
     require(settings, "documents", wait_s=wait_s)
-    found = state.read(settings.state_dir.resolve())
-    if not found or not found.vector_store_id:
+    current = state.read(settings.state_dir.resolve())
+    if not current or not current.vector_store_id:
         raise StackError(
             "the vector store's id is not known",
             fix="read the log of `documents`, then run `lab up`",
         )
-    return found.vector_store_id
+    return current.vector_store_id
 
 
 def external_endpoints(settings: Settings) -> dict[str, str]:
-    """Endpoints that the user set: {name: URL}. Those that a running lab wrote into its state folder are not."""
+    """Return the endpoints that the user set, {name: URL}, without those of the running lab."""
     written = state.written_endpoints(settings.state_dir.resolve())
-    given = {name: getattr(settings, f"{name}_url") for name in ENDPOINTS}
-    return {n: url.rstrip("/") for n, url in given.items() if url and url != written.get(n)}
+    urls = {name: getattr(settings, f"{name}_url") for name in ENDPOINTS}
+    return {n: url.rstrip("/") for n, url in urls.items() if url and url != written.get(n)}
 
 
-# -- up ----------------------------------------------------------------------------------------------------------------
+# -- the supervisor ----------------------------------------------------------------------------
+
+
+def _take_lock(state_dir: Path) -> int | None:
+    """Return the lock for a new supervisor; None if one runs already.
+
+    One that is ending is waited for, one that hangs is killed.
+    """
+    lock = supervisor.take_lock(state_dir)
+    if lock is None and _supervisor_hangs(state_dir):
+        _kill_supervisor(state_dir)
+        lock = supervisor.take_lock(state_dir)
+
+    limit = time.monotonic() + STOP_S
+    while lock is None and time.monotonic() < limit and _is_ending(state_dir):
+        time.sleep(POLL_S)
+        lock = supervisor.take_lock(state_dir)
+    return lock
+
+
+def _is_ending(state_dir: Path) -> bool:
+    with contextlib.suppress(StackError):
+        current = state.read(state_dir)
+        return current is not None and current.phase in ("failed", "stopping", "down")
+    return False
 
 
 def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
-    """Check what can be checked, sweep what an earlier supervisor left, start a new one in a session of its own."""
+    """End what an earlier supervisor left, and start a new one in a session of its own."""
     state_dir = settings.state_dir.resolve()
     external = external_endpoints(settings)
-    before = None
+    recorded: list[tuple[int, float]] = []
     with contextlib.suppress(StackError):  # unreadable: it is written anew
         before = state.read(state_dir)
-    left = processes.leftovers(state_dir, before.processes if before else [])
-    if left:
-        processes.end(left)
+        recorded = before.processes if before else []
+    processes.end(processes.leftovers(state_dir, recorded))
+
     supervisor.build(settings, external)  # raises before anything is started
     (state_dir / state.STACK_FILE).unlink(missing_ok=True)
     state.remove_endpoints(state_dir)
-    own = {f"{name}_url" for name in ENDPOINTS}
-    given = settings.model_dump(mode="json", exclude=own) | {
-        f"{n}_url": url for n, url in external.items()
-    }
-    log = state_dir / "logs" / "supervisor.log"
+
+    # The parts query no store of the user's, so the credentials stay here.
+    left_out = {f"{name}_url" for name in ENDPOINTS} | {"store_headers"}
+    given = settings.model_dump(mode="json", exclude=left_out)
+    given |= {f"{name}_url": url for name, url in external.items()}
+    log = _log_of_supervisor(state_dir)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
-    with log.open("ab") as out:
+    with open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, state.PRIVATE), "ab") as out:
         process = subprocess.Popen(
             [sys.executable, *SUPERVISOR, str(lock)],
             pass_fds=(lock,),
@@ -218,166 +242,281 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
             stderr=out,
             cwd=REPO,
             env=processes.part_env(state_dir, "supervisor", {"PYTHONPATH": str(REPO)}),
-            start_new_session=True,  # Ctrl-C in the terminal is not for the parts
+            start_new_session=True,  # Ctrl-C in the terminal does not reach the parts
         )
-    process.stdin.write(json.dumps({"settings": given, "external": external}).encode())
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has died; its log says why
+        assert process.stdin
+        process.stdin.write(json.dumps({"settings": given, "external": external}).encode())
+        process.stdin.close()
     return process
 
 
-def _ask_to_repair(state_dir: Path) -> None:
-    found = _wait_for_state(state_dir)
-    if any(
-        p.state in (state.FAILED, state.DEAD, state.STOPPED) or (p.ready and not _runs(p))
-        for p in found.parts
-    ):
-        os.kill(found.supervisor_pid, signal.SIGHUP)
-        before, limit = found.repairs, time.monotonic() + REPAIR_BEGINS_S
-        while _wait_for_state(state_dir).repairs == before and time.monotonic() < limit:
+def _supervisor_hangs(state_dir: Path) -> bool:
+    """Return whether a supervisor runs, but has not written for long and does not write now."""
+    with contextlib.suppress(StackError):
+        before = state.read(state_dir)
+        if not before or not _is_stale(before):
+            return False
+        limit = time.monotonic() + HEARTBEAT_WAIT_S
+        while time.monotonic() < limit:
             time.sleep(POLL_S)
+            now = state.read(state_dir)
+            if not now or not _is_stale(now):
+                return False
+        return processes.is_same(before.supervisor_pid, before.supervisor_create_time)
+    return False
 
 
-def _wait_for_state(
+def _is_stale(current: StackState) -> bool:
+    return time.time() - current.heartbeat_at > STALE_S
+
+
+def _kill_supervisor(state_dir: Path) -> None:
+    """Kill a supervisor that hangs. Its parts die with it, or are found by their marks."""
+    current = state.read(state_dir)
+    if current:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(current.supervisor_pid)
+            process.kill()
+            process.wait(timeout=5)
+
+
+def _stop_supervisor(state_dir: Path, current: StackState, progress: Progress | None) -> None:
+    """Request the end of the lab and wait for it. One that hangs is killed."""
+    if not processes.is_same(current.supervisor_pid, current.supervisor_create_time):
+        return
+    if _supervisor_hangs(state_dir):
+        return _kill_supervisor(state_dir)
+
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(current.supervisor_pid, signal.SIGTERM)
+    began = time.monotonic()
+    while time.monotonic() < began + STOP_S:
+        with contextlib.suppress(psutil.Error, ChildProcessError):
+            psutil.Process(current.supervisor_pid).wait(timeout=POLL_S)
+        if not processes.is_same(current.supervisor_pid, current.supervisor_create_time):
+            return
+        with contextlib.suppress(StackError):
+            now = state.read(state_dir)
+            if progress and now:
+                progress(now.parts, time.monotonic() - began)
+
+
+def _request_repair(state_dir: Path) -> None:
+    """Have the supervisor start again what is broken, if anything is."""
+    current = _running_state(state_dir)
+    if any(p.state in state.BROKEN or (p.ready and not _runs(p)) for p in current.parts):
+        _signal_and_wait(state_dir, current)
+
+
+def _switch(settings: Settings, parts: Sequence[str], *, on: bool) -> None:
+    """Write which parts on demand should run, and wait until the supervisor acts on it."""
+    if settings.place != "local" or not parts:
+        return
+    state_dir = settings.state_dir.resolve()
+    for name in parts:
+        if not _part_now(state_dir, name).on_demand:
+            raise StackError(
+                f"{name} cannot be started or stopped alone",
+                fix="only parts on demand can be; `lab up` starts all others again",
+            )
+
+    requested = state.requested(state_dir)
+    state.write_requested(state_dir, requested | set(parts) if on else requested - set(parts))
+    _signal_and_wait(state_dir, _running_state(state_dir))
+
+
+def _signal_and_wait(state_dir: Path, current: StackState) -> None:
+    """Send SIGHUP and wait until the repair has begun."""
+    os.kill(current.supervisor_pid, signal.SIGHUP)
+    limit = time.monotonic() + REPAIR_BEGINS_S
+    while _running_state(state_dir).repairs == current.repairs and time.monotonic() < limit:
+        time.sleep(POLL_S)
+
+
+def _running_state(
     state_dir: Path, process: subprocess.Popen[bytes] | None = None, limit_s: float = 60.0
 ) -> StackState:
+    """Wait for the state of a living supervisor, or of one whose start has failed already.
+
+    Raises PartFailed if `process`, a supervisor just started, ends without a state.
+    """
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
-        found = state.read(state_dir)
-        if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
-            return found
-        if process and process.poll() is not None:
+        ended = process is not None and process.poll() is not None
+        current = state.read(state_dir)
+        if current and (_lives(current) or current.phase == "failed"):
+            return current
+        if ended:
             break
         time.sleep(POLL_S)
-    log = state_dir / "logs" / "supervisor.log"
-    raise PartFailed(
-        "the supervisor did not start",
-        part="supervisor",
-        log=str(log),
-        got="\n".join(last_lines(log)),
+    raise _supervisor_failed(state_dir, "the supervisor did not start")
+
+
+def _lives(current: StackState) -> bool:
+    return processes.is_same(current.supervisor_pid, current.supervisor_create_time)
+
+
+def _supervisor_failed(state_dir: Path, happened: str) -> PartFailed:
+    log = _log_of_supervisor(state_dir)
+    got = "\n".join(logbook.last_lines(log))
+    return PartFailed(
+        happened, part="supervisor", log=str(log), got=got, fix=f"read {log}, then run `lab up`"
     )
+
+
+def _log_of_supervisor(state_dir: Path) -> Path:
+    return state_dir / "logs" / "supervisor.log"
+
+
+# -- waiting -----------------------------------------------------------------------------------
 
 
 def _wait_until_up(
     state_dir: Path,
+    current: StackState,
     began: float,
-    progress: Callable[[list[PartStatus], float], None] | None,
+    progress: Progress | None,
     wait_for: str,
     fresh: bool,
 ) -> dict[str, str]:
-    found = _wait_for_state(state_dir)
     repairs = REPAIRS
     while True:
         if progress:
-            progress(found.parts, time.monotonic() - began)
-        wanted = [
-            p for p in found.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
+            progress(current.parts, time.monotonic() - began)
+        needed = [
+            p for p in current.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
         ]
-        if not fresh and repairs and any(p.state == state.DEAD for p in wanted):
-            repairs -= 1  # its death was noticed only after we had asked
-            _ask_to_repair(state_dir)
-            found = _wait_for_state(state_dir)
-            continue
-        if failed := next((p for p in wanted if p.state in (state.FAILED, state.DEAD)), None):
-            _report_failure(state_dir, _cause(found, failed), fresh and failed.essential)
-        if found.phase == "up" and all(p.ready and _runs(p) for p in wanted):
-            return found.endpoints
+        if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
+            return current.endpoints
+
+        broken = [p for p in needed if p.state in (state.FAILED, state.DEAD, state.HANGS)]
+        if broken and repairs and not fresh and broken[0].state != state.FAILED:
+            repairs -= 1  # it was noticed only after the first request
+            _request_repair(state_dir)
+        elif broken:
+            _raise_failure(state_dir, _cause(current, broken[0]), fresh and broken[0].essential)
         time.sleep(POLL_S)
-        now = state.read(state_dir)
-        if now is None or now.phase in ("down", "stopping"):
+        current = _next_state(state_dir)
+
+
+def _next_state(state_dir: Path) -> StackState:
+    """Return the state now. Raises if the lab was taken down, or if its supervisor died."""
+    alive = state.read(state_dir)
+    # Read again once the supervisor has ended: it may have written why in the meantime.
+    current = alive if alive and _lives(alive) else state.read(state_dir)
+    if current is None or current.phase in ("down", "stopping"):
+        raise StackError("the lab was taken down while it was coming up", fix="run `lab up` again")
+    if not _lives(current) and current.phase != "failed":
+        raise _supervisor_failed(state_dir, "the supervisor died")
+    return current
+
+
+def _wait_for_part(state_dir: Path, name: str, limit: float, wait_s: float) -> None:
+    while not (part := _part_now(state_dir, name)).ready:
+        if part.state == state.OFF:
             raise StackError(
-                "the lab was taken down while it was coming up", fix="run `lab up` again"
+                f"{name} is off", got=part.what, fix=f"start it with `lab up --with {name}`"
             )
-        found = now
-        if (
-            not processes.is_same(found.supervisor_pid, found.supervisor_create_time)
-            and found.phase != "failed"
-        ):
-            log = state_dir / "logs" / "supervisor.log"
-            got = "\n".join(last_lines(log))
-            raise PartFailed(
-                "the supervisor died",
-                part="supervisor",
-                log=str(log),
-                got=got,
-                fix="run `lab up` again",
-            )
+        if part.state in state.BROKEN:
+            happened = f"{name} hangs" if part.state == state.HANGS else f"{name} is {part.state}"
+            raise _part_failed(part, happened, "run `lab up` to start it again")
+        if time.monotonic() > limit:
+            happened = f"{name} was not ready after {wait_s:.0f} s"
+            raise _part_failed(part, happened, "wait, or read its log")
+        time.sleep(POLL_S)
 
 
 def _runs(part: PartStatus) -> bool:
-    """Whether its process is there, if it should have one: the file may be a second old."""
-    return part.state == state.DONE or (
-        part.pid is not None and processes.is_same(part.pid, part.create_time or 0)
-    )
+    """Return whether its process is there, if it should have one: the file may be a second old."""
+    if part.state == state.DONE:
+        return True
+    return part.pid is not None and processes.is_same(part.pid, part.create_time or 0)
 
 
-def _cause(found: StackState, failed: PartStatus) -> PartStatus:
-    """The part whose failure made this one fail, if it only waited for another."""
-    for name in (p.name for p in found.parts if p.state in (state.FAILED, state.DEAD)):
-        if failed.error.startswith(f"{name}, which it needs"):
-            return _cause(found, found.part(name))
+def _cause(current: StackState, failed: PartStatus) -> PartStatus:
+    """Return the part whose failure made this one fail, if it only waited for another."""
+    for p in current.parts:
+        broken = p.state in (state.FAILED, state.DEAD)
+        if broken and failed.error.startswith(f"{p.name}, which it needs"):
+            return _cause(current, p)
     return failed
 
 
-def _report_failure(state_dir: Path, failed: PartStatus, everything_stops: bool) -> None:
+def _raise_failure(state_dir: Path, failed: PartStatus, everything_stops: bool) -> None:
     if everything_stops:
-        with contextlib.suppress(psutil.Error):
-            psutil.Process(state.read(state_dir).supervisor_pid).wait(timeout=30)
+        if current := state.read(state_dir):
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(current.supervisor_pid).wait(timeout=STOP_S)
         (state_dir / state.STACK_FILE).unlink(missing_ok=True)
+
     after = "; what was started is stopped again" if everything_stops else ""
     raise _part_failed(failed, f"{failed.name} did not come up{after}", "")
 
 
 def _part_failed(part: PartStatus, happened: str, fix: str) -> PartFailed:
-    lines = (causes(Path(part.log)) or last_lines(Path(part.log))) if part.log else []
+    lines: list[str] = []
+    if part.log:
+        lines = logbook.causes(Path(part.log)) or logbook.last_lines(Path(part.log))
     tail = "\n    ".join(["its log says", *lines]) if lines else ""
-    got = "\n  ".join(t for t in (part.error or part.waits_for, tail) if t)
-    advice = "; ".join(t for t in (fix, f"its whole log is {part.log}" if part.log else "") if t)
+    got = "\n  ".join(text for text in (part.error or part.waits_for, tail) if text)
+    read_log = f"its whole log is {part.log}" if part.log else ""
+    advice = "; ".join(text for text in (fix, read_log) if text)
     return PartFailed(happened, part=part.name, log=part.log, got=got, fix=advice)
 
 
-# -- status ------------------------------------------------------------------------------------------------------------
+# -- status ------------------------------------------------------------------------------------
 
 
-def _supervisor_status(settings: Settings, found: StackState, alive: bool) -> PartStatus:
-    log = settings.state_dir.resolve() / "logs" / "supervisor.log"
+def _supervisor_status(settings: Settings, current: StackState, alive: bool) -> PartStatus:
     row = PartStatus(
-        "supervisor", state.READY, "starts and watches the parts", log=str(log), essential=False
+        "supervisor",
+        state.READY,
+        "starts and watches the parts",
+        log=str(_log_of_supervisor(settings.state_dir.resolve())),
+        essential=False,
     )
-    row.pid, row.create_time, row.ready = found.supervisor_pid, found.supervisor_create_time, alive
-    row.uptime_s = time.time() - found.started_at
     if not alive:
-        row.state, row.pid, row.uptime_s = state.DEAD, None, None
+        row.state = state.DEAD
         row.error = "the supervisor died; run `lab up` to start the lab again"
-    elif time.time() - found.heartbeat_at > STALE_S:
-        row.state, row.error = (
-            "hangs",
-            f"it has not written for {time.time() - found.heartbeat_at:.0f} s",
+        return row
+
+    row.pid = current.supervisor_pid
+    row.create_time = current.supervisor_create_time
+    row.uptime_s = time.time() - current.started_at
+    row.ready = not _is_stale(current)
+    if not row.ready:
+        row.state = state.HANGS
+        row.error = (
+            f"it has not written for {time.time() - current.heartbeat_at:.0f} s; "
+            "run `lab up` to start the lab again"
         )
-    if row.pid:
+    with contextlib.suppress(psutil.Error):
         row.rss_bytes, row.pss_bytes = _memory([psutil.Process(row.pid)])
     return row
 
 
-def _as_it_is(part: PartStatus, found: StackState, supervised: bool) -> PartStatus:
-    """The part as its processes show it, which may be newer than the file."""
+def _as_it_is(part: PartStatus, current: StackState, supervised: bool) -> PartStatus:
+    """Return the part as its processes show it, which may be newer than the file."""
     runs = part.state != state.DONE and _runs(part)
-    if (
-        part.state in (state.READY, state.STARTING)
-        and not runs
-        and not (supervised and part.pid is None)
-    ):
-        part.state, part.ready, part.pid, part.uptime_s = state.DEAD, False, None, None
+    should_run = part.state in (state.READY, state.STARTING, state.HANGS)
+    if should_run and not runs and not (supervised and part.pid is None):
+        part.state = state.DEAD
+        part.ready = False
+        part.pid = None
+        part.uptime_s = None
         part.error = part.error or ("it died" if supervised else "it died with its supervisor")
     elif not supervised and part.state == state.WAITING:
-        part.state, part.error = state.STOPPED, "the supervisor died before it was started"
-    if runs:
-        others = {p.pid for p in found.parts if p.name != part.name}
+        part.state = state.STOPPED
+        part.error = "the supervisor died before it was started"
+    if runs and part.pid:
+        others = {p.pid for p in current.parts if p.name != part.name}
         part.rss_bytes, part.pss_bytes = _memory(_own_tree(part.pid, others))
     return part
 
 
 def _own_tree(pid: int, others: set[int | None]) -> list[psutil.Process]:
-    """The process and what is below it, but for other parts and what is below those."""
+    """Return the process and its descendants, without other parts and their descendants."""
     with contextlib.suppress(psutil.Error):
         root = psutil.Process(pid)
         below = [c for c in root.children() if c.pid not in others]
@@ -386,32 +525,40 @@ def _own_tree(pid: int, others: set[int | None]) -> list[psutil.Process]:
 
 
 def _memory(tree: list[psutil.Process]) -> tuple[int, int]:
-    rss = pss = 0
+    """Return (RSS, PSS) of these processes in bytes."""
+    rss = 0
+    pss = 0
     for p in tree:
         with contextlib.suppress(psutil.Error):
             full = p.memory_full_info()
-            rss, pss = rss + full.rss, pss + getattr(full, "pss", 0)
+            rss += full.rss
+            pss += getattr(full, "pss", 0)
     return rss, pss
 
 
 def _part_now(state_dir: Path, name: str) -> PartStatus:
-    found = state.read(state_dir)
-    if found is None:
+    """Return the state of a part. Raises NotUp without a lab, StackError for an unknown part."""
+    current = state.read(state_dir)
+    if current is None:
         raise NotUp("no lab is running", got=f"nothing in {state_dir}", fix="run `lab up`")
-    part = found.part(name)
+    part = current.part(name)
     if part is None:
-        raise StackError(
-            f"the lab has no part {name!r}",
-            fix=f"choose of {', '.join(p.name for p in found.parts)}",
-        )
-    alive = processes.is_same(found.supervisor_pid, found.supervisor_create_time)
-    if not alive or (part.state == state.READY and not _runs(part)):
-        part.state, part.ready = (
-            (part.state, part.ready) if part.state == state.DONE and alive else (state.DEAD, False)
-        )
-        part.error = part.error or (
-            "it died" if alive else "the supervisor died, and its parts with it"
-        )
+        names = ", ".join(p.name for p in current.parts)
+        raise StackError(f"the lab has no part {name!r}", fix=f"use one of {names}")
+
+    alive = _lives(current)
+    if alive and _is_stale(current) and _supervisor_hangs(state_dir):
+        part.state = state.HANGS
+        part.ready = False
+        part.error = "its supervisor hangs"
+    elif not alive and part.state != state.OFF:
+        part.state = state.DEAD
+        part.ready = False
+        part.error = part.error or "the supervisor died, and its parts with it"
+    elif part.state == state.READY and not _runs(part):
+        part.state = state.DEAD
+        part.ready = False
+        part.error = "it died"
     return part
 
 

@@ -34,7 +34,7 @@ def main() -> None:
     """Serve until told to end."""
     import uvicorn
 
-    logging.config.dictConfig(json_logging(LOGGERS))
+    _set_up_logging()
     start_tracing(os.environ["LAB_OTLP_ENDPOINT"])
     start_metrics(int(os.environ["LAB_LLAMA_STACK_METRICS_PORT"]))
     instrument_clients()
@@ -60,13 +60,23 @@ def create_app() -> FastAPI:
 
     register_document_types()
     app = create()
-    logging.config.dictConfig(
-        json_logging(LOGGERS)
-    )  # creating it has installed handlers for a terminal
+    _set_up_logging()  # creating it has installed handlers for a terminal
     FastAPIInstrumentor.instrument_app(
         app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"]
     )
     return app
+
+
+def _set_up_logging() -> None:
+    """Log JSON lines, without the probes that ask every two seconds whether it is alive."""
+    logging.config.dictConfig(json_logging(LOGGERS))
+    access = logging.getLogger("uvicorn.access")
+    if _is_request not in access.filters:
+        access.addFilter(_is_request)
+
+
+def _is_request(record: logging.LogRecord) -> bool:
+    return "/v1/health " not in record.getMessage()
 
 
 def register_document_types() -> None:

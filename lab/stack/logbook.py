@@ -6,6 +6,7 @@ import heapq
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +21,16 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 
 
 def read(
-    state_dir: Path, part: str | None = None, trace_id: str | None = None, follow: bool = False
+    state_dir: Path,
+    part: str | None = None,
+    trace_id: str | None = None,
+    follow: bool = False,
+    last: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Entries in time order; see lab.stack.logs. Arguments are checked at once, not when the iterator is used."""
+    """Return entries in time order; see lab.stack.logs.
+
+    Arguments are checked at once, not when the iterator is used.
+    """
     if trace_id is not None and not _TRACE_ID.match(trace_id := trace_id.lower()):
         raise StackError("this is not a trace id", got=trace_id, fix="give 32 hexadecimal digits")
     paths = {p.stem: p for p in sorted((state_dir / "logs").glob("*.log"))}
@@ -34,7 +42,7 @@ def read(
                 f"there is no log of {part!r}", fix=f"choose one of {', '.join(paths)}"
             )
         paths = {part: paths[part]}
-    return _entries(paths, trace_id, follow)
+    return _entries(paths, trace_id, follow, last)
 
 
 def last_lines(path: Path, count: int = 15) -> list[str]:
@@ -55,11 +63,12 @@ def causes(path: Path, count: int = 3) -> list[str]:
 
 
 def _entries(
-    paths: dict[str, Path], trace_id: str | None, follow: bool
+    paths: dict[str, Path], trace_id: str | None, follow: bool, last: int
 ) -> Iterator[dict[str, Any]]:
     files = {name: path.open("rb") for name, path in paths.items()}
     try:
-        yield from heapq.merge(*(_lines(f, n, trace_id) for n, f in files.items()), key=moment)
+        present = heapq.merge(*(_lines(f, n, trace_id) for n, f in files.items()), key=moment)
+        yield from deque(present, maxlen=last) if last else present
         while follow:
             new = sorted((e for n, f in files.items() for e in _lines(f, n, trace_id)), key=moment)
             yield from new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -29,9 +30,12 @@ class LogSink:
 
     def feed(self, chunk: bytes) -> None:
         """Write the whole lines in what has come so far."""
+        if self.closed:
+            return
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         out = b"".join(as_json_line(line) for line in lines if line.strip())
-        if out:
+        # On a full disk the lines are lost; an error here would close the part's standard output.
+        with contextlib.suppress(OSError):
             if self._written + len(out) > LIMIT_BYTES:
                 self._file.close()
                 self._open_new()

@@ -1,4 +1,4 @@
-"""Processes of this machine: start one that dies with its parent, end a tree, find what outlived its supervisor."""
+"""Processes of this machine: tie one to its parent, end a tree, find what outlived its supervisor."""
 
 from __future__ import annotations
 
@@ -10,43 +10,50 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import psutil
+
 from lab.environment import bypass_proxies_on_loopback
 
-MARK = "LAB_STACK_OF"  # in the environment of every part: the state folder that it belongs to
-PART_MARK = "LAB_STACK_PART"  # and the part itself
+# Environment variables of every part: the state folder of its lab, and its own name.
+MARK = "LAB_STACK_OF"
+PART_MARK = "LAB_STACK_PART"
 PR_SET_PDEATHSIG = 1
+# Variables of the caller that would point a part's Python elsewhere, or hand it credentials.
+_NOT_FOR_PARTS = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV", "LAB_STORE_HEADERS")
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when its parent dies, however that happens (Linux; elsewhere it is swept)."""
+    """Have the kernel kill this process when its parent dies (Linux; elsewhere `lab down` does)."""
     if sys.platform != "linux":
         return
+
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died between the fork and this line
+    if os.getppid() != parent_pid:  # it died between the fork and the call above
         os._exit(1)
 
 
 def identity(pid: int) -> tuple[int, float] | None:
-    """(pid, start time): a pid alone may be somebody else's by the time that one looks again. None if it is gone."""
-    import psutil
+    """Return (pid, start time), which names a process even after its pid is used again.
 
+    Returns None if there is no such process, or only a zombie.
+    """
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else (pid, process.create_time())
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return pid, process.create_time()
     except psutil.Error:
         return None
 
 
 def is_same(pid: int, create_time: float) -> bool:
-    """Whether the process that had this pid at that time is still running."""
+    """Return whether the process that had this pid at that time is still running."""
     now = identity(pid)
     return now is not None and abs(now[1] - create_time) < 1.0
 
 
-def tree(pid: int) -> list:
-    """psutil.Process objects of `pid` and all below it; empty if it is gone."""
-    import psutil
-
+def tree(pid: int) -> list[psutil.Process]:
+    """Return the process and all its descendants; empty if it is gone."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -54,14 +61,13 @@ def tree(pid: int) -> list:
         return []
 
 
-def end(processes: Iterable, grace_s: float = 5.0) -> list[str]:
-    """Ask to end, then kill. Returns a line for each that had to be killed."""
-    import psutil
-
+def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> list[str]:
+    """Send SIGTERM, then SIGKILL to what is left after `grace_s`. Returns a line per killed process."""
     processes = [p for p in processes if p.pid != os.getpid()]
     for p in processes:
         with contextlib.suppress(psutil.Error):
             p.terminate()
+
     _, alive = psutil.wait_procs(processes, timeout=grace_s)
     killed = []
     for p in alive:
@@ -72,37 +78,44 @@ def end(processes: Iterable, grace_s: float = 5.0) -> list[str]:
     return killed
 
 
-def leftovers(state_dir: Path, recorded: Iterable[tuple[int, float]] = (), part: str = "") -> list:
-    """Processes of this lab (or of one part) that still run: those recorded, and those whose environment says so.
+def leftovers(
+    state_dir: Path, recorded: Iterable[tuple[int, float]] = (), part: str = ""
+) -> list[psutil.Process]:
+    """Return the processes of this lab (or of one part) that are still running.
 
-    Both, because a process may hide its environment (vLLM rewrites its title over it) or be too young to be recorded.
-    Never found by name: another lab runs the same programs.
+    These are the recorded ones and those with our marks in their environment. Both are needed: a
+    process can hide its environment (vLLM writes its title over it), or be too young to be
+    recorded. Names are never compared, because another lab runs the same programs.
     """
-    import psutil
-
-    found = {}
+    processes = {}
     for pid, create_time in recorded:
         if is_same(pid, create_time):
             with contextlib.suppress(psutil.Error):
-                found[pid] = psutil.Process(pid)
-    wanted = {MARK: str(state_dir.resolve())} | ({PART_MARK: part} if part else {})
+                processes[pid] = psutil.Process(pid)
+
+    marks = {MARK: str(state_dir.resolve())}
+    if part:
+        marks[PART_MARK] = part
     for p in psutil.process_iter():
+        if p.pid == os.getpid() or p.pid in processes:
+            continue
         with contextlib.suppress(psutil.Error, OSError):
-            if (
-                p.pid != os.getpid()
-                and p.pid not in found
-                and wanted.items() <= p.environ().items()
-            ):
-                found[p.pid] = p
-    return list(found.values())
+            if marks.items() <= p.environ().items():
+                processes[p.pid] = p
+    return list(processes.values())
 
 
 def part_env(state_dir: Path, part: str, extra: dict[str, str]) -> dict[str, str]:
-    """Environment of a part: this process's, the marks, and `extra`; bytecode is written so that imports are fast."""
-    env = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
-    }
+    """Return the environment of a part: this process's without credentials, the marks, and `extra`.
+
+    Bytecode is written, so that later imports are fast.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_PARTS and not _is_address(k)}
     bypass_proxies_on_loopback(env)
-    return env | {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part} | extra
+    marks = {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part}
+    return env | marks | extra
+
+
+def _is_address(name: str) -> bool:
+    """Return whether this setting may hold a login (https://user:password@host)."""
+    return name.startswith("LAB_") and name.endswith("_URL")

@@ -1,4 +1,4 @@
-"""Does a part really answer? One coroutine a kind of probe: returns nothing if it does, else raises with the reason."""
+"""Probes that tell whether a part is ready. Each returns if it is, and raises with the reason if not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-PROBE_TIMEOUT_S = 20.0  # of one question; the whole start-up has its own, longer limit
+PROBE_TIMEOUT_S = 20.0  # of one request; a start as a whole has a longer limit
 
 
 class NotReady(Exception):
@@ -16,12 +16,12 @@ class NotReady(Exception):
 
 
 async def http(client: httpx.AsyncClient, url: str) -> None:
-    """GET answers with success."""
+    """Expect a successful answer to GET."""
     await _get(client, url)
 
 
 async def chat(client: httpx.AsyncClient, url: str, model: str) -> None:
-    """vLLM generates a token."""
+    """Expect vLLM to generate one token."""
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "hello"}],
@@ -34,23 +34,25 @@ async def chat(client: httpx.AsyncClient, url: str, model: str) -> None:
 
 
 async def embeddings(client: httpx.AsyncClient, url: str, model: str) -> None:
-    """vLLM embeds a word."""
+    """Expect vLLM to embed a word."""
     answer = await _post(client, f"{url}/v1/embeddings", {"model": model, "input": "hello"})
     if not answer["data"][0]["embedding"]:
         raise NotReady("an empty embedding")
 
 
 async def models(client: httpx.AsyncClient, url: str, model: str) -> None:
-    """Llama Stack lists the chat model."""
-    found = [m["id"] for m in (await _get(client, f"{url}/v1/models")).json()["data"]]
-    if model not in found:
-        raise NotReady(f"its models are {', '.join(found) or 'none'}; {model} is not among them")
+    """Expect Llama Stack to list the chat model."""
+    response = await _get(client, f"{url}/v1/models")
+    names = [m["id"] for m in response.json()["data"]]
+    if model not in names:
+        raise NotReady(f"its models are {', '.join(names) or 'none'}; {model} is not among them")
 
 
 async def mcp(client: httpx.AsyncClient, url: str) -> None:
-    """The tool server takes a session and lists tools.
+    """Expect the tool server to open a session and list tools.
 
-    Three JSON-RPC messages by hand: the mcp package would cost the supervisor a second of CPU just when all start.
+    The three JSON-RPC messages are written out here: importing the mcp package would cost the
+    supervisor a second of CPU while all parts start.
     """
     params = {
         "protocolVersion": "2025-03-26",
@@ -58,19 +60,21 @@ async def mcp(client: httpx.AsyncClient, url: str) -> None:
         "clientInfo": {"name": "lab", "version": "0"},
     }
     headers = {"accept": "application/json, text/event-stream"}
-    first = await _rpc(client, url, headers, {"id": 1, "method": "initialize", "params": params})
-    if session := first.headers.get("mcp-session-id"):
+    opened = await _rpc(client, url, headers, {"id": 1, "method": "initialize", "params": params})
+    session = opened.headers.get("mcp-session-id")
+    if session:
         headers["mcp-session-id"] = session
+
     await _rpc(client, url, headers, {"method": "notifications/initialized"})
-    listed = await _rpc(client, url, headers, {"id": 2, "method": "tools/list", "params": {}})
-    if not _rpc_result(listed).get("tools"):
+    tools = await _rpc(client, url, headers, {"id": 2, "method": "tools/list", "params": {}})
+    if not _rpc_result(tools).get("tools"):
         raise NotReady("it lists no tools")
     if session:
         await client.delete(url, headers=headers)
 
 
 async def prometheus(client: httpx.AsyncClient, url: str, jobs: list[str]) -> None:
-    """Prometheus is ready and has scraped every job with success."""
+    """Expect Prometheus to be ready and to have scraped every job successfully."""
     await _get(client, f"{url}/-/ready")
     answer = (await _get(client, f"{url}/api/v1/query", query="up == 1")).json()
     up = {series["metric"]["job"] for series in answer["data"]["result"]}
@@ -85,33 +89,32 @@ PROBES: dict[str, Callable[..., Awaitable[None]]] = {
 
 async def _get(client: httpx.AsyncClient, url: str, **params: str) -> httpx.Response:
     response = await client.get(url, params=params)
-    if not response.is_success:
-        raise NotReady(f"GET {url} answered {response.status_code} {response.text[:200]}")
-    return response
+    return _successful(response, f"GET {url}")
 
 
-async def _post(
-    client: httpx.AsyncClient, url: str, body: dict[str, Any], **headers: str
-) -> dict[str, Any]:
-    response = await client.post(url, json=body, headers=headers)
-    if not response.is_success:
-        raise NotReady(f"POST {url} answered {response.status_code} {response.text[:200]}")
-    return response.json()
+async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> dict[str, Any]:
+    response = await client.post(url, json=body)
+    answer: dict[str, Any] = _successful(response, f"POST {url}").json()
+    return answer
 
 
 async def _rpc(
     client: httpx.AsyncClient, url: str, headers: dict[str, str], message: dict[str, Any]
 ) -> httpx.Response:
     response = await client.post(url, json={"jsonrpc": "2.0", **message}, headers=headers)
+    return _successful(response, f"MCP {message['method']}")
+
+
+def _successful(response: httpx.Response, request: str) -> httpx.Response:
     if not response.is_success:
-        raise NotReady(
-            f"MCP {message['method']} answered {response.status_code} {response.text[:200]}"
-        )
+        raise NotReady(f"{request} answered {response.status_code} {response.text[:200]}")
     return response
 
 
 def _rpc_result(response: httpx.Response) -> dict[str, Any]:
+    """Return the result of a JSON-RPC call, which may come as a server-sent event."""
     text = response.text
     if response.headers.get("content-type", "").startswith("text/event-stream"):
         text = next((line[5:] for line in text.splitlines() if line.startswith("data:")), "{}")
-    return json.loads(text).get("result", {})
+    result: dict[str, Any] = json.loads(text).get("result", {})
+    return result

@@ -23,6 +23,7 @@ SAMPLES, SERIES, TRACES, ABOUT = (
     "traces.parquet",
     "recording.json",
 )
+MARK = "holds-recording"  # file in a state folder: the name of the recording in it
 _NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 BATCH_TRACES = 100
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -49,10 +50,17 @@ def check_recording(folder: Path) -> dict:
 
 
 def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
-    """Make the recording's samples blocks of a Prometheus' data folder, which is replaced; returns how many.
+    """Convert the recording's samples to blocks of a Prometheus' data folder; returns their number.
 
-    Raises StackError with promtool's words.
+    The folder is replaced. Raises StackError with promtool's message, and for a folder with data
+    that is not in the state folder of a recording.
     """
+    if any(target.glob("*")) and not (target.parent / MARK).is_file():
+        raise StackError(
+            f"{target} holds data that no recording wrote",
+            got=f"there is no {MARK} in {target.parent}",
+            fix="set LAB_STATE_DIR to a folder of its own, or leave it out",
+        )
     draft = target.with_name(f"{target.name}.unfinished")
     for old in (draft, target):
         shutil.rmtree(old, ignore_errors=True)

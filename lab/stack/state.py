@@ -1,40 +1,43 @@
-"""What a lab writes about itself into its state folder: `stack.json` for us, `endpoints.json` for lab.settings."""
+"""Files in which a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lab.errors import SettingsError, StackError
+from lab.files import write_atomically
 from lab.settings import ENDPOINTS_FILE
 
 STACK_FILE = "stack.json"
 FOLDERS = ("logs", "run", "llama-stack")
-WANTED_FILE = Path("run") / "wanted.json"  # the parts on demand that were asked for
+# Folders of the parts and the notebooks, with prompts and answers in them.
+PRIVATE_FOLDERS = (*FOLDERS, "traces", "prometheus", "runs", "jupyter")
+REQUESTED_FILE = Path("run") / "requested.json"
+PRIVATE = 0o600
 
-# states of a part
-WAITING, STARTING, READY, DONE, FAILED, DEAD, STOPPED, OFF = (
-    "waiting",  # for parts that it needs
-    "starting",  # runs, does not answer yet
-    "ready",
-    "done",  # a task that has ended well
-    "failed",  # did not get ready
-    "dead",  # was ready once, and is no more
-    "stopped",
-    "off",  # a part on demand that nobody has asked for
-)
+# The states of a part.
+WAITING = "waiting"  # for a part that it needs
+STARTING = "starting"  # its process runs, but does not answer yet
+READY = "ready"
+DONE = "done"  # a task that has ended well
+HANGS = "hangs"  # its process runs, but has stopped answering
+FAILED = "failed"  # it did not become ready
+DEAD = "dead"  # it was ready, and its process has ended
+STOPPED = "stopped"
+OFF = "off"  # a part on demand that was not requested
+BROKEN = (FAILED, DEAD, STOPPED, HANGS)  # what `lab up` starts again
 
 
 @dataclass
 class PartStatus:
-    """How one part is. Times are seconds, memory is bytes.
+    """The state of one part. Times are in seconds, memory is in bytes.
 
-    `rss_bytes` counts shared pages in every process that has them, `pss_bytes` (Linux, else 0) counts them once.
+    `rss_bytes` counts shared pages in every process that has them, `pss_bytes` counts them once
+    (Linux only, 0 elsewhere). `ready_after_s` counts from the part's own start.
     """
 
     name: str
@@ -44,7 +47,7 @@ class PartStatus:
     create_time: float | None = None
     port: int | None = None
     uptime_s: float | None = None
-    ready_after_s: float | None = None  # from its own start
+    ready_after_s: float | None = None
     rss_bytes: int = 0
     pss_bytes: int = 0
     ready: bool = False
@@ -57,30 +60,46 @@ class PartStatus:
 
 @dataclass
 class StackState:
-    """All of stack.json. `processes` are (pid, start time) of everything that runs, so that it can be swept."""
+    """The content of stack.json.
+
+    Attributes:
+        phase: "starting", "up", "stopping", "failed" or "down"
+        processes: (pid, start time) of all running processes, to find them without a supervisor
+        repairs: how many repairs have begun
+    """
 
     supervisor_pid: int
     supervisor_create_time: float
     started_at: float
     heartbeat_at: float
-    phase: str  # 'starting', 'up', 'stopping', 'failed', 'down'
+    phase: str
     parts: list[PartStatus]
     ports: dict[str, int]
     endpoints: dict[str, str]
     processes: list[tuple[int, float]]
-    repairs: int = 0  # how often it was asked to start again what was dead, and has begun to
+    repairs: int = 0
     vector_store_id: str = ""
 
     def part(self, name: str) -> PartStatus | None:
-        """The part of that name."""
+        """Return the part of that name."""
         return next((p for p in self.parts if p.name == name), None)
 
 
 def prepare(state_dir: Path) -> None:
-    """Make the folders. Raises SettingsError if one cannot be made or written."""
+    """Make the folders, readable by their owner only.
+
+    A state folder that existed before keeps its permissions, since it may be a shared one; the
+    folders in it do not. Raises SettingsError if one cannot be made or written.
+    """
     try:
+        if not state_dir.exists():
+            state_dir.mkdir(parents=True)
+            state_dir.chmod(0o700)
         for name in FOLDERS:
-            (state_dir / name).mkdir(parents=True, exist_ok=True)
+            (state_dir / name).mkdir(exist_ok=True)
+        for name in PRIVATE_FOLDERS:
+            if (state_dir / name).is_dir():
+                (state_dir / name).chmod(0o700)
         with tempfile.TemporaryFile(dir=state_dir / "run"):
             pass
     except OSError as e:
@@ -92,16 +111,8 @@ def prepare(state_dir: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write wholly or not at all: readers look at these files at any moment."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "w") as f:
-            json.dump(value, f, indent=1)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
+    """Write a JSON file atomically, readable by its owner only."""
+    write_atomically(path, json.dumps(value, indent=1), PRIVATE)
 
 
 def write(state_dir: Path, state: StackState) -> None:
@@ -110,13 +121,16 @@ def write(state_dir: Path, state: StackState) -> None:
 
 
 def read(state_dir: Path) -> StackState | None:
-    """What the supervisor wrote last; None if no lab was started here. Raises StackError if it cannot be read."""
+    """Return what the supervisor wrote last; None if no lab was started here.
+
+    Raises StackError if the file cannot be read.
+    """
     path = state_dir / STACK_FILE
     try:
-        found = json.loads(path.read_text())
-        parts = [PartStatus(**p) for p in found.pop("parts")]
-        processes = [(int(pid), float(t)) for pid, t in found.pop("processes")]
-        return StackState(parts=parts, processes=processes, **found)
+        content = json.loads(path.read_text())
+        parts = [PartStatus(**p) for p in content.pop("parts")]
+        processes = [(int(pid), float(t)) for pid, t in content.pop("processes")]
+        return StackState(parts=parts, processes=processes, **content)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError) as e:
@@ -125,24 +139,24 @@ def read(state_dir: Path) -> StackState | None:
         ) from e
 
 
-def wanted(state_dir: Path) -> set[str]:
-    """The parts on demand that were asked for; none if that is not readable."""
+def requested(state_dir: Path) -> set[str]:
+    """Return the parts on demand that should run; empty if the file cannot be read."""
     try:
-        return set(json.loads((state_dir / WANTED_FILE).read_text()))
+        return set(json.loads((state_dir / REQUESTED_FILE).read_text()))
     except (OSError, ValueError):
         return set()
 
 
-def write_wanted(state_dir: Path, names: set[str]) -> None:
-    """Write which parts on demand should run; the supervisor reads it when it is sent a SIGHUP."""
-    write_json(state_dir / WANTED_FILE, sorted(names))
+def write_requested(state_dir: Path, names: set[str]) -> None:
+    """Write which parts on demand should run. The supervisor reads it on SIGHUP."""
+    write_json(state_dir / REQUESTED_FILE, sorted(names))
 
 
 def written_endpoints(state_dir: Path) -> dict[str, str]:
-    """What endpoints.json says; empty if it is not there or not readable."""
+    """Return the content of endpoints.json; empty if it cannot be read."""
     try:
-        return json.loads((state_dir / ENDPOINTS_FILE).read_text())
-    except (OSError, ValueError):
+        return dict(json.loads((state_dir / ENDPOINTS_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
         return {}
 
 
@@ -152,5 +166,5 @@ def write_endpoints(state_dir: Path, endpoints: dict[str, str]) -> None:
 
 
 def remove_endpoints(state_dir: Path) -> None:
-    """Remove endpoints.json: nobody answers there any more."""
+    """Remove endpoints.json: the addresses in it are no longer served."""
     (state_dir / ENDPOINTS_FILE).unlink(missing_ok=True)

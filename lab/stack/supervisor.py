@@ -1,9 +1,9 @@
-"""The process that starts the parts, watches them and takes them down. `python -m lab.stack.supervisor`.
+"""The process that starts the parts, watches them and takes them down: `python -m lab.stack.supervisor`.
 
-`lab up` starts it and reads the rest from stack.json, which this process writes on every change and every second.
-Signals: TERM ends everything, HUP starts again what is dead, starts the parts on demand that are asked for in
-`run/wanted.json` and ends the others of them. It holds a lock on `run/supervisor.lock` while it lives,
-so that nobody takes a dead supervisor's word for a living one's.
+`lab up` starts it and learns the rest from stack.json, which it writes on every change and every
+second. Signals: TERM ends everything; HUP starts again what is dead or hangs, starts the parts on
+demand that `run/requested.json` names and ends the others. It holds a lock on `run/supervisor.lock`
+while it lives, so that the state file of a dead supervisor is never taken for that of a living one.
 """
 
 from __future__ import annotations
@@ -17,181 +17,280 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from lab.errors import LabError
+from lab.files import write_atomically
 from lab.settings import Settings, load_settings
 from lab.stack import processes, replay_plan, state
 from lab.stack.jsonlog import config as json_logging
-from lab.stack.plan import Plan, make_plan
-from lab.stack.ports import HOST, choose
-from lab.stack.runner import Runner, Zygote
+from lab.stack.part_process import PartProcess, Zygote
+from lab.stack.plan import StackPlan, make_plan
+from lab.stack.ports import HOST, PortLocks, choose
 from lab.stack.state import StackState
 from lab.stack.toolbox import find_tools
 
 log = logging.getLogger("lab.stack.supervisor")
 HEARTBEAT_S = 1.0
 COUNT_S = 10.0
+PORT_MOVES = 3  # how often one start chooses other ports
 LOCK_FILE = Path("run") / "supervisor.lock"
-TARGETS_FILE = (
-    Path("run") / "on-demand-targets.json"
-)  # Prometheus watches it: what is off is not down
-LAST_TO_END = ("prometheus", "tracestore")  # they take the last words of the others
+# Prometheus watches this file for targets: a part that is off must not look like one that is down.
+TARGETS_FILE = Path("run") / "on-demand-targets.json"
+LAST_TO_END = ("prometheus", "tracestore")  # they receive the last data of the others
+
+# Makes the plan on the ports to keep, {name: port}, and on other ones that are free.
+MakePlan = Callable[[Mapping[str, int]], tuple[StackPlan, dict[str, int]]]
 
 
 class Supervisor:
-    """One lab. All in one thread and one event loop: PR_SET_PDEATHSIG means the death of the thread that forked."""
+    """One lab, in one thread and one event loop: PR_SET_PDEATHSIG is about the thread that forked."""
 
-    def __init__(self, state_dir: Path, plan: Plan, ports: dict[str, int]) -> None:
-        self.state_dir, self.plan, self.ports = state_dir, plan, ports
-        self.zygote = Zygote()
-        self.runners: dict[str, Runner] = {}
-        for part in plan.parts:
-            self.runners[part.name] = Runner(
-                part, state_dir, self.runners, self.publish, self.zygote
+    def __init__(self, state_dir: Path, make: MakePlan) -> None:
+        self.state_dir = state_dir
+        self.stop_requested = asyncio.Event()
+        self.repair_requested = asyncio.Event()
+
+        self._make = make
+        self._plan, self._ports = make({})
+        self._parts: dict[str, PartProcess] = {}
+        zygote = Zygote()
+        for part in self._plan.parts:
+            self._parts[part.name] = PartProcess(
+                part, state_dir, self._parts, self._publish, zygote
             )
-        self.started_at = time.time()
-        self.phase = "starting"
-        self.repairs = 0
-        self.me = processes.identity(os.getpid())
-        self.stop_asked = asyncio.Event()
-        self.repair_asked = asyncio.Event()
-        self._dirty = asyncio.Event()
-        self._alive: list[tuple[int, float]] = []
-        self._counted_at = 0.0
-        self._scraped: list[dict] | None = None  # what Prometheus was told last
 
-    def publish(self) -> None:
-        """Something changed: have stack.json written soon."""
-        self._dirty.set()
+        self._started_at = time.time()
+        self._phase = "starting"
+        self._repairs = 0
+        self._identity = processes.identity(os.getpid()) or (os.getpid(), time.time())
+        self._changed = asyncio.Event()
+        self._running: list[tuple[int, float]] = []
+        self._counted_at = 0.0
+        self._targets: list[dict[str, Any]] | None = None
+        self._cannot_write = False
 
     async def run(self) -> int:
-        """Until told to stop, or until the first start has failed. Returns the exit status."""
-        heart = asyncio.create_task(self._beat())
-        state.write_endpoints(self.state_dir, self.plan.own_endpoints)
-        state.write_wanted(self.state_dir, set())
-        first = [r for r in self.runners.values() if not r.part.on_demand]
-        failed = not await self._start(first) and not self.stop_asked.is_set()
-        self.phase = "failed" if failed else "up"
-        while not failed and not self.stop_asked.is_set():
-            self.publish()
-            waits = [asyncio.create_task(e.wait()) for e in (self.stop_asked, self.repair_asked)]
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            for w in waits:
-                w.cancel()
-            if self.repair_asked.is_set():
-                self.repair_asked.clear()
+        """Run until a stop is requested or the first start has failed. Returns the exit status."""
+        for path, text in self._plan.files.items():
+            write_atomically(path, text, state.PRIVATE)
+        state.write_endpoints(self.state_dir, self._plan.own_endpoints)
+        state.write_requested(self.state_dir, set())
+        heartbeat = asyncio.create_task(self._beat())
+
+        first = [p for p in self._parts.values() if not p.part.on_demand]
+        failed = not await self._start(first) and not self.stop_requested.is_set()
+        self._phase = "failed" if failed else "up"
+        while not failed and not self.stop_requested.is_set():
+            self._publish()
+            await self._next_request()
+            if self.repair_requested.is_set():
+                self.repair_requested.clear()
                 await self._repair()
+
         await self._end_all("failed" if failed else "down")
-        heart.cancel()
+        heartbeat.cancel()
         self._write()
         return 1 if failed else 0
 
-    async def _start(self, runners: list[Runner]) -> bool:
-        """Start these at once, each waiting for what it needs; False if an essential one fails, or a stop is asked."""
-        for r in runners:
-            r.begin()
-        stop = asyncio.create_task(self.stop_asked.wait())
-        pending = {r.task for r in runners if r.part.essential}
+    async def _next_request(self) -> None:
+        events = (self.stop_requested, self.repair_requested)
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    # -- start and repair ----------------------------------------------------------------------
+
+    async def _start(self, parts: list[PartProcess]) -> bool:
+        """Start these parts; where another program took a port, move to another one.
+
+        Returns False if an essential one fails, or if a stop is requested.
+        """
+        for attempt in range(PORT_MOVES + 1):
+            ok = await self._bring_up(parts)
+            taken = [p for p in self._parts.values() if p.port_taken]
+            if not taken or self.stop_requested.is_set():
+                break
+            if attempt == PORT_MOVES:
+                self._fail_all(taken, "its ports were taken by other programs, again and again")
+            else:
+                parts = await self._move(taken)
+        return ok and not any(p.part.essential and p.is_broken() for p in self._parts.values())
+
+    async def _bring_up(self, parts: list[PartProcess]) -> bool:
+        """Start these at once, each waiting for what it needs, and wait for the essential ones."""
+        for p in parts:
+            p.begin()
+
+        stop = asyncio.create_task(self.stop_requested.wait())
+        tasks = [p.task for p in self._parts.values() if p.part.essential and p.task]
+        pending = {task for task in tasks if not task.done()}
         ok = True
         while pending and ok:
             finished, _ = await asyncio.wait({*pending, stop}, return_when=asyncio.FIRST_COMPLETED)
-            pending -= finished
-            ok = stop not in finished and all(t.result() for t in finished)
+            pending -= finished  # type: ignore[arg-type]
+            ok = stop not in finished and all(task.result() for task in finished)
         stop.cancel()
         return ok
 
-    async def _repair(self) -> None:
-        """Start what should run and does not, and what is forked from it. If that fails, only these are stopped again.
+    async def _move(self, taken: list[PartProcess]) -> list[PartProcess]:
+        """Plan anew with other ports for these parts; returns the parts that have to start again.
 
-        What runs on demand and is no longer asked for is ended.
+        Besides the parts themselves these are all that use their addresses, on the command line,
+        in the environment or in a configuration file.
         """
-        wanted = state.wanted(self.state_dir)
-        on_demand = [r for r in self.runners.values() if r.part.on_demand]
-        off = [r for r in on_demand if r.part.name not in wanted]
-        for r in off:
-            if r.state != state.OFF:
-                await r.switch_off()
-        due = [r for r in self.runners.values() if r not in off]
-        broken = [r for r in due if r.is_broken() or r.state == state.OFF]
-        broken += [
-            r for r in due if r.part.base in {b.part.name for b in broken} and r not in broken
+        moving = {name for p in taken for name in p.part.ports}
+        before = self._plan
+        try:
+            self._plan, self._ports = self._make(
+                {name: port for name, port in self._ports.items() if name not in moving}
+            )
+        except LabError as e:
+            self._fail_all(taken, f"{e.happened}; {e.fix}")
+            return []
+        changed_files = [
+            path for path, text in self._plan.files.items() if before.files.get(path) != text
         ]
-        self.phase = "starting"
-        for r in broken:
-            await r.stop()
-            r.state = state.WAITING
-        self.repairs += 1
-        self.publish()
+        for path in changed_files:
+            write_atomically(path, self._plan.files[path], state.PRIVATE)
+        state.write_endpoints(self.state_dir, self._plan.own_endpoints)
+
+        affected = []
+        for part in self._plan.parts:
+            p = self._parts[part.name]
+            uses_changed_file = any(part.uses(str(path)) for path in changed_files)
+            if part != p.part or uses_changed_file or p.is_broken():
+                affected.append(p)
+            p.part = part
+        for p in affected:
+            log.warning("%s moves to other ports", p.part.name)
+            await p.stop()
+            p.state = state.OFF if p in self._switched_off() else state.WAITING
+        return [p for p in affected if p.state != state.OFF]
+
+    def _fail_all(self, parts: list[PartProcess], error: str) -> None:
+        for p in parts:
+            p.port_taken = p.fail(error)
+
+    def _switched_off(self) -> list[PartProcess]:
+        """Return the parts on demand that are not requested."""
+        requested = state.requested(self.state_dir)
+        return [p for n, p in self._parts.items() if p.part.on_demand and n not in requested]
+
+    async def _repair(self) -> None:
+        """Start what should run and does not, and what is forked from it; end what is switched off.
+
+        If that fails, only these parts are stopped again.
+        """
+        off = self._switched_off()
+        for p in off:
+            if p.state != state.OFF:
+                await p.switch_off()
+
+        due = [p for p in self._parts.values() if p not in off]
+        broken = [p for p in due if p.is_broken() or p.state == state.OFF or p.port_taken]
+        bases = {p.part.name for p in broken}
+        broken += [p for p in due if p.part.base in bases and p not in broken]
+        self._phase = "starting"
+        for p in broken:
+            await p.stop()
+            p.state = state.WAITING
+        self._repairs += 1
+        self._publish()
+
         await self._start(broken)
-        self.phase = "up"
+        self._phase = "up"
 
     async def _end_all(self, phase: str) -> None:
-        self.phase = "stopping" if phase == "down" else phase
-        self.publish()
-        first = [r for r in self.runners.values() if r.part.name not in LAST_TO_END]
-        await asyncio.gather(*(r.stop() for r in first))
-        await asyncio.gather(*(r.stop() for r in self.runners.values() if r not in first))
+        self._phase = "stopping" if phase == "down" else phase
+        self._publish()
+        first = [p for p in self._parts.values() if p.part.name not in LAST_TO_END]
+        await asyncio.gather(*(p.stop() for p in first))
+        await asyncio.gather(*(p.stop() for p in self._parts.values() if p not in first))
         state.remove_endpoints(self.state_dir)
-        self.phase = phase
+        self._phase = phase
+
+    # -- the heartbeat -------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Have stack.json written soon."""
+        self._changed.set()
 
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._dirty.wait(), HEARTBEAT_S)
-            if self._dirty.is_set() or time.monotonic() > self._counted_at + COUNT_S:
+                await asyncio.wait_for(self._changed.wait(), HEARTBEAT_S)
+            if self._changed.is_set() or time.monotonic() > self._counted_at + COUNT_S:
                 self._count_processes()
-            self._dirty.clear()
+            self._changed.clear()
+            if self._phase == "up" and any(p.port_taken for p in self._parts.values()):
+                self.repair_requested.set()  # a part that no agent request needs, after the start
             self._write()
-            self._show_prometheus()
             await asyncio.sleep(0.1)
 
     def _count_processes(self) -> None:
-        """Note what runs; not on every beat, since it reads all of /proc."""
-        found = (processes.identity(p.pid) for r in self.runners.values() for p in r.processes())
-        self._alive = [i for i in found if i]
+        """Record what runs. Not at every heartbeat, since it reads all of /proc."""
+        members = [m for p in self._parts.values() for m in p.processes()]
+        identities = [processes.identity(m.pid) for m in members]
+        self._running = [i for i in identities if i]
         self._counted_at = time.monotonic()
 
     def _write(self) -> None:
-        pid, create_time = self.me
-        state.write(
-            self.state_dir,
-            StackState(
-                supervisor_pid=pid,
-                supervisor_create_time=create_time,
-                started_at=self.started_at,
-                heartbeat_at=time.time(),
-                phase=self.phase,
-                parts=[r.status() for r in self.runners.values()],
-                ports=self.ports,
-                endpoints=self.plan.endpoints,
-                processes=self._alive,
-                repairs=self.repairs,
-                vector_store_id=self._vector_store_id(),
-            ),
+        """Write what changed. A full or read-only disk must not end the heartbeat: it is tried again."""
+        try:
+            state.write(self.state_dir, self._state())
+            self._write_targets()
+        except (OSError, ValueError) as e:
+            if not self._cannot_write:
+                with contextlib.suppress(OSError):
+                    log.error("the state folder cannot be written: %s", e)
+            self._cannot_write = True
+        else:
+            self._cannot_write = False
+
+    def _state(self) -> StackState:
+        pid, create_time = self._identity
+        return StackState(
+            supervisor_pid=pid,
+            supervisor_create_time=create_time,
+            started_at=self._started_at,
+            heartbeat_at=time.time(),
+            phase=self._phase,
+            parts=[p.status() for p in self._parts.values()],
+            ports=self._ports,
+            endpoints=self._plan.endpoints,
+            processes=self._running,
+            repairs=self._repairs,
+            vector_store_id=self._vector_store_id(),
         )
 
-    def _show_prometheus(self) -> None:
-        """Have the parts on demand scraped while they run, each as a job of its own name."""
+    def _write_targets(self) -> None:
+        """Have Prometheus scrape the parts on demand that run, each as a job of its own name."""
         ready = [
-            r.part for r in self.runners.values() if r.part.on_demand and r.state == state.READY
+            p.part for p in self._parts.values() if p.part.on_demand and p.state == state.READY
         ]
         targets = [{"targets": [f"{HOST}:{p.port}"], "labels": {"job": p.name}} for p in ready]
-        if targets != self._scraped:
+        if targets != self._targets:
             state.write_json(self.state_dir / TARGETS_FILE, targets)
-            self._scraped = targets
+            self._targets = targets
 
     def _vector_store_id(self) -> str:
-        runner = self.runners.get("documents")
-        if not runner or runner.state != state.DONE:
+        documents = self._parts.get("documents")
+        if not documents or documents.state != state.DONE:
             return ""
-        return json.loads((self.state_dir / "run" / "documents.json").read_text())[
-            "vector_store_id"
-        ]
+        result = json.loads((self.state_dir / "run" / "documents.json").read_text())
+        return str(result["vector_store_id"])
 
 
 def take_lock(state_dir: Path) -> int | None:
-    """The lock's file descriptor, None if a supervisor holds it. The kernel frees it however its holder ends."""
-    fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Return the lock's file descriptor, None if a supervisor holds it.
+
+    The kernel frees the lock however its holder ends.
+    """
+    fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, state.PRIVATE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -200,37 +299,51 @@ def take_lock(state_dir: Path) -> int | None:
     return fd
 
 
-def build(settings: Settings, external: dict[str, str]) -> tuple[Plan, dict[str, int]]:
-    """The plan for these settings, on ports that are free now. Raises LabError before anything is started."""
-    ports = choose({k: v for k, v in settings.ports.items() if k not in external})
+def build(
+    settings: Settings,
+    external: dict[str, str],
+    locks: PortLocks | None = None,
+    keep: Mapping[str, int] | None = None,
+) -> tuple[StackPlan, dict[str, int]]:
+    """Return the plan for these settings, and its ports. Raises LabError; nothing is started."""
+    fixed = {name: port for name, port in settings.ports.items() if name not in external}
+    ports = choose(fixed, locks, keep)
     tools = find_tools(needs=replay_plan.NEEDS if settings.place == "recorded" else None)
     return make_plan(settings, tools, ports, external), ports
 
 
-async def serve(state_dir: Path, plan: Plan, ports: dict[str, int]) -> int:
-    """Run the plan until told to stop. Returns the exit status."""
-    for path, text in plan.files.items():
-        path.write_text(text)
-    supervisor = Supervisor(state_dir, plan, ports)
+def planner(settings: Settings, external: dict[str, str]) -> MakePlan:
+    """Return the function that plans these settings' lab, on ports reserved for this process."""
+    locks = PortLocks()
+    return lambda keep: build(settings, external, locks, keep)
+
+
+async def _serve(state_dir: Path, make: MakePlan) -> int:
+    """Run the plan until the process receives SIGTERM. Returns the exit status."""
+    supervisor = Supervisor(state_dir, make)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, supervisor.stop_asked.set)
-    loop.add_signal_handler(signal.SIGHUP, supervisor.repair_asked.set)
+        loop.add_signal_handler(number, supervisor.stop_requested.set)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.repair_requested.set)
     return await supervisor.run()
 
 
-def main() -> int:
-    """Settings and external endpoints come as JSON on stdin, so that what the caller passed in Python is kept.
+def main(planner: Callable[[Settings, dict[str, str]], MakePlan] = planner) -> int:
+    """Run the lab of the settings and external endpoints that come as JSON on stdin.
 
-    The one argument is the file descriptor of the lock, which the caller has taken.
+    So what the caller passed in Python is kept. The argument is the file descriptor of the lock,
+    which the caller has taken.
     """
+    os.umask(0o077)  # prompts, answers and logs are for their owner only
     logging.config.dictConfig(json_logging())
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a probe otherwise
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs a line per request
     sys.excepthook = lambda *info: log.critical("the supervisor failed", exc_info=info)
+    os.set_inheritable(int(sys.argv[1]), False)  # the lock is the supervisor's, not the parts'
+
     given = json.load(sys.stdin)
     settings = load_settings(**given["settings"])
-    os.set_inheritable(int(sys.argv[1]), False)  # the lock: ours while we live, and no part's
-    return asyncio.run(serve(settings.state_dir.resolve(), *build(settings, given["external"])))
+    make = planner(settings, given["external"])
+    return asyncio.run(_serve(settings.state_dir.resolve(), make))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import yaml
 from lab.dashboards.rules import ITL_BOUND_S, TTFT_BOUND_S
 from lab.settings import load_settings
 from lab.stack import plan, vllm_args
-from lab.stack.ports import WISHED
+from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
 from scripts.check_cluster import generate
 from scripts.check_cluster.paths import K8S, REPO, versions
@@ -85,7 +85,7 @@ def laptop(tmp_path) -> plan.Plan:
     tools = Toolbox("py", "vpy", "prometheus", "node", str(folder), str(tmp_path))
     defaults = load_settings(state_dir=tmp_path / "state", data_dir=REPO / "data", model="")
     defaults = defaults.model_copy(update={"vllm_args": "", "model_name": "lab-model"})
-    return plan.make_plan(defaults, tools, dict(WISHED), {})
+    return plan.make_plan(defaults, tools, dict(PREFERRED), {})
 
 
 @pytest.mark.parametrize(

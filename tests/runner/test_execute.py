@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -162,3 +163,20 @@ def test_stack_that_does_not_come_up(tmp_path: Path) -> None:
     assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
     page = (tmp_path / "out" / "report.html").read_text()
     assert "0 of 1 notebooks passed" in page and "not run" in page and "ModelError" in page
+
+
+def test_the_terminal_shows_why_a_notebook_failed(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """The error of the cell, not only that there was one."""
+    monkeypatch.setattr(session, "stack_for", lambda *_, **__: contextlib.nullcontext())
+    code = "from lab.errors import NoData\nraise NoData('no series', fix='wait')"
+    path = write(tmp_path / "00_fails.ipynb", code)
+    assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
+    assert "cell 3: NoData: no series" in (out := capsys.readouterr().out) and "Fix: wait" in out
+
+
+def test_two_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    """Their results do not mix."""
+    folders = [session._make_unique(tmp_path, "20261128-142334") for _ in range(3)]
+    assert len(set(folders)) == 3 and all(f.is_dir() for f in folders)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import NotebookError
-from lab.runner.parameters import parameters_of, share_out
+from lab.runner.parameters import assign, parameters_of
 from lab.runner.session import parse_parameters
 from tests.runner.notebooks import write
 
@@ -23,24 +23,24 @@ def test_misspelt_name_is_refused(notebook: Path) -> None:
         NotebookError,
         match=r"(?s)'rte' is not a parameter of 00_a.ipynb.*fast, name, rate.*mean rate",
     ):
-        share_out([notebook], {"rte": 9})
+        assign([notebook], {"rte": 9})
 
 
 def test_a_notebook_without_the_cell_takes_none(tmp_path: Path) -> None:
     """papermill would put it at the top, where the notebook's own value wins."""
     with pytest.raises(NotebookError, match="the parameters are none"):
-        share_out([write(tmp_path / "00_b.ipynb", parameters=None)], {"rate": 9})
+        assign([write(tmp_path / "00_b.ipynb", parameters=None)], {"rate": 9})
 
 
 def test_each_notebook_gets_its_own(notebook: Path, tmp_path: Path) -> None:
     """A name is for the notebooks that have it; one that none has is refused."""
     other = write(tmp_path / "01_b.ipynb", parameters="users: int = 4  # at once")
-    assert share_out([notebook, other], {"rate": 2, "users": 8}) == {
+    assert assign([notebook, other], {"rate": 2, "users": 8}) == {
         notebook: {"rate": 2},
         other: {"users": 8},
     }
     with pytest.raises(NotebookError, match="any of the 2 notebooks"):
-        share_out([notebook, other], {"x": 1})
+        assign([notebook, other], {"x": 1})
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_each_notebook_gets_its_own(notebook: Path, tmp_path: Path) -> None:
 def test_wrong_type_is_refused(notebook: Path, name: str, value: object) -> None:
     """A text where a number is needed would fail deep in a later cell."""
     with pytest.raises(NotebookError, match=f"(?s)parameter {name}.*default"):
-        share_out([notebook], {name: value})
+        assign([notebook], {name: value})
 
 
 def test_comment_and_type_are_the_documentation(notebook: Path) -> None:
@@ -66,7 +66,7 @@ def test_file_that_is_no_notebook(tmp_path: Path) -> None:
     """Named, with what is wrong with it."""
     (tmp_path / "00_x.ipynb").write_text("{")
     with pytest.raises(NotebookError, match="00_x.ipynb cannot be read"):
-        share_out([tmp_path / "00_x.ipynb"], {})
+        assign([tmp_path / "00_x.ipynb"], {})
 
 
 def test_values_on_the_command_line() -> None:

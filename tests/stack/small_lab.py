@@ -1,21 +1,21 @@
 """A lab of three small real processes, supervised as the big one is. Started by test_supervisor.py in its place.
 
-`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that is to end at once, "on_demand": name of a part
-that runs only when it is asked for}.
+`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that ends at once, "on_demand":
+name of a part that runs only when it is requested}. Ports that are taken move on by 1.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
-from lab.settings import load_settings
 from lab.stack import supervisor
 from lab.stack.parts import Part, Probe
-from lab.stack.plan import Plan
+from lab.stack.plan import StackPlan
+from lab.stack.ports import is_free
 
 WEB = """
 import http.server, subprocess, sys
@@ -28,9 +28,14 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.
 )
 
 
-def make_plan(given: dict) -> Plan:
-    """`web` starts a process of its own, `other` waits for it and does not end when asked, `task` runs once."""
+def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str, int]]:
+    """`web` starts a process of its own, `other` waits for it and ignores SIGTERM, `task` runs once."""
     web_port, other_port = given["ports"]
+    if (
+        "web" not in keep
+    ):  # taken at the first attempt, as when it is bound between choice and start
+        web_port = web_port if not given.get("moved") else next_free(web_port)
+        given["moved"] = True
     web = _server("web", WEB, web_port)
     other = _server("other", STUBBORN, other_port, needs=("web",), grace_s=0.5)
     argv = (sys.executable, "-c", "print('worked')")
@@ -41,14 +46,21 @@ def make_plan(given: dict) -> Plan:
         replace(p, on_demand=True, essential=False) if p.name == on_demand else p for p in parts
     ]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
-    return Plan(tuple(parts), {}, endpoints, endpoints)
+    plan = StackPlan(tuple(parts), {}, endpoints, endpoints)
+    return plan, {"web": web_port, "other": other_port}
+
+
+def next_free(port: int) -> int:
+    while not is_free(port):
+        port += 1
+    return port
 
 
 def _server(name: str, code: str, port: int, **more) -> Part:
     probe = Probe("http", {"url": f"http://127.0.0.1:{port}/"})
-    return Part(
-        name, f"the part {name}", (sys.executable, "-c", code, str(port)), probe, port=port, **more
-    )
+    url = f"http://127.0.0.1:{port}/"
+    argv = (sys.executable, "-c", code, str(port))
+    return Part(name, f"the part {name}", argv, probe, ports={name: port}, alive=url, **more)
 
 
 def _failing(part: Part) -> Part:
@@ -65,6 +77,5 @@ def _failing(part: Part) -> Part:
 
 
 if __name__ == "__main__":
-    settings = load_settings(**json.load(sys.stdin)["settings"])
-    plan = make_plan(json.loads(os.environ["LAB_SMALL"]))
-    sys.exit(asyncio.run(supervisor.serve(settings.state_dir, plan, {})))
+    given = json.loads(os.environ["LAB_SMALL"])
+    sys.exit(supervisor.main(lambda *_: lambda keep: make_plan(given, keep)))

@@ -11,7 +11,7 @@ import pytest
 
 from lab import cli, stack
 from lab.cli import app as verbs
-from lab.cli import stack as shown
+from lab.cli import show
 from lab.errors import PartFailed
 from lab.stack.state import PartStatus
 
@@ -33,7 +33,7 @@ def test_help_names_every_verb(monkeypatch, capsys):
 def test_help_imports_no_stage():
     """So that it is quick, and works while a stage is broken."""
     code = "import sys; sys.argv = ['lab', '--help']\nfrom lab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'environment', 'errors')])"
+    code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'command_line', 'environment', 'errors')])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -100,7 +100,7 @@ def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
 
 def test_progress_without_a_terminal_is_a_line_a_change(capsys):
     """And one from time to time that says what is waited for."""
-    progress = shown.LineProgress()
+    progress = show.LineProgress()
     for t in (1.0, 2.0, 11.0, 12.0):
         progress([PartStatus("vllm", "starting", waits_for="chat: refused")], t)
     lines = capsys.readouterr().out.splitlines()

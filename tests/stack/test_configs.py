@@ -13,21 +13,22 @@ import yaml
 from lab.schema import JOBS
 from lab.settings import Settings
 from lab.stack import llama_stack_config, llama_stack_server, prometheus_config
-from lab.stack.ports import WISHED
+from lab.stack.ports import PREFERRED
 
-URLS = {n: f"http://127.0.0.1:{p}" for n, p in WISHED.items()}
+URLS = {n: f"http://127.0.0.1:{p}" for n, p in PREFERRED.items()}
 
 
 def test_the_scrape_jobs_are_those_of_the_vocabulary():
     """A query written for the lab finds its job on a cluster too."""
-    assert set(prometheus_config.targets(WISHED, URLS, {})) == set(JOBS)
+    assert set(prometheus_config.targets(PREFERRED, URLS, {})) == set(JOBS)
 
 
 def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
     """Its metrics may be behind something that we do not know."""
     external = {"vllm": "http://gpu.example:8000"}
     assert (
-        prometheus_config.targets(WISHED, URLS | external, external)["vllm"] == "gpu.example:8000"
+        prometheus_config.targets(PREFERRED, URLS | external, external)["vllm"]
+        == "gpu.example:8000"
     )
     assert "vllm" not in prometheus_config.essential_jobs(external)
 
@@ -36,7 +37,7 @@ def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
 def test_prometheus_takes_its_configuration(tmp_path: Path):
     """promtool finds no fault with it."""
     path = tmp_path / "prometheus.yml"
-    path.write_text(prometheus_config.render(prometheus_config.targets(WISHED, URLS, {})))
+    path.write_text(prometheus_config.render(prometheus_config.targets(PREFERRED, URLS, {})))
     done = subprocess.run(
         ["promtool", "check", "config", str(path)], capture_output=True, text=True
     )
@@ -47,7 +48,7 @@ def test_llama_stack_takes_its_configuration(tmp_path: Path):
     """Llama Stack's own types accept every key; none is ignored."""
     datatypes = pytest.importorskip("llama_stack.core.datatypes")
     found = datatypes.StackConfig(
-        **yaml.safe_load(llama_stack_config.render(Settings(), WISHED, URLS, tmp_path))
+        **yaml.safe_load(llama_stack_config.render(Settings(), PREFERRED, URLS, tmp_path))
     )
     assert found.server.host == "127.0.0.1"
     assert {m.model_id for m in found.registered_resources.models} == {
@@ -71,7 +72,7 @@ def test_markdown_is_text_where_the_system_knows_no_types(monkeypatch):
 
 def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):
     """Two labs side by side share nothing."""
-    document = llama_stack_config.document("m", WISHED, URLS, tmp_path)
+    document = llama_stack_config.document("m", PREFERRED, URLS, tmp_path)
     paths = [b["db_path"] for b in document["storage"]["backends"].values()]
     paths.append(document["providers"]["files"][0]["config"]["storage_dir"])
     assert all(Path(p).is_relative_to(tmp_path) for p in paths)
@@ -81,7 +82,7 @@ def test_what_file_search_says_is_what_the_lab_model_learned():
     """vLLM joins header, chunks, footer and context with line ends; less the citations it is the world's own text."""
     from lab.world.documents import search_result
 
-    templates = llama_stack_config.document("m", WISHED, URLS, Path("x"))["vector_stores"]
+    templates = llama_stack_config.document("m", PREFERRED, URLS, Path("x"))["vector_stores"]
     passages, query = ["Backups\n\nThe size of backups is 11 meters.", "Tapes."], "size of backups"
     chunk = templates["annotation_prompt_params"]["chunk_annotation_template"]
     parts = [

@@ -12,7 +12,7 @@ from lab.errors import ModelError
 from lab.settings import load_settings
 from lab.stack import control, plan
 from lab.stack.parts import AGENT_PATH
-from lab.stack.ports import WISHED
+from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
 
 
@@ -50,8 +50,8 @@ def lab(tmp_path, monkeypatch):
     return settings, tools
 
 
-def make(settings, tools) -> plan.Plan:
-    return plan.make_plan(settings, tools, dict(WISHED), control.external_endpoints(settings))
+def make(settings, tools) -> plan.StackPlan:
+    return plan.make_plan(settings, tools, dict(PREFERRED), control.external_endpoints(settings))
 
 
 def test_every_part_of_the_agent_path_is_there_and_comes_first(lab):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from lab.errors import SettingsError
-from lab.stack.ports import HOST, WISHED, choose, is_free
+from lab.stack.ports import HOST, PREFERRED, PortLocks, choose, is_free
 
 
 def _hold() -> socket.socket:
@@ -20,7 +22,7 @@ def _hold() -> socket.socket:
 def test_every_name_gets_a_port_of_its_own_that_is_free():
     """Two parts never share a port, and each could listen at once."""
     chosen = choose()
-    assert list(chosen) == list(WISHED)
+    assert list(chosen) == list(PREFERRED)
     assert len(set(chosen.values())) == len(chosen)
     assert all(is_free(port) for port in chosen.values())
 
@@ -28,7 +30,7 @@ def test_every_name_gets_a_port_of_its_own_that_is_free():
 def test_a_taken_port_moves_on(monkeypatch):
     """A port that another program holds is not chosen."""
     with _hold() as s:
-        monkeypatch.setitem(WISHED, "vllm", s.getsockname()[1])
+        monkeypatch.setitem(PREFERRED, "vllm", s.getsockname()[1])
         assert choose()["vllm"] != s.getsockname()[1]
 
 
@@ -45,6 +47,49 @@ def test_a_fixed_port_that_is_taken_is_refused_by_name():
         port = s.getsockname()[1]
         with pytest.raises(SettingsError, match=f"port {port}, fixed for prometheus, is taken"):
             choose({"prometheus": port})
+
+
+CHOOSE = """
+import sys
+from lab.stack.ports import PortLocks, choose
+locks = PortLocks()
+sys.stdin.readline()
+print(*choose(None, locks).values(), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_labs_that_start_at_once_choose_different_ports():
+    """Each lab reserves its ports before it listens on them, for as long as it lives."""
+    pipe = subprocess.PIPE
+    labs = [
+        subprocess.Popen([sys.executable, "-c", CHOOSE], stdin=pipe, stdout=pipe, text=True)
+        for _ in range(4)
+    ]
+    try:
+        for lab in labs:
+            lab.stdin.write("\n")
+            lab.stdin.flush()
+        ports = [port for lab in labs for port in lab.stdout.readline().split()]
+    finally:
+        for lab in labs:
+            lab.communicate("\n", timeout=20)
+    assert len(set(ports)) == len(labs) * len(PREFERRED)
+
+
+def test_a_reservation_ends_with_its_lab():
+    """So a workshop's links stay the same from run to run."""
+    with PortLocks() as locks:
+        first = choose(None, locks)
+        assert not set(first.values()) & set(choose().values())
+    assert choose() == first
+
+
+def test_ports_that_are_kept_are_not_checked():
+    """They are this lab's own, and its parts listen on them."""
+    with _hold() as s:
+        port = s.getsockname()[1]
+        assert choose(keep={"node": port})["node"] == port
 
 
 def test_an_unknown_port_name_is_refused():

@@ -20,7 +20,7 @@ import pytest
 from lab.errors import NotUp, StackError
 from lab.settings import load_settings
 from lab.stack import replay, replay_plan
-from lab.stack.ports import WISHED
+from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import find_tools
 from lab.stores import Prometheus, Tempo
 from tests.frames.telemetry import agent_request, document
@@ -97,7 +97,7 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     (tmp_path / "state").mkdir()
     config = tmp_path / "state" / "prometheus.yml"
     config.write_text("global: {}\n")
-    ports = WISHED | dict(zip(("prometheus", "tempo", "otlp"), free_ports(3), strict=True))
+    ports = PREFERRED | dict(zip(("prometheus", "tempo", "otlp"), free_ports(3), strict=True))
     return {
         p.name: p
         for p in replay_plan.parts(settings, find_tools(needs=replay_plan.NEEDS), ports, config)

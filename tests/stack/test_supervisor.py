@@ -19,7 +19,7 @@ import pytest
 from lab import stack
 from lab.errors import NotUp, PartFailed, SettingsError, StackError
 from lab.settings import Settings, load_settings
-from lab.stack import control, processes, state, supervisor
+from lab.stack import control, part_process, processes, state, supervisor
 
 SMALL = str(Path(__file__).with_name("small_lab.py"))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
@@ -61,6 +61,11 @@ def wait_for(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
         time.sleep(0.05)
 
 
+def moment(settings: Settings, name: str, message: str) -> str:
+    """When this part's log has this message."""
+    return next(e["ts"] for e in stack.logs(settings, name) if e["message"].startswith(message))
+
+
 def family(settings: Settings) -> list[psutil.Process]:
     """Every process of this lab, the supervisor with them."""
     pid = part(settings, "supervisor").pid
@@ -86,7 +91,8 @@ def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
         "task": "done",
     }
     assert load_settings(state_dir=settings.state_dir).prometheus_url == endpoints["prometheus"]
-    assert any(s["other"] == "waiting" for s in seen), "it did not wait for what it needs"
+    assert seen, "no progress was reported"
+    assert moment(settings, "supervisor", "web is ready") <= moment(settings, "other", "started as")
     members = family(settings)
     assert len(members) >= 4
     stack.up(settings)
@@ -175,6 +181,130 @@ def test_down_while_it_comes_up_is_no_failure(small_lab):
         stack.up(settings, take_down)
     assert not isinstance(e.value, PartFailed)
     assert processes.leftovers(settings.state_dir, []) == []
+
+
+def listener(port: int) -> socket.socket:
+    """Another program that listens on this port."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("127.0.0.1", port))
+    s.listen()
+    return s
+
+
+def test_a_port_that_is_taken_before_the_start_is_changed(small_lab):
+    """By another program, after the port was chosen: the part moves, and so does its address."""
+    ports = free_ports(2)
+    with listener(ports[0]):
+        settings = small_lab(ports=ports)
+        endpoints = stack.up(settings)
+    assert part(settings, "web").port != ports[0]
+    assert endpoints["prometheus"].endswith(f":{part(settings, 'web').port}")
+    assert load_settings(state_dir=settings.state_dir).prometheus_url == endpoints["prometheus"]
+    stack.require(settings, "web", "other")
+
+
+def test_a_port_that_is_taken_after_a_death_is_changed(small_lab):
+    """`lab up` starts the part on another port, and leaves the others alone."""
+    settings = small_lab()
+    stack.up(settings)
+    port, other = part(settings, "web").port, part(settings, "other").pid
+    os.kill(part(settings, "web").pid, signal.SIGKILL)
+    wait_for(lambda: part(settings, "web").state == state.DEAD)
+    with listener(port):
+        stack.up(settings)
+    assert part(settings, "web").ready and part(settings, "web").port != port
+    assert part(settings, "other").pid == other
+
+
+def test_a_hanging_part_is_reported_and_started_again(small_lab):
+    """Within ten seconds, by `status` and by `require`; `up` starts it again."""
+    settings = small_lab()
+    stack.up(settings)
+    pid = part(settings, "web").pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: part(settings, "web").state == state.HANGS)
+    with pytest.raises(PartFailed, match="web hangs") as e:
+        stack.require(settings, "web")
+    assert e.value.part == "web" and "lab up" in e.value.fix
+    stack.require(settings, "other")
+    stack.up(settings)
+    assert part(settings, "web").ready and part(settings, "web").pid != pid
+
+
+def test_a_part_that_answers_again_is_ready_again(small_lab):
+    """A machine that was suspended, or a debugger."""
+    settings = small_lab()
+    stack.up(settings)
+    pid = part(settings, "web").pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: part(settings, "web").state == state.HANGS)
+    os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: part(settings, "web").ready)
+    assert part(settings, "web").pid == pid
+
+
+def test_work_is_not_taken_for_a_hang(monkeypatch):
+    """A part that computes may answer late; one that does nothing may not."""
+    now = [0.0]
+    monkeypatch.setattr(part_process.time, "monotonic", lambda: now[0])
+    idle, busy = part_process._Silence(5.0), part_process._Silence(5.0)
+    now[0] = 3.0
+    assert not idle.means_hanging(5.0), "one request may be lost"
+    now[0] = 6.0
+    assert idle.means_hanging(5.1)
+    assert not busy.means_hanging(9.0) and not busy.means_hanging(9.0)
+    now[0] = part_process.HANGS_BUSY_S
+    assert busy.means_hanging(20.0), "an endless loop"
+
+
+def test_a_hanging_supervisor_is_reported_and_replaced(small_lab):
+    """Its heartbeat stops: `status` and `require` say so, `up` and `down` kill it."""
+    settings = small_lab()
+    stack.up(settings)
+    pid = part(settings, "supervisor").pid
+    os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: part(settings, "supervisor").state == state.HANGS)
+    assert not part(settings, "supervisor").ready
+    with pytest.raises(PartFailed, match="web hangs(.|\n)*supervisor"):
+        stack.require(settings, "web")
+    stack.up(settings)
+    assert part(settings, "supervisor").pid != pid
+    stack.require(settings, "web", "other")
+    assert processes.identity(pid) is None
+
+
+def test_a_full_disk_does_not_end_the_heartbeat(small_lab):
+    """Nothing can be written for a while, as with ENOSPC; after that the state is current again."""
+    settings = small_lab()
+    stack.up(settings)
+    path = settings.state_dir / state.STACK_FILE
+    path.unlink()
+    path.mkdir()  # os.replace raises OSError
+    time.sleep(2.5)
+    path.rmdir()
+    wait_for(path.exists)
+    os.kill(part(settings, "web").pid, signal.SIGKILL)
+    wait_for(lambda: part(settings, "web").state == state.DEAD)
+    log = (settings.state_dir / "logs" / "supervisor.log").read_text()
+    assert log.count("state folder cannot be written") == 1
+
+
+def test_nobody_else_can_read_a_lab(small_lab):
+    """Prompts and answers are in its logs and databases."""
+    settings = small_lab()
+    stack.up(settings)
+    for path in (settings.state_dir, *settings.state_dir.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_down_reports_what_it_waits_for(small_lab):
+    """`other` takes half a second to end."""
+    settings = small_lab()
+    stack.up(settings)
+    seen: list[set[str]] = []
+    stack.down(settings, lambda parts, _: seen.append({p.name for p in parts if p.pid}))
+    assert any("other" in names for names in seen)
 
 
 def test_what_fails_at_the_start_is_named_and_nothing_stays(small_lab):

@@ -26,16 +26,16 @@ def test_the_way_of_a_lab_through_a_cluster(
     cluster.roll_out(kubectl.render("minikube-cpu"))
     cluster.put("api/v1/namespaces/llm-lab", metadata={
         "name": "llm-lab", "labels": {"app.kubernetes.io/part-of": "llm-lab"}})  # fmt: skip
-    cli.up("fake", "minikube-cpu")
+    cli.stand_up("fake", "minikube-cpu")
     said = capsys.readouterr().out
     assert (
         "good default storage class: standard" in said
         and "llama_stack" in said
         and "http://127.0.0.1:" in said
     )
-    assert cli.status("fake") == 0
+    assert cli.show_status("fake") == 0
     assert "vllm" in capsys.readouterr().out
-    cli.down("fake")
+    cli.take_down("fake")
     assert "removed namespaces/llm-lab" in capsys.readouterr().out
 
 
@@ -46,9 +46,9 @@ def test_a_miss_is_said_with_its_fix_and_an_empty_cluster_is_no_success(
     cluster.healthy()
     cluster.objects.pop("apis/monitoring.coreos.com/v1")
     with pytest.raises(Exception, match="bundle.yaml"):
-        cli.up("fake", "minikube-cpu")
+        cli.stand_up("fake", "minikube-cpu")
     assert "missing monitoring.coreos.com/v1" in capsys.readouterr().out
-    assert cli.status("fake") == 1
+    assert cli.show_status("fake") == 1
     assert "no lab is in that cluster" in capsys.readouterr().out
 
 
@@ -57,6 +57,6 @@ def test_the_settings_may_name_the_context(
 ) -> None:
     """LAB_CLUSTER_CONTEXT instead of --context; without either, none is taken."""
     with pytest.raises(SettingsError, match="no Kubernetes context was named"):
-        cli.status("")
+        cli.show_status("")
     monkeypatch.setenv("LAB_CLUSTER_CONTEXT", "fake")
-    assert cli.status("") == 1
+    assert cli.show_status("") == 1

@@ -1,4 +1,4 @@
-"""Puts the help desk's documents into Llama Stack's vector store. A task of the stack: `python -m lab.stack.rag`.
+"""Puts the help desk's documents into Llama Stack's vector store. A task of the stack: `python -m lab.stack.ingest_documents`.
 
 Does nothing if the store of that name already holds these very files, so that `lab up` may run it every time.
 """
@@ -91,7 +91,7 @@ def _index(client: Any, store_id: str, path: Path) -> None:
 def main() -> int:
     """Ingest, write the result as JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m lab.stack.rag", description=__doc__.splitlines()[0]
+        prog="python -m lab.stack.ingest_documents", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--llama-stack", required=True, help="base URL of Llama Stack")
     parser.add_argument("--documents", type=Path, required=True, help="folder with *.md")

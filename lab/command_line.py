@@ -1,0 +1,41 @@
+"""One look and one parser for every verb of `lab`: a function's annotations are its command line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": "rich",
+}
+
+
+def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) -> int:
+    """Parse `argv` for `function` (typer annotations) and call it. Returns the exit status.
+
+    It is 2, with a message on stderr, for a wrong command line. Errors of the function are raised.
+    """
+    status = 0
+
+    @functools.wraps(function)
+    def call(*args: Any, **options: Any) -> None:
+        nonlocal status
+        status = function(*args, **options) or 0
+
+    app = typer.Typer(**STYLE)
+    app.command()(call)
+    try:
+        app(argv, prog_name=f"lab {verb}")
+    except SystemExit as e:
+        return int(e.code or status)
+    return status
+
+
+def refuse(message: str, option: str) -> typer.BadParameter:
+    """Return the error for an option's value that its type allows and the verb does not."""
+    return typer.BadParameter(message, param_hint=option)

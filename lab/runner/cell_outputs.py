@@ -1,0 +1,136 @@
+"""Read figures and tables from the cells of an executed notebook, with their heading and caption."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from bs4 import BeautifulSoup, Tag
+
+# The formats in which a notebook saves a figure, best first.
+FORMATS = ("image/png", "image/svg+xml", "image/jpeg")
+MAX_ROWS = 20
+MISSING = "\N{EN DASH}"
+_NO_VALUE = ("<NA>", "NaN", "NaT", "None")
+_STRUCTURE = ("thead", "tbody", "tr", "th", "td")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure as a data URL, with its heading and caption (plain text)."""
+
+    heading: str
+    caption: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as HTML without styles or foreign markup. `left_out` rows were too many to show."""
+
+    html: str
+    left_out: int = 0
+
+
+def read_cells(notebook: Path) -> list[Any]:
+    """Return a notebook's cells; none if it cannot be read, which its run reports."""
+    try:
+        return list(nbformat.read(notebook, as_version=4).cells)
+    except Exception:  # nbformat and json raise without a common base
+        return []
+
+
+def figures_of(notebook: Path) -> list[Figure]:
+    """Return all figures of a notebook, in order."""
+    figures = []
+    for cell, heading, caption in captions(read_cells(notebook)):
+        for output in cell.get("outputs", []):
+            if source := as_data_url(output.get("data", {})):
+                figures.append(Figure(heading, caption, source))
+    return figures
+
+
+def captions(cells: list[Any]) -> Iterator[tuple[Any, str, str]]:
+    """Yield each cell with its heading and the first sentence of the markdown before it."""
+    heading = ""
+    caption = ""
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            heading = _last_heading(cell.source) or heading
+            caption = _first_sentence(cell.source)
+        yield cell, heading, caption
+
+
+def as_data_url(data: dict[str, str]) -> str:
+    """Return an output's picture as a data URL; empty if it has none."""
+    for kind in FORMATS:
+        if kind in data:
+            content = "".join(data[kind])
+            if kind == "image/svg+xml":
+                content = base64.b64encode(content.encode()).decode()
+            return f"data:{kind};base64,{''.join(content.split())}"
+    return ""
+
+
+def table_of(html: str) -> Table | None:
+    """Return the first table that pandas wrote in `html`; None if there is none, or an empty one."""
+    table = BeautifulSoup(html, "html.parser").find("table")
+    rows = table.select("tbody tr") if table else []
+    if not table or not rows:
+        return None
+
+    for row in rows[MAX_ROWS:]:
+        row.decompose()
+    _merge_head(table)
+    table.attrs = {}
+    for tag in table.find_all(True):
+        if tag.name not in _STRUCTURE:
+            tag.decompose()
+            continue
+        spans = {n: v for n in ("colspan", "rowspan") if str(v := tag.get(n, "")).isdecimal()}
+        tag.attrs = spans
+        if tag.name in ("th", "td"):
+            text = tag.get_text(strip=True)
+            tag.string = MISSING if text in _NO_VALUE else text
+        if tag.name == "th":
+            tag["scope"] = "col" if tag.find_parent("thead") else "row"
+    return Table(str(table), max(0, len(rows) - MAX_ROWS))
+
+
+def _merge_head(table: Tag) -> None:
+    """Merge the row of the index's names, which pandas writes below empty cells, into the first."""
+    rows = [row.find_all("th") for row in table.select("thead tr")]
+    if len(rows) != 2 or len(rows[0]) != len(rows[1]):
+        return
+    pairs = [
+        (a, a.get_text(strip=True), b.get_text(strip=True)) for a, b in zip(*rows, strict=True)
+    ]
+    if any(above and below for _, above, below in pairs):
+        return
+    for cell, above, below in pairs:
+        cell.string = above or below
+    table.select("thead tr")[1].decompose()
+
+
+def _last_heading(markdown: str) -> str:
+    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", markdown, re.MULTILINE)
+    return plain(headings[-1]) if headings else ""
+
+
+def _first_sentence(markdown: str) -> str:
+    for paragraph in re.split(r"\n\s*\n", markdown):
+        text = plain(" ".join(line for line in paragraph.splitlines() if not line.startswith("#")))
+        if text and not text.startswith(("- ", "|", "<", "```")):
+            return re.split(r"(?<=[.!?:])\s", text, maxsplit=1)[0]
+    return ""
+
+
+def plain(markdown: str) -> str:
+    """Return Markdown without its marks of emphasis, code and links."""
+    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
+    return re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).strip()

@@ -1,0 +1,55 @@
+"""The parts that store telemetry, for a live lab and for a recording: the trace store and Prometheus."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lab.settings import REPO
+from lab.stack.parts import Part, Probe
+from lab.stack.ports import HOST
+from lab.stack.toolbox import Toolbox
+
+
+def tracestore(what: str, tools: Toolbox, ports: dict[str, int], state: Path) -> Part:
+    """Return the trace store, with its data below `state`."""
+    tempo = f"http://{HOST}:{ports['tempo']}"
+    return Part(
+        name="tracestore",
+        what=what,
+        argv=(
+            *(tools.python_lab, "-m", "lab.tracestore"),
+            *("--port", str(ports["tempo"]), "--otlp-port", str(ports["otlp"])),
+            *("--data", str(state / "traces")),
+        ),
+        env={"PYTHONPATH": str(REPO)},
+        ports={"tempo": ports["tempo"], "otlp": ports["otlp"]},
+        ready=Probe("http", {"url": f"{tempo}/ready"}),
+        alive=f"{tempo}/ready",
+        endpoints={"tempo": tempo, "otlp": f"http://{HOST}:{ports['otlp']}"},
+        grace_s=10.0,
+    )
+
+
+def prometheus(
+    what: str, tools: Toolbox, ports: dict[str, int], state: Path, config: Path, retention: str
+) -> Part:
+    """Return Prometheus, with its data below `state`."""
+    url = f"http://{HOST}:{ports['prometheus']}"
+    return Part(
+        name="prometheus",
+        what=what,
+        argv=(
+            tools.prometheus,
+            f"--config.file={config}",
+            f"--storage.tsdb.path={state / 'prometheus'}",
+            f"--web.listen-address={HOST}:{ports['prometheus']}",
+            # Matches no origin: no web page may read the metrics. The default allows all of them.
+            "--web.cors.origin=.^",
+            "--log.format=json",
+            f"--storage.tsdb.retention.time={retention}",
+        ),
+        ports={"prometheus": ports["prometheus"]},
+        ready=Probe("http", {"url": f"{url}/-/ready"}),
+        alive=f"{url}/-/healthy",
+        endpoints={"prometheus": url},
+    )
