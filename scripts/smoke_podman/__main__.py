@@ -85,13 +85,13 @@ def say(text: str) -> None:
 def _play(engine: Engine, fast: bool) -> None:
     documents = render.overlay(OVERLAY)
     documents, notes = replaced.for_podman(documents)
+    if not fast:
+        documents += scrape.deployment(documents, versions()["PROMETHEUS"])
     pods = pods_of(documents)
     give_addresses(pods)
     if not fast:
-        more, jobs = scrape.deployment(documents, versions()["PROMETHEUS"], pods)
-        documents += more
-        pods += pods_of(more)
-        give_addresses(pods)
+        config, jobs = scrape.config_map(documents, pods)
+        documents.append(config)
         notes += [f"left out: the scrape job {job}, whose pods are" for job in jobs]
     for note in notes:
         say(note)

@@ -30,6 +30,7 @@ def configuration(documents: list[Document], pods: list[Pod]) -> tuple[str, list
             "scrape_timeout": spec["scrapeTimeout"],
             "evaluation_interval": spec["evaluationInterval"],
         },
+        "storage": {"exemplars": {"max_exemplars": spec["exemplars"]["maxSize"]}},
         "rule_files": ["/etc/prometheus/rules/*.yaml"],
         "scrape_configs": jobs,
     }
@@ -42,24 +43,14 @@ def rules(documents: list[Document]) -> str:
     return yaml.safe_dump({"groups": groups}, sort_keys=False)
 
 
-def deployment(
-    documents: list[Document], image: str, pods: list[Pod]
-) -> tuple[list[Document], list[str]]:
-    """Return the operator's StatefulSet and ConfigMap for our Prometheus, and the jobs that are left out."""
+def deployment(documents: list[Document], image: str) -> list[Document]:
+    """Return the operator's StatefulSet for our Prometheus and the ConfigMap of its rules."""
     resource = _prometheus(documents)
     spec = resource["spec"]
     meta = resource["metadata"]
-    text, left_out = configuration(documents, pods)
-    config = {
-        "kind": "ConfigMap",
-        "metadata": {"name": "prometheus-lab", "namespace": meta["namespace"]},
-        "data": {"prometheus.yml": text},
-    }
-    rule_file = {
-        "kind": "ConfigMap",
-        "metadata": {"name": "prometheus-lab-rules", "namespace": meta["namespace"]},
-        "data": {"llm-lab.yaml": rules(documents)},
-    }
+    rule_file = _config_map(
+        "prometheus-lab-rules", meta["namespace"], "llm-lab.yaml", rules(documents)
+    )
     container = {
         "name": "prometheus",
         "image": image,
@@ -103,7 +94,19 @@ def deployment(
         "metadata": {"name": f"prometheus-{meta['name']}", "namespace": meta["namespace"]},
         "spec": {"replicas": spec["replicas"], "template": template},
     }
-    return [config, rule_file, stateful_set], left_out
+    return [rule_file, stateful_set]
+
+
+def config_map(documents: list[Document], pods: list[Pod]) -> tuple[Document, list[str]]:
+    """Return the ConfigMap with prometheus.yml, and the monitors whose pods are left out."""
+    text, left_out = configuration(documents, pods)
+    namespace = _prometheus(documents)["metadata"]["namespace"]
+    return _config_map("prometheus-lab", namespace, "prometheus.yml", text), left_out
+
+
+def _config_map(name: str, namespace: str, key: str, text: str) -> Document:
+    meta = {"name": name, "namespace": namespace}
+    return {"kind": "ConfigMap", "metadata": meta, "data": {key: text}}
 
 
 def _flags(spec: dict[str, Any]) -> list[str]:

@@ -44,7 +44,7 @@ def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in now.get("conditions", []))
     done = now.get("phase") == "Succeeded"
     state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
-    why = next((f"{reason}: {message}" for reason, message, _ in rollout.pod_reasons(pod)), "")
+    why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")
     return PodStatus(
         part=(meta.get("labels") or {}).get("app.kubernetes.io/name", meta["name"]),
         namespace=meta["namespace"],

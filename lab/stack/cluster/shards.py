@@ -131,9 +131,7 @@ def _failure(api: Api, happened: str) -> PartFailed:
         if pod.get("status", {}).get("phase") != "Succeeded":
             name = pod["metadata"]["name"]
             last = _log(api, name, tailLines="5").strip()
-            why = "; ".join(
-                f"{reason} {message}" for reason, message, _ in rollout.pod_reasons(pod)
-            )
+            why = "; ".join(f"{r.reason} {r.message}" for r in rollout.pod_reasons(pod))
             words.append(f"{name}: {last or why or pod.get('status', {}).get('phase')}")
     fix = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
     return PartFailed(happened, part="load", got="\n    ".join(words), fix=fix)
