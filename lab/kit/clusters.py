@@ -11,8 +11,8 @@ import pandas as pd
 from lab.errors import NotUp, SettingsError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster
+from lab.stack.cluster.port_forwards import Connection
 from lab.stack.cluster.rollout import WorkloadStatus
-from lab.stack.cluster.ways import Connection
 from lab.stores import Prometheus
 from lab.workload import Plan, Run, join_shards
 

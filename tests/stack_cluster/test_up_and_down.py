@@ -13,7 +13,7 @@ import pytest
 from lab.errors import PartFailed, SetupError, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack.cluster import forward, kubectl, rollout, ways
+from lab.stack.cluster import forward, kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -28,7 +28,10 @@ def test_up_applies_in_two_steps_waits_and_opens_ways(
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
         urls = driver.up(settings, "fake", "minikube-cpu", wait_s=5)
-        assert urls.keys() == ways.SERVICES.keys() and urls["mcp"] == ways.TOOLS_INSIDE
+        assert (
+            urls.keys() == port_forwards.SERVICES.keys()
+            and urls["mcp"] == port_forwards.TOOLS_INSIDE
+        )
         assert all(
             forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp"
         )
@@ -288,7 +291,7 @@ def test_a_forward_that_dies_is_started_again_and_ends_when_told(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
     """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
-    port = ways.free_from(13300, set())
+    port = port_forwards.free_from(13300, set())
     kept = forward.Forward(
         "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
     )
@@ -313,7 +316,7 @@ def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
         'if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n'
     )
     program.write_text(text)
-    monkeypatch.setattr(ways, "FORWARDS_UP_S", 1.0)
+    monkeypatch.setattr(port_forwards, "FORWARDS_UP_S", 1.0)
     with pytest.raises(StackError, match="no way to"):
         driver.up(settings, "fake", "minikube-cpu", wait_s=5)
     assert not (settings.state_dir / "cluster.json").exists()
@@ -325,14 +328,14 @@ def test_inside_a_cluster_no_forward_is_needed(
     """A notebook in a pod uses the Services' names."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     documents = kubectl.render("minikube-cpu")
-    urls = ways.open_ways(kubectl.named("fake"), settings, "minikube-cpu", documents)
+    urls = port_forwards.open_forwards(kubectl.named("fake"), settings, "minikube-cpu", documents)
     assert urls["tempo"] == "http://tempo.llm-lab-obs.svc:3200"
     assert json.loads((settings.state_dir / "endpoints.json").read_text()) == urls
 
 
 def test_the_way_follows_a_name_that_points_elsewhere() -> None:
     """With somebody else's Prometheus, the forward goes to its Service: an ExternalName cannot be forwarded."""
-    found = ways._services(kubectl.render("cluster-existing-prometheus"))
+    found = port_forwards._services(kubectl.render("cluster-existing-prometheus"))
     assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
 
 

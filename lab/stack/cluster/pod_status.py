@@ -9,7 +9,7 @@ from typing import Any
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, Api
-from lab.stack.cluster.needs import quantity
+from lab.stack.cluster.preflight_checks import quantity
 
 METRICS = "apis/metrics.k8s.io/v1beta1"
 
