@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lab.errors import SetupError
+from lab.stack.cluster import kubectl
 from scripts.check_cluster.paths import K8S
 
 
@@ -37,12 +36,9 @@ def _text(path: str) -> str:
 
 
 def _run(path: str) -> str:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise SetupError(
-            "kubectl is not installed", fix="install it (Debian: apt-get install kubernetes-client)"
-        )
-    done = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [kubectl.program(), "kustomize", path], capture_output=True, text=True, timeout=60
+    )
     if done.returncode:
         raise CannotRender(done.stderr.strip())
     return done.stdout

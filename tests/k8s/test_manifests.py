@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.stack.cluster.needs import GPU, requested
+from lab.stack.cluster.preflight_checks import GPU, requested
 from scripts.check_cluster import (
     collector,
     images,

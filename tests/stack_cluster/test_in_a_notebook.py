@@ -17,7 +17,7 @@ from lab.errors import NotUp, SettingsError
 from lab.settings import REPO, Settings, load_settings
 from lab.stack import cluster as driver
 from lab.stack import state
-from lab.stack.cluster import kubectl, ways
+from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -39,7 +39,7 @@ def _pod(cluster: FakeCluster, part: str, restarts: int = 0, **status: object) -
 def _connected(settings: Settings, **reachable: str) -> Settings:
     state.prepare(settings.state_dir)
     about = {"context": "fake", "overlay": "minikube-cpu", "reachable": reachable}
-    state.write_json(settings.state_dir / ways.CLUSTER_FILE, about)
+    state.write_json(settings.state_dir / port_forwards.CLUSTER_FILE, about)
     return load_settings(state_dir=settings.state_dir, place="cluster")
 
 
@@ -67,7 +67,7 @@ def test_a_notebook_stands_the_named_cluster_up_once(
         assert settings.place == "cluster" and settings.endpoint("llama_stack").startswith(
             "http://127.0.0.1:"
         )
-        assert settings.endpoint("mcp") == ways.TOOLS_INSIDE
+        assert settings.endpoint("mcp") == port_forwards.TOOLS_INSIDE
         n = len(applied(tmp_path))
         assert lab.stand_up("cluster").endpoint("tempo") == settings.endpoint("tempo")
         assert len(applied(tmp_path)) == n
@@ -130,7 +130,7 @@ def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings)
 @pytest.fixture(scope="module")
 def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real tool server: its address."""
-    port = ways.free_from(13400, set())
+    port = port_forwards.free_from(13400, set())
     folder = tmp_path_factory.mktemp("tools")
     arguments = [f"--host={HOST}", f"--port={port}", f"--db={folder / 'world.sqlite'}"]
     with (folder / "log").open("wb") as log:
@@ -152,6 +152,12 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_tools_are_read_over_the_forward(tool_server: str, settings: Settings) -> None:
     """The settings' address is for Llama Stack, inside; the table comes over the forwarded port."""
-    here = _connected(settings, mcp=tool_server).model_copy(update={"mcp_url": ways.TOOLS_INSIDE})
+    here = _connected(settings, mcp=tool_server).model_copy(
+        update={"mcp_url": port_forwards.TOOLS_INSIDE}
+    )
     tools = places.tools_frame(here)
-    assert len(tools) > 5 and tools.writes.sum() >= 1 and here.endpoint("mcp") == ways.TOOLS_INSIDE
+    assert (
+        len(tools) > 5
+        and tools.writes.sum() >= 1
+        and here.endpoint("mcp") == port_forwards.TOOLS_INSIDE
+    )

@@ -1,4 +1,4 @@
-"""The ways to the cluster's parts: port-forwards under a process of their own, or, inside the cluster, Services' names.
+"""Port-forwards to the cluster's parts, in a process of their own; inside the cluster, the Services' names.
 
 `cluster.json` in the state folder says which context it was, and where each part can be reached from here.
 """
@@ -42,7 +42,7 @@ TOOLS_INSIDE = "http://lab-tools.llm-lab.svc:8200"
 
 @dataclass(frozen=True)
 class Connection:
-    """A cluster that `up` has opened ways to; `reachable` are the addresses from here, the tool server's too."""
+    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here, the tool server's too."""
 
     context: str
     overlay: str
@@ -64,13 +64,13 @@ def connection(settings: Settings) -> Connection | None:
         return None
 
 
-def open_ways(
+def open_forwards(
     kubectl: kube.Kubectl, settings: Settings, overlay: str, documents: list[dict[str, Any]]
 ) -> dict[str, str]:
     """Make every part reachable and write down where; returns {endpoint: URL} as requests should use them."""
     state_dir = settings.state_dir.resolve()
     state.prepare(state_dir)
-    close_ways(state_dir)
+    close_forwards(state_dir)
     services = _services(documents)
     pid, created = 0, 0.0
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
@@ -103,7 +103,7 @@ def open_ways(
     return urls
 
 
-def close_ways(state_dir: Path) -> None:
+def close_forwards(state_dir: Path) -> None:
     """End the process that forwards, if it is still the one that we started."""
     path = state_dir / CLUSTER_FILE
     with contextlib.suppress(OSError, ValueError, KeyError):
@@ -145,7 +145,7 @@ def _forward(
     limit = time.monotonic() + FORWARDS_UP_S
     while closed := [name for name, port in local.items() if not answers(port)]:
         if time.monotonic() > limit or process.poll() is not None:
-            close_ways(state_dir)
+            close_forwards(state_dir)
             got, fix = (
                 f"{state_dir / 'logs' / 'forwards.log'} says why",
                 f"try it: {' '.join(commands[closed[0]])}",

@@ -9,7 +9,7 @@ from typing import Any
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, Api
-from lab.stack.cluster.needs import quantity
+from lab.stack.cluster.preflight_checks import quantity
 
 METRICS = "apis/metrics.k8s.io/v1beta1"
 
@@ -44,7 +44,7 @@ def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in now.get("conditions", []))
     done = now.get("phase") == "Succeeded"
     state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
-    why = next((f"{reason}: {message}" for reason, message, _ in rollout.pod_reasons(pod)), "")
+    why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")
     return PodStatus(
         part=(meta.get("labels") or {}).get("app.kubernetes.io/name", meta["name"]),
         namespace=meta["namespace"],
