@@ -61,6 +61,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
         code = response.status
+        if engine.ready and engine.ingest.is_incomplete and not response.prepared:
+            response.headers["X-Lab-Incomplete"] = "acknowledged spans cannot be queried yet"
         return response
     except web.HTTPException as e:
         code = e.status
@@ -124,6 +126,8 @@ async def ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     if not engine.ready:
         return web.Response(status=503, text="starting: the log is being replayed")
+    if fault := engine.fault:
+        return web.Response(status=503, text=str(fault))
     await ask(request, lambda con: con.execute("SELECT 1 FROM spans LIMIT 1").fetchall())
     return web.Response(text="ready")
 

@@ -241,8 +241,16 @@ def test_a_second_process_is_told_why(tmp_path: Path) -> None:
 class Child:
     """The store as a process of its own."""
 
-    def __init__(self, folder: Path, *, largest_file_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        largest_file_bytes: int | None = None,
+        prefix: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
+    ) -> None:
         command = [
+            *prefix,
             sys.executable,
             "-m",
             "lab.tracestore",
@@ -252,6 +260,7 @@ class Child:
             "0",
             "--data",
             str(folder),
+            *options,
         ]
         if largest_file_bytes is not None:  # past it every write fails, as on a full disk
             command = [
