@@ -18,6 +18,7 @@ from aiohttp import web
 from lab.tracestore import api, otlp_http
 from lab.tracestore.engine import Engine
 from lab.tracestore.errors import TraceStoreError
+from lab.tracestore.guard import LOOPBACK, HostGuard, IdleConnections
 from lab.tracestore.traceql.parse import parse
 
 if TYPE_CHECKING:
@@ -35,17 +36,19 @@ def _warm_up() -> None:
     parse("{}")
 
 
-def query_app(engine: Engine) -> web.Application:
-    """The application of the query port."""
-    app = web.Application(middlewares=[api.answer_errors], client_max_size=otlp_http.MAX_BODY_BYTES)
+def query_app(engine: Engine, guard: HostGuard, idle: IdleConnections) -> web.Application:
+    """Build the application of the query port."""
+    middlewares = [idle.middleware(), guard.middleware(), api.answer_errors]
+    app = web.Application(middlewares=middlewares, client_max_size=otlp_http.MAX_BODY_BYTES)
     app[otlp_http.ENGINE] = engine
     api.add_routes(app)
     return app
 
 
-def otlp_app(engine: Engine) -> web.Application:
-    """The application of the OTLP port."""
-    app = web.Application(client_max_size=otlp_http.MAX_BODY_BYTES)
+def otlp_app(engine: Engine, guard: HostGuard, idle: IdleConnections) -> web.Application:
+    """Build the application of the OTLP port."""
+    middlewares = [idle.middleware(), guard.middleware()]
+    app = web.Application(middlewares=middlewares, client_max_size=otlp_http.MAX_BODY_BYTES)
     app[otlp_http.ENGINE] = engine
     otlp_http.add_routes(app)
     return app
@@ -62,16 +65,24 @@ class Server:
         port: int = 3200,
         otlp_port: int = 4318,
         grpc_port: int | None = None,
+        allowed_hosts: tuple[str, ...] = (),
     ) -> None:
-        self.engine, self.host = engine, host
-        self.port, self.otlp_port, self.grpc_port = port, otlp_port, grpc_port
+        self.engine = engine
+        self.host = host
+        self.port = port
+        self.otlp_port = otlp_port
+        self.grpc_port = grpc_port
+        self._guard = HostGuard(host, allowed_hosts)
+        self._idle = IdleConnections()
+        self._closer: asyncio.Task[None] | None = None
         self._runners: list[web.AppRunner] = []
         self._grpc: GrpcServer | None = None
 
     async def start(self) -> None:
         """Bind the ports, then start the engine. Raises TraceStoreError where a port is taken, or grpcio missing."""
-        self.port = await self._listen(query_app(self.engine), self.port)
-        otlp = otlp_app(self.engine)
+        query = query_app(self.engine, self._guard, self._idle)
+        self.port = await self._listen(query, self.port)
+        otlp = otlp_app(self.engine, self._guard, self._idle)
         self.otlp_budget = otlp[otlp_http.BUDGET]
         self.otlp_port = await self._listen(otlp, self.otlp_port)
         if self.grpc_port is not None:
@@ -80,7 +91,14 @@ class Server:
             self._grpc = GrpcServer(self.engine, self.host, self.grpc_port)
             self.grpc_port = self._grpc.port
             self._grpc.start()
+        servers = [runner.server for runner in self._runners if runner.server is not None]
+        self._closer = asyncio.create_task(self._idle.close_forever(servers))
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
+        if self.host not in LOOPBACK:
+            log.warning(
+                "not only this machine can reach the store: it has no passwords, and all spans can be read and written",
+                extra={"host": self.host},
+            )
         log.info(
             "listening", extra={"host": self.host, "port": self.port, "otlp_port": self.otlp_port}
         )
@@ -105,6 +123,8 @@ class Server:
 
     async def stop(self) -> bool:
         """Close the ports and stop the engine; return whether everything was flushed in time."""
+        if self._closer is not None:
+            self._closer.cancel()
         ends = [runner.cleanup() for runner in self._runners]
         if self._grpc is not None:
             ends.append(asyncio.to_thread(self._grpc.stop))
@@ -121,6 +141,7 @@ async def serve(
     port: int,
     otlp_port: int,
     grpc_port: int | None = None,
+    allowed_hosts: tuple[str, ...] = (),
     **engine_options: object,
 ) -> bool:
     """Run until SIGTERM or SIGINT; return whether everything was flushed in time."""
@@ -130,7 +151,14 @@ async def serve(
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(sig, stop.set)
     engine = Engine(folder, **engine_options)
-    server = Server(engine, host=host, port=port, otlp_port=otlp_port, grpc_port=grpc_port)
+    server = Server(
+        engine,
+        host=host,
+        port=port,
+        otlp_port=otlp_port,
+        grpc_port=grpc_port,
+        allowed_hosts=allowed_hosts,
+    )
     try:
         await server.start()
         await stop.wait()
