@@ -26,7 +26,8 @@ FLOOR = {
     "notebook",
 }
 
-# Room -> what it may import besides itself and the floor. A stage takes plain values and imports no other stage.
+# Package -> what it may import besides itself and the floor. A stage takes plain values and imports
+# no other stage.
 STAGES = dict.fromkeys(
     ("workload", "stack", "tools", "stores", "frames", "measures", "figures", "dashboards"),
     frozenset[str](),
@@ -47,10 +48,6 @@ ABOVE = {
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {"observation", "recording", "runs", "runner", "stack", "stores", "workload"},
 }
-STILL_USES_LAB_ERRORS = {
-    "errors.py",
-    "__main__.py",
-}  # of the trace store; empty it when they do not
 
 ALLOWED = dict.fromkeys(FLOOR, frozenset[str]()) | STAGES | ABOVE
 
@@ -107,8 +104,7 @@ def test_rooms_have_no_cycle() -> None:
 )
 def test_the_trace_store_depends_on_nothing_in_the_lab(path: Path) -> None:
     """It is a product of its own, which can be moved to a repository of its own."""
-    still = {"errors"} if path.name in STILL_USES_LAB_ERRORS else set()
-    assert _imported_rooms(path) <= {"tracestore"} | still
+    assert _imported_rooms(path) <= {"tracestore"}
 
 
 def test_importing_lab_does_nothing() -> None:

@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from lab.tracestore import http_params as params
 from lab.tracestore.anyvalue import double_to_json
 from lab.tracestore.errors import BadRequest, TraceStoreError
+from lab.tracestore.guard import PAGE_HEADER
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.otlp_json import as_protobuf_json
@@ -61,6 +62,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
         code = response.status
+        if engine.ready and engine.ingest.is_incomplete and not response.prepared:
+            response.headers["X-Lab-Incomplete"] = "acknowledged spans cannot be queried yet"
         return response
     except web.HTTPException as e:
         code = e.status
@@ -103,9 +106,9 @@ def add_routes(app: web.Application) -> None:
     get("/api/v2/traces/{id}", trace_v2)
     get("/api/search", search_traces)
     get("/api/search/tags", tags_v1)
-    get("/api/search/tag/{tag}/values", tag_values_v1)
+    get("/api/search/tag/{tag:.+}/values", tag_values_v1)
     get("/api/v2/search/tags", tags_v2)
-    get("/api/v2/search/tag/{tag}/values", tag_values_v2)
+    get("/api/v2/search/tag/{tag:.+}/values", tag_values_v2)
     get("/api/metrics/query_range", query_range)
     get("/api/metrics/query", query_instant)
     get("/api/lab/spans", bulk_spans)
@@ -124,6 +127,8 @@ async def ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     if not engine.ready:
         return web.Response(status=503, text="starting: the log is being replayed")
+    if fault := engine.fault:
+        return web.Response(status=503, text=str(fault))
     await ask(request, lambda con: con.execute("SELECT 1 FROM spans LIMIT 1").fetchall())
     return web.Response(text="ready")
 
@@ -375,8 +380,16 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 
 async def export_spans(request: web.Request) -> web.Response:
-    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
+    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's).
+
+    The request needs a header `X-Lab-Request`, which a web page cannot send without the store's consent.
+    """
     from lab.tracestore.archive import export_window
+
+    if PAGE_HEADER not in request.headers:
+        return web.Response(
+            status=403, text=f"an export needs a header {PAGE_HEADER}: send it with any value"
+        )
 
     engine, q = request.app[ENGINE], request.query
     name = q.get("name", "")
