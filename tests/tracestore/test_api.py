@@ -168,13 +168,20 @@ def test_grouped_search(tempo, spans: list[Span]) -> None:
 
 
 def test_a_window_limits(tempo, spans: list[Span]) -> None:
-    """Spans that do not overlap [start, end] take no part."""
+    """Traces that do not overlap [start, end] take no part; the others are evaluated as a whole."""
     start, end = T0 // 10**9 + 5, T0 // 10**9 + 10
     found = tempo.get(
         "/api/search", params={"q": "{}", "start": start, "end": end, "limit": 100}
     ).json()["traces"]
-    inside = {f"{s.trace:x}" for s in spans if s.start <= end * 10**9 and s.end >= start * 10**9}
-    assert {t["traceID"] for t in found} == inside
+    traces = Corpus(spans).traces
+    overlapping = {
+        f"{trace:x}": len(members)
+        for trace, members in traces.items()
+        if min(s.start for s in members) <= end * 10**9
+        and max(s.end for s in members) >= start * 10**9
+    }
+    assert 0 < len(overlapping) < len(traces)
+    assert {t["traceID"]: t["spanSet"]["matched"] for t in found} == overlapping
 
 
 def test_legacy_search(tempo, spans: list[Span]) -> None:

@@ -298,8 +298,6 @@ class _Checker:
     def unsupported(self, query: ast.Query) -> None:
         for node in walk(query):
             match node:
-                case ast.Intrinsic(name=name) if name.startswith("nestedSet"):
-                    raise self.not_supported(name, node)
                 case ast.MetricsAggregate(op="compare"):
                     raise self.not_supported("compare()", node)
 
