@@ -23,6 +23,7 @@ _UNIT_NS = {
     "d": 86400 * 10**9,
 }
 _MAX_NS = 2**63 - 1
+_MAX_DIGITS = 100  # of a parameter; nothing longer is a number that could be meant
 
 
 def trace_id(text: str) -> UUID:
@@ -43,10 +44,9 @@ def integer(
     text = params.get(name, "")
     if text == "":
         return default
-    try:
-        value = int(text)
-    except ValueError as e:
-        raise BadRequest(f"invalid {name}: not an integer", got=repr(text[:64])) from e
+    if len(text) > _MAX_DIGITS or not re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+        raise BadRequest(f"invalid {name}: not an integer", got=repr(text[:64]))
+    value = int(text)
     if not low <= value <= high:
         raise BadRequest(f"invalid {name}: must be between {low} and {high}", got=text[:64])
     return value
@@ -62,15 +62,29 @@ def flag(params: Mapping[str, str], name: str) -> bool:
 
 def duration_ns(text: str, name: str) -> int:
     """A Go duration such as `1m30s`, or a number of seconds, in nanoseconds."""
-    if re.fullmatch(r"\d+(\.\d+)?", text):
-        return round(float(text) * 10**9)
-    if not _DURATION.fullmatch(text):
+    if len(text) > _MAX_DIGITS:
+        raise BadRequest(f"invalid {name}: too long", got=repr(text[:64]))
+    if re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        ns = round(float(text) * 10**9)
+    elif _DURATION.fullmatch(text):
+        ns = round(sum(float(number) * _UNIT_NS[unit] for number, unit in _PART.findall(text)))
+    else:
         raise BadRequest(
             f"invalid {name}: not a duration",
             got=repr(text[:64]),
             fix="write it like 30s, 5m or 1h",
         )
-    return round(sum(float(number) * _UNIT_NS[unit] for number, unit in _PART.findall(text)))
+    if ns > _MAX_NS:
+        raise BadRequest(f"invalid {name}: longer than 292 years", got=repr(text[:64]))
+    return ns
+
+
+def step_ns(params: Mapping[str, str]) -> int:
+    """Return the `step` of a range query in nanoseconds; it must be more than 0."""
+    step = duration_ns(params["step"], "step")
+    if step <= 0:
+        raise BadRequest("invalid step: must be greater than 0", got=repr(params["step"][:64]))
+    return step
 
 
 def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tuple[int, int]:
@@ -90,14 +104,16 @@ def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tu
 
 def instant_ns(text: str, name: str) -> int:
     """A point in time: unix seconds (also with a fraction), unix nanoseconds, or RFC 3339."""
-    if re.fullmatch(r"\d+", text):
+    if len(text) > _MAX_DIGITS:
+        raise BadRequest(f"invalid {name}: too long", got=repr(text[:64]))
+    if re.fullmatch(r"\d+", text, re.ASCII):
         value = int(text)
         return value if len(text) > 10 else value * 10**9
-    if re.fullmatch(r"\d+\.\d+", text):
+    if re.fullmatch(r"\d+\.\d+", text, re.ASCII):
         return round(float(text) * 10**9)
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError as e:
+    except (ValueError, OverflowError) as e:
         raise BadRequest(
             f"invalid {name}: neither seconds, nanoseconds nor RFC 3339", got=repr(text[:64])
         ) from e

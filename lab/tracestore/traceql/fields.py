@@ -150,6 +150,8 @@ class FieldCompiler:
     def _absent(self, node: ast.FieldExpression) -> str:
         """Whether a value is missing; of events and links, whether any of them lacks it, or there is none."""
         if isinstance(node, ast.Attribute) and node.scope in ("event", "link"):
+            if not self.catalogue.types(node.scope, node.name):
+                return "TRUE"
             column = f"s.{node.scope}s"
             with_key = f"len({self._bags_with(column, node.name)})"
             every = f"json_array_length({column})"

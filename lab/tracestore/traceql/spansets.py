@@ -16,7 +16,7 @@ from lab.tracestore.catalogue import Catalogue
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import FetchPlan
 from lab.tracestore.traceql.fields import FieldCompiler, Needs, Parameters, Slots
-from lab.tracestore.traceql.kinds import STRUCTURAL
+from lab.tracestore.traceql.pipeline import STRUCTURAL
 
 _KEYS = "trace_id, rid, span_id, parent_id, start_ns"
 
