@@ -28,6 +28,7 @@ from lab.tracestore.search_response import (
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import FetchPlan, fetch_plan
+from lab.tracestore.traceql.fields import Needs
 from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.spansets import Relation, SpansetCompiler, Window
 from lab.tracestore.traceql.text import aggregate_text, field_text
@@ -74,6 +75,15 @@ def search(
     }
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """The condition of matching spans, and what it needs beside their rows."""
+
+    compiler: SpansetCompiler
+    needs: Needs
+    condition: str
+
+
 class _Search:
     """One search on one connection."""
 
@@ -89,9 +99,13 @@ class _Search:
 
     def answer(self) -> list[dict[str, Any]]:
         """Return the traces, newest first."""
-        condition = self._condition_on_spans()
-        traces = self._by_traces() if condition is None else self._by_spans(*condition)
-        return self._describe(traces) if traces else []
+        judged = self._judged_alone()
+        if judged is not None:
+            traces = self._by_spans(judged)
+            return self._describe_spans(traces, judged) if traces else []
+
+        traces = self._by_traces()
+        return self._describe_traces(traces) if traces else []
 
     def _execute(self, compiler: SpansetCompiler, body: str) -> duckdb.DuckDBPyConnection:
         compiler.prepare(self.con)
@@ -103,8 +117,8 @@ class _Search:
 
     # -- spans judged alone
 
-    def _condition_on_spans(self) -> tuple[SpansetCompiler, str] | None:
-        """Return FROM ... WHERE ... of the matching spans; None where a span cannot be judged alone."""
+    def _judged_alone(self) -> _Judged | None:
+        """Return the condition of matching spans; None where a span cannot be judged without its trace."""
         stages = self.pipeline.stages
         only_filters = all(isinstance(s, ast.Filter | ast.Select) for s in stages)
         if not only_filters or not isinstance(stages[0], ast.Filter):
@@ -117,14 +131,14 @@ class _Search:
         needs = fields.needs
         if needs.trace or needs.children or needs.nested_sets:
             return None
+        return _Judged(compiler, needs, " AND ".join(f"({c})" for c in conditions))
 
-        where = " AND ".join(f"({c})" for c in conditions)
-        return compiler, f"FROM {compiler.source(needs)} WHERE {where}"
-
-    def _by_spans(self, compiler: SpansetCompiler, source: str) -> list[UUID]:
+    def _by_spans(self, judged: _Judged) -> list[UUID]:
         """Return the traces with the newest matching spans; ties go by the id."""
         limit = self.request.limit
         look = limit * _SPANS_PER_TRACE
+        compiler = judged.compiler
+        source = f"FROM {compiler.source(judged.needs)} WHERE {judged.condition}"
         newest = "ORDER BY s.start_ns DESC, s.trace_id"
         while look <= _MAX_SPANS:
             rows = self._execute(
@@ -138,6 +152,27 @@ class _Search:
         newest = "GROUP BY s.trace_id ORDER BY max(s.start_ns) DESC, s.trace_id"
         body = f"SELECT s.trace_id {source} {newest} LIMIT {limit:d}"
         return [row[0] for row in self._execute(compiler, body).fetchall()]
+
+    def _describe_spans(self, traces: list[UUID], judged: _Judged) -> list[dict[str, Any]]:
+        """Read the spans of the traces once, each with whether it matches."""
+        compiler = judged.compiler
+        columns = self._attribute_columns(judged.needs, compiler)
+        first, last = extents.of_traces(self.con, traces)
+        ids = compiler.parameters.add([str(t) for t in traces])
+        cursor = self._execute(
+            compiler,
+            f"SELECT s.rowid AS rid, {CORE}, ({judged.condition}) AS matched{columns.sql} "
+            f"FROM {compiler.source(judged.needs)} WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
+            f"AND s.start_ns BETWEEN {first:d} AND {last:d}",
+        )
+        by_trace = {t: Trace(t) for t in traces}
+        for row in _dicts(cursor):
+            trace = by_trace[row["trace_id"]]
+            trace.add(row)
+            if row["matched"]:
+                trace.sets = trace.sets or [Spanset()]
+                trace.sets[0].rows.append(row)
+        return [self._shown(t, columns) for t in by_trace.values() if t.sets]
 
     # -- whole traces
 
@@ -202,9 +237,7 @@ class _Search:
         )
         return self._execute(compiler, body).fetchall()
 
-    # -- the answer
-
-    def _describe(self, traces: list[UUID]) -> list[dict[str, Any]]:
+    def _describe_traces(self, traces: list[UUID]) -> list[dict[str, Any]]:
         self._choose(traces)
         compiler = self._compiler(Window(source="chosen"))
         relation = compiler.pipeline(self.pipeline)
@@ -215,25 +248,25 @@ class _Search:
         )
         matches = self._execute(compiler, body).fetchall()
 
-        columns, rows = self._rows()
+        compiler = self._compiler(Window(source="chosen"))
+        needs = compiler.fields().needs
+        columns = self._attribute_columns(needs, compiler)
+        cursor = self._execute(
+            compiler, f"SELECT s.rowid AS rid, {CORE}{columns.sql} FROM {compiler.source(needs)}"
+        )
+        rows = {row["rid"]: row for row in _dicts(cursor)}
         by_trace = {t: Trace(t) for t in traces}
         for row in rows.values():
             by_trace[row["trace_id"]].add(row)
         _add_spansets(by_trace, matches, rows, relation)
         return [self._shown(t, columns) for t in by_trace.values() if t.sets]
 
-    def _rows(self) -> tuple[AttributeColumns, dict[int, Row]]:
-        """Return the chosen spans by their row id."""
-        compiler = self._compiler(Window(source="chosen"))
-        needs = compiler.fields().needs
-        columns = AttributeColumns(
+    # -- the answer
+
+    def _attribute_columns(self, needs: Needs, compiler: SpansetCompiler) -> AttributeColumns:
+        return AttributeColumns(
             self.store.catalogue, self.plan.references, needs, compiler.parameters
         )
-        cursor = self._execute(
-            compiler, f"SELECT s.rowid AS rid, {CORE}{columns.sql} FROM {compiler.source(needs)}"
-        )
-        names = [d[0] for d in cursor.description]
-        return columns, {row[0]: dict(zip(names, row, strict=True)) for row in cursor.fetchall()}
 
     def _shown(self, trace: Trace, columns: AttributeColumns) -> dict[str, Any]:
         names = {r.name for r in self.plan.references if isinstance(r, ast.Intrinsic)}
@@ -242,6 +275,11 @@ class _Search:
         return trace.as_tempo(
             self.request.spans_per_set, lambda row: shown_fields(columns.row(row), self.plan)
         )
+
+
+def _dicts(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:
+    names = [d[0] for d in cursor.description]
+    return (dict(zip(names, row, strict=True)) for row in cursor.fetchall())
 
 
 def _add_spansets(
