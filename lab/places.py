@@ -21,8 +21,8 @@ from lab.errors import NotUp, SettingsError
 from lab.runs import RUNS, Conditions, recorded_run, save_conditions
 from lab.settings import Settings, load_settings
 from lab.stack import cluster
-from lab.stack.cluster.rollout import WorkloadStatus
 from lab.stack.cluster.port_forwards import Connection
+from lab.stack.cluster.rollout import WorkloadStatus
 from lab.stores import Prometheus
 from lab.workload import Plan, Run, join_shards, run_plan
 

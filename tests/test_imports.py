@@ -46,7 +46,16 @@ ABOVE = {
     "exercises": {"latency", "measures"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
-    "cli": {"observation", "recording", "runs", "runner", "stack", "stores", "workload"},
+    "cli": {
+        "observation",
+        "recording",
+        "runs",
+        "runner",
+        "stack",
+        "stores",
+        "tracestore",
+        "workload",
+    },
 }
 
 ALLOWED = dict.fromkeys(FLOOR, frozenset[str]()) | STAGES | ABOVE

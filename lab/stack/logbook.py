@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.errors import NotUp, StackError
 
-_TRACE_ID = re.compile(r"^[0-9a-f]{32}$")
+_TRACE_ID = re.compile(r"^[0-9a-f]{16,32}$")  # searches show trace ids without leading zeros
 _ERROR_LINE = re.compile(r"^\s*[\w.]*(Error|Exception|Failure)\b[^:]*: \S")
 _TIME_KEYS = ("ts", "timestamp", "time")
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -31,8 +31,13 @@ def read(
 
     Arguments are checked at once, not when the iterator is used.
     """
-    if trace_id is not None and not _TRACE_ID.match(trace_id := trace_id.lower()):
-        raise StackError("this is not a trace id", got=trace_id, fix="give 32 hexadecimal digits")
+    if trace_id is not None:
+        trace_id = trace_id.lower()
+        if not _TRACE_ID.match(trace_id):
+            raise StackError(
+                "this is not a trace id", got=trace_id, fix="use 16 to 32 hexadecimal digits"
+            )
+        trace_id = trace_id.rjust(32, "0")
     paths = {p.stem: p for p in sorted((state_dir / "logs").glob("*.log"))}
     if not paths:
         raise NotUp(f"there are no logs in {state_dir / 'logs'}", fix="start the lab with `lab up`")

@@ -21,7 +21,13 @@ from scripts.check_cluster.paths import REPO
 
 PROGRAM = REPO / ".venvs" / "checkov" / "bin" / "checkov"
 # Without these options it would contact its vendor's server.
-OFFLINE = "--framework kubernetes --skip-download --quiet --compact --output json".split()
+OFFLINE = (
+    "--framework=kubernetes",
+    "--skip-download",
+    "--quiet",
+    "--compact",
+    "--output=json",
+)
 
 
 @dataclass(frozen=True)

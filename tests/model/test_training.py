@@ -93,8 +93,7 @@ assert torch.equal(predictions(model, ids), logits.argmax(-1))
 
 
 def test_training_computes_what_transformers_would(with_torch: Any) -> None:
-    """The training's own forward pass and the one that the exported model has give the same losses.
-    """
+    """The training's own forward pass and the one that the exported model has give the same losses."""
     done = with_torch("-c", SAME)
     assert done.returncode == 0, done.stderr
 

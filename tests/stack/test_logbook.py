@@ -60,6 +60,14 @@ def test_the_log_of_the_run_before_is_kept(tmp_path):
     )
 
 
+def test_a_trace_id_may_lack_its_leading_zeros(tmp_path):
+    """As searches show it; what is shorter than 64 bits is no id."""
+    full = TRACE[2:].rjust(32, "0")
+    write(tmp_path, "vllm", {"message": "model", "trace_id": full})
+    for shown in (full, full.lstrip("0"), full.lstrip("0").upper()):
+        assert [e["message"] for e in read(tmp_path, trace_id=shown)] == ["model"]
+
+
 def test_a_trace_is_joined_over_all_parts_in_time_order(tmp_path):
     """Each part names its fields its own way; the order is that of time."""
     write(

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lab.errors import PartFailed, WorkloadError
 from lab import places
+from lab.errors import PartFailed, WorkloadError
 from lab.schema import CLIENT_RECORD
 from lab.settings import REPO, Settings
 from lab.stack import cluster as driver

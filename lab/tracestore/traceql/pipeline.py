@@ -1,8 +1,7 @@
 """What may stand where in a TraceQL pipeline.
 
-Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share brackets and
-operators. Here
-each part of the query is a `Piece` of some kind, and `combine` says which kinds an operator joins, and into what.
+Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share brackets and operators.
+Here each part of the query is a `Piece` of some kind, and `combine` says which kinds an operator joins, and into what.
 
 kinds: spanset   { } and operators between them            pipe     a pipeline of spansets in brackets
        wrapped   operators between pipes                   number   a literal number, or arithmetic of such
@@ -10,7 +9,6 @@ kinds: spanset   { } and operators between them            pipe     a pipeline o
        pipescalar  ( pipeline | aggregate )                filter   scalar compared with scalar
        pipefilter  pipescalar compared                     by, coalesce, select
        metrics   rate() and so on, with comparisons        top      topk, bottomk, with comparisons
-       math      ( pipeline | metrics ), and arithmetic of such
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ class Piece:
     pos: int
     bracketed: bool = False  # spansets: every operand stands in brackets
     value: float = 0.0  # numbers: folded, seconds for durations
-    second: tuple[ast.SecondStage, ...] = ()  # metrics and math: comparisons that follow
+    second: tuple[ast.SecondStage, ...] = ()  # metrics: comparisons that follow
 
 
 class PipelineReader:
@@ -61,9 +59,6 @@ class PipelineReader:
     def query(self, tree: Tree, hints: dict[str, Any]) -> ast.Query:
         pieces = self.pieces(tree)
         first, text = pieces[0], self.b.text
-        if first.kind == "math":
-            second = first.second + self._second(pieces[1:])
-            return ast.Query(text, None, first.node, second, hints, pos=first.pos)
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
             node = (
                 first.node
@@ -139,7 +134,9 @@ class PipelineReader:
         pieces = self.pieces(tree.children[0])
         pos, first = tree.meta.start_pos, pieces[0]
         if any(p.kind == "metrics" for p in pieces):
-            return Piece("math", self._metrics(pieces), pos)
+            raise self.b.fail(
+                "metrics in brackets, and arithmetic with them, came after Tempo 3.0", pos
+            )
         if len(pieces) > 1:
             if pieces[-1].kind == "scalar" and isinstance(pieces[-1].node, ast.Aggregate):
                 head = self._pipeline(pieces[:-1])
@@ -151,9 +148,7 @@ class PipelineReader:
             return replace(first, bracketed=True)
         if first.kind in ("filter", "by", "select"):
             return Piece("pipe", self._pipeline(pieces), pos, bracketed=True)
-        if first.kind == "math" and first.second:
-            raise self.b.fail("a comparison of metrics cannot stand in brackets here", first.pos)
-        if first.kind in ("pipe", "wrapped", "number", "scalar", "pipescalar", "math"):
+        if first.kind in ("pipe", "wrapped", "number", "scalar", "pipescalar"):
             return first
         raise self.b.fail(_misplaced(first, 0), first.pos)
 
@@ -197,7 +192,7 @@ class PipelineReader:
     def _comparison(self, op: str, pos: int, left: Piece, right: Piece) -> Piece | None:
         if left.kind in ("scalar", "number") and right.kind in ("scalar", "number"):
             return Piece("filter", ast.ScalarFilter(op, left.node, right.node, pos=pos), left.pos)
-        if left.kind in ("metrics", "top", "math") and right.kind == "number":
+        if left.kind in ("metrics", "top") and right.kind == "number":
             return replace(left, second=(*left.second, ast.MetricsFilter(op, right.value, pos=pos)))
         literal_right = right.kind in ("number", "static") and isinstance(right.node, ast.Static)
         if left.kind == "pipescalar" and (right.kind == "pipescalar" or literal_right):
@@ -216,14 +211,6 @@ class PipelineReader:
             return Piece("scalar", node, left.pos)
         if kinds == {"pipescalar"}:
             return Piece("pipescalar", node, left.pos)
-        if (
-            "math" in kinds
-            and kinds <= {"math", "number"}
-            and op in _FOLD
-            and not (left.second or right.second)
-        ):
-            sides = [p.node if p.kind == "math" else p.value for p in (left, right)]
-            return Piece("math", ast.MetricsMath(op, *sides, pos=pos), left.pos)
         return None
 
     # -- functions
@@ -302,12 +289,13 @@ class PipelineReader:
             raise self.b.fail(
                 "compare() takes a span filter, then optionally how many values, start and end", pos
             )
-        if not all(n.is_integer() for n in self.b.numbers(given[1:], "compare()", pos)):
+        numbers = self.b.numbers(given[1:], "compare()", pos)
+        if not all(n.is_integer() for n in numbers):
             raise self.b.fail("compare() takes whole numbers after the span filter", pos)
-        baseline = self._spanset(given[0]).node
-        return Piece(
-            "metrics", ast.MetricsAggregate("compare", None, (), (), baseline, pos=pos), pos
-        )
+
+        compared = ast.Compare(self._spanset(given[0]).node, *(int(n) for n in numbers), pos=pos)
+        node = ast.MetricsAggregate("compare", None, (), (), compared, pos=pos)
+        return Piece("metrics", node, pos)
 
 
 def _is_number(piece: Piece) -> bool:
@@ -343,5 +331,4 @@ _NAMES = {
     "select": "select()",
     "metrics": "a metrics function",
     "top": "topk() or bottomk()",
-    "math": "a metrics expression",
 }
