@@ -1,7 +1,8 @@
-"""What benchmarks/frames.py measures, each in a process of its own: `python -m benchmarks._frames_tasks TASK ARGUMENT`.
+"""What benchmarks/frames.py measures, each in a process of its own: `python -m
+benchmarks._frames_tasks TASK ARGUMENT`.
 
-Prints one JSON object: seconds of the measured part (imports and made-up data left out) and the process' peak resident
-memory in MiB.
+Prints one JSON object: seconds of the measured part (imports and made-up data left out) and the
+process' peak resident memory in MiB.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def server_range(argument: str) -> Callable[[], Any]:
     from urllib.parse import urlsplit
 
     url, points = argument.rsplit(",", 1)
-    path = f"/api/v1/query_range?query={QUERY}&start={START_S}&end={range_end(int(points))}&step={STEP_S}"
+    window = f"start={START_S}&end={range_end(int(points))}&step={STEP_S}"
+    path = f"/api/v1/query_range?query={QUERY}&{window}"
 
     def read() -> int:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=600)
@@ -190,10 +192,17 @@ def _bodies(folder: str) -> list[bytes]:
 TASKS = {
     f.__name__: f
     for f in (
-        lab_range, api_client_range, server_range, lab_spans_json, lab_spans_protobuf, dict_loop_spans_json,
-        lab_spans_bulk, lab_request_frame, lab_measures,
+        lab_range,
+        api_client_range,
+        server_range,
+        lab_spans_json,
+        lab_spans_protobuf,
+        dict_loop_spans_json,
+        lab_spans_bulk,
+        lab_request_frame,
+        lab_measures,
     )
-}  # fmt: skip
+}
 
 
 def main(task: str, argument: str) -> None:

@@ -1,5 +1,6 @@
-"""Answers to tidy frames: Prometheus' ranges against prometheus-api-client, Tempo's traces against a loop over dicts,
-the lab's own bulk endpoint, and the request frame. Ratios are of one run, since this machine is not yours."""
+"""Answers to tidy frames: Prometheus' ranges against prometheus-api-client, Tempo's traces
+against a loop over dicts, the lab's own bulk endpoint, and the request frame. Ratios are of one
+run, since this machine is not yours."""
 
 from __future__ import annotations
 
@@ -201,9 +202,13 @@ def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> I
     config.write_text("global: {}\n")
     port = _free_port()
     command = [
-        prometheus, f"--config.file={config}", f"--storage.tsdb.path={data}", "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-    ]  # fmt: skip
+        prometheus,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=100y",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
     with _process(command):
         yield _until_ready(f"http://127.0.0.1:{port}", "/-/ready")
 

@@ -30,15 +30,14 @@ def concurrency(start: np.ndarray, end: np.ndarray) -> pd.DataFrame:
     return table.assign(running=table["running"].cumsum())
 
 
-def in_flight_at(start: np.ndarray, end: np.ndarray, at: np.ndarray) -> np.ndarray:
+def in_flight_at(start: np.ndarray, end: np.ndarray, instants: np.ndarray) -> np.ndarray:
     """Return how many requests were under way at these instants.
 
     A request counts from its start on, and not at its end any more.
     """
     start, end = _sent(start, end)
-    instants = np.asarray(at, dtype=float)
-    begun = np.searchsorted(np.sort(start), instants, "right")
-    ended = np.searchsorted(np.sort(end), instants, "right")
+    begun = np.searchsorted(np.sort(start), np.asarray(instants, dtype=float), "right")
+    ended = np.searchsorted(np.sort(end), np.asarray(instants, dtype=float), "right")
     return begun - ended
 
 

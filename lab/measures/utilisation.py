@@ -181,7 +181,7 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
     """
     if samples.empty or "metric" not in samples:
         raise FrameError(
-            "there is no sample of DCGM",
+            "the answer has no sample of DCGM",
             fix="scrape its exporter; without an NVIDIA GPU there is none",
         )
 
@@ -196,13 +196,13 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
     key = ["host", "gpu", "model"]
     gauges = table[table["metric"].isin(GPU_GAUGES)]
     means = gauges.groupby([*key, "metric"])["value"].mean().unstack("metric")
-    found = pd.DataFrame(index=means.index)
+    result = pd.DataFrame(index=means.index)
     for metric, (name, factor) in GPU_GAUGES.items():
-        found[name] = means[metric] * factor if metric in means else np.nan
+        result[name] = means[metric] * factor if metric in means else np.nan
     counter = table[table["metric"] == GPU_ENERGY].sort_values("time").groupby(key)["value"]
-    found["energy_j"] = counter.agg(_total_growth).reindex(found.index) / 1000
-    found["verdict"] = [_verdict(*row) for row in found[_BUSY].itertuples(index=False)]
-    return found.reset_index()
+    result["energy_j"] = counter.agg(_total_growth).reindex(result.index) / 1000
+    result["verdict"] = [_verdict(*row) for row in result[_BUSY].itertuples(index=False)]
+    return result.reset_index()
 
 
 def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -42,8 +43,8 @@ def as_json(trace: bytes) -> bytes:
     ).encode()
 
 
-def walked(traces: tuple[bytes, ...]) -> pd.DataFrame:
-    """The spans as objects of opentelemetry-proto, one after another: every attribute as an object."""
+def walked(traces: tuple[bytes, ...]) -> list[dict[str, Any]]:
+    """The spans one after another, as objects of opentelemetry-proto have them."""
     rows = []
     for trace in map(TracesData.FromString, traces):
         for owner in trace.resource_spans:
@@ -60,9 +61,10 @@ def walked(traces: tuple[bytes, ...]) -> pd.DataFrame:
                     "duration_s": (made.end_time_unix_nano - made.start_time_unix_nano) / 1e9,
                     "status": otlp.STATUSES[made.status.code],
                     "status_message": made.status.message,
+                    "attributes": {a.key: plain(a.value) for a in made.attributes},
                 }
-                rows.append(row | {f"attribute {a.key}": plain(a.value) for a in made.attributes})
-    return pd.DataFrame(rows, dtype=object)
+                rows.append(row)
+    return rows
 
 
 def plain(value: AnyValue) -> object:
@@ -78,24 +80,26 @@ def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataF
     by_json = spans_frame(Answer(tuple(map(as_json, traces))), attributes=attributes)
     by_proto = spans_frame(Answer(protobufs=traces), attributes=attributes)
     pd.testing.assert_frame_equal(by_proto, by_json)
-    walk = walked(traces).drop_duplicates(["trace_id", "span_id"]).reset_index(drop=True)
+    walk = walked(traces)
+    by_id: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in walk:
+        by_id.setdefault((row["trace_id"], row["span_id"]), row)
+    first = list(by_id.values())
     for column in SPAN_FRAME:
-        assert by_proto[column.name].tolist() == walk[column.name].tolist(), column.name
-    names = [c.removeprefix("attribute ") for c in walk if c.startswith("attribute ")]
+        assert by_proto[column.name].tolist() == [row[column.name] for row in first], column.name
+    names = {name for row in walk for name in row["attributes"]}
     if attributes is None:
-        assert set(by_proto.columns) == {c.name for c in SPAN_FRAME} | set(names)
-    for name in set(names) & set(by_proto.columns):
-        values = walk[f"attribute {name}"]
-        present = values.notna() | values.map(lambda v: isinstance(v, float))  # NaN is a value
-        types = {type(v) for v in values[present] if v == v}
-        made = by_proto[name]
+        assert set(by_proto.columns) == {c.name for c in SPAN_FRAME} | names
+    for name in names & set(by_proto.columns):
+        types = {type(row["attributes"][name]) for row in walk if name in row["attributes"]}
+        values = [row["attributes"].get(name) for row in first]
         if types <= {int, float}:
-            pd.testing.assert_series_equal(made, values.astype("float64"), check_names=False)
+            expected = pd.Series(values, dtype="float64")
+        elif types == {bool}:
+            expected = pd.Series(values, dtype="boolean")
         else:
-            texts = made[values.notna()].tolist()
-            mixed = len(types) > 1
-            assert texts == [str(v) if mixed else v for v in values[values.notna()]]
-            assert made[values.isna()].isna().all() or mixed
+            expected = pd.Series([v if v is None else str(v) for v in values], dtype="str")
+        pd.testing.assert_series_equal(by_proto[name], expected, check_names=False)
     return by_proto
 
 
@@ -106,8 +110,8 @@ def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataF
     st.lists(st.lists(_SPAN, min_size=1, max_size=6), min_size=1, max_size=3),
 )
 def test_both_forms_are_the_same(few: int, batch_bytes: int, traces: list) -> None:
-    """Texts in any script, numbers of any size, truths, lists, mixed types; all at once and one by one; each trace
-    apart and all together."""
+    """Texts in any script, numbers of any size, truths, lists, mixed types; all at once and one
+    by one; each trace apart and all together."""
     documents = [
         document(
             *(
@@ -131,7 +135,8 @@ def test_a_real_request() -> None:
 
 
 def test_every_type_of_value() -> None:
-    """Lists, lists of pairs and bytes stay JSON text; an empty value is none; events and links are no rows."""
+    """Lists, lists of pairs and bytes stay JSON text; an empty value is none; events and links
+    are no rows."""
     trace = TracesData()
     made = (
         trace.resource_spans.add().scope_spans.add().spans.add(trace_id=b"t" * 16, span_id=b"s" * 8)
@@ -145,7 +150,8 @@ def test_every_type_of_value() -> None:
     made.attributes.add(key="int").value.int_value = -1
     made.attributes.add(key="truth").value.bool_value = False
     row = spans_frame(Answer(protobufs=(trace.SerializeToString(),)), attributes=None).iloc[0]
-    assert math.isnan(row.nothing) and row.bytes == "AP8=" and row.int == -1 and row.truth == False  # noqa: E712
+    assert math.isnan(row.nothing)
+    assert (row.bytes, row.int, bool(row.truth)) == ("AP8=", -1, False)
     assert json.loads(row.list) == {"values": [{"boolValue": True}]}
     assert json.loads(row.pairs) == {"values": [{"key": "k", "value": {"doubleValue": 0.5}}]}
     assert (row.kind, row.status, row.service, row["name"], row.parent_id) == (
@@ -180,7 +186,8 @@ def test_no_spans_is_the_empty_frame() -> None:
 
 
 def test_unknown_fields_are_passed_over() -> None:
-    """A later OTLP may say more: of any wire type, with high numbers, before and after what we know."""
+    """A later OTLP may say more: of any wire type, with high numbers, before and after what we
+    know."""
     more = b"\xf8\x7f\x96\x01" + b"\xf9\x7f" + b"8" * 8 + b"\xfd\x7f" + b"4" * 4 + b"\xfa\x7f\x01."
     plain = [document(made) for made in agent_request()]
     fields = [
@@ -197,7 +204,8 @@ def _varint(number: int) -> bytes:
 
 @pytest.mark.parametrize("few", [0, 1000])
 def test_what_is_cut_or_no_protobuf_is_refused(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trace cut anywhere inside is an error that shows how it begins, never fewer spans in silence."""
+    """A trace cut anywhere inside is an error that shows how it begins, never fewer spans in
+    silence."""
     monkeypatch.setattr(protobuf, "_FEW", few)
     whole = proto(document(agent_request()[5]))
     for cut in range(1, len(whole)):

@@ -24,8 +24,8 @@ class Reply:
 
 @dataclass
 class Told:
-    """A server that was told what to answer, and every (path, parameters) that it was asked, and with which
-    headers."""
+    """A server that was told what to answer, and every (path, parameters) that it was asked, and
+    with which headers."""
 
     url: str
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -36,7 +36,8 @@ class Told:
 def telling(
     answer: Callable[[str, dict[str, str]], Reply], *, tls: tuple[Path, Path] | None = None
 ) -> Iterator[Told]:
-    """Serve `answer(path, parameters)` in a thread until the block ends; by HTTPS with (certificate, key)."""
+    """Serve `answer(path, parameters)` in a thread until the block ends; by HTTPS with
+    (certificate, key)."""
     told = Told("")
 
     class Handler(BaseHTTPRequestHandler):

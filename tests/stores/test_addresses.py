@@ -73,7 +73,8 @@ def test_an_address_without_a_scheme_works_without_a_warning() -> None:
 
 
 def test_a_query_in_the_address_goes_with_every_request() -> None:
-    """OpenShift's tenancy port wants `?namespace=...`; messages do not show it, since it may be a token."""
+    """OpenShift's tenancy port wants `?namespace=...`; messages do not show it, since it may be
+    a token."""
     with telling(lambda *_: EMPTY) as server:
         prometheus = Prometheus(f"{server.url}/prefix/?namespace=llm")
         prometheus.query("up")

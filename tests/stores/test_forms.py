@@ -19,8 +19,8 @@ FIRST, LAST = T0 // 10**9 - 10, T0 // 10**9 + 60
 def test_json_protobuf_and_arrow_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random spans of every kind of value: column by column, and in what is counted of them; through Tempo's own API
-    as a Tempo without the bulk endpoint would be asked."""
+    """Random spans of every kind of value: column by column, and in what is counted of them;
+    through Tempo's own API as a Tempo without the bulk endpoint would be asked."""
     parts = start(tmp_path)
     try:
         made = random_spans(5, traces=20)

@@ -1,4 +1,5 @@
-"""Whatever a server does, every public function of the clients ends in time, and with a LabError."""
+"""Whatever a server does, every public function of the clients ends in time, and with a
+LabError."""
 
 from __future__ import annotations
 

@@ -52,7 +52,8 @@ def owners() -> list[dict[str, Any]]:
 
 
 def otlps_own(*, digits: int = 32) -> list[dict[str, Any]]:
-    """As OTLP's rules for JSON have it: ids in hex, enums as numbers, big numbers as numbers or texts."""
+    """As OTLP's rules for JSON have it: ids in hex, enums as numbers, big numbers as numbers or
+    texts."""
     made = owners()
     for number, owner in enumerate(made, 1):
         (span,) = owner["scopeSpans"][0]["spans"]
@@ -93,7 +94,8 @@ EXPECTED = frame_of(read_otlp_json(json.dumps({"resourceSpans": owners()})))
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_same_trace(form: str) -> None:
-    """From a file, and through a Tempo of that form, which is queried with and without the zeros."""
+    """From a file, and through a Tempo of that form, which is queried with and without the
+    zeros."""
     body = json.dumps(FORMS[form]()).encode()
     pd.testing.assert_frame_equal(frame_of(read_otlp_json(body)), EXPECTED)
     assert EXPECTED.trace_id.tolist() == [TRACE_ID] * 2
@@ -106,7 +108,8 @@ def test_every_form_is_the_same_trace(form: str) -> None:
 
 
 def test_lines_of_a_collectors_file() -> None:
-    """One JSON object per line, of which each has some of the spans; several files are one answer."""
+    """One JSON object per line, of which each has some of the spans; several files are one
+    answer."""
     lines = [json.dumps({"resourceSpans": [owner]}) for owner in otlps_own()]
     for documents in (["\n".join(lines) + "\n"], lines):
         pd.testing.assert_frame_equal(frame_of(read_otlp_json(*documents)), EXPECTED)
