@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lab.measures.streaming import token_latencies
+from lab.measures import token_latencies
 from lab.workload import Run, run_plan
 from tests.workload.misbehaving import Peer, serving
 from tests.workload.plans import plan, request, settings
