@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the trace store until it is stopped; return the exit status."""
     args = _parser().parse_args(argv)
 
-    sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]  # a finder needs only find_spec
+    sys.meta_path.insert(0, _NoPandas)
     # aiohttp's client, which is never used here, reads every certificate of the machine when it is imported.
     os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 

@@ -55,7 +55,7 @@ def from_json(obj: dict[str, Any], into: AnyValue) -> None:
         elif kind == "intValue":
             into.int_value = int(value)
         elif kind == "doubleValue":
-            into.double_value = _SPECIAL.get(value, value) if isinstance(value, str) else value
+            into.double_value = _SPECIAL[value] if isinstance(value, str) else value
         elif kind == "boolValue":
             into.bool_value = value
         elif kind == "bytesValue":

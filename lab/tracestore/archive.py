@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lab.tracestore.arrow import OWNER_SCHEMA, SPAN_SCHEMA
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote
+from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote, single_value
 from lab.tracestore.errors import BadRequest, StoreBroken
 from lab.tracestore.store import SpanStore
 
@@ -49,7 +49,7 @@ def export_window(
             "spans",
         ):  # spans last: their file says that the export is whole
             _copy(con, questions[name], folder / f"{name}.parquet")
-        return con.execute(f"SELECT count(*) {spans}").fetchone()[0]
+        return single_value(con, f"SELECT count(*) {spans}")
     except (OSError, duckdb.IOException) as e:
         raise StoreBroken(
             f"the export to {folder} failed", got=str(e).splitlines()[0], fix="check the disk"

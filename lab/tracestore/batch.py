@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lab.tracestore import extents
-from lab.tracestore.columns import MAP_TYPES, PROMOTED
+from lab.tracestore.columns import MAP_TYPES, PROMOTED, single_value
 
 
 def insert_owners(con: duckdb.DuckDBPyConnection, table: str, owners: pa.Table) -> None:
@@ -41,7 +41,7 @@ def insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
             " WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id "
             f"AND s.start_ns BETWEEN {known[0]:d} AND {known[1]:d})"
         )
-    added = con.execute(sql).fetchone()[0]
+    added = single_value(con, sql)
     extents.add(con, "new_spans")
     con.unregister("new_spans")
     return added

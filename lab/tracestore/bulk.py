@@ -74,11 +74,13 @@ def spans(
 ) -> pa.RecordBatchReader:
     """The matching spans, or with `whole_traces` every span of the traces that have one. In no order."""
     compiler = SpansetCompiler(store.catalogue, window)
+    assert query.pipeline is not None  # `read_query` refuses metrics queries
     stages = query.pipeline.stages
-    if not whole_traces and all(isinstance(s, ast.Filter) for s in stages):
+    filters = [s for s in stages if isinstance(s, ast.Filter)]
+    if not whole_traces and len(filters) == len(stages):
         fields = compiler.fields()
         condition = " AND ".join(
-            [compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in stages)]
+            [compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in filters)]
         )
         needs = fields.needs
         needs.resources = False

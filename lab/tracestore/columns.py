@@ -8,6 +8,10 @@ else the map of its type (`a_str`, `a_int`, `a_dbl`, `a_bool`), else, for arrays
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,15 @@ OWNER_COLUMNS = (
     Column("proto", "BLOB", "OTLP protobuf"),
     *MAP_COLUMNS,
 )
+
+
+def single_value(con: DuckDBPyConnection, sql: str, parameters: object = None) -> Any:
+    """Return the only value that a query returns.
+
+    The result is read to its end: an open one keeps its transaction open, and then DuckDB never checkpoints.
+    """
+    ((value,),) = con.execute(sql, parameters).fetchall()
+    return value
 
 
 def quote(name: str) -> str:

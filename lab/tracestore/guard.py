@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PAGE_HEADER = "X-Lab-Request"  # a page of another site cannot send it
@@ -51,7 +50,7 @@ class HostGuard:
         scheme, _, place = origin.partition("://")
         return scheme in ("http", "https") and place.lower() == netloc.lower()
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """Build the middleware for an application."""
 
         @web.middleware
@@ -87,7 +86,7 @@ class IdleConnections:
     def __init__(self) -> None:
         self._since: dict[RequestHandler, float] = {}
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """Build the middleware that notes which connections are busy, and until when the others were."""
 
         @web.middleware

@@ -67,7 +67,7 @@ def read(blobs: list[bytes]) -> KeyValues:
     Allowance().spend_on([blobs[i] for i in slow], KEY_VALUE)
     slow_keys: list[bytes] = []
     slow_of: dict[int, tuple[list[int], list[Any]]] = {number: ([], []) for number in range(5)}
-    for i in slow:  # one at a time: a parsed message takes far more memory than its value
+    for i in slow.tolist():  # one at a time: a parsed message takes far more memory than its value
         key, number, plain = _parse(blobs[i])
         kind[i] = number
         slow_keys.append(key)

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -23,6 +23,7 @@ from lab.tracestore.traceql.parse import parse
 
 if TYPE_CHECKING:
     from lab.tracestore.otlp_grpc import GrpcServer
+    from lab.tracestore.retention import Retention
 
 log = logging.getLogger("lab.tracestore.server")
 
@@ -142,7 +143,7 @@ async def serve(
     otlp_port: int,
     grpc_port: int | None = None,
     allowed_hosts: tuple[str, ...] = (),
-    **engine_options: object,
+    retention: Retention | None = None,
 ) -> bool:
     """Run until SIGTERM or SIGINT; return whether everything was flushed in time."""
     stop = asyncio.Event()
@@ -150,7 +151,7 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(sig, stop.set)
-    engine = Engine(folder, **engine_options)
+    engine = Engine(folder, retention=retention)
     server = Server(
         engine,
         host=host,
@@ -167,7 +168,7 @@ async def serve(
     return is_flushed
 
 
-def run(folder: Path, **options: object) -> None:
+def run(folder: Path, **options: Any) -> None:
     """`serve` with these options in a new event loop; uvloop where it is installed."""
     try:
         import uvloop

@@ -12,13 +12,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl
+from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl, single_value
 from lab.tracestore.disk import free_bytes, make_folder, set_aside
 from lab.tracestore.errors import StoreBroken
 
@@ -52,7 +52,7 @@ class SpanStore:
     ) -> None:
         self.path = folder / "spans.duckdb"
         self._log_path = folder / "spans.duckdb.wal"
-        self._config = {
+        self._config: dict[str, str | bool | int | float | list[str]] = {
             "threads": threads,
             "memory_limit": memory_limit,
             "preserve_insertion_order": False,
@@ -67,7 +67,7 @@ class SpanStore:
         self._inode = self.path.stat().st_ino
         self.catalogue = cat.Catalogue()
         self.catalogue.load(self._con)
-        self.flushed_seq: int = _value(self._con, "SELECT max(seq) FROM log_position")
+        self.flushed_seq: int = single_value(self._con, "SELECT max(seq) FROM log_position")
 
     def _open(self, *, repair: bool) -> duckdb.DuckDBPyConnection:
         """Open the database; with `repair` a damaged file of it is set aside, and what is left is opened."""
@@ -245,9 +245,8 @@ class SpanStore:
     def delete_before(self, cutoff_ns: int) -> int:
         """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
         with self._transaction() as con:
-            gone = con.execute(
-                "DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}
-            ).fetchone()[0]
+            delete = "DELETE FROM spans WHERE end_ns < $cutoff"
+            gone = single_value(con, delete, {"cutoff": cutoff_ns})
             extents.delete_before(con, cutoff_ns)
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
@@ -257,23 +256,24 @@ class SpanStore:
 
     def quantile_end_ns(self, share: float) -> int | None:
         """The end time (unix ns) that `share` of the spans lie before; None where there is no span."""
+        quantile = "SELECT quantile_disc(end_ns, $share) FROM spans"
         with self.reader() as con:
-            return con.execute(
-                "SELECT quantile_disc(end_ns, $share) FROM spans", {"share": share}
-            ).fetchone()[0]
+            return single_value(con, quantile, {"share": share})
 
     def used_bytes(self) -> int:
         """Bytes of the blocks in use: deleting lowers this, while the file itself only stops growing."""
         with self.reader() as con:
-            blocks, size = con.execute(
-                "SELECT used_blocks, block_size FROM pragma_database_size() WHERE database_name = current_database()"
-            ).fetchone()
-        log = self.path.with_name(self.path.name + ".wal")
-        return blocks * size + (log.stat().st_size if log.exists() else 0)
+            used = single_value(
+                con,
+                "SELECT used_blocks * block_size FROM pragma_database_size() "
+                "WHERE database_name = current_database()",
+            )
+        return used + (self._log_path.stat().st_size if self._log_path.exists() else 0)
 
     def span_count(self) -> int:
+        """Return the number of spans."""
         with self.reader() as con:
-            return con.execute("SELECT count(*) FROM spans").fetchone()[0]
+            return single_value(con, "SELECT count(*) FROM spans")
 
     def size_bytes(self) -> int:
         """Bytes on disk, the database's own log included."""
@@ -288,14 +288,3 @@ class SpanStore:
             self.checkpoint(0)
         with self._write_lock:
             self._con.close()
-
-
-def _value(
-    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None
-) -> Any:
-    """Return the only value that a query returns.
-
-    It reads the result to its end: an open result keeps its transaction open, and then DuckDB never checkpoints.
-    """
-    ((value,),) = con.execute(sql, parameters or {}).fetchall()
-    return value
