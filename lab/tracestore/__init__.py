@@ -1,4 +1,6 @@
-"""The embedded Tempo: OTLP in, DuckDB underneath, TraceQL and Tempo's HTTP API out. See README.md in this folder.
+"""The embedded Tempo: OTLP in, DuckDB underneath, TraceQL and Tempo's HTTP API out.
+
+See README.md in this folder.
 
     payload -> ingest (decode, write-ahead log, acknowledge) -> store (DuckDB) -> traceql -> api (Tempo's shapes)
 

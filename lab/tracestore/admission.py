@@ -97,7 +97,10 @@ def _after_scalar(data: bytes, position: int, wire_type: int) -> int:
 
 
 class Allowance:
-    """Messages that may still be decoded for one body. Every method raises TooLarge where they are used up."""
+    """Messages that may still be decoded for one body.
+
+    Every method raises TooLarge where they are used up.
+    """
 
     def __init__(self, limit: int = MAX_MESSAGES) -> None:
         self.left = limit
@@ -164,7 +167,10 @@ class Body:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Take `size` bytes more. Raises StoreBroken (503, try again) where all bodies together would be too large."""
+        """Take `size` bytes more.
+
+        Raises StoreBroken (503, try again) where all bodies together would be too large.
+        """
         if self._budget.used + size > self._budget.limit:
             raise StoreBroken(
                 "too many bytes of other requests are in flight",

@@ -1,4 +1,7 @@
-"""OTLP's AnyValue as JSON (the mapping of the OTLP specification), both ways. Types survive: 1 and 1.0 stay apart."""
+"""OTLP's AnyValue as JSON (the mapping of the OTLP specification), both ways.
+
+Types survive: 1 and 1.0 stay apart.
+"""
 
 from __future__ import annotations
 

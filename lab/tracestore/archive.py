@@ -1,6 +1,7 @@
 """A window of the store as Parquet files, and back: how a recorded run carries its traces.
 
-A folder with `spans.parquet`, `resources.parquet`, `scopes.parquet`: the tables as they are, whole traces only.
+A folder with `spans.parquet`, `resources.parquet`, `scopes.parquet`: the tables as they are, whole
+traces only.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def _copy(con: duckdb.DuckDBPyConnection, question: str, path: Path) -> None:
 
 
 def import_folder(store: SpanStore, folder: Path) -> int:
-    """Add the spans of an export to the store; returns how many were new. Raises BadRequest for what is no export."""
+    """Add the spans of an export to the store; returns how many were new.
+
+    Raises BadRequest for what is no export.
+    """
     try:
         resources, scopes = (
             _owners(folder / f"{name}.parquet") for name in ("resources", "scopes")

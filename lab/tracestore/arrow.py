@@ -1,6 +1,7 @@
 """The columns of the span table in Arrow's types, in which batches come to the database.
 
-pyarrow and numpy take longer to import than all the rest together, so only what meets a batch imports this.
+pyarrow and numpy take longer to import than all the rest together, so only what meets a batch
+imports this.
 """
 
 from __future__ import annotations

@@ -72,7 +72,10 @@ def spans(
     columns: list[str],
     limit: int,
 ) -> pa.RecordBatchReader:
-    """The matching spans, or with `whole_traces` every span of the traces that have one. In no order."""
+    """The matching spans, or with `whole_traces` every span of the traces that have one.
+
+    In no order.
+    """
     compiler = SpansetCompiler(store.catalogue, window)
     assert query.pipeline is not None  # `read_query` refuses metrics queries
     stages = query.pipeline.stages

@@ -32,8 +32,8 @@ class Seen:
 class Catalogue:
     """Keys by scope, key and type. Safe to read from any thread.
 
-    It holds `MAX_ENTRIES` at most, because a sender may put an id into its keys. Once it is full, a key that it does
-    not know may be of any type, and is looked for in all places.
+    It holds `MAX_ENTRIES` at most, because a sender may put an id into its keys. Once it is full, a
+    key that it does not know may be of any type, and is looked for in all places.
     """
 
     def __init__(self) -> None:

@@ -121,7 +121,8 @@ OWNER_COLUMNS = (
 def single_value(con: DuckDBPyConnection, sql: str, parameters: object = None) -> Any:
     """Return the only value that a query returns.
 
-    The result is read to its end: an open one keeps its transaction open, and then DuckDB never checkpoints.
+    The result is read to its end: an open one keeps its transaction open, and then DuckDB never
+    checkpoints.
     """
     ((value,),) = con.execute(sql, parameters).fetchall()
     return value

@@ -1,4 +1,7 @@
-"""OTLP protobuf -> columns. One short loop over spans; all that can be done for a batch at once is done at the end."""
+"""OTLP protobuf -> columns.
+
+One short loop over spans; all that can be done for a batch at once is done at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from lab.tracestore import admission, keyvalues
+from lab.tracestore import admission
 from lab.tracestore.anyvalue import attributes_to_json, to_json
 from lab.tracestore.arrow import ARROW_OF, OWNER_SCHEMA, SPAN_SCHEMA
+from lab.tracestore.attributes import read as read_attributes
 from lab.tracestore.columns import MAP_TYPES, PROMOTED
 from lab.tracestore.errors import BadRequest
-from lab.tracestore.rawotlp import RawRequest
+from lab.tracestore.otlp_lazy import RawRequest
 
 _MAX_NS = 2**63
 _MAX_KIND = 5
@@ -38,7 +42,10 @@ class MapLists:
         self.values: list[Any] = []
 
     def to_arrow(self, type_name: str, rows: int) -> pa.Array:
-        """One map a row. Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it."""
+        """One map a row.
+
+        Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it.
+        """
         of_row = np.array(self.rows, dtype=np.int64)
         keys, values = pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
         codes = keys.dictionary_encode()
@@ -132,7 +139,8 @@ def _scalar(value: Any) -> Any:
 class SpanBatch:
     """Spans under construction. `add` takes payloads; `tables` gives the tables of the database.
 
-    Reading is optimistic: `tables` may still find that a payload is not OTLP. Of which it is, each alone will tell.
+    Reading is optimistic: `tables` may still find that a payload is not OTLP. Of which it is, each
+    alone will tell.
     """
 
     def __init__(self) -> None:
@@ -154,7 +162,10 @@ class SpanBatch:
         self.attribute_counts: list[int] = []
 
     def add(self, payload: bytes) -> tuple[int, int, str]:
-        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected). Raises BadRequest or TooLarge."""
+        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected).
+
+        Raises BadRequest or TooLarge.
+        """
         rows, rejected = self.rows, self.rejected
         self.reasons = {}
         admission.check_spans(payload)
@@ -324,7 +335,7 @@ def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Arr
     """Promoted columns and maps of spans whose serialized attributes are `blobs`, `counts` of them a span."""
     rows = len(counts)
     row_of = np.repeat(np.arange(rows), counts)
-    found = keyvalues.read(blobs)
+    found = read_attributes(blobs)
     names = found.keys.to_pylist()
     columns: dict[str, pa.Array] = {}
     for number, type_name in enumerate(MAP_TYPES):

@@ -140,7 +140,10 @@ class Engine:
                 del self._deadlines[con]
 
     def status(self) -> dict[str, Any]:
-        """Return what an operator wants to know, as JSON values. `damage` counts what this start could not read."""
+        """Return what an operator wants to know, as JSON values.
+
+        `damage` counts what this start could not read.
+        """
         damage = self.ingest.damage
         kept = damaged_files(self.folder)
         fault = self.fault

@@ -39,7 +39,10 @@ class BadRequest(TraceStoreError):
 
 
 class TraceQLError(BadRequest):
-    """A TraceQL query is refused. `position` is the offset in characters, `line` and `column` count from 1."""
+    """A TraceQL query is refused.
+
+    `position` is the offset in characters, `line` and `column` count from 1.
+    """
 
     stage = "query"
 

@@ -1,8 +1,9 @@
 """When each trace began: one row for a trace in every batch that brought spans of it.
 
-Spans lie on disk roughly in the order of time, and DuckDB keeps the lowest and highest start of each row group. Who
-knows when a trace's spans start reads only the row groups around that time, however many spans there are. This small
-table knows. It may promise more than there is (a span that came twice, or was forgotten), never less.
+Spans lie on disk roughly in the order of time, and DuckDB keeps the lowest and highest start of
+each row group. Who knows when a trace's spans start reads only the row groups around that time,
+however many spans there are. This small table knows. It may promise more than there is (a span that
+came twice, or was forgotten), never less.
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def hostname(netloc: str) -> str:
 class HostGuard:
     """Refuses (403) requests with a foreign Host or Origin.
 
-    Allowed are the loopback names, the host that the store listens on, and `names`. Where it listens on every address,
-    any IP address is allowed as well: only names can be made to resolve to another machine.
+    Allowed are the loopback names, the host that the store listens on, and `names`. Where it
+    listens on every address, any IP address is allowed as well: only names can be made to resolve
+    to another machine.
     """
 
     def __init__(self, host: str, names: Iterable[str] = ()) -> None:

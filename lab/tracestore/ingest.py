@@ -92,10 +92,12 @@ def _new_batch() -> SpanBatch:
 
 
 class Ingest:
-    """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing.
+    """Takes payloads from any thread.
 
-    While the disk is full or the database fails, payloads are refused with StoreBroken (`fault` says why), and the flusher
-    tries again every second.
+    `start` replays the log first, so that nothing acknowledged is missing.
+
+    While the disk is full or the database fails, payloads are refused with StoreBroken (`fault`
+    says why), and the flusher tries again every second.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class Ingest:
     def start(self) -> int:
         """Replay the log into the database, then accept; return the number of spans replayed.
 
-        Where the database cannot take the log (the disk is full), start without accepting and go on trying.
+        Where the database cannot take the log (the disk is full), start without accepting and go on
+        trying.
         """
         replayed = self._try_replay()
         self.reserve.hold()
@@ -216,7 +219,8 @@ class Ingest:
     def _insert_replayed(self, payloads: list[bytes], seq: int) -> int:
         """Insert replayed payloads; return the number of new spans.
 
-        A payload that cannot be decoded was never acknowledged, but may have reached the log: it is skipped.
+        A payload that cannot be decoded was never acknowledged, but may have reached the log: it is
+        skipped.
         """
         batch = _new_batch()
         try:
@@ -236,8 +240,8 @@ class Ingest:
     def submit(self, payload: bytes) -> Future:
         """Queue one payload. The future gives Accepted once it is durable.
 
-        Raises Overloaded where the queue is full, StoreBroken where the disk is. The future raises BadRequest, TooLarge
-        or StoreBroken; then nothing was kept.
+        Raises Overloaded where the queue is full, StoreBroken where the disk is. The future raises
+        BadRequest, TooLarge or StoreBroken; then nothing was kept.
         """
         future: Future = Future()
         with self._lock:

@@ -104,7 +104,8 @@ async def _receive(request: web.Request, flight: admission.Body) -> bytes:
 def _gunzip(raw: bytes) -> bytes:
     """Decompress every member of a gzip stream (RFC 1952, 2.2), to `MAX_BODY_BYTES` in all.
 
-    Raises TooLarge over the cap or over `_MAX_MEMBERS`, BadRequest for anything else than whole members.
+    Raises TooLarge over the cap or over `_MAX_MEMBERS`, BadRequest for anything else than whole
+    members.
     """
     parts: list[bytes] = []
     room = MAX_BODY_BYTES

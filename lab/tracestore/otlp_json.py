@@ -19,7 +19,10 @@ _MAX_DEPTH = 100
 
 
 def request_from_json(obj: Any) -> ExportTraceServiceRequest:
-    """Unknown fields are ignored, as the specification wants. Raises json_format.ParseError or ValueError."""
+    """Unknown fields are ignored, as the specification wants.
+
+    Raises json_format.ParseError or ValueError.
+    """
     if not isinstance(obj, dict):
         raise ValueError("the document must be an object with resourceSpans")
     for resource_spans in _objects(obj, "resourceSpans", "resource_spans"):

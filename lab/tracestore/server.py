@@ -56,7 +56,10 @@ def otlp_app(engine: Engine, guard: HostGuard, idle: IdleConnections) -> web.App
 
 
 class Server:
-    """Listens as soon as it is started (503 until ready) and stops cleanly. A port of 0 takes a free one."""
+    """Listens as soon as it is started (503 until ready) and stops cleanly.
+
+    A port of 0 takes a free one.
+    """
 
     def __init__(
         self,
@@ -80,7 +83,10 @@ class Server:
         self._grpc: GrpcServer | None = None
 
     async def start(self) -> None:
-        """Bind the ports, then start the engine. Raises TraceStoreError where a port is taken, or grpcio missing."""
+        """Bind the ports, then start the engine.
+
+        Raises TraceStoreError where a port is taken, or grpcio missing.
+        """
         query = query_app(self.engine, self._guard, self._idle)
         self.port = await self._listen(query, self.port)
         otlp = otlp_app(self.engine, self._guard, self._idle)

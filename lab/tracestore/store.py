@@ -1,8 +1,9 @@
-"""The span store: one DuckDB file. One writer (the flusher), any number of readers, each with its own snapshot.
+"""The span store: one DuckDB file.
 
-Beside the spans the database keeps the sequence number of the last log record that it holds, in the same transaction,
-so that
-after a crash exactly the missing records are replayed.
+One writer (the flusher), any number of readers, each with its own snapshot.
+
+Beside the spans the database keeps the sequence number of the last log record that it holds, in the
+same transaction, so that after a crash exactly the missing records are replayed.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ _CORRUPT = (
 
 
 class SpanStore:
-    """Opens or creates `folder/spans.duckdb`. A damaged file is set aside, and `flushed_seq` is then lower or 0.
+    """Opens or creates `folder/spans.duckdb`.
+
+    A damaged file is set aside, and `flushed_seq` is then lower or 0.
 
     Raises StoreBroken where the file cannot be opened (held by another process, no rights).
     """

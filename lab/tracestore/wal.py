@@ -1,10 +1,12 @@
 """The write-ahead log: a payload is acknowledged only once it is durable here.
 
-The log is a folder of append-only segments `<first sequence number>.wal`. A record is a header (magic, length, CRC-32,
-sequence number) and a payload. A group of records is written, then one fsync makes it durable.
+The log is a folder of append-only segments `<first sequence number>.wal`. A record is a header
+(magic, length, CRC-32, sequence number) and a payload. A group of records is written, then one
+fsync makes it durable.
 
-A record that is torn at the end of the last segment was never acknowledged, so `read` ends there. Any other bad record is
-damage: `read` goes on at the next whole record and counts what is missing. An existing segment is never truncated.
+A record that is torn at the end of the last segment was never acknowledged, so `read` ends there.
+Any other bad record is damage: `read` goes on at the next whole record and counts what is missing.
+An existing segment is never truncated.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def segments_of(folder: Path) -> list[tuple[int, Path]]:
 class WriteAheadLog:
     """Appends records for one writer thread. `bytes` is the size of all segments on disk.
 
-    The first record gets `next_seq`, or the number after the highest segment name where that is larger.
+    The first record gets `next_seq`, or the number after the highest segment name where that is
+    larger.
     """
 
     def __init__(self, folder: Path, next_seq: int) -> None:
