@@ -2,7 +2,8 @@
 
 See README.md in this folder.
 
-    payload -> ingest (decode, write-ahead log, acknowledge) -> store (DuckDB) -> traceql -> api (Tempo's shapes)
+    payload -> ingest (decode, write-ahead log, acknowledge) -> store (DuckDB)
+    query -> api (Tempo's shapes) -> traceql -> store
 
 Run it alone with `python -m lab.tracestore --port 3200 --otlp-port 4318 --data DIR`.
 """

@@ -24,9 +24,10 @@ _BATCH_ROWS = 25_000
 def export_window(
     con: duckdb.DuckDBPyConnection, folder: Path, start_ns: int = 0, end_ns: int = 2**63 - 1
 ) -> int:
-    """Write the traces that have a span in [start, end] (unix ns) to `folder`; returns the number of spans.
+    """Write the traces with a span in [start, end] (unix ns) to `folder`; return the span count.
 
-    Raises BadRequest where the folder holds an export already, StoreBroken where it cannot be written.
+    Raises BadRequest where the folder holds an export already, StoreBroken where it cannot be
+    written.
     """
     if (folder / "spans.parquet").exists():
         raise BadRequest(f"{folder} holds an export already", fix="give an empty folder")
@@ -69,7 +70,7 @@ def _copy(con: duckdb.DuckDBPyConnection, question: str, path: Path) -> None:
 def import_folder(store: SpanStore, folder: Path) -> int:
     """Add the spans of an export to the store; returns how many were new.
 
-    Raises BadRequest for what is no export.
+    Raises BadRequest for a folder that is not an export.
     """
     try:
         resources, scopes = (

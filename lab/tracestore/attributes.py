@@ -26,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass
 class Column:
-    """The attributes of one type: which attribute of the batch each is (ascending), and its value."""
+    """The attributes of one type: their positions in the batch (ascending) and their values."""
 
     index: np.ndarray
     values: pa.Array
@@ -120,7 +120,7 @@ def _kinds(
 def _texts(
     raw: np.ndarray, at: np.ndarray, length: np.ndarray, slow: np.ndarray, slow_texts: list[bytes]
 ) -> pa.Array:
-    """A string array of the bytes at these places; where `slow` says so, of `slow_texts` instead.
+    """Return a string array of the bytes at these places, or of `slow_texts` at `slow`.
 
     Checks UTF-8.
     """

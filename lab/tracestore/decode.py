@@ -34,7 +34,7 @@ _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "
 
 
 class MapLists:
-    """A column of maps under construction: the keys and values of all rows, and of which row each is."""
+    """A column of maps under construction: the keys and values of all rows, with their rows."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -63,7 +63,10 @@ class MapLists:
 
 
 class Owners:
-    """Distinct resources or scopes of a batch, from their serialized form; `kind` is their message class."""
+    """The distinct resources or scopes of a batch, by their serialized form.
+
+    `kind` is their message class.
+    """
 
     def __init__(self, kind: Any, fields: admission.Fields) -> None:
         self.kind = kind
@@ -92,6 +95,7 @@ class Owners:
         return known
 
     def to_arrow(self) -> pa.Table:
+        """Return the table of these resources or scopes (OWNER_SCHEMA)."""
         maps = {t: MapLists() for t in MAP_TYPES}
         for row, attributes in enumerate(self.attributes.values()):
             _collect(attributes, maps, row)
@@ -110,14 +114,14 @@ class Owners:
 
 
 def _named(message: Any) -> tuple[str | None, str | None]:
-    """Name and version: of a scope its own, of a resource the service's."""
+    """Return the name and version of a scope, or of a resource's service."""
     if isinstance(message, InstrumentationScope):
         return message.name, message.version
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for kv in message.attributes:
         if kv.value.WhichOneof("value") == "string_value":
-            found.setdefault(kv.key, kv.value.string_value)
-    return found.get("service.name"), found.get("service.version")
+            texts.setdefault(kv.key, kv.value.string_value)
+    return texts.get("service.name"), texts.get("service.version")
 
 
 def _collect(attributes: Any, maps: dict[str, MapLists], row: int) -> None:
@@ -197,7 +201,7 @@ class SpanBatch:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _add_spans(self, spans: Any, allowance: admission.Allowance) -> None:
-        """Add spans one by one: the time that this takes per span decides how fast the store ingests."""
+        """Add spans one by one. The time per span here decides how fast the store ingests."""
         trace_ids, span_ids, parents = self.ids
         starts, ends = self.times
         names, kinds, attributes, counts = (
@@ -255,7 +259,10 @@ class SpanBatch:
         self.rows = row
 
     def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA). Raises BadRequest or TooLarge."""
+        """Return spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA).
+
+        Raises BadRequest or TooLarge.
+        """
         try:
             return self._spans(), self.resources.to_arrow(), self.scopes.to_arrow()
         except (DecodeError, UnicodeDecodeError, pa.ArrowInvalid) as e:
@@ -292,9 +299,9 @@ class SpanBatch:
         codes = np.zeros(self.rows, dtype=np.uint8)
         codes[index] = _enum([code for code, _ in statuses], _MAX_STATUS)
         columns["status"] = pa.array(codes)
-        said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
+        with_text = [(i, text) for i, (_, text) in zip(index, statuses, strict=True) if text]
         columns["status_message"] = _scatter(
-            [i for i, _ in said], [m for _, m in said], self.rows, pa.string()
+            [i for i, _ in with_text], [text for _, text in with_text], self.rows, pa.string()
         )
         index, found = self.sparse["trace_state"]
         columns["trace_state"] = _scatter(
@@ -308,7 +315,7 @@ class SpanBatch:
         return columns
 
 
-# Column -> field of what most spans do not say
+# Column and field of values that most spans do not have
 _RARE = (
     ("status", "status"),
     ("flags", "flags"),
@@ -332,7 +339,10 @@ def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
 
 
 def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Array]:
-    """Promoted columns and maps of spans whose serialized attributes are `blobs`, `counts` of them a span."""
+    """Return the promoted columns and maps of spans from their serialized attributes.
+
+    Span i has `counts[i]` of the `blobs`, in order.
+    """
     rows = len(counts)
     row_of = np.repeat(np.arange(rows), counts)
     found = read_attributes(blobs)
@@ -364,7 +374,7 @@ def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Arr
 def _without_repeated(
     index: np.ndarray, codes: np.ndarray, of_row: np.ndarray, values: pa.Array, keys: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Array]:
-    """Of a key that comes twice in a span the first stays: a map cannot hold it, and OTLP forbids it."""
+    """Drop repeated keys of a span but the first: a map cannot hold both, and OTLP forbids it."""
     _, first = np.unique(of_row * (keys + 1) + codes, return_index=True)
     if len(first) == len(index):
         return index, codes, of_row, values
@@ -373,7 +383,7 @@ def _without_repeated(
 
 
 def _scatter_array(rows: np.ndarray, values: pa.Array, take: np.ndarray, total: int) -> pa.Array:
-    """An array of `total` with `values[take]` at `rows` and NULL elsewhere."""
+    """Return an array of `total` with `values[take]` at `rows` and NULL elsewhere."""
     if len(rows) == 0:
         return pa.nulls(total, values.type)
     where = np.full(total, -1, dtype=np.int64)
@@ -394,7 +404,10 @@ def _status(blob: bytes) -> tuple[int, str]:
 
 
 def _enum(numbers: list[int], highest: int) -> np.ndarray:
-    """Return enum values as bytes; a number that OTLP does not define becomes 0, which is "unspecified"."""
+    """Return enum values as bytes.
+
+    A number that OTLP does not define becomes 0, "unspecified".
+    """
     values = np.array(numbers, dtype=np.int64)
     values[(values < 0) | (values > highest)] = 0
     return values.astype(np.uint8)
@@ -412,7 +425,7 @@ def _big_endian(ids: list[bytes]) -> np.ndarray:
 
 
 def _scatter(index: list[int], values: list[Any], rows: int, arrow_type: pa.DataType) -> pa.Array:
-    """An array of `rows` with values at `index` and NULL elsewhere."""
+    """Return an array of `rows` with values at `index` and NULL elsewhere."""
     if not index:
         return pa.nulls(rows, arrow_type)
     dense = pa.array(values, arrow_type)

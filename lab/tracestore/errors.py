@@ -113,7 +113,7 @@ class QueryTooSlow(TraceStoreError):
 
 
 class StoreBroken(TraceStoreError):
-    """The disk or the database refuses. Nothing of the request was kept; it should be sent again."""
+    """The disk or the database refuses. Nothing was kept; the request should be sent again."""
 
     status = 503
 

@@ -12,7 +12,10 @@ from uuid import UUID
 
 import duckdb
 
-DDL = "CREATE TABLE IF NOT EXISTS extents (trace_id UUID, first_ns BIGINT, last_ns BIGINT, end_ns BIGINT)"
+DDL = (
+    "CREATE TABLE IF NOT EXISTS extents "
+    "(trace_id UUID, first_ns BIGINT, last_ns BIGINT, end_ns BIGINT)"
+)
 
 Extent = tuple[int, int]  # the first and the last start (unix ns)
 
@@ -26,7 +29,8 @@ def fill_if_new(con: duckdb.DuckDBPyConnection) -> None:
 def add(con: duckdb.DuckDBPyConnection, spans: str) -> None:
     """Remember the traces of a table of spans."""
     con.execute(
-        f"INSERT INTO extents SELECT trace_id, min(start_ns), max(start_ns), max(end_ns) FROM {spans} GROUP BY trace_id"
+        "INSERT INTO extents SELECT trace_id, min(start_ns), max(start_ns), max(end_ns) "
+        f"FROM {spans} GROUP BY trace_id"
     )
 
 
@@ -37,7 +41,7 @@ def of_table(con: duckdb.DuckDBPyConnection, spans: str) -> Extent | None:
 
 def of_traces(con: duckdb.DuckDBPyConnection, traces: list[UUID]) -> Extent | None:
     """Where the spans of these traces lie; None: there is none."""
-    if len(traces) == 1:  # asked most often, and twice as fast
+    if len(traces) == 1:  # the most frequent case, and twice as fast
         return _extent(con, "trace_id = $id", {"id": traces[0]})
     return _extent(
         con, "trace_id IN (SELECT unnest($ids::UUID[]))", {"ids": [str(t) for t in traces]}

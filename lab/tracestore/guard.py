@@ -1,7 +1,8 @@
-"""Who may talk to the store's ports: no web page of another site, and no connection that stays half open.
+"""Access to the store's ports: foreign web pages and half-open connections are refused.
 
-A page can reach a port of this machine in two ways: by requests to it from its own origin, and by letting its own host name
-resolve to this machine ("DNS rebinding"). The first sends a foreign `Origin`, the second a foreign `Host`.
+A page can reach a port of this machine in two ways: by requests from its own origin, and by letting
+its own host name resolve to this machine ("DNS rebinding"). The first sends a foreign `Origin`, the
+second a foreign `Host`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ IDLE_S = 75.0  # a connection without a complete request is closed after this ti
 
 
 def hostname(netloc: str) -> str:
-    """Return the host of `host:port` in lower case, without the port and the brackets of IPv6; "" where there is none."""
+    """Return the host of `host:port` in lower case, without brackets; "" where there is none."""
     try:
         return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
     except ValueError:
@@ -59,7 +60,8 @@ class HostGuard:
             netloc = request.headers.get("Host", "")
             if netloc and not self.allows_host(netloc):
                 return _refusal(
-                    f"host {netloc[:100]!r} is not served here; Fix: start the store with --allowed-host NAME"
+                    f"host {netloc[:100]!r} is not served here\n"
+                    "  Fix: start the store with --allowed-host NAME"
                 )
             origin = request.headers.get("Origin")
             if origin is not None and not self.allows_origin(origin, netloc):
@@ -82,13 +84,13 @@ def _is_address(name: str) -> bool:
 
 
 class IdleConnections:
-    """Closes connections on which no complete request has arrived for `IDLE_S`, half-open ones included."""
+    """Closes connections without a complete request for `IDLE_S`, half-open ones included."""
 
     def __init__(self) -> None:
         self._since: dict[RequestHandler, float] = {}
 
     def middleware(self) -> Middleware:
-        """Build the middleware that notes which connections are busy, and until when the others were."""
+        """Build the middleware that notes which connections are busy, and since when not."""
 
         @web.middleware
         async def note(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -1,8 +1,8 @@
-"""From a payload to the database: decode, write ahead, acknowledge; then, behind the answer, append in batches.
+"""The path of a payload: decode, write ahead, acknowledge, then append to the database.
 
-Two threads. The *logger* decodes what has come, writes it to the log, and acknowledges after the fsync: what came
-meanwhile
-makes the next group. The *flusher* takes what is decoded and appends it to the database.
+Two threads do it. The *logger* decodes queued payloads, writes them to the log and acknowledges
+them after the fsync; payloads that arrive meanwhile form the next group. The *flusher* appends
+decoded batches to the database.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STOP_S = 5.0  # to flush at the end; what is not flushed by then is replayed at 
 
 @dataclass(frozen=True)
 class Accepted:
-    """What became of one payload."""
+    """The result of one payload."""
 
     spans: int
     rejected: int
@@ -56,7 +56,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the queue. Past them a sender hears 429."""
+    """Bounds of the queue. Beyond them a sender gets 429."""
 
     queue_bytes: int = 64 * 2**20
     pending_spans: int = 120_000
@@ -199,7 +199,7 @@ class Ingest:
             )
 
     def _replay(self, damage: Damage) -> tuple[int, int]:
-        """Return the number of spans replayed and the last sequence number read (0 without a record)."""
+        """Return the number of spans replayed, and the last sequence number read (or 0)."""
         waiting: list[bytes] = []
         size = 0
         spans = 0
@@ -266,14 +266,19 @@ class Ingest:
 
     @property
     def queued_bytes(self) -> int:
+        """Return the bytes received and not yet in the log."""
         return self._queued_bytes
 
     @property
     def pending_spans(self) -> int:
+        """Return the spans in the log and not yet in the database."""
         return self._pending_spans
 
     def wait_visible(self, seq: int, timeout_s: float) -> bool:
-        """Request a flush and wait until the database holds everything up to `seq`; False on timeout or fault."""
+        """Request a flush and wait until the database holds everything up to `seq`.
+
+        Return False on timeout, and at once while the database fails.
+        """
         if self.store.flushed_seq >= seq:
             return True
         with self._lock:
@@ -285,7 +290,7 @@ class Ingest:
             return self.store.flushed_seq >= seq
 
     def stop(self) -> bool:
-        """Finish what is queued, flush it, and end both threads; return whether they ended within `STOP_S`."""
+        """Log and flush what is queued; return whether that took no longer than `STOP_S`."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
@@ -328,7 +333,10 @@ class Ingest:
             group = self._log_part(group)
 
     def _log_part(self, group: list[_Item]) -> list[_Item]:
-        """Decode, write and acknowledge the first payloads of a group, as many as one batch takes; return the rest."""
+        """Decode, write and acknowledge the first payloads of a group; return the rest.
+
+        A batch takes payloads until it holds `MAX_MESSAGES`.
+        """
         batch = _new_batch()
         results: list[tuple[Future, Accepted | TraceStoreError]] = []
         kept: list[bytes] = []
@@ -417,7 +425,10 @@ class Ingest:
         )
 
     def _next_flush(self) -> list[_Decoded] | None:
-        """Wait for a batch that is due; an empty one where only the reserve is to be held, None at the end."""
+        """Wait for a batch that is due; return None at the end.
+
+        Return an empty list while a fault is to be checked again.
+        """
         with self._lock:
             while not self._due():
                 idle = not self._pending and not self._stopping

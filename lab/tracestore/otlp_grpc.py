@@ -3,7 +3,7 @@
 Needs grpcio, which the lab does not install: an option.
 
 The same promise as over HTTP: OK comes after the spans are durable; a full queue says UNAVAILABLE,
-which OTLP senders retry; what is no OTLP says INVALID_ARGUMENT.
+which OTLP senders retry; a body that is not OTLP gets INVALID_ARGUMENT.
 """
 
 from __future__ import annotations
@@ -62,10 +62,12 @@ class GrpcServer:
             ) from e
 
     def start(self) -> None:
+        """Accept calls."""
         self._server.start()
         log.info("listening for gRPC", extra={"grpc_port": self.port})
 
     def stop(self) -> None:
+        """Finish running calls for up to 2 s, then end."""
         self._server.stop(grace=2).wait()
 
     def _export(self, payload: bytes, context: Any) -> bytes:

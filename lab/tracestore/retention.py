@@ -1,4 +1,4 @@
-"""Forgetting: spans older than an age, and the oldest ones where the database is larger than it may be."""
+"""Retention: delete spans older than an age, and the oldest ones of a too large database."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ _SHUTDOWN_S = 2  # for open requests; with the flush it stays below a supervisor
 
 
 def _warm_up() -> None:
-    """Load what the first batch and the first question need, behind the start rather than in front of it."""
+    """Import what the first batch and the first query need, after the start."""
     for module in ("decode", "batch", "series", "bulk"):
         importlib.import_module(f"lab.tracestore.{module}")
     parse("{}")
@@ -103,7 +103,8 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
         if self.host not in LOOPBACK:
             log.warning(
-                "not only this machine can reach the store: it has no passwords, and all spans can be read and written",
+                "other machines can reach the store, and it has no passwords: "
+                "every user there can read and write all spans",
                 extra={"host": self.host},
             )
         log.info(

@@ -33,7 +33,7 @@ CHECKPOINT_BYTES = 128 * 2**20  # of the database's own log
 _CHECKPOINT_ROOM = 16 * 2**20
 
 
-# In a message of DuckDB: the file itself is bad, and not merely held by another process or of another version.
+# Parts of DuckDB's messages about a damaged file (not one that is held, or of another version).
 _CORRUPT = (
     "corrupt",
     "not a valid DuckDB database file",
@@ -73,11 +73,16 @@ class SpanStore:
         self.flushed_seq: int = single_value(self._con, "SELECT max(seq) FROM log_position")
 
     def _open(self, *, repair: bool) -> duckdb.DuckDBPyConnection:
-        """Open the database; with `repair` a damaged file of it is set aside, and what is left is opened."""
+        """Open the database.
+
+        With `repair`, a damaged file of it is set aside, and what is left is opened. Raises
+        StoreBroken.
+        """
         while True:
             try:
                 con = duckdb.connect(str(self.path), config=self._config)
-                # `checkpoint` does it, where there is room: a checkpoint on a full disk makes DuckDB give up the file.
+                # Only `checkpoint` does it, which looks for room first: after a checkpoint that
+                # fails on a full disk, DuckDB refuses everything until the file is opened again.
                 con.execute("SET checkpoint_threshold = '1TB'")
                 self._create(con)
                 return con
@@ -87,12 +92,13 @@ class SpanStore:
                     raise StoreBroken(
                         f"the span database {self.path} cannot be opened",
                         got=fault,
-                        fix="stop the other process that holds it, or move the file away to start empty",
+                        fix="stop the other process that holds it, "
+                        "or move the file away to start empty",
                     ) from e
                 self._set_aside("replaying WAL" in fault, fault)
 
     def _set_aside(self, only_log: bool, fault: str) -> None:
-        """Rename the database's own log, or it and the database, so that the next attempt opens what is left."""
+        """Set aside the database's own log, and unless `only_log` the database as well."""
         for path in (self._log_path,) if only_log else (self._log_path, self.path):
             if path.exists():
                 kept = set_aside(path)
@@ -129,9 +135,9 @@ class SpanStore:
                 self._gate.notify_all()
 
     def reopen_if_given_up(self) -> bool:
-        """Open the database anew where DuckDB has given it up (a failed checkpoint); return whether it had.
+        """Open the database again where DuckDB has given it up (a failed checkpoint).
 
-        Not to be called while the caller itself holds a reader.
+        Return whether it had. Must not be called while the caller itself holds a reader.
         """
         with self._write_lock:
             try:
@@ -171,7 +177,10 @@ class SpanStore:
             con.execute("COMMIT")
 
     def checkpoint(self, at_bytes: int | None = None) -> None:
-        """Move the database's own log into the database where it is larger than `at_bytes` and the disk has room."""
+        """Move the database's own log into the database where it is larger than `at_bytes`.
+
+        Does nothing where the disk has no room for it.
+        """
         size = self._log_path.stat().st_size if self._log_path.exists() else 0
         if size <= (CHECKPOINT_BYTES if at_bytes is None else at_bytes):
             return
@@ -184,9 +193,10 @@ class SpanStore:
     def insert(
         self, spans: pa.Table, resources: pa.Table, scopes: pa.Table, seq: int | None = None
     ) -> int:
-        """Add these spans in one transaction, but for those that are there already; returns how many are new.
+        """Add spans in one transaction, except those already stored; return how many are new.
 
-        `seq` is the log's sequence number up to which the database is complete with this. Raises StoreBroken.
+        `seq` is the log's sequence number up to which the database is complete with this. Raises
+        StoreBroken.
         """
         from lab.tracestore import batch  # with pyarrow, for which the start does not wait
 
@@ -234,8 +244,9 @@ class SpanStore:
                 for name, column in zip(names, zip(*rows, strict=True), strict=True)
             }
             con.execute(
-                "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, unnest($key) AS key, unnest($type) AS type) "
-                "n WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
+                "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, "
+                "unnest($key) AS key, unnest($type) AS type) n "
+                "WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
                 {name: new[name] for name in names[:3]},
             )
             con.execute(
@@ -246,7 +257,7 @@ class SpanStore:
         return rows
 
     def delete_before(self, cutoff_ns: int) -> int:
-        """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
+        """Delete spans that ended before `cutoff_ns` (unix ns); return how many."""
         with self._transaction() as con:
             delete = "DELETE FROM spans WHERE end_ns < $cutoff"
             gone = single_value(con, delete, {"cutoff": cutoff_ns})
@@ -258,13 +269,16 @@ class SpanStore:
         return gone
 
     def quantile_end_ns(self, share: float) -> int | None:
-        """The end time (unix ns) that `share` of the spans lie before; None where there is no span."""
+        """Return the `share` quantile of end times (unix ns); None without spans."""
         quantile = "SELECT quantile_disc(end_ns, $share) FROM spans"
         with self.reader() as con:
             return single_value(con, quantile, {"share": share})
 
     def used_bytes(self) -> int:
-        """Bytes of the blocks in use: deleting lowers this, while the file itself only stops growing."""
+        """Return the bytes of the blocks in use.
+
+        Deleting lowers this, while the file itself only stops growing.
+        """
         with self.reader() as con:
             used = single_value(
                 con,
