@@ -14,6 +14,7 @@ from lab.tracestore.errors import StoreBroken, TooLarge
 
 MAX_SPANS = 2**18  # of one body, its resources and scopes included
 MAX_MESSAGES = 2**20  # attributes, events, links and nested values of one body, or of one batch
+_UNCOUNTED_BYTES = 2**17  # of nested messages in one body: at most half as many messages
 MAX_JSON_OBJECTS = 2**18  # of one body; JSON costs more per object
 MAX_JSON_VALUES = 2**22
 MAX_BODIES_BYTES = (
@@ -109,6 +110,7 @@ class Allowance:
 
     def __init__(self, limit: int = MAX_MESSAGES) -> None:
         self.left = limit
+        self._uncounted_bytes = _UNCOUNTED_BYTES
 
     def spend(self, messages: int) -> None:
         """Take this many messages off."""
@@ -116,14 +118,24 @@ class Allowance:
         if self.left < 0:
             raise too_many("messages", MAX_MESSAGES)
 
+    def check(self, messages: int) -> None:
+        """Raise TooLarge where this many messages are more than what is left; take nothing off."""
+        if messages > self.left:
+            raise too_many("messages", MAX_MESSAGES)
+
     def spend_on(self, parts: list[bytes], fields: Fields) -> None:
         """Take off the messages inside these serialized messages.
 
-        An upper bound is used where it is small, else the exact number.
+        The first bytes of a body are free: they cannot hold many. After that an upper bound is used
+        where it is small, else the exact number.
         """
-        messages = len(parts) + sum(part.count(tag) for part in parts for tag in _TAGS)
+        self.spend(len(parts))
+        self._uncounted_bytes -= sum(map(len, parts))
+        if self._uncounted_bytes >= 0:
+            return
+        messages = sum(part.count(tag) for part in parts for tag in _TAGS)
         if messages > self.left // 4:
-            messages = len(parts)
+            messages = 0
             for part in parts:
                 messages += count_messages(part, fields, self.left)
                 if messages > self.left:

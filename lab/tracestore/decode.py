@@ -157,6 +157,8 @@ class SpanBatch:
         self.ids: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self.times: tuple[list[int], list[int]] = ([], [])
         self.names: list[bytes] = []
+        self._events: list[bytes] = []  # of the payload that is being added
+        self._links: list[bytes] = []
         self.kinds: list[int] = []
         self.runs: dict[str, list[tuple[int, Any]]] = {
             c: [] for c in ("service", "res_id", "scope_id")
@@ -172,6 +174,9 @@ class SpanBatch:
         """
         rows, rejected = self.rows, self.rejected
         self.reasons = {}
+        self._events = []
+        self._links = []
+        first = len(self.attributes)
         admission.check_spans(payload)
         allowance = admission.Allowance()
         try:
@@ -185,6 +190,9 @@ class SpanBatch:
                     self._repeat(
                         self.rows - before, service=service, res_id=res_id, scope_id=scope_id
                     )
+            allowance.spend(len(self.attributes) - first)
+            allowance.spend_on(self._events, admission.EVENT)
+            allowance.spend_on(self._links, admission.LINK)
         except (DecodeError, UnicodeDecodeError) as e:
             raise _not_otlp(payload, e) from e
         self.messages += admission.MAX_MESSAGES - allowance.left
@@ -211,8 +219,7 @@ class SpanBatch:
             self.attribute_counts,
         )
         sparse = self.sparse
-        before = len(counts)
-        few = 100  # so many attributes are counted after the loop
+        few = 100  # fewer attributes of one span are only counted at the end
         row = self.rows
         for s in spans:
             trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
@@ -243,19 +250,24 @@ class SpanBatch:
             own = s.attributes
             count = len(own)
             if count > few:
-                allowance.spend(count)
+                allowance.check(count)
             counts.append(count)
             attributes += own
             for name, field in _RARE:
                 if value := getattr(s, field):
-                    if name in _NESTED:
-                        allowance.spend(len(value))
-                        value = list(value)
-                        allowance.spend_on(value, _NESTED[name])
                     sparse[name][0].append(row)
                     sparse[name][1].append(value)
+            if blobs := s.events:
+                blobs = list(blobs)
+                self._events += blobs
+                sparse["events"][0].append(row)
+                sparse["events"][1].append(blobs)
+            if blobs := s.links:
+                blobs = list(blobs)
+                self._links += blobs
+                sparse["links"][0].append(row)
+                sparse["links"][1].append(blobs)
             row += 1
-        allowance.spend(sum(n for n in counts[before:] if n <= few))
         self.rows = row
 
     def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -323,11 +335,8 @@ _RARE = (
     ("dropped_attributes", "dropped_attributes_count"),
     ("dropped_events", "dropped_events_count"),
     ("dropped_links", "dropped_links_count"),
-    ("events", "events"),
-    ("links", "links"),
 )
-_SPARSE = tuple(name for name, _ in _RARE)
-_NESTED = {"events": admission.EVENT, "links": admission.LINK}
+_SPARSE = (*(name for name, _ in _RARE), "events", "links")
 
 
 def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
