@@ -90,14 +90,12 @@ def spans(
         needs = fields.needs
         needs.resources = False
         source = compiler.source(needs)
-        if " r.a_" in condition:
-            source += " LEFT JOIN resources r ON r.id = s.res_id"
+        source = source.replace(" LEFT JOIN resources r ON r.id = s.res_id", "")
     else:
         relation = compiler.pipeline(query.pipeline)
         key = "trace_id" if whole_traces else "rid"
         column = "s.trace_id" if whole_traces else "s.rowid"
         source, condition = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {column}", "TRUE"
-    source = source.replace(" LEFT JOIN resources r ON r.id = s.res_id", "")
     maps = ", ".join(c.name for c in MAP_COLUMNS)
     resources = f"(SELECT id, {_json_object('x')} AS resource, {maps} FROM resources x)"
     selected = ", ".join(f"{COLUMNS[c]} AS {quote(c)}" for c in columns)

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import store_campaign
 from tests.tracestore.conftest import Running
+from tests.tracestore.corpus import random_spans, request_of
 
 
 def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
@@ -71,3 +72,14 @@ def test_an_aborted_body_leaves_no_traceback(tmp_path: Path) -> None:
     tracebacks = store.tracebacks
     store.end()
     assert tracebacks == []
+
+
+def test_a_pipeline_over_resources_selects_spans(running: Running) -> None:
+    """A pipeline that looks at resource attributes, as a filter of the frame of spans."""
+    running.export(request_of(random_spans(1)).SerializeToString())
+    for query in (
+        "{ .foo = 1.5 } | count() > 0",
+        '{ resource.service.name = "api" } | count() > 0',
+    ):
+        answer = running.tempo.get("/api/lab/spans", params={"q": query})
+        assert answer.status_code == 200, answer.text
