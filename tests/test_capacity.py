@@ -43,8 +43,10 @@ def test_a_service_a_round_and_a_prediction_a_rate() -> None:
 
 
 def test_shares_of_good_requests_are_foretold_from_those_of_the_levels() -> None:
-    """A single server that is good to a lone request only: at half load every second request finds it empty. No share
-    is foretold where there is no steady state."""
+    """A single server that is good to a lone request only: at half load every second request finds it empty.
+
+    No share is foretold where there is no steady state.
+    """
     levels = pd.DataFrame({"users": [1, 2, 1, 2], "good_ratio": [1.0, 0.0, 1.0, 0.0]})
     told = predict_slo_attainment([ServiceCurve(0.1, 0.1)] * 2, levels, [5.0, 10.0])
     assert told["predicted_ratio"].iloc[0] == pytest.approx(0.5) and np.isnan(

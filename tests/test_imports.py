@@ -36,7 +36,10 @@ ABOVE = {
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {"observation", "recording", "runs", "runner", "stack", "stores", "workload"},
 }
-STILL_USES_LAB_ERRORS = {"errors.py", "__main__.py"}  # of the trace store; empty it when they do not
+STILL_USES_LAB_ERRORS = {
+    "errors.py",
+    "__main__.py",
+}  # of the trace store; empty it when they do not
 
 ALLOWED = dict.fromkeys(FLOOR, frozenset[str]()) | STAGES | ABOVE
 

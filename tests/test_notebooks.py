@@ -85,3 +85,13 @@ def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab)
     run = run_notebooks([copy], tmp_path / "out", SMALLER.get(path.stem, {}), live_lab)[0]
     assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
     assert not_right(Path(run.output)) == {}
+
+
+@pytest.mark.timeout(600)
+def test_every_kind_of_question_can_be_followed(tmp_path: Path, live_lab) -> None:
+    """A follow_up is two requests: the notebook looks at the last one, and its phases still add up."""
+    path = next(p for p in NOTEBOOKS if p.stem == "01_follow_one_request")
+    copy = solved(path, tmp_path)
+    run = run_notebooks([copy], tmp_path / "out", {"kind": "follow_up"}, live_lab)[0]
+    assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
+    assert not_right(Path(run.output)) == {}

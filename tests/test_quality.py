@@ -107,7 +107,8 @@ def test_a_faultless_run_is_faultless() -> None:
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.8])
 def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float) -> None:
     """Whatever the share: right answers, exact arguments and own errors are each off by exactly what was spoiled, and
-    the interval of the share holds the ratio that they were drawn with."""
+    the interval of the share holds the ratio that they were drawn with.
+    """
     spoiled = np.random.default_rng(3).random(200) < ratio
     frame = quality.judged(_observation(spoiled, kinds=["single"]))
     assert (~frame.arguments_exact.astype(bool)).tolist() == spoiled.tolist()

@@ -25,15 +25,14 @@ def _wait(condition, limit_s: float = 30.0) -> bool:
 
 def test_the_canary_answers_beside_the_model(live_lab: Settings) -> None:
     """Every model call is in the spans of the server that was asked for; Prometheus scrapes the canary while it runs,
-    and does not miss it after."""
+    and does not miss it after.
+    """
     if any(p.name == quality.CANARY_PART and p.ready for p in stack.status(live_lab)):
         stack.stop(live_lab, quality.CANARY_PART)
     plan = plan_of(make_scenarios(3, seed=5, kinds=["no_tool"]), settings=live_lab)
     with quality.canary_served(live_lab):
         seen = {
-            model: observe(
-                run_plan(with_model(plan, model), live_lab, progress=False), live_lab
-            )
+            model: observe(run_plan(with_model(plan, model), live_lab, progress=False), live_lab)
             for model in (live_lab.model_name, CANARY)
         }
         assert _wait(lambda: _scraped(live_lab))

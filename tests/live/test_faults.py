@@ -1,4 +1,7 @@
-"""What breaks is seen, named and measured, and loses nothing. These come last: they break parts of the shared lab."""
+"""What breaks is seen, named and measured, and loses nothing.
+
+These come last: they break parts of the shared lab.
+"""
 
 from __future__ import annotations
 

@@ -86,8 +86,11 @@ def test_a_known_burst_is_the_peak_of_the_backlog(live_lab: Settings) -> None:
 
 
 def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: Settings) -> None:
-    """Forty at once find a free place each: nobody waits longer than a step of the engine. Of three times
-    --max-num-seqs at once at least a fifth waits until others have ended, and the queue phase's p95 says so."""
+    """Forty at once find a free place each: nobody waits longer than a step of the engine.
+
+    Of three times --max-num-seqs at once at least a fifth waits until others have ended, and the
+    queue phase's p95 says so.
+    """
     waited = {}
     for n in (40, 3 * MOST_RUNNING):
         run = burst(live_lab, n)

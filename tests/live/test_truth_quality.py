@@ -22,7 +22,10 @@ TOOL, INTENT = "get_job_status", "job_status"
 
 @pytest.fixture(scope="module")
 def run_with_faults(live_lab: Settings):
-    """60 questions for one tool, of which every call times out with the injected probability. Faults are taken back."""
+    """60 questions for one tool, of which every call times out with the injected probability.
+
+    Faults are taken back.
+    """
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}).raise_for_status()
     try:
@@ -46,7 +49,8 @@ def test_an_injected_share_of_tool_errors_shows_in_every_source(
     live_lab: Settings, run_with_faults
 ) -> None:
     """Answers, spans and counter agree to the call, and the interval of the failed share holds the injected one, once
-    the calls that fail for the model's own arguments are set aside."""
+    the calls that fail for the model's own arguments are set aside.
+    """
     run, seen = run_with_faults
     books = quality.calls_by_source(seen).loc[TOOL].unstack()
     assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
@@ -90,7 +94,8 @@ def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
 
 def test_answers_that_were_made_wrong_show_as_ungrounded(run_with_faults) -> None:
     """A known share of the real answers gets a value that nobody said: the signal shows it within its interval, and the
-    worth of the alarm is exact."""
+    worth of the alarm is exact.
+    """
     _, seen = run_with_faults
     clean = seen.requests.loc[~quality.judged(seen)["ungrounded"]].reset_index(drop=True)
     spoiled = clean.index % 4 == 0

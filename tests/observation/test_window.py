@@ -138,3 +138,12 @@ def test_a_window_stands_nothing_up(monkeypatch: pytest.MonkeyPatch, tempo: Told
     monkeypatch.setattr("lab.stack.up", lambda *_, **__: pytest.fail("a lab was stood up"))
     monkeypatch.setenv("LAB_TEMPO_URL", tempo.url)
     assert lab.stand_up(window=WINDOW).endpoint("tempo") == tempo.url
+
+
+def test_the_use_of_work_is_not_known_without_truth(tempo: Told) -> None:
+    """Of a window's requests it is not known whether their answers are right, so none is called useful."""
+    settings = settings_of(tempo)
+    seen = lab.observe(window_run(settings, WINDOW), settings)
+    turns = frames.turn_frame(seen.requests, seen.spans)
+    work = cost.classify_work(turns, seen.requests, cost.needed_turns(seen.requests))
+    assert set(work) == {"not known"}

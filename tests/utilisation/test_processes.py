@@ -39,7 +39,10 @@ def server():
 
 
 def test_a_childs_work_is_in_the_tree_only(server) -> None:
-    """0.5 s in the child (the system counts in ticks of 10 ms): `process_cpu_seconds_total` of the parent misses it."""
+    """0.5 s in the child (the system counts in ticks of 10 ms).
+
+    `process_cpu_seconds_total` of the parent misses it.
+    """
     row = cpu_now({server.pid: "vllm"}).iloc[0]
     assert row.children == 1 and row.tree_s - row.own_s >= 0.45
 

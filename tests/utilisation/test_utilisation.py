@@ -34,7 +34,9 @@ VLLM = f'engine="0",model_name="m",job="{ESCAPED}",instance="i"'
 
 def exposition(gpu: bool) -> str:
     """Sixteen seconds by hand. vLLM computes 50 GFLOP and moves 20 GB a second, in 100 steps of 8 tokens; the GPU is
-    at 98 % by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and cannot say how much of its memory is used."""
+    at 98 % by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and cannot say how much of its
+    memory is used.
+    """
     families = [
         ("up", "gauge", f'job="{ESCAPED}",instance="i"', lambda _: 1),
         ("up", "", 'job="late",instance="l"', lambda s: int(s in (0, 16))),
@@ -96,7 +98,10 @@ def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
 
 
 def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
-    """From the sample at 0 s to the one at 12 s: 4,800 J. One that ended with the run would miss its last second."""
+    """From the sample at 0 s to the one at 12 s: 4,800 J.
+
+    One that ended with the run would miss its last second.
+    """
     found = energy(with_gpu)
     assert (
         found.joules == pytest.approx(4800)
