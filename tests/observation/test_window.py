@@ -82,7 +82,7 @@ def test_requests_that_began_in_the_window(tempo: Told) -> None:
     assert seen.requests[["right_tool", "answer_states"]].isna().all(axis=None)
     turns = frames.turn_frame(seen.requests, seen.spans)
     assert (
-        turns["tenant"].unique().tolist() == ["(not said)"] and turns["prompt_tokens"].sum() == 300
+        turns["tenant"].unique().tolist() == ["(unknown)"] and turns["prompt_tokens"].sum() == 300
     )
 
 
