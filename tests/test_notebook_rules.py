@@ -133,7 +133,10 @@ def test_links_lead_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
     assert _problems_with(tmp_path) == []
     for recap, problem in (
         ("Next: [08 Look around](08_gone.ipynb).", "links to 08_gone.ipynb, which is not"),
-        ("Next: [08 GPU](08_look_back.ipynb).", "its title is '08 Look around'"),
+        (
+            "Next: [08 GPU](08_look_back.ipynb).",
+            "links to '08 GPU', but its title is '08 Look around'",
+        ),
         ("Next: your own servers.", "'Next:' does not link to 08_look_back.ipynb"),
         ("[08 Look around](08_look_back.ipynb). Next: your own.", "does not link"),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lab.observation.arrivals import NO_ENGINE, direct_ids, problems
+from lab.observation.observation import NO_ENGINE, direct_ids, problems
 from lab.schema import Service, Span
 
 COLUMNS = [

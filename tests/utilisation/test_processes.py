@@ -12,8 +12,8 @@ import pytest
 
 from lab.places import LocalPlace, place_of
 from lab.settings import load_settings
-from lab.utilisation import processes
-from lab.utilisation.processes import CpuWatch, cpu_now, recorded_cpu
+from lab.utilisation import machine
+from lab.utilisation.machine import CpuWatch, cpu_now, recorded_cpu
 
 # A server that hands its work to a child, as vLLM's API server does to its engine; it says when the child is done.
 PARENT = """
@@ -32,7 +32,7 @@ def server():
     process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"done\n"
     yield process
-    for child in processes.psutil.Process(process.pid).children(recursive=True):
+    for child in machine.psutil.Process(process.pid).children(recursive=True):
         child.kill()
     process.kill()
     process.wait()
@@ -49,7 +49,7 @@ def test_a_childs_work_is_in_the_tree_only(server) -> None:
 
 def test_a_part_is_not_counted_in_the_part_that_started_it(server) -> None:
     """The child is a part of its own here: nothing is counted twice."""
-    child = processes.psutil.Process(server.pid).children()[0]
+    child = machine.psutil.Process(server.pid).children()[0]
     table = cpu_now({server.pid: "base", child.pid: "vllm"}).set_index("part")
     assert table.children.to_dict() == {"base": 0, "vllm": 0}
     assert table.tree_s["base"] == table.own_s["base"] and table.tree_s["vllm"] >= 0.45
@@ -78,5 +78,5 @@ def test_elsewhere_nothing_is_read(tmp_path) -> None:
         assert place_of(settings).processes(settings) == {}
     with CpuWatch(load_settings(state_dir=tmp_path)) as watch:
         pass
-    assert list(watch.samples) == list(processes.COLUMNS) and watch.samples.empty
-    assert list(recorded_cpu(tmp_path)) == list(recorded_cpu(None)) == list(processes.COLUMNS)
+    assert list(watch.samples) == list(machine.COLUMNS) and watch.samples.empty
+    assert list(recorded_cpu(tmp_path)) == list(recorded_cpu(None)) == list(machine.COLUMNS)
