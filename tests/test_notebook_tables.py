@@ -1,4 +1,4 @@
-"""What a notebook shows: text is aligned to the left, numbers are not; phases have a meaning; prices are found first."""
+"""What a notebook shows: text on the left, phases with a meaning; and prices found first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLE = pd.DataFrame({"span": ["· a", "b"], "n": [1, 2], "ok": [True, False], "
 
 
 def test_text_columns_are_aligned_to_the_left() -> None:
-    """The first and the last of four columns, counted from the right; the two between keep pandas' alignment."""
+    """The first and the last of four columns, counted from the right; the others are unchanged."""
     html = frame_html(TABLE)
     assert html is not None
     assert re.findall(r":nth-last-child\((\d)\)", html) == ["4", "1"]
@@ -37,7 +37,7 @@ def test_a_styler_keeps_its_format() -> None:
 
 
 def test_columns_that_are_not_shown_are_not_counted() -> None:
-    """pandas leaves out the columns in the middle of a wide table, so places from the right would be wrong."""
+    """pandas leaves out the middle of a wide table, so places from the right would be wrong."""
     wide = pd.DataFrame({f"c{n}": ["x"] for n in range(60)})
     with pd.option_context("display.max_columns", 20):  # as in a notebook
         assert frame_html(wide) == wide._repr_html_()

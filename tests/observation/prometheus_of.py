@@ -1,4 +1,4 @@
-"""A real Prometheus over samples that a test wrote down, in the text format that exporters speak."""
+"""A real Prometheus over samples that a test wrote down, in OpenMetrics text."""
 
 from __future__ import annotations
 

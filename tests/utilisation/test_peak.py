@@ -1,4 +1,4 @@
-"""The machine's peak is measured, or said not to be known."""
+"""The machine's peak is measured, or reported as unknown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_another_machines_peak_is_not_this_ones() -> None:
 
 @pytest.mark.slow
 def test_the_peak_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By vLLM's own torch: more than 1 GFLOP/s and 0.1 GB/s on anything that can run the lab; no data centre."""
+    """By vLLM's own torch: more than 1 GFLOP/s and 0.1 GB/s on anything that can run the lab."""
     try:
         find_tools()
     except SetupError as e:
@@ -36,8 +36,8 @@ def test_the_peak_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"in {found.dtype}" in str(found)
 
 
-def test_a_measurement_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """Not a peak of nothing: what the program said, and what to do."""
+def test_a_measurement_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """The error has the program's message, and how to go on."""
     try:
         tools = find_tools()
     except SetupError as e:

@@ -15,11 +15,12 @@ from lab.settings import load_settings
 from lab.utilisation import machine
 from lab.utilisation.machine import CpuWatch, cpu_now, recorded_cpu
 
-# A server that hands its work to a child, as vLLM's API server does to its engine; it says when the child is done.
+# A server that hands its work to a child, as vLLM's API server does; it prints when that is done.
 PARENT = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass\\n"
-                          "print('done', flush=True)\\ntime.sleep(60)"], stdout=subprocess.PIPE)
+work = "while time.process_time() < 0.5: pass"
+code = f"import time\\n{work}\\nprint('done', flush=True)\\ntime.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print("done", flush=True)
 time.sleep(60)
@@ -73,7 +74,7 @@ def test_watching_reads_before_and_after(server, monkeypatch: pytest.MonkeyPatch
 
 
 def test_elsewhere_nothing_is_read(tmp_path) -> None:
-    """On a cluster, in a recording and without a lab there is no process to look at: no rows, with the same columns."""
+    """On a cluster, in a recording and without a lab there are no rows, but the same columns."""
     for settings in (load_settings(place="recorded"), load_settings(state_dir=tmp_path)):
         assert place_of(settings).processes(settings) == {}
     with CpuWatch(load_settings(state_dir=tmp_path)) as watch:
