@@ -89,6 +89,9 @@ def test_another_unit_is_not_a_wrong_value() -> None:
 def test_an_exercise_without_data_says_so() -> None:
     """Such as the hungriest part of a cluster, where no process is watched."""
     assert "no data for this exercise" in check("08-hungriest-part", "vllm", pd.DataFrame()).message
+    assert "no data for this exercise" in check("value", 3, float("nan")).message
+    parts = pd.DataFrame({"part": ["vllm"], "rss_mib": pd.array([None], dtype="Int64")})
+    assert "no data for this exercise" in check("00-most-memory", "vllm", parts).message
 
 
 def test_an_unknown_exercise_is_a_fault_of_the_notebook() -> None:
