@@ -207,13 +207,13 @@ def test_a_damaged_stream_is_an_error_and_not_the_end_of_the_process() -> None:
     frame = spans_frame(Answer((document(*agent_request()),)), attributes=())
     stream = arrow_of(frame, attributes=['{"a":1}'] * len(frame))
     refused = 0
-    for place in range(0, len(stream), 7):
+    for place in range(0, len(stream), 29):
         damaged = stream[:place] + b"\xff" + stream[place + 1 :]
         try:
             spans_frame(Answer(arrow=damaged), attributes=None)
         except FrameError:
             refused += 1
-    assert refused > 50
+    assert refused > 10
 
 
 @pytest.mark.parametrize("column", ["trace_id", "start_time_unix_nano", "attributes", "own.one"])
