@@ -11,12 +11,12 @@ import random
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from lab.errors import WorldError
 from lab.world import documents, entities, facts
-from lab.world.catalogue import TOOLS
+from lab.world.catalogue import BY_NAME
 from lab.world.entities import CURRENCIES, PROBLEMS, SEVERITIES, Split
 from lab.world.phrasings import fillers, say
 
@@ -71,7 +71,7 @@ class Scenario:
     kind: str
     intent: str
     turns: tuple[Turn, ...]
-    offered: tuple[str, ...] = field(default=tuple(t.name for t in TOOLS))
+    offered: tuple[str, ...] = field(default_factory=lambda: tuple(BY_NAME))
 
 
 # Where a scenario takes its facts from.
@@ -423,9 +423,9 @@ def offer(
     """Return a random subset of the tools: all that the turns need; for `not_offered`, not that."""
     # Not a set: its order changes from process to process.
     needed = list(dict.fromkeys(call.tool for turn in turns for call in turn.calls))
-    names = [t.name for t in TOOLS]
+    names = list(BY_NAME)
     if kind == "not_offered":
-        names.remove(TOOL_OF_INTENT[intent])
+        names.remove(_tool_of(intent))
     others = [n for n in names if n not in needed]
     size = rng.choice((smallest, rng.randint(smallest, len(names)), len(names)))
     chosen = [*needed, *rng.sample(others, min(len(others), max(0, size - len(needed))))]
@@ -433,17 +433,11 @@ def offer(
     return tuple(chosen)
 
 
-TOOL_OF_INTENT = {
-    "node_status": "get_node_status",
-    "job_status": "get_job_status",
-    "quote": "quote_price",
-    "invoice": "get_invoice",
-    "convert": "convert_currency",
-    "quota": "get_quota",
-    "ticket": "open_ticket",
-    "delivery": "get_delivery_eta",
-    "diagnostics": "run_diagnostics",
-}
+@cache
+def _tool_of(intent: str) -> str:
+    """Return the tool that a single question of this intent needs."""
+    world = facts.RandomFacts(random.Random(0), "train")
+    return SINGLES[intent](world, "train").calls[0].tool
 
 
 def make_scenarios(
@@ -463,7 +457,7 @@ def make_scenarios(
     rng = random.Random(seed)
     world = facts.DatabaseFacts(db or facts.memory_database(), rng)
     rag = partial(_library_turn, rng, _library())
-    every_tool = tuple(tool.name for tool in TOOLS)
+    every_tool = tuple(BY_NAME)
 
     scenarios = []
     for i in range(n):
