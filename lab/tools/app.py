@@ -114,18 +114,7 @@ def make_app(
     """
     manager = StreamableHTTPSessionManager(mcp_server(calls), json_response=True, stateless=True)
 
-    async def mcp(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[_CONTEXT] = otel_context.get_current()
-        if scope["method"] == "POST":
-            message = await receive()  # the whole body, because of the limit around this
-            problem = _unreadable(message.get("body", b""))
-            if problem:
-                error = {"code": PARSE_ERROR, "message": problem}
-                refusal = {"jsonrpc": "2.0", "id": None, "error": error}
-                await JSONResponse(refusal, status_code=400)(scope, receive, send)
-                return
-            receive = _replaying(message, receive)
-        await manager.handle_request(scope, receive, send)
+    mcp = RequestBodyLimitMiddleware(_Mcp(manager), MAX_MESSAGE_BYTES)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -144,7 +133,7 @@ def make_app(
             Route("/healthz", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             Route("/admin/faults", _faults(calls), methods=["GET", "POST", "DELETE"]),
-            Route("/mcp", RequestBodyLimitMiddleware(mcp, MAX_MESSAGE_BYTES)),
+            Route("/mcp", mcp),
         ],
         lifespan=lifespan,
     )
@@ -155,6 +144,26 @@ def make_app(
         exclude_spans=["receive", "send"],
     )
     return RefuseForeignPages(traced, allowed or AllowedHosts())
+
+
+class _Mcp:
+    """Passes a request on to MCP with its trace context, unless its message cannot be read."""
+
+    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+        self._manager = manager
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_CONTEXT] = otel_context.get_current()
+        if scope["method"] == "POST":
+            message = await receive()  # the whole body, because of the limit around this
+            problem = _unreadable(message.get("body", b""))
+            if problem:
+                error = {"code": PARSE_ERROR, "message": problem}
+                refusal = {"jsonrpc": "2.0", "id": None, "error": error}
+                await JSONResponse(refusal, status_code=400)(scope, receive, send)
+                return
+            receive = _replaying(message, receive)
+        await self._manager.handle_request(scope, receive, send)
 
 
 def _unreadable(body: bytes) -> str:
