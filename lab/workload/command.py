@@ -73,40 +73,26 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="lab load", description="Drive a workload and record every request."
     )
-    parser.add_argument("--plan", type=Path, help="drive this saved plan instead of making one")
-    parser.add_argument(
-        "--requests", type=int, help="how many requests to plan (default 100, unless --duration-s)"
-    )
-    parser.add_argument(
-        "--duration-s", type=float, help="plan all sessions that begin within this time"
-    )
-    parser.add_argument("--arrivals", default="poisson:1", help=ARRIVALS_HELP)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", help="only these kinds of scenarios")
-    parser.add_argument("--api", choices=["responses", "chat"], default="responses")
-    parser.add_argument(
-        "--model", default="", help="the model to use (default: the settings' model_name)"
-    )
-    parser.add_argument(
-        "--save-plan", type=Path, help="write the plan to this file and drive nothing"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--plan", type=Path, help="drive this saved plan instead of making one")
+    add("--requests", type=int, help="requests to plan (default 100, unless --duration-s)")
+    add("--duration-s", type=float, help="plan all sessions that begin within this time")
+    add("--arrivals", default="poisson:1", help=ARRIVALS_HELP)
+    add("--seed", type=int, default=0, help="the same seed makes the same plan (default 0)")
+    add("--kinds", nargs="+", help="only these kinds of scenarios")
+    add("--api", choices=["responses", "chat"], default="responses", help="default: responses")
+    add("--model", default="", help="the model to use (default: the settings' model_name)")
+    add("--save-plan", type=Path, help="write the plan to this file and drive nothing")
+    add(
         "--shard",
         default="",
         help="drive part I/N of the plan; without I, it is JOB_COMPLETION_INDEX (an Indexed Job)",
     )
-    parser.add_argument("--run-id", default="", help="the same for all shards of one run")
-    parser.add_argument(
-        "--start-at", type=float, help="seconds since the epoch; the same for all shards of one run"
-    )
-    parser.add_argument("--timeout-s", type=float, default=60.0, help="per request")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/runs"),
-        help="folder in which the run's folder is made",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    add("--run-id", default="", help="the same for all shards of one run")
+    add("--start-at", type=float, help="seconds since the epoch, the same for all shards")
+    add("--timeout-s", type=float, default=60.0, help="per request (default 60)")
+    add("--out", type=Path, default=Path("out/runs"), help="where to make the run's folder")
+    add("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)
 
 
