@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,8 +58,8 @@ def attach(
     A login may be in the URL (https://user:password@host), with special characters
     percent-encoded; headers are set with LAB_STORE_HEADERS.
     """
-    given = {"prometheus_url": prometheus, "tempo_url": tempo}
-    given = {name: url for name, url in given.items() if url}
+    urls = {"prometheus_url": prometheus, "tempo_url": tempo}
+    given: dict[str, Any] = {name: url for name, url in urls.items() if url}
     settings = load_settings(**given)
     good = [_report(check, settings) for check in (look_at_prometheus, look_at_tempo)]
     if not all(good):
@@ -178,9 +178,9 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     text = path.read_text() if path.exists() else ""
     for name, value in given.items():
         line = f"{name} = {json.dumps(value)}"
-        text, replaced = re.subn(rf"(?m)^{name}\s*=.*$", lambda _, line=line: line, text)
-        if not replaced:
-            text = f"{line}\n{text}"
+        pattern = rf"(?m)^{name}\s*=.*$"
+        present = re.search(pattern, text)
+        text = re.sub(pattern, line.replace("\\", r"\\"), text) if present else f"{line}\n{text}"
 
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     secret = any(hide_password(value) != value for value in given.values())

@@ -92,8 +92,8 @@ def table_of(html: str) -> Table | None:
         if tag.name not in _STRUCTURE:
             tag.decompose()
             continue
-        spans = {n: v for n in ("colspan", "rowspan") if str(v := tag.get(n, "")).isdecimal()}
-        tag.attrs = spans
+        spans = {name: str(tag.get(name, "")) for name in ("colspan", "rowspan")}
+        tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
         if tag.name in ("th", "td"):
             text = tag.get_text(strip=True)
             tag.string = MISSING if text in _NO_VALUE else text

@@ -20,7 +20,7 @@ import psutil
 
 from lab.settings import REPO
 from lab.stack import processes, ready, state
-from lab.stack.logsink import LogSink
+from lab.stack.logbook import LogSink
 from lab.stack.parts import Part
 from lab.stack.ports import is_free
 from lab.stack.state import PartStatus

@@ -131,7 +131,7 @@ class Supervisor:
         ok = True
         while pending and ok:
             finished, _ = await asyncio.wait({*pending, stop}, return_when=asyncio.FIRST_COMPLETED)
-            pending -= finished  # type: ignore[arg-type]
+            pending -= finished
             ok = stop not in finished and all(task.result() for task in finished)
         stop.cancel()
         return ok
