@@ -1,4 +1,4 @@
-"""`lab attach`: check another Prometheus and Tempo for what the analysis needs, and remember them."""
+"""`lab attach`: check another Prometheus and Tempo for the analysis, and remember them."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _address(settings: Settings, name: str) -> str:
 
 
 def _toml_file(settings: Settings) -> Path:
-    """Return the file to write: with credentials the checkout's, which alone may be combined with them."""
+    """Return the file to write: with credentials the checkout's, the only one that they combine with."""
     return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
 
 

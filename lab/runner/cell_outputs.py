@@ -1,4 +1,4 @@
-"""Read figures and tables from the cells of an executed notebook, with their heading and caption."""
+"""Read figures and tables from an executed notebook, with their heading and caption."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def as_data_url(data: dict[str, str]) -> str:
 
 
 def table_of(html: str) -> Table | None:
-    """Return the first table that pandas wrote in `html`; None if there is none, or an empty one."""
+    """Return the first table in pandas' `html`; None if there is none, or an empty one."""
     table = BeautifulSoup(html, "html.parser").find("table")
     rows = table.select("tbody tr") if table else []
     if not table or not rows:

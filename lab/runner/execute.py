@@ -1,4 +1,4 @@
-"""Execute notebooks with papermill, each in a fresh kernel; all are tried, whatever happens to one."""
+"""Execute notebooks with papermill, each in a fresh kernel, also after one has failed."""
 
 from __future__ import annotations
 

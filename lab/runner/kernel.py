@@ -1,4 +1,4 @@
-"""The kernel that runs notebooks: this very interpreter, whatever kernels are registered on the machine."""
+"""The kernel that runs notebooks: this interpreter, not a kernel registered on the machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return what a kernel needs: its lab's state folder, the `lab` package and command, no proxy."""
+    """Return a kernel's variables: the lab's state folder, package and command, no proxy."""
     modules = os.pathsep.join(p for p in (str(REPO), os.environ.get("PYTHONPATH", "")) if p)
     env = {
         "LAB_STATE_DIR": str(settings.state_dir.resolve()),

@@ -1,4 +1,7 @@
-"""Check parameters before papermill sees them: it only logs a name that a notebook does not have, and runs on."""
+"""Check parameters before papermill sees them.
+
+papermill only logs a name that a notebook does not have, and runs on.
+"""
 
 from __future__ import annotations
 

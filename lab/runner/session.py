@@ -1,4 +1,4 @@
-"""`lab run`: stand the stack up, execute the notebooks, keep the logs, write the report, take the stack down."""
+"""`lab run`: stand the stack up, execute the notebooks, write the report, take the stack down."""
 
 from __future__ import annotations
 

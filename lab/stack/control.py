@@ -1,4 +1,4 @@
-"""What a shell or a notebook does with a lab: up, down, status, require, logs. The supervisor does the work."""
+"""What a shell or a notebook does with a lab; the supervisor does the work."""
 
 from __future__ import annotations
 

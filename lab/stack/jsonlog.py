@@ -1,4 +1,4 @@
-"""One JSON object per log line, with the trace id where there is one. For the Python parts in both environments."""
+"""One JSON object per log line, with its trace id, for the Python parts in both environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOISE = (
 
 
 class TraceJsonFormatter(JsonFormatter):
-    """Write `ts`, `level`, `logger`, `message`, the caller's extra fields, and the span's `trace_id`."""
+    """Write `ts`, `level`, `logger`, `message`, extra fields, and the current `trace_id`."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]

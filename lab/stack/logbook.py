@@ -1,4 +1,4 @@
-"""The parts' logs: written as JSON lines; read one by one, all in time order, or those of one trace."""
+"""The parts' logs: written as JSON lines, read in time order, also those of one trace."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _lines(file: BinaryIO, part: str, trace_id: str | None) -> Iterator[dict[str
 
 
 def _parse(line: str, part: str) -> dict[str, Any]:
-    """Return a line as an entry, whatever the part calls the field of the message."""
+    """Return a line as an entry; parts name the field of the message differently."""
     entry: dict[str, Any] = {"message": line.rstrip("\n")}
     with contextlib.suppress(ValueError):
         content = json.loads(line)
@@ -187,7 +187,7 @@ def _parse(line: str, part: str) -> dict[str, Any]:
 
 
 def moment(entry: dict[str, Any]) -> datetime:
-    """Return when an entry was written, whatever the part calls that field; else the epoch."""
+    """Return when an entry was written; the epoch if it has no time."""
     for key in _TIME_KEYS:
         value = entry.get(key)
         if isinstance(value, int | float):

@@ -1,4 +1,4 @@
-"""Which parts a lab has, for these settings, on these ports. Reads the headers of model folders, starts nothing."""
+"""Which parts a lab has, for these settings, on these ports. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def chat_server(settings: Settings, port: int, otlp_url: str, build: str) -> vll
 
 
 def embed_server(model: str, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
-    """Describe the embedding model's vLLM server; the cluster's manifests are generated from it too."""
+    """Describe the embedding model's vLLM server; the cluster's manifests use it too."""
     return vllm_args.VllmServer(model, vllm_args.EMBED_MODEL, port, otlp_url, build)
 
 

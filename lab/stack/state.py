@@ -1,4 +1,4 @@
-"""Files in which a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
+"""How a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
 
 from __future__ import annotations
 
