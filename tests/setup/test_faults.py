@@ -170,6 +170,7 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     for name in (
         "lab/__init__.py",
         "lab/environment.py",
+        "lab/files.py",
         "lab/errors.py",
         "pyproject.toml",
         "README.md",
