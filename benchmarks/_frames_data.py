@@ -1,6 +1,8 @@
-"""Telemetry of any size for benchmarks/frames.py: series for Prometheus, traces as Tempo sends them, whole runs.
+"""Telemetry of any size for benchmarks/frames.py: series for Prometheus, traces as Tempo sends
+them, whole runs.
 
-Made up, but of the shape of real ones: a trace is an agent request of ten spans with the attributes that parts write.
+Made up, but of the shape of real ones: a trace is an agent request of ten spans with the attributes
+that parts write.
 """
 
 from __future__ import annotations
@@ -37,12 +39,16 @@ SHAPE = (
 
 
 def write_openmetrics(path: Path, series: int, points: int) -> None:
-    """A text that `promtool tsdb create-blocks-from openmetrics` reads: growing values, like a counter's rate."""
+    """A text that `promtool tsdb create-blocks-from openmetrics` reads: growing values, like a
+    counter's rate."""
     rng = random.Random(1)
     with path.open("w") as out:
         out.write("# TYPE lab_bench gauge\n")
         for number in range(series):
-            labels = f'instance="127.0.0.1:{8000 + number % 20}",job="vllm",engine="{number % 4}",series="{number}"'
+            labels = (
+                f'instance="127.0.0.1:{8000 + number % 20}",job="vllm",engine="{number % 4}",'
+                f'series="{number}"'
+            )
             value = 0.0
             for point in range(points):
                 value += rng.random()
@@ -60,12 +66,17 @@ def documents(traces: int) -> Iterator[bytes]:
         start, long = (START_S + number * 0.05) * 1e9, rng.uniform(0.5, 3) * 1e9
         for place, (parent, service, name, kind, offset, share) in enumerate(SHAPE):
             span = {
-                "traceId": trace_id, "spanId": ids[place], "name": name, "kind": f"SPAN_KIND_{kind}",
+                "traceId": trace_id,
+                "spanId": ids[place],
+                "name": name,
+                "kind": f"SPAN_KIND_{kind}",
                 "startTimeUnixNano": str(int(start + offset * long)),
                 "endTimeUnixNano": str(int(start + (offset + share) * long)),
-                "attributes": [{"key": k, "value": v} for k, v in _attributes(name, number, share * long / 1e9)],
+                "attributes": [
+                    {"key": k, "value": v} for k, v in _attributes(name, number, share * long / 1e9)
+                ],
                 "status": {},
-            }  # fmt: skip
+            }
             if parent >= 0:
                 span["parentSpanId"] = ids[parent]
             owners.setdefault(service, []).append(span)
@@ -132,7 +143,8 @@ def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, di
 
 
 def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(records, spans) of a run of so many requests, ten spans each, in the frames' own form and in random order."""
+    """(records, spans) of a run of so many requests, ten spans each, in the frames' own form and
+    in random order."""
     rng = np.random.default_rng(seed)
     size, count = len(SHAPE), requests * len(SHAPE)
     trace_ids = np.array([f"{n:032x}" for n in rng.integers(1, 2**62, requests)], dtype=object)
@@ -176,16 +188,6 @@ def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame
     ].reset_index(drop=True)
 
 
-def write_run(folder: Path, requests: int, files: int) -> None:
-    """`files` times so many requests as Parquet, in `folder`/records and `folder`/spans."""
-    for number in range(files):
-        for name, frame in zip(
-            ("records", "spans"), run_frames(requests, seed=100 + number), strict=True
-        ):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-            frame.to_parquet(folder / name / f"{number}.parquet", index=False)
-
-
 def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
     size = len(trace_ids)
     numbers = np.arange(size)
@@ -198,10 +200,17 @@ def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
     columns |= {
         "request_id": pd.array(numbers.astype(str), dtype="string"),
         "trace_id": pd.array(trace_ids, dtype="string"),
-        "kind": pd.array(np.array(["single", "chain", "rag"], dtype=object)[numbers % 3], dtype="string"),
+        "kind": pd.array(
+            np.array(["single", "chain", "rag"], dtype=object)[numbers % 3], dtype="string"
+        ),
         "api": pd.array(np.full(size, "responses", dtype=object), dtype="string"),
         "status": pd.array(np.full(size, "ok", dtype=object), dtype="string"),
-        "scheduled_at": START_S + numbers * 0.05, "done_at": START_S + numbers * 0.05 + long,
-        "e2e_s": long, "ttft_s": long * 0.3, "lag_s": 0.001, "prompt_tokens": 200, "completion_tokens": 200,
-    }  # fmt: skip
+        "scheduled_at": START_S + numbers * 0.05,
+        "done_at": START_S + numbers * 0.05 + long,
+        "e2e_s": long,
+        "ttft_s": long * 0.3,
+        "lag_s": 0.001,
+        "prompt_tokens": 200,
+        "completion_tokens": 200,
+    }
     return pd.DataFrame(columns)

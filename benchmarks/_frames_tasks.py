@@ -1,7 +1,8 @@
-"""What benchmarks/frames.py measures, each in a process of its own: `python -m benchmarks._frames_tasks TASK ARGUMENT`.
+"""What benchmarks/frames.py measures, each in a process of its own: `python -m
+benchmarks._frames_tasks TASK ARGUMENT`.
 
-Prints one JSON object: seconds of the measured part (imports and made-up data left out) and the process' peak resident
-memory in MiB.
+Prints one JSON object: seconds of the measured part (imports and made-up data left out) and the
+process' peak resident memory in MiB.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def server_range(argument: str) -> Callable[[], Any]:
     from urllib.parse import urlsplit
 
     url, points = argument.rsplit(",", 1)
-    path = f"/api/v1/query_range?query={QUERY}&start={START_S}&end={range_end(int(points))}&step={STEP_S}"
+    window = f"start={START_S}&end={range_end(int(points))}&step={STEP_S}"
+    path = f"/api/v1/query_range?query={QUERY}&{window}"
 
     def read() -> int:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=600)
@@ -68,29 +70,26 @@ def server_range(argument: str) -> Callable[[], Any]:
 
 
 def lab_spans_json(folder: str) -> Callable[[], Any]:
-    """Tempo's JSON documents to a frame, with the lab."""
+    """Return a task: Tempo's JSON documents to a frame, with the lab."""
     from lab.frames import spans_frame
-    from lab.stores import byid
+    from lab.stores import read_otlp_json
 
     bodies = _bodies(folder)
-    return lambda: spans_frame(
-        SimpleNamespace(
-            documents=[byid.of_json(body)[0] for body in bodies], protobufs=(), arrow=None
-        )
-    )
+    return lambda: spans_frame(read_otlp_json(*bodies))
 
 
 def lab_spans_protobuf(folder: str) -> Callable[[], Any]:
-    """The same traces from the protobuf for which `Tempo.spans` asks."""
+    """Return a task: the same traces from protobuf, which `Tempo.spans` requests."""
     from lab.frames import spans_frame
-    from lab.stores import byid
+    from lab.stores.otlp import trace_of_protobuf
 
     bodies = protobufs(Path(folder))
-    return lambda: spans_frame(
-        SimpleNamespace(
-            documents=(), protobufs=[byid.of_protobuf(body)[0] for body in bodies], arrow=None
-        )
-    )
+
+    def read() -> Any:
+        traces = [trace_of_protobuf(body)[0] for body in bodies]
+        return spans_frame(SimpleNamespace(protobufs=traces, arrow=None))
+
+    return read
 
 
 def dict_loop_spans_json(folder: str) -> Callable[[], Any]:
@@ -157,34 +156,6 @@ def lab_request_frame(requests: str) -> Callable[[], Any]:
     return lambda: request_frame(records, spans)
 
 
-def lab_large_run(folder: str) -> Callable[[], Any]:
-    """The request frame of a run in Parquet, slice by slice into Parquet, and a quantile a kind of all of it."""
-    import tempfile
-
-    import duckdb
-
-    from lab.frames import write_request_frames
-
-    def run() -> int:
-        with tempfile.TemporaryDirectory(dir=folder) as out:
-            count = write_request_frames(
-                Path(folder, "records"), Path(folder, "spans"), Path(out, "requests")
-            )
-            by_kind = "SELECT kind, quantile_cont(e2e_s, 0.95), sum(prefill_s) FROM read_parquet(?) GROUP BY kind"
-            assert len(duckdb.execute(by_kind, [f"{out}/requests/*.parquet"]).fetchall()) == 3
-        return count
-
-    return run
-
-
-def write_run(argument: str) -> Callable[[], Any]:
-    """Make the Parquet files for lab_large_run: FOLDER,REQUESTS,FILES."""
-    from benchmarks import _frames_data
-
-    folder, requests, files = argument.rsplit(",", 2)
-    return lambda: _frames_data.write_run(Path(folder), int(requests), int(files)) or 0
-
-
 def lab_measures(requests: str) -> Callable[[], Any]:
     """The slowest of the measures on that frame; prints each on stderr."""
     from lab import measures
@@ -221,10 +192,17 @@ def _bodies(folder: str) -> list[bytes]:
 TASKS = {
     f.__name__: f
     for f in (
-        lab_range, api_client_range, server_range, lab_spans_json, lab_spans_protobuf, dict_loop_spans_json,
-        lab_spans_bulk, lab_request_frame, lab_large_run, write_run, lab_measures,
+        lab_range,
+        api_client_range,
+        server_range,
+        lab_spans_json,
+        lab_spans_protobuf,
+        dict_loop_spans_json,
+        lab_spans_bulk,
+        lab_request_frame,
+        lab_measures,
     )
-}  # fmt: skip
+}
 
 
 def main(task: str, argument: str) -> None:

@@ -1,5 +1,6 @@
-"""Answers to tidy frames: Prometheus' ranges against prometheus-api-client, Tempo's traces against a loop over dicts,
-the lab's own bulk endpoint, and the request frame. Ratios are of one run, since this machine is not yours."""
+"""Answers to tidy frames: Prometheus' ranges against prometheus-api-client, Tempo's traces
+against a loop over dicts, the lab's own bulk endpoint, and the request frame. Ratios are of one
+run, since this machine is not yours."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from statistics import median
 
 from benchmarks._frames_data import documents, protobufs, write_openmetrics, write_protobufs
 from lab.settings import REPO
-from lab.stores import byid
+from lab.stores.otlp import trace_of_protobuf
 
 FULL = {"series": 200, "points": 11_000, "traces": 10_000, "requests": 100_000, "repeat": 3}
 SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repeat": 1}
@@ -29,7 +30,7 @@ SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repea
 def main(argv: list[str]) -> list[dict]:
     size = SMALL if "--small" in argv else FULL
     # The promises are about the full size: at a small one the fixed costs decide.
-    rows = [*_prometheus(size), *_spans(size), *_requests(size), *_large(size)]
+    rows = [*_prometheus(size), *_spans(size), *_requests(size)]
     if size is SMALL:
         rows = [{k: v for k, v in row.items() if k != "bound"} for row in rows]
     return rows
@@ -114,7 +115,7 @@ def _spans(size: dict) -> list[dict]:
             "lab",
             "spans_protobuf_to_frame_s",
             by_protobuf,
-            note="the same in protobuf, for which lab.stores asks",
+            note="the same in protobuf, which lab.stores requests",
         ),
         _row("loop over dicts", "spans_json_to_frame_s", loop, note=note),
         _row(
@@ -164,25 +165,6 @@ def _requests(size: dict) -> list[dict]:
     ]
 
 
-def _large(size: dict) -> list[dict]:
-    """Growth to ten times, from Parquet to Parquet: time grows with the run, memory must not."""
-    rows, peaks = [], []
-    for files in (1, 10):
-        with tempfile.TemporaryDirectory() as folder:
-            _measure("write_run", f"{folder},{size['requests']},{files}")
-            took = _measure("lab_large_run", folder)
-        note = f"{files * size['requests']:,} requests, {files * size['requests'] * 10:,} spans in Parquet"
-        rows.append(_row("lab", f"large_run_{files}x_s", took["seconds"], note=note))
-        rows.append(
-            _row("lab", f"large_run_{files}x_peak_mib", took["peak_mib"], note="whole process")
-        )
-        peaks.append(took["peak_mib"])
-    return [
-        *rows,
-        _row("lab", "large_run_memory_growth_ratio", peaks[1] / peaks[0], note="ten times the run"),
-    ]
-
-
 def _row(subject: str, metric: str, value: float, *, better: str = "lower", **more: object) -> dict:
     return {"subject": subject, "metric": metric, "value": value, "better": better, **more}
 
@@ -220,9 +202,13 @@ def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> I
     config.write_text("global: {}\n")
     port = _free_port()
     command = [
-        prometheus, f"--config.file={config}", f"--storage.tsdb.path={data}", "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn",
-    ]  # fmt: skip
+        prometheus,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=100y",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
     with _process(command):
         yield _until_ready(f"http://127.0.0.1:{port}", "/-/ready")
 
@@ -247,7 +233,7 @@ def _bulk(folder: Path, repeat: int) -> float:
 
 def _fill(otlp_url: str, folder: Path) -> None:
     headers = {"Content-Type": "application/x-protobuf"}
-    traces = [byid.of_protobuf(body)[0] for body in protobufs(folder)]
+    traces = [trace_of_protobuf(body)[0] for body in protobufs(folder)]
     for at in range(0, len(traces), 200):
         body = b"".join(
             traces[at : at + 200]

@@ -1,27 +1,28 @@
-"""`python -m scripts.check_notebooks [--fix] [FILE...]`: hold notebooks to the rules; --fix strips what a run left."""
+"""Check notebooks against the rules; with --fix strip what a run left behind."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbstripout import strip_output
 
+from lab.files import write_atomically
 from scripts.notebook_rules import problems
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
 
 def strip(notebook: Path) -> bool:
-    """Take off outputs, counts, papermill's metadata and its injected cell; True if there was something."""
+    """Strip outputs, counts and what papermill added; return whether there was anything."""
     before = notebook.read_text(encoding="utf-8")
     content = nbformat.reads(before, as_version=4)
     content.cells = [
         c for c in content.cells if "injected-parameters" not in c.metadata.get("tags", [])
     ]
+
     content.metadata.pop("papermill", None)
     for cell in content.cells:
         cell.metadata.pop("papermill", None)
@@ -29,18 +30,17 @@ def strip(notebook: Path) -> bool:
     after = nbformat.writes(content) + "\n"
     if after == before:
         return False
-    part = notebook.with_suffix(".part")
-    part.write_text(after, encoding="utf-8")
-    os.replace(part, notebook)
+    write_atomically(notebook, after)
     return True
 
 
 def main(argv: list[str]) -> int:
-    """1 if a notebook breaks a rule, or was changed by --fix (so that a commit stops and is looked at)."""
+    """Return 1 if a notebook breaks a rule, or was changed by --fix (so that a commit stops)."""
     parser = argparse.ArgumentParser(prog="scripts.check_notebooks", description=__doc__)
     parser.add_argument("files", nargs="*", type=Path)
     parser.add_argument("--fix", action="store_true", help="strip what a run left behind")
     options = parser.parse_args(argv)
+
     bad = False
     for path in options.files or sorted(NOTEBOOKS.glob("*.ipynb")):
         if options.fix and strip(path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
+from lab.exercises import EXERCISES
 from lab.runner.roles import ROLES, roles_of
 
 META_LINE = re.compile(
@@ -17,13 +19,17 @@ META_LINE = re.compile(
     re.MULTILINE,
 )
 LONGEST_CELL = 25  # lines; a longer one belongs in lab/
-# One typed and commented scalar a line: papermill shows type, default and comment.
+WIDEST_LINE = 88  # columns of code, which fit beside JupyterLab's folders
+# One typed and commented scalar per line: papermill shows type, default and comment.
 PARAMETER = re.compile(r"^\w+: (int|float|str|bool) = (?P<value>.+?)  # \S.*$")
+LINK = re.compile(r"\[(?P<title>[^\]]+)\]\((?P<file>[^)#]+\.ipynb)\)")
+ANSWER = re.compile(r"^\w+ = \.\.\.$")
+STRIP = "strip it with `python -m scripts.check_notebooks --fix`"
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What the first cell of a notebook says."""
+    """The content of a notebook's first cell."""
 
     number: str
     title: str
@@ -34,101 +40,145 @@ class Opening:
 
 
 def opening_of(notebook: Path) -> Opening | None:
-    """The first cell's content, None where it does not follow the rules (`problems` says how)."""
+    """Return the first cell's content, None where it does not follow the rules (see `problems`)."""
     cells = nbformat.read(notebook, as_version=4).cells
     source = cells[0].source if cells and cells[0].cell_type == "markdown" else ""
-    title, meta = re.match(r"# (\d\d) (.+)", source), META_LINE.search(source)
+    title = re.match(r"# (\d\d) (.+)", source)
+    meta = META_LINE.search(source)
     if not (title and meta):
         return None
-    bullets = tuple(re.findall(r"^- (.+)$", source.partition("You will see:")[2], re.MULTILINE))
+    bullets = re.findall(r"^- (.+)$", source.partition("You will see:")[2], re.MULTILINE)
     return Opening(
         title.group(1),
         title.group(2).strip(),
         meta["level"].strip(),
         int(meta["minutes"]),
         meta["needs"].strip(),
-        bullets,
+        tuple(bullets),
     )
 
 
-def problems(notebook: Path) -> list[str]:
-    """Every rule that a notebook breaks, as sentences; none for a notebook that may be committed."""
-    content = nbformat.read(notebook, as_version=4)
-    found = [
-        *_traces_of_a_run(content),
-        *_shape(notebook, content.cells),
-        *_parameters(content.cells),
-    ]
-    name = content.metadata.get("kernelspec", {}).get("name")
-    if name != "python3":
-        found.append(f"its kernel is {name!r}; only 'python3' is there on every machine")
-    return found
-
-
-def _traces_of_a_run(content: Any) -> list[str]:
-    found = []
-    if "papermill" in content.metadata:
-        found.append("papermill's metadata is in it")
-    for index, cell in enumerate(content.cells):
-        tags = cell.metadata.get("tags", [])
-        if cell.get("outputs"):
-            found.append(f"cell {index + 1} has outputs")
-        if cell.get("execution_count") is not None:
-            found.append(f"cell {index + 1} has an execution count")
-        if "papermill" in cell.metadata or "execution" in cell.metadata:
-            found.append(f"cell {index + 1} has metadata of a run")
-        if "injected-parameters" in tags:
-            found.append(f"cell {index + 1} was injected by papermill")
-    return found
-
-
-def _shape(notebook: Path, cells: list[Any]) -> list[str]:
-    if not cells:
-        return ["it is empty"]
-    found, opening = [], opening_of(notebook)
-    if opening is None:
-        found.append(
-            "the first cell is not '# NN Title' with '*Level: ... · Time: NN minutes · Needs: ...*'"
-        )
-    elif opening.number != notebook.name[:2]:
-        found.append(f"its title has number {opening.number}, its file {notebook.name[:2]}")
-    elif not 1 <= len(opening.bullets) <= 3:
-        found.append("the first cell has not one to three bullets after 'You will see:'")
-    last = cells[-1]
-    if (
-        last.cell_type != "markdown"
-        or not last.source.startswith("## Recap")
-        or "Next:" not in last.source
-    ):
-        found.append("the last cell is not '## Recap' with 'Next:'")
+def exercises_in(cells: list[Any]) -> dict[str, int]:
+    """Return {name of an exercise: index of the cell that checks it}."""
+    checks = {}
     for index, cell in enumerate(cells):
-        lines = cell.source.count("\n") + 1
-        if cell.cell_type == "code" and lines > LONGEST_CELL:
-            found.append(
-                f"cell {index + 1} has {lines} lines; what needs more than {LONGEST_CELL} belongs in lab/"
-            )
+        if cell.cell_type == "code":
+            for name in re.findall(r'lab\.check\(\s*"([^"]+)"', cell.source):
+                checks[name] = index
+    return checks
+
+
+def problems(notebook: Path) -> list[str]:
+    """Return every rule that a notebook breaks, as sentences; none where it may be committed."""
+    content = nbformat.read(notebook, as_version=4)
+    if not content.cells:
+        return ["it is empty"]
+    name = content.metadata.get("kernelspec", {}).get("name")
+    kernel = f"its kernel is {name!r}; only 'python3' is there on every machine"
+    return [
+        *_traces_of_a_run(content),
+        *_opening_and_recap(notebook, content.cells),
+        *_cells(content.cells),
+        *_links(notebook, content.cells),
+        *_exercises(notebook, content.cells),
+        *_parameters(content.cells),
+        *([kernel] if name != "python3" else []),
+    ]
+
+
+def _traces_of_a_run(content: Any) -> Iterator[str]:
+    traces: dict[str, Callable[[Any], bool]] = {
+        "outputs": lambda cell: bool(cell.get("outputs")),
+        "an execution count": lambda cell: cell.get("execution_count") is not None,
+        "metadata of a run": lambda cell: bool({"papermill", "execution"} & set(cell.metadata)),
+        "code injected by papermill": lambda cell: "injected-parameters" in _tags(cell),
+    }
+    if "papermill" in content.metadata:
+        yield f"papermill's metadata is in it: {STRIP}"
+    for what, is_in in traces.items():
+        cells = [str(index + 1) for index, cell in enumerate(content.cells) if is_in(cell)]
+        if cells:
+            yield f"{what} in cell {', '.join(cells)}: {STRIP}"
+
+
+def _tags(cell: Any) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def _opening_and_recap(notebook: Path, cells: list[Any]) -> Iterator[str]:
+    opening = opening_of(notebook)
+    if opening is None:
+        meta = "*Level: ... · Time: NN minutes · Needs: ...*"
+        yield f"the first cell is not '# NN Title' with '{meta}'"
+    elif opening.number != notebook.name[:2]:
+        yield f"its title has number {opening.number}, its file {notebook.name[:2]}"
+    elif not 1 <= len(opening.bullets) <= 3:
+        yield "the first cell does not have one to three bullets after 'You will see:'"
+
+    last = cells[-1].source if cells[-1].cell_type == "markdown" else ""
+    if not last.startswith("## Recap") or "Next:" not in last:
+        yield "the last cell is not '## Recap' with 'Next:'"
+
+
+def _cells(cells: list[Any]) -> Iterator[str]:
+    for number, cell in enumerate(cells, 1):
         for role in roles_of(cell):
             if role not in ROLES or cell.cell_type != "code":
-                found.append(
-                    f"cell {index + 1} is tagged 'role:{role}'; code cells may have {', '.join(ROLES)}"
-                )
-    return found
+                roles = ", ".join(ROLES)
+                yield f"cell {number} is tagged 'role:{role}'; code cells may have {roles}"
+        if cell.cell_type != "code":
+            continue
+        lines = cell.source.splitlines()
+        if len(lines) > LONGEST_CELL:
+            yield f"cell {number} has {len(lines)} lines; code over {LONGEST_CELL} belongs in lab/"
+        widest = max((len(line) for line in lines), default=0)
+        if widest > WIDEST_LINE:
+            yield f"cell {number} has a line of {widest} columns; at most {WIDEST_LINE} are shown"
 
 
-def _parameters(cells: list[Any]) -> list[str]:
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+def _links(notebook: Path, cells: list[Any]) -> Iterator[str]:
+    """Yield links without a file or with another title, and a missing link to the next one."""
+    for number, cell in enumerate(cells, 1):
+        for link in LINK.finditer(cell.source) if cell.cell_type == "markdown" else ():
+            target = notebook.parent / link["file"]
+            opening = opening_of(target) if target.exists() else None
+            if opening is None:
+                yield f"cell {number} links to {link['file']}, which is not a notebook here"
+            elif link["title"] != f"{opening.number} {opening.title}":
+                title = f"{opening.number} {opening.title}"
+                yield f"cell {number} calls {link['file']} '{link['title']}', its title is '{title}'"
+
+    names = sorted(path.name for path in notebook.parent.glob("[0-9][0-9]_*.ipynb"))
+    after = names[names.index(notebook.name) + 1 :] if notebook.name in names else []
+    if after and f"({after[0]})" not in cells[-1].source.partition("Next:")[2]:
+        yield f"its 'Next:' does not link to {after[0]}"
+
+
+def _exercises(notebook: Path, cells: list[Any]) -> Iterator[str]:
+    """Yield what is wrong with the cells `answer = ...` and with the checks that follow them."""
+    for name, index in exercises_in(cells).items():
+        if name not in EXERCISES or name[:2] != notebook.name[:2]:
+            yield f"cell {index + 1} checks '{name}', which is not an exercise of this notebook"
+        if index == 0 or not ANSWER.match(cells[index - 1].source.strip()):
+            yield f"cell {index} must be 'answer = ...', for the check in the cell after it"
+    for number, cell in enumerate(cells, 1):
+        if "solution" in _tags(cell):
+            yield f"cell {number} shows a solution; solutions belong in tests/solutions.py"
+
+
+def _parameters(cells: list[Any]) -> Iterator[str]:
+    tagged = [cell for cell in cells if "parameters" in _tags(cell)]
     if len(tagged) != 1:
-        return [f"it has {len(tagged)} cells tagged 'parameters' instead of one"]
-    found = []
+        yield f"it has {len(tagged)} cells tagged 'parameters' instead of one"
+        return
     for line in tagged[0].source.splitlines():
         match = PARAMETER.match(line)
         if not line.strip() or line.startswith("#"):
             continue
         if not match:
-            found.append(f"parameter line {line!r} is not 'name: type = value  # comment'")
+            yield f"parameter line {line!r} is not 'name: type = value  # comment'"
         elif not _is_scalar(match["value"]):
-            found.append(f"parameter line {line!r} does not give a scalar")
-    return found
+            yield f"parameter line {line!r} does not give a scalar"
 
 
 def _is_scalar(text: str) -> bool:

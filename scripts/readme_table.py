@@ -1,12 +1,12 @@
-"""`python -m scripts.readme_table [--check]`: the README's notebook table, from the notebooks' first cells."""
+"""Write the README's table of notebooks from their first cells; with --check only compare it."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from lab.errors import LabError
+from lab.files import write_atomically
 from scripts.notebook_rules import opening_of
 
 REPO = Path(__file__).resolve().parents[1]
@@ -15,7 +15,10 @@ END = "<!-- end of notebook table -->"
 
 
 def table(folder: Path = REPO / "notebooks") -> str:
-    """A row a notebook: number and title with a link, what you will see, level, minutes, what it needs."""
+    """Return the table: a link, what you will see, level, minutes, needs; one row per notebook.
+
+    Raises LabError for a notebook whose first cell does not follow the rules.
+    """
     rows = ["| notebook | you will see | level | minutes | needs |", "|---|---|---|---|---|"]
     for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
         opening = opening_of(path)
@@ -32,7 +35,7 @@ def table(folder: Path = REPO / "notebooks") -> str:
 
 
 def with_table(readme: str, rows: str) -> str:
-    """The README's text with the table between the markers. Raises LabError where a marker is missing."""
+    """Return the README with the table between the markers. Raises LabError without them."""
     if readme.count(BEGIN) != 1 or readme.count(END) != 1:
         raise LabError(
             "README.md lacks the markers of the notebook table", fix=f"put back {BEGIN} and {END}"
@@ -42,11 +45,11 @@ def with_table(readme: str, rows: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Write the table; with --check only say whether it is up to date."""
+    """Return 0 if the table is up to date now; with --check nothing is written."""
     path = REPO / "README.md"
     now = path.read_text(encoding="utf-8")
-    wanted = with_table(now, table())
-    if now == wanted:
+    updated = with_table(now, table())
+    if now == updated:
         return 0
     if "--check" in argv:
         print(
@@ -54,9 +57,7 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    part = path.with_suffix(".part")
-    part.write_text(wanted, encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, updated)
     return 0
 
 

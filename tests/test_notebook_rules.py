@@ -116,3 +116,49 @@ def test_a_role_that_does_not_exist_is_found(notebook: Path) -> None:
     content.cells[0].metadata["tags"] = ["role:sre"]
     nbformat.write(content, notebook)
     assert [p[:6] for p in problems(notebook)] == ["cell 1", "cell 3"]
+
+
+def _problems_with(folder: Path, *code: str, recap: str = "") -> list[str]:
+    """Problems of the first of two notebooks, with these code cells and this recap."""
+    first = write(folder / "07_look_around.ipynb", *code)
+    write(folder / "08_look_back.ipynb", number="08")
+    content = nbformat.read(first, as_version=4)
+    content.cells[-1].source = recap or "## Recap\n\nNext: [08 Look around](08_look_back.ipynb)."
+    nbformat.write(content, first)
+    return problems(first)
+
+
+def test_links_lead_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
+    """A missing file, another title, and a 'Next:' that skips a notebook are each found."""
+    assert _problems_with(tmp_path) == []
+    for recap, problem in (
+        ("Next: [08 Look around](08_gone.ipynb).", "links to 08_gone.ipynb, which is not"),
+        ("Next: [08 GPU](08_look_back.ipynb).", "its title is '08 Look around'"),
+        ("Next: your own servers.", "'Next:' does not link to 08_look_back.ipynb"),
+        ("[08 Look around](08_look_back.ipynb). Next: your own.", "does not link"),
+    ):
+        found = " ".join(_problems_with(tmp_path, recap=f"## Recap\n\n{recap}"))
+        assert problem in found, recap
+
+
+def test_wide_code_is_found(tmp_path: Path) -> None:
+    """A line of code that JupyterLab would have to scroll; prose wraps by itself."""
+    assert _problems_with(tmp_path, "x = 1" + " " * 82 + "#") == []
+    assert "line of 89 columns" in " ".join(_problems_with(tmp_path, "x = 1" + " " * 83 + "#"))
+
+
+def test_exercises_have_a_name_and_no_solution(tmp_path: Path) -> None:
+    """A name of this notebook, an answer to be filled in, and no cell that solves it."""
+    check = 'lab.check("07-only-one-right", answer, compared)'
+    assert _problems_with(tmp_path, "answer = ...", check) == []
+    for code, problem in (
+        (("answer = 3", check), "must be 'answer = ...'"),
+        (("answer = ...", check.replace("07-only", "07-just")), "is not an exercise of this"),
+        (("answer = ...", check.replace("07-only-one-right", "06-never-idle")), "of this notebook"),
+    ):
+        assert problem in " ".join(_problems_with(tmp_path, *code)), code
+    path = write(tmp_path / "07_look_around.ipynb", "1 + 1")
+    content = nbformat.read(path, as_version=4)
+    content.cells[2].metadata["tags"] = ["solution"]
+    nbformat.write(content, path)
+    assert "cell 3 shows a solution" in " ".join(problems(path))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from lab.exercises import EXERCISES
 from lab.runner.execute import PASSED, run_notebooks
 from lab.runner.parameters import assign
 from scripts import readme_table
-from scripts.notebook_rules import problems
+from scripts.notebook_rules import exercises_in, problems
+from tests.solutions import SOLUTIONS, not_right, solved
 
 REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
@@ -58,9 +61,27 @@ def test_readme_lists_them() -> None:
     )
 
 
+@every_notebook
+def test_exercises_do_not_show_their_answers(path: Path) -> None:
+    """Every exercise has a solution in the tests, and the notebook does not contain it."""
+    cells = nbformat.read(path, as_version=4).cells
+    exercises = exercises_in(cells)
+    text = "\n".join(cell.source for cell in cells)
+    assert exercises and set(exercises) <= set(SOLUTIONS)
+    assert set(exercises) == {name for name in EXERCISES if name[:2] == path.name[:2]}
+    for name in exercises:
+        assert SOLUTIONS[name] not in text
+    assert "assert lab.check" not in text
+
+
 @pytest.mark.timeout(1200)
 @every_notebook
 def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab) -> None:
-    """From a fresh kernel, by papermill, on live telemetry, without another notebook having run."""
-    run = run_notebooks([path], tmp_path, SMALLER.get(path.stem, {}), live_lab)[0]
+    """From a fresh kernel, by papermill, on live telemetry, without another notebook having run.
+
+    With the reference solutions filled in, every exercise's check must say that they are right.
+    """
+    copy = solved(path, tmp_path)
+    run = run_notebooks([copy], tmp_path / "out", SMALLER.get(path.stem, {}), live_lab)[0]
     assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
+    assert not_right(Path(run.output)) == {}

@@ -12,16 +12,16 @@ import typer
 from lab.command_line import refuse, run_verb
 from lab.durations import parse_duration_s
 from lab.errors import SettingsError
-from lab.kit.driving import drive
-from lab.kit.recorded import RUNS, runs_in
-from lab.kit.recording import EVERYTHING, window_of
-from lab.kit.recording import record as save
+from lab.observation import drive
+from lab.recording import EVERYTHING, window_of
+from lab.recording import record as save
+from lab.runs import RUNS, runs_in
 from lab.settings import Settings, load_settings
 from lab.workload import Run
 
 
 def main(argv: list[str]) -> int:
-    """Return 0 when it is recorded. Raises what `lab.kit.recording.record` raises."""
+    """Return 0 when it is recorded. Raises what `lab.recording.record` raises."""
     again = shlex.join(["lab", "record", *(a for a in argv if a != "--replace")])
 
     def record(

@@ -23,6 +23,9 @@ def tracestore(
     grpc_port: Annotated[
         int | None, typer.Option(help="OTLP over gRPC too (4317 is usual); needs grpcio.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="Further name that requests may address; repeatable.")
+    ] = None,
     max_age_hours: Annotated[
         float | None, typer.Option(help="Delete spans older than this. Default: keep all.")
     ] = None,
@@ -55,4 +58,5 @@ def tracestore(
         "log-level": log_level,
     }
     given = {name: value for name, value in values.items() if value is not None}
-    return serve([f"--{name}={value}" for name, value in given.items()])
+    arguments = [f"--{name}={value}" for name, value in given.items()]
+    return serve([*arguments, *(f"--allowed-host={name}" for name in allowed_host or [])])

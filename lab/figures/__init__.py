@@ -1,6 +1,5 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
-from lab.figures.bills import machine_costs, prices
 from lab.figures.capacity import (
     backlogs,
     engine_parts,
@@ -9,28 +8,27 @@ from lab.figures.capacity import (
     service_line,
     throughput_goodput,
 )
-from lab.figures.dashboard import dashboard
-from lab.figures.dashboard import draw as dashboard_panel
-from lab.figures.intervals import interval_bars
-from lab.figures.latency import ecdf, phases
-from lab.figures.lengths import bucketed_against_exact, critical_bars, growth
-from lab.figures.quality import power_curves, share_rows
-from lab.figures.quantiles import quantile_intervals
+from lab.figures.cost import machine_costs, prices, tokens_cost
+from lab.figures.latency import (
+    bucketed_against_exact,
+    critical_bars,
+    ecdf,
+    growth,
+    phases,
+    quantile_intervals,
+)
+from lab.figures.quality import interval_bars, power_curves, share_rows, tool_confusion
 from lab.figures.style import STYLE
-from lab.figures.timeline import timeline
-from lab.figures.tokens import tokens_cost
-from lab.figures.tools import tool_confusion
-from lab.figures.utilisation import busy_by, cpu_modes
+from lab.figures.utilisation import busy_by, cpu_modes, timeline
 from lab.figures.waterfall import waterfall
 
 __all__ = [
     "STYLE",
     "backlogs",
+    "bucketed_against_exact",
     "busy_by",
     "cpu_modes",
     "critical_bars",
-    "dashboard",
-    "dashboard_panel",
     "ecdf",
     "engine_parts",
     "gauge_against_truth",
@@ -42,7 +40,6 @@ __all__ = [
     "power_curves",
     "prices",
     "quantile_intervals",
-    "bucketed_against_exact",
     "service_line",
     "share_rows",
     "throughput_goodput",

@@ -1,53 +1,64 @@
-"""Latency: where the time went, and how it is distributed by each source."""
+"""Latency: where the time went, how it is distributed by each source, and how it grows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from lab.errors import FrameError
-from lab.figures.style import PHASE_COLOURS, figure, need_rows
+from lab.figures.style import (
+    PHASE_COLOURS,
+    SERVICE_COLOURS,
+    annotate_end,
+    figure,
+    legend_above,
+    log_axis,
+    name_rows,
+    need_columns,
+    need_rows,
+)
 
 _NOISE = 1e-6  # of the whole: less than that is rounding, not a phase
+_KINDS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
+_BUCKET, _SAMPLE = "#CC79A7", "#0072B2"
 
 
 @figure
-def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> Axes:
-    """Mean seconds of each phase, stacked, one bar a value of column `by`.
+def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> None:
+    """Draw the mean seconds of each phase, stacked, one bar per value of column `by`.
 
-    `frame` is a request frame; requests of which `by` is not known are one bar. Only requests whose trace is complete
-    are drawn; how many is in the labels. Raises FrameError if there is none.
+    `frame` is a request frame; requests with an unknown `by` are one bar. Only requests whose trace
+    is complete are drawn; how many is in the labels. Raises FrameError if there is none.
     """
     whole = frame[frame["trace_complete"].astype(bool)]
     need_rows(whole, "request with a complete trace")
-    totals = whole[[p for p in PHASE_COLOURS if p in whole]].fillna(0).abs().sum()
-    names = totals.index[totals > _NOISE * totals.sum()]
-    groups = whole.groupby(whole[by].astype(object).fillna("(not said)"))
-    means, sizes = groups[names].mean().fillna(0.0), groups.size()
-    order = means.sum(axis=1).sort_values().index
-    left = np.zeros(len(order))
-    for name in names:
-        width = means.loc[order, name].to_numpy()
-        edge = "#555555" if name == "unexplained_s" else "none"
-        label = name.removesuffix("_s").replace("_", " ")
+    names = [name for name in PHASE_COLOURS if name in whole]
+    totals = whole[names].fillna(0).abs().sum()
+    drawn = totals.index[totals > _NOISE * totals.sum()]
+
+    groups = whole.groupby(whole[by].astype(object).fillna("(unknown)"))
+    means = groups[list(drawn)].mean().fillna(0.0)
+    means = means.loc[means.sum(axis=1).sort_values().index]
+    left = np.zeros(len(means))
+    for name in drawn:
         ax.barh(
-            range(len(order)),
-            width,
+            range(len(means)),
+            means[name],
             left=left,
             color=PHASE_COLOURS[name],
-            edgecolor=edge,
-            label=label,
+            edgecolor="#555555" if name == "unexplained_s" else "none",
+            label=name.removesuffix("_s").replace("_", " "),
         )
-        left += width
-    ax.set_yticks(range(len(order)), [f"{g}  ({sizes[g]})" for g in order])
-    ax.set_xlabel("mean seconds a request (complete traces; their number in brackets)")
+        left += means[name].to_numpy()
+    sizes = groups.size()
+    ax.set_yticks(range(len(means)), [f"{group}  ({sizes[group]})" for group in means.index])
+    ax.set_xlabel("mean seconds per request (complete traces; their number in brackets)")
     ax.grid(axis="y", visible=False)
-    ax.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8)
-    return ax
+    legend_above(ax, ncols=5, fontsize=8)
 
 
 @figure
@@ -58,50 +69,161 @@ def ecdf(
     unit: str = "seconds",
     log: bool = True,
     ax: Axes,
-) -> Axes:
-    """The share of requests that took at most so long, one curve a source. Missing values are left out and counted.
+) -> None:
+    """Draw the share of requests that took at most so long, one curve per source.
 
-    Of `histograms` (name -> lab.frames.histogram_frame) the curve is known at the buckets' bounds only: in between it
-    lies somewhere in the shaded boxes. Raises FrameError if no source has a value.
+    Missing values are left out and counted. Of `histograms` (name -> lab.frames.histogram_frame)
+    the curve is known at the buckets' bounds only: in between it lies somewhere in the shaded
+    boxes. Raises FrameError if no source has a value.
     """
-    drawn = 0
     for name in sources:
-        values = np.sort(pd.Series(sources[name], dtype="float64").dropna().to_numpy())
-        if len(values):
-            drawn += len(values)
-            ax.step(
-                values,
-                np.arange(1, len(values) + 1) / len(values),
-                where="post",
-                label=f"{name} (n={len(values)})",
-            )
-    if not drawn:
-        raise FrameError(
-            "there is nothing to draw: no source has a value",
-            got=", ".join(map(str, sources)) or "no source",
-        )
+        values = np.sort(pd.Series(sources[name], dtype="float64").dropna())
+        n = len(values)
+        if n:
+            ax.step(values, np.arange(1, n + 1) / n, where="post", label=f"{name} (n={n})")
+    need_rows(ax.lines, "source has a value")
     for name, buckets in (histograms or {}).items():
         _boxes(ax, name, buckets)
     if log:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel(unit)
-    ax.set_ylabel("share of requests")
+        log_axis(ax, "x")
+    ax.set(ylim=(0, 1.02), xlabel=unit, ylabel="share of requests")
     ax.legend(loc="lower right", fontsize=9)
-    return ax
 
 
 def _boxes(ax: Axes, name: str, buckets: pd.DataFrame) -> None:
-    """Where a histogram lets the curve run: from each bound to the next, between the shares at the two."""
+    """Shade where a histogram lets the curve run: from each bound to the next."""
     total = buckets["count"].sum()
     share = buckets["count"].cumsum() / total
-    full = (buckets["count"] > 0) & np.isfinite(buckets["upper"])
     label: str | None = f"{name} (n={total:,.0f})"
-    for (_, bucket), upto in zip(buckets[full].iterrows(), share[full], strict=True):
-        below = upto - bucket["count"] / total
-        bounds = [bucket["lower"], bucket["upper"]]
-        ax.fill_between(bounds, below, upto, alpha=0.3, linewidth=0, color="#CC79A7", label=label)
-        label = None
+    for bucket, upto in zip(buckets.itertuples(), share, strict=True):
+        if bucket.count > 0 and np.isfinite(bucket.upper):
+            bounds = [bucket.lower, bucket.upper]
+            below = upto - bucket.count / total
+            ax.fill_between(bounds, below, upto, alpha=0.3, linewidth=0, color=_BUCKET, label=label)
+            label = None
+
+
+@figure
+def quantile_intervals(table: pd.DataFrame, *, unit: str = "seconds", ax: Axes) -> None:
+    """Draw the same quantiles from several sources, one row per quantile and source.
+
+    A point with its bootstrap interval for samples; for histograms the bucket as a band, in which
+    the interpolated value is a mere tick, hatched where one bucket holds everything. `table` is
+    `lab.measures.quantiles_by_source(...)`. Raises FrameError without rows.
+    """
+    need_rows(table, "quantiles")
+    needed = ["source", "q", "value", "low", "high", "interval"]
+    need_columns(table, needed, "lab.measures.quantiles_by_source")
+    right = table.loc[table["high"] < float("inf"), "high"].max() * 1.1
+    for y, row in enumerate(table.itertuples()):
+        if row.n == 0:
+            annotate_end(ax, "no data", 0, y)
+        elif row.interval.startswith("bootstrap"):
+            spread = [[row.value - row.low], [row.high - row.value]]
+            ax.errorbar(row.value, y, xerr=spread, fmt="o", color=_SAMPLE, capsize=4)
+        else:
+            width = min(row.high, right) - row.low
+            hatch = None if row.interval == "bucket" else "////"
+            band = ax.barh(y, width, left=row.low, height=0.5, color=_BUCKET, alpha=0.35)
+            plt.setp(band.patches, edgecolor=_BUCKET, hatch=hatch)
+            ax.plot(row.value, y, marker="|", markersize=12, color=_BUCKET, markeredgewidth=2)
+    name_rows(ax, [f"p{r.q * 100:g}  {r.source}  (n={r.n:,.0f})" for r in table.itertuples()])
+    note = "line: bootstrap 95 %; band: the histogram's bucket, hatched where it holds all"
+    ax.set(xlim=(0, None), xlabel=f"{unit}\n{note}")
+
+
+@figure
+def bucketed_against_exact(table: pd.DataFrame, *, ax: Axes) -> None:
+    """Draw what default buckets would have shown beside the exact quantiles, on a log axis.
+
+    One row per quantity and quantile; `table` is `lab.measures.quantiles_by_bucketing(...)`. The
+    band is the bucket, all that the histogram knows. Raises FrameError without rows.
+    """
+    need_rows(table, "quantiles")
+    left = min(table["exact_low_s"].min(), table["bucketed_s"].min()) * 0.5
+    for y, row in enumerate(table.itertuples()):
+        low = max(row.low_s, left)
+        high = row.high_s if np.isfinite(row.high_s) else row.bucketed_s * 3
+        ax.barh(y, high - low, left=low, height=0.55, color=_BUCKET, alpha=0.25, linewidth=0)
+        ax.plot([row.exact_s, row.bucketed_s], [y, y], color="#bbbbbb", linewidth=1, zorder=1)
+        spread = [[row.exact_s - row.exact_low_s], [row.exact_high_s - row.exact_s]]
+        ax.errorbar(row.exact_s, y, xerr=spread, fmt="o", color=_SAMPLE, capsize=3)
+        ax.plot(row.bucketed_s, y, "D", color=_BUCKET, markersize=6)
+        ratio = f"{row.bucketed_s / row.exact_s:.1f}x"
+        annotate_end(ax, ratio, max(row.bucketed_s, row.exact_s), y)
+    log_axis(ax, "x")
+    ax.set_xlim(left, ax.get_xlim()[1] * 1.4)
+    name_rows(ax, [f"{row.what}  p{row.q * 100:g}" for row in table.itertuples()])
+    ax.set_xlabel(
+        "seconds\ncircle: exact, with its interval; diamond: what the dashboard shows; "
+        "band: the bucket"
+    )
+
+
+@figure
+def growth(
+    points: Mapping[str, tuple[Any, Any]],
+    lines: Mapping[str, Any] | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    ax: Axes,
+) -> None:
+    """Draw points (x, seconds) of one or more kinds in milliseconds, with their fitted lines.
+
+    A line is a `lab.measures.Slope`; it is drawn over the range of its points, where it is above 0.
+    A kind may have several (`lab.measures.slopes_by_half`). Raises FrameError without a point.
+    """
+    need_rows([x for xs, _ in points.values() for x in xs], "points")
+    for colour, (name, (x, y)) in zip(_KINDS, points.items(), strict=False):
+        values = pd.DataFrame({"x": np.asarray(x, float), "y": np.asarray(y, float) * 1e3}).dropna()
+        fits = (lines or {}).get(name, ())
+        slopes = []
+        for line in fits if isinstance(fits, tuple) else (fits,):
+            xs = np.linspace(line.x_low, line.x_high, 200)
+            above = xs[line.at(xs) >= 0]
+            ax.plot(above, line.at(above) * 1e3, color=colour, linewidth=1.4)
+            slopes.append(_per_token(line))
+        text = f": {'; then '.join(slopes)} per token" if slopes else ""
+        ax.plot(
+            values["x"],
+            values["y"],
+            "o",
+            markersize=4,
+            alpha=0.5,
+            color=colour,
+            markeredgewidth=0,
+            label=f"{name} (n={len(values)}){text}",
+        )
+    ax.set(xlim=(0, None), ylim=(0, None), xlabel=xlabel, ylabel=ylabel)
+    legend_above(ax)
+
+
+def _per_token(line: Any) -> str:
+    """Return a slope with its interval, in ms or µs, whichever is readable."""
+    factor, unit = (1e3, "ms") if abs(line.per_x) >= 1e-3 else (1e6, "µs")
+    interval = f"[{line.low * factor:.2f}, {line.high * factor:.2f}]"
+    return f"{line.per_x * factor:.2f} {unit} {interval}"
+
+
+@figure
+def critical_bars(table: pd.DataFrame, *, rows: int = 12, ax: Axes) -> None:
+    """Draw the share of the critical path by span, the longest first.
+
+    `table` is `lab.measures.critical_path(...)`. What is not among the first `rows` is one bar of
+    its own. Raises FrameError without rows.
+    """
+    need_rows(table, "spans on a critical path")
+    shown = table.head(rows)
+    rest = table.iloc[rows:]
+    names = (shown["service"] + ": " + shown["name"]).tolist()
+    colours = [SERVICE_COLOURS.get(service, "#cccccc") for service in shown["service"]]
+    percent = (shown["share_ratio"] * 100).tolist()
+    if len(rest):
+        names.append(f"{len(rest)} others")
+        colours.append("#cccccc")
+        percent.append(float(rest["share_ratio"].sum()) * 100)
+    bars = ax.barh(range(len(names)), percent, color=colours)
+    ax.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+    name_rows(ax, names)
+    ax.set_xlabel("percent of the time on the critical path")

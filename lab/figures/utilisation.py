@@ -1,16 +1,16 @@
-"""What a processor did: modes over time, and how busy it was by whom one asks."""
+"""Series over time, CPU modes, and how busy a processor was by each source."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.ticker import MaxNLocator
 
-from lab.errors import FrameError
-from lab.figures.style import figure, need_rows
+from lab.figures.style import annotate_end, figure, legend_above, name_rows, need_rows, time_axis
 
 MODES = {  # node-exporter's, in the order in which they are stacked
     "user": "#0072B2",
@@ -23,65 +23,69 @@ MODES = {  # node-exporter's, in the order in which they are stacked
     "idle": "#eeeeee",
 }
 _SHOWN = 0.002  # of all: less is not drawn, only a colour in the legend
+_GAP = 3.5  # median intervals between samples: a longer pause has no data
 
 
 @figure
-def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> Axes:
-    """Cores in each mode over time, stacked up to all there are. `cores` is `lab.measures.cores_by_mode`.
+def timeline(series: pd.DataFrame, *, label: str, unit: str, ax: Axes) -> None:
+    """Draw one stepped line per value of column `label`: column `value` over the UTC column `time`.
 
-    Raises FrameError without rows.
+    Steps, since a sample holds until the next scrape and nothing is known in between. The line is
+    broken where samples are missing. Raises FrameError without rows.
+    """
+    need_rows(series, "samples")
+    for name, part in series.groupby(label, observed=True):
+        line = _with_gaps(part.set_index("time")[["value"]])
+        ax.step(line.index, line["value"], where="post", label=str(name))
+    if (series["value"] % 1 == 0).all():
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    time_axis(ax)
+    ax.set(ylim=(0, None), ylabel=unit)
+    legend_above(ax, ncols=4)
+
+
+@figure
+def cpu_modes(cores: pd.DataFrame, *, ax: Axes) -> None:
+    """Draw the cores in each mode over time, stacked up to all there are; empty where unknown.
+
+    `cores` is `lab.measures.cores_by_mode`. Raises FrameError without rows.
     """
     need_rows(cores, "samples of CPU time")
     table = cores.pivot_table(
         index="time", columns="mode", values="value", aggfunc="sum", observed=True
     ).fillna(0.0)
-    total = float(table.to_numpy().sum())
-    names = [
-        m
-        for m in (*MODES, *sorted(set(map(str, table.columns)) - set(MODES)))
-        if m in table.columns
-    ]
-    names = [m for m in names if table[m].sum() > _SHOWN * total]
-    colours = [MODES.get(m, "#999999") for m in names]
-    ax.stackplot(table.index, *(table[m] for m in names), labels=names, colors=colours, linewidth=0)
-    _time_axis(ax)
-    ax.set_ylim(0, float(table.sum(axis=1).max()))
-    ax.set_ylabel("cores")
-    ax.legend(ncols=min(len(names), 7), loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=9)
-    return ax
+    order = [*MODES, *sorted(set(table.columns) - set(MODES))]
+    shown = table.loc[:, table.sum() > _SHOWN * table.to_numpy().sum()]
+    shown = _with_gaps(shown[[mode for mode in order if mode in shown]])
+    colours = [MODES.get(mode, "#999999") for mode in shown]
+    ax.stackplot(shown.index, shown.T, labels=shown.columns, colors=colours, linewidth=0)
+    time_axis(ax)
+    ax.set(ylim=(0, table.sum(axis=1).max()), ylabel="cores")
+    legend_above(ax, ncols=7)
 
 
 @figure
-def busy_by(answers: Mapping[str, float], *, ax: Axes) -> Axes:
-    """How busy it was by whom one asks: one bar a question (0 to 1), its percentage beside it, the first on top.
+def busy_by(answers: Mapping[str, float], *, ax: Axes) -> None:
+    """Draw how busy it was by each source: one bar per source (0 to 1), the first on top.
 
-    NaN is 'no data', and said so. Raises FrameError where nothing is known at all.
+    NaN is labelled 'no data'. Raises FrameError where no source has an answer.
     """
-    known = {name: ratio for name, ratio in answers.items() if ratio == ratio}
-    if not known:
-        raise FrameError(
-            "there is nothing to draw: no source has an answer",
-            got=", ".join(answers) or "no question",
-        )
-    y = np.arange(len(answers))
-    widths = [100 * ratio if ratio == ratio else 0.0 for ratio in answers.values()]
-    colours = ["#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"]
-    ax.barh(y, widths, color=[colours[i % len(colours)] for i in range(len(y))], linewidth=0)
-    for at, width, ratio in zip(y, widths, answers.values(), strict=True):
-        text = "no data" if ratio != ratio else f"{width:.2g}%" if width < 10 else f"{width:.0f}%"
-        ax.annotate(
-            text, (width, at), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
-        )
-    ax.set_yticks(y, list(answers))
-    ax.set_ylim(len(y) - 0.4, -0.6)
-    ax.set_xlim(0, max(100.0, max(widths)) * 1.1)
-    ax.set_xlabel("percent of what there is")
-    ax.grid(axis="y", visible=False)
-    return ax
+    table = pd.Series(answers, dtype=float) * 100
+    need_rows(table.dropna(), "source has an answer")
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    ax.barh(range(len(table)), table.fillna(0.0), color=colours, linewidth=0)
+    for row, percent in enumerate(table):
+        text = f"{percent:.2g}%" if percent < 10 else f"{percent:.0f}%"
+        annotate_end(ax, "no data" if np.isnan(percent) else text, np.nan_to_num(percent), row)
+    name_rows(ax, table.index)
+    ax.set(xlim=(0, max(100.0, table.max()) * 1.1), xlabel="percent of what there is")
 
 
-def _time_axis(ax: Axes) -> None:
-    locator = AutoDateLocator()
-    ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, tz="UTC"))
-    ax.set_xlabel("time (UTC)")
+def _with_gaps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table by time with an empty row after each sample that a long pause follows."""
+    times = table.index.drop_duplicates().sort_values()
+    pause = times.to_series().diff()
+    usual = pause.median()
+    before_gap = times[(pause > _GAP * usual).shift(-1, fill_value=False)]
+    empty = pd.DataFrame(np.nan, index=before_gap + usual, columns=table.columns)
+    return pd.concat([table, empty]).sort_index(kind="stable")

@@ -2,118 +2,100 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from lab.errors import FrameError
-from lab.figures.style import OTHER_SERVICE, PHASE_COLOURS, SERVICE_COLOURS, figure, need_rows
+from lab.figures.style import (
+    OTHER_SERVICE,
+    PHASE_COLOURS,
+    SERVICE_COLOURS,
+    figure,
+    legend_above,
+    name_rows,
+    need_columns,
+    need_rows,
+)
 from lab.schema import Attr, Service, Span
 
-# vLLM's own division of its span, in the order in which it happens
-_INSIDE = (
-    ("queue_s", Attr.VLLM_QUEUE_S),
-    ("prefill_s", Attr.VLLM_PREFILL_S),
-    ("decode_s", Attr.VLLM_DECODE_S),
-)
+# vLLM's own division of its span, in the order in which it happens.
+_INSIDE = {
+    "queue_s": Attr.VLLM_QUEUE_S,
+    "prefill_s": Attr.VLLM_PREFILL_S,
+    "decode_s": Attr.VLLM_DECODE_S,
+}
+_HEIGHT = 0.62  # of a bar, in rows
+_REST = "engine_other_s"  # of vLLM's spans: tokenising before the queue, output handling
+_ERROR: dict[str, Any] = {"fill": False, "edgecolor": "black", "hatch": "////"}
 _LONGEST_LABEL = 44
-_LABEL_POINTS, _CHARACTER_WIDTH = (
-    8,
-    0.61,
-)  # of a monospaced font, in points and as a share of its size
+_LABEL_POINTS = 8
+_CHARACTER_WIDTH = 0.61  # of a monospaced font, as a share of its size
 
 
 @figure
-def waterfall(tree: pd.DataFrame, *, ax: Axes) -> Axes:
-    """Draw the spans of one trace, top to bottom in the order of `tree`, left to right in milliseconds.
+def waterfall(tree: pd.DataFrame, *, ax: Axes) -> None:
+    """Draw the spans of one trace, top to bottom in the order of `tree`, in milliseconds.
 
-    `tree` is `lab.frames.trace_tree(...)`: one row a span with depth and offset_s. vLLM's spans are divided into queue,
-    prefill and decode by their attributes. Raises FrameError for an empty tree, or spans that are not a tree.
+    `tree` is `lab.frames.trace_tree(...)`: one row per span with depth and offset_s. vLLM's spans
+    are divided into queue, prefill and decode by their attributes; what is left of them has the
+    colour that `phases` gives it. Raises FrameError for an empty tree, or spans that are not a
+    tree.
     """
     need_rows(tree, "spans")
-    if missing := {"depth", "offset_s", "duration_s", "name", "service"} - set(tree):
-        raise FrameError(
-            f"these spans are not a tree: {', '.join(sorted(missing))} missing",
-            fix="use trace_tree first",
-        )
-    total_ms = float((tree["offset_s"] + tree["duration_s"]).max()) * 1e3
+    need_columns(tree, ["depth", "offset_s", "duration_s", "name", "service"], "trace_tree")
+    end_ms = (tree["offset_s"] + tree["duration_s"]) * 1e3
+    total_ms = float(end_ms.max())
     for y, (_, span) in enumerate(tree.iterrows()):
-        _bar(ax, y, span)
-        _note(ax, y, span, total_ms)
-    _name_rows(ax, tree)
-    ax.set_ylim(len(tree) - 0.4, -0.6)
-    ax.set_xlim(0, total_ms * 1.12)
-    ax.set_xlabel("milliseconds since the request was due")
-    ax.grid(axis="y", visible=False)
-    _legend(ax, tree)
-    return ax
+        _draw_span(ax, y, span)
+        text = f"{span['duration_s'] * 1e3:,.1f}"
+        right = end_ms.iloc[y] + total_ms * 0.008
+        ax.text(right, y, text, va="center", fontsize=7, color="#444444")
+
+    # Names left of the axis, flush left, so that the indentation shows what is inside what.
+    labels = [_label(span) for _, span in tree.iterrows()]
+    name_rows(ax, labels)
+    for label in ax.get_yticklabels():
+        label.set(fontsize=_LABEL_POINTS, family="monospace", ha="left")
+    ax.tick_params(axis="y", length=0, pad=max(map(len, labels)) * _LABEL_POINTS * _CHARACTER_WIDTH)
+    ax.set(xlim=(0, total_ms * 1.12), xlabel="milliseconds since the request was due")
+    legend_above(ax, handles=_handles(tree), ncols=4, fontsize=8)
 
 
-def _bar(ax: Axes, y: int, span: pd.Series) -> None:
-    start_ms, long_ms = span["offset_s"] * 1e3, span["duration_s"] * 1e3
+def _draw_span(ax: Axes, y: int, span: pd.Series) -> None:
+    """Draw one span: in its service's colour, or divided into vLLM's phases and the rest."""
+    divided = _is_divided(span)
     colour = SERVICE_COLOURS.get(str(span["service"]), OTHER_SERVICE)
-    divided = span["name"] == Span.VLLM and all(
-        pd.notna(span.get(attribute)) for _, attribute in _INSIDE
-    )
+    if divided:
+        colour = PHASE_COLOURS[_REST]
+    start_ms = span["offset_s"] * 1e3
+    place = (y, span["duration_s"] * 1e3, _HEIGHT, start_ms)
     # The edge has a width in print, so that no span is too short to be seen.
-    edge = {} if divided else {"edgecolor": colour}
-    ax.barh(
-        y,
-        long_ms,
-        left=start_ms,
-        height=0.62,
-        color=colour,
-        alpha=0.35 if divided else 0.9,
-        linewidth=0 if divided else 0.7,
-        **edge,
-    )
+    ax.barh(*place, color=colour, edgecolor=colour, linewidth=0 if divided else 0.7)
     if span.get("status") == "error":
-        ax.barh(
-            y,
-            long_ms,
-            left=start_ms,
-            height=0.62,
-            fill=False,
-            edgecolor="black",
-            hatch="////",
-            linewidth=0.8,
-        )
+        ax.barh(*place, linewidth=0.8, **_ERROR)
     if divided:
         start_ms += _before_queue_s(span) * 1e3
-        for phase, attribute in _INSIDE:
-            width_ms = float(span[attribute]) * 1e3
-            ax.barh(
-                y, width_ms, left=start_ms, height=0.62, color=PHASE_COLOURS[phase], linewidth=0
-            )
-            start_ms += width_ms
+        for phase, attribute in _INSIDE.items():
+            length_ms = float(span[attribute]) * 1e3
+            ax.barh(y, length_ms, _HEIGHT, start_ms, color=PHASE_COLOURS[phase], linewidth=0)
+            start_ms += length_ms
+
+
+def _is_divided(span: pd.Series) -> bool:
+    known = [pd.notna(span.get(attribute)) for attribute in _INSIDE.values()]
+    return span["name"] == Span.VLLM and all(known)
 
 
 def _before_queue_s(span: pd.Series) -> float:
-    """Seconds from the start of vLLM's span to its queue, so that the first token stands at the TTFT."""
+    """Return seconds from the start of vLLM's span to its queue, so that the TTFT fits.
+
+    0 where vLLM reports no time to first token.
+    """
     until_first_token = span.get(Attr.VLLM_TTFT_S, float("nan"))
     before = until_first_token - span[Attr.VLLM_QUEUE_S] - span[Attr.VLLM_PREFILL_S]
-    return (
-        float(before) if before > 0 else 0.0
-    )  # NaN, where the attribute is missing, is not above 0 either
-
-
-def _note(ax: Axes, y: int, span: pd.Series, total_ms: float) -> None:
-    end_ms = (span["offset_s"] + span["duration_s"]) * 1e3
-    ax.text(
-        end_ms + total_ms * 0.008,
-        y,
-        f"{span['duration_s'] * 1e3:,.1f}",
-        va="center",
-        fontsize=7,
-        color="#444444",
-    )
-
-
-def _name_rows(ax: Axes, tree: pd.DataFrame) -> None:
-    """Names left of the axis, flush left, so that the indentation shows what is inside what."""
-    labels = [_label(span) for _, span in tree.iterrows()]
-    ax.set_yticks(range(len(tree)), labels, fontsize=_LABEL_POINTS, family="monospace", ha="left")
-    ax.tick_params(axis="y", length=0, pad=max(map(len, labels)) * _LABEL_POINTS * _CHARACTER_WIDTH)
+    return float(before) if before > 0 else 0.0
 
 
 def _label(span: pd.Series) -> str:
@@ -121,18 +103,18 @@ def _label(span: pd.Series) -> str:
     return text if len(text) <= _LONGEST_LABEL else text[: _LONGEST_LABEL - 1] + "…"
 
 
-def _legend(ax: Axes, tree: pd.DataFrame) -> None:
-    divided = (tree["name"] == Span.VLLM).any()
-    services = [s for s in SERVICE_COLOURS if s in set(tree["service"].astype(str))]
-    handles = [
-        Patch(color=SERVICE_COLOURS[s], label=s)
-        for s in services
-        if not (divided and s == Service.VLLM)
-    ]
+def _handles(tree: pd.DataFrame) -> list[Patch]:
+    """Return the legend: services, vLLM's phases and the rest of its spans, and errors."""
+    divided = any(_is_divided(span) for _, span in tree.iterrows())
+    services = set(tree["service"].astype(str))
+    handles = []
+    for service, colour in SERVICE_COLOURS.items():
+        if service in services and not (divided and service == Service.VLLM):
+            handles.append(Patch(color=colour, label=service))
     if divided:
-        handles += [
-            Patch(color=PHASE_COLOURS[p], label=f"vllm: {p.removesuffix('_s')}") for p, _ in _INSIDE
-        ]
+        for phase in (*_INSIDE, _REST):
+            name = phase.removesuffix("_s").replace("_", " ")
+            handles.append(Patch(color=PHASE_COLOURS[phase], label=f"vllm: {name}"))
     if (tree.get("status") == "error").any():
-        handles.append(Patch(fill=False, edgecolor="black", hatch="////", label="error"))
-    ax.legend(handles=handles, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8)
+        handles.append(Patch(label="error", **_ERROR))
+    return handles

@@ -1,7 +1,11 @@
-"""Exact increases of counters. PromQL's increase() extrapolates to the edges of the window, so it is rarely whole."""
+"""Exact increases of counters, and histograms made of them.
+
+PromQL's increase() extrapolates to the edges of the window, so its result is rarely a whole number.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import numpy as np
@@ -11,61 +15,129 @@ from lab.errors import FrameError
 from lab.frames.samples import AnswerLike, samples_of
 from lab.frames.series import label_columns
 
+_DTYPES = {"increase": "float64", "resets": "int64", "from_zero": "bool"}
+_TIMES = ("first_at", "last_at")
+
 
 def increase_exact(
     answer: AnswerLike, start: float | datetime, end: float | datetime
 ) -> pd.DataFrame:
-    """How much each counter grew between the last sample at or before `start` and the last one at or before `end`.
+    """Return the growth of each counter from the last sample up to `start` to the last up to `end`.
 
-    `answer` holds raw samples (`Prometheus.samples`); instants are epoch seconds, or datetimes with a time zone.
-    One row a series: its labels (categorical) and
+    `answer` holds raw samples (`Prometheus.samples`); times are seconds since the epoch, or
+    datetimes with a time zone. The result has one row per series: its labels (categorical) and
 
-    - `increase`: sum of the steps; where a value is below the one before, the counter was reset, and counts from 0;
-    - `resets`: how many such steps;
-    - `from_zero`: the series has no sample at or before `start`, so it is taken to have been born at 0 in the window
-      (true of a label set that appears with its first event; not if the scraping itself began in the window);
-    - `first_at`, `last_at`: instants of the samples used (UTC; `first_at` is NaT where `from_zero`).
+    - `increase`: the sum of the steps; where a value is below the one before, the counter was
+      reset, and counts from 0;
+    - `resets`: the number of such steps;
+    - `from_zero`: the series has no sample up to `start`, so it is taken to start at 0 in the
+      window (right for a label set that appears with its first event; wrong if the scraping itself
+      began in the window);
+    - `first_at`, `last_at`: the times of the samples used (UTC; `first_at` is NaT if `from_zero`).
 
-    Series without a sample up to `end` are left out. An empty answer gives an empty frame.
+    Series without a sample up to `end` are left out. An empty answer gives an empty frame. Raises
+    FrameError for samples that are not Prometheus', and for times that are not usable.
     """
-    first_ms, last_ms = _ms(start), _ms(end)
+    start_ms = _to_ms(start)
+    end_ms = _to_ms(end)
     counts, time_ms, values = samples_of(answer.series)
     edges = np.concatenate(([0], np.cumsum(counts)))
-    rows, kept = [], []
-    for i, one in enumerate(answer.series):
+    rows = []
+    labels = []
+    for i, series in enumerate(answer.series):
         part = slice(edges[i], edges[i + 1])
-        row = _increase(time_ms[part], values[part], first_ms, last_ms)
+        row = _increase(time_ms[part], values[part], start_ms, end_ms)
         if row is not None:
             rows.append(row)
-            kept.append(one.labels)
-    table = pd.DataFrame(rows, columns=["increase", "resets", "from_zero", "first_at", "last_at"])
-    table = table.astype({"increase": "float64", "resets": "int64", "from_zero": "bool"})
-    for column in ("first_at", "last_at"):
+            labels.append(series.labels)
+    table = pd.DataFrame(rows, columns=[*_DTYPES, *_TIMES]).astype(_DTYPES)
+    for column in _TIMES:
         table[column] = pd.to_datetime(table[column], unit="ms", utc=True)
-    labels = pd.DataFrame(label_columns(kept, np.ones(len(kept), dtype=np.int64)))
-    return pd.concat([labels, table], axis=1)
+    label_table = pd.DataFrame(label_columns(labels, np.ones(len(labels), dtype=np.int64)))
+    return pd.concat([label_table, table], axis=1)
 
 
-def _increase(time_ms: np.ndarray, values: np.ndarray, first_ms: int, last_ms: int) -> tuple | None:
-    real = ~np.isnan(values)
-    time_ms, values = time_ms[real], values[real]
-    before = np.searchsorted(time_ms, first_ms, side="right") - 1
-    last = np.searchsorted(time_ms, last_ms, side="right") - 1
+def histogram_frame(
+    answer: AnswerLike, start: float | datetime, end: float | datetime, *, by: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Return the observations between two times, one row per bucket, in order of `by` and `upper`.
+
+    `answer` holds raw samples of `<histogram>_bucket` (`Prometheus.samples`), which are summed over
+    all labels but those in `by`. The columns are those of `by`, then
+
+    - `lower`, `upper`: the bucket holds values in (lower, upper]; the first lower bound is 0, the
+      last upper bound is inf;
+    - `count`: observations in this bucket alone;
+    - `cumulative`: observations up to `upper`.
+
+    Raises FrameError where there is no `le` label, a label of `by` is missing, or buckets
+    contradict each other.
+    """
+    buckets = increase_exact(answer, start, end)
+    columns = [*by, "lower", "upper", "count", "cumulative"]
+    if buckets.empty:
+        return pd.DataFrame({name: [] for name in columns})
+    missing = [name for name in ("le", *by) if name not in buckets]
+    if missing:
+        raise FrameError(
+            f"these samples have no label {', '.join(missing)}",
+            got=f"labels {', '.join(c for c in buckets.columns if c not in (*_DTYPES, *_TIMES))}",
+            fix="query the samples of a histogram's `_bucket` series",
+        )
+    buckets["upper"] = _bounds(buckets["le"])
+    sums = buckets.groupby([*by, "upper"], observed=True, sort=True)["increase"].sum()
+    table = sums.rename("cumulative").reset_index()
+    groups = table.groupby(list(by) or np.zeros(len(table)), observed=True, sort=False)
+    table["lower"] = groups["upper"].shift(fill_value=0.0)
+    table["count"] = table["cumulative"] - groups["cumulative"].shift(fill_value=0.0)
+    contradictions = table[table["count"] < 0]
+    if len(contradictions):
+        raise FrameError(
+            "the buckets of a histogram contradict each other: a wider one counts less",
+            got=contradictions.head(3).to_string(index=False),
+            fix="sum only over series with the same bucket bounds (`by` the label that separates "
+            "versions), and over counters rather than recorded rates",
+        )
+    if not np.isinf(groups["upper"].max()).all():
+        raise FrameError(
+            "a histogram has no +Inf bucket", got=f"bounds {sorted(table.upper.unique())}"
+        )
+    return table[columns]
+
+
+def _bounds(labels: pd.Series) -> pd.Series:
+    try:
+        return labels.astype(str).astype(float)
+    except ValueError as e:
+        raise FrameError("a bucket's bound (`le`) is not a number", got=str(e)) from e
+
+
+def _increase(time_ms: np.ndarray, values: np.ndarray, start_ms: int, end_ms: int) -> tuple | None:
+    """Return one row of `increase_exact`, None for a series without a sample up to the end."""
+    valid = ~np.isnan(values)
+    time_ms = time_ms[valid]
+    values = values[valid]
+    first = np.searchsorted(time_ms, start_ms, side="right") - 1
+    last = np.searchsorted(time_ms, end_ms, side="right") - 1
     if last < 0:
         return None
-    born = before < 0
-    path = np.concatenate(([0.0], values[: last + 1])) if born else values[before : last + 1]
+    from_zero = first < 0
+    path = values[max(first, 0) : last + 1]
+    if from_zero:
+        path = np.concatenate(([0.0], path))
     steps = np.diff(path)
-    fell = steps < 0
-    increase = float(np.where(fell, path[1:], steps).sum())
-    return increase, int(fell.sum()), born, None if born else time_ms[before], time_ms[last]
+    is_reset = steps < 0
+    increase = float(np.where(is_reset, path[1:], steps).sum())
+    first_ms = None if from_zero else time_ms[first]
+    return increase, int(is_reset.sum()), from_zero, first_ms, time_ms[last]
 
 
-def _ms(instant: float | datetime) -> int:
-    if isinstance(instant, datetime):
-        if instant.tzinfo is None:
-            raise FrameError(
-                "an instant without a time zone was given", got=repr(instant), fix="add tzinfo=UTC"
-            )
-        instant = instant.timestamp()
-    return round(float(instant) * 1000)
+def _to_ms(time: float | datetime) -> int:
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise FrameError("a datetime has no time zone", got=repr(time), fix="add tzinfo=UTC")
+        time = time.timestamp()
+    try:
+        return round(min(max(float(time), -1e12), 1e12) * 1000)
+    except (TypeError, ValueError) as e:
+        raise FrameError("a time is not a number of seconds", got=repr(time)[:100]) from e

@@ -1,170 +1,213 @@
-"""OTLP JSON documents (a trace each, as Tempo sends them) walked into columns.
+"""OTLP protobuf (TracesData, one per trace, as Tempo sends it) as a table, whole columns at a time.
 
-msgspec decodes straight into small objects of known shape, which is several times faster than dicts; attributes that
-nobody asked for are decoded but never stored.
+Field numbers are OTLP's: opentelemetry/proto/{trace,common,resource}/v1. Resources, values that are
+not plain scalars and attributes of mixed types are decoded by the classes of opentelemetry-proto.
 """
 
 from __future__ import annotations
 
+import base64
 import binascii
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 from lab.errors import FrameError
+from lab.frames.protobuf import Messages, Places
+from lab.frames.samples import batches
 
-_ABSENT = msgspec.Raw()
-
-
-class _Value(msgspec.Struct, gc=False):
-    stringValue: str | None = None
-    intValue: str | int | None = None
-    doubleValue: float | str | None = None
-    boolValue: bool | None = None
-    arrayValue: msgspec.Raw = _ABSENT
-    kvlistValue: msgspec.Raw = _ABSENT
-    bytesValue: str | None = None
-
-
-class _KeyValue(msgspec.Struct, gc=False):
-    key: str = ""
-    value: _Value | None = None
-
-
-class _Status(msgspec.Struct, gc=False):
-    code: str | int = 0
-    message: str = ""
-
-
-class _Span(msgspec.Struct, gc=False):
-    traceId: str
-    spanId: str
-    parentSpanId: str = ""
-    name: str = ""
-    kind: str | int = 0
-    startTimeUnixNano: str | int = 0
-    endTimeUnixNano: str | int = 0
-    attributes: list[_KeyValue] = []
-    status: _Status | None = None
-
-
-class _ScopeSpans(msgspec.Struct):
-    spans: list[_Span] = []
-
-
-class _Resource(msgspec.Struct):
-    attributes: list[_KeyValue] = []
-
-
-class _ResourceSpans(msgspec.Struct):
-    resource: _Resource | None = None
-    scopeSpans: list[_ScopeSpans] = []
-
-
-class _Document(msgspec.Struct):
-    resourceSpans: list[_ResourceSpans] = []
-    batches: list[_ResourceSpans] = []
-
-
-_decode = msgspec.json.Decoder(_Document).decode
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUSES = ("unset", "ok", "error")
-KIND = {**dict(enumerate(KINDS)), **{f"SPAN_KIND_{k.upper()}": k for k in KINDS}}
-STATUS = {**dict(enumerate(STATUSES)), **{f"STATUS_CODE_{s.upper()}": s for s in STATUSES}}
+# The first columns of every table of spans, which are also those of the bulk endpoint.
+CORE = (
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "service_name",
+    "start_time_unix_nano",
+    "end_time_unix_nano",
+    "status",
+    "status_message",
+)
+_TEXT = pa.large_string()
+_BATCH_BYTES = 2 << 20  # the working set stays in the processor's cache
+_STRING, _BOOL, _INT, _DOUBLE = 1, 2, 3, 4  # AnyValue's fields
 
 
-@dataclass
-class Columns:
-    """Columns under construction; `attributes` holds (row numbers, values) for each attribute that was asked for."""
+def span_table(traces: Sequence[bytes], attributes: Sequence[str] | None) -> pa.Table:
+    """Return one row per span: the columns CORE, then those of the given attributes that occur.
 
-    trace_id: list[str] = field(default_factory=list)
-    span_id: list[str] = field(default_factory=list)
-    parent_id: list[str] = field(default_factory=list)
-    service: list[str] = field(default_factory=list)
-    name: list[str] = field(default_factory=list)
-    kind: list[str] = field(default_factory=list)
-    start_ns: list[int] = field(default_factory=list)
-    end_ns: list[int] = field(default_factory=list)
-    status: list[str] = field(default_factory=list)
-    status_message: list[str] = field(default_factory=list)
-    attributes: dict[str, tuple[list[int], list[Any]]] = field(default_factory=dict)
-
-
-def columns_of(documents: Iterable[bytes], wanted: Sequence[str] | None) -> Columns:
-    """The spans of all documents, one after another. `wanted` None: every attribute there is.
-
-    Raises FrameError for a document that is not OTLP JSON.
+    `attributes` None: all of them. Raises FrameError for anything that is not OTLP.
     """
-    columns = Columns(attributes={name: ([], []) for name in wanted or ()})
-    for document in documents:
+    try:
+        batched = [*batches(traces, _BATCH_BYTES)] or [[]]
+        parts = [_spans(Messages(batch), attributes) for batch in batched]
         try:
-            decoded = _decode(document)
-            for owner in decoded.resourceSpans or decoded.batches:
-                _add(columns, owner, wanted is None)
-        except (msgspec.DecodeError, binascii.Error, KeyError, ValueError) as e:
-            raise FrameError(
-                "a trace is not OTLP JSON", got=f"{e}; it begins with {document[:120]!r}"
-            ) from e
-    return columns
+            return pa.concat_tables(parts, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            # An attribute is a number in one part and a text in another.
+            return _spans(Messages(traces), attributes)
+    except (DecodeError, ValueError, OverflowError, IndexError) as e:  # Arrow raises ValueErrors
+        raise FrameError(
+            "a trace is not OTLP protobuf", got=f"{e}; it begins with {traces[0][:60]!r}"
+        ) from e
 
 
-def _add(columns: Columns, owner: _ResourceSpans, every: bool) -> None:
-    service = _service(owner.resource)
-    sinks, sink_of = columns.attributes, columns.attributes.get
-    row = len(columns.trace_id)
-    for scope in owner.scopeSpans:
-        for span in scope.spans:
-            columns.trace_id.append(_hex(span.traceId, 32))
-            columns.span_id.append(_hex(span.spanId, 16))
-            columns.parent_id.append(_hex(span.parentSpanId, 16) if span.parentSpanId else "")
-            columns.service.append(service)
-            columns.name.append(span.name)
-            columns.kind.append(KIND[span.kind])
-            columns.start_ns.append(int(span.startTimeUnixNano))
-            columns.end_ns.append(int(span.endTimeUnixNano))
-            status = span.status
-            columns.status.append(STATUS[status.code] if status else "unset")
-            columns.status_message.append(status.message if status else "")
-            for attribute in span.attributes:
-                sink = sink_of(attribute.key)
-                if sink is None and every:
-                    sink = sinks[attribute.key] = ([], [])
-                if sink is not None:
-                    sink[0].append(row)
-                    sink[1].append(_plain(attribute.value))
-            row += 1
+def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
+    owners = messages.fields(messages.places).of(1)
+    owner = messages.fields(owners)
+    scopes = owner.of(2)
+    spans = messages.fields(scopes).of(2)
+    span = messages.fields(spans)
+    status = messages.fields(span.last(15))
+    services = _services(messages, owner.last(1))
+    core = (
+        _ids(messages, span.last(1), 16, required=True),
+        _ids(messages, span.last(2), 8, required=True),
+        _ids(messages, span.last(4), 8),
+        messages.texts(span.last(5)).cast(_TEXT),
+        _words(messages, span.last(6), KINDS),
+        services.take(pa.array(scopes.owner[spans.owner])),
+        _times_ns(messages, span.last(7)),
+        _times_ns(messages, span.last(8)),
+        _words(messages, status.last(3), STATUSES),
+        messages.texts(status.last(2)).cast(_TEXT),
+    )
+    columns = dict(zip(CORE, core, strict=True))
+    for name, values in _attributes(messages, spans, span.of(9), attributes):
+        columns.setdefault(name, values)
+    return pa.table(columns)
 
 
-def _hex(text: str, digits: int) -> str:
-    """Ids are base64 in Tempo's JSON and hex in OTLP's own; '0000000000000000' is a root's parent in some."""
-    found = text.lower() if len(text) == digits else binascii.a2b_base64(text).hex()
-    return "" if digits == 16 and found == "0000000000000000" else found
+def _services(messages: Messages, resources: Places) -> pa.Array:
+    """Return the service.name of every resource, '' where it has none."""
+    encoded = messages.texts(resources).dictionary_encode()
+    names = []
+    for body in encoded.dictionary.to_pylist():
+        pairs = Resource.FromString(body).attributes
+        names.append(next((a.value.string_value for a in pairs if a.key == "service.name"), ""))
+    return pa.array(names, _TEXT).take(encoded.indices)
 
 
-def _plain(value: _Value | None) -> Any:
-    """The value as a Python scalar; arrays, lists of pairs and bytes stay text."""
-    if value is None:
-        return None
-    if value.stringValue is not None:
-        return value.stringValue
-    if value.intValue is not None:
-        return int(value.intValue)
-    if value.doubleValue is not None:
-        return float(value.doubleValue) if value.doubleValue != "" else math.nan
-    if value.boolValue is not None:
-        return value.boolValue
-    if value.arrayValue is not _ABSENT:
-        return bytes(value.arrayValue).decode()
-    if value.kvlistValue is not _ABSENT:
-        return bytes(value.kvlistValue).decode()
-    return value.bytesValue
+def _ids(messages: Messages, places: Places, size: int, *, required: bool = False) -> pa.Array:
+    """Return ids as hex digits, '' for none and for all zeros.
+
+    Raises ValueError for ids of another length.
+    """
+    length = places.stop - places.start
+    present = length > 0
+    if (length[present] != size).any() or (required and not present.all()):
+        raise ValueError(f"an id is not {size} bytes long")
+    octets = np.column_stack([messages.eights[places.start + i] for i in range(0, size, 8)])
+    present &= octets.any(axis=1)
+    offsets = np.concatenate(([0], np.cumsum(present * 2 * size)))
+    digits = binascii.hexlify(octets if present.all() else octets[present])
+    return pa.LargeStringArray.from_buffers(
+        len(present), pa.py_buffer(offsets), pa.py_buffer(digits)
+    )
 
 
-def _service(resource: _Resource | None) -> str:
-    for attribute in resource.attributes if resource else ():
-        if attribute.key == "service.name" and attribute.value is not None:
-            return attribute.value.stringValue or ""
-    return ""
+def _words(messages: Messages, places: Places, words: Sequence[str]) -> pa.Array:
+    """Return enumerations in words, the first for none. Raises ValueError for an unknown one."""
+    number = np.where(places.stop > places.start, messages.varints(places.start)[0], 0)
+    if ((number < 0) | (number >= len(words))).any():
+        raise ValueError(f"a number stands for none of {', '.join(words)}")
+    return pa.DictionaryArray.from_arrays(number.astype(np.int8), list(words))
+
+
+def _times_ns(messages: Messages, places: Places) -> np.ndarray:
+    present = places.stop > places.start
+    times = np.where(present, messages.eights[places.start], 0).view(np.int64)
+    if (times < 0).any():
+        raise ValueError("a time is after the year 2262")
+    return times
+
+
+def _attributes(
+    messages: Messages, spans: Places, pairs: Places, attributes: Sequence[str] | None
+) -> Iterator[tuple[str, pa.Array]]:
+    """Yield (name, its values in all spans) of the attributes that occur."""
+    pair = messages.fields(pairs)
+    keys = messages.texts(pair.last(1)).dictionary_encode()
+    names = keys.dictionary.cast(_TEXT).to_pylist()
+    selected = np.array([attributes is None or name in attributes for name in names], dtype=bool)
+    # Short integers are sorted fastest.
+    code = np.asarray(keys.indices).astype(np.min_scalar_type(len(names)))
+    values = pair.last(2).take(selected[code])
+    row = pairs.owner[values.owner]
+    code = code[values.owner]
+    kind, content = _kinds(messages, values)
+    # One name after another, each in the order of its spans.
+    order = np.argsort(code, kind="stable")
+    order = order[kind[order] > 0]
+    edges = np.searchsorted(code[order], np.arange(len(names) + 1))
+    for number in np.flatnonzero(selected):
+        rows = order[edges[number] : edges[number + 1]]
+        column = _column(
+            messages, spans, row[rows], kind[rows], content.take(rows), values.take(rows)
+        )
+        yield names[number], column
+
+
+def _kinds(messages: Messages, values: Places) -> tuple[np.ndarray, Places]:
+    """Return (the kind of each AnyValue, 0 for an empty one; the places of their contents)."""
+    kind = np.zeros(len(values.start), dtype=np.int64)
+    start = values.start.copy()
+    stop = values.start.copy()
+    for number, parts in messages.fields(values).parts.items():
+        for part in parts:
+            kind[part.owner] = number
+            start[part.owner] = part.start
+            stop[part.owner] = part.stop
+    return kind, Places(values.owner, start, stop)
+
+
+def _column(
+    messages: Messages,
+    spans: Places,
+    row: np.ndarray,
+    kind: np.ndarray,
+    content: Places,
+    values: Places,
+) -> pa.Array:
+    """Return one attribute of all spans, which those at `row` have; texts where kinds are mixed."""
+    kinds = set(np.unique(kind).tolist())
+    if kinds <= {_INT, _DOUBLE}:
+        numbers = messages.eights[content.start].view(np.float64)
+        numbers[kind == _INT] = messages.varints(content.start[kind == _INT])[0]
+        column = np.full(len(spans.start), np.nan)
+        column[row] = numbers
+        return pa.array(column)
+    if kinds == {_STRING}:
+        start = spans.start.copy()  # a place inside its span keeps the order
+        stop = spans.start.copy()
+        start[row] = content.start
+        stop[row] = content.stop
+        present = np.zeros(len(start), dtype=bool)
+        present[row] = True
+        return messages.texts(Places(spans.owner, start, stop), present).cast(_TEXT)
+    if kinds == {_BOOL}:
+        plain = pa.array(messages.octets[content.start] != 0)
+    else:
+        bodies = messages.texts(values).to_pylist()
+        plain = pa.array([_text(AnyValue.FromString(body)) for body in bodies], _TEXT)
+    place = np.full(len(spans.start), -1)
+    place[row] = np.arange(len(row))
+    return plain.take(pa.array(place, mask=place < 0))
+
+
+def _text(value: AnyValue) -> str:
+    """Return a value as text: arrays and lists of pairs as JSON, bytes in base64."""
+    kind = str(value.WhichOneof("value"))
+    plain = getattr(value, kind)
+    if kind in ("array_value", "kvlist_value"):
+        return msgspec.json.encode(json_format.MessageToDict(plain)).decode()
+    return base64.b64encode(plain).decode() if kind == "bytes_value" else str(plain)

@@ -1,4 +1,4 @@
-"""The request frame: one row a request, joined by trace id from the client's record and the spans."""
+"""The request frame: one row per request, joined by trace id from client records and spans."""
 
 from __future__ import annotations
 
@@ -6,49 +6,15 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.completeness import Shape, problems_of, shape_of
+from lab.frames.completeness import TraceShapes, problems_of, shapes_of
 from lab.frames.roles import Role
+from lab.frames.spans import numbers, start_ns
 from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
 
 _NS = 1e9
 _CALLS = (Role.MODEL_CALL, Role.TOOL_CALL, Role.TOOL_LIST)
-_FROM_RECORD = tuple(
-    c.name for c in REQUEST_FRAME[: [c.name for c in REQUEST_FRAME].index("turns")]
-)
-
-
-def request_frame(
-    records: pd.DataFrame, spans: pd.DataFrame, judgements: pd.DataFrame | None = None
-) -> pd.DataFrame:
-    """One row a record, in the order of the records: the columns of `lab.schema.REQUEST_FRAME`, then those of the
-    judgements (one row a `request_id`, from the scenarios' ground truth), where given.
-
-    The phases are told apart by durations on one clock each, never by comparing two machines' clocks: the client's
-    interval less the server's span is network, the server's span less the union of the calls it made is the stack, a
-    model call less vLLM's span is HTTP, and vLLM's own attributes divide its span. Phases of several calls are sums, so
-    that they can be held against Prometheus' sums; `overlap_s` is what calls running at once have in common.
-
-    A phase that would come out negative (a child that outlasts its parent) is 0 and the difference is in
-    `unexplained_s`; a phase whose spans are missing is NaN, and all of its time is in `unexplained_s`.
-    Raises FrameError for frames that lack columns, or more than one judgement a request.
-    """
-    _check_records(records)
-    shape = shape_of(spans)
-    traces = _traces(spans, shape)
-    row = shape.ids.get_indexer(records["trace_id"].astype("str"))
-    found = traces.reindex(row).set_axis(records.index)  # row -1 is no trace: NaN
-    frame = records[[c for c in _FROM_RECORD if c in records]].copy()
-    for name, values in _phases(records, found).items():
-        frame[name] = values
-    for name in ("turns", "tool_runs", "tool_failures", "spans", *_TOKENS):
-        frame[name] = found[name].fillna(0).astype("int64")
-    problem = _problems(records, problems_of(shape), row, found)
-    frame["trace_complete"] = pd.array(problem == "", dtype="boolean")
-    frame["trace_problem"] = pd.array(problem, dtype="str")
-    frame = frame[[c.name for c in REQUEST_FRAME]]
-    return frame if judgements is None else _with_judgements(frame, judgements)
-
-
+_COLUMNS = [c.name for c in REQUEST_FRAME]
+_FROM_RECORD = _COLUMNS[: _COLUMNS.index("turns")]
 _TOKENS = {
     "span_prompt_tokens": (Role.ENGINE, Attr.VLLM_PROMPT_TOKENS),
     "span_completion_tokens": (Role.ENGINE, Attr.VLLM_COMPLETION_TOKENS),
@@ -61,149 +27,168 @@ _ENGINE_PHASES = {
 }
 
 
-def _traces(spans: pd.DataFrame, shape: Shape) -> pd.DataFrame:
-    """One row a trace: counts, summed durations and tokens."""
-    group, role, size = shape.group, shape.role, len(shape.ids)
-    duration = spans["duration_s"].to_numpy()
-    failed = (spans["status"] == "error").to_numpy(bool)
+def request_frame(
+    records: pd.DataFrame, spans: pd.DataFrame, judgements: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Return one row per record, in the order of the records.
 
-    def total(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return np.bincount(group[mask], weights=np.nan_to_num(values[mask]), minlength=size)
+    The columns are those of `lab.schema.REQUEST_FRAME`, then those of the judgements (one row per
+    `request_id`, from the scenarios' ground truth), where given.
 
-    outermost = _outermost_tools(role, shape.parent)
-    columns = {
-        "turns": shape.count(Role.ENGINE),
-        "servers": shape.count(Role.SERVER),
-        "unanswered": shape.unanswered,
-        "tool_runs": np.bincount(group[outermost], minlength=size),
-        "tool_failures": np.bincount(group[(role == Role.TOOL_RUN) & failed], minlength=size),
-        "spans": np.bincount(group, minlength=size),
-        "server_s": total(role == Role.SERVER, duration),
-        "engine_s": total(role == Role.ENGINE, duration),
-        "model_call_s": total(role == Role.MODEL_CALL, duration),
-        "answered_s": total(shape.answered, duration),
-        "tool_s": total(outermost, duration),
-        "tool_list_s": total(role == Role.TOOL_LIST, duration),
-        "calls_s": _union_s(spans, group, np.isin(role, _CALLS), size),
-    }
-    for name, attribute in _ENGINE_PHASES.items():
-        columns[name] = total(role == Role.ENGINE, _column(spans, attribute))
-    for name, (of, attribute) in _TOKENS.items():
-        columns[name] = total(role == of, _column(spans, attribute))
-    return pd.DataFrame(columns, dtype="float64")
+    Every phase is a difference of durations on one clock; two machines' clocks are never compared.
+    The client's interval less the server's span is network; the server's span less the union of the
+    calls it made is the stack; a model call less vLLM's span is HTTP; vLLM's own attributes divide
+    its span. Phases of several calls are sums, so that they can be compared with Prometheus' sums;
+    `overlap_s` is the time that calls running at once have in common.
 
-
-def _phases(records: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
-    """The phases of every request, with what they leave over. `found` is aligned with the records; NaN: no trace."""
-    agent = (records["api"] == "responses").to_numpy(bool)
-    served = np.where(
-        agent,
-        found["server_s"].where(found["servers"] > 0),
-        found["engine_s"].where(found["turns"] > 0),
-    )
-    engine_there = (found["turns"] > 0).to_numpy()
-    failed = (records["status"] != "ok").to_numpy(bool)
-    quiet = (
-        agent & failed & ((found["turns"] == 0) & (found["model_call_s"] == 0)).to_numpy()
-    )  # it asked no model
-    in_engine = found["queue_s"] + found["prefill_s"] + found["decode_s"]
-    raw = {
-        "lag_s": records["lag_s"],
-        "network_s": records["e2e_s"] - records["lag_s"] - served,
-        "stack_s": (served - found["calls_s"]).where(agent, 0.0 * found["turns"]),
-        "tool_list_s": found["tool_list_s"],
-        "tool_s": found["tool_s"],
-        "model_http_s": (found["answered_s"] - found["engine_s"])
-        .where(agent, 0.0)
-        .where(engine_there | quiet),
-        **{name: found[name].where(engine_there | quiet) for name in _ENGINE_PHASES},
-        "engine_other_s": (found["engine_s"] - in_engine).where(engine_there | quiet),
-    }
-    phases = {name: raw[name].astype("float64").clip(lower=0.0) for name in PHASES}
-    calls_s = found["model_call_s"] + found["tool_s"] + found["tool_list_s"]
-    phases["overlap_s"] = (calls_s - found["calls_s"]).clip(lower=0.0).where(agent, 0.0)
-    known = sum(phases[name].fillna(0.0) for name in PHASES) - phases["overlap_s"].fillna(0.0)
-    phases["unexplained_s"] = records["e2e_s"].astype("float64") - known
-    return phases
-
-
-def _problems(
-    records: pd.DataFrame, problems: np.ndarray, row: np.ndarray, found: pd.DataFrame
-) -> np.ndarray:
-    """Why each request's trace is not complete; '' if it is."""
-    texts = np.append(problems, "no span of it has arrived")[row]  # row -1: the last element
-    agent = (records["api"] == "responses").to_numpy(bool)
-    ok = (records["status"] == "ok").to_numpy(bool)
-    no_server = agent & (found["servers"] == 0).to_numpy()
-    no_engine = ok & (found["turns"] == 0).to_numpy()
-    for mask, span in (
-        (no_server, f"Llama Stack's {Span.LLAMA_STACK_RESPONSES}"),
-        (no_engine, f"vLLM's {Span.VLLM}"),
-    ):
-        texts[mask & (texts == "")] = f"{span} span is missing"
-    return texts
-
-
-def _outermost_tools(role: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Tool call spans whose parent is not one: a search inside a tool call is the same call."""
-    is_tool = role == Role.TOOL_CALL
-    inside = np.zeros(len(role), dtype=bool)
-    known = is_tool & (parent >= 0)
-    inside[known] = is_tool[parent[known]]
-    return is_tool & ~inside
-
-
-def _union_s(spans: pd.DataFrame, group: np.ndarray, mask: np.ndarray, size: int) -> np.ndarray:
-    start = spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy()[mask]
-    end = start + np.rint(spans["duration_s"].to_numpy()[mask] * _NS).astype(np.int64)
-    return union_length(group[mask], start, end, size) / _NS
-
-
-def union_length(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: int) -> np.ndarray:
-    """Length of the union of the intervals of each group: what was covered at least once counts once.
-
-    `group` holds indices 0..groups-1, `start` and `end` int64 (one unit, any origin); intervals that end before they
-    start are empty. The result has one float64 a group.
+    A phase that would be negative (a child that outlasts its parent) is 0 and the difference is in
+    `unexplained_s`; a phase whose spans are missing is NaN, and all of its time is in
+    `unexplained_s`. Raises FrameError for frames that lack columns, or more than one judgement per
+    request.
     """
-    if not len(group):
-        return np.zeros(groups)
-    order = np.lexsort((start, group))
-    group, start, end = group[order], start[order], np.maximum(start, end)[order]
-    first = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
-    sizes = np.diff(np.concatenate((first, [len(group)])))
-    origin = np.repeat(start[first], sizes)
-    start, end = start - origin, end - origin
-    # Groups are laid out one after another on one axis, so that a single running maximum serves them all.
-    reach = np.maximum.reduceat(end, first)
-    shift = np.repeat(np.concatenate(([0], np.cumsum(reach)[:-1])), sizes)
-    start, end = start + shift, end + shift
-    covered = np.concatenate(([0], np.maximum.accumulate(end)[:-1]))
-    fresh = np.maximum(0, end - np.maximum(start, covered))
-    return np.bincount(group, weights=fresh, minlength=groups)
-
-
-def _column(spans: pd.DataFrame, attribute: str) -> np.ndarray:
-    return (
-        spans[attribute].to_numpy("float64") if attribute in spans else np.full(len(spans), np.nan)
-    )
-
-
-def _check_records(records: pd.DataFrame) -> None:
     missing = [c for c in _FROM_RECORD if c not in records]
     if missing:
         raise FrameError(
             f"these are not the client's records: they lack {', '.join(missing)}",
             fix="take them from Run.records",
         )
+    shapes = shapes_of(spans)
+    row = shapes.ids.get_indexer(records["trace_id"].astype("str"))
+    # Row -1 is a request without a trace: NaN.
+    traces = _traces(spans, shapes).reindex(row).set_axis(records.index)
+    frame = records[_FROM_RECORD].copy()
+    for name, values in _phases(records, traces).items():
+        frame[name] = values
+    for name in ("turns", "tool_runs", "tool_failures", "spans", *_TOKENS):
+        frame[name] = traces[name].fillna(0).astype("int64")
+    # Row -1 is the last element.
+    problems = np.append(problems_of(shapes), "no span of it has arrived")[row]
+    problems = _with_missing_spans(problems, records, traces)
+    frame["trace_complete"] = pd.array(problems == "", dtype="boolean")
+    frame["trace_problem"] = pd.array(problems, dtype="str")
+    frame = frame[_COLUMNS]
+    return frame if judgements is None else _with_judgements(frame, judgements)
+
+
+def union_length(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: int) -> np.ndarray:
+    """Return the length of the union of each group's intervals, as float64.
+
+    `group` holds indices 0..groups-1, `start` and `end` are int64 (of one unit and any origin).
+    Intervals that end before they start are empty.
+    """
+    if not len(group):
+        return np.zeros(groups)
+    order = np.lexsort((start, group))
+    group = group[order]
+    end = np.maximum(start, end)[order]
+    start = start[order]
+    first = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
+    sizes = np.diff(np.concatenate((first, [len(group)])))
+    origin = np.repeat(start[first], sizes)
+    # Groups follow one another on one axis, so that a single running maximum serves all of them.
+    reach = np.maximum.reduceat(end - origin, first)
+    shift = np.repeat(np.concatenate(([0], np.cumsum(reach)[:-1])), sizes) - origin
+    start = start + shift
+    end = end + shift
+    covered = np.concatenate(([0], np.maximum.accumulate(end)[:-1]))
+    uncovered = np.maximum(0, end - np.maximum(start, covered))
+    return np.bincount(group, weights=uncovered, minlength=groups)
+
+
+def _traces(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
+    """Return counts, summed durations and tokens, one row per trace."""
+    role = shapes.role
+    duration_s = spans["duration_s"].to_numpy()
+    failed = (spans["status"] == "error").to_numpy(bool)
+    is_engine = role == Role.ENGINE
+    is_server = role == Role.SERVER
+    # A search inside a tool call is the same call.
+    is_tool = role == Role.TOOL_CALL
+    is_tool &= ~((shapes.parent >= 0) & (role[shapes.parent] == Role.TOOL_CALL))
+    is_call = np.isin(role, _CALLS)
+    start = start_ns(spans)[is_call]
+    end = start + np.rint(duration_s[is_call] * _NS).astype(np.int64)
+    columns = {
+        "turns": shapes.count(is_engine),
+        "servers": shapes.count(is_server),
+        "unanswered": shapes.unanswered,
+        "tool_runs": shapes.count(is_tool),
+        "tool_failures": shapes.count((role == Role.TOOL_RUN) & failed),
+        "spans": np.bincount(shapes.group, minlength=len(shapes.ids)),
+        "server_s": shapes.total(is_server, duration_s),
+        "engine_s": shapes.total(is_engine, duration_s),
+        "model_call_s": shapes.total(role == Role.MODEL_CALL, duration_s),
+        "answered_s": shapes.total(shapes.answered, duration_s),
+        "tool_s": shapes.total(is_tool, duration_s),
+        "tool_list_s": shapes.total(role == Role.TOOL_LIST, duration_s),
+        "calls_s": union_length(shapes.group[is_call], start, end, len(shapes.ids)) / _NS,
+    }
+    for name, attribute in _ENGINE_PHASES.items():
+        columns[name] = shapes.total(is_engine, numbers(spans, attribute))
+    for name, (role_with, attribute) in _TOKENS.items():
+        columns[name] = shapes.total(role == role_with, numbers(spans, attribute))
+    return pd.DataFrame(columns, dtype="float64")
+
+
+def _phases(records: pd.DataFrame, traces: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return the phases of every request, and the time that they leave over.
+
+    `traces` is aligned with the records; a request without a trace has NaN.
+    """
+    is_agent = (records["api"] == "responses").to_numpy(bool)
+    has_engine = (traces["turns"] > 0).to_numpy()
+    server_s = traces["server_s"].where(traces["servers"] > 0)
+    served_s = np.where(is_agent, server_s, traces["engine_s"].where(has_engine))
+    failed = (records["status"] != "ok").to_numpy(bool)
+    without_call = ((traces["turns"] == 0) & (traces["model_call_s"] == 0)).to_numpy()
+    known = has_engine | (is_agent & failed & without_call)
+    in_engine_s = traces["queue_s"] + traces["prefill_s"] + traces["decode_s"]
+    http_s = (traces["answered_s"] - traces["engine_s"]).where(is_agent, 0.0)
+    durations = {
+        "lag_s": records["lag_s"],
+        "network_s": records["e2e_s"] - records["lag_s"] - served_s,
+        "stack_s": (served_s - traces["calls_s"]).where(is_agent, 0.0 * traces["turns"]),
+        "tool_list_s": traces["tool_list_s"],
+        "tool_s": traces["tool_s"],
+        "model_http_s": http_s.where(known),
+        **{name: traces[name].where(known) for name in _ENGINE_PHASES},
+        "engine_other_s": (traces["engine_s"] - in_engine_s).where(known),
+    }
+    phases = {name: durations[name].astype("float64").clip(lower=0.0) for name in PHASES}
+    explained_s = sum(phase.fillna(0.0) for phase in phases.values())
+    calls_s = traces["model_call_s"] + traces["tool_s"] + traces["tool_list_s"]
+    phases["overlap_s"] = (calls_s - traces["calls_s"]).clip(lower=0.0).where(is_agent, 0.0)
+    explained_s -= phases["overlap_s"].fillna(0.0)
+    phases["unexplained_s"] = records["e2e_s"].astype("float64") - explained_s
+    return phases
+
+
+def _with_missing_spans(
+    problems: np.ndarray, records: pd.DataFrame, traces: pd.DataFrame
+) -> np.ndarray:
+    """Return why each request's trace is not complete, with the spans that its request needs."""
+    is_agent = (records["api"] == "responses").to_numpy(bool)
+    ok = (records["status"] == "ok").to_numpy(bool)
+    no_server = is_agent & (traces["servers"] == 0).to_numpy()
+    no_engine = ok & (traces["turns"] == 0).to_numpy()
+    for mask, span in (
+        (no_server, f"Llama Stack's {Span.LLAMA_STACK_RESPONSES}"),
+        (no_engine, f"vLLM's {Span.VLLM}"),
+    ):
+        problems[mask & (problems == "")] = f"{span} span is missing"
+    return problems
 
 
 def _with_judgements(frame: pd.DataFrame, judgements: pd.DataFrame) -> pd.DataFrame:
     if "request_id" not in judgements or judgements["request_id"].duplicated().any():
         raise FrameError(
-            "judgements must have one row a request_id",
+            "judgements must have one row per request_id",
             got=f"columns {', '.join(judgements.columns)}",
         )
-    twice = set(judgements) & set(frame) - {"request_id"}
+    repeated = set(judgements) & set(frame) - {"request_id"}
     return frame.merge(
-        judgements.drop(columns=list(twice)), on="request_id", how="left", validate="many_to_one"
+        judgements.drop(columns=list(repeated)),
+        on="request_id",
+        how="left",
+        validate="many_to_one",
     )

@@ -1,100 +1,53 @@
-"""Prometheus' answers as tidy frames: one row a sample."""
+"""Prometheus' answers as tidy frames: one row per sample."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from lab.frames.samples import AnswerLike, samples_of
+from lab.frames.samples import AnswerLike, Samples, samples_of
 
-RESERVED = ("time", "value")
+_RESERVED = ("time", "value", "metric")
 
 
 def series_frame(answer: AnswerLike | Iterable[AnswerLike]) -> pd.DataFrame:
-    """One row a sample, with the columns
+    """Return one row per sample, in order of series, then time.
 
     - `time`: datetime64[ms, UTC];
     - `metric`: the metric's name, where the answer keeps it (categorical);
-    - one column a label (categorical; missing where a series lacks the label; `label_time` and `label_value` for labels
-      that have our columns' names);
-    - `value`: float64. NaN, +Inf and -Inf are what Prometheus said; a gap in time is a series that was stale or absent.
+    - one column per label (categorical; missing where a series lacks the label; `label_time`,
+      `label_value` and `label_metric` for labels with the names of our columns);
+    - `value`: float64. NaN, +Inf and -Inf are Prometheus' own; a gap in time is a series that was
+      stale or absent.
 
-    Rows are in order of series, then time. An empty answer gives an empty frame with `time` and `value`. Several
-    answers (`Prometheus.stream`) are the parts of one range, in order of time: each is parsed and let go as it comes.
-    Raises FrameError for samples that are not Prometheus' JSON.
+    An empty answer gives an empty frame with `time` and `value`. Several answers
+    (`Prometheus.stream`) are the parts of one range, in order of time: each is parsed and released
+    as it arrives. Raises FrameError for samples that are not Prometheus' JSON.
     """
-    labels, counts, time_ms, values = _gathered([answer] if hasattr(answer, "series") else answer)
+    answers = [answer] if hasattr(answer, "series") else answer
+    labels, samples = _gather(answers)  # type: ignore[arg-type]
     columns: dict[str, object] = {
-        "time": pd.DatetimeIndex(time_ms.view("datetime64[ms]"), tz="UTC")
+        "time": pd.DatetimeIndex(samples.time_ms.view("datetime64[ms]"), tz="UTC")
     }
-    columns.update(label_columns(labels, counts))
-    columns["value"] = values
+    columns.update(label_columns(labels, samples.counts))
+    columns["value"] = samples.values
     return pd.DataFrame(columns, copy=False)
-
-
-class _Gathered(NamedTuple):
-    """Label sets, how many samples each has, and the samples, one series after another."""
-
-    labels: Sequence[Mapping[str, str]]
-    counts: np.ndarray
-    time_ms: np.ndarray
-    values: np.ndarray
-
-
-def _gathered(answers: Iterable[AnswerLike]) -> _Gathered:
-    number: dict[frozenset[tuple[str, str]], int] = {}
-    of_part, counts, times, values = [], [], [], []
-    for answer in answers:
-        step_s = getattr(getattr(answer, "provenance", None), "step_s", 0.0)
-        count, time_ms, value = samples_of(answer.series, step_s)
-        keys = [frozenset(one.labels.items()) for one in answer.series]
-        of_part.append([number.setdefault(key, len(number)) for key in keys])
-        counts.append(count)
-        times.append(time_ms)
-        values.append(value)
-        del answer
-    labels = [dict(key) for key in number]
-    if len(values) == 1 and len(counts[0]) == len(labels):
-        return _Gathered(labels, counts[0], times[0], values[0])
-    totals = np.zeros(len(labels), dtype=np.int64)
-    for where, count in zip(of_part, counts, strict=True):
-        np.add.at(totals, where, count)
-    in_order = [_in_order(of_part, counts, parts, totals) for parts in (times, values)]
-    return _Gathered(labels, totals, *in_order)
-
-
-def _in_order(
-    of_part: list[list[int]], counts: list[np.ndarray], parts: list[np.ndarray], totals: np.ndarray
-) -> np.ndarray:
-    """The parts' samples, one series after another. Empties `parts`, so that not everything is there twice."""
-    whole = np.empty(totals.sum(), dtype=parts[0].dtype if parts else np.int64)
-    at = np.cumsum(totals) - totals
-    for where, count in zip(of_part, counts, strict=True):
-        part, begin = parts.pop(0), 0
-        for series, size in zip(where, count.tolist(), strict=True):
-            whole[at[series] : at[series] + size] = part[begin : begin + size]
-            at[series] += size
-            begin += size
-    return whole
 
 
 def label_columns(
     labels: Sequence[Mapping[str, str]], counts: np.ndarray
 ) -> dict[str, pd.Categorical]:
-    """One categorical a label, the label set i repeated counts[i] times."""
-    names = sorted({name for one in labels for name in one}, key=lambda n: (n != "__name__", n))
+    """Return one categorical per label, with label set i repeated counts[i] times."""
+    names = {name for label_set in labels for name in label_set}
     columns = {}
-    for name in names:
-        codes, categories = pd.factorize(
-            np.array([one.get(name) for one in labels], dtype=object), sort=True
-        )
+    for name in sorted(names, key=lambda n: (n != "__name__", n)):
+        values = np.array([label_set.get(name) for label_set in labels], dtype=object)
+        codes, categories = pd.factorize(values, sort=True)
         small = codes.astype(np.int16 if len(categories) < 32_000 else np.int32)
-        repeated = np.repeat(small, counts)
         columns[_column_name(name)] = pd.Categorical.from_codes(
-            repeated, categories=categories, validate=False
+            np.repeat(small, counts), categories=categories, validate=False
         )
     return columns
 
@@ -102,4 +55,51 @@ def label_columns(
 def _column_name(label: str) -> str:
     if label == "__name__":
         return "metric"
-    return f"label_{label}" if label in (*RESERVED, "metric") else label
+    return f"label_{label}" if label in _RESERVED else label
+
+
+def _gather(answers: Iterable[AnswerLike]) -> tuple[list[dict[str, str]], Samples]:
+    """Return the distinct label sets, and their samples one series after another."""
+    numbers: dict[frozenset[tuple[str, str]], int] = {}
+    series_of_part = []
+    parts = []
+    for answer in answers:
+        step_s = getattr(getattr(answer, "provenance", None), "step_s", 0.0)
+        parts.append(samples_of(answer.series, step_s))
+        keys = [frozenset(series.labels.items()) for series in answer.series]
+        series_of_part.append([numbers.setdefault(key, len(numbers)) for key in keys])
+        del answer
+    labels = [dict(key) for key in numbers]
+    if len(parts) == 1 and len(parts[0].counts) == len(labels):
+        return labels, parts[0]
+    counts = [part.counts for part in parts]
+    totals = np.zeros(len(labels), dtype=np.int64)
+    for numbers_of_part, count in zip(series_of_part, counts, strict=True):
+        np.add.at(totals, numbers_of_part, count)
+    times = [part.time_ms for part in parts]
+    values = [part.values for part in parts]
+    del parts
+    time_ms = _in_order(series_of_part, counts, times, totals)
+    return labels, Samples(totals, time_ms, _in_order(series_of_part, counts, values, totals))
+
+
+def _in_order(
+    series_of_part: list[list[int]],
+    counts: list[np.ndarray],
+    parts: list[np.ndarray],
+    totals: np.ndarray,
+) -> np.ndarray:
+    """Return the samples of all parts, one series after another.
+
+    Empties `parts` on the way, so that the samples are not in memory twice.
+    """
+    whole = np.empty(totals.sum(), dtype=parts[0].dtype if parts else np.int64)
+    place = np.cumsum(totals) - totals
+    for numbers, count in zip(series_of_part, counts, strict=True):
+        part = parts.pop(0)
+        begin = 0
+        for series, size in zip(numbers, count.tolist(), strict=True):
+            whole[place[series] : place[series] + size] = part[begin : begin + size]
+            place[series] += size
+            begin += size
+    return whole

@@ -1,63 +1,83 @@
-"""Spans as a tidy frame: one row a span."""
+"""Spans as a tidy frame: one row per span."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lab.errors import FrameError
-from lab.frames import otlp
-from lab.frames.arrow import CORE, arrow_frame, attribute_column, core_columns, whole
-from lab.frames.otlp_arrow import NotPlain, span_table
-from lab.frames.otlp_proto import proto_table
-from lab.frames.sparse import sparse_column
+from lab.frames.otlp import CORE, KINDS, STATUSES, span_table
 from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
+
+_NOT_ATTRIBUTES = (*CORE, "attributes", "resource", "events", "duration_nano")
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class SpansLike(Protocol):
-    """An answer of `lab.stores.Tempo`, or anything of its shape: OTLP as JSON or protobuf, or an Arrow stream."""
+    """An answer of `lab.stores.Tempo`, or any object like it: OTLP protobuf, or an Arrow stream."""
 
     @property
-    def documents(self) -> Sequence[bytes]: ...
+    def protobufs(self) -> Sequence[bytes]:
+        """Return traces as TracesData."""
+
     @property
-    def protobufs(self) -> Sequence[bytes]: ...
-    @property
-    def arrow(self) -> bytes | None: ...
+    def arrow(self) -> bytes | None:
+        """Return the stream of the lab's own store."""
 
 
 def spans_frame(
     answer: SpansLike, *, attributes: Sequence[str] | None = SPAN_ATTRIBUTES
 ) -> pd.DataFrame:
-    """One row a span: the columns of `lab.schema.SPAN_FRAME`, then one column an attribute under its own name.
+    """Return one row per span, in order of arrival.
 
-    `attributes` are those that get a column (None: every attribute that occurs); a span without it has NaN or None.
-    Numbers are float64, whole ones too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
-    booleans `boolean`. Spans that the store holds twice come once. Rows are in the order of their arrival.
+    The columns are those of `lab.schema.SPAN_FRAME`, then one per attribute under its own name.
+    `attributes` are those that get a column (None: every attribute that occurs); a span without the
+    attribute has NaN or None. Numbers are float64, integers too, since most spans lack most
+    attributes (exact up to 2**53); texts are `str`, booleans `boolean`. Spans that the store holds
+    twice are returned once.
 
-    Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream.
+    Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream, and for a
+    stream that was queried without one of the attributes.
     """
-    if answer.arrow is not None:
-        return without_repeats(arrow_frame(answer.arrow, attributes))
-    if answer.protobufs:
-        return without_repeats(_from_table(proto_table(answer.protobufs, attributes), attributes))
-    return without_repeats(_from_json(answer.documents, attributes))
-
-
-def without_repeats(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each span once: exporters send again what was not acknowledged, and not every store notices."""
-    if frame[
-        "span_id"
-    ].is_unique:  # 64 random bits: unique over traces too, unless something came twice
-        return frame
-    return frame[~frame.duplicated(["trace_id", "span_id"])].reset_index(drop=True)
+    if answer.arrow is None:
+        table = span_table(answer.protobufs, attributes)
+        names = table.column_names[len(CORE) :] if attributes is None else attributes
+        values = {name: _attribute(table, name) for name in names}
+    else:
+        table = _read_stream(answer.arrow)
+        values = _streamed_attributes(table, attributes)
+    start_ns, end_ns = (np.asarray(_whole(table, f"{e}_time_unix_nano")) for e in ("start", "end"))
+    frame = pd.DataFrame(
+        {
+            "trace_id": _text(_whole(table, "trace_id")),
+            "span_id": _text(_whole(table, "span_id")),
+            "parent_id": _text(_whole(table, "parent_span_id")),
+            "service": _categories(_whole(table, "service_name")),
+            "name": _categories(_whole(table, "name")),
+            "kind": _categories(_whole(table, "kind")).set_categories(KINDS),
+            "start_at": pd.DatetimeIndex(start_ns.view("datetime64[ns]"), tz="UTC"),
+            "duration_s": np.maximum(end_ns - start_ns, 0) / 1e9,
+            "status": _categories(_whole(table, "status")).set_categories(STATUSES),
+            "status_message": _text(_whole(table, "status_message")),
+            **values,
+        },
+        copy=False,
+    )
+    # Exporters repeat what was not acknowledged, and not every store notices. Span ids are 64
+    # random bits: unique in all traces, unless a span came twice.
+    if not frame["span_id"].is_unique:
+        frame = frame[~frame.duplicated(["trace_id", "span_id"])].reset_index(drop=True)
+    return frame
 
 
 def check_spans(frame: pd.DataFrame) -> None:
-    """Raises FrameError unless the frame has the columns of SPAN_FRAME."""
+    """Raise FrameError unless the frame has the columns of SPAN_FRAME."""
     missing = [c.name for c in SPAN_FRAME if c.name not in frame]
     if missing:
         raise FrameError(
@@ -65,50 +85,106 @@ def check_spans(frame: pd.DataFrame) -> None:
         )
 
 
-def _from_json(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
-    if attributes is not None and documents:
-        try:
-            table = span_table(documents, attributes)
-            if len(table):
-                return _from_table(table, attributes)
-        except NotPlain:
-            pass  # they are walked, or refused with words
-    return _walked(documents, attributes)
+def start_ns(spans: pd.DataFrame) -> np.ndarray:
+    """Return the start of every span in nanoseconds since the epoch."""
+    return spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy()
 
 
-def _from_table(table: pa.Table, attributes: Sequence[str] | None) -> pd.DataFrame:
-    if not len(table):
-        return _walked((), attributes)
-    column = {name: whole(table.column(name)) for name in table.column_names}
-    columns = core_columns(column)
-    for name in table.column_names[len(CORE) :] if attributes is None else attributes:
-        columns[name] = (
-            attribute_column(column[name]) if name in column else np.full(len(table), np.nan)
+def numbers(spans: pd.DataFrame, attribute: str) -> np.ndarray:
+    """Return an attribute as float64, NaN where a span lacks it."""
+    if attribute not in spans:
+        return np.full(len(spans), np.nan)
+    return spans[attribute].to_numpy("float64")
+
+
+def _read_stream(stream: bytes) -> pa.Table:
+    try:
+        with pa.ipc.open_stream(stream) as reader:
+            table = reader.read_all()
+    except (pa.ArrowException, OSError, MemoryError) as e:
+        raise FrameError(
+            "the store's Arrow stream cannot be read",
+            got=str(e),
+            fix="repeat the query: the stream may be cut",
+        ) from e
+    missing = [name for name in CORE if name not in table.column_names]
+    if missing:
+        raise FrameError(
+            f"the store's Arrow stream lacks {', '.join(missing)}",
+            fix="use a store of this lab's version",
         )
-    return pd.DataFrame(columns, copy=False)
+    return table
 
 
-def _walked(documents: Sequence[bytes], attributes: Sequence[str] | None) -> pd.DataFrame:
-    found = otlp.columns_of(documents, attributes)
-    start_ns = np.array(found.start_ns, dtype=np.int64)
-    end_ns = np.array(found.end_ns, dtype=np.int64)
-    columns: dict[str, Any] = {
-        "trace_id": pd.array(found.trace_id, dtype="str"),
-        "span_id": pd.array(found.span_id, dtype="str"),
-        "parent_id": pd.array(found.parent_id, dtype="str"),
-        "service": pd.Categorical(found.service),
-        "name": pd.Categorical(found.name),
-        "kind": pd.Categorical(found.kind, categories=otlp.KINDS),
-        "start_at": pd.DatetimeIndex(start_ns.view("datetime64[ns]"), tz="UTC"),
-        "duration_s": np.maximum(end_ns - start_ns, 0) / 1e9,
-        "status": pd.Categorical(found.status, categories=otlp.STATUSES),
-        "status_message": pd.array(found.status_message, dtype="str"),
-    }
-    size = len(start_ns)
-    columns.update(
-        {
-            name: sparse_column(rows, values, size)
-            for name, (rows, values) in found.attributes.items()
-        }
+def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> dict[str, Any]:
+    """Return one column per attribute: a column of the stream, or values of its JSON objects."""
+    streamed = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
+    names = streamed if attributes is None else attributes
+    values = {name: _attribute(table, name) for name in names if name in streamed}
+    others = None if attributes is None else [name for name in names if name not in streamed]
+    if others != []:
+        if "attributes" not in table.column_names:
+            raise FrameError(
+                "the store was queried without the attributes "
+                f"{', '.join(others or ['beyond the promoted ones'])}",
+                fix="repeat the query: Tempo.spans(..., attributes=[...])",
+            )
+        values |= _attributes_in_json(_whole(table, "attributes"), others)
+    return values if attributes is None else {name: values[name] for name in attributes}
+
+
+def _attributes_in_json(objects: pa.Array, names: Sequence[str] | None) -> dict[str, Any]:
+    """Return one column per attribute from the spans' JSON objects (names None: all of them)."""
+    try:
+        rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
+    except (msgspec.DecodeError, ValueError, RecursionError) as e:
+        raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
+    if names is None:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _column(values: list[Any]) -> Any:
+    """Return values as float64 with NaN, `boolean` or `str` (also for values of mixed types)."""
+    types = {type(value) for value in values if value is not None}
+    if types <= {int, float}:
+        return np.array(values, dtype="float64")
+    if types == {bool}:
+        return pd.array(values, dtype="boolean")
+    return pd.array([_json_text(value) for value in values], dtype="str")
+
+
+def _json_text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    is_scalar = isinstance(value, (int, float))
+    return str(value) if is_scalar else msgspec.json.encode(value).decode()
+
+
+def _attribute(table: pa.Table, name: str) -> Any:
+    """Return one attribute as float64 with NaN, `boolean` or `str`; NaN where no span has it."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    array = _whole(table, name)
+    if pa.types.is_boolean(array.type):
+        return pd.array(array.to_pandas(), dtype="boolean")
+    if pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
+        return np.asarray(pc.fill_null(array.cast(pa.float64(), safe=False), float("nan")))
+    return _text(array)
+
+
+def _whole(table: pa.Table, name: str) -> pa.Array:
+    """Return a column in one piece."""
+    column = table.column(name)
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+
+
+def _text(array: pa.Array) -> Any:
+    return pd.array(array.cast(pa.large_string()), dtype="str")
+
+
+def _categories(array: pa.Array) -> pd.Categorical:
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    return pd.Categorical.from_codes(
+        np.asarray(encoded.indices), categories=encoded.dictionary.to_pylist()
     )
-    return pd.DataFrame(columns, copy=False)

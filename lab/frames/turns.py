@@ -1,4 +1,4 @@
-"""One row a model call: whose it was, what it read, its tokens, and when the engine worked on it."""
+"""One row per model call: its request, what it reads, its tokens, and when the engine ran it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.completeness import MAX_LEVELS, Shape, shape_of
+from lab.frames.completeness import MAX_LEVELS, TraceShapes, shapes_of
 from lab.frames.roles import Role
+from lab.frames.spans import numbers, start_ns
 from lab.schema import Attr
 
-QUESTION = "(question)"  # what the first call of a request reads
-OTHERS = "(others)"  # whose a call is that belongs to no request of this run
-NOT_SAID = "(not said)"  # whose a request is that no span names anybody of
+QUESTION = "(question)"  # read by the first call of a request
+OTHERS = "(others)"  # a call that belongs to no request of this run
+NOT_SAID = "(not said)"  # a request without an attribute that names its user
 WHO = (
     "request_id",
     "tenant",
@@ -28,120 +29,117 @@ _NS = 1e9
 
 
 def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
-    """One row for each of vLLM's `llm_request` spans, in order of its start:
+    """Return one row for each of vLLM's `llm_request` spans, in order of its start.
 
-    - `trace_id`, `turn` (1 for a request's first call), and of the request the columns of WHO: '(others)' where the
-      trace is none of these requests', so that a shared server's other work is seen;
-    - `model`: the name asked for; `reads`: the tools whose results this call is the first to read, joined by ' + ',
-      or '(question)'. So every token belongs to one tool or to the question, and sums over tools are sums over all;
-    - `prompt_tokens`, `cached_tokens` (the part of them from the prefix cache), `completion_tokens` (int64);
-    - `queue_s`, `prefill_s`, `decode_s`, and when the engine worked on it: `scheduled_at`, `first_token_at`, `ended_at`
-      (seconds since the epoch, on vLLM's clock: its span's start and its own latencies).
+    - `trace_id`, `turn` (1 for a request's first call), and the request's columns WHO: '(others)'
+      where the trace belongs to none of these requests, so that a shared server's other work shows;
+    - `model`: the requested name; `reads`: the tools whose results this call is the first to read,
+      joined by ' + ', or '(question)'. So every token belongs to one tool or to the question, and
+      sums over tools are sums over all;
+    - `prompt_tokens`, `cached_tokens` (the part of them from the prefix cache),
+      `completion_tokens` (int64);
+    - `queue_s`, `prefill_s`, `decode_s`, and when the engine worked on it: `scheduled_at`,
+      `first_token_at`, `ended_at` (seconds since the epoch, on vLLM's clock: its span's start and
+      its own latencies).
 
-    `requests` is a request frame, `spans` a span frame that may hold other traces too. vLLM's span does not say what
-    was cached: that is Llama Stack's model call's attribute, or in a direct call the client's word.
-    Raises FrameError without a span of vLLM.
+    `requests` is a request frame, `spans` a span frame that may hold other traces too. vLLM's span
+    does not have the cached tokens: they are Llama Stack's attribute of the model call, or the
+    client's record of a direct call. Raises FrameError without a span of vLLM.
     """
-    shape = shape_of(spans)
-    rows = np.flatnonzero(shape.role == Role.ENGINE)
+    shapes = shapes_of(spans)
+    start_s = start_ns(spans) / _NS
+    rows = np.flatnonzero(shapes.role == Role.ENGINE)
+    rows = rows[np.argsort(start_s[rows], kind="stable")]
     if not len(rows):
         raise FrameError(
             "there is no model call in these spans",
             fix="wait for the traces; check that vLLM exports any",
         )
-    start_s = spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy() / _NS
-    rows = rows[np.argsort(start_s[rows], kind="stable")]
-    call = _model_calls(shape, rows)
+    call = _model_calls(shapes, rows)
     engine = spans.iloc[rows].reset_index(drop=True)
-    prefill, decode = _number(engine, Attr.VLLM_PREFILL_S), _number(engine, Attr.VLLM_DECODE_S)
-    ttft = _number(engine, Attr.VLLM_TTFT_S)
-    queue = _number(engine, Attr.VLLM_QUEUE_S)
-    first = start_s[rows] + np.where(np.isnan(ttft), queue + prefill, ttft)
+    queue_s = numbers(engine, Attr.VLLM_QUEUE_S)
+    prefill_s = numbers(engine, Attr.VLLM_PREFILL_S)
+    decode_s = numbers(engine, Attr.VLLM_DECODE_S)
+    ttft_s = numbers(engine, Attr.VLLM_TTFT_S)
+    first_token_at = start_s[rows] + np.where(np.isnan(ttft_s), queue_s + prefill_s, ttft_s)
+    trace = pd.Series(shapes.group[rows])
+    cached = np.where(call >= 0, numbers(spans, Attr.CACHE_READ_TOKENS)[call], np.nan)
     turns = pd.DataFrame(
         {
             "trace_id": engine["trace_id"].astype(str),
-            "turn": pd.Series(shape.group[rows]).groupby(shape.group[rows]).cumcount() + 1,
-            "model": _text_at(spans, Attr.REQUEST_MODEL, call),
-            "reads": _reads(spans, shape, rows, start_s),
-            "prompt_tokens": _number(engine, Attr.VLLM_PROMPT_TOKENS),
-            "cached_tokens": _number_at(spans, Attr.CACHE_READ_TOKENS, call),
-            "completion_tokens": _number(engine, Attr.VLLM_COMPLETION_TOKENS),
-            "queue_s": queue,
-            "prefill_s": prefill,
-            "decode_s": decode,
-            "scheduled_at": first - prefill,
-            "first_token_at": first,
-            "ended_at": first + decode,
+            "turn": trace.groupby(trace).cumcount() + 1,
+            "model": _texts(spans, Attr.REQUEST_MODEL, call),
+            "reads": _reads(spans, shapes, rows, start_s),
+            "prompt_tokens": numbers(engine, Attr.VLLM_PROMPT_TOKENS),
+            "cached_tokens": cached,
+            "completion_tokens": numbers(engine, Attr.VLLM_COMPLETION_TOKENS),
+            "queue_s": queue_s,
+            "prefill_s": prefill_s,
+            "decode_s": decode_s,
+            "scheduled_at": first_token_at - prefill_s,
+            "first_token_at": first_token_at,
+            "ended_at": first_token_at + decode_s,
         }
     )
-    return _with_who(turns, requests)
+    return _with_requests(turns, requests)
 
 
-def _with_who(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
-    known = requests[["trace_id", *WHO, "model", "cached_tokens"]].astype({"trace_id": str})
+def _with_requests(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
+    """Return the turns with the columns WHO, and with tokens as integers."""
+    who = list(WHO)
+    known = requests[["trace_id", *who, "model", "cached_tokens"]].astype({"trace_id": str})
     known = known.rename(columns={"model": "_model", "cached_tokens": "_cached"})
-    known[list(WHO)] = known[list(WHO)].astype(object).where(known[list(WHO)].notna(), NOT_SAID)
+    known[who] = known[who].astype(object).where(known[who].notna(), NOT_SAID)
     joined = turns.merge(known, on="trace_id", how="left", validate="many_to_one")
-    direct = joined["api"] == "chat"
-    cached = joined["cached_tokens"].where(~direct, joined["_cached"])
+    is_direct = joined["api"] == "chat"
+    joined["cached_tokens"] = joined["cached_tokens"].where(~is_direct, joined["_cached"])
     joined["model"] = joined["model"].fillna(joined["_model"]).fillna(OTHERS).astype(str)
-    joined[list(WHO)] = joined[list(WHO)].astype(object).fillna(OTHERS)
-    tokens = {"prompt_tokens": joined["prompt_tokens"], "cached_tokens": cached}
-    tokens["completion_tokens"] = joined["completion_tokens"]
-    for name, values in tokens.items():
-        joined[name] = values.fillna(0).clip(lower=0).astype("int64")
-    return joined.drop(columns=["_model", "_cached"])[["trace_id", *WHO, *turns.columns[1:]]]
+    joined[who] = joined[who].astype(object).fillna(OTHERS)
+    for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+        joined[name] = joined[name].fillna(0).clip(lower=0).astype("int64")
+    return joined[["trace_id", *who, *turns.columns[1:]]]
 
 
-def _model_calls(shape: Shape, rows: np.ndarray) -> np.ndarray:
-    """Row of the model call above each of vLLM's spans, -1 for a call that came straight from a client."""
-    at = shape.parent[rows].copy()
+def _model_calls(shapes: TraceShapes, rows: np.ndarray) -> np.ndarray:
+    """Return the row of the model call above each of these spans, -1 for a client's direct call."""
+    above = shapes.parent[rows].copy()
     for _ in range(MAX_LEVELS):
-        climb = (at >= 0) & (shape.role[at] != Role.MODEL_CALL)
-        at[climb] = shape.parent[at[climb]]
-    return np.where((at >= 0) & (shape.role[at] == Role.MODEL_CALL), at, -1)
+        climb = (above >= 0) & (shapes.role[above] != Role.MODEL_CALL)
+        above[climb] = shapes.parent[above[climb]]
+    return np.where((above >= 0) & (shapes.role[above] == Role.MODEL_CALL), above, -1)
 
 
-def _reads(spans: pd.DataFrame, shape: Shape, rows: np.ndarray, start_s: np.ndarray) -> np.ndarray:
-    """What each call is the first to read: the tool calls begun since the same request's call before it."""
-    inside = (shape.parent >= 0) & (shape.role[shape.parent] == Role.TOOL_CALL)
-    tools = np.flatnonzero((shape.role == Role.TOOL_CALL) & ~inside)
-    named = _text_at(spans, Attr.LLAMA_STACK_TOOL_NAME, tools)
-    names = named.where(named.notna(), spans["name"].astype(str).iloc[tools].to_numpy())
+def _reads(
+    spans: pd.DataFrame, shapes: TraceShapes, rows: np.ndarray, start_s: np.ndarray
+) -> np.ndarray:
+    """Return what each call is the first to read: the tool calls since the request's last call."""
+    is_tool = shapes.role == Role.TOOL_CALL
+    inside = (shapes.parent >= 0) & is_tool[shapes.parent]
+    tools = np.flatnonzero(is_tool & ~inside)
+    names = _texts(spans, Attr.LLAMA_STACK_TOOL_NAME, tools)
+    names = names.where(names.notna(), spans["name"].astype(str).iloc[tools].to_numpy())
+    both = np.concatenate((rows, tools))
     events = pd.DataFrame(
         {
-            "group": np.concatenate((shape.group[rows], shape.group[tools])),
-            "at": np.concatenate((start_s[rows], start_s[tools])),
-            "turn": np.concatenate((np.ones(len(rows), int), np.zeros(len(tools), int))),
+            "group": shapes.group[both],
+            "start_s": start_s[both],
+            "turn": np.repeat([1, 0], [len(rows), len(tools)]),
             "tool": [""] * len(rows) + names.tolist(),
         }
-    ).sort_values(["group", "at"], kind="stable")
-    before = (
-        events.groupby("group")["turn"].cumsum() - events["turn"]
-    )  # calls that this row follows
-    of_tool = events["turn"] == 0
-    read = (
-        events[of_tool]
-        .groupby([events["group"], before])["tool"]
-        .agg(lambda t: " + ".join(dict.fromkeys(t)))
-    )
-    turn = events[~of_tool].sort_index()
-    keys = pd.MultiIndex.from_arrays([turn["group"], before[turn.index]])
-    found = read.reindex(keys).to_numpy(object)
-    later = before[turn.index].to_numpy() > 0
+    ).sort_values(["group", "start_s"], kind="stable")
+    events["before"] = events.groupby("group")["turn"].cumsum() - events["turn"]
+    by_turn = events[events["turn"] == 0].groupby(["group", "before"])["tool"]
+    tools_read = by_turn.agg(lambda names: " + ".join(dict.fromkeys(names)))
+    turns = events[events["turn"] == 1].sort_index()
+    reads = tools_read.reindex(pd.MultiIndex.from_frame(turns[["group", "before"]]))
     # A call that follows another without a tool between them reads on in the same question.
-    return np.where(pd.isna(found), np.where(later, "(again)", QUESTION), found)
+    otherwise = np.where(turns["before"] > 0, "(again)", QUESTION)
+    return np.where(reads.isna(), otherwise, reads.to_numpy(object))
 
 
-def _number(frame: pd.DataFrame, name: str) -> np.ndarray:
-    return frame[name].to_numpy("float64") if name in frame else np.full(len(frame), np.nan)
-
-
-def _number_at(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
-    return np.where(rows >= 0, _number(spans, name)[rows], np.nan)
-
-
-def _text_at(spans: pd.DataFrame, name: str, rows: np.ndarray) -> pd.Series:
-    if name not in spans:
+def _texts(spans: pd.DataFrame, attribute: str, rows: np.ndarray) -> pd.Series:
+    """Return an attribute of these spans, None for row -1 and where a span lacks it."""
+    if attribute not in spans:
         return pd.Series([None] * len(rows), dtype=object)
-    return pd.Series(np.where(rows >= 0, spans[name].to_numpy(object)[rows], None), dtype=object)
+    values = np.where(rows >= 0, spans[attribute].to_numpy(object)[rows], None)
+    return pd.Series(values, dtype=object)

@@ -1,155 +1,182 @@
-"""Quantiles and means of durations, each with the interval in which the truth lies."""
+"""Where a request's time went: its stream, its critical path, and its growth with tokens."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lab.errors import FrameError
 
-SEED = 20_261_125  # of the bootstrap: the same data give the same interval
+SEED = 20_261_126
+MAX_POINTS = 2_000  # there are n²/2 pairs; beyond this a seeded sample of the points is taken
 
 
 @dataclass(frozen=True)
-class Quantile:
-    """A quantile of n observations, with its interval at the level that was asked for. NaN of none."""
+class Slope:
+    """y = intercept + per_x * x, fitted to `n` points with x from `x_low` to `x_high`.
 
-    q: float
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return (
-            f"p{self.q * 100:g} = {self.value:.4g} [{self.low:.4g}, {self.high:.4g}] (n={self.n})"
-        )
-
-
-@dataclass(frozen=True)
-class BucketQuantile:
-    """A quantile read from a histogram. All that is known is that it lies in (`low`, `high`], the bounds of its bucket.
-
-    `value` is what PromQL's histogram_quantile() prints: a straight line drawn through the bucket. `single_bucket`: all
-    observations lie in this one bucket, so `value` says nothing but the bucket's bounds and q.
+    (`low`, `high`) is the 95 % interval of `per_x`. The line is not valid beyond its points.
     """
 
-    q: float
-    value: float
+    per_x: float
     low: float
     high: float
-    n: float
-    bucket_ratio: float
+    intercept: float
+    n: int
+    x_low: float
+    x_high: float
 
-    @property
-    def single_bucket(self) -> bool:
-        return self.bucket_ratio == 1.0
-
-    def __str__(self) -> str:
-        if math.isnan(self.value):
-            return f"p{self.q * 100:g}: no observations"
-        if self.single_bucket:
-            return f"p{self.q * 100:g} is somewhere in ({self.low:g}, {self.high:g}]: one bucket holds all {self.n:g}"
-        return f"p{self.q * 100:g} in ({self.low:g}, {self.high:g}], by interpolation {self.value:.4g} (n={self.n:g})"
+    def at(self, x: float) -> float:
+        """Return the line's y at x."""
+        return self.intercept + self.per_x * x
 
 
-def quantile(
-    values: Sequence[float],
-    q: float,
+def slope(
+    x: Sequence[float] | np.ndarray | pd.Series,
+    y: Sequence[float] | np.ndarray | pd.Series,
     *,
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = SEED,
-) -> Quantile:
-    """The q-quantile (linear interpolation between order statistics: Hyndman & Fan 1996, type 7) of the values that are
-    there, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
+) -> Slope:
+    """Return the median slope of all pairs of points (Theil 1950; Sen 1968), with its interval.
 
-    Rather than resampling n values again and again, the rank that a resample would pick is drawn: the r-th smallest of
-    n uniform draws is Beta(r, n-r+1) distributed, so one draw a resample is enough, whatever n is. NaN is left out. The
-    bootstrap knows nothing beyond the largest value seen: its interval of p99 of 50 values is too short.
-
-    Raises FrameError unless 0 <= q <= 1.
+    Up to 29 % of the points may be stalls without moving it much, where least squares follows a
+    single one. The interval is by Kendall's tau. Pairs with a missing value are left out. Raises
+    FrameError where fewer than three points or a single x is left.
     """
-    if not 0 <= q <= 1:
-        raise FrameError("a quantile is between 0 and 1", got=repr(q), fix="write 0.95 for p95")
-    found = np.sort(np.asarray(values, dtype=float))
-    found = found[~np.isnan(found)]
-    n = len(found)
-    if n == 0:
-        return Quantile(q, math.nan, math.nan, math.nan, 0)
-    rank = math.floor(q * (n - 1)) + 1
-    draws = np.random.default_rng(seed).beta(rank, n - rank + 1, size=resamples)
-    resampled = found[np.minimum((draws * n).astype(int), n - 1)]
-    edge = (1 - confidence) / 2
-    value = float(np.quantile(found, q))
-    low, high = np.quantile(resampled, [edge, 1 - edge])
-    return Quantile(q, value, min(float(low), value), max(float(high), value), n)
+    points = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)])
+    points = points[:, np.isfinite(points).all(axis=0)]
+    n = points.shape[1]
+    x_low = float(points[0].min()) if n else math.nan
+    x_high = float(points[0].max()) if n else math.nan
+    if n < 3 or x_low == x_high:
+        raise FrameError(
+            "no line can be drawn through these points",
+            got=f"{n} points, x from {x_low:g} to {x_high:g}",
+            fix="give points of different x",
+        )
+
+    if n > MAX_POINTS:
+        points = np.random.default_rng(SEED).choice(points, MAX_POINTS, replace=False, axis=1)
+    fit = stats.theilslopes(points[1], points[0], alpha=confidence)
+    per_x, intercept, low, high = map(float, fit)
+    return Slope(per_x, low, high, intercept, n, x_low, x_high)
 
 
-def quantiles(
-    frame: pd.DataFrame,
-    column: str,
-    *,
-    q: Sequence[float] = (0.5, 0.95, 0.99),
-    by: Sequence[str] = (),
-) -> pd.DataFrame:
-    """`quantile` of a column, one row a group and q: the columns of `by`, then q, value, low, high, n."""
-    if column not in frame:
-        raise FrameError(f"there is no column {column}", got=", ".join(map(str, frame.columns)))
-    groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
-    rows = [
-        {**dict(zip(by, key, strict=True)), **asdict(quantile(part[column].to_numpy(float), one))}
-        for key, part in groups
-        for one in q
-    ]
-    return pd.DataFrame(rows, columns=[*by, "q", "value", "low", "high", "n"])
+def slopes_by_half(
+    x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series
+) -> tuple[Slope, Slope]:
+    """Return the slope up to the median x, and that beyond it.
 
-
-def bucket_quantile(buckets: pd.DataFrame, q: float) -> BucketQuantile:
-    """The q-quantile as far as a histogram knows it. `buckets` is one histogram of `lab.frames.histogram_frame`.
-
-    Its bucket is the first whose cumulative count reaches q*n; the value is interpolated in it as Prometheus' does:
-    low + (high - low) * (q*n - count below) / (count in bucket). In the last bucket, which has no upper bound, the
-    value is its lower bound, and `high` is inf. (promql/quantile.go, `bucketQuantile`.)
+    Where the two intervals do not meet, one line through all points describes neither half. Prefill
+    is such a case: each token attends to all before it, so a token of a long prompt costs more than
+    one of a short prompt. Raises FrameError where a half has fewer than three points or a single x.
     """
-    if not 0 <= q <= 1:
-        raise FrameError("a quantile is between 0 and 1", got=repr(q), fix="write 0.95 for p95")
-    count = buckets["count"].to_numpy(float)
-    total = count.sum()
-    if total == 0:
-        return BucketQuantile(q, math.nan, math.nan, math.nan, 0.0, math.nan)
-    upto, rank = np.cumsum(count), q * total
-    at = int(np.argmax((upto >= rank) & (count > 0)))
-    low, high = float(buckets["lower"].iloc[at]), float(buckets["upper"].iloc[at])
-    share = (rank - (upto[at] - count[at])) / count[at]
-    value = low if math.isinf(high) else low + (high - low) * share
-    return BucketQuantile(q, float(value), low, high, float(total), float(count[at] / total))
+    xs = np.asarray(x, dtype=float)
+    ys = np.asarray(y, dtype=float)
+    lower = xs <= np.nanmedian(xs)
+    return slope(xs[lower], ys[lower]), slope(xs[~lower], ys[~lower])
 
 
-def quantiles_by_source(
-    q: Sequence[float],
-    *,
-    samples: Mapping[str, Sequence[float]],
-    histograms: Mapping[str, pd.DataFrame],
-) -> pd.DataFrame:
-    """The same quantile from several sources, side by side: one row a source and q.
+def token_latencies(records: pd.DataFrame) -> pd.DataFrame:
+    """Return TTFT, TPOT and E2E of each request as its client saw them.
 
-    Columns: `source`, `q`, `value`, `low`, `high`, `n`, `interval` ('bootstrap 95 %' for samples, 'bucket' or
-    'one bucket holds all' for histograms).
+    Columns: `request_id`, `ttft_s`, `tpot_s`, `e2e_s`. TPOT (time per output token) is a mean per
+    request: (last token - first token) / (tokens - 1), NaN for fewer than two tokens and for
+    tokens that all came in a single chunk. The inter-token latency (ITL) is not a number per
+    request but one per gap: see `stream_gaps`.
     """
-    rows = []
-    for one in q:
-        for name, values in samples.items():
-            rows.append(
-                {"source": name, **asdict(quantile(values, one)), "interval": "bootstrap 95 %"}
-            )
-        for name, buckets in histograms.items():
-            found = bucket_quantile(buckets, one)
-            how = "one bucket holds all" if found.single_bucket else "bucket"
-            row = {k: v for k, v in asdict(found).items() if k != "bucket_ratio"}
-            rows.append({"source": name, **row, "interval": how})
-    return pd.DataFrame(rows, columns=["source", "q", "value", "low", "high", "n", "interval"])
+    gaps = (records["completion_tokens"] - 1).where(records["completion_tokens"] > 1)
+    table = records[["request_id", "ttft_s", "e2e_s"]].copy()
+    stream_s = records["last_token_at"] - records["first_token_at"]
+    table.insert(2, "tpot_s", stream_s.where(stream_s > 0) / gaps)
+    return table
+
+
+def stream_gaps(records: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per pause between two chunks of a stream.
+
+    Columns: `request_id`, `position` (1: after the first chunk), `gap_s`.
+
+    `records` are the driver's (`chunk_offsets_s`: a JSON list of seconds). A chunk is what the
+    server sent at once: one that holds tokens back (a parser that waits for a whole tool name)
+    sends several in one chunk, after a longer pause. Requests with fewer than two chunks have no
+    pause. Raises FrameError without that column.
+    """
+    gaps = [np.diff(offsets) for offsets in _chunk_offsets(records)]
+    sizes = [len(each) for each in gaps]
+    positions = [np.arange(1, size + 1) for size in sizes]
+    return pd.DataFrame(
+        {
+            "request_id": np.repeat(records["request_id"].to_numpy(), sizes),
+            "position": np.concatenate([np.empty(0, dtype="int64"), *positions]),
+            "gap_s": np.concatenate([np.empty(0), *gaps]),
+        }
+    )
+
+
+def longest_gaps(records: pd.DataFrame) -> pd.DataFrame:
+    """Return the longest pause in each request's stream, one row per request.
+
+    Columns: `request_id`, `chunks`, `longest_gap_s` (NaN for fewer than two chunks), and
+    `share_ratio`: that pause's share of the time from first to last chunk.
+    """
+    by_request = stream_gaps(records).groupby("request_id")["gap_s"].agg(["max", "sum"])
+    table = by_request.reindex(records["request_id"]).reset_index()
+    table["chunks"] = [len(offsets) for offsets in _chunk_offsets(records)]
+    table["share_ratio"] = table["max"] / table["sum"].where(table["sum"] > 0)
+    table = table.rename(columns={"max": "longest_gap_s"})
+    return table[["request_id", "chunks", "longest_gap_s", "share_ratio"]]
+
+
+def critical_path(trees: pd.DataFrame) -> pd.DataFrame:
+    """Return which spans hold the critical path of many traces, the longest first.
+
+    `trees` holds the rows of `lab.frames.trace_tree` of any number of traces (`critical_s`: the
+    time that a span itself spends on its trace's critical path). One row per service and span name:
+
+    - `service`, `name`;
+    - `critical_s`, summed, and `share_ratio` of the sum over all spans;
+    - `traces`: in how many it is on the path at all;
+    - `duration_s`: sum of the spans' whole durations. What is long but not critical could be
+      removed without a user noticing.
+
+    `attrs["root_s"]` is the sum of the roots' durations, which `critical_s` adds up to where
+    children lie inside their parents. Raises FrameError for rows that are not trees.
+    """
+    if missing := {"trace_id", "service", "name", "critical_s", "duration_s", "depth"} - set(trees):
+        raise FrameError(
+            f"these are no trees: {', '.join(sorted(missing))} missing",
+            fix="make them with trace_tree",
+        )
+
+    keys = ["service", "name"]
+    on_path = trees["trace_id"].where(trees["critical_s"] > 0)
+    named = trees.assign(traces=on_path).astype({key: str for key in keys})
+    table = named.groupby(keys, as_index=False).agg(
+        critical_s=("critical_s", "sum"),
+        traces=("traces", "nunique"),
+        duration_s=("duration_s", "sum"),
+    )
+    table.insert(3, "share_ratio", table["critical_s"] / table["critical_s"].sum())
+    table = table.sort_values("critical_s", ascending=False, ignore_index=True)
+    table.attrs["root_s"] = float(trees.loc[trees["depth"] == 0, "duration_s"].sum())
+    return table
+
+
+def _chunk_offsets(records: pd.DataFrame) -> list[np.ndarray]:
+    if "chunk_offsets_s" not in records:
+        raise FrameError(
+            "these records have no chunk_offsets_s",
+            fix="take them from Run.records, not a request frame",
+        )
+    offsets = []
+    for cell in records["chunk_offsets_s"]:
+        seconds = json.loads(cell) if isinstance(cell, str) else cell
+        offsets.append(np.asarray(seconds, dtype=float))
+    return offsets

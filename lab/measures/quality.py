@@ -1,5 +1,7 @@
-"""Shares of outcomes with their intervals, and how well tools were used. Ground truth is judged elsewhere
-(`lab.world.judge`)."""
+"""Shares of outcomes with their intervals, and two versions compared on the same requests.
+
+Ground truth is judged elsewhere (`lab.world.judge`).
+"""
 
 from __future__ import annotations
 
@@ -14,49 +16,48 @@ from scipy import stats
 
 from lab.errors import FrameError
 
-# Verdicts whose True is what one wants; the others of a judgement frame count what went wrong.
-VERDICTS = ("right_tool", "arguments_exact", "answer_states")
-FAULTS = ("needless_call", "missing_call", "not_offered_call", "malformed")
 NO_TOOL = "(none)"
+MAX_PAIRS = 5000  # a comparison that needs more is not going to be run
+_RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
+_TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
-    """(share, low, high) of a binomial outcome: Wilson's score interval (Wilson 1927), which holds for few
-    observations and for shares near 0 and 1 too. (NaN, 0, 1) of none: then nothing is known.
+    """Return (share, low, high) of a binomial outcome, with Wilson's score interval (Wilson 1927).
 
-    centre = (p + z²/2n) / (1 + z²/n), half = z / (1 + z²/n) * sqrt(p(1-p)/n + z²/4n²).
+    It holds for few observations and for shares near 0 and 1 too. (NaN, 0, 1) where n is 0.
     """
     if not 0 <= successes <= n:
         raise FrameError("successes must be between 0 and n", got=f"{successes} of {n}")
     if n == 0:
         return math.nan, 0.0, 1.0
-    z = float(stats.norm.ppf(1 - (1 - confidence) / 2))
-    p, scale = successes / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At the ends the formula gives the end itself; rounding must not push the share outside its own interval.
-    return p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    share = successes / n
+    # Rounding must not push a share of 0 or 1 outside its own interval.
+    return share, min(share, float(interval.low)), max(share, float(interval.high))
 
 
 def share_table(
     frame: pd.DataFrame, outcomes: Sequence[str], *, by: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The share of True in each of these columns, one row an outcome (and group), the outcome as index.
+    """Return the share of True in each of these columns, one row per outcome (and group).
 
-    Columns: those of `by`, `rate_ratio`, `low_ratio`, `high_ratio` (Wilson, 95 %), `successes`, `n`. Missing values are
-    left out of n. Raises FrameError for a column that is not there.
+    The index is the outcome. Columns: those of `by`, `rate_ratio`, `low_ratio`, `high_ratio`
+    (Wilson, 95 %), `successes`, `n`. Missing values are left out of n. Raises FrameError for a
+    column that is missing.
     """
     if missing := [name for name in (*outcomes, *by) if name not in frame]:
         raise FrameError(
             f"the frame lacks {', '.join(missing)}", got=", ".join(map(str, frame.columns))
         )
+
     groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = []
     for key, part in groups:
         for outcome in outcomes:
             known = part[outcome].dropna().astype(bool)
-            share, low, high = wilson(int(known.sum()), len(known))
-            rows.append([outcome, *key, share, low, high, int(known.sum()), len(known)])
+            successes = int(known.sum())
+            rows.append([outcome, *key, *wilson(successes, len(known)), successes, len(known)])
     columns = ["outcome", *by, "rate_ratio", "low_ratio", "high_ratio", "successes", "n"]
     return pd.DataFrame(rows, columns=columns).set_index("outcome")
 
@@ -64,34 +65,28 @@ def share_table(
 def tool_confusion(
     expected: Sequence[Sequence[str]], called: Sequence[Sequence[str]]
 ) -> pd.DataFrame:
-    """Which tool was called where which was expected: counts, expected tools as rows, called ones as columns.
+    """Count which tool was called where which was expected: expected as rows, called as columns.
 
-    Calls are compared position by position; what one side lacks is '(none)'. The row and column '(none)' are there in
-    every case, so that needless and missing calls always show.
+    Calls are compared position by position; what one side lacks is '(none)'. The row and column
+    '(none)' are always there, so that needless and missing calls show.
     """
-    pairs = [
-        (e, c)
-        for wanted, made in zip(expected, called, strict=True)
-        for e, c in _aligned(list(wanted), list(made))
-    ]
-    names = sorted({name for pair in pairs for name in pair} - {NO_TOOL})
-    table = pd.DataFrame(
-        0, index=pd.Index([*names, NO_TOOL], name="expected"), columns=[*names, NO_TOOL]
-    )
-    for e, c in pairs:
-        table.loc[e, c] += 1
-    table.columns.name = "called"
-    return table
+    pairs: list[tuple[str, str]] = []
+    for should, did in zip(expected, called, strict=True):
+        aligned = zip_longest(should, did, fillvalue=NO_TOOL)
+        pairs += list(aligned) or [(NO_TOOL, NO_TOOL)]
 
-
-def _aligned(wanted: list[str], made: list[str]) -> list[tuple[str, str]]:
-    pairs = list(zip_longest(wanted, made, fillvalue=NO_TOOL))
-    return pairs or [(NO_TOOL, NO_TOOL)]
+    frame = pd.DataFrame(pairs, columns=["expected", "called"])
+    names = [*sorted(set(frame.to_numpy().flat) - {NO_TOOL}), NO_TOOL]
+    counts = pd.crosstab(frame["expected"], frame["called"])
+    return counts.reindex(index=names, columns=names, fill_value=0)
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The same requests answered twice. `difference_ratio` is share(b) - share(a), `p_value` that of McNemar's test."""
+    """The same requests answered twice, by a and by b.
+
+    `difference_ratio` is share(b) - share(a), `p_value` that of McNemar's test.
+    """
 
     only_a: int
     only_b: int
@@ -100,16 +95,249 @@ class PairedDifference:
     p_value: float
 
 
-def paired_difference(a: Sequence[bool], b: Sequence[bool]) -> PairedDifference:
-    """Does b do better than a on the same requests? McNemar's exact test: under no difference, each request on which
-    they disagree is a fair coin (McNemar 1947; exact form: binomial test on the discordant pairs). p is 1 where they
-    never disagree."""
-    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+def paired_difference(
+    a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
+) -> PairedDifference:
+    """Test whether b does better than a on the same requests, by McNemar's exact test.
+
+    Under no difference, each request on which they disagree is a fair coin (McNemar 1947; exact
+    form: binomial test on the discordant pairs). p is 1 where they never disagree.
+    """
+    first = np.asarray(a, dtype=bool)
+    second = np.asarray(b, dtype=bool)
     if first.shape != second.shape:
         raise FrameError(
             "a paired test needs the same requests", got=f"{len(first)} and {len(second)} outcomes"
         )
-    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
-    n, discordant = len(first), only_a + only_b
+
+    n = len(first)
+    only_a = int((first & ~second).sum())
+    only_b = int((second & ~first).sum())
+    discordant = only_a + only_b
     p_value = float(stats.binomtest(only_b, discordant).pvalue) if discordant else 1.0
     return PairedDifference(only_a, only_b, n, (only_b - only_a) / n if n else math.nan, p_value)
+
+
+def pair_up(
+    a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")
+) -> pd.DataFrame:
+    """Return the requests that both frames have, one row each, indexed by `on`.
+
+    Columns are (`a` or `b`, column). Raises FrameError where a request occurs twice, or none is in
+    both.
+    """
+    sides = [frame.set_index(list(on)) for frame in (a, b)]
+    if any(side.index.has_duplicates for side in sides):
+        raise FrameError(
+            f"requests are not told apart by {', '.join(on)}", fix="compare one run with one run"
+        )
+
+    paired = pd.concat(sides, axis=1, join="inner", keys=["a", "b"])
+    if paired.empty:
+        raise FrameError(
+            "no request is in both runs", fix="drive both with the same seed and number of requests"
+        )
+    return paired
+
+
+def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame:
+    """Compare each outcome of `pair_up` between a and b; one row per outcome.
+
+    Everything but `judged_a` and `judged_b` is of the `n` pairs in which both sides were judged,
+    never of all requests:
+
+    - `a_ratio`, `b_ratio`, and `difference_ratio` (b - a) with its 95 % interval `low_ratio`,
+      `high_ratio` (`paired_interval`);
+    - `only_a`, `only_b`: pairs in which only one side has the outcome;
+    - `n`: pairs; `judged_a`, `judged_b`: requests that were judged in a and in b. An outcome that
+      not every request has (a recovery needs a tool that failed) may be judged in many requests of
+      either and in few pairs;
+    - `p_value` (McNemar, exact; NaN without a pair), and `p_holm`, corrected for looking at all
+      these outcomes at once.
+    """
+    rows = []
+    for outcome in outcomes:
+        both = pairs[[("a", outcome), ("b", outcome)]]
+        known = both.dropna().astype(bool)
+        a = known.iloc[:, 0].to_numpy()
+        b = known.iloc[:, 1].to_numpy()
+        difference = paired_difference(a, b)
+        n = difference.n
+        low, high = paired_interval(int((a & b).sum()), difference.only_a, difference.only_b, n)
+        judged_a, judged_b = both.notna().sum()
+        rows.append(
+            {
+                "outcome": outcome,
+                "a_ratio": a.mean() if n else math.nan,
+                "b_ratio": b.mean() if n else math.nan,
+                "difference_ratio": difference.difference_ratio,
+                "low_ratio": low,
+                "high_ratio": high,
+                "only_a": difference.only_a,
+                "only_b": difference.only_b,
+                "n": n,
+                "judged_a": judged_a,
+                "judged_b": judged_b,
+                "p_value": difference.p_value if n else math.nan,
+            }
+        )
+    table = pd.DataFrame(rows).set_index("outcome")
+    table["p_holm"] = holm(table["p_value"])
+    return table
+
+
+def paired_shares(
+    pairs: pd.DataFrame, outcomes: Sequence[str], *, names: tuple[str, str] = ("a", "b")
+) -> pd.DataFrame:
+    """Return each outcome's share in a and in b, both of the pairs in which both were judged.
+
+    A `share_table` with one more column, `version`, which has these names. To be drawn beside the
+    p-values of `compare_paired`, which are of the same pairs; shares of all requests may differ
+    where few pairs were judged.
+    """
+    tables = []
+    for outcome in outcomes:
+        known = pairs[[("a", outcome), ("b", outcome)]].dropna()
+        for side, name in zip(("a", "b"), names, strict=True):
+            judged = pd.DataFrame({outcome: known[side, outcome], "version": name})
+            tables.append(share_table(judged, [outcome], by=["version"]))
+    return pd.concat(tables)
+
+
+def paired_interval(both: int, only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of share(b) - share(a) from the four counts of a paired table.
+
+    Newcombe's method 10 (1998, "Improved confidence intervals for the difference between binomial
+    proportions based on paired data"): the two Wilson intervals, squared and added, less what the
+    pairs have in common (phi). (-1, 1) where n is 0.
+    """
+    if n == 0:
+        return -1.0, 1.0
+    p_a, low_a, high_a = wilson(both + only_a, n)
+    p_b, low_b, high_b = wilson(both + only_b, n)
+    phi = _phi(both, only_a, only_b, n)
+    difference = p_b - p_a
+    return (
+        max(-1.0, difference - _reach(p_b - low_b, high_a - p_a, phi)),
+        min(1.0, difference + _reach(high_b - p_b, p_a - low_a, phi)),
+    )
+
+
+def _reach(b: float, a: float, phi: float) -> float:
+    return math.sqrt(max(0.0, b**2 - 2 * phi * b * a + a**2))
+
+
+def _phi(both: int, only_a: int, only_b: int, n: int) -> float:
+    neither = n - both - only_a - only_b
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    if margins == 0:
+        return 0.0
+    product: float = both * neither - only_a * only_b
+    if product > 0:
+        product = max(product - n / 2, 0)  # Newcombe's correction for continuity
+    return product / math.sqrt(margins)
+
+
+def holm(p_values: Sequence[float] | pd.Series) -> np.ndarray:
+    """Return p-values corrected for looking at all of them (Holm 1979).
+
+    The probability of one false alarm among them stays below the level. NaN stays NaN and does not
+    count.
+    """
+    p = np.asarray(p_values, dtype=float)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(len(p), math.nan)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected
+
+
+def power_curve(
+    only_a_ratio: float,
+    only_b_ratio: float,
+    pairs: Sequence[int] | np.ndarray,
+    *,
+    significance: float = 0.05,
+) -> np.ndarray:
+    """Return the power of McNemar's exact test for each of these numbers of pairs.
+
+    The power is the probability that the test finds a difference if the shares of discordant pairs
+    are these. Exact: summed over how many pairs disagree (Duffy 1984). Raises FrameError for shares
+    that are not.
+    """
+    discordant = only_a_ratio + only_b_ratio
+    if not (only_a_ratio >= 0 and only_b_ratio >= 0 and discordant <= 1):  # also refuses NaN
+        raise FrameError(
+            "shares of discordant pairs are needed", got=f"{only_a_ratio} and {only_b_ratio}"
+        )
+    if discordant == 0:
+        return np.zeros(len(pairs))
+
+    m = np.arange(max(pairs) + 1)
+    significant = _significant_among(m, only_b_ratio / discordant, significance)
+    power = []
+    for n in pairs:
+        spread = _TAIL * math.sqrt(n * discordant * (1 - discordant)) + _TAIL
+        low = max(0, int(n * discordant - spread))
+        high = min(n, int(n * discordant + spread)) + 1
+        weights = stats.binom.pmf(m[low:high], n, discordant)
+        power.append(float((weights * significant[low:high]).sum()))
+    return np.array(power)
+
+
+def _significant_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarray:
+    """Return how probably the binomial test of m discordant pairs is significant, at b's share."""
+    few = stats.binom.ppf(significance / 2, m, 0.5)
+    # The largest count that is still significant.
+    few = np.where(stats.binom.cdf(few, m, 0.5) > significance / 2, few - 1, few)
+    return stats.binom.cdf(few, m, share_b) + stats.binom.sf(m - few - 1, m, share_b)
+
+
+def pairs_to_see(
+    only_a_ratio: float, only_b_ratio: float, *, significance: float = 0.05, power: float = 0.8
+) -> int | None:
+    """Return the fewest pairs from which on the difference is found with this probability.
+
+    None if more than `MAX_PAIRS`. The power of the exact test goes up and down a little from one
+    number to the next: from the returned one on it stays above.
+    """
+    low, high = _bracket(only_a_ratio, only_b_ratio, significance, power)
+    pairs = np.arange(low, high + 1)
+    reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
+    below = np.flatnonzero(~reached)
+    first = int(pairs[below[-1]]) + 1 if len(below) else low
+    return first if first <= MAX_PAIRS else None
+
+
+def _bracket(
+    only_a_ratio: float, only_b_ratio: float, significance: float, power: float
+) -> tuple[int, int]:
+    """Return two numbers of pairs between which the power crosses `power`.
+
+    It goes up and down by less than `_RIPPLE` from one number to the next.
+    """
+    steps = np.unique(np.geomspace(1, MAX_PAIRS, 60).round().astype(int))
+    reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
+    below = steps[reached < power - _RIPPLE]
+    low = int(below[-1]) if len(below) else 1
+    above = steps[(reached > min(power + _RIPPLE, 1 - 1e-9)) & (steps > low)]
+    return low, int(above[0]) if len(above) else MAX_PAIRS
+
+
+def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
+    """Return how many pairs each difference of `compare_paired` needs, the fewest first.
+
+    The measured shares are taken for the truth. Columns: `pairs` (missing: more than `MAX_PAIRS`),
+    `only_a_ratio`, `only_b_ratio` (the shares of discordant pairs), and the `difference_ratio`,
+    `low_ratio`, `high_ratio` and `n` that say how far it can be trusted. Outcomes without a judged
+    pair are left out.
+    """
+    known = compared[compared["n"] > 0]
+    table = known[["difference_ratio", "low_ratio", "high_ratio", "n"]].copy()
+    table.insert(0, "only_b_ratio", known["only_b"] / known["n"])
+    table.insert(0, "only_a_ratio", known["only_a"] / known["n"])
+    shares = zip(table["only_a_ratio"], table["only_b_ratio"], strict=True)
+    pairs = [pairs_to_see(a, b, power=power) for a, b in shares]
+    table.insert(0, "pairs", pd.array(pairs, dtype="Int64"))
+    return table.sort_values("pairs", na_position="last", kind="stable")

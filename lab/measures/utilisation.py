@@ -1,7 +1,9 @@
-"""What a processor did: shares of time and of its peak. Takes raw samples, as `lab.frames.series_frame` has them.
+"""What a processor did: shares of time and of its peak.
 
-Three questions that are often taken for one: was there work (a request in the engine), did the processor run (CPU time,
-GPU_UTIL), and how much of what it can compute did it compute (model FLOPs utilisation, tensor activity)?
+Everything is computed from raw samples, as `lab.frames.series_frame` returns them.
+Three questions that are often taken for one: was there work (a request in the engine), did the
+processor run (CPU time, GPU_UTIL), and how much of what it can compute did it compute (model FLOPs
+utilisation, tensor activity)?
 """
 
 from __future__ import annotations
@@ -14,54 +16,65 @@ import pandas as pd
 
 from lab.errors import FrameError
 
-IDLE_MODES = (
-    "idle",
-    "iowait",
-    "steal",
-)  # of node-exporter: time in which the processor did nothing for us
+# node-exporter's modes in which the processor did nothing for us.
+IDLE_MODES = ("idle", "iowait", "steal")
+
+# DCGM's gauges: metric -> (column, factor to its unit).
+GPU_GAUGES = {
+    "DCGM_FI_DEV_GPU_UTIL": ("util_ratio", 0.01),  # some kernel ran
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE": ("engine_ratio", 1.0),  # the same, finer
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": ("tensor_ratio", 1.0),  # tensor cores worked
+    "DCGM_FI_PROF_DRAM_ACTIVE": ("dram_ratio", 1.0),  # memory moved data
+    "DCGM_FI_DEV_POWER_USAGE": ("power_w", 1.0),
+    "DCGM_FI_DEV_FB_USED": ("memory_mib", 1.0),
+}
+GPU_ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"  # counter, mJ
+# What DCGM writes for 'unknown', 'not supported' and the like (dcgm_structs.h: DCGM_INT32_BLANK,
+# _INT64_, _FP64_); the last digits vary, and as float64 large ones lie up to 2048 apart.
+GPU_BLANKS = (2147483632.0, 140737488355328.0, 9223372036854775792.0)
+GPU_BUSY, TENSOR_HIGH, DRAM_HIGH = 0.5, 0.4, 0.6
 
 
 def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Counters' growth a second, from each raw sample to the next: columns `time` (the later one), those of `by`, and
-    `value`, summed over the series of a group that were scraped at the same instant.
+    """Return the growth of counters per second, from each raw sample to the next.
 
-    A value below the one before it is a counter that began anew, and counts from 0. Raises FrameError for frames
-    without these columns.
+    Columns: `time` (the later sample's), those of `by`, and `value`, summed over the series of a
+    group that were scraped at the same instant. A value below the one before it is a counter that
+    began anew, and counts from 0. Raises FrameError for frames without these columns.
     """
     _need(samples, [*by, "time", "value"])
-    labels = [c for c in samples.columns if c not in ("time", "value")]
+    labels = [name for name in samples.columns if name not in ("time", "value")]
     samples = samples.sort_values("time", kind="stable")
-    keys = samples.groupby(
-        labels, observed=True, dropna=False, sort=False
-    ).ngroup()  # the series of each sample
-    step = samples.groupby(keys)["value"].diff()
-    step = step.where(~(step < 0), samples["value"])
-    seconds = samples.groupby(keys)["time"].diff().dt.total_seconds()
-    table = samples.assign(value=step / seconds)[step.notna() & (seconds > 0)]
+    groups = samples.groupby(labels, observed=True, dropna=False, sort=False)
+    series = samples.groupby(groups.ngroup())
+    seconds = series["time"].diff().dt.total_seconds()
+    growth = _growth(series["value"].diff(), samples["value"])
+    table = samples.assign(value=growth / seconds)[growth.notna() & (seconds > 0)]
     return table.groupby(["time", *by], observed=True, as_index=False)["value"].sum()
 
 
 def cores_by_mode(samples: pd.DataFrame) -> pd.DataFrame:
     """Return how many cores were in each mode over time: columns `time`, `mode`, `value` (cores).
 
-    `samples` are raw samples of node_cpu_seconds_total. Each core is in exactly one mode at any time, so the modes of a
-    host add up to its cores and the counters are their own clock. Prometheus' timestamps are not: on a busy machine the
-    counters are read later than their timestamp says.
+    `samples` are raw samples of node_cpu_seconds_total. Each core is in exactly one mode at any
+    time, so the modes of a host add up to its cores and the counters are their own clock.
+    Prometheus' timestamps are not: on a busy machine the counters are read later than their
+    timestamp says.
 
-    A host is an `instance`. It counts between its first and its last sample only, so a node-exporter that came back
-    under another address is not a second host. Hosts are scraped at different instants; each instant adds up what every
-    host did at that time. Raises FrameError for samples without `cpu` and `mode`.
+    A host is an `instance`. It counts between its first and its last sample only, so a
+    node-exporter that came back under another address is not a second host. Hosts are scraped at
+    different instants; each instant adds up what every host did at that time. Raises FrameError for
+    samples without `cpu` and `mode`.
     """
     _need(samples, ["cpu", "mode"])
-    groups = (
+    by_host = (
         samples.groupby("instance", observed=True) if "instance" in samples else [("", samples)]
     )
-    hosts = [_host_cores(part) for _, part in groups]
+    hosts = [_host_cores(part) for _, part in by_host]
 
-    # A rate holds for the interval that ends with its sample, so an instant takes the next sample of each host.
-    instants = pd.DatetimeIndex(
-        np.unique(np.concatenate([cores.index for _, cores in hosts])), tz="UTC"
-    )
+    # A rate holds for the interval that ends with its sample, so an instant takes the next sample
+    # of each host.
+    instants = pd.concat([cores for _, cores in hosts]).index.unique().sort_values()
     total = pd.DataFrame()
     for first_sample, cores in hosts:
         known = cores.reindex(instants, method="bfill")[instants > first_sample]
@@ -72,46 +85,51 @@ def cores_by_mode(samples: pd.DataFrame) -> pd.DataFrame:
 
 
 def _host_cores(samples: pd.DataFrame) -> tuple[pd.Timestamp, pd.DataFrame]:
-    """Return the time of a host's first sample, and its cores per mode (columns) at each later one (index)."""
+    """Return the time of a host's first sample, and its cores per mode at each later one."""
     grown = rates(samples, ["mode"]).pivot(index="time", columns="mode", values="value")
     total = grown.sum(axis=1)
-    grown = grown[total > 0].div(total[total > 0], axis=0)
-    grown.columns = grown.columns.astype(str)
-    return samples["time"].min(), grown * samples["cpu"].nunique()
+    shares = grown[total > 0].div(total[total > 0], axis=0)
+    shares.columns = shares.columns.astype(str)
+    return samples["time"].min(), shares * samples["cpu"].nunique()
 
 
 def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:
-    """Cores that worked, over time: `cores_by_mode` without idle, waiting for a disk, and taken by other guests."""
+    """Return the cores that worked, over time: `cores_by_mode` without IDLE_MODES."""
     works = cores[~cores["mode"].astype(str).isin(IDLE_MODES)]
     return works.groupby("time", as_index=False)["value"].sum()
 
 
 def time_weighted_mean(samples: pd.DataFrame, end: float | None = None) -> float:
-    """Mean of a gauge over time: each value holds until the next sample (the last one until `end`, epoch seconds, or
-    not at all). Several series of one instant are added. NaN without two instants."""
+    """Return the mean of a gauge over time: each value holds until the next sample.
+
+    The last value holds until `end` (epoch seconds), or not at all. Series of one instant are
+    added. NaN without two instants.
+    """
     _need(samples, ["time", "value"])
     total = samples.groupby("time")["value"].sum().sort_index()
-    at = total.index.astype("int64").to_numpy() / _per_second(total.index)
-    until = np.append(at[1:], end if end is not None else at[-1:])
-    held = np.clip(until - at, 0, None)
-    return float((total.to_numpy() * held).sum() / held.sum()) if held.sum() > 0 else float("nan")
+    instants = (total.index - pd.Timestamp(0, tz="UTC")).total_seconds().to_numpy()
+    until = np.append(instants[1:], instants[-1:] if end is None else end)
+    held = np.clip(until - instants, 0, None)
+    return float(np.average(total, weights=held)) if held.sum() > 0 else float("nan")
 
 
 def time_share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
-    """Share of time in which a gauge was above a bound, held as in `time_weighted_mean`.
+    """Return the share of time in which a gauge was above a bound, as in `time_weighted_mean`.
 
-    What happens between two scrapes is not seen: with short requests the true share may be higher or lower, so set it
-    beside the union of the spans.
+    What happens between two scrapes is not seen: with short requests the true share may be higher
+    or lower, so set it beside the union of the spans.
     """
     total = samples.groupby("time", as_index=False)["value"].sum()
-    return time_weighted_mean(total.assign(value=(total["value"] > bound).astype(float)), end)
+    above = total.assign(value=(total["value"] > bound).astype(float))
+    return time_weighted_mean(above, end)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an engine computed in so many seconds, by its own estimate, against what the machine can do (measured).
+    """What an engine computed, by its own estimate, against what the machine can do (measured).
 
-    `flops` and `bytes_moved` of the window, `seconds` of it in which there was work, and the peaks a second.
+    `flops` and `bytes_moved` of a window, the `seconds` of it in which there was work, and the
+    peaks per second.
     """
 
     flops: float
@@ -122,40 +140,136 @@ class Work:
 
     @property
     def mfu_ratio(self) -> float:
-        """Model FLOPs utilisation: computed a second by the peak (Chowdhery et al. 2022, "PaLM", appendix B)."""
-        return self.flops / self.seconds / self.peak_flops_per_s if self.seconds else float("nan")
+        """Model FLOPs utilisation: computed per second by the peak.
+
+        Chowdhery et al. 2022, "PaLM", appendix B.
+        """
+        return _ratio(self.flops, self.seconds) / self.peak_flops_per_s
 
     @property
     def bandwidth_ratio(self) -> float:
-        """Bytes moved a second, by the estimate, of what memory can move. Above 1 where caches serve a small model."""
-        return (
-            self.bytes_moved / self.seconds / self.peak_bytes_per_s
-            if self.seconds
-            else float("nan")
-        )
+        """Bytes moved per second, by the estimate, of what memory can move.
+
+        Above 1 where caches serve a small model.
+        """
+        return _ratio(self.bytes_moved, self.seconds) / self.peak_bytes_per_s
 
     @property
     def intensity(self) -> float:
-        """FLOPs for a byte moved; below `ridge` memory is the limit (roofline: Williams, Waterman & Patterson 2009)."""
-        return self.flops / self.bytes_moved if self.bytes_moved else float("nan")
+        """FLOPs per byte moved; below `ridge` memory is the limit.
+
+        Roofline model: Williams, Waterman & Patterson 2009.
+        """
+        return _ratio(self.flops, self.bytes_moved)
 
     @property
     def ridge(self) -> float:
-        """FLOPs a byte at which this machine's arithmetic and memory are both the limit."""
+        """FLOPs per byte at which this machine's arithmetic and memory are both the limit."""
         return self.peak_flops_per_s / self.peak_bytes_per_s
 
-    @property
-    def limit(self) -> str:
-        """Which of the two the work would meet first, if nothing else held it up."""
-        return "memory" if self.intensity < self.ridge else "arithmetic"
+
+def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return what DCGM reports of each GPU, one row per GPU.
+
+    - its labels `gpu`, `model` and `host` (`hostname`, until May 2026 `Hostname`);
+    - the means of GPU_GAUGES over the samples. NaN where DCGM has none: profiling counters are
+      missing on consumer GPUs and on some shared ones;
+    - `energy_j` by the counter, and `verdict`, what they mean together.
+
+    `samples` is `lab.frames.series_frame` of any of these metrics. Raises FrameError without a
+    sample of DCGM.
+    """
+    if samples.empty or "metric" not in samples:
+        raise FrameError(
+            "the answer has no sample of DCGM",
+            fix="scrape its exporter; without an NVIDIA GPU there is none",
+        )
+
+    table = _without_blanks(samples)
+    host = _label(table, "hostname")
+    table = table.assign(
+        host=host.where(host != "", _label(table, "Hostname")),
+        gpu=_label(table, "gpu"),
+        model=_label(table, "modelName"),
+        metric=table["metric"].astype(str),
+    )
+    key = ["host", "gpu", "model"]
+    gauges = table[table["metric"].isin(GPU_GAUGES)]
+    means = gauges.groupby([*key, "metric"])["value"].mean().unstack("metric")
+    result = pd.DataFrame(index=means.index)
+    for metric, (name, factor) in GPU_GAUGES.items():
+        result[name] = means[metric] * factor if metric in means else np.nan
+    counter = table[table["metric"] == GPU_ENERGY].sort_values("time").groupby(key)["value"]
+    result["energy_j"] = counter.agg(_total_growth).reindex(result.index) / 1000
+    result["verdict"] = [_verdict(*row) for row in result[_BUSY].itertuples(index=False)]
+    return result.reset_index()
 
 
-def _per_second(index: pd.DatetimeIndex) -> float:
-    return {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}[index.unit]
+def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return the shares among GPU_GAUGES over time.
+
+    Columns: `time`, `what` (the share's name and the GPU), `value` (0 to 1).
+    """
+    table = _without_blanks(samples)
+    gauges = pd.DataFrame(GPU_GAUGES, index=["column", "factor"]).T
+    table = table.join(gauges[gauges["column"].str.endswith("_ratio")], on="metric", how="inner")
+    name = table["column"].str.removesuffix("_ratio")
+    return pd.DataFrame(
+        {
+            "time": table["time"],
+            "what": name + " of gpu " + _label(table, "gpu"),
+            "value": table["value"] * table["factor"].astype(float),
+        }
+    )
+
+
+_BUSY = ["util_ratio", "tensor_ratio", "dram_ratio"]
+
+
+def _verdict(util: float, tensor: float, dram: float) -> str:
+    """Return in words what the three counters mean together; the bounds are rules of thumb."""
+    if np.isnan(util):
+        return "no GPU_UTIL: is this the GPU's own exporter?"
+    if util < GPU_BUSY:
+        return "mostly without work: more load fits"
+    if np.isnan(tensor) or np.isnan(dram):
+        return "some kernel ran; how much it computed is not known (no profiling counters)"
+    if dram >= DRAM_HIGH:
+        return "at the memory's limit, as decode is: larger batches would be nearly free"
+    if tensor >= TENSOR_HIGH:
+        return "at the arithmetic's limit, as prefill is"
+    return "GPU_UTIL is high, but neither tensor cores nor memory are busy: waiting between kernels"
+
+
+def _without_blanks(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return samples without DCGM's marks for missing values, which look like huge numbers."""
+    blank = pd.Series(False, index=samples.index)
+    for mark in GPU_BLANKS:
+        blank |= samples["value"].between(mark, mark + 2048)
+    return samples[~blank]
+
+
+def _total_growth(values: pd.Series) -> float:
+    """Return the growth of a counter that may have begun anew; NaN of a single sample."""
+    growth = _growth(values.diff(), values).iloc[1:]
+    return float(growth.sum()) if len(growth) else float("nan")
+
+
+def _growth(steps: pd.Series, values: pd.Series) -> pd.Series:
+    return steps.where(~(steps < 0), values)
+
+
+def _ratio(total: float, per: float) -> float:
+    return total / per if per else float("nan")
+
+
+def _label(table: pd.DataFrame, name: str) -> pd.Series:
+    column = table.get(name, pd.Series("", index=table.index))
+    return column.astype(object).fillna("").astype(str)
 
 
 def _need(samples: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [c for c in columns if c not in samples]:
+    if missing := [name for name in columns if name not in samples]:
         raise FrameError(
             f"these samples lack {', '.join(missing)}",
             got=", ".join(map(str, samples.columns)) or "no column",

@@ -20,7 +20,7 @@ LIMIT_BYTES = 64 * 1024**2  # of a log file; then a new one is begun
 FOLLOW_S = 0.3
 _LEVEL = re.compile(rb"\b(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL)\b")
 # Leading zeros may be missing, as in Tempo's answers.
-_TRACE_ID = re.compile(r"^[0-9a-f]{24,32}$")
+_TRACE_ID = re.compile(r"^[0-9a-f]{16,32}$")
 _ERROR_LINE = re.compile(r"^\s*[\w.]*(Error|Exception|Failure)\b[^:]*: \S")
 _TIME_KEYS = ("ts", "timestamp", "time")
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -106,7 +106,7 @@ def read(
     if trace_id is not None:
         trace_id = trace_id.lower()
         if not _TRACE_ID.match(trace_id):
-            fix = "give 32 hexadecimal digits"
+            fix = "use 16 to 32 hexadecimal digits"
             raise StackError("this is not a trace id", got=trace_id, fix=fix)
         trace_id = trace_id.zfill(32)
 

@@ -1,6 +1,6 @@
-"""Asks Prometheus and Tempo, and answers with raw answer objects that know what was asked, of whom and when.
+"""Clients of Prometheus and Tempo. Their answers are raw, and know their query, store and time.
 
-No pandas here: `lab.frames` turns answers into tables.
+There is no pandas here: `lab.frames` turns answers into tables.
 """
 
 from lab.stores.answers import (
@@ -11,9 +11,9 @@ from lab.stores.answers import (
     SpansAnswer,
     TraceSummary,
 )
+from lab.stores.otlp import read_otlp_json
 from lab.stores.prometheus import Prometheus, Target
-from lab.stores.tempo import Tempo
-from lab.stores.waiting import Arrival
+from lab.stores.tempo import Arrival, Tempo
 
 __all__ = [
     "Arrival",
@@ -26,4 +26,5 @@ __all__ = [
     "Target",
     "Tempo",
     "TraceSummary",
+    "read_otlp_json",
 ]

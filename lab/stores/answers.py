@@ -1,4 +1,7 @@
-"""What a store answered, raw, with where it came from. Pure values; nothing is parsed that need not be."""
+"""What a store answered, together with its origin.
+
+Plain values; nothing is parsed before it is needed.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ from typing import Any
 
 import msgspec
 
-from lab.errors import NoData
+from lab.errors import NoData, StoreError
 from lab.stores.timestamps import utc
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Who was asked what, when, and how long it took. Times are seconds since the epoch, `step_s` is 0 for none."""
+    """The origin of an answer: the store, its address, the query, its window, and how long it took.
+
+    Times are seconds since the epoch; `step_s` is 0 for a query without a step. `warnings` are the
+    server's warnings and infos, and what the lab left out.
+    """
 
     store: str
     url: str
@@ -22,21 +29,23 @@ class Provenance:
     start: float
     end: float
     step_s: float = 0.0
-    asked_at: float = 0.0
+    queried_at: float = 0.0
     took_s: float = 0.0
     requests: int = 1
     received_bytes: int = 0
     warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.store} {self.url}: {self.query} from {utc(self.start)} to {utc(self.end)}"
+        text = f"{self.store} {self.url}: {self.query} from {utc(self.start)} to {utc(self.end)}"
+        return "; ".join((text, *self.warnings))
 
 
 @dataclass(frozen=True)
 class Series:
-    """One series: its labels (`__name__` included), and its samples as Prometheus wrote them, in order of time.
+    """One series: its labels, and its samples as Prometheus wrote them, in order of time.
 
-    `pieces` are JSON texts `[[seconds,"value"],...]`: one as a rule, several where a long range was split.
+    The labels include `__name__`. `pieces` are JSON texts `[[seconds,"value"],...]`: usually one,
+    several where a long range was split.
     """
 
     labels: dict[str, str]
@@ -45,7 +54,7 @@ class Series:
 
 @dataclass(frozen=True)
 class MetricAnswer:
-    """Prometheus' answer. `kind` is 'vector' (one sample a series) or 'matrix' (many)."""
+    """The answer of a Prometheus. `kind` is 'vector' (one sample per series) or 'matrix' (many)."""
 
     kind: str
     series: tuple[Series, ...]
@@ -59,35 +68,53 @@ class MetricAnswer:
         return iter(self.series)
 
     def require(self) -> MetricAnswer:
-        """Itself, if there is anything in it. Raises NoData that says why there is not, as far as the server knows."""
+        """Return this answer if it holds any series.
+
+        Raises NoData with the reason why it does not, as far as the server knows it.
+        """
         if self.series:
             return self
-        why = self.diagnose() if self.diagnose else "the recorded answer is empty"
+        reason = self.diagnose() if self.diagnose else "the recorded answer is empty"
         raise NoData(
-            f"Prometheus has nothing for this query: {why}",
+            f"Prometheus has nothing for this query: {reason}",
             query=self.provenance.query,
             got=str(self.provenance),
         )
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The answer as prometheus-api-client has it: a list of {"metric", "values"} or {"metric", "value"}.
+        """Return the answer as prometheus-api-client has it.
 
-        For its `MetricsList`, `MetricRangeDataFrame` and `MetricSnapshotDataFrame`; slow for large answers.
+        That is a list of {"metric", "values"} or {"metric", "value"}, for its `MetricsList`,
+        `MetricRangeDataFrame` and `MetricSnapshotDataFrame`; slow for large answers. Raises
+        StoreError for samples that are not Prometheus' JSON.
         """
-        out: list[dict[str, Any]] = []
-        for one in self.series:
-            values = [sample for piece in one.pieces for sample in msgspec.json.decode(piece)]
+        metrics: list[dict[str, Any]] = []
+        for series in self.series:
+            samples: list[Any] = []
+            try:
+                for piece in series.pieces:
+                    samples += msgspec.json.decode(piece, type=list[tuple[float, str]])
+            except (msgspec.DecodeError, ValueError, RecursionError) as e:
+                raise StoreError(
+                    "samples are not in Prometheus' format",
+                    query=self.provenance.query,
+                    got=f"{series.labels}: {e}",
+                    fix="check that the address is that of a Prometheus",
+                ) from e
             if self.kind == "vector":
-                out.append({"metric": one.labels, "value": values[0]})
+                metrics.append({"metric": series.labels, "value": list(samples[0])})
             else:
-                out.append({"metric": one.labels, "values": values})
-        return out
+                metrics.append({"metric": series.labels, "values": [list(s) for s in samples]})
+        return metrics
 
 
 @dataclass(frozen=True)
 class TraceSummary:
-    """One row of a search. `matched` spans matched the query; `start` is seconds since the epoch."""
+    """One row of a search.
+
+    `matched` spans matched the query; `start` is seconds since the epoch.
+    """
 
     trace_id: str
     root_service: str
@@ -99,7 +126,10 @@ class TraceSummary:
 
 @dataclass(frozen=True)
 class SearchAnswer:
-    """What Tempo's search found. `limited`: as many as the limit allows, so there may be more."""
+    """The traces that a search returned.
+
+    `limited`: as many as the limit allows, so there may be more.
+    """
 
     traces: tuple[TraceSummary, ...]
     limited: bool
@@ -113,31 +143,41 @@ class SearchAnswer:
 
     @property
     def trace_ids(self) -> tuple[str, ...]:
+        """Return the ids of the traces, 32 hex digits each."""
         return tuple(t.trace_id for t in self.traces)
 
     def require(self) -> SearchAnswer:
-        """Itself, if there is anything in it. Raises NoData."""
+        """Return this answer if it holds any trace. Raises NoData."""
         if not self.traces:
             raise NoData(
                 "Tempo found no trace for this query in this window",
                 query=self.provenance.query,
                 got=str(self.provenance),
-                fix="widen the window, loosen the query ({} finds everything), or wait: spans arrive with a delay",
+                fix="widen the window, loosen the query ({} matches everything), or wait: spans "
+                "arrive with a delay",
             )
         return self
 
 
 @dataclass(frozen=True)
 class SpansAnswer:
-    """Spans as the store sent them: OTLP, a trace each, as JSON (`documents`) or as protobuf (`protobufs`, each a
-    TracesData), or an Arrow stream from the lab's own store.
+    """Spans as OTLP protobuf, or as an Arrow stream from the lab's own store.
 
-    At most one of the three is used. `partial` are ids of traces that the store itself calls cut.
+    `protobufs` has one TracesData per trace. At most one of the two forms is used. `partial` are
+    ids of traces that the store itself reports as cut.
     """
 
     provenance: Provenance
-    documents: tuple[bytes, ...] = field(default=(), repr=False)
     protobufs: tuple[bytes, ...] = field(default=(), repr=False)
     arrow: bytes | None = field(default=None, repr=False)
     partial: tuple[str, ...] = ()
     limited: bool = False
+
+    @property
+    def documents(self) -> tuple[bytes, ...]:
+        """Return the traces as OTLP JSON, one text per trace, as Tempo writes it. Slow."""
+        from google.protobuf import json_format
+        from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+
+        traces = map(TracesData.FromString, self.protobufs)
+        return tuple(msgspec.json.encode(json_format.MessageToDict(trace)) for trace in traces)

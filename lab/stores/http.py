@@ -1,125 +1,368 @@
-"""One question to a store over HTTP, with every way to fail made into the lab's own error.
+"""HTTP requests to a store, where every failure becomes one of the lab's own errors.
 
-urllib3, since a large answer costs it a fifth of the work that it costs httpx.
+urllib3 rather than httpx, since reading a large response takes it a fifth of the time.
 """
 
 from __future__ import annotations
 
+import base64
+import http.client
+import io
+import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from socket import socket
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
 
-from lab.errors import QueryRejected, StoreUnreachable
+from lab.errors import LabError, QueryRejected, StoreError, StoreUnreachable
+from lab.settings import Settings
 
-MAX_WORDS = 600  # of what a server said in an error
+MAX_BYTES = 1 << 30  # of one response
+MAX_EXCERPT = 600  # characters of a server's message that an error quotes
+PIECE_BYTES = 1 << 18
+BUFFER_BYTES = 1 << 16
 CONNECTIONS = 16
+LESS = "request less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S"
+LOGIN = (
+    'give a login: LAB_STORE_HEADERS=\'{"Authorization": "Bearer ..."}\', or user:password@ in the '
+    'address (a tenant goes into the same headers: "X-Scope-OrgID")'
+)
+# Part of a server's message -> what to do about it.
+_WAYS_OUT = {
+    "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
+    "Missing Authentication Token": "Amazon's service wants signed requests (SigV4): run "
+    "aws-sigv4-proxy, and give its address; elsewhere " + LOGIN,
+    "too many samples": LESS,
+    "maximum resolution": LESS,
+}
+_TITLE = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
+_LOGIN_PAGE = re.compile(rb"type=.?password|log ?in|sign ?in|oauth|\bsso\b", re.IGNORECASE)
+# Where each kind of server identifies itself without a login: (path, pattern of the response,
+# name).
+_SELF_DESCRIPTIONS = (
+    ("/api/health", rb'"database"\s*:', "Grafana"),
+    ("/api/v1/status/buildinfo", rb'"goVersion"\s*:', "Prometheus"),
+    ("/api/echo", rb"^echo\s*$", "Tempo"),
+    ("/v1/models", rb'"object"\s*:\s*"list"', "a model server"),
+    ("/api", rb'^\{"version": "[\w.]+"\}$', "Jupyter"),
+)
+
+
+def connect(
+    name: str, where: Settings | str, timeout_s: float | None, headers: Mapping[str, str] | None
+) -> HttpClient:
+    """Return a client of the store `name`, at a base URL or where the settings have it."""
+    if isinstance(where, str):
+        return HttpClient(name, where, timeout_s or 30.0, headers)
+    all_headers = {**where.store_headers, **(headers or {})}
+    url = where.endpoint(name.lower())
+    return HttpClient(name, url, timeout_s or where.timeout_s, all_headers)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back, whatever its status."""
+    """A response of any status."""
 
-    status_code: int
+    status: int
     content: bytes
-    content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content_type(self) -> str:
+        """Return the media type, in lower case."""
+        return self.headers.get("Content-Type", "").lower()
 
 
-class Asker:
-    """Asks one server. `name` is for messages. A user and a password in the URL become an Authorization header."""
+class HttpClient:
+    """Requests to one server, which messages call `name`.
+
+    A user and a password in the URL become an Authorization header, percent-decoded; a query in the
+    URL goes with every request. Raises StoreError for an address or a header that cannot be used.
+    """
 
     def __init__(
         self, name: str, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
     ) -> None:
+        parts = _split(url)
         self.name = name
-        self.url, own = _without_login(url.rstrip("/"))
-        # Uncompressed: packing a large answer costs the server ten times what sending it costs on the same machine.
-        self._headers = {"Accept-Encoding": "identity", **own, **(headers or {})}
-        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, timeout=timeout_s, retries=False)
+        self.url = _without_secrets(parts)
+        self._params = parse_qsl(parts.query, keep_blank_values=True)
+        # Uncompressed: on one machine, compressing a large response takes ten times as long as
+        # sending it.
+        self._headers = {"Accept-Encoding": "identity", **_login(parts), **(headers or {})}
+        _check_headers(self._headers)
+        self.timeout_s = timeout_s
+        self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=False)
+        self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
-    def get(
+    def request(
         self,
         path: str,
         params: Mapping[str, Any] | None = None,
         *,
         accept: str = "",
         query: str = "",
-    ) -> bytes:
-        """The body. Raises StoreUnreachable (no answer, or a cut one) and QueryRejected (a refusal)."""
-        answer = self.ask(path, params, accept=accept, query=query)
-        if answer.status_code >= 400:
-            raise self.refusal(answer.status_code, answer.content, query or path)
-        return answer.content
-
-    def ask(
-        self,
-        path: str,
-        params: Mapping[str, Any] | None = None,
-        *,
-        accept: str = "",
-        query: str = "",
+        timeout_s: float | None = None,
     ) -> Reply:
-        """The answer with whatever status; redirects are not followed. Raises StoreUnreachable."""
-        url = self.url + path + (f"?{urlencode(params)}" if params else "")
+        """Return the response, of any status; redirects are not followed.
+
+        Raises StoreUnreachable where it is not complete within the time limit, or larger than
+        MAX_BYTES.
+        """
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        encoded = urlencode([*self._params, *(params or {}).items()])
+        url = f"{self.url}{path}?{encoded}" if encoded else self.url + path
         headers = self._headers | ({"Accept": accept} if accept else {})
         try:
-            answer = self._pool.request("GET", url, headers=headers, redirect=False)
-            return Reply(answer.status, answer.data, answer.headers.get("Content-Type", ""))
-        except (ConnectTimeoutError, ReadTimeoutError) as e:
-            if isinstance(e, NewConnectionError):  # a kind of time-out to urllib3
-                raise self._unreachable(e, query) from e
+            response = self._pool.request(
+                "GET",
+                url,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(total=limit_s),
+            )
+            return self._read(response, query)
+        except NewConnectionError as e:  # a kind of time-out to urllib3
+            raise self._unreachable(e, query) from e
+        except (ConnectTimeoutError, ReadTimeoutError, TimeoutError) as e:
             raise StoreUnreachable(
                 f"{self.name} at {self.url} did not answer in time",
                 query=query,
-                got=f"{type(e).__name__} on {path}",
-                fix="ask for less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S",
+                got=f"no complete response to {path} within {limit_s:g} s",
+                fix=LESS,
             ) from e
-        except (HTTPError, ValueError) as e:
+        except MemoryError as e:
+            raise self._too_large(query, "more than fits into memory") from e
+        except (HTTPError, http.client.HTTPException, OSError, ValueError) as e:
             raise self._unreachable(e, query) from e
 
-    def _unreachable(self, error: Exception, query: str) -> StoreUnreachable:
-        return StoreUnreachable(
-            f"{self.name} at {self.url} cannot be reached",
-            query=query,
-            got=f"{type(error).__name__}: {error}",
-            fix="see `lab status`; if it is your own server, check the address",
-        )
+    def refusal(self, reply: Reply, query: str, message: str = "") -> StoreError:
+        """Return the error for a response that is not a success.
 
-    def refusal(self, status: int, body: bytes, query: str, words: str = "") -> QueryRejected:
-        """The error for an answer that is a refusal."""
-        said = (words or body[: 4 * MAX_WORDS].decode("utf-8", "replace")).strip()[:MAX_WORDS]
+        `message` is the server's, where it is known.
+        """
+        server = None if message else self._other_server(reply)
+        if server:
+            return self._wrong_server(server, reply, query)
+        if 300 <= reply.status < 400:
+            target = reply.headers.get("Location", "").partition("?")[0] or "nowhere"
+            return StoreUnreachable(
+                f"{self.name} at {self.url} redirects to {target}",
+                query=query,
+                got=f"HTTP {reply.status}",
+                fix=f"use the address that it redirects to, or {LOGIN}",
+            )
+        text = message or reply.content[: 4 * MAX_EXCERPT].decode("utf-8", "replace")
+        words = text.strip()[:MAX_EXCERPT] or "without a word"
         return QueryRejected(
-            f"{self.name} refused the question (HTTP {status}): {said or 'without a word'}",
+            f"{self.name} refused the query (HTTP {reply.status}): {words}",
             query=query,
             got=f"{query} sent to {self.url}",
-            fix="correct the query" if status in (400, 422) else f"look at {self.name}'s log",
+            fix=self._way_out(reply.status, words),
         )
 
-    def not_its_api(self, body: bytes, query: str, why: str) -> StoreUnreachable:
-        """The error for an answer that the server in question would never give."""
-        start = body[:200].decode("utf-8", "replace")
+    def not_its_api(self, reply: Reply, query: str, reason: object) -> StoreUnreachable:
+        """Return the error for a response that the expected server would never give."""
+        server = self._other_server(reply)
+        if server:
+            return self._wrong_server(server, reply, query)
+        start = reply.content[:200].decode("utf-8", "replace")
+        text = str(reason)[:MAX_EXCERPT]
         return StoreUnreachable(
-            f"what answers at {self.url} is not {self.name}, or its answer was cut",
+            f"the server at {self.url} is not {self.name}, or its response was cut",
             query=query,
-            got=f"{why}; it begins with {start!r}" if body else "an empty answer",
+            got=f"{text}; it begins with {start!r}" if reply.content else "an empty answer",
             fix=f"check the address: it must be the base URL of {self.name}, past any login page",
         )
 
     def close(self) -> None:
+        """Close all connections."""
         self._pool.clear()
 
+    def _read(self, response: urllib3.BaseHTTPResponse, query: str) -> Reply:
+        """Read the content in pieces, so that an endless one ends at MAX_BYTES."""
+        pieces: list[bytes] = []
+        size = 0
+        length = response.length_remaining
+        try:
+            if length and length <= MAX_BYTES and "Content-Encoding" not in response.headers:
+                pieces.append(response.read())
+            while piece := response.read1(PIECE_BYTES):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_BYTES:
+                    raise self._too_large(query, f"more than {MAX_BYTES:,} bytes")
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return Reply(response.status, b"".join(pieces), response.headers)
 
-def _without_login(url: str) -> tuple[str, dict[str, str]]:
-    """The URL without the user and password in it, and the header that says them instead."""
+    def _too_large(self, query: str, size: str) -> StoreUnreachable:
+        return StoreUnreachable(
+            f"the response of {self.name} at {self.url} is too large",
+            query=query,
+            got=size,
+            fix=f"{LESS}; and check the address",
+        )
+
+    def _unreachable(self, error: Exception, query: str) -> StoreUnreachable:
+        fix = "see `lab status`; if it is your own server, check the address"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            fix = "set SSL_CERT_FILE to the file of your authority's certificates"
+        return StoreUnreachable(
+            f"{self.name} at {self.url} cannot be reached",
+            query=query,
+            got=f"{type(error).__name__}: {error}",
+            fix=fix,
+        )
+
+    def _way_out(self, status: int, words: str) -> str:
+        for part, fix in _WAYS_OUT.items():
+            if part in words:
+                return fix
+        if status in (401, 403):
+            return LOGIN
+        return "correct the query" if status in (400, 422) else f"see the log of {self.name}"
+
+    def _wrong_server(self, server: str, reply: Reply, query: str) -> StoreUnreachable:
+        fix = f"give the base URL of {self.name} itself"
+        if server == "Grafana":
+            fix += "; Grafana lists it under Connections > Data sources"
+        elif server == "a login page":
+            fix = f"{LOGIN}, or give an address behind the login page"
+        return StoreUnreachable(
+            f"the server at {self.url} is {server}, not {self.name}",
+            query=query,
+            got=f"HTTP {reply.status}, {reply.content_type or 'without a content type'}",
+            fix=fix,
+        )
+
+    def _other_server(self, reply: Reply) -> str:
+        """Return what else answers at this address; '' where that is not known."""
+        body = reply.content[:20_000]
+        if b"grafanaBootData" in body or b'"messageId"' in body:
+            return "Grafana"
+        title = _TITLE.search(body)
+        if title and b"jupyter" in title[1].lower():
+            return "Jupyter"
+        target = reply.headers.get("Location", "").encode()
+        is_page = body.lstrip()[:1] == b"<"
+        if _LOGIN_PAGE.search(target) or (is_page and _LOGIN_PAGE.search(body)):
+            return "a login page"
+        return self._described_by_itself() if is_page or reply.status in (200, 404, 405) else ""
+
+    def _described_by_itself(self) -> str:
+        """Return the server's name for itself; '' for none, or for the expected one."""
+        for path, pattern, name in _SELF_DESCRIPTIONS:
+            try:
+                reply = self.request(path, timeout_s=min(2.0, self.timeout_s))
+            except LabError:
+                return ""
+            if reply.status == 200 and re.search(pattern, reply.content[:20_000]):
+                return "" if name == self.name else name
+        return ""
+
+
+class _DeadlineReader(io.RawIOBase):
+    """A stream from a socket with a deadline: a socket's time-out restarts with every byte."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket) -> None:
+        self._raw = raw
+        self._sock = sock
+        timeout_s = sock.gettimeout()
+        self._deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._deadline is not None:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError("the response is not complete")
+            self._sock.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response whose headers and content together have one time limit."""
+
+    def __init__(self, sock: socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock), BUFFER_BYTES)
+
+
+class _HttpConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HttpsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of an address, `http` where it names no scheme.
+
+    Raises StoreError, without any secret.
+    """
+    text = url.strip()
     try:
-        parts = urllib3.util.parse_url(url)
-    except HTTPError:
-        return url, {}  # refused with a message when it is asked
-    if not parts.auth:
-        return url, {}
-    return parts._replace(auth=None).url, {
-        "Authorization": urllib3.make_headers(basic_auth=parts.auth)["authorization"]
-    }
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        usable = bool(parts.hostname) and parts.scheme in ("http", "https")
+        parts.port  # noqa: B018  raises ValueError where it is not a number
+    except ValueError:
+        usable = False
+    # An unencoded / or # ends the address early, and the password would be taken for a path.
+    if not usable or ("@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc):
+        raise StoreError(
+            "the address of a store is not a URL",
+            got=re.sub(r"(?<=://).*@", "***@", text, flags=re.DOTALL) if "://" in text else "***",
+            fix="write http(s)://host:port/prefix; in user:password@ write @ as %40, / as %2F, "
+            ": as %3A, # as %23",
+        )
+    return parts
+
+
+def _without_secrets(parts: SplitResult) -> str:
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
+
+
+def _login(parts: SplitResult) -> dict[str, str]:
+    if parts.username is None and parts.password is None:
+        return {}
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raise StoreError for a header that HTTP cannot carry; its value may be a secret."""
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!-9;-~]+", name) or not re.fullmatch(
+            r"[\t\x20-\x7e\x80-\xff]*", value
+        ):
+            raise StoreError(
+                "a header for the stores has characters that HTTP does not allow",
+                got=f"header {name!r}" if name.isprintable() and len(name) < 50 else "its name",
+                fix="correct LAB_STORE_HEADERS: no line breaks, and only Latin letters",
+            )

@@ -1,52 +1,76 @@
-"""Prometheus' HTTP API: instant and range queries, raw samples, targets, names."""
+"""Prometheus' HTTP API: queries, raw samples, targets, names, and why an answer is empty."""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from lab.errors import NoData, StoreError
 from lab.schema import names_of
 from lab.settings import Settings
-from lab.stores import diagnosis
 from lab.stores.answers import MetricAnswer, Provenance
-from lab.stores.http import Asker
-from lab.stores.promjson import (
-    Answer,
+from lab.stores.http import Reply, connect
+from lab.stores.prometheus_json import (
+    NOT_JSON,
     Envelope,
-    decode_data,
     decode_envelope,
     joined,
     series_of,
-    usual_answer,
+    usual_response,
 )
-from lab.stores.timestamps import Instant, epoch_s, utc, window_s
+from lab.stores.timestamps import MIN_S, Instant, epoch_s, utc, window_s
 
-if TYPE_CHECKING:
-    from prometheus_api_client import PrometheusConnect
-
-MAX_POINTS = 11_000  # per series and query; more is refused by Prometheus
-PIECE_POINTS = 1_375  # a long range is asked for in pieces of so many, since a query keeps one core of the server busy
-PARALLEL = 3  # of the 20 that Prometheus works on at once by default
+MAX_POINTS = 11_000  # per series and query; Prometheus refuses more
+PIECE_POINTS = 1_375  # per query of a long range: one query keeps only one core of the server busy
+MAX_RANGE_POINTS = 100_000_000
+PARALLEL = 3  # of the 20 queries that Prometheus runs at once by default
 POLL_S = 0.2
 _OF_WHOLE_RANGE = re.compile(
     r"@\s*(?:start|end)\s*\("
-)  # its value depends on the range that is asked for
+)  # its value depends on the range of the query
+
+_NOT_METRICS = set(
+    [
+        "and",
+        "or",
+        "unless",
+        "by",
+        "without",
+        "on",
+        "ignoring",
+        "group_left",
+        "group_right",
+        "bool",
+        "offset",
+        "inf",
+        "nan",
+        "start",
+        "end",
+    ]
+)
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|`[^`]*`')
+_LABEL_LISTS = re.compile(
+    r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)|\{[^}]*\}|\[[^\]]*\]"
+)
+_NAME = re.compile(r"(?<![\w:.])[a-zA-Z_:][\w:]*(?!\s*\(|[\w:])")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A scrape target. Where the last scrape failed, `up` is False and `error` says how; `last_scrape` is epoch
-    seconds."""
+    """A scrape target. Where the last scrape failed, `up` is False and `error` the reason.
+
+    `last_scrape` is in seconds since the epoch.
+    """
 
     job: str
     instance: str
@@ -55,11 +79,25 @@ class Target:
     error: str
 
 
-class Prometheus:
-    """Questions to one Prometheus. Take it from settings (`Prometheus(load_settings())`) or from a base URL.
+class _Target(msgspec.Struct):
+    labels: dict[str, str] = {}
+    health: str = ""
+    lastScrape: datetime = datetime.fromisoformat("0001-01-01T00:00:00Z")
+    lastError: str = ""
 
-    `headers` go with every question, for a server behind a login. Every question may raise StoreUnreachable (no answer)
-    or QueryRejected (a refusal, with the server's words).
+
+class _Targets(msgspec.Struct):
+    activeTargets: list[_Target] | None
+
+
+class Prometheus:
+    """A client of one Prometheus, or of a server with the same API.
+
+    Take it from settings or from a base URL.
+
+    `headers` go with every query, for a server behind a login. Every query may raise
+    StoreUnreachable (no response, or another server's) or QueryRejected (a refusal, with the
+    server's message).
     """
 
     def __init__(
@@ -69,129 +107,80 @@ class Prometheus:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        url = where if isinstance(where, str) else where.endpoint("prometheus")
-        self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
-        self.headers = {
-            **({} if isinstance(where, str) else where.store_headers),
-            **(headers or {}),
-        }
-        self._asker = Asker("Prometheus", url, self.timeout_s, self.headers)
+        self._http = connect("Prometheus", where, timeout_s, headers)
+        self.timeout_s = self._http.timeout_s
 
     @property
     def url(self) -> str:
-        return self._asker.url
+        """Return the base URL, without a login."""
+        return self._http.url
 
     def query(self, promql: str, at: Instant | None = None) -> MetricAnswer:
-        """The value of an expression at one instant (now, if none is given)."""
-        instant = time.time() if at is None else epoch_s(at)
-        return self._ask(
-            "/api/v1/query", {"query": promql, "time": f"{instant:.3f}"}, promql, instant, instant
-        )
+        """Return the value of an expression at one point in time (now, by default)."""
+        time_s = time.time() if at is None else epoch_s(at)
+        return self._query("query", {"time": f"{time_s:.3f}"}, promql, time_s, time_s)
 
     def range(
         self, promql: str, start: Instant, end: Instant, step: float | None = None
     ) -> MetricAnswer:
-        """The values of an expression from start to end (both included), every `step` seconds.
+        """Return the values of an expression from start to end, every `step` seconds.
 
-        Without a step, one that gives about 500 points, at least 1 s. Beyond 1,375 points the range is asked for in
-        pieces, several at once, which are joined by their labels: one query keeps only one core of the server busy, and
-        11,000 points is the most that it answers. Raises StoreError for `@ start()` and `@ end()` beyond 11,000 points,
-        since in a piece they would mean another instant.
+        Both ends are included. The default step gives about 500 points, and is at least 1 s. Beyond
+        1,375 points the range is queried in pieces, several at once, which are joined by their
+        labels: one query keeps only one core of the server busy, and Prometheus returns at most
+        11,000 points. Raises StoreError for `@ start()` and `@ end()` beyond 11,000 points, since
+        in a piece they would mean another time.
         """
-        first, last = window_s(start, end)
-        step_s = _step(max(1.0, math.ceil((last - first) / 500)) if step is None else step, promql)
-        return joined(list(self._pieces(promql, first, last, step_s)), first, last, step_s)
+        start_s, end_s = window_s(start, end)
+        default_s = max(1.0, math.ceil((end_s - start_s) / 500))
+        step_s = _checked_step(default_s if step is None else step, promql)
+        return joined(list(self._pieces(promql, start_s, end_s, step_s)), start_s, end_s, step_s)
 
     def stream(
         self, promql: str, start: Instant, end: Instant, step: float
     ) -> Iterator[MetricAnswer]:
-        """A long range as its parts, in order of time, each as it comes, while the server works on the next ones.
+        """Yield a long range in parts, in order of time, while the server works on the next ones.
 
-        `lab.frames.series_frame` takes them and lets each go, so that the whole answer is never in memory. Raises
-        NoData after the last part where there was nothing in any; else as `range`.
+        `lab.frames.series_frame` takes them one by one, so that the whole answer is never in
+        memory. Raises NoData after the last part where all of them are empty; otherwise as `range`.
         """
-        first, last = window_s(start, end)
-        found = False
-        for answer in self._pieces(promql, first, last, _step(step, promql)):
-            found = found or bool(answer.series)
+        start_s, end_s = window_s(start, end)
+        empty = True
+        for answer in self._pieces(promql, start_s, end_s, _checked_step(step, promql)):
+            empty = empty and not answer.series
             yield answer
-        if not found:
+        if empty:
             answer.require()
-
-    def _pieces(
-        self, promql: str, first: float, last: float, step_s: float
-    ) -> Iterator[MetricAnswer]:
-        """The parts of a range, asked for a few at a time."""
-        whole = _OF_WHOLE_RANGE.search(promql) is not None
-        windows = pieces(first, last, step_s, MAX_POINTS if whole else PIECE_POINTS)
-        if whole and len(windows) > 1:
-            got = f"{len(windows)} windows of {MAX_POINTS:,} points"
-            fix = "ask for a coarser step, or for the parts of the window one by one"
-            raise StoreError(
-                "`@ start()` and `@ end()` cannot be asked for in pieces",
-                query=promql,
-                got=got,
-                fix=fix,
-            )
-
-        def ask(window: tuple[float, float]) -> MetricAnswer:
-            a, b = window
-            params = {
-                "query": promql,
-                "start": f"{a:.3f}",
-                "end": f"{b:.3f}",
-                "step": f"{step_s:.3f}",
-            }
-            answer = self._ask("/api/v1/query_range", params, promql, a, b)
-            return replace(answer, provenance=replace(answer.provenance, step_s=step_s))
-
-        if len(windows) == 1:
-            yield ask(windows[0])
-            return
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="prometheus") as pool:
-            asked: deque[Future[MetricAnswer]] = deque()
-            try:
-                for window in windows:
-                    asked.append(pool.submit(ask, window))
-                    if len(asked) == PARALLEL:
-                        yield asked.popleft().result()
-                while asked:
-                    yield asked.popleft().result()
-            finally:
-                for waiting in asked:
-                    waiting.cancel()
 
     def samples(
         self, selector: str, start: Instant, end: Instant, *, lookback_s: float = 300.0
     ) -> MetricAnswer:
-        """The samples themselves, as scraped: all between start and end, and those of `lookback_s` before start.
+        """Return the samples as scraped, from `lookback_s` before the start to the end.
 
-        `selector` is a plain selector without a range (`vllm:prompt_tokens_total{job="vllm"}`). For exact increases
-        (`lab.frames.increase_exact`): PromQL's increase() extrapolates.
+        `selector` is a plain selector without a range (`vllm:prompt_tokens_total{job="vllm"}`). Use
+        it for exact increases (`lab.frames.increase_exact`), since PromQL's increase()
+        extrapolates.
         """
-        first, last = window_s(start, end)
-        reach_ms = math.ceil((last - first + lookback_s) * 1000) + 1
+        start_s, end_s = window_s(start, end)
+        reach_s = end_s - start_s + _checked_step(lookback_s, selector, min_s=0.0)
+        reach_ms = math.ceil(reach_s * 1000) + 1
         promql = f"{selector}[{reach_ms}ms]"
-        answer = self._ask(
-            "/api/v1/query", {"query": promql, "time": f"{last:.3f}"}, promql, first, last
-        )
-        return replace(answer, provenance=replace(answer.provenance, start=first, end=last))
+        return self._query("query", {"time": f"{end_s:.3f}"}, promql, start_s, end_s)
 
     def metric_names(self) -> list[str]:
-        """Every metric name that the server knows."""
+        """Return every metric name that the server knows."""
         return self.label_values("__name__")
 
     def label_values(self, label: str, *, match: str = "") -> list[str]:
-        """Every value of a label; with `match` (a selector) only of the series that it selects."""
-        body = self._asker.get(
-            f"/api/v1/label/{label}/values", {"match[]": match} if match else None
-        )
-        return self._decode(body, list[str], f"values of label {label}")
+        """Return every value of a label; with `match` only of the series that it selects."""
+        params = {"match[]": match} if match else None
+        path = f"/api/v1/label/{label}/values"
+        return self._decode(path, params, list[str] | None, f"values of label {label}") or []
 
     def first_present(self, *names: str) -> str:
-        """The first of these metric names that the server has. Raises NoData where it has none of them.
+        """Return the first of these metric names that the server has.
 
-        For names that differ between versions: llama_stack_... and ogx_..., vLLM's renames.
+        Names differ between versions. Raises NoData where it has none of them.
         """
         known = set(self.metric_names())
         for name in names:
@@ -199,131 +188,255 @@ class Prometheus:
                 return name
         raise NoData(
             f"this Prometheus has none of the metrics {', '.join(names)}",
-            got=diagnosis.similar(names[0], known) or f"{len(known)} other metrics",
+            got=similar_names(names[0], known) or f"{len(known)} other metrics",
             fix="check that the part which exports it is scraped (`targets()`), and its version",
         )
 
     def present(self, metric: str) -> str:
-        """What this server calls a metric, whatever the version of the part that exports it (lab.schema.names_of).
+        """Return this server's name of a metric (lab.schema.names_of).
 
-        Raises NoData where it has it under none of its names.
+        It depends on the exporter's version. Raises NoData where it has the metric under none of
+        its names.
         """
         return self.first_present(*names_of(metric))
 
     def targets(self) -> list[Target]:
-        """Every active scrape target, in order of job and instance."""
-        body = self._asker.get("/api/v1/targets", {"state": "active"})
-        found = self._decode(body, dict[str, Any], "targets").get("activeTargets", [])
-        targets = [
-            Target(
-                job=t["labels"].get("job", ""),
-                instance=t["labels"].get("instance", ""),
-                up=t.get("health") == "up",
-                last_scrape=datetime.fromisoformat(t["lastScrape"]).timestamp(),
-                error=t.get("lastError", ""),
-            )
-            for t in found
-        ]
+        """Return every active scrape target, in order of job and instance.
+
+        A server without this API (Thanos, Mimir, VictoriaMetrics) is queried for its `up` series
+        instead.
+        """
+        reply = self._http.request("/api/v1/targets", {"state": "active"})
+        if reply.status in (404, 405, 501):
+            targets = self._targets_by_up()
+        else:
+            targets = _targets_of(self._data_of(reply, _Targets, "targets"))
         return sorted(targets, key=lambda t: (t.job, t.instance))
 
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
     ) -> float:
-        """Wait until every target (of these jobs) has been scraped later than `after`; how long that took, in seconds.
+        """Wait until every target (of these jobs) was scraped later than `after`.
 
-        After a run: only then do the counters hold all of it. Raises StoreError if a target is down or does not come.
+        Return the seconds waited. After a run, the counters hold all of it only then. Raises
+        StoreError if there is no target, or one is down or not scraped in time.
         """
-        moment, begun = epoch_s(after), time.monotonic()
+        after_s = epoch_s(after)
+        started = time.monotonic()
         while True:
-            wanted = [t for t in self.targets() if not jobs or t.job in jobs]
-            missing = set(jobs) - {t.job for t in wanted}
-            late = [t for t in wanted if t.last_scrape <= moment or not t.up]
-            waited = time.monotonic() - begun
-            if not late and not missing:
-                return waited
-            if waited > timeout_s:
-                names = [
-                    f"{t.job} ({t.error or 'last scrape ' + utc(t.last_scrape)})" for t in late
-                ]
+            targets = [t for t in self.targets() if not jobs or t.job in jobs]
+            missing = _not_scraped(targets, jobs, after_s)
+            waited_s = time.monotonic() - started
+            if not missing:
+                return waited_s
+            if waited_s > timeout_s:
                 raise StoreError(
-                    f"no scrape after {utc(moment)} within {timeout_s:g} s",
-                    got=", ".join(
-                        [*names, *(f"{job} (no such target)" for job in sorted(missing))]
-                    ),
+                    f"no scrape after {utc(after_s)} within {timeout_s:g} s",
+                    got=", ".join(missing),
                     fix="see `lab status` for the part that is named, or wait longer",
                 )
             time.sleep(POLL_S)
 
-    def api_client(self) -> PrometheusConnect:
-        """prometheus-api-client's own client for the same server, for what it does better than we do."""
-        from prometheus_api_client import PrometheusConnect
-
-        return PrometheusConnect(url=self.url, headers=self.headers or None, timeout=self.timeout_s)
-
     def close(self) -> None:
-        self._asker.close()
+        """Close all connections."""
+        self._http.close()
 
-    def _ask(
-        self, path: str, params: dict[str, str], promql: str, start: float, end: float
-    ) -> MetricAnswer:
-        asked_at, begun = time.time(), time.monotonic()
-        response = self._asker.ask(
-            path, {**params, "timeout": f"{self.timeout_s:g}s"}, query=promql
-        )
-        body = response.content
-        answer = usual_answer(body) if response.status_code == 200 else None
-        if answer is None:
-            answer = self._envelope(body, response.status_code, promql)
-        try:
-            data = answer.data if isinstance(answer, Answer) else decode_data(answer.data)
-            series = series_of(data)
-        except msgspec.DecodeError as e:
-            raise self._asker.not_its_api(body, promql, str(e)) from e
-        provenance = Provenance(
-            "Prometheus", self.url, promql, start, end,
-            asked_at=asked_at, took_s=time.monotonic() - begun,
-            received_bytes=len(body), warnings=tuple(answer.warnings),
-        )  # fmt: skip
-        kind = "matrix" if data.resultType == "matrix" else "vector"
-        return MetricAnswer(kind, series, provenance, lambda: diagnosis.why_empty(self, provenance))
-
-    def _envelope(self, body: bytes, status: int, query: str) -> Envelope:
-        try:
-            envelope = decode_envelope(body)
-        except msgspec.DecodeError as e:
-            if status >= 400:
-                raise self._asker.refusal(status, body, query) from e
-            raise self._asker.not_its_api(body, query, str(e)) from e
-        if status >= 400 or envelope.status != "success":
-            raise self._asker.refusal(
-                status, body, query, f"{envelope.errorType}: {envelope.error}"
+    def _pieces(
+        self, promql: str, start_s: float, end_s: float, step_s: float
+    ) -> Iterator[MetricAnswer]:
+        """Yield the parts of a range in order, of which PARALLEL are queried at once."""
+        whole = _OF_WHOLE_RANGE.search(promql) is not None
+        if (points := (end_s - start_s) / step_s) > MAX_RANGE_POINTS:
+            raise StoreError(
+                "the range has too many points",
+                query=promql,
+                got=f"{points:,.0f} points per series",
+                fix="give a coarser step, or a shorter window",
             )
+        windows = pieces(start_s, end_s, step_s, MAX_POINTS if whole else PIECE_POINTS)
+        if whole and len(windows) > 1:
+            raise StoreError(
+                "`@ start()` and `@ end()` cannot be queried in pieces",
+                query=promql,
+                got=f"{len(windows)} windows of {MAX_POINTS:,} points",
+                fix="give a coarser step, or query the parts of the window one by one",
+            )
+        if len(windows) == 1:
+            yield self._range(promql, windows[0], step_s)
+            return
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="prometheus") as pool:
+            queue: deque[Future[MetricAnswer]] = deque()
+            try:
+                for window in windows:
+                    queue.append(pool.submit(self._range, promql, window, step_s))
+                    if len(queue) == PARALLEL:
+                        yield queue.popleft().result()
+                while queue:
+                    yield queue.popleft().result()
+            finally:
+                for future in queue:
+                    future.cancel()
+
+    def _range(self, promql: str, window: tuple[float, float], step_s: float) -> MetricAnswer:
+        start_s, end_s = window
+        params = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:.3f}"}
+        answer = self._query("query_range", params, promql, start_s, end_s)
+        return replace(answer, provenance=replace(answer.provenance, step_s=step_s))
+
+    def _query(
+        self, api: str, params: dict[str, str], promql: str, start_s: float, end_s: float
+    ) -> MetricAnswer:
+        queried_at = time.time()
+        params = {"query": promql, **params, "timeout": f"{self.timeout_s:g}s"}
+        reply = self._http.request(f"/api/v1/{api}", params, query=promql)
+        response = usual_response(reply.content) if reply.status == 200 else None
+        try:
+            kind, series, warnings = series_of(response or self._envelope(reply, promql))
+        except NOT_JSON as e:
+            raise self._http.not_its_api(reply, promql, e) from e
+        provenance = Provenance(
+            "Prometheus",
+            self.url,
+            promql,
+            start_s,
+            end_s,
+            queried_at=queried_at,
+            took_s=time.time() - queried_at,
+            received_bytes=len(reply.content),
+            warnings=tuple(warnings),
+        )
+        return MetricAnswer(kind, series, provenance, lambda: self._why_empty(provenance))
+
+    def _envelope(self, reply: Reply, query: str) -> Envelope:
+        try:
+            envelope = decode_envelope(reply.content)
+        except NOT_JSON as e:
+            if reply.status >= 300:
+                raise self._http.refusal(reply, query) from e
+            raise self._http.not_its_api(reply, query, e) from e
+        if reply.status >= 300 or envelope.status != "success":
+            message = f"{envelope.errorType}: {envelope.error}" if envelope.error else ""
+            raise self._http.refusal(reply, query, message)
         return envelope
 
-    def _decode(self, body: bytes, kind: Any, query: str) -> Any:
-        envelope = self._envelope(body, 200, query)
+    def _decode(self, path: str, params: dict[str, str] | None, kind: Any, query: str) -> Any:
+        return self._data_of(self._http.request(path, params, query=query), kind, query)
+
+    def _data_of(self, reply: Reply, kind: Any, query: str) -> Any:
+        envelope = self._envelope(reply, query)
         try:
             return msgspec.json.decode(envelope.data, type=kind)
-        except msgspec.DecodeError as e:
-            raise self._asker.not_its_api(body, query, str(e)) from e
+        except NOT_JSON as e:
+            raise self._http.not_its_api(reply, query, e) from e
 
+    def _targets_by_up(self) -> list[Target]:
+        """Return the targets by their `up` series; the reason of a failed scrape is not known."""
+        scraped_at = self._values_by_target("timestamp(up)")
+        return [
+            Target(job, instance, value == 1, scraped_at.get((job, instance), MIN_S), "")
+            for (job, instance), value in self._values_by_target("up").items()
+        ]
 
-def _step(step: float, promql: str) -> float:
-    if not float(step) >= 0.001:
-        raise StoreError(
-            "the step must be at least a millisecond", got=f"step {step!r}", query=promql
+    def _values_by_target(self, promql: str) -> dict[tuple[str, str], float]:
+        """Return {(job, instance): the value of an expression now}."""
+        values = {}
+        for series in self.query(promql).metrics:
+            labels = series["metric"]
+            target = labels.get("job", ""), labels.get("instance", "")
+            try:
+                values[target] = float(series["value"][1])
+            except (KeyError, ValueError) as e:
+                raise StoreError(
+                    "an instant query has no number for an answer",
+                    query=promql,
+                    got=str(series)[:200],
+                ) from e
+        return values
+
+    def _why_empty(self, provenance: Provenance) -> str:
+        """Return the first reason that holds.
+
+        Raises nothing: an unreachable server is a reason too.
+        """
+        try:
+            known = set(self.metric_names())
+            for name in metric_names_in(provenance.query):
+                if name not in known:
+                    hint = similar_names(name, known)
+                    text = f"the metric {name} is absent, no target exports it"
+                    return f"{text}; {hint}" if hint else text
+            down = [
+                f"{s.labels.get('job', '?')} ({s.labels.get('instance', '?')})"
+                for s in self.query("up == 0", at=provenance.end)
+            ]
+        except StoreError as e:
+            return f"and it does not say why ({e.happened})"
+        if down:
+            names = ", ".join(sorted(down))
+            return f"these targets were down (up == 0) at the end of the window: {names}"
+        window = f"from {utc(provenance.start)} to {utc(provenance.end)}"
+        return (
+            f"the metric is there, but no sample fits: the window {window} is empty, "
+            "or no series has these labels"
         )
-    return float(step)
 
 
 def pieces(
     start: float, end: float, step_s: float, size: int = MAX_POINTS
 ) -> list[tuple[float, float]]:
-    """Windows of at most `size` points each, whose points together are those of the whole (no point twice)."""
-    start_ms, step_ms = round(start * 1000), round(step_s * 1000)
+    """Return windows of at most `size` points each, which hold every point of the whole once."""
+    start_ms = round(start * 1000)
+    step_ms = round(step_s * 1000)
     points = max(0, round(end * 1000) - start_ms) // step_ms + 1
-    firsts = range(0, points, size)
-    return [
-        ((start_ms + i * step_ms) / 1000, (start_ms + (min(i + size, points) - 1) * step_ms) / 1000)
-        for i in firsts
-    ]
+    windows = []
+    for first in range(0, points, size):
+        last = min(first + size, points) - 1
+        windows.append(((start_ms + first * step_ms) / 1000, (start_ms + last * step_ms) / 1000))
+    return windows
+
+
+def metric_names_in(promql: str) -> list[str]:
+    """Return the metric names in an expression, in order, each once."""
+    text = _LABEL_LISTS.sub(" ", _QUOTED.sub('""', promql))
+    return [n for n in dict.fromkeys(_NAME.findall(text)) if n.lower() not in _NOT_METRICS]
+
+
+def similar_names(name: str, known: Iterable[str]) -> str:
+    """Return a hint at similar names, or ''."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    return f"similar names: {', '.join(close)}" if close else ""
+
+
+def _checked_step(step: float, promql: str, *, min_s: float = 0.001) -> float:
+    try:
+        step_s = float(step)
+    except (TypeError, ValueError, OverflowError):
+        step_s = math.nan
+    if not min_s <= step_s <= 1e10:
+        raise StoreError(
+            "a step or look-back must be a number of seconds; a step at least a millisecond",
+            query=promql,
+            got=repr(step)[:100],
+        )
+    return step_s
+
+
+def _targets_of(response: _Targets) -> list[Target]:
+    targets = []
+    for t in response.activeTargets or ():
+        job = t.labels.get("job", "")
+        instance = t.labels.get("instance", "")
+        scraped_at = t.lastScrape.timestamp()
+        targets.append(Target(job, instance, t.health == "up", scraped_at, t.lastError))
+    return targets
+
+
+def _not_scraped(targets: Sequence[Target], jobs: Sequence[str], after_s: float) -> list[str]:
+    """Return the targets that were not scraped after a time, and the jobs without targets."""
+    late = []
+    for t in targets:
+        if t.last_scrape <= after_s or not t.up:
+            reason = t.error or ("down" if not t.up else f"last scrape {utc(t.last_scrape)}")
+            late.append(f"{t.job} ({reason})")
+    late += [f"{job} (no such target)" for job in sorted(set(jobs) - {t.job for t in targets})]
+    return late if targets or jobs else ["it has no scrape targets"]

@@ -1,60 +1,133 @@
-"""Tempo's HTTP API: search, traces by id, and many spans at once (the lab's own store streams them as Arrow)."""
+"""Tempo's HTTP API: search, traces by id, and many spans at once.
+
+The lab's own store streams many spans as Arrow.
+"""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import msgspec
 
-from lab.errors import NoData
+from lab.errors import FrameError, IncompleteTraces, NoData, StoreError
 from lab.schema import SPAN_ATTRIBUTES
 from lab.settings import Settings
-from lab.stores import byid
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
-from lab.stores.byid import JSON, PROTOBUF
-from lab.stores.http import Asker
+from lab.stores.http import Reply, connect
+from lab.stores.otlp import (
+    JSON,
+    PROTOBUF,
+    column_names,
+    missing_parents,
+    span_counts,
+    trace_of_json,
+    trace_of_protobuf,
+)
 from lab.stores.timestamps import Instant, window_s
-from lab.stores.waiting import Arrival, Problems, wait
 
 BULK_PATH = "/api/lab/spans"  # offered by lab.tracestore only; a Tempo answers 404
 BULK_COLUMNS = (
-    "trace_id", "span_id", "parent_span_id", "name", "kind", "service_name", "start_time_unix_nano",
-    "end_time_unix_nano", "status", "status_message",
-)  # fmt: skip
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "service_name",
+    "start_time_unix_nano",
+    "end_time_unix_nano",
+    "status",
+    "status_message",
+)
+TRACE_PATH = "/api/v2/traces/"
+OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is the trace itself
 MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
-MAX_TRACES = 262_144  # the most that Tempo's search gives
+MAX_TRACES = 262_144  # the most that Tempo's search returns
+POLL_S = 1.0
+NOTHING = "no span of it has arrived"
+GROWING = "its spans are still arriving"
+
+Problems = Callable[[SpansAnswer], Mapping[str, str]]
 
 
 class _SpanSet(msgspec.Struct):
     matched: int = 0
 
 
-class _Found(msgspec.Struct):
+class _Summary(msgspec.Struct):
     traceID: str
     rootServiceName: str = ""
     rootTraceName: str = ""
-    startTimeUnixNano: str = "0"
+    startTimeUnixNano: str | int = 0
     durationMs: int = 0
-    spanSets: list[_SpanSet] = []
+    spanSets: list[_SpanSet] | None = None
     spanSet: _SpanSet | None = None
 
 
-class _Search(msgspec.Struct):
-    traces: list[_Found] = []
+class _Progress(msgspec.Struct):
+    completedJobs: int = 0
+    totalJobs: int = 0
 
 
-_decode_search = msgspec.json.Decoder(_Search).decode
+class _SearchResponse(msgspec.Struct):
+    traces: list[_Summary] | None = None
+    metrics: _Progress | None = None
+
+
+_decode_search = msgspec.json.Decoder(_SearchResponse, strict=False).decode
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The result of a wait. `incomplete` is {trace id: reason}."""
+
+    complete: tuple[str, ...]
+    incomplete: Mapping[str, str]
+    waited_s: float
+
+    @property
+    def complete_ratio(self) -> float:
+        """Return the share of the traces that are complete; NaN without traces."""
+        total = len(self.complete) + len(self.incomplete)
+        return len(self.complete) / total if total else float("nan")
+
+    def require(self) -> Arrival:
+        """Return this arrival if every trace is complete.
+
+        Raises IncompleteTraces, which counts and names the others.
+        """
+        if not self.incomplete:
+            return self
+        examples = "; ".join(f"{i}: {why}" for i, why in list(self.incomplete.items())[:3])
+        total = len(self.complete) + len(self.incomplete)
+        raise IncompleteTraces(
+            f"{len(self.incomplete)} of {total} traces are not complete after "
+            f"{self.waited_s:.0f} s",
+            got=examples,
+            fix="wait longer, see the log of the part whose spans are missing, or exclude these "
+            "traces and report it",
+        )
+
+    def __str__(self) -> str:
+        total = len(self.complete) + len(self.incomplete)
+        text = f"{len(self.complete)} of {total} traces complete after {self.waited_s:.1f} s"
+        for reason in sorted(set(self.incomplete.values())):
+            count = sum(r == reason for r in self.incomplete.values())
+            text += f"\n  {count} not: {reason}"
+        return text
 
 
 class Tempo:
-    """Questions to one Tempo, or to the lab's own trace store. Take it from settings or from a base URL.
+    """A client of one Tempo, or of the lab's own trace store.
 
-    Every question may raise StoreUnreachable (no answer) or QueryRejected (a refusal, with the server's words).
+    Take it from settings or from a base URL.
+
+    Every query may raise StoreUnreachable (no response, or another server's) or QueryRejected (a
+    refusal, with the server's message).
     """
 
     def __init__(
@@ -64,73 +137,82 @@ class Tempo:
         timeout_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        url = where if isinstance(where, str) else where.endpoint("tempo")
-        self.timeout_s = timeout_s or (30.0 if isinstance(where, str) else where.timeout_s)
-        own = {} if isinstance(where, str) else where.store_headers
-        self._asker = Asker("Tempo", url, self.timeout_s, {**own, **(headers or {})})
-        self._bulk: frozenset[str] | None = (
-            None  # columns of the bulk endpoint; unknown until first asked
-        )
+        self._http = connect("Tempo", where, timeout_s, headers)
+        self.timeout_s = self._http.timeout_s
+        self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
+        self._trace_path = TRACE_PATH
+        self._is_tempo = False  # not checked yet
 
     @property
     def url(self) -> str:
-        return self._asker.url
+        """Return the base URL, without a login."""
+        return self._http.url
 
     def search(
         self, traceql: str, start: Instant, end: Instant, *, limit: int = 20
     ) -> SearchAnswer:
-        """Traces with a span that matches, in the window. Which of more than `limit` come back is Tempo's choice."""
-        first, last = window_s(start, end)
-        asked_at, begun = time.time(), time.monotonic()
-        params = {"q": traceql, **_whole_seconds(first, last), "limit": limit}
-        body = self._asker.get("/api/search", params, accept=JSON, query=traceql)
+        """Return traces with a span that matches, in the window.
+
+        Of more than `limit` traces, Tempo chooses which. Where the store has not finished its
+        search, `provenance.warnings` says so.
+        """
+        start_s, end_s = window_s(start, end)
+        queried_at = time.time()
+        params = {"q": traceql, **_whole_seconds(start_s, end_s), "limit": limit}
+        reply = self._http.request("/api/search", params, accept=JSON, query=traceql)
+        if reply.status == 404:
+            raise self._http.not_its_api(reply, traceql, "it has no /api/search (HTTP 404)")
+        if reply.status >= 300:
+            raise self._http.refusal(reply, traceql)
         try:
-            found = _decode_search(body).traces
-        except msgspec.DecodeError as e:
-            raise self._asker.not_its_api(body, traceql, str(e)) from e
-        provenance = self._provenance(
-            traceql, first, last, asked_at, begun, received_bytes=len(body)
-        )
-        return SearchAnswer(tuple(map(_summary, found)), len(found) >= limit, provenance)
+            response = _decode_search(reply.content)
+            if response.traces is None and response.metrics is None:
+                raise ValueError("neither traces nor metrics in it")
+            traces = tuple(map(_summary, response.traces or ()))
+        except (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError) as e:
+            raise self._http.not_its_api(reply, traceql, e) from e
+        provenance = self._provenance(traceql, start_s, end_s, queried_at, [reply])
+        limited = len(traces) >= limit
+        warnings = () if limited else _unfinished(response.metrics)
+        return SearchAnswer(traces, limited, replace(provenance, warnings=warnings))
 
     def trace(self, trace_id: str) -> SpansAnswer:
-        """Every span of one trace. Raises NoData where the store does not know the id."""
+        """Return every span of one trace. Raises NoData where the store does not know the id."""
         answer = self.traces([trace_id])
-        if not answer.documents:
+        if not answer.protobufs:
             raise NoData(
                 f"Tempo does not know the trace {trace_id}",
                 query=trace_id,
-                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the store's retention",
+                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the "
+                "store's retention",
             )
         return answer
 
     def traces(self, trace_ids: Iterable[str]) -> SpansAnswer:
-        """Every span of these traces, asked for in parallel. Traces that the store does not know are left out."""
-        ids = list(dict.fromkeys(trace_ids))
-        return self._traces(ids, JSON)
+        """Return every span of these traces, requested in parallel.
 
-    def _traces(self, ids: Sequence[str], form: str) -> SpansAnswer:
-        asked_at, begun = time.time(), time.monotonic()
+        Ids that the store does not know are left out. An id may lack its leading zeros. Raises
+        StoreError for anything that is not an id.
+        """
+        ids = list(dict.fromkeys(map(_normalised, trace_ids)))
+        queried_at = time.time()
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tempo") as pool:
-            answers = list(pool.map(lambda i: self._document(i, form), ids))
-        given = {came for came, document, _ in answers if document}
-        if len(given) > 1:  # protobuf for some traces only
-            return self._traces(ids, JSON)
-        known = tuple(document for _, document, _ in answers if document)
-        partial = tuple(i for i, (_, _, cut) in zip(ids, answers, strict=True) if cut)
+            answers = list(pool.map(self._trace, ids))
+        protobufs = tuple(trace for trace, _ in answers if trace)
+        partial = tuple(i for i, (_, cut) in zip(ids, answers, strict=True) if cut)
         query = ids[0] if len(ids) == 1 else f"{len(ids)} traces by id"
-        provenance = self._provenance(
+        provenance = Provenance(
+            "Tempo",
+            self.url,
             query,
-            asked_at,
-            asked_at,
-            asked_at,
-            begun,
+            queried_at,
+            queried_at,
+            queried_at=queried_at,
+            took_s=time.time() - queried_at,
             requests=len(ids),
-            received_bytes=sum(map(len, known)),
+            received_bytes=sum(map(len, protobufs)),
         )
-        if given == {PROTOBUF}:
-            return SpansAnswer(provenance, protobufs=known, partial=partial)
-        return SpansAnswer(provenance, documents=known, partial=partial)
+        return SpansAnswer(provenance, protobufs, partial=partial)
 
     def spans(
         self,
@@ -141,25 +223,35 @@ class Tempo:
         max_traces: int = 100_000,
         attributes: Sequence[str] | None = SPAN_ATTRIBUTES,
     ) -> SpansAnswer:
-        """Every span of every trace with a span that matches, in the window (whole seconds, rounded outwards).
+        """Return every span of every trace with a span that matches, in the window.
 
-        The lab's own store streams them, with the attributes that are named (None: all). A real Tempo is searched
-        for at most `max_traces` and asked for each, in parallel, as protobuf, which takes less than half of JSON's
-        room and time to read; `limited` says that there may be more.
+        The window is rounded outwards to seconds. The lab's own store streams them, with the named
+        attributes (None: all). A real Tempo is searched for at most `max_traces`, which are then
+        requested in parallel; `limited` says that there may be more.
         """
-        first, last = window_s(start, end)
+        start_s, end_s = window_s(start, end)
         if self.streams:
-            return self._stream(traceql, first, last, attributes)
-        return self._search_and_fetch(traceql, first, last, min(max_traces, MAX_TRACES))
+            return self._stream(traceql, start_s, end_s, attributes)
+        found = self.search(traceql, start_s, end_s, limit=min(max_traces, MAX_TRACES))
+        answer = self.traces(found.trace_ids)
+        provenance = replace(
+            found.provenance,
+            took_s=found.provenance.took_s + answer.provenance.took_s,
+            requests=1 + answer.provenance.requests,
+            received_bytes=found.provenance.received_bytes + answer.provenance.received_bytes,
+        )
+        return replace(answer, provenance=provenance, limited=found.limited)
 
     @property
     def streams(self) -> bool:
-        """Whether the server is the lab's own store, which streams many spans at once. Asks it the first time."""
+        """Return whether the server is the lab's own store, which streams many spans at once.
+
+        Checked once.
+        """
         if self._bulk is None:
-            response = self._asker.ask(BULK_PATH, {"q": "{}", "start": 1, "end": 2, "limit": 1})
-            self._bulk = (
-                _column_names(response.content) if response.status_code == 200 else frozenset()
-            )
+            params = {"q": "{}", "start": 1, "end": 2, "limit": 1}
+            reply = self._http.request(BULK_PATH, params)
+            self._bulk = column_names(reply.content) if reply.status == 200 else frozenset()
         return bool(self._bulk)
 
     def wait_for_traces(
@@ -170,88 +262,165 @@ class Tempo:
         problems: Problems | None = None,
         window: tuple[Instant, Instant] | None = None,
     ) -> Arrival:
-        """Wait, at most `timeout_s`, until these traces are complete; see `lab.stores.waiting.wait`."""
-        return wait(self, trace_ids, timeout_s=timeout_s, problems=problems, window=window)
+        """Wait until these traces are complete, at most `timeout_s` long.
+
+        A trace is complete when `problems` (answer -> {trace id: problem, '' for none}) reports
+        none and it has not grown since the query before. By default a trace needs a root and every
+        parent that its spans name; `lambda answer: trace_problems(spans_frame(answer))` of
+        `lab.frames` checks more. With a window, the lab's own store is queried for all traces in it
+        at once.
+        """
+        find_problems = problems or missing_parents
+        ids = list(dict.fromkeys(map(_normalised, trace_ids)))
+        started = time.monotonic()
+        reasons: dict[str, str] = {}
+        sizes: Mapping[str, int] = {}
+        pending = ids
+        polls = 0
+        while pending:
+            answer = self._arrived(pending, window)
+            counts = span_counts(answer)
+            reasons = _reasons(pending, find_problems(answer), counts, sizes)
+            sizes = counts
+            pending = list(reasons)
+            polls += 1
+            left_s = timeout_s - (time.monotonic() - started)
+            if left_s <= 0 and polls > 1:  # a single look cannot tell whether a trace still grows
+                break
+            if pending:
+                time.sleep(max(0.0, min(POLL_S, left_s)))
+        complete = tuple(i for i in ids if i not in reasons)
+        return Arrival(complete, reasons, time.monotonic() - started)
 
     def close(self) -> None:
-        self._asker.close()
+        """Close all connections."""
+        self._http.close()
 
-    def _document(self, trace_id: str, form: str) -> tuple[str, bytes, bool]:
-        """(in which form it came, one trace as OTLP, whether the store calls it cut); b'' for an unknown one."""
-        response = self._asker.ask(f"/api/v2/traces/{trace_id}", accept=form, query=trace_id)
-        body = response.content
-        if response.status_code == 404:
-            return form, b"", False
-        if response.status_code >= 400:
-            raise self._asker.refusal(response.status_code, body, trace_id)
-        given = PROTOBUF if "protobuf" in response.content_type else JSON
+    def _arrived(self, ids: list[str], window: tuple[Instant, Instant] | None) -> SpansAnswer:
+        if window and self.streams:
+            return self.spans("{}", *window)
+        return self.traces(ids)
+
+    def _trace(self, trace_id: str) -> tuple[bytes, bool]:
+        """Return (one trace as TracesData, b'' for an unknown one; whether the store cut it)."""
+        path = self._trace_path
+        reply = self._http.request(path + trace_id, accept=PROTOBUF, query=trace_id)
+        if reply.status == 404:
+            self._check_tempo()
+            if path == OLD_TRACE_PATH or b"page not found" not in reply.content:
+                return b"", False
+            self._trace_path = OLD_TRACE_PATH
+            return self._trace(trace_id)
+        if reply.status >= 300:
+            raise self._http.refusal(reply, trace_id)
         try:
-            return given, *(byid.of_protobuf(body) if given == PROTOBUF else byid.of_json(body))
-        except ValueError as e:
-            raise self._asker.not_its_api(body, trace_id, str(e)) from e
+            if "protobuf" not in reply.content_type:
+                trace, partial = trace_of_json(reply.content)
+            elif path == OLD_TRACE_PATH:
+                trace, partial = reply.content, False
+            else:
+                trace, partial = trace_of_protobuf(reply.content)
+        except FrameError as e:
+            raise self._http.not_its_api(reply, trace_id, e.got) from e
+        if not trace:
+            self._check_tempo()
+        return trace, partial
 
-    def _search_and_fetch(self, traceql: str, start: float, end: float, limit: int) -> SpansAnswer:
-        found = self.search(traceql, start, end, limit=limit)
-        answer = self._traces(found.trace_ids, PROTOBUF)
-        asked = answer.provenance
-        provenance = Provenance(
-            "Tempo", self.url, traceql, start, end,
-            asked_at=found.provenance.asked_at, took_s=found.provenance.took_s + asked.took_s,
-            requests=1 + asked.requests, received_bytes=found.provenance.received_bytes + asked.received_bytes,
-        )  # fmt: skip
-        return replace(answer, provenance=provenance, limited=found.limited)
+    def _check_tempo(self) -> None:
+        """Raise StoreUnreachable where this is not a Tempo: it would know no trace at all."""
+        if not self._is_tempo:
+            self.search("{}", 1, 2, limit=1)
+            self._is_tempo = True
 
     def _stream(
         self, traceql: str, start: float, end: float, attributes: Sequence[str] | None
     ) -> SpansAnswer:
-        """From the lab's own store: only the columns that are wanted, since JSON of all attributes costs most."""
+        """Query the lab's own store, for the requested columns only: JSON attributes cost most."""
         offered = self._bulk or frozenset()
-        wanted = (
-            offered - {"events", "resource"} if attributes is None else offered & set(attributes)
-        )
-        loose = {"attributes"} if attributes is None or set(attributes) - offered else set()
+        if attributes is None:
+            columns = (offered - {"events", "resource"}) | {"attributes"}
+        else:
+            columns = offered & set(attributes)
+            columns |= {"attributes"} if set(attributes) - offered else set()
         params = {
-            "q": traceql, **_whole_seconds(start, end), "whole_traces": "true", "limit": MAX_BULK_SPANS,
-            "columns": ",".join([*BULK_COLUMNS, *sorted((wanted | loose) - set(BULK_COLUMNS))]),
-        }  # fmt: skip
-        asked_at, begun = time.time(), time.monotonic()
-        body = self._asker.get(BULK_PATH, params, query=traceql)
-        return SpansAnswer(
-            self._provenance(traceql, start, end, asked_at, begun, received_bytes=len(body)),
-            arrow=body,
-        )
+            "q": traceql,
+            **_whole_seconds(start, end),
+            "whole_traces": "true",
+            "limit": MAX_BULK_SPANS,
+            "columns": ",".join([*BULK_COLUMNS, *sorted(columns - set(BULK_COLUMNS))]),
+        }
+        queried_at = time.time()
+        reply = self._http.request(BULK_PATH, params, query=traceql)
+        if reply.status >= 300:
+            raise self._http.refusal(reply, traceql)
+        provenance = self._provenance(traceql, start, end, queried_at, [reply])
+        return SpansAnswer(provenance, arrow=reply.content)
 
     def _provenance(
-        self, query: str, start: float, end: float, asked_at: float, begun: float, **more: Any
+        self, query: str, start: float, end: float, queried_at: float, replies: Sequence[Reply]
     ) -> Provenance:
-        took_s = time.monotonic() - begun
         return Provenance(
-            "Tempo", self.url, query, start, end, asked_at=asked_at, took_s=took_s, **more
+            "Tempo",
+            self.url,
+            query,
+            start,
+            end,
+            queried_at=queried_at,
+            took_s=time.time() - queried_at,
+            received_bytes=sum(len(reply.content) for reply in replies),
         )
+
+
+def _normalised(trace_id: str) -> str:
+    """Return a trace id as 32 hex digits: some tools drop its leading zeros."""
+    text = str(trace_id).strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{1,32}", text):
+        raise StoreError(
+            "this is not a trace id",
+            got=repr(trace_id)[:100],
+            fix="give up to 32 hexadecimal digits",
+        )
+    return text.zfill(32)
+
+
+def _reasons(
+    trace_ids: Sequence[str],
+    problems: Mapping[str, str],
+    counts: Mapping[str, int],
+    before: Mapping[str, int],
+) -> dict[str, str]:
+    """Return why traces are not complete, by their number of spans now and at the query before."""
+    reasons = {}
+    for trace_id in trace_ids:
+        count = counts.get(trace_id, 0)
+        if not count:
+            reasons[trace_id] = NOTHING
+        elif problem := problems.get(trace_id, ""):
+            reasons[trace_id] = problem
+        elif count != before.get(trace_id, 0):
+            reasons[trace_id] = GROWING
+    return reasons
 
 
 def _whole_seconds(start: float, end: float) -> dict[str, int]:
-    """The window as Tempo takes it: whole seconds, rounded outwards."""
+    """Return the window as Tempo takes it: whole seconds, rounded outwards."""
     return {"start": int(start), "end": int(end) + 1}
 
 
-def _column_names(stream: bytes) -> frozenset[str]:
-    import pyarrow as pa
-
-    try:
-        with pa.ipc.open_stream(stream) as reader:
-            return frozenset(reader.schema.names)
-    except pa.ArrowInvalid:  # something else answers 200 to everything
-        return frozenset()
+def _unfinished(progress: _Progress | None) -> tuple[str, ...]:
+    if progress is None or progress.completedJobs >= progress.totalJobs:
+        return ()
+    jobs = f"{progress.completedJobs} of {progress.totalJobs}"
+    return (f"the search is not complete: {jobs} of its jobs were done",)
 
 
-def _summary(found: _Found) -> TraceSummary:
-    sets = found.spanSets or ([found.spanSet] if found.spanSet else [])
+def _summary(trace: _Summary) -> TraceSummary:
+    sets = trace.spanSets or ([trace.spanSet] if trace.spanSet else [])
     return TraceSummary(
-        trace_id=found.traceID.zfill(32),  # Tempo drops leading zeros
-        root_service=found.rootServiceName,
-        root_name=found.rootTraceName,
-        start=int(found.startTimeUnixNano) / 1e9,
-        duration_s=found.durationMs / 1e3,
+        trace_id=trace.traceID.zfill(32),  # Tempo drops leading zeros
+        root_service=trace.rootServiceName,
+        root_name=trace.rootTraceName,
+        start=int(trace.startTimeUnixNano) / 1e9,
+        duration_s=trace.durationMs / 1e3,
         matched=sum(s.matched for s in sets),
     )

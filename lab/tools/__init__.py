@@ -1,5 +1,6 @@
-"""The help desk's tools as an MCP server over SQLite, with traces, metrics and faults that can be switched on.
+"""The help desk's tools as an MCP server over SQLite, with traces, metrics and faults.
 
-`python -m lab.tools --port 8200 --db .lab/world.sqlite --otlp-endpoint http://127.0.0.1:4318` serves MCP's streamable
-HTTP at `/mcp`, `/healthz`, Prometheus' `/metrics`, and, for this machine alone, `/admin/faults`.
+`python -m lab.tools --port 8200 --db .lab/world.sqlite --otlp-endpoint http://127.0.0.1:4318`
+serves MCP's streamable HTTP at `/mcp`, `/healthz`, Prometheus' `/metrics`, and, for users of this
+machine, `/admin/faults`.
 """

@@ -23,47 +23,45 @@ log = logging.getLogger("lab.tools")
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m lab.tools", description=__doc__.splitlines()[0]
+        prog="python -m lab.tools", description="Serve the help desk's tools until SIGTERM."
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, required=True, help="port to listen on; 0 chooses a free one")
+    add(
         "--allowed-host",
         action="append",
         default=[],
-        help="a further name that requests may use for this server, such as *.example.internal; may be repeated",
+        help="a further name that requests may use for this server, such as *.example.internal; "
+        "may be repeated",
     )
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument(
-        "--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent"
-    )
-    parser.add_argument(
-        "--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces"
-    )
-    parser.add_argument(
-        "--slow-s", type=float, default=1.5, help="seconds that the slow tool takes"
-    )
-    parser.add_argument(
-        "--failure-ratio", type=float, default=0.3, help="share of the flaky tool's calls that fail"
-    )
-    parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"]
-    )
+    add("--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent")
+    add("--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces")
+    add("--slow-s", type=float, default=1.5, help="seconds that the slow tool takes")
+    add("--failure-ratio", type=float, default=0.3, help="share of failures of the flaky tool")
+    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     return parser.parse_args(argv)
 
 
 def _without_iri_grammar() -> None:
-    """jsonschema, which MCP imports, compiles a grammar of IRIs when it finds that package: seconds at every start, for
-    a format that no tool has. It does without where the package cannot be imported."""
+    """Keep jsonschema, which MCP imports, from compiling a grammar of IRIs.
+
+    It does so at every start if it can import that package, which takes seconds, for a format that
+    no tool has.
+    """
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def _leave(*_: object) -> None:
-    """uvicorn raises the signal again when it has shut down: unanswered, it would end us before the last spans left."""
+    """End in order when uvicorn raises the signal again after its shutdown.
+
+    Without a handler the signal would end the process before the last spans were sent.
+    """
     sys.exit(0)
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """Raises SetupError if the port is taken."""
+    """Return a bound socket. Raises SetupError if the port is taken."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -72,13 +70,13 @@ def _socket(host: str, port: int) -> socket.socket:
     except OSError as e:
         listening.close()
         raise SetupError(
-            f"the tool server cannot listen on {host}:{port}", got=str(e), fix="give a free --port"
+            f"the tool server cannot listen on {host}:{port}", got=str(e), fix="use a free --port"
         ) from e
     return listening
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve; exit status 1 with a clear message if that cannot be done."""
+    """Serve; return 1, with a clear message, if that is not possible."""
     args = _arguments(argv)
     log_json_lines(args.log_level)
     try:
@@ -88,14 +86,16 @@ def main(argv: list[str] | None = None) -> int:
     except LabError as e:
         print(e, file=sys.stderr)
         return 1
+
     _without_iri_grammar()
     from lab.tools.app import make_app
     from lab.tools.origin import AllowedHosts
 
     provider = tracer_provider(args.otlp_endpoint or None)
     calls = Calls(database, faults, Metrics(), provider)
+    allowed = AllowedHosts.for_bind_address(args.host, args.allowed_host)
     config = uvicorn.Config(
-        make_app(calls, provider, AllowedHosts.for_bind_address(args.host, args.allowed_host)),
+        make_app(calls, provider, allowed),
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=2,
@@ -103,10 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    log.info(
-        "serving tools",
-        extra={"url": f"http://{args.host}:{listening.getsockname()[1]}/mcp", "db": str(args.db)},
-    )
+    url = f"http://{args.host}:{listening.getsockname()[1]}/mcp"
+    log.info("serving tools", extra={"url": url, "db": str(args.db)})
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:

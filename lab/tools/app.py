@@ -1,9 +1,9 @@
-"""The tool server as an ASGI application: MCP, health, metrics, and faults for who sits at this machine."""
+"""The tool server as an ASGI application: MCP, health, metrics, and faults on purpose."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -35,7 +35,7 @@ _CONTEXT = "lab.otel_context"
 
 
 def tool_definitions() -> list[Tool]:
-    """The catalogue's tools as MCP shows them."""
+    """Return the catalogue's tools in MCP's form."""
     return [
         Tool(
             name=t.name,
@@ -50,7 +50,7 @@ def tool_definitions() -> list[Tool]:
 
 
 def mcp_server(calls: Calls) -> Server:
-    """The MCP side: list the tools, call one."""
+    """Return the MCP side: list the tools, call one."""
     server: Server = Server(NAME)
 
     @server.list_tools()
@@ -58,27 +58,29 @@ def mcp_server(calls: Calls) -> Server:
         _name_method(_request_context(server), "tools/list")
         return tool_definitions()
 
-    @server.call_tool(validate_input=False)  # ours says it in words that the model knows
+    # Input is validated by Calls, whose messages are those that the model was trained on.
+    @server.call_tool(validate_input=False)
     async def call_tool(name: str, arguments: dict[str, Any]) -> CallToolResult:
         _name_method(_request_context(server), "tools/call")
-        result = await calls.run(
-            name, arguments, _caller_context(server), str(server.request_context.request_id)
-        )
-        return CallToolResult(
-            content=[TextContent(type="text", text=result.text)], isError=result.failed
-        )
+        call_id = str(server.request_context.request_id)
+        result = await calls.run(name, arguments, _caller_context(server), call_id)
+        content = TextContent(type="text", text=result.text)
+        return CallToolResult(content=[content], isError=result.failed)
 
     return server
 
 
 def _request_context(server: Server) -> Context | None:
-    """The trace context of the HTTP request that carried the message: MCP's own tasks may have begun in another."""
+    """Return the trace context of the message's HTTP request.
+
+    MCP's own tasks may have begun in the context of another request.
+    """
     request = server.request_context.request
     return request.scope.get(_CONTEXT) if isinstance(request, Request) else None
 
 
 def _caller_context(server: Server) -> Context | None:
-    """The context of who called the tool: what the message itself carries, else that of its HTTP request.
+    """Return the context of the tool's caller: the message's own, else that of its HTTP request.
 
     A client may send all messages of a session from a task that was started for another one; see
     `lab.stack.llama_stack_server`.
@@ -97,9 +99,10 @@ def _name_method(context: Context | None, method: str) -> None:
 def make_app(
     calls: Calls, provider: TracerProvider, allowed: AllowedHosts | None = None
 ) -> ASGIApp:
-    """Return the whole application. MCP is stateless: every message stands alone, in the trace of its own request.
+    """Return the whole application.
 
-    `allowed` are the names that requests may use for this server; by default those of this machine.
+    MCP is stateless: every message stands alone, in the trace of its own request. `allowed` are the
+    names that requests may use for this server; by default those of this machine.
     """
     manager = StreamableHTTPSessionManager(mcp_server(calls), json_response=True, stateless=True)
 
@@ -112,10 +115,17 @@ def make_app(
         async with manager.run():
             yield
 
+    def health(request: Request) -> Response:
+        tools = len(catalogue.MCP_TOOLS)
+        return JSONResponse({"status": "ok", "nodes": calls.database.rows(), "tools": tools})
+
+    def metrics(request: Request) -> Response:
+        return Response(generate_latest(calls.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
     app = Starlette(
         routes=[
-            Route("/healthz", _health(calls), methods=["GET"]),
-            Route("/metrics", _metrics(calls), methods=["GET"]),
+            Route("/healthz", health, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
             Route("/admin/faults", _faults(calls), methods=["GET", "POST", "DELETE"]),
             Route("/mcp", _Asgi(mcp)),
         ],
@@ -131,7 +141,7 @@ def make_app(
 
 
 class _Asgi:
-    """Marks a plain ASGI function as such: Starlette calls an object's class, not a function, with the raw scope."""
+    """Marks a plain ASGI function: Starlette passes the raw scope to objects, not functions."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -140,42 +150,28 @@ class _Asgi:
         await self._app(scope, receive, send)
 
 
-def _health(calls: Calls) -> Any:
-    def health(request: Request) -> Response:
-        return JSONResponse(
-            {"status": "ok", "nodes": calls.database.rows(), "tools": len(catalogue.MCP_TOOLS)}
-        )
-
-    return health
-
-
-def _metrics(calls: Calls) -> Any:
-    def metrics(request: Request) -> Response:
-        return Response(generate_latest(calls.metrics.registry), media_type=CONTENT_TYPE_LATEST)
-
-    return metrics
-
-
-def _faults(calls: Calls) -> Any:
+def _faults(calls: Calls) -> Callable[[Request], Any]:
     async def faults(request: Request) -> Response:
         if request.client is None or request.client.host not in LOOPBACK:
-            return JSONResponse({"error": "faults are set from this machine only"}, status_code=403)
+            return _refuse(403, "faults are set from this machine only")
         if request.method == "DELETE":
             calls.faults.reset()
         elif request.method == "POST":
+            # A page cannot send this content type without a preflight, which is not answered.
             if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
-                error = (
-                    f"send the fault as {JSON}"  # which a page cannot, without being asked first
-                )
-                return JSONResponse({"error": error}, status_code=415)
+                return _refuse(415, f"send the fault as {JSON}")
             try:
-                wanted = json.loads(await request.body())
-                calls.faults.set(wanted.pop("tool"), **wanted)
+                fault = json.loads(await request.body())
+                calls.faults.set(fault.pop("tool"), **fault)
             except WorldError as e:
-                return JSONResponse({"error": str(e)}, status_code=400)
+                return _refuse(400, str(e))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-                told = f"expected {{tool, delay_s, error_ratio}} as JSON: {type(e).__name__} {e}"
-                return JSONResponse({"error": told}, status_code=400)
+                expected = "expected {tool, delay_s, error_ratio} as JSON"
+                return _refuse(400, f"{expected}: {type(e).__name__} {e}")
         return JSONResponse(calls.faults.as_dict())
 
     return faults
+
+
+def _refuse(status: int, error: str) -> Response:
+    return JSONResponse({"error": error}, status_code=status)

@@ -7,6 +7,7 @@ import contextvars
 import logging
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -27,33 +28,35 @@ UPSTREAM_WAIT_S = 0.25  # how long a call waits for an upstream that does not an
 
 @dataclass(frozen=True)
 class Result:
-    """What the agent is told; `outcome` as in lab.tools.metrics."""
+    """The text for the agent; `outcome` as in lab.tools.metrics."""
 
     text: str
     outcome: str = "ok"
 
     @property
     def failed(self) -> bool:
+        """Whether the agent gets an error."""
         return self.outcome != "ok"
 
 
 class Calls:
-    """Runs tool calls, many at a time; a slow one holds up no other."""
+    """Runs tool calls concurrently; a slow one does not delay others."""
 
     def __init__(
         self, database: Database, faults: Faults, metrics: Metrics, provider: TracerProvider
     ) -> None:
-        self.database, self.faults, self.metrics = database, faults, metrics
+        self.database = database
+        self.faults = faults
+        self.metrics = metrics
         self._tracer = provider.get_tracer("lab.tools")
 
     async def run(
         self, tool: str, arguments: dict[str, Any], parent: Context | None, call_id: str = ""
     ) -> Result:
-        """Run one tool; `parent` is the context of the request that asked for it. Failures are results."""
+        """Run one tool; `parent` is the context of the caller's request. Failures are results."""
         begun = time.perf_counter()
-        known = (
-            tool if tool in catalogue.BY_NAME else "unknown"
-        )  # a label must not grow with what a model invents
+        # A label must not grow with what a model invents.
+        label = tool if tool in catalogue.BY_NAME else "unknown"
         attributes = {Attr.OPERATION: "execute_tool", Attr.TOOL_NAME: tool}
         if call_id:
             attributes["gen_ai.tool.call.id"] = call_id
@@ -71,15 +74,16 @@ class Calls:
             if result.failed:
                 span.set_status(Status(StatusCode.ERROR, result.text))
                 span.set_attribute(Attr.ERROR_TYPE, _error_type(result))
-            self.metrics.calls.labels(known, result.outcome).inc()
-            self.metrics.seconds.labels(known).observe(took_s)
+            self.metrics.calls.labels(label, result.outcome).inc()
+            self.metrics.seconds.labels(label).observe(took_s)
             about = {"tool": tool, "outcome": result.outcome, "duration_ms": round(took_s * 1e3, 2)}
             log.info("tool call", extra=about)
         return result
 
     async def _outcome(self, tool: str, arguments: dict[str, Any], span: Span) -> Result:
-        if (wrong := _misfit(tool, arguments)) is not None:
-            return Result(wrong, "invalid")
+        problem = _validate(tool, arguments)
+        if problem is not None:
+            return Result(problem, "invalid")
         delay_s, fail = self.faults.of(tool)
         if delay_s:
             span.set_attribute("lab.delay_s", delay_s)
@@ -87,27 +91,26 @@ class Calls:
         if fail:
             await asyncio.sleep(UPSTREAM_WAIT_S)
             return Result(facts.TIMED_OUT, "error")
+        # In a thread, because a writer may wait for another; in this context, so that its span is a
+        # child of this one.
+        context = contextvars.copy_context()
+        loop = asyncio.get_running_loop()
+        query = partial(context.run, self._query, tool, arguments, set_span_in_context(span))
         try:
-            # In a thread, since a writer may wait for another; with this context, so that its span is our child.
-            context = contextvars.copy_context()
-            work = asyncio.get_running_loop().run_in_executor(
-                self.database.executor,
-                context.run,
-                self._query,
-                tool,
-                arguments,
-                set_span_in_context(span),
-            )
-            return Result(as_text(await work))
+            return Result(as_text(await loop.run_in_executor(self.database.executor, query)))
         except facts.ToolFailed as e:
             return Result(str(e), "error")
 
     def _query(self, tool: str, arguments: dict[str, Any], parent: Context) -> dict[str, Any]:
         attributes = {"db.system.name": "sqlite", "db.namespace": self.database.path.name}
         with self._tracer.start_as_current_span(
-            "sqlite query", context=parent, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False,
+            "sqlite query",
+            context=parent,
+            kind=SpanKind.CLIENT,
+            attributes=attributes,
+            record_exception=False,
             set_status_on_exception=False,
-        ):  # fmt: skip
+        ):
             return self.database.call(tool, arguments)
 
 
@@ -120,17 +123,22 @@ def _error_type(result: Result) -> str:
 _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "number": (int, float), "integer": (int,)}
 
 
-def _misfit(tool: str, arguments: dict[str, Any]) -> str | None:
-    """Why these arguments do not fit the tool's parameters, in words for the agent; None if they do."""
-    found = catalogue.BY_NAME.get(tool)
-    if found is None or not found.mcp:
+def _validate(tool: str, arguments: dict[str, Any]) -> str | None:
+    """Return why these arguments do not fit the tool's parameters, in words for the agent.
+
+    None if they do.
+    """
+    definition = catalogue.BY_NAME.get(tool)
+    if definition is None or not definition.mcp:
         return f"unknown tool {tool}"
-    wanted = {p.name: p for p in found.parameters}
-    if missing := [name for name in wanted if name not in arguments]:
+    parameters = {p.name: p for p in definition.parameters}
+    missing = [name for name in parameters if name not in arguments]
+    if missing:
         return f"missing argument {missing[0]}"
     for name, value in arguments.items():
-        if name not in wanted:
+        if name not in parameters:
             return f"unexpected argument {name}"
-        if isinstance(value, bool) or not isinstance(value, _TYPES[wanted[name].type]):
-            return f"argument {name} must be a {wanted[name].type}"
+        type_ = parameters[name].type
+        if isinstance(value, bool) or not isinstance(value, _TYPES[type_]):
+            return f"argument {name} must be a {type_}"
     return None

@@ -1,4 +1,4 @@
-"""The help desk's database behind the tools: a connection a thread, many readers, one writer at a time."""
+"""The database behind the tools: one connection per thread, many readers, one writer at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ BUSY_S = 5.0
 
 
 class Database:
-    """Runs tool calls on the database file; makes the file from the world's seed if it is not there."""
+    """Runs tool calls on the database file.
+
+    Makes the file from the world's seed if it is not there.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Raises WorldError if the file cannot be made or is not the help desk's database."""
+        """Open the file. Raises WorldError if it cannot be made or is not the help desk's."""
         self.path = path
         if not path.exists():
             facts.build_database(path)
@@ -28,14 +31,15 @@ class Database:
         self._check()
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Run a tool in the calling thread. Raises ToolFailed with what the agent is told."""
+        """Run a tool in the calling thread. Raises ToolFailed with the text for the agent."""
         return facts.call_tool(self._connection(), tool, arguments)
 
     def rows(self) -> int:
-        """The number of nodes that the help desk knows: a real question, for the health check."""
+        """Return the number of nodes: a real query, for the health check."""
         return self._connection().execute("SELECT count(*) FROM nodes").fetchone()[0]
 
     def close(self) -> None:
+        """Take no more calls."""
         self.executor.shutdown(wait=False, cancel_futures=True)
 
     def _check(self) -> None:

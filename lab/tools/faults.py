@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: which tool is slow, and which fails how often. Can be changed while the server runs."""
+"""Faults on purpose: which tool is slow, and which fails how often; changeable at run time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Faults:
         self._draws = {name: random.Random(f"{seed} {name}") for name in self._usual}
 
     def of(self, tool: str) -> tuple[float, bool]:
-        """(seconds to wait, whether to fail) for the next call of a tool."""
+        """Return (seconds to wait, whether to fail) for the next call of a tool."""
         with self._lock:
             fault = self._now.get(tool, Fault())
             draw = self._draws[tool].random() if tool in self._draws else 1.0
@@ -47,7 +47,10 @@ class Faults:
     def set(
         self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None
     ) -> None:
-        """Change a tool's fault; what is None stays. Raises WorldError for an unknown tool or a value out of range."""
+        """Change a tool's fault; None leaves a value as it is.
+
+        Raises WorldError for an unknown tool or a value out of range.
+        """
         with self._lock:
             if tool not in self._now:
                 raise WorldError(
@@ -62,12 +65,12 @@ class Faults:
             self._now[tool] = new
 
     def reset(self) -> None:
-        """Back to what the server was started with."""
+        """Return to the faults that the server was started with."""
         with self._lock:
             self._now = dict(self._usual)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """{tool: {delay_s, error_ratio}} as it is now."""
+        """Return {tool: {delay_s, error_ratio}} as it is now."""
         with self._lock:
             return {name: asdict(fault) for name, fault in self._now.items()}
 

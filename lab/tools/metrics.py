@@ -27,7 +27,7 @@ BUCKETS_S = (
 
 
 class Metrics:
-    """`outcome` is ok, error (the tool said so), or invalid (unknown tool or arguments that do not fit)."""
+    """The metrics. `outcome` is ok, error (from the tool) or invalid (wrong tool or arguments)."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -1,9 +1,10 @@
 """Refuse requests that a web page sent: the MCP specification requires servers to validate Origin.
 
-A page that a user of this machine has open can send requests to loopback addresses. If it does so under its own name
-(DNS rebinding), the Host header has that name; if not, the Origin header has it. Both are checked for every path, so
-that `mcp`'s own check of its one path (TransportSecuritySettings) has nothing left to do; it also knows neither
-addresses nor patterns of names.
+A page that a user of this machine has open can send requests to loopback addresses. If it does so
+under its own name (DNS rebinding), the Host header has that name; if not, the Origin header has it.
+Both are checked for every path, so that `mcp`'s own check of its one path
+(TransportSecuritySettings) has nothing left to do; it also knows neither addresses nor patterns of
+names.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-# Names of Services inside a cluster. No public name ends like this, so no page can have one of them.
+# Names of Services inside a cluster. No public name ends like this, so no page can have one of
+# them.
 CLUSTER_NAMES = ("*.svc", "*.svc.cluster.local")
 
 
@@ -25,8 +27,8 @@ CLUSTER_NAMES = ("*.svc", "*.svc.cluster.local")
 class AllowedHosts:
     """The names that a request may use for this server.
 
-    `names` may begin with `*.`. With `addresses`, any IP address is allowed too: probes and Prometheus use a pod's
-    own, and a page that was rebound has a name.
+    `names` may begin with `*.`. With `addresses`, any IP address is allowed too: probes and
+    Prometheus use a pod's own, and a page that was rebound has a name.
     """
 
     names: tuple[str, ...] = LOOPBACK_NAMES
@@ -34,7 +36,7 @@ class AllowedHosts:
 
     @classmethod
     def for_bind_address(cls, host: str, more: list[str]) -> AllowedHosts:
-        """Return what is allowed on a server that listens on `host`: loopback alone, unless it listens beyond it."""
+        """Return what a server on `host` allows: beyond loopback also a cluster's names."""
         names = (*LOOPBACK_NAMES, *(name.lower() for name in more))
         if _is_loopback(host):
             return cls(names)

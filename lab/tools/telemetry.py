@@ -23,7 +23,10 @@ EXPORT_EVERY_MS = 500
 def tracer_provider(
     otlp_endpoint: str | None, exporter: SpanExporter | None = None
 ) -> TracerProvider:
-    """Spans with the request's baggage as attributes; sent to `otlp_endpoint` (a base URL) if there is one."""
+    """Return a provider whose spans carry the request's baggage as attributes.
+
+    They are sent to `otlp_endpoint`, a base URL, if there is one.
+    """
     provider = TracerProvider(
         resource=Resource.create({Attr.SERVICE: Service.TOOLS}), shutdown_on_exit=False
     )
@@ -38,7 +41,7 @@ def tracer_provider(
 
 
 class _Formatter(JsonFormatter):
-    """`ts`, `level`, `logger`, `message`, what the caller passed as extra, and the ids of the current span."""
+    """Writes `ts`, `level`, `logger`, `message`, the caller's extras and the current span's ids."""
 
     def add_fields(
         self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
@@ -58,10 +61,9 @@ class _Formatter(JsonFormatter):
 
 
 def log_json_lines(level: str) -> None:
-    """Every logger writes one JSON object a line to stderr."""
+    """Make every logger write one JSON object per line to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("mcp").setLevel(
-        logging.WARNING
-    )  # a line for every request says less than ours
+    # Its line per request says less than ours.
+    logging.getLogger("mcp").setLevel(logging.WARNING)

@@ -7,11 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from lab.errors import LabError
-
 
 class _NoPandas:
-    """pyarrow imports pandas, 2 s and 60 MB, only to ask whether a list is a Series; in this process it never is."""
+    """Hides pandas: pyarrow imports it (2 s, 60 MB) only to test whether a list is a Series; here it never is."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -19,53 +17,82 @@ class _NoPandas:
             raise ModuleNotFoundError("the trace store works without pandas", name=name)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the trace store until it is stopped; returns the exit status."""
+def _port(text: str) -> int:
+    """Read a port number; argparse reports the ValueError."""
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is not a port: use 0 to 65535")
+    return port
+
+
+def _hours(text: str) -> float:
+    """Read an age; one below a minute would delete spans as they arrive."""
+    hours = float(text)
+    if not 1 / 60 <= hours <= _MAX_HOURS:
+        raise argparse.ArgumentTypeError(f"{text} would delete every span: use 0.1 or more hours")
+    return hours
+
+
+def _gib(text: str) -> float:
+    """Read a size; an empty database takes some megabytes already."""
+    gib = float(text)
+    if not _MIN_GIB <= gib <= _MAX_GIB:
+        raise argparse.ArgumentTypeError(
+            f"{text} would delete every span: use {_MIN_GIB} or more GiB"
+        )
+    return gib
+
+
+_MAX_HOURS = 24 * 366 * 100
+_MIN_GIB = 0.05
+_MAX_GIB = 2**20
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lab tracestore", description="The embedded Tempo: OTLP in, TraceQL out."
     )
-    parser.add_argument(
-        "--data", type=Path, required=True, help="folder of the database and its log"
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of the database and its log")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="host name under which clients reach the store, beside localhost; may be repeated",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument(
-        "--port", type=int, default=3200, help="Tempo's HTTP API; 0 takes a free port"
-    )
-    parser.add_argument(
-        "--otlp-port", type=int, default=4318, help="OTLP/HTTP; 0 takes a free port"
-    )
-    parser.add_argument(
-        "--grpc-port", type=int, help="OTLP over gRPC as well (4317 is usual); needs grpcio"
-    )
-    parser.add_argument(
-        "--max-age-hours", type=float, help="forget spans older than this; default: keep all"
-    )
-    parser.add_argument(
-        "--max-gib", type=float, help="forget the oldest spans where the database is larger"
-    )
-    parser.add_argument(
-        "--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end"
-    )
-    parser.add_argument(
+    add("--port", type=_port, default=3200, help="Tempo's HTTP API; 0 takes a free port")
+    add("--otlp-port", type=_port, default=4318, help="OTLP/HTTP; 0 takes a free port")
+    add("--grpc-port", type=_port, help="OTLP over gRPC as well (4317 is usual); needs grpcio")
+    add("--max-age-hours", type=_hours, help="delete spans older than this; default: keep all")
+    add("--max-gib", type=_gib, help="delete the oldest spans while the database is larger")
+    add("--export", type=Path, metavar="FOLDER", help="write all traces as Parquet, then end")
+    add(
         "--import",
         type=Path,
         metavar="FOLDER",
         dest="import_",
         help="add an export's traces, then end",
     )
-    parser.add_argument(
-        "--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"]
-    )
-    args = parser.parse_args(argv)
+    add("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])
+    return parser
 
-    sys.meta_path.insert(0, _NoPandas)
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the trace store until it is stopped; return the exit status."""
+    args = _parser().parse_args(argv)
+
+    sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]  # a finder needs only find_spec
     # aiohttp's client, which is never used here, reads every certificate of the machine when it is imported.
     os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
+    from lab.tracestore.errors import TraceStoreError
     from lab.tracestore.jsonlog import set_up
     from lab.tracestore.retention import Retention
     from lab.tracestore.server import run
 
+    os.umask(0o077)  # spans hold prompts and answers: only their owner may read them
     set_up(args.log_level)
     try:
         if args.export or args.import_:
@@ -74,16 +101,23 @@ def main(argv: list[str] | None = None) -> int:
             max_age_s=args.max_age_hours * 3600 if args.max_age_hours is not None else None,
             max_bytes=round(args.max_gib * 2**30) if args.max_gib is not None else None,
         )
-        ports = {"port": args.port, "otlp_port": args.otlp_port, "grpc_port": args.grpc_port}
-        run(args.data, host=args.host, **ports, retention=retention)
-    except LabError as e:
+        run(
+            args.data,
+            host=args.host,
+            port=args.port,
+            otlp_port=args.otlp_port,
+            grpc_port=args.grpc_port,
+            allowed_hosts=tuple(args.allowed_host),
+            retention=retention,
+        )
+    except TraceStoreError as e:
         print(e, file=sys.stderr)
         return 1
     return 0
 
 
 def _move(args: argparse.Namespace) -> int:
-    """Export or import, without a server; what waits in the log takes part."""
+    """Export or import without a server; spans that are only in the log are included."""
     from lab.tracestore.archive import export_window, import_folder
     from lab.tracestore.engine import Engine
 
@@ -91,11 +125,11 @@ def _move(args: argparse.Namespace) -> int:
     engine.start()
     try:
         if args.export:
-            print(
-                f"{engine.query(lambda con: export_window(con, args.export))} spans written to {args.export}"
-            )
+            count = engine.query(lambda con: export_window(con, args.export))
+            print(f"{count} spans written to {args.export}")
         else:
-            print(f"{import_folder(engine.store, args.import_)} spans added to {args.data}")
+            count = import_folder(engine.store, args.import_)
+            print(f"{count} spans added to {args.data}")
     finally:
         engine.stop()
     return 0

@@ -20,12 +20,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from lab.tracestore import http_params as params
 from lab.tracestore.anyvalue import double_to_json
 from lab.tracestore.errors import BadRequest, TraceStoreError
+from lab.tracestore.guard import PAGE_HEADER
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.otlp_json import as_protobuf_json
 from lab.tracestore.rebuild import traces
 from lab.tracestore.search import SearchRequest, read_query, search
-from lab.tracestore.tags import tag_names, tag_values
+from lab.tracestore.tags import TagRequest, read_tag, read_tag_v1, tag_names, tag_values
 from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
@@ -61,6 +62,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
         code = response.status
+        if engine.ready and engine.ingest.is_incomplete and not response.prepared:
+            response.headers["X-Lab-Incomplete"] = "acknowledged spans cannot be queried yet"
         return response
     except web.HTTPException as e:
         code = e.status
@@ -103,9 +106,9 @@ def add_routes(app: web.Application) -> None:
     get("/api/v2/traces/{id}", trace_v2)
     get("/api/search", search_traces)
     get("/api/search/tags", tags_v1)
-    get("/api/search/tag/{tag}/values", tag_values_v1)
+    get("/api/search/tag/{tag:.+}/values", tag_values_v1)
     get("/api/v2/search/tags", tags_v2)
-    get("/api/v2/search/tag/{tag}/values", tag_values_v2)
+    get("/api/v2/search/tag/{tag:.+}/values", tag_values_v2)
     get("/api/metrics/query_range", query_range)
     get("/api/metrics/query", query_instant)
     get("/api/lab/spans", bulk_spans)
@@ -124,6 +127,8 @@ async def ready(request: web.Request) -> web.Response:
     engine = request.app[ENGINE]
     if not engine.ready:
         return web.Response(status=503, text="starting: the log is being replayed")
+    if fault := engine.fault:
+        return web.Response(status=503, text=str(fault))
     await ask(request, lambda con: con.execute("SELECT 1 FROM spans LIMIT 1").fetchall())
     return web.Response(text="ready")
 
@@ -192,6 +197,9 @@ async def trace_v2(request: web.Request) -> web.Response:
 async def search_traces(request: web.Request) -> web.Response:
     """Traces that match `q` (TraceQL), or the older `tags`, `minDuration`, `maxDuration`."""
     q = request.query
+    if q.get("q") and q.get("tags"):
+        raise BadRequest("invalid request: can't specify tags and q in the same query")
+
     start_ns, end_ns = params.window_s(q, max_hours=MAX_SEARCH_HOURS)
     wanted = SearchRequest(
         query=read_query(q.get("q", "") or legacy_query(q)),
@@ -209,50 +217,49 @@ def _window(request: web.Request) -> Window:
     return Window(start_ns, end_ns)
 
 
+def _tag_request(request: web.Request) -> TagRequest:
+    q = request.query
+    limit = params.integer(q, "limit", 0)
+    return TagRequest(q.get("scope", ""), q.get("q", ""), _window(request), limit)
+
+
+async def _tag_names(request: web.Request) -> list[dict[str, Any]]:
+    store = request.app[ENGINE].store
+    conditions = _tag_request(request)
+    return await ask(request, lambda con: tag_names(store, con, conditions))
+
+
 async def tags_v2(request: web.Request) -> web.Response:
-    """Tag names by scope."""
-    catalogue = request.app[ENGINE].store.catalogue
-    limit = params.integer(request.query, "limit", 0)
-    await ask(request, lambda con: None)  # see what was just acknowledged
-    scopes = tag_names(catalogue, request.query.get("scope", ""), _window(request), limit)
+    """Answer with the tag names of each scope."""
+    scopes = await _tag_names(request)
     return json_response({"scopes": scopes, "metrics": {"completedJobs": 1, "totalJobs": 1}})
 
 
 async def tags_v1(request: web.Request) -> web.Response:
-    """Tag names without their scopes."""
-    catalogue = request.app[ENGINE].store.catalogue
-    await ask(request, lambda con: None)
-    scopes = tag_names(
-        catalogue,
-        request.query.get("scope", ""),
-        _window(request),
-        params.integer(request.query, "limit", 0),
-    )
+    """Answer with tag names without their scopes; intrinsics only where that scope is requested."""
+    intrinsic = request.query.get("scope") == "intrinsic"
+    scopes = [s for s in await _tag_names(request) if intrinsic or s["name"] != "intrinsic"]
     return json_response(
         {"tagNames": sorted({t for s in scopes for t in s["tags"]}), "metrics": {}}
     )
 
 
-async def _values(request: web.Request) -> list[dict[str, str]]:
-    store, q = request.app[ENGINE].store, request.query
-    tag, window, limit = request.match_info["tag"], _window(request), params.integer(q, "limit", 0)
-    return await ask(
-        request, lambda con: tag_values(store, con, tag, q.get("q", ""), window, limit)
-    )
+async def _values(request: web.Request, tag: ast.Attribute | ast.Intrinsic) -> list[dict[str, str]]:
+    store = request.app[ENGINE].store
+    conditions = _tag_request(request)
+    return await ask(request, lambda con: tag_values(store, con, tag, conditions))
 
 
 async def tag_values_v2(request: web.Request) -> web.Response:
-    """Values of a tag, with their types."""
-    return json_response(
-        {"tagValues": await _values(request), "metrics": {"completedJobs": 1, "totalJobs": 1}}
-    )
+    """Answer with the values of a tag and their types."""
+    values = await _values(request, read_tag(request.match_info["tag"]))
+    return json_response({"tagValues": values, "metrics": {"completedJobs": 1, "totalJobs": 1}})
 
 
 async def tag_values_v1(request: web.Request) -> web.Response:
-    """Values of a tag as text."""
-    return json_response(
-        {"tagValues": sorted({v["value"] for v in await _values(request)}), "metrics": {}}
-    )
+    """Answer with the values of a tag as text."""
+    values = await _values(request, read_tag_v1(request.match_info["tag"]))
+    return json_response({"tagValues": sorted({v.get("value", "") for v in values}), "metrics": {}})
 
 
 def _metrics_query(request: web.Request) -> ast.Query:
@@ -265,48 +272,56 @@ def _metrics_query(request: web.Request) -> ast.Query:
 
 
 async def query_range(request: web.Request) -> web.Response:
-    """A TraceQL metrics query over a range: series of samples."""
-    from lab.tracestore.series import default_step_ns, evaluate, range_request
+    """Answer a TraceQL metrics query over a range: series of samples."""
+    from lab.tracestore.series import default_step_ns, evaluate, exemplars_of, range_request
 
     q = request.query
     query = _metrics_query(request)
     start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
-    step_ns = params.duration_ns(q["step"], "step") if q.get("step") else 0
-    wanted = range_request(
+    step_ns = params.step_ns(q) if q.get("step") else default_step_ns(start_ns, end_ns)
+    conditions = range_request(
         query,
         start_ns,
         end_ns,
-        step_ns or default_step_ns(start_ns, end_ns),
+        step_ns,
         exact=params.flag(q, "exact"),
-        exemplars=min(params.integer(q, "exemplars", 0), 100),
+        exemplars=exemplars_of(query, params.integer(q, "exemplars", 0)),
     )
     store = request.app[ENGINE].store
-    series = await ask(request, lambda con: evaluate(store, con, wanted))
-    return json_response(_metrics_answer([_samples(s, wanted) for s in series], wanted))
+    result = await ask(request, lambda con: evaluate(store, con, conditions))
+    series = [_samples(s, conditions) for s in result.series]
+    return json_response(_metrics_answer(series, conditions, result.message))
 
 
 async def query_instant(request: web.Request) -> web.Response:
-    """A TraceQL metrics query over the whole range at once: one value a series."""
+    """Answer a TraceQL metrics query over the whole range at once: one value per series."""
     from lab.tracestore.series import MetricsRequest, evaluate
 
     q = request.query
     query = _metrics_query(request)
     start_ns, end_ns = params.metrics_window(q, max_hours=MAX_METRICS_HOURS)
-    wanted = MetricsRequest(
+    conditions = MetricsRequest(
         query, start_ns, end_ns, end_ns - start_ns, instant=True, exact=params.flag(q, "exact")
     )
     store = request.app[ENGINE].store
-    series = await ask(request, lambda con: evaluate(store, con, wanted))
-    found = [{"labels": _labels(s), "value": double_to_json(float(s.values[0]))} for s in series]
-    return json_response(_metrics_answer(found, wanted))
+    result = await ask(request, lambda con: evaluate(store, con, conditions))
+    series = [
+        {"labels": _labels(s), "value": double_to_json(float(s.values[0]))} for s in result.series
+    ]
+    return json_response(_metrics_answer(series, conditions, result.message))
 
 
-def _metrics_answer(series: list[dict[str, Any]], wanted: MetricsRequest) -> dict[str, Any]:
+def _metrics_answer(
+    series: list[dict[str, Any]], conditions: MetricsRequest, message: str
+) -> dict[str, Any]:
     answer: dict[str, Any] = {"series": series, "metrics": {"completedJobs": 1, "totalJobs": 1}}
-    if wanted.exact:
+    if conditions.exact:
         answer["message"] = (
             "exact quantiles, which Tempo does not give: not comparable with Tempo's log2 buckets"
         )
+    if message:
+        answer["status"] = "PARTIAL"
+        answer["message"] = message
     return answer
 
 
@@ -314,9 +329,9 @@ def _labels(series: Series) -> list[dict[str, Any]]:
     return [{"key": label.name, "value": label.value} for label in series.labels]
 
 
-def _samples(series: Series, wanted: MetricsRequest) -> dict[str, Any]:
+def _samples(series: Series, conditions: MetricsRequest) -> dict[str, Any]:
     samples = [
-        {"timestampMs": str(wanted.timestamp_ms(i)), "value": double_to_json(v)}
+        {"timestampMs": str(conditions.timestamp_ms(i)), "value": double_to_json(v)}
         for i, v in enumerate(series.values.tolist())
         if v == v
     ]
@@ -375,8 +390,16 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 
 async def export_spans(request: web.Request) -> web.Response:
-    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
+    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's).
+
+    The request needs a header `X-Lab-Request`, which a web page cannot send without the store's consent.
+    """
     from lab.tracestore.archive import export_window
+
+    if PAGE_HEADER not in request.headers:
+        return web.Response(
+            status=403, text=f"an export needs a header {PAGE_HEADER}: send it with any value"
+        )
 
     engine, q = request.app[ENGINE], request.query
     name = q.get("name", "")

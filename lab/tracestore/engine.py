@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import duckdb
 
+from lab.tracestore.disk import damaged_files
 from lab.tracestore.errors import QueryTooSlow, StoreBroken
 from lab.tracestore.ingest import Ingest, Limits
 from lab.tracestore.retention import Retention, apply
@@ -58,8 +59,6 @@ class Engine:
         started = time.monotonic()
         threading.Thread(target=self._stop_slow_queries, name="stopwatch", daemon=True).start()
         replayed = self.ingest.start()
-        with self.store.reader() as con:
-            con.execute("SELECT count(*) FROM spans").fetchone()
         self.ready = True
         if self.retention != Retention():
             threading.Thread(target=self._forget_forever, name="retention", daemon=True).start()
@@ -85,14 +84,23 @@ class Engine:
                     ):  # it has just ended by itself
                         con.interrupt()
 
-    def stop(self) -> None:
-        """Take nothing more, flush, checkpoint, close."""
+    def stop(self) -> bool:
+        """Take nothing more, end running queries, flush, checkpoint, close; return whether all of it was done in time.
+
+        Where it was not, the database is left open: what is missing there is in the log.
+        """
         self.ready = False
-        self.ingest.stop()
+        for con in list(self._deadlines):
+            self._deadlines[con] = 0.0
+        is_flushed = self.ingest.stop()
         self.pool.shutdown(wait=True, cancel_futures=True)
         self.json_pool.shutdown(wait=True, cancel_futures=True)
         self._stopped.set()
-        self.store.close()
+        if is_flushed:
+            self.store.close()
+        else:
+            log.warning("stopped before everything was flushed; the next start replays it")
+        return is_flushed
 
     def query(self, ask: Callable[[duckdb.DuckDBPyConnection], T], *, wait_s: float = 5.0) -> T:
         """Run `ask` on a connection of its own that sees every span acknowledged before this call.
@@ -101,6 +109,13 @@ class Engine:
         Raises QueryTooSlow after `query_timeout_s`, StoreBroken where the database fails.
         """
         self.ingest.wait_visible(self.ingest.acked_seq, wait_s)
+        try:
+            return self._query(ask)
+        except StoreBroken:
+            self.store.reopen_if_given_up()
+            raise
+
+    def _query(self, ask: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with self.store.reader() as con:
             self._deadlines[con] = time.monotonic() + self.query_timeout_s
             try:
@@ -116,18 +131,23 @@ class Engine:
                 duckdb.FatalException,
                 duckdb.OutOfMemoryException,
             ) as e:
-                raise StoreBroken(
-                    "the database failed on a query", got=str(e).splitlines()[0]
-                ) from e
+                raise _failed(e) from e
+            except duckdb.Error as e:
+                if type(e) is duckdb.Error:  # a damaged block has no class of its own
+                    raise _failed(e) from e
+                raise
             finally:
                 del self._deadlines[con]
 
     def status(self) -> dict[str, Any]:
         """Return what an operator wants to know, as JSON values. `damage` counts what this start could not read."""
         damage = self.ingest.damage
-        kept = [*self.folder.glob("*.damaged*"), *self.folder.glob("wal/*.damaged*")]
+        kept = damaged_files(self.folder)
+        fault = self.fault
         return {
-            "ready": self.ready,
+            "ready": self.ready and fault is None,
+            "fault": str(fault) if fault else "",
+            "incomplete": self.ingest.is_incomplete,
             "pending_spans": self.ingest.pending_spans,
             "log_bytes": self.ingest.wal.bytes,
             "database_bytes": self.store.size_bytes(),
@@ -138,6 +158,17 @@ class Engine:
             },
         }
 
+    @property
+    def fault(self) -> StoreBroken | None:
+        """Why no spans are accepted at present; None where they are."""
+        if self.store.is_gone:
+            return StoreBroken(
+                "the data folder was deleted under the running store",
+                got=str(self.folder),
+                fix="start the store again; what it held is lost",
+            )
+        return self.ingest.fault
+
     def refresh_gauges(self) -> None:
         """Set the gauges that are read, not counted."""
         t = self.telemetry
@@ -145,3 +176,9 @@ class Engine:
         t.pending_spans.set(self.ingest.pending_spans)
         t.wal_bytes.set(self.ingest.wal.bytes)
         t.database_bytes.set(self.store.size_bytes())
+        t.damaged_files.set(len(damaged_files(self.folder)))
+        t.faulty.set(self.fault is not None)
+
+
+def _failed(error: duckdb.Error) -> StoreBroken:
+    return StoreBroken("the database failed on a query", got=str(error).splitlines()[0])

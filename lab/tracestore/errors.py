@@ -1,28 +1,35 @@
 """What can go wrong in the trace store, as a tree.
 
-LabError
-└── TraceStoreError          carries the HTTP status that the caller gets
-    ├── BadRequest           400: a payload or a parameter cannot be read
-    │   └── TraceQLError     ... a query; names the position
-    │       ├── TraceQLSyntax         it does not parse
-    │       ├── TraceQLInvalid        it parses, but the types or the references make no sense
-    │       └── TraceQLUnsupported    it is right, but this store (or Tempo itself) does not answer it
-    ├── TooLarge             413: a body over the cap
-    ├── TooSlow              408: a body did not arrive in time
-    ├── Overloaded           429: the queue is full; try again after `retry_after_s`
-    ├── QueryTooSlow         503: a query ran into its time limit
-    └── StoreBroken          503: the disk or the database refuses; try again after `retry_after_s`
+TraceStoreError              carries the HTTP status that the caller gets
+├── BadRequest           400: a payload or a parameter cannot be read
+│   └── TraceQLError     ... a query; names the position
+│       ├── TraceQLSyntax         it does not parse
+│       ├── TraceQLInvalid        it parses, but the types or the references make no sense
+│       └── TraceQLUnsupported    it is right, but this store (or Tempo itself) does not answer it
+├── TooLarge             413: a body over the cap
+├── TooSlow              408: a body did not arrive in time
+├── Overloaded           429: the queue is full; try again after `retry_after_s`
+├── QueryTooSlow         503: a query ran into its time limit
+└── StoreBroken          503: the disk or the database refuses; try again after `retry_after_s`
 """
 
 from __future__ import annotations
 
-from lab.errors import LabError
 
+class TraceStoreError(Exception):
+    """Base of the trace store's errors. `status` is the HTTP status code of the answer.
 
-class TraceStoreError(LabError):
-    """Base of the trace store's errors. `status` is the HTTP status code of the answer."""
+    `happened` is one sentence; `got` says what was found instead; `fix` says how to correct it.
+    """
 
     status = 500
+
+    def __init__(self, happened: str, *, got: str = "", fix: str = "") -> None:
+        self.happened = happened
+        self.got = got
+        self.fix = fix
+        parts = [happened, f"  Got: {got}" if got else "", f"  Fix: {fix}" if fix else ""]
+        super().__init__("\n".join(part for part in parts if part))
 
 
 class BadRequest(TraceStoreError):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.tracestore.admission import MAX_MESSAGES
+from lab.tracestore.disk import RESERVE_BYTES, Reserve, free_bytes
 from lab.tracestore.errors import (
     BadRequest,
     Overloaded,
@@ -36,7 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("lab.tracestore.ingest")
 
 GROUP_BYTES = 4 * 2**20
+_LOG_ROOM = (
+    8 * 2**20
+)  # free on the disk before a log that could not be written counts as well again
 _REPLAY_BYTES = 16 * 2**20
+RETRY_S = 1.0
+STOP_S = 5.0  # to flush at the end; what is not flushed by then is replayed at the next start
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ class Limits:
     pending_spans: int = 120_000
     pending_bytes: int = 256 * 2**20
     batch_spans: int = 50_000
-    flush_every_s: float = 1.0  # a query asks for a flush of its own
+    flush_every_s: float = 1.0  # a query requests a flush of its own
+    reserve_bytes: int = RESERVE_BYTES
 
 
 @dataclass
@@ -85,15 +92,23 @@ def _new_batch() -> SpanBatch:
 
 
 class Ingest:
-    """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing."""
+    """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing.
+
+    While the disk is full or the database fails, payloads are refused with StoreBroken (`fault` says why), and the flusher
+    tries again every second.
+    """
 
     def __init__(
         self, store: SpanStore, wal_folder: Path, telemetry: Telemetry, limits: Limits | None = None
     ) -> None:
-        self.store, self.telemetry, self.limits = store, telemetry, limits or Limits()
-        self._wal_folder = wal_folder
+        self.store = store
+        self.telemetry = telemetry
+        self.limits = limits or Limits()
         self.wal = WriteAheadLog(wal_folder, next_seq=store.flushed_seq + 1)
+        self.reserve = Reserve(wal_folder.parent, self.limits.reserve_bytes)
         self.damage = Damage()
+        self.acked_seq = store.flushed_seq
+
         self._lock = threading.Condition()
         self._queue: deque[_Item] = deque()
         self._queued_bytes = 0
@@ -102,23 +117,69 @@ class Ingest:
         self._pending_bytes = 0
         self._flush_now = False
         self._stopping = False
-        self._broken: TraceStoreError | None = None
-        self.acked_seq = store.flushed_seq
+        self._fault: StoreBroken | None = None
+        self._log_fault: StoreBroken | None = None
+        self._is_replayed = False
         self._threads: list[threading.Thread] = []
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wal")
 
     def start(self) -> int:
-        """Replay the log into the database, then accept; returns the number of spans replayed."""
-        replayed, last = self._replay()
-        self.wal.begin(max(last, self.store.flushed_seq) + 1, self.damage)
-        self.store.set_position(self.wal.next_seq - 1)
-        self.acked_seq = self.store.flushed_seq
-        self._report_damage()
+        """Replay the log into the database, then accept; return the number of spans replayed.
+
+        Where the database cannot take the log (the disk is full), start without accepting and go on trying.
+        """
+        replayed = self._try_replay()
+        self.reserve.hold()
         for target in (self._log_forever, self._flush_forever):
             thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
             thread.start()
             self._threads.append(thread)
         return replayed
+
+    @property
+    def fault(self) -> StoreBroken | None:
+        """Why no spans are accepted at present; None where they are."""
+        return self._refusal or self._log_fault
+
+    @property
+    def _refusal(self) -> StoreBroken | None:
+        """Why payloads are refused without an attempt to log them."""
+        if self._fault is None and self._is_replayed and not self.reserve.held:
+            return self.reserve.refusal()
+        return self._fault
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether acknowledged spans cannot be queried, because the database cannot take them."""
+        return self._fault is not None
+
+    def _try_replay(self) -> int:
+        damage = Damage()
+        try:
+            replayed, last = self._replay(damage)
+            next_seq = max(last, self.store.flushed_seq) + 1
+            self.wal.begin(next_seq, damage)
+            self.store.set_position(self.wal.next_seq - 1)
+        except StoreBroken as e:
+            self._fail(e)
+            return 0
+        self.damage = damage
+        self._report_damage()
+        with self._lock:
+            self.acked_seq = self.store.flushed_seq
+            self._is_replayed = True
+            self._fault = None
+            self._lock.notify_all()
+        return replayed
+
+    def _fail(self, fault: StoreBroken) -> None:
+        """Note that the database fails, and give it the room of the reserve."""
+        if self._fault is None:
+            log.error(fault.happened, extra={"error": fault.got})
+        self.reserve.release()
+        with self._lock:
+            self._fault = fault
+            self._lock.notify_all()
 
     def _report_damage(self) -> None:
         damage = self.damage
@@ -134,14 +195,20 @@ class Ingest:
                 },
             )
 
-    def _replay(self) -> tuple[int, int]:
-        waiting, size, spans, last = [], 0, 0, 0
-        for seq, payload in read(self._wal_folder, self.store.flushed_seq, self.damage):
+    def _replay(self, damage: Damage) -> tuple[int, int]:
+        """Return the number of spans replayed and the last sequence number read (0 without a record)."""
+        waiting: list[bytes] = []
+        size = 0
+        spans = 0
+        last = 0
+        for seq, payload in read(self.wal.folder, self.store.flushed_seq, damage):
             waiting.append(payload)
-            size, last = size + len(payload), seq
+            size += len(payload)
+            last = seq
             if size >= _REPLAY_BYTES:
                 spans += self._insert_replayed(waiting, last)
-                waiting, size = [], 0
+                waiting = []
+                size = 0
         if waiting:
             spans += self._insert_replayed(waiting, last)
         return spans, last
@@ -169,12 +236,15 @@ class Ingest:
     def submit(self, payload: bytes) -> Future:
         """Queue one payload. The future gives Accepted once it is durable.
 
-        Raises Overloaded where the queue is full. The future raises BadRequest or StoreBroken; then nothing was kept.
+        Raises Overloaded where the queue is full, StoreBroken where the disk is. The future raises BadRequest, TooLarge
+        or StoreBroken; then nothing was kept.
         """
         future: Future = Future()
         with self._lock:
             if self._stopping:
                 raise Overloaded("the trace store is shutting down")
+            if refusal := self._refusal:
+                raise refusal
             full = self._queued_bytes + len(payload) > self.limits.queue_bytes and self._queue
             if (
                 full
@@ -199,25 +269,34 @@ class Ingest:
         return self._pending_spans
 
     def wait_visible(self, seq: int, timeout_s: float) -> bool:
-        """Ask for a flush and wait until the database holds everything up to `seq`; False on timeout."""
+        """Request a flush and wait until the database holds everything up to `seq`; False on timeout or fault."""
         if self.store.flushed_seq >= seq:
             return True
         with self._lock:
             self._flush_now = True
             self._lock.notify_all()
-            return self._lock.wait_for(lambda: self.store.flushed_seq >= seq, timeout_s)
+            self._lock.wait_for(
+                lambda: self.store.flushed_seq >= seq or self._fault is not None, timeout_s
+            )
+            return self.store.flushed_seq >= seq
 
-    def stop(self) -> None:
-        """Finish what is queued, flush it, and end both threads."""
+    def stop(self) -> bool:
+        """Finish what is queued, flush it, and end both threads; return whether they ended within `STOP_S`."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
+
+        deadline = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(timeout=60)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+
         self._disk.shutdown()
-        if self.store.flushed_seq >= self.wal.next_seq - 1:
+        if self._is_replayed and self.store.flushed_seq >= self.wal.next_seq - 1:
             self.wal.clear()
         self.wal.close()
+        return True
 
     def _log_forever(self) -> None:
         while (group := self._next_group()) is not None:
@@ -266,19 +345,26 @@ class Ingest:
                 return []
             results = [(group[0][1], e)]
         except StoreBroken as e:
-            log.error(e.happened, extra={"error": e.got})
+            if self._log_fault is None:
+                log.error(e.happened, extra={"error": e.got})
+            with self._lock:
+                self._log_fault = e
+                self._lock.notify_all()
             results = [(future, e) for _, future in group]
         self._answer(results)
         return group[len(results) :]
 
     def _write(self, batch: SpanBatch, payloads: list[bytes]) -> None:
         """Make the payloads of a batch durable, and queue its tables for the database."""
+        if refusal := self._refusal:
+            raise refusal
         written = self._disk.submit(self.wal.append, payloads)
         try:
             tables = batch.tables()  # while the disk works
         finally:
             seq = written.result()
 
+        self._log_fault = None
         decoded = _Decoded(*tables, seq)
         with self._lock:
             self.acked_seq = seq
@@ -297,8 +383,24 @@ class Ingest:
                 future.set_exception(result)
 
     def _flush_forever(self) -> None:
+        while not self._is_replayed and not self._stopping:
+            self._pause()
+            self._try_replay()
         while (items := self._next_flush()) is not None:
-            self._flush(items)
+            if items:
+                self._flush(items)
+            else:
+                self._recover()
+
+    def _recover(self) -> None:
+        """Accept again where the disk has room for it."""
+        if self.reserve.hold() and free_bytes(self.wal.folder) >= _LOG_ROOM:
+            self._log_fault = None
+            log.info("the disk has room again: spans are accepted")
+
+    def _pause(self) -> None:
+        with self._lock:
+            self._lock.wait_for(lambda: self._stopping, timeout=RETRY_S)
 
     def _due(self) -> bool:
         if not self._pending:
@@ -311,17 +413,20 @@ class Ingest:
         )
 
     def _next_flush(self) -> list[_Decoded] | None:
+        """Wait for a batch that is due; an empty one where only the reserve is to be held, None at the end."""
         with self._lock:
             while not self._due():
-                wait_s = (
-                    None
-                    if not self._pending and not self._stopping
-                    else self.limits.flush_every_s / 2
+                idle = not self._pending and not self._stopping
+                self._lock.wait(
+                    None if idle and self.reserve.held else self.limits.flush_every_s / 2
                 )
-                self._lock.wait(wait_s)
+                if not self._pending and not self.reserve.held and not self._stopping:
+                    return []
             if not self._pending:
                 return None
-            items, spans = [], 0
+
+            items: list[_Decoded] = []
+            spans = 0
             while self._pending and (
                 not items or spans + self._pending[0].spans.num_rows <= self.limits.batch_spans
             ):
@@ -342,14 +447,16 @@ class Ingest:
                 added = self.store.insert(spans, resources, scopes, items[-1].seq)
                 break
             except StoreBroken as e:
-                log.error(e.happened, extra={"error": e.got})
+                self._fail(e)
+                self._pause()
                 if self._stopping:
                     return  # it is in the log, and will be replayed
-                time.sleep(1)
         self.telemetry.spans_duplicate.inc(spans.num_rows - added)
         self.telemetry.flush_s.observe(time.monotonic() - started)
         with self._lock:
             self._pending_spans -= spans.num_rows
             self._pending_bytes -= sum(i.bytes for i in items)
+            self._fault = None
             self._lock.notify_all()
         self.wal.forget(items[-1].seq)
+        self.reserve.hold()

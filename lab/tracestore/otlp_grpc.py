@@ -62,7 +62,7 @@ class GrpcServer:
         log.info("listening for gRPC", extra={"grpc_port": self.port})
 
     def stop(self) -> None:
-        self._server.stop(grace=5).wait()
+        self._server.stop(grace=2).wait()
 
     def _export(self, payload: bytes, context: Any) -> bytes:
         try:

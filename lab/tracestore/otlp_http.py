@@ -54,6 +54,8 @@ async def export(request: web.Request) -> web.Response:
                 body = await loop.run_in_executor(engine.json_pool, _json_to_protobuf, body)
             if not engine.ready:
                 raise StoreBroken("the trace store is not ready yet", retry_after_s=1)
+            if fault := engine.fault:
+                raise fault
             accepted = await asyncio.wrap_future(engine.ingest.submit(body))
     except TraceStoreError as e:
         return _refuse(engine, e.status, str(e), is_json, getattr(e, "retry_after_s", None))

@@ -25,10 +25,8 @@ def apply(store: SpanStore, retention: Retention, now_ns: int | None = None) -> 
     """Delete what is too much; returns the number of spans deleted. A late span that is old already goes too."""
     deleted = 0
     if retention.max_age_s is not None:
-        cutoff = (now_ns if now_ns is not None else time.time_ns()) - round(
-            retention.max_age_s * 10**9
-        )
-        deleted += store.delete_before(cutoff)
+        now_ns = time.time_ns() if now_ns is None else now_ns
+        deleted += store.delete_before(max(0, now_ns - round(retention.max_age_s * 10**9)))
     if retention.max_bytes is not None:
         deleted += _shrink(store, retention.max_bytes)
     if deleted:

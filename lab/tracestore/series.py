@@ -1,43 +1,46 @@
 """TraceQL metrics: spans -> time series, with Tempo's steps, buckets, labels and gaps.
 
-Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is aligned to the step and
-begins one
-step early. Counts are 0 where nothing happened; the other aggregates have no sample there. Quantiles come from power-
-of-two
-buckets and exist for integers and durations only, as in Tempo.
+Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is aligned to the step and begins
+one step early. Counts are 0 where nothing happened; the other aggregates have no sample there. Quantiles come from
+power-of-two buckets and exist for integers and durations only, as in Tempo.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
 import numpy as np
 
+from lab.tracestore import windows
 from lab.tracestore.errors import BadRequest, TraceQLInvalid
-from lab.tracestore.seriesops import Label, Series, apply_second, combine
+from lab.tracestore.seriesops import Label, Series, apply_second
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fetch import DEDICATED, fetch_plan
 from lab.tracestore.traceql.fields import Slots
 from lab.tracestore.traceql.parse import parse
-from lab.tracestore.traceql.spansets import SpansetCompiler, Window
+from lab.tracestore.traceql.spansets import SpansetCompiler
 from lab.tracestore.traceql.text import attribute_text
 from lab.tracestore.traceql.validate import validate
 from lab.tracestore.values import any_value, trace_hex
 
 MAX_INTERVALS = 10_000
-MAX_SERIES = 1_000
+MAX_SERIES = 1_000  # in an answer, as in Tempo
+MAX_VALUES = 20_000_000  # series times intervals that are held at once
+MAX_EXEMPLARS = 100
 _SECOND = 10**9
+_NIL = {"stringValue": "nil"}
 
 
 @dataclass(frozen=True)
 class MetricsRequest:
     """A metrics query over (start, end] in unix ns. `step_ns` is the whole range for an instant query.
 
-    `exact` asks for exact quantiles, also of floats: ours, not Tempo's.
+    `exact` requests exact quantiles, also of floats: ours, not Tempo's.
     """
 
     query: ast.Query
@@ -50,12 +53,21 @@ class MetricsRequest:
 
     @property
     def intervals(self) -> int:
+        """The number of intervals."""
         return 1 if self.instant else (self.end_ns - self.start_ns) // self.step_ns
 
     def timestamp_ms(self, interval: int) -> int:
-        return (
-            self.end_ns if self.instant else self.start_ns + (interval + 1) * self.step_ns
-        ) // 10**6
+        """Return the time (unix ms) that an interval is stamped with."""
+        end_ns = self.end_ns if self.instant else self.start_ns + (interval + 1) * self.step_ns
+        return end_ns // 10**6
+
+
+@dataclass(frozen=True)
+class MetricsResult:
+    """The series of an answer; `message` says what is missing, if anything is."""
+
+    series: list[Series]
+    message: str = ""
 
 
 def read_metrics_query(text: str) -> ast.Query:
@@ -67,12 +79,13 @@ def read_metrics_query(text: str) -> ast.Query:
 
 
 def default_step_ns(start_ns: int, end_ns: int) -> int:
-    """About 240 points, on Tempo's grid: 50 ms under a minute, else whole 1 s, 5 s, 15 s, 1 m, 5 m or 1 h."""
+    """Return a step for about 240 points, on Tempo's grid: 50 ms under a minute, else 1 s, 5 s, 15 s, 1 m, 5 m or 1 h."""
     delta = end_ns - start_ns
     baseline = delta // 240
     if delta < 60 * _SECOND:
         grid = 50 * 10**6
         return baseline // grid * grid if baseline > grid else grid
+
     for grid_s in (3600, 300, 60, 15, 5, 1):
         grid = grid_s * _SECOND
         if baseline > grid:
@@ -80,65 +93,148 @@ def default_step_ns(start_ns: int, end_ns: int) -> int:
     return _SECOND
 
 
+def exemplars_of(query: ast.Query, requested: int) -> int:
+    """Return how many exemplars to answer with: the query's hint wins over the parameter; by default as many as allowed."""
+    hint = query.hints.get("exemplars")
+    if isinstance(hint, bool):
+        return min(requested or MAX_EXEMPLARS, MAX_EXEMPLARS) if hint else 0
+    if isinstance(hint, int):
+        return min(max(hint, 0), MAX_EXEMPLARS)
+    return min(requested or MAX_EXEMPLARS, MAX_EXEMPLARS)
+
+
 def range_request(
     query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any
 ) -> MetricsRequest:
-    """A range query, aligned as Tempo aligns it: outwards to the step, and one step earlier. Raises BadRequest."""
+    """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier. Raises BadRequest."""
+    if (end_ns - start_ns) // step_ns > MAX_INTERVALS:
+        raise BadRequest(
+            f"the step is too small: more than {MAX_INTERVALS} intervals",
+            got=f"{(end_ns - start_ns) // step_ns}",
+            fix="use a larger step",
+        )
+
     start = start_ns - start_ns % step_ns
     end = end_ns + -end_ns % step_ns
     start = start - step_ns if start > step_ns else start
-    request = MetricsRequest(query, start, end, step_ns, **options)
-    if request.intervals > MAX_INTERVALS + 1:
-        raise BadRequest(
-            f"the step is too small: more than {MAX_INTERVALS} intervals",
-            got=f"{request.intervals}",
-            fix="give a larger step",
-        )
-    return request
+    return MetricsRequest(query, start, end, step_ns, **options)
 
 
 def evaluate(
     store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
-) -> list[Series]:
-    """The series of a metrics query, in the order of their labels."""
-    series = _expression(store, con, request, request.query.metrics)
-    series = apply_second(series, request.query.second)
-    shown = [s for s in series if not np.isnan(s.values).all()]
-    return sorted(shown, key=lambda s: s.sort_key())
+) -> MetricsResult:
+    """Return the series of a metrics query, in the order of their labels."""
+    query = request.query.metrics
+    if query.aggregate.op == "compare":
+        from lab.tracestore.compare import compare
+
+        series = compare(Spans(store, con, request))
+        complete = True
+    else:
+        aggregation = _Aggregation(Spans(store, con, request))
+        series = apply_second(aggregation.series(), query.second)
+        complete = aggregation.complete
+
+    series = [s for s in series if not np.isnan(s.values).all()]
+    series.sort(key=Series.sort_key)
+    if complete and len(series) <= MAX_SERIES:
+        return MetricsResult(series)
+    limit = f"maximum series limit of {MAX_SERIES}"
+    if not complete:
+        limit = f"maximum of {MAX_VALUES} values"
+    return MetricsResult(
+        series[:MAX_SERIES], f"Response exceeds {limit}, a partial response is returned."
+    )
 
 
-def _expression(
-    store: SpanStore,
-    con: duckdb.DuckDBPyConnection,
-    request: MetricsRequest,
-    node: ast.MetricsExpression,
-) -> list[Series]:
-    if isinstance(node, ast.MetricsMath):
-        sides = [
-            side if isinstance(side, int | float) else _expression(store, con, request, side)
-            for side in (node.left, node.right)
-        ]
-        return combine(node.op, *sides)
-    return apply_second(_Aggregation(store, con, request, node).series(), node.second)
+class Spans:
+    """The spans of a metrics query: those that its pipeline leaves and that start in the range."""
+
+    def __init__(
+        self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
+    ) -> None:
+        self.con = con
+        self.request = request
+        self.query = request.query.metrics
+        window = windows.overlapping(con, request.start_ns, request.end_ns)
+        plan = fetch_plan(request.query)
+        self.compiler = SpansetCompiler(store.catalogue, window, plan=plan)
+        self.fields = self.compiler.fields()
+        self._from: str | None = None
+
+    @property
+    def interval(self) -> str:
+        """SQL of the number of the interval that a span starts in."""
+        if self.request.instant:
+            return "0"
+        add = self.compiler.parameters.add
+        start = f"{add(self.request.start_ns)}::BIGINT"
+        return f"(s.start_ns - {start} - 1) // {add(self.request.step_ns)}::BIGINT"
+
+    def source(self) -> str:
+        """Return FROM ... WHERE ... of the spans. All fields that a statement uses must be compiled before."""
+        request = self.request
+        add = self.compiler.parameters.add
+        inside = (
+            f"s.start_ns > {add(request.start_ns)}::BIGINT "
+            f"AND s.start_ns <= {add(request.end_ns)}::BIGINT"
+        )
+        stages = self.query.pipeline.stages
+        if all(isinstance(s, ast.Filter) for s in stages):
+            conditions = " AND ".join(f"({self.fields.filter(s)})" for s in stages)
+            return f"FROM {self.compiler.source(self.fields.needs)} WHERE {inside} AND {conditions}"
+
+        if self._from is None:
+            relation = self.compiler.pipeline(self.query.pipeline)
+            self._from = self.compiler.name(f"SELECT DISTINCT rid FROM ({relation.sql})")
+        joined = f"{self.compiler.source(self.fields.needs)} JOIN {self._from} b ON b.rid = s.rowid"
+        return f"FROM {joined} WHERE {inside}"
+
+    def execute(self, body: str) -> list[tuple]:
+        """Run a SELECT over the spans."""
+        self.compiler.prepare(self.con)
+        sql = self.compiler.statement(body)
+        return self.con.execute(sql, self.compiler.parameters.of(sql)).fetchall()
+
+
+@dataclass
+class _Columns:
+    """What a statement selects beside interval and labels: `values`, and where wanted one span of each group."""
+
+    values: list[str]
+    example: str | None = None  # its value; "" where the value is that of the sample
+    where: str = "TRUE"
+
+    @property
+    def sql(self) -> list[str]:
+        if self.example is None:
+            return self.values
+        examples = ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"]
+        value = f"arg_min({self.example}, s.start_ns)" if self.example else "NULL::DOUBLE"
+        return [*self.values, *examples, value]
+
+
+@dataclass
+class _Group:
+    """One series under construction, and example spans (interval, trace, start ns, value) of it."""
+
+    values: np.ndarray
+    examples: list[tuple] = field(default_factory=list)
 
 
 class _Aggregation:
     """One `{...} | function() by (...)`."""
 
-    def __init__(
-        self,
-        store: SpanStore,
-        con: duckdb.DuckDBPyConnection,
-        request: MetricsRequest,
-        query: ast.MetricsQuery,
-    ) -> None:
-        self.con, self.request, self.query, self.aggregate = con, request, query, query.aggregate
-        self.compiler = SpansetCompiler(store.catalogue, Window(request.start_ns, request.end_ns))
-        self.fields = self.compiler.fields()
+    def __init__(self, spans: Spans) -> None:
+        self.spans = spans
+        self.request = spans.request
+        self.aggregate = spans.query.aggregate
+        self.complete = True
         self.labels = [attribute_text(a) for a in self.aggregate.by]
-        self.by = [self.fields.slots(a) for a in self.aggregate.by]
+        self.by = [self._label_slots(a) for a in self.aggregate.by]
 
     def series(self) -> list[Series]:
+        """Return the series before the second stage."""
         match self.aggregate.op:
             case "rate" | "count_over_time":
                 return self._counts()
@@ -148,185 +244,265 @@ class _Aggregation:
                 return self._exact_quantiles() if self.request.exact else self._quantiles()
         return self._of_values()
 
-    # -- SQL
+    # -- labels
 
-    def _rows(
-        self, columns: list[str], *, where: str = "TRUE", limit: int | None = None
-    ) -> list[tuple]:
-        """Rows of (interval, every slot of every label, columns...), grouped by all that is no aggregate."""
-        request, p = self.request, self.compiler.parameters
-        start, end = f"{p.add(request.start_ns)}::BIGINT", f"{p.add(request.end_ns)}::BIGINT"
-        interval = (
-            "0"
-            if request.instant
-            else f"(s.start_ns - {start} - 1) // {p.add(request.step_ns)}::BIGINT"
-        )
-        by = [sql for slots in self.by for sql in slots.values()]
-        stages = self.query.pipeline.stages
-        if all(isinstance(s, ast.Filter) for s in stages):
-            condition = " AND ".join(f"({self.fields.condition(s.condition)})" for s in stages)
-            source = self.compiler.source(self.fields.needs)
-        else:
-            whole = SpansetCompiler(self.compiler.catalogue, Window(), p)
-            relation = whole.pipeline(self.query.pipeline)
-            self.compiler.ctes += whole.ctes
-            condition = "TRUE"
-            source = self.compiler.source(self.fields.needs)
-            source += f" JOIN (SELECT DISTINCT rid FROM ({relation.sql})) b ON b.rid = s.rowid"
-        inside = f"s.start_ns > {start} AND s.start_ns <= {end}"
-        selected = ", ".join([f"{interval} AS i", *by, *columns])
-        body = f"SELECT {selected} FROM {source} WHERE {inside} AND {condition} AND {where} GROUP BY ALL"
-        sql = self.compiler.statement(body)
-        return self.con.execute(sql, p.of(sql)).fetchall()
+    def _label_slots(self, reference: ast.Attribute | ast.Intrinsic) -> Slots:
+        """Return the slots of a label; of several events or links the first counts."""
+        slots = self.spans.fields.slots(reference)
+        scope = reference.scope if isinstance(reference, ast.Attribute) else reference.name[:5]
+        if scope not in ("event", "link:", "event:", "link"):
+            return slots
 
-    def _label_values(self, row: tuple) -> tuple[Label, ...]:
-        """Labels of one row: nil ones are dropped, but where all are nil the first says so."""
-        found, position = [], 1
-        for name, slots in zip(self.labels, self.by, strict=True):
-            for type_name in slots:
-                if row[position] is not None and not any(label.name == name for label in found):
-                    found.append(Label.of(name, any_value(type_name, row[position])))
-                position += 1
-        if not found and self.labels:
-            found = [Label.of(self.labels[0], {"stringValue": "nil"})]
-        return tuple(found)
+        firsts = {slot.removesuffix("[]"): f"({sql})[1]" for slot, sql in slots.items()}
+        if isinstance(reference, ast.Intrinsic):  # without any event it is the zero of its type
+            zero = {"str": "''", "dur": "0::BIGINT"}
+            firsts = {slot: f"coalesce({sql}, {zero[slot]})" for slot, sql in firsts.items()}
+        return firsts
+
+    def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
+        """Return the labels of a row. Absent values are left out; `forced` keeps the first where all are absent."""
+        labels = []
+        position = 1
+        for name, reference, slots in zip(self.labels, self.aggregate.by, self.by, strict=True):
+            values = row[position : position + len(slots)]
+            position += len(slots)
+            value = _label_value(slots, values)
+            if value is None and isinstance(reference, ast.Attribute):
+                value = _NIL if (reference.scope, reference.name) in DEDICATED else None
+            if value is not None:
+                labels.append(Label.of(name, value))
+        if not labels and self.labels and forced:
+            labels = [Label.of(self.labels[0], _NIL)]
+        return tuple(labels)
+
+    def _named(self, row: tuple) -> tuple[Label, ...]:
+        if self.labels:
+            return self._labels(row)
+        return (Label.of("__name__", {"stringValue": self.aggregate.op}),)
+
+    # -- rows
 
     @property
     def _first_column(self) -> int:
         return 1 + sum(len(slots) for slots in self.by)
 
+    def _rows(self, columns: _Columns) -> list[tuple]:
+        """Return rows of (interval, every slot of every label, columns ...)."""
+        by = [sql for slots in self.by for sql in slots.values()]
+        selected = ", ".join([f"{self.spans.interval} AS i", *by, *columns.sql])
+        body = f"SELECT {selected} {self.spans.source()} AND {columns.where} GROUP BY ALL"
+        return self.spans.execute(body)
+
     def _collect(
         self,
-        rows: list[tuple],
+        rows: Iterable[tuple],
         fill: float,
         labels: Callable[[tuple], tuple[Label, ...]],
-        value: Callable[[tuple], float],
-    ) -> list[Series]:
-        found: dict[tuple[Label, ...], Series] = {}
+        combine: Callable[[float, float], float] = lambda a, b: a + b,
+    ) -> dict[tuple[Label, ...], _Group]:
+        """Gather rows into series by their labels; rows of one series and interval are combined."""
+        groups: dict[tuple[Label, ...], _Group] = {}
+        column = self._first_column
         for row in rows:
+            if row[column] is None:
+                continue
             key = labels(row)
-            series = found.get(key)
-            if series is None:
-                if len(found) >= MAX_SERIES:
+            group = groups.get(key)
+            if group is None:
+                if len(groups) * self.request.intervals >= MAX_VALUES:
+                    self.complete = False
                     continue
-                series = found[key] = Series(key, np.full(self.request.intervals, fill))
-            series.values[row[0]] = value(row)
-        return list(found.values())
+                group = groups[key] = _Group(np.full(self.request.intervals, fill))
 
-    def _name(self) -> tuple[Label, ...]:
-        return (Label.of("__name__", {"stringValue": self.aggregate.op}),)
-
-    def _grouped_labels(self, row: tuple) -> tuple[Label, ...]:
-        return self._label_values(row) if self.labels else self._name()
+            interval = row[0]
+            value = float(row[column])
+            before = group.values[interval]
+            is_new = math.isnan(before) if math.isnan(fill) else False
+            group.values[interval] = value if is_new else combine(before, value)
+            if len(row) > column + 3:
+                group.examples.append((interval, *row[-3:]))
+        return groups
 
     # -- functions
 
+    @property
+    def _example(self) -> str | None:
+        """Whether examples are read, for functions whose exemplars have the value of the sample."""
+        return "" if self.request.exemplars else None
+
     def _counts(self) -> list[Series]:
-        at = self._first_column
-        extra = (
-            ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
-        )
-        rows = self._rows(["count(*)", *extra])
-        scale = 1.0 if self.aggregate.op == "count_over_time" else _SECOND / self.request.step_ns
-        series = self._collect(rows, 0.0, self._grouped_labels, lambda row: row[at] * scale)
-        if not series and not self.labels:
-            series = [Series(self._name(), np.zeros(self.request.intervals))]
-        return self._with_exemplars(series, rows, lambda row: row[at] * scale) if extra else series
+        rows = self._rows(_Columns(["count(*)"], self._example))
+        groups = self._collect(rows, 0.0, self._named)
+        if not groups and not self.labels:
+            groups = {self._named(()): _Group(np.zeros(self.request.intervals))}
+
+        is_rate = self.aggregate.op == "rate"
+        scale = _SECOND / self.request.step_ns if is_rate else 1.0
+        for group in groups.values():
+            group.values = group.values * scale
+        return self._finished(groups)
 
     def _of_values(self) -> list[Series]:
         """min, max, avg and sum over time; durations of spans in seconds."""
-        at = self._first_column
         value = self._value()
-        function = self.aggregate.op.split("_")[0]
-        extra = (
-            ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"] if self.request.exemplars else []
-        )
-        rows = [row for row in self._rows([f"{function}({value})", *extra]) if row[at] is not None]
-        series = self._collect(rows, math.nan, self._grouped_labels, lambda row: float(row[at]))
-        return self._with_exemplars(series, rows, lambda row: float(row[at])) if extra else series
+        function = self.aggregate.op.removesuffix("_over_time")
+        example = value if self.request.exemplars else None
+        if function == "avg":
+            return self._averages(value, example)
+
+        combine = {"min": min, "max": max, "sum": lambda a, b: a + b}[function]
+        where = f"({value}) IS NOT NULL"
+        rows = self._rows(_Columns([f"{function}({value})"], example, where))
+        return self._finished(self._collect(rows, math.nan, self._named, combine))
+
+    def _averages(self, value: str, example: str | None) -> list[Series]:
+        where = f"({value}) IS NOT NULL"
+        rows = self._rows(_Columns([f"avg({value})", f"count({value})"], example, where))
+        column = self._first_column
+        counts = self._collect([(*row[:column], row[column + 1]) for row in rows], 0.0, self._named)
+        sums = [(*row[:column], row[column] * row[column + 1], *row[column + 2 :]) for row in rows]
+        groups = self._collect(sums, math.nan, self._named)
+        for labels, group in groups.items():
+            with np.errstate(invalid="ignore", divide="ignore"):
+                group.values = group.values / counts[labels].values
+        return self._finished(groups)
 
     def _value(self) -> str:
         attribute = self.aggregate.attribute
         if attribute == ast.Intrinsic("span:duration"):
             return f"s.dur_ns / {_SECOND}.0"
-        parts = [f"({sql})::DOUBLE" for t, sql in self._numbers(attribute).items()]
+        parts = [f"({sql})::DOUBLE" for sql in self._numbers(attribute).values()]
         return f"coalesce({', '.join(parts)})" if parts else "NULL::DOUBLE"
 
     def _numbers(self, attribute: ast.Attribute | ast.Intrinsic) -> Slots:
-        return {
-            t: sql for t, sql in self.fields.slots(attribute).items() if t in ("int", "dbl", "dur")
-        }
+        slots = self.spans.fields.slots(attribute)
+        return {t: sql for t, sql in slots.items() if t in ("int", "dbl", "dur")}
 
-    def _buckets(self) -> list[tuple]:
-        """Rows with (power-of-two bucket, count) at the end. Floats have no bucket; values under 2 are left out."""
+    def _buckets(self, *, with_values: bool) -> list[tuple]:
+        """Return rows with (count, upper bound, ...). Floats have no bucket; values under 2 are left out."""
         rows: list[tuple] = []
         for type_name, sql in self._numbers(self.aggregate.attribute).items():
             if type_name == "dbl":
                 continue
             unit = _SECOND if type_name == "dur" else 1
-            found = self._rows([f"{_log2_bucket(sql)} AS bucket", "count(*)"], where=f"{sql} >= 2")
-            rows += [(*row[:-2], 2.0 ** row[-2] / unit, row[-1]) for row in found]
+            example = f"({sql}) / {unit}.0" if with_values else ""
+            columns = _Columns(
+                ["count(*)", f"2.0 ** {_log2_bucket(sql)} / {unit} AS bucket"],
+                example if self.request.exemplars else None,
+                f"{sql} >= 2",
+            )
+            rows += self._rows(columns)
         return rows
 
     def _histogram(self) -> list[Series]:
-        def labels(row: tuple) -> tuple[Label, ...]:
-            named = self._label_values(row) if self.labels else ()
-            return (*named, Label.of("__bucket", {"doubleValue": row[-2]}))
+        column = self._first_column
 
-        return self._collect(self._buckets(), 0.0, labels, lambda row: row[-1])
+        def labels(row: tuple) -> tuple[Label, ...]:
+            bucket = Label.of("__bucket", {"doubleValue": row[column + 1]})
+            return (*self._labels(row, forced=False), bucket)
+
+        return self._finished(self._collect(self._buckets(with_values=False), 0.0, labels))
 
     def _quantiles(self) -> list[Series]:
-        histograms: dict[tuple[Label, ...], dict[int, list[tuple[float, int]]]] = {}
-        for row in self._buckets():
-            labels = self._label_values(row) if self.labels else ()
-            histograms.setdefault(labels, {}).setdefault(row[0], []).append((row[-2], row[-1]))
-        found = []
-        for labels, intervals in histograms.items():
-            for q in self.aggregate.quantiles:
-                values = np.zeros(self.request.intervals)
-                for i, buckets in intervals.items():
-                    values[i] = log2_quantile(q, sorted(buckets))
-                found.append(Series((*labels, Label.of("p", {"doubleValue": q})), values))
-        return found[:MAX_SERIES]
+        column = self._first_column
+        buckets: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
+        examples: dict[tuple[Label, ...], list[tuple]] = {}
+        for row in self._buckets(with_values=True):
+            labels = self._labels(row, forced=False)
+            counts = buckets.setdefault(labels, {}).setdefault(row[0], {})
+            counts[row[column + 1]] = counts.get(row[column + 1], 0) + row[column]
+            if len(row) > column + 2:
+                examples.setdefault(labels, []).append((row[0], *row[-3:]))
+
+        groups: dict[tuple[Label, ...], _Group] = {}
+        for labels, intervals in buckets.items():
+            if len(groups) * self.request.intervals >= MAX_VALUES:
+                self.complete = False
+                break
+            of_labels = [_Group(self._quantile(q, intervals)) for q in self.aggregate.quantiles]
+            _assign_examples(of_labels, examples.get(labels, []))
+            for q, group in zip(self.aggregate.quantiles, of_labels, strict=True):
+                groups[(*labels, Label.of("p", {"doubleValue": q}))] = group
+        return self._finished(groups)
+
+    def _quantile(self, q: float, intervals: dict[int, dict[float, int]]) -> np.ndarray:
+        values = np.zeros(self.request.intervals)
+        for i, counts in intervals.items():
+            values[i] = log2_quantile(q, sorted(counts.items()))
+        return values
 
     def _exact_quantiles(self) -> list[Series]:
         """Quantiles by linear interpolation between the values themselves; no value where there is no span."""
         value = self._value()
-        columns = [f"quantile_cont({value}, {q!r})" for q in map(float, self.aggregate.quantiles)]
-        at = self._first_column
-        rows = self._rows(columns, where=f"{value} IS NOT NULL")
-        found = []
-        for n, q in enumerate(self.aggregate.quantiles):
+        column = self._first_column
+        groups: dict[tuple[Label, ...], _Group] = {}
+        for q in self.aggregate.quantiles:
+            rows = self._rows(
+                _Columns([f"quantile_cont({value}, {float(q)!r})"], where=f"({value}) IS NOT NULL")
+            )
+            marks = (Label.of("p", {"doubleValue": q}), Label.of("exact", {"boolValue": True}))
 
-            def labels(row: tuple, q: float = q) -> tuple[Label, ...]:
-                named = self._label_values(row) if self.labels else ()
-                return (
-                    *named,
-                    Label.of("p", {"doubleValue": q}),
-                    Label.of("exact", {"boolValue": True}),
-                )
+            def labels(row: tuple, marks: tuple[Label, ...] = marks) -> tuple[Label, ...]:
+                return (*self._labels(row, forced=False), *marks)
 
-            found += self._collect(rows, math.nan, labels, lambda row, n=n: float(row[at + n]))
-        return found
+            numbers = [row for row in rows if row[column] is not None]
+            groups |= self._collect(numbers, math.nan, labels, lambda _, new: new)
+        return self._finished(groups)
 
-    def _with_exemplars(
-        self, series: list[Series], rows: list[tuple], value: Callable[[tuple], float]
-    ) -> list[Series]:
-        """Up to `exemplars` of the first trace in an interval of a series, newest intervals first."""
-        left = self.request.exemplars
-        by_labels: dict[tuple[Label, ...], list[dict[str, Any]]] = {}
-        for row in sorted(rows, key=lambda r: -r[0])[:left]:
-            exemplar = {
-                "labels": [{"key": "trace:id", "value": {"stringValue": trace_hex(row[-2])}}],
-                "value": value(row),
-                "timestampMs": str(row[-1] // 10**6),
-            }
-            by_labels.setdefault(self._grouped_labels(row), []).append(exemplar)
-        return [replace(s, exemplars=by_labels.get(s.labels, [])) for s in series]
+    # -- exemplars
+
+    def _finished(self, groups: dict[tuple[Label, ...], _Group]) -> list[Series]:
+        """Return the series with exemplars: at most one per trace, the newest intervals first."""
+        series = {labels: Series(labels, group.values) for labels, group in groups.items()}
+        examples = [(e, labels) for labels, group in groups.items() for e in group.examples]
+        examples.sort(key=lambda item: -item[0][0])
+
+        traces: set[Any] = set()
+        for (interval, trace, start_ns, value), labels in examples:
+            if len(traces) >= self.request.exemplars:
+                break
+            if trace in traces:
+                continue
+            traces.add(trace)
+            exemplar = self._exemplar(series[labels], interval, trace, start_ns, value)
+            series[labels] = replace(
+                series[labels], exemplars=[*series[labels].exemplars, exemplar]
+            )
+        return list(series.values())
+
+    def _exemplar(
+        self, series: Series, interval: int, trace: Any, start_ns: int, value: float | None
+    ) -> dict[str, Any]:
+        own = [label for label in series.labels if label.name in self.labels]
+        labels = [{"key": label.name, "value": label.value} for label in own]
+        labels.append({"key": "trace:id", "value": {"stringValue": trace_hex(trace)}})
+        return {
+            "labels": labels,
+            "value": float(series.values[interval]) if value is None else float(value),
+            "timestampMs": str(start_ns // 10**6),
+        }
+
+
+def _label_value(slots: Slots, values: tuple) -> dict[str, Any] | None:
+    """Return the AnyValue of the slot that has a value. An array of one is its element, a longer one the text nil."""
+    for slot, value in zip(slots, values, strict=True):
+        if value is None:
+            continue
+        if not slot.endswith("[]"):
+            return any_value(slot, value)
+        return any_value(slot[:-2], value[0]) if len(value) == 1 else _NIL
+    return None
+
+
+def _assign_examples(groups: list[_Group], examples: list[tuple]) -> None:
+    """Give each example span to the quantile that is nearest to its value, in the span's interval."""
+    for example in examples:
+        distances = [abs(group.values[example[0]] - example[-1]) for group in groups]
+        groups[int(np.argmin(distances))].examples.append(example)
 
 
 def _log2_bucket(sql: str) -> str:
-    """ceil(log2(x)) of an integer x >= 2, exact also where the logarithm of a double is not."""
+    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact also where the logarithm of a double is not."""
     rough = f"ceil(log2({sql}))::INTEGER"
     up = f"({sql} > (1::BIGINT << least({rough}, 62)))::INTEGER"
     down = f"({sql} <= (1::BIGINT << ({rough} - 1)))::INTEGER"
@@ -334,20 +510,23 @@ def _log2_bucket(sql: str) -> str:
 
 
 def log2_quantile(q: float, buckets: list[tuple[float, int]]) -> float:
-    """Tempo's quantile of sorted (upper bound, count) buckets: exponential interpolation inside a power of two."""
+    """Return Tempo's quantile of sorted (upper bound, count) buckets: exponential interpolation inside a power of two."""
     total = sum(count for _, count in buckets)
     if total == 0:
         return 0.0
-    wanted = max(math.ceil(q * total), 1)
-    seen = at = 0
-    while at < len(buckets) - 1 and seen + buckets[at][1] <= wanted:
-        seen += buckets[at][1]
-        if seen == wanted:
-            return buckets[at][0]
-        at += 1
-    if seen + buckets[at][1] == wanted:
-        return buckets[at][0]
-    share = (wanted - seen) / buckets[at][1]
-    high = math.log2(buckets[at][0])
-    low = math.log2(buckets[at - 1][0]) if at > 0 else high - 1
+
+    rank = max(math.ceil(q * total), 1)
+    below = 0
+    place = 0
+    while place < len(buckets) - 1 and below + buckets[place][1] <= rank:
+        below += buckets[place][1]
+        if below == rank:
+            return buckets[place][0]
+        place += 1
+    if below + buckets[place][1] == rank:
+        return buckets[place][0]
+
+    share = (rank - below) / buckets[place][1]
+    high = math.log2(buckets[place][0])
+    low = math.log2(buckets[place - 1][0]) if place > 0 else high - 1
     return 2 ** (low + (high - low) * share)

@@ -8,6 +8,7 @@ after a crash exactly the missing records are replayed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,46 +19,83 @@ import duckdb
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
 from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl
+from lab.tracestore.disk import free_bytes, make_folder, set_aside
 from lab.tracestore.errors import StoreBroken
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+log = logging.getLogger("lab.tracestore.store")
+
 _MEMORY_LIMIT = "400MB"
-_CHECKPOINT_AT = "128MB"
+CHECKPOINT_BYTES = 128 * 2**20  # of the database's own log
+_CHECKPOINT_ROOM = 16 * 2**20
+
+
+# In a message of DuckDB: the file itself is bad, and not merely held by another process or of another version.
+_CORRUPT = (
+    "corrupt",
+    "not a valid DuckDB database file",
+    "Could not read enough bytes",
+    "Failure while replaying WAL",
+)
 
 
 class SpanStore:
-    """Opens or creates `folder/spans.duckdb`.
+    """Opens or creates `folder/spans.duckdb`. A damaged file is set aside, and `flushed_seq` is then lower or 0.
 
-    Raises StoreBroken where the file cannot be opened (held by another process, damaged, no rights).
+    Raises StoreBroken where the file cannot be opened (held by another process, no rights).
     """
 
     def __init__(
         self, folder: Path, *, threads: int = 2, memory_limit: str = _MEMORY_LIMIT
     ) -> None:
         self.path = folder / "spans.duckdb"
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
+        self._log_path = folder / "spans.duckdb.wal"
+        self._config = {
             "threads": threads,
             "memory_limit": memory_limit,
             "preserve_insertion_order": False,
         }
-        try:
-            self._con = duckdb.connect(str(self.path), config=config)
-        except duckdb.Error as e:
-            raise StoreBroken(
-                f"the span database {self.path} cannot be opened", got=str(e).splitlines()[0],
-                fix="stop the other process that holds it, or move the file away to start empty",
-            ) from e  # fmt: skip
-        self._con.execute(f"SET checkpoint_threshold = '{_CHECKPOINT_AT}'")
         self._write_lock = threading.Lock()
-        self._create()
+        self._gate = threading.Condition()
+        self._readers = 0
+        self._reopening = False
+
+        make_folder(folder)
+        self._con = self._open(repair=True)
+        self._inode = self.path.stat().st_ino
         self.catalogue = cat.Catalogue()
         self.catalogue.load(self._con)
         self.flushed_seq: int = _value(self._con, "SELECT max(seq) FROM log_position")
 
-    def _create(self) -> None:
+    def _open(self, *, repair: bool) -> duckdb.DuckDBPyConnection:
+        """Open the database; with `repair` a damaged file of it is set aside, and what is left is opened."""
+        while True:
+            try:
+                con = duckdb.connect(str(self.path), config=self._config)
+                # `checkpoint` does it, where there is room: a checkpoint on a full disk makes DuckDB give up the file.
+                con.execute("SET checkpoint_threshold = '1TB'")
+                self._create(con)
+                return con
+            except duckdb.Error as e:
+                fault = str(e).splitlines()[0]
+                if not (repair and any(sign.lower() in fault.lower() for sign in _CORRUPT)):
+                    raise StoreBroken(
+                        f"the span database {self.path} cannot be opened",
+                        got=fault,
+                        fix="stop the other process that holds it, or move the file away to start empty",
+                    ) from e
+                self._set_aside("replaying WAL" in fault, fault)
+
+    def _set_aside(self, only_log: bool, fault: str) -> None:
+        """Rename the database's own log, or it and the database, so that the next attempt opens what is left."""
+        for path in (self._log_path,) if only_log else (self._log_path, self.path):
+            if path.exists():
+                kept = set_aside(path)
+                log.error("the database was damaged", extra={"kept": str(kept), "error": fault})
+
+    def _create(self, con: duckdb.DuckDBPyConnection) -> None:
         for statement in (
             ddl("spans", SPAN_COLUMNS),
             ddl("resources", OWNER_COLUMNS),
@@ -66,19 +104,56 @@ class SpanStore:
             extents.DDL,
             "CREATE TABLE IF NOT EXISTS log_position (seq BIGINT)",
             "INSERT INTO log_position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM log_position)",
-            "DELETE FROM log_position WHERE seq < (SELECT max(seq) FROM log_position)",
         ):
-            self._con.execute(statement)
-        extents.fill_if_new(self._con)
+            con.execute(statement)
+        extents.fill_if_new(con)
+        with contextlib.suppress(duckdb.Error):  # there may be no room
+            con.execute("DELETE FROM log_position WHERE seq < (SELECT max(seq) FROM log_position)")
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection of one's own, closed at the end."""
-        cursor = self._con.cursor()
+        """Open a connection with a snapshot of its own, and close it at the end."""
+        with self._gate:
+            self._gate.wait_for(lambda: not self._reopening)
+            cursor = self._con.cursor()
+            self._readers += 1
         try:
             yield cursor
         finally:
             cursor.close()
+            with self._gate:
+                self._readers -= 1
+                self._gate.notify_all()
+
+    def reopen_if_given_up(self) -> bool:
+        """Open the database anew where DuckDB has given it up (a failed checkpoint); return whether it had.
+
+        Not to be called while the caller itself holds a reader.
+        """
+        with self._write_lock:
+            try:
+                self._con.execute("SELECT 1 FROM log_position").fetchall()
+                return False
+            except duckdb.Error:
+                log.error("the database was given up; opening it anew")
+            with self._gate:
+                self._reopening = True
+                try:
+                    self._gate.wait_for(lambda: self._readers == 0, timeout=30)
+                    self._con.close()
+                    self._con = self._open(repair=False)
+                finally:
+                    self._reopening = False
+                    self._gate.notify_all()
+            return True
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the database file was deleted or replaced under the running store."""
+        try:
+            return self.path.stat().st_ino != self._inode
+        except OSError:
+            return True
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -87,9 +162,21 @@ class SpanStore:
             try:
                 yield con
             except BaseException:
-                con.execute("ROLLBACK")
+                with contextlib.suppress(duckdb.Error):  # a database that was given up has none
+                    con.execute("ROLLBACK")
                 raise
             con.execute("COMMIT")
+
+    def checkpoint(self, at_bytes: int | None = None) -> None:
+        """Move the database's own log into the database where it is larger than `at_bytes` and the disk has room."""
+        size = self._log_path.stat().st_size if self._log_path.exists() else 0
+        if size <= (CHECKPOINT_BYTES if at_bytes is None else at_bytes):
+            return
+        if free_bytes(self.path.parent) < size + _CHECKPOINT_ROOM:
+            log.warning("the disk has no room for a checkpoint", extra={"log_bytes": size})
+            return
+        with self._write_lock, contextlib.suppress(duckdb.TransactionException):
+            self._con.execute("CHECKPOINT")
 
     def insert(
         self, spans: pa.Table, resources: pa.Table, scopes: pa.Table, seq: int | None = None
@@ -110,19 +197,20 @@ class SpanStore:
                         batch.keys_of(spans, resources, scopes), *batch.window_of(spans)
                     )
                 rows = self._save_keys(con)
-                if (
-                    seq is not None
-                ):  # not UPDATE: DuckDB checkpoints beside running queries only after plain inserts
+                if seq is not None:
+                    # Not UPDATE: after it DuckDB does not checkpoint beside running queries.
                     con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
+            self.catalogue.mark_saved(rows)
+            if seq is not None:
+                self.flushed_seq = seq
+            self.checkpoint()
         except duckdb.Error as e:
+            self.reopen_if_given_up()
             raise StoreBroken(
                 "spans cannot be written to the database",
                 got=str(e).splitlines()[0],
                 fix="they stay in the log; check the disk",
             ) from e
-        self.catalogue.mark_saved(rows)
-        if seq is not None:
-            self.flushed_seq = seq
         return added
 
     def set_position(self, seq: int) -> None:
@@ -164,8 +252,7 @@ class SpanStore:
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
         if gone:
-            with self._write_lock, contextlib.suppress(duckdb.TransactionException):
-                self._con.execute("CHECKPOINT")
+            self.checkpoint(0)
         return gone
 
     def quantile_end_ns(self, share: float) -> int | None:
@@ -194,11 +281,12 @@ class SpanStore:
 
     def close(self) -> None:
         """Checkpoint and close. After this only a new SpanStore opens the file."""
+        with contextlib.suppress(duckdb.Error):
+            with self._transaction() as con:
+                rows = self._save_keys(con, everything=True)
+            self.catalogue.mark_saved(rows)
+            self.checkpoint(0)
         with self._write_lock:
-            with contextlib.suppress(duckdb.Error):
-                rows = self._save_keys(self._con, everything=True)
-                self.catalogue.mark_saved(rows)
-                self._con.execute("CHECKPOINT")
             self._con.close()
 
 

@@ -62,6 +62,16 @@ class Telemetry:
             "Bytes of the log that this start could not read.",
             registry=r,
         )
+        self.damaged_files = Gauge(
+            "tracestore_damaged_files",
+            "Damaged files that were set aside in the data folder.",
+            registry=r,
+        )
+        self.faulty = Gauge(
+            "tracestore_refusing_spans",
+            "1 while no spans are accepted (the disk is full, the database fails); else 0.",
+            registry=r,
+        )
         self.database_bytes = Gauge(
             "tracestore_database_bytes", "Bytes of the database on disk.", registry=r
         )

@@ -10,12 +10,21 @@ import msgspec
 from lab.tracestore.anyvalue import double_to_json
 from lab.tracestore.columns import PROMOTED
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fetch import (
+    ABSENT,
+    ANY,
+    DEDICATED,
+    EXISTS,
+    Condition,
+    FetchPlan,
+    passes,
+)
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES, attribute_text, go_duration
 from lab.tracestore.traceql.validate import implied_type
 
 _JSON_FIELD = {"str": "stringValue", "int": "intValue", "dbl": "doubleValue", "bool": "boolValue"}
-# Told by the search result itself, so not repeated among the attributes.
-_NOT_REPEATED = {
+# Shown in fields of their own, so not among the attributes.
+_SHOWN_ELSEWHERE = {
     "span:name",
     "span:duration",
     "trace:duration",
@@ -51,79 +60,174 @@ def any_value(type_name: str, value: Any) -> dict[str, Any]:
     return {"arrayValue": {"values": [any_value(type_name[:-2], v) for v in value]}}
 
 
-def attribute_values(
-    row: dict[str, Any], wanted: list[ast.Attribute | ast.Intrinsic]
-) -> list[dict[str, Any]]:
-    """`{"key", "value"}` of the wanted attributes that the row has. The key is the name without its scope, as in
-    Tempo."""
-    found = []
-    for node in wanted:
-        if isinstance(node, ast.Intrinsic):
-            value, key = _intrinsic(row, node.name), attribute_text(node)
+def shown_fields(row: dict[str, Any], plan: FetchPlan) -> dict[str, Any]:
+    """Return the name and attributes that a search shows of a span.
+
+    Where a query has conditions on names, only the names that meet one are shown.
+    """
+    shown: dict[str, Any] = {}
+    conditions = plan.column(ast.Intrinsic("span:name"), "")
+    if not conditions or passes(conditions, ast.Type.STRING, row["name"]):
+        shown["name"] = row["name"]
+
+    attributes = attribute_values(row, plan)
+    if attributes:
+        shown["attributes"] = attributes
+    return shown
+
+
+def attribute_values(row: dict[str, Any], plan: FetchPlan) -> list[dict[str, Any]]:
+    """Return `{"key", "value"}` of what Tempo reads of a span for a query. Keys have no scope, as in Tempo."""
+    shown: list[dict[str, Any]] = []
+    for reference in plan.references:
+        if isinstance(reference, ast.Intrinsic):
+            key = attribute_text(reference)
+            values = [_intrinsic(row, reference, plan)]
         else:
-            value, key = _attribute(row, node), node.name
-        if value is not None and {"key": key, "value": value} not in found:
-            found.append({"key": key, "value": value})
-    return found
+            key = reference.name
+            scopes = [reference.scope] if reference.scope else ["span", "resource"]
+            values = [_attribute(row, scope, reference, plan) for scope in scopes]
+        shown += [{"key": key, "value": v} for v in values if v is not None]
+    return [item for i, item in enumerate(shown) if item not in shown[:i]]
 
 
-def _intrinsic(row: dict[str, Any], name: str) -> dict[str, Any] | None:
-    if name in _NOT_REPEATED:
+def _intrinsic(
+    row: dict[str, Any], reference: ast.Intrinsic, plan: FetchPlan
+) -> dict[str, Any] | None:
+    """Return the value of an intrinsic; None where Tempo did not read it, or shows it elsewhere."""
+    name = reference.name
+    if name in _SHOWN_ELSEWHERE:
         return None
+
+    conditions = plan.column(reference, "")
+    if name in _LISTED:
+        values = [v for v in _LISTED[name](row) if passes(conditions, ast.Type.STRING, v)]
+        if values:
+            return any_value("str", values[-1])  # of several events or links the last is shown
+        unconditional = any(c.op == ANY for c in conditions)
+        return any_value("str", "") if unconditional and not _LISTED[name](row) else None
+
+    slot, value = _plain_intrinsic(row, name)
+    if not passes(conditions, _TYPE_OF_SLOT[slot], value):
+        return None
+    return any_value(slot, value)
+
+
+def _plain_intrinsic(row: dict[str, Any], name: str) -> tuple[str, Any]:
+    """Return the type and value of an intrinsic that every span has."""
     match name:
         case "span:status":
-            return any_value("status", row["status"])
+            return "status", row["status"]
         case "span:kind":
-            return any_value("kind", row["kind"])
+            return "kind", row["kind"]
         case "span:statusMessage":
-            return any_value("str", row["status_message"] or "")
+            return "str", row["status_message"] or ""
         case "span:parentID":
-            return any_value("str", f"{row['parent_id']:016x}" if row["parent_id"] else "")
+            return "str", f"{row['parent_id']:016x}"
         case "instrumentation:name":
-            return any_value("str", row["c_name"] or "")
+            return "str", row["c_name"] or ""
         case "instrumentation:version":
-            return any_value("str", row["c_version"] or "")
-        case "event:name":
-            names = [e["n"] for e in msgspec.json.decode(row["events"] or "[]")]
-            return (
-                any_value("str", names[0])
-                if len(names) == 1
-                else any_value("str[]", names)
-                if names
-                else None
-            )
-    return None
+            return "str", row["c_version"] or ""
+        case "event:timeSinceStart":
+            events = msgspec.json.decode(row["events"] or "[]")
+            return "dur", events[-1]["t"] - row["start_ns"] if events else 0
+    return "int", row[_NUMBERED[name]]
 
 
-def _attribute(row: dict[str, Any], node: ast.Attribute) -> dict[str, Any] | None:
-    for scope in (
-        [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
-    ):
-        value = _scoped(row, scope, node.name)
-        if value is not None:
-            return value
-    return None
+def _names_of_events(row: dict[str, Any]) -> list[str]:
+    return [e["n"] for e in msgspec.json.decode(row["events"] or "[]")]
 
 
-def _scoped(row: dict[str, Any], scope: str, name: str) -> dict[str, Any] | None:
+def _traces_of_links(row: dict[str, Any]) -> list[str]:
+    return [k["t"].lstrip("0") for k in msgspec.json.decode(row["links"] or "[]")]
+
+
+def _spans_of_links(row: dict[str, Any]) -> list[str]:
+    return [k["s"] for k in msgspec.json.decode(row["links"] or "[]")]
+
+
+_LISTED = {
+    "event:name": _names_of_events,
+    "link:traceID": _traces_of_links,
+    "link:spanID": _spans_of_links,
+}
+_NUMBERED = {
+    "span:childCount": "children",
+    "nestedSetLeft": "n_left",
+    "nestedSetRight": "n_right",
+    "nestedSetParent": "n_parent",
+}
+
+
+def _attribute(
+    row: dict[str, Any], scope: str, reference: ast.Attribute, plan: FetchPlan
+) -> dict[str, Any] | None:
+    """Return the value of an attribute in a scope, as far as Tempo read it."""
+    conditions = plan.column(reference, scope)
+    own = [c for c in conditions if c.attribute.name == reference.name]
+    held = _scoped(row, scope, reference.name)
+    read = [v for v in held if _passes_json(conditions, v)]
     if scope in ("event", "link"):
-        found = [
-            e["a"][name]
-            for e in msgspec.json.decode(row.get(f"{scope}s") or "[]")
-            if name in e.get("a", {})
-        ]
-        return found[0] if len(found) == 1 else {"arrayValue": {"values": found}} if found else None
+        read = read[-1:]  # of several events or links the last is shown
+    if len(read) == 1:
+        return read[0]
+    if read:
+        return {"arrayValue": {"values": read}}
+
+    absent = any(c.op == ABSENT for c in own)
+    unconditional = any(c.op == ANY for c in own) and (scope, reference.name) in DEDICATED
+    return any_value("str", "nil") if not held and (absent or unconditional) else None
+
+
+def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
+    ((field, content),) = value.items() if value else (("", None),)
+    kind = _TYPE_OF_FIELD.get(field)
+    if kind is None:
+        return any(c.op in (ANY, EXISTS) for c in conditions)
+    return passes(conditions, kind, int(content) if kind is ast.Type.INT else content)
+
+
+def _scoped(row: dict[str, Any], scope: str, name: str) -> list[dict[str, Any]]:
+    """Return the AnyValues that a scope holds under a name; several for arrays, events and links."""
+    if scope in ("event", "link"):
+        bags = msgspec.json.decode(row.get(f"{scope}s") or "[]")
+        held = [bag["a"][name] for bag in bags if name in bag.get("a", {})]
+        return [v for value in held for v in _elements(value)]
+
+    if scope == "resource" and name == "service.name":
+        return [any_value("str", row["service"])] if row["service"] is not None else []
     if scope == "span" and name in PROMOTED and row.get(name) is not None:
-        return any_value(PROMOTED[name], row[name])
+        return [any_value(PROMOTED[name], row[name])]
+
     prefix = {"span": "a", "resource": "r", "instrumentation": "c"}[scope]
     for t in _JSON_FIELD:
         held = row.get(f"{prefix}_{t}")
         if held and name in held:
-            return any_value(t, held[name])
+            return [any_value(t, held[name])]
     held = row.get(f"{prefix}_json")
-    return msgspec.json.decode(held[name]) if held and name in held else None
+    return _elements(msgspec.json.decode(held[name])) if held and name in held else []
 
 
+def _elements(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the elements of an array of scalars of one type; anything else is one value."""
+    values = value.get("arrayValue", {}).get("values", [])
+    fields = {field for v in values for field in v}
+    return values if len(fields) == 1 and fields <= set(_TYPE_OF_FIELD) else [value]
+
+
+_TYPE_OF_FIELD = {
+    "stringValue": ast.Type.STRING,
+    "intValue": ast.Type.INT,
+    "doubleValue": ast.Type.FLOAT,
+    "boolValue": ast.Type.BOOLEAN,
+}
+_TYPE_OF_SLOT = {
+    "str": ast.Type.STRING,
+    "int": ast.Type.INT,
+    "dur": ast.Type.DURATION,
+    "status": ast.Type.STATUS,
+    "kind": ast.Type.KIND,
+}
 _TYPE_OF_LETTER = {
     "s": "str",
     "i": "int",

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.tracestore.disk import make_folder, set_aside
 from lab.tracestore.errors import StoreBroken
 
 log = logging.getLogger("lab.tracestore.wal")
@@ -68,7 +69,7 @@ class WriteAheadLog:
         self._file: int | None = None
         self._size = 0
 
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         for first, path in segments_of(folder):
             size = path.stat().st_size
             self._segments.append((first, path, size))
@@ -268,17 +269,6 @@ def _next_record(content: bytes, bad: int, least_seq: int) -> int:
             return position
         position = content.find(_MAGIC, position + 1)
     return len(content)
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a damaged file to `<name>.damaged`, or `.damaged-2` and so on; return its new path."""
-    number = 1
-    target = path.with_name(f"{path.name}.damaged")
-    while target.exists():
-        number += 1
-        target = path.with_name(f"{path.name}.damaged-{number}")
-    path.rename(target)
-    return target
 
 
 def _write_all(file: int, block: bytes) -> None:

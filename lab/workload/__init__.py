@@ -1,4 +1,4 @@
-"""The workload: plans of requests with ground truth, and a driver that sends them and writes down what happened.
+"""Plans of requests with ground truth, and a driver that sends them and records what happened.
 
 plan = make_plan(requests=100, arrivals=Poisson(2.0), seed=7, settings=settings)
 run = run_plan(plan, settings, out_dir="out")
@@ -7,11 +7,10 @@ run.records                     # lab.schema.CLIENT_RECORD
 
 from lab.workload.arrivals import Burst, Constant, Poisson, Ramp, Users
 from lab.workload.command import main
-from lab.workload.make import make_plan, plan_of
-from lab.workload.plan import Plan, PlannedRequest, with_api, with_model
-from lab.workload.play import run_plan
-from lab.workload.run import Lag, Run
-from lab.workload.shards import join_shards
+from lab.workload.plan import Plan, PlannedRequest, with_model
+from lab.workload.planning import make_plan, plan_of
+from lab.workload.run import Lag, Run, join_shards
+from lab.workload.running import run_plan
 from lab.world.scenarios import make_scenarios
 
 __all__ = [
@@ -30,6 +29,5 @@ __all__ = [
     "make_scenarios",
     "plan_of",
     "run_plan",
-    "with_api",
     "with_model",
 ]

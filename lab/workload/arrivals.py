@@ -1,8 +1,8 @@
-"""When requests arrive: open-loop processes (the world does not wait for the server) and closed-loop users (they do).
+"""When requests arrive: open-loop processes do not wait for the server, closed-loop users do.
 
-An open-loop process gives the first request of each session its offset from the run's start; how long the server takes
-changes nothing about it. With closed-loop users at most `count` requests are under way, and a slow server lowers the
-load: that hides queueing, which is why both are here.
+An open-loop process gives the first request of each session its offset from the run's start; how
+long the server takes changes nothing about it. With closed-loop users at most `count` requests are
+under way, and a slow server lowers the load: that hides queueing, which is why both are here.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from lab.errors import WorkloadError
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Arrivals:
     """Base of the arrival processes."""
 
     kind: ClassVar[str] = ""
     closed: ClassVar[bool] = False
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
-        """Endless, ascending offsets in seconds of the sessions' first requests."""
+        """Yield ascending offsets in seconds of the sessions' first requests, without end."""
         raise NotImplementedError
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the process as `from_dict` reads it."""
         return {"kind": self.kind, **asdict(self)}
 
 
 @dataclass(frozen=True)
-class Constant(Arrival):
+class Constant(Arrivals):
     """A session every 1/rate_per_s seconds."""
 
     rate_per_s: float
@@ -43,12 +44,13 @@ class Constant(Arrival):
         _positive(self, "rate_per_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """Return equally spaced offsets."""
         return (i / self.rate_per_s for i in itertools.count())
 
 
 @dataclass(frozen=True)
-class Poisson(Arrival):
-    """Independent arrivals, `rate_per_s` a second on average: exponential gaps."""
+class Poisson(Arrivals):
+    """Independent arrivals, `rate_per_s` per second on average: exponential gaps."""
 
     rate_per_s: float
     kind: ClassVar[str] = "poisson"
@@ -57,12 +59,13 @@ class Poisson(Arrival):
         _positive(self, "rate_per_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """Return offsets with exponential gaps."""
         return _exponential(self.rate_per_s, rng)
 
 
 @dataclass(frozen=True)
-class Burst(Arrival):
-    """Poisson arrivals at `rate_per_s` for `on_s`, then at `quiet_rate_per_s` (may be 0) for `off_s`, and again."""
+class Burst(Arrivals):
+    """Poisson arrivals: `rate_per_s` for `on_s`, `quiet_rate_per_s` for `off_s`, repeated."""
 
     rate_per_s: float
     on_s: float
@@ -75,6 +78,7 @@ class Burst(Arrival):
         _not_negative(self, "quiet_rate_per_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
+        """Yield offsets, burst by burst."""
         period = self.on_s + self.off_s
         for cycle in itertools.count():
             start = cycle * period
@@ -83,9 +87,11 @@ class Burst(Arrival):
 
 
 @dataclass(frozen=True)
-class Ramp(Arrival):
-    """Poisson arrivals whose rate goes in a straight line from `start_rate_per_s` to `end_rate_per_s` in `ramp_s`, and
-    stays there: where does the server stop keeping up?"""
+class Ramp(Arrivals):
+    """Poisson arrivals whose rate changes linearly for `ramp_s`, and then stays.
+
+    It shows where the server stops keeping up.
+    """
 
     start_rate_per_s: float
     end_rate_per_s: float
@@ -97,7 +103,10 @@ class Ramp(Arrival):
         _not_negative(self, "start_rate_per_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
-        """Thinning (Lewis and Shedler 1979): candidates at the highest rate, each kept with rate(t) / highest."""
+        """Yield candidates at the highest rate, each kept with probability rate(t) / highest.
+
+        This is thinning (Lewis and Shedler 1979).
+        """
         highest = max(self.start_rate_per_s, self.end_rate_per_s)
         for t in _exponential(highest, rng):
             share = min(1.0, t / self.ramp_s)
@@ -107,8 +116,8 @@ class Ramp(Arrival):
 
 
 @dataclass(frozen=True)
-class Users(Arrival):
-    """Closed loop: `count` users, each asks, reads the answer, thinks (exponential, `think_s` on average), asks again.
+class Users(Arrivals):
+    """Closed loop: `count` users send, read the answer, think (mean `think_s`), repeat.
 
     They do not all start at once: their first requests are spread evenly over `start_over_s`.
     """
@@ -124,15 +133,15 @@ class Users(Arrival):
         _not_negative(self, "think_s", "start_over_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
-        """The start of each user."""
+        """Return the start of each user."""
         return (i * self.start_over_s / self.count for i in range(self.count))
 
 
-KINDS: dict[str, type[Arrival]] = {c.kind: c for c in (Constant, Poisson, Burst, Ramp, Users)}
+KINDS: dict[str, type[Arrivals]] = {c.kind: c for c in (Constant, Poisson, Burst, Ramp, Users)}
 
 
-def from_dict(value: dict[str, Any]) -> Arrival:
-    """The arrival process that `as_dict` described. Raises WorkloadError for one that is unknown or malformed."""
+def from_dict(value: dict[str, Any]) -> Arrivals:
+    """Return the process that `as_dict` described. Raises WorkloadError for another one."""
     settings = dict(value)
     kind = settings.pop("kind", None)
     if kind not in KINDS:
@@ -161,15 +170,15 @@ def _within(start: float, end: float, rate: float, rng: np.random.Generator) -> 
         )
 
 
-def _positive(value: Arrival, *names: str) -> None:
+def _positive(value: Arrivals, *names: str) -> None:
     _check(value, names, lambda x: x > 0, "must be above 0")
 
 
-def _not_negative(value: Arrival, *names: str) -> None:
+def _not_negative(value: Arrivals, *names: str) -> None:
     _check(value, names, lambda x: x >= 0, "must not be negative")
 
 
-def _check(value: Arrival, names: tuple[str, ...], good: Any, rule: str) -> None:
+def _check(value: Arrivals, names: tuple[str, ...], good: Any, rule: str) -> None:
     for name in names:
         number = getattr(value, name)
         if not isinstance(number, (int, float)) or not np.isfinite(number) or not good(number):

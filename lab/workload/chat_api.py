@@ -1,4 +1,4 @@
-"""Plain chat completions: the body of a request, and what its stream said."""
+"""Plain chat completions: write the body of a request, read its stream."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import msgspec
 
 from lab.workload.outcome import (
-    NOTHING,
+    ABSENT,
     UNREADABLE,
     Outcome,
     TokenCount,
-    arguments_of,
-    message_in,
-    told,
+    error_message,
+    is_present,
+    parse_arguments,
 )
 
 PATH = "/v1/chat/completions"
@@ -54,7 +54,7 @@ class _Usage(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw = NOTHING
+    error: msgspec.Raw = ABSENT
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
@@ -68,7 +68,10 @@ def body(
     temperature: float,
     tools: list[dict[str, Any]],
 ) -> bytes:
-    """The request, streamed, with usage at the end. `tools` are OpenAI function definitions."""
+    """Return the request: streamed, with usage at the end.
+
+    `tools` are OpenAI function definitions.
+    """
     request: dict[str, Any] = {
         "model": model,
         "messages": messages,
@@ -81,62 +84,66 @@ def body(
 
 
 def read(events: list[tuple[float, bytes]]) -> Outcome:
-    """What a stream of chat chunks said. A stream that does not end as it should is an error in the outcome."""
-    out = Outcome()
-    texts: list[str] = []
-    calls: dict[int, tuple[list[str], list[str]]] = {}
-    ended = False
+    """Read a stream of chat chunks. One that does not end properly is an error in the outcome."""
+    stream = _Stream()
     for at, data in events:
         if data == b"[DONE]":
-            ended = True
+            stream.ended = True
             break
         try:
-            chunk = _decode(data)
+            stream.add(at, data)
         except UNREADABLE as e:
-            out.fail("malformed_event", f"{e}: {data[:200]!r}")
-            continue
-        if told(chunk.error):
-            out.fail("stream_error", message_in(data))
+            stream.outcome.fail("malformed_event", f"{e}: {data[:200]!r}")
+    return stream.finish()
+
+
+class _Stream:
+    """The pieces of one answer as they come."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome()
+        self.ended = False
+        self._texts: list[str] = []
+        self._calls: dict[int, tuple[list[str], list[str]]] = {}  # pieces of (name, arguments)
+
+    def add(self, at: float, data: bytes) -> None:
+        """Take one event. Raises one of UNREADABLE."""
+        chunk = _decode(data)
+        if is_present(chunk.error):
+            self.outcome.fail("stream_error", error_message(data))
         if chunk.usage is not None:
-            _take_usage(out, chunk.usage)
+            self._take_usage(chunk.usage)
         for choice in chunk.choices:
             if choice.finish_reason:
-                out.finish_reason = choice.finish_reason
-            if choice.delta is not None and _take_delta(choice.delta, texts, calls):
-                out.add_tokens(at, of_answer=bool(choice.delta.content))
-    out.answer = "".join(texts)
-    out.tool_calls = [
-        {
-            "tool": "".join(names),
-            "arguments": arguments_of("".join(arguments)),
-            "output": None,
-            "error": None,
-        }
-        for _, (names, arguments) in sorted(calls.items())
-    ]
-    if not ended or not out.finish_reason:
-        out.fail("stream_incomplete", "the stream ended without a finish reason and [DONE]")
-    return out
+                self.outcome.finish_reason = choice.finish_reason
+            if choice.delta is not None:
+                self._take_delta(at, choice.delta)
 
+    def _take_usage(self, usage: _Usage) -> None:
+        self.outcome.prompt_tokens = usage.prompt_tokens
+        if usage.completion_tokens is not None:
+            self.outcome.completion_tokens = usage.completion_tokens
+        details = usage.prompt_tokens_details
+        if details is not None and details.cached_tokens is not None:
+            self.outcome.cached_tokens = details.cached_tokens
 
-def _take_usage(out: Outcome, usage: _Usage) -> None:
-    out.prompt_tokens = usage.prompt_tokens
-    if usage.completion_tokens is not None:
-        out.completion_tokens = usage.completion_tokens
-    details = usage.prompt_tokens_details
-    if details is not None and details.cached_tokens is not None:
-        out.cached_tokens = details.cached_tokens
+    def _take_delta(self, at: float, delta: _Delta) -> None:
+        if delta.content:
+            self._texts.append(delta.content)
+        for call in delta.tool_calls or ():
+            names, arguments = self._calls.setdefault(call.index, ([], []))
+            if call.function is not None:
+                names.append(call.function.name or "")
+                arguments.append(call.function.arguments or "")
+        if delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning:
+            self.outcome.add_tokens(at, of_answer=bool(delta.content))
 
-
-def _take_delta(
-    delta: _Delta, texts: list[str], calls: dict[int, tuple[list[str], list[str]]]
-) -> bool:
-    """True if there is something that the model generated in it."""
-    if delta.content:
-        texts.append(delta.content)
-    for call in delta.tool_calls or ():
-        names, arguments = calls.setdefault(call.index, ([], []))
-        if call.function is not None:
-            names.append(call.function.name or "")
-            arguments.append(call.function.arguments or "")
-    return bool(delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning)
+    def finish(self) -> Outcome:
+        """Put the pieces together."""
+        self.outcome.answer = "".join(self._texts)
+        for _, (names, arguments) in sorted(self._calls.items()):
+            self.outcome.add_call("".join(names), parse_arguments("".join(arguments)))
+        if not self.ended or not self.outcome.finish_reason:
+            message = "the stream ended without a finish reason and [DONE]"
+            self.outcome.fail("stream_incomplete", message)
+        return self.outcome

@@ -1,4 +1,7 @@
-"""`lab load`: make or read a plan, drive it, save the run. What a pod of a cluster's load job runs, too."""
+"""`lab load`: make or read a plan, drive it, save the run.
+
+The pods of a cluster's load job run it too.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,22 @@ from pathlib import Path
 
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
-from lab.workload.arrivals import KINDS, Arrival
-from lab.workload.make import make_plan
+from lab.workload.arrivals import KINDS, Arrivals
 from lab.workload.plan import Plan
-from lab.workload.play import run_plan
+from lab.workload.planning import make_plan
+from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
-    "when requests come: constant:RATE, poisson:RATE, burst:RATE,ON_S,OFF_S, ramp:FROM,TO,OVER_S (requests a second), "
-    "or users:COUNT,THINK_S (closed loop)"
+    "use one of constant:RATE, poisson:RATE, burst:RATE,ON_S,OFF_S, ramp:FROM,TO,OVER_S "
+    "(requests per second), or users:COUNT,THINK_S (closed loop)"
 )
 
 
 def main(argv: list[str]) -> int:
-    """Exit status 0 if every request of the plan was sent and answered, 1 if not, 2 if nothing could be driven."""
+    """Run the command.
+
+    Return 0 if every request was answered, 1 if not, 2 if none could be sent.
+    """
     args = _arguments(argv)
     try:
         plan = _plan(args)
@@ -79,7 +85,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", help="only these kinds of scenarios")
     parser.add_argument("--api", choices=["responses", "chat"], default="responses")
     parser.add_argument(
-        "--model", default="", help="the model to ask for (default: the settings' model_name)"
+        "--model", default="", help="the model to use (default: the settings' model_name)"
     )
     parser.add_argument(
         "--save-plan", type=Path, help="write the plan to this file and drive nothing"
@@ -87,13 +93,13 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--shard",
         default="",
-        help="drive part I/N of the plan; I/N with I left out takes it from JOB_COMPLETION_INDEX (an Indexed Job)",
+        help="drive part I/N of the plan; without I, it is JOB_COMPLETION_INDEX (an Indexed Job)",
     )
     parser.add_argument("--run-id", default="", help="the same for all shards of one run")
     parser.add_argument(
         "--start-at", type=float, help="seconds since the epoch; the same for all shards of one run"
     )
-    parser.add_argument("--timeout-s", type=float, default=60.0, help="for each request")
+    parser.add_argument("--timeout-s", type=float, default=60.0, help="per request")
     parser.add_argument(
         "--out",
         type=Path,
@@ -122,8 +128,8 @@ def _plan(args: argparse.Namespace) -> Plan:
     return plan.shard(*_shard(args.shard)) if args.shard else plan
 
 
-def parse_arrivals(text: str) -> Arrival:
-    """`poisson:2.5` and the like. Raises WorkloadError for what is not one."""
+def parse_arrivals(text: str) -> Arrivals:
+    """Return the process of a text such as `poisson:2.5`. Raises WorkloadError for another one."""
     kind, _, numbers = text.partition(":")
     try:
         values = [float(x) for x in numbers.split(",")] if numbers else []
@@ -132,7 +138,7 @@ def parse_arrivals(text: str) -> Arrival:
         return KINDS[kind](*values)
     except (KeyError, ValueError, TypeError) as e:
         raise WorkloadError(
-            f"these are no arrivals: {text!r}", got=str(e), fix=f"give {ARRIVALS_HELP}"
+            f"{text!r} is not an arrival process", got=str(e), fix=ARRIVALS_HELP
         ) from e
 
 
@@ -141,7 +147,8 @@ def _shard(text: str) -> tuple[int, int]:
     try:
         return int(index or os.environ["JOB_COMPLETION_INDEX"]), int(of)
     except (ValueError, KeyError) as e:
-        fix = "give I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment"
         raise WorkloadError(
-            f"this is no shard: {text!r}", got=f"{type(e).__name__} {e}", fix=fix
+            f"{text!r} is not a shard",
+            got=f"{type(e).__name__} {e}",
+            fix="use I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment",
         ) from e

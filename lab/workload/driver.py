@@ -1,9 +1,10 @@
-"""The driver: sends a plan's requests on time, whatever the server does, and writes down what happened to each."""
+"""Send a plan's requests on time, however slow the server is, and record what happened to each."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +13,13 @@ from typing import Any
 
 from lab.schema import Attr
 from lab.workload import sse
+from lab.workload.apis import Api, Conversation
+from lab.workload.connection import Exchange
 from lab.workload.http1 import Answer
 from lab.workload.outcome import Outcome
-from lab.workload.paths import Conversation, Path
 from lab.workload.plan import Plan, PlannedRequest
-from lab.workload.record import Clock, row, settle
+from lab.workload.record import Clock, merge_errors, row
 from lab.workload.tracing import RootSpans, TraceIds, context_headers
-from lab.workload.wire import Exchange
 
 LEAD_IN_S = 0.05  # between the start of the loop and the plan's offset 0
 PROBE_EVERY_S = 0.01
@@ -26,12 +27,19 @@ YOUNG_COLLECT_EVERY = 100  # probes
 
 
 class Driver:
-    """Drives one plan once. `rows` grows as requests end; `stop()` ends what is under way and sends nothing more."""
+    """Drives one plan once.
+
+    - `rows` grows as requests end.
+    - `dispatch_lags_s`: from the moment a request was due until the driver turned to it.
+    - `loop_lags_s`: how late a timer of PROBE_EVERY_S was.
+    - `connect_s`: how long connections took to open.
+    - `window` is (start, end) in seconds since the epoch.
+    """
 
     def __init__(
         self,
         plan: Plan,
-        paths: Mapping[str, Path],
+        apis: Mapping[str, Api],
         *,
         run_id: str,
         timeout_s: float,
@@ -40,45 +48,73 @@ class Driver:
         start_at: float | None = None,
         on_end: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.plan, self.paths, self.run_id, self.timeout_s, self.spans = (
-            plan,
-            paths,
-            run_id,
-            timeout_s,
-            spans,
-        )
-        self.start_at, self.on_end = start_at, on_end
+        self.plan = plan
+        self.apis = apis
+        self.run_id = run_id
+        self.timeout_s = timeout_s
+        self.spans = spans
+        self.start_at = start_at
+        self.on_end = on_end
         self.rows: list[dict[str, Any]] = []
-        self.dispatch_lags_s: list[
-            float
-        ] = []  # from the moment a request was due until the driver turned to it
+        self.dispatch_lags_s: list[float] = []
         self.connect_s: list[float] = []
-        self.loop_lags_s: list[float] = []  # how late a timer of PROBE_EVERY_S was
+        self.loop_lags_s: list[float] = []
         self.window = (0.0, 0.0)
         self.stopped = False
         self.clock = Clock(time() - perf_counter())
         self._tasks: set[asyncio.Task[None]] = set()
-        self._heads = {api: _head(path, headers or {}) for api, path in paths.items()}
+        self._heads = {name: _request_head(api, headers or {}) for name, api in apis.items()}
 
     async def drive(self) -> None:
-        """Send everything, wait for every answer, and close the connections."""
+        """Send everything, wait for every answer, and close the connections.
+
+        An exception of one session is raised when all the others have ended.
+        """
         probe = asyncio.create_task(self._probe())
-        start = self._start()
+        start = perf_counter() + LEAD_IN_S
+        if self.start_at is not None:
+            start = self.start_at - self.clock.offset_s
         self.window = (self.clock.at(start), self.clock.at(start))
         try:
-            if self.plan.arrivals.closed:
-                await self._closed_loop(start)
-            else:
-                await self._open_loop(start)
-            await self._all_sessions_ended()
+            await self._dispatch(start)
+            await self._all_ended()
         finally:
             probe.cancel()
-            for path in self.paths.values():
-                path.pool.close()
+            for api in self.apis.values():
+                api.pool.close()
             self.window = (self.window[0], self.clock.at(perf_counter()))
 
-    async def _all_sessions_ended(self) -> None:
-        """Wait for every session. Raises the first exception of one, but only when all the others have ended."""
+    def stop(self) -> None:
+        """End requests under way as 'cancelled' and send nothing more.
+
+        To be called in the driver's loop.
+        """
+        self.stopped = True
+        for task in self._tasks:
+            task.cancel()
+
+    async def _dispatch(self, start: float) -> None:
+        """Start sessions when they are due: one by one in open loop, a user's in closed loop."""
+        groups: dict[Any, list[list[PlannedRequest]]] = {}
+        for session in self.plan.sessions():
+            first = session[0]
+            key = first.user if self.plan.arrivals.closed else first.session_id
+            groups.setdefault(key, []).append(session)
+
+        for sessions in sorted(groups.values(), key=lambda s: s[0][0].offset_s or 0.0):
+            due = start + (sessions[0][0].offset_s or 0.0)
+            await self._until(due)
+            if self.stopped:
+                return
+            task = asyncio.create_task(self._sessions(sessions, due))
+            self._tasks.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self._tasks.discard(task)
+
+    async def _all_ended(self) -> None:
         if not self._tasks:
             return
         done, _ = await asyncio.wait(self._tasks)
@@ -86,113 +122,61 @@ class Driver:
             if not task.cancelled():
                 task.result()
 
-    def stop(self) -> None:
-        """To be called in the driver's loop: requests under way end as 'cancelled', nothing new is sent."""
-        self.stopped = True
-        for task in self._tasks:
-            task.cancel()
-
-    def _start(self) -> float:
-        if self.start_at is not None:
-            return self.start_at - self.clock.offset_s
-        return perf_counter() + LEAD_IN_S
-
-    async def _open_loop(self, start: float) -> None:
-        for session in sorted(self.plan.sessions(), key=lambda s: s[0].offset_s or 0.0):
-            due = start + (session[0].offset_s or 0.0)
-            await self._until(due)
-            if self.stopped:
-                return
-            self._spawn([session], due)
-
-    async def _closed_loop(self, start: float) -> None:
-        by_user: dict[int, list[list[PlannedRequest]]] = {}
-        for session in self.plan.sessions():
-            by_user.setdefault(session[0].user, []).append(session)
-        for sessions in sorted(by_user.values(), key=lambda s: s[0][0].offset_s or 0.0):
-            due = start + (sessions[0][0].offset_s or 0.0)
-            await self._until(due)
-            if self.stopped:
-                return
-            self._spawn(sessions, due)
-
-    def _spawn(self, sessions: list[list[PlannedRequest]], due: float) -> None:
-        task = asyncio.create_task(self._sessions(sessions, due))
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and task.exception() is None:
-            self._tasks.discard(task)
-
     async def _until(self, due: float) -> None:
         while not self.stopped and (wait := due - perf_counter()) > 0:
-            await asyncio.sleep(min(wait, 0.25))  # in short sleeps, so that stop() is heard
+            await asyncio.sleep(min(wait, 0.25))  # in short sleeps, so that stop() takes effect
 
-    async def _sessions(self, sessions: list[list[PlannedRequest]], due: float) -> None:
-        """Sessions one after another: one in open loop, all those of a user in closed loop."""
-        done = due
-        for session in sessions:
-            conversation = self.paths[session[0].api].begin()
-            failed = False
-            for request in session:
-                if request.offset_s is None:
-                    due = done + request.think_s
-                    await self._sleep_until(due)
-                if self.stopped:
-                    return
-                exchange, failed = await self._one(conversation, request, due, failed)
-                done = exchange.done
-
-    async def _sleep_until(self, due: float) -> None:
+    async def _think_until(self, due: float) -> None:
         try:
             await self._until(due)
         except asyncio.CancelledError:
             if not self.stopped:
                 raise
 
-    async def _one(
-        self,
-        conversation: Conversation,
-        request: PlannedRequest,
-        due: float,
-        predecessor_failed: bool,
-    ) -> tuple[Exchange, bool]:
-        """One request, whatever happens to it, and its row; True if it failed."""
+    async def _sessions(self, sessions: list[list[PlannedRequest]], due: float) -> None:
+        """Drive sessions one after another."""
+        done = due
+        for session in sessions:
+            conversation = self.apis[session[0].api].begin()
+            failed = False
+            for request in session:
+                if request.offset_s is None:
+                    due = done + request.think_s
+                    await self._think_until(due)
+                if self.stopped:
+                    return
+                if failed:
+                    done = self._skip(request, due)
+                else:
+                    done, failed = await self._send(conversation, request, due)
+
+    def _skip(self, request: PlannedRequest, due: float) -> float:
+        """Record a follow-up whose predecessor failed; return the time."""
+        exchange = Exchange(Answer(), done=perf_counter())
+        outcome = Outcome()
+        outcome.fail("predecessor_failed", "the request that it follows up was not answered")
+        self._record(request, TraceIds.new(), due, exchange, outcome)
+        return exchange.done
+
+    async def _send(
+        self, conversation: Conversation, request: PlannedRequest, due: float
+    ) -> tuple[float, bool]:
+        """Send one request and record it; return when it ended, and whether it failed."""
         ids = TraceIds.new()
-        if predecessor_failed:
-            exchange = Exchange(Answer(), done=perf_counter())
-            outcome = Outcome(
-                error_type="predecessor_failed",
-                error_message="what it follows up on was not answered",
-            )
-            self._note(request, ids, due, exchange, outcome)
-            return exchange, True
-        baggage = self._baggage(request)
-        message = self._message(
-            conversation.body(request), request.api, context_headers(ids, baggage)
-        )
+        body = conversation.body(request)
+        head = self._heads[request.api]
+        context = context_headers(ids, _identity(request, self.run_id))
+        message = b"%b%bContent-Length: %d\r\n\r\n%b" % (head, context, len(body), body)
+
         self.dispatch_lags_s.append(perf_counter() - due)
-        exchange = await self.paths[request.api].pool.send(message, timeout_s=self.timeout_s)
+        exchange = await self.apis[request.api].pool.send(message, timeout_s=self.timeout_s)
         self.connect_s.append(exchange.connect_s)
-        outcome = settle(exchange, _read(conversation, request, exchange))
-        self._note(request, ids, due, exchange, outcome)
-        return exchange, bool(outcome.error_type)
 
-    def _baggage(self, request: PlannedRequest) -> dict[str, str]:
-        return {
-            Attr.TENANT: request.tenant,
-            Attr.USER: request.user_id,
-            Attr.SESSION: request.session_id,
-            Attr.SCENARIO: request.scenario_id,
-            Attr.RUN: self.run_id,
-            Attr.REQUEST: request.request_id,
-        }
+        outcome = merge_errors(exchange, _read(conversation, exchange.answer))
+        self._record(request, ids, due, exchange, outcome)
+        return exchange.done, bool(outcome.error_type)
 
-    def _message(self, body: bytes, api: str, context: bytes) -> bytes:
-        return b"%b%bContent-Length: %d\r\n\r\n%b" % (self._heads[api], context, len(body), body)
-
-    def _note(
+    def _record(
         self,
         request: PlannedRequest,
         ids: TraceIds,
@@ -202,39 +186,22 @@ class Driver:
     ) -> None:
         record = row(self.run_id, request, ids, self.clock, due, exchange, outcome)
         self.rows.append(record)
-        if (
-            self.spans is not None and exchange.sent == exchange.sent
-        ):  # nan: never sent, so there is no trace
+        if self.spans is not None and not math.isnan(exchange.sent):
             self.spans.add(
                 ids,
                 record["scheduled_at"],
                 record["done_at"],
-                self._attributes(record),
+                _identity(request, self.run_id) | _span_attributes(record),
                 outcome.error_type,
             )
         if self.on_end is not None:
             self.on_end(record)
 
-    def _attributes(self, record: dict[str, Any]) -> dict[str, Any]:
-        attributes: dict[str, Any] = {
-            Attr.TENANT: record["tenant"],
-            Attr.USER: record["user_id"],
-            Attr.SESSION: record["session_id"],
-            Attr.SCENARIO: record["scenario_id"],
-            Attr.RUN: self.run_id,
-            Attr.REQUEST: record["request_id"],
-            Attr.REQUEST_MODEL: record["model"],
-            "lab.lag_s": record["lag_s"],
-            "http.response.status_code": record["http_status"],
-        }
-        if record["ttft_s"] == record["ttft_s"]:
-            attributes["lab.ttft_s"] = record["ttft_s"]
-        if record["error_type"]:
-            attributes[Attr.ERROR_TYPE] = record["error_type"]
-        return attributes
-
     async def _probe(self) -> None:
-        """Measure how late the loop is; and collect the young garbage that the switched-off collector leaves."""
+        """Measure how late the loop is.
+
+        Collect the young garbage that the disabled collector leaves.
+        """
         count = 0
         while True:
             due = perf_counter() + PROBE_EVERY_S
@@ -245,11 +212,11 @@ class Driver:
                 gc.collect(0)
 
 
-def _head(path: Path, headers: Mapping[str, str]) -> bytes:
-    target = path.pool.target
+def _request_head(api: Api, headers: Mapping[str, str]) -> bytes:
+    server = api.pool.server
     lines = [
-        f"POST {target.path}{path.path} HTTP/1.1",
-        f"Host: {target.host_header}",
+        f"POST {server.path}{api.path} HTTP/1.1",
+        f"Host: {server.host_header}",
         "Content-Type: application/json",
         "Accept: text/event-stream",
         "User-Agent: lab-workload",
@@ -258,28 +225,50 @@ def _head(path: Path, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n"
 
 
-def _read(conversation: Conversation, request: PlannedRequest, exchange: Exchange) -> Outcome:
-    """What the stream said; of a stream that was cut, what had come."""
-    answer = exchange.answer
+def _identity(request: PlannedRequest, run_id: str) -> dict[str, Any]:
+    """Return who sends a request, for baggage and span."""
+    return {
+        Attr.TENANT: request.tenant,
+        Attr.USER: request.user_id,
+        Attr.SESSION: request.session_id,
+        Attr.SCENARIO: request.scenario_id,
+        Attr.RUN: run_id,
+        Attr.REQUEST: request.request_id,
+    }
+
+
+def _span_attributes(record: dict[str, Any]) -> dict[str, Any]:
+    attributes = {
+        Attr.REQUEST_MODEL: record["model"],
+        "lab.lag_s": record["lag_s"],
+        "http.response.status_code": record["http_status"],
+    }
+    if not math.isnan(record["ttft_s"]):
+        attributes["lab.ttft_s"] = record["ttft_s"]
+    if record["error_type"]:
+        attributes[Attr.ERROR_TYPE] = record["error_type"]
+    return attributes
+
+
+def _read(conversation: Conversation, answer: Answer) -> Outcome:
+    """Read the stream; of a stream that was cut, what had come."""
     if answer.status != 200:
         return Outcome()
     try:
-        return conversation.read(request, sse.events(answer.body, answer.marks))
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as e:  # JSON, but not of the API's shape
+        return conversation.read(sse.events(answer.body, answer.marks))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
+        # JSON, but not in the API's shape.
         return Outcome(error_type="malformed_event", error_message=f"{type(e).__name__}: {e}")
 
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No full garbage collections, and quick hand-overs between threads: both are pauses that would look like the
-    server's."""
-    collecting, interval = gc.isenabled(), sys.getswitchinterval()
+    """Disable full garbage collections and hand over quickly between threads.
+
+    Both are pauses of the driver that would look like the server's.
+    """
+    collecting = gc.isenabled()
+    interval = sys.getswitchinterval()
     gc.collect()
     gc.freeze()
     gc.disable()

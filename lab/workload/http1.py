@@ -1,9 +1,9 @@
-"""Read one HTTP/1.1 answer from bytes that arrive in any pieces. No I/O, no parsing of the content.
+"""Read one HTTP/1.1 answer from bytes in any pieces, without I/O or parsing the content.
 
-Small on purpose: in the hot path of a load driver every microsecond counts towards somebody else's latency. It knows
-what streaming servers send: a status line, headers, and a body that is chunked, of a known length, or ends with the
-connection (RFC 9112, sections 4 to 7). When each piece of the body came is kept, so that the events in it can be timed
-after the stream has ended.
+It is small on purpose: in the hot path of a load driver every microsecond counts towards another
+request's latency. It knows what streaming servers send: a status line, headers, and a body that is
+chunked, of a known length, or ends with the connection (RFC 9112, sections 4 to 7). The time of
+each piece of the body is kept, so that the events in it can be timed after the stream has ended.
 """
 
 from __future__ import annotations
@@ -15,15 +15,22 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_CHUNK_LINE_BYTES = 4 * 1024
 MAX_INTERIM_ANSWERS = 32  # "100 Continue" and the like, before the real answer
 
-# Bounds of one body. A body's size counts with what keeping its pieces costs, because a server decides how small they are.
+# Bounds of one body. Its size counts with what keeping its pieces costs, because the server decides
+# how small they are.
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_LINE_BYTES = 8 * 1024 * 1024
 PIECE_BYTES = 160
 KEPT_BYTES = 1024 * 1024  # of a body that is too large
 
+# Where a chunked body stands, beside the bytes left of a chunk and its line end.
+_SIZE_LINE = 0
+_TRAILERS = -1
+
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
 
 class MalformedAnswer(ValueError):
-    """What came is not an HTTP/1.1 answer."""
+    """The bytes are not an HTTP/1.1 answer."""
 
 
 class AnswerTooLarge(ValueError):
@@ -33,8 +40,10 @@ class AnswerTooLarge(ValueError):
 class Answer:
     """One answer, fed piece by piece.
 
-    `status` is 0 until the head is complete; `parts` are the pieces of the body and `marks` their (bytes so far, time);
-    `done` is True once the body is complete; `keep_alive` says whether the connection may be used again.
+    - `status` is 0 until the head is complete.
+    - `parts` are the pieces of the body and `marks` their (bytes so far, time).
+    - `done` is True once the body is complete.
+    - `keep_alive` is whether the connection may be used again.
     """
 
     __slots__ = (
@@ -61,32 +70,34 @@ class Answer:
         self.done = False
         self.keep_alive = False
         self._feed = self._head
-        self._rest = b""  # what is not used yet
+        self._rest = b""  # received, but not used yet
         self._left = 0  # of the current chunk (with its line end), or of a body of known length
         self._line = 0  # bytes since the last line end of the body
         self._interim = 0
 
     def feed(self, data: bytes, at: float) -> None:
-        """Take what came at the time `at`.
+        """Take the bytes that came at the time `at`.
 
         Raises MalformedAnswer where it cannot be HTTP/1.1, AnswerTooLarge where it exceeds a bound.
         """
         self._feed(data, at)
 
     def finish(self) -> bool:
-        """The connection was closed; True if that completes the answer."""
+        """Handle the end of the connection; return whether that completes the answer."""
         if not self.done and self._feed == self._until_close:
             self.done = True
         return self.done
 
     @property
     def body(self) -> bytes:
+        """The body so far."""
         return b"".join(self.parts)
 
     def _take(self, piece: bytes, at: float) -> None:
         self.parts.append(piece)
         self.size += len(piece)
         self.marks.append((self.size, at))
+
         line_end = piece.rfind(b"\n")
         self._line = self._line + len(piece) if line_end < 0 else len(piece) - line_end - 1
         if self._line > MAX_LINE_BYTES:
@@ -115,6 +126,7 @@ class Answer:
             self._interim += 1
             if self._interim > MAX_INTERIM_ANSWERS:
                 raise MalformedAnswer(f"more than {MAX_INTERIM_ANSWERS} interim answers")
+
         if len(data) > MAX_HEAD_BYTES:
             raise MalformedAnswer(f"no end of the headers in {len(data)} bytes")
         if not b"HTTP/1.".startswith(data[:7]):
@@ -128,23 +140,25 @@ class Answer:
         if version not in (b"HTTP/1.1", b"HTTP/1.0") or not code.isdigit() or len(code) != 3:
             raise MalformedAnswer(f"a status line {first[:80]!r}")
         self.status = int(code)
-        self.headers = headers = {}
+
+        self.headers = {}
         for line in lines:
             name, colon, value = line.partition(b":")
             if not colon:
                 raise MalformedAnswer(f"a header {line[:80]!r}")
-            headers[name.strip().lower()] = value.strip()
-        connection = headers.get(b"connection", b"").lower()
-        self.keep_alive = b"close" not in connection and (
-            version == b"HTTP/1.1" or b"keep-alive" in connection
-        )
+            self.headers[name.strip().lower()] = value.strip()
+
+        connection = self.headers.get(b"connection", b"").lower()
+        persistent = version == b"HTTP/1.1" or b"keep-alive" in connection
+        self.keep_alive = persistent and b"close" not in connection
 
     def _choose_framing(self) -> None:
+        length = self.headers.get(b"content-length")
         if self.status in (204, 304):
             self.done = True
         elif b"chunked" in self.headers.get(b"transfer-encoding", b"").lower():
             self._feed = self._chunked
-        elif (length := self.headers.get(b"content-length")) is not None:
+        elif length is not None:
             if not length.isdigit():
                 raise MalformedAnswer(f"a content length {length[:40]!r}")
             self._left = int(length)
@@ -155,10 +169,8 @@ class Answer:
             self._feed = self._until_close
 
     def _of_length(self, data: bytes, at: float) -> None:
-        if len(data) > self._left:
-            self.keep_alive = (
-                False  # more than was announced: the connection's framing is not to be trusted
-            )
+        if len(data) > self._left:  # more than announced: do not trust the connection's framing
+            self.keep_alive = False
             data = data[: self._left]
         self._take(data, at)
         self._left -= len(data)
@@ -168,44 +180,52 @@ class Answer:
         self._take(data, at)
 
     def _chunked(self, data: bytes, at: float) -> None:
-        """`_left` > 2: inside a chunk; 1 or 2: inside its line end; 0: before a size line; -1: in the trailers."""
+        """Take pieces of chunks; `_left` counts a chunk's bytes and the two of its line end."""
         if self._rest:
-            data, self._rest = self._rest + data, b""
-        pos, end, left = 0, len(data), self._left
-        while pos < end:
-            if left > 2:
-                stop = min(pos + left - 2, end)
-                self._take(data[pos:stop], at)
-                left -= stop - pos
-                pos = stop
-            elif left > 0:
-                stop = min(pos + left, end)
-                if data[pos:stop] != b"\r\n"[2 - left : 2 - left + stop - pos]:
-                    raise MalformedAnswer(
-                        f"a chunk that does not end where it said: {data[pos : pos + 20]!r}"
-                    )
-                left -= stop - pos
-                pos = stop
+            data = self._rest + data
+            self._rest = b""
+        position = 0
+        while position < len(data) and not self.done:
+            if self._left > 2:
+                stop = min(position + self._left - 2, len(data))
+                self._take(data[position:stop], at)
+                self._left -= stop - position
+                position = stop
+            elif self._left > 0:
+                position = self._chunk_end(data, position)
             else:
-                line_end = data.find(b"\r\n", pos)
-                if line_end < 0:
-                    if end - pos > MAX_CHUNK_LINE_BYTES:
-                        raise MalformedAnswer("a chunk's size line without an end")
-                    self._rest = data[pos:]
-                    break
-                line = data[pos:line_end]
-                pos = line_end + 2
-                if left == 0:
-                    size = _chunk_size(line)
-                    left = size + 2 if size else -1
-                elif not line:  # the empty line after the trailers
-                    self.done = True
-                    self.keep_alive &= pos == end
-                    break
-        self._left = left
+                position = self._chunk_line(data, position)
+        if self.done:
+            self.keep_alive &= position == len(data)
 
+    def _chunk_end(self, data: bytes, position: int) -> int:
+        """Read the line end behind a chunk, or the half of it that has come.
 
-_HEX = frozenset(b"0123456789abcdefABCDEF")
+        Return the new position.
+        """
+        stop = min(position + self._left, len(data))
+        if not b"\r\n"[2 - self._left :].startswith(data[position:stop]):
+            cut = data[position : position + 20]
+            raise MalformedAnswer(f"a chunk that is longer than its size: {cut!r}")
+        self._left -= stop - position
+        return stop
+
+    def _chunk_line(self, data: bytes, position: int) -> int:
+        """Read a chunk's size line or a trailer; return the new position."""
+        line_end = data.find(b"\r\n", position)
+        if line_end < 0:
+            if len(data) - position > MAX_CHUNK_LINE_BYTES:
+                raise MalformedAnswer("a chunk's size line without an end")
+            self._rest = data[position:]
+            return len(data)
+
+        line = data[position:line_end]
+        if self._left == _SIZE_LINE:
+            size = _chunk_size(line)
+            self._left = size + 2 if size else _TRAILERS
+        elif not line:  # the empty line after the trailers
+            self.done = True
+        return line_end + 2
 
 
 def _chunk_size(line: bytes) -> int:

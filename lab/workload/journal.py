@@ -1,7 +1,8 @@
-"""The rows of a run that is under way, on disk as they happen: what is left of it if the driver is killed.
+"""The rows of a run on disk as they happen: what is left of it if the driver is killed.
 
-A journal is one file of JSON lines beside the run's future folder: a header, the plan as `Plan.save` writes it, then one
-line per row and, with every batch of rows, the driver's own lags. It is deleted when the run has been saved.
+A journal is one file of JSON lines beside the run's future folder: a header, the plan as
+`Plan.save` writes it, then one line per row and, with every batch of rows, the driver's own lags.
+It is deleted when the run has been saved.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from lab.errors import WorkloadError
 from lab.workload.plan import Plan
 
 log = logging.getLogger("lab.workload")
-FORMAT, VERSION = "lab-run-journal", 1
+FORMAT = "lab-run-journal"
+VERSION = 1
 LAGS = ("dispatch_lags_s", "loop_lags_s", "connect_s")
 
 
@@ -32,7 +34,7 @@ class _Header(msgspec.Struct):
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
-    """Either one row, or the lags since the last such line with the window up to now."""
+    """One row, or the lags since the last such line with the window up to now."""
 
     row: dict[str, Any] | None = None
     lags: dict[str, list[float]] = {}
@@ -62,7 +64,8 @@ class Journal:
     def __init__(self, folder: Path, run_id: str, plan: Plan, lag_bound_s: float) -> None:
         """Create the journal of the run that will be saved in `folder`.
 
-        Raises WorkloadError if the run or its journal is there already, or the file cannot be written.
+        Raises WorkloadError if the run or its journal is there already, or the file cannot be
+        written.
         """
         self.path = journal_path(folder)
         plan_bytes = plan.to_bytes()
@@ -86,7 +89,7 @@ class Journal:
     def write(
         self, rows: list[dict[str, Any]], lags: dict[str, list[float]], window: tuple[float, float]
     ) -> None:
-        """Append what was added to `rows` and `lags` since the last call; both only ever grow."""
+        """Append what was added to `rows` and `lags` since the last call; both only grow."""
         if self._failed:
             return
         new_rows = rows[self._rows :]
@@ -115,7 +118,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Entries:
-    """Read a journal, up to its last whole line. Raises ValueError or OSError for a file that is not a journal."""
+    """Read a journal, up to its last whole line. Raises ValueError or OSError for another file."""
     first, _, rest = path.read_bytes().partition(b"\n")
     header = msgspec.json.decode(first, type=_Header)
     if (header.format, header.version) != (FORMAT, VERSION):

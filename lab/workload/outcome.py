@@ -1,4 +1,4 @@
-"""What a stream said, whichever API it came through."""
+"""The result of reading one answer, through either API."""
 
 from __future__ import annotations
 
@@ -9,25 +9,22 @@ from typing import Annotated, Any
 import msgspec
 
 MESSAGE_CHARS = 500
-NOTHING = msgspec.Raw()
+ABSENT = msgspec.Raw()
 MAX_NESTING = 64  # levels of a tool call's values; readers of the record recurse over them
 
-# What decoding bytes from a server may raise: not JSON, text that is not UTF-8, JSON that is nested too deeply.
+# What decoding bytes from a server may raise: not JSON, text that is not UTF-8, JSON that is nested
+# too deeply.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
-def told(raw: msgspec.Raw) -> bool:
-    """True if a field was there, and was not null."""
-    return bytes(raw) not in (b"", b"null")
-
-
 @dataclass(slots=True)
 class Outcome:
-    """What was read out of one answer.
+    """What was read from one answer.
 
-    `token_times`: perf_counter seconds, one for every chunk with tokens in it. `first_answer`: the time of the first
-    one with text of the answer, as opposed to reasoning and tool calls; NaN if there was none.
+    `token_times` are perf_counter seconds, one per chunk with tokens in it. `first_answer` is the
+    time of the first one with text of the answer, as opposed to reasoning and tool calls; NaN if
+    there was none.
     """
 
     token_times: list[float] = field(default_factory=list)
@@ -48,14 +45,34 @@ class Outcome:
         if of_answer and math.isnan(self.first_answer):
             self.first_answer = at
 
+    def add_call(self, tool: str, arguments: Any, output: Any = None, error: Any = None) -> None:
+        """Record a tool call, with a note in the place of a result that is nested too deeply."""
+        self.tool_calls.append(
+            {
+                "tool": tool,
+                "arguments": arguments,
+                "output": _bounded(output),
+                "error": _bounded(error),
+            }
+        )
+
     def fail(self, error_type: str, message: str) -> None:
-        """Note what went wrong; the first thing that did stays."""
+        """Record what went wrong; the first error stays."""
         if not self.error_type:
-            self.error_type, self.error_message = error_type, message[:MESSAGE_CHARS]
+            self.error_type = error_type
+            self.error_message = message[:MESSAGE_CHARS]
 
 
-def arguments_of(text: str) -> Any:
-    """The arguments of a tool call as an object, or the raw text where the model wrote no JSON object."""
+def is_present(raw: msgspec.Raw) -> bool:
+    """Return whether a field was there and not null."""
+    return bytes(raw) not in (b"", b"null")
+
+
+def parse_arguments(text: str) -> Any:
+    """Return a tool call's arguments as an object.
+
+    The text where it is not a JSON object or nested too deeply.
+    """
     try:
         value = msgspec.json.decode(text)
     except UNREADABLE:
@@ -64,7 +81,7 @@ def arguments_of(text: str) -> Any:
 
 
 def nested_too_deeply(value: Any, levels: int = MAX_NESTING) -> bool:
-    """Return True if lists and objects are nested in each other more than `levels` deep."""
+    """Return whether lists and objects are nested more than `levels` deep."""
     if not isinstance(value, (dict, list)):
         return False
     if levels == 0:
@@ -73,17 +90,22 @@ def nested_too_deeply(value: Any, levels: int = MAX_NESTING) -> bool:
     return any(nested_too_deeply(child, levels - 1) for child in children)
 
 
-def message_in(body: bytes) -> str:
-    """The words of an error answer: OpenAI's and FastAPI's shapes, else the text itself."""
+def _bounded(value: Any) -> Any:
+    return "(nested too deeply to be recorded)" if nested_too_deeply(value) else value
+
+
+def error_message(body: bytes) -> str:
+    """Return the message of an error answer in OpenAI's or FastAPI's shape, else its beginning."""
     text = body[: 4 * MESSAGE_CHARS].decode(errors="replace").strip()
     try:
         value = msgspec.json.decode(body)
     except UNREADABLE:
         return text[:MESSAGE_CHARS]
+
     for key in ("error", "detail", "message"):
-        found = value.get(key) if isinstance(value, dict) else None
-        if isinstance(found, dict):
-            found = found.get("message")
-        if found:
-            return str(found)[:MESSAGE_CHARS]
+        message = value.get(key) if isinstance(value, dict) else None
+        if isinstance(message, dict):
+            message = message.get("message")
+        if message:
+            return str(message)[:MESSAGE_CHARS]
     return text[:MESSAGE_CHARS]

@@ -1,4 +1,4 @@
-"""Llama Stack's Responses API: the body of a request, and what its stream said."""
+"""Llama Stack's Responses API: write the body of a request, read its stream."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from typing import Any
 import msgspec
 
 from lab.workload.outcome import (
-    NOTHING,
+    ABSENT,
     UNREADABLE,
     Outcome,
     TokenCount,
-    arguments_of,
-    message_in,
-    nested_too_deeply,
-    told,
+    error_message,
+    is_present,
+    parse_arguments,
 )
 
 PATH = "/v1/responses"
@@ -35,9 +34,9 @@ _FINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "respons
 class _Event(msgspec.Struct):
     type: str = ""
     delta: str = ""
-    item: msgspec.Raw = NOTHING
-    response: msgspec.Raw = NOTHING
-    error: msgspec.Raw = NOTHING
+    item: msgspec.Raw = ABSENT
+    response: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
 
 
 class _PromptDetails(msgspec.Struct):
@@ -80,7 +79,7 @@ def body(
     instructions: str = "",
     previous_response_id: str = "",
 ) -> bytes:
-    """The request, streamed and stored (so that a follow-up can name it)."""
+    """Return the request: streamed, and stored, so that a follow-up can name it."""
     request: dict[str, Any] = {
         "model": model,
         "input": text,
@@ -98,7 +97,7 @@ def body(
 
 
 def mcp_tool(server_label: str, server_url: str, allowed_tools: list[str]) -> dict[str, Any]:
-    """The MCP server as a tool of a request; only `allowed_tools` are offered to the model."""
+    """Return the MCP server as a tool of a request that offers `allowed_tools` to the model."""
     return {
         "type": "mcp",
         "server_label": server_label,
@@ -109,7 +108,7 @@ def mcp_tool(server_label: str, server_url: str, allowed_tools: list[str]) -> di
 
 
 def file_search_tool(vector_store_id: str, max_results: int) -> dict[str, Any]:
-    """Llama Stack's own search over a vector store, as a tool of a request."""
+    """Return Llama Stack's own search over a vector store as a tool of a request."""
     return {
         "type": "file_search",
         "vector_store_ids": [vector_store_id],
@@ -118,84 +117,84 @@ def file_search_tool(vector_store_id: str, max_results: int) -> dict[str, Any]:
 
 
 def read(events: list[tuple[float, bytes]]) -> Outcome:
-    """What a stream of response events said. A stream without a final event is an error in the outcome."""
-    out = Outcome()
-    items: list[dict[str, Any]] = []
-    final: _Response | None = None
+    """Read a stream of response events. One without a final event is an error in the outcome."""
+    stream = _Stream()
     for at, data in events:
         if data == b"[DONE]":
             break
         try:
-            event = _decode_event(data)
-            if event.type in _TOKEN_EVENTS:
-                if event.delta:
-                    out.add_tokens(at, of_answer=event.type in _ANSWER_EVENTS)
-            elif event.type == "response.output_item.done" and told(event.item):
-                items.append(_decode_item(event.item))
-            elif event.type in _FINAL_EVENTS and told(event.response):
-                final = _decode_response(event.response)
-            elif event.type == "response.created" and told(event.response):
-                out.response_id = _decode_response(event.response).id
+            stream.add(at, data)
         except UNREADABLE as e:
-            out.fail("malformed_event", f"{e}: {data[:200]!r}")
-            continue
-        if told(event.error) or event.type == "error":
-            out.fail("stream_error", message_in(data))
-    if final is None:
-        out.fail("stream_incomplete", "the stream ended without response.completed")
-    else:
-        _take_final(out, final)
-        items = final.output or items
-    _take_items(out, items)
-    return out
+            stream.outcome.fail("malformed_event", f"{e}: {data[:200]!r}")
+    return stream.finish()
 
 
-def _take_final(out: Outcome, response: _Response) -> None:
-    out.response_id = response.id
-    out.finish_reason = response.status
-    if response.usage is not None:
-        out.prompt_tokens = response.usage.input_tokens
-        out.completion_tokens = response.usage.output_tokens
-        details = response.usage.input_tokens_details
-        if details is not None and details.cached_tokens is not None:
-            out.cached_tokens = details.cached_tokens
-    if response.status == "failed":
-        reason = response.error or _Reason()
-        out.fail("response_failed", f"{reason.code or 'no code'}: {reason.message or 'no message'}")
+class _Stream:
+    """The events of one answer as they come."""
 
+    def __init__(self) -> None:
+        self.outcome = Outcome()
+        self._items: list[dict[str, Any]] = []  # finished ones, for an answer that is cut
+        self._final: _Response | None = None
 
-def _take_items(out: Outcome, items: list[dict[str, Any]]) -> None:
-    for item in items:
+    def add(self, at: float, data: bytes) -> None:
+        """Take one event. Raises one of UNREADABLE."""
+        event = _decode_event(data)
+        if event.type in _TOKEN_EVENTS:
+            if event.delta:
+                self.outcome.add_tokens(at, of_answer=event.type in _ANSWER_EVENTS)
+        elif event.type == "response.output_item.done" and is_present(event.item):
+            self._items.append(_decode_item(event.item))
+        elif event.type in _FINAL_EVENTS and is_present(event.response):
+            self._final = _decode_response(event.response)
+        elif event.type == "response.created" and is_present(event.response):
+            self.outcome.response_id = _decode_response(event.response).id
+        if is_present(event.error) or event.type == "error":
+            self.outcome.fail("stream_error", error_message(data))
+
+    def finish(self) -> Outcome:
+        """Take answer and tool calls from the final response, or from what came before a cut."""
+        items = self._items
+        if self._final is None:
+            self.outcome.fail("stream_incomplete", "the stream ended without response.completed")
+        else:
+            self._take_final(self._final)
+            items = self._final.output or items
+        for item in items:
+            self._take_item(item)
+        return self.outcome
+
+    def _take_final(self, response: _Response) -> None:
+        outcome = self.outcome
+        outcome.response_id = response.id
+        outcome.finish_reason = response.status
+        if response.usage is not None:
+            outcome.prompt_tokens = response.usage.input_tokens
+            outcome.completion_tokens = response.usage.output_tokens
+            details = response.usage.input_tokens_details
+            if details is not None and details.cached_tokens is not None:
+                outcome.cached_tokens = details.cached_tokens
+        if response.status == "failed":
+            reason = response.error or _Reason()
+            message = f"{reason.code or 'no code'}: {reason.message or 'no message'}"
+            outcome.fail("response_failed", message)
+
+    def _take_item(self, item: dict[str, Any]) -> None:
         kind = item.get("type")
         if kind == "message":
-            parts = item.get("content") or []
-            texts = (
-                [parts]
-                if isinstance(parts, str)
-                else [p.get("text") or p.get("refusal") or "" for p in parts]
-            )
-            out.answer = "".join(texts)
+            self.outcome.answer = _text(item.get("content") or [])
         elif kind in ("mcp_call", "function_call"):
-            out.tool_calls.append(
-                {
-                    "tool": item.get("name", ""),
-                    "arguments": arguments_of(item.get("arguments") or ""),
-                    "output": _bounded(item.get("output")),
-                    "error": _bounded(item.get("error")),
-                }
-            )
+            arguments = parse_arguments(item.get("arguments") or "")
+            name = item.get("name", "")
+            self.outcome.add_call(name, arguments, item.get("output"), item.get("error"))
         elif kind == "file_search_call":
-            failed = item.get("status") == "failed"
-            out.tool_calls.append(
-                {
-                    "tool": "file_search",
-                    "arguments": {"query": " ".join(item.get("queries") or [])},
-                    "output": [r.get("text", "") for r in item.get("results") or []],
-                    "error": "the search failed" if failed else None,
-                }
-            )
+            query = " ".join(item.get("queries") or [])
+            texts = [result.get("text", "") for result in item.get("results") or []]
+            error = "the search failed" if item.get("status") == "failed" else None
+            self.outcome.add_call("file_search", {"query": query}, texts, error)
 
 
-def _bounded(value: Any) -> Any:
-    """Return the value, or a note in its place if it is nested so deeply that readers of the record would fail."""
-    return "(nested too deeply to be recorded)" if nested_too_deeply(value) else value
+def _text(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or part.get("refusal") or "" for part in content)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,7 +19,8 @@ from lab.workload.journal import journal_path, read_journal
 from lab.workload.plan import Plan
 from lab.workload.record import frame, with_added_columns
 
-FORMAT, VERSION = "lab-run", 1
+FORMAT = "lab-run"
+VERSION = 1
 LAG_BOUND_S = 0.03
 
 
@@ -25,8 +28,9 @@ LAG_BOUND_S = 0.03
 class Lag:
     """How late the driver itself was, in seconds.
 
-    `dispatch`: from due until the driver turned to the request; `loop`: lateness of its timers, which is how late an
-    arriving chunk may have been noticed; `connect`: opening connections.
+    - `dispatch`: from the moment a request was due until the driver turned to it.
+    - `loop`: lateness of its timers, which is how late an arriving chunk may have been noticed.
+    - `connect`: opening connections.
     """
 
     dispatch_p50_s: float = 0.0
@@ -43,26 +47,31 @@ class Lag:
     def of(
         cls, dispatch: list[float], loop: list[float], connect: list[float], bound_s: float
     ) -> Lag:
-        """From samples in seconds."""
-        d, lo, c = (_quantiles(x) for x in (dispatch, loop, connect))
-        return cls(*d, *lo, *c[:2], bound_s=bound_s)
+        """Return the quantiles of samples in seconds."""
+        return cls(
+            *_quantiles(dispatch), *_quantiles(loop), *_quantiles(connect)[:2], bound_s=bound_s
+        )
 
     @property
     def lagged(self) -> bool:
-        """True if one request or chunk in a hundred was more than `bound_s` late because of the driver."""
+        """Whether the driver made one request or chunk in a hundred over `bound_s` late."""
         return max(self.dispatch_p99_s, self.loop_p99_s) > self.bound_s
 
     def __str__(self) -> str:
-        text = f"driver's lag p99: {self.dispatch_p99_s * 1e3:.1f} ms to send, {self.loop_p99_s * 1e3:.1f} ms to notice"
+        send_ms = self.dispatch_p99_s * 1e3
+        notice_ms = self.loop_p99_s * 1e3
+        text = f"driver's lag p99: {send_ms:.1f} ms to send, {notice_ms:.1f} ms to notice"
         if self.lagged:
             text += (
-                f"\nTHE DRIVER LAGGED (bound {self.bound_s * 1e3:.0f} ms): this run's latencies contain the driver's "
-                "own delay. Lower the load, free the CPU, or spread the plan over more drivers (plan.shard)."
+                f"\nTHE DRIVER LAGGED (bound {self.bound_s * 1e3:.0f} ms): this run's latencies "
+                "contain the driver's own delay. Lower the load, free the CPU, or spread the plan "
+                "over more drivers (plan.shard)."
             )
         return text
 
 
 def _quantiles(samples: list[float]) -> tuple[float, float, float]:
+    """Return the median, the 99th percentile and the maximum."""
     if not samples:
         return (0.0, 0.0, 0.0)
     p50, p99 = np.quantile(samples, [0.5, 0.99])
@@ -71,11 +80,14 @@ def _quantiles(samples: list[float]) -> tuple[float, float, float]:
 
 @dataclass
 class Run:
-    """`records` has the columns of lab.schema.CLIENT_RECORD; `window` is (start, end) in seconds since the epoch.
+    """A driven plan.
 
-    `interrupted`: it was stopped, `not_sent` requests of the plan were never sent. `cut_off`: its driver was killed;
-    the rows are those that had reached the disk, and of the `not_sent` some may have been under way. `spans_lost`: root
-    spans that the trace store did not take (those traces have no root).
+    - `records` has the columns of lab.schema.CLIENT_RECORD; `window` is (start, end) in seconds
+      since the epoch.
+    - `interrupted`: it was stopped, and `not_sent` requests of the plan were not sent.
+    - `cut_off`: its driver was killed. The rows are those that had reached the disk, and of the
+      `not_sent` requests some may have been under way.
+    - `spans_lost`: root spans that the trace store did not take (those traces have no root).
     """
 
     run_id: str
@@ -91,53 +103,57 @@ class Run:
 
     @property
     def seed(self) -> int:
+        """The plan's seed."""
         return self.plan.seed
 
     @property
     def not_sent(self) -> int:
+        """How many requests of the plan have no row."""
         return len(self.plan) - len(self.records)
 
     @property
     def duration_s(self) -> float:
+        """The length of the window in seconds."""
         return self.window[1] - self.window[0]
 
     def __repr__(self) -> str:
-        by_status = ", ".join(
-            f"{n} {status}" for status, n in self.records.status.value_counts().items()
-        )
-        text = f"<Run {self.run_id}: {len(self.records)} requests ({by_status}) in {self.duration_s:.1f} s, {self.lag}>"
+        counts = self.records.status.value_counts()
+        by_status = ", ".join(f"{n} {status}" for status, n in counts.items())
+        size = f"{len(self.records)} requests ({by_status}) in {self.duration_s:.1f} s"
+        text = f"<Run {self.run_id}: {size}, {self.lag}>"
         if self.cut_off:
             text += (
-                f"\nCUT OFF: the driver was killed. {self.not_sent} requests of the plan have no row: "
-                "not sent, or under way."
+                f"\nCUT OFF: the driver was killed. {self.not_sent} requests of the plan have no "
+                "row: not sent, or under way."
             )
         elif self.interrupted:
             text += f"\nINTERRUPTED: {self.not_sent} requests of the plan were not sent."
         if self.spans_lost:
-            text += f"\n{self.spans_lost} of {self.spans_made} root spans did not reach the trace store."
+            lost = f"{self.spans_lost} of {self.spans_made}"
+            text += f"\n{lost} root spans did not reach the trace store."
         return text
 
     def save(self, out_dir: str | Path) -> Path:
-        """Write the folder `out_dir/run_id` (records.parquet, run.json, plan.jsonl), whole or not at all.
+        """Write the folder `out_dir/run_id`, readable by its owner only, whole or not at all.
 
-        Raises WorkloadError if it is there already or cannot be written.
+        It holds records.parquet, run.json and plan.jsonl. Raises WorkloadError if it exists or
+        cannot be written.
         """
-        out_dir = Path(out_dir)
-        final = out_dir / self.run_id
+        final = Path(out_dir) / self.run_id
         draft = None
         try:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{self.run_id}."))
+            final.parent.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{self.run_id}."))
             self.records.to_parquet(draft / "records.parquet", index=False)
-            (draft / "run.json").write_bytes(
-                msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
-            )
+            about = msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
+            (draft / "run.json").write_bytes(about)
             self.plan.save(draft / "plan.jsonl")
-            os.rename(draft, final)  # fails if the folder is there and not empty
+            os.rename(draft, final)  # fails if the folder exists and is not empty
         except OSError as e:
-            fix = "choose a folder that can be written, and does not hold this run already"
             raise WorkloadError(
-                f"the run {self.run_id} cannot be saved to {final}", got=str(e), fix=fix
+                f"the run {self.run_id} cannot be saved to {final}",
+                got=str(e),
+                fix="choose a folder that can be written and does not hold this run already",
             ) from e
         finally:
             if draft is not None:
@@ -145,7 +161,7 @@ class Run:
         self.folder = final
         return final
 
-    def _about(self) -> dict:
+    def _about(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -164,38 +180,46 @@ class Run:
 
     @classmethod
     def load(cls, folder: str | Path) -> Run:
-        """Read what `save` wrote; or, of a run whose driver was killed before it could save, what it had measured.
+        """Read what `save` wrote.
 
-        Raises WorkloadError for a folder that is not a whole run and has no journal beside it.
+        Of a run whose driver was killed before that, what it had measured.
+
+        `folder` may also be a journal itself. Raises WorkloadError for a folder that is not a whole
+        run and has no journal beside it.
         """
         folder = Path(folder)
         journal = folder if folder.is_file() else journal_path(folder)
         try:
             if not folder.is_dir() and journal.is_file():
                 return cls._from_journal(journal)
-            about = msgspec.json.decode((folder / "run.json").read_bytes())
-            if (about["format"], about["version"]) != (FORMAT, VERSION):
-                raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
-            records = with_added_columns(pd.read_parquet(folder / "records.parquet"))
-            if len(records) != about["requests"]:
-                raise ValueError(
-                    f"{len(records)} records where run.json tells of {about['requests']}"
-                )
-            return cls(
-                about["run_id"],
-                tuple(about["window"]),
-                records,
-                Plan.load(folder / "plan.jsonl"),
-                Lag(**about["lag"]),
-                about["interrupted"],
-                about["spans_made"],
-                about["spans_lost"],
-                folder,
-                about.get("cut_off", False),
-            )
+            return cls._from_folder(folder)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-            got, fix = f"{type(e).__name__}: {e}", "give a folder that Run.save wrote"
-            raise WorkloadError(f"{folder} does not hold a whole run", got=got, fix=fix) from e
+            raise WorkloadError(
+                f"{folder} does not hold a whole run",
+                got=f"{type(e).__name__}: {e}",
+                fix="use a folder that Run.save wrote",
+            ) from e
+
+    @classmethod
+    def _from_folder(cls, folder: Path) -> Run:
+        about = msgspec.json.decode((folder / "run.json").read_bytes())
+        if (about["format"], about["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"format {about['format']!r}, version {about['version']!r}")
+        records = pd.read_parquet(folder / "records.parquet")
+        if len(records) != about["requests"]:
+            raise ValueError(f"{len(records)} records, but run.json has {about['requests']}")
+        return cls(
+            run_id=about["run_id"],
+            window=tuple(about["window"]),
+            records=with_added_columns(records),
+            plan=Plan.load(folder / "plan.jsonl"),
+            lag=Lag(**about["lag"]),
+            interrupted=about["interrupted"],
+            spans_made=about["spans_made"],
+            spans_lost=about["spans_lost"],
+            folder=folder,
+            cut_off=about.get("cut_off", False),
+        )
 
     @classmethod
     def _from_journal(cls, path: Path) -> Run:
@@ -205,7 +229,46 @@ class Run:
             window=entries.window,
             records=frame(entries.rows),
             plan=entries.plan,
-            lag=Lag.of(*entries.lags.values(), entries.lag_bound_s),
+            lag=Lag.of(
+                entries.lags["dispatch_lags_s"],
+                entries.lags["loop_lags_s"],
+                entries.lags["connect_s"],
+                entries.lag_bound_s,
+            ),
             interrupted=True,
             cut_off=True,
+        )
+
+
+def join_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> Run:
+    """Join the runs of a plan's shards: all records, the whole window, the worst driver's lag.
+
+    `shards[i]` drove `plan.shard(i, len(shards))`. Raises WorkloadError where the records are not
+    those of the plan.
+    """
+    _check_shards(plan, shards, run_id)
+    records = pd.concat([s.records for s in shards], ignore_index=True)
+    worst = {f.name: max(getattr(s.lag, f.name) for s in shards) for f in fields(Lag)}
+    return Run(
+        run_id=run_id,
+        window=(min(s.window[0] for s in shards), max(s.window[1] for s in shards)),
+        records=records.sort_values("sent_at", kind="stable", ignore_index=True),
+        plan=plan,
+        lag=Lag(**worst),
+        interrupted=any(s.interrupted for s in shards),
+        spans_made=sum(s.spans_made for s in shards),
+        spans_lost=sum(s.spans_lost for s in shards),
+    )
+
+
+def _check_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> None:
+    planned = {r.scenario_id for r in plan.requests}
+    records = sum(len(s.records) for s in shards)
+    strangers = {name for s in shards for name in s.records["scenario_id"]} - planned
+    if not shards or strangers or records > len(plan):
+        raise WorkloadError(
+            f"these shards are not of the plan that {run_id} drove",
+            got=f"{len(shards)} shards, {records} records, {len(plan)} requests in the plan, "
+            f"{len(strangers)} scenarios that it does not have",
+            fix="use the plan that the load was given, and all of its shards in order",
         )

@@ -1,7 +1,8 @@
-"""Server-sent events: from the bytes of a whole stream, and when its pieces came, to timed events.
+"""Server-sent events: from the bytes of a stream and the times of its pieces to timed events.
 
-Follows the WHATWG definition of event streams for what language model servers use of it: events end with an empty line,
-lines end with LF, CRLF or CR, `data` fields are joined with LF, comments and other fields are passed over.
+Follows the WHATWG definition of event streams as far as language model servers use it: events end
+with an empty line, lines end with LF, CRLF or CR, `data` fields are joined with LF, comments and
+other fields are ignored.
 """
 
 from __future__ import annotations
@@ -11,29 +12,28 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
 
+# Of one stream. Further events are dropped, so that the stream counts as incomplete.
+MAX_EVENTS = 500_000
 _END_OF_LINE = rb"(?:\r\n|\n|\r(?!\n))"
 _END_OF_EVENT = re.compile(_END_OF_LINE + _END_OF_LINE)
 _LINES = re.compile(_END_OF_LINE)
 _FIRST = -1.0  # sorts before every time
-MAX_EVENTS = (
-    500_000  # of one stream; further ones are dropped, so that the stream counts as incomplete
-)
 
 
 def events(body: bytes, marks: list[tuple[int, float]]) -> list[tuple[float, bytes]]:
-    """The (time, data) of every complete event in `body`; an event came when its last byte came.
+    """Return the (time, data) of every complete event; an event's time is that of its last byte.
 
-    `marks` are the (bytes so far, time) of the pieces that `body` came in. Bytes after the last complete event are
-    dropped, as the definition asks.
+    `marks` are the (bytes so far, time) of the pieces of `body`. Bytes after the last complete
+    event are dropped, as the definition requires.
     """
-    found = []
+    timed = []
     mark = 0
     for start, end, after in islice(_blocks(body), MAX_EVENTS):
         data = _data(body[start:end])
         if data is not None:
             mark = bisect_left(marks, (after, _FIRST), lo=mark)
-            found.append((marks[mark][1], data))
-    return found
+            timed.append((marks[mark][1], data))
+    return timed
 
 
 def _blocks(body: bytes) -> Iterator[tuple[int, int, int]]:
@@ -50,9 +50,10 @@ def _blocks(body: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _data(block: bytes) -> bytes | None:
-    """The data of one event; None if it has none (a comment to keep the connection alive)."""
+    """Return the data of one event; None for a comment that keeps the connection alive."""
     if block.startswith(b"data: ") and b"\n" not in block and b"\r" not in block:
         return block[6:]
+
     values = []
     for line in _LINES.split(block):
         name, _, value = line.partition(b":")

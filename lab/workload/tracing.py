@@ -1,8 +1,8 @@
 """The root span of every request, and the headers that carry its context into the servers.
 
-Spans are built as finished ones when the record is: the SDK's span objects cost more than the whole rest of the driver.
-They leave through the SDK's batch processor and OTLP exporter, in a thread of their own; those that did not arrive are
-counted.
+Spans are built when they have ended, with the record: the SDK's own span objects cost more than the
+rest of the driver. They leave through the SDK's batch processor and OTLP exporter, in a thread of
+their own; those that did not arrive are counted.
 """
 
 from __future__ import annotations
@@ -38,18 +38,21 @@ class TraceIds:
 
     @classmethod
     def new(cls) -> TraceIds:
+        """Draw new ids."""
         drawn = int.from_bytes(os.urandom(24)) | (1 << 64 | 1)  # neither id may be all zeros
         return cls(drawn >> 64, drawn & 0xFFFFFFFFFFFFFFFF)
 
     @property
     def trace_hex(self) -> str:
+        """The trace id as 32 hexadecimal digits."""
         return f"{self.trace_id:032x}"
 
 
 def context_headers(ids: TraceIds, baggage: Mapping[str, str]) -> bytes:
-    """`traceparent` (sampled) and `baggage` header lines, as W3C Trace Context and Baggage define them."""
+    """Return the header lines `traceparent` (sampled) and `baggage`, as W3C defines them."""
     members = ",".join(f"{key}={quote(value, safe='')}" for key, value in baggage.items())
-    return f"traceparent: 00-{ids.trace_id:032x}-{ids.span_id:016x}-01\r\nbaggage: {members}\r\n".encode()
+    traceparent = f"00-{ids.trace_id:032x}-{ids.span_id:016x}-01"
+    return f"traceparent: {traceparent}\r\nbaggage: {members}\r\n".encode()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class SpanCount:
 
     @property
     def lost(self) -> int:
+        """How many the store did not take."""
         return self.made - self.stored
 
 
@@ -68,7 +72,8 @@ class _Counting(SpanExporter):
     """Counts what the exporter behind it delivered."""
 
     def __init__(self, behind: SpanExporter) -> None:
-        self.behind, self.stored = behind, 0
+        self.behind = behind
+        self.stored = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self.behind.export(spans)
@@ -81,7 +86,7 @@ class _Counting(SpanExporter):
 
 
 class RootSpans:
-    """Takes finished root spans and sends them to an OTLP/HTTP receiver (`endpoint` is its base URL)."""
+    """Sends finished root spans to an OTLP/HTTP receiver (`endpoint` is its base URL)."""
 
     def __init__(self, endpoint: str, *, exporter: SpanExporter | None = None) -> None:
         self._exporter = _Counting(exporter or OTLPSpanExporter(f"{endpoint}/v1/traces", timeout=5))
@@ -98,7 +103,7 @@ class RootSpans:
     def add(
         self, ids: TraceIds, start_s: float, end_s: float, attributes: dict[str, Any], error: str
     ) -> None:
-        """One request's root span; times are seconds since the epoch, `error` is '' if it went well."""
+        """Add a request's root span; times are seconds since the epoch, `error` is '' for none."""
         self._made += 1
         context = SpanContext(
             ids.trace_id, ids.span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
@@ -118,7 +123,7 @@ class RootSpans:
         )
 
     def close(self) -> SpanCount:
-        """Send what is left (bounded wait), and say how many arrived."""
+        """Send what is left, for FLUSH_MS at most; return how many arrived."""
         ender = threading.Thread(target=self._processor.shutdown, daemon=True)
         ender.start()
         ender.join(FLUSH_MS / 1000)

@@ -1,9 +1,12 @@
-"""The help desk of a GPU cloud: its tools, its facts, what is asked of it, and what a right answer is.
+"""The help desk of a GPU cloud: its tools, its facts, its users' questions, and right answers.
 
-`catalogue` defines the tools, once. `entities` has names and numbers, split into those that the model was trained on
-and those that it never saw. `facts` has the SQLite database and what each tool answers, `documents` what file search
-finds. `phrasings` is how people ask, split likewise; `scenarios` are questions with their ground truth, and `judge`
-holds an agent's calls and answer against it, `conduct` looks at how it got there.
+- `catalogue` defines the tools, once.
+- `entities` has names and numbers, split into those that the model was trained on and those that it
+  never saw.
+- `facts` has the SQLite database and what each tool returns, `documents` what file search finds.
+- `phrasings` is how people ask, with the same split.
+- `scenarios` are questions with their ground truth.
+- `judge` compares an agent's calls and answer with it; `conduct` looks at how the agent got there.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
-"""The help desk's tools: the one source for the MCP server, the training data, the scenarios and the evaluation."""
+"""The help desk's tools, defined once for server, training data, scenarios and evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-
-_JSON_TYPE = {"string": str, "number": float, "integer": int}
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Tool:
     mcp: bool = True
 
     def input_schema(self) -> dict[str, Any]:
-        """The parameters as JSON Schema."""
+        """Return the parameters as JSON Schema."""
         properties = {
             p.name: {"type": p.type, "description": p.description} for p in self.parameters
         }
@@ -45,7 +43,7 @@ class Tool:
         }
 
     def openai(self) -> dict[str, Any]:
-        """The tool as an entry of the `tools` of a chat completion."""
+        """Return the tool as an entry of the `tools` of a chat completion."""
         function = {
             "name": self.name,
             "description": self.description,

@@ -1,5 +1,8 @@
-"""How the agent went about a turn: steps, errors and what it did about them, and whether the answer is what the tools
-said. Beside `judge`, which says whether the right thing was called and answered. Pure."""
+"""Judge how the agent went about a turn: its steps, errors, recovery, faithfulness to the tools.
+
+`judge` decides whether the right tool was called and the right answer given; this is the way there.
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from dataclasses import dataclass
 
 from lab.world.facts import TIMED_OUT
 from lab.world.judge import ActualCall, Verdict, apologises, leaves, stated, without_repeats
-from lab.world.scenarios import Call, Turn
+from lab.world.scenarios import Turn
 
 SEARCH = "file_search"
-SAME_WORDS = 0.85  # of an answer's words that matter must stand in one sentence of a passage, and all of its numbers
+# Of an answer's significant words, the share that one sentence of a passage must hold, besides all
+# of its numbers.
+SAME_WORDS = 0.85
 _SMALL_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -23,18 +28,19 @@ _SMALL_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class Conduct:
-    """None where there is nothing to judge: no error to recover from, no tool that answered, no search.
+    """The conduct of one turn; None where there is nothing to judge: no error, no tool, no search.
 
-    steps, steps_needed: calls made, and the fewest that could have answered: those expected, and one more for each
-    upstream that timed out.
-    own_errors: failed calls that nobody expected so: the agent's own arguments or tool were wrong; given_errors: the
-    world's.
-    answer_right: the answer is what a user needs: it states the right values, or rightly says that there are none. An
-    apology for a failure of the agent's own making is not.
-    recovered: the answer is right in spite of an error (that something does not exist is a right answer too), and what
-    timed out was tried again.
-    answer_faithful: the answer states the values that the last tool returned, whatever it was asked for.
-    passage_found, passage_faithful: the search returned the passage with the fact; the answer says what a passage says.
+    - `steps`, `steps_needed`: calls made, and the fewest that could have answered: those expected,
+      and one more for each upstream that timed out.
+    - `own_errors`: failed calls that were not expected to fail: the agent's arguments or tool were
+      wrong. `given_errors`: failures of the world.
+    - `answer_right`: the answer is what a user needs: it states the right values, or rightly says
+      that there are none. An apology for a failure of the agent's own making is not.
+    - `recovered`: the answer is right in spite of an error (that something does not exist is a
+      right answer too), and what timed out was tried again.
+    - `answer_faithful`: the answer states the values that the last tool returned.
+    - `passage_found`, `passage_faithful`: the search returned the passage with the fact; the answer
+      says what a passage says.
     """
 
     steps: int
@@ -54,25 +60,22 @@ class Conduct:
 
 
 def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdict) -> Conduct:
-    """Judge the conduct of one turn. `calls` with the tools' own error texts, where they are known."""
-    given = [c for c in calls if c.error and _expected(c, turn)]
+    """Judge the conduct of one turn. `calls` hold the tools' own error texts, where known."""
+    failed = [c for c in calls if c.error]
+    given = [c for c in failed if _expected(c, turn)]
     timed_out = sum(TIMED_OUT in c.output for c in given)
-    last = calls[-1] if calls else None
-    searched = last is not None and last.tool == SEARCH
-    passages = _texts(last.output) if last and searched else []
+    passage_found, passage_faithful = _search(turn, calls, answer)
+
     return Conduct(
         steps=len(calls),
-        steps_needed=len(without_repeats(list(turn.calls))) + timed_out,
-        own_errors=sum(c.error for c in calls) - len(given),
+        steps_needed=len(without_repeats(turn.calls)) + timed_out,
+        own_errors=len(failed) - len(given),
         given_errors=len(given),
-        answer_right=verdict.answer_states
-        and not (last is not None and last.error and not _expected(last, turn)),
-        recovered=_recovered(calls, answer, verdict, turn) if any(c.error for c in calls) else None,
-        answer_faithful=None if last is None or searched else _faithful(last, answer),
-        passage_found=any(_says(p, turn.answer, 1.0) for p in passages)
-        if searched and turn.calls
-        else None,
-        passage_faithful=any(_says(p, answer) for p in passages) if searched else None,
+        answer_right=verdict.answer_states and not _failed_by_itself(turn, calls),
+        recovered=_recovered(calls, answer, verdict, turn) if failed else None,
+        answer_faithful=_faithful(calls, answer),
+        passage_found=passage_found,
+        passage_faithful=passage_faithful,
     )
 
 
@@ -80,43 +83,59 @@ def _expected(call: ActualCall, turn: Turn) -> bool:
     return any((call.tool, call.arguments) == (e.tool, e.arguments) for e in turn.calls)
 
 
+def _failed_by_itself(turn: Turn, calls: list[ActualCall]) -> bool:
+    """Return whether the last call failed and should not have been made."""
+    return bool(calls) and calls[-1].error and not _expected(calls[-1], turn)
+
+
 def _recovered(calls: list[ActualCall], answer: str, verdict: Verdict, turn: Turn) -> bool:
     last = calls[-1]
     if not last.error:
         return verdict.answer_states
     if TIMED_OUT in last.output and sum(TIMED_OUT in c.output for c in calls) < 2:
-        return False  # given up at the first try
+        return False  # it gave up at the first try
     return _expected(last, turn) and apologises(last.output, answer)
 
 
-def _faithful(last: ActualCall | Call, answer: str) -> bool | None:
+def _faithful(calls: list[ActualCall], answer: str) -> bool | None:
+    if not calls or calls[-1].tool == SEARCH:
+        return None
+    last = calls[-1]
     if last.error:
         return apologises(last.output, answer)
     if not last.output:
         return None  # it was not run: the model called what the request does not offer
-    return all(stated(_spoken(value), answer) for value in leaves(last.output))
+    # A diagnosis without a failed check is reported as 'passed'.
+    values = ("passed" if value == "none" else value for value in leaves(last.output))
+    return all(stated(value, answer) for value in values)
 
 
-def _spoken(value: str) -> str:
-    """A diagnosis without a failed check is told as 'passed'."""
-    return "passed" if value == "none" else value
+def _search(turn: Turn, calls: list[ActualCall], answer: str) -> tuple[bool | None, bool | None]:
+    """Return (passage found, passage faithful) of a turn that ended with a search."""
+    if not calls or calls[-1].tool != SEARCH:
+        return None, None
+    passages = _texts(calls[-1].output)
+    is_there = any(_says(p, turn.answer, 1.0) for p in passages) if turn.calls else None
+    return is_there, any(_says(p, answer) for p in passages)
 
 
 def _texts(output: str) -> list[str]:
     try:
-        found = json.loads(output)
-    except ValueError:
+        passages = json.loads(output)
+    except (ValueError, RecursionError):
         return [output]
-    return [str(text) for text in found] if isinstance(found, list) else [output]
+    return [str(text) for text in passages] if isinstance(passages, list) else [output]
 
 
 def _says(passage: str, answer: str, share: float = SAME_WORDS) -> bool:
-    """Whether one sentence of the passage holds all numbers of the answer and this share of its words that matter."""
+    """Return whether a sentence has all numbers of the answer and this share of its words."""
     words = _words(answer)
-    numbers = {w for w in words if any(c.isdigit() for c in w)}
+    if not words:
+        return False
+    numbers = {word for word in words if any(c.isdigit() for c in word)}
     for sentence in re.split(r"(?<=[.!?])\s+|\n+", passage):
         there = _words(sentence)
-        if words and numbers <= there and len(words & there) >= share * len(words):
+        if numbers <= there and len(words & there) >= share * len(words):
             return True
     return False
 

@@ -1,10 +1,9 @@
-"""The help desk's documents: small facts about its services, such as `For backups: retention 14 days.`"""
+"""The help desk's documents: facts such as "For backups: retention 14 days."."""
 
 from __future__ import annotations
 
 import random
 import zlib
-from pathlib import Path
 
 from lab.world.entities import Split, split_of
 from lab.world.entities import thing as made_up_thing
@@ -72,8 +71,8 @@ THINGS = (
     "silver customers",
     "partner discounts",
 )
-# How a document states a fact. The attribute stands next to its value in each: all facts of a document share the thing,
-# so a form that puts the thing between them hides which value is which.
+# How a document states a fact. The attribute stands next to its value in each: all facts of a
+# document share the thing, so a form that puts the thing between them hides which value is which.
 FORMS = (
     "For {thing}: {attribute} {value}.",
     "With {thing}, {attribute} {value}.",
@@ -88,39 +87,38 @@ MADE_UP = 0.5  # of the documents to train on: about a thing that is not among T
 
 
 def topic(attribute: str, thing: str) -> str:
-    """What is asked and searched for."""
+    """Return what users ask and search for, such as `retention of backups`."""
     return f"{attribute} of {thing}"
 
 
-def value(rng: random.Random, asked: str) -> str:
-    """A value that has to be copied: `14 days`."""
-    return f"{rng.randint(2, rng.choice((20, 100, 999)))} {rng.choice(ATTRIBUTES[asked.split(' of ')[0]])}"
+def value(rng: random.Random, topic: str) -> str:
+    """Draw a value that has to be copied, such as `14 days`."""
+    attribute = topic.split(" of ")[0]
+    number = rng.randint(2, rng.choice((20, 100, 999)))
+    return f"{number} {rng.choice(ATTRIBUTES[attribute])}"
 
 
-def sentence(asked: str, answer: str, form: str = FORMS[0]) -> str:
-    """One fact as a document states it, or, in the first form, as the help desk does."""
-    attribute, thing = asked.split(" of ", 1)
+def sentence(topic: str, answer: str, form: str = FORMS[0]) -> str:
+    """Return one fact as a document states it, or, in the first form, as the help desk does."""
+    attribute, thing = topic.split(" of ", 1)
     return form.format(attribute=attribute, thing=thing, value=answer)
 
 
 def topics(thing: str, split: Split) -> list[str]:
-    """All topics of a thing that belong to a split."""
+    """Return all topics of a thing that belong to a split."""
     return [t for a in ATTRIBUTES if split_of(t := topic(a, thing)) == split]
 
 
 def title(thing: str) -> str:
-    """Heading of a thing's document."""
+    """Return the heading of a thing's document."""
     bare = thing.removeprefix("the ")
     return f"# {bare[0].upper()}{bare[1:]}"
 
 
 def passage(rng: random.Random, thing: str, facts: list[tuple[str, str]]) -> str:
-    """A document's text: heading and facts, each in a form of its own."""
-    return (
-        title(thing)
-        + "\n\n"
-        + " ".join(sentence(asked, answer, rng.choice(FORMS)) for asked, answer in facts)
-    )
+    """Return a document's text: heading and facts, each in a form of its own."""
+    sentences = [sentence(name, answer, rng.choice(FORMS)) for name, answer in facts]
+    return title(thing) + "\n\n" + " ".join(sentences)
 
 
 def draw_passage(
@@ -129,11 +127,11 @@ def draw_passage(
     attributes: tuple[str, ...] = (),
     most: int = FACTS_PER_DOCUMENT,
 ) -> tuple[str, list[tuple[str, str]]]:
-    """(text, [(topic, value)]) of a random document of 2 to `most` facts, those of `attributes` among them; its topics
-    all belong to `split`.
+    """Return (text, [(topic, value)]) of a random document of 2 to `most` facts.
 
-    Half of those to train on are about things that nobody knows: with the known ones alone a model learns pairs of
-    attribute and thing, and misses the pairs that are held out, instead of looking the attribute up.
+    Those of `attributes` are among them, and all topics belong to `split`. Half of the documents to
+    train on are about invented things: with the known ones alone a model learns pairs of attribute
+    and thing, and misses the pairs that are held out, instead of looking the attribute up.
     """
     while True:
         made_up = split == "train" and rng.random() < MADE_UP
@@ -141,41 +139,38 @@ def draw_passage(
         known = topics(about, split)
         needed = [topic(attribute, about) for attribute in attributes]
         if known and set(needed) <= set(known):
-            others = [t for t in known if t not in needed]
-            more = max(0, rng.randint(2, most) - len(needed))
-            chosen = needed + rng.sample(others, min(len(others), more))
-            rng.shuffle(chosen)
-            facts = [(asked, value(rng, asked)) for asked in chosen]
-            return passage(rng, about, facts), facts
+            break
+
+    others = [t for t in known if t not in needed]
+    more = max(0, rng.randint(2, most) - len(needed))
+    chosen = needed + rng.sample(others, min(len(others), more))
+    rng.shuffle(chosen)
+    facts = [(name, value(rng, name)) for name in chosen]
+    return passage(rng, about, facts), facts
 
 
 def all_documents(seed: int = DOCUMENT_SEED) -> dict[str, tuple[str, list[tuple[str, str]]]]:
-    """{file name: (text, [(topic, value)])} of the help desk's own documents: held-out topics only."""
-    found = {}
+    """Return {file name: (text, [(topic, value)])} of the help desk's own documents.
+
+    All topics are held out. The files in data/world/documents are these texts.
+    """
+    documents = {}
     for thing in THINGS:
         known = topics(thing, "held_out")
-        if len(known) >= 2:
-            rng = random.Random(seed * 1_000_003 + zlib.crc32(thing.encode()))
-            facts = [(asked, value(rng, asked)) for asked in known[:FACTS_PER_DOCUMENT]]
-            name = thing.removeprefix("the ").lower().replace(" ", "-")
-            found[f"{name}.md"] = (passage(rng, thing, facts) + "\n", facts)
-    return found
-
-
-def write_documents(folder: Path, seed: int = DOCUMENT_SEED) -> list[Path]:
-    """Write them to `folder`; the same seed writes the same files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, (text, _) in all_documents(seed).items():
-        (folder / name).write_text(text, encoding="utf-8")
-        written.append(folder / name)
-    return written
+        if len(known) < 2:
+            continue
+        rng = random.Random(seed * 1_000_003 + zlib.crc32(thing.encode()))
+        facts = [(name, value(rng, name)) for name in known[:FACTS_PER_DOCUMENT]]
+        file_name = thing.removeprefix("the ").lower().replace(" ", "-") + ".md"
+        documents[file_name] = (passage(rng, thing, facts) + "\n", facts)
+    return documents
 
 
 def search_result(query: str, passages: list[str]) -> str:
-    """What the model reads after file_search, once the chat template has dropped the citations.
+    """Return what the model reads after file_search, once the chat template dropped the citations.
 
-    Llama Stack joins header, chunks, footer and context from templates of its configuration; these are the lab's.
+    Llama Stack joins header, chunks, footer and context from templates of its configuration; these
+    are the lab's.
     """
     chunks = "".join(f"[{i}] {text} \n" for i, text in enumerate(passages, 1))
     return f"file_search: {len(passages)}\n{chunks}\n{query}\n"

@@ -1,7 +1,7 @@
-"""Names, numbers and words of the help desk's world, split so that what is asked live was never trained on.
+"""Names and numbers of the help desk's world, split into trained ones and held-out ones.
 
-An entity belongs to the held-out split if its CRC-32 is divisible by 5: a rule, not a list, so that names drawn at
-random by two people at two times still fall on the same side.
+An entity belongs to the held-out split if its CRC-32 is divisible by 5: a rule, not a list, so that
+names drawn at random by two people at two times still fall on the same side.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _CODAS = ("", "", "n", "r", "s", "l", "x", "m", "ck", "th")
 
 
 def split_of(entity: str) -> Split:
-    """The split that an entity belongs to, whatever its kind; case does not matter."""
+    """Return the split that an entity of any kind belongs to; case does not matter."""
     return "held_out" if zlib.crc32(entity.casefold().encode()) % HELD_OUT_EVERY == 0 else "train"
 
 
@@ -181,42 +181,42 @@ def _city(rng: random.Random) -> str:
 
 
 def node(rng: random.Random, split: Split) -> str:
-    """The name of a GPU node, such as `kra-412`."""
+    """Draw the name of a GPU node, such as `kra-412`."""
     return _of_split(_node, rng, split)
 
 
 def job(rng: random.Random, split: Split) -> str:
-    """The id of a job, such as `job-88213`."""
+    """Draw the id of a job, such as `job-88213`."""
     return _of_split(_job, rng, split)
 
 
 def invoice(rng: random.Random, split: Split) -> str:
-    """The number of an invoice, such as `INV-20418`."""
+    """Draw the number of an invoice, such as `INV-20418`."""
     return _of_split(_invoice, rng, split)
 
 
 def order(rng: random.Random, split: Split) -> str:
-    """The number of a hardware order, such as `PO-8841`."""
+    """Draw the number of a hardware order, such as `PO-8841`."""
     return _of_split(_order, rng, split)
 
 
 def team(rng: random.Random, split: Split) -> str:
-    """The name of a team, such as `breath-ml`."""
+    """Draw the name of a team, such as `breath-ml`."""
     return _of_split(_team, rng, split)
 
 
 def city(rng: random.Random, split: Split) -> str:
-    """The invented city of a region, such as `Gousdria`."""
+    """Draw the invented city of a region, such as `Gousdria`."""
     return _of_split(_city, rng, split)
 
 
 def thing(rng: random.Random, split: Split) -> str:
-    """Something that a document may be about and that nobody has heard of, such as `brouvea queues`."""
+    """Draw an invented thing that a document may be about, such as `brouvea queues`."""
     return _of_split(_thing, rng, split)
 
 
 def amount(rng: random.Random, split: Split) -> float:
-    """USD with no, one or two decimals, split by its text."""
+    """Draw USD with no, one or two decimals, split by its text."""
     digits = rng.choice((0, 1, 2))
 
     def make(r: random.Random) -> str:
@@ -226,7 +226,7 @@ def amount(rng: random.Random, split: Split) -> float:
 
 
 def number(rng: random.Random, low: int, high: int, split: Split) -> int:
-    """A whole number; small ones exist in both splits, as they must."""
+    """Draw a whole number; small ranges exist in both splits, as they must."""
     if high - low < 30:
         return rng.randint(low, high)
     return int(_of_split(lambda r: str(r.randint(low, high)), rng, split))

@@ -1,18 +1,19 @@
-"""What is true at the help desk: typed facts, the results that tools make of them, and their SQLite database."""
+"""The facts of the help desk's world: types, what tools return for them, the SQLite database."""
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import astuple, dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from lab.errors import WorldError
-from lab.world import entities as e
+from lab.files import write_atomically
+from lab.world import entities
 
 WORLD_SEED = 20261125
 
@@ -63,56 +64,59 @@ class Order:
 
 
 class ToolFailed(Exception):
-    """A tool could not answer. The text is what the agent is told."""
+    """A tool could not answer. The text is what the agent gets."""
 
 
 def plain(x: float) -> float | int:
-    """A whole number without its `.0`, as people write it."""
+    """Return a whole number without its `.0`, as people write it."""
     return int(x) if float(x).is_integer() else x
 
 
+# --- what each tool returns ---
+
+
 def node_status(node: Node) -> dict[str, Any]:
-    """Result of get_node_status."""
+    """Return the result of get_node_status."""
     return {"state": node.state, "gpus_free": node.gpus_free}
 
 
 def job_status(job: Job) -> dict[str, Any]:
-    """Result of get_job_status."""
+    """Return the result of get_job_status."""
     return {"state": job.state, "node": job.node}
 
 
 def quote(usd_per_hour: float, hours: int) -> dict[str, Any]:
-    """Result of quote_price, for one GPU."""
+    """Return the result of quote_price, for one GPU."""
     return {"usd": plain(round(usd_per_hour * hours, 2))}
 
 
-def invoice_found(found: Invoice) -> dict[str, Any]:
-    """Result of get_invoice."""
-    return {"usd": plain(found.usd), "state": found.state}
+def invoice_found(invoice: Invoice) -> dict[str, Any]:
+    """Return the result of get_invoice."""
+    return {"usd": plain(invoice.usd), "state": invoice.state}
 
 
 def converted(amount_usd: float, per_usd: float, to: str) -> dict[str, Any]:
-    """Result of convert_currency."""
+    """Return the result of convert_currency."""
     return {"amount": plain(round(amount_usd * per_usd, 2)), "currency": to}
 
 
-def quota(found: Quota) -> dict[str, Any]:
-    """Result of get_quota."""
-    return {"gpus": found.gpus}
+def quota(quota: Quota) -> dict[str, Any]:
+    """Return the result of get_quota."""
+    return {"gpus": quota.gpus}
 
 
 def ticket(number: int) -> dict[str, Any]:
-    """Result of open_ticket."""
+    """Return the result of open_ticket."""
     return {"ticket": f"T-{number}"}
 
 
 def delivery(order: Order) -> dict[str, Any]:
-    """Result of get_delivery_eta."""
+    """Return the result of get_delivery_eta."""
     return {"date": order.arrives_on}
 
 
 def diagnostics(node: Node) -> dict[str, Any]:
-    """Result of run_diagnostics."""
+    """Return the result of run_diagnostics."""
     return {"failed_check": node.failed_check}
 
 
@@ -120,61 +124,75 @@ TIMED_OUT = "upstream timed out"
 
 
 def unknown(kind: str, name: str) -> str:
-    """What the agent is told about something that does not exist."""
+    """Return what the agent gets for something that does not exist."""
     return f"unknown {kind} {name}"
 
 
 class RandomFacts:
-    """Facts drawn when they are asked for, from one split: the training's world, in which nothing is seen twice."""
+    """Facts drawn from one split: the world of training, in which nothing is seen twice."""
 
-    def __init__(self, rng: random.Random, split: e.Split) -> None:
-        self.rng, self.split = rng, split
+    def __init__(self, rng: random.Random, split: entities.Split) -> None:
+        self.rng = rng
+        self.split = split
 
     def node(self) -> Node:
-        r = self.rng
+        """Draw a node."""
         return Node(
-            e.node(r, self.split), r.choice(e.NODE_STATES), r.randint(0, 8), r.choice(e.CHECKS)
+            entities.node(self.rng, self.split),
+            self.rng.choice(entities.NODE_STATES),
+            self.rng.randint(0, 8),
+            self.rng.choice(entities.CHECKS),
         )
 
     def job(self) -> Job:
+        """Draw a job."""
         return Job(
-            e.job(self.rng, self.split), self.rng.choice(e.JOB_STATES), e.node(self.rng, self.split)
+            entities.job(self.rng, self.split),
+            self.rng.choice(entities.JOB_STATES),
+            entities.node(self.rng, self.split),
         )
 
     def node_of(self, job: Job) -> Node:
-        drawn = self.node()
-        return Node(job.node, drawn.state, drawn.gpus_free, drawn.failed_check)
+        """Draw the node that a job runs on."""
+        return replace(self.node(), name=job.node)
 
     def invoice(self) -> Invoice:
-        r = self.rng
+        """Draw an invoice."""
         return Invoice(
-            e.invoice(r, self.split), e.amount(r, self.split), r.choice(e.INVOICE_STATES)
+            entities.invoice(self.rng, self.split),
+            entities.amount(self.rng, self.split),
+            self.rng.choice(entities.INVOICE_STATES),
         )
 
     def quota(self) -> Quota:
-        r = self.rng
-        return Quota(e.team(r, self.split), e.city(r, self.split), e.number(r, 1, 400, self.split))
-
-    def order(self) -> Order:
-        return Order(e.order(self.rng, self.split), _day(self.rng))
-
-    def gpu(self) -> tuple[str, float]:
-        return self.rng.choice(e.GPUS), round(self.rng.uniform(0.2, 9), 2)
-
-    def rate(self, to: str) -> float:
-        return round(
-            self.rng.choice((0.8, 0.9, 1.3, 10.0, 85.0, 150.0)) * self.rng.uniform(0.9, 1.1), 4
+        """Draw a team's quota in a region."""
+        return Quota(
+            entities.team(self.rng, self.split),
+            entities.city(self.rng, self.split),
+            entities.number(self.rng, 1, 400, self.split),
         )
 
+    def order(self) -> Order:
+        """Draw an order."""
+        number = entities.order(self.rng, self.split)
+        arrives_on = date(2026, 12, 1) + timedelta(days=self.rng.randint(0, 400))
+        return Order(number, str(arrives_on))
+
+    def gpu(self) -> tuple[str, float]:
+        """Draw a GPU type and its price in USD per hour."""
+        return self.rng.choice(entities.GPUS), round(self.rng.uniform(0.2, 9), 2)
+
+    def rate(self, to: str) -> float:
+        """Draw how much of currency `to` one USD is."""
+        magnitude = self.rng.choice((0.8, 0.9, 1.3, 10.0, 85.0, 150.0))
+        return round(magnitude * self.rng.uniform(0.9, 1.1), 4)
+
     def ticket_number(self) -> int:
+        """Draw the number of a ticket."""
         return self.rng.randint(1000, 99999)
 
 
-def _day(rng: random.Random) -> str:
-    return str(date(2026, 12, 1) + timedelta(days=rng.randint(0, 400)))
-
-
-# --- the database that the tool server serves and the live scenarios ask about ---
+# --- the database that the tool server serves and that live scenarios are about ---
 
 _SCHEMA = """
 CREATE TABLE nodes (name TEXT PRIMARY KEY, state TEXT, gpus_free INTEGER, failed_check TEXT) STRICT;
@@ -184,9 +202,9 @@ CREATE TABLE quotas (team TEXT, region TEXT, gpus INTEGER, PRIMARY KEY (team, re
 CREATE TABLE orders (number TEXT PRIMARY KEY, arrives_on TEXT) STRICT;
 CREATE TABLE prices (gpu TEXT PRIMARY KEY, usd_per_hour REAL) STRICT;
 CREATE TABLE rates (currency TEXT PRIMARY KEY, per_usd REAL) STRICT;
-CREATE TABLE tickets (number INTEGER PRIMARY KEY, node TEXT, severity TEXT, problem TEXT, opened_at TEXT) STRICT;
+CREATE TABLE tickets (
+    number INTEGER PRIMARY KEY, node TEXT, severity TEXT, problem TEXT, opened_at TEXT) STRICT;
 """
-_ROWS = {"nodes": 120, "jobs": 160, "invoices": 120, "quotas": 100, "orders": 100}
 _RATES = {
     "EUR": 0.92,
     "GBP": 0.79,
@@ -202,73 +220,62 @@ FIRST_TICKET = 1001
 
 
 def build_database(path: Path, seed: int = WORLD_SEED) -> None:
-    """Write the help desk's database to `path`: the same seed gives the same facts.
+    """Write the help desk's database to `path`, whole or not at all.
 
-    It appears whole or not at all. Raises WorldError if the folder cannot be written.
+    The same seed gives the same facts. Raises WorldError if the folder cannot be written.
     """
+    with closing(memory_database(seed)) as db:
+        content = db.serialize()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fd, draft = tempfile.mkstemp(dir=path.parent, suffix=".draft")
-        os.close(fd)
-    except OSError as err:
+        write_atomically(path, content, mode=0o600)
+    except OSError as e:
         raise WorldError(
             f"the help desk's database cannot be written to {path}",
-            got=str(err),
+            got=str(e),
             fix="check the folder",
-        ) from err
-    try:
-        with sqlite3.connect(draft) as db:
-            db.executescript(_SCHEMA)
-            _fill(db, random.Random(seed))
-        db.close()
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+        ) from e
 
 
 def memory_database(seed: int = WORLD_SEED) -> sqlite3.Connection:
-    """The same database in memory, for scenarios and tests."""
+    """Return the same database in memory, for scenarios and tests."""
     db = sqlite3.connect(":memory:", check_same_thread=False)
     db.executescript(_SCHEMA)
     with db:
-        _fill(db, random.Random(seed))
+        for table, rows in _tables(random.Random(seed)).items():
+            places = ",".join("?" * len(rows[0]))
+            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
     return db
 
 
-def _fill(db: sqlite3.Connection, rng: random.Random) -> None:
-    draw = RandomFacts(rng, "held_out")
-    nodes = {n.name: n for n in (draw.node() for _ in range(_ROWS["nodes"]))}
-    names = sorted(nodes)
-    jobs = {j.id: j for j in (draw.job() for _ in range(_ROWS["jobs"]))}
-    invoices = {i.number: i for i in (draw.invoice() for _ in range(_ROWS["invoices"]))}
-    quotas = {(q.team, q.region): q for q in (draw.quota() for _ in range(_ROWS["quotas"]))}
-    orders = {o.number: o for o in (draw.order() for _ in range(_ROWS["orders"]))}
-    insert = db.executemany
-    insert(
-        "INSERT INTO nodes VALUES (?,?,?,?)",
-        [(n.name, n.state, n.gpus_free, n.failed_check) for n in nodes.values()],
-    )
-    insert(
-        "INSERT INTO jobs VALUES (?,?,?)",
-        [(j.id, j.state, rng.choice(names)) for j in jobs.values()],
-    )
-    insert(
-        "INSERT INTO invoices VALUES (?,?,?)",
-        [(i.number, i.usd, i.state) for i in invoices.values()],
-    )
-    insert(
-        "INSERT INTO quotas VALUES (?,?,?)", [(q.team, q.region, q.gpus) for q in quotas.values()]
-    )
-    insert("INSERT INTO orders VALUES (?,?)", [(o.number, o.arrives_on) for o in orders.values()])
-    insert("INSERT INTO prices VALUES (?,?)", list(zip(e.GPUS, _USD_PER_HOUR, strict=True)))
-    insert("INSERT INTO rates VALUES (?,?)", list(_RATES.items()))
+def _tables(rng: random.Random) -> dict[str, list[tuple]]:
+    """Return the rows of every table.
+
+    Of rows with the same key, which may occur, the last one counts.
+    """
+    facts = RandomFacts(rng, "held_out")
+    nodes = [facts.node() for _ in range(120)]
+    jobs = [facts.job() for _ in range(160)]
+    tables: dict[str, list[tuple]] = {
+        "nodes": [astuple(node) for node in nodes],
+        "invoices": [astuple(facts.invoice()) for _ in range(120)],
+        "quotas": [astuple(facts.quota()) for _ in range(100)],
+        "orders": [astuple(facts.order()) for _ in range(100)],
+        "prices": list(zip(entities.GPUS, _USD_PER_HOUR, strict=True)),
+        "rates": list(_RATES.items()),
+    }
+    names = sorted({node.name for node in nodes})
+    jobs_by_id = {job.id: job for job in jobs}
+    tables["jobs"] = [(j.id, j.state, rng.choice(names)) for j in jobs_by_id.values()]
+    return tables
 
 
 class DatabaseFacts:
-    """The same questions as RandomFacts, answered from the database: what a live scenario may ask about."""
+    """The facts of the database, drawn at random: what a live scenario may be about."""
 
     def __init__(self, db: sqlite3.Connection, rng: random.Random) -> None:
-        self.db, self.rng = db, rng
+        self.db = db
+        self.rng = rng
         self._rows: dict[str, list[tuple]] = {}
 
     def _draw(self, sql: str) -> tuple:
@@ -277,119 +284,134 @@ class DatabaseFacts:
         return self.rng.choice(self._rows[sql])
 
     def node(self) -> Node:
-        return Node(
-            *self._draw("SELECT name, state, gpus_free, failed_check FROM nodes ORDER BY name")
-        )
+        """Draw a node."""
+        sql = "SELECT name, state, gpus_free, failed_check FROM nodes ORDER BY name"
+        return Node(*self._draw(sql))
 
     def job(self) -> Job:
+        """Draw a job."""
         return Job(*self._draw("SELECT id, state, node FROM jobs ORDER BY id"))
 
     def node_of(self, job: Job) -> Node:
+        """Return the node that a job runs on."""
         return find_node(self.db, job.node)
 
     def invoice(self) -> Invoice:
+        """Draw an invoice."""
         return Invoice(*self._draw("SELECT number, usd, state FROM invoices ORDER BY number"))
 
     def quota(self) -> Quota:
+        """Draw a team's quota in a region."""
         return Quota(*self._draw("SELECT team, region, gpus FROM quotas ORDER BY team, region"))
 
     def order(self) -> Order:
+        """Draw an order."""
         return Order(*self._draw("SELECT number, arrives_on FROM orders ORDER BY number"))
 
     def gpu(self) -> tuple[str, float]:
-        return self._draw("SELECT gpu, usd_per_hour FROM prices ORDER BY gpu")
+        """Draw a GPU type and its price in USD per hour."""
+        name, usd_per_hour = self._draw("SELECT gpu, usd_per_hour FROM prices ORDER BY gpu")
+        return name, usd_per_hour
 
     def rate(self, to: str) -> float:
+        """Return how much of currency `to` one USD is."""
         return find_rate(self.db, to)
 
     def ticket_number(self) -> int:
-        return 0  # only the server knows the next number; scenarios expect the shape of a ticket
+        """Return 0: only the server knows the next number."""
+        return 0
 
 
-def _one(db: sqlite3.Connection, sql: str, key: tuple, kind: str, name: str) -> tuple:
+def _get(db: sqlite3.Connection, sql: str, key: tuple, kind: str) -> tuple:
+    """Return the one row, or raise ToolFailed with the kind and the key."""
     row = db.execute(sql, key).fetchone()
     if row is None:
-        raise ToolFailed(unknown(kind, name))
+        raise ToolFailed(unknown(kind, " in ".join(key)))
     return row
 
 
 def find_node(db: sqlite3.Connection, name: str) -> Node:
-    """Raises ToolFailed if there is no such node."""
-    return Node(
-        *_one(
-            db,
-            "SELECT name, state, gpus_free, failed_check FROM nodes WHERE name = ?",
-            (name,),
-            "node",
-            name,
-        )
-    )
+    """Return the node of this name. Raises ToolFailed if there is none."""
+    sql = "SELECT name, state, gpus_free, failed_check FROM nodes WHERE name = ?"
+    return Node(*_get(db, sql, (name,), "node"))
 
 
 def find_rate(db: sqlite3.Connection, to: str) -> float:
-    """How much of currency `to` is one USD. Raises ToolFailed if it is not traded."""
-    return _one(db, "SELECT per_usd FROM rates WHERE currency = ?", (to,), "currency", to)[0]
+    """Return how much of currency `to` one USD is. Raises ToolFailed if it is not traded."""
+    return _get(db, "SELECT per_usd FROM rates WHERE currency = ?", (to,), "currency")[0]
 
 
 def call_tool(db: sqlite3.Connection, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run one of the MCP tools on the database and return its result.
 
-    Slowness and failing upstreams are the server's business. Raises ToolFailed with what the agent is told, WorldError
-    for a tool that does not exist.
+    Slowness and failing upstreams are added by the server. Raises ToolFailed with what the agent
+    gets, WorldError for a tool that does not exist.
     """
-    if tool not in _CALLS:
-        raise WorldError(f"there is no tool {tool}", fix=f"use one of {', '.join(_CALLS)}")
-    return _CALLS[tool](db, **arguments)
+    if tool not in IMPLEMENTATIONS:
+        names = ", ".join(IMPLEMENTATIONS)
+        raise WorldError(f"there is no tool {tool}", fix=f"use one of {names}")
+    return IMPLEMENTATIONS[tool](db, **arguments)
+
+
+def _get_node_status(db: sqlite3.Connection, node: str) -> dict[str, Any]:
+    return node_status(find_node(db, node))
 
 
 def _get_job_status(db: sqlite3.Connection, job: str) -> dict[str, Any]:
-    return job_status(
-        Job(*_one(db, "SELECT id, state, node FROM jobs WHERE id = ?", (job,), "job", job))
-    )
+    sql = "SELECT id, state, node FROM jobs WHERE id = ?"
+    return job_status(Job(*_get(db, sql, (job,), "job")))
 
 
 def _quote_price(db: sqlite3.Connection, gpu: str, hours: int) -> dict[str, Any]:
-    return quote(
-        _one(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU", gpu)[0], hours
-    )
+    usd_per_hour = _get(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU")[0]
+    return quote(usd_per_hour, hours)
 
 
 def _get_invoice(db: sqlite3.Connection, invoice: str) -> dict[str, Any]:
     sql = "SELECT number, usd, state FROM invoices WHERE number = ?"
-    return invoice_found(Invoice(*_one(db, sql, (invoice,), "invoice", invoice)))
+    return invoice_found(Invoice(*_get(db, sql, (invoice,), "invoice")))
+
+
+def _convert_currency(db: sqlite3.Connection, amount_usd: float, to: str) -> dict[str, Any]:
+    return converted(amount_usd, find_rate(db, to), to)
 
 
 def _get_quota(db: sqlite3.Connection, team: str, region: str) -> dict[str, Any]:
     sql = "SELECT team, region, gpus FROM quotas WHERE team = ? AND region = ?"
-    return quota(Quota(*_one(db, sql, (team, region), "team", f"{team} in {region}")))
+    return quota(Quota(*_get(db, sql, (team, region), "team")))
 
 
 def _get_delivery_eta(db: sqlite3.Connection, order: str) -> dict[str, Any]:
     sql = "SELECT number, arrives_on FROM orders WHERE number = ?"
-    return delivery(Order(*_one(db, sql, (order,), "order", order)))
+    return delivery(Order(*_get(db, sql, (order,), "order")))
 
 
 def _open_ticket(db: sqlite3.Connection, node: str, severity: str, problem: str) -> dict[str, Any]:
     find_node(db, node)
-    if severity not in e.SEVERITIES:
+    if severity not in entities.SEVERITIES:
         raise ToolFailed(unknown("severity", severity))
     with db:  # one writer at a time: the number is drawn and used in one transaction
         sql = (
             "INSERT INTO tickets (number, node, severity, problem, opened_at) "
-            "VALUES ((SELECT coalesce(max(number) + 1, ?) FROM tickets), ?, ?, ?, datetime('now')) RETURNING number"
+            "VALUES ((SELECT coalesce(max(number) + 1, ?) FROM tickets), ?, ?, ?, datetime('now')) "
+            "RETURNING number"
         )
         number = db.execute(sql, (FIRST_TICKET, node, severity, problem)).fetchone()[0]
     return ticket(number)
 
 
-_CALLS = {
-    "get_node_status": lambda db, node: node_status(find_node(db, node)),
+def _run_diagnostics(db: sqlite3.Connection, node: str) -> dict[str, Any]:
+    return diagnostics(find_node(db, node))
+
+
+IMPLEMENTATIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "get_node_status": _get_node_status,
     "get_job_status": _get_job_status,
     "quote_price": _quote_price,
     "get_invoice": _get_invoice,
-    "convert_currency": lambda db, amount_usd, to: converted(amount_usd, find_rate(db, to), to),
+    "convert_currency": _convert_currency,
     "get_quota": _get_quota,
     "open_ticket": _open_ticket,
     "get_delivery_eta": _get_delivery_eta,
-    "run_diagnostics": lambda db, node: diagnostics(find_node(db, node)),
+    "run_diagnostics": _run_diagnostics,
 }

@@ -1,18 +1,22 @@
-"""Was the agent right? What it did and said, held against the ground truth. Pure; live runs and evaluation share it."""
+"""Judge whether the agent was right: compare its calls and its answer with the ground truth.
+
+Pure functions, shared by live runs and the evaluation of the model.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lab.world.facts import TIMED_OUT
 from lab.world.scenarios import TICKET, Call, Turn
 
-# What a right answer says after a tool has failed so; where the error does not say why, either will do: Llama Stack
-# passes on no more than "Error (code 1): None".
+# What a right answer says after a tool has failed, by the tool's error. Where the error gives no
+# reason, either will do: Llama Stack passes on no more than "Error (code 1): None".
 _APOLOGIES = {TIMED_OUT: "did not answer", "unknown ": "could not find"}
 
 
@@ -28,11 +32,14 @@ class ActualCall:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One turn judged. `arguments` has one entry per expected argument of the calls whose tool was right.
+    """The judgement of one turn.
 
-    right_tool: the calls, in order, are the expected ones (none where none is needed); a repeat after an error counts
-    once.
-    arguments_exact: right_tool, and every argument equal. answer_states: the answer holds every value that it should.
+    - `right_tool`: the calls, in order, are the expected ones (none where none is needed). A repeat
+      after an error counts once.
+    - `arguments_exact`: `right_tool`, and every argument is equal.
+    - `answer_states`: the answer holds every value that it should.
+    - `arguments`: (tool, argument, exact) for every expected argument of the calls whose tool was
+      right.
     """
 
     right_tool: bool
@@ -43,33 +50,26 @@ class Verdict:
     not_offered_call: bool
     malformed: bool
     tool_errors: int
-    arguments: tuple[tuple[str, str, bool], ...]  # (tool, argument, exact)
+    arguments: tuple[tuple[str, str, bool], ...]
+
+
+_AnyCall = TypeVar("_AnyCall", Call, ActualCall)
 
 
 def judge(
     turn: Turn, calls: list[ActualCall], answer: str, offered: tuple[str, ...] = ()
 ) -> Verdict:
-    """Judge what the agent did in one turn. `offered` are the tools of the request; empty: do not check that."""
+    """Judge one turn. `offered` are the tools of the request; if empty, that is not checked."""
     expected, made = compared(turn, calls)
-    stopped = bool(made) and made[-1].error
     right_tool = [c.tool for c in made] == [c.tool for c in expected]
-    pairs = [(e, a) for e, a in zip(expected, made, strict=False) if e.tool == a.tool]
-    arguments = tuple(
-        (e.tool, name, _equal((a.arguments or {}).get(name), wanted))
-        for e, a in pairs
-        for name, wanted in e.arguments.items()
-    )
-    extra = any(set(a.arguments or {}) - set(e.arguments) for e, a in pairs)
     malformed = any(c.arguments is None for c in calls) or "<tool_call>" in answer
+    arguments, nothing_extra = _compare_arguments(expected, made)
+    all_exact = nothing_extra and all(exact for _, _, exact in arguments)
+
     return Verdict(
         right_tool=right_tool,
-        arguments_exact=right_tool
-        and not extra
-        and not malformed
-        and all(exact for _, _, exact in arguments),
-        answer_states=apologises(made[-1].output, answer)
-        if stopped
-        else all(stated(value, answer) for value in _values(turn, made)),
+        arguments_exact=right_tool and all_exact and not malformed,
+        answer_states=_answer_states(turn, made, answer),
         needless_call=len(made) > len(expected),
         missing_call=len(made) < len(expected),
         not_offered_call=bool(offered) and any(c.tool not in offered for c in calls),
@@ -80,71 +80,81 @@ def judge(
 
 
 def compared(turn: Turn, calls: list[ActualCall]) -> tuple[list[Call], list[ActualCall]]:
-    """(expected, made): the calls that are held against each other, position by position, repeats after errors gone."""
-    made, expected = without_repeats(calls), without_repeats(list(turn.calls))
-    if (
-        made and made[-1].error
-    ):  # a tool that fails ends the chain: nothing after it can be expected
+    """Return (expected, made) to compare one by one, without repeats after errors."""
+    made = without_repeats(calls)
+    expected = without_repeats(turn.calls)
+    if made and made[-1].error:  # a failed tool ends the chain: nothing after it can be expected
         expected = expected[: len(made)]
     return expected, made
 
 
-def apologises(error: str, answer: str) -> bool:
-    """Whether the answer says what went wrong, as far as the tool's error tells."""
-    fitting = [words for told, words in _APOLOGIES.items() if told in error]
-    return any(stated(words, answer) for words in fitting or _APOLOGIES.values())
-
-
-def without_repeats(calls: list[Any]) -> list[Any]:
-    """Calls without those that failed and were made again just so: asking again after an error is right."""
-    kept: list[Any] = []
+def without_repeats(calls: Sequence[_AnyCall]) -> list[_AnyCall]:
+    """Drop calls that failed and were made again unchanged: trying again is right."""
+    kept: list[_AnyCall] = []
     for call in calls:
-        if (
-            kept
-            and kept[-1].error
-            and (kept[-1].tool, kept[-1].arguments) == (call.tool, call.arguments)
-        ):
+        last = kept[-1] if kept else None
+        if last and last.error and (last.tool, last.arguments) == (call.tool, call.arguments):
             kept.pop()
         kept.append(call)
     return kept
 
 
-def _values(turn: Turn, made: list[ActualCall | Call]) -> tuple[str, ...]:
-    if made and not turn.calls:
+def _compare_arguments(
+    expected: list[Call], made: list[ActualCall]
+) -> tuple[tuple[tuple[str, str, bool], ...], bool]:
+    """Return (tool, argument, exact) of all expected arguments, and whether there are no others."""
+    compared_arguments = []
+    nothing_extra = True
+    for right, actual in zip(expected, made, strict=False):
+        if right.tool != actual.tool:
+            continue
+        given = actual.arguments or {}
+        nothing_extra = nothing_extra and given.keys() <= right.arguments.keys()
+        for name, value in right.arguments.items():
+            compared_arguments.append((right.tool, name, _equal(given.get(name), value)))
+    return tuple(compared_arguments), nothing_extra
+
+
+def _equal(actual: Any, expected: Any) -> bool:
+    if isinstance(expected, str) and isinstance(actual, str):
+        return actual.strip() == expected.strip()
+    numbers = isinstance(expected, (int, float)) and isinstance(actual, (int, float))
+    if numbers and not isinstance(actual, bool):
+        return math.isclose(actual, expected, rel_tol=1e-9)
+    return actual == expected
+
+
+def _answer_states(turn: Turn, made: list[ActualCall], answer: str) -> bool:
+    if made and made[-1].error:
+        return apologises(made[-1].output, answer)
+    return all(stated(value, answer) for value in _values(turn, made))
+
+
+def _values(turn: Turn, made: list[ActualCall]) -> tuple[str, ...]:
+    """Return the values that the answer should state, given what the tools really returned."""
+    if not made or not turn.calls:
         return turn.states
-    if (
-        turn.calls and turn.calls[-1].error and made
-    ):  # the tool that should have failed has answered
+    if turn.calls[-1].error:  # the tool that should have failed has answered
         return leaves(made[-1].output)
-    return tuple(_ticket_of(made) if value == TICKET else value for value in turn.states)
+    tickets = leaves(made[-1].output) or (TICKET,)
+    return tuple(tickets[0] if value == TICKET else value for value in turn.states)
 
 
-def _ticket_of(made: list[ActualCall | Call]) -> str:
-    found = leaves(made[-1].output) if made else ()
-    return found[0] if found else TICKET
+def apologises(error: str, answer: str) -> bool:
+    """Return whether the answer says what went wrong, as far as the tool's error tells."""
+    fitting = [words for text, words in _APOLOGIES.items() if text in error]
+    return any(stated(words, answer) for words in fitting or _APOLOGIES.values())
 
 
 def leaves(output: str) -> tuple[str, ...]:
-    """The values of a tool's JSON result as text; the text itself where it is no JSON."""
+    """Return the values of a tool's JSON result as text; the text itself where it is not JSON."""
     try:
-        found = json.loads(output)
-    except ValueError:
+        result = json.loads(output)
+    except (ValueError, RecursionError):
         return (output,)
-    return tuple(str(v) for v in found.values()) if isinstance(found, dict) else (str(found),)
-
-
-def _equal(actual: Any, wanted: Any) -> bool:
-    if (
-        isinstance(wanted, (int, float))
-        and not isinstance(actual, bool)
-        and isinstance(actual, (int, float))
-    ):
-        return math.isclose(actual, wanted, rel_tol=1e-9)
-    if isinstance(wanted, str) and isinstance(actual, str):
-        return actual.strip() == wanted.strip()
-    return actual == wanted
+    return tuple(str(v) for v in result.values()) if isinstance(result, dict) else (str(result),)
 
 
 def stated(value: str, answer: str) -> bool:
-    """The value stands in the answer by itself, not as part of a longer number or word."""
+    """Return whether the value stands in the answer, and not within a longer number or word."""
     return re.search(rf"(?<![\w.-]){re.escape(value)}(?![\w-])(?!\.\d)", answer) is not None

@@ -1,7 +1,7 @@
-"""Scenarios: what a user asks, turn by turn, with the ground truth of what the agent should do and say.
+"""Scenarios: a user's questions with the ground truth of what the agent should do and say.
 
-The same builders make training conversations (random facts, training phrasings) and the scenarios that are asked live
-and in evaluation (the database's facts, held-out phrasings).
+The same builders make training conversations (random facts, training phrasings) and the scenarios
+that are asked live and in evaluation (the database's facts, held-out phrasings).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import random
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Protocol
+from functools import lru_cache, partial
+from typing import Any
 
 from lab.errors import WorldError
 from lab.world import documents, entities, facts
 from lab.world.catalogue import TOOLS
-from lab.world.entities import CURRENCIES, GPUS, PROBLEMS, SEVERITIES, Split
+from lab.world.entities import CURRENCIES, PROBLEMS, SEVERITIES, Split
 from lab.world.phrasings import fillers, say
 
 REFUSAL = "Sorry, I can only help with the GPU cloud."
@@ -45,7 +45,7 @@ _WEIGHTS = (38, 16, 12, 10, 8, 6, 6, 4)
 
 @dataclass(frozen=True)
 class Call:
-    """A tool call that should happen, and what the tool answers (its text, and whether it is an error)."""
+    """A tool call that should happen; `result` is the tool's text, `error` whether it is one."""
 
     tool: str
     arguments: dict[str, Any]
@@ -55,7 +55,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Turn:
-    """One question: its text, the calls that it needs in order, a good answer, and the values a right answer states."""
+    """One question: its text, the calls it needs in order, a good answer, the values to state."""
 
     text: str
     calls: tuple[Call, ...]
@@ -74,24 +74,12 @@ class Scenario:
     offered: tuple[str, ...] = field(default=tuple(t.name for t in TOOLS))
 
 
-class Facts(Protocol):
-    """Where a scenario takes its facts from: RandomFacts or DatabaseFacts."""
-
-    rng: random.Random
-
-    def node(self) -> facts.Node: ...
-    def job(self) -> facts.Job: ...
-    def node_of(self, job: facts.Job) -> facts.Node: ...
-    def invoice(self) -> facts.Invoice: ...
-    def quota(self) -> facts.Quota: ...
-    def order(self) -> facts.Order: ...
-    def gpu(self) -> tuple[str, float]: ...
-    def rate(self, to: str) -> float: ...
-    def ticket_number(self) -> int: ...
+# Where a scenario takes its facts from.
+Facts = facts.RandomFacts | facts.DatabaseFacts
 
 
 def as_text(value: Any) -> str:
-    """A result as the tool server sends it and the model reads it."""
+    """Return a result as the tool server sends it and the model reads it."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -200,7 +188,9 @@ def _ticket_call(
 
 
 def _ticket(w: Facts, split: Split) -> Turn:
-    node, severity, problem = w.node().name, w.rng.choice(SEVERITIES), w.rng.choice(PROBLEMS)
+    node = w.node().name
+    severity = w.rng.choice(SEVERITIES)
+    problem = w.rng.choice(PROBLEMS)
     call, answer, states = _ticket_call(w, node, severity, problem)
     return Turn(
         say("ticket", w.rng, split, node=node, severity=severity, problem=problem),
@@ -260,7 +250,8 @@ def _job_node_status(w: Facts, split: Split) -> Turn:
 
 def _job_ticket(w: Facts, split: Split) -> Turn:
     j, n, first = _job_call(w)
-    severity, problem = w.rng.choice(SEVERITIES), w.rng.choice(PROBLEMS)
+    severity = w.rng.choice(SEVERITIES)
+    problem = w.rng.choice(PROBLEMS)
     second, answer, states = _ticket_call(w, n.name, severity, problem)
     text = say("job_ticket", w.rng, split, job=j.id, severity=severity, problem=problem)
     return Turn(text, (first, second), answer, states)
@@ -340,9 +331,10 @@ def _out_of_scope(w: Facts, split: Split) -> Turn:
 
 
 def _tool_error(w: Facts, split: Split) -> tuple[str, Turn]:
-    """Something drawn at random, so that no database has it, or an upstream that times out, once or twice.
+    """Return a question about something that does not exist, or whose upstream times out.
 
-    Live, deliveries alone time out by themselves; in training any tool does, as faults may be injected into each.
+    It times out once or twice. Live, only deliveries do so by themselves; in training any tool
+    does, as faults may be injected into each.
     """
     intent = w.rng.choice(
         ("node_status", "job_status", "invoice", "delivery", "delivery", "delivery")
@@ -360,7 +352,7 @@ def _tool_error(w: Facts, split: Split) -> tuple[str, Turn]:
 
 
 def not_found(turn: Turn) -> Turn:
-    """The same question about something that does not exist."""
+    """Return the same question about something that does not exist."""
     call = turn.calls[0]
     kind, name = next(iter(call.arguments.items()))
     failed = Call(call.tool, call.arguments, facts.unknown(kind, name), error=True)
@@ -368,66 +360,69 @@ def not_found(turn: Turn) -> Turn:
 
 
 def rag_turn(
-    rng: random.Random, split: Split, asked: list[tuple[str, str]], passages: list[str]
+    rng: random.Random, split: Split, topics: list[tuple[str, str]], passages: list[str]
 ) -> Turn:
-    """What the documents answer, as [(topic, value)] in one question; `passages` are what the search finds."""
-    query = ", ".join(topic for topic, _ in asked)
+    """Return one question for the documents about [(topic, value)]; the search finds `passages`."""
+    query = ", ".join(topic for topic, _ in topics)
     call = Call("file_search", {"query": query}, documents.search_result(query, passages))
-    answer = " ".join(documents.sentence(topic, value) for topic, value in asked)
-    return Turn(
-        say("search", rng, split, topic=query), (call,), answer, tuple(value for _, value in asked)
-    )
+    answer = " ".join(documents.sentence(topic, value) for topic, value in topics)
+    text = say("search", rng, split, topic=query)
+    return Turn(text, (call,), answer, tuple(value for _, value in topics))
 
 
 def _random_rag(rng: random.Random, split: Split) -> Turn:
-    holder, facts = documents.draw_passage(rng, split)
-    asked, answer = rng.choice(facts)
-    attribute = asked.split(" of ")[0]
-    # What is asked mostly stands in a passage on something else, too: the thing has to be looked at as well.
+    holder, holder_facts = documents.draw_passage(rng, split)
+    topic, answer = rng.choice(holder_facts)
+    attribute = topic.split(" of ")[0]
+
+    # Mostly another passage states the same attribute of another thing, so that the thing has to be
+    # compared as well.
     besides = [
         rng.choice(((attribute,), (attribute,), ())) for _ in range(rng.choice((0, 1, 1, 2)))
     ]
-    others = [documents.draw_passage(rng, split, also) for also in besides]
-    passages = [holder] + [text for text, fs in others if asked not in dict(fs)]
+    others = [documents.draw_passage(rng, split, attributes) for attributes in besides]
+    passages = [holder] + [text for text, fs in others if topic not in dict(fs)]
     rng.shuffle(passages)
-    return rag_turn(rng, split, [(asked, answer)], passages)
+    return rag_turn(rng, split, [(topic, answer)], passages)
 
 
 def build(
     kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = None
 ) -> tuple[str, tuple[Turn, ...]]:
-    """(intent, turns) of one scenario of this kind. Raises WorldError for a kind that does not exist."""
+    """Return (intent, turns) of one scenario. Raises WorldError for an unknown kind."""
     rng = w.rng
-    if kind in ("single", "not_offered"):
-        intent = rng.choice(tuple(SINGLES))
-        turn = SINGLES[intent](w, split)
-        return intent, (turn if kind == "single" else Turn(turn.text, (), NO_TOOL, ("Sorry",)),)
-    if kind == "chain":
-        intent = rng.choice(tuple(CHAINS))
-        return intent, (CHAINS[intent](w, split),)
-    if kind == "follow_up":
-        intent = rng.choice(tuple(FOLLOW_UPS))
-        return intent, FOLLOW_UPS[intent](w, split)
-    if kind == "rag":
-        return "search", ((rag or (lambda: _random_rag(rng, split)))(),)
-    if kind == "tool_error":
-        intent, turn = _tool_error(w, split)
-        return intent, (turn,)
-    if kind == "no_tool":
-        intent, turn = _no_tool(w, split)
-        return intent, (turn,)
-    if kind == "out_of_scope":
-        return "out_of_scope", (_out_of_scope(w, split),)
+    match kind:
+        case "single" | "not_offered":
+            intent = rng.choice(tuple(SINGLES))
+            turn = SINGLES[intent](w, split)
+            if kind == "not_offered":
+                turn = Turn(turn.text, (), NO_TOOL, ("Sorry",))
+            return intent, (turn,)
+        case "chain":
+            intent = rng.choice(tuple(CHAINS))
+            return intent, (CHAINS[intent](w, split),)
+        case "follow_up":
+            intent = rng.choice(tuple(FOLLOW_UPS))
+            return intent, FOLLOW_UPS[intent](w, split)
+        case "rag":
+            return "search", (rag() if rag else _random_rag(rng, split),)
+        case "tool_error":
+            intent, turn = _tool_error(w, split)
+            return intent, (turn,)
+        case "no_tool":
+            intent, turn = _no_tool(w, split)
+            return intent, (turn,)
+        case "out_of_scope":
+            return "out_of_scope", (_out_of_scope(w, split),)
     raise WorldError(f"there is no kind of scenario {kind!r}", fix=f"use one of {', '.join(KINDS)}")
 
 
 def offer(
     rng: random.Random, intent: str, kind: str, turns: tuple[Turn, ...], smallest: int = 3
 ) -> tuple[str, ...]:
-    """A random subset of the tools, shuffled: with all that the turns need, or, for `not_offered`, without it."""
-    needed = list(
-        dict.fromkeys(c.tool for t in turns for c in t.calls)
-    )  # no set: its order changes by process
+    """Return a random subset of the tools: all that the turns need; for `not_offered`, not that."""
+    # Not a set: its order changes from process to process.
+    needed = list(dict.fromkeys(call.tool for turn in turns for call in turn.calls))
     names = [t.name for t in TOOLS]
     if kind == "not_offered":
         names.remove(TOOL_OF_INTENT[intent])
@@ -457,52 +452,57 @@ def make_scenarios(
     db: sqlite3.Connection | None = None,
     kinds: tuple[str, ...] | list[str] | None = None,
 ) -> list[Scenario]:
-    """`n` scenarios about the database's facts and the help desk's documents, in held-out phrasings.
+    """Return `n` scenarios about the database and the documents, in held-out phrasings.
 
-    `db` is the database that the tool server serves; by default one like it. The same seed gives the same scenarios.
-    `kinds` restricts them; several are taken in turn, so that each has its share.
+    `db` is the database that the tool server serves; by default one like it. The same seed gives
+    the same scenarios. `kinds` restricts them; several are taken in turn, so that each has its
+    share.
 
     Raises WorldError for a kind that does not exist.
     """
     rng = random.Random(seed)
-    w = facts.DatabaseFacts(db or facts.memory_database(), rng)
-    # Their texts as lab.stack puts them into the store.
-    library = [
-        (text.rstrip(), fact)
-        for text, facts_ in documents.all_documents().values()
-        for fact in facts_
-    ]
-    texts = list(dict.fromkeys(text for text, _ in library))
-    made = []
+    world = facts.DatabaseFacts(db or facts.memory_database(), rng)
+    rag = partial(_library_turn, rng, _library())
+    every_tool = tuple(tool.name for tool in TOOLS)
+
+    scenarios = []
     for i in range(n):
         kind = kinds[i % len(kinds)] if kinds else rng.choices(KINDS, _WEIGHTS)[0]
+        intent, turns = build(kind, world, "held_out", rag)
+        offered = offer(rng, intent, kind, turns) if kind == "not_offered" else every_tool
+        scenarios.append(Scenario(_id(seed, kinds, i), kind, intent, turns, offered))
+    return scenarios
 
-        def rag() -> Turn:
-            holder, fact = rng.choice(library)
-            passages = [holder, rng.choice([t for t in texts if t != holder])]
-            rng.shuffle(passages)
-            return rag_turn(rng, "held_out", [fact], passages)
 
-        intent, turns = build(kind, w, "held_out", rag)
-        everything = tuple(t.name for t in TOOLS)
-        offered = offer(rng, intent, kind, turns) if kind == "not_offered" else everything
-        made.append(Scenario(_id(seed, kinds, i), kind, intent, turns, offered))
-    return made
+def _library() -> list[tuple[str, tuple[str, str]]]:
+    """Return [(text, (topic, value))] of all documents, with the texts as lab.stack stores them."""
+    return [
+        (text.rstrip(), fact)
+        for text, document_facts in documents.all_documents().values()
+        for fact in document_facts
+    ]
+
+
+def _library_turn(rng: random.Random, library: list[tuple[str, tuple[str, str]]]) -> Turn:
+    texts = list(dict.fromkeys(text for text, _ in library))
+    holder, fact = rng.choice(library)
+    passages = [holder, rng.choice([text for text in texts if text != holder])]
+    rng.shuffle(passages)
+    return rag_turn(rng, "held_out", [fact], passages)
 
 
 def _id(seed: int, kinds: tuple[str, ...] | list[str] | None, index: int) -> str:
-    """An id that says how to make the scenario again: `s7-00003`, or `s7-00003-chain+rag` where kinds were chosen."""
+    """Return an id to make the scenario from: `s7-00003`, or `s7-00003-chain+rag` with kinds."""
     return f"s{seed}-{index:05d}" + (f"-{'+'.join(kinds)}" if kinds else "")
 
 
 def scenario_of(scenario_id: str) -> Scenario:
-    """The scenario with this id, made again. Raises WorldError for a text that is not such an id."""
+    """Make the scenario with this id again. Raises WorldError for a text that is not an id."""
     try:
         seed, index, *kinds = scenario_id.removeprefix("s").split("-", 2)
         number = int(index)
-        return _many(
-            int(seed), tuple(kinds[0].split("+")) if kinds else None, -(-(number + 1) // 64) * 64
-        )[number]
+        count = -(-(number + 1) // 64) * 64  # in steps, so that neighbours share one call
+        return _many(int(seed), tuple(kinds[0].split("+")) if kinds else None, count)[number]
     except (ValueError, IndexError) as e:
         raise WorldError(
             "there is no such scenario",
@@ -514,19 +514,3 @@ def scenario_of(scenario_id: str) -> Scenario:
 @lru_cache(maxsize=32)
 def _many(seed: int, kinds: tuple[str, ...] | None, n: int) -> list[Scenario]:
     return make_scenarios(n, seed, kinds=kinds)
-
-
-__all__ = [
-    "CHAINS",
-    "FOLLOW_UPS",
-    "GPUS",
-    "KINDS",
-    "SINGLES",
-    "Call",
-    "Scenario",
-    "Turn",
-    "build",
-    "make_scenarios",
-    "offer",
-    "scenario_of",
-]

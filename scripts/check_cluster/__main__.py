@@ -1,4 +1,4 @@
-"""`python -m scripts.check_cluster`: every check, with what it costs; `generate` and `record` write files."""
+"""Run every check and print its time; `generate` and `record` write files instead."""
 
 from __future__ import annotations
 
@@ -32,15 +32,16 @@ from scripts.check_cluster.paths import K8S, OVERLAYS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 1 if a check found something."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.check_cluster", description=__doc__.splitlines()[0]
-    )
+    """Run the command line and return the exit status: 1 if a check found a problem."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.check_cluster", description=__doc__)
     parser.add_argument("verb", nargs="?", default="check", choices=["check", "generate", "record"])
     verb = parser.parse_args(argv).verb
     try:
         if verb == "generate":
-            print("\n".join(str(p) for p in generate.write()) or "nothing has changed")
+            print(
+                "\n".join(str(p) for p in generate.write())
+                or "nothing to do: all generated files are current"
+            )
             return 0
         if verb == "record":
             from scripts.check_cluster import record
@@ -60,7 +61,8 @@ def _check() -> int:
     overlays["load"] = overlays["minikube-cpu"] + render.folder(K8S / "load")
     print(f"{clock}  rendered {', '.join(overlays)}", flush=True)
     everything = [d for documents in overlays.values() for d in documents]
-    known, texts = metrics.known(), metrics.notebook_texts() | metrics.kit_texts()
+    known = metrics.known()
+    texts = metrics.notebook_texts() | metrics.analysis_texts()
     checks: dict[str, Callable[[], list[str]]] = {
         "generated files are current": _stale,
         "pod security": lambda: _each(overlays, pod_security.check),
@@ -96,13 +98,16 @@ def _check() -> int:
 
 
 class _Clock:
-    """Seconds on the wall and of processors (of ours and of what we started) since it was made."""
+    """Wall-clock and CPU seconds since it was made, child processes included."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), sum(os.times()[:4])
+        self._wall_s = time.perf_counter()
+        self._cpu_s = sum(os.times()[:4])
 
     def __str__(self) -> str:
-        return f"{time.perf_counter() - self._wall:7.1f} s ({sum(os.times()[:4]) - self._cpu:5.1f} s CPU)"
+        wall_s = time.perf_counter() - self._wall_s
+        cpu_s = sum(os.times()[:4]) - self._cpu_s
+        return f"{wall_s:7.1f} s ({cpu_s:5.1f} s CPU)"
 
 
 def _each(overlays: dict[str, list[dict]], check: Callable[[list[dict]], list[str]]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Check the collectors' configurations: every option is known, every component is used, pipelines are in order.
+"""Check the collectors' configurations: known options, used components, pipelines in order.
 
-The contrib collector is not in any package registry, so its own parser cannot run here. `options/` lists the options of
-the pinned release.
+The contrib collector is not in any package registry, so its own parser cannot run here. `options/`
+lists the options of the pinned release.
 """
 
 from __future__ import annotations

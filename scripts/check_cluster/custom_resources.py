@@ -1,4 +1,4 @@
-"""Check custom resources against typed models of their CRDs: wrong values, missing and unknown fields.
+"""Check custom resources against typed models of their CRDs: wrong, missing and unknown fields.
 
 The models ignore fields that they do not know, so each document is read and written again; what was
 lost on the way is a fault.
@@ -15,12 +15,17 @@ from scripts.check_cluster.render import name
 _MONITORING = "monitoring.coreos.com/v1"
 CUSTOM = {
     (_MONITORING, kind): ("cloudcoil.models.prometheus_operator.v1", kind)
-    for kind in ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule")
+    for kind in ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule", "Alertmanager")
 } | {("keda.sh/v1alpha1", "ScaledObject"): ("cloudcoil.models.keda.v1alpha1", "ScaledObject")}
 
-# Fields that are newer than the newest models for this Python, by kind: (field, since when).
-NEWER_THAN_MODELS = {
-    "ScaledObject": {".spec.fallback.behavior": "KEDA 2.17; the models are of 2.16"},
+# {(kind, path): values} of fields that are newer than the models: KEDA 2.17, where the models are of 2.16.
+NEWER = {
+    ("ScaledObject", ".spec.fallback.behavior"): {
+        "static",
+        "currentReplicas",
+        "currentReplicasIfHigher",
+        "currentReplicasIfLower",
+    }
 }
 
 
@@ -42,10 +47,17 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
             ]
             continue
         written = read.model_dump(mode="json", by_alias=True, exclude_none=True)
-        newer = NEWER_THAN_MODELS.get(d["kind"], {})
-        unknown = [path for path in _lost(d, written) if path not in newer]
-        problems += [f"{name(d)}: unknown field {path}" for path in unknown]
+        lost = [path for path in _lost(d, written) if not _is_newer(d, path)]
+        problems += [f"{name(d)}: unknown field {path}" for path in lost]
     return problems
+
+
+def _is_newer(document: dict[str, Any], path: str) -> bool:
+    """Return whether a field that the models do not know has a value that a newer release takes."""
+    value: Any = document
+    for key in path.split(".")[1:]:
+        value = value[key] if isinstance(value, dict) else None
+    return value in NEWER.get((document["kind"], path), set())
 
 
 def _lost(given: Any, kept: Any, path: str = "") -> list[str]:

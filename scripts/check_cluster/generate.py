@@ -30,6 +30,7 @@ _HEAD = "# Written by `make cluster-generate` from {}; do not edit.\n"
 _IMAGES = (
     "VLLM",
     "VLLM_CPU",
+    "VLLM_CPU_ARM64",
     "LAB",
     "OTEL_COLLECTOR",
     "TEMPO",
@@ -49,7 +50,8 @@ def files() -> Iterator[tuple[Path, str]]:
     yield K8S / "versions/kustomization.yaml", _versions()
     yield (
         K8S / "base/rules/rules.yaml",
-        _HEAD.format("lab/dashboards/rules.py") + _dump(prometheus_rule()),
+        _HEAD.format("lab/dashboards/rules.py")
+        + _dump(prometheus_rule(versions()["RUNBOOKS_URL"])),
     )
     for name in DASHBOARDS:
         yield K8S / "dashboards" / f"{name}.json", grafana_json(name)

@@ -1,4 +1,4 @@
-"""Every metric and label in panels, rules and notebooks exists in the pages of the releases that we pin."""
+"""Check that every metric and label in panels, rules and notebooks exists in pinned releases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab.schema import JOBS, Metric
 from scripts.check_cluster import promql, record
 from scripts.check_cluster.paths import RECORDED_METRICS, REPO
 
-# Every scrape adds these, and Prometheus these series about each target.
+# Labels and series that Prometheus adds for every target.
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
 OF_EVERY_TARGET = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 _LLAMA_STACK = r"llama_stack_(?:requests?|concurrent|inference|tool_runtime|vector_io|responses)_"
@@ -28,7 +28,7 @@ _OURS = re.compile(
 
 @dataclass(frozen=True)
 class Known:
-    """{name: labels} of what was recorded and of what is only documented; bounds of buckets that were recorded."""
+    """Metrics that were recorded or are only documented ({name: labels}), and bucket bounds."""
 
     recorded: dict[str, set[str]]
     documented: dict[str, set[str]]
@@ -36,7 +36,7 @@ class Known:
 
 
 def known(folder: Path = RECORDED_METRICS) -> Known:
-    """What the recorded pages and documented.toml know."""
+    """Return the metrics of the recorded pages and of documented.toml."""
     recorded: dict[str, set[str]] = {name: set() for name in OF_EVERY_TARGET}
     bounds: dict[str, set[str]] = {}
     for job in JOBS:
@@ -51,11 +51,11 @@ def known(folder: Path = RECORDED_METRICS) -> Known:
 
 
 def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterator[str]:
-    """What is wrong with the names in one expression."""
-    asked = promql.read(expr)
+    """Yield the names in an expression that do not exist."""
+    names = promql.read(expr)
     there = k.recorded if only_recorded else k.recorded | k.documented
     labels = set(TARGET_LABELS)
-    for name, matchers in asked.metrics:
+    for name, matchers in names.metrics:
         if name not in there:
             yield f"there is no metric {name}" + (
                 " in the recorded pages" if name in k.documented else ""
@@ -72,41 +72,46 @@ def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterat
                 and value not in k.bounds[name]
             ):
                 yield f"{name} has no bucket bound {value}"
-    if all(name in there for name, _ in asked.metrics):
+    if all(name in there for name, _ in names.metrics):
         yield from (
             f"no metric in it has label {label} to group by"
-            for label in sorted(asked.groups - labels)
+            for label in sorted(names.groups - labels)
         )
 
 
 def check_dashboards(
     k: Known, dashboards: Iterable[Dashboard] = tuple(DASHBOARDS.values())
 ) -> list[str]:
-    """Panels that ask for what is not there. A panel for every place may only use what was recorded."""
+    """Return the panels that query what does not exist.
+
+    A panel for every place may only use metrics that were recorded.
+    """
     problems = []
-    for d in dashboards:
-        variables = {v.name: v.default for v in d.variables}
-        for panel in d.panels:
+    for dashboard in dashboards:
+        variables = {variable.name: variable.default for variable in dashboard.variables}
+        for panel in dashboard.panels:
             for query in panel.queries:
                 expr = expand(query.expr, variables, 20, 1800)
                 only_recorded = panel.needs in ("", "local")
-                problems += [
-                    f"{d.name}: {panel.title}: {p}"
-                    for p in check_expression(expr, k, only_recorded)
+                found = [
+                    *check_expression(expr, k, only_recorded),
+                    *_unknown_legend_labels(expr, query.legend, k),
                 ]
-                legend = set(re.findall(r"{{(\w+)}}", query.legend))
-                there = promql.read(expr).groups | {
-                    x for n, _ in promql.read(expr).metrics for x in _labels(n, k)
-                }
-                problems += [
-                    f"{d.name}: {panel.title}: legend label {x} is never there"
-                    for x in legend - there
-                ]
+                problems += [f"{dashboard.name}: {panel.title}: {problem}" for problem in found]
     return problems
 
 
+def _unknown_legend_labels(expr: str, legend: str, k: Known) -> Iterator[str]:
+    names = promql.read(expr)
+    there = set(names.groups)
+    for metric, _ in names.metrics:
+        there |= _labels(metric, k)
+    for label in sorted(set(re.findall(r"{{(\w+)}}", legend)) - there):
+        yield f"legend label {label} never exists"
+
+
 def check_rules(k: Known) -> list[str]:
-    """Rules that ask for what is not there; recorded series count from where they are recorded."""
+    """Return the rules that query what does not exist; series of recording rules exist."""
     with_recorded = Known(k.recorded | _recorded_rules(), k.documented, k.bounds)
     rules = [*recording_rules(), *alerts()]
     names = [rule.get("record") or rule["alert"] for rule in rules]
@@ -118,7 +123,7 @@ def check_rules(k: Known) -> list[str]:
 
 
 def check_names(k: Known, texts: dict[str, str]) -> list[str]:
-    """Metric names of ours anywhere in {where: text}; a histogram may be named without its suffix."""
+    """Return unknown metric names in {where: text}; a histogram may be named without its suffix."""
     there = k.recorded.keys() | k.documented.keys() | _recorded_rules().keys()
     bases = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in there}
     problems = []
@@ -130,7 +135,7 @@ def check_names(k: Known, texts: dict[str, str]) -> list[str]:
 
 
 def check_queries(k: Known, queries: Iterable[tuple[str, str]]) -> list[str]:
-    """Metrics, labels and bucket bounds of (where, PromQL) as typed in notebooks and in what they call."""
+    """Return unknown metrics, labels and bucket bounds in (where, PromQL) pairs."""
     with_recorded = Known(k.recorded | _recorded_rules(), k.documented, k.bounds)
     return [
         f"{where}: {p}: {expr}"
@@ -140,7 +145,7 @@ def check_queries(k: Known, queries: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def queries_in(texts: dict[str, str]) -> list[tuple[str, str]]:
-    """Every string of Python text that selects metrics of ours; what an f-string fills in counts as 1."""
+    """Return the strings of Python text that select metrics; an f-string's values become 1."""
     found = []
     for where, text in texts.items():
         plain = re.sub(r"(?m)^\s*[%!].*$", "", text)  # what only a notebook understands
@@ -151,7 +156,7 @@ def queries_in(texts: dict[str, str]) -> list[tuple[str, str]]:
 
 
 def _strings(node: ast.AST) -> Iterator[str]:
-    """Strings of one line; docstrings of several are prose."""
+    """Yield strings of one line; longer ones are prose."""
     if isinstance(node, ast.JoinedStr):
         yield "".join(v.value if isinstance(v, ast.Constant) else "1" for v in node.values)
         return
@@ -161,13 +166,18 @@ def _strings(node: ast.AST) -> Iterator[str]:
         yield from _strings(child)
 
 
-def kit_texts(folder: Path = REPO / "lab" / "kit") -> dict[str, str]:
-    """{file: source} of what notebooks call."""
-    return {f"kit/{path.name}": path.read_text() for path in sorted(folder.glob("*.py"))}
+def analysis_texts(folder: Path = REPO / "lab") -> dict[str, str]:
+    """Return {file: source} of the modules that the notebooks call."""
+    paths = [
+        *(folder / f"{topic}.py" for topic in ("capacity", "cost", "latency", "quality")),
+        *sorted(folder.glob("observation/*.py")),
+        *sorted(folder.glob("utilisation/*.py")),
+    ]
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:
-    """{notebook: source of its code cells}."""
+    """Return the source of each notebook's code cells, by file name."""
     texts = {}
     for path in sorted(folder.glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
@@ -178,7 +188,7 @@ def notebook_texts(folder: Path = REPO / "notebooks") -> dict[str, str]:
 
 
 def schema_texts() -> dict[str, str]:
-    """The vocabulary's metric names."""
+    """Return the metric names of lab.schema."""
     values = (
         v for name, v in vars(Metric).items() if not name.startswith("_") and isinstance(v, str)
     )

@@ -1,4 +1,4 @@
-"""Check that Prometheus selects the monitors and rules, scrapes paths that answer, and accepts what is written to it."""
+"""Check what Prometheus selects, whether scraped paths answer, and whether it accepts writes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Check which connections the network policies allow: exactly those that the lab needs.
 
-A connection needs the sender's egress and the receiver's ingress to allow it; a pod that no policy selects allows all.
+A connection needs the sender's egress and the receiver's ingress to allow it; a pod that no policy
+selects allows all.
 https://kubernetes.io/docs/concepts/services-networking/network-policies/
 """
 
@@ -65,7 +66,7 @@ MAY_LEAVE = {
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Return the flows that the policies close although they are needed, or open although they are not."""
+    """Return the needed flows that the policies close, and the open ones that are not needed."""
     net = _Net(documents)
     listed: dict[tuple[str, str], set[int]] = {}
     for source, target, ports in FLOWS:
@@ -221,6 +222,7 @@ def _is(peer: dict[str, Any], pod: tuple[str, dict[str, str]], own_namespace: st
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    """Return whether a label selector selects these labels."""
     if not selector.get("matchLabels", {}).items() <= labels.items():
         return False
     for e in selector.get("matchExpressions", []):

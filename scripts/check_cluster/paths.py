@@ -1,4 +1,4 @@
-"""Where the checked files are."""
+"""The places of the files that are checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RECORDED_METRICS = REPO / "data" / "recorded" / "metrics"
 
 
 def versions(path: Path = K8S / "versions" / "versions.env") -> dict[str, str]:
-    """{name: value} of versions.env."""
+    """Return the versions of versions.env by name."""
     lines = (line.strip() for line in path.read_text().splitlines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip() for name, _, value in pairs}

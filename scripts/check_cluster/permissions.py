@@ -1,4 +1,4 @@
-"""Check that every component may do at the API server what it needs to do, and nothing without a token."""
+"""Check that every component may do at the API server what it needs to do."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check(documents: list[Document]) -> list[str]:
 
 
 def _asks_api_server(documents: list[Document], component: str) -> bool:
-    """Return whether a collector's configuration has k8s_attributes; other components always ask."""
+    """Return whether a collector is configured with k8s_attributes; others always ask."""
     if not component.startswith("otel"):
         return True
     return any(

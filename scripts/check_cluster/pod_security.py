@@ -1,6 +1,7 @@
-"""The restricted Pod Security Standard, and what the lab asks of every pod beyond it.
+"""Check the restricted Pod Security Standard, and what the lab requires of every pod beyond it.
 
-https://kubernetes.io/docs/concepts/security/pod-security-standards/ . Namespaces labelled privileged are left out.
+https://kubernetes.io/docs/concepts/security/pod-security-standards/ . Namespaces with the label
+`privileged` are excluded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _VOLUMES = {
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Problems of every pod template in a namespace that is not privileged."""
+    """Return the problems of every pod template, and of every namespace's label."""
     privileged = {
         d["metadata"]["name"]
         for d in documents
@@ -39,11 +40,11 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 
 
 def _namespaces(documents: list[dict[str, Any]]) -> list[str]:
-    found = [d for d in documents if d["kind"] == "Namespace"]
+    namespaces = [d for d in documents if d["kind"] == "Namespace"]
     enforce = "pod-security.kubernetes.io/enforce"
     return [
         f"{name(d)}: no {enforce} label"
-        for d in found
+        for d in namespaces
         if enforce not in d["metadata"].get("labels", {})
     ]
 
@@ -56,7 +57,7 @@ def _restricted(template: dict[str, Any]) -> list[str]:
     ]
     for volume in spec.get("volumes", []):
         if not _VOLUMES & volume.keys():
-            problems.append(f"volume {volume['name']} is none of {', '.join(sorted(_VOLUMES))}")
+            problems.append(f"volume {volume['name']} is not one of {', '.join(sorted(_VOLUMES))}")
     for c in containers(template):
         own = c.get("securityContext", {})
         if own.get("privileged"):
@@ -91,7 +92,7 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
             "enableServiceLinks is not false: a Service's name becomes environment variables"
         )
     if "automountServiceAccountToken" not in spec:
-        problems.append("automountServiceAccountToken is not said")
+        problems.append("automountServiceAccountToken is not set")
     for c in containers(template):
         resources = c.get("resources", {})
         if "memory" not in resources.get("limits", {}) or "cpu" not in resources.get(
@@ -103,7 +104,7 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
             problems.append(f"container {c['name']} requests another number of GPUs than its limit")
         ports = c.get("ports", [])
         problems += [
-            f"port {p.get('name')} does not say its protocol" for p in ports if "protocol" not in p
+            f"port {p.get('name')} does not name its protocol" for p in ports if "protocol" not in p
         ]
     if document["kind"] in ("Deployment", "StatefulSet"):
         for c in spec["containers"]:
@@ -111,7 +112,8 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
             problems += [f"container {c['name']} has no {probe}" for probe in sorted(missing)]
     if document["kind"] == "Deployment" and _one_gpu_deadlock(document, spec):
         problems.append(
-            "a rolling update would wait for a GPU that the old pod holds: use Recreate or maxSurge 0"
+            "a rolling update would wait for a GPU that the old pod holds: "
+            "use Recreate or maxSurge 0"
         )
     return problems
 

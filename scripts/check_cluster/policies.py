@@ -1,6 +1,6 @@
-"""What checkov, an outside reviewer of some nine hundred policies, has to say: everything but what we accept, with why.
+"""Check the manifests with checkov and its nine hundred policies, except for what is accepted.
 
-It has an environment of its own (.venvs/checkov); `make check-cluster` builds it.
+It has an environment of its own (.venvs/checkov), which `make check-cluster` builds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,109 +20,133 @@ from lab.errors import SetupError
 from scripts.check_cluster.paths import REPO
 
 PROGRAM = REPO / ".venvs" / "checkov" / "bin" / "checkov"
-_DCGM = "it reads the GPU's counters and the kubelet's socket as root with SYS_ADMIN, alone in a namespace of its own"
+# Without these options it would contact its vendor's server.
+OFFLINE = (
+    "--framework=kubernetes",
+    "--skip-download",
+    "--quiet",
+    "--compact",
+    "--output=json",
+)
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """Why a policy does not hold here; `who` are the objects (kind.namespace.name), none: all."""
+    """Why a policy does not hold here, and for which objects (kind.namespace.name; empty: all)."""
 
-    why: str
-    who: frozenset[str] = frozenset()
+    reason: str
+    objects: frozenset[str] = frozenset()
 
 
-def _of(why: str, *who: str) -> Accepted:
-    return Accepted(why, frozenset(who))
+def _for(reason: str, *objects: str) -> Accepted:
+    return Accepted(reason, frozenset(objects))
 
 
 _EXPORTER = "DaemonSet.llm-lab-gpu.dcgm-exporter"
-ACCEPTED: Mapping[str, Accepted] = {
-    "CKV_K8S_11": _of("no CPU limits: throttling would be measured as latency; memory is limited, CPU requested"),
-    "CKV_K8S_15": _of("versions never move, and the lab's own image is in Minikube's store, in no registry"),
-    "CKV_K8S_43": _of("images are pinned by version: a digest holds for one architecture, attendees have two"),
-    "CKV_K8S_22": _of(
+_EXPORTER_REASON = (
+    "it reads the GPU's counters and the kubelet's socket as root with SYS_ADMIN, alone in a "
+    "namespace of its own"
+)
+ACCEPTED: dict[str, Accepted] = {
+    "CKV_K8S_11": _for(
+        "no CPU limits: throttling would be measured as latency; memory is limited, CPU requested"
+    ),
+    "CKV_K8S_15": _for(
+        "versions never move, and the lab's own image is in Minikube's store rather than a registry"
+    ),
+    "CKV_K8S_43": _for(
+        "images are pinned by version: a digest holds for one architecture, and users have two"
+    ),
+    "CKV_K8S_22": _for(
         "the container runtime's CDI hook writes into the root file system of a pod with a GPU",
-        "Deployment.llm-lab.vllm", _EXPORTER,
+        "Deployment.llm-lab.vllm",
+        _EXPORTER,
     ),
-    "CKV_K8S_35": _of(
-        "the program takes its password from its environment only; the Secret is made at deploy time",
-        "Deployment.llm-lab-obs.grafana", "Job.llm-lab.fetch-model", "StatefulSet.llm-lab-obs.tempo",
+    "CKV_K8S_35": _for(
+        "the program reads its password from its environment only; the Secret is made at deploy "
+        "time",
+        "Deployment.llm-lab-obs.grafana",
+        "Job.llm-lab.fetch-model",
+        "StatefulSet.llm-lab-obs.tempo",
     ),
-    "CKV_K8S_38": _of(
-        "it asks the API server: k8s_attributes, and the router's discovery of replicas",
-        "Deployment.llm-lab-obs.otel-collector", "StatefulSet.llm-lab-obs.otel-collector",
-        "DaemonSet.llm-lab-obs.otel-agent", "Deployment.llm-lab.vllm-router",
+    "CKV_K8S_38": _for(
+        "it queries the API server: k8s_attributes, and the router's discovery of replicas",
+        "Deployment.llm-lab-obs.otel-collector",
+        "StatefulSet.llm-lab-obs.otel-collector",
+        "DaemonSet.llm-lab-obs.otel-agent",
+        "Deployment.llm-lab.vllm-router",
     ),
-    "CKV_K8S_40": _of(
-        "the image's own user: vLLM's must be 2000 (another has no home), Grafana's is 472",
-        "Deployment.llm-lab.vllm", "Deployment.llm-lab.vllm-embed", "Deployment.llm-lab-obs.grafana",
-        "Job.llm-lab.fetch-model", _EXPORTER,
+    "CKV_K8S_40": _for(
+        "the image's own user: vLLM's must be 2000 (others have no home), Grafana's is 472",
+        "Deployment.llm-lab.vllm",
+        "Deployment.llm-lab.vllm-embed",
+        "Deployment.llm-lab-obs.grafana",
+        "Job.llm-lab.fetch-model",
+        _EXPORTER,
     ),
-} | {
-    check: _of(_DCGM, _EXPORTER)
-    for check in ("CKV_K8S_20", "CKV_K8S_23", "CKV_K8S_25", "CKV_K8S_28", "CKV_K8S_37", "CKV_K8S_39")
-}  # fmt: skip
+}
+ACCEPTED |= {
+    f"CKV_K8S_{number}": _for(_EXPORTER_REASON, _EXPORTER) for number in (20, 23, 25, 28, 37, 39)
+}
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Policies that fail and are not accepted. Raises SetupError where checkov is not installed."""
+    """Return the policies that fail and are not accepted.
+
+    Raises SetupError if checkov is not installed.
+    """
     return [
-        f"{who}: {policy} {title}"
-        for policy, title, who in _failed(documents)
-        if not _accepted(policy, who)
+        f"{document}: {policy} {title}"
+        for policy, title, document in _failed(documents)
+        if not _accepted(policy, document)
     ]
 
 
 def unused(documents: list[dict[str, Any]]) -> list[str]:
-    """Exceptions that nothing needs any more, over all overlays together."""
-    failed = {(policy, who) for policy, _, who in _failed(documents)}
+    """Return the exceptions that nothing needs any more, over all overlays together."""
+    failed = {(policy, document) for policy, _, document in _failed(documents)}
     problems = []
     for policy, accepted in ACCEPTED.items():
-        need = {who for p, who in failed if p == policy}
+        needed = {document for p, document in failed if p == policy}
         problems += [
-            f"{policy} need not be accepted for {who}" for who in sorted(accepted.who - need)
+            f"{policy} need not be accepted for {document}"
+            for document in sorted(accepted.objects - needed)
         ]
-        if not need:
+        if not needed:
             problems.append(f"{policy} need not be accepted at all")
     return problems
 
 
-def _accepted(policy: str, who: str) -> bool:
+def _accepted(policy: str, document: str) -> bool:
     accepted = ACCEPTED.get(policy)
-    return accepted is not None and (not accepted.who or who in accepted.who)
+    return accepted is not None and (not accepted.objects or document in accepted.objects)
 
 
 def _failed(documents: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """(policy, its title, kind.namespace.name) of every failure; each object once."""
+    """Return (policy, title, kind.namespace.name) of every failure, each object once."""
     if not PROGRAM.exists():
         raise SetupError(
             "checkov is not installed", fix="run `make check-cluster`, which builds its environment"
         )
     distinct = {json.dumps(d, sort_keys=True): d for d in documents if d["kind"] != "ConfigMap"}
     return list(
-        _ask(yaml.dump_all(distinct.values(), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+        _run(yaml.dump_all(distinct.values(), Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
     )
 
 
 @functools.lru_cache(maxsize=2)
-def _ask(text: str) -> tuple[tuple[str, str, str], ...]:
+def _run(text: str) -> tuple[tuple[str, str, str], ...]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "documents.yaml"
         path.write_text(text)
-        # It would ask its vendor's server for guidelines.
-        offline = [
-            "--framework",
-            "kubernetes",
-            "--skip-download",
-            "--quiet",
-            "--compact",
-            "--output",
-            "json",
-        ]
         done = subprocess.run(
-            [str(PROGRAM), *offline, "--file", str(path)],
-            capture_output=True, text=True, timeout=300, cwd=folder, env={**os.environ, "LOG_LEVEL": "ERROR"},
-        )  # fmt: skip
+            [str(PROGRAM), *OFFLINE, "--file", str(path)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            cwd=folder,
+            env={**os.environ, "LOG_LEVEL": "ERROR"},
+        )
     try:
         results = json.loads(done.stdout)["results"]["failed_checks"]
     except (ValueError, KeyError, TypeError) as e:

@@ -1,6 +1,6 @@
-"""What a PromQL expression asks for: metrics, with the labels matched on them, and the labels that it groups by.
+"""Read the metrics of a PromQL expression, the labels matched on them, and the labels it groups by.
 
-promtool judges the syntax; this only reads names, so a small scanner is enough.
+promtool checks the syntax; this module only reads names, for which a small scanner is enough.
 """
 
 from __future__ import annotations
@@ -23,23 +23,28 @@ _WORDS = {"and", "or", "unless", "bool", "offset", "inf", "nan", "Inf", "NaN", "
 
 
 @dataclass
-class Asked:
-    """`metrics`: (name, {label: (operator, value)}) of each selector; `groups`: labels in by, on and their kin."""
+class Names:
+    """The names in an expression.
+
+    - `metrics`: (name, {label: (operator, value)}) of each selector.
+    - `groups`: the labels in by, on and the other grouping clauses.
+    """
 
     metrics: list[tuple[str, dict[str, tuple[str, str]]]] = field(default_factory=list)
     groups: set[str] = field(default_factory=set)
 
 
-def read(expr: str) -> Asked:
-    """What the expression asks for; Grafana's variables must have been filled in."""
+def read(expr: str) -> Names:
+    """Return the names in an expression whose Grafana variables have been replaced."""
     tokens = [(m.lastgroup, m[0]) for m in _TOKEN.finditer(expr)]
-    asked, i = Asked(), 0
+    names = Names()
+    i = 0
     while i < len(tokens):
         kind, text = tokens[i]
         following = tokens[i + 1][1] if i + 1 < len(tokens) else ""
         if kind == "name" and text in _GROUPING and following == "(":
             end = _close(tokens, i + 1, "(", ")")
-            asked.groups |= {t for k, t in tokens[i + 2 : end] if k == "name"}
+            names.groups |= {t for k, t in tokens[i + 2 : end] if k == "name"}
             i = end
         elif kind == "name" and text not in _WORDS and following not in _AFTER_FUNCTION:
             matchers = {}
@@ -47,19 +52,19 @@ def read(expr: str) -> Asked:
                 end = _close(tokens, i + 1, "{", "}")
                 matchers = _matchers(tokens[i + 2 : end])
                 i = end
-            asked.metrics.append((text, matchers))
+            names.metrics.append((text, matchers))
         elif text == "{":  # a selector without a name before it: {__name__=~"..."}
             end = _close(tokens, i, "{", "}")
             matchers = _matchers(tokens[i + 1 : end])
             operator, pattern = matchers.pop("__name__", ("", ""))
-            asked.metrics += [(name, matchers) for name in _names(operator, pattern)]
+            names.metrics += [(metric, matchers) for metric in _spelled_out(operator, pattern)]
             i = end
         i += 1
-    return asked
+    return names
 
 
-def _names(operator: str, pattern: str) -> list[str]:
-    """The names that `__name__=~"a_(b|c)"` spells out; of a looser pattern none, since it may match anything."""
+def _spelled_out(operator: str, pattern: str) -> list[str]:
+    """Return the names that `__name__=~"a_(b|c)"` spells out; none for patterns that are looser."""
     if operator == "=":
         return [pattern]
     parts = [part.split("|") for part in re.split(r"[()]", pattern)]
@@ -77,12 +82,15 @@ def _close(tokens: list[tuple[str | None, str]], start: int, opens: str, closes:
 
 
 def _matchers(tokens: list[tuple[str | None, str]]) -> dict[str, tuple[str, str]]:
-    found, label, operator = {}, "", ""
+    matchers = {}
+    label = ""
+    operator = ""
     for kind, text in tokens:
         if kind == "name":
-            label, operator = text, ""
+            label = text
+            operator = ""
         elif kind == "string":
-            found[label] = (operator, text[1:-1])
+            matchers[label] = (operator, text[1:-1])
         elif text != ",":
             operator += text
-    return found
+    return matchers

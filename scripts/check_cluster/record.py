@@ -1,12 +1,11 @@
-"""Records the /metrics pages of a running lab under load: `python -m scripts.check_cluster record`.
+"""Record the /metrics pages of a running lab under load: `python -m scripts.check_cluster record`.
 
-Prometheus itself says which pages it scrapes. Paths and addresses of the machine are not kept.
+The pages are those that the lab's Prometheus scrapes, without paths and addresses of the machine.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from lab.files import write_atomically
 from lab.schema import JOBS
 from lab.settings import Settings, load_settings
 from scripts.check_cluster.paths import RECORDED_METRICS
@@ -31,7 +31,7 @@ _OTHER_RELEASE = re.compile(
 
 
 def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) -> list[Path]:
-    """Save every job's page as <job>.prom, and provenance.json. Returns the files."""
+    """Save every job's page as <job>.prom, and provenance.json. Return the files."""
     settings = settings or load_settings()
     prometheus = settings.endpoint("prometheus")
     answer = httpx.get(
@@ -42,14 +42,15 @@ def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) ->
         for t in answer.raise_for_status().json()["data"]["activeTargets"]
     }
     folder.mkdir(parents=True, exist_ok=True)
-    written, releases = [], _releases(settings)
+    written = []
+    releases = _releases(settings)
     for job in JOBS:
         page = httpx.get(urls[job], timeout=settings.timeout_s).raise_for_status().text
         releases |= {name: version for name, version in _OTHER_RELEASE.findall(page)}
         written.append(_write(folder / f"{job}.prom", _without_machine(page)))
     about = {
-        "what": "pages of /metrics of a real local lab under load, whole but for host names, process ids and file "
-        "paths",
+        "what": "pages of /metrics of a real local lab under load, complete except for host names, "
+        "process ids and file paths",
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "releases": dict(sorted(releases.items())),
         "again": "lab up, lab load, python -m scripts.check_cluster record",
@@ -84,14 +85,12 @@ def _replace_path(match: re.Match[str]) -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    write_atomically(path, text)
     return path
 
 
 def families(page: str) -> dict[str, set[str]]:
-    """{sample name: label names} of a page; a family without samples is there with no labels."""
+    """Return {sample name: label names} of a page; a family without samples has no labels."""
     found: dict[str, set[str]] = {}
     for line in page.splitlines():
         if line.startswith("# TYPE "):
@@ -108,5 +107,5 @@ def families(page: str) -> dict[str, set[str]]:
 
 
 def page(job: str, folder: Path = RECORDED_METRICS) -> dict[str, Any]:
-    """`families` of a recorded page."""
+    """Return the `families` of a recorded page."""
     return families((folder / f"{job}.prom").read_text())

@@ -1,4 +1,7 @@
-"""Everything that is referred to exists: pods by selectors, ports by names, Secrets, ConfigMaps, claims, accounts."""
+"""Check that everything that is referred to exists.
+
+Pods by selectors, ports by names, Secrets, ConfigMaps, claims, accounts, addresses, data sources.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import yaml
 
 from scripts.check_cluster.render import containers, name, pods
 
-# Secrets that `lab up` or the user makes; everything else must be in the manifests.
+# Secrets that `lab up` or the user creates; everything else must be in the manifests.
 EXTERNAL_SECRETS = {
     "grafana-admin",
     "hf-token",
@@ -20,7 +23,7 @@ EXTERNAL_SECRETS = {
     "otlp-backend",
 }
 EXTERNAL_CONFIG_MAPS = {"load-plan"}
-EXTERNAL_NAMESPACES = {"gpu-operator"}  # the GPU operator's; its pods are not ours to see
+EXTERNAL_NAMESPACES = {"gpu-operator"}  # whose pods are not in the manifests
 LARGEST = 250_000
 _SERVICE_URL = re.compile(
     r"\b([a-z][a-z0-9-]*)\.(llm-lab(?:-[a-z]+)?)\.svc(?:\.cluster\.local)?(?::(\d+))?"
@@ -28,7 +31,7 @@ _SERVICE_URL = re.compile(
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
-    """Broken references among the documents of one overlay."""
+    """Return the broken references among the documents of one overlay."""
     world = _World(documents)
     return [
         *_labels(world),
@@ -44,7 +47,7 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 
 
 class _World:
-    """The documents, by what one asks of them."""
+    """The documents of an overlay, with look-ups by kind, name and label."""
 
     def __init__(self, documents: list[dict[str, Any]]) -> None:
         self.documents = documents
@@ -63,14 +66,14 @@ class _World:
     def kind(self, *kinds: str) -> list[dict[str, Any]]:
         return [d for d in self.documents if d["kind"] in kinds]
 
-    def has(self, kind: str, namespace: str, wanted: str) -> bool:
+    def has(self, kind: str, namespace: str | None, object_name: str) -> bool:
         return any(
-            d["metadata"]["name"] == wanted and d["metadata"].get("namespace") == namespace
+            d["metadata"]["name"] == object_name and d["metadata"].get("namespace") == namespace
             for d in self.kind(kind)
         )
 
-    def found(self, namespace: str, labels: dict[str, str]) -> list[dict[str, int]]:
-        """Ports of the pods that carry the labels."""
+    def ports_of(self, namespace: str, labels: dict[str, str]) -> list[dict[str, int]]:
+        """Return the ports of each pod that carries the labels."""
         return [
             p for n, have, p, _ in self.pods if n == namespace and labels.items() <= have.items()
         ]
@@ -86,12 +89,15 @@ def _ports(template: dict[str, Any]) -> dict[str, int]:
 
 
 def _labels(world: _World) -> Iterator[str]:
-    """What does not say that it is ours is neither waited for nor shown, and outside our namespaces never removed."""
+    """Yield objects without the label by which `lab up` and `lab down` find them."""
     for d in world.documents:
         if d["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "llm-lab":
             yield f"{name(d)}: no label app.kubernetes.io/part-of: llm-lab"
         if len(json.dumps(d)) > LARGEST:
-            yield f"{name(d)}: {len(json.dumps(d)):,} bytes; `kubectl apply` keeps a copy in an annotation of 256 KiB"
+            yield (
+                f"{name(d)}: {len(json.dumps(d)):,} bytes; `kubectl apply` keeps a copy in an "
+                "annotation of 256 KiB"
+            )
     for d, template in pods(world.documents):
         if template["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") != "llm-lab":
             yield f"{name(d)}: its pods have no label app.kubernetes.io/part-of: llm-lab"
@@ -102,12 +108,12 @@ def _services(world: _World) -> Iterator[str]:
         spec = service["spec"]
         if spec.get("type") == "ExternalName":
             continue
-        found = world.found(service["metadata"]["namespace"], spec.get("selector", {}))
+        found = world.ports_of(service["metadata"]["namespace"], spec.get("selector", {}))
         if not spec.get("selector") or not found:
             yield f"{name(service)}: its selector finds no pod"
         for port in spec["ports"]:
             if "protocol" not in port:
-                yield f"{name(service)}: port {port['port']} does not say its protocol"
+                yield f"{name(service)}: port {port['port']} does not name its protocol"
             target = port.get("targetPort", port["port"])
             if found and not any(target in p or target in p.values() for p in found):
                 yield f"{name(service)}: no selected pod has port {target!r}"
@@ -123,7 +129,7 @@ def _monitors(world: _World) -> Iterator[str]:
         labels = spec["selector"].get("matchLabels", {})
         if monitor["kind"] == "PodMonitor":
             endpoints = spec["podMetricsEndpoints"]
-            have = [set(p) for n in namespaces for p in world.found(n, labels)]
+            have = [set(p) for n in namespaces for p in world.ports_of(n, labels)]
         else:
             endpoints = spec["endpoints"]
             have = [
@@ -137,13 +143,14 @@ def _monitors(world: _World) -> Iterator[str]:
             yield f"{name(monitor)}: selects nothing"
         for endpoint in endpoints:
             if have and not any(endpoint["port"] in ports for ports in have):
-                yield f"{name(monitor)}: nothing that it selects has a port named {endpoint['port']!r}"
+                port = endpoint["port"]
+                yield f"{name(monitor)}: nothing that it selects has a port named {port!r}"
             if not any(r.get("targetLabel") == "job" for r in endpoint.get("relabelings", [])):
                 yield f"{name(monitor)}: does not set the job's name"
     if not world.kind("Prometheus") and not any(
         m["metadata"]["labels"].get("release") for m in world.kind("PodMonitor", "ServiceMonitor")
     ):
-        yield "there is no Prometheus, and no monitor has a release label for somebody else's"
+        yield "there is no Prometheus, and no monitor has a release label for an existing one"
 
 
 def _workloads(world: _World) -> Iterator[str]:
@@ -160,13 +167,15 @@ def _workloads(world: _World) -> Iterator[str]:
         for c in containers(template):
             for mount in c.get("volumeMounts", []):
                 if mount["name"] not in volumes:
-                    yield f"{name(d)}: container {c['name']} mounts {mount['name']}, which is no volume"
+                    what = f"container {c['name']} mounts {mount['name']}"
+                    yield f"{name(d)}: {what}, which is not a volume"
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 port = c.get(probe, {}).get("httpGet", {}).get("port")
                 if isinstance(port, str) and port not in {
                     p.get("name") for p in c.get("ports", [])
                 }:
-                    yield f"{name(d)}: {probe} of {c['name']} asks port {port!r}, which it has not"
+                    what = f"{probe} of {c['name']} uses port {port!r}"
+                    yield f"{name(d)}: {what}, which does not exist"
         yield from (f"{name(d)}: {p}" for p in _objects(world, namespace, spec))
 
 
@@ -202,7 +211,7 @@ def _named_objects(spec: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _addresses(world: _World) -> Iterator[str]:
-    """Every `name.namespace.svc:port` in any document (ConfigMaps too) is a Service with that port."""
+    """Yield every `name.namespace.svc:port` in a document that is not a Service with that port."""
     for d in world.documents:
         for service, namespace, port in set(_SERVICE_URL.findall(json.dumps(d))):
             found = [
@@ -226,7 +235,8 @@ def _bindings(world: _World) -> Iterator[str]:
             yield f"{name(d)}: there is no {role['kind']} {role['name']}"
         for subject in d["subjects"]:
             if not world.has("ServiceAccount", subject["namespace"], subject["name"]):
-                yield f"{name(d)}: there is no ServiceAccount {subject['namespace']}/{subject['name']}"
+                account = f"{subject['namespace']}/{subject['name']}"
+                yield f"{name(d)}: there is no ServiceAccount {account}"
     for d in world.kind("Prometheus"):
         if not world.has(
             "ServiceAccount", d["metadata"]["namespace"], d["spec"]["serviceAccountName"]
@@ -246,17 +256,20 @@ def _scaled(world: _World) -> Iterator[str]:
         if not deployments:
             yield f"{name(d)}: there is no {target['kind']} {target['name']} to scale"
         elif "replicas" in deployments[0]["spec"]:
-            yield f"{name(d)}: {target['name']} sets its own replicas, so each apply would undo the scaling"
+            yield (
+                f"{name(d)}: {target['name']} sets its own replicas, so each apply would undo the "
+                "scaling"
+            )
 
 
 def _disruption_budgets(world: _World) -> Iterator[str]:
     for d in world.kind("PodDisruptionBudget"):
-        if not world.found(d["metadata"]["namespace"], d["spec"]["selector"]["matchLabels"]):
+        if not world.ports_of(d["metadata"]["namespace"], d["spec"]["selector"]["matchLabels"]):
             yield f"{name(d)}: its selector finds no pod"
 
 
 def _grafana(world: _World) -> Iterator[str]:
-    """Data source uids in dashboards and in data sources themselves are provisioned."""
+    """Yield data source uids, in dashboards and data sources, that are not provisioned."""
     texts = [
         (d, key, text) for d in world.kind("ConfigMap") for key, text in d.get("data", {}).items()
     ]

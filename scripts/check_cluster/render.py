@@ -1,30 +1,29 @@
-"""Renders an overlay with `kubectl kustomize`, which needs no cluster."""
+"""Render an overlay with `kubectl kustomize`, which needs no cluster, and find pods in it."""
 
 from __future__ import annotations
 
 import functools
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lab.errors import SetupError
+from lab.stack.cluster import kubectl
 from scripts.check_cluster.paths import K8S
 
 
 class CannotRender(Exception):
-    """Kustomize refused; carries its own words."""
+    """Kustomize refused to render; the message is its own."""
 
 
 def overlay(name: str) -> list[dict[str, Any]]:
-    """The documents of lab/k8s/overlays/<name>; a fresh copy each time."""
+    """Return the documents of lab/k8s/overlays/<name>, a fresh copy each time."""
     return list(yaml.load_all(_text(str(K8S / "overlays" / name)), Loader=_LOADER))
 
 
 def folder(path: Path) -> list[dict[str, Any]]:
-    """The documents of any kustomization."""
+    """Return the documents of any kustomization."""
     return list(yaml.load_all(_run(str(path)), Loader=_LOADER))
 
 
@@ -37,25 +36,22 @@ def _text(path: str) -> str:
 
 
 def _run(path: str) -> str:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        raise SetupError(
-            "kubectl is not installed", fix="install it (Debian: apt-get install kubernetes-client)"
-        )
-    done = subprocess.run([kubectl, "kustomize", path], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [kubectl.program(), "kustomize", path], capture_output=True, text=True, timeout=60
+    )
     if done.returncode:
         raise CannotRender(done.stderr.strip())
     return done.stdout
 
 
 def name(document: dict[str, Any]) -> str:
-    """Kind namespace/name, for messages."""
+    """Return `Kind namespace/name`, for messages."""
     meta = document["metadata"]
     return f"{document['kind']} {meta.get('namespace', '-')}/{meta['name']}"
 
 
 def pods(documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """(document, pod template) of everything that makes pods."""
+    """Return (document, pod template) of everything that makes pods."""
     found = []
     for d in documents:
         template = d.get("spec", {}).get("template") if isinstance(d.get("spec"), dict) else None
@@ -67,5 +63,5 @@ def pods(documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str
 
 
 def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
-    """Containers and init containers of a pod template."""
+    """Return the init containers and containers of a pod template."""
     return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]

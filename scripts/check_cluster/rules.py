@@ -1,4 +1,4 @@
-"""Rules and panels under promtool: syntax, lint, and whether each alert fires when it should and only then."""
+"""Check rules and panels with promtool: syntax, lint, and whether alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from scripts.check_cluster.paths import REPO
 
 
 def promtool() -> str:
-    """Its path. Raises SetupError if there is none."""
+    """Return the path of promtool. Raises SetupError if it is not installed."""
     tools = REPO / ".venvs" / "tools.json"
-    noted = json.loads(tools.read_text()).get("promtool") if tools.exists() else None
-    found = noted if noted and Path(noted).exists() else shutil.which("promtool")
-    if not found:
+    recorded = json.loads(tools.read_text()).get("promtool") if tools.exists() else None
+    path = recorded if recorded and Path(recorded).exists() else shutil.which("promtool")
+    if not path:
         raise SetupError(
             "promtool is not installed", fix="run `make setup`, or apt-get install prometheus"
         )
-    return found
+    return path
 
 
 def check_syntax(groups: dict[str, Any] | None = None) -> list[str]:
-    """promtool's words on our rules, linted."""
+    """Return what promtool reports about the rules, with lint."""
     return _check_rules(groups or rule_groups())
 
 
 def check_panels() -> list[str]:
-    """promtool's words on every panel's expression, wrapped as a recording rule."""
+    """Return what promtool reports about the panels' expressions, each as a recording rule."""
     rules = []
     for d in DASHBOARDS.values():
         variables = {v.name: v.default for v in d.variables}
@@ -47,7 +47,7 @@ def check_panels() -> list[str]:
 
 
 def check_runbooks(folder: Path = REPO) -> list[str]:
-    """Alerts whose runbook link leads to no notebook of the repository."""
+    """Return the alerts whose runbook is not a notebook of the repository."""
     links = {a["alert"]: a["annotations"]["runbook_url"] for a in alerts()}
     return [
         f"{alert}: there is no {link}"
@@ -57,26 +57,29 @@ def check_runbooks(folder: Path = REPO) -> list[str]:
 
 
 def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None) -> list[str]:
-    """promtool's words on unit tests of the rules; empty if all pass.
+    """Return what promtool reports about unit tests of the rules; empty if all pass.
 
-    The rules are evaluated at the interval of each test's series, not at their own: days would take minutes.
+    The rules are evaluated at the interval of each test's series rather than at their own, since
+    days of samples would take minutes.
     """
-    said = []
+    report = []
     for interval in sorted({t["interval"] for t in tests}):
         chosen = [{**g, "interval": interval} for g in (groups or rule_groups())["groups"]]
         with tempfile.TemporaryDirectory() as folder:
-            rules, file = Path(folder) / "rules.yaml", Path(folder) / "tests.yaml"
+            rules = Path(folder) / "rules.yaml"
+            file = Path(folder) / "tests.yaml"
             rules.write_text(yaml.safe_dump({"groups": chosen}))
-            mine = [t for t in tests if t["interval"] == interval]
-            order = [g["name"] for g in chosen]  # without it promtool takes the groups in any order
+            chosen_tests = [t for t in tests if t["interval"] == interval]
+            # Without an order promtool evaluates the groups in any.
+            order = [g["name"] for g in chosen]
             document = {
                 "rule_files": [str(rules)],
                 "evaluation_interval": interval,
                 "group_eval_order": order,
             }
-            file.write_text(yaml.safe_dump(document | {"tests": mine}))
-            said += _promtool("test", "rules", str(file))
-    return said
+            file.write_text(yaml.safe_dump(document | {"tests": chosen_tests}))
+            report += _promtool("test", "rules", str(file))
+    return report
 
 
 def _check_rules(groups: dict[str, Any]) -> list[str]:
@@ -88,5 +91,5 @@ def _check_rules(groups: dict[str, Any]) -> list[str]:
 
 def _promtool(*arguments: str) -> list[str]:
     done = subprocess.run([promtool(), *arguments], capture_output=True, text=True, timeout=300)
-    said = (done.stdout + done.stderr).strip().splitlines()
-    return said if done.returncode else []
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    return lines if done.returncode else []

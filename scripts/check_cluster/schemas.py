@@ -1,6 +1,6 @@
-"""Built-in kinds against the schemas of three Kubernetes releases, strictly: an unknown field is a fault.
+"""Check built-in kinds against the schemas of three Kubernetes releases, unknown fields included.
 
-The schemas are those that kubernetes-validate carries (108 MB).
+kubernetes-validate brings the schemas (108 MB).
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from scripts.check_cluster.render import name
 
 
 def check(documents: list[dict[str, Any]], releases: tuple[str, ...] | None = None) -> list[str]:
-    """Problems of the documents, for each release. A kind that is neither built in nor one of ours is a problem."""
+    """Return the problems of the documents, per release.
+
+    A kind that is neither built in nor one of the known custom resources is a problem.
+    """
     releases = releases or tuple(versions()["KUBERNETES_SCHEMAS"].split(","))
     distinct = {
         json.dumps(d, sort_keys=True): d
@@ -32,15 +35,13 @@ def _one(document: dict[str, Any], release: str) -> list[str]:
     from kubernetes_validate import utils
 
     if not hasattr(utils.schema_contents, "cache_info"):
-        utils.schema_contents = functools.cache(
-            utils.schema_contents
-        )  # it reads megabytes for every document
+        # Without a cache it reads megabytes for every document.
+        utils.schema_contents = functools.cache(utils.schema_contents)
     try:
         kubernetes_validate.validate(document, release, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        return [
-            f"{name(document)}: Kubernetes {release} has no {document['apiVersion']} {document['kind']}"
-        ]
+        kind = f"{document['apiVersion']} {document['kind']}"
+        return [f"{name(document)}: Kubernetes {release} has no {kind}"]
     except kubernetes_validate.ValidationError as e:
         where = ".".join(str(p) for p in e.path)
         return [f"{name(document)}: {where}: {e.message} (Kubernetes {release})"]

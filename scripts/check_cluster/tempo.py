@@ -1,6 +1,7 @@
 """Check Tempo's configuration against the options of the pinned release, and against its pod.
 
-Tempo is not in any package registry, so its own parser cannot run here; `options/` lists its options.
+Tempo is not in any package registry, so its own parser cannot run here; `options/` lists its
+options.
 Blocks of 2.x that were removed are named with their replacement.
 """
 
@@ -69,7 +70,7 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _retention(config: dict[str, Any]) -> Iterator[str]:
-    """Yield a retention that the scheduler plans with and the worker, which deletes, does not know."""
+    """Yield a retention that the scheduler has and the worker, which deletes, does not."""
     provider = config.get("backend_scheduler", {}).get("provider", {}).get("compaction", {})
     planned = provider.get("compaction", {}).get("block_retention")
     deleted = config.get("backend_worker", {}).get("compaction", {}).get("block_retention")
@@ -92,4 +93,5 @@ def _pod(text: str, container: dict[str, Any]) -> Iterator[str]:
     for protocol, receiver in config["distributor"]["receivers"]["otlp"]["protocols"].items():
         host, _, port = receiver["endpoint"].rpartition(":")
         if host != "0.0.0.0" or int(port) not in ports:
-            yield f"OTLP/{protocol} at {receiver['endpoint']} cannot be reached from outside its pod"
+            address = receiver["endpoint"]
+            yield f"OTLP/{protocol} at {address} cannot be reached from outside its pod"

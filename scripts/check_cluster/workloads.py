@@ -1,4 +1,4 @@
-"""Check what the API server, the scheduler and the kubelet would reject, or what would fail at run time.
+"""Check what the API server or the kubelet would reject, and what would fail at run time.
 
 Limits and requests, volumes and their keys, probes, duplicate names, disruption budgets, scaling,
 storage that one pod holds, file system groups, and namespaces.
@@ -308,7 +308,8 @@ def _scaling(documents: list[Document]) -> Iterator[str]:
             yield f"{name(scaler)}: minReplicaCount {fewest} is above maxReplicaCount {most}"
         fallback = spec.get("fallback", {})
         if "replicas" in fallback and not fewest <= int(fallback["replicas"]) <= most:
-            yield f"{name(scaler)}: its fallback of {fallback['replicas']} is not in {fewest} to {most}"
+            bounds = f"{fewest} to {most}"
+            yield f"{name(scaler)}: its fallback of {fallback['replicas']} is not in {bounds}"
         if fallback and fallback.get("behavior", "static") == "static" and most > 1:
             yield (
                 f"{name(scaler)}: a static fallback removes replicas under load when Prometheus "

@@ -1,28 +1,15 @@
-"""Panels as values, and the figures that are made of them."""
+"""Panels as values, and the JSON that is made of them."""
 
 from __future__ import annotations
 
 import json
 import re
 
-import matplotlib
 import pytest
 
-from lab import figures
-from lab.dashboards import DASHBOARDS, Panel, Query, expand, grafana_json, panels
-from lab.errors import FrameError
+from lab.dashboards import DASHBOARDS, expand, grafana_json, panels
 from lab.prices import api_prices, machine_prices
 from lab.settings import REPO
-
-matplotlib.use("Agg")
-
-
-def _answer(**series: list[float]) -> list[dict]:
-    values = {name: [[1000.0 + i, str(v)] for i, v in enumerate(vs)] for name, vs in series.items()}
-    return [
-        {"metric": {"le": name.removeprefix("le_"), "job": name}, "values": v}
-        for name, v in values.items()
-    ]
 
 
 def test_variables_are_filled_in() -> None:
@@ -125,76 +112,3 @@ def test_unknown_names_say_which_there_are() -> None:
         panels("overviev")
     with pytest.raises(KeyError, match="usd_per_hour"):
         panels("cost", variables={"price": "1"})
-
-
-def test_a_dashboard_is_one_figure() -> None:
-    """A drawn axes for each panel of this place, those for elsewhere left out."""
-    chosen = panels("overview")
-    figure = figures.dashboard(chosen, lambda expr, start, end: _answer(a=[1, 2, 3]), 1000, 1003)
-    drawn = [ax for ax in figure.axes if ax.axison]
-    assert [ax.get_title(loc="left") or ax.get_title() for ax in drawn] == [p.title for p in chosen]
-    assert all(ax.lines or ax.collections for ax in drawn)
-    matplotlib.pyplot.close(figure)
-
-
-def test_a_panel_without_data_says_so() -> None:
-    """An empty panel never looks like a flat line at zero; NaN alone is no data."""
-    panel = Panel("Calls", "What it means.", (Query("x"),), quiet="no call was made")
-    for answer in ([], _answer(a=[float("nan")])):
-        ax = figures.dashboard_panel(panel, [answer], ax=matplotlib.pyplot.figure().subplots())
-        assert "no data" in ax.texts[0].get_text() and "no call was made" in ax.texts[0].get_text()
-    matplotlib.pyplot.close("all")
-
-
-def test_units_and_legends_are_for_people() -> None:
-    """Shares are percents; a legend takes its labels."""
-    panel = Panel("Share", "What it means.", (Query("x", "job {{job}}"),), unit="percentunit")
-    ax = figures.dashboard_panel(
-        panel, [_answer(a=[0.5, 0.25])], ax=matplotlib.pyplot.figure().subplots()
-    )
-    assert list(ax.lines[0].get_ydata()) == [50.0, 25.0] and ax.get_ylabel() == "%"
-    assert ax.get_legend().get_texts()[0].get_text() == "job a"
-    matplotlib.pyplot.close("all")
-
-
-def test_a_line_at_zero_and_a_line_at_the_top_can_be_seen() -> None:
-    """No error looks like a line at zero, not like a frame; a hundred percent is not cut off."""
-    for values, low, high in (([0, 0], -0.03, 1.12), ([100, 90], -3, 112)):
-        panel = Panel("Share", "What it means.", (Query("x"),))
-        ax = figures.dashboard_panel(
-            panel, [_answer(a=values)], ax=matplotlib.pyplot.figure().subplots()
-        )
-        assert ax.get_ylim() == pytest.approx((low, high))
-    matplotlib.pyplot.close("all")
-
-
-def test_a_legend_names_the_largest_and_counts_the_rest() -> None:
-    """Twelve tools: eight names, and that there are four more. A stack leaves out what was never there."""
-    many = _answer(**{f"t{i:02d}": [i, i] for i in range(12)})
-    panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),))
-    ax = figures.dashboard_panel(panel, [many], ax=matplotlib.pyplot.figure().subplots())
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
-        f"t{i:02d}" for i in range(4, 12)
-    ]
-    assert ax.get_legend().get_title().get_text() == "and 4 more"
-    panel = Panel("Calls", "What it means.", (Query("x", "{{job}}"),), stacked=True)
-    ax = figures.dashboard_panel(
-        panel, [_answer(a=[0, 0], b=[1, 2])], ax=matplotlib.pyplot.figure().subplots()
-    )
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["b"]
-    matplotlib.pyplot.close("all")
-
-
-def test_a_heatmap_takes_cumulative_buckets_apart() -> None:
-    """Prometheus' buckets count everything below their bound; a cell counts only its own."""
-    panel = Panel("Heat", "What it means.", (Query("x", "{{le}}"),), kind="heatmap")
-    answer = _answer(le_2=[3, 3], le_1=[1, 0], **{"le_+Inf": [3, 3]})
-    ax = figures.dashboard_panel(panel, [answer], ax=matplotlib.pyplot.figure().subplots())
-    assert ax.collections[0].get_array().filled(0).tolist() == [[1, 0], [2, 3]]
-    matplotlib.pyplot.close("all")
-
-
-def test_a_dashboard_for_another_place_is_an_error() -> None:
-    """The GPU dashboard has nothing to draw without a GPU, and says so."""
-    with pytest.raises(FrameError, match="no panel"):
-        figures.dashboard(panels("gpu"), lambda *a: [], 0, 1)

@@ -42,7 +42,7 @@ def test_the_dearest_is_on_top_in_a_unit_that_can_be_read() -> None:
 
 def test_what_would_not_fit_is_drawn_as_one() -> None:
     """Nothing is left out of the sum."""
-    ax = figures.machine_costs(BILL, by="tenant", most=2)
+    ax = figures.machine_costs(BILL, by="tenant", max_rows=2)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["2 others  (3)", "a  (5)"]
     assert [t.get_text() for t in ax.texts] == ["38%", "62%"]
 
@@ -55,7 +55,9 @@ def test_prices_stand_on_a_log_scale() -> None:
 
 
 def test_nothing_is_refused() -> None:
-    """Neither an empty bill nor prices of nothing make a figure; a table of another kind is named."""
+    """Neither an empty bill nor prices of nothing make a figure;
+    a table of another kind is named.
+    """
     with pytest.raises(FrameError, match="nothing to draw"):
         figures.machine_costs(BILL.iloc[:0], by="tenant")
     with pytest.raises(FrameError, match="nothing to draw"):

@@ -1,4 +1,6 @@
-"""Figures of capacity and of growth with tokens draw what they are given, and refuse to draw nothing."""
+"""Figures of capacity and of growth with tokens draw what they are given,
+and refuse to draw nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,24 @@ from matplotlib.axes import Axes
 from lab import figures
 from lab.errors import FrameError
 from lab.figures.capacity import _apart
-from lab.measures import critical_path, quantiles_by_bucketing, slope
+from lab.measures import critical_path, quantiles_by_bucketing, slope, slopes_by_half
+from tests.measures.recorded import recorded_calls, recorded_records
 
 STEPS = pd.DataFrame(
     {
-        "offered_per_s": [10.0, 20.0], "arrived_per_s": [9.0, 21.0], "answered_per_s": [9.0, 15.0],
-        "answered_low": [8.0, 13.0], "answered_high": [10.0, 17.0], "goodput_per_s": [9.0, 1.0],
-        "e2e_mean_s": [0.1, 2.0], "e2e_low_s": [0.09, 1.0], "e2e_high_s": [0.11, 3.0], "e2e_p95_s": [0.2, 4.0],
+        "offered_per_s": [10.0, 20.0],
+        "arrived_per_s": [9.0, 21.0],
+        "answered_per_s": [9.0, 15.0],
+        "answered_low": [8.0, 13.0],
+        "answered_high": [10.0, 17.0],
+        "goodput_per_s": [9.0, 1.0],
+        "e2e_mean_s": [0.1, 2.0],
+        "e2e_low_s": [0.09, 1.0],
+        "e2e_high_s": [0.11, 3.0],
+        "e2e_p95_s": [0.2, 4.0],
         "verdict": ["keeps up", "saturated"],
     }
-)  # fmt: skip
+)
 TOLD = pd.DataFrame(
     {
         "offered_per_s": [10.0, 20.0],
@@ -43,9 +53,15 @@ PARTS = pd.DataFrame(
 )
 SAMPLES = pd.DataFrame({"value": [1, 20], "true": [2, 90]})
 TREES = pd.DataFrame(
-    {"trace_id": "t", "service": "vllm", "name": ["a", "b"], "depth": [0, 1], "duration_s": [1.0, 0.25],
-     "critical_s": [0.75, 0.25]}
-)  # fmt: skip
+    {
+        "trace_id": "t",
+        "service": "vllm",
+        "name": ["a", "b"],
+        "depth": [0, 1],
+        "duration_s": [1.0, 0.25],
+        "critical_s": [0.75, 0.25],
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +79,7 @@ def test_a_point_a_level_and_a_line_a_round() -> None:
     assert [t.get_text() for t in ax.get_legend().get_texts()] == [
         "round 1",
         "round 2",
-        "fitted, a line a round",
+        "fitted, one line per round",
     ]
 
 
@@ -82,7 +98,7 @@ def test_latency_by_load_shows_verdict_and_band() -> None:
     ax = figures.load_latency(STEPS, TOLD)
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
     assert "measured mean: saturated" in labels and any(
-        label.startswith("foretold") for label in labels
+        label.startswith("predicted") for label in labels
     )
     assert ax.get_yscale() == "log" and figures.load_latency(STEPS).get_legend() is not None
 
@@ -116,6 +132,19 @@ def test_labels_of_backlogs_stay_apart() -> None:
     assert len(places) == 2 and abs(places[0] - places[1]) == pytest.approx(0.045)
 
 
+def test_labels_of_backlogs_stand_right_of_every_line() -> None:
+    """A step that ends early is named at the right edge, not upon the lines that go on."""
+    short, long = np.array([0.0, 1.0]), np.array([0.0, 9.0])
+    ax = figures.backlogs(
+        [
+            ("25/s", "keeps up", short, np.array([0, 1])),
+            ("9/s", "saturated", long, np.array([0, 9])),
+        ]
+    )
+    assert [t.get_text() for t in ax.texts] == ["25/s", "9/s"]
+    assert all(t.xyann[0] > 9 for t in ax.texts)
+
+
 def test_a_gauge_beside_the_truth() -> None:
     """One point a scrape."""
     ax = figures.gauge_against_truth(SAMPLES)
@@ -133,6 +162,26 @@ def test_growth_says_the_slope_in_a_unit_that_fits() -> None:
     assert labels[0].startswith("prefill (n=10): 50.00 µs") and labels[1].startswith(
         "decode (n=10): 5.00 ms"
     )
+
+
+def test_a_fitted_line_is_not_drawn_below_zero() -> None:
+    """A recorded probe: prefill grows faster than a line, so its line starts below 0.
+
+    By halves it does not.
+    """
+    run_id = "run-20261126T171121-4c29"
+    probe = recorded_records(run_id).sort_values("scheduled_at").drop_duplicates("prompt")
+    probe = probe.merge(recorded_calls(run_id)[["trace_id", "prefill_s"]], on="trace_id")
+    tokens, seconds = probe["prompt_tokens"], probe["prefill_s"]
+    whole = slope(tokens, seconds)
+    assert whole.at(tokens.min()) < 0
+
+    ax = figures.growth({"p": (tokens, seconds)}, {"p": whole}, xlabel="x", ylabel="y")
+    assert ax.lines[0].get_ydata().min() >= 0 and ax.lines[0].get_xdata().max() == tokens.max()
+
+    halves = slopes_by_half(tokens, seconds)
+    ax = figures.growth({"p": (tokens, seconds)}, {"p": halves}, xlabel="x", ylabel="y")
+    assert len(ax.lines) == 3 and "; then " in ax.get_legend().get_texts()[0].get_text()
 
 
 def test_what_a_dashboard_says_beside_the_truth() -> None:

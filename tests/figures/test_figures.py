@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from lab import figures
 from lab.errors import FrameError
@@ -42,6 +43,18 @@ def test_waterfall_has_the_spans_and_their_phases() -> None:
     widths = [round(p.get_width()) for p in ax.patches]
     assert widths == [1000, 500, 500, 100, 100, 200]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["lab.request", "  llm_request"]
+
+
+def test_every_colour_of_the_waterfall_is_in_its_legend() -> None:
+    """What vLLM's span has beside its phases, too:
+    read as queue, it would be a hundred times as long as that.
+    """
+    ax = figures.waterfall(TREE)
+    legend = {to_hex(p.get_facecolor()): p.get_label() for p in ax.get_legend().get_patches()}
+    drawn = {to_hex(bar.get_facecolor()) for bar in ax.patches if bar.get_fill()}
+    assert drawn <= set(legend)
+    whole_span = ax.patches[1]
+    assert legend[to_hex(whole_span.get_facecolor())] == "vllm: engine other"
 
 
 def test_phases_are_means_of_complete_traces() -> None:

@@ -1,4 +1,6 @@
-"""Figures of quality draw what they are given, keep their words off the curves, and refuse to draw nothing."""
+"""Figures of quality draw what they are given,
+keep their words off the curves, and refuse to draw nothing.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def _shares() -> pd.DataFrame:
 
 
 def test_versions_stand_beside_each_other_in_a_row() -> None:
-    """One point a version and measure, at its share, with how many requests it is of; notes at their rows' end."""
+    """One point a version and measure, at its share,
+    with how many requests it is of; notes at their rows' end.
+    """
     ax = figures.share_rows(_shares(), colour="model", notes={"exact": "p = 1"})
     drawn = {c.get_label(): c.lines[0].get_xdata().tolist() for c in ax.containers}
     assert drawn == {"a": [100.0, 100.0], "b": [0.0, 100.0]}
@@ -55,6 +59,17 @@ def test_the_axis_says_what_the_shares_are_of() -> None:
         .get_xlabel()
         .startswith("percent of the n answers")
     )
+
+
+def test_shares_at_the_right_edge_are_spread_over_the_axis() -> None:
+    """Where every interval is above 50 %,
+    the axis begins below the lowest one and says so; else it begins at 0.
+    """
+    shares = share_table(pd.DataFrame({"good": [True] * 100}), ["good"])
+    ax = figures.interval_bars(shares)
+    assert 80 < ax.get_xlim()[0] < 96 and "the axis begins at 90" in ax.get_xlabel()
+    low = figures.interval_bars(share_table(pd.DataFrame({"good": [True, False]}), ["good"]))
+    assert low.get_xlim()[0] < 0 and "begins" not in low.get_xlabel()
 
 
 def test_a_share_of_nothing_is_not_drawn() -> None:

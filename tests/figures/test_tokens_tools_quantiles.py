@@ -48,7 +48,9 @@ def _close() -> object:
 
 
 def test_tokens_are_stacked_and_priced() -> None:
-    """Fresh prompt, cached prompt and generated tokens add up to the group's total; the price stands at its end."""
+    """Fresh prompt, cached prompt and generated tokens add up to the group's total;
+    the price stands at its end.
+    """
     ax = figures.tokens_cost(BILL, by="tenant")
     assert [p.get_width() for p in ax.patches] == [10, 60, 0, 40, 1, 5]
     assert [t.get_text() for t in ax.texts] == ["0.01 USD", "0.5 USD"]
@@ -63,8 +65,9 @@ def test_a_confusion_shows_every_count_and_frames_the_diagonal() -> None:
 
 
 def test_a_bucket_is_drawn_as_wide_as_it_is() -> None:
-    """Samples have an error bar, histograms a band from bound to bound, hatched where one bucket holds all; a bucket
-    without an end is cut at the figure's edge."""
+    """Samples have an error bar, histograms a band from bound to bound, hatched where one bucket
+    holds all; a bucket without an end is cut at the figure's edge.
+    """
     ax = figures.quantile_intervals(QUANTILES)
     assert [round(p.get_width(), 3) for p in ax.patches] == [0.05, 0.3]
     assert [p.get_hatch() for p in ax.patches] == [None, "////"]
@@ -86,11 +89,18 @@ def test_vllms_phases_stand_where_they_were() -> None:
     """What vLLM did before the queue is left of it: the first token is at the TTFT."""
     tree = pd.DataFrame(
         {
-            "name": [Span.VLLM], "service": [Service.VLLM], "depth": [0], "offset_s": [1.0], "duration_s": [0.5],
-            "status": ["unset"], Attr.VLLM_QUEUE_S: [0.1], Attr.VLLM_PREFILL_S: [0.1], Attr.VLLM_DECODE_S: [0.2],
+            "name": [Span.VLLM],
+            "service": [Service.VLLM],
+            "depth": [0],
+            "offset_s": [1.0],
+            "duration_s": [0.5],
+            "status": ["unset"],
+            Attr.VLLM_QUEUE_S: [0.1],
+            Attr.VLLM_PREFILL_S: [0.1],
+            Attr.VLLM_DECODE_S: [0.2],
             Attr.VLLM_TTFT_S: [0.25],
         }
-    )  # fmt: skip
+    )
     starts = [round(p.get_x()) for p in figures.waterfall(tree).patches]
     assert starts == [1000, 1050, 1150, 1250]
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from lab.schema import CLIENT_RECORD, Attr, Service, Span
+from lab.stores import read_otlp_json
 
 T0 = 1_800_000_000  # seconds since the epoch
 SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_INTERNAL"
@@ -17,11 +18,16 @@ SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_IN
 
 @dataclass(frozen=True)
 class Answer:
-    """Of the shape of a SpansAnswer."""
+    """Of the shape of a SpansAnswer; documents of OTLP JSON become protobuf, as the store's
+    client does it."""
 
     documents: tuple[bytes, ...] = ()
     protobufs: tuple[bytes, ...] = ()
     arrow: bytes | None = None
+
+    def __post_init__(self) -> None:
+        converted = read_otlp_json(*self.documents).protobufs
+        object.__setattr__(self, "protobufs", self.protobufs or converted)
 
 
 @dataclass(frozen=True)
@@ -49,10 +55,22 @@ def _samples(samples: list[tuple[float, str]]) -> bytes:
 
 
 def span(
-    number: int, parent: int, service: str, name: str, start_s: float, end_s: float, kind: str = INTERNAL, *,
-    trace: int = 1, error: str = "", **attributes: Any,
-) -> tuple[str, dict[str, Any]]:  # fmt: skip
-    """(service, a span in Tempo's JSON). Times are relative to T0; `_` in attribute names stand for themselves."""
+    number: int,
+    parent: int,
+    service: str,
+    name: str,
+    start_s: float,
+    end_s: float,
+    kind: str = INTERNAL,
+    *,
+    trace: int = 1,
+    error: str = "",
+    **attributes: Any,
+) -> tuple[str, dict[str, Any]]:
+    """(service, a span in Tempo's JSON).
+
+    Times are relative to T0; `_` in attribute names stand for themselves.
+    """
     status = {"code": "STATUS_CODE_ERROR", "message": error} if error else {}
     made = {
         "traceId": _base64(trace, 16),
@@ -97,9 +115,9 @@ def document(*spans: tuple[str, dict[str, Any]], key: str = "resourceSpans") -> 
 
 
 def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, dict[str, Any]]]:
-    """A whole agent request of 1.000 s: lag 0.010, network 0.040, stack 0.120, list 0.030, tool 0.200,
-    model HTTP 0.100, queue 0.050, prefill 0.150, decode 0.250, engine other 0.050. Two turns, one tool call, 300 prompt
-    and 20 completion tokens."""
+    """A whole agent request of 1.000 s: lag 0.010, network 0.040, stack 0.120, list 0.030, tool
+    0.200, model HTTP 0.100, queue 0.050, prefill 0.150, decode 0.250, engine other 0.050. Two
+    turns, one tool call, 300 prompt and 20 completion tokens."""
     base = trace * 100
     stack, vllm, tools = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
 
@@ -132,12 +150,20 @@ def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, di
         one(4, 2, stack, "chat lab-model", 0.100, 0.400, CLIENT, **{Attr.CACHE_READ_TOKENS: 16}),
         one(5, 4, stack, "POST", 0.110, 0.390, CLIENT),
         one(6, 5, vllm, Span.VLLM, 0.120, 0.370, SERVER, **_engine(0.020, 0.080, 0.120, 100, 12)),
-        one(7, 2, stack, "invoke_mcp_tool", 0.420, 0.620, **{Attr.LLAMA_STACK_TOOL_NAME: "gpu_price"}),
+        one(
+            7,
+            2,
+            stack,
+            "invoke_mcp_tool",
+            0.420,
+            0.620,
+            **{Attr.LLAMA_STACK_TOOL_NAME: "gpu_price"},
+        ),
         one(8, 7, tools, "execute_tool gpu_price", 0.450, 0.600, **{Attr.TOOL_NAME: "gpu_price"}),
         one(9, 2, stack, "chat lab-model", 0.640, 0.940, CLIENT, **{Attr.CACHE_READ_TOKENS: 64}),
         one(10, 9, stack, "POST", 0.650, 0.930, CLIENT),
         one(11, 10, vllm, Span.VLLM, 0.660, 0.910, SERVER, **_engine(0.030, 0.070, 0.130, 200, 8)),
-    ]  # fmt: skip
+    ]
 
 
 def _engine(
@@ -158,10 +184,24 @@ def records(*traces: int, **changes: Any) -> pd.DataFrame:
     for trace in traces:
         row: dict[str, Any] = {c.name: _ZERO[c.dtype] for c in CLIENT_RECORD}
         row.update(
-            run_id="run", request_id=f"r{trace}", trace_id=f"{trace:032x}", api="responses", model="lab-model",
-            scheduled_at=T0, sent_at=T0 + 0.010, first_token_at=T0 + 0.2, last_token_at=T0 + 0.9, done_at=T0 + 1.0,
-            lag_s=0.010, ttft_s=0.2, e2e_s=1.0, status="ok", http_status=200, prompt_tokens=300, completion_tokens=20,
-        )  # fmt: skip
+            run_id="run",
+            request_id=f"r{trace}",
+            trace_id=f"{trace:032x}",
+            api="responses",
+            model="lab-model",
+            scheduled_at=T0,
+            sent_at=T0 + 0.010,
+            first_token_at=T0 + 0.2,
+            last_token_at=T0 + 0.9,
+            done_at=T0 + 1.0,
+            lag_s=0.010,
+            ttft_s=0.2,
+            e2e_s=1.0,
+            status="ok",
+            http_status=200,
+            prompt_tokens=300,
+            completion_tokens=20,
+        )
         rows.append({**row, **changes})
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     return pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)

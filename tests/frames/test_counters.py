@@ -18,7 +18,8 @@ def counter(*values: float, start: float = 0.0, **labels: str):
 
 
 def test_the_increase_is_whole() -> None:
-    """From the last sample at or before the start to the last at or before the end, without extrapolation."""
+    """From the last sample at or before the start to the last at or before the end, without
+    extrapolation."""
     table = increase_exact(metrics(counter(5, 7, 11, 20, job="a")), 1.5, 2.9)
     assert table.increase.tolist() == [4.0] and table.job.tolist() == ["a"]
     assert table.first_at[0].timestamp() == 1 and table.last_at[0].timestamp() == 2
@@ -63,11 +64,12 @@ def test_an_instant_needs_a_time_zone() -> None:
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.booleans()), min_size=1, max_size=20),
-    st.integers(0, 19), st.integers(0, 19),
-)  # fmt: skip
+    st.integers(0, 19),
+    st.integers(0, 19),
+)
 def test_whatever_the_resets_every_event_counts_once(steps: list, a: int, b: int) -> None:
-    """A process counts events and restarts at any scrape; the increase is the number of events between two scrapes,
-    as long as no event is lost between the last scrape and the restart."""
+    """A process counts events and restarts at any scrape; the increase is the number of events
+    between two scrapes, as long as no event is lost between the last scrape and the restart."""
     shown, events, total, visible = [], [], 0, 0
     for count, restarts in steps:
         visible = count if restarts and count < visible else visible + count

@@ -19,10 +19,26 @@ def frame(*spans) -> pd.DataFrame:
 
 def call(trace: int, at: float, *, parent: int = 0, error: str = "", **more):
     """A model call straight to vLLM, 0.4 s long: 90 prompt and 7 generated tokens."""
-    engine = {Attr.VLLM_QUEUE_S: 0.05, Attr.VLLM_PREFILL_S: 0.1, Attr.VLLM_DECODE_S: 0.2,
-              Attr.VLLM_PROMPT_TOKENS: 90, Attr.VLLM_COMPLETION_TOKENS: 7}  # fmt: skip
-    return span(trace * 100 + 50, parent, Service.VLLM, Span.VLLM, at, at + 0.4, SERVER, trace=trace, error=error,
-                **engine, **more)  # fmt: skip
+    engine = {
+        Attr.VLLM_QUEUE_S: 0.05,
+        Attr.VLLM_PREFILL_S: 0.1,
+        Attr.VLLM_DECODE_S: 0.2,
+        Attr.VLLM_PROMPT_TOKENS: 90,
+        Attr.VLLM_COMPLETION_TOKENS: 7,
+    }
+    return span(
+        trace * 100 + 50,
+        parent,
+        Service.VLLM,
+        Span.VLLM,
+        at,
+        at + 0.4,
+        SERVER,
+        trace=trace,
+        error=error,
+        **engine,
+        **more,
+    )
 
 
 def without_client(trace: int = 1) -> list:
@@ -38,12 +54,14 @@ def test_the_columns_are_the_clients() -> None:
     """Same names, same types, so that everything that takes a record takes these."""
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     assert {
-        name: str(dtype) for name, dtype in records_from_spans(frame(*agent_request())).dtypes.items()
+        name: str(dtype)
+        for name, dtype in records_from_spans(frame(*agent_request())).dtypes.items()
     } == dtypes
 
 
 def test_the_outermost_span_stands_for_the_client() -> None:
-    """With the caller's span: its start, its duration; what it did outside of the server is network."""
+    """With the caller's span: its start, its duration; what it did outside of the server is
+    network."""
     spans = frame(*agent_request())
     record = records_from_spans(spans).iloc[0]
     assert (record.scheduled_at, record.e2e_s, record.lag_s) == pytest.approx((T0, 1.0, 0.0))
@@ -125,8 +143,16 @@ def test_how_it_ended(attributes: dict, error: str, expected: tuple) -> None:
 def test_an_error_of_llama_stack_is_the_requests() -> None:
     """Also where the caller's span says nothing."""
     outer = span(1, 0, "their-app", "POST /ask", 0.0, 1.0, SERVER)
-    inner = span(2, 1, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, 0.1, 0.9, SERVER,
-                 **{"http.response.status_code": 500})  # fmt: skip
+    inner = span(
+        2,
+        1,
+        Service.LLAMA_STACK,
+        Span.LLAMA_STACK_RESPONSES,
+        0.1,
+        0.9,
+        SERVER,
+        **{"http.response.status_code": 500},
+    )
     record = records_from_spans(frame(outer, inner)).iloc[0]
     assert (record.status, record.http_status, record.error_type) == ("error", 500, "http_500")
 
@@ -135,14 +161,17 @@ def test_traces_of_other_things_are_no_requests() -> None:
     """A start of vLLM, or the embedding server's work: no row."""
     other = span(1, 0, Service.VLLM, "Load model", 0.0, 9.0, trace=3)
     embed = span(2, 0, Service.VLLM_EMBED, Span.VLLM, 0.0, 0.1, SERVER, trace=4)
-    assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))["trace_id"].tolist() == [
+    assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))[
+        "trace_id"
+    ].tolist() == [
         f"{2:032x}",
         f"{1:032x}",
     ]
 
 
 def test_a_hole_is_not_taken_for_a_root() -> None:
-    """A span inside whose parent is not there is no server of a caller elsewhere: the trace stays incomplete."""
+    """A span inside whose parent is not there is no server of a caller elsewhere: the trace
+    stays incomplete."""
     inside = [one for one in without_client() if one[1]["name"] != Span.LLAMA_STACK_RESPONSES]
     spans = frame(*inside)
     assert with_roots(spans)["parent_id"].tolist() == spans["parent_id"].tolist()

@@ -25,11 +25,26 @@ from tests.frames.telemetry import (
 )
 
 KNOWN = {
-    "lag_s": 0.010, "network_s": 0.040, "stack_s": 0.120, "tool_list_s": 0.030, "tool_s": 0.200, "model_http_s": 0.100,
-    "queue_s": 0.050, "prefill_s": 0.150, "decode_s": 0.250, "engine_other_s": 0.050, "overlap_s": 0.0,
-    "unexplained_s": 0.0, "turns": 2, "tool_runs": 1, "tool_failures": 0, "span_prompt_tokens": 300,
-    "span_completion_tokens": 20, "span_cached_tokens": 80, "spans": 11,
-}  # fmt: skip
+    "lag_s": 0.010,
+    "network_s": 0.040,
+    "stack_s": 0.120,
+    "tool_list_s": 0.030,
+    "tool_s": 0.200,
+    "model_http_s": 0.100,
+    "queue_s": 0.050,
+    "prefill_s": 0.150,
+    "decode_s": 0.250,
+    "engine_other_s": 0.050,
+    "overlap_s": 0.0,
+    "unexplained_s": 0.0,
+    "turns": 2,
+    "tool_runs": 1,
+    "tool_failures": 0,
+    "span_prompt_tokens": 300,
+    "span_completion_tokens": 20,
+    "span_cached_tokens": 80,
+    "spans": 11,
+}
 
 
 def frame_of(*spans, **changes) -> pd.Series:
@@ -94,7 +109,8 @@ def test_no_spans_at_all_still_gives_a_frame() -> None:
 def test_a_lost_span_is_named_and_its_time_is_unexplained(
     lost: str, problem: str, hidden_s: float
 ) -> None:
-    """What a lost span hides is in unexplained_s, not in another phase, and the row says what is missing."""
+    """What a lost span hides is in unexplained_s, not in another phase, and the row says what is
+    missing."""
     spans = agent_request()
     gone = next(s for s in spans if s[1]["name"] == lost)
     row = frame_of(*(s for s in spans if s is not gone))
@@ -104,7 +120,8 @@ def test_a_lost_span_is_named_and_its_time_is_unexplained(
 
 
 def test_calls_at_the_same_time_are_counted_once() -> None:
-    """Two tool calls that run side by side: their sum is in tool_s, what they share in overlap_s, the total is e2e."""
+    """Two tool calls that run side by side: their sum is in tool_s, what they share in
+    overlap_s, the total is e2e."""
     spans = [
         *agent_request(),
         span(150, 102, Service.LLAMA_STACK, "invoke_mcp_tool", 0.420, 0.600, INTERNAL),
@@ -163,7 +180,8 @@ def test_plain_chat_has_no_stack() -> None:
 
 
 def test_a_failed_model_call_needs_no_span_of_vllm() -> None:
-    """When vLLM was down, the trace can be whole without it, and the request is not called incomplete."""
+    """When vLLM was down, the trace can be whole without it, and the request is not called
+    incomplete."""
     spans = [
         span(1, 0, Service.CLIENT, Span.CLIENT, 0, 1, CLIENT, error="http_500"),
         span(2, 1, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, 0.1, 0.9, SERVER),
@@ -202,7 +220,7 @@ def test_judgements_join_by_request() -> None:
     spans = spans_frame(Answer((document(*agent_request()),)))
     verdicts = pd.DataFrame({"request_id": ["r1"], "right_tool": [True]})
     assert request_frame(records(1), spans, verdicts).right_tool.tolist() == [True]
-    with pytest.raises(FrameError, match="one row a request_id"):
+    with pytest.raises(FrameError, match="one row per request_id"):
         request_frame(records(1), spans, pd.concat([verdicts, verdicts]))
 
 
@@ -216,9 +234,20 @@ def test_another_table_is_refused() -> None:
 
 
 _SPAN = st.tuples(
-    st.sampled_from(["chat m", Span.VLLM, "invoke_mcp_tool", Span.LIST_TOOLS, "POST", Span.LLAMA_STACK_RESPONSES]),
-    st.integers(0, 20), st.integers(0, 1000), st.integers(0, 1000),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            "chat m",
+            Span.VLLM,
+            "invoke_mcp_tool",
+            Span.LIST_TOOLS,
+            "POST",
+            Span.LLAMA_STACK_RESPONSES,
+        ]
+    ),
+    st.integers(0, 20),
+    st.integers(0, 1000),
+    st.integers(0, 1000),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -230,7 +259,8 @@ _SPAN = st.tuples(
 def test_the_phases_always_add_up_and_are_never_negative(
     found: list, api: str, status: str
 ) -> None:
-    """Whatever spans a trace holds, e2e_s is the sum of its phases, its overlap and its unexplained time."""
+    """Whatever spans a trace holds, e2e_s is the sum of its phases, its overlap and its
+    unexplained time."""
     spans = [
         span(i + 1, parent, Service.LLAMA_STACK, name, min(a, b) / 1000, max(a, b) / 1000)
         for i, (name, parent, a, b) in enumerate(found)

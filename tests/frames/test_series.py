@@ -18,7 +18,8 @@ from tests.frames.telemetry import Metric, Metrics, metrics
 
 
 def test_one_row_a_sample_with_labels_and_utc() -> None:
-    """Series come one after another; a label that a series lacks is missing, not empty; times are UTC, to the ms."""
+    """Series come one after another; a label that a series lacks is missing, not empty; times
+    are UTC, to the ms."""
     frame = series_frame(
         metrics(
             ({"__name__": "up", "job": "vllm", "time": "x"}, [(1.0, "1"), (2.5, "0")]),
@@ -62,7 +63,8 @@ def ranged(step_s: float, *pieces: bytes) -> SimpleNamespace:
 
 @pytest.mark.parametrize("step_s", [0.001, 0.25, 1.0, 15.0, 3600.0])
 def test_times_of_a_range_are_those_that_it_says(step_s: float) -> None:
-    """A whole series, one that begins late, one with a hole, one sample and none: each sample at its own instant."""
+    """A whole series, one that begins late, one with a hole, one sample and none: each sample at
+    its own instant."""
     at = [round(1_760_000_000.5 + k * step_s, 3) for k in range(6)]
     wanted = [at, at[2:], [*at[:2], *at[4:]], at[3:4], [], at[::5]]
     texts = [
@@ -77,7 +79,8 @@ def test_times_of_a_range_are_those_that_it_says(step_s: float) -> None:
 
 
 def test_parts_of_a_stream_become_one_frame() -> None:
-    """Series come and go from part to part, in any order; the rows are those of the whole range, series by series."""
+    """Series come and go from part to part, in any order; the rows are those of the whole range,
+    series by series."""
     parts = [
         metrics(({"a": "x"}, [(1, "1"), (2, "2")]), ({"a": "y"}, [(1, "10")])),
         metrics(),
@@ -123,7 +126,8 @@ _SAMPLES = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(_SAMPLES, max_size=4))
 def test_no_sample_is_changed(series: list) -> None:
-    """Every instant to the millisecond and every value to the last bit, as prometheus-api-client's JSON has them."""
+    """Every instant to the millisecond and every value to the last bit, as
+    prometheus-api-client's JSON has them."""
     pieces = [
         json.dumps([[t / 1000, _text(v)] for t, v in samples], separators=(",", ":")).encode()
         for samples in series

@@ -15,13 +15,25 @@ from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME, Attr, Span
 from tests.frames.telemetry import CLIENT, T0, Answer, agent_request, document, span
 
 MIXED = span(
-    255, 0, "svc", "mixed", 0, 1.5, CLIENT, error="boom",
-    text="a", whole=3, real=0.5, yes=True, many=["x", 1],
-)  # fmt: skip
+    255,
+    0,
+    "svc",
+    "mixed",
+    0,
+    1.5,
+    CLIENT,
+    error="boom",
+    text="a",
+    whole=3,
+    real=0.5,
+    yes=True,
+    many=["x", 1],
+)
 
 
 def test_a_span_becomes_a_row() -> None:
-    """Ids as hex, times in UTC, the schema's columns first, then the attributes in the order asked for."""
+    """Ids as hex, times in UTC, the schema's columns first, then the attributes in the order
+    asked for."""
     frame = spans_frame(Answer((document(MIXED),)), attributes=["real", "text", "nowhere"])
     assert list(frame.columns) == [*(c.name for c in SPAN_FRAME), "real", "text", "nowhere"]
     row = frame.iloc[0]
@@ -37,7 +49,8 @@ def test_a_span_becomes_a_row() -> None:
 
 
 def test_every_attribute_on_request() -> None:
-    """Types stay: numbers are numbers, truth is truth, lists are JSON text; spans without one have a gap."""
+    """Types stay: numbers are numbers, truth is truth, lists are JSON text; spans without one
+    have a gap."""
     frame = spans_frame(
         Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=None
     )
@@ -47,7 +60,8 @@ def test_every_attribute_on_request() -> None:
 
 
 def test_the_older_shape_and_hex_ids_are_read_too() -> None:
-    """`batches` (v1) for `resourceSpans`, ids in hex for base64, kinds and status codes as numbers."""
+    """`batches` (v1) for `resourceSpans`, ids in hex for base64, kinds and status codes as
+    numbers."""
     service, made = MIXED
     made = {
         **made,
@@ -59,8 +73,12 @@ def test_the_older_shape_and_hex_ids_are_read_too() -> None:
     }
     row = spans_frame(Answer((document((service, made), key="batches"),)), attributes=()).iloc[0]
     assert (row.trace_id, row.span_id, row.parent_id, row.kind, row.status) == (
-        "ab" * 16, "cd" * 8, "", "client", "error",
-    )  # fmt: skip
+        "ab" * 16,
+        "cd" * 8,
+        "",
+        "client",
+        "error",
+    )
 
 
 def test_no_spans_is_an_empty_frame_of_the_same_shape() -> None:
@@ -170,8 +188,10 @@ def test_the_gravest_problem_of_each_trace_is_named() -> None:
         spans_frame(Answer((document(*whole), document(*rootless), document(*engineless))))
     )
     assert problems.to_dict() == {
-        f"{1:032x}": "", f"{2:032x}": "it has no root span", f"{3:032x}": "2 of its model calls lack vLLM's span",
-    }  # fmt: skip
+        f"{1:032x}": "",
+        f"{2:032x}": "it has no root span",
+        f"{3:032x}": "2 of its model calls lack vLLM's span",
+    }
 
 
 def test_the_default_attributes_are_the_schemas() -> None:

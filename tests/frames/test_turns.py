@@ -27,7 +27,8 @@ def turns(*documents: bytes, of: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_the_calls_of_an_agent_request_in_order() -> None:
-    """The first reads the question, the second the tool's result; cached tokens are those of Llama Stack's spans."""
+    """The first reads the question, the second the tool's result; cached tokens are those of
+    Llama Stack's spans."""
     found = turns(document(*agent_request(1)), of=records(1))
     assert found.turn.tolist() == [1, 2] and found.reads.tolist() == [QUESTION, "gpu_price"]
     assert found.prompt_tokens.tolist() == [100, 200] and found.cached_tokens.tolist() == [16, 64]
@@ -55,7 +56,8 @@ def test_calls_of_others_are_seen() -> None:
 
 
 def test_tokens_over_tools_are_all_tokens() -> None:
-    """Tools that ran beside each other are read together; a call without a tool before it reads on."""
+    """Tools that ran beside each other are read together; a call without a tool before it reads
+    on."""
     stack, vllm = Service.LLAMA_STACK, Service.VLLM
 
     def call(n: int, a: float) -> list:

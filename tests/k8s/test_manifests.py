@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.stack.cluster.needs import GPU, requested
+from lab.stack.cluster.preflight_checks import GPU, requested
 from scripts.check_cluster import (
     collector,
     images,
@@ -255,8 +255,8 @@ REFERENCE_FAULTS = {
     _target_port: "no selected pod has port 'htpp'",
     _monitor_port: "port named '8000'",
     _monitor_selector: "selects nothing",
-    _probe: "asks port 'metrics'",
-    _mount: "is no volume",
+    _probe: "uses port 'metrics'",
+    _mount: "is not a volume",
     _account: "no ServiceAccount tempo",
     _address: "has no port 4319",
     _data_source: "no data source 'tempo'",

@@ -11,7 +11,7 @@ from lab.dashboards import DASHBOARDS, Panel, Query
 from lab.dashboards.model import Dashboard, Row
 from lab.dashboards.rules import alerts, recording_rules, rule_groups
 from scripts.check_cluster import metrics, promql, rules
-from tests.k8s.alert_cases import CASES, promtool_tests
+from tests.k8s.alert_cases import CASES, Case, promtool_tests
 
 KNOWN = metrics.known()
 
@@ -37,6 +37,21 @@ def test_each_alert_fires_on_a_bad_past_and_is_quiet_on_a_good_one() -> None:
         rules.run_tests([t for name, case in CASES.items() for t in promtool_tests(name, case)])
         == []
     )
+
+
+@pytest.mark.parametrize(
+    "counter",
+    [
+        'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}',
+        'otelcol_exporter_enqueue_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}',
+        'otelcol_receiver_refused_spans_total{job="otel-collector",receiver="otlp"}',
+    ],
+    ids=["refused by the backend", "queue full", "refused by the memory limiter"],
+)
+def test_the_first_lost_span_raises_an_alert(counter: str) -> None:
+    """The counter does not exist before; then one span is lost, and nothing more ever is."""
+    lost = Case({counter: "_x28 1x5"}, {counter: "7x40"}, "30m")
+    assert rules.run_tests(promtool_tests("CollectorLosesSpans", lost)) == []
 
 
 def test_promtool_notices_an_alert_that_cannot_fire() -> None:
@@ -98,7 +113,7 @@ def test_rules_ask_for_metrics_that_exist() -> None:
 
 def test_notebooks_and_schema_name_metrics_that_exist() -> None:
     """Also what attendees type, and what the helpers of the notebooks ask: names, labels, bounds."""
-    texts = metrics.notebook_texts() | metrics.kit_texts()
+    texts = metrics.notebook_texts() | metrics.analysis_texts()
     assert metrics.check_names(KNOWN, texts | metrics.schema_texts()) == []
     queries = metrics.queries_in(texts)
     assert len(queries) >= 3 and metrics.check_queries(KNOWN, queries) == []

@@ -32,7 +32,10 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "never used": (lambda c: c["exporters"].update({"otlp_http/old": {}}), "defined and not used"),
     "old name": (lambda c: c["connectors"].update(spanmetrics={}), "is called span_metrics now"),
-    "no such component": (lambda c: c["processors"].update(tail_smapling={}), "is not a known processor"),
+    "no such component": (
+        lambda c: c["processors"].update(tail_smapling={}),
+        "is not a known processor",
+    ),
     "one-sided connector": (
         lambda c: _pipe(c)["exporters"].remove("span_metrics"),
         "does not join two pipelines",

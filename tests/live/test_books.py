@@ -7,21 +7,22 @@ import json
 import pandas as pd
 import pytest
 
-from lab import kit, measures
+from lab import cost, latency, measures
+from lab.observation import Observation, observe
 from lab.settings import Settings
 from lab.workload import Poisson, Run, make_plan, run_plan
 
 
 @pytest.fixture(scope="module")
-def driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
+def driven(live_lab: Settings) -> tuple[Run, Observation]:
     """Twenty requests to the agent, with their telemetry."""
     plan = make_plan(requests=20, arrivals=Poisson(1.5), seed=5, settings=live_lab)
     run = run_plan(plan, live_lab, progress=False)
-    return run, kit.observe(run, live_lab, wait_s=60)
+    return run, observe(run, live_lab, wait_s=60)
 
 
 def test_every_request_is_answered_and_every_trace_is_whole(
-    driven: tuple[Run, kit.Observation],
+    driven: tuple[Run, Observation],
 ) -> None:
     """None is lost, none is silently incomplete."""
     run, seen = driven
@@ -29,29 +30,29 @@ def test_every_request_is_answered_and_every_trace_is_whole(
     assert seen.requests["trace_complete"].all(), seen.requests["trace_problem"].unique()
 
 
-def test_phases_add_up(driven: tuple[Run, kit.Observation]) -> None:
+def test_phases_add_up(driven: tuple[Run, Observation]) -> None:
     """For each request to what its client measured, with little that no span accounts for."""
     _, seen = driven
     frame = seen.requests
     for _, request in frame.iterrows():
-        total = kit.phase_seconds(pd.DataFrame([request])).sum()
+        total = latency.phase_seconds(pd.DataFrame([request])).sum()
         assert total == pytest.approx(request["e2e_s"], abs=1e-6)
     assert frame["unexplained_s"].abs().sum() < 0.05 * frame["e2e_s"].sum()
 
 
 def test_books_balance_to_the_token(
-    driven: tuple[Run, kit.Observation], live_lab: Settings
+    driven: tuple[Run, Observation],
 ) -> None:
     """Client, spans and Prometheus' counters: equal prompt and completion tokens (nobody else used this server)."""
-    run, seen = driven
+    _, seen = driven
     if (seen.requests["status"] != "ok").any():
         pytest.skip("a request failed, so the client cannot know all tokens that were spent on it")
-    totals = measures.token_totals(seen.requests, kit.counter_totals(live_lab, run))
+    totals = measures.token_totals(seen.requests, cost.counter_totals(seen))
     balanced = measures.reconcile_totals(totals)["balanced"]
     assert balanced["prompt"] and balanced["completion"], totals.to_string()
 
 
-def test_the_agent_really_chooses_tools(driven: tuple[Run, kit.Observation]) -> None:
+def test_the_agent_really_chooses_tools(driven: tuple[Run, Observation]) -> None:
     """The served model is no random one: most of its choices are right."""
     _, seen = driven
     assert seen.requests["right_tool"].mean() > 0.6
@@ -59,10 +60,10 @@ def test_the_agent_really_chooses_tools(driven: tuple[Run, kit.Observation]) -> 
 
 
 def test_a_saved_run_can_be_observed_again(
-    driven: tuple[Run, kit.Observation], live_lab: Settings, tmp_path
+    driven: tuple[Run, Observation], live_lab: Settings, tmp_path
 ) -> None:
     """From the files alone: the same requests, judged alike."""
     run, seen = driven
-    again = kit.observe(Run.load(run.save(tmp_path)), live_lab, wait_s=30)
+    again = observe(Run.load(run.save(tmp_path)), live_lab, wait_s=30)
     assert again.requests["right_tool"].tolist() == seen.requests["right_tool"].tolist()
     assert json.loads((tmp_path / run.run_id / "run.json").read_text())["requests"] == 20

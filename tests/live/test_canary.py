@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from lab import kit, stack
-from lab.kit import quality
+from lab import quality, stack
+from lab.observation import observe
 from lab.settings import Settings
 from lab.stack.plan import CANARY
 from lab.stores import Prometheus
@@ -31,9 +31,7 @@ def test_the_canary_answers_beside_the_model(live_lab: Settings) -> None:
     plan = plan_of(make_scenarios(3, seed=5, kinds=["no_tool"]), settings=live_lab)
     with quality.canary_served(live_lab):
         seen = {
-            model: kit.observe(
-                run_plan(with_model(plan, model), live_lab, progress=False), live_lab
-            )
+            model: observe(run_plan(with_model(plan, model), live_lab, progress=False), live_lab)
             for model in (live_lab.model_name, CANARY)
         }
         assert _wait(lambda: _scraped(live_lab))

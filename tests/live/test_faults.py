@@ -10,8 +10,9 @@ import time
 import httpx
 import pytest
 
-from lab import kit, stack
+from lab import stack
 from lab.errors import IncompleteTraces, NotUp, PartFailed
+from lab.observation import observe, parse_tool_calls
 from lab.settings import Settings, load_settings
 from lab.stores import Tempo
 from lab.workload import Poisson, make_plan, make_scenarios, plan_of, run_plan
@@ -43,7 +44,7 @@ def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -
         :4
     ]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=2.0), live_lab, progress=False)
-    frame = kit.observe(run, live_lab).requests
+    frame = observe(run, live_lab).requests
     called = frame[(frame["tool_runs"] == 1) & (frame["tool_failures"] == 0)]
     assert len(called) >= 1, frame[["prompt", "answer", "tool_runs", "status"]].to_string()
     assert ((called["tool_s"] >= INJECTED_S) & (called["tool_s"] < INJECTED_S + 0.5)).all()
@@ -56,9 +57,9 @@ def test_a_failing_tool_is_counted_by_its_server_only(live_lab: Settings, faults
         :3
     ]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=1.0), live_lab, progress=False)
-    seen = kit.observe(run, live_lab)
+    seen = observe(run, live_lab)
     in_records = sum(
-        bool(c["error"]) for calls in run.records["tool_calls"] for c in kit.listed(calls)
+        bool(c["error"]) for calls in run.records["tool_calls"] for c in parse_tool_calls(calls)
     )
     assert seen.requests["tool_failures"].sum() == in_records >= 1
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()

@@ -6,10 +6,8 @@ import httpx
 import numpy as np
 import pytest
 
-from lab import kit, measures
-from lab.kit import capacity, latency
-from lab.kit.arrived import wait_for_spans
-from lab.kit.driving import drive
+from lab import capacity, latency, measures
+from lab.observation import Observation, drive, observe, wait_for_spans
 from lab.settings import Settings
 from lab.workload import Run, make_scenarios, plan_of, run_plan
 
@@ -38,8 +36,8 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
     ]
     plan = plan_of(scenarios, settings=live_lab, gap_s=0.5)
 
-    def ask() -> kit.Observation:
-        return kit.observe(run_plan(plan, live_lab, progress=False), live_lab, wait_s=60)
+    def ask() -> Observation:
+        return observe(run_plan(plan, live_lab, progress=False), live_lab, wait_s=60)
 
     before = ask()
     slow_tool("get_invoice")
@@ -53,7 +51,7 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
         called["tool_s_after"] - called["tool_s_before"], 0.5, confidence=0.999
     )
     assert longer.low <= INJECTED_S + 0.02 and longer.high >= INJECTED_S - 0.02, longer
-    trees = latency.critical_trees(after.requests, after.spans)
+    trees = latency.critical_trees(after)
     runs = trees[trees["name"] == "execute_tool get_invoice"]
     assert len(runs) and (runs["critical_s"] >= INJECTED_S).all()
     path = measures.critical_path(trees)
@@ -95,7 +93,7 @@ def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: 
         run = burst(live_lab, n)
         assert (run.records["status"] == "ok").all()
         spans, arrival = wait_for_spans(live_lab, run.records, 90, bulk=True)
-        waited[n] = latency.chat_calls(run, spans).loc[:, "queue_s"]
+        waited[n] = latency.chat_calls(Observation(run, live_lab, spans=spans))["queue_s"]
         assert len(waited[n]) == n, arrival
     few, many = waited.values()
     assert measures.quantile(few, 0.95).high < WAITED_S
@@ -107,7 +105,7 @@ def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: 
 def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings) -> None:
     """800 requests in two seconds are more than the lab can serve; two a second are not."""
 
-    def judged(n: int, rate: float) -> measures.capacity_saturation.Saturation:
+    def judged(n: int, rate: float) -> measures.Saturation:
         run = drive(live_lab, n_requests=n, rate_per_s=rate, seed=4, kinds=capacity.SINGLE_TURN, api="chat",
                     progress=False, label="truth", timeout_s=120)  # fmt: skip
         records = run.records
@@ -139,7 +137,8 @@ def test_default_buckets_hide_a_doubling_that_spans_show(live_lab: Settings) -> 
     )  # fmt: skip
     said, truth = [], []
     for run in (alone, beside):
-        calls = latency.chat_calls(run, wait_for_spans(live_lab, run.records, 60, bulk=True)[0])
+        spans, _ = wait_for_spans(live_lab, run.records, 60, bulk=True)
+        calls = latency.chat_calls(Observation(run, live_lab, spans=spans))
         buckets = measures.rebin(calls["prefill_s"], measures.VLLM_REQUEST_LATENCY_S)
         said.append(measures.bucket_quantile(buckets, 0.5))
         truth.append(measures.quantile(calls["prefill_s"], 0.5))

@@ -8,9 +8,9 @@ import httpx
 import pandas as pd
 import pytest
 
-from lab import kit
-from lab.kit import quality
+from lab import quality
 from lab.measures import share_table, wilson
+from lab.observation import Observation, observe
 from lab.settings import Settings
 from lab.workload import Run, make_scenarios, plan_of, run_plan
 from lab.world import facts
@@ -31,7 +31,7 @@ def run_with_faults(live_lab: Settings):
         httpx.delete(url).raise_for_status()
 
 
-def _driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
+def _driven(live_lab: Settings) -> tuple[Run, Observation]:
     asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == INTENT][:60]
     run = run_plan(
         plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240
@@ -39,7 +39,7 @@ def _driven(live_lab: Settings) -> tuple[Run, kit.Observation]:
     assert run.records["status"].eq("ok").all(), (
         "a request failed, so nothing can be said of its tool calls"
     )
-    return run, kit.observe(run, live_lab, wait_s=60)
+    return run, observe(run, live_lab, wait_s=60)
 
 
 def test_an_injected_share_of_tool_errors_shows_in_every_source(
@@ -48,7 +48,7 @@ def test_an_injected_share_of_tool_errors_shows_in_every_source(
     """Answers, spans and counter agree to the call, and the interval of the failed share holds the injected one, once
     the calls that fail for the model's own arguments are set aside."""
     run, seen = run_with_faults
-    books = quality.calls_by_source(seen, run, live_lab).loc[TOOL].unstack()
+    books = quality.calls_by_source(seen).loc[TOOL].unstack()
     assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     timed_out = int((spans["status_message"] == facts.TIMED_OUT).sum())

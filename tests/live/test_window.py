@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import lab
-from lab import kit
-from lab.kit.window import WindowRun
+from lab import latency
+from lab.observation import Observation, WindowRun
 from lab.settings import Settings
 from lab.stores.timestamps import utc
 from lab.workload import Run
@@ -15,7 +15,7 @@ CLIENTS_OWN_S = 0.002  # the driver's span is its record; between a clock read a
 
 
 @pytest.fixture(scope="module")
-def twice(live_lab: Settings) -> tuple[Run, kit.Observation, WindowRun, kit.Observation]:
+def twice(live_lab: Settings) -> tuple[Run, Observation, WindowRun, Observation]:
     """Six requests to the agent, driven and observed, and the window in which they were."""
     run = lab.drive(
         live_lab, n_requests=6, rate_per_s=2.0, seed=31, label="window test", progress=False
@@ -52,7 +52,7 @@ def test_the_same_durations_and_tokens(twice) -> None:
 def test_phases_add_up_without_a_client(twice) -> None:
     """What was waited is explained as far as in the driven run."""
     _, _, _, found = twice
-    assert kit.phase_seconds(found.requests).sum() == pytest.approx(
+    assert latency.phase_seconds(found.requests).sum() == pytest.approx(
         found.requests["e2e_s"].sum(), abs=1e-6
     )
     assert found.requests["unexplained_s"].abs().sum() < 0.05 * found.requests["e2e_s"].sum()

@@ -8,7 +8,9 @@ import numpy as np
 
 
 def shared_processor(arrivals: np.ndarray, work: np.ndarray, speed) -> np.ndarray:
-    """When each request ends: n in the system are served at once, together with `speed(n)` units of work a second."""
+    """When each request ends: n in the system are served at once,
+    together with `speed(n)` units of work a second.
+    """
     now, done, at, waiting = 0.0, np.full(len(arrivals), np.nan), 0, []
     attained = 0.0  # work that each request in the system has had since the beginning: equal shares
     while at < len(arrivals) or waiting:

@@ -14,7 +14,9 @@ RECORDED = Path(__file__).parents[2] / "data" / "recorded"
 
 
 def recorded_samples(metric: str, recording: str = "workshop", **labels: str) -> pd.DataFrame:
-    """Return every recorded sample of a metric, as `lab.frames.series_frame` does: time, labels, value."""
+    """Return every recorded sample of a metric,
+    as `lab.frames.series_frame` does: time, labels, value.
+    """
     folder = RECORDED / recording
     series = pd.read_parquet(folder / "series.parquet")
     table = pd.DataFrame([json.loads(text) for text in series["labels"]])
@@ -32,8 +34,9 @@ def recorded_samples(metric: str, recording: str = "workshop", **labels: str) ->
 def recorded_calls(run_id: str, recording: str = "workshop") -> pd.DataFrame:
     """Return one row per model call of the chat model in a recorded run, in order of time.
 
-    Columns: `trace_id`, `prompt_tokens`, `completion_tokens`, `prefill_s` and `decode_s` (vLLM's span), `cached_tokens`
-    (Llama Stack's span of the same call; in a direct call the client's record).
+    Columns: `trace_id`, `prompt_tokens`, `completion_tokens`, `prefill_s` and `decode_s` (vLLM's
+    span), `cached_tokens` (Llama Stack's span of the same call; in a direct call the client's
+    record).
     """
     records = recorded_records(run_id, recording)
     traces = pd.read_parquet(RECORDED / recording / "traces.parquet").set_index("trace_id")
@@ -59,7 +62,9 @@ def recorded_calls(run_id: str, recording: str = "workshop") -> pd.DataFrame:
 
 
 def recorded_requests(run_id: str, recording: str = "workshop") -> pd.DataFrame:
-    """Return the client's records of a recorded run, with the token sums of its model calls (`span_*_tokens`)."""
+    """Return the client's records of a recorded run,
+    with the token sums of its model calls (`span_*_tokens`).
+    """
     kinds = ["prompt_tokens", "cached_tokens", "completion_tokens"]
     sums = recorded_calls(run_id, recording).groupby("trace_id")[kinds].sum().add_prefix("span_")
     return recorded_records(run_id, recording).join(sums, on="trace_id")
@@ -71,7 +76,9 @@ def recorded_records(run_id: str, recording: str = "workshop") -> pd.DataFrame:
 
 
 def _spans(document: str) -> list[dict[str, Any]]:
-    """Return the spans of an OTLP JSON document in order of their start: attributes, `name`, `service`, `start`."""
+    """Return the spans of an OTLP JSON document in order of their start:
+    attributes, `name`, `service`, `start`.
+    """
     spans = []
     for resource in json.loads(document)["resourceSpans"]:
         service = _attributes(resource["resource"])["service.name"]

@@ -13,7 +13,9 @@ from lab.measures import Slo, concurrency, goodput
 
 
 def test_goodput_counts_what_was_in_time() -> None:
-    """Late ones, failed ones and those without a first token are not good; throughput has every answer."""
+    """Late ones, failed ones and those without a first token are not good;
+    throughput has every answer.
+    """
     frame = pd.DataFrame(
         {
             "status": ["ok", "ok", "ok", "error"],

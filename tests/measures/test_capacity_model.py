@@ -24,7 +24,9 @@ from tests.measures.queues import shared_processor
 
 
 def test_one_server_without_batching_is_the_textbooks_queue() -> None:
-    """W(n) = n s is processor sharing: mean time s / (1 - rate s), and a geometric number in the system."""
+    """W(n) = n s is processor sharing:
+    mean time s / (1 - rate s), and a geometric number in the system.
+    """
     service = ServiceCurve(alone_s=0.1, slot_s=0.1)
     assert service.open_loop_s(5.0) == pytest.approx(
         0.2
@@ -58,7 +60,9 @@ def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(
 
 
 def test_the_line_is_found_through_times_without_noise() -> None:
-    """W(n) = 0.08 + 0.005 (n - 1), whatever the levels; a server that gets faster with more users is refused."""
+    """W(n) = 0.08 + 0.005 (n - 1), whatever the levels;
+    a server that gets faster with more users is refused.
+    """
     users = np.array([1, 2, 4, 8, 64])
     found = fit_service_curve(users, 0.08 + 0.005 * (users - 1))
     assert found.alone_s == pytest.approx(0.08) and found.slot_s == pytest.approx(0.005)
@@ -69,8 +73,10 @@ def test_the_line_is_found_through_times_without_noise() -> None:
 
 
 def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
-    """A batching server, simulated: fitted from 1 to 32 users, the open-loop mean at 30, 60 and 80 % of its capacity is
-    foretold within 8 %, for sizes of requests that vary as an exponential does."""
+    """A batching server, simulated: fitted from 1 to 32 users, the open-loop mean at 30, 60 and 80
+    % of its capacity is foretold within 8 %, for sizes of requests that vary as an exponential
+    does.
+    """
     rng = np.random.default_rng(8)
     alone, slot = 0.08, 0.008
 
@@ -93,7 +99,9 @@ def test_closed_loop_levels_foretell_an_open_loop_that_was_not_run() -> None:
 
 
 def test_the_interval_is_for_one_more_run() -> None:
-    """By hand, rounds of 0.1 and 0.2 s: geometric mean 0.1414; three rounds alike have no spread; one is refused."""
+    """By hand, rounds of 0.1 and 0.2 s: geometric mean 0.1414;
+    three rounds alike have no spread; one is refused.
+    """
     found = predict([ServiceCurve(0.1, 1e-6), ServiceCurve(0.2, 1e-6)], 1.0)
     assert (
         found.value_s == pytest.approx(math.sqrt(0.02), rel=1e-4)
@@ -113,7 +121,9 @@ def test_the_interval_is_for_one_more_run() -> None:
 
 
 def test_the_interval_for_one_more_run_holds_it_about_as_often_as_it_says() -> None:
-    """Runs that differ by 10 %: of 500 predictions from 4 rounds, the next run is inside in 90 to 99 of 100."""
+    """Runs that differ by 10 %: of 500 predictions from 4 rounds,
+    the next run is inside in 90 to 99 of 100.
+    """
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(500):
@@ -124,14 +134,18 @@ def test_the_interval_for_one_more_run_holds_it_about_as_often_as_it_says() -> N
 
 
 def test_an_arrival_fares_as_those_it_finds() -> None:
-    """At 0.5 load of a single server half find it empty, a quarter one other: 0.5 * 1 + 0.25 * 2 + 0.25 * 4."""
+    """At 0.5 load of a single server half find it empty,
+    a quarter one other: 0.5 * 1 + 0.25 * 2 + 0.25 * 4.
+    """
     service = ServiceCurve(0.1, 0.1)
     assert expected_on_arrival(service, 5.0, [1, 2, 3], [1.0, 2.0, 4.0]) == pytest.approx(2.0)
     assert expected_on_arrival(service, 1e-9, [1, 2], [7.0, 9.0]) == pytest.approx(7.0)
 
 
 def steps() -> pd.DataFrame:
-    """A sweep in which 10/s surely keeps the SLO, 20/s perhaps, 40/s surely not, and 30/s got lucky."""
+    """A sweep in which 10/s surely keeps the SLO,
+    20/s perhaps, 40/s surely not, and 30/s got lucky.
+    """
     return pd.DataFrame(
         {
             "offered_per_s": [40.0, 10.0, 20.0, 30.0],
@@ -142,7 +156,9 @@ def steps() -> pd.DataFrame:
 
 
 def test_replicas_lie_between_what_is_enough_and_what_is_not() -> None:
-    """For 100/s: ten replicas of 10/s are enough, fewer than three of 40/s are not; luck beyond that does not count."""
+    """For 100/s: ten replicas of 10/s are enough, fewer than three of 40/s are not;
+    luck beyond that does not count.
+    """
     need = replicas_for(100, steps())
     assert (need.good_per_s, need.bad_per_s, need.at_least, need.enough) == (10, 40, 3, 10)
     assert "3 to 10 replicas" in str(need)
@@ -155,7 +171,9 @@ def test_replicas_lie_between_what_is_enough_and_what_is_not() -> None:
 
 
 def noisy_sweep() -> pd.DataFrame:
-    """A sweep on a machine that was busy meanwhile: worse at 50/s than at 75/s, and the driver lagged at both."""
+    """A sweep on a machine that was busy meanwhile:
+    worse at 50/s than at 75/s, and the driver lagged at both.
+    """
     return pd.DataFrame(
         {
             "offered_per_s": [25.0, 50.0, 75.0, 100.0, 125.0],
@@ -170,7 +188,10 @@ def noisy_sweep() -> pd.DataFrame:
 
 
 def test_a_verdict_that_a_heavier_load_contradicts_is_undecided() -> None:
-    """Saturated at 50/s but not at 75/s: neither is decided. The knee and the replicas then agree with each other."""
+    """Saturated at 50/s but not at 75/s: neither is decided.
+
+    The knee and the replicas then agree with each other.
+    """
     steps = settle_verdicts(noisy_sweep())
 
     assert (
@@ -191,7 +212,9 @@ def test_the_answer_says_what_it_rests_on() -> None:
 
 
 def test_verdicts_in_order_stay() -> None:
-    """Keeps up, cannot tell, saturated: nothing contradicts, in whatever order the steps were run."""
+    """Keeps up, cannot tell, saturated:
+    nothing contradicts, in whatever order the steps were run.
+    """
     steps = noisy_sweep().iloc[[4, 0]]
     assert settle_verdicts(steps)["verdict"].tolist() == ["saturated", "keeps up"]
     with pytest.raises(FrameError, match="no step that keeps up"):

@@ -1,4 +1,6 @@
-"""Steps of load: their steady part, their verdict, Little's law, and the row that a sweep keeps of each."""
+"""Steps of load: their steady part, their verdict,
+Little's law, and the row that a sweep keeps of each.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ from lab.measures import (
     steady_window,
     step_row,
 )
-from lab.measures.capacity_saturation import poisson_interval
+from lab.measures.queueing import poisson_interval
 from tests.measures.queues import shared_processor
 
 
 def queue(rate: float, capacity: float, seconds: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Arrivals and ends of an open-loop step at a batching server that serves at most `capacity` a second."""
+    """Arrivals and ends of an open-loop step at a batching
+    server that serves at most `capacity` a second.
+    """
     rng = np.random.default_rng(seed)
     arrivals = np.cumsum(rng.exponential(1 / rate, math.ceil(rate * seconds)))
     work = rng.exponential(size=len(arrivals))
@@ -37,8 +41,10 @@ def queue(rate: float, capacity: float, seconds: float, seed: int) -> tuple[np.n
 
 
 def test_overload_is_called_saturated_and_moderate_load_is_not() -> None:
-    """Of 60 simulated steps of 12 s: at 130 % of the capacity all are saturated, at 60 % none is, and at least nine in
-    ten are said to keep up; at 110 % none keeps up for sure in more than one of ten."""
+    """Of 60 simulated steps of 12 s: at 130 % of the capacity all are saturated, at 60 % none is,
+    and at least nine in ten are said to keep up; at 110 % none keeps up for sure in more than
+    one of ten.
+    """
     said = {
         load: [
             saturation(*queue(100 * load, 100, 12, seed), (1.0, 11.5)).verdict for seed in range(60)
@@ -51,7 +57,9 @@ def test_overload_is_called_saturated_and_moderate_load_is_not() -> None:
 
 
 def test_the_backlogs_growth_is_what_is_offered_less_what_is_served() -> None:
-    """At twice the capacity 100 more wait every second, as the slope and the answered rate both say."""
+    """At twice the capacity 100 more wait every second,
+    as the slope and the answered rate both say.
+    """
     found = saturation(*queue(200, 100, 12, 1), (2.0, 11.0))
     assert found.backlog_growth_per_s == pytest.approx(100, rel=0.1)
     assert (
@@ -72,7 +80,9 @@ def test_poisson_interval_by_hand() -> None:
 
 
 def test_neighbours_that_are_alike_do_not_shorten_the_interval() -> None:
-    """Values that wander slowly: batch means cover the true mean in at least 80 of 100, single values in under 60."""
+    """Values that wander slowly:
+    batch means cover the true mean in at least 80 of 100, single values in under 60.
+    """
     rng, naive, batched = np.random.default_rng(5), 0, 0
     for _ in range(200):
         noise = rng.normal(size=600)
@@ -90,10 +100,12 @@ def test_neighbours_that_are_alike_do_not_shorten_the_interval() -> None:
     st.lists(st.tuples(st.floats(0, 100), st.floats(0.001, 50)), min_size=1, max_size=40),
     st.floats(0, 50), st.floats(1, 50),
 )  # fmt: skip
-def test_littles_books_always_balance(
+def test_littles_law_always_balances(
     requests: list[tuple[float, float]], first: float, length: float
 ) -> None:
-    """Integral of the number in the system = arrivals times their mean time, and what the edges owe, for any window."""
+    """Integral of the number in the system = arrivals times their mean time,
+    and what the edges owe, for any window.
+    """
     start = np.array([s for s, _ in requests])
     end = start + np.array([d for _, d in requests])
     window = (first, first + length)
@@ -108,8 +120,10 @@ def test_littles_books_always_balance(
     )
 
 
-def test_littles_books_by_hand() -> None:
-    """Window 0 to 10; one from -1 to 2, one from 4 to 6, one from 9 to 13: 2 + 2 + 1 = 5 request-seconds."""
+def test_littles_law_by_hand() -> None:
+    """Window 0 to 10; one from -1 to 2, one from 4 to 6,
+    one from 9 to 13: 2 + 2 + 1 = 5 request-seconds.
+    """
     books = littles_law(
         np.array([-1.0, 4.0, 9.0, np.nan]), np.array([2.0, 6.0, 13.0, np.nan]), (0.0, 10.0)
     )
@@ -137,7 +151,9 @@ def records(start: np.ndarray, end: np.ndarray, users: int = 0) -> pd.DataFrame:
 
 
 def test_the_steady_part_of_a_step() -> None:
-    """Open loop ends with the last arrival; closed loop when the first user has nothing more to ask."""
+    """Open loop ends with the last arrival;
+    closed loop when the first user has nothing more to ask.
+    """
     start = np.arange(10.0)
     table = records(start, start + 3.0, users=2)
     assert steady_window(table, warm_s=2) == (2, 9)
@@ -147,7 +163,9 @@ def test_the_steady_part_of_a_step() -> None:
 
 
 def test_a_level_is_its_users_by_its_throughput() -> None:
-    """Two users, one second each, without a pause: two a second by count, one second by mean; ITL is half by four."""
+    """Two users, one second each, without a pause:
+    two a second by count, one second by mean; ITL is half by four.
+    """
     start = np.repeat(np.arange(20.0), 2)
     row = level_row(
         records(start, start + 1.0, users=2), 2, warm_s=2, slo=Slo(ttft_s=0.6, itl_s=0.1)
@@ -160,7 +178,9 @@ def test_a_level_is_its_users_by_its_throughput() -> None:
 
 
 def test_a_steps_row_holds_books_interval_and_verdict() -> None:
-    """A simulated step at 60 %: it keeps up, Little's books balance, intervals hold their values."""
+    """A simulated step at 60 %:
+    it keeps up, both sides of Little's law agree, intervals hold their values.
+    """
     start, end = queue(60, 100, 12, 11)
     row = step_row(records(start, end), 60, warm_s=1, slo=Slo(ttft_s=10))
     assert (
@@ -174,7 +194,9 @@ def test_a_steps_row_holds_books_interval_and_verdict() -> None:
 
 
 def test_an_slo_between_tokens() -> None:
-    """0.4 s for four tokens after the first are 0.1 s each; a single one has nothing between, none keeps nothing."""
+    """0.4 s for four tokens after the first are 0.1 s each;
+    a single one has nothing between, none keeps nothing.
+    """
     table = records(np.zeros(3), np.array([0.8, 0.8, 0.8])).assign(completion_tokens=[5, 1, -1])
     table.loc[2, ["first_token_at", "last_token_at", "ttft_s"]] = math.nan
     assert Slo(itl_s=0.11).kept(table).tolist() == [True, True, False]
@@ -191,15 +213,26 @@ def test_the_knee_has_the_greatest_power() -> None:
 
 
 def test_errors_of_predictions_say_whether_the_intervals_touch() -> None:
-    """0.11 against 0.10 is 10 % too high, inside; 0.2 against 0.1 is outside; without a steady state there is none."""
+    """0.11 against 0.10 is 10 % too high, inside;
+    0.2 against 0.1 is outside; without a steady state there is none.
+    """
     steps = pd.DataFrame(
-        {"offered_per_s": [1.0, 2.0, 3.0], "e2e_mean_s": [0.1] * 3, "e2e_low_s": [0.09] * 3, "e2e_high_s": [0.12] * 3,
-         "verdict": "keeps up"}
-    )  # fmt: skip
+        {
+            "offered_per_s": [1.0, 2.0, 3.0],
+            "e2e_mean_s": [0.1] * 3,
+            "e2e_low_s": [0.09] * 3,
+            "e2e_high_s": [0.12] * 3,
+            "verdict": "keeps up",
+        }
+    )
     told = pd.DataFrame(
-        {"offered_per_s": [1.0, 2.0, 3.0], "value_s": [0.11, 0.2, math.inf], "low_s": [0.1, 0.19, 0.3],
-         "high_s": [0.12, 0.21, math.inf]}
-    )  # fmt: skip
+        {
+            "offered_per_s": [1.0, 2.0, 3.0],
+            "value_s": [0.11, 0.2, math.inf],
+            "low_s": [0.1, 0.19, 0.3],
+            "high_s": [0.12, 0.21, math.inf],
+        }
+    )
     table = prediction_errors(steps, told)
     assert table["error_ratio"].tolist()[:2] == pytest.approx([0.1, 1.0]) and math.isnan(
         table["error_ratio"][2]

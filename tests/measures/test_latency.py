@@ -39,7 +39,9 @@ def histogram(values, bounds=BOUNDS) -> pd.DataFrame:
 
 
 def test_a_quantile_is_that_of_the_values() -> None:
-    """By hand: the median of 1..5 is 3, p25 of 1..5 is 2; what is missing is left out and not counted."""
+    """By hand: the median of 1..5 is 3, p25 of 1..5 is 2;
+    what is missing is left out and not counted.
+    """
     assert quantile([5, 1, math.nan, 4, 2, 3], 0.5).value == 3
     found = quantile([1, 2, 3, 4, 5], 0.25)
     assert found.value == 2 and found.low <= 2 <= found.high and found.n == 5
@@ -52,7 +54,9 @@ def test_a_quantile_of_nothing_is_nan() -> None:
 
 
 def test_the_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """Of 400 samples of 200 exponential values, 95 % intervals hold the true median in 91 to 99 of 100."""
+    """Of 400 samples of 200 exponential values,
+    95 % intervals hold the true median in 91 to 99 of 100.
+    """
     rng = np.random.default_rng(1)
     truth = math.log(2)
     hits = sum(
@@ -89,7 +93,9 @@ def test_quantiles_by_group() -> None:
 
 
 def test_one_bucket_that_holds_all_says_so() -> None:
-    """Whatever is under the first bound reads p95 = 0.285 in PromQL: the bounds are all that is known."""
+    """Whatever is under the first bound reads p95 = 0.285 in PromQL:
+    the bounds are all that is known.
+    """
     fast, slow = (bucket_quantile(histogram([v] * 100), 0.95) for v in (0.002, 0.29))
     assert fast == slow and fast.value == pytest.approx(0.285)
     assert fast.single_bucket and (fast.low, fast.high) == (0.0, 0.3)
@@ -103,7 +109,9 @@ def test_interpolation_is_prometheus() -> None:
 
 
 def test_beyond_the_last_bound_nothing_is_known() -> None:
-    """In the +Inf bucket the value is the last bound, as PromQL gives it, and the interval has no end."""
+    """In the +Inf bucket the value is the last bound,
+    as PromQL gives it, and the interval has no end.
+    """
     found = bucket_quantile(histogram([5.0, 7.0, 0.1]), 0.9)
     assert found.value == 2.0 and found.high == math.inf
     assert math.isnan(bucket_quantile(histogram([]), 0.5).value)

@@ -1,4 +1,6 @@
-"""Two versions on the same requests: by hand, by a second source, and by simulation with known truth."""
+"""Two versions on the same requests:
+by hand, by a second source, and by simulation with known truth.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from lab.measures import (
     pairs_to_see,
     power_curve,
 )
-from lab.measures.quality_paired import paired_interval
+from lab.measures.quality import paired_interval
 from tests.measures.recorded import recorded_records
 
 
@@ -40,7 +42,9 @@ def _frame(values: list[bool | None], seed: int = 0) -> pd.DataFrame:
 
 
 def test_pairs_are_the_requests_that_both_have() -> None:
-    """Whatever their order; a request that is there twice, and runs with nothing in common, are refused."""
+    """Whatever their order; a request that is there twice,
+    and runs with nothing in common, are refused.
+    """
     a, b = _frame([True, False, True]), _frame([True, True, True]).iloc[[2, 1]]
     paired = pair_up(a, b)
     assert len(paired) == 2 and paired["a", "right"].tolist() == [False, True]
@@ -51,7 +55,9 @@ def test_pairs_are_the_requests_that_both_have() -> None:
 
 
 def test_a_comparison_by_hand() -> None:
-    """Ten pairs: one only a, five only b, one unknown left out; the p-value is that of the exact test of 5 in 6."""
+    """Ten pairs: one only a, five only b, one unknown left out;
+    the p-value is that of the exact test of 5 in 6.
+    """
     a = [True] + [False] * 5 + [True] * 3 + [None]
     b = [False] + [True] * 5 + [True] * 3 + [True]
     row = compare_paired(pair_up(_frame(a), _frame(b)), ["right"]).loc["right"]
@@ -62,7 +68,9 @@ def test_a_comparison_by_hand() -> None:
 
 
 def test_shares_beside_a_paired_test_are_of_the_same_pairs() -> None:
-    """Recorded: a tool failed in 7 requests of one model and in 16 of the other, and in fewer pairs."""
+    """Recorded:
+    a tool failed in 7 requests of one model and in 16 of the other, and in fewer pairs.
+    """
     outcome = "answered_after_error"
     runs = []
     for run_id in ("run-20261126T171250-d90f", "run-20261126T171328-86f5"):
@@ -90,7 +98,9 @@ def test_a_measure_that_nobody_could_judge_is_not_tested() -> None:
 
 
 def test_the_number_of_pairs_of_each_measure() -> None:
-    """The clearest difference first; no difference has no number; what was not judged is left out."""
+    """The clearest difference first; no difference has no number;
+    what was not judged is left out.
+    """
     some = _frame([True] * 30 + [False] * 10).assign(same=True, unknown=pd.NA)
     other = _frame([True] * 8 + [False] * 32).assign(same=True, unknown=pd.NA)
     table = pairs_needed(compare_paired(pair_up(some, other), ["same", "unknown", "right"]))
@@ -105,7 +115,9 @@ def test_the_number_of_pairs_of_each_measure() -> None:
 
 
 def test_newcombes_own_example() -> None:
-    """Of 50 pairs 36 both, 12 and 2 discordant, none neither: difference 0.2, method 10 gives 0.0569 to 0.3404."""
+    """Of 50 pairs 36 both, 12 and 2 discordant, none neither:
+    difference 0.2, method 10 gives 0.0569 to 0.3404.
+    """
     low, high = paired_interval(36, 2, 12, 50)
     assert (low, high) == pytest.approx((0.0569, 0.3404), abs=5e-4)
 
@@ -114,7 +126,9 @@ def test_newcombes_own_example() -> None:
 def test_the_interval_holds_the_difference_and_turns_with_the_sides(
     pairs: list[tuple[bool, bool]],
 ) -> None:
-    """It is inside -1 to 1, around the difference, and its mirror image when a and b change places."""
+    """It is inside -1 to 1, around the difference,
+    and its mirror image when a and b change places.
+    """
     both, only_a = sum(x and y for x, y in pairs), sum(x and not y for x, y in pairs)
     only_b, n = sum(y and not x for x, y in pairs), len(pairs)
     low, high = paired_interval(both, only_a, only_b, n)
@@ -124,7 +138,9 @@ def test_the_interval_holds_the_difference_and_turns_with_the_sides(
 
 
 def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
-    """0.9 against 0.8 of the same 80 requests, 2,000 times: 93 to 97.5 of 100 intervals hold the true -0.1."""
+    """0.9 against 0.8 of the same 80 requests, 2,000 times:
+    93 to 97.5 of 100 intervals hold the true -0.1.
+    """
     rng, inside = np.random.default_rng(3), 0
     for both, only_a, only_b, _ in rng.multinomial(80, [0.75, 0.15, 0.05, 0.05], 2000):
         low, high = paired_interval(both, only_a, only_b, 80)
@@ -133,14 +149,18 @@ def test_the_interval_covers_a_known_difference_as_often_as_it_says() -> None:
 
 
 def test_holm_by_hand() -> None:
-    """Smallest times three, next times two, never falling, never above 1; what is unknown does not count."""
+    """Smallest times three, next times two, never falling, never above 1;
+    what is unknown does not count.
+    """
     assert holm([0.01, 0.04, 0.03, math.nan]).tolist()[:3] == pytest.approx([0.03, 0.06, 0.06])
     assert np.isnan(holm([0.01, math.nan])[1]) and holm([0.01, math.nan])[0] == pytest.approx(0.01)
     assert holm([0.9, 0.8]).max() == 1.0
 
 
 def test_holm_keeps_false_alarms_rare() -> None:
-    """Ten measures without any difference, looked at 2,000 times: at most about 5 in 100 looks raise one alarm."""
+    """Ten measures without any difference, looked at 2,000 times:
+    at most about 5 in 100 looks raise one alarm.
+    """
     p = np.random.default_rng(4).uniform(size=(2000, 10))
     assert np.mean([(holm(row) < 0.05).any() for row in p]) < 0.06
 
@@ -166,7 +186,9 @@ def test_power_by_a_second_source(only_a: float, only_b: float, n: int) -> None:
 
 
 def test_so_many_pairs_see_the_difference_as_often_as_it_says() -> None:
-    """Simulated: at the number that it names the test is significant in 78 to 84 of 100, at half of it in far fewer."""
+    """Simulated: at the number that it names the test is significant in 78 to 84 of 100,
+    at half of it in far fewer.
+    """
     n = pairs_to_see(0.30, 0.02)
     rng = np.random.default_rng(6)
 
@@ -202,6 +224,8 @@ def test_no_difference_needs_no_number() -> None:
 
 
 def test_pairs_help_where_both_fail_at_the_same_requests() -> None:
-    """0.9 against 0.8, 2 in 100 the other way round: little more than half of what two samples need,
-    which is 199 of each (Fleiss, Levin & Paik 2003, chapter 4, without continuity correction)."""
+    """0.9 against 0.8, 2 in 100 the other way round: little more than half of what two samples
+    need, which is 199 of each (Fleiss, Levin & Paik 2003, chapter 4, without continuity
+    correction).
+    """
     assert pairs_to_see(0.12, 0.02) < 0.65 * 199

@@ -1,4 +1,6 @@
-"""What telemetry alone shows: each signal by hand, and their worth by generated traffic with known truth."""
+"""What telemetry alone shows: each signal by hand,
+and their worth by generated traffic with known truth.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,23 @@ from hypothesis import strategies as st
 
 from lab.errors import FrameError
 from lab.measures import alert_quality, compare_signals, signals, ungrounded_values
-from lab.measures.quality_signals import NUMBERS, SIGNALS
+from lab.measures.signals import NUMBERS, SIGNALS
 
 OK = {"tool": "get_quota", "arguments": {"team": "a"}, "output": '{"gpus": 12}', "error": None}
 
 
 def _row(answer: str = "12 GPUs.", calls: tuple = (OK,), **more: object) -> dict:
     base = {
-        "status": "ok", "answer": answer, "prompt": "How many GPUs has team a?", "tool_calls": json.dumps(calls),
-        "finish_reason": "completed", "session_id": "s1", "turn_index": 0, "completion_tokens": 30, "turns": 2,
-    }  # fmt: skip
+        "status": "ok",
+        "answer": answer,
+        "prompt": "How many GPUs has team a?",
+        "tool_calls": json.dumps(calls),
+        "finish_reason": "completed",
+        "session_id": "s1",
+        "turn_index": 0,
+        "completion_tokens": 30,
+        "turns": 2,
+    }
     return base | more
 
 
@@ -63,7 +72,10 @@ def test_numbers_count() -> None:
 
 
 def test_what_was_said_before_in_the_session_is_a_source() -> None:
-    """A follow-up may use the first answer's number; another session may not. The order of rows does not matter."""
+    """A follow-up may use the first answer's number; another session may not.
+
+    The order of rows does not matter.
+    """
     first = _row(answer="12 GPUs.")
     after = _row(answer="As I said, 12.", calls=(), prompt="Again?", turn_index=1)
     other = after | {"session_id": "s2", "turn_index": 0}
@@ -71,7 +83,9 @@ def test_what_was_said_before_in_the_session_is_a_source() -> None:
 
 
 def test_values_are_compared_as_numbers_and_words_as_words() -> None:
-    """36 is 36.0; a trailing full stop is no part of a value; a node's name is one value, not two numbers."""
+    """36 is 36.0; a trailing full stop is no part of a value;
+    a node's name is one value, not two numbers.
+    """
     assert ungrounded_values("It costs 36 USD.", ["the price is 36.0"]) == set()
     assert ungrounded_values("Node r7-n12 is up.", ["r7-n1 2 7 12"]) == {"r7-n12"}
     assert ungrounded_values("It arrives on 2026-12-01.", ['{"date": "2026-12-01"}']) == set()
@@ -90,7 +104,9 @@ def test_an_answer_made_of_its_sources_is_grounded_and_one_more_value_is_not(
 
 
 def test_the_worth_of_signals_by_hand() -> None:
-    """Four requests, two wrong: one signal finds one of them and no other; together they find both and a right one."""
+    """Four requests, two wrong: one signal finds one of them and no other;
+    together they find both and a right one.
+    """
     flags = pd.DataFrame({name: [False] * 4 for name in SIGNALS})
     flags["ungrounded"], flags["failed_call"] = (
         [True, False, False, False],
@@ -115,7 +131,9 @@ def _traffic(rng: np.random.Generator, n: int, ungrounded: float) -> pd.DataFram
 
 
 def test_a_known_difference_is_found_and_none_is_not_invented() -> None:
-    """0.02 against 0.38 ungrounded of 100 each shows in that signal alone; equal traffic shows in none."""
+    """0.02 against 0.38 ungrounded of 100 each shows in that signal alone;
+    equal traffic shows in none.
+    """
     rng = np.random.default_rng(8)
     good, bad, same = _traffic(rng, 100, 0.02), _traffic(rng, 100, 0.38), _traffic(rng, 100, 0.02)
     table = compare_signals(good, bad)

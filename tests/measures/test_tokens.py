@@ -19,13 +19,20 @@ PRICE = ApiPrice(
 
 
 def requests() -> pd.DataFrame:
-    """Two requests: 1,000,000 prompt tokens of which 400,000 cached, 100,000 generated, and one that failed unheard."""
+    """Two requests: 1,000,000 prompt tokens of which 400,000 cached,
+    100,000 generated, and one that failed unheard.
+    """
     frame = {
-        "kind": ["single", "single"], "tenant": ["a", "b"], "status": ["ok", "error"],
-        "prompt_tokens": [1_000_000, -1], "cached_tokens": [400_000, -1], "completion_tokens": [100_000, -1],
-        "span_prompt_tokens": [1_000_000, 500], "span_cached_tokens": [400_000, 0],
+        "kind": ["single", "single"],
+        "tenant": ["a", "b"],
+        "status": ["ok", "error"],
+        "prompt_tokens": [1_000_000, -1],
+        "cached_tokens": [400_000, -1],
+        "completion_tokens": [100_000, -1],
+        "span_prompt_tokens": [1_000_000, 500],
+        "span_cached_tokens": [400_000, 0],
         "span_completion_tokens": [100_000, 7],
-    }  # fmt: skip
+    }
     return pd.DataFrame(frame)
 
 
@@ -53,8 +60,9 @@ def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
 
 
 def test_cost_by_hand() -> None:
-    """600,000 fresh at 1, 400,000 cached at 0.5 and 100,000 generated at 10 USD a million: 1.80; and the failed one by
-    the tokens that vLLM saw."""
+    """600,000 fresh at 1, 400,000 cached at 0.5 and 100,000 generated at 10 USD a million: 1.80;
+    and the failed one by the tokens that vLLM saw.
+    """
     table = cost_by(requests(), PRICE, by=["tenant"]).set_index("tenant")
     assert table.usd["a"] == pytest.approx(0.6 + 0.2 + 1.0) and table.failed_usd["a"] == 0
     assert table.usd["b"] == table.failed_usd["b"] == pytest.approx((500 + 70) / 1e6)
@@ -62,7 +70,9 @@ def test_cost_by_hand() -> None:
 
 
 def test_the_bill_of_a_recorded_run_counts_the_cached_tokens_of_every_call() -> None:
-    """Llama Stack reports the cached tokens of a request's last call only; vLLM served more, and bills are made of it."""
+    """Llama Stack reports the cached tokens of a request's last call only;
+    vLLM served more, and bills are made of it.
+    """
     frame = recorded_requests("run-20261126T135112-da92", "first-look")
     sums = frame[["span_prompt_tokens", "span_completion_tokens", "span_cached_tokens"]].sum()
 
@@ -74,13 +84,17 @@ def test_the_bill_of_a_recorded_run_counts_the_cached_tokens_of_every_call() -> 
 
 
 def test_cached_tokens_of_an_incomplete_trace_are_at_least_the_clients() -> None:
-    """No span of the second request's calls has arrived: the client's 400,000 cached tokens are billed as such."""
+    """No span of the second request's calls has arrived:
+    the client's 400,000 cached tokens are billed as such.
+    """
     frame = requests().head(1).assign(span_prompt_tokens=0, span_cached_tokens=0)
     assert cost_by(frame, PRICE).cached_tokens[0] == 400_000
 
 
 def test_a_machines_tokens_cost_by_the_hour() -> None:
-    """3.6 million tokens in an hour of a 7.2 USD machine: 2 USD a million; half as many cost twice as much each."""
+    """3.6 million tokens in an hour of a 7.2 USD machine:
+    2 USD a million; half as many cost twice as much each.
+    """
     assert machine_usd_per_mtok(7.2, 3600, 3.6e6) == pytest.approx(2.0)
     assert machine_usd_per_mtok(7.2, 3600, 1.8e6) == pytest.approx(4.0)
     assert math.isnan(machine_usd_per_mtok(1, 1, 0))

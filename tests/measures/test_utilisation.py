@@ -21,7 +21,7 @@ from lab.measures import (
     time_share_above,
     time_weighted_mean,
 )
-from lab.measures.utilisation_gpu import gpu_activity
+from lab.measures.utilisation import gpu_activity
 from tests.frames.telemetry import metrics
 from tests.measures.recorded import recorded_samples
 
@@ -77,7 +77,9 @@ def test_rates_give_back_what_was_counted(steps: list[float], step_s: float) -> 
 
 
 def test_each_core_is_in_one_mode() -> None:
-    """Two cores for two seconds, read half a second late: still two cores, three quarters of them busy."""
+    """Two cores for two seconds, read half a second late:
+    still two cores, three quarters of them busy.
+    """
     table = samples(
         cpu("0", "user", [0, 2.5]),
         cpu("0", "idle", [0, 0.0]),
@@ -108,12 +110,15 @@ def test_a_gauge_holds_until_it_is_looked_at_again() -> None:
 
 
 def test_the_roofline_by_hand() -> None:
-    """10 GFLOP and 5 GB in 2 s of 100 GFLOP/s and 10 GB/s: 5 %, 25 %, 2 FLOPs a byte where 10 would balance."""
+    """10 GFLOP and 5 GB in 2 s of 100 GFLOP/s and 10 GB/s:
+    5 %, 25 %, 2 FLOPs a byte where 10 would balance.
+    """
     work = Work(10e9, 5e9, 2.0, 100e9, 10e9)
     assert (work.mfu_ratio, work.bandwidth_ratio, work.intensity, work.ridge) == pytest.approx(
         (0.05, 0.25, 2, 10)
     )
-    assert work.limit == "memory" and Work(1e12, 1e9, 1, 1e12, 1e12).limit == "arithmetic"
+    computing = Work(1e12, 1e9, 1, 1e12, 1e12)
+    assert work.intensity < work.ridge and computing.intensity > computing.ridge
     assert math.isnan(Work(1, 1, 0, 1, 1).mfu_ratio)
 
 
@@ -153,14 +158,16 @@ def test_what_three_counters_say_together(
     """GPU_UTIL alone calls the last three the same."""
     row = gpu_table(samples(*gpu("0", util, tensor, dram))).iloc[0]
     assert (
-        says in row.says
+        says in row.verdict
         and row.util_ratio == pytest.approx(util / 100)
         and row.model == "NVIDIA H100"
     )
 
 
 def test_energy_is_a_counter_in_millijoules() -> None:
-    """From 1,000 to 4,000 mJ, a driver that was loaded again, and 500 more: 3.5 J; power is a gauge."""
+    """From 1,000 to 4,000 mJ, a driver that was loaded again, and 500 more:
+    3.5 J; power is a gauge.
+    """
     table = gpu_table(
         samples(
             dcgm("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", "0", [1000, 4000, 500]),
@@ -172,7 +179,9 @@ def test_energy_is_a_counter_in_millijoules() -> None:
 
 
 def test_marks_for_missing_values_are_not_values() -> None:
-    """9223372036854775794 is how an exporter says 'not supported', not a temperature and not a power."""
+    """9223372036854775794 is how an exporter says 'not supported',
+    not a temperature and not a power.
+    """
     table = samples(
         dcgm("DCGM_FI_DEV_POWER_USAGE", "0", [9223372036854775794.0, 250.0]),
         dcgm("DCGM_FI_DEV_FB_USED", "0", [2147483634.0, 2147483634.0]),
@@ -183,11 +192,13 @@ def test_marks_for_missing_values_are_not_values() -> None:
 
 
 def test_older_exporters_and_gpus_without_profiling_are_read() -> None:
-    """The host's label was `Hostname` until May 2026; without profiling counters no verdict rests on GPU_UTIL."""
+    """The host's label was `Hostname` until May 2026;
+    without profiling counters no verdict rests on GPU_UTIL.
+    """
     old = gpu_table(samples(*gpu("1", 99, 0.5, 0.5, host="Hostname"))).iloc[0]
     assert old.host == "node-1" and old.gpu == "1"
     bare = gpu_table(samples(dcgm("DCGM_FI_DEV_GPU_UTIL", "0", [99, 99]))).iloc[0]
-    assert "not known" in bare.says and math.isnan(bare.tensor_ratio)
+    assert "not known" in bare.verdict and math.isnan(bare.tensor_ratio)
 
 
 def test_every_gpu_is_a_row_and_a_line() -> None:
@@ -208,7 +219,9 @@ def test_no_gpu_is_no_table() -> None:
 
 
 def test_a_node_exporter_that_changed_its_address_is_one_machine() -> None:
-    """Recorded samples of two cores, the later half under another address: two cores at every instant, as before."""
+    """Recorded samples of two cores, the later half under another address:
+    two cores at every instant, as before.
+    """
     recorded = recorded_samples("node_cpu_seconds_total")
     middle = recorded["time"].quantile(0.5)
     moved = recorded.assign(
@@ -224,7 +237,9 @@ def test_a_node_exporter_that_changed_its_address_is_one_machine() -> None:
 
 
 def test_hosts_that_are_scraped_at_different_instants_add_up() -> None:
-    """An idle host and a busy one, scraped a second apart: two cores, one of them busy, while both are there."""
+    """An idle host and a busy one, scraped a second apart:
+    two cores, one of them busy, while both are there.
+    """
     idle = samples(cpu("0", "idle", [0, 2, 4, 6]), cpu("0", "user", [0, 0, 0, 0]))
     busy = samples(cpu("0", "idle", [0, 0, 0, 0]), cpu("0", "user", [0, 2, 4, 6]))
     busy = busy.assign(instance="n", time=busy["time"] + pd.Timedelta("1s"))

@@ -1,4 +1,6 @@
-"""The model's tests run torch in a process of its own: the environment that runs pytest need not have it."""
+"""The model's tests run torch in a process of its own: the environment that runs pytest need not
+have it.
+"""
 
 from __future__ import annotations
 

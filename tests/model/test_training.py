@@ -1,4 +1,6 @@
-"""Training works from nothing: the loss falls, it goes on where it stopped, and what it exports loads and speaks."""
+"""Training works from nothing: the loss falls, it goes on where it stopped, and what it exports
+loads and speaks.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def test_what_it_exports_loads_and_speaks(
 
 
 def test_probes_say_what_is_learned(folder: Path) -> None:
-    """The last step is probed: a share of the held-out conversations of each kind, none of them right so soon."""
+    """The last step is probed: a share of the held-out conversations of each kind, none of them
+    right so soon.
+    """
     probes = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
     assert [p.pop("step") for p in probes] == [15, 40]
     assert probes[-1].keys() == set(KINDS)

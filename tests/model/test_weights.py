@@ -21,7 +21,9 @@ MODELS = ["lab-model", "lab-model-canary"]
 
 @pytest.mark.parametrize("name", MODELS)
 def test_greedy_answers_are_those_recorded(name: str, train_lab_model: Any) -> None:
-    """A handful of prompts: calls, their answers, a follow-up, a refusal, a tool that is not offered."""
+    """A handful of prompts: calls, their answers, a follow-up, a refusal, a tool that is not
+    offered.
+    """
     recorded = json.loads(
         (Path(__file__).with_name("greedy_answers.json")).read_text(encoding="utf-8")
     )
@@ -32,7 +34,9 @@ def test_greedy_answers_are_those_recorded(name: str, train_lab_model: Any) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_folder_is_whole_and_small(name: str) -> None:
-    """All that vLLM needs, a model card, at most 12 MB, bfloat16, and a context of at least 2,048 tokens."""
+    """All that vLLM needs, a model card, at most 12 MB, bfloat16, and a context of at least 2,048
+    tokens.
+    """
     names = {p.name: p.stat().st_size for p in (DATA / name).iterdir()}
     needed = {
         "config.json",
@@ -91,7 +95,9 @@ def _user(text: str) -> dict[str, Any]:
 
 
 def record(python: str) -> None:
-    """Write the answers anew, after new weights: `python -m tests.model.test_weights PYTHON_WITH_TORCH`."""
+    """Write the answers anew, after new weights: `python -m tests.model.test_weights
+    PYTHON_WITH_TORCH`.
+    """
     recorded = {}
     for name in MODELS:
         command = [python, "-m", "scripts.train_lab_model", "ask", "--model", str(DATA / name)]

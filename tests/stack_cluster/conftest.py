@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.settings import Settings, load_settings
-from lab.stack.cluster import rollout
+from lab.stack.cluster import kubectl, rollout
 from tests.stack_cluster.fake_cluster import FakeCluster, fake_kubectl, kubeconfig
 
 
@@ -33,6 +33,7 @@ def cluster(
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    kubectl._client_version.cache_clear()
     yield fake
     fake.close()
 

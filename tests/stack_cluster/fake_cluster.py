@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-LISTS = {"nodes", "namespaces", "storageclasses", "deployments", "statefulsets", "daemonsets", "jobs", "pods"} | {
+LISTS = {"nodes", "namespaces", "events", "storageclasses", "deployments", "statefulsets", "daemonsets", "jobs", "pods"} | {
     "clusterroles", "clusterrolebindings", "roles", "rolebindings"
 }  # fmt: skip
 
@@ -197,6 +197,11 @@ if "kustomize" in args:
         text = subprocess.run([{real!r}, *args], check=True, capture_output=True).stdout
         open(kept, "wb").write(text)
     sys.stdout.write(open(kept).read())
+    sys.exit()
+if "version" in args:
+    minor = {str(folder / "minor")!r}
+    minor = open(minor).read() if os.path.exists(minor) else "34"
+    print('{{"clientVersion": {{"minor": "' + minor + '", "gitVersion": "v1.' + minor + '.0"}}}}')
     sys.exit()
 if "config" in args:
     sys.exit(subprocess.run([{real!r}, *args]).returncode)

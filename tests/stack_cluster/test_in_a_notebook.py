@@ -12,11 +12,12 @@ import httpx
 import pytest
 
 import lab
+from lab import places
 from lab.errors import NotUp, SettingsError
 from lab.settings import REPO, Settings, load_settings
 from lab.stack import cluster as driver
 from lab.stack import state
-from lab.stack.cluster import kubectl, ways
+from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -38,7 +39,7 @@ def _pod(cluster: FakeCluster, part: str, restarts: int = 0, **status: object) -
 def _connected(settings: Settings, **reachable: str) -> Settings:
     state.prepare(settings.state_dir)
     about = {"context": "fake", "overlay": "minikube-cpu", "reachable": reachable}
-    state.write_json(settings.state_dir / ways.CLUSTER_FILE, about)
+    state.write_json(settings.state_dir / port_forwards.CLUSTER_FILE, about)
     return load_settings(state_dir=settings.state_dir, place="cluster")
 
 
@@ -66,7 +67,7 @@ def test_a_notebook_stands_the_named_cluster_up_once(
         assert settings.place == "cluster" and settings.endpoint("llama_stack").startswith(
             "http://127.0.0.1:"
         )
-        assert settings.endpoint("mcp") == ways.TOOLS_INSIDE
+        assert settings.endpoint("mcp") == port_forwards.TOOLS_INSIDE
         n = len(applied(tmp_path))
         assert lab.stand_up("cluster").endpoint("tempo") == settings.endpoint("tempo")
         assert len(applied(tmp_path)) == n
@@ -96,7 +97,7 @@ def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Sett
     cluster.put("apis/metrics.k8s.io/v1beta1", resources=[])
     cluster.put("apis/metrics.k8s.io/v1beta1/namespaces/llm-lab/pods/vllm-7d9-x", **usage,
                 metadata={"name": "vllm-7d9-x", "namespace": "llm-lab", "labels": {}})  # fmt: skip
-    frame = lab.status_frame(here).set_index("part")
+    frame = places.status_frame(here).set_index("part")
     assert frame.state.to_dict() == {"documents": "done", "tempo": "pending", "vllm": "ready"}
     assert frame.loc["vllm", ["port", "rss_mib", "restarts"]].tolist() == ["18000", 1324, 3]
     assert "CrashLoopBackOff" in frame.loc["tempo", "what"] and frame.rss_mib.isna().sum() == 2
@@ -114,22 +115,22 @@ def test_without_a_metrics_server_memory_is_what_the_parts_say(
     series = [{"metric": labels, "value": [1.0, str(5 * 2**20)]}]
     cluster.objects["api/v1/query"] = {"status": "success", "data": {"resultType": "vector", "result": series},
                                        "metadata": {}}  # fmt: skip
-    frame = lab.status_frame(here).set_index("part")
+    frame = places.status_frame(here).set_index("part")
     assert frame.rss_mib["vllm"] == 5 and frame.rss_mib.isna()["grafana"]
 
 
 def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings) -> None:
     """Never a silently empty table."""
     with pytest.raises(NotUp, match="no cluster is connected"):
-        lab.status_frame(load_settings(state_dir=settings.state_dir, place="cluster"))
+        places.status_frame(load_settings(state_dir=settings.state_dir, place="cluster"))
     with pytest.raises(NotUp, match="no pod of the lab"):
-        lab.status_frame(_connected(settings))
+        places.status_frame(_connected(settings))
 
 
 @pytest.fixture(scope="module")
 def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real tool server: its address."""
-    port = ways.free_from(13400, set())
+    port = port_forwards.free_from(13400, set())
     folder = tmp_path_factory.mktemp("tools")
     arguments = [f"--host={HOST}", f"--port={port}", f"--db={folder / 'world.sqlite'}"]
     with (folder / "log").open("wb") as log:
@@ -151,6 +152,12 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def test_the_tools_are_read_over_the_forward(tool_server: str, settings: Settings) -> None:
     """The settings' address is for Llama Stack, inside; the table comes over the forwarded port."""
-    here = _connected(settings, mcp=tool_server).model_copy(update={"mcp_url": ways.TOOLS_INSIDE})
-    tools = lab.tools_frame(here)
-    assert len(tools) > 5 and tools.writes.sum() >= 1 and here.endpoint("mcp") == ways.TOOLS_INSIDE
+    here = _connected(settings, mcp=tool_server).model_copy(
+        update={"mcp_url": port_forwards.TOOLS_INSIDE}
+    )
+    tools = places.tools_frame(here)
+    assert (
+        len(tools) > 5
+        and tools.writes.sum() >= 1
+        and here.endpoint("mcp") == port_forwards.TOOLS_INSIDE
+    )

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab import places
 from lab.errors import PartFailed, WorkloadError
-from lab.kit import clusters
 from lab.schema import CLIENT_RECORD
 from lab.settings import REPO, Settings
 from lab.stack import cluster as driver
 from lab.stack import state
+from lab.stack.cluster import port_forwards
 from lab.stack.cluster import shards as job
-from lab.stack.cluster import ways
 from lab.workload import Lag, Plan, Poisson, Run, make_plan, record
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -147,7 +147,8 @@ def test_the_records_of_all_pods_come_back_as_one_run(
         _pod(cluster, i, _printed(run, tmp_path / str(i)))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     state.write_json(
-        settings.state_dir / ways.CLUSTER_FILE, {"context": "fake", "overlay": "x", "reachable": {}}
+        settings.state_dir / port_forwards.CLUSTER_FILE,
+        {"context": "fake", "overlay": "x", "reachable": {}},
     )
 
     def started(*arguments: object) -> str:
@@ -155,7 +156,7 @@ def test_the_records_of_all_pods_come_back_as_one_run(
         return "r"
 
     monkeypatch.setattr(driver, "load", started)
-    whole = clusters.run_shards(plan, settings, shards=3)
+    whole = places.run_shards(plan, settings, shards=3)
     assert sorted(whole.records.request_id) == sorted(x for r in runs for x in r.records.request_id)
     assert (
         whole.window == (8.0, 22.0)

@@ -9,7 +9,7 @@ import pytest
 from lab.errors import SettingsError, StackError
 from lab.settings import Settings
 from lab.stack import cluster as driver
-from lab.stack.cluster.needs import quantity
+from lab.stack.cluster.preflight_checks import quantity
 from tests.stack_cluster.fake_cluster import FakeCluster
 
 

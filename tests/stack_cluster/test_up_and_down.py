@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import PartFailed, StackError
+from lab.errors import PartFailed, SetupError, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack.cluster import forward, kubectl, rollout, ways
+from lab.stack.cluster import forward, kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -28,7 +28,10 @@ def test_up_applies_in_two_steps_waits_and_opens_ways(
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
         urls = driver.up(settings, "fake", "minikube-cpu", wait_s=5)
-        assert urls.keys() == ways.SERVICES.keys() and urls["mcp"] == ways.TOOLS_INSIDE
+        assert (
+            urls.keys() == port_forwards.SERVICES.keys()
+            and urls["mcp"] == port_forwards.TOOLS_INSIDE
+        )
         assert all(
             forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp"
         )
@@ -105,6 +108,125 @@ def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
         driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
 
 
+def _waiting(reason: str, message: str, **more: object) -> dict[str, object]:
+    """Status of a container that waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"name": "vllm", "ready": False, "state": state, **more}
+
+
+SLOW = {
+    "an image that is not there": (
+        {"containerStatuses": [_waiting("ErrImagePull", "llm-lab/lab:0.1.0: not found")]},
+        "ErrImagePull: vllm llm-lab/lab:0.1.0: not found",
+    ),
+    "the same, backed off": (
+        {"containerStatuses": [_waiting("ImagePullBackOff", "Back-off pulling image")]},
+        "ImagePullBackOff: vllm Back-off pulling image",
+    ),
+    "an init container's image": (
+        {"initContainerStatuses": [_waiting("ErrImagePull", "pull access denied")]},
+        "pull access denied",
+    ),
+    "a server that exits": (
+        {
+            "containerStatuses": [
+                _waiting(
+                    "CrashLoopBackOff",
+                    "back-off 20s restarting failed container",
+                    lastState={"terminated": {"exitCode": 1, "reason": "Error"}},
+                )
+            ]
+        },
+        "exit status 1",
+    ),
+    "a pod without room": (
+        {
+            "conditions": [
+                {
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": "0/1 nodes are available: 1 Insufficient cpu.",
+                }
+            ]
+        },
+        "Unschedulable: 0/1 nodes are available: 1 Insufficient cpu.",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SLOW)
+def test_a_pod_that_is_stuck_is_reported_within_a_minute(
+    fault: str, cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the workload's name and with the cluster's own reason, although it might still pass."""
+    assert rollout.PATIENCE_S <= 55
+    monkeypatch.setattr(rollout, "PATIENCE_S", 0.3)
+    status, words = SLOW[fault]
+    _vllm(cluster, **status)
+    cluster.logs["vllm-1"] = "ValueError: User-specified max_model_len (8192) is greater"
+    begun = time.monotonic()
+    with pytest.raises(PartFailed, match="Deployment vllm") as e:
+        driver.up(settings, "fake", "minikube-cpu", wait_s=600)
+    assert e.value.part == "vllm" and words in e.value.got
+    assert ("max_model_len" in e.value.got) == (fault == "a server that exits")
+    assert time.monotonic() - begun < 30
+
+
+def test_a_pod_that_a_cluster_autoscaler_makes_room_for_is_waited_for(
+    cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event says that nodes are coming: only the whole time limit ends that wait."""
+    monkeypatch.setattr(rollout, "PATIENCE_S", 0.0)
+    _vllm(cluster, **SLOW["a pod without room"][0])
+    cluster.put(
+        "api/v1/namespaces/llm-lab/events/e",
+        reason="TriggeredScaleUp",
+        involvedObject={"name": "vllm-1"},
+    )
+    with pytest.raises(PartFailed, match=r"not ready after 0 s"):
+        driver.up(settings, "fake", "minikube-cpu", wait_s=0.3)
+
+
+def test_a_job_whose_pods_crash_until_their_server_is_up_is_waited_for(
+    cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Job fails by itself after its own number of tries."""
+    monkeypatch.setattr(rollout, "PATIENCE_S", 0.0)
+    cluster.healthy()
+    cluster.roll_out(kubectl.render("minikube-cpu"))
+    job = cluster.objects["apis/batch/v1/namespaces/llm-lab/jobs/documents"]
+    job["status"] = {"succeeded": 0}
+    labels = {"app.kubernetes.io/name": "documents", "app.kubernetes.io/component": "task"}
+    labels |= OURS
+    crashes = {**_waiting("CrashLoopBackOff", "back-off"), "name": "documents"}
+    cluster.put(
+        "api/v1/namespaces/llm-lab/pods/documents-1",
+        metadata={"name": "documents-1", "labels": labels},
+        status={"containerStatuses": [crashes]},
+    )
+    with pytest.raises(PartFailed, match="documents was not ready after"):
+        driver.up(settings, "fake", "minikube-cpu", wait_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("minor", "fits"), [("20", False), ("26", False), ("27", True), ("34+", True)]
+)
+def test_a_kubectl_that_is_too_old_is_refused(
+    minor: str, fits: bool, cluster: FakeCluster, settings: Settings, tmp_path: Path
+) -> None:
+    """Debian 12's does not know what the overlays are made of; its error would not say so."""
+    (tmp_path / "minor").write_text(minor)
+    if fits:
+        assert kubectl.named("fake")
+        return
+    for verb in (driver.preflight, driver.up):
+        with pytest.raises(SetupError, match=r"1\.27 or newer") as e:
+            verb(settings, "fake", "minikube-cpu")
+        assert "https://kubernetes.io/docs/tasks/tools/" in e.value.fix
+        assert "apt-get" not in e.value.fix
+
+
 def test_without_an_operator_prometheus_never_comes(
     cluster: FakeCluster, settings: Settings
 ) -> None:
@@ -169,7 +291,7 @@ def test_a_forward_that_dies_is_started_again_and_ends_when_told(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
     """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
-    port = ways.free_from(13300, set())
+    port = port_forwards.free_from(13300, set())
     kept = forward.Forward(
         "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
     )
@@ -194,7 +316,7 @@ def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
         'if "port-forward" in args:\n', 'if "port-forward" in args:\n    sys.exit(1)\n'
     )
     program.write_text(text)
-    monkeypatch.setattr(ways, "FORWARDS_UP_S", 1.0)
+    monkeypatch.setattr(port_forwards, "FORWARDS_UP_S", 1.0)
     with pytest.raises(StackError, match="no way to"):
         driver.up(settings, "fake", "minikube-cpu", wait_s=5)
     assert not (settings.state_dir / "cluster.json").exists()
@@ -206,14 +328,14 @@ def test_inside_a_cluster_no_forward_is_needed(
     """A notebook in a pod uses the Services' names."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     documents = kubectl.render("minikube-cpu")
-    urls = ways.open_ways(kubectl.named("fake"), settings, "minikube-cpu", documents)
+    urls = port_forwards.open_forwards(kubectl.named("fake"), settings, "minikube-cpu", documents)
     assert urls["tempo"] == "http://tempo.llm-lab-obs.svc:3200"
     assert json.loads((settings.state_dir / "endpoints.json").read_text()) == urls
 
 
 def test_the_way_follows_a_name_that_points_elsewhere() -> None:
     """With somebody else's Prometheus, the forward goes to its Service: an ExternalName cannot be forwarded."""
-    found = ways._services(kubectl.render("cluster-existing-prometheus"))
+    found = port_forwards._services(kubectl.render("cluster-existing-prometheus"))
     assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
 
 

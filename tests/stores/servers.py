@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -22,8 +24,8 @@ class Reply:
 
 @dataclass
 class Told:
-    """A server that was told what to answer, and every (path, parameters) that it was asked, and with which
-    headers."""
+    """A server that was told what to answer, and every (path, parameters) that it was asked, and
+    with which headers."""
 
     url: str
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -31,8 +33,11 @@ class Told:
 
 
 @contextmanager
-def telling(answer: Callable[[str, dict[str, str]], Reply]) -> Iterator[Told]:
-    """Serve `answer(path, parameters)` in a thread of its own until the block ends."""
+def telling(
+    answer: Callable[[str, dict[str, str]], Reply], *, tls: tuple[Path, Path] | None = None
+) -> Iterator[Told]:
+    """Serve `answer(path, parameters)` in a thread until the block ends; by HTTPS with
+    (certificate, key)."""
     told = Told("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,7 +63,11 @@ def telling(answer: Callable[[str, dict[str, str]], Reply]) -> Iterator[Told]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    told.url = f"http://127.0.0.1:{server.server_port}"
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    told.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

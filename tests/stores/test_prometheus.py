@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import UTC, datetime
 
@@ -13,8 +14,7 @@ from hypothesis import strategies as st
 from lab.errors import NoData, NotUp, QueryRejected, StoreError, StoreUnreachable
 from lab.settings import load_settings
 from lab.stores import Prometheus, Tempo
-from lab.stores.diagnosis import metric_names_in
-from lab.stores.prometheus import MAX_POINTS, pieces
+from lab.stores.prometheus import MAX_POINTS, metric_names_in, pieces
 from tests.stores.servers import Reply, telling
 
 
@@ -60,7 +60,8 @@ def test_a_scalar_is_a_series_without_labels() -> None:
 
 
 def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
-    """So many points at a time, every point once, series joined by their labels in whatever order they come."""
+    """So many points at a time, every point once, series joined by their labels in whatever
+    order they come."""
 
     def answer(_: str, params: dict[str, str]) -> Reply:
         first = float(params["start"])
@@ -82,7 +83,8 @@ def test_a_long_range_is_asked_for_in_pieces_and_joined() -> None:
 
 
 def test_what_depends_on_the_whole_range_is_asked_for_at_once_or_refused() -> None:
-    """`@ end()` of a piece would be another instant: up to 11,000 points in one question, beyond that an error."""
+    """`@ end()` of a piece would be another instant: up to 11,000 points in one question, beyond
+    that an error."""
     with telling(lambda *_: matrix()) as server:
         Prometheus(server.url).range("m @ end()", 0, 10_999, 1)
         assert [(p["start"], p["end"]) for _, p in server.asked] == [("0.000", "10999.000")]
@@ -91,7 +93,8 @@ def test_what_depends_on_the_whole_range_is_asked_for_at_once_or_refused() -> No
 
 
 def test_a_stream_is_the_range_part_by_part() -> None:
-    """In order of time whatever comes first, each part on its own; a stream of nothing is an error, not silence."""
+    """In order of time whatever comes first, each part on its own; a stream of nothing is an
+    error, not silence."""
 
     def answer(_: str, params: dict[str, str]) -> Reply:
         if params["query"] == "none":
@@ -159,9 +162,21 @@ def test_raw_samples_reach_back_before_the_window() -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "words"),
     [
-        (Reply(b'{"status":"error","errorType":"bad_data","error":"no"}', 200), QueryRejected, "bad_data: no"),
-        (Reply(b'{"status":"error","errorType":"bad_data","error":"parse error"}', 400), QueryRejected, "parse error"),
-        (Reply(b'{"status":"error","errorType":"execution","error":"too many"}', 422), QueryRejected, "too many"),
+        (
+            Reply(b'{"status":"error","errorType":"bad_data","error":"no"}', 200),
+            QueryRejected,
+            "bad_data: no",
+        ),
+        (
+            Reply(b'{"status":"error","errorType":"bad_data","error":"parse error"}', 400),
+            QueryRejected,
+            "parse error",
+        ),
+        (
+            Reply(b'{"status":"error","errorType":"execution","error":"too many"}', 422),
+            QueryRejected,
+            "too many",
+        ),
         (Reply(b"upstream is gone", 502), QueryRejected, "HTTP 502.*upstream is gone"),
         (Reply(b"", 503), QueryRejected, "without a word"),
         (Reply(b"<html>Sign in</html>"), StoreUnreachable, "not Prometheus"),
@@ -170,11 +185,12 @@ def test_raw_samples_reach_back_before_the_window() -> None:
         (Reply(b'{"status":"success"', cut=True), StoreUnreachable, "cannot be reached"),
         (Reply(b""), StoreUnreachable, "empty answer"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_answer_is_an_error_with_the_servers_words(
     reply: Reply, error: type, words: str
 ) -> None:
-    """A refusal carries the query and what the server said; anything else says what came instead."""
+    """A refusal carries the query and what the server said; anything else says what came
+    instead."""
     with telling(lambda *_: reply) as server, pytest.raises(error, match=words) as caught:
         Prometheus(server.url).query("some_metric")
     assert caught.value.query == "some_metric"
@@ -243,11 +259,19 @@ def test_an_empty_answer_says_why_when_something_was_needed(
     ("promql", "names"),
     [
         ("up", ["up"]),
-        ('sum by (le, job) (rate(a_b{job="x_y", le=~"b|c"}[5m])) / on(z) group_left(q) b:c > bool 1e3', ["a_b", "b:c"]),
-        ("histogram_quantile(0.95, sum(rate(m[1m])) without (pod)) and absent(n offset 5m) or Inf", ["m", "n"]),
+        (
+            'sum by (le, job) (rate(a_b{job="x_y", le=~"b|c"}[5m])) '
+            "/ on(z) group_left(q) b:c > bool 1e3",
+            ["a_b", "b:c"],
+        ),
+        (
+            "histogram_quantile(0.95, sum(rate(m[1m])) without (pod)) and "
+            "absent(n offset 5m) or Inf",
+            ["m", "n"],
+        ),
         ('label_replace(m, "dst", "$1", "src", "(.*)")', ["m"]),
     ],
-)  # fmt: skip
+)
 def test_metric_names_in_an_expression(promql: str, names: list[str]) -> None:
     """Functions, keywords, labels and texts are no metrics."""
     assert metric_names_in(promql) == names
@@ -266,9 +290,12 @@ def test_the_first_name_that_is_there() -> None:
 
 
 def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`LAB_STORE_HEADERS` is for servers behind a login, such as a cluster's Thanos; the settings do not show it."""
+    """`LAB_STORE_HEADERS` is for servers behind a login, such as a cluster's Thanos; the
+    settings do not show it."""
     monkeypatch.setenv("LAB_STORE_HEADERS", '{"Authorization": "Bearer abc"}')
-    with telling(lambda path, _: Reply(b"{}") if path == "/api/search" else vector()) as server:
+    with telling(
+        lambda path, _: Reply(b'{"traces":[]}') if path == "/api/search" else vector()
+    ) as server:
         settings = load_settings(prometheus_url=server.url, tempo_url=server.url)
         Prometheus(settings).query("up")
         Tempo(settings).search("{}", 0, 1)
@@ -292,7 +319,8 @@ def test_a_token_of_the_settings_goes_to_both_stores(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_metric_is_found_under_its_other_versions_names(asked: str, exported: str) -> None:
-    """vLLM's renames and Llama Stack's prefixes, also of a histogram's parts; one clear message where there is none."""
+    """vLLM's renames and Llama Stack's prefixes, also of a histogram's parts; one clear message
+    where there is none."""
     with telling(of_a_server(names=["up", exported])) as server:
         assert Prometheus(server.url).present(asked) == exported
     with (
@@ -345,3 +373,71 @@ def test_native_histograms_are_refused_with_a_way_out() -> None:
         pytest.raises(StoreError, match="native histograms"),
     ):
         Prometheus(server.url).query("h")
+
+
+def test_one_native_histogram_does_not_hide_the_other_series() -> None:
+    """It is left out by its name, in a warning; the others are read."""
+    native = {"metric": {"__name__": "h"}, "histograms": [[1, {"count": "1"}]]}
+    plain = {"metric": {"__name__": "x"}, "values": [[1, "5"]]}
+    data = {"resultType": "matrix", "result": [native, plain]}
+    with telling(lambda *_: success(data)) as server:
+        answer = Prometheus(server.url).range("{a='b'}", 0, 10, 1)
+    assert [s.labels["__name__"] for s in answer] == ["x"]
+    assert answer.provenance.warnings == ("native histograms are left out: h",)
+    assert "left out: h" in str(answer.provenance)
+
+
+def test_what_the_server_adds_to_an_answer_is_kept() -> None:
+    """Warnings (Thanos: a store is missing), infos, VictoriaMetrics' partial answers; each once
+    for a range."""
+    body = {
+        "status": "success",
+        "isPartial": True,
+        "data": {"resultType": "matrix", "result": []},
+        "warnings": ["no StoreAPIs matched"],
+        "infos": ["metric might not be a counter"],
+    }
+    with telling(lambda *_: Reply(json.dumps(body).encode())) as server:
+        prometheus = Prometheus(server.url)
+        answers = [prometheus.query("up"), prometheus.range("up", 0, 3_000, 1)]
+    for answer in answers:
+        warnings = answer.provenance.warnings
+        assert warnings[:2] == ("no StoreAPIs matched", "metric might not be a counter")
+        assert len(warnings) == 3 and "partial" in warnings[2]
+
+
+def test_waiting_for_a_scrape_of_nothing_is_an_error() -> None:
+    """A server without targets would be waited for in vain, and the counters would be empty."""
+    with (
+        telling(lambda *_: success({"activeTargets": []})) as server,
+        pytest.raises(StoreError, match="no scrape targets"),
+    ):
+        Prometheus(server.url).wait_for_scrape(10.0, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e300, -1e18, "abc", None, [1]])
+def test_times_and_steps_that_are_none_are_refused(bad: object) -> None:
+    """Before anything is sent, wherever they are given."""
+    prometheus = Prometheus("http://127.0.0.1:9")
+    tempo = Tempo("http://127.0.0.1:9")
+    calls = [
+        lambda: prometheus.range("up", bad, 5, 1),
+        lambda: prometheus.range("up", 0, bad, 1),
+        lambda: prometheus.samples("up", 0, bad),
+        lambda: prometheus.samples("up", 0, 1, lookback_s=bad),
+        lambda: next(prometheus.stream("up", 0, 5, bad)),
+        lambda: prometheus.wait_for_scrape(bad),
+        lambda: tempo.search("{}", bad, 5),
+        lambda: tempo.spans("{}", 0, bad),
+    ]
+    if bad is not None:
+        calls += [lambda: prometheus.query("up", bad), lambda: prometheus.range("up", 0, 5, bad)]
+    for call in calls:
+        with pytest.raises(StoreError, match="finite number|number of seconds"):
+            call()
+
+
+def test_a_range_of_too_many_points_is_refused() -> None:
+    """A step of a millisecond over a century would be asked for in millions of pieces."""
+    with pytest.raises(StoreError, match="too many points"):
+        Prometheus("http://127.0.0.1:9").range("up", 0, 3e9, 0.001)

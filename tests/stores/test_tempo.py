@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreUnreachable
+from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreError, StoreUnreachable
 from lab.stores import Tempo
-from lab.stores.outline import outline
+from lab.stores.otlp import span_ids
 from lab.stores.tempo import BULK_COLUMNS
 from lab.tracestore.tempopb import trace_by_id_response
 from tests.stores.servers import Reply, telling
@@ -38,8 +38,16 @@ def a_tempo(traces: dict[int, dict], *, found: list[int] = ()):  # type: ignore[
 
     def answer(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/search":
-            hits = [{"traceID": f"{i:x}", "rootServiceName": "svc", "startTimeUnixNano": "1500000000", "durationMs": 7,
-                     "spanSets": [{"matched": 2}]} for i in found]  # fmt: skip
+            hits = [
+                {
+                    "traceID": f"{i:x}",
+                    "rootServiceName": "svc",
+                    "startTimeUnixNano": "1500000000",
+                    "durationMs": 7,
+                    "spanSets": [{"matched": 2}],
+                }
+                for i in found
+            ]
             return Reply(
                 json.dumps({"traces": hits[: int(params["limit"])], "metrics": {}}).encode()
             )
@@ -83,7 +91,7 @@ def test_a_trace_by_id() -> None:
     """The whole document; an unknown id is NoData, also where Tempo answers with an empty trace."""
     with telling(a_tempo({7: spans_of(7, (1, 0), (2, 1))})) as server:
         tempo = Tempo(server.url)
-        assert [s for _, s, _ in outline(tempo.trace(f"{7:032x}"))] == [_b64(1, 8), _b64(2, 8)]
+        assert [s for _, s, _ in span_ids(tempo.trace(f"{7:032x}"))] == [f"{1:016x}", f"{2:016x}"]
         with pytest.raises(NoData, match="does not know"):
             tempo.trace(f"{8:032x}")
 
@@ -104,7 +112,7 @@ def test_a_real_tempo_is_searched_and_asked_for_each_trace() -> None:
         tempo = Tempo(server.url)
         answer = tempo.spans("{}", 0, 10, max_traces=5)
     assert not tempo.streams and answer.limited and answer.provenance.requests == 6
-    assert sorted(t for t, _, _ in outline(answer)) == [f"{i:032x}" for i in range(1, 6)]
+    assert sorted(t for t, _, _ in span_ids(answer)) == [f"{i:032x}" for i in range(1, 6)]
 
 
 def as_protobuf(answer: dict) -> Reply:
@@ -115,7 +123,8 @@ def as_protobuf(answer: dict) -> Reply:
 
 
 def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
-    """Asked for with exactly the Accept that Tempo compares with; cut and unknown traces are as visible as in JSON."""
+    """Asked for with exactly the Accept that Tempo compares with; cut and unknown traces are as
+    visible as in JSON."""
     traces = {i: spans_of(i, (i, 0), (9, i)) for i in range(1, 4)} | {4: spans_of(4)}
     traces[2]["status"] = "PARTIAL"
     by_json = a_tempo(traces, found=list(traces))
@@ -134,10 +143,9 @@ def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
         ]
     assert (
         accepted == ["application/protobuf"] * 4
-        and not found.documents
-        and len(found.protobufs) == 3
+        and len(found.protobufs) == len(found.documents) == 3
     )
-    assert sorted(outline(found)) == sorted(
+    assert sorted(span_ids(found)) == sorted(
         (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "")
         for t in (1, 2, 3)
         for s, p in ((t, 0), (9, t))
@@ -148,24 +156,22 @@ def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
 
 
 def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
-    """Whether it never does, or for some traces only, which are then all asked for again."""
+    """Whether it never does, or for some traces only: each trace is read in the form in which it
+    came."""
     traces = {i: spans_of(i, (i, 0)) for i in range(1, 4)}
     by_json = a_tempo(traces, found=list(traces))
     with telling(by_json) as server:
         assert len(Tempo(server.url).spans("{}", 0, 10, max_traces=5).documents) == 3
         assert sum("traces/" in path for path, _ in server.asked) == 3
-    replies = iter([as_protobuf(traces[1])])
 
     def mixed(path: str, params: dict[str, str]) -> Reply:
-        return (
-            next(replies, None) or by_json(path, params)
-            if "traces/" in path
-            else by_json(path, params)
-        )
+        is_first = path.endswith(f"{1:032x}")
+        return as_protobuf(traces[1]) if is_first else by_json(path, params)
 
     with telling(mixed) as server:
         found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
-    assert len(found.documents) == 3 and not found.protobufs
+    assert len(found.documents) == 3
+    assert sorted(t for t, _, _ in span_ids(found)) == [f"{i:032x}" for i in traces]
 
 
 def test_protobuf_that_is_none_is_an_error() -> None:
@@ -216,7 +222,7 @@ def test_the_labs_own_store_streams() -> None:
         answer = tempo.spans("{}", 0, 10, attributes=["tool_name"])
         tempo.spans("{}", 0, 10, attributes=["tool_name", "other"])
         tempo.spans("{}", 0, 10, attributes=None)
-    assert outline(answer) == [("t", "s", "")]
+    assert span_ids(answer) == [("t", "s", "")]
     asked = [params for path, params in server.asked if path == "/api/lab/spans"][1:]
     assert asked[0]["whole_traces"] == "true"
     extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in asked]
@@ -242,7 +248,8 @@ def test_the_labs_own_store_streams() -> None:
 def test_what_is_no_answer_is_an_error_with_the_servers_words(
     reply: Reply, error: type, words: str
 ) -> None:
-    """As with Prometheus; a server that answers 200 to everything is not taken for the lab's own store."""
+    """As with Prometheus; a server that answers 200 to everything is not taken for the lab's own
+    store."""
     with telling(lambda *_: reply) as server:
         tempo = Tempo(server.url)
         with pytest.raises(error, match=words):
@@ -254,8 +261,9 @@ def test_what_is_no_answer_is_an_error_with_the_servers_words(
 def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A trace that gains a span between two questions is still arriving; one whose parent lacks is not whole."""
-    monkeypatch.setattr("lab.stores.waiting.POLL_S", 0.01)
+    """A trace that gains a span between two questions is still arriving; one whose parent lacks
+    is not whole."""
+    monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
     steps = iter(
         [spans_of(1, (2, 1)), spans_of(1, (2, 1), (1, 0)), spans_of(1, (2, 1), (1, 0), (3, 1))]
     )
@@ -277,16 +285,19 @@ def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(
 
 
 def test_waiting_is_bounded_and_names_what_lacks() -> None:
-    """After the time is up, each incomplete trace has its reason; what the caller's rule says counts too."""
+    """After the time is up, each incomplete trace has its reason; what the caller's rule says
+    counts too."""
     traces = {1: spans_of(1, (2, 1)), 2: spans_of(2, (1, 0)), 4: spans_of(4, (2, 3), (1, 0))}
     ids = [f"{i:032x}" for i in (1, 2, 3, 4)]
     with telling(a_tempo(traces)) as server:
         arrival = Tempo(server.url).wait_for_traces(ids, timeout_s=0.05)
         assert arrival.waited_s < 5
         assert {i: arrival.incomplete.get(i) for i in ids} == {
-            ids[0]: "it has no root span", ids[1]: None, ids[2]: "no span of it has arrived",
+            ids[0]: "it has no root span",
+            ids[1]: None,
+            ids[2]: "no span of it has arrived",
             ids[3]: "1 of its spans name a parent that is not there",
-        }  # fmt: skip
+        }
         with pytest.raises(IncompleteTraces, match="3 of 4 traces"):
             arrival.require()
         ruled = Tempo(server.url).wait_for_traces(
@@ -299,3 +310,40 @@ def test_waiting_for_nothing_ends_at_once() -> None:
     """No trace, no question."""
     arrival = Tempo("http://127.0.0.1:9").wait_for_traces([], timeout_s=5)
     assert not arrival.complete and not arrival.incomplete
+
+
+def test_an_unfinished_search_says_so() -> None:
+    """Tempo answers with what it has when its time is over; as many as the limit allows are
+    enough."""
+    body = {
+        "traces": [{"traceID": "ab", "rootServiceName": "<root span not yet received>"}],
+        "metrics": {"completedJobs": 1, "totalJobs": 4, "inspectedBytes": "123"},
+    }
+    with telling(lambda *_: Reply(json.dumps(body).encode())) as server:
+        answer = Tempo(server.url).search("{}", 0, 1, limit=20)
+        assert len(answer) == 1 and "1 of 4 of its jobs" in answer.provenance.warnings[0]
+        assert Tempo(server.url).search("{}", 0, 1, limit=1).provenance.warnings == ()
+
+
+def test_a_wrong_address_is_not_a_tempo_without_traces() -> None:
+    """A server that answers 404 to everything would know no trace, and be waited for in vain."""
+    with telling(lambda *_: Reply(b"404 page not found\n", 404)) as server:
+        tempo = Tempo(server.url)
+        for call in (
+            lambda: tempo.traces(["1", "2"]),
+            lambda: tempo.wait_for_traces(["1"], timeout_s=5),
+            lambda: tempo.spans("{}", 0, 1),
+        ):
+            with pytest.raises(StoreUnreachable, match="not Tempo"):
+                call()
+
+
+def test_ids_are_padded_and_checked() -> None:
+    """Some tools drop leading zeros; what is no id is refused before anything is asked."""
+    with telling(a_tempo({7: spans_of(7, (1, 0))})) as server:
+        tempo = Tempo(server.url)
+        assert tempo.traces(["7", f"{7:032x}"]).provenance.requests == 1
+        assert tempo.wait_for_traces([" 07"], timeout_s=5).complete == (f"{7:032x}",)
+        for bad in ("", "xyz", "../search", "1" * 33, "1 2"):
+            with pytest.raises(StoreError, match="not a trace id"):
+                tempo.trace(bad)

@@ -1,4 +1,6 @@
-"""A tool call hangs under who called it, also when the client's session was opened by somebody else."""
+"""A tool call hangs under who called it, also when the client's session was opened by somebody
+else.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def patched() -> Iterator[None]:
 async def test_the_tool_span_is_a_child_of_its_caller(
     tool_server: ToolServer, patched: None
 ) -> None:
-    """The session is opened inside one span and used inside another: the tool's parent is the second."""
+    """The session is opened inside one span and used inside another: the tool's parent is the
+    second.
+    """
     tracer = TracerProvider().get_tracer("test")
     with tracer.start_as_current_span("lists the tools") as opened:
         async with (

@@ -1,4 +1,6 @@
-"""A page that a user has open cannot use the tool server, under its own name or from another origin."""
+"""A page that a user has open cannot use the tool server, under its own name or from another
+origin.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,10 @@ def test_deep_json_is_refused(tool_server: ToolServer) -> None:
 
 
 def test_a_cluster_may_use_service_names_and_addresses() -> None:
-    """Llama Stack uses the Service's name, probes and Prometheus the pod's address; a public name stays refused."""
+    """Llama Stack uses the Service's name, probes and Prometheus the pod's address.
+
+    A public name stays refused.
+    """
     inside = AllowedHosts.for_bind_address("0.0.0.0", ["tools.corp.example", "*.lab.internal"])
     for host in (
         "lab-tools.llm-lab.svc:8200",

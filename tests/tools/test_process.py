@@ -1,4 +1,4 @@
-"""`python -m lab.tools` as a process: it starts, says what is wrong, and ends when it is told to."""
+"""`python -m lab.tools` as a process: it starts, says what is wrong, and ends on SIGTERM."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def receiver() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
 def test_life_of_a_server(
     tmp_path: Path, receiver: tuple[str, list[ExportTraceServiceRequest]]
 ) -> None:
-    """It makes its database, answers, logs JSON lines with the trace id, and sends every span before it ends."""
+    """It makes its database, answers, logs JSON lines with the trace id, and sends every span
+    before it ends.
+    """
     otlp, got = receiver
     port, trace = free_port(), "0af7651916cd43dd8448eb211c80319c"
     process = start(

@@ -1,4 +1,6 @@
-"""The tool server through a real MCP client: results, errors, traces, metrics, faults, and many calls at once."""
+"""The tool server through a real MCP client: results, errors, traces, metrics, faults, and many
+calls at once.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,10 @@ async def test_errors_are_results(
 
 
 async def test_tools_hang_below_the_request_that_asked(tool_server: ToolServer) -> None:
-    """execute_tool is below the HTTP span, which is below the caller's span; baggage of the lab becomes attributes."""
+    """execute_tool is below the HTTP span, which is below the caller's span.
+
+    Baggage of the lab becomes attributes.
+    """
     name, *_ = a_node(tool_server)
     await call(tool_server, "get_node_status", {"node": name}, **HEADERS)
     spans = {s.name: s for s in tool_server.spans()}
@@ -133,7 +138,10 @@ async def test_each_request_keeps_its_own_parent(tool_server: ToolServer) -> Non
 
 
 async def test_errors_show_in_spans_and_metrics(tool_server: ToolServer) -> None:
-    """A tool's failure is an error span with a type, and counts under its outcome; an invented name gets no label."""
+    """A tool's failure is an error span with a type, and counts under its outcome.
+
+    An invented name gets no label.
+    """
     name, *_ = a_node(tool_server)
     await call(tool_server, "get_node_status", {"node": name})
     await call(tool_server, "get_node_status", {"node": "nowhere"})
@@ -188,7 +196,10 @@ async def test_tickets_are_written_once_each(tool_server: ToolServer) -> None:
 
 
 def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
-    """A share of errors and a delay, set over HTTP, are what calls then get; DELETE takes them back."""
+    """A share of errors and a delay, set over HTTP, are what calls then get.
+
+    DELETE takes them back.
+    """
     url, name = f"{tool_server.url}/admin/faults", a_node(tool_server)[0]
     assert httpx.post(url, json={"tool": "get_quota", "error_ratio": 0.25}).status_code == 200
     set_now = httpx.post(url, json={"tool": "get_node_status", "delay_s": 0.3}).json()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fetch import ABSENT, ANY, EXISTS, Condition, FetchPlan
 
 Value = tuple[str, Any] | None
 _SLOT = {
@@ -49,6 +50,7 @@ class Corpus:
     def __init__(self, spans: list[Span]) -> None:
         self.traces: dict[int, list[Span]] = defaultdict(list)
         self.by_id = {}
+        self.plan: FetchPlan | None = None  # with it, attributes are read as Tempo's storage does
         for s in spans:
             self.traces[s.trace].append(s)
             self.by_id[s.trace, s.id] = s
@@ -64,12 +66,52 @@ class Corpus:
             case ast.Attribute():
                 return self.attribute(node, s)
             case ast.Exists():
-                return ("bool", (self.value(node.operand, s) is not None) != node.negated)
+                if node.negated:
+                    return ("bool", self.absent(node.operand, s))
+                return ("bool", self.value(node.operand, s) is not None)
             case ast.Unary():
                 return self.unary(node, s)
             case ast.Binary():
-                return self.binary(node.op, self.value(node.left, s), self.value(node.right, s))
+                left, right = self.value(node.left, s), self.value(node.right, s)
+                if self.unread(node.left, left, node.right) or self.unread(
+                    node.right, right, node.left
+                ):
+                    return ("bool", False)
+                return self.binary(node.op, left, right)
         raise TypeError(node)
+
+    # -- what Tempo reads
+
+    def unread(self, node: Any, value: Value, other: Any) -> bool:
+        """A number of one type beside a literal number of another is not read, unless anything of the scope is."""
+        if self.plan is None or value is None or not isinstance(node, ast.Attribute):
+            return False
+        if not isinstance(other, ast.Static) or not other.type.is_numeric:
+            return False
+        scopes = [node.scope] if node.scope else ["span", "resource"]
+        is_open = any(self.plan.is_open(scope) for scope in scopes)
+        return not is_open and value[0].removesuffix("[]") != _SLOT[other.type]
+
+    def evaluated(self, condition: ast.FieldExpression, s: Span) -> bool:
+        """Whether Tempo evaluates a filter on this span at all; it matters only where something is negated."""
+        if self.plan is None or not self.plan.conditions or not negates(condition):
+            return True
+        read = [self.is_read(c, s) for c in self.plan.conditions]
+        return all(read) if self.plan.requires_all else any(read)
+
+    def is_read(self, c: Condition, s: Span) -> bool:
+        value = self.value(c.attribute, s)
+        if c.op in (ANY, EXISTS):
+            return value is not None
+        if c.op == ABSENT:
+            return self.absent(c.attribute, s)
+        return self.value(ast.Binary(c.op, c.attribute, c.operand), s) == ("bool", True)
+
+    def absent(self, node: Any, s: Span) -> bool:
+        """Of events, whether any of them lacks the attribute, or there is none."""
+        if isinstance(node, ast.Attribute) and node.scope == "event":
+            return not s.events or any(node.name not in a for _, _, a in s.events)
+        return self.value(node, s) is None
 
     def unary(self, node: ast.Unary, s: Span) -> Value:
         found = self.value(node.operand, s)
@@ -96,11 +138,11 @@ class Corpus:
             case "span:id":
                 return ("str", f"{s.id:016x}")
             case "span:parentID":
-                return ("str", f"{s.parent:016x}" if s.parent else "")
+                return ("str", f"{s.parent:016x}")
             case "span:childCount":
                 return ("int", sum(1 for t in trace if t.parent == s.id))
             case "trace:id":
-                return ("str", f"{s.trace:032x}")
+                return ("str", f"{s.trace:x}")
             case "trace:duration":
                 return ("dur", max(t.end for t in trace) - min(t.start for t in trace))
             case "trace:rootName":
@@ -115,7 +157,7 @@ class Corpus:
 
     def attribute(self, node: ast.Attribute, s: Span) -> Value:
         places = {"span": s.attributes, "resource": s.resource}
-        for scope in [node.scope] if node.scope else ["span", "resource", "event"]:
+        for scope in [node.scope] if node.scope else ["span", "resource"]:
             if scope == "event":
                 found = [a[node.name] for _, _, a in s.events if node.name in a]
                 if found:
@@ -185,7 +227,10 @@ class Corpus:
 
     # -- pipelines: a spanset is (group keys, aggregates, spans)
 
-    def pipeline(self, query: ast.Query) -> dict[int, list[tuple[tuple, tuple, list[Span]]]]:
+    def pipeline(
+        self, query: ast.Query, plan: FetchPlan | None = None
+    ) -> dict[int, list[tuple[tuple, tuple, list[Span]]]]:
+        self.plan = plan
         found = {}
         for trace, spans in self.traces.items():
             sets = self.stages(query.pipeline, [((), (), spans)])
@@ -203,7 +248,7 @@ class Corpus:
         match stage:
             case ast.Filter():
                 return [
-                    (g, v, [s for s in spans if self.value(stage.condition, s) == ("bool", True)])
+                    (g, v, [s for s in spans if self.holds(stage.condition, s)])
                     for g, v, spans in sets
                 ]
             case ast.SpansetOp():
@@ -220,6 +265,9 @@ class Corpus:
             case ast.ScalarFilter():
                 return [item for one in sets for item in self.scalar(stage, one)]
         raise TypeError(stage)
+
+    def holds(self, condition: ast.FieldExpression, s: Span) -> bool:
+        return self.evaluated(condition, s) and self.value(condition, s) == ("bool", True)
 
     def group(self, stage: ast.GroupBy, one: tuple) -> list:
         groups: dict[Any, list[Span]] = defaultdict(list)
@@ -294,6 +342,17 @@ class Corpus:
             seen.add(current.parent)
             current = self.by_id.get((s.trace, current.parent))
         return seen
+
+
+def negates(node: Any) -> bool:
+    match node:
+        case ast.Unary():
+            return node.op == "!" or negates(node.operand)
+        case ast.Exists():
+            return negates(node.operand)
+        case ast.Binary():
+            return negates(node.left) or negates(node.right)
+    return False
 
 
 def comparable(op: str, a: Value, b: Value) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -18,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
 from lab.tracestore import wal
 from lab.tracestore.engine import Engine
-from lab.tracestore.errors import StoreBroken
+from lab.tracestore.errors import QueryTooSlow, StoreBroken
 from lab.tracestore.store import SpanStore
 from tests.tracestore.corpus import random_spans, request_of
 
@@ -241,8 +244,16 @@ def test_a_second_process_is_told_why(tmp_path: Path) -> None:
 class Child:
     """The store as a process of its own."""
 
-    def __init__(self, folder: Path, *, largest_file_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        largest_file_bytes: int | None = None,
+        prefix: tuple[str, ...] = (),
+        options: tuple[str, ...] = (),
+    ) -> None:
         command = [
+            *prefix,
             sys.executable,
             "-m",
             "lab.tracestore",
@@ -252,6 +263,7 @@ class Child:
             "0",
             "--data",
             str(folder),
+            *options,
         ]
         if largest_file_bytes is not None:  # past it every write fails, as on a full disk
             command = [
@@ -349,3 +361,127 @@ def test_a_bad_record_in_the_log_does_not_stop_the_start(tmp_path: Path) -> None
     engine.start()
     assert engine.store.span_count() == len(first) + len(last)
     engine.stop()
+
+
+def spoil_nothing(folder: Path) -> None:
+    """Leave the files as they are."""
+
+
+def garbage_database(folder: Path) -> None:
+    (folder / "spans.duckdb").write_bytes(b"garbage" * 1000)
+
+
+def emptied_database(folder: Path) -> None:
+    (folder / "spans.duckdb").write_bytes(b"")
+
+
+def missing_database(folder: Path) -> None:
+    (folder / "spans.duckdb").unlink()
+    (folder / "spans.duckdb.wal").unlink(missing_ok=True)
+
+
+def halved_database(folder: Path) -> None:
+    os.truncate(folder / "spans.duckdb", (folder / "spans.duckdb").stat().st_size // 2)
+
+
+def damaged_database_log(folder: Path) -> None:
+    flip(folder / "spans.duckdb.wal", (folder / "spans.duckdb.wal").stat().st_size // 2)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_nothing,
+        garbage_database,
+        emptied_database,
+        missing_database,
+        halved_database,
+        damaged_database_log,
+    ],
+)
+def test_a_damaged_database_is_rebuilt_from_the_log(
+    tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    """Whatever happened to the database: the store starts, and every span that the log holds is there once."""
+    child = Child(tmp_path)
+    sent = 0
+    for seed in range(5):
+        spans = random_spans(300 + seed)
+        sent += len(spans)
+        httpx.post(
+            f"{child.otlp}/v1/traces",
+            content=request_of(spans).SerializeToString(),
+            headers={"Content-Type": "application/x-protobuf"},
+            timeout=60,
+        ).raise_for_status()
+        httpx.get(f"{child.tempo}/api/search", timeout=60).raise_for_status()
+    child.kill()
+    spoil(tmp_path)
+
+    engine = Engine(tmp_path)
+    engine.start()
+    assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (sent,)
+    kept = engine.status()["damage"]["kept_files"]
+    assert bool(kept) == (spoil not in (spoil_nothing, missing_database))
+    engine.stop()
+
+
+def test_a_database_that_was_given_up_is_opened_anew(tmp_path: Path) -> None:
+    """A checkpoint that fails makes DuckDB refuse everything; the store opens the file again and goes on."""
+    engine = Engine(tmp_path)
+    engine.start()
+    bodies = [request_of(random_spans(seed, traces=3)).SerializeToString() for seed in (401, 402)]
+    count = "SELECT count(*) FROM spans"
+    first = engine.ingest.submit(bodies[0]).result(timeout=60).spans
+    assert engine.query(lambda con: con.execute(count).fetchone()) == (first,)
+    with engine.store.reader() as con:
+        con.execute("SET debug_checkpoint_abort = 'before_header'")
+        with pytest.raises(duckdb.FatalException):
+            con.execute("CHECKPOINT")
+    with pytest.raises(StoreBroken):
+        engine.query(lambda con: con.execute(count).fetchone())
+    assert engine.query(lambda con: con.execute(count).fetchone()) == (first,)
+
+    with engine.store.reader() as con:
+        con.execute("SET debug_checkpoint_abort = 'before_header'")
+        with pytest.raises(duckdb.FatalException):
+            con.execute("CHECKPOINT")
+    second = engine.ingest.submit(bodies[1]).result(timeout=60).spans
+    deadline = time.monotonic() + 30
+    while engine.store.flushed_seq < engine.ingest.acked_seq and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert engine.query(lambda con: con.execute(count).fetchone()) == (first + second,)
+    assert engine.fault is None
+    engine.stop()
+
+
+def test_a_deleted_folder_is_reported(tmp_path: Path) -> None:
+    """The data folder deleted under the running store: no span is acknowledged any more, and /ready says why."""
+    child = Child(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data")
+    body = request_of(random_spans(1)).SerializeToString()
+    answer = httpx.post(
+        f"{child.otlp}/v1/traces",
+        content=body,
+        headers={"Content-Type": "application/x-protobuf"},
+        timeout=60,
+    )
+    assert answer.status_code == 503
+    ready = httpx.get(f"{child.tempo}/ready", timeout=60)
+    assert ready.status_code == 503
+    assert "was deleted" in ready.text
+    child.kill()
+
+
+def test_a_stop_does_not_wait_for_a_long_query(tmp_path: Path) -> None:
+    """A query that runs is ended, and the stop stays below the supervisor's grace of 10 s."""
+    engine = Engine(tmp_path)
+    engine.start()
+    endless = "SELECT count(*) FROM range(1000000) a(x), range(1000000) b(y) WHERE x * y % 7 = 3"
+    running = engine.pool.submit(engine.query, lambda con: con.execute(endless).fetchall())
+    while not engine._deadlines:
+        time.sleep(0.01)
+    started = time.monotonic()
+    assert engine.stop()
+    assert time.monotonic() - started < 5
+    assert isinstance(running.exception(), QueryTooSlow)

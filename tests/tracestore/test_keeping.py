@@ -168,7 +168,7 @@ def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
 
 def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DuckDB checkpoints while spans arrive, also beside a query that has not read its result to the end."""
-    monkeypatch.setattr(store_module, "_CHECKPOINT_AT", "1MB")
+    monkeypatch.setattr(store_module, "CHECKPOINT_BYTES", 2**20)
     store = SpanStore(tmp_path)
     log = tmp_path / "spans.duckdb.wal"
     largest = 0

@@ -11,6 +11,7 @@ from hypothesis import given
 from lab.tracestore.search import SearchRequest, search
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fetch import FetchPlan, fetch_plan
 from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.spansets import SpansetCompiler, Window
 from lab.tracestore.traceql.validate import validate
@@ -43,8 +44,8 @@ def sql_answer(store: SpanStore, query: ast.Query) -> Counter:
     return Counter((key[0], frozenset(ids)) for key, ids in sets.items())
 
 
-def slow_answer(corpus: Corpus, query: ast.Query) -> Counter:
-    found = corpus.pipeline(query)
+def slow_answer(corpus: Corpus, query: ast.Query, plan: FetchPlan | None = None) -> Counter:
+    found = corpus.pipeline(query, plan)
     return Counter(
         (trace, frozenset(s.id for s in spans))
         for trace, sets in found.items()
@@ -69,8 +70,8 @@ def searched(
 
 def check(spans: tuple[Corpus, SpanStore], text: str) -> None:
     (corpus, store), query = spans, validate(parse(text))
-    expected = slow_answer(corpus, query)
-    assert sql_answer(store, query) == expected, text
+    assert sql_answer(store, query) == slow_answer(corpus, query), text
+    expected = slow_answer(corpus, query, fetch_plan(query))
     found = searched(store, query)
     assert Counter((trace, ids) for trace, sets in found for ids in sets) == expected, text
     newest = {

@@ -39,8 +39,19 @@ KNOWN = r"""
 { name="A" } && { name="D" }  ->  AD
 { name="A" } || { name="E" }  ->  A E
 { name="A" } && { name="E" }  ->  -
-{ .n = 7 }  ->  BC
-{ .n > 5 }  ->  BC
+{ .n = 7 }  ->  B
+{ .n = 7.0 }  ->  C
+{ .n > 5 }  ->  B
+{ .n > 5 && .s = nil }  ->  B
+{ .n > 5 && .n != nil }  ->  BC
+{ !(.n = 7) }  ->  -
+{ !(.n = 7) && name = "A" }  ->  A
+{ !(.n != nil) }  ->  -
+{ nestedSetParent < 0 }  ->  A E
+{ nestedSetParent = 1 }  ->  BD
+{ nestedSetLeft > 2 }  ->  CD
+{ nestedSetRight = nestedSetLeft + 1 }  ->  CD E
+{ } | by(nestedSetParent)  ->  A BD C E
 { .n != 7 }  ->  A
 { .missing != 1 }  ->  -
 { .missing = nil }  ->  ABCD E
@@ -126,6 +137,8 @@ def test_known_answers(store: SpanStore, line: str) -> None:
     with store.reader() as con:
         traces = search(store, con, SearchRequest(read_query(query), spans_per_set=100))["traces"]
     found = [
-        "".join(sorted(span["name"] for span in s["spans"])) for t in traces for s in t["spanSets"]
+        "".join(sorted("ABCDE"[int(span["spanID"], 16) - 1] for span in s["spans"]))
+        for t in traces
+        for s in t["spanSets"]
     ]
     assert sorted(found) == sorted(expected.split() if expected != "-" else [])

@@ -1,4 +1,6 @@
-"""Loopback servers for the driver's tests: each answers with a script, so that it can misbehave exactly."""
+"""Loopback servers for the driver's tests: each answers with a script, so that it can misbehave
+exactly.
+"""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.settings import Settings, load_settings
-from lab.workload.arrivals import Arrival, Constant
+from lab.workload.arrivals import Arrivals, Constant
 from lab.workload.plan import Plan, PlannedRequest
 
 
@@ -34,7 +34,7 @@ def request(
     return PlannedRequest(**(values | changes))
 
 
-def plan(*requests: PlannedRequest, arrivals: Arrival | None = None) -> Plan:
+def plan(*requests: PlannedRequest, arrivals: Arrivals | None = None) -> Plan:
     return Plan(requests, arrivals or Constant(1.0), seed=1)
 
 

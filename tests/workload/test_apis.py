@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from lab.workload import chat_api, responses_api
-from lab.workload.outcome import message_in
+from lab.workload.outcome import error_message
 
 
 def timed(*values: Any) -> list[tuple[float, bytes]]:
@@ -24,7 +24,10 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"
 
 
 def test_chat_text_and_usage() -> None:
-    """Text is joined; a chunk without generated text (the role) is no token; usage and its cached part are taken."""
+    """Text is joined; a chunk without generated text (the role) is no token.
+
+    Usage and its cached part are taken.
+    """
     out = chat_api.read(
         timed(
             choice({"role": "assistant", "content": ""}),
@@ -45,7 +48,10 @@ def test_chat_text_and_usage() -> None:
 
 
 def test_chat_tool_calls_are_put_together() -> None:
-    """A call's arguments come in pieces; two calls at once are kept apart; the pieces count as tokens."""
+    """A call's arguments come in pieces; two calls at once are kept apart.
+
+    The pieces count as tokens.
+    """
     call = [
         choice(
             {
@@ -99,7 +105,10 @@ def response(status: str, **more: Any) -> dict:
 
 
 def test_responses_agent_loop() -> None:
-    """Arguments and text are tokens; the answer, every tool call with its output or error, and usage come out."""
+    """Arguments and text are tokens.
+
+    The answer, every tool call with its output or error, and usage come out.
+    """
     items = [
         {"type": "mcp_list_tools", "server_label": "x", "tools": []},
         {
@@ -159,7 +168,9 @@ def test_responses_failed_and_incomplete() -> None:
 
 
 def test_responses_cut_keeps_finished_items() -> None:
-    """Of a stream that was cut, the tool calls that were done are kept, and the id that was told at the start."""
+    """Of a stream that was cut, the tool calls that were done are kept, and the id that was told at
+    the start.
+    """
     item = {"type": "mcp_call", "name": "get_quota", "arguments": "{}", "output": "7"}
     out = responses_api.read(
         timed(
@@ -173,7 +184,7 @@ def test_responses_cut_keeps_finished_items() -> None:
 
 def test_error_bodies() -> None:
     """The server's words are found in OpenAI's shape, FastAPI's, and in plain text."""
-    assert message_in(b'{"error": {"message": "no such model"}}') == "no such model"
-    assert message_in(b'{"detail": "Not Found"}') == "Not Found"
-    assert message_in(b"<h1>Bad gateway</h1>") == "<h1>Bad gateway</h1>"
-    assert message_in(b"[1, 2]") == "[1, 2]"
+    assert error_message(b'{"error": {"message": "no such model"}}') == "no such model"
+    assert error_message(b'{"detail": "Not Found"}') == "Not Found"
+    assert error_message(b"<h1>Bad gateway</h1>") == "<h1>Bad gateway</h1>"
+    assert error_message(b"[1, 2]") == "[1, 2]"

@@ -29,11 +29,14 @@ def test_wrong_words_are_told(
     """What is no arrival process is told on stderr, with exit status 2, and nothing is sent."""
     assert main(["--arrivals", words, "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert "no arrivals" in said or "must be above 0" in said
+    assert "not an arrival process" in said or "must be above 0" in said
 
 
 def test_plan_shard_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A saved plan, driven in parts that name themselves, is the whole plan; status 0 only if all went well."""
+    """A saved plan, driven in parts that name themselves, is the whole plan.
+
+    Status 0 only if all went well.
+    """
     path, out = tmp_path / "plan.jsonl", tmp_path / "runs"
     assert (
         main(

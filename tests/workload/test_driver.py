@@ -73,7 +73,9 @@ def test_trace_context_and_baggage_are_sent() -> None:
 
 
 def test_open_loop_is_open() -> None:
-    """A server that answers nobody holds up no later request, and each one's wait counts from when it was due."""
+    """A server that answers nobody holds up no later request, and each one's wait counts from when
+    it was due.
+    """
 
     async def stalls(peer: Peer) -> None:
         while (
@@ -93,7 +95,9 @@ def test_open_loop_is_open() -> None:
 
 
 def test_latency_counts_from_the_schedule() -> None:
-    """No coordinated omission: a driver that was held up charges the delay to the request, and says that it lagged."""
+    """No coordinated omission: a driver that was held up charges the delay to the request, and says
+    that it lagged.
+    """
     requests = [request(0)] + [request(i, offset_s=2.0 + i * 0.01) for i in range(1, 10)]
 
     def hold_up(record: dict) -> None:
@@ -109,7 +113,7 @@ def test_latency_counts_from_the_schedule() -> None:
         the_plan = plan(*requests)
         one = driver.Driver(
             the_plan,
-            servers.paths_for(the_plan, settings(server.url)),
+            servers.apis_for(the_plan, settings(server.url)),
             run_id="r",
             timeout_s=5,
             on_end=hold_up,
@@ -190,7 +194,9 @@ async def _hangs(peer: Peer) -> None:
 def test_every_failure_is_a_row(
     script: object, status: str, http_status: int, error_type: str, api: str
 ) -> None:
-    """Whatever a server does wrong, the request has a row with a status, a kind of error and words about it."""
+    """Whatever a server does wrong, the request has a row with a status, a kind of error and words
+    about it.
+    """
     if api == "responses" and script in (_garbage_events, _wrong_shape):
         error_type = "malformed_event" if script is _garbage_events else "stream_incomplete"
     with serving(script) as server:  # type: ignore[arg-type]
@@ -220,7 +226,9 @@ def test_connection_refused() -> None:
 
 
 def test_follow_up_names_its_predecessor() -> None:
-    """A follow-up is sent after its predecessor's answer and its think time, with the id of that answer."""
+    """A follow-up is sent after its predecessor's answer and its think time, with the id of that
+    answer.
+    """
 
     async def answers(peer: Peer) -> None:
         await asyncio.sleep(0.1)
@@ -262,7 +270,9 @@ def test_follow_up_of_a_failure_is_not_sent() -> None:
 
 
 def test_closed_loop_keeps_to_its_users() -> None:
-    """N users never have more than N requests under way, and each waits for its answer and its think time."""
+    """N users never have more than N requests under way, and each waits for its answer and its
+    think time.
+    """
     under_way = most = 0
 
     async def counts(peer: Peer) -> None:
@@ -286,7 +296,9 @@ def test_closed_loop_keeps_to_its_users() -> None:
 
 
 def test_tools_are_offered() -> None:
-    """The request names the MCP server with just the offered tools, and the vector store for the search."""
+    """The request names the MCP server with just the offered tools, and the vector store for the
+    search.
+    """
     with serving(_refuse_everything) as server:
         drive(
             server.url,
@@ -300,7 +312,9 @@ def test_tools_are_offered() -> None:
 
 
 def test_drivers_start_together() -> None:
-    """With a start that is given, offset 0 is that moment, so that several drivers can share one plan."""
+    """With a start that is given, offset 0 is that moment, so that several drivers can share one
+    plan.
+    """
     start_at = time.time() + 0.5
     with serving(chat_answer) as server:
         run = drive(server.url, plan(request(0), request(1, offset_s=0.1)), start_at=start_at)
@@ -334,7 +348,10 @@ def _interrupt_when(server: Server, requests: int) -> None:
 
 
 def test_interrupt_keeps_what_was_recorded(tmp_path: object) -> None:
-    """Ctrl-C ends the run soon; finished and running requests have rows, and the saved run says that it is partial."""
+    """Ctrl-C ends the run soon.
+
+    Finished and running requests have rows, and the saved run says that it is partial.
+    """
 
     async def slow_later(peer: Peer) -> None:
         if peer.number < 3:
@@ -366,7 +383,9 @@ def test_works_where_a_loop_is_running() -> None:
 
 
 def test_bad_input_is_told() -> None:
-    """An empty plan, an unknown tool, an address that is none, and a Llama Stack that is not there are told at once."""
+    """An empty plan, an unknown tool, an address that is none, and a Llama Stack that is not there
+    are told at once.
+    """
     with pytest.raises(WorkloadError, match="empty"):
         drive("http://127.0.0.1:1", Plan((), Constant(1.0), 0))
     with pytest.raises(WorkloadError, match="start has passed"):

@@ -57,7 +57,7 @@ HOSTILE = {
     "deep JSON in an error": b'{"type": "error", "error": {"message": %b}}' % DEEP,
     "deep JSON in a final response": b'{"type": "response.completed", "response": %b}' % DEEP,
     "not UTF-8": b'{"type": "\xff", "choices": [{"delta": {"content": "\xff"}}]}',
-    "half a surrogate pair": b'{"type": "\\ud800 ", "choices": [{"delta": {"content": "\\ud800 "}}]}',
+    "half a surrogate pair": b'{"type": "\\ud800 ", "choices": [{"delta": {"content": "\\ud800"}}]}',
     "more tokens than int64": b'{"choices": [], "usage": {"prompt_tokens": 1e30}}',
     "an integer of 30 digits": b'{"choices": [], "usage": {"prompt_tokens": %b}}' % (b"9" * 30),
     "fewer tokens than none": b'{"choices": [], "usage": {"completion_tokens": -9}}',
@@ -96,7 +96,9 @@ def test_no_answer_ends_a_run(hostile: bytes, api: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("levels", [60, 200, 1_000, 5_000, 100_000])
 def test_deep_arguments_stay_text(levels: int) -> None:
-    """Readers of the record recurse over a tool call's arguments: what is nested deeply is kept as text."""
+    """Readers of the record recurse over a tool call's arguments: what is nested deeply is kept as
+    text.
+    """
     function = {"name": "get_quota", "arguments": nested(levels)}
     call = json.dumps({"tool_calls": [{"index": 0, "function": function}]})
     end = b'{"choices": [{"delta": {}, "finish_reason": "stop"}]}'
@@ -110,15 +112,17 @@ def test_deep_arguments_stay_text(levels: int) -> None:
 def test_a_failure_of_the_driver_loses_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the driver raises: the rows of all other requests are saved, and the error is the lab's own."""
-    note = Driver._note
+    """Whatever the driver raises: the rows of all other requests are saved, and the error is the
+    lab's own.
+    """
+    note = Driver._record
 
     def fails_once(self: Driver, planned: object, *rest: object) -> None:
         if planned.request_id == "r1":  # type: ignore[attr-defined]
             raise OSError("out of luck")
         note(self, planned, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Driver, "_note", fails_once)
+    monkeypatch.setattr(Driver, "_record", fails_once)
     requests = [request(n, offset_s=n * 0.05) for n in range(4)]
     with serving(chat_answer) as server, pytest.raises(WorkloadError, match="out of luck"):
         drive(server.url, plan(*requests), out_dir=tmp_path, run_id="unlucky")
@@ -182,7 +186,9 @@ def test_an_endless_answer_is_cut(
 
 
 def test_a_request_has_one_deadline() -> None:
-    """A server that sends a byte now and then does not move the deadline, in the head or in the body."""
+    """A server that sends a byte now and then does not move the deadline, in the head or in the
+    body.
+    """
 
     async def drips(peer: Peer) -> None:
         for byte in b"HTTP/1.1 200 OK\r\n\r\n" if peer.number else HEAD + b"5\r\nhello\r\n" * 50:

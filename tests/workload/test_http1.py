@@ -48,7 +48,9 @@ def chunked(chunks: list[bytes], extension: bytes = b"", trailer: bytes = b"") -
 def test_chunked_anywhere(
     chunks: list[bytes], places: list[int], extension: bytes, trailer: bytes
 ) -> None:
-    """A chunked body is the same bytes, and complete at the same byte, wherever the pieces begin and end."""
+    """A chunked body is the same bytes, and complete at the same byte, wherever the pieces begin
+    and end.
+    """
     message = chunked(chunks, extension, trailer)
     pieces = cut(message, places)
     answer = Answer()
@@ -179,7 +181,10 @@ def test_small_pieces_count_with_what_they_cost() -> None:
 
 
 def test_interim_answers_are_passed_over_up_to_a_bound() -> None:
-    """A few come before the real answer; thousands in one piece are refused at once, without recursion."""
+    """A few come before the real answer.
+
+    Thousands in one piece are refused at once, without recursion.
+    """
     interim = b"HTTP/1.1 100 Continue\r\n\r\n"
     answer = fed([interim * 3 + b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"])
     assert (answer.status, answer.body, answer.done) == (200, b"ok", True)

@@ -18,7 +18,7 @@ from lab.errors import WorkloadError
 from lab.settings import REPO
 from lab.workload import Constant, Plan, Run, make_plan, run_plan
 from lab.workload.journal import Journal, journal_path
-from lab.workload.play import JOURNAL_EVERY_S
+from lab.workload.running import JOURNAL_EVERY_S
 from tests.workload.misbehaving import Peer, Server, chat_answer, serving
 from tests.workload.plans import plan, request, settings
 
@@ -57,7 +57,10 @@ def wait_for(server: Server, requests: int) -> None:
 
 
 def test_kill_9_loses_at_most_a_second(tmp_path: Path) -> None:
-    """Every answer of more than a second before the kill has its row; the run is marked as cut off."""
+    """Every answer of more than a second before the kill has its row.
+
+    The run is marked as cut off.
+    """
     with load_under_way(tmp_path) as (process, server, the_plan):
         wait_for(server, 75)
         process.kill()
@@ -94,7 +97,9 @@ def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path) -> None:
 
 
 def test_rows_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
-    """The journal can be read at any moment, its torn last line is left out, and it goes when the run is saved."""
+    """The journal can be read at any moment, its torn last line is left out, and it goes when the
+    run is saved.
+    """
     seen: list[Run] = []
     path = journal_path(tmp_path / "one")
 
@@ -116,7 +121,9 @@ def test_rows_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_journal_is_not_written_over(tmp_path: Path) -> None:
-    """What a killed run left behind stays: a second run of that name is refused before it sends anything."""
+    """What a killed run left behind stays: a second run of that name is refused before it sends
+    anything.
+    """
     journal_path(tmp_path / "one").write_bytes(b"precious")
     with serving(chat_answer) as server:
         with pytest.raises(WorkloadError, match="cannot be saved"):
@@ -137,7 +144,9 @@ def test_another_file_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_a_full_disk_ends_the_journal_and_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The run goes on without its journal, a warning names the file, and no torn line is left in the middle."""
+    """The run goes on without its journal, a warning names the file, and no torn line is left in
+    the middle.
+    """
     journal = Journal(tmp_path / "one", "one", plan(request(0)), 0.03)
     lags: dict[str, list[float]] = {"dispatch_lags_s": [], "loop_lags_s": [], "connect_s": []}
     usual = journal._file

@@ -27,7 +27,10 @@ async def _llama_stack(peer: Peer) -> None:
 
 
 def test_models_and_store_are_found_by_name() -> None:
-    """A model is found with its provider's prefix, the store by its name; a missing model is an error."""
+    """A model is found with its provider's prefix, the store by its name.
+
+    A missing model is an error.
+    """
     with serving(_llama_stack) as server:
         assert find_models(server.url, {"lab-model"}) == {"lab-model": "vllm/lab-model"}
         assert find_vector_store(server.url) == "vs_2"

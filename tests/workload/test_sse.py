@@ -35,7 +35,9 @@ def test_events_anywhere(texts: list[str], eol: str, places: list[int]) -> None:
 
 
 def test_fields_and_comments() -> None:
-    """Comments and other fields are passed over, data lines are joined, the space after the colon is optional."""
+    """Comments and other fields are passed over, data lines are joined, the space after the colon
+    is optional.
+    """
     body = b": ping\n\nevent: message\nid: 1\ndata:one\ndata: two\n\nretry: 5\n\n"
     assert events(body, [(len(body), 1.0)]) == [(1.0, b"one\ntwo")]
 

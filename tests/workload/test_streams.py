@@ -1,7 +1,8 @@
 """Streams as servers in the field send them: what is known of each of them, and what is not.
 
-The streams (streams/*.sse: milliseconds after the request, then the line) follow reports to guidellm#737,
-inference-perf#559, llama-benchy#18 and vllm#50600; each test states what is right for its stream.
+The streams (streams/*.sse: milliseconds after the request, then the line) follow reports to
+guidellm#737, inference-perf#559, llama-benchy#18 and vllm#50600; each test states what is right for
+its stream.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lab.measures.streaming import token_latencies
+from lab.measures import token_latencies
 from lab.workload import Run, run_plan
 from tests.workload.misbehaving import Peer, serving
 from tests.workload.plans import plan, request, settings
@@ -42,7 +43,10 @@ def stored(name: str) -> list[tuple[int, str]]:
 
 
 def played(stream: list[tuple[int, str]]) -> pd.Series:
-    """Drive one request against a server that plays the stream with its own timing; return its row with `tpot_s`."""
+    """Drive one request against a server that plays the stream with its own timing.
+
+    Return its row with `tpot_s`.
+    """
 
     async def play(peer: Peer) -> None:
         begun = asyncio.get_running_loop().time()
@@ -89,13 +93,18 @@ def test_several_tokens_in_a_chunk() -> None:
 
 
 def test_an_answer_in_one_chunk_has_no_time_per_token() -> None:
-    """A server that buffers the whole answer tells nothing of the time between tokens: missing, not 0."""
+    """A server that buffers the whole answer tells nothing of the time between tokens: missing, not
+    0.
+    """
     row = played([(600, CONTENT), *end("stop", 90)])
     assert row.first_answer_s == pytest.approx(0.600, abs=0.04) and math.isnan(row.tpot_s)
 
 
 def test_chunks_are_not_tokens() -> None:
-    """Where the server did not report usage, the count of tokens is not known; so it is with a usage without it."""
+    """Where the server did not report usage, the count of tokens is not known.
+
+    So it is with a usage without it.
+    """
     row = played(stored("s29_no_usage"))
     assert (row.prompt_tokens, row.completion_tokens, row.answer) == (-1, -1, "So it is")
     assert math.isnan(row.tpot_s)

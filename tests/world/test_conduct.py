@@ -34,7 +34,10 @@ def conduct(turn: Turn, calls: list[ActualCall], answer: str) -> Conduct:
 
 
 def test_nothing_went_wrong() -> None:
-    """One step, as needed; nothing to recover from; the answer is what the tool said; no search to judge."""
+    """One step, as needed; nothing to recover from; the answer is what the tool said.
+
+    No search to judge.
+    """
     found = conduct(TURN, [RIGHT], "a1 is down, 3 free")
     assert (found.steps, found.steps_needed, found.own_errors, found.given_errors) == (1, 1, 0, 0)
     assert (
@@ -51,7 +54,10 @@ def test_nothing_went_wrong() -> None:
 
 
 def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
-    """The user asked for a node that exists; that another one does not is of no use. Where it is the truth, it is."""
+    """The user asked for a node that exists; that another one does not is of no use.
+
+    Where it is the truth, it is.
+    """
     assert judge(TURN, [WRONG], "I could not find node a2.").answer_states, (
         "as the tool's error says"
     )
@@ -64,7 +70,10 @@ def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
 
 
 def test_faithful_is_not_right() -> None:
-    """Asked for the wrong node, it still says what the tool said; asked for the right one, it may not."""
+    """Asked for the wrong node, it still says what the tool said.
+
+    Asked for the right one, it may not.
+    """
     other = replace(RIGHT, arguments={"node": "a2"}, output='{"state": "ready", "gpus_free": 0}')
     assert conduct(TURN, [other], "a2 is ready, 0 free").answer_faithful
     assert not judge(TURN, [other], "a2 is ready, 0 free").answer_states
@@ -103,7 +112,10 @@ def test_errors_and_what_was_done_about_them(
 
 
 def test_steps_more_than_needed() -> None:
-    """Trying again after a time-out is needed; asking twice for what was answered is not, nor a wrong name."""
+    """Trying again after a time-out is needed.
+
+    Asking twice for what was answered is not, nor a wrong name.
+    """
     assert not conduct(TURN, [LATE, RIGHT], "").more_steps
     assert conduct(TURN, [RIGHT, RIGHT], "").more_steps
     assert conduct(TURN, [WRONG, RIGHT], "").more_steps
@@ -122,7 +134,10 @@ def _search(passages: list[str]) -> ActualCall:
 
 @pytest.mark.parametrize("form", documents.FORMS)
 def test_an_answer_from_documents_is_held_against_the_passages(form: str) -> None:
-    """In whatever words a document states the fact: found, and faithful; another passage's number is neither."""
+    """In whatever words a document states the fact: found, and faithful.
+
+    Another passage's number is neither.
+    """
     asked, value = "limit of trial accounts", "9 people"
     turn = Turn(
         "", (Call("file_search", {"query": asked}),), documents.sentence(asked, value), (value,)

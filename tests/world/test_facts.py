@@ -1,4 +1,6 @@
-"""The help desk's database: the same from the same seed, whole or absent, and its tools answer what it holds."""
+"""The help desk's database: the same from the same seed, whole or absent, and its tools answer what
+it holds.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ DOCUMENTS = Path(__file__).resolve().parents[2] / "data" / "world" / "documents"
 
 
 def test_same_seed_same_facts(tmp_path: Path) -> None:
-    """A file and a database in memory from the same seed hold the same rows; another seed does not."""
+    """A file and a database in memory from the same seed hold the same rows.
+
+    Another seed does not.
+    """
     build_database(tmp_path / "a.sqlite")
     on_disk = sqlite3.connect(tmp_path / "a.sqlite")
     assert list(on_disk.iterdump()) == list(memory_database().iterdump())

@@ -78,7 +78,10 @@ def test_unknown_kind_is_refused() -> None:
 
 
 def test_tools_that_a_question_needs_are_not_offered_where_it_says_so() -> None:
-    """`not_offered` scenarios leave out exactly what would be needed; every other kind offers all that it needs."""
+    """`not_offered` scenarios leave out exactly what would be needed.
+
+    Every other kind offers all that it needs.
+    """
     for s in make_scenarios(400, seed=2):
         needed = {c.tool for t in s.turns for c in t.calls}
         assert needed <= set(s.offered)

@@ -21,7 +21,9 @@ from scripts.train_lab_model.corpus import DRILL, draw
 
 @pytest.mark.parametrize("intent", PHRASINGS)
 def test_phrasings_of_the_splits_are_disjoint(intent: str) -> None:
-    """No text that a training pattern can become is also one that a held-out pattern can become, however dressed."""
+    """No text that a training pattern can become is also one that a held-out pattern can become,
+    however dressed.
+    """
     trained, held_out = (
         {_bare(t) for p in patterns for t in expansions(p)} for patterns in PHRASINGS[intent]
     )
@@ -30,7 +32,9 @@ def test_phrasings_of_the_splits_are_disjoint(intent: str) -> None:
 
 
 def _bare(text: str) -> str:
-    """Without what politeness may put around it, and without commas: what `dress` adds is seen in both splits."""
+    """Without what politeness may put around it, and without commas: what `dress` adds is seen in
+    both splits.
+    """
     bare = text.replace(",", "")
     before, after = ([n.replace(",", "").strip() for n in noise] for noise in (BEFORE, AFTER))
     while shorter := [bare[len(n) + 1 :] for n in before if bare.startswith(f"{n} ")]:
@@ -47,7 +51,9 @@ def test_fillers_of_the_splits_are_disjoint() -> None:
 
 
 def test_training_conversations_hold_no_held_out_entity_or_topic() -> None:
-    """Every name, number and topic that 2,000 training conversations call tools with is of the training split."""
+    """Every name, number and topic that 2,000 training conversations call tools with is of the
+    training split.
+    """
     rng = random.Random(5)
     seen = 0
     for _ in range(2000):
@@ -67,7 +73,9 @@ def _text(call: dict) -> str:
 
 
 def test_the_drill_cannot_be_answered_by_the_attribute_alone() -> None:
-    """Every passage that it finds states each attribute that it asks for: whose value it is tells the thing alone."""
+    """Every passage that it finds states each attribute that it asks for: whose value it is tells
+    the thing alone.
+    """
     rng = random.Random(6)
     for _ in range(200):
         _, call, found, answer = draw(rng, kinds=(DRILL,)).messages
@@ -99,7 +107,10 @@ def test_a_seed_gives_the_same_conversations_in_every_process() -> None:
 
 
 def test_any_tool_may_time_out_in_training() -> None:
-    """Live, deliveries alone do so by themselves; but whoever injects a fault may choose another tool."""
+    """Live, deliveries alone do so by themselves.
+
+    But whoever injects a fault may choose another tool.
+    """
     rng = random.Random(7)
     tools = {
         split: {

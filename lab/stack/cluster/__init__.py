@@ -1,9 +1,9 @@
 """The lab on a Kubernetes cluster: stands lab/k8s up in a context that the user names, and takes it down again.
 
     preflight(settings, context, overlay)   what the cluster lacks, each with its fix
-    up(settings, context, overlay)          applies, waits, opens the ways; returns {endpoint: URL}
+    up(settings, context, overlay)          applies, waits, opens port forwards; returns {endpoint: URL}
     status(settings, context)               one row a workload
-    connection(settings)                    the cluster that `up` has opened ways to
+    connection(settings)                    the cluster that `up` has forwarded ports of
     pods(settings, context)                 one row a pod: state, restarts, memory
     load(settings, context, plan, shards)   drives a saved plan from so many pods
     collect(settings, context, run_id, to)  waits for them and brings their records back
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lab.settings import Settings
-    from lab.stack.cluster.listing import PodStatus
-    from lab.stack.cluster.needs import Finding
+    from lab.stack.cluster.pod_status import PodStatus
+    from lab.stack.cluster.port_forwards import Connection
+    from lab.stack.cluster.preflight_checks import Finding
     from lab.stack.cluster.rollout import WorkloadStatus
-    from lab.stack.cluster.ways import Connection
 
 __all__ = ["OVERLAYS", "collect", "connection", "down", "load", "pods", "preflight", "status", "up"]
 
@@ -45,7 +45,7 @@ def up(
     progress: Callable[[list[WorkloadStatus], float], None] | None = None,
     wait_s: float = 2400.0,
 ) -> dict[str, str]:
-    """Apply the overlay, wait until all of it is ready, open the ways to it; returns {endpoint name: URL}.
+    """Apply the overlay, wait until all of it is ready, forward its ports; returns {endpoint name: URL}.
 
     A second call changes what has changed. Raises SettingsError for a context or overlay that does not exist,
     StackError where the cluster lacks something (with the fix), PartFailed when a workload does not get ready.
@@ -64,16 +64,16 @@ def status(settings: Settings, context: str) -> list[WorkloadStatus]:
 
 def pods(settings: Settings, context: str) -> list[PodStatus]:
     """How each pod of the lab is now; empty if there is none."""
-    from lab.stack.cluster import listing
+    from lab.stack.cluster import pod_status
 
-    return listing.pods(context)
+    return pod_status.pods(context)
 
 
 def connection(settings: Settings) -> Connection | None:
     """Which context and overlay `up` stood up last from this state folder, and where its parts are; None if none."""
-    from lab.stack.cluster import ways
+    from lab.stack.cluster import port_forwards
 
-    return ways.connection(settings)
+    return port_forwards.connection(settings)
 
 
 def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:

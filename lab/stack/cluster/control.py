@@ -12,8 +12,8 @@ from lab.errors import StackError
 from lab.settings import Settings
 from lab.stack import processes, state
 from lab.stack.cluster import kubectl as kube
-from lab.stack.cluster import needs as checks
-from lab.stack.cluster import rollout, ways
+from lab.stack.cluster import port_forwards, rollout
+from lab.stack.cluster import preflight_checks as checks
 from lab.stack.cluster.api import OUTSIDE_OUR_NAMESPACES, PART_OF, WORKLOADS, Api, remove_job
 from lab.stack.cluster.rollout import WorkloadStatus
 
@@ -53,7 +53,7 @@ def up(
     }
     rollout.wait(api, wanted, wait_s, progress)
     _wait_for_operator(api, documents, wait_s)
-    return ways.open_ways(kubectl, settings, overlay, documents)
+    return port_forwards.open_forwards(kubectl, settings, overlay, documents)
 
 
 def status(settings: Settings, context: str) -> list[WorkloadStatus]:
@@ -65,7 +65,7 @@ def status(settings: Settings, context: str) -> list[WorkloadStatus]:
 def down(settings: Settings, context: str, wait_s: float) -> list[str]:
     """See lab.stack.cluster.down."""
     kube.named(context)
-    ways.close_ways(settings.state_dir.resolve())
+    port_forwards.close_forwards(settings.state_dir.resolve())
     api = Api(context)
     ours = {n["metadata"]["name"] for n in api.items("api/v1", "namespaces", PART_OF)}
     removed = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,10 @@ from lab.settings import REPO
 
 K8S = REPO / "lab" / "k8s"
 FIELD_MANAGER = "llm-lab"
+OLDEST_KUBECTL = (
+    27  # 1.27 has kustomize 5; older ones do not know `components` or some of their fields
+)
+INSTALL = "https://kubernetes.io/docs/tasks/tools/"
 # Ten times as fast as the pure ones, where PyYAML was built with libyaml; an overlay has ten thousand lines.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -64,8 +72,8 @@ def named(context: str) -> Kubectl:
 
     Raises SetupError without kubectl, SettingsError for a context that was not named or does not exist.
     """
-    program = _program()
-    known = _run([program, "config", "get-contexts", "--output=name"], None, 30.0).split()
+    path = program()
+    known = _run([path, "config", "get-contexts", "--output=name"], None, 30.0).split()
     have = f"contexts {', '.join(known)}" if known else "no context in the kubeconfig"
     if not context:
         fix = "name the one that you mean: `lab up --place cluster --context NAME --overlay NAME`"
@@ -75,7 +83,7 @@ def named(context: str) -> Kubectl:
     if context not in known:
         fix = "name one of these, or `minikube start` a new one"
         raise SettingsError(f"there is no Kubernetes context {context!r}", got=have, fix=fix)
-    return Kubectl(program, context)
+    return Kubectl(path, context)
 
 
 def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]]:
@@ -87,7 +95,7 @@ def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]
             f"there is no overlay {overlay!r}", got=f"in {folder}", fix=f"use one of {names}"
         )
     return list(
-        yaml.load_all(_run([_program(), "kustomize", str(path)], None, 60.0), Loader=_LOADER)
+        yaml.load_all(_run([program(), "kustomize", str(path)], None, 60.0), Loader=_LOADER)
     )
 
 
@@ -97,12 +105,30 @@ def versions() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
-def _program() -> str:
-    program = shutil.which("kubectl")
-    if program is None:
-        fix = "install it: https://kubernetes.io/docs/tasks/tools/ (Debian: apt-get install kubernetes-client)"
-        raise SetupError("kubectl is not installed", fix=fix)
-    return program
+def program() -> str:
+    """Return kubectl's path. Raises SetupError where it is missing, or too old for the manifests."""
+    found = shutil.which("kubectl")
+    if found is None:
+        raise SetupError("kubectl is not installed", fix=f"install it: {INSTALL}")
+    minor, text = _client_version(found)
+    if minor < OLDEST_KUBECTL:
+        raise SetupError(
+            f"kubectl is too old: the manifests need 1.{OLDEST_KUBECTL} or newer",
+            got=f"{text} at {found} (Debian 12's package is 1.20)",
+            fix=f"install a current one: {INSTALL}",
+        )
+    return found
+
+
+@functools.lru_cache
+def _client_version(found: str) -> tuple[int, str]:
+    """Return (minor version, the whole version) of a kubectl; a large number where it does not tell."""
+    text = _run([found, "version", "--client", "--output=json"], None, 30.0)
+    try:
+        version = json.loads(text)["clientVersion"]
+        return int(re.sub(r"\D", "", version["minor"])), version["gitVersion"]
+    except (ValueError, KeyError, TypeError):
+        return sys.maxsize, "unknown"
 
 
 def _run(command: list[str], stdin: str | None, timeout_s: float) -> str:

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.errors import PartFailed
+from lab.errors import PartFailed, StackError
 from lab.stack.cluster.api import PART_OF, WORKLOADS, Api
 
 POLL_S = 2.0
-# What a container waits for that time alone does not mend.
+# Reasons that waiting cannot change.
 HOPELESS = {
     "ErrImageNeverPull",
     "InvalidImageName",
     "CreateContainerConfigError",
     "CreateContainerError",
 }
+# Reasons that may pass within seconds (a registry that stumbles, a node that is just coming up), and not after this long.
+PATIENCE_S = 45.0
+SUSPICIOUS = {"ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"}
+LOG_LINES = "8"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class WorkloadStatus:
     progress: str
     why: str = ""
     failed: bool = False
+    reason: str = ""  # the first word of `why`: ErrImagePull, Unschedulable, ...
+    pod: str = ""
+    container: str = ""
 
 
 def statuses(api: Api) -> list[WorkloadStatus]:
@@ -51,9 +58,11 @@ def wait(
 ) -> None:
     """Return when all `wanted` (kind, namespace, name) are ready.
 
-    Raises PartFailed for one that cannot get ready, or is not within `limit_s`.
+    Raises PartFailed for one that cannot get ready: at once for a reason that waiting cannot change, after PATIENCE_S
+    for one that it could have, after `limit_s` for any other.
     """
     begun = time.monotonic()
+    since: dict[tuple[str, str], float] = {}  # {(workload, reason): when it was first seen}
     while True:
         rows = [s for s in statuses(api) if (s.kind, s.namespace, s.name) in wanted]
         elapsed_s = time.monotonic() - begun
@@ -61,32 +70,99 @@ def wait(
             progress(rows, elapsed_s)
         for s in rows:
             if s.failed:
-                raise _failure(api.context, s, f"{s.kind} {s.name} cannot get ready")
+                raise _failure(api, s, f"{s.kind} {s.name} cannot get ready")
+        stuck = _stuck(rows, since)
+        if stuck and not _nodes_are_added(api, stuck):
+            happened = f"{stuck.kind} {stuck.name} has not got ready for {PATIENCE_S:.0f} s"
+            raise _failure(api, stuck, happened)
         waiting = [s for s in rows if not s.ready]
         if not waiting and len(rows) == len(wanted):
             return
         if elapsed_s > limit_s:
-            missing = sorted(
-                n for _, _, n in wanted - {(s.kind, s.namespace, s.name) for s in rows}
-            )
-            if not waiting:
-                fix = "run the same command again"
-                raise PartFailed(
-                    f"{missing[0]} was applied and is not there", part=missing[0], fix=fix
-                )
-            raise _failure(
-                api.context, waiting[0], f"{waiting[0].name} was not ready after {limit_s:.0f} s"
-            )
+            raise _out_of_time(api, wanted, rows, waiting, limit_s)
         time.sleep(poll_s)
 
 
-def _failure(context: str, s: WorkloadStatus, happened: str) -> PartFailed:
-    look = f"kubectl --context {context} --namespace {s.namespace}"
+def _stuck(
+    rows: list[WorkloadStatus], since: dict[tuple[str, str], float]
+) -> WorkloadStatus | None:
+    """Return a workload that has waited for one suspicious reason for PATIENCE_S. Changes `since`."""
+    now = time.monotonic()
+    suspects = {(s.name, _group(s.reason)): s for s in rows if s.reason in SUSPICIOUS}
+    unready = {s.name for s in rows if not s.ready}
+    for key in set(since) - set(suspects):
+        # Between two crashes a container runs for a while; that ends no crash loop.
+        if key[1] != "CrashLoopBackOff" or key[0] not in unready:
+            del since[key]
+    for key, s in suspects.items():
+        # A Job's pods may crash until what they need is up; the Job itself decides when it has failed.
+        if s.kind == "Job" and s.reason == "CrashLoopBackOff":
+            continue
+        if now - since.setdefault(key, now) >= PATIENCE_S:
+            return s
+    return None
+
+
+def _group(reason: str) -> str:
+    """Return one name for the reasons between which a pod goes back and forth."""
+    return "image" if reason in ("ErrImagePull", "ImagePullBackOff") else reason
+
+
+def _nodes_are_added(api: Api, s: WorkloadStatus) -> bool:
+    """Return whether a cluster autoscaler is making room for the pods of a workload."""
+    if s.reason != "Unschedulable":
+        return False
+    events = api.items("api/v1", "events", namespace=s.namespace)
+    return any(
+        e.get("reason") == "TriggeredScaleUp"
+        and e.get("involvedObject", {}).get("name", "").startswith(f"{s.name}-")
+        for e in events
+    )
+
+
+def _out_of_time(
+    api: Api,
+    wanted: set[tuple[str, str, str]],
+    rows: list[WorkloadStatus],
+    waiting: list[WorkloadStatus],
+    limit_s: float,
+) -> PartFailed:
+    if waiting:
+        happened = f"{waiting[0].name} was not ready after {limit_s:.0f} s"
+        return _failure(api, waiting[0], happened)
+    there = {(s.kind, s.namespace, s.name) for s in rows}
+    missing = sorted(name for _, _, name in wanted - there)
+    fix = "run the same command again"
+    return PartFailed(f"{missing[0]} was applied and is not there", part=missing[0], fix=fix)
+
+
+def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
+    """Return the error with the cluster's own words and, for a container that ended, its last ones."""
+    look = f"kubectl --context {api.context} --namespace {s.namespace}"
     kind = s.kind.lower()
     fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
-    return PartFailed(
-        happened, part=s.name, got="; ".join(t for t in (s.progress, s.why) if t), fix=fix
-    )
+    got = "; ".join(t for t in (s.progress, s.why, _fix_of(s.reason)) if t)
+    if s.reason == "CrashLoopBackOff" and s.pod:
+        path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
+        query = {"container": s.container, "previous": "true", "tailLines": LOG_LINES}
+        got += f"\n    {_log(api, path, query)}"
+    return PartFailed(happened, part=s.name, got=got.rstrip(), fix=fix)
+
+
+def _log(api: Api, path: str, query: dict[str, str]) -> str:
+    try:
+        return "\n    ".join(api.text(path, **query).strip().splitlines())
+    except StackError:  # the container is already gone, and its log with it
+        return ""
+
+
+def _fix_of(reason: str) -> str:
+    """Return what usually helps, for the reasons that newcomers meet."""
+    return {
+        "ErrImagePull": "build or load the image into the cluster (lab/k8s/README.md, Images)",
+        "ImagePullBackOff": "build or load the image into the cluster (lab/k8s/README.md, Images)",
+        "Unschedulable": "give the cluster more room, or choose a smaller overlay",
+    }.get(reason, "")
 
 
 def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
@@ -104,42 +180,67 @@ def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
         failed = False
     seen = now.get("observedGeneration", 0) >= meta.get("generation", 0) or kind == "Job"
     ready = seen and done >= wanted and not failed
-    why, hopeless = ("", False) if ready else _reason(api, meta["namespace"], item)
+    why = Waiting() if ready else _reason(api, meta["namespace"], item)
     what = f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}"
     return WorkloadStatus(
-        kind, meta["namespace"], meta["name"], ready, what, why, failed or hopeless
+        kind,
+        meta["namespace"],
+        meta["name"],
+        ready,
+        what,
+        f"{why.reason}: {why.message}".strip(": "),
+        failed or why.reason in HOPELESS,
+        why.reason,
+        why.pod,
+        why.container,
     )
 
 
-def _reason(api: Api, namespace: str, item: dict[str, Any]) -> tuple[str, bool]:
-    """(why its pods are not ready, whether waiting is in vain)."""
+@dataclass(frozen=True)
+class Waiting:
+    """What keeps a pod from being ready; empty fields where it is not known."""
+
+    reason: str = ""
+    message: str = ""
+    pod: str = ""
+    container: str = ""
+
+
+def _reason(api: Api, namespace: str, item: dict[str, Any]) -> Waiting:
+    """Return why a workload's pods are not ready: the gravest reason first."""
     spec = item["spec"]
     labels = spec.get("selector", {}).get("matchLabels") or spec["template"]["metadata"].get(
         "labels", {}
     )
     selector = ",".join(f"{k}={v}" for k, v in labels.items())
-    reasons = [
-        r for pod in api.items("api/v1", "pods", selector, namespace) for r in pod_reasons(pod)
-    ]
-    for reason, message, hopeless in reasons:
-        return f"{reason}: {message}".rstrip(": "), hopeless
-    return "", False
+    pods = api.items("api/v1", "pods", selector, namespace)
+    reasons = [r for pod in pods for r in pod_reasons(pod)]
+    reasons.sort(key=lambda r: (r.reason not in HOPELESS, r.reason not in SUSPICIOUS))
+    return reasons[0] if reasons else Waiting()
 
 
-def pod_reasons(pod: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(reason, message, whether waiting is in vain) of everything that keeps a pod from being ready."""
+def pod_reasons(pod: dict[str, Any]) -> Iterator[Waiting]:
+    """Yield everything that keeps a pod from being ready."""
     now = pod.get("status", {})
+    name = pod["metadata"]["name"]
     for condition in now.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            yield condition.get("reason", ""), condition.get("message", ""), False
-    for container in [*now.get("initContainerStatuses", []), *now.get("containerStatuses", [])]:
-        waiting = container.get("state", {}).get("waiting")
-        if waiting and waiting.get("reason") not in (None, "PodInitializing", "ContainerCreating"):
-            reason = waiting["reason"]
-            yield (
-                reason,
-                f"{container['name']} {waiting.get('message', '')}".strip(),
-                reason in HOPELESS,
-            )
-        elif container.get("state", {}).get("running") and not container.get("ready"):
-            yield "Running", f"{container['name']} runs, and its probe does not pass yet", False
+            yield Waiting(condition.get("reason", ""), condition.get("message", ""), name)
+    for status in [*now.get("initContainerStatuses", []), *now.get("containerStatuses", [])]:
+        container = status["name"]
+        waiting = status.get("state", {}).get("waiting") or {}
+        reason = waiting.get("reason")
+        if reason and reason not in ("PodInitializing", "ContainerCreating"):
+            words = (container, waiting.get("message", ""), _last_end(status))
+            yield Waiting(reason, " ".join(w for w in words if w), name, container)
+        elif status.get("state", {}).get("running") and not status.get("ready"):
+            message = f"{container} runs, and its probe does not pass yet"
+            yield Waiting("Running", message, name, container)
+
+
+def _last_end(status: dict[str, Any]) -> str:
+    """Return how a container's last run ended."""
+    end = status.get("lastState", {}).get("terminated")
+    return (
+        f"(ended with {end.get('reason', 'Error')}, exit status {end['exitCode']})" if end else ""
+    )

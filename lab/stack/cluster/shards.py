@@ -41,14 +41,19 @@ def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": data}
     api.replace_config_map("llm-lab", "load-plan", body)
     documents = kube.render("load", kube.K8S)
+    fill_in(documents, shards, run_id, time.time() + lead_s)
+    kubectl.apply(documents)
+    return run_id
+
+
+def fill_in(documents: list[dict[str, Any]], shards: int, run_id: str, start_at: float) -> None:
+    """Set a load's number of pods, run id and start (seconds since the epoch) in the rendered Job."""
     job = next(d for d in documents if d["kind"] == "Job")
     job["spec"] |= {"completions": shards, "parallelism": shards}
-    values = {"SHARDS": str(shards), "RUN_ID": run_id, "START_AT": f"{time.time() + lead_s:.3f}"}
+    values = {"SHARDS": str(shards), "RUN_ID": run_id, "START_AT": f"{start_at:.3f}"}
     for variable in job["spec"]["template"]["spec"]["containers"][0]["env"]:
         if variable["name"] in values:
             variable["value"] = values[variable["name"]]
-    kubectl.apply(documents)
-    return run_id
 
 
 def collect(
@@ -69,7 +74,7 @@ def collect(
             f"the pods of shards {sorted(missing)} are gone, and their records with them", fix=fix
         )
     return [
-        _unpacked(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)
+        _record(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)
     ]
 
 
@@ -126,9 +131,7 @@ def _failure(api: Api, happened: str) -> PartFailed:
         if pod.get("status", {}).get("phase") != "Succeeded":
             name = pod["metadata"]["name"]
             last = _log(api, name, tailLines="5").strip()
-            why = "; ".join(
-                f"{reason} {message}" for reason, message, _ in rollout.pod_reasons(pod)
-            )
+            why = "; ".join(f"{r.reason} {r.message}" for r in rollout.pod_reasons(pod))
             words.append(f"{name}: {last or why or pod.get('status', {}).get('phase')}")
     fix = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
     return PartFailed(happened, part="load", got="\n    ".join(words), fix=fix)
@@ -152,9 +155,13 @@ def _log(api: Api, pod: str, **query: str) -> str:
         return str(e.got or e)
 
 
-def _unpacked(api: Api, pod: str, folder: Path) -> Path:
-    """The pod's record as files in `folder`. Raises WorkloadError unless it is whole."""
-    found = _RECORD.search(_log(api, pod))
+def _record(api: Api, pod: str, folder: Path) -> Path:
+    return unpack_record(_log(api, pod), pod, folder)
+
+
+def unpack_record(log: str, pod: str, folder: Path) -> Path:
+    """Unpack the record in a pod's log to files in `folder`. Raises WorkloadError unless it is whole."""
+    found = _RECORD.search(log)
     packed = base64.b64decode(found["body"]) if found else b""
     if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:
         got = (

@@ -152,14 +152,25 @@ Stage = Filter | SpansetOp | ScalarFilter | GroupBy | Coalesce | Select | Aggreg
 
 
 @dataclass(frozen=True)
+class Compare(Node):
+    """The arguments of compare(): which spans are the selection, how many values per attribute, and, unless both are 0,
+    between which times (unix ns) spans can be selected."""
+
+    selection: Filter
+    limit: int = 10
+    start_ns: int = 0
+    end_ns: int = 0
+
+
+@dataclass(frozen=True)
 class MetricsAggregate(Node):
-    """`rate() by (...)` and its like. `quantiles` for quantile_over_time; `baseline` for compare()."""
+    """`rate() by (...)` and its like. `quantiles` for quantile_over_time; `compare` for compare()."""
 
     op: str
     attribute: Attribute | Intrinsic | None
     quantiles: tuple[float, ...]
     by: tuple[Attribute | Intrinsic, ...]
-    baseline: Filter | None = None
+    compare: Compare | None = None
 
 
 @dataclass(frozen=True)
@@ -187,24 +198,10 @@ class MetricsQuery(Node):
 
 
 @dataclass(frozen=True)
-class MetricsMath(Node):
-    """Arithmetic between metrics; a side may be a number."""
-
-    op: str
-    left: MetricsExpression
-    right: MetricsExpression
-
-
-MetricsExpression = MetricsQuery | MetricsMath | float
-
-
-@dataclass(frozen=True)
 class Query(Node):
-    """A whole query: either spansets (`metrics` is None) or metrics; second stages that follow the arithmetic in
-    `second`."""
+    """A whole query: either spansets (`metrics` is None) or metrics (`pipeline` is None)."""
 
     text: str
     pipeline: Pipeline | None
-    metrics: MetricsQuery | MetricsMath | None = None
-    second: tuple[SecondStage, ...] = ()
+    metrics: MetricsQuery | None = None
     hints: dict[str, int | float | str | bool] = field(default_factory=dict)

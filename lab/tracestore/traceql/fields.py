@@ -1,11 +1,9 @@
 """Field expressions -> SQL over one row of spans.
 
-TraceQL is typed when the span is seen: `span.foo` may be a string here and a number there. So an expression compiles
-to `Slots`:
-one SQL expression for each type that it may have, of which at most one is not NULL on any row. `a = b` is then the OR
-over the
-types that can be compared. A comparison with nothing, or across types, is false, never an error. All values are bound
-parameters.
+TraceQL is typed when the span is seen: `span.foo` may be a string here and a number there. So an expression compiles to
+`Slots`: one SQL expression for each type that it may have, of which at most one is not NULL on any row. `a = b` is then the
+OR over the types that can be compared. A comparison with nothing, or across types, is false, never an error. All values are
+bound parameters.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from uuid import UUID
 
 from lab.tracestore.catalogue import Catalogue
 from lab.tracestore.columns import DUCK_OF, PROMOTED, quote
-from lab.tracestore.traceql import ast
+from lab.tracestore.traceql import ast, fetch
 from lab.tracestore.traceql.ast import Type
 
 # Slot names: scalars, then lists of them (`[]`) for arrays and for events and links, of which a span has several.
@@ -33,6 +31,8 @@ _TYPE_SLOT = {
 }
 _JSON_FIELD = {"str": "stringValue", "int": "intValue", "dbl": "doubleValue", "bool": "boolValue"}
 _FLIP = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+_ARITHMETIC = ("+", "-", "*", "/", "%", "^")
+_ID_COLUMNS = {"span:id": "s.span_id", "span:parentID": "s.parent_id"}
 _SQL_OP = {"=": "=", "!=": "<>", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
 
 Slots = dict[str, str]
@@ -67,18 +67,47 @@ class Needs:
     scopes: bool = False
     trace: bool = False
     children: bool = False
+    nested_sets: bool = False
 
 
 @dataclass
 class FieldCompiler:
-    """Compiles field expressions against the alias `s` of spans, `r` of resources, `c` of scopes, `t` of traces, `k`
-    of children."""
+    """Compiles field expressions against the aliases `s` of spans, `r` of resources, `c` of scopes, `t` of traces, `k` of
+    children and `n` of nested sets.
+
+    With the plan of the whole query, attributes are read as Tempo reads them (see `fetch`); without it, always.
+    """
 
     catalogue: Catalogue
     parameters: Parameters
     needs: Needs = field(default_factory=Needs)
+    plan: fetch.FetchPlan | None = None
 
     # -- booleans
+
+    def filter(self, stage: ast.Filter) -> str:
+        """Return the condition of `{ ... }`, restricted to the spans that Tempo evaluates at all.
+
+        That matters only where a negation could be true of a span that none of the query's conditions selects.
+        """
+        condition = self.condition(stage.condition)
+        if self.plan is None or not _negates(stage.condition):
+            return condition
+
+        read = [self._is_read(c) for c in self.plan.conditions]
+        if not read:
+            return condition
+        word = " AND " if self.plan.requires_all else " OR "
+        return f"({word.join(read)}) AND ({condition})"
+
+    def _is_read(self, condition: fetch.Condition) -> str:
+        """Whether a span has a value that meets a condition of the plan."""
+        if condition.op in (fetch.ANY, fetch.EXISTS):
+            return f"coalesce({self._exists(condition.attribute)}, FALSE)"
+        if condition.op == fetch.ABSENT:
+            return self._absent(condition.attribute)
+        node = ast.Binary(condition.op, condition.attribute, condition.operand)
+        return f"coalesce({self._comparison(node)}, FALSE)"
 
     def condition(self, node: ast.FieldExpression) -> str:
         """A boolean for WHERE: NULL counts as false."""
@@ -88,8 +117,7 @@ class FieldCompiler:
             case ast.Attribute() | ast.Intrinsic():
                 return self.slots(node).get("bool", "NULL::BOOLEAN")
             case ast.Exists():
-                found = self._exists(node.operand)
-                return f"NOT coalesce({found}, FALSE)" if node.negated else found
+                return self._absent(node.operand) if node.negated else self._exists(node.operand)
             case ast.Unary(op="!"):
                 inner = node.operand
                 # Not of something that is no boolean is no boolean either: NULL stays NULL.
@@ -98,6 +126,8 @@ class FieldCompiler:
             case ast.Binary(op="&&" | "||"):
                 word = " AND " if node.op == "&&" else " OR "
                 return "(" + word.join(self.condition(n) for n in _chain(node)) + ")"
+            case ast.Binary() if node.op in _ARITHMETIC:
+                return "FALSE"  # a number is not true
             case ast.Binary():
                 return self._comparison(node)
         return "FALSE"
@@ -110,15 +140,30 @@ class FieldCompiler:
         if isinstance(node, ast.Attribute):
             return self._attribute_exists(node)
         if isinstance(node, ast.Intrinsic):
-            return "TRUE"
+            listed = [
+                sql for slot, sql in self._intrinsic(node.name).items() if slot.endswith("[]")
+            ]
+            return f"coalesce(len({listed[0]}) > 0, FALSE)" if listed else "TRUE"
         parts = [f"{sql} IS NOT NULL" for sql in self.slots(node).values()]
         return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
 
+    def _absent(self, node: ast.FieldExpression) -> str:
+        """Whether a value is missing; of events and links, whether any of them lacks it, or there is none."""
+        if isinstance(node, ast.Attribute) and node.scope in ("event", "link"):
+            if not self.catalogue.types(node.scope, node.name):
+                return "TRUE"
+            column = f"s.{node.scope}s"
+            with_key = f"len({self._bags_with(column, node.name)})"
+            every = f"json_array_length({column})"
+            return f"({column} IS NULL OR {with_key} < {every})"
+        return f"NOT coalesce({self._exists(node)}, FALSE)"
+
     def _comparison(self, node: ast.Binary) -> str:
-        shortcut = self._id_shortcut(node)
+        shortcut = _root_shortcut(node) or self._id_shortcut(node)
         if shortcut:
             return shortcut
-        left, right = self.slots(node.left), self.slots(node.right)
+        left = self._operand(node.left, node.right)
+        right = self._operand(node.right, node.left)
         parts = []
         for ls, lsql in left.items():
             for rs, rsql in right.items():
@@ -128,6 +173,26 @@ class FieldCompiler:
         if not parts:
             return "FALSE"
         return parts[0] if len(parts) == 1 else "(" + " OR ".join(parts) + ")"
+
+    def _operand(self, node: ast.FieldExpression, other: ast.FieldExpression) -> Slots:
+        """Return the slots of one side of a comparison.
+
+        An attribute beside a literal is read in the literal's type only, unless the query reads it without a condition.
+        """
+        slots = self.slots(node)
+        if (
+            self.plan is None
+            or not isinstance(node, ast.Attribute)
+            or not isinstance(other, ast.Static)
+            or not other.type.is_numeric
+        ):
+            return slots
+
+        scopes = [node.scope] if node.scope else ["span", "resource"]
+        if any(self.plan.is_open(scope) for scope in scopes):
+            return slots
+        kind = _TYPE_SLOT[other.type]
+        return {slot: sql for slot, sql in slots.items() if slot.removesuffix("[]") == kind}
 
     def _compare(self, op: str, ls: str, left: str, rs: str, right: str) -> str | None:
         """One pair of types; None where TraceQL does not compare them."""
@@ -155,16 +220,14 @@ class FieldCompiler:
             or node.op not in ("=", "!=")
         ):
             return None
-        text, op = str(node.right.value), _SQL_OP[node.op]
-        try:
-            if node.left.name == "trace:id":
-                return f"s.trace_id {op} {self.parameters.add(str(UUID(hex=text.rjust(32, '0'))))}::UUID"
-            if node.left.name == "span:id" and len(text) == 16:
-                return f"s.span_id {op} {self.parameters.add(int(text, 16))}::UBIGINT"
-            if node.left.name == "span:parentID" and len(text) == 16:
-                return f"s.parent_id {op} {self.parameters.add(int(text, 16))}::UBIGINT"
-        except ValueError:
-            return None
+        text = str(node.right.value)
+        op = _SQL_OP[node.op]
+        name = node.left.name
+        if name == "trace:id" and re.fullmatch(r"[0-9a-fA-F]{1,32}", text):
+            trace = str(UUID(hex=text.rjust(32, "0")))
+            return f"s.trace_id {op} {self.parameters.add(trace)}::UUID"
+        if name in _ID_COLUMNS and re.fullmatch(r"[0-9a-f]{16}", text):
+            return f"{_ID_COLUMNS[name]} {op} {self.parameters.add(int(text, 16))}::UBIGINT"
         return None
 
     # -- values
@@ -179,10 +242,9 @@ class FieldCompiler:
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Unary(op="-"):
-                # TRY: -2^63 has no counterpart.
-                operand = self.slots(node.operand)
-                return {t: f"TRY(-{sql})" for t, sql in operand.items() if t in _NUMERIC}
-            case ast.Binary() if node.op in ("+", "-", "*", "/", "%", "^"):
+                slots = self.slots(node.operand)
+                return {t: f"TRY(-({sql}))" for t, sql in slots.items() if t in _NUMERIC}
+            case ast.Binary() if node.op in _ARITHMETIC:
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
 
@@ -215,6 +277,8 @@ class FieldCompiler:
             self.needs.trace = True
         if name == "span:childCount":
             self.needs.children = True
+        if name.startswith("nestedSet"):
+            self.needs.nested_sets = True
         if name.startswith("instrumentation:"):
             self.needs.scopes = True
         return dict(_INTRINSICS[name])
@@ -240,11 +304,9 @@ class FieldCompiler:
         return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
 
     def _scopes_of(self, node: ast.Attribute) -> list[str]:
-        """Where to look: an unscoped attribute is the span's, else the resource's, else of the events, links, scope."""
-        wanted = (
-            [node.scope] if node.scope else ["span", "resource", "event", "link", "instrumentation"]
-        )
-        return [s for s in wanted if self.catalogue.types(s, node.name)]
+        """Return where to look: an unscoped attribute is the span's, else the resource's."""
+        scopes = [node.scope] if node.scope else ["span", "resource"]
+        return [s for s in scopes if self.catalogue.types(s, node.name)]
 
     def _scoped(self, scope: str, name: str) -> Slots:
         if scope == "resource" and name == "service.name":
@@ -270,7 +332,7 @@ class FieldCompiler:
         types = self.catalogue.types(scope, name)
         key = self.parameters.add(name)
         if scope in ("event", "link"):
-            return f"(len(list_filter({_bags(f's.{scope}s')}, lambda b: list_contains(json_keys(b), {key}))) > 0)"
+            return f"(len({self._bags_with(f's.{scope}s', name)}) > 0)"
         alias = self._alias(scope)
         parts = []
         for t in (*SCALARS, "json"):
@@ -288,6 +350,11 @@ class FieldCompiler:
             self.needs.scopes = True
         return {"span": "s", "resource": "r", "instrumentation": "c"}[scope]
 
+    def _bags_with(self, column: str, name: str) -> str:
+        """Return SQL of the attribute objects, of events or links, that have a key."""
+        has = f"list_contains(json_keys(b), {self.parameters.add(name)})"
+        return f"list_filter({_bags(column)}, lambda b: {has})"
+
     def _in_list(self, column: str, name: str, type_name: str) -> str:
         """The values that the events or links of a span give to an attribute; NULL where none has it."""
         pointer = self.parameters.add(
@@ -298,6 +365,47 @@ class FieldCompiler:
         return (
             f"CASE WHEN {column} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
         )
+
+
+def _negates(node: ast.FieldExpression) -> bool:
+    """Whether an expression contains `!`."""
+    match node:
+        case ast.Unary():
+            return node.op == "!" or _negates(node.operand)
+        case ast.Exists():
+            return _negates(node.operand)
+        case ast.Binary():
+            return _negates(node.left) or _negates(node.right)
+    return False
+
+
+def _root_shortcut(node: ast.Binary) -> str | None:
+    """Return a comparison of nestedSetParent that only tells roots (-1) from other spans (0 and more), as such."""
+    if node.left != ast.Intrinsic("nestedSetParent") or not isinstance(node.right, ast.Static):
+        return None
+
+    limit = node.right.value
+    if node.right.type not in (Type.INT, Type.FLOAT) or node.op not in _SQL_OP:
+        return None
+    if limit > 0 or (limit == 0 and node.op not in ("<", ">=")):
+        return None
+    of_root = _holds(node.op, -1, limit)
+    of_others = _holds(node.op, 0, limit)
+    if of_root == of_others:
+        return "TRUE" if of_root else "FALSE"
+    return "(s.parent_id = 0)" if of_root else "(s.parent_id <> 0)"
+
+
+def _holds(op: str, value: int, limit: float) -> bool:
+    compare = {
+        "=": value == limit,
+        "!=": value != limit,
+        ">": value > limit,
+        ">=": value >= limit,
+        "<": value < limit,
+        "<=": value <= limit,
+    }
+    return compare[op]
 
 
 def _bags(column: str) -> str:
@@ -373,7 +481,7 @@ def _double_arithmetic(op: str, left: str, right: str) -> str:
 
 _EVENT_OFFSETS = (
     "list_transform(json_extract_string(s.events, '$[*].t'), "
-    "lambda v: TRY_CAST(v AS BIGINT) - s.start_ns)"
+    "lambda v: TRY(TRY_CAST(v AS BIGINT) - s.start_ns))"
 )
 _INTRINSICS: dict[str, Slots] = {
     "span:duration": {"dur": "s.dur_ns"},
@@ -382,18 +490,19 @@ _INTRINSICS: dict[str, Slots] = {
     "span:statusMessage": {"str": "coalesce(s.status_message, '')"},
     "span:kind": {"kind": "s.kind"},
     "span:id": {"str": "printf('%016x', s.span_id)"},
-    "span:parentID": {
-        "str": "CASE WHEN s.parent_id = 0 THEN '' ELSE printf('%016x', s.parent_id) END"
-    },
+    "span:parentID": {"str": "printf('%016x', s.parent_id)"},
     "span:childCount": {"int": "coalesce(k.children, 0)"},
     "trace:duration": {"dur": "t.trace_ns"},
     "trace:rootName": {"str": "coalesce(t.root_name, '')"},
     "trace:rootService": {"str": "coalesce(t.root_service, '')"},
-    "trace:id": {"str": "replace(s.trace_id::VARCHAR, '-', '')"},
+    "trace:id": {"str": "ltrim(replace(s.trace_id::VARCHAR, '-', ''), '0')"},
     "event:name": {"str[]": "json_extract_string(s.events, '$[*].n')"},
     "event:timeSinceStart": {"dur[]": _EVENT_OFFSETS},
     "link:traceID": {"str[]": "json_extract_string(s.links, '$[*].t')"},
     "link:spanID": {"str[]": "json_extract_string(s.links, '$[*].s')"},
     "instrumentation:name": {"str": "c.name"},
     "instrumentation:version": {"str": "c.version"},
+    "nestedSetLeft": {"int": "coalesce(n.n_left, 0)"},
+    "nestedSetRight": {"int": "coalesce(n.n_right, 0)"},
+    "nestedSetParent": {"int": "coalesce(n.n_parent, 0)"},
 }

@@ -1,7 +1,6 @@
 """TraceQL text -> syntax tree.
 
-lark reads the tokens and the brackets (grammar.lark); operators are bound here by Tempo's precedence table, and then
-every
+lark reads the tokens and the brackets (grammar.lark); operators are bound here by Tempo's precedence table, and then every
 construct is checked to stand where Tempo's grammar lets it stand.
 """
 
@@ -17,8 +16,8 @@ from lark import Token, Tree
 
 from lab.tracestore.errors import TraceQLSyntax, TraceQLUnsupported
 from lab.tracestore.traceql import ast
-from lab.tracestore.traceql.kinds import PipelineReader
 from lab.tracestore.traceql.literals import literal, number_or_none, unquote_attribute
+from lab.tracestore.traceql.pipeline import PipelineReader
 
 MAX_QUERY_CHARS = 128 * 1024
 MAX_OPERATORS = 400

@@ -1,31 +1,40 @@
 """Spanset pipelines -> SQL: a relation of matching spans, per trace and, after by(), per group.
 
-A relation has the columns trace_id, rid (the row of `spans`), span_id, parent_id, start_ns and, after n groupings,
-g1..gn (text
-with the type in its first letter, so that the string "1" and the number 1 are two groups). Aggregates of scalar
-filters ride along
-as v1..vn, because Tempo returns them with the spanset.
+A relation has the columns trace_id, rid (the row of `spans`), span_id, parent_id, start_ns and, after n groupings, g1..gn
+(text with the type in its first letter, so that the string "1" and the number 1 are two groups). Aggregates of scalar
+filters are carried as v1..vn, because Tempo returns them with the spanset.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import duckdb
+
+from lab.tracestore import nested_sets
 from lab.tracestore.catalogue import Catalogue
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.fetch import FetchPlan
 from lab.tracestore.traceql.fields import FieldCompiler, Needs, Parameters, Slots
-from lab.tracestore.traceql.kinds import STRUCTURAL
+from lab.tracestore.traceql.pipeline import STRUCTURAL
 
 _KEYS = "trace_id, rid, span_id, parent_id, start_ns"
 
 
 @dataclass(frozen=True)
 class Window:
-    """Spans that overlap [start_ns, end_ns] take part. `source` is the table or subquery of spans."""
+    """Spans that overlap [start_ns, end_ns] (unix ns) take part. `source` is the table of spans.
+
+    With `edges`, traces are meant: the spans of these traces take part wherever they are, and no span that takes part
+    starts outside [first_ns, last_ns] (see `lab.tracestore.windows`).
+    """
 
     start_ns: int = 0
     end_ns: int = 2**63 - 1
     source: str = "spans"
+    edges: tuple[str, ...] | None = None
+    first_ns: int = 0
+    last_ns: int = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -53,12 +62,36 @@ class SpansetCompiler:
     """Compiles pipelines over a window. `ctes` are the WITH clauses that the relations lean on."""
 
     def __init__(
-        self, catalogue: Catalogue, window: Window, parameters: Parameters | None = None
+        self,
+        catalogue: Catalogue,
+        window: Window,
+        parameters: Parameters | None = None,
+        plan: FetchPlan | None = None,
     ) -> None:
-        self.catalogue, self.window = catalogue, window
+        self.catalogue = catalogue
+        self.window = window
         self.parameters = parameters or Parameters()
+        self.plan = plan
         self.ctes: list[str] = []
+        self.needs_nested_sets = False
         self._names = 0
+
+    def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Create the tables beside the spans that the compiled statement reads, on the connection that will run it."""
+        if not self.needs_nested_sets:
+            return
+
+        source = self.window.source
+        if source == "spans" and self.window.edges is not None:
+            source = (
+                "(SELECT rowid, trace_id, span_id, parent_id, start_ns, res_id, scope_id FROM spans "
+                f"WHERE trace_id IN (SELECT trace_id FROM spans s WHERE {self._overlap_literal()}))"
+            )
+        nested_sets.register(con, source)
+
+    def _overlap_literal(self) -> str:
+        window = self.window
+        return f"s.start_ns <= {window.end_ns:d} AND s.end_ns >= {window.start_ns:d}"
 
     # -- SQL pieces
 
@@ -74,7 +107,8 @@ class SpansetCompiler:
         return name
 
     def fields(self) -> FieldCompiler:
-        return FieldCompiler(self.catalogue, self.parameters)
+        """Return a compiler of field expressions."""
+        return FieldCompiler(self.catalogue, self.parameters, plan=self.plan)
 
     def source(self, needs: Needs) -> str:
         """FROM and the joins that the expressions need."""
@@ -90,15 +124,29 @@ class SpansetCompiler:
             sql += (
                 f" LEFT JOIN ({children}) k ON k.trace_id = s.trace_id AND k.parent_id = s.span_id"
             )
+        if needs.nested_sets:
+            self.needs_nested_sets = True
+            sql += f" LEFT JOIN {nested_sets.TABLE} n ON n.rid = s.rowid"
         return sql
 
     def in_window(self) -> str:
+        """Return the condition that a span takes part."""
+        window = self.window
         parts = []
-        if self.window.end_ns < 2**63 - 1:
-            parts.append(f"s.start_ns <= {self.parameters.add(self.window.end_ns)}::BIGINT")
-        if self.window.start_ns > 0:
-            parts.append(f"s.end_ns >= {self.parameters.add(self.window.start_ns)}::BIGINT")
-        return " AND ".join(parts) or "TRUE"
+        if window.end_ns < 2**63 - 1:
+            parts.append(f"s.start_ns <= {self.parameters.add(window.end_ns)}::BIGINT")
+        if window.start_ns > 0:
+            parts.append(f"s.end_ns >= {self.parameters.add(window.start_ns)}::BIGINT")
+        overlap = " AND ".join(parts) or "TRUE"
+        if not window.edges:
+            return overlap
+
+        traces = f"SELECT unnest({self.parameters.add(list(window.edges))}::UUID[])"
+        first = f"{self.parameters.add(window.first_ns)}::BIGINT"
+        last = f"{self.parameters.add(window.last_ns)}::BIGINT"
+        return (
+            f"s.start_ns BETWEEN {first} AND {last} AND (({overlap}) OR s.trace_id IN ({traces}))"
+        )
 
     # -- pipelines
 
@@ -112,12 +160,13 @@ class SpansetCompiler:
     def stage(self, stage: ast.Node, before: Relation | None) -> Relation:
         match stage:
             case ast.Filter():
-                return self._filter(stage.condition, before)
+                return self._filter(stage, before)
             case ast.SpansetOp():
                 return self._operator(stage, before)
             case ast.Pipeline():
                 return self.pipeline(stage, before)
-        before = before or self._filter(ast.Static(ast.Type.BOOLEAN, True), None)
+        everything = ast.Filter(ast.Static(ast.Type.BOOLEAN, True))
+        before = before or self._filter(everything, None)
         match stage:
             case ast.ScalarFilter():
                 return self._scalar_filter(stage, before)
@@ -129,9 +178,9 @@ class SpansetCompiler:
                 return before
         raise TypeError(stage)
 
-    def _filter(self, condition: ast.FieldExpression, before: Relation | None) -> Relation:
+    def _filter(self, stage: ast.Filter, before: Relation | None) -> Relation:
         compiler = self.fields()
-        where = compiler.condition(condition)
+        where = compiler.filter(stage)
         if before is None:
             columns = "s.trace_id, s.rowid AS rid, s.span_id, s.parent_id, s.start_ns"
             return Relation(

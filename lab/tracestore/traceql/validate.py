@@ -1,7 +1,6 @@
-"""Does a parsed query make sense? Types must fit, filters be boolean, aggregates look at the span. As Tempo judges.
+"""Check that a parsed query makes sense, as Tempo does: types fit, filters are boolean, aggregates depend on the span.
 
-Raises TraceQLInvalid for what is wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly,
-by Tempo.
+Raises TraceQLInvalid for what is wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly, by Tempo.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.ast import Type
 
 MAX_GROUP_BY = 5
+MAX_SPANSET_OPERATORS = 20
+MAX_GROUPINGS = 5
 
 _INTRINSIC_TYPES = {
     "span:duration": Type.DURATION,
@@ -112,8 +113,8 @@ def validate(query: ast.Query) -> ast.Query:
     if query.pipeline is not None:
         checker.pipeline(query.pipeline)
     else:
-        checker.metrics(query.metrics, query.second)
-    checker.unsupported(query)
+        checker.metrics(query.metrics)
+    checker.size(query)
     return query
 
 
@@ -259,28 +260,31 @@ class _Checker:
 
     # -- metrics
 
-    def metrics(self, node: ast.MetricsExpression, second: tuple[ast.SecondStage, ...]) -> None:
-        if isinstance(node, ast.MetricsMath):
-            self.metrics(node.left, ())
-            self.metrics(node.right, ())
-            for side in (node.left, node.right):
-                if isinstance(side, ast.MetricsQuery) and side.aggregate.op == "compare":
-                    raise self.invalid("compare() cannot be used in arithmetic", side)
-        elif isinstance(node, ast.MetricsQuery):
-            self.pipeline(node.pipeline)
-            self._aggregate_over_time(node.aggregate)
-            second = node.second + second
-            if second and node.aggregate.op == "compare":
-                raise self.invalid(
-                    "compare() cannot be used with second stage functions", second[0]
-                )
-        for stage in second:
+    def metrics(self, node: ast.MetricsQuery) -> None:
+        self.pipeline(node.pipeline)
+        self._aggregate_over_time(node.aggregate)
+        if node.second and node.aggregate.op == "compare":
+            raise self.invalid(
+                "compare() cannot be used with second stage functions", node.second[0]
+            )
+        for stage in node.second:
             if isinstance(stage, ast.TopBottom) and stage.limit <= 0:
                 raise self.invalid(f"{stage.op}(): limit must be greater than 0", stage)
 
+    def _compare(self, node: ast.Compare) -> None:
+        self.filter(node.selection)
+        if node.limit <= 0:
+            raise self.invalid("compare(): the number of values must be greater than 0", node)
+        if node.start_ns == node.end_ns == 0:
+            return
+        if node.start_ns <= 0 or node.end_ns <= 0:
+            raise self.invalid("compare(): timestamps must be positive unix nanoseconds", node)
+        if node.end_ns <= node.start_ns:
+            raise self.invalid("compare(): the end must be after the start", node)
+
     def _aggregate_over_time(self, node: ast.MetricsAggregate) -> None:
-        if node.baseline is not None:
-            self.filter(node.baseline)
+        if node.compare is not None:
+            self._compare(node.compare)
         for attribute in (node.attribute, *node.by):
             if attribute is not None:
                 self.field(attribute)
@@ -293,15 +297,25 @@ class _Checker:
         if len(node.by) > limit:
             raise self.not_supported(f"metrics group by {len(node.by)} values", node)
 
-    # -- right, but not answered
+    # -- right, but too expensive for those who share the store
 
-    def unsupported(self, query: ast.Query) -> None:
-        for node in walk(query):
-            match node:
-                case ast.Intrinsic(name=name) if name.startswith("nestedSet"):
-                    raise self.not_supported(name, node)
-                case ast.MetricsAggregate(op="compare"):
-                    raise self.not_supported("compare()", node)
+    def size(self, query: ast.Query) -> None:
+        """Limit what costs a table of its own: operators between spansets, and groupings."""
+        limits = (
+            (ast.SpansetOp, MAX_SPANSET_OPERATORS, "operators between spansets"),
+            (ast.GroupBy, MAX_GROUPINGS, "by()"),
+        )
+        nodes = list(walk(query))
+        for kind, limit, construct in limits:
+            found = [node for node in nodes if isinstance(node, kind)]
+            if len(found) > limit:
+                last = max(found, key=lambda node: node.pos)
+                raise TraceQLUnsupported(
+                    f"more than {limit} {construct}: not supported",
+                    query=self.text,
+                    position=last.pos,
+                    construct=construct,
+                )
 
 
 def _match(left: Type, right: Type) -> bool:

@@ -1,8 +1,8 @@
 """Check a configuration against the options of the program that reads it.
 
-The collector and Tempo are not in any package registry, so their own parsers cannot run here. Their
-options are listed in `collector.yaml` and `tempo.yaml` beside this file, with the releases they were
-read from, and are turned into a JSON Schema that refuses every key it does not know.
+The collector and Tempo are not in any package registry, so their own parsers cannot run here.
+Their options are listed in `collector.yaml` and `tempo.yaml` beside this file, with the releases
+they were read from, and are turned into a JSON Schema that refuses every key it does not know.
 """
 
 from __future__ import annotations

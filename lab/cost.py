@@ -1,0 +1,302 @@
+"""Cost: whose tokens they were, whether all sources agree on them, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pandas as pd
+
+from lab import prices
+from lab.errors import NoData, SettingsError
+from lab.frames import spans_frame
+from lab.frames.turns import OTHERS, turn_frame
+from lab.measures import (
+    Energy,
+    bill_by,
+    by_tokens,
+    cache_savings,
+    classify_work,
+    cost_by,
+    is_repeat,
+    machine_bill,
+    machine_usd_per_mtok,
+    reconcile_money,
+    reconcile_totals,
+    scaled,
+    token_totals,
+    with_shares,
+)
+from lab.observation import Observation, WindowRun
+from lab.prices import ApiPrice, MachinePrice
+from lab.schema import Metric, Service, Span
+from lab.settings import Settings
+from lab.world import scenario_of
+
+__all__ = [
+    "TokenReconciliation",
+    "api_prices",
+    "bill_by",
+    "by_tokens",
+    "cache_savings",
+    "classify_work",
+    "cost_by",
+    "counter_totals",
+    "energy",
+    "engine_turns",
+    "finished_calls",
+    "find_price",
+    "fresh_tokens",
+    "is_repeat",
+    "machine_bill",
+    "machine_prices",
+    "machine_usd_per_mtok",
+    "needed_turns",
+    "reconcile",
+    "reconcile_money",
+    "reconcile_totals",
+    "scaled",
+    "token_totals",
+    "with_busy_time",
+    "with_shares",
+]
+
+BEFORE_S = (
+    60.0  # other clients' calls that began this long before the run may still have been under way
+)
+ENGINE = (  # the chat model's calls, whatever its service is called
+    f'{{ name = "{Span.VLLM}" && resource.service.name != "{Service.VLLM_EMBED}" && '
+    f'resource.service.name != "{Service.VLLM_CANARY}" }}'
+)
+COUNTERS = {
+    "prompt": Metric.PROMPT_TOKENS,
+    "cached": Metric.CACHED_TOKENS,
+    "completion": Metric.GENERATION_TOKENS,
+}
+ENERGY = {  # metric -> (joules per unit, what it covers)
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": (
+        1e-3,
+        "the GPUs, without processor, memory and cooling",
+    ),
+    "node_rapl_package_joules_total": (
+        1.0,
+        "the processor packages, without memory and the rest of the machine",
+    ),
+}
+RAPL_LOOKED_FOR = 'node_scrape_collector_success{collector="rapl"}'
+
+Price = TypeVar("Price", ApiPrice, MachinePrice)
+
+
+def machine_prices(settings: Settings) -> dict[str, MachinePrice]:
+    """Return every machine of data/prices/machines.toml, by name. Raises SettingsError."""
+    return prices.machine_prices(settings.data_dir)
+
+
+def api_prices(settings: Settings) -> dict[str, ApiPrice]:
+    """Return every price list of data/prices/api.toml, by name. Raises SettingsError."""
+    return prices.api_prices(settings.data_dir)
+
+
+def find_price(price_list: Mapping[str, Price], name: str) -> Price:
+    """Return the price of this name.
+
+    Raises SettingsError, with the names that there are, where it is not listed.
+    """
+    if name not in price_list:
+        raise SettingsError(
+            f"there is no price for {name!r}",
+            got=f"the prices of {', '.join(sorted(price_list))}",
+            fix="use one of these, or add a row with its source (data/prices/README.md)",
+        )
+    return price_list[name]
+
+
+def engine_turns(seen: Observation) -> pd.DataFrame:
+    """Return every model call that vLLM worked on during the run: lab.frames.turn_frame.
+
+    Other clients' calls are included. A server is often shared. Without the others' calls, its busy
+    time could not be divided and its counters would not match.
+    """
+    start, end = seen.run.window
+    spans = spans_frame(seen.tempo.spans(ENGINE, start - BEFORE_S, end))
+    turns = turn_frame(seen.requests, spans)
+    during = (turns["ended_at"] > start) & (turns["scheduled_at"] < end)
+    return turns[during | (turns["request_id"] != OTHERS)].reset_index(drop=True)
+
+
+def with_busy_time(seen: Observation) -> pd.DataFrame:
+    """Return `engine_turns` with each call's share of the engine's busy seconds."""
+    return with_shares(engine_turns(seen), seen.run.window)
+
+
+def needed_turns(requests: pd.DataFrame) -> pd.Series:
+    """Return how many model calls each request needs, by request_id.
+
+    One per tool call of its scenario, and one for the answer. Requests without a scenario are left
+    out.
+    """
+    known = requests[requests["scenario_id"].notna() & (requests["turn_index"] >= 0)]
+    needed = {}
+    for row in known.itertuples():
+        turn = scenario_of(row.scenario_id).turns[row.turn_index]
+        needed[row.request_id] = len(turn.calls) + 1
+    return pd.Series(needed, name="needed", dtype="int64")
+
+
+def fresh_tokens(seen: Observation, turns: pd.DataFrame) -> pd.Series:
+    """Return the prompt tokens of each model call that were not in the prefix cache.
+
+    No span says what was cached of a window's direct calls: NaN. Where all calls are such, their
+    whole prompts are returned as an upper bound, and a line says so.
+    """
+    fresh = turns["prompt_tokens"] - turns["cached_tokens"]
+    known = ~(turns["api"].eq("chat") & isinstance(seen.run, WindowRun))
+    if known.any():
+        return fresh.where(known)
+    print("cache hits are unknown for these calls; full prompt lengths are used as an upper bound")
+    return fresh
+
+
+def counter_totals(seen: Observation) -> dict[str, float]:
+    """Return the growth of vLLM's token counters over the run: {prompt, cached, completion}.
+
+    NaN for a counter that this version of vLLM does not have. Waits for a scrape.
+    """
+    totals = {}
+    for kind, metric in COUNTERS.items():
+        try:
+            totals[kind] = seen.increase(metric)
+        except NoData:
+            totals[kind] = float("nan")
+    return totals
+
+
+@dataclass(frozen=True)
+class TokenReconciliation:
+    """The tokens of a run by all sources; see `reconcile`.
+
+    `table`: rows prompt, cached, completion; one column per source, their differences, and
+    `balanced`. `computed_tokens` is by Prometheus' three counters, `in_steps` by vLLM's engine
+    steps; `others` is the number of other clients' model calls, `under_way` how many of those were
+    running at the scrapes at which the counters' window begins and ends. Their tokens are partly
+    outside of it, so then a difference means nothing.
+    """
+
+    table: pd.DataFrame
+    computed_tokens: int
+    in_steps: float
+    others: int
+    under_way: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether all sources agree on prompt and completion, and the engine's steps do."""
+        agree = self.table.loc[["prompt", "completion"], "balanced"].all()
+        return bool(agree) and self.in_steps == self.computed_tokens
+
+    def __str__(self) -> str:
+        rows = self.table.loc[["prompt", "completion"]]
+        others = f" (of them {self.others} model calls by others)" if self.others else ""
+        total = int(rows["spans"].sum())
+        differences = self._differences(rows)
+        if not differences:
+            everywhere = f"{total:,} prompt and generated tokens in every source"
+            return f"the books balance to the token: {everywhere}{others}"
+        return f"the books do NOT balance over {total:,} tokens{others}: {'; '.join(differences)}"
+
+    def _differences(self, rows: pd.DataFrame) -> list[str]:
+        differences = []
+        columns = [name for name in rows if "_less_" in name]
+        for kind, row in rows.iterrows():
+            for name in columns:
+                if row[name]:
+                    differences.append(f"{kind} {row[name]:+,.0f} ({name.replace('_', ' ')})")
+
+        if self.in_steps != self.computed_tokens:
+            more = self.in_steps - self.computed_tokens
+            differences.append(f"computed {more:+,.0f} (vLLM's steps less its counters)")
+        if differences and self.under_way:
+            differences.append(
+                f"but {self.under_way} calls of others were under way at its edges: "
+                "no verdict, run it again"
+            )
+        return differences
+
+
+def reconcile(seen: Observation, turns: pd.DataFrame | None = None) -> TokenReconciliation:
+    """Compare the run's tokens by client, spans and Prometheus, to the token.
+
+    Prometheus' counters cannot tell users apart. So `spans` is everything that vLLM worked on, and
+    the other clients' tokens (calls that ended within the counters' window) are also added to the
+    client's column, as `others`, so that a shared server is not a difference. A fourth source: vLLM
+    counts the tokens of every engine step (`iteration_tokens_total`), which must equal the uncached
+    prompt tokens plus the generated ones.
+
+    `turns` are `engine_turns(seen)`, queried where not given. Raises NoData without vLLM's
+    counters.
+    """
+    turns = engine_turns(seen) if turns is None else turns
+    growth = {kind: seen.increases(metric) for kind, metric in COUNTERS.items()}
+    increases = {kind: float(table["increase"].sum()) for kind, table in growth.items()}
+    start = pd.Timestamp(seen.run.window[0], unit="s", tz="UTC")
+    firsts = [table["first_at"].min() for table in growth.values()]
+    first = min(start if pd.isna(at) else at for at in firsts).timestamp()
+    end = seen.scraped_until
+
+    foreign = turns["request_id"] == OTHERS
+    theirs = turns[foreign & (turns["ended_at"] > first) & (turns["ended_at"] <= end)]
+    others = pd.Series({kind: float(theirs[f"{kind}_tokens"].sum()) for kind in COUNTERS})
+    totals = token_totals(seen.requests, increases)
+    silent = totals.attrs["client_silent"]
+    totals["client"] += others
+    totals["spans"] += others
+    table = reconcile_totals(totals.astype("int64"))
+    table.insert(0, "others", others.astype("int64"))
+    table.attrs["client_silent"] = silent
+
+    computed = increases["prompt"] - increases["cached"] + increases["completion"]
+    in_steps = seen.increase(f"{Metric.STEP_TOKENS}_sum")
+    under_way = _in_engine(seen, first) + _in_engine(seen, end)
+    return TokenReconciliation(table, int(computed), in_steps, len(theirs), under_way)
+
+
+def _in_engine(seen: Observation, at: float) -> int:
+    """Return how many requests vLLM reported as running or waiting at a time."""
+    answer = seen.prometheus.query(f"sum({seen.of_vllm(Metric.RUNNING, Metric.WAITING)})", at=at)
+    return int(sum(float(series["value"][1]) for series in answer.metrics))
+
+
+def finished_calls(seen: Observation) -> pd.Series:
+    """Return how many model calls ended in which way during the run, by vLLM's counter.
+
+    Calls that were broken off because their client hung up are not in it: vLLM 0.32 writes no span
+    for them and does not count them (its reason `abort` stays 0); only the token counters include
+    them.
+    """
+    calls = seen.increase(Metric.REQUESTS, by=["finished_reason"])
+    return calls.astype("int64").rename("calls")
+
+
+def energy(seen: Observation) -> Energy:
+    """Return the joules of the run by DCGM's counter, otherwise RAPL's, otherwise why none."""
+    window = seen.run.window
+    for metric, (unit_j, covers) in ENERGY.items():
+        series = seen.prometheus.samples(metric, *window).series
+        if series:
+            units = seen.increase(metric, job=series[0].labels.get("job", ""))
+            return Energy(units * unit_j, metric, covers)
+
+    looked_for = seen.prometheus.samples(RAPL_LOOKED_FOR, *window).series
+    rapl = (
+        "node-exporter looks for it here and finds none"
+        if looked_for
+        else "node-exporter's collector for it is off"
+    )
+    why = (
+        f"this Prometheus has neither {' nor '.join(ENERGY)}.\n"
+        "DCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL) is hidden from "
+        f"most virtual machines: {rapl}."
+    )
+    return Energy(float("nan"), "", why)

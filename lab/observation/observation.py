@@ -1,0 +1,202 @@
+"""An observation: a run, its requests and spans, and the stores that know more of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import overload
+
+import pandas as pd
+
+from lab.errors import NoData
+from lab.frames import histogram_frame, increase_exact, request_frame, series_frame
+from lab.observation.arrivals import wait_for_spans
+from lab.observation.judging import VERDICTS, judge_requests
+from lab.observation.window import LACKS, WindowRun
+from lab.places import place_of
+from lab.settings import Settings
+from lab.stores import Arrival, MetricAnswer, Prometheus, Tempo
+from lab.workload import Run
+
+AFTER_S = 120.0  # a later scrape may count other clients' requests too
+STORED_S = 5.0  # a scrape is reported a moment before its samples can be queried
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A run with its telemetry.
+
+    `requests` (lab.schema.REQUEST_FRAME and the verdicts), `spans`, and what arrived.
+
+    Counters are read up to the first successful scrape after the run: it holds all of the run and
+    nothing later.
+    """
+
+    run: Run
+    settings: Settings
+    requests: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    spans: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    arrival: Arrival = field(default_factory=lambda: Arrival((), {}, 0.0))
+    _scraped: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def prometheus(self) -> Prometheus:
+        """Return a client of the run's Prometheus."""
+        return Prometheus(self.settings)
+
+    @cached_property
+    def tempo(self) -> Tempo:
+        """Return a client of the run's Tempo."""
+        return Tempo(self.settings)
+
+    def has(self, what: str) -> bool:
+        """Return whether this is known of the run: 'chunks', 'client', 'truth' or 'experiment'.
+
+        A window of other clients' requests has none of them; the reason is printed.
+        """
+        if isinstance(self.run, WindowRun):
+            print(f"no data on {LACKS[what]}.")
+            return False
+        return True
+
+    def of_vllm(self, *metrics: str) -> str:
+        """Return a selector of these metrics of the chat model's vLLM.
+
+        An embedding server exports metrics of the same names.
+        """
+        if len(metrics) == 1:
+            return f"{metrics[0]}{{{_job(self.settings.vllm_job)}}}"
+        return f'{{__name__=~"{"|".join(metrics)}",{_job(self.settings.vllm_job)}}}'
+
+    @property
+    def scraped_until(self) -> float:
+        """Return the time of the first successful scrape of vLLM after the run; see `scraped`."""
+        return self.scraped(self.settings.vllm_job)
+
+    def scraped(self, job: str) -> float:
+        """Return when (epoch seconds) a scrape of a job first succeeded after the run.
+
+        Live, it is waited for. A failed scrape (`up` is 0) brought no counters and is skipped; of
+        several instances the one that was scraped last counts. Raises StoreError where no scrape
+        comes, NoData where none was kept.
+        """
+        if job not in self._scraped:
+            self._scraped[job] = self._find_scrape(job)
+        return self._scraped[job]
+
+    def increases(self, metric: str, job: str | None = None) -> pd.DataFrame:
+        """Return the growth of each series of a counter over the run: `lab.frames.increase_exact`.
+
+        `job` is the scrape job, by default the chat model's vLLM; the metric may have the name of
+        another version of its exporter. Raises NoData where Prometheus has no sample of it in the
+        run.
+        """
+        job = self.settings.vllm_job if job is None else job
+        start = self.run.window[0]
+        end = self.scraped(job)
+        selector = f"{self.prometheus.present(metric)}{{{_job(job)}}}"
+        growth = increase_exact(self.prometheus.samples(selector, start, end), start, end)
+        if growth.empty:
+            raise NoData(
+                f"Prometheus has no sample of {metric} in this run's window", query=selector
+            )
+        return growth
+
+    @overload
+    def increase(self, metric: str, by: tuple[()] = (), job: str | None = None) -> float: ...
+    @overload
+    def increase(self, metric: str, by: Sequence[str], job: str | None = None) -> pd.Series: ...
+
+    def increase(
+        self, metric: str, by: Sequence[str] = (), job: str | None = None
+    ) -> float | pd.Series:
+        """Return how much a counter grew over the run, exactly: in total, or by labels.
+
+        Raises NoData as `increases` does.
+        """
+        growth = self.increases(metric, job)
+        if not by:
+            return float(growth["increase"].sum())
+        return growth.groupby(list(by), observed=True)["increase"].sum()
+
+    def samples(self, selector: str) -> pd.DataFrame:
+        """Return the samples of a selector from the run's start to the scrape that holds it all.
+
+        lab.frames.series_frame. Raises NoData, with the reason that the server knows, where there
+        is none.
+        """
+        first = self.prometheus.samples(selector, *self.run.window).series
+        job = first[0].labels.get("job", "") if first else self.settings.vllm_job
+        start = self.run.window[0]
+        end = self.scraped(job)
+        answer = self.prometheus.samples(selector, start, end, lookback_s=0.0)
+        return series_frame(answer.require())
+
+    def raw_samples(self, selector: str) -> MetricAnswer:
+        """Return the samples of the run's window as Prometheus answered; there may be none."""
+        return self.prometheus.samples(selector, *self.run.window, lookback_s=0.0)
+
+    def histogram(self, metric: str) -> pd.DataFrame:
+        """Return a histogram of vLLM over the run: lab.frames.histogram_frame."""
+        start = self.run.window[0]
+        end = self.scraped_until
+        selector = self.of_vllm(self.prometheus.present(f"{metric}_bucket"))
+        answer = self.prometheus.samples(selector, start, end).require()
+        return histogram_frame(answer, start, end)
+
+    def _find_scrape(self, job: str) -> float:
+        ended = self.run.window[1]
+        # The scrapes of an older run were all made, and its targets may be gone.
+        fresh = place_of(self.settings).live and time.time() < ended + AFTER_S
+        if fresh:
+            self.prometheus.wait_for_scrape(ended, jobs=[job])
+
+        limit = time.monotonic() + (STORED_S if fresh else 0.0)
+        while True:
+            scrapes = self._first_successes(job)
+            if scrapes and all(scrapes):
+                return max(scrapes)
+            if time.monotonic() > limit:
+                raise NoData(
+                    f"no scrape of {job} succeeded within {AFTER_S:.0f} s after the run",
+                    query=f"up{{{_job(job)}}}",
+                    fix="see `lab status`; a recording must last until a scrape after its last run",
+                )
+            time.sleep(POLL_S)
+
+    def _first_successes(self, job: str) -> list[float]:
+        """Return when each instance was first scraped after the run; 0 for never."""
+        ended = self.run.window[1]
+        up = self.prometheus.samples(
+            f"up{{{_job(job)}}}", ended, ended + AFTER_S, lookback_s=0.0
+        ).metrics
+        firsts = []
+        for series in up:
+            times = [float(at) for at, value in series["values"] if float(value) == 1]
+            firsts.append(min((at for at in times if at > ended), default=0.0))
+        return firsts
+
+
+def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
+    """Wait at most `wait_s` seconds for the run's traces and return its Observation.
+
+    Incomplete traces are kept and marked. A window's run was made of its traces, so nothing is
+    waited for.
+    """
+    if isinstance(run, WindowRun):
+        spans = run.spans
+        arrival = run.arrival()
+    else:
+        spans, arrival = wait_for_spans(settings, run.records, wait_s)
+    judgements = judge_requests(run.records, spans)[["request_id", *VERDICTS]]
+    requests = request_frame(run.records, spans, judgements)
+    return Observation(run, settings, requests, spans, arrival)
+
+
+def _job(name: str) -> str:
+    # PromQL's strings are Go's, which read JSON's.
+    return f"job={json.dumps(name, ensure_ascii=False)}"

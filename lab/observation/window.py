@@ -1,0 +1,182 @@
+"""A run that the lab did not drive: the requests that Tempo has of a window of time."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import pandas as pd
+
+from lab.durations import parse_duration_s
+from lab.errors import NoData, SettingsError, StoreError, WorkloadError
+from lab.frames import spans_frame, trace_problems
+from lab.frames.records import records_from_spans, with_roots
+from lab.observation.judging import find_scenario
+from lab.schema import Service, Span
+from lab.settings import Settings
+from lab.stores import Arrival, Tempo
+from lab.stores.timestamps import utc
+from lab.workload import Plan, Poisson, Run
+
+# By then the whole of a request is in the store: exporters send every few seconds.
+ARRIVED_S = 12.0
+MAX_TRACES = 100_000
+QUERY = (
+    f'{{ name = "{Span.LLAMA_STACK_RESPONSES}" || '
+    f'(name = "{Span.VLLM}" && resource.service.name != "{Service.VLLM_EMBED}") }}'
+)
+FORMS = (
+    "write START/END in ISO 8601 with a time zone "
+    "(2026-11-26T12:00:00Z/2026-11-26T12:10:00Z), or 'last 15m'"
+)
+LACKS = {  # what is not known of a window's run, and why
+    "chunks": "the client's chunks: no span says when each part of an answer reached its reader",
+    "client": "the client's clock: a window has spans only, of which the outermost is taken",
+    "truth": "right and wrong: the expected answers to these questions are not known",
+    "experiment": "this experiment: it sends its own requests, and with a window nothing is sent",
+}
+
+
+@dataclass(repr=False)
+class WindowRun(Run):
+    """A run made of spans.
+
+    `records` are those of `lab.frames.records.records_from_spans`, `spans` their source.
+    """
+
+    spans: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @property
+    def not_sent(self) -> int:
+        """Return 0: there was no plan."""
+        return 0
+
+    def __repr__(self) -> str:
+        counts = self.records["status"].value_counts()
+        by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
+        unknown = (self.records["cached_tokens"] < 0) & (self.records["prompt_tokens"] > 0)
+        text = (
+            f"<Window {utc(self.window[0])} to {utc(self.window[1])}: {len(self.records)} requests "
+            f"({by_status}), made of spans; nothing was sent>"
+        )
+        if unknown.any():
+            text += (
+                f"\n{unknown.sum()} of them do not say what was in the prefix cache: "
+                "counted as nothing"
+            )
+        return text
+
+    def save(self, out_dir: object) -> None:  # type: ignore[override]
+        """Raise WorkloadError: there is no plan to save."""
+        raise WorkloadError(
+            "a window's run has no plan, so it cannot be saved",
+            fix="keep the telemetry: `lab record NAME --start --end`",
+        )
+
+    def arrival(self) -> Arrival:
+        """Return which of its traces are complete. Nothing is waited for."""
+        problems = {str(i): why for i, why in trace_problems(self.spans).items() if why}
+        complete = tuple(i for i in self.records["trace_id"].astype(str) if i not in problems)
+        return Arrival(complete, problems, 0.0)
+
+
+def window_run(
+    settings: Settings, window: str, *, model: str = "", max_traces: int = MAX_TRACES
+) -> WindowRun:
+    """Return the requests that began in the window as a run; with a `model`, only those to it.
+
+    A request is a trace with Llama Stack's request or a model call of vLLM in it. The run's window
+    ends with the last of their answers, so that the counters of the same time hold all of them.
+
+    Raises WorkloadError for a window that cannot be read, NoData where there is no request,
+    StoreError where there are more than `max_traces`: Tempo chooses which of them it returns, so
+    any number would be wrong.
+    """
+    start, end = parse_window(window)
+    time.sleep(max(0.0, min(ARRIVED_S, end + ARRIVED_S - time.time())))
+    tempo = Tempo(settings)
+    answer = tempo.spans(QUERY, start, end, max_traces=max_traces)
+    spans = spans_frame(answer)
+    if answer.limited or spans["trace_id"].nunique() > max_traces:
+        raise StoreError(
+            f"there are more than {max_traces:,} requests in this window",
+            query=QUERY,
+            got=f"{utc(start)} to {utc(end)} at {tempo.url}",
+            fix="take a shorter window",
+        )
+
+    spans = with_roots(spans)
+    records = records_from_spans(spans)
+    records = records[records["scheduled_at"].between(start, end, inclusive="left")]
+    chosen = records[records["model"] == model] if model else records
+    if chosen.empty:
+        raise _no_request(f"{utc(start)} to {utc(end)} at {tempo.url}", model, records, spans)
+
+    run_id = f"window-{utc(start)}"
+    chosen = _with_scenarios(chosen.reset_index(drop=True)).assign(run_id=run_id)
+    chosen["run_id"] = chosen["run_id"].astype("string")
+    kept = spans[spans["trace_id"].astype(str).isin(set(chosen["trace_id"]))]
+    until = max(end, float(chosen["done_at"].max()))
+    no_plan = Plan((), Poisson(1.0), 0)
+    return WindowRun(run_id, (start, until), chosen, no_plan, spans=kept.reset_index(drop=True))
+
+
+def parse_window(window: str, now: float | None = None) -> tuple[float, float]:
+    """Return (start, end) of a window in seconds since the epoch.
+
+    'last 15m' ends ARRIVED_S seconds before `now`, since younger traces have not arrived
+    completely. Raises WorkloadError for text that is not a window, lacks a time zone, or ends in
+    the future.
+    """
+    now = time.time() if now is None else now
+    try:
+        if last := re.fullmatch(r"last\s+(.+)", window.strip().lower()):
+            end_s = now - ARRIVED_S
+            return end_s - parse_duration_s(last[1]), end_s
+        start, end = (datetime.fromisoformat(part.strip()) for part in window.split("/"))
+    except (ValueError, SettingsError) as e:
+        got = f"{window!r} ({e})"
+        raise WorkloadError("this is not a window of time", got=got, fix=FORMS) from e
+
+    if start.tzinfo is None or end.tzinfo is None:
+        raise WorkloadError(
+            "the window has no time zone, so it is not clear when it is",
+            got=repr(window),
+            fix=FORMS,
+        )
+    if not start < end or end.timestamp() > now:
+        why = "ends in the future" if start < end else "does not end after its start"
+        raise WorkloadError(f"the window {why}", got=f"{window!r}; now it is {utc(now)}", fix=FORMS)
+    return start.timestamp(), end.timestamp()
+
+
+def _with_scenarios(records: pd.DataFrame) -> pd.DataFrame:
+    """Add kind and intent where a span names a scenario of the lab's own world."""
+    names = records["scenario_id"].dropna().unique()
+    scenarios = {name: find_scenario(name) for name in names}
+    for column in ("kind", "intent"):
+        values = {name: getattr(scenario, column, None) for name, scenario in scenarios.items()}
+        records[column] = records["scenario_id"].map(values).astype("string")
+    return records
+
+
+def _no_request(where: str, model: str, records: pd.DataFrame, spans: pd.DataFrame) -> NoData:
+    """Return the error for a window without a request: what there was instead."""
+    if len(records):
+        models = ", ".join(sorted(records["model"].dropna().unique())) or "no named model"
+        got = f"{len(records)} requests, to {models}"
+    elif len(spans):
+        got = (
+            f"{spans['trace_id'].nunique()} such traces, all begun before {where.split(' to ')[0]}"
+        )
+    else:
+        got = f"{where}: no trace with Llama Stack's request or a model call of vLLM"
+    return NoData(
+        f"no request{f' to {model}' if model else ''} began in this window",
+        query=QUERY,
+        got=got,
+        fix="check the window's time zone, the address (LAB_TEMPO_URL; see `lab attach`), the store's "
+        "retention, and that vLLM and Llama Stack send their traces there",
+    )

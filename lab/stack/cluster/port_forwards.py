@@ -1,0 +1,175 @@
+"""Port-forwards to the cluster's parts, in a process of their own; inside the cluster, the Services' names.
+
+`cluster.json` in the state folder says which context it was, and where each part can be reached from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.errors import SettingsError, StackError
+from lab.settings import ENDPOINTS, REPO, Settings
+from lab.stack import processes, state
+from lab.stack.cluster import kubectl as kube
+from lab.stack.cluster.forward import answers
+from lab.stack.ports import HOST, choose, is_free
+
+CLUSTER_FILE = "cluster.json"
+FORWARDS_UP_S = 60.0
+FIRST_PORT = 13000
+# Endpoint -> (namespace, Service, port).
+SERVICES = {
+    "prometheus": ("llm-lab-obs", "prometheus", 9090),
+    "tempo": ("llm-lab-obs", "tempo", 3200),
+    "otlp": ("llm-lab-obs", "otel-collector", 4318),
+    "grafana": ("llm-lab-obs", "grafana", 3000),
+    "llama_stack": ("llm-lab", "llama-stack", 8321),
+    "vllm": ("llm-lab", "model-server", 8000),
+    "vllm_embed": ("llm-lab", "embed-server", 8000),
+    "mcp": ("llm-lab", "lab-tools", 8200),
+}
+# Who calls the tools is Llama Stack, so the address that a request names is the one inside.
+TOOLS_INSIDE = "http://lab-tools.llm-lab.svc:8200"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here, the tool server's too."""
+
+    context: str
+    overlay: str
+    reachable: dict[str, str]
+    pid: int = 0
+    create_time: float = 0.0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process that forwards still runs; inside the cluster none is needed."""
+        return not self.pid or processes.is_same(self.pid, self.create_time)
+
+
+def connection(settings: Settings) -> Connection | None:
+    """What `up` wrote last; None where it did not, or has been taken down."""
+    try:
+        return Connection(**json.loads((settings.state_dir.resolve() / CLUSTER_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def open_forwards(
+    kubectl: kube.Kubectl, settings: Settings, overlay: str, documents: list[dict[str, Any]]
+) -> dict[str, str]:
+    """Make every part reachable and write down where; returns {endpoint: URL} as requests should use them."""
+    state_dir = settings.state_dir.resolve()
+    state.prepare(state_dir)
+    close_forwards(state_dir)
+    services = _services(documents)
+    pid, created = 0, 0.0
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        reachable = {
+            name: f"http://{service}.{ns}.svc:{port}"
+            for name, (ns, service, port) in services.items()
+        }
+    else:
+        wished = choose({k: v for k, v in settings.ports.items() if k in services})
+        local = {
+            n: wished[n] if n in wished else free_from(FIRST_PORT, set(wished.values()))
+            for n in services
+        }
+        commands = {
+            n: kubectl.forward_command(ns, s, local[n], port)
+            for n, (ns, s, port) in services.items()
+        }
+        pid, created = _forward(state_dir, local, commands)
+        reachable = {name: f"http://{HOST}:{port}" for name, port in local.items()}
+    about = {
+        "context": kubectl.context,
+        "overlay": overlay,
+        "reachable": reachable,
+        "pid": pid,
+        "create_time": created,
+    }
+    state.write_json(state_dir / CLUSTER_FILE, about)
+    urls = reachable | {"mcp": TOOLS_INSIDE}
+    state.write_endpoints(state_dir, urls)
+    return urls
+
+
+def close_forwards(state_dir: Path) -> None:
+    """End the process that forwards, if it is still the one that we started."""
+    path = state_dir / CLUSTER_FILE
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        found = json.loads(path.read_text())
+        if found["pid"] and processes.is_same(found["pid"], found["create_time"]):
+            processes.end(processes.tree(found["pid"]))
+        state.remove_endpoints(state_dir)
+    path.unlink(missing_ok=True)
+
+
+def free_from(port: int, taken: set[int]) -> int:
+    """The next port that is free, now taken too. Raises SettingsError if none of 200 is."""
+    for candidate in range(port, port + 200):
+        if candidate not in taken and is_free(candidate):
+            taken.add(candidate)
+            return candidate
+    raise SettingsError(
+        "no port is free", got=f"{port} to {port + 199}", fix="end programs that listen there"
+    )
+
+
+def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
+    """SERVICES, with a name that only points elsewhere followed to where it points."""
+    found = dict(SERVICES)
+    for d in documents:
+        if d["kind"] == "Service" and d["spec"].get("type") == "ExternalName":
+            service, namespace = d["spec"]["externalName"].split(".")[:2]
+            for endpoint, (ns, name, port) in SERVICES.items():
+                if (ns, name) == (d["metadata"]["namespace"], d["metadata"]["name"]):
+                    found[endpoint] = (namespace, service, port)
+    return found
+
+
+def _forward(
+    state_dir: Path, local: dict[str, int], commands: dict[str, list[str]]
+) -> tuple[int, float]:
+    """(pid, start time) of the process that forwards, once every way is open. Raises StackError."""
+    process = _start(state_dir, commands)
+    limit = time.monotonic() + FORWARDS_UP_S
+    while closed := [name for name, port in local.items() if not answers(port)]:
+        if time.monotonic() > limit or process.poll() is not None:
+            close_forwards(state_dir)
+            got, fix = (
+                f"{state_dir / 'logs' / 'forwards.log'} says why",
+                f"try it: {' '.join(commands[closed[0]])}",
+            )
+            raise StackError(
+                f"there is no way to {ENDPOINTS[closed[0]]} in the cluster", got=got, fix=fix
+            )
+        time.sleep(0.2)
+    return processes.identity(process.pid) or (process.pid, time.time())
+
+
+def _start(state_dir: Path, commands: dict[str, list[str]]) -> subprocess.Popen[bytes]:
+    with (state_dir / "logs" / "forwards.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lab.stack.cluster.forward"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=REPO,
+            env=processes.part_env(state_dir, "forwards", {"PYTHONPATH": str(REPO)}),
+            start_new_session=True,
+        )
+    process.stdin.write(json.dumps({"commands": commands}).encode())
+    process.stdin.close()
+    pid, created = processes.identity(process.pid) or (process.pid, time.time())
+    state.write_json(state_dir / CLUSTER_FILE, {"pid": pid, "create_time": created})
+    return process

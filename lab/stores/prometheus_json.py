@@ -1,0 +1,155 @@
+"""Prometheus' JSON: labels are decoded, samples are left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from lab.errors import StoreError
+from lab.stores.answers import MetricAnswer, Series
+
+_ABSENT = msgspec.Raw()
+# What msgspec raises for content that is not what it should be: RecursionError for nesting,
+# ValueError for bad UTF-8.
+NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
+
+
+class _Result(msgspec.Struct):
+    metric: dict[str, str] = {}
+    value: msgspec.Raw = _ABSENT
+    values: msgspec.Raw = _ABSENT
+    histogram: msgspec.Raw = _ABSENT
+    histograms: msgspec.Raw = _ABSENT
+
+
+class _Data(msgspec.Struct):
+    resultType: str
+    result: msgspec.Raw
+
+
+class _Series(msgspec.Struct):
+    resultType: str
+    result: list[_Result]
+
+
+class Envelope(msgspec.Struct):
+    """Any response of the API; `data` is decoded by the caller."""
+
+    status: str
+    data: msgspec.Raw = _ABSENT
+    error: str = ""
+    errorType: str = ""
+    warnings: list[str] | None = None
+    infos: list[str] | None = None
+    isPartial: bool = False  # VictoriaMetrics
+
+
+class _UsualResponse(msgspec.Struct):
+    """A list of series, decoded at once."""
+
+    status: str
+    data: _Series
+    warnings: list[str] | None = None
+    infos: list[str] | None = None
+    isPartial: bool = False
+
+
+Response = Envelope | _UsualResponse
+decode_envelope = msgspec.json.Decoder(Envelope).decode
+_decode_usual = msgspec.json.Decoder(_UsualResponse).decode
+_decode_data = msgspec.json.Decoder(_Data).decode
+
+
+def usual_response(body: bytes) -> _UsualResponse | None:
+    """Return a successful response with a list of series, None for any other response."""
+    try:
+        response = _decode_usual(body)
+    except NOT_JSON:
+        return None
+    return response if response.status == "success" else None
+
+
+def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
+    """Return ('vector' or 'matrix', the series, warnings).
+
+    Native histograms are left out with a warning that names them. Raises StoreError where there is
+    nothing else, and ValueError for a response in another format.
+    """
+    data = response.data
+    if not isinstance(data, _Series):
+        decoded = _decode_data(data)
+        if decoded.resultType not in ("scalar", "string"):
+            raise ValueError(f"unknown resultType {decoded.resultType!r}")
+        return "vector", (Series({}, (_list_of_one(decoded.result),)),), _warnings(response)
+    if data.resultType not in ("vector", "matrix"):
+        raise ValueError(f"unknown resultType {data.resultType!r}")
+
+    series = []
+    native = []
+    for result in data.result:
+        if result.histogram is not _ABSENT or result.histograms is not _ABSENT:
+            native.append(result.metric)
+        if result.values is not _ABSENT:
+            series.append(Series(result.metric, (result.values,)))
+        elif result.value is not _ABSENT:
+            series.append(Series(result.metric, (_list_of_one(result.value),)))
+        elif result.metric not in native:
+            raise ValueError(f"the series {result.metric} has no samples")
+    if native and not series:
+        raise _native_histograms(native)
+    return data.resultType, tuple(series), [*_warnings(response), *_left_out(native)]
+
+
+def joined(answers: list[MetricAnswer], start: float, end: float, step_s: float) -> MetricAnswer:
+    """Return one answer made of the pieces of a range, its series joined by their labels."""
+    first = answers[0]
+    provenance = replace(
+        first.provenance,
+        start=start,
+        end=end,
+        step_s=step_s,
+        requests=len(answers),
+        took_s=sum(a.provenance.took_s for a in answers),
+        received_bytes=sum(a.provenance.received_bytes for a in answers),
+        warnings=tuple(dict.fromkeys(w for a in answers for w in a.provenance.warnings)),
+    )
+    if len(answers) == 1:
+        return replace(first, provenance=provenance)
+
+    by_labels: dict[frozenset[tuple[str, str]], list[Series]] = {}
+    for answer in answers:
+        for series in answer.series:
+            by_labels.setdefault(frozenset(series.labels.items()), []).append(series)
+    whole = []
+    for parts in by_labels.values():
+        pieces = tuple(piece for part in parts for piece in part.pieces)
+        whole.append(Series(parts[0].labels, pieces))
+    return replace(first, series=tuple(whole), provenance=provenance)
+
+
+def _list_of_one(sample: msgspec.Raw) -> msgspec.Raw:
+    return msgspec.Raw(b"[" + bytes(sample) + b"]")
+
+
+def _warnings(response: Response) -> list[str]:
+    texts = [*(response.warnings or []), *(response.infos or [])]
+    if response.isPartial:
+        texts.append("the response is partial: some of the storage nodes did not answer")
+    return texts
+
+
+def _native_histograms(metrics: Sequence[dict[str, Any]]) -> StoreError:
+    return StoreError(
+        "the answer holds native histograms, which are not read",
+        got="; ".join(str(m) for m in metrics[:3]),
+        fix="query histogram_quantile(), histogram_sum() or histogram_count() of it, or classic "
+        "buckets",
+    )
+
+
+def _left_out(metrics: Sequence[dict[str, str]]) -> list[str]:
+    names = sorted({m.get("__name__", str(m)) for m in metrics})
+    return [f"native histograms are left out: {', '.join(names)}"] if names else []

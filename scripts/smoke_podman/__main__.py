@@ -1,0 +1,182 @@
+"""`python -m scripts.smoke_podman [--fast]`: run the rendered overlay minikube-cpu with podman, and prove that it works.
+
+--fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import gzip
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import lab
+from lab.errors import LabError
+from lab.settings import REPO, Settings, load_settings
+from lab.stack.cluster import shards as shard_records
+from lab.stack.toolbox import find_tools
+from lab.workload import Run, join_shards
+from scripts.check_cluster import render
+from scripts.check_cluster.paths import K8S, versions
+from scripts.smoke_podman import proof, replaced, scrape
+from scripts.smoke_podman.engine import Engine
+from scripts.smoke_podman.images import Builder
+from scripts.smoke_podman.play import Player
+from scripts.smoke_podman.pods import Pod, give_addresses, pods_of
+
+OVERLAY = "minikube-cpu"
+SHARDS = 2
+REQUESTS = 40
+LEAD_S = 25.0  # both shards must be up before they begin together
+_BEGUN = time.monotonic()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Return exit status 1 if anything did not come up, with what it said."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.smoke_podman", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--fast", action="store_true", help="no Prometheus and no load")
+    parser.add_argument(
+        "--keep-images", action="store_true", help="keep the images for the next time (5 GB)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        smoke(load_settings().state_dir.resolve() / "smoke-podman", args.fast, args.keep_images)
+    except LabError as e:
+        print(e, file=sys.stderr)
+        return 1
+    return 0
+
+
+def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
+    """Build the images, play the overlay, prove it, take it down. Raises what did not work."""
+    engine = Engine.prepare(folder)
+    left = engine.take_down()  # of a run that was killed
+    shutil.rmtree(folder / "volumes", ignore_errors=True)
+    shutil.rmtree(folder / "logs", ignore_errors=True)
+    (folder / "logs").mkdir()
+    try:
+        builder = Builder(engine, find_tools(), say)
+        builder.debian()
+        builder.lab()
+        builder.vllm()
+        if not fast:
+            builder.program(versions()["PROMETHEUS"], Path(builder.tools.prometheus))
+        say("images are there")
+        _play(engine, fast)
+    finally:
+        left = engine.take_down()
+        shutil.rmtree(folder / "volumes", ignore_errors=True)
+        if not keep_images:
+            engine.run("system", "reset", "--force", check=False)
+    say(f"taken down; left behind: {', '.join(left) or 'nothing'}")
+
+
+def say(text: str) -> None:
+    """Print a step with the seconds since the start."""
+    print(f"{time.monotonic() - _BEGUN:6.1f} s  {text}", flush=True)
+
+
+def _play(engine: Engine, fast: bool) -> None:
+    documents = render.overlay(OVERLAY)
+    documents, notes = replaced.for_podman(documents)
+    if not fast:
+        documents += scrape.deployment(documents, versions()["PROMETHEUS"])
+    pods = pods_of(documents)
+    give_addresses(pods)
+    if not fast:
+        config, jobs = scrape.config_map(documents, pods)
+        documents.append(config)
+        notes += [f"left out: the scrape job {job}, whose pods are" for job in jobs]
+    for note in notes:
+        say(note)
+    engine.start_network()
+    passwords = {"grafana-admin/password": secrets.token_urlsafe(18)}
+    player = Player(engine, documents, pods, passwords, say)
+    try:
+        player.start()
+        for pod in (p for p in pods if p.kind == "Job"):
+            say(f"Job {pod.name}: {player.run_job(pod).strip().splitlines()[-1]}")
+        settings = _settings(engine.folder, player.names)
+        say(proof.documents(settings, REPO / "data/world/documents"))
+        if not fast:
+            _prove(player, settings)
+    finally:
+        player.save_logs()
+
+
+def _prove(player: Player, settings: Settings) -> None:
+    run, per_shard = _load(player, settings)
+    say(proof.load(run, SHARDS, per_shard))
+    say(proof.traces(run, settings))
+    proof.wait_for_scrape(run, settings)
+    say(proof.targets(settings))
+    say(proof.panels_with_data(run, settings, say))
+
+
+def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
+    """Drive one plan from the pods of the load Job; return the whole run and each shard's number of requests."""
+    plan = lab.make_plan(requests=REQUESTS, arrivals=lab.Poisson(2.0), seed=1, settings=settings)
+    run_id = "smoke-podman"
+    documents = render.folder(K8S / "load")
+    shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
+    packed = base64.b64encode(gzip.compress(_saved(plan, player.engine.folder))).decode()
+    documents.append(
+        {
+            "kind": "ConfigMap",
+            "metadata": {"name": "load-plan", "namespace": "llm-lab"},
+            "binaryData": {"plan.jsonl.gz": packed},
+        }
+    )
+    pods = pods_of(documents)
+    give_addresses(pods, first=100)
+    driver = Player(player.engine, documents, pods, {}, say)
+    driver.names = player.names
+    logs = _all_at_once(driver, pods)
+    records = player.engine.folder / "volumes" / "records"
+    runs = []
+    for index, log in enumerate(logs):
+        folder = shard_records.unpack_record(log, pods[index].name, records / f"shard-{index}")
+        plan.shard(index, SHARDS).save(folder / "plan.jsonl")
+        runs.append(Run.load(folder))
+    return join_shards(plan, runs, run_id), [len(r.records) for r in runs]
+
+
+def _all_at_once(driver: Player, pods: list[Pod]) -> list[str]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(len(pods)) as pool:
+        return list(pool.map(driver.run_job, pods))
+
+
+def _saved(plan: lab.Plan, folder: Path) -> bytes:
+    return Path(plan.save(folder / "plan.jsonl")).read_bytes()
+
+
+def _settings(folder: Path, names: dict[str, str]) -> Settings:
+    """Return settings that reach the pods at their addresses."""
+    services = {
+        "llama_stack": ("llama-stack.llm-lab.svc", 8321),
+        "vllm": ("model-server.llm-lab.svc", 8000),
+        "vllm_embed": ("embed-server.llm-lab.svc", 8000),
+        "tempo": ("tempo.llm-lab-obs.svc", 3200),
+        "otlp": ("otel-collector.llm-lab-obs.svc", 4318),
+        "prometheus": ("prometheus.llm-lab-obs.svc", 9090),
+    }
+    urls = {
+        f"{name}_url": f"http://{names[service]}:{port}"
+        for name, (service, port) in services.items()
+        if service in names
+    }
+    # Llama Stack calls the tools, so requests name them as the pods know them.
+    urls["mcp_url"] = "http://lab-tools.llm-lab.svc:8200"
+    return load_settings(state_dir=folder / "volumes" / "state", **urls)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

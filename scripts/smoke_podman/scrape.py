@@ -1,0 +1,189 @@
+"""Prometheus as the operator would run it: its configuration from the monitors, its flags from the custom resource."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from scripts.smoke_podman.pods import Document, Pod
+
+ROLE = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
+
+
+def configuration(documents: list[Document], pods: list[Pod]) -> tuple[str, list[str]]:
+    """Return (prometheus.yml, jobs of monitors whose pods are left out)."""
+    jobs = []
+    left_out = []
+    for monitor in (d for d in documents if d["kind"] in ROLE):
+        for index, endpoint in enumerate(monitor["spec"][ROLE[monitor["kind"]]]):
+            targets = _targets(monitor, endpoint["port"], documents, pods)
+            job = _job(monitor, index, endpoint, targets)
+            if targets:
+                jobs.append(job)
+            else:
+                left_out.append(monitor["metadata"]["name"])
+    spec = _prometheus(documents)["spec"]
+    document = {
+        "global": {
+            "scrape_interval": spec["scrapeInterval"],
+            "scrape_timeout": spec["scrapeTimeout"],
+            "evaluation_interval": spec["evaluationInterval"],
+        },
+        "storage": {"exemplars": {"max_exemplars": spec["exemplars"]["maxSize"]}},
+        "rule_files": ["/etc/prometheus/rules/*.yaml"],
+        "scrape_configs": jobs,
+    }
+    return yaml.safe_dump(document, sort_keys=False), left_out
+
+
+def rules(documents: list[Document]) -> str:
+    """Return the rule file that the operator makes of every PrometheusRule."""
+    groups = [g for d in documents if d["kind"] == "PrometheusRule" for g in d["spec"]["groups"]]
+    return yaml.safe_dump({"groups": groups}, sort_keys=False)
+
+
+def deployment(documents: list[Document], image: str) -> list[Document]:
+    """Return the operator's StatefulSet for our Prometheus and the ConfigMap of its rules."""
+    resource = _prometheus(documents)
+    spec = resource["spec"]
+    meta = resource["metadata"]
+    rule_file = _config_map(
+        "prometheus-lab-rules", meta["namespace"], "llm-lab.yaml", rules(documents)
+    )
+    container = {
+        "name": "prometheus",
+        "image": image,
+        "args": _flags(spec),
+        "ports": [{"name": "web", "containerPort": 9090}],
+        "startupProbe": {
+            "httpGet": {"path": "/-/ready", "port": "web"},
+            "periodSeconds": 15,
+            "failureThreshold": 60,
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "config", "mountPath": "/etc/prometheus/config", "readOnly": True},
+            {"name": "rules", "mountPath": "/etc/prometheus/rules", "readOnly": True},
+            {"name": "data", "mountPath": "/prometheus"},
+        ],
+    }
+    labels = {
+        "app.kubernetes.io/name": "prometheus",
+        "operator.prometheus.io/name": meta["name"],
+        **spec.get("podMetadata", {}).get("labels", {}),
+    }
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "securityContext": spec["securityContext"],
+            "containers": [container],
+            "volumes": [
+                {"name": "config", "configMap": {"name": "prometheus-lab"}},
+                {"name": "rules", "configMap": {"name": "prometheus-lab-rules"}},
+                {"name": "data", "persistentVolumeClaim": {"claimName": "prometheus-lab-db"}},
+            ],
+        },
+    }
+    stateful_set = {
+        "kind": "StatefulSet",
+        "metadata": {"name": f"prometheus-{meta['name']}", "namespace": meta["namespace"]},
+        "spec": {"replicas": spec["replicas"], "template": template},
+    }
+    return [rule_file, stateful_set]
+
+
+def config_map(documents: list[Document], pods: list[Pod]) -> tuple[Document, list[str]]:
+    """Return the ConfigMap with prometheus.yml, and the monitors whose pods are left out."""
+    text, left_out = configuration(documents, pods)
+    namespace = _prometheus(documents)["metadata"]["namespace"]
+    return _config_map("prometheus-lab", namespace, "prometheus.yml", text), left_out
+
+
+def _config_map(name: str, namespace: str, key: str, text: str) -> Document:
+    meta = {"name": name, "namespace": namespace}
+    return {"kind": "ConfigMap", "metadata": meta, "data": {key: text}}
+
+
+def _flags(spec: dict[str, Any]) -> list[str]:
+    flags = [
+        "--config.file=/etc/prometheus/config/prometheus.yml",
+        "--storage.tsdb.path=/prometheus",
+        f"--storage.tsdb.retention.time={spec['retention']}",
+        f"--storage.tsdb.retention.size={spec['retentionSize']}",
+        "--web.listen-address=0.0.0.0:9090",
+    ]
+    if spec.get("enableRemoteWriteReceiver"):
+        flags.append("--web.enable-remote-write-receiver")
+    if spec.get("enableFeatures"):
+        flags.append(f"--enable-feature={','.join(spec['enableFeatures'])}")
+    return flags
+
+
+def _prometheus(documents: list[Document]) -> Document:
+    return next(d for d in documents if d["kind"] == "Prometheus")
+
+
+def _job(
+    monitor: Document, index: int, endpoint: dict[str, Any], targets: list[tuple[Pod, int]]
+) -> dict[str, Any]:
+    """Return the scrape job, with the target labels that the operator's relabelling adds."""
+    meta = monitor["metadata"]
+    static = [
+        {
+            "targets": [f"{pod.ip}:{port}"],
+            "labels": {
+                "namespace": pod.namespace,
+                "pod": pod.name,
+                "container": pod.spec["containers"][0]["name"],
+                "endpoint": endpoint["port"],
+            },
+        }
+        for pod, port in targets
+    ]
+    kind = "podMonitor" if monitor["kind"] == "PodMonitor" else "serviceMonitor"
+    relabelings = [
+        {"action": r["action"], "target_label": r["targetLabel"], "replacement": r["replacement"]}
+        for r in endpoint.get("relabelings", [])
+    ]
+    return {
+        "job_name": f"{kind}/{meta['namespace']}/{meta['name']}/{index}",
+        "honor_labels": endpoint.get("honorLabels", False),
+        "metrics_path": endpoint["path"],
+        "scheme": endpoint["scheme"],
+        "scrape_interval": endpoint["interval"],
+        "scrape_timeout": endpoint["scrapeTimeout"],
+        "static_configs": static,
+        "relabel_configs": relabelings,
+    }
+
+
+def _targets(
+    monitor: Document, port: str, documents: list[Document], pods: list[Pod]
+) -> list[tuple[Pod, int]]:
+    """Return the (pod, port number) pairs that a monitor's endpoint finds."""
+    namespace = monitor["metadata"]["namespace"]
+    labels = monitor["spec"]["selector"]["matchLabels"].items()
+    here = [p for p in pods if p.namespace == namespace]
+    if monitor["kind"] == "PodMonitor":
+        chosen = [p for p in here if labels <= p.labels.items()]
+        ports = [(p, _named_ports(p).get(port)) for p in chosen]
+        return [(p, number) for p, number in ports if number]
+    found = []
+    for service in (d for d in documents if d["kind"] == "Service"):
+        meta = service["metadata"]
+        if meta["namespace"] != namespace or not labels <= meta.get("labels", {}).items():
+            continue
+        number = next((p["port"] for p in service["spec"]["ports"] if p["name"] == port), None)
+        selector = service["spec"].get("selector", {}).items()
+        found += [(p, number) for p in here if number and selector <= p.labels.items()]
+    return found
+
+
+def _named_ports(pod: Pod) -> dict[str, int]:
+    ports = pod.spec["containers"][0].get("ports", [])
+    return {p["name"]: p["containerPort"] for p in ports}

@@ -1,0 +1,140 @@
+"""A window of time as a run: how it is written, what is kept, and what is said where there is nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import lab
+from lab import cost, frames, latency
+from lab.errors import NoData, StoreError, WorkloadError
+from lab.observation.window import ARRIVED_S, parse_window, window_run
+from lab.schema import Service
+from lab.settings import Settings, load_settings
+from tests.frames.telemetry import T0, agent_request, document
+from tests.stores.servers import Reply, Told, telling
+
+NOW = T0 + 1000.0
+WINDOW = "2027-01-15T08:00:00Z/2027-01-15T08:01:00Z"  # T0 and a minute
+
+
+@pytest.fixture
+def tempo(monkeypatch: pytest.MonkeyPatch):
+    """A real Tempo's answers: trace 1 begins at T0, trace 2 half a minute before, of callers elsewhere."""
+    monkeypatch.setattr("lab.observation.window.time.time", lambda: NOW)
+    made = {f"{n:032x}": agent_request(n, shift_s=s) for n, s in ((1, 0.0), (2, -30.0))}
+
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        if path == "/api/search":
+            return Reply(
+                json.dumps(
+                    {"traces": [{"traceID": i} for i in list(made)[: int(params["limit"])]]}
+                ).encode()
+            )
+        if path.startswith("/api/v2/traces/"):
+            spans = [s for s in made[path.rsplit("/", 1)[1]] if s[0] != Service.CLIENT]
+            return Reply(b'{"trace":' + document(*spans) + b"}")
+        return Reply(b"no", 404)
+
+    with telling(answer) as told:
+        yield told
+
+
+def settings_of(told: Told) -> Settings:
+    return load_settings(tempo_url=told.url)
+
+
+def test_a_window_is_written_in_two_ways() -> None:
+    """An interval with time zones, or the last so many minutes, without the seconds that may still be arriving."""
+    assert parse_window(WINDOW, NOW) == (T0, T0 + 60)
+    assert parse_window("2027-01-15T09:00:00+01:00/2027-01-15T08:01:00Z", NOW) == (T0, T0 + 60)
+    assert parse_window("last 15m", NOW) == (NOW - ARRIVED_S - 900, NOW - ARRIVED_S)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("15m", "not a window"), ("last week", "not a window"), ("a/b", "not a window"),
+        ("2027-01-15T08:00:00/2027-01-15T08:01:00", "no time zone"),
+        ("2027-01-15T08:01:00Z/2027-01-15T08:00:00Z", "does not end after its start"),
+        ("2027-01-15T08:00:00Z/2027-01-15T09:00:00Z", "ends in the future"),
+    ],
+)  # fmt: skip
+def test_what_is_no_window_is_refused(text: str, message: str) -> None:
+    """With the forms that there are."""
+    with pytest.raises(WorkloadError, match=f"{message}(.|\n)*START/END"):
+        parse_window(text, NOW)
+
+
+def test_requests_that_began_in_the_window(tempo: Told) -> None:
+    """One that began before it is not of it; nothing is sent; the request frame adds up."""
+    settings = settings_of(tempo)
+    run = lab.drive(settings, n_requests=60, window=WINDOW)
+    assert run.records["trace_id"].tolist() == [f"{1:032x}"] and run.not_sent == 0
+    assert run.window == (T0, T0 + 60) and "nothing was sent" in repr(run)
+    seen = lab.observe(run, settings)
+    assert seen.arrival.complete == (f"{1:032x}",) and not seen.arrival.incomplete
+    assert (
+        seen.requests.loc[0, "e2e_s"] == pytest.approx(0.95)
+        and seen.requests.loc[0, "trace_complete"]
+    )
+    assert seen.requests[["right_tool", "answer_states"]].isna().all(axis=None)
+    turns = frames.turn_frame(seen.requests, seen.spans)
+    assert (
+        turns["tenant"].unique().tolist() == ["(not said)"] and turns["prompt_tokens"].sum() == 300
+    )
+
+
+def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFixture) -> None:
+    """In words, and nothing fails: no chunk, no truth, no experiment, and the client's clock unknown."""
+    run = window_run(settings_of(tempo), WINDOW)
+    seen = lab.observe(run, settings_of(tempo))
+    assert not seen.has("chunks") and "no data on the client's chunks" in capsys.readouterr().out
+    calls = latency.chat_calls(seen)
+    assert len(calls) == 2 and calls["ttft_s"].isna().all()
+    assert cost.needed_turns(seen.requests).empty
+    with pytest.raises(WorkloadError, match="lab record"):
+        run.save("anywhere")
+
+
+def test_what_a_direct_call_found_in_the_cache_is_not_made_up(
+    tempo: Told, capsys: pytest.CaptureFixture
+) -> None:
+    """Not known beside calls of which it is; where there is nothing else, whole prompts, and a line that says so."""
+    settings = settings_of(tempo)
+    run = window_run(settings, WINDOW)
+    seen = lab.observe(run, settings)
+    turns = frames.turn_frame(seen.requests, run.spans)
+    assert cost.fresh_tokens(seen, turns).tolist() == [84, 136]
+    turns.loc[0, "api"] = "chat"
+    assert cost.fresh_tokens(seen, turns).isna().tolist() == [True, False]
+    assert (
+        cost.fresh_tokens(seen, turns[:1]).tolist() == [84]
+        and "full prompt lengths" in capsys.readouterr().out
+    )
+    assert "1 of them do not say what was in the prefix cache" in repr(run)
+
+
+def test_an_empty_window_says_what_was_looked_for(tempo: Told) -> None:
+    """No request in it, or none to that model: where, when, and what to do."""
+    settings = settings_of(tempo)
+    with pytest.raises(NoData, match=r"no request began(.|\n)*begun before(.|\n)*LAB_TEMPO_URL"):
+        window_run(settings, "2027-01-15T08:02:00Z/2027-01-15T08:03:00Z")
+    with pytest.raises(
+        NoData, match=r"no request to canary(.|\n)*1 requests, to (no named model|lab-model)"
+    ):
+        window_run(settings, WINDOW, model="canary")
+
+
+def test_too_many_requests_are_refused(tempo: Told) -> None:
+    """A Tempo gives some of them, by its own choice: any number of these would be wrong."""
+    with pytest.raises(StoreError, match="more than 1 requests(.|\n)*shorter window"):
+        window_run(settings_of(tempo), WINDOW, max_traces=1)
+
+
+def test_a_window_stands_nothing_up(monkeypatch: pytest.MonkeyPatch, tempo: Told) -> None:
+    """Somebody who looks at their own servers does not want a lab."""
+    monkeypatch.setattr("lab.stack.up", lambda *_, **__: pytest.fail("a lab was stood up"))
+    monkeypatch.setenv("LAB_TEMPO_URL", tempo.url)
+    assert lab.stand_up(window=WINDOW).endpoint("tempo") == tempo.url

@@ -1,0 +1,79 @@
+"""Reference solutions of the notebooks' exercises, and copies of notebooks with these solutions filled in.
+
+Each solution is an expression in the variables of its notebook, found in another way than `lab.exercises` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+
+from lab.exercises import RIGHT
+from scripts.notebook_rules import exercises_in
+
+SOLUTIONS = {
+    "00-most-memory": "parts.sort_values('rss_mib').part.iloc[-1]",
+    "00-writing-tools": "len(tools[tools.writes])",
+    "01-model-calls": "int(((tree.name == 'llm_request') & (tree.service == 'vllm')).sum())",
+    "01-longest-phase": "phases.sort_values('seconds').index[-1]",
+    "01-prefill-share": "phases.share['prefill_s']",
+    "02-requests-with-tools": "len(frame.query('tool_runs > 0'))",
+    "02-median-decode-share": "(frame.decode_s / frame.e2e_s).dropna().quantile(0.5)",
+    "03-tokens-per-request": "all_tokens / len(frame)",
+    "03-slowest-kind": "frame.groupby('kind').e2e_s.mean().sort_values().index[-1]",
+    "04-share-outside-vllm": (
+        "1 - (turns[['queue_s', 'prefill_s', 'decode_s']].sum().sum()"
+        " + frame.engine_other_s.sum()) / frame.e2e_s.sum()"
+    ),
+    "04-times-too-high": (
+        "bucketed[(bucketed.what == 'prefill') & (bucketed.q == 0.95)].error_ratio.iloc[0] + 1"
+    ),
+    "04-prefill-of-1500-tokens": "(saved.intercept + 1500 * saved.per_x) * 1e3",
+    "05-knee": (
+        "sweep.table.offered_per_s[(sweep.table.answered_per_s / sweep.table.e2e_mean_s).idxmax()]"
+    ),
+    "05-latency-at-half": "2 * services[0].alone_s * 1e3",
+    "05-good-share": "sweep.table.sort_values('offered_per_s').good_ratio.iloc[-1]",
+    "06-never-idle": (
+        "(1 - bill.share_ratio['idle']) * run.duration_s / 3600 * usd_per_hour / len(frame) * 1e6"
+    ),
+    "06-dearest-tool": (
+        "turns[~turns.reads.str.startswith('(')].groupby('reads')"
+        "[['prefill_share_s', 'decode_share_s']].sum().sum(axis=1).idxmax()"
+    ),
+    "07-only-one-right": (
+        "int((pairs['a', 'answer_right'] != pairs['b', 'answer_right']).fillna(False).sum())"
+    ),
+    "07-faithful-but-wrong": (
+        "int((other.answer_faithful.fillna(False) & ~other.answer_right).sum())"
+    ),
+    "08-tokens-per-busy-second": "steps.tokens_per_step * steps.steps / busy_s",
+    "08-hungriest-part": "by_part.sort_values('tree_s').index[-1]",
+}
+
+
+def solved(notebook: Path, folder: Path) -> Path:
+    """Write a copy of a notebook with the reference solutions instead of `...`; return its path."""
+    content = nbformat.read(notebook, as_version=4)
+    for name, index in exercises_in(content.cells).items():
+        cell = content.cells[index - 1]
+        cell.source = cell.source.replace("...", SOLUTIONS[name])
+    copy = folder / notebook.name
+    nbformat.write(content, copy)
+    return copy
+
+
+def verdicts_of(executed: Path) -> dict[str, str]:
+    """Return {name of an exercise: what its check said} of an executed notebook."""
+    content = nbformat.read(executed, as_version=4)
+    verdicts = {}
+    for name, index in exercises_in(content.cells).items():
+        outputs = content.cells[index].outputs
+        verdicts[name] = outputs[0].data["text/plain"] if outputs else ""
+    return verdicts
+
+
+def not_right(executed: Path) -> dict[str, str]:
+    """Return the exercises of an executed notebook whose check did not say right."""
+    return {name: said for name, said in verdicts_of(executed).items() if said != RIGHT}

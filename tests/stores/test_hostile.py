@@ -1,0 +1,114 @@
+"""Whatever a server does, every public function of the clients ends in time, and with a
+LabError."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from lab.errors import LabError, StoreUnreachable
+from lab.frames import histogram_frame, increase_exact, series_frame, spans_frame
+from lab.stores import Prometheus, Tempo
+from lab.stores.otlp import missing_parents, span_counts
+from tests.stores.hostile import MISBEHAVIOURS, misbehaving
+
+TIMEOUT_S = 0.4
+ID = f"{1:032x}"
+
+
+def all_of(*functions: Callable) -> Callable[[object], None]:
+    def call(answer: object) -> None:
+        for function in functions:
+            function(answer)
+
+    return call
+
+
+read_metrics = all_of(
+    lambda a: a.require(),
+    lambda a: a.metrics,
+    series_frame,
+    lambda a: increase_exact(a, 0, 10),
+    lambda a: histogram_frame(a, 0, 10),
+)
+read_spans = all_of(spans_frame, span_counts, missing_parents, lambda a: a.documents)
+
+PROMETHEUS: dict[str, Callable[[Prometheus], object]] = {
+    "query": lambda p: read_metrics(p.query("up")),
+    "range": lambda p: read_metrics(p.range("up", 0, 10, 1)),
+    "long range": lambda p: read_metrics(p.range("up", 0, 9_000, 1)),
+    "stream": lambda p: series_frame(p.stream("up", 0, 9_000, 1)),
+    "samples": lambda p: read_metrics(p.samples("up", 0, 10)),
+    "metric_names": lambda p: p.metric_names(),
+    "label_values": lambda p: p.label_values("job", match="up"),
+    "first_present": lambda p: p.first_present("a", "b"),
+    "present": lambda p: p.present("vllm:kv_cache_usage_perc"),
+    "targets": lambda p: p.targets(),
+    "wait_for_scrape": lambda p: p.wait_for_scrape(10.0, timeout_s=0.1),
+    "wait_for_scrape of a job": lambda p: p.wait_for_scrape(10.0, jobs=["a"], timeout_s=0.1),
+}
+TEMPO: dict[str, Callable[[Tempo], object]] = {
+    "search": lambda t: t.search("{}", 0, 10).require(),
+    "trace": lambda t: read_spans(t.trace(ID)),
+    "traces": lambda t: read_spans(t.traces([ID, "2"])),
+    "spans": lambda t: read_spans(t.spans("{}", 0, 10)),
+    "wait_for_traces": lambda t: t.wait_for_traces([ID], timeout_s=0.1).require(),
+    "wait for a window": lambda t: t.wait_for_traces([ID], timeout_s=0.1, window=(0, 10)).require(),
+}
+# Responses that are right for some functions, which may use them.
+RIGHT = {
+    ("data null", "metric_names"),  # Prometheus' spelling of an empty list
+    ("data null", "label_values"),
+    ("no targets", "targets"),
+    ("an unknown kind", "wait_for_traces"),  # its ids are good
+    ("an unknown kind", "wait for a window"),
+}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response may have 4 MiB, and polls are quick."""
+    monkeypatch.setattr("lab.stores.http.MAX_BYTES", 4 << 20)
+    monkeypatch.setattr("lab.stores.prometheus.POLL_S", 0.01)
+    monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
+
+
+@pytest.mark.parametrize("kind", MISBEHAVIOURS)
+def test_every_misbehaviour_is_a_lab_error(kind: str) -> None:
+    """No other exception, no warning, no silence; and at most a few time limits long."""
+    failures = []
+    with misbehaving(kind) as url, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for make, functions in ((Prometheus, PROMETHEUS), (Tempo, TEMPO)):
+            for name, function in functions.items():
+                started = time.monotonic()
+                try:
+                    function(make(url, timeout_s=TIMEOUT_S))
+                    if (kind, name) not in RIGHT:
+                        failures.append(f"{name}: no error")
+                except LabError:
+                    pass
+                except BaseException as e:  # noqa: BLE001  this is what must not happen
+                    failures.append(f"{name}: {type(e).__name__}: {str(e)[:200]}")
+                if (took_s := time.monotonic() - started) > 10 * TIMEOUT_S:
+                    failures.append(f"{name}: {took_s:.1f} s")
+    assert not failures, "\n".join(failures)
+
+
+@pytest.mark.parametrize("kind", ["slow body", "slow head"])
+def test_the_time_limit_holds_for_the_whole_response(kind: str) -> None:
+    """A server that sends a byte now and then is given up when the time is over."""
+    with misbehaving(kind) as url, pytest.raises(StoreUnreachable, match="in time"):
+        started = time.monotonic()
+        Prometheus(url, timeout_s=TIMEOUT_S).query("up")
+    assert time.monotonic() - started < 3 * TIMEOUT_S
+
+
+@pytest.mark.parametrize("kind", ["endless body", "a gzip bomb"])
+def test_a_response_has_a_largest_size(kind: str) -> None:
+    """Nothing is read beyond it."""
+    with misbehaving(kind) as url, pytest.raises(StoreUnreachable, match="too large"):
+        Prometheus(url, timeout_s=20).query("up")

@@ -1,0 +1,97 @@
+"""An exercise's check tells right from wrong, and says which kind of wrong it is; it never stops a notebook."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lab.errors import LabError
+from lab.exercises import EXERCISES, SHARE, Exercise, check
+
+
+@pytest.fixture(autouse=True)
+def exercises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exercises whose right answer is the data itself."""
+    for name, unit in (("value", ""), ("share", SHARE), ("ms", "milliseconds")):
+        monkeypatch.setitem(EXERCISES, name, Exercise(lambda data: data, "look again", unit))
+
+
+def test_not_answered_is_not_wrong() -> None:
+    """An untouched exercise does not stop the notebook."""
+    feedback = check("value", ..., 3)
+    assert feedback.right is None and repr(feedback).startswith("Not answered")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (3, 3),
+        (0.101, 0.1),
+        (" Decode ", "decode"),
+        (np.int64(3), 3),
+        (np.float32(0.1), 0.1),
+        (3, np.int64(3)),
+        (pd.Series([3]), 3),
+        (np.array([0.1]), 0.1),
+        (3.0, 3),
+        (np.str_("decode"), "decode"),
+        (0, 0),
+    ],
+)
+def test_right_answers(answer: object, expected: object) -> None:
+    """Numbers have a tolerance; texts ignore case and space; numpy's and pandas' single values count."""
+    feedback = check("value", answer, expected)
+    assert feedback.right is True and repr(feedback) == "Right."
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "words"),
+    [
+        (4, 3, "4 is not what this run shows"),
+        (0.11, 0.1, "0.11 is not what this run shows"),
+        ("prefill", "queue", "'prefill' is not what"),
+        ("decode", "decode_s", "write the whole name"),
+        (True, 1, "this is a bool"),
+        ("3", 3, "without quotes"),
+        ("one", 1, "without quotes"),
+        (["open_ticket"], "open_ticket", "this is a list; the answer is a single name"),
+        (pd.Series([1, 2]), 1, "this is a Series; the answer is a single number"),
+        (np.array([1, 2]), 1, "this is a ndarray"),
+        (None, 1, "this is a NoneType"),
+        (3, "decode", "a text in quotes"),
+        (float("nan"), 3, "nan is not what this run shows"),
+    ],
+)
+def test_wrong_answers_get_the_hint_not_the_solution(
+    answer: object, expected: object, words: str
+) -> None:
+    """The message says what kind of mistake it is, and the hint; it does not contain the right answer."""
+    feedback = check("value", answer, expected)
+    assert feedback.right is False
+    assert words in feedback.message and "look again" in feedback.message
+
+
+def test_a_percentage_is_not_a_wrong_share() -> None:
+    """5.6 for 0.056; but a share that is simply wrong is not called a percentage."""
+    assert "is a percentage" in check("share", 5.6, 0.056).message
+    assert "percentage" not in check("share", 7.0, 0.056).message
+    assert "percentage" not in check("value", 5.6, 0.056).message
+
+
+def test_another_unit_is_not_a_wrong_value() -> None:
+    """Seconds where milliseconds are asked for."""
+    message = check("ms", 0.0123, 12.3).message
+    assert "a thousand times off" in message and "milliseconds" in message
+    assert "thousand" not in check("ms", 0.5, 12.3).message
+
+
+def test_an_exercise_without_data_says_so() -> None:
+    """Such as the hungriest part of a cluster, where no process is watched."""
+    assert "no data for this exercise" in check("08-hungriest-part", "vllm", pd.DataFrame()).message
+
+
+def test_an_unknown_exercise_is_a_fault_of_the_notebook() -> None:
+    """With the names that there are."""
+    with pytest.raises(LabError, match="03-slowest-kind"):
+        check("03-slowest-kinds", 1)

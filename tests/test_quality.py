@@ -1,0 +1,175 @@
+"""The quality notebook's helpers: a run judged with what its spans know, the canary on for as long as it is needed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lab import quality, stack
+from lab.measures import share_table, wilson
+from lab.observation import Observation
+from lab.settings import Settings, load_settings
+from lab.stack.state import PartStatus
+from lab.workload import Run
+from lab.world import facts, make_scenarios
+
+SEED = 31
+NO_RUN = Run("by hand", (0.0, 1.0), pd.DataFrame(), plan=None)  # type: ignore[arg-type]
+
+
+def _row(number: int, scenario, turn_index: int, calls: list[dict], answer: str, **more) -> dict:
+    turn = scenario.turns[turn_index]
+    base = {
+        "request_id": f"r{number:05d}", "trace_id": f"{number:032x}", "scenario_id": scenario.id, "kind": scenario.kind,
+        "turn_index": turn_index, "session_id": f"x{number}", "status": "ok", "prompt": turn.text, "answer": answer,
+        "tool_calls": json.dumps(calls), "finish_reason": "completed", "completion_tokens": 9, "turns": 2,
+    }  # fmt: skip
+    return base | more
+
+
+def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dict]]:
+    """The turn's calls as Llama Stack's answer has them, and the tool server's spans of those that failed."""
+    records, spans = [], []
+    for at, call in enumerate(turn.calls):
+        arguments = (
+            {k: f"{v}x" for k, v in call.arguments.items()} if spoil and at == 0 else call.arguments
+        )
+        failed = call.error or (spoil and at == 0 and call.tool != "file_search")
+        text = facts.unknown("thing", "x") if failed and not call.error else call.result
+        output = [text] if call.tool == "file_search" else text
+        records.append(
+            {"tool": call.tool, "arguments": arguments, "output": None if failed else output,
+             "error": "Error (code 1): None" if failed else None}
+        )  # fmt: skip
+        if failed:
+            spans.append(
+                {"trace_id": f"{number:032x}", "name": f"execute_tool {call.tool}", "status": "error",
+                 "status_message": text, "start_at": pd.Timestamp(at, unit="s", tz="UTC")}
+            )  # fmt: skip
+        if failed and not call.error:
+            break
+    return records, spans
+
+
+def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observation:
+    """A run that answers every scenario as it should, but for those to be spoiled: a wrong argument, and an apology."""
+    rows, spans = [], []
+    for number, (scenario, spoil) in enumerate(
+        zip(make_scenarios(len(spoiled), SEED, kinds=kinds), spoiled, strict=True)
+    ):
+        turn = scenario.turns[0]
+        calls, failed = _calls(turn, number, bool(spoil))
+        answer = "I could not find thing x." if spoil else turn.answer.replace("$ticket", "T-7")
+        calls = [
+            c | {"output": (c["output"] or "").replace("$ticket", "T-7")}
+            if isinstance(c["output"], str)
+            else c
+            for c in calls
+        ]
+        rows.append(_row(number, scenario, 0, calls, answer))
+        spans += failed
+    columns = ["trace_id", "name", "status", "status_message", "start_at"]
+    frame = pd.DataFrame(spans, columns=columns)
+    return Observation(NO_RUN, load_settings(), pd.DataFrame(rows), frame)
+
+
+def test_a_faultless_run_is_faultless() -> None:
+    """Every kind of scenario, answered as the truth has it: right in everything that there is to judge."""
+    frame = quality.judged(_observation(np.zeros(200, bool)))
+    for name in (
+        "right_tool",
+        "arguments_exact",
+        "answer_right",
+        "answer_faithful",
+        "recovered",
+        "passage_faithful",
+    ):
+        assert frame[name].dropna().all(), frame.loc[
+            ~frame[name].fillna(True), ["kind", "prompt", "answer", "tool_calls"]
+        ]
+    for name in (
+        "needless_call",
+        "missing_call",
+        "not_offered_call",
+        "malformed",
+        "own_error",
+        "more_steps",
+    ):
+        assert not frame[name].any()
+    assert not frame.ungrounded.any() and frame.failed_call.any() and frame.recovered.notna().any()
+    assert (frame.expected_tools == frame.called_tools).all()
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 0.8])
+def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float) -> None:
+    """Whatever the share: right answers, exact arguments and own errors are each off by exactly what was spoiled, and
+    the interval of the share holds the ratio that they were drawn with."""
+    spoiled = np.random.default_rng(3).random(200) < ratio
+    frame = quality.judged(_observation(spoiled, kinds=["single"]))
+    assert (~frame.arguments_exact.astype(bool)).tolist() == spoiled.tolist()
+    assert (~frame.answer_right.astype(bool)).tolist() == frame.wrong.tolist() == spoiled.tolist()
+    assert frame.own_error.astype(bool).tolist() == spoiled.tolist()
+    row = share_table(frame, ["own_error"]).loc["own_error"]
+    assert (
+        row.low_ratio <= ratio <= row.high_ratio
+        and row.rate_ratio == wilson(int(spoiled.sum()), 200)[0]
+    )
+
+
+def test_the_errors_text_is_the_tool_servers() -> None:
+    """Without its span nobody could tell a time-out from a name that does not exist."""
+    seen = _observation(np.zeros(300, bool), kinds=["tool_error"])
+    late = [i for i, r in enumerate(seen.spans.itertuples()) if r.status_message == facts.TIMED_OUT]
+    assert late
+    blind = replace(seen, requests=seen.requests.assign(answer="I could not find it."))
+    wrong_words = quality.judged(blind).set_index("trace_id").loc[seen.spans.trace_id.iloc[late[0]]]
+    assert not wrong_words.answer_states
+
+
+def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
+    """A server that is too slow must not look like a model that is wrong; the user has no right answer all the same."""
+    seen = _observation(np.zeros(20, bool), kinds=["single"])
+    seen.requests.loc[[0, 1], ["status", "answer", "tool_calls"]] = ["error", "", "[]"]
+    frame = quality.judged(seen)
+    row = share_table(
+        frame, ["answer_right", "right_tool", "needless_call", "failed_request", "wrong"]
+    )
+    assert row.n.tolist() == [18, 18, 18, 20, 20] and row.successes.tolist() == [18, 18, 0, 2, 2]
+
+
+def test_arguments_are_judged_one_by_one() -> None:
+    """One row an expected argument of a call whose tool was right."""
+    frame = quality.judged(_observation(np.array([False, True] * 20), kinds=["single"]))
+    arguments = quality.argument_frame(frame)
+    wrong = arguments[~arguments.exact.astype(bool)]
+    assert set(wrong.request_id) == set(frame.request_id[1::2]) and len(arguments) > len(frame)
+
+
+@pytest.mark.parametrize("was_on", [False, True])
+def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started and stopped if it was off, also after an error; left on if somebody else had started it."""
+    said: list[str] = []
+    monkeypatch.setattr(
+        stack,
+        "status",
+        lambda _: [PartStatus("vllm-canary", "ready" if was_on else "off", ready=was_on)],
+    )
+    monkeypatch.setattr(stack, "start", lambda _, name: said.append(f"start {name}"))
+    monkeypatch.setattr(stack, "stop", lambda _, name: said.append(f"stop {name}"))
+    with pytest.raises(ZeroDivisionError), quality.canary_served(load_settings()):
+        raise ZeroDivisionError
+    assert said == ([] if was_on else ["start vllm-canary", "stop vllm-canary"])
+
+
+@pytest.mark.parametrize("place", ["cluster", "recorded"])
+def test_elsewhere_the_other_model_is_somebody_elses(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is started there, and no supervisor is asked."""
+    monkeypatch.setattr(stack, "status", lambda _: pytest.fail("asked"))
+    with quality.canary_served(Settings(place=place)):
+        pass

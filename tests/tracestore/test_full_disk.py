@@ -1,0 +1,147 @@
+"""A disk that is full: refused, reported, and over by itself once there is room. On a small disk of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.tracestore.corpus import random_spans, request_of
+from tests.tracestore.test_durability import Child
+from tests.tracestore.test_faults import PROTOBUF, span_ids
+
+DISK_MIB = 110
+
+
+@dataclass
+class SmallDisk:
+    """A tmpfs in a mount namespace of its own: `prefix` starts a command there, `inside` is its path there."""
+
+    prefix: tuple[str, ...]
+    inside: Path
+    outside: Path
+
+    def fill(self, keep_bytes: int = 0) -> None:
+        """Take all room but `keep_bytes`."""
+        script = f"head -c $(( $(stat -f -c '%a * %S' {self.inside}) - {keep_bytes} )) /dev/zero > {self.inside}/fill$RANDOM || true"
+        subprocess.run([*self.prefix, "bash", "-c", script], check=True, stderr=subprocess.DEVNULL)
+
+    def empty(self) -> None:
+        """Give the room back."""
+        script = f"rm -f {self.inside}/fill*"
+        subprocess.run([*self.prefix, "bash", "-c", script], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    mount = f"mount -t tmpfs -o size={DISK_MIB}m none {tmp_path} && echo mounted && exec sleep 600"
+    try:
+        holder = subprocess.Popen(
+            ["unshare", "-rm", "bash", "-c", mount],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+    except OSError:
+        pytest.skip("needs unshare")
+    if holder.stdout.readline() != b"mounted\n":
+        holder.wait()
+        pytest.skip("needs mount namespaces")
+    prefix = ("nsenter", "-t", str(holder.pid), "-U", "-m", "--preserve-credentials")
+    yield SmallDisk(prefix, tmp_path, Path(f"/proc/{holder.pid}/root{tmp_path}"))
+    holder.kill()
+    holder.wait()
+
+
+def send(child: Child, seed: int) -> tuple[int, list[str]]:
+    """Send some 90 kB of spans; return the status and their ids."""
+    request = request_of(random_spans(seed, traces=60))
+    answer = httpx.post(
+        f"{child.otlp}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF, timeout=60
+    )
+    if answer.status_code != 200:
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+    return answer.status_code, [
+        s.span_id.hex() for rs in request.resource_spans for s in rs.scope_spans[0].spans
+    ]
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def ready(child: Child) -> httpx.Response:
+    return httpx.get(f"{child.tempo}/ready", timeout=60)
+
+
+def test_a_full_disk_is_refused_reported_and_over_by_itself(disk: SmallDisk) -> None:
+    """Spans get 503 with Retry-After, /ready says why, all that was acknowledged is shown; with room it goes on."""
+    child = Child(disk.inside / "data", prefix=disk.prefix)
+    acknowledged: list[str] = []
+    assert ready(child).status_code == 200
+    for seed in range(3):
+        status, ids = send(child, seed)
+        assert status == 200
+        acknowledged += ids
+
+    disk.fill(300_000)
+    refused = 0
+    for seed in range(10, 40):
+        status, ids = send(child, seed)
+        refused += status == 503
+        acknowledged += ids if status == 200 else []
+        if seed % 10 == 0:
+            httpx.get(f"{child.tempo}/api/search", timeout=60).raise_for_status()
+    assert refused
+    assert ready(child).status_code == 503
+    assert sorted(span_ids(child.tempo)) == sorted(acknowledged)
+
+    disk.fill()  # also the room that the reserve gave back
+    wait_until(lambda: ready(child).status_code == 503)
+    assert "full" in ready(child).text
+    assert send(child, 50)[0] == 503
+    status = httpx.get(f"{child.tempo}/api/lab/status", timeout=60).json()
+    assert (status["ready"], "full" in status["fault"]) == (False, True)
+
+    child.kill()
+    child = Child(disk.inside / "data", prefix=disk.prefix)
+    assert sorted(span_ids(child.tempo)) == sorted(acknowledged)
+    assert ready(child).status_code == 503
+
+    disk.empty()
+    wait_until(lambda: ready(child).status_code == 200)
+    status, ids = send(child, 60)
+    assert status == 200
+    assert sorted(span_ids(child.tempo)) == sorted([*acknowledged, *ids])
+    child.kill()
+
+
+def test_a_log_that_waits_for_room_is_replayed_later(disk: SmallDisk) -> None:
+    """Killed with spans only in the log, started on a full disk: it starts, and shows them once there is room."""
+    child = Child(disk.inside / "data", prefix=disk.prefix)
+    acknowledged: list[str] = []
+    for seed in range(100, 110):
+        status, ids = send(child, seed)
+        assert status == 200
+        acknowledged += ids
+    child.kill()
+    subprocess.run([*disk.prefix, "rm", disk.inside / "data" / "reserve"], check=True)
+    disk.fill()
+
+    child = Child(disk.inside / "data", prefix=disk.prefix)
+    assert ready(child).status_code == 503
+    assert send(child, 120)[0] == 503
+    shown = httpx.get(f"{child.tempo}/api/search", timeout=60)
+    assert (shown.status_code, "X-Lab-Incomplete" in shown.headers) == (200, True)
+    disk.empty()
+    wait_until(lambda: ready(child).status_code == 200)
+    assert sorted(span_ids(child.tempo)) == sorted(acknowledged)
+    child.kill()
