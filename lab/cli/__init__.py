@@ -18,7 +18,7 @@ def main() -> None:
     bypass_proxies_on_loopback()
 
     try:
-        app()
+        app(prog_name="lab")
     except LabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(1)

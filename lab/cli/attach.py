@@ -50,7 +50,8 @@ def attach(
         str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
     ] = "",
     write: Annotated[
-        bool, typer.Option(help="Keep the addresses, and vLLM's scrape job, in lab.toml.")
+        bool,
+        typer.Option("--write", help="Keep the addresses, and vLLM's scrape job, in lab.toml."),
     ] = False,
 ) -> int:
     """Check your own Prometheus and Tempo for the analysis.

@@ -64,7 +64,7 @@ def run_command(
     cell_timeout: Annotated[
         float, typer.Option(help="Seconds after which a cell counts as hanging.")
     ] = CELL_TIMEOUT_S,
-    keep: Annotated[bool, typer.Option(help="Leave the stack up afterwards.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
 ) -> int:
     """Stand the stack up, execute the notebooks in order, write a report, take the stack down."""
     settings = load_settings()
