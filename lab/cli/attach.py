@@ -170,7 +170,7 @@ def _address(settings: Settings, name: str) -> str:
 
 
 def _toml_file(settings: Settings) -> Path:
-    """Return the file to write: with credentials the checkout's, the only one that they combine with."""
+    """Return the file to write: the checkout's, if credentials are set that go nowhere else."""
     return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
 
 

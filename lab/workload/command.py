@@ -66,7 +66,7 @@ def load(
     shard: Annotated[
         str,
         typer.Option(
-            help="Drive part I/N of the plan; without I, it is JOB_COMPLETION_INDEX (an Indexed Job)."
+            help="Drive part I/N of the plan; without I: JOB_COMPLETION_INDEX (an Indexed Job)."
         ),
     ] = "",
     run_id: Annotated[str, typer.Option(help="The same for all shards of one run.")] = "",

@@ -23,7 +23,10 @@ def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
-    """The CPU build of the pinned release for this machine, and the Python that it is for; never the CUDA build."""
+    """The CPU build of the pinned release for this machine, and the Python that it is for.
+
+    Never the CUDA build.
+    """
     for name in (
         "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
         "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
@@ -37,7 +40,10 @@ def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_find_links_reach_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's find-links, from its variable or its configuration, in uv's spelling; uv's own setting stays."""
+    """pip's find-links, from its variable or its configuration, in uv's spelling.
+
+    Uv's own setting stays.
+    """
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} file://{tmp_path}/more")
     pip = pip_config.pip_settings()
     assert pip["find-links"] == f"{tmp_path} file://{tmp_path}/more"

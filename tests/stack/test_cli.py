@@ -34,8 +34,17 @@ def test_help_names_every_verb(monkeypatch, capsys):
 
 def test_help_imports_no_stage():
     """So that it is quick, and works while a stage is broken."""
-    code = "import sys; sys.argv = ['lab', '--help']\nfrom lab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'command_line', 'environment', 'errors')])"
+    code = """
+import sys
+from lab.cli import main
+sys.argv = ['lab', '--help']
+try:
+    main()
+except SystemExit:
+    floor = ('cli', 'command_line', 'environment', 'errors')
+    modules = [m.split('.')[1] for m in sys.modules if m.startswith('lab.')]
+    print([m for m in modules if m not in floor])
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -114,7 +123,9 @@ def test_every_option_of_every_verb_has_help(monkeypatch, capsys, verb):
 
 
 def test_the_trace_store_has_the_same_options_alone(monkeypatch, capsys):
-    """`python -m lab.tracestore`, which the stack starts, and `lab tracestore` do not drift apart."""
+    """`python -m lab.tracestore`, which the stack starts, and `lab tracestore` do not drift
+    apart.
+    """
     from lab.cli.tracestore import tracestore
     from lab.tracestore.__main__ import main as alone
 
