@@ -17,7 +17,7 @@ import psutil
 
 from lab.errors import NotUp, PartFailed, StackError
 from lab.settings import ENDPOINTS, REPO, Settings
-from lab.stack import logbook, processes, state, supervisor
+from lab.stack import logbook, processes, replay_plan, state, supervisor
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
 
@@ -55,6 +55,8 @@ def up(
     part does not come up.
     """
     state_dir = settings.state_dir.resolve()
+    if settings.place != "recorded":
+        replay_plan.refuse_recorded_state(state_dir)
     state.prepare(state_dir)
     began = time.monotonic()
 
@@ -131,8 +133,9 @@ def start(settings: Settings, *parts: str, wait_s: float = 300.0) -> None:
     Raises NotUp if no lab is running, StackError for a part that is not on demand, PartFailed if
     it does not come up.
     """
-    _switch(settings, parts, on=True)
-    require(settings, *parts, wait_s=wait_s)
+    if parts:
+        _switch(settings, parts, on=True)
+        require(settings, *parts, wait_s=wait_s)
 
 
 def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
@@ -310,7 +313,7 @@ def _request_repair(state_dir: Path) -> None:
 
 def _switch(settings: Settings, parts: Sequence[str], *, on: bool) -> None:
     """Write which parts on demand should run, and wait until the supervisor acts on it."""
-    if settings.place != "local" or not parts:
+    if settings.place != "local":
         return
     state_dir = settings.state_dir.resolve()
     for name in parts:

@@ -83,7 +83,6 @@ def make_plan(
         parts = replay_plan.parts(settings, tools, ports, config)
         return _plan(parts, {config: "global: {}\n"} | mark, external)
 
-    replay_plan.refuse_recorded_state(state)
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     lab = _Lab(settings, tools, ports, external, url)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
