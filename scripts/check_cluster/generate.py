@@ -138,19 +138,24 @@ def _versions() -> str:
     for placeholder in _IMAGES:
         new_name, _, tag = pinned[placeholder].rpartition(":")
         images.append({"name": placeholder, "newName": new_name, "newTag": tag})
-    prometheus = {"op": "replace", "path": "/spec/image", "value": pinned["PROMETHEUS"]}
-    version = {
-        "op": "add",
-        "path": "/spec/version",
-        "value": pinned["PROMETHEUS"].rpartition(":")[2].split("-")[0],
-    }
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
         "images": images,
-        "patches": [{"target": {"kind": "Prometheus"}, "patch": _dump([prometheus, version])}],
+        "patches": [_operated("Prometheus", pinned), _operated("Alertmanager", pinned)],
     }
     return _HEAD.format("versions.env") + _dump(document)
+
+
+def _operated(kind: str, pinned: dict[str, str]) -> dict[str, Any]:
+    """Return the patch that pins the image of a custom resource, which `images` does not reach."""
+    image = pinned[kind.upper()]
+    version = image.rpartition(":")[2].split("-")[0]
+    patch = [
+        {"op": "replace", "path": "/spec/image", "value": image},
+        {"op": "add", "path": "/spec/version", "value": version},
+    ]
+    return {"target": {"kind": kind}, "patch": _dump(patch)}
 
 
 def _dump(value: Any) -> str:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.check_cluster.render import pods
+from scripts.check_cluster.render import is_openshift, pods
 
 # (from, to, port): what the lab needs. Parts that an overlay does not have are left out.
 FLOWS = (
@@ -29,6 +29,8 @@ FLOWS = (
     ("tempo", "prometheus", 9090),
     ("grafana", "prometheus", 9090),
     ("grafana", "tempo", 3200),
+    ("grafana", "thanos-query", 9091),
+    ("prometheus", "alertmanager", 9093),
     ("prometheus", "vllm", 8000),
     ("prometheus", "vllm-embed", 8000),
     ("prometheus", "llama-stack", 9464),
@@ -47,6 +49,8 @@ FLOWS = (
     ("log-agent", "loki", 3100),
     ("grafana", "loki", 3100),
 )
+# Flows to a Prometheus of our own, or of the cluster's; OpenShift's is queried through Thanos and takes no remote write.
+TO_PROMETHEUS = {("tempo", "prometheus", 9090), ("grafana", "prometheus", 9090)}
 FORBIDDEN = (
     ("lab-tools", "vllm", 8000),
     ("lab-tools", "tempo", 3200),
@@ -61,6 +65,7 @@ MAY_LEAVE = {
     "tempo",
     "prometheus",
     "otel-collector",
+    "alertmanager",
 }  # over 443, in overlays that need it
 
 
@@ -69,6 +74,8 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
     net = _Net(documents)
     problems = []
     for source, target, port in FLOWS:
+        if net.openshift and (source, target, port) in TO_PROMETHEUS:
+            continue
         if {source, target} <= net.parts.keys() and not net.allowed(source, target, port):
             problems.append(f"{source} cannot reach {target}:{port}")
     for source, target, port in FORBIDDEN:
@@ -85,6 +92,7 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 
 class _Net:
     def __init__(self, documents: list[dict[str, Any]]) -> None:
+        self.openshift = is_openshift(documents)
         self.policies = [d for d in documents if d["kind"] == "NetworkPolicy"]
         self.parts: dict[str, tuple[str, dict[str, str]]] = {}
         for d, template in pods(documents):
@@ -97,9 +105,18 @@ class _Net:
                     "app.kubernetes.io/part-of": "llm-lab",
                 }
                 self.parts["prometheus"] = (d["metadata"]["namespace"], labels)
+            if d["kind"] == "Alertmanager":
+                labels = {"app.kubernetes.io/name": "alertmanager", "alertmanager": "lab"}
+                self.parts["alertmanager"] = (d["metadata"]["namespace"], labels)
         self.parts.setdefault("load", ("llm-lab", {"app.kubernetes.io/name": "load"}))
-        if "prometheus" not in self.parts:  # somebody else's, where kube-prometheus-stack puts it
-            self.parts["prometheus"] = ("monitoring", {"app.kubernetes.io/name": "prometheus"})
+        if (
+            "prometheus" not in self.parts
+        ):  # the cluster's: user workload monitoring, or kube-prometheus-stack
+            namespace = "openshift-user-workload-monitoring" if self.openshift else "monitoring"
+            self.parts["prometheus"] = (namespace, {"app.kubernetes.io/name": "prometheus"})
+        if self.openshift:
+            thanos = ("openshift-monitoring", {"app.kubernetes.io/name": "thanos-query"})
+            self.parts["thanos-query"] = thanos
 
     def allowed(self, source: str, target: str, port: int) -> bool:
         a, b = self.parts[source], self.parts[target]
@@ -115,6 +132,9 @@ class _Net:
         )
 
     def resolves(self, part: str) -> bool:
+        if self.openshift:
+            dns = ("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"})
+            return self._side("Egress", self.parts[part], dns, 5353, "UDP")
         dns = ("kube-system", {"k8s-app": "kube-dns"})
         return self._side("Egress", self.parts[part], dns, 53, "UDP")
 

@@ -23,7 +23,7 @@ from lab.workload import Run, join_shards
 from scripts.check_cluster import render
 from scripts.check_cluster.paths import K8S, versions
 from scripts.smoke_podman import proof, replaced, scrape
-from scripts.smoke_podman.engine import Engine
+from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder
 from scripts.smoke_podman.play import Player
 from scripts.smoke_podman.pods import Pod, give_addresses, pods_of
@@ -44,7 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--keep-images", action="store_true", help="keep the images for the next time (5 GB)"
     )
+    parser.add_argument(
+        "--if-possible", action="store_true", help="where containers cannot run, only say so"
+    )
     args = parser.parse_args(argv)
+    if args.if_possible and (missing := missing_programs()):
+        print(f"containers were not run: {'; '.join(missing)}")
+        return 0
     try:
         smoke(load_settings().state_dir.resolve() / "smoke-podman", args.fast, args.keep_images)
     except LabError as e:
@@ -101,7 +107,8 @@ def _play(engine: Engine, fast: bool) -> None:
     try:
         player.start()
         for pod in (p for p in pods if p.kind == "Job"):
-            say(f"Job {pod.name}: {player.run_job(pod).strip().splitlines()[-1]}")
+            player.run_job(pod)
+            say(f"Job {pod.name} is done")
         settings = _settings(engine.folder, player.names)
         say(proof.documents(settings, REPO / "data/world/documents"))
         if not fast:

@@ -65,7 +65,8 @@ def test_components_fit_on_top_of_each_other(tmp_path) -> None:
         text = (
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
             f"resources: [{k8s}/overlays/{base}]\n"
-            f"components: [{k8s}/components/otlp-backend, {k8s}/components/logs-loki, {k8s}/versions]\n"
+            f"components: [{k8s}/components/otlp-backend, {k8s}/components/logs-loki, "
+            f"{k8s}/components/alertmanager, {k8s}/versions]\n"
         )
         (folder / "kustomization.yaml").write_text(text)
         documents = render.folder(folder)

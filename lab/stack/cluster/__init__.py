@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERLAYS", "collect", "connection", "down", "load", "pods", "preflight", "status", "up"]
 
-OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
+OVERLAYS = (
+    "minikube-cpu",
+    "minikube-cpu-arm64",
+    "minikube-gpu",
+    "cluster",
+    "cluster-existing-prometheus",
+    "openshift",
+)
 
 
 def preflight(settings: Settings, context: str, overlay: str) -> list[Finding]:

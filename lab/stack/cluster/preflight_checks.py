@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,9 @@ CNI_WITH_POLICIES = (
     "canal",
     "aws-node",
     "anetd",
+    "ovnkube-node",  # OpenShift
+    "kindnet",  # kind, since 0.24
+    "azure-npm",
 )
 OVERLAY = (
     "llm-lab/overlay"  # the annotation of our namespaces that says which overlay stands in them
@@ -33,6 +39,11 @@ ONE_NODE_AT_A_TIME = (  # provisioners of block storage: a claim for many nodes 
         "kubernetes.io/no-provisioner",
     ),
 )
+LOAD_PODS = 2
+LOAD_REQUESTS = {
+    "cpu": 0.5,
+    "memory": 256 * 2**20,
+}  # of one pod; a test holds it equal to lab/k8s/load
 OURS = {"grafana-admin"}  # Secrets that `up` makes
 _UNITS = {
     "Ki": 2**10,
@@ -68,10 +79,12 @@ def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Findi
         *_storage(api, documents),
         *_custom_resources(api, documents),
         *_secrets(api, documents),
+        *_platform(api, documents),
         *_gpus(nodes, documents),
-        _room(nodes, documents),
+        *_processors(nodes, documents),
+        _room(api, nodes, documents),
         _policies(api),
-        _image(nodes),
+        _image(nodes, documents),
     ]
 
 
@@ -161,10 +174,11 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
 
 
 def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    ours = OURS | {d["metadata"]["name"] for d in documents if d["kind"] == "Secret"}
     wanted: dict[tuple[str, str], set[str]] = {}
     for d in documents:
         for ref in _secret_refs(d):
-            if not ref.get("optional") and ref["name"] not in OURS:
+            if not ref.get("optional") and ref["name"] not in ours:
                 wanted.setdefault((d["metadata"]["namespace"], ref["name"]), set()).add(ref["key"])
     for (namespace, name), keys in sorted(wanted.items()):
         there = api.get(f"api/v1/namespaces/{namespace}/secrets/{name}")
@@ -172,20 +186,31 @@ def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         files = " ".join(f"--from-file={k}=FILE" for k in sorted(keys))
         fix = (
             f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
+            f"kubectl --namespace {namespace} create secret generic {name} {files} "
+            "(each FILE written with printf %s, so that no line end becomes part of the value)"
         )
-        fix += f"kubectl --namespace {namespace} create secret generic {name} {files}"
         yield Finding(
             f"Secret {name}",
             not missing,
             f"lacks {', '.join(sorted(missing))}" if missing else "there",
             fix,
         )
+        yield from _line_ends(name, there)
+
+
+def _line_ends(name: str, secret: dict[str, Any] | None) -> Iterator[Finding]:
+    """Yield a finding for each value that ends with a line end, which servers take for a part of it."""
+    for key, value in ((secret or {}).get("data") or {}).items():
+        if base64.b64decode(value).endswith((b"\n", b"\r")):
+            fix = f"write the value with printf %s, then make the Secret {name} again"
+            yield Finding(f"Secret {name}, {key}", False, "the value ends with a line end", fix)
 
 
 def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if "secretKeyRef" in node:
-            yield node["secretKeyRef"]
+        for key in ("secretKeyRef", "urlSecret"):
+            if key in node:
+                yield node[key]
         if isinstance(node.get("basicAuth"), dict):
             yield from node["basicAuth"].values()
         for value in node.values():
@@ -193,6 +218,32 @@ def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from _secret_refs(value)
+
+
+def _platform(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield whether the overlay is one for this platform: OpenShift admits no fixed user, others know no Routes."""
+    is_openshift = api.get("apis/route.openshift.io/v1") is not None
+    for_openshift = any(d["kind"] == "Route" for d in documents)
+    found = "OpenShift" if is_openshift else "Kubernetes"
+    fix = "use the overlay openshift" if is_openshift else "use another overlay than openshift"
+    yield Finding("platform", is_openshift == for_openshift, found, fix)
+    if is_openshift and for_openshift:
+        path = "api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config"
+        text = ((api.get(path) or {}).get("data") or {}).get("config.yaml", "")
+        on = re.search(r"^enableUserWorkload:\s*true\s*$", text, re.MULTILINE) is not None
+        fix = "a cluster administrator sets enableUserWorkload: true in openshift-monitoring/cluster-monitoring-config"
+        yield Finding("user workload monitoring", on, "on" if on else "off", fix)
+
+
+def _processors(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield whether vLLM's CPU image is the one for the nodes' processors."""
+    kinds = {n["status"].get("nodeInfo", {}).get("architecture", "amd64") for n in nodes}
+    image_of = {"amd64": versions()["VLLM_CPU"], "arm64": versions()["VLLM_CPU_ARM64"]}
+    used = _images(documents) & set(image_of.values())
+    if used:
+        fits = any(image_of.get(kind) in used for kind in kinds)
+        fix = "use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others (or the component arm64)"
+        yield Finding("processors", fits, f"{', '.join(sorted(kinds))} nodes", fix)
 
 
 def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -223,17 +274,37 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
     )
 
 
-def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
-    wanted = {r: sum(requested(d, r) for d in documents) for r in ("cpu", "memory")}
-    have = {
-        r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes)
-        for r in wanted
-    }
-    ok = all(have[r] >= wanted[r] for r in wanted)
-    found = f"{have['cpu']:.1f} CPUs and {have['memory'] / 2**30:.0f} GiB for {wanted['cpu']:.1f} CPUs and "
-    found += f"{wanted['memory'] / 2**30:.0f} GiB of requests"
-    need = f"minikube start --cpus={int(wanted['cpu']) + 2} --memory={int(wanted['memory'] / 2**30) + 3}g"
+def _room(api: Api, nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
+    """Compare what the overlay and a load of two pods request with what other pods leave free."""
+    wanted = {}
+    free = {}
+    for resource in ("cpu", "memory"):
+        lab = sum(requested(d, resource) for d in documents)
+        wanted[resource] = lab + LOAD_PODS * LOAD_REQUESTS[resource]
+        allocatable = sum(
+            quantity(n["status"].get("allocatable", {}).get(resource, "0")) for n in nodes
+        )
+        free[resource] = allocatable - _others(api, resource)
+    ok = all(free[r] >= wanted[r] for r in wanted)
+    found = f"{free['cpu']:.1f} CPUs and {free['memory'] / 2**30:.0f} GiB are free, "
+    found += f"{wanted['cpu']:.1f} CPUs and {wanted['memory'] / 2**30:.0f} GiB are requested "
+    found += "(with two pods of load)"
+    cpus = math.ceil(wanted["cpu"]) + 2
+    need = f"minikube start --cpus={cpus} --memory={int(wanted['memory'] / 2**30) + 3}g"
     return Finding("room", ok, found, f"{need}, or more nodes")
+
+
+def _others(api: Api, resource: str) -> float:
+    """Return what pods that are not the lab's request of a resource."""
+    key, value = PART_OF.split("=")
+    total = 0.0
+    for pod in api.items("api/v1", "pods"):
+        ours = (pod["metadata"].get("labels") or {}).get(key) == value
+        if ours or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        for c in pod.get("spec", {}).get("containers", []):
+            total += quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
+    return total
 
 
 def _policies(api: Api) -> Finding:
@@ -247,13 +318,18 @@ def _policies(api: Api) -> Finding:
     )
 
 
-def _image(nodes: list[dict[str, Any]]) -> Finding:
-    image = versions()["LAB"]
+def _image(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
+    tag = versions()["LAB"].rpartition("/")[2]
+    used = sorted(i for i in _images(documents) if i.rpartition("/")[2] == tag)
+    image = used[0] if used else versions()["LAB"]
     known = [
         name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])
     ]
     there = any(name == image or name.endswith(f"/{image}") for name in known)
-    fix = f"minikube image build -f lab/k8s/image/Dockerfile -t {image} . (elsewhere: build it, push it, name it)"
+    fix = (
+        "make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER or REGISTRY=HOST/FOLDER; "
+        "OpenShift: oc start-build lab --namespace llm-lab --from-repo=. --follow"
+    )
     found = (
         "on a node"
         if there
@@ -262,11 +338,21 @@ def _image(nodes: list[dict[str, Any]]) -> Finding:
     return Finding("the lab's image", there, found, fix, required=False)
 
 
+def _images(documents: list[dict[str, Any]]) -> set[str]:
+    """Return the images of all pod templates."""
+    specs = [((d.get("spec") or {}).get("template") or {}).get("spec") or {} for d in documents]
+    return {
+        c["image"]
+        for spec in specs
+        for c in [*spec.get("initContainers", []), *spec.get("containers", [])]
+    }
+
+
 def requested(document: dict[str, Any], resource: str) -> float:
     """What the pods of a document request of a resource, with one replica where it does not say; 0 if it makes none."""
     spec = document.get("spec") or {}
     pod = (spec.get("template") or {}).get("spec") or {}
-    if document["kind"] == "Prometheus":
+    if document["kind"] in ("Prometheus", "Alertmanager"):
         pod = {"containers": [{"resources": spec.get("resources", {})}]}
     one = sum(
         quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
