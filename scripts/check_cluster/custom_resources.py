@@ -1,6 +1,7 @@
 """Custom resources against typed models of their CRDs: wrong values, missing fields, and unknown ones.
 
-The models ignore fields that they do not know, so each document is read and written again; what got lost is a fault.
+The models ignore fields that they do not know, so each document is read and written again; what got
+lost is a fault.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _is_newer(document: dict[str, Any], path: str) -> bool:
     """Return whether a field that the models do not know has a value that a newer release takes."""
     value: Any = document
     for key in path.split(".")[1:]:
-        value = value[key] if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) else None
     return value in NEWER.get((document["kind"], path), set())
 
 

@@ -1,5 +1,6 @@
 """Writes what must not be written twice: vLLM's arguments and Llama Stack's configuration come from lab.stack, images
-from versions.env, dashboards from lab.dashboards. `python -m scripts.check_cluster generate`; a test holds them equal.
+from versions.env, dashboards from lab.dashboards. `python -m scripts.check_cluster generate`; a
+test holds them equal.
 """
 
 from __future__ import annotations

@@ -49,7 +49,10 @@ class Engine:
 
     @classmethod
     def prepare(cls, folder: Path) -> Engine:
-        """Make the folder and podman's configuration. Raises SetupError naming what the machine lacks."""
+        """Make the folder and podman's configuration.
+
+        Raises SetupError naming what the machine lacks.
+        """
         if missing := missing_programs():
             raise SetupError(
                 "containers cannot be run here", got="; ".join(missing), fix="install what is named"
@@ -95,7 +98,8 @@ class Engine:
     def start_network(self) -> None:
         """Create the pods' network, without names but those that pods are given.
 
-        Not an internal one: netavark gives the machine no address on it, from which probes could come.
+        Not an internal one: netavark gives the machine no address on it, from which probes could
+        come.
         """
         self.run("network", "rm", "--force", NETWORK, check=False)
         options = ["--disable-dns", "--subnet", f"{SUBNET}.0/24"]

@@ -38,7 +38,10 @@ class Pod:
 
 
 def pods_of(documents: list[Document]) -> list[Pod]:
-    """Return one pod for each replica of each workload. Raises StackError for what podman cannot play here."""
+    """Return one pod for each replica of each workload.
+
+    Raises StackError for what podman cannot play here.
+    """
     pods = []
     for d in documents:
         template = (d.get("spec") or {}).get("template")
@@ -80,7 +83,8 @@ def give_addresses(pods: list[Pod], first: int = 10) -> None:
 def service_names(documents: list[Document], pods: list[Pod]) -> dict[str, str]:
     """Return {a Service's full name: the address of the pod that it selects}; those of pods left out are missing.
 
-    Raises StackError for a Service with a port that its pod has under another number: addresses are pods' here.
+    Raises StackError for a Service with a port that its pod has under another number: addresses are
+    pods' here.
     """
     names = {}
     for service in (d for d in documents if d["kind"] == "Service"):
@@ -110,7 +114,8 @@ def _check_ports(service: Document, pod: Pod) -> None:
 def environment(pod: Pod, container: dict[str, Any], secrets: dict[str, str]) -> dict[str, str]:
     """Return the container's variables, with $(NAME) filled in as Kubernetes does: from those before it.
 
-    `secrets` are {"secret/key": value}. Raises StackError for a source that the smoke test does not know.
+    `secrets` are {"secret/key": value}. Raises StackError for a source that the smoke test does not
+    know.
     """
     values = dict(pod.environment)
     for variable in container.get("env", []):
@@ -176,7 +181,10 @@ def command(
 
 
 def _entry(container: dict[str, Any]) -> list[str]:
-    """Return entry point, image and arguments: Kubernetes' `command` replaces the image's entry point."""
+    """Return entry point, image and arguments.
+
+    Kubernetes' `command` replaces the image's entry point.
+    """
     first, *rest = container.get("command") or [""]
     entry = ["--entrypoint", first] if first else []
     return [*entry, container["image"], *rest, *container.get("args", [])]

@@ -1,6 +1,7 @@
 """A small API server in memory, and a kubectl that writes down what it was asked: for the driver's paths of error.
 
-It stores objects by path and answers as told. It checks nothing: that is what the manifests' own tests are for.
+It stores objects by path and answers as told. It checks nothing: that is what the manifests' own
+tests are for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ LISTS = {"nodes", "namespaces", "events", "storageclasses", "deployments", "stat
 
 
 class FakeCluster:
-    """`objects`: {path: object}. `refuse`: {(method, path): status}. `asked`: every (method, path)."""
+    """`objects`: {path: object}.
+
+    `refuse`: {(method, path): status}. `asked`: every (method, path).
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}

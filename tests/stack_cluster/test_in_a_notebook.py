@@ -1,4 +1,7 @@
-"""The place `cluster` as the notebooks use it: `lab.stand_up("cluster")`, its parts and its tools."""
+"""The place `cluster` as the notebooks use it.
+
+`lab.stand_up("cluster")`, its parts and its tools.
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@
     collect(settings, context, run_id, to)  waits for them and brings their records back
     down(settings, context)                 removes what is ours and nothing else
 
-`kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client does the rest.
-Nothing happens in a context that was not named: there is no default one.
+`kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client
+does the rest. Nothing happens in a context that was not named: there is no default one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ OVERLAYS = (
 
 
 def preflight(settings: Settings, context: str, overlay: str) -> list[Finding]:
-    """Every check of the cluster, good or bad; changes nothing. Raises SettingsError, SetupError, StackError."""
+    """Every check of the cluster, good or bad; changes nothing.
+
+    Raises SettingsError, SetupError, StackError.
+    """
     from lab.stack.cluster import control
 
     return control.preflight(settings, context, overlay)
@@ -52,10 +55,13 @@ def up(
     progress: Callable[[list[WorkloadStatus], float], None] | None = None,
     wait_s: float = 2400.0,
 ) -> dict[str, str]:
-    """Apply the overlay, wait until all of it is ready, forward its ports; returns {endpoint name: URL}.
+    """Apply the overlay, wait until all of it is ready, forward its ports; returns {endpoint name.
 
-    A second call changes what has changed. Raises SettingsError for a context or overlay that does not exist,
-    StackError where the cluster lacks something (with the fix), PartFailed when a workload does not get ready.
+    URL}.
+
+    A second call changes what has changed. Raises SettingsError for a context or overlay that does
+    not exist, StackError where the cluster lacks something (with the fix), PartFailed when a
+    workload does not get ready.
     """
     from lab.stack.cluster import control
 
@@ -86,7 +92,8 @@ def connection(settings: Settings) -> Connection | None:
 def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
     """Start a Job of `shards` pods that drive the saved plan together, beginning in `lead_s` s; returns the run's id.
 
-    Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the Job is refused.
+    Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the
+    Job is refused.
     """
     from lab.stack.cluster import shards as job
 
@@ -103,8 +110,8 @@ def collect(
 ) -> list[Path]:
     """Wait until all shards of a load have ended; returns a folder for each with its records.parquet and run.json.
 
-    Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError for a record that is
-    not whole.
+    Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError
+    for a record that is not whole.
     """
     from lab.stack.cluster import shards as job
 

@@ -1,4 +1,7 @@
-"""The API server, through the official client: reading, Secrets, deleting. Plain dictionaries go out."""
+"""The API server, through the official client: reading, Secrets, deleting.
+
+Plain dictionaries go out.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ OUTSIDE_OUR_NAMESPACES = (
 
 
 class Api:
-    """Requests to one context's API server. Every method raises StackError with what the server said."""
+    """Requests to one context's API server.
+
+    Every method raises StackError with what the server said.
+    """
 
     def __init__(self, context: str) -> None:
         try:

@@ -1,7 +1,8 @@
 """Ways from this machine into the cluster: supervised port-forwards, in a process of their own.
 
-`kubectl port-forward` ends with the pod that it was tied to. Here each is started again, with growing pauses, until
-told to end. `python -m lab.stack.cluster.forward` reads {"commands": {name: argv}} from its standard input.
+`kubectl port-forward` ends with the pod that it was tied to. Here each is started again, with
+growing pauses, until told to end. `python -m lab.stack.cluster.forward` reads {"commands": {name:
+argv}} from its standard input.
 """
 
 from __future__ import annotations

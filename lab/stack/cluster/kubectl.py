@@ -70,7 +70,8 @@ class Kubectl:
 def named(context: str) -> Kubectl:
     """kubectl for a context that the user has named.
 
-    Raises SetupError without kubectl, SettingsError for a context that was not named or does not exist.
+    Raises SetupError without kubectl, SettingsError for a context that was not named or does not
+    exist.
     """
     path = program()
     known = _run([path, "config", "get-contexts", "--output=name"], None, 30.0).split()
@@ -87,7 +88,10 @@ def named(context: str) -> Kubectl:
 
 
 def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]]:
-    """An overlay's documents. Raises SettingsError for one that is not there, StackError for one that is broken."""
+    """An overlay's documents.
+
+    Raises SettingsError for one that is not there, StackError for one that is broken.
+    """
     path = folder / overlay
     if not overlay or not (path / "kustomization.yaml").is_file():
         names = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
@@ -106,7 +110,10 @@ def versions() -> dict[str, str]:
 
 
 def program() -> str:
-    """Return kubectl's path. Raises SetupError where it is missing, or too old for the manifests."""
+    """Return kubectl's path.
+
+    Raises SetupError where it is missing, or too old for the manifests.
+    """
     found = shutil.which("kubectl")
     if found is None:
         raise SetupError("kubectl is not installed", fix=f"install it: {INSTALL}")

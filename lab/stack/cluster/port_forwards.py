@@ -1,6 +1,7 @@
 """Port-forwards to the cluster's parts, in a process of their own; inside the cluster, the Services' names.
 
-`cluster.json` in the state folder says which context it was, and where each part can be reached from here.
+`cluster.json` in the state folder says which context it was, and where each part can be reached
+from here.
 """
 
 from __future__ import annotations
@@ -67,7 +68,10 @@ def connection(settings: Settings) -> Connection | None:
 def open_forwards(
     kubectl: kube.Kubectl, settings: Settings, overlay: str, documents: list[dict[str, Any]]
 ) -> dict[str, str]:
-    """Make every part reachable and write down where; returns {endpoint: URL} as requests should use them."""
+    """Make every part reachable and write down where; returns {endpoint.
+
+    URL} as requests should use them.
+    """
     state_dir = settings.state_dir.resolve()
     state.prepare(state_dir)
     close_forwards(state_dir)

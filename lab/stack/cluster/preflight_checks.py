@@ -60,7 +60,10 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. Where `ok` is False: what was found, and the fix; `required` says whether `up` stops for it."""
+    """One check.
+
+    Where `ok` is False: what was found, and the fix; `required` says whether `up` stops for it.
+    """
 
     name: str
     ok: bool
@@ -221,7 +224,10 @@ def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _platform(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
-    """Yield whether the overlay is one for this platform: OpenShift admits no fixed user, others know no Routes."""
+    """Yield whether the overlay is one for this platform.
+
+    OpenShift admits no fixed user, others know no Routes.
+    """
     is_openshift = api.get("apis/route.openshift.io/v1") is not None
     for_openshift = any(d["kind"] == "Route" for d in documents)
     found = "OpenShift" if is_openshift else "Kubernetes"

@@ -58,8 +58,8 @@ def wait(
 ) -> None:
     """Return when all `wanted` (kind, namespace, name) are ready.
 
-    Raises PartFailed for one that cannot get ready: at once for a reason that waiting cannot change, after PATIENCE_S
-    for one that it could have, after `limit_s` for any other.
+    Raises PartFailed for one that cannot get ready: at once for a reason that waiting cannot
+    change, after PATIENCE_S for one that it could have, after `limit_s` for any other.
     """
     begun = time.monotonic()
     since: dict[tuple[str, str], float] = {}  # {(workload, reason): when it was first seen}
@@ -86,7 +86,10 @@ def wait(
 def _stuck(
     rows: list[WorkloadStatus], since: dict[tuple[str, str], float]
 ) -> WorkloadStatus | None:
-    """Return a workload that has waited for one suspicious reason for PATIENCE_S. Changes `since`."""
+    """Return a workload that has waited for one suspicious reason for PATIENCE_S.
+
+    Changes `since`.
+    """
     now = time.monotonic()
     suspects = {(s.name, _group(s.reason)): s for s in rows if s.reason in SUSPICIOUS}
     unready = {s.name for s in rows if not s.ready}

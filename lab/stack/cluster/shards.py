@@ -160,7 +160,10 @@ def _record(api: Api, pod: str, folder: Path) -> Path:
 
 
 def unpack_record(log: str, pod: str, folder: Path) -> Path:
-    """Unpack the record in a pod's log to files in `folder`. Raises WorkloadError unless it is whole."""
+    """Unpack the record in a pod's log to files in `folder`.
+
+    Raises WorkloadError unless it is whole.
+    """
     found = _RECORD.search(log)
     packed = base64.b64decode(found["body"]) if found else b""
     if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:
