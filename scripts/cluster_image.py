@@ -1,4 +1,4 @@
-"""Build the lab's image and bring it to a cluster: into Minikube, into kind, or to a registry of your own.
+"""Build the lab's image and bring it to a cluster: to Minikube, kind, or a registry of your own.
 
     python -m scripts.cluster_image --minikube PROFILE
     python -m scripts.cluster_image --kind CLUSTER
@@ -76,7 +76,7 @@ def into_kind(cluster: str) -> None:
 
 
 def to_registry(registry: str, overlay: str, overlays: Path = K8S / "overlays") -> str:
-    """Build the image here, push it, and write an overlay that takes it from there; return the overlay's name.
+    """Build the image here, push it, write an overlay that takes it from there; return its name.
 
     Raises SetupError, StackError, and SettingsError for an overlay that does not exist.
     """

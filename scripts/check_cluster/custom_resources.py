@@ -18,7 +18,7 @@ CUSTOM = {
     for kind in ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule", "Alertmanager")
 } | {("keda.sh/v1alpha1", "ScaledObject"): ("cloudcoil.models.keda.v1alpha1", "ScaledObject")}
 
-# {(kind, path): values} of fields that are newer than the models: KEDA 2.17, where the models are of 2.16.
+# {(kind, path): values} of fields newer than the models: KEDA 2.17, where the models are of 2.16.
 NEWER = {
     ("ScaledObject", ".spec.fallback.behavior"): {
         "static",

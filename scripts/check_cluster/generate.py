@@ -81,7 +81,7 @@ def chat_args(build: str) -> list[str]:
 
 
 def embed_args() -> list[str]:
-    """Return the embedding model's arguments, from the same description that the laptop's plan uses."""
+    """Return the embedding model's arguments, from the description that the laptop's plan uses."""
     server = plan.embed_server(EMBED_FOLDER, PORT, OTLP, "cpu")
     return _for_container(vllm_args.embed_args(server), EMBED_FOLDER)
 
@@ -96,7 +96,7 @@ def _settings() -> Settings:
 
 
 def _for_container(args: list[str], model: str) -> list[str]:
-    """Return the arguments with what is different in a pod: listener, model folder, number format."""
+    """Return the arguments with what differs in a pod: listener, model folder, number format."""
     out, rest = [], iter(args)
     for arg in rest:
         if arg in _ONLY_LOCAL:

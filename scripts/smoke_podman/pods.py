@@ -32,7 +32,7 @@ class Pod:
 
     @property
     def containers(self) -> list[tuple[str, dict[str, Any]]]:
-        """(podman's name, container) of the init containers, in their order, then of the only container."""
+        """(podman's name, container) of the init containers, then of the only container."""
         both = [*self.spec.get("initContainers", []), *self.spec["containers"]]
         return [(f"{self.name}.{c['name']}", c) for c in both]
 
@@ -81,7 +81,7 @@ def give_addresses(pods: list[Pod], first: int = 10) -> None:
 
 
 def service_names(documents: list[Document], pods: list[Pod]) -> dict[str, str]:
-    """Return {a Service's full name: the address of the pod that it selects}; those of pods left out are missing.
+    """Return {a Service's full name: the address of the pod that it selects}.
 
     Raises StackError for a Service with a port that its pod has under another number: addresses are
     pods' here.
@@ -112,7 +112,7 @@ def _check_ports(service: Document, pod: Pod) -> None:
 
 
 def environment(pod: Pod, container: dict[str, Any], secrets: dict[str, str]) -> dict[str, str]:
-    """Return the container's variables, with $(NAME) filled in as Kubernetes does: from those before it.
+    """Return the container's variables, with $(NAME) filled in from those before it.
 
     `secrets` are {"secret/key": value}. Raises StackError for a source that the smoke test does not
     know.
@@ -227,7 +227,7 @@ def _fill(path: Path, namespace: str, volume: dict[str, Any], documents: list[Do
 
 
 def _own(path: Path, volume: dict[str, Any], security: dict[str, Any]) -> None:
-    """Give a volume the owner and mode that the kubelet gives it: a claim's folder is root's, but for fsGroup."""
+    """Give a volume the kubelet's owner and mode: a claim's folder is root's, but for fsGroup."""
     if "emptyDir" in volume:
         path.chmod(0o777)
     elif "persistentVolumeClaim" in volume:

@@ -1,4 +1,4 @@
-"""What a running lab must show: documents, answers, traces, targets, one run from two shards, panels with data."""
+"""What a running lab must show: documents, answers, traces, targets, one run, panels."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def arguments(tmp_path: Path) -> Callable[[list[Document], str], list[str]]:
 def test_a_container_is_as_locked_as_its_manifest_says(
     documents: list[Document], arguments: Callable
 ) -> None:
-    """User, group, read-only root, no capability, no new privileges; nothing writable but the volumes."""
+    """User, group, read-only root, no capability; nothing is writable but the volumes."""
     made = " ".join(arguments(documents, "lab-tools"))
     for option in (
         "--user 10001:10001",
@@ -147,7 +147,7 @@ def test_a_service_that_maps_ports_is_refused(documents: list[Document]) -> None
 
 
 def test_what_is_replaced_is_said(documents: list[Document]) -> None:
-    """Tempo's pod keeps its name, probes and volumes; the collector's Service leads to it; Grafana is left out."""
+    """Tempo's pod keeps its name; the collector's Service leads to it; Grafana is left out."""
     changed, notes = replaced.for_podman(documents)
     pods = {p.name for p in pods_of(changed)}
     assert {"tempo-0", "vllm-0", "llama-stack-0"} <= pods
@@ -157,7 +157,7 @@ def test_what_is_replaced_is_said(documents: list[Document]) -> None:
 
 
 def test_prometheus_scrapes_what_the_monitors_select(documents: list[Document]) -> None:
-    """A job for each monitor, named as its relabelling says, with the labels that the operator adds."""
+    """A job for each monitor, named by its relabelling, with the labels that the operator adds."""
     changed, _ = replaced.for_podman(documents)
     changed += scrape.deployment(changed, "prometheus:1")
     pods = pods_of(changed)

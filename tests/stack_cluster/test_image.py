@@ -1,4 +1,4 @@
-"""Bringing the lab's image to Minikube, kind and a registry of one's own, with stand-ins for the programs."""
+"""Bringing the lab's image to Minikube, kind and a registry, with stand-ins for the programs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE = versions()["LAB"]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """minikube, kind and docker that write down their arguments; `images` is what `minikube image ls` prints."""
+    """minikube, kind and docker that log their arguments; `images` is what `image ls` prints."""
     for name in ("minikube", "kind", "docker"):
         path = tmp_path / name
         path.write_text(
@@ -51,7 +51,7 @@ def test_a_build_in_minikube_that_failed_is_an_error(programs: Path, capsys) -> 
 
 
 def test_kind_is_one_command(programs: Path, cluster: FakeCluster, settings: Settings) -> None:
-    """Build, load; with kind's own network plug-in and the image on its node, the preflight is content."""
+    """Build, load; with kind's network plug-in and the image on its node, the preflight passes."""
     assert cluster_image.main(["--kind", "lab"]) == 0
     assert f"kind load docker-image {IMAGE} --name lab" in _log(programs)
     cluster.healthy()
@@ -63,7 +63,7 @@ def test_kind_is_one_command(programs: Path, cluster: FakeCluster, settings: Set
 
 
 def test_a_registry_of_ones_own_is_one_command(programs: Path, tmp_path: Path) -> None:
-    """Build, push, and an overlay whose pods take the image from there; everything else is the same."""
+    """Build, push, and an overlay whose pods take the image from there; all else is the same."""
     overlays = kubectl.K8S / "overlays"
     folder = overlays / "minikube-cpu-registry"
     try:

@@ -169,7 +169,7 @@ def _openshift(cluster: FakeCluster) -> None:
 
 
 def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: Settings) -> None:
-    """Its network plug-in enforces policies, user workload monitoring is on; no second operator is wanted."""
+    """Its plug-in enforces policies, user workload monitoring is on; no second operator is wanted."""
     _openshift(cluster)
     assert [f for f in driver.preflight(settings, "fake", "openshift") if not f.ok] == []
 
@@ -190,7 +190,7 @@ def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: S
 def test_openshift_is_told_from_kubernetes(
     overlay: str, spoil: Callable, miss: str, words: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Its admission refuses fixed users, and Routes are nowhere else: found before anything is applied."""
+    """Its admission refuses fixed users, and only it has Routes: found before anything is applied."""
     _openshift(cluster)
     spoil(cluster)
     bad = {f.name: f for f in driver.preflight(settings, "fake", overlay) if not f.ok}

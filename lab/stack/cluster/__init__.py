@@ -1,7 +1,7 @@
-"""The lab on a Kubernetes cluster: stands lab/k8s up in a context that the user names, and takes it down again.
+"""Stand lab/k8s up in a Kubernetes context that the user names, and take it down again.
 
     preflight(settings, context, overlay)   what the cluster lacks, each with its fix
-    up(settings, context, overlay)          applies, waits, opens port forwards; returns {endpoint: URL}
+    up(settings, context, overlay)          applies, waits, forwards ports; returns {endpoint: URL}
     status(settings, context)               one row a workload
     connection(settings)                    the cluster that `up` has forwarded ports of
     pods(settings, context)                 one row a pod: state, restarts, memory
@@ -83,14 +83,14 @@ def pods(settings: Settings, context: str) -> list[PodStatus]:
 
 
 def connection(settings: Settings) -> Connection | None:
-    """Which context and overlay `up` stood up last from this state folder, and where its parts are; None if none."""
+    """Return what `up` stood up last from this state folder, and where it is; None if nothing."""
     from lab.stack.cluster import port_forwards
 
     return port_forwards.connection(settings)
 
 
 def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
-    """Start a Job of `shards` pods that drive the saved plan together, beginning in `lead_s` s; returns the run's id.
+    """Start a Job of `shards` pods that drive a saved plan from `lead_s` s on; return the run's id.
 
     Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the
     Job is refused.
@@ -108,7 +108,10 @@ def collect(
     wait_s: float = 3600.0,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Path]:
-    """Wait until all shards of a load have ended; returns a folder for each with its records.parquet and run.json.
+    """Wait until all shards of a load have ended; return a folder of records for each.
+
+    A folder has records.parquet and run.json.
+
 
     Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError
     for a record that is not whole.

@@ -34,6 +34,7 @@ class Forward(threading.Thread):
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
+        """Start the forward, and again whenever it ends, until `stop`."""
         pause_s, me = FIRST_PAUSE_S, os.getpid()
         while not self._end.is_set():
             begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""Port-forwards to the cluster's parts, in a process of their own; inside the cluster, the Services' names.
+"""Port forwards to the cluster's parts; inside the cluster, the Services' names.
 
 `cluster.json` in the state folder says which context it was, and where each part can be reached
 from here.
@@ -43,7 +43,7 @@ TOOLS_INSIDE = "http://lab-tools.llm-lab.svc:8200"
 
 @dataclass(frozen=True)
 class Connection:
-    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here, the tool server's too."""
+    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here."""
 
     context: str
     overlay: str
@@ -58,7 +58,7 @@ class Connection:
 
 
 def connection(settings: Settings) -> Connection | None:
-    """What `up` wrote last; None where it did not, or has been taken down."""
+    """Return what `up` wrote last; None where it did not, or has been taken down."""
     try:
         return Connection(**json.loads((settings.state_dir.resolve() / CLUSTER_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -119,7 +119,7 @@ def close_forwards(state_dir: Path) -> None:
 
 
 def free_from(port: int, taken: set[int]) -> int:
-    """The next port that is free, now taken too. Raises SettingsError if none of 200 is."""
+    """Take the next port that is free. Raises SettingsError if none of 200 is."""
     for candidate in range(port, port + 200):
         if candidate not in taken and is_free(candidate):
             taken.add(candidate)
@@ -172,6 +172,7 @@ def _start(state_dir: Path, commands: dict[str, list[str]]) -> subprocess.Popen[
             env=processes.part_env(state_dir, "forwards", {"PYTHONPATH": str(REPO)}),
             start_new_session=True,
         )
+    assert process.stdin is not None
     process.stdin.write(json.dumps({"commands": commands}).encode())
     process.stdin.close()
     pid, created = processes.identity(process.pid) or (process.pid, time.time())

@@ -1,4 +1,4 @@
-"""What an overlay needs of a cluster, looked up before anything is changed; each miss with its fix."""
+"""What an overlay needs of a cluster, looked up before anything is changed, with fixes."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iter
         there = api.get(f"api/v1/namespaces/{name}")
         labels = (there or {}).get("metadata", {}).get("labels") or {}
         ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
-        fix = f"it is not this lab's: rename it, or remove it yourself (kubectl delete namespace {name})"
+        fix = (
+            "it is not this lab's: rename it, or remove it yourself "
+            f"(kubectl delete namespace {name})"
+        )
         found = "not there yet" if there is None else "ours" if ours else "there, without our label"
         yield Finding(f"namespace {name}", there is None or ours, found, fix)
         if there and there.get("status", {}).get("phase") == "Terminating":
@@ -129,7 +132,10 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         for c in api.items("apis/storage.k8s.io/v1", "storageclasses")
         if (c["metadata"].get("annotations") or {}).get(default) == "true"
     ]
-    fix = "minikube addons enable default-storageclass storage-provisioner, or mark a class as the default"
+    fix = (
+        "minikube addons enable default-storageclass storage-provisioner, "
+        "or mark a class as the default"
+    )
     yield Finding(
         "default storage class",
         bool(classes),
@@ -142,7 +148,10 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     for claim, c in ((m, c) for m in many for c in classes[:1]):
         one_node = c.get("provisioner", "").startswith(ONE_NODE_AT_A_TIME)
         name = claim["metadata"]["name"]
-        fix = f"make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, or name it in the claim {name}"
+        fix = (
+            "make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, "
+            f"or name it in the claim {name}"
+        )
         yield Finding(
             "shared volume",
             not one_node,
@@ -162,7 +171,8 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
         f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml"
     )
     keda = (
-        f"helm install keda keda --repo https://kedacore.github.io/charts --version {pinned['KEDA_CHART']} "
+        "helm install keda keda --repo https://kedacore.github.io/charts "
+        f"--version {pinned['KEDA_CHART']} "
         "--namespace keda --create-namespace"
     )
     fixes = {"monitoring.coreos.com/v1": operator, "keda.sh/v1alpha1": keda}
@@ -202,7 +212,7 @@ def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _line_ends(name: str, secret: dict[str, Any] | None) -> Iterator[Finding]:
-    """Yield a finding for each value that ends with a line end, which servers take for a part of it."""
+    """Yield a finding for each value with a line end at its end, which becomes part of it."""
     for key, value in ((secret or {}).get("data") or {}).items():
         if base64.b64decode(value).endswith((b"\n", b"\r")):
             fix = f"write the value with printf %s, then make the Secret {name} again"
@@ -237,7 +247,10 @@ def _platform(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         path = "api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config"
         text = ((api.get(path) or {}).get("data") or {}).get("config.yaml", "")
         on = re.search(r"^enableUserWorkload:\s*true\s*$", text, re.MULTILINE) is not None
-        fix = "a cluster administrator sets enableUserWorkload: true in openshift-monitoring/cluster-monitoring-config"
+        fix = (
+            "a cluster administrator sets enableUserWorkload: true in "
+            "openshift-monitoring/cluster-monitoring-config"
+        )
         yield Finding("user workload monitoring", on, "on" if on else "off", fix)
 
 
@@ -248,7 +261,10 @@ def _processors(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) ->
     used = _images(documents) & set(image_of.values())
     if used:
         fits = any(image_of.get(kind) in used for kind in kinds)
-        fix = "use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others (or the component arm64)"
+        fix = (
+            "use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others "
+            "(or the component arm64)"
+        )
         yield Finding("processors", fits, f"{', '.join(sorted(kinds))} nodes", fix)
 
 
@@ -333,7 +349,8 @@ def _image(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Find
     ]
     there = any(name == image or name.endswith(f"/{image}") for name in known)
     fix = (
-        "make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER or REGISTRY=HOST/FOLDER; "
+        "make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER "
+        "or REGISTRY=HOST/FOLDER; "
         "OpenShift: oc start-build lab --namespace llm-lab --from-repo=. --follow"
     )
     found = (
@@ -355,7 +372,7 @@ def _images(documents: list[dict[str, Any]]) -> set[str]:
 
 
 def requested(document: dict[str, Any], resource: str) -> float:
-    """What the pods of a document request of a resource, with one replica where it does not say; 0 if it makes none."""
+    """Return what the pods of a document request of a resource; 0 if it makes none."""
     spec = document.get("spec") or {}
     pod = (spec.get("template") or {}).get("spec") or {}
     if document["kind"] in ("Prometheus", "Alertmanager"):
@@ -368,7 +385,7 @@ def requested(document: dict[str, Any], resource: str) -> float:
 
 
 def quantity(text: str) -> float:
-    """A Kubernetes quantity as a number: '500m' -> 0.5, '2Gi' -> 2**31."""
+    """Convert a Kubernetes quantity to a number: '500m' -> 0.5, '2Gi' -> 2**31."""
     for unit, factor in _UNITS.items():
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * factor
