@@ -339,6 +339,12 @@ def test_the_way_follows_a_name_that_points_elsewhere() -> None:
     assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
 
 
+def test_openshift_has_no_prometheus_to_forward() -> None:
+    """Its metrics are queried through Thanos' Route; every other part is forwarded."""
+    found = port_forwards._services(kubectl.render("openshift"))
+    assert port_forwards.SERVICES.keys() - found.keys() == {"prometheus"}
+
+
 def _until(condition, limit_s: float = 30.0) -> None:
     limit = time.monotonic() + limit_s
     while not condition():

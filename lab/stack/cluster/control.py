@@ -139,12 +139,13 @@ def _remove_finished_jobs(api: Api, documents: list[dict[str, Any]]) -> None:
 
 
 def _wait_for_operator(api: Api, documents: list[dict[str, Any]], wait_s: float) -> None:
-    """Wait until the Prometheus operator has made our Prometheus, and it is ready."""
+    """Wait until the Prometheus operator has made our Prometheus and Alertmanager, ready to use."""
     limit = time.monotonic() + wait_s
     for d in documents:
-        if d["kind"] != "Prometheus":
+        if d["kind"] not in ("Prometheus", "Alertmanager"):
             continue
-        namespace, name = d["metadata"]["namespace"], f"prometheus-{d['metadata']['name']}"
+        namespace = d["metadata"]["namespace"]
+        name = f"{d['kind'].lower()}-{d['metadata']['name']}"
         while True:
             there = api.get(f"apis/apps/v1/namespaces/{namespace}/statefulsets/{name}") or {}
             if there.get("status", {}).get("readyReplicas", 0) >= d["spec"].get("replicas", 1):
@@ -155,5 +156,5 @@ def _wait_for_operator(api: Api, documents: list[dict[str, Any]], wait_s: float)
                     "see whether the operator runs: "
                     "kubectl get pods --all-namespaces | grep prometheus-operator"
                 )
-                raise StackError("Prometheus did not get ready", got=got, fix=fix)
+                raise StackError(f"{d['kind']} did not get ready", got=got, fix=fix)
             time.sleep(rollout.POLL_S)

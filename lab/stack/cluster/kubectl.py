@@ -36,7 +36,7 @@ class Kubectl:
     context: str
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
-        """Run kubectl and return its standard output. Raises StackError with kubectl's own words."""
+        """Run kubectl; return its standard output. Raises StackError with kubectl's own words."""
         command = [self.program, "--context", self.context, *arguments]
         return _run(command, stdin, timeout_s)
 

@@ -130,14 +130,24 @@ def free_from(port: int, taken: set[int]) -> int:
 
 
 def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
-    """SERVICES, with a name that only points elsewhere followed to where it points."""
-    found = dict(SERVICES)
-    for d in documents:
-        if d["kind"] == "Service" and d["spec"].get("type") == "ExternalName":
-            service, namespace = d["spec"]["externalName"].split(".")[:2]
-            for endpoint, (ns, name, port) in SERVICES.items():
-                if (ns, name) == (d["metadata"]["namespace"], d["metadata"]["name"]):
-                    found[endpoint] = (namespace, service, port)
+    """Return those of SERVICES that the documents have.
+
+    A name that only points elsewhere is followed. OpenShift has no Prometheus to forward.
+    """
+    services = {
+        (d["metadata"]["namespace"], d["metadata"]["name"]): d["spec"]
+        for d in documents
+        if d["kind"] == "Service"
+    }
+    found = {}
+    for endpoint, (namespace, name, port) in SERVICES.items():
+        spec = services.get((namespace, name))
+        if spec is None:
+            continue
+        found[endpoint] = (namespace, name, port)
+        if spec.get("type") == "ExternalName":
+            service, elsewhere = spec["externalName"].split(".")[:2]
+            found[endpoint] = (elsewhere, service, port)
     return found
 
 
