@@ -81,7 +81,8 @@ def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
         left = engine.take_down()
         shutil.rmtree(folder / "volumes", ignore_errors=True)
         if not keep_images:
-            engine.run("system", "reset", "--force", check=False)
+            say("removing the images")
+            engine.run("system", "reset", "--force", check=False, timeout_s=1800)
     say(f"taken down; left behind: {', '.join(left) or 'nothing'}")
 
 
