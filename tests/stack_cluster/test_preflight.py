@@ -109,7 +109,7 @@ def test_a_volume_for_many_nodes_needs_a_class_that_can(
 def test_a_context_that_was_not_named_is_refused(
     context: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """No verb takes the current context, nor one that does not exist; the server is not asked at all."""
+    """No verb takes the current context, or one that does not exist; the server gets no request."""
     for verb in (driver.preflight, driver.up):
         with pytest.raises(SettingsError, match="context"):
             verb(settings, context, "minikube-cpu")
@@ -169,7 +169,7 @@ def _openshift(cluster: FakeCluster) -> None:
 
 
 def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: Settings) -> None:
-    """Its plug-in enforces policies, user workload monitoring is on; no second operator is wanted."""
+    """Its plug-in enforces policies, user workload monitoring is on; no operator is wanted."""
     _openshift(cluster)
     assert [f for f in driver.preflight(settings, "fake", "openshift") if not f.ok] == []
 
@@ -190,7 +190,7 @@ def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: S
 def test_openshift_is_told_from_kubernetes(
     overlay: str, spoil: Callable, miss: str, words: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Its admission refuses fixed users, and only it has Routes: found before anything is applied."""
+    """Its admission refuses fixed users, and only it has Routes: found before any apply."""
     _openshift(cluster)
     spoil(cluster)
     bad = {f.name: f for f in driver.preflight(settings, "fake", overlay) if not f.ok}
