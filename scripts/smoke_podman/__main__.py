@@ -101,7 +101,7 @@ def _play(engine: Engine, fast: bool) -> None:
     if not fast:
         config, jobs = scrape.config_map(documents, pods)
         documents.append(config)
-        notes += [f"left out: the scrape job {job}, whose pods are" for job in jobs]
+        notes.append(f"left out, with their pods: the scrape jobs {', '.join(jobs)}")
     for note in notes:
         say(note)
     engine.start_network()
