@@ -66,13 +66,18 @@ def _picked(spans: Spans) -> str:
         selected += (
             f" AND s.start_ns > {arguments.start_ns:d} AND s.start_ns <= {arguments.end_ns:d}"
         )
-    spans.fields.needs.trace = True
     promoted = [quote(key) for key in PROMOTED]
     columns = [f"s.{c}" for c in (*_SPAN_COLUMNS, *promoted, *(f"a_{t}" for t in MAP_TYPES))]
-    columns += ["t.root_name", "t.root_service"]
-    source = spans.source()
-    body = f"SELECT {spans.interval} AS i, ({selected}) AS selected, {', '.join(columns)} {source}"
-    return spans.compiler.name(body)
+    picked = spans.compiler.name(
+        f"SELECT s.trace_id, {spans.interval} AS i, ({selected}) AS selected, "
+        f"{', '.join(columns)} {spans.source()}"
+    )
+    roots = (
+        "SELECT trace_id, arg_min(name, start_ns) AS root_name, "
+        "arg_min(service, start_ns) AS root_service FROM spans WHERE parent_id = 0 GROUP BY trace_id"
+    )
+    joined = f"SELECT p.*, t.root_name, t.root_service FROM {picked} p"
+    return spans.compiler.name(f"{joined} LEFT JOIN ({roots}) t ON t.trace_id = p.trace_id")
 
 
 def _parts(picked: str) -> list[str]:

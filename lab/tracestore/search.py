@@ -33,14 +33,14 @@ from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.spansets import Relation, SpansetCompiler, Window
 from lab.tracestore.traceql.text import aggregate_text, field_text
 from lab.tracestore.traceql.validate import validate, walk
-from lab.tracestore.values import group_value, scalar_value, shown_fields
+from lab.tracestore.values import ShownFields, group_value, scalar_value
 
 _SPANS_PER_TRACE = 5  # spans read per requested trace, at first; then 8 times as many
 _MAX_SPANS = 100_000
 _TRACES_PER_TRACE = 5  # traces evaluated per requested trace, at first; then 8 times as many
 _MIN_TRACES = 100
 
-_CORE_COLUMNS = tuple(c.removeprefix("s.") for c in CORE.split(", "))
+_CORE_COLUMNS = ("trace_id", *(c.removeprefix("s.") for c in CORE.split(", ")))
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ class _Search:
         self.request = request
         self.pipeline = request.query.pipeline
         self.plan: FetchPlan = fetch_plan(request.query)
+        self.shown = ShownFields(self.plan)
         self.window = windows.overlapping(con, request.start_ns, request.end_ns)
 
     def answer(self) -> list[dict[str, Any]]:
@@ -161,18 +162,19 @@ class _Search:
         ids = compiler.parameters.add([str(t) for t in traces])
         cursor = self._execute(
             compiler,
-            f"SELECT s.rowid AS rid, {CORE}, ({judged.condition}) AS matched{columns.sql} "
+            f"SELECT s.rowid AS rid, list_position({ids}::UUID[], s.trace_id) AS trace, "
+            f"{CORE}, ({judged.condition}) AS matched{columns.sql} "
             f"FROM {compiler.source(judged.needs)} WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
             f"AND s.start_ns BETWEEN {first:d} AND {last:d}",
         )
-        by_trace = {t: Trace(t) for t in traces}
+        described = [Trace(t) for t in traces]
         for row in _dicts(cursor):
-            trace = by_trace[row["trace_id"]]
+            trace = described[row["trace"] - 1]
             trace.add(row)
             if row["matched"]:
                 trace.sets = trace.sets or [Spanset()]
                 trace.sets[0].rows.append(row)
-        return [self._shown(t, columns) for t in by_trace.values() if t.sets]
+        return [self._shown(t, columns) for t in described if t.sets]
 
     # -- whole traces
 
@@ -242,24 +244,24 @@ class _Search:
         compiler = self._compiler(Window(source="chosen"))
         relation = compiler.pipeline(self.pipeline)
         extra = "".join(f", {c}" for c in relation.extra_columns)
-        body = (
-            f"SELECT DISTINCT trace_id, rid, start_ns{extra} "
-            f"FROM ({relation.sql}) ORDER BY start_ns, rid"
-        )
+        body = f"SELECT DISTINCT rid, start_ns{extra} FROM ({relation.sql}) ORDER BY start_ns, rid"
         matches = self._execute(compiler, body).fetchall()
 
         compiler = self._compiler(Window(source="chosen"))
         needs = compiler.fields().needs
         columns = self._attribute_columns(needs, compiler)
+        ids = compiler.parameters.add([str(t) for t in traces])
         cursor = self._execute(
-            compiler, f"SELECT s.rowid AS rid, {CORE}{columns.sql} FROM {compiler.source(needs)}"
+            compiler,
+            f"SELECT s.rowid AS rid, list_position({ids}::UUID[], s.trace_id) AS trace, "
+            f"{CORE}{columns.sql} FROM {compiler.source(needs)}",
         )
         rows = {row["rid"]: row for row in _dicts(cursor)}
-        by_trace = {t: Trace(t) for t in traces}
+        described = [Trace(t) for t in traces]
         for row in rows.values():
-            by_trace[row["trace_id"]].add(row)
-        _add_spansets(by_trace, matches, rows, relation)
-        return [self._shown(t, columns) for t in by_trace.values() if t.sets]
+            described[row["trace"] - 1].add(row)
+        _add_spansets(described, matches, rows, relation)
+        return [self._shown(t, columns) for t in described if t.sets]
 
     # -- the answer
 
@@ -273,7 +275,7 @@ class _Search:
         if "span:childCount" in names or any(n.startswith("nestedSet") for n in names):
             trace.number()
         return trace.as_tempo(
-            self.request.spans_per_set, lambda row: shown_fields(columns.row(row), self.plan)
+            self.request.spans_per_set, lambda row: self.shown.of(columns.row(row))
         )
 
 
@@ -283,13 +285,14 @@ def _dicts(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:
 
 
 def _add_spansets(
-    by_trace: dict[UUID, Trace], matches: list[tuple], rows: dict[int, Row], relation: Relation
+    traces: list[Trace], matches: list[tuple], rows: dict[int, Row], relation: Relation
 ) -> None:
     """Add matches by trace, then by group, in the order of their first span."""
     sets: dict[tuple, Spanset] = {}
     groups = len(relation.groups)
-    for trace, rid, _, *extra in matches:
-        key = (trace, *extra)
+    for rid, _, *extra in matches:
+        row = rows[rid]
+        key = (row["trace"], *extra)
         if key not in sets:
             attributes = [
                 {"key": f"by({field_text(e)})", "value": group_value(v)}
@@ -300,5 +303,5 @@ def _add_spansets(
                 for a, v in zip(relation.values, extra[groups:], strict=True)
             ]
             sets[key] = Spanset([], attributes)
-            by_trace[trace].sets.append(sets[key])
-        sets[key].rows.append(rows[rid])
+            traces[row["trace"] - 1].sets.append(sets[key])
+        sets[key].rows.append(row)

@@ -19,7 +19,7 @@ from lab.tracestore.values import trace_hex
 
 NO_ROOT = "<root span not yet received>"
 CORE = (
-    "s.trace_id, s.span_id, s.parent_id, s.start_ns, s.end_ns, s.dur_ns, s.name, s.kind, "
+    "s.span_id, s.parent_id, s.start_ns, s.end_ns, s.dur_ns, s.name, s.kind, "
     "s.status, s.status_message, s.service, s.res_id, s.scope_id"
 )
 _UINT32 = 2**32

@@ -8,6 +8,8 @@ which spans are evaluated at all: of `{ !span.retry }` those that have the attri
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -61,8 +63,9 @@ class FetchPlan:
     conditions: list[Condition] = field(default_factory=list)
     second: list[Condition] = field(default_factory=list)
     all_conditions: bool = True
+    _columns: dict[tuple[Reference, str], list[Condition]] = field(default_factory=dict, repr=False)
 
-    @property
+    @functools.cached_property
     def references(self) -> list[Reference]:
         """The attributes that are read, each once."""
         return list(dict.fromkeys(c.attribute for c in (*self.conditions, *self.second)))
@@ -84,6 +87,12 @@ class FetchPlan:
 
     def column(self, reference: Reference, scope: str) -> list[Condition]:
         """Return the conditions that apply to a reference's column; attributes of a scope share the column."""
+        key = (reference, scope)
+        if key not in self._columns:
+            self._columns[key] = self._column(reference, scope)
+        return self._columns[key]
+
+    def _column(self, reference: Reference, scope: str) -> list[Condition]:
         every = (*self.conditions, *self.second)
         if isinstance(reference, ast.Intrinsic):
             return [c for c in every if c.attribute == reference]
@@ -215,18 +224,16 @@ class _Extractor:
 # ---- which values pass
 
 
-def _matches(op: str, value: Any, operand: Any) -> bool:
-    compare: dict[str, Callable[[], bool]] = {
-        "=": lambda: value == operand,
-        "!=": lambda: value != operand,
-        ">": lambda: value > operand,
-        ">=": lambda: value >= operand,
-        "<": lambda: value < operand,
-        "<=": lambda: value <= operand,
-        "=~": lambda: re.fullmatch(operand, value, re.S) is not None,
-        "!~": lambda: re.fullmatch(operand, value, re.S) is None,
-    }
-    return compare[op]()
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "=~": lambda value, pattern: re.fullmatch(pattern, value, re.S) is not None,
+    "!~": lambda value, pattern: re.fullmatch(pattern, value, re.S) is None,
+}
 
 
 def passes(conditions: list[Condition], kind: ast.Type, value: Any) -> bool:
@@ -237,7 +244,7 @@ def passes(conditions: list[Condition], kind: ast.Type, value: Any) -> bool:
         if condition.operand is None or condition.operand.type is not kind:
             continue
         try:
-            if _matches(condition.op, value, condition.operand.value):
+            if _COMPARE[condition.op](value, condition.operand.value):
                 return True
         except re.error:  # RE2 accepts what Python does not: do not hide the value
             return True
