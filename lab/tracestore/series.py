@@ -200,6 +200,12 @@ class Spans:
         joined = f"{self.compiler.source(self.fields.needs)} JOIN {self._from} b ON b.rid = s.rowid"
         return f"FROM {joined} WHERE {inside}"
 
+    def insert(self, table: str, body: str) -> None:
+        """Run a SELECT over the spans into a temporary table."""
+        self.compiler.prepare(self.con)
+        sql = f"INSERT INTO {table} " + self.compiler.statement(body)
+        self.con.execute(sql, self.compiler.parameters.of(sql))
+
     def execute(self, body: str) -> list[tuple]:
         """Run a SELECT over the spans."""
         self.compiler.prepare(self.con)
