@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
+import pyarrow as pa
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -148,6 +149,15 @@ def test_ids_with_signs_match_nothing(running: Running) -> None:
     assert matched(running.tempo, '{ span:id = "0000000000000001" }') == {1}
 
 
+def test_tables_know_nested_sets(running: Running) -> None:
+    """The bulk endpoint takes the same filters."""
+    send(running, {"id": 1}, {"id": 2, "parent": 1})
+    for q, ids in (("{ nestedSetLeft = 1 }", [1]), ("{ nestedSetParent = 1 }", [2])):
+        answer = running.tempo.get("/api/lab/spans", params={"q": q, "columns": "span_id"})
+        table = pa.ipc.open_stream(answer.content).read_all()
+        assert table.column("span_id").to_pylist() == [f"{i:016x}" for i in ids]
+
+
 # ---- metrics
 
 
@@ -199,6 +209,12 @@ def test_ties(running: Running) -> None:
     q = "{} | count_over_time() by (name)"
     assert set(series(running.tempo, f"{q} | topk(2)")) == {"a", "b"}
     assert set(series(running.tempo, f"{q} | bottomk(2)")) == {"c", "d"}
+
+
+def test_exact_quantiles_of_what_is_no_number(running: Running) -> None:
+    """No series, and no error."""
+    send(running, {"id": 1})
+    assert series(running.tempo, "{} | quantile_over_time(name, .5)", exact="true") == {}
 
 
 def test_a_span_at_the_start_of_an_instant_query_is_before_it(running: Running) -> None:

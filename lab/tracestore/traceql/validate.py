@@ -17,6 +17,7 @@ from lab.tracestore.traceql.ast import Type
 MAX_GROUP_BY = 5
 MAX_SPANSET_OPERATORS = 20
 MAX_GROUPINGS = 5
+MAX_ARITHMETIC_OPERATORS = 100
 
 _INTRINSIC_TYPES = {
     "span:duration": Type.DURATION,
@@ -301,15 +302,18 @@ class _Checker:
 
     def size(self, query: ast.Query) -> None:
         """Limit what costs a table of its own: operators between spansets, and groupings."""
-        limits = (
-            (ast.SpansetOp, MAX_SPANSET_OPERATORS, "operators between spansets"),
-            (ast.GroupBy, MAX_GROUPINGS, "by()"),
-        )
         nodes = list(walk(query))
-        for kind, limit, construct in limits:
-            found = [node for node in nodes if isinstance(node, kind)]
-            if len(found) > limit:
-                last = max(found, key=lambda node: node.pos)
+        operators = [n for n in nodes if isinstance(n, ast.Binary) and n.op not in _BOOLEAN_OPS]
+        spanset_operators = [n for n in nodes if isinstance(n, ast.SpansetOp)]
+        groupings = [n for n in nodes if isinstance(n, ast.GroupBy)]
+        limits = (
+            (spanset_operators, MAX_SPANSET_OPERATORS, "operators between spansets"),
+            (groupings, MAX_GROUPINGS, "by()"),
+            (operators, MAX_ARITHMETIC_OPERATORS, "arithmetic operators"),
+        )
+        for used, limit, construct in limits:
+            if len(used) > limit:
+                last = max(used, key=lambda node: node.pos)
                 raise TraceQLUnsupported(
                     f"more than {limit} {construct}: not supported",
                     query=self.text,
