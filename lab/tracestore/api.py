@@ -1,5 +1,7 @@
-"""Tempo's HTTP API, over an Engine. Shapes, parameters, defaults, limits and error codes follow Tempo; see
-README.md."""
+"""Tempo's HTTP API, over an Engine.
+
+Shapes, parameters, defaults, limits and error codes follow Tempo; see README.md.
+"""
 
 from __future__ import annotations
 
@@ -85,14 +87,17 @@ async def ask(request: web.Request, question: Callable[[duckdb.DuckDBPyConnectio
 
 
 def json_response(obj: Any, status: int = 200) -> web.Response:
+    """Return an answer in JSON."""
     return web.Response(
         status=status, body=msgspec.json.encode(obj), content_type="application/json"
     )
 
 
 def add_routes(app: web.Application) -> None:
-    """Add Tempo's routes, `/metrics`, the page and the bulk endpoint to an application with an Engine under
-    `ENGINE`."""
+    """Add Tempo's routes, `/metrics`, the page and the bulk endpoint to an application.
+
+    It has an Engine under `ENGINE`.
+    """
     get = app.router.add_get
     get("/", page)
     get("/ready", ready)
@@ -128,6 +133,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def own_metrics(request: web.Request) -> web.Response:
+    """Answer with the store's own Prometheus metrics."""
     engine = request.app[ENGINE]
     engine.refresh_gauges()
     return web.Response(
@@ -137,10 +143,12 @@ async def own_metrics(request: web.Request) -> web.Response:
 
 
 async def echo(request: web.Request) -> web.Response:
+    """Answer as Tempo's echo does, by which Grafana tests a data source."""
     return web.Response(text="echo")
 
 
 async def build_info(request: web.Request) -> web.Response:
+    """Answer with the version of Tempo that is followed."""
     return json_response(
         {
             "version": VERSION,
@@ -175,7 +183,10 @@ async def trace_v1(request: web.Request) -> web.Response:
 
 
 async def trace_v2(request: web.Request) -> web.Response:
-    """`{"trace": {"resourceSpans": [...]}}` or a protobuf TraceByIDResponse; an empty trace for an unknown id."""
+    """`{"trace": {"resourceSpans": [...]}}` or a protobuf TraceByIDResponse.
+
+    An empty trace for an unknown id.
+    """
     found = await _trace(request)
     if _wants_protobuf(request):
         return web.Response(body=trace_by_id_response(found), content_type=PROTOBUF)
@@ -330,7 +341,7 @@ def _samples(series: Series, conditions: MetricsRequest) -> dict[str, Any]:
 
 
 async def bulk_spans(request: web.Request) -> web.StreamResponse:
-    """The spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
+    """Return the spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
     from lab.tracestore import bulk
 
     q, engine = request.query, request.app[ENGINE]
@@ -378,7 +389,7 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 
 async def export_spans(request: web.Request) -> web.Response:
-    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
+    """Write a window as Parquet into a new folder below the store's `exports` (not in Tempo)."""
     from lab.tracestore.archive import export_window
 
     engine, q = request.app[ENGINE], request.query

@@ -1,7 +1,8 @@
 """compare(): how the attributes of selected spans differ from those of all others.
 
-For each attribute and value the spans are counted per interval, apart for the selection and the rest (the baseline). Each
-attribute keeps its most frequent values on either side; `..._total` counts the spans that have the attribute at all.
+For each attribute and value the spans are counted per interval, apart for the selection and the
+rest (the baseline). Each attribute keeps its most frequent values on either side; `..._total`
+counts the spans that have the attribute at all.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _NIL = {"stringValue": "nil"}
 _SIDES = {False: "baseline", True: "selection"}
 
-# Attribute in the answer -> type and SQL, of what every span has; durations and ids are not compared.
+# Attribute -> type and SQL, of what every span has; durations and ids are not compared.
 _INTRINSICS = {
     "name": ("str", "s.name"),
     "kind": ("kind", "s.kind"),
@@ -57,7 +58,8 @@ def compare(spans: Spans) -> list[Series]:
 class _Picked:
     """Statements over the spans of the query: rows of (attribute, selected, type, value, i, n).
 
-    The attributes `#res_id`, `#scope_id` and `#all` count resources, scopes and all spans; they are no attributes of spans.
+    The attributes `#res_id`, `#scope_id` and `#all` count resources, scopes and all spans; they are
+    no attributes of spans.
     """
 
     def __init__(self, spans: Spans) -> None:
@@ -99,12 +101,15 @@ class _Picked:
     def roots(self) -> str:
         """Count the names and services of the traces' roots."""
         roots = (
-            "SELECT trace_id, arg_min(name, start_ns) AS name, arg_min(service, start_ns) AS service "
+            "SELECT trace_id, arg_min(name, start_ns) AS name, "
+            "arg_min(service, start_ns) AS service "
             "FROM spans WHERE parent_id = 0 GROUP BY trace_id"
         )
         joined = (
-            f"SELECT p.i, p.selected, coalesce(t.name, '') AS name, coalesce(t.service, '') AS service "
-            f"FROM ({self._head}, s.trace_id {self._source}) p LEFT JOIN ({roots}) t USING (trace_id)"
+            "SELECT p.i, p.selected, coalesce(t.name, '') AS name, "
+            "coalesce(t.service, '') AS service "
+            f"FROM ({self._head}, s.trace_id {self._source}) p "
+            f"LEFT JOIN ({roots}) t USING (trace_id)"
         )
         return (
             "SELECT CASE WHEN GROUPING(name) = 0 THEN 'rootName' ELSE 'rootServiceName' END, "
@@ -122,7 +127,7 @@ class _Picked:
 
 
 def _of_owners(table: str, scope: str) -> str:
-    """Count the attributes of resources or scopes, of which it is known how many spans have them."""
+    """Count the attributes of resources or scopes, of which the spans are counted already."""
     column = "#res_id" if table == "resources" else "#scope_id"
     counted = (
         f"SELECT value::BIGINT AS id, selected, i, n FROM compared WHERE attribute = '{column}'"
@@ -140,7 +145,8 @@ def _of_owners(table: str, scope: str) -> str:
         )
     if scope == "instrumentation":
         parts += [
-            f"SELECT 'instrumentation:{field}', selected, 'str', coalesce(o.{field}, ''), i, sum(n) "
+            f"SELECT 'instrumentation:{field}', selected, 'str', "
+            f"coalesce(o.{field}, ''), i, sum(n) "
             f"FROM ({counted}) c JOIN {table} o USING (id) GROUP BY ALL"
             for field in ("name", "version")
         ]
@@ -148,11 +154,12 @@ def _of_owners(table: str, scope: str) -> str:
 
 
 def _missing() -> str:
-    """Count the spans without the attributes that Tempo keeps in columns of their own: they have the text nil."""
+    """Count the spans without the attributes of `DEDICATED`: they have the text nil."""
     words = {Type.STRING: "str", Type.INT: "int"}
     listed = ", ".join(f"('{s}.{key}', '{words[t]}')" for (s, key), t in DEDICATED.items())
     return (
-        f"SELECT d.attribute, a.selected, 'nil', 'nil', a.i, a.n - coalesce(sum(c.n), 0) AS missing "
+        "SELECT d.attribute, a.selected, 'nil', 'nil', a.i, "
+        "a.n - coalesce(sum(c.n), 0) AS missing "
         f"FROM (VALUES {listed}) d(attribute, type) "
         "CROSS JOIN (SELECT * FROM compared WHERE attribute = '#all') a "
         "LEFT JOIN compared c ON c.attribute = d.attribute AND c.type = d.type "
@@ -162,7 +169,10 @@ def _missing() -> str:
 
 
 def _most_frequent(limit: int) -> str:
-    """Return rows of each attribute's most frequent values, and without type and value, of its totals."""
+    """Return SQL of each attribute's most frequent values and of its totals.
+
+    The rows of totals have neither type nor value.
+    """
     counted = "(SELECT * FROM compared WHERE attribute NOT LIKE '#%')"
     total = f"SELECT attribute, selected, type, value, sum(n) AS total FROM {counted} GROUP BY ALL"
     ranked = (
@@ -197,7 +207,10 @@ class _Answer:
 
 
 def _as_any_value(kind: str, text: str) -> dict[str, Any]:
-    """Return the AnyValue of a value that was made text; arrays have become the text nil on Tempo's way, but for one."""
+    """Return the AnyValue of a value that was made text.
+
+    Arrays have become the text nil on Tempo's way, but for one.
+    """
     match kind:
         case "int":
             return any_value("int", int(text))

@@ -1,8 +1,8 @@
 """/api/search: the traces that match, newest first, each with a few of the spans that matched.
 
-Where every span can be judged alone, the newest matching spans lead to the traces (`_by_spans`). Structural operators, by(),
-aggregates and intrinsics of the trace need whole traces: these are evaluated in portions, the newest traces first
-(`_by_traces`).
+Where every span can be judged alone, the newest matching spans lead to the traces (`_by_spans`).
+Structural operators, by(), aggregates and intrinsics of the trace need whole traces: these are
+evaluated in portions, the newest traces first (`_by_traces`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _CORE_COLUMNS = ("trace_id", *(c.removeprefix("s.") for c in CORE.split(", ")))
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search: the checked query, the window in unix ns, how many traces, how many spans of each spanset."""
+    """A search: the checked query, the window (unix ns), how many traces and spans per spanset."""
 
     query: ast.Query
     start_ns: int = 0
@@ -119,7 +119,10 @@ class _Search:
     # -- spans judged alone
 
     def _judged_alone(self) -> _Judged | None:
-        """Return the condition of matching spans; None where a span cannot be judged without its trace."""
+        """Return the condition of matching spans.
+
+        None where a span cannot be judged without its trace.
+        """
         stages = self.pipeline.stages
         only_filters = all(isinstance(s, ast.Filter | ast.Select) for s in stages)
         if not only_filters or not isinstance(stages[0], ast.Filter):
@@ -164,7 +167,8 @@ class _Search:
             compiler,
             f"SELECT s.rowid AS rid, list_position({ids}::UUID[], s.trace_id) AS trace, "
             f"{CORE}, ({judged.condition}) AS matched{columns.sql} "
-            f"FROM {compiler.source(judged.needs)} WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
+            f"FROM {compiler.source(judged.needs)} "
+            f"WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
             f"AND s.start_ns BETWEEN {first:d} AND {last:d}",
         )
         described = [Trace(t) for t in traces]
@@ -190,7 +194,7 @@ class _Search:
         return [trace for _, trace in matches]
 
     def _portions(self) -> Iterator[tuple[list[UUID], int]]:
-        """Yield traces of the window, newest first, and the last start (unix ns) among those that follow at most."""
+        """Yield traces of the window, newest first, and the last start (unix ns) of the oldest."""
         size = max(self.request.limit * _TRACES_PER_TRACE, _MIN_TRACES)
         offset = 0
         while True:
@@ -229,7 +233,7 @@ class _Search:
         return list(columns)
 
     def _matches(self) -> list[tuple[int, UUID]]:
-        """Return the start of the newest matching span (unix ns) of each matching trace among the chosen."""
+        """Return (start of its newest matching span in unix ns, trace) of the chosen that match."""
         compiler = self._compiler(Window(source="chosen"))
         relation = compiler.pipeline(self.pipeline)
         newest = "GROUP BY trace_id ORDER BY max(start_ns) DESC, trace_id"

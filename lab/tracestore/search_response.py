@@ -29,7 +29,10 @@ Show = Callable[[Row], dict[str, Any]]
 
 
 def scopes_of(reference: Reference, catalogue: Catalogue) -> list[str]:
-    """Return where a reference may have a value: its own scope or, without one, each scope that has had it."""
+    """Return the scopes where a reference may have a value.
+
+    An attribute without a scope may be in each that has had it.
+    """
     if isinstance(reference, ast.Intrinsic):
         return [reference.name.split(":")[0]]
 
@@ -38,7 +41,9 @@ def scopes_of(reference: Reference, catalogue: Catalogue) -> list[str]:
 
 
 class AttributeColumns:
-    """The columns, beside CORE, that the shown attributes need: `sql` for a SELECT, `row` to read them back.
+    """The columns, beside CORE, that the shown attributes need.
+
+    `sql` is for a SELECT, `row` reads them back.
 
     Of a map only the named keys are read: the whole would cost more than all the rest.
     """

@@ -1,8 +1,9 @@
 """TraceQL metrics: spans -> time series, with Tempo's steps, buckets, labels and gaps.
 
-Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is aligned to the step and begins
-one step early. Counts are 0 where nothing happened; the other aggregates have no sample there. Quantiles come from
-power-of-two buckets and exist for integers and durations only, as in Tempo.
+Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is
+aligned to the step and begins one step early. Counts are 0 where nothing happened; the other
+aggregates have no sample there. Quantiles come from power-of-two buckets and exist for integers and
+durations only, as in Tempo.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ _NIL = {"stringValue": "nil"}
 
 @dataclass(frozen=True)
 class MetricsRequest:
-    """A metrics query over (start, end] in unix ns. `step_ns` is the whole range for an instant query.
+    """A metrics query over (start, end] in unix ns.
+
+    `step_ns` is the whole range for an instant query.
 
     `exact` requests exact quantiles, also of floats: ours, not Tempo's.
     """
@@ -81,7 +84,10 @@ def read_metrics_query(text: str) -> ast.Query:
 
 
 def default_step_ns(start_ns: int, end_ns: int) -> int:
-    """Return a step for about 240 points, on Tempo's grid: 50 ms under a minute, else 1 s, 5 s, 15 s, 1 m, 5 m or 1 h."""
+    """Return a step for about 240 points, on Tempo's grid.
+
+    It is a multiple of 50 ms below a minute, else of 1 s, 5 s, 15 s, 1 m, 5 m or 1 h.
+    """
     delta = end_ns - start_ns
     baseline = delta // 240
     if delta < 60 * _SECOND:
@@ -96,7 +102,10 @@ def default_step_ns(start_ns: int, end_ns: int) -> int:
 
 
 def exemplars_of(query: ast.Query, requested: int) -> int:
-    """Return how many exemplars to answer with: the query's hint wins over the parameter; by default as many as allowed."""
+    """Return how many exemplars to answer with: the query's hint wins over the parameter.
+
+    By default as many as allowed.
+    """
     hint = query.hints.get("exemplars")
     if isinstance(hint, bool):
         return min(requested or MAX_EXEMPLARS, MAX_EXEMPLARS) if hint else 0
@@ -108,7 +117,10 @@ def exemplars_of(query: ast.Query, requested: int) -> int:
 def range_request(
     query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any
 ) -> MetricsRequest:
-    """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier. Raises BadRequest."""
+    """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier.
+
+    Raises BadRequest.
+    """
     if (end_ns - start_ns) // step_ns > MAX_INTERVALS:
         raise BadRequest(
             f"the step is too small: more than {MAX_INTERVALS} intervals",
@@ -174,7 +186,7 @@ class Spans:
         return f"(s.start_ns - {start} - 1) // {add(self.request.step_ns)}::BIGINT"
 
     def sample(self) -> str:
-        """Return `source` of a sample of the spans, where reading all of them once more would take long."""
+        """Return `source` of a sample of the spans, where reading all again would take long."""
         (count,) = self.con.execute("SELECT count(*) FROM spans").fetchone()
         if count <= _SAMPLE or "FROM spans s " not in self.source():
             return self.source()
@@ -182,7 +194,10 @@ class Spans:
         return self.source().replace("FROM spans s ", f"FROM spans s {share} ", 1)
 
     def source(self) -> str:
-        """Return FROM ... WHERE ... of the spans. All fields that a statement uses must be compiled before."""
+        """Return FROM ... WHERE ... of the spans.
+
+        All fields that a statement uses must be compiled before.
+        """
         request = self.request
         add = self.compiler.parameters.add
         inside = (
@@ -259,7 +274,10 @@ class _Aggregation:
         return firsts
 
     def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
-        """Return the labels of a row. Absent values are left out; `forced` keeps the first where all are absent."""
+        """Return the labels of a row. Absent values are left out.
+
+        `forced` keeps the first where all are absent.
+        """
         labels = []
         position = 1
         for name, reference, slots in zip(self.labels, self.aggregate.by, self.by, strict=True):
@@ -286,7 +304,10 @@ class _Aggregation:
         return 1 + sum(len(slots) for slots in self.by)
 
     def _rows(self, columns: list[str], where: str = "TRUE") -> list[tuple]:
-        """Return rows of (interval, every slot of every label, columns ...), grouped by all that is no aggregate."""
+        """Return rows of (interval, every slot of every label, columns ...).
+
+        They are grouped by everything that is not an aggregate.
+        """
         selected = self._selected(columns)
         return self.spans.execute(
             f"SELECT {selected} {self.spans.source()} AND {where} GROUP BY ALL"
@@ -373,7 +394,10 @@ class _Aggregation:
         return {t: sql for t, sql in slots.items() if t in ("int", "dbl", "dur")}
 
     def _buckets(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (bucket's upper bound, value, condition) as SQL. Floats have no bucket; values under 2 are left out."""
+        """Yield (bucket's upper bound, value, condition) as SQL. Floats have no bucket.
+
+        Values under 2 are left out.
+        """
         for type_name, sql in self._numbers(self.aggregate.attribute).items():
             if type_name == "dbl":
                 continue
@@ -429,7 +453,10 @@ class _Aggregation:
         return values
 
     def _exact_quantiles(self) -> list[Series]:
-        """Quantiles by linear interpolation between the values themselves; no value where there is no span."""
+        """Quantiles by linear interpolation between the values themselves.
+
+        No value where there is no span.
+        """
         value = self._value()
         column = self._first_column
         groups: dict[tuple[Label, ...], _Group] = {}
@@ -514,7 +541,10 @@ class _Aggregation:
 
 
 def _label_value(slots: Slots, values: tuple) -> dict[str, Any] | None:
-    """Return the AnyValue of the slot that has a value. An array of one is its element, a longer one the text nil."""
+    """Return the AnyValue of the slot that has a value.
+
+    An array of one is its element, a longer one the text nil.
+    """
     for slot, value in zip(slots, values, strict=True):
         if value is None:
             continue
@@ -525,14 +555,14 @@ def _label_value(slots: Slots, values: tuple) -> dict[str, Any] | None:
 
 
 def _assign_examples(groups: list[_Group], examples: list[tuple]) -> None:
-    """Give each example span to the quantile that is nearest to its value, in the span's interval."""
+    """Give each example span to the quantile nearest to its value, in the span's interval."""
     for example in examples:
         distances = [abs(group.values[example[0]] - example[-1]) for group in groups]
         groups[int(np.argmin(distances))].examples.append(example)
 
 
 def _log2_bucket(sql: str) -> str:
-    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact also where the logarithm of a double is not."""
+    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact where a double's logarithm is not."""
     rough = f"ceil(log2({sql}))::INTEGER"
     up = f"({sql} > (1::BIGINT << least({rough}, 62)))::INTEGER"
     down = f"({sql} <= (1::BIGINT << ({rough} - 1)))::INTEGER"
@@ -540,7 +570,10 @@ def _log2_bucket(sql: str) -> str:
 
 
 def log2_quantile(q: float, buckets: list[tuple[float, int]]) -> float:
-    """Return Tempo's quantile of sorted (upper bound, count) buckets: exponential interpolation inside a power of two."""
+    """Return Tempo's quantile of sorted (upper bound, count) buckets.
+
+    Inside a power of two it is interpolated exponentially.
+    """
     total = sum(count for _, count in buckets)
     if total == 0:
         return 0.0

@@ -39,7 +39,7 @@ _SHOWN_ELSEWHERE = {
 
 
 def trace_hex(trace: UUID) -> str:
-    """A trace id as Tempo prints it in search results: hexadecimal, without leading zeros."""
+    """Return a trace id as Tempo's searches print it: hexadecimal, without leading zeros."""
     return trace.hex.lstrip("0") or "0"
 
 
@@ -66,7 +66,8 @@ def any_value(type_name: str, value: Any) -> dict[str, Any]:
 class ShownFields:
     """The name and attributes that a search shows of a span: what Tempo reads for the query.
 
-    Where a query has conditions on names, only the names that meet one are shown. Keys have no scope, as in Tempo.
+    Where a query has conditions on names, only the names that meet one are shown. Keys have no
+    scope, as in Tempo.
     """
 
     def __init__(self, plan: FetchPlan) -> None:
@@ -95,7 +96,10 @@ Reader = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 def _readers(reference: Reference, plan: FetchPlan) -> list[tuple[str, Reader]]:
-    """Return (key, reader) of a reference; an unscoped attribute is read of the span and of its resource."""
+    """Return (key, reader) of a reference.
+
+    An unscoped attribute is read of the span and of its resource.
+    """
     if isinstance(reference, ast.Attribute):
         scopes = [reference.scope] if reference.scope else ["span", "resource"]
         return [
@@ -204,7 +208,10 @@ def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
 
 
 def _scoped(row: dict[str, Any], scope: str, name: str) -> list[dict[str, Any]]:
-    """Return the AnyValues that a scope holds under a name; several for arrays, events and links."""
+    """Return the AnyValues that a scope holds under a name.
+
+    Several for arrays, events and links.
+    """
     if scope in ("event", "link"):
         bags = msgspec.json.decode(row.get(f"{scope}s") or "[]")
         held = [bag["a"][name] for bag in bags if name in bag.get("a", {})]

@@ -1,9 +1,10 @@
-"""What Tempo reads of each span before it evaluates a query, because that decides what a search shows.
+"""What Tempo reads of each span before it evaluates a query; it decides what a search shows.
 
-Tempo's storage reads an attribute only as far as the query's conditions want it: `{ kind = server } >> { status = error }`
-reads `kind` where it is server and `status` where it is error, and a search shows what was read. `select()`, `by()` and
-operands of arithmetic read without a condition. Conditions that are only joined by `&&` (`all_conditions`) also decide
-which spans are evaluated at all: of `{ !span.retry }` those that have the attribute.
+Tempo's storage reads an attribute only as far as the query's conditions want it. For
+`{ kind = server } >> { status = error }` it reads `kind` where it is server and `status` where it
+is error, and a search shows what was read. `select()`, `by()` and operands of arithmetic read
+without a condition. Conditions that are only joined by `&&` (`all_conditions`) also decide which
+spans are evaluated at all: for `{ !span.retry }` those that have the attribute.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ ABSENT = "absent"
 _BOOLEAN = {"=", "!=", "<", "<=", ">", ">=", "=~", "!~", "&&", "||"}
 _FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
-# Attributes that Tempo keeps in columns of their own by default. Read without a condition they are never absent: a span
-# without the attribute has the text "nil". (Observed; Tempo's own list has two more, which behave as all others.)
+# Attributes that Tempo keeps in columns of their own by default. Read without a condition they are
+# never absent: a span without the attribute has the text "nil". (Observed; Tempo's own list has two
+# more, which behave as all others.)
 DEDICATED = {
     ("resource", "cluster"): ast.Type.STRING,
     ("resource", "container"): ast.Type.STRING,
@@ -49,7 +51,10 @@ DEDICATED = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What is read of an attribute: values for which `value op operand` holds, or by one of the words above."""
+    """What is read of an attribute: values for which `value op operand` holds.
+
+    Without an operand, `op` is one of the words above.
+    """
 
     attribute: Reference
     op: str = ANY
@@ -58,7 +63,10 @@ class Condition:
 
 @dataclass
 class FetchPlan:
-    """The conditions of a query. `second` are read without regard to `all_conditions`, for the spans that matched."""
+    """The conditions of a query.
+
+    `second` are read without regard to `all_conditions`, for the spans that matched.
+    """
 
     conditions: list[Condition] = field(default_factory=list)
     second: list[Condition] = field(default_factory=list)
@@ -72,7 +80,10 @@ class FetchPlan:
 
     @property
     def requires_all(self) -> bool:
-        """Whether spans are evaluated only if they meet all conditions: joined by `&&`, each of one known scope."""
+        """Whether spans are evaluated only if they meet all conditions.
+
+        These are joined by `&&`, and each is of one known scope.
+        """
         scoped = all(
             isinstance(c.attribute, ast.Intrinsic) or c.attribute.scope for c in self.conditions
         )
@@ -86,7 +97,10 @@ class FetchPlan:
         )
 
     def column(self, reference: Reference, scope: str) -> list[Condition]:
-        """Return the conditions that apply to a reference's column; attributes of a scope share the column."""
+        """Return the conditions that apply to a reference's column.
+
+        Attributes of a scope share the column.
+        """
         key = (reference, scope)
         if key not in self._columns:
             self._columns[key] = self._column(reference, scope)

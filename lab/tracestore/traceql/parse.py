@@ -1,7 +1,7 @@
 """TraceQL text -> syntax tree.
 
-lark reads the tokens and the brackets (grammar.lark); operators are bound here by Tempo's precedence table, and then every
-construct is checked to stand where Tempo's grammar lets it stand.
+lark reads the tokens and the brackets (grammar.lark); operators are bound here by Tempo's
+precedence table, and then every construct is checked to stand where Tempo's grammar lets it stand.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ INTRINSICS = {
 }
 SCOPED_INTRINSICS = {
     "trace:duration", "trace:rootName", "trace:rootService", "trace:id",
-    "span:duration", "span:name", "span:kind", "span:status", "span:statusMessage", "span:id", "span:parentID",
-    "span:childCount", "event:name", "event:timeSinceStart", "link:traceID", "link:spanID",
+    "span:duration", "span:name", "span:kind", "span:status", "span:statusMessage", "span:id",
+    "span:parentID", "span:childCount", "event:name", "event:timeSinceStart", "link:traceID", "link:spanID",
     "instrumentation:name", "instrumentation:version",
 }  # fmt: skip
 
@@ -88,7 +88,10 @@ def _parser() -> lark.Lark:
 
 
 def parse(text: str) -> ast.Query:
-    """The syntax tree of a query. Raises TraceQLSyntax with the position (types are checked by `validate`)."""
+    """Return the syntax tree of a query.
+
+    Raises TraceQLSyntax with the position (types are checked by `validate`).
+    """
     if len(text) > MAX_QUERY_CHARS:
         raise TraceQLSyntax(
             f"the query is longer than {MAX_QUERY_CHARS} characters", query=text[:100]
@@ -102,8 +105,10 @@ def parse(text: str) -> ast.Query:
 
 
 def parse_attribute(text: str) -> ast.Attribute:
-    """One attribute as it is written in a query (`span.foo`); without a scope or a leading dot it is unscoped
-    (`foo`)."""
+    """Return one attribute as it is written in a query (`span.foo`).
+
+    Without a scope or a leading dot it is unscoped (`foo`).
+    """
     parts = re.fullmatch(r"(?:(span|resource|event|link|instrumentation)?\.)?(.+)", text, re.S)
     if not parts:
         raise TraceQLSyntax("an attribute is expected", query=text)
@@ -170,7 +175,9 @@ class _Builder:
     def bind(
         self, tree: Tree, unit: Any, binary: Any, unary: Any, is_number: Any = lambda node: False
     ) -> Any:
-        """Bind a flat list of operands and operators; `unit` builds an operand, `binary` and `unary` the nodes.
+        """Bind a flat list of operands and operators.
+
+        `unit` builds an operand, `binary` and `unary` the nodes.
 
         A minus before what `is_number` says to be a number belongs to the number.
         """
@@ -193,7 +200,7 @@ class _Builder:
             return left
 
         def prefixed(prefixes: list[Token], atom: Any) -> Any:
-            """A prefix takes what binds tighter than itself: -a * b is -(a * b), !a = b is (!a) = b."""
+            """Give a prefix what binds tighter: -a * b is -(a * b), !a = b is (!a) = b."""
             if not prefixes:
                 return unit(atom)
             operator = prefixes[0]
@@ -284,7 +291,7 @@ class _Builder:
     def attributes(
         self, tree: Tree | None, where: str, pos: int
     ) -> tuple[ast.Attribute | ast.Intrinsic, ...]:
-        """A list of attributes and intrinsics, as select() and by () of metrics take."""
+        """Return a list of attributes and intrinsics, as select() and by () of metrics take."""
         if tree is None:
             raise self.fail(f"{where} needs at least one attribute", pos)
         found = []

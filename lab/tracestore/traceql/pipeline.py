@@ -1,14 +1,18 @@
 """What may stand where in a TraceQL pipeline.
 
-Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share brackets and operators.
-Here each part of the query is a `Piece` of some kind, and `combine` says which kinds an operator joins, and into what.
+Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share
+brackets and operators. Here each part of the query is a `Piece` of some kind, and `combine` says
+which kinds an operator joins, and into what.
 
-kinds: spanset   { } and operators between them            pipe     a pipeline of spansets in brackets
-       wrapped   operators between pipes                   number   a literal number, or arithmetic of such
-       static    any other literal                         scalar   an aggregate, or arithmetic with one
-       pipescalar  ( pipeline | aggregate )                filter   scalar compared with scalar
-       pipefilter  pipescalar compared                     by, coalesce, select
-       metrics   rate() and so on, with comparisons        top      topk, bottomk, with comparisons
+The kinds are:
+
+- spanset: { } and operators between them
+- pipe: a pipeline of spansets in brackets; wrapped: operators between such
+- number: a literal number, or arithmetic of such; static: any other literal
+- scalar: an aggregate, or arithmetic with one; filter: a scalar compared with a scalar
+- pipescalar: ( pipeline | aggregate ); pipefilter: such, compared
+- by, coalesce, select: the functions of these names
+- metrics: rate() and so on, with comparisons; top: topk and bottomk, with comparisons
 """
 
 from __future__ import annotations
@@ -33,13 +37,20 @@ _ARITHMETIC = {"+", "-", "*", "/", "%", "^"}
 _SPANSETS = {"spanset", "pipe", "wrapped"}
 _AGGREGATES = {"count", "min", "max", "avg", "sum"}
 _OVER_TIME = {
-    "min_over_time", "max_over_time", "avg_over_time", "sum_over_time", "quantile_over_time", "histogram_over_time",
-}  # fmt: skip
+    "min_over_time",
+    "max_over_time",
+    "avg_over_time",
+    "sum_over_time",
+    "quantile_over_time",
+    "histogram_over_time",
+}
 _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 @dataclass(frozen=True)
 class Piece:
+    """A part of a query, and what kind of part it is."""
+
     kind: str
     node: Any
     pos: int
@@ -57,6 +68,7 @@ class PipelineReader:
     # -- the whole query
 
     def query(self, tree: Tree, hints: dict[str, Any]) -> ast.Query:
+        """Return the tree of a whole query."""
         pieces = self.pieces(tree)
         first, text = pieces[0], self.b.text
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
@@ -71,6 +83,7 @@ class PipelineReader:
         return ast.Query(text, self._pipeline(pieces), hints=hints)
 
     def pieces(self, tree: Tree) -> list[Piece]:
+        """Return the stages of a pipeline."""
         return [
             self.b.bind(e, self.unit, self.combine, self.negate, _is_number) for e in tree.children
         ]
@@ -103,6 +116,7 @@ class PipelineReader:
     # -- operands
 
     def unit(self, atom: Any) -> Piece:
+        """Return an operand."""
         if atom.data == "spanset":
             return self._spanset(atom)
         if atom.data == "group":
@@ -155,6 +169,7 @@ class PipelineReader:
     # -- operators
 
     def negate(self, op: Token, piece: Piece) -> Piece:
+        """Return the negative of a number; nothing else has a prefix here."""
         if str(op) == "-" and piece.kind == "number" and isinstance(piece.node, ast.Static):
             return replace(
                 piece,
@@ -165,6 +180,7 @@ class PipelineReader:
         raise self.b.fail(f"unexpected {op}", op.start_pos)
 
     def combine(self, op_token: Token, left: Piece, right: Piece) -> Piece:
+        """Return what an operator makes of two operands."""
         op, pos = str(op_token), op_token.start_pos
         kinds = {left.kind, right.kind}
         made: Piece | None = None

@@ -1,6 +1,7 @@
-"""Check that a parsed query makes sense, as Tempo does: types fit, filters are boolean, aggregates depend on the span.
+"""Check that a parsed query makes sense, as Tempo does.
 
-Raises TraceQLInvalid for what is wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly, by Tempo.
+Types fit, filters are boolean, aggregates depend on the span. Raises TraceQLInvalid for what is
+wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly, by Tempo.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ _OPS_OF[Type.FLOAT] = _OPS_OF[Type.DURATION] = _OPS_OF[Type.INT]
 
 
 def implied_type(node: ast.FieldExpression | ast.ScalarExpression) -> Type:
-    """The type of an expression as far as the query tells; ATTRIBUTE where only the span can."""
+    """Return the type of an expression as far as the query tells.
+
+    ATTRIBUTE where only the span can.
+    """
     match node:
         case ast.Static():
             return node.type
@@ -97,7 +101,7 @@ def references_span(node: ast.FieldExpression) -> bool:
 
 
 def walk(node: object) -> Iterator[ast.Node]:
-    """Every node below and including this one."""
+    """Return every node below and including this one."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -242,7 +246,8 @@ class _Checker:
         left, right = implied_type(node.left), implied_type(node.right)
         if not _match(left, right):
             raise self.invalid(
-                f"binary operations must operate on the same type: {left.value} {node.op} {right.value}",
+                "binary operations must operate on the same type: "
+                f"{left.value} {node.op} {right.value}",
                 node,
             )
         for kind in (left, right):
@@ -333,12 +338,15 @@ def _match(left: Type, right: Type) -> bool:
 
 @functools.cache
 def _re2() -> duckdb.DuckDBPyConnection:
-    """An empty database, kept because opening one takes longer than most queries."""
+    """Return an empty database, kept because opening one takes longer than most queries."""
     return duckdb.connect(config={"threads": 1})
 
 
 def regex_problem(pattern: str) -> str:
-    """Why a regular expression is not one for RE2; empty where it is (DuckDB's own RE2 is asked)."""
+    """Why a regular expression is not one for RE2.
+
+    Empty where it is (DuckDB's own RE2 is asked).
+    """
     try:
         with _re2().cursor() as con:
             con.execute("SELECT regexp_full_match('', ?, 's')", [pattern]).fetchone()
