@@ -32,10 +32,8 @@ from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
 
-if (
-    TYPE_CHECKING
-):  # these bring numpy and pyarrow, for which the start does not wait: the handlers import them
-    from lab.tracestore.series import MetricsRequest
+if TYPE_CHECKING:  # with numpy and pyarrow, for which the start does not wait
+    from lab.tracestore.metrics_source import MetricsRequest
     from lab.tracestore.seriesops import Series
 
 log = logging.getLogger("lab.tracestore.api")
@@ -294,7 +292,8 @@ async def query_range(request: web.Request) -> web.Response:
 
 async def query_instant(request: web.Request) -> web.Response:
     """Answer a TraceQL metrics query over the whole range at once: one value per series."""
-    from lab.tracestore.series import MetricsRequest, evaluate
+    from lab.tracestore.metrics_source import MetricsRequest
+    from lab.tracestore.series import evaluate
 
     q = request.query
     query = _metrics_query(request)

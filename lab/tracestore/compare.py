@@ -7,20 +7,18 @@ counts the spans that have the attribute at all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
+from lab.tracestore.metrics_source import Spans
 from lab.tracestore.seriesops import Label, Series
 from lab.tracestore.traceql.ast import Type
 from lab.tracestore.traceql.fetch import DEDICATED
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES
 from lab.tracestore.values import any_value
-
-if TYPE_CHECKING:
-    from lab.tracestore.series import Spans
 
 _NIL = {"stringValue": "nil"}
 _SIDES = {False: "baseline", True: "selection"}

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import duckdb
 import numpy as np
-
-TABLE = "nested_sets"
+import pyarrow as pa
 
 # Siblings are walked in the order in which Tempo stores them: by resource, then by scope, each by
 # its first span.
@@ -27,8 +26,8 @@ _READ = """
 """
 
 
-def register(con: duckdb.DuckDBPyConnection, source: str) -> None:
-    """Create the temporary table `nested_sets` for the spans of a relation.
+def register(con: duckdb.DuckDBPyConnection, source: str, table: str) -> None:
+    """Create a temporary table with the nested sets of the spans of a relation.
 
     Columns: rid (the row of the span), n_left, n_right, n_parent.
     """
@@ -36,15 +35,9 @@ def register(con: duckdb.DuckDBPyConnection, source: str) -> None:
     left, right, parent = number(columns["trace"], columns["span_id"], columns["parent_id"])
     numbered = {"rid": columns["rid"], "n_left": left, "n_right": right, "n_parent": parent}
 
-    con.register("numbered", _frame(numbered))
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {TABLE} AS SELECT * FROM numbered")
+    con.register("numbered", pa.table(numbered))
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM numbered")
     con.unregister("numbered")
-
-
-def _frame(columns: dict[str, np.ndarray]) -> object:
-    import pyarrow as pa
-
-    return pa.table({name: np.ascontiguousarray(values) for name, values in columns.items()})
 
 
 def number(

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-
-from lab.tracestore import nested_sets
 from lab.tracestore.catalogue import SCOPES, Catalogue
 from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.traceql import ast
@@ -122,6 +119,10 @@ class Trace:
 
     def number(self) -> None:
         """Add nested sets and the number of children to the rows."""
+        import numpy as np  # for which the start does not wait
+
+        from lab.tracestore import nested_sets
+
         rows = sorted(self.rows, key=self._walk_order())
         ids = [np.array([r[c] for r in rows], dtype=np.uint64) for c in ("span_id", "parent_id")]
         numbers = nested_sets.number(np.zeros(len(rows), dtype=np.int64), *ids)

@@ -13,8 +13,9 @@ from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.errors import BadRequest, TraceQLError
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.expressions import INTRINSICS, SCOPED_INTRINSICS
 from lab.tracestore.traceql.literals import KIND, STATUS
-from lab.tracestore.traceql.parse import INTRINSICS, SCOPED_INTRINSICS, parse, parse_attribute
+from lab.tracestore.traceql.parse import parse, parse_attribute
 from lab.tracestore.traceql.spansets import SpansetCompiler, Window
 from lab.tracestore.traceql.text import go_duration
 from lab.tracestore.traceql.validate import validate

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lark import Token, Tree
 
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.expressions import Builder
 from lab.tracestore.traceql.literals import literal
-
-if TYPE_CHECKING:
-    from lab.tracestore.traceql.parse import _Builder
 
 COMPARISONS = {"=", "!=", "<", "<=", ">", ">="}
 STRUCTURAL = {
@@ -62,7 +60,7 @@ class Piece:
 class PipelineReader:
     """Reads the pipeline level of a query with the builder's means."""
 
-    def __init__(self, builder: _Builder) -> None:
+    def __init__(self, builder: Builder) -> None:
         self.b = builder
 
     # -- the whole query

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from lab.tracestore import nested_sets
 from lab.tracestore.catalogue import Catalogue
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import FetchPlan
@@ -20,6 +19,7 @@ from lab.tracestore.traceql.fields import FieldCompiler, Needs, Parameters, Slot
 from lab.tracestore.traceql.pipeline import STRUCTURAL
 
 _KEYS = "trace_id, rid, span_id, parent_id, start_ns"
+_NESTED_SETS = "nested_sets"  # a temporary table
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,16 @@ class SpansetCompiler:
         """Create the tables beside the spans that the statement reads, on its connection."""
         if not self.needs_nested_sets:
             return
+        from lab.tracestore import nested_sets  # with numpy, for which the start does not wait
 
         source = self.window.source
         if source == "spans" and self.window.edges is not None:
+            traces = f"SELECT trace_id FROM spans s WHERE {self._overlap_literal()}"
             source = (
                 "(SELECT rowid, trace_id, span_id, parent_id, start_ns, res_id, scope_id "
-                f"FROM spans WHERE trace_id IN (SELECT trace_id FROM spans s WHERE {self._overlap_literal()}))"
+                f"FROM spans WHERE trace_id IN ({traces}))"
             )
-        nested_sets.register(con, source)
+        nested_sets.register(con, source, _NESTED_SETS)
 
     def _overlap_literal(self) -> str:
         window = self.window
@@ -134,7 +136,7 @@ class SpansetCompiler:
             )
         if needs.nested_sets:
             self.needs_nested_sets = True
-            sql += f" LEFT JOIN {nested_sets.TABLE} n ON n.rid = s.rowid"
+            sql += f" LEFT JOIN {_NESTED_SETS} n ON n.rid = s.rowid"
         return sql
 
     def in_window(self) -> str:
@@ -232,7 +234,10 @@ class SpansetCompiler:
             f"{value} {'<>' if stage.op == '!=' else stage.op} {self.parameters.add(static.value)}"
         )
         listed = ", ".join(keys)
-        sums = f"SELECT {listed}, {value} AS {column} FROM ({rows}) GROUP BY {listed} HAVING {compared}"
+        sums = (
+            f"SELECT {listed}, {value} AS {column} FROM ({rows}) "
+            f"GROUP BY {listed} HAVING {compared}"
+        )
         on = " AND ".join(f"a.{k} = b.{k}" for k in keys)
         columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
         sql = f"SELECT {columns}, a.{column} FROM ({before.sql}) b JOIN ({sums}) a ON {on}"
@@ -317,7 +322,8 @@ class SpansetCompiler:
         self.ctes.append(
             f"{name}(trace_id, rid, ancestor) AS ("
             f"SELECT b.trace_id, b.rid, b.parent_id FROM {below} b "
-            f"SEMI JOIN {traces} m ON m.trace_id = b.trace_id WHERE b.parent_id <> 0 UNION SELECT u.trace_id, u.rid, e.parent_id FROM {name} u "
+            f"SEMI JOIN {traces} m ON m.trace_id = b.trace_id WHERE b.parent_id <> 0 "
+            f"UNION SELECT u.trace_id, u.rid, e.parent_id FROM {name} u "
             f"JOIN {edges} e ON e.trace_id = u.trace_id AND e.span_id = u.ancestor)"
         )
         return name
