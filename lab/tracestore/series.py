@@ -147,7 +147,7 @@ class _Aggregation:
         self.aggregate = spans.query.aggregate
         self.complete = True
         self.labels = [attribute_text(a) for a in self.aggregate.by]
-        self.by = [self._label_slots(a) for a in self.aggregate.by]
+        self.by = [spans.fields.group_slots(a) for a in self.aggregate.by]
 
     def series(self) -> list[Series]:
         """Return the series before the second stage."""
@@ -161,19 +161,6 @@ class _Aggregation:
         return self._of_values()
 
     # -- labels
-
-    def _label_slots(self, reference: ast.Attribute | ast.Intrinsic) -> Slots:
-        """Return the slots of a label; of several events or links the first counts."""
-        slots = self.spans.fields.slots(reference)
-        scope = reference.scope if isinstance(reference, ast.Attribute) else reference.name[:5]
-        if scope not in ("event", "link:", "event:", "link"):
-            return slots
-
-        firsts = {slot.removesuffix("[]"): f"({sql})[1]" for slot, sql in slots.items()}
-        if isinstance(reference, ast.Intrinsic):  # without any event it is the zero of its type
-            zero = {"str": "''", "dur": "0::BIGINT"}
-            firsts = {slot: f"coalesce({sql}, {zero[slot]})" for slot, sql in firsts.items()}
-        return firsts
 
     def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
         """Return the labels of a row. Absent values are left out.

@@ -263,18 +263,25 @@ _TYPE_OF_LETTER = {
 
 
 def group_value(key: str) -> dict[str, Any]:
-    """AnyValue of a group's key (see `spansets.group_key`)."""
-    type_name, text = _TYPE_OF_LETTER.get(key[0]), key[1:]
+    """Return the AnyValue of a group's key (see `spansets.group_key`)."""
+    if key == "n":
+        return {"stringValue": "nil"}
+
+    type_name = _TYPE_OF_LETTER[key[0].lower()]
+    if key[0].isupper():
+        return any_value(f"{type_name}[]", msgspec.json.decode(key[1:]))
+    return any_value(type_name, _of_text(type_name, key[1:]))
+
+
+def _of_text(type_name: str, text: str) -> Any:
     match type_name:
-        case None:
-            return {"stringValue": "nil" if key == "n" else text}
         case "str":
-            return any_value("str", text)
+            return text
         case "dbl":
-            return any_value("dbl", float(text))
+            return float(text)
         case "bool":
-            return any_value("bool", text == "true")
-    return any_value(type_name, int(text))
+            return text == "true"
+    return int(text)
 
 
 def scalar_value(aggregate: ast.Aggregate, value: Any) -> dict[str, Any]:

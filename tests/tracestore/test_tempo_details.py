@@ -120,6 +120,25 @@ def test_an_array_is_shown_as_far_as_it_was_read(running: Running) -> None:
     assert grouped == {"c": 1, "nil": 1}
 
 
+def test_groups_of_arrays_and_events(running: Running) -> None:
+    """by() shows arrays as arrays, those of one as their element, and of several events the first."""
+    e = [{"e": ("int", 1)}, {"e": ("int", 2)}]
+    send(
+        running,
+        {"id": 1, "attributes": {"tags": ("int[]", [1, 2])}, "events": e},
+        {"id": 2, "attributes": {"tags": ("int[]", [3])}},
+    )
+
+    def groups(q: str) -> list[str]:
+        (trace,) = running.tempo.get("/api/search", params={"q": q, **WINDOW}).json()["traces"]
+        return sorted(json.dumps(s["attributes"][0]["value"]) for s in trace["spanSets"])
+
+    both = {"arrayValue": {"values": [{"intValue": "1"}, {"intValue": "2"}]}}
+    assert groups("{ } | by(span.tags)") == [json.dumps(both), '{"intValue": "3"}']
+    assert groups("{ } | by(event.e)") == ['{"intValue": "1"}', '{"stringValue": "nil"}']
+    assert groups("{ } | by(event:name)") == ['{"stringValue": ""}', '{"stringValue": "e"}']
+
+
 def test_a_window_selects_traces(running: Running) -> None:
     """A trace that overlaps the window is evaluated with its spans outside, too."""
     hour = 3600 * 10**9

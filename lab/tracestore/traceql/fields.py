@@ -259,6 +259,22 @@ class FieldCompiler:
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
 
+    def group_slots(self, node: ast.FieldExpression) -> Slots:
+        """Return the slots of an expression that spans are grouped by.
+
+        Of several events or links the first counts; without any, their intrinsics are the zero of
+        their type.
+        """
+        slots = self.slots(node)
+        if isinstance(node, ast.Attribute) and node.scope in ("event", "link"):
+            return {slot.removesuffix("[]"): f"({sql})[1]" for slot, sql in slots.items()}
+        if not isinstance(node, ast.Intrinsic) or not node.name.startswith(("event:", "link:")):
+            return slots
+
+        ((slot, sql),) = slots.items()
+        zero = "''" if slot == "str[]" else "0::BIGINT"
+        return {slot.removesuffix("[]"): f"coalesce(({sql})[1], {zero})"}
+
     def _static(self, node: ast.Static) -> Slots:
         slot = _TYPE_SLOT[node.type]
         if slot == "bool":

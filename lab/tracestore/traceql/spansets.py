@@ -213,7 +213,7 @@ class SpansetCompiler:
 
     def _group_by(self, stage: ast.GroupBy, before: Relation) -> Relation:
         compiler = self.fields()
-        key = group_key(compiler.slots(stage.operand))
+        key = group_key(compiler.group_slots(stage.operand))
         column = f"g{len(before.groups) + 1}"
         # Values found before are of the undivided spansets, but Tempo carries them on: so do we.
         sql = self._joined(before, compiler.needs, "TRUE", f", {key} AS {column}")
@@ -340,13 +340,17 @@ _LETTER = {"str": "s", "int": "i", "dbl": "d", "bool": "b", "dur": "u", "status"
 
 
 def group_key(slots: Slots) -> str:
-    """Return one text for a value of any type: its letter, then the value; `n` for nil."""
+    """Return SQL of one text for a value of any type: its letter, then the value; `n` for nil.
+
+    An array of one is its element; a longer one has a capital letter and JSON.
+    """
     parts = [f"'{_LETTER[t]}' || ({sql})::VARCHAR" for t, sql in slots.items() if t in _LETTER]
-    parts += [
-        f"'{_LETTER[t[:-2]].upper()}' || ({sql})::VARCHAR"
-        for t, sql in slots.items()
-        if t.endswith("[]")
-    ]
+    for slot, sql in slots.items():
+        if slot.endswith("[]"):
+            letter = _LETTER[slot[:-2]]
+            element = f"'{letter}' || ({sql})[1]::VARCHAR"
+            elements = f"'{letter.upper()}' || to_json({sql})::VARCHAR"
+            parts.append(f"CASE len({sql}) WHEN 1 THEN {element} ELSE {elements} END")
     return f"coalesce({', '.join([*parts, chr(39) + 'n' + chr(39)])})"
 
 
