@@ -118,6 +118,6 @@ def _compare_labels(a: Series, b: Series) -> int:
     return len(a.labels) - len(b.labels)
 
 
-def _plain(label: Label) -> str | float | bool:
+def _plain(label: Label) -> Any:
     ((kind, content),) = label.value.items()
     return int(content) if kind == "intValue" else content

@@ -200,7 +200,7 @@ def _attribute(
 
 
 def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
-    ((field, content),) = value.items() if value else (("", None),)
+    field, content = next(iter(value.items()), ("", None))
     kind = _TYPE_OF_FIELD.get(field)
     if kind is None:
         return any(c.op in (ANY, EXISTS) for c in conditions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class Type(Enum):
@@ -40,7 +41,7 @@ class Static(Node):
     """A literal. Durations are nanoseconds, status and kind are OTLP's enum numbers."""
 
     type: Type
-    value: int | float | str | bool | None
+    value: Any
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,12 @@ from lark import Token, Tree
 
 from lab.tracestore.errors import TraceQLSyntax
 from lab.tracestore.traceql import ast
-from lab.tracestore.traceql.literals import literal, number_or_none, unquote_attribute
+from lab.tracestore.traceql.literals import (
+    literal,
+    number_or_none,
+    place,
+    unquote_attribute,
+)
 
 # Operators by how tightly they bind (Tempo's table). All bind to the left but ^.
 _PRECEDENCE = {
@@ -139,10 +144,10 @@ class Builder:
 
     def _field_unary(self, operator: Token, operand: Any) -> ast.FieldExpression:
         self._refuse_nil(operand)
-        return ast.Unary(str(operator), operand, pos=operator.start_pos)
+        return ast.Unary(str(operator), operand, pos=place(operator))
 
     def _field_binary(self, operator: Token, left: Any, right: Any) -> ast.FieldExpression:
-        op, pos = str(operator), operator.start_pos
+        op, pos = str(operator), place(operator)
         if op not in _FIELD_OPERATORS:
             raise self.fail(f"unexpected {op} inside a span filter", pos)
         if isinstance(left, _Nil) or isinstance(right, _Nil):
@@ -167,9 +172,9 @@ class Builder:
         token = atom.children[0]
         if token.type == "NAME":
             if token == "nil":
-                return _Nil(token.start_pos)
+                return _Nil(place(token))
             if str(token) in INTRINSICS:
-                return ast.Intrinsic(INTRINSICS[str(token)], pos=token.start_pos)
+                return ast.Intrinsic(INTRINSICS[str(token)], pos=place(token))
         return self.static(atom)
 
     def attribute(self, token: Token) -> ast.Attribute:
@@ -179,21 +184,21 @@ class Builder:
             parent, rest = True, rest[len("parent") :]
             rest = re.sub(r"^\.(span|resource)\.", r"\1.", rest)
         scope, _, name = rest.partition(".")
-        return ast.Attribute(scope, unquote_attribute(name), parent, pos=token.start_pos)
+        return ast.Attribute(scope, unquote_attribute(name), parent, pos=place(token))
 
     def scoped(self, token: Token) -> ast.Intrinsic:
         """Return an intrinsic such as `span:name`."""
         scope, name = re.split(r":\s*", str(token), maxsplit=1)
         if f"{scope}:{name}" not in SCOPED_INTRINSICS:
-            raise self.fail(f"unknown intrinsic {scope}:{name}", token.start_pos)
-        return ast.Intrinsic(f"{scope}:{name}", pos=token.start_pos)
+            raise self.fail(f"unknown intrinsic {scope}:{name}", place(token))
+        return ast.Intrinsic(f"{scope}:{name}", pos=place(token))
 
     def static(self, tree: Tree) -> ast.Static:
         """Return a literal."""
         token = tree.children[0]
         found = literal(token)
         if found is None:
-            raise self.fail(f"unknown identifier: {token}", token.start_pos)
+            raise self.fail(f"unknown identifier: {token}", place(token))
         return found
 
     def attributes(
@@ -229,4 +234,4 @@ class _Nil:
 
 
 def _start(tree: Tree, default: int) -> int:
-    return getattr(tree.meta, "start_pos", default)
+    return place(tree.meta) or default

@@ -137,7 +137,7 @@ def fetch_plan(query: ast.Query) -> FetchPlan:
     extractor = _Extractor()
     if query.pipeline is not None:
         extractor.pipeline(query.pipeline)
-    else:
+    elif query.metrics is not None:
         extractor.metrics(query.metrics)
     return extractor.plan
 
@@ -215,8 +215,8 @@ class _Extractor:
         named = [isinstance(side, ast.Attribute | ast.Intrinsic) for side in sides]
         literal = [isinstance(side, ast.Static) for side in sides]
         if any(named) and any(literal):
-            attribute = sides[named.index(True)]
-            operand = sides[literal.index(True)]
+            attribute: Any = sides[named.index(True)]
+            operand: Any = sides[literal.index(True)]
             self._comparison(attribute, node.op, operand, flipped=named[1])
             return
 

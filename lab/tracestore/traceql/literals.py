@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from lark import Token, Tree
 
@@ -47,7 +48,8 @@ def literal(token: Token) -> Static | None:
 
     None where a name stands for nothing, or a string has a wrong escape.
     """
-    pos, text = token.start_pos, str(token)
+    pos = place(token)
+    text = str(token)
     if token.type == "INTEGER":
         value = int(text)
         return Static(Type.INT, value, pos=pos) if value < 2**63 else None
@@ -56,8 +58,8 @@ def literal(token: Token) -> Static | None:
     if token.type == "DURATION":
         return Static(Type.DURATION, duration_ns(text), pos=pos)
     if token.type == "STRING":
-        value = unquote(text)
-        return None if value is None else Static(Type.STRING, value, pos=pos)
+        unquoted = unquote(text)
+        return None if unquoted is None else Static(Type.STRING, unquoted, pos=pos)
     if text in ("true", "false"):
         return Static(Type.BOOLEAN, text == "true", pos=pos)
     if text in STATUS:
@@ -67,6 +69,11 @@ def literal(token: Token) -> Static | None:
     if text in ("minInt", "maxInt"):
         return Static(Type.INT, -(2**63) if text == "minInt" else 2**63 - 1, pos=pos)
     return None
+
+
+def place(node: Any) -> int:
+    """Return where a token or a tree begins in the text."""
+    return getattr(node, "start_pos", None) or 0
 
 
 def duration_ns(text: str) -> int:
@@ -109,7 +116,7 @@ def number_or_none(tree: Tree) -> float | None:
     """Return the value of a field expression that is one bare number."""
     if tree.data != "field" or len(tree.children) != 1:
         return None
-    operand = tree.children[0]
+    operand: Any = tree.children[0]
     if len(operand.children) != 1 or operand.children[0].data != "literal":
         return None
     token = operand.children[0].children[0]

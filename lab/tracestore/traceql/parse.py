@@ -17,7 +17,7 @@ from lark import Tree
 from lab.tracestore.errors import TraceQLSyntax, TraceQLUnsupported
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.expressions import Builder
-from lab.tracestore.traceql.literals import unquote_attribute
+from lab.tracestore.traceql.literals import place, unquote_attribute
 from lab.tracestore.traceql.pipeline import PipelineReader
 
 MAX_QUERY_CHARS = 128 * 1024
@@ -113,7 +113,7 @@ def _query(tree: Tree, text: str) -> ast.Query:
 def _hint(builder: Builder, hint: Tree) -> tuple[str, Any]:
     name, operator, *_, value = hint.children
     if operator != "=":
-        raise builder.fail(f"unexpected {operator} in a hint", operator.start_pos)
+        raise builder.fail(f"unexpected {operator} in a hint", place(operator))
 
     static = builder.static(value)
     is_negative = len(hint.children) == 4

@@ -25,7 +25,7 @@ from lark import Token, Tree
 
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.expressions import Builder
-from lab.tracestore.traceql.literals import literal
+from lab.tracestore.traceql.literals import literal, place
 
 COMPARISONS = {"=", "!=", "<", "<=", ">", ">="}
 STRUCTURAL = {
@@ -120,21 +120,21 @@ class PipelineReader:
         if atom.data == "group":
             return self._group(atom)
         if atom.data == "by":
-            pos = atom.children[0].start_pos
+            pos = place(atom.children[0])
             return Piece("by", ast.GroupBy(self._one(atom.children[1:], "by()", pos), pos=pos), pos)
         if atom.data == "call":
             return self._call(atom)
         token = atom.children[0]
         static = literal(token)
         if static is None:
-            raise self.b.fail(f"unexpected {str(token)!r}", token.start_pos)
+            raise self.b.fail(f"unexpected {str(token)!r}", place(token))
         if not static.type.is_numeric:
-            return Piece("static", static, token.start_pos)
+            return Piece("static", static, place(token))
         value = static.value / 1e9 if static.type is ast.Type.DURATION else float(static.value)
-        return Piece("number", static, token.start_pos, value=value)
+        return Piece("number", static, place(token), value=value)
 
     def _spanset(self, tree: Tree) -> Piece:
-        pos = getattr(tree.meta, "start_pos", 0)
+        pos = place(tree.meta)
         condition = (
             self.b.field(tree.children[0])
             if tree.children
@@ -144,7 +144,7 @@ class PipelineReader:
 
     def _group(self, tree: Tree) -> Piece:
         pieces = self.pieces(tree.children[0])
-        pos, first = tree.meta.start_pos, pieces[0]
+        pos, first = place(tree.meta), pieces[0]
         if any(p.kind == "metrics" for p in pieces):
             raise self.b.fail(
                 "metrics in brackets, and arithmetic with them, came after Tempo 3.0", pos
@@ -173,13 +173,13 @@ class PipelineReader:
                 piece,
                 node=replace(piece.node, value=-piece.node.value),
                 value=-piece.value,
-                pos=op.start_pos,
+                pos=place(op),
             )
-        raise self.b.fail(f"unexpected {op}", op.start_pos)
+        raise self.b.fail(f"unexpected {op}", place(op))
 
     def combine(self, op_token: Token, left: Piece, right: Piece) -> Piece:
         """Return what an operator makes of two operands."""
-        op, pos = str(op_token), op_token.start_pos
+        op, pos = str(op_token), place(op_token)
         kinds = {left.kind, right.kind}
         made: Piece | None = None
         if kinds <= _SPANSETS and (op in STRUCTURAL or op in ("&&", "||")):
@@ -231,12 +231,12 @@ class PipelineReader:
 
     def _call(self, tree: Tree) -> Piece:
         token, rest = tree.children[0], tree.children[1:]
-        name, pos = str(token), token.start_pos
+        name, pos = str(token), place(token)
         arguments = next((c for c in rest if c.data == "arguments"), None)
         grouping = next((c for c in rest if c.data == "grouping"), None)
         is_metrics = name in _OVER_TIME or name in ("rate", "count_over_time")
         if grouping is not None and not is_metrics:
-            raise self.b.fail(f"{name}() takes no by()", grouping.children[0].start_pos)
+            raise self.b.fail(f"{name}() takes no by()", place(grouping.children[0]))
         if name in _AGGREGATES:
             return self._aggregate(name, arguments, pos)
         if is_metrics:
@@ -283,7 +283,8 @@ class PipelineReader:
     ) -> Piece:
         by = self.b.attributes(grouping.children[1], "by()", pos) if grouping else ()
         given = arguments.children if arguments else []
-        attribute, quantiles = None, ()
+        attribute = None
+        quantiles: tuple[float, ...] = ()
         if name in _OVER_TIME:
             if not given:
                 raise self.b.fail(f"{name}() needs an attribute", pos)

@@ -117,7 +117,7 @@ def validate(query: ast.Query) -> ast.Query:
     checker = _Checker(query.text)
     if query.pipeline is not None:
         checker.pipeline(query.pipeline)
-    else:
+    elif query.metrics is not None:
         checker.metrics(query.metrics)
     checker.size(query)
     return query
