@@ -39,7 +39,6 @@ FLOWS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("grafana", "prometheus", (9090,)),
     ("grafana", "tempo", (3200,)),
     ("grafana", "loki", (3100,)),
-    ("grafana", "alertmanager", (9093,)),
     ("log-agent", "loki", (3100,)),
     ("keda-operator", "prometheus", (9090,)),
     ("prometheus", "alertmanager", (9093,)),
