@@ -1,21 +1,21 @@
-"""What can go wrong, as a tree. Each error says what happened, what was found, and how to fix it.
+"""The tree of errors. Each error says what happened, what was found, and how to fix it.
 
 LabError
 ├── SettingsError           a setting is missing, malformed or contradicts another
-├── SetupError              something that the machine must offer is not there (interpreter, package, disk)
+├── SetupError              the machine lacks something (interpreter, package, disk)
 ├── StackError              a part of the stack
 │   ├── PartFailed          ... did not come up, or died; names the part and its log
-│   └── NotUp               ... was asked for but nothing is running
+│   └── NotUp               ... is needed but not running
 ├── StoreError              Prometheus or Tempo
 │   ├── StoreUnreachable    ... did not answer
-│   ├── QueryRejected       ... refused the query; carries the query and the server's words
-│   ├── NoData              ... answered, with nothing in it, where something was needed
+│   ├── QueryRejected       ... refused the query; carries the query and the server's message
+│   ├── NoData              ... returned an empty answer where data was needed
 │   └── IncompleteTraces    ... has traces that never completed within the wait
 ├── WorldError              the help desk's data (unknown tool, broken catalogue, missing database)
-├── WorkloadError           a plan cannot be made or read, or a run was spoilt
+├── WorkloadError           a plan cannot be made or read, or a run failed
 ├── ModelError              a model folder is missing or corrupt
 ├── FrameError              a table lacks a column or breaks a promise of the schema
-└── NotebookError           a notebook cannot be run as asked (a parameter that it does not have, a failed cell)
+└── NotebookError           a notebook cannot be run (an unknown parameter, a failed cell)
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ class LabError(Exception):
     """
 
     def __init__(self, happened: str, *, got: str = "", fix: str = "") -> None:
-        self.happened, self.got, self.fix = happened, got, fix
+        self.happened = happened
+        self.got = got
+        self.fix = fix
         parts = [happened, f"  Got: {got}" if got else "", f"  Fix: {fix}" if fix else ""]
         super().__init__("\n".join(p for p in parts if p))
 
@@ -38,7 +40,7 @@ class SettingsError(LabError):
 
 
 class SetupError(LabError):
-    """Something that the machine must offer is not there."""
+    """The machine lacks something that the lab needs."""
 
 
 class StackError(LabError):
@@ -51,16 +53,17 @@ class PartFailed(StackError):
     def __init__(
         self, happened: str, *, part: str, log: str = "", got: str = "", fix: str = ""
     ) -> None:
-        self.part, self.log = part, log
+        self.part = part
+        self.log = log
         super().__init__(happened, got=got, fix=fix or (f"read {log}" if log else ""))
 
 
 class NotUp(StackError):
-    """Something was asked of a part, but nothing is running there."""
+    """A part is needed, but it is not running."""
 
 
 class StoreError(LabError):
-    """Prometheus or Tempo did not do as asked. `query` is what was asked."""
+    """A request to Prometheus or Tempo failed. `query` is the query that was sent."""
 
     def __init__(self, happened: str, *, query: str = "", got: str = "", fix: str = "") -> None:
         self.query = query
@@ -76,7 +79,7 @@ class QueryRejected(StoreError):
 
 
 class NoData(StoreError):
-    """The store answered, with nothing in it, where something was needed."""
+    """The store returned an empty answer where data was needed."""
 
 
 class IncompleteTraces(StoreError):
@@ -88,7 +91,7 @@ class WorldError(LabError):
 
 
 class WorkloadError(LabError):
-    """A plan cannot be made or read, or a run was spoilt."""
+    """A plan cannot be made or read, or a run failed."""
 
 
 class ModelError(LabError):

@@ -1,8 +1,8 @@
 """Recording rules and alerts, as plain values; lab/k8s/base/rules/rules.yaml is written from them.
 
-Burn rates follow the multi-window, multi-burn-rate recipe of the Google SRE Workbook, chapter 5 ('Alerting on SLOs'):
-an alert fires when the error budget burns so fast both over a long window (it matters) and over a short one (it is
-still going on).
+Burn rates follow the multi-window, multi-burn-rate recipe of the Google SRE Workbook, chapter 5
+('Alerting on SLOs'): an alert fires when the error budget burns fast over a long window, so that it
+matters, and over a short one, so that it is still going on.
 """
 
 from __future__ import annotations
@@ -12,18 +12,52 @@ from typing import Any
 
 from lab.schema import Metric as M
 
-# The notebook that investigates it: what each alert's runbook link leads to.
-HEALTH, TRACES, OUTCOMES = "00_stand_up_the_lab", "01_follow_one_request", "02_drive_a_workload"
-LATENCY, CAPACITY, TOOL_USE = "04_explain_latency", "05_find_capacity", "07_judge_tool_use"
+# The notebooks that runbook links lead to.
+HEALTH = "00_stand_up_the_lab"
+TRACES = "01_follow_one_request"
+OUTCOMES = "02_drive_a_workload"
+LATENCY = "04_explain_latency"
+CAPACITY = "05_find_capacity"
+TOOL_USE = "07_judge_tool_use"
 WINDOWS = ("5m", "30m", "1h", "2h", "6h", "1d", "3d")
-# (long window, short window, how many times faster than the budget allows), as in the Workbook's table 5-2.
+# (long window, short window, factor above the budget's even burn rate): the Workbook's table 5-2.
 PAGE = (("1h", "5m", 14.4), ("6h", "30m", 6.0))
 TICKET = (("1d", "2h", 3.0), ("3d", "6h", 1.0))
 
 
 @dataclass(frozen=True)
+class Symptom:
+    """An alert on a symptom that has a cause of its own. `notebook` is the runbook."""
+
+    name: str
+    expr: str
+    hold: str  # how long the expression must be true
+    severity: str
+    summary: str
+    description: str
+    notebook: str
+
+    def rule(self) -> dict[str, Any]:
+        """Return the alerting rule as Prometheus reads it."""
+        return {
+            "alert": self.name,
+            "expr": self.expr,
+            "for": self.hold,
+            "labels": {"severity": self.severity},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"notebooks/{self.notebook}.ipynb",
+            },
+        }
+
+
+@dataclass(frozen=True)
 class Objective:
-    """`target` is the share that must be good, `errors` the share that was bad, over a window `{w}`."""
+    """An objective: `target` is the share that must be good, `errors` the share that was bad.
+
+    `errors` is PromQL over a window `{w}`.
+    """
 
     name: str
     alert: str
@@ -33,7 +67,7 @@ class Objective:
     notebook: str
 
     def record(self, window: str) -> str:
-        """Name of the recorded share of bad events."""
+        """Return the name of the recorded share of bad events."""
         return f"lab:{self.name}_errors:ratio_rate{window}"
 
 
@@ -51,7 +85,8 @@ OBJECTIVES = (
         "availability",
         "Availability",
         0.99,
-        '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) or vector(0)) '
+        '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) '
+        "or vector(0)) "
         '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)',
         "requests to Llama Stack answered without an error",
         OUTCOMES,
@@ -71,7 +106,9 @@ RECORDED = {
     "lab:requests_waiting:sum": f'sum by (model_name) ({M.WAITING}{{job="vllm"}})',
     "lab:requests_running:sum": f'sum by (model_name) ({M.RUNNING}{{job="vllm"}})',
     "lab:kv_cache_usage:max": f'max by (model_name) ({M.KV_CACHE_USAGE}{{job="vllm"}})',
-    "lab:generation_tokens:rate1m": f'sum by (model_name) (rate({M.GENERATION_TOKENS}{{job="vllm"}}[1m]))',
+    "lab:generation_tokens:rate1m": (
+        f'sum by (model_name) (rate({M.GENERATION_TOKENS}{{job="vllm"}}[1m]))'
+    ),
     "lab:prompt_tokens:rate1m": f'sum by (model_name) (rate({M.PROMPT_TOKENS}{{job="vllm"}}[1m]))',
     "lab:tool_calls:rate10m": 'sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m]))',
     "lab:tool_call_errors:ratio_rate10m": (
@@ -79,7 +116,7 @@ RECORDED = {
         'or 0 * sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m]))) '
         '/ (sum by (tool) (rate(lab_tool_calls_total{job="lab-tools"}[10m])) > 0)'
     ),
-    # The collector's spans on a cluster, the embedded store's on one machine; 0 where neither is there.
+    # The collector's spans on a cluster, the embedded store's on one machine; 0 without both.
     "lab:spans_accepted:rate10m": (
         "sum(rate(otelcol_receiver_accepted_spans_total[10m])) "
         "or sum(rate(tracestore_spans_accepted_total[10m])) or vector(0)"
@@ -102,8 +139,81 @@ _LOST_SPANS = " or ".join(
 )
 
 
+SYMPTOMS = (
+    Symptom(
+        "KVCacheNearlyFull",
+        "min_over_time(lab:kv_cache_usage:max[5m]) > 0.9",
+        "2m",
+        "ticket",
+        "The KV cache of {{ $labels.model_name }} has been above 90 % for minutes",
+        "New requests wait and running ones are preempted: reduce concurrency, use a shorter "
+        "context, or add a replica.",
+        CAPACITY,
+    ),
+    Symptom(
+        "QueueGrows",
+        "lab:requests_waiting:sum > 5 "
+        "and lab:requests_waiting:sum > 1.2 * (lab:requests_waiting:sum offset 5m)",
+        "3m",
+        "page",
+        "More requests for {{ $labels.model_name }} arrive than are served",
+        "{{ $value }} requests are waiting, at least a fifth more than five minutes ago. Latency "
+        "keeps growing until load falls or capacity is added.",
+        CAPACITY,
+    ),
+    Symptom(
+        "ToolFailsOften",
+        "lab:tool_call_errors:ratio_rate10m > 0.4 and lab:tool_calls:rate10m > 0.01",
+        "5m",
+        "ticket",
+        "Tool {{ $labels.tool }} fails in {{ $value | humanizePercentage }} of its calls",
+        "The agent receives errors instead of results and invents an answer, retries or gives up. "
+        "The help desk's flaky tool fails in 30 % of calls by design; this is more.",
+        TOOL_USE,
+    ),
+    Symptom(
+        "NoSpans",
+        "lab:model_calls:rate10m > 0 and on() lab:spans_accepted:rate10m == 0",
+        "5m",
+        "ticket",
+        "Requests are served, but no spans arrive",
+        "Traces, span metrics and exemplars are missing from now on; requests are not affected.",
+        TRACES,
+    ),
+    Symptom(
+        "NoModelMetrics",
+        'absent(up{job="vllm"})',
+        "5m",
+        "page",
+        "Prometheus has no vLLM target",
+        "No replica runs, or none is discovered. Every rule on vLLM is silent, which does not "
+        "mean that all is well.",
+        HEALTH,
+    ),
+    Symptom(
+        "TargetDown",
+        "up == 0",
+        "2m",
+        "ticket",
+        "{{ $labels.job }} at {{ $labels.instance }} does not answer scrapes",
+        "Its panels show old values.",
+        HEALTH,
+    ),
+    Symptom(
+        "CollectorLosesSpans",
+        _LOST_SPANS,
+        "0m",  # each lost span is missing from a trace for good
+        "ticket",
+        "The collector lost {{ $value | humanize }} spans in five minutes ({{ $labels.reason }})",
+        "Its backend refuses spans or is too slow (send, enqueue), or the collector is out of "
+        "memory (refused). Traces are incomplete.",
+        TRACES,
+    ),
+)
+
+
 def recording_rules() -> list[dict[str, Any]]:
-    """All recording rules."""
+    """Return all recording rules."""
     return _recorded() + _burn_rates()
 
 
@@ -120,15 +230,18 @@ def _burn_rates() -> list[dict[str, Any]]:
 
 
 def alerts() -> list[dict[str, Any]]:
-    """All alerts: burn rates of each objective, and the symptoms that have a cause of their own."""
-    burning = [
-        rule for o in OBJECTIVES for rule in (_burns(o, "Fast", PAGE), _burns(o, "Slow", TICKET))
-    ]
-    return [*burning, *_symptoms()]
+    """Return all alerts: the burn rates of each objective, and the symptoms."""
+    rules = []
+    for objective in OBJECTIVES:
+        rules += [_burns(objective, "Fast", PAGE), _burns(objective, "Slow", TICKET)]
+    return rules + [symptom.rule() for symptom in SYMPTOMS]
 
 
 def prometheus_rule(runbooks_url: str = "") -> dict[str, Any]:
-    """Return the PrometheusRule that the operator loads; alerts link to notebooks below `runbooks_url`."""
+    """Return the PrometheusRule that the operator loads.
+
+    Alerts link to notebooks below `runbooks_url`.
+    """
     groups = rule_groups()
     for group in groups["groups"]:
         for rule in group["rules"]:
@@ -148,7 +261,7 @@ def prometheus_rule(runbooks_url: str = "") -> dict[str, Any]:
 
 
 def rule_groups() -> dict[str, Any]:
-    """The same as a Prometheus rule file."""
+    """Return the rules as the content of a Prometheus rule file."""
     return {
         "groups": [
             {"name": "llm-lab-recorded", "interval": "15s", "rules": _recorded()},
@@ -162,104 +275,24 @@ def rule_groups() -> dict[str, Any]:
     }
 
 
-def _burns(o: Objective, speed: str, windows: tuple[tuple[str, str, float], ...]) -> dict[str, Any]:
-    budget = 1 - o.target
-    parts = []
+def _burns(
+    objective: Objective, speed: str, windows: tuple[tuple[str, str, float], ...]
+) -> dict[str, Any]:
+    budget = 1 - objective.target
+    conditions = []
     for long, short, factor in windows:
         limit = f"{factor * budget:.4g}"
-        parts.append(f"({o.record(long)} > {limit} and {o.record(short)} > {limit})")
-    return _alert(
-        f"{o.alert}BudgetBurns{speed}",
-        " or ".join(parts),
-        "2m" if speed == "Fast" else "15m",
-        "page" if speed == "Fast" else "ticket",
-        f"The error budget of {o.alert} burns {'fast' if speed == 'Fast' else 'slowly but steadily'}",
-        f"Objective: {o.target:.0%} of {o.what}. {{{{ $value | humanizePercentage }}}} are not.",
-        o.notebook,
+        over = f"{objective.record(long)} > {limit} and {objective.record(short)} > {limit}"
+        conditions.append(f"({over})")
+    fast = speed == "Fast"
+    symptom = Symptom(
+        f"{objective.alert}BudgetBurns{speed}",
+        " or ".join(conditions),
+        "2m" if fast else "15m",
+        "page" if fast else "ticket",
+        f"The error budget of {objective.alert} burns {'fast' if fast else 'slowly but steadily'}",
+        f"Objective: {objective.target:.0%} of {objective.what}. "
+        "{{ $value | humanizePercentage }} are not.",
+        objective.notebook,
     )
-
-
-def _symptoms() -> list[dict[str, Any]]:
-    return [
-        _alert(
-            "KVCacheNearlyFull",
-            "min_over_time(lab:kv_cache_usage:max[5m]) > 0.9",
-            "2m",
-            "ticket",
-            "The KV cache of {{ $labels.model_name }} has been above 90 % for minutes",
-            "New requests wait and running ones are preempted: fewer at once, a shorter context, or another replica.",
-            CAPACITY,
-        ),
-        _alert(
-            "QueueGrows",
-            "lab:requests_waiting:sum > 5 and lab:requests_waiting:sum > 1.2 * (lab:requests_waiting:sum offset 5m)",
-            "3m",
-            "page",
-            "More requests for {{ $labels.model_name }} come than are served",
-            "{{ $value }} wait, a fifth more than five minutes ago. Latency grows until something gives.",
-            CAPACITY,
-        ),
-        _alert(
-            "ToolFailsOften",
-            "lab:tool_call_errors:ratio_rate10m > 0.4 and lab:tool_calls:rate10m > 0.01",
-            "5m",
-            "ticket",
-            "Tool {{ $labels.tool }} fails in {{ $value | humanizePercentage }} of its calls",
-            "The agent gets errors for results and invents, asks again or gives up. The flaky tool of the help desk "
-            "fails "
-            "in 30 % by design: this is more.",
-            TOOL_USE,
-        ),
-        _alert(
-            "NoSpans",
-            "lab:model_calls:rate10m > 0 and on() lab:spans_accepted:rate10m == 0",
-            "5m",
-            "ticket",
-            "Requests are served, but no span arrives",
-            "Traces, span metrics and exemplars are missing from now on; requests are not harmed.",
-            TRACES,
-        ),
-        _alert(
-            "NoModelMetrics",
-            'absent(up{job="vllm"})',
-            "5m",
-            "page",
-            "Prometheus knows of no vLLM",
-            "No replica runs, or none is discovered: every rule on vLLM is silent, which is not the same as well.",
-            HEALTH,
-        ),
-        _alert(
-            "TargetDown",
-            "up == 0",
-            "2m",
-            "ticket",
-            "{{ $labels.job }} at {{ $labels.instance }} does not answer scrapes",
-            "Its panels show the past.",
-            HEALTH,
-        ),
-        _alert(
-            "CollectorLosesSpans",
-            _LOST_SPANS,
-            "0m",  # each lost span is missing from a trace for good
-            "ticket",
-            "The collector lost {{ $value | humanize }} spans in five minutes ({{ $labels.reason }})",
-            "Its backend refuses or is too slow (send, enqueue), or it is out of memory (refused). Traces are incomplete.",
-            TRACES,
-        ),
-    ]
-
-
-def _alert(
-    name: str, expr: str, for_: str, severity: str, summary: str, description: str, notebook: str
-) -> dict[str, Any]:
-    return {
-        "alert": name,
-        "expr": expr,
-        "for": for_,
-        "labels": {"severity": severity},
-        "annotations": {
-            "summary": summary,
-            "description": description,
-            "runbook_url": f"notebooks/{notebook}.ipynb",
-        },
-    }
+    return symptom.rule()
