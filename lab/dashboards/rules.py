@@ -125,8 +125,8 @@ RECORDED = {
 }
 
 
-# Spans lost in five minutes, by reason. A counter that came to be within them counts from zero: increase() would take
-# its first sample, and with it the first loss, for the beginning.
+# Spans lost in five minutes, by reason. A counter that appears within them counts from zero:
+# increase() alone would take its first sample, and with it the first loss, as the start.
 _LOST_COUNTERS = {
     "send": "otelcol_exporter_send_failed_spans_total",
     "enqueue": "otelcol_exporter_enqueue_failed_spans_total",

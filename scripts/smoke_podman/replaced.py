@@ -34,7 +34,15 @@ def _trace_store_for_tempo(documents: list[Document]) -> str:
     container["image"] = versions()["LAB"]
     container["command"] = ["python", "-m", "lab.tracestore"]
     ports = ["--port=3200", "--otlp-port=4318"]  # no gRPC: only the collector uses it
-    container["args"] = ["--data=/var/tempo", "--host=0.0.0.0", *ports]
+    # The store answers only to names that it knows.
+    hosts = (
+        "tempo",
+        "tempo.llm-lab-obs",
+        "tempo.llm-lab-obs.svc",
+        "otel-collector.llm-lab-obs.svc",
+    )
+    names = [f"--allowed-host={host}" for host in hosts]
+    container["args"] = ["--data=/var/tempo", "--host=0.0.0.0", *names, *ports]
     return "replaced: Tempo by the lab's trace store, in Tempo's pod and under its Service's name"
 
 
