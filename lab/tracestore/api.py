@@ -388,7 +388,7 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 
 async def export_spans(request: web.Request) -> web.Response:
-    """Write a window as Parquet into a new folder below the store's `exports` (not in Tempo)."""
+    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's)."""
     from lab.tracestore.archive import export_window
 
     engine, q = request.app[ENGINE], request.query

@@ -94,8 +94,8 @@ def spans(
     resources = f"(SELECT id, {_json_object('x')} AS resource, {', '.join(c.name for c in MAP_COLUMNS)} FROM resources x)"
     selected = ", ".join(f"{COLUMNS[c]} AS {quote(c)}" for c in columns)
     body = f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id WHERE {condition} LIMIT {limit:d}"
-    compiler.prepare(con)
     sql = compiler.statement(body)
+    compiler.prepare(con)
     return con.sql(sql, params=compiler.parameters.of(sql)).to_arrow_reader(_BATCH_ROWS)
 
 
