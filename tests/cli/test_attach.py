@@ -87,3 +87,16 @@ def test_nobody_there(capsys: pytest.CaptureFixture) -> None:
     assert main(["--prometheus", "http://127.0.0.1:9"]) == 1
     said = capsys.readouterr().out
     assert "Prometheus at http://127.0.0.1:9 cannot be reached" in said and "LAB_TEMPO_URL" in said
+
+
+def test_a_password_is_kept_in_a_private_file(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """Neither other users nor the terminal see it."""
+    (tmp_path / "lab.toml").write_text("timeout_s = 5\n")
+    with servers(HAS, 3) as told:
+        url = told.url.replace("http://", "http://eng:s3cret@")
+        assert main(["--prometheus", url, "--tempo", url, "--write"]) == 0
+    assert "s3cret" not in capsys.readouterr().out
+    assert "s3cret" in (tmp_path / "lab.toml").read_text()
+    assert (tmp_path / "lab.toml").stat().st_mode & 0o077 == 0

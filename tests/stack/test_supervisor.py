@@ -275,8 +275,11 @@ def test_work_is_not_taken_for_a_hang(monkeypatch):
     assert busy.means_hanging(20.0), "an endless loop"
 
 
-def test_a_hanging_supervisor_is_reported_and_replaced(small_lab):
-    """Its heartbeat stops: `status` and `require` say so, `up` and `down` kill it."""
+def test_a_hanging_supervisor_is_reported_and_replaced(small_lab, monkeypatch):
+    """Its heartbeat stops: `status` and `require` say so, `up` kills it and starts anew."""
+    assert control.STALE_S + control.HEARTBEAT_WAIT_S <= 10.0
+    monkeypatch.setattr(control, "STALE_S", 3.0)
+    monkeypatch.setattr(control, "HEARTBEAT_WAIT_S", 1.0)
     settings = small_lab()
     stack.up(settings)
     pid = part(settings, "supervisor").pid
