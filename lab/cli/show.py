@@ -85,20 +85,25 @@ def show_status(as_json: bool) -> int:
     parts = stack.status(settings)
     if as_json:
         print(json.dumps([asdict(p) for p in parts], indent=1))
-    elif parts:
-        console = Console(width=None if sys.stdout.isatty() else 160)
-        console.print(_status_table(parts))
-        for p in parts:
-            if p.error:
-                console.print(f"[{BAD_STYLE}]{p.name}[/]: {p.error}", highlight=False)
     else:
-        print("no lab is running here; `lab up` starts one")
-    if not as_json and (others := _other_places(settings)):
-        print(f"also running, and ended by `lab down`: {', '.join(map(str, others))}")
+        _print_parts(parts)
+        if others := _other_places(settings):
+            print(f"also running, and ended by `lab down`: {', '.join(map(str, others))}")
 
     needed = [p for p in parts if p.essential or p.name == "supervisor"]
     hanging = any(p.state == "hangs" for p in parts)
     return 0 if parts and all(p.ready for p in needed) and not hanging else 1
+
+
+def _print_parts(parts: list[PartStatus]) -> None:
+    if not parts:
+        print("no lab is running here; `lab up` starts one")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(_status_table(parts))
+    for p in parts:
+        if p.error:
+            console.print(f"[{BAD_STYLE}]{p.name}[/]: {p.error}", highlight=False)
 
 
 def show_logs(part: str | None, trace: str | None, follow: bool, as_json: bool, last: int) -> None:
