@@ -18,7 +18,7 @@ from lab.runs import runs_in
 from lab.settings import Settings, load_settings
 from tests.frames.telemetry import agent_request, document
 from tests.observation.test_driving import a_run
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
 TRACE = document(*agent_request()).decode()
 SERIES = [
@@ -52,7 +52,7 @@ def servers(path: str, params: dict[str, str]) -> Reply:
 @pytest.fixture
 def attached(tmp_path: Path):  # noqa: ANN201
     """Return settings that point at attached servers."""
-    with telling(servers) as told:
+    with serving(servers) as told:
         yield load_settings(
             data_dir=tmp_path, state_dir=tmp_path, prometheus_url=told.url, tempo_url=told.url
         )

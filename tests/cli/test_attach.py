@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lab.cli.attach import main
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
 HAS = ["up", "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "ogx_requests_total"]
 
@@ -30,7 +30,7 @@ def servers(metrics: list[str], traces: int, jobs: tuple[str, ...] = ("model-ser
             )
         return Reply(json.dumps({"status": "success", "data": metrics}).encode())
 
-    return telling(answer)
+    return serving(answer)
 
 
 @pytest.fixture(autouse=True)

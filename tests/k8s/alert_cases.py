@@ -1,6 +1,8 @@
-"""For each alert a bad past, in which it must fire, and a good one, in which it must not: promtool's unit tests.
+"""Provide promtool unit tests for every alert: a bad history and a good one.
 
-A series is 'start+step x times', one value a minute (a quarter of an hour where the window is days).
+The alert must fire on the bad history and stay silent on the good one. A series is written as
+'start+step x times', with one value per minute (one per quarter of an hour where the window is
+days).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ TOOLS = 'job="lab-tools",instance="a",tool="reset_password"'
 
 @dataclass(frozen=True)
 class Case:
-    """`bad` and `good`: {series: values}; looked at `at`."""
+    """Two histories of an alert, each as {series: values}, evaluated at the time `at`."""
 
     bad: dict[str, str]
     good: dict[str, str]
@@ -42,13 +44,13 @@ TTFT, ITL = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_second
 UP = {'up{job="vllm",instance="a"}': "1x60"}
 
 CASES = {
-    # 20 % errors of a budget of 1 %: 20 times too fast. Good: 0.5 %.
+    # Bad: 20 % errors with a budget of 1 %, a burn rate of 20. Good: 0.5 % errors.
     "AvailabilityBudgetBurnsFast": Case(_requests(20, 80, 60), _requests(1, 199, 60), "2h", "2m"),
-    # 4 % for a day and more: 4 times too fast, not enough for a page. Good: 0.5 %.
+    # Bad: 4 % errors for more than a day, a burn rate of 4: too little to page. Good: 0.5 %.
     "AvailabilityBudgetBurnsSlow": Case(
         _requests(20, 480, 140), _requests(1, 199, 140), "30h", "15m"
     ),
-    # 80 % late, 95 % must not be: 16 times. Good: 3 % late.
+    # Bad: 80 % late with a budget of 5 %, a burn rate of 16. Good: 3 % late.
     "TTFTBudgetBurnsFast": Case(
         _late(TTFT, "1.0", 20, 100, 60), _late(TTFT, "1.0", 97, 100, 60), "2h", "2m"
     ),
@@ -61,21 +63,19 @@ CASES = {
     "ITLBudgetBurnsSlow": Case(
         _late(ITL, "0.05", 80, 100, 140), _late(ITL, "0.05", 97, 100, 140), "30h", "15m"
     ),
-    # One look below 90 % in the last minutes is relief enough.
+    # A single sample below 90 % in the window is enough to keep the alert silent.
     "KVCacheNearlyFull": Case(
         {f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95x30"},
-        {
-            f"vllm:kv_cache_usage_perc{{{VLLM}}}": "0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1 0.95 0.95 0.5x1"
-        },
+        {f"vllm:kv_cache_usage_perc{{{VLLM}}}": " ".join(["0.95 0.95 0.5x1"] * 4)},
         "12m",
     ),
-    # Long but steady is no growth.
+    # A queue that is long but steady does not grow.
     "QueueGrows": Case(
         {f"vllm:num_requests_waiting{{{VLLM}}}": "0+4x30"},
         {f"vllm:num_requests_waiting{{{VLLM}}}": "20x30"},
         "20m",
     ),
-    # The flaky tool's own 30 % are no alarm.
+    # The 30 % of errors that the flaky tool makes by design must not raise an alarm.
     "ToolFailsOften": Case(
         {
             f'lab_tool_calls_total{{{TOOLS},outcome="ok"}}': "0+5x40",
@@ -91,7 +91,10 @@ CASES = {
         {f'vllm:request_success_total{{{VLLM},finished_reason="stop"}}': "0+5x40"},
         {
             f'vllm:request_success_total{{{VLLM},finished_reason="stop"}}': "0+5x40",
-            'otelcol_receiver_accepted_spans_total{job="otel-collector",receiver="otlp",transport="http"}': "0+50x40",
+            (
+                'otelcol_receiver_accepted_spans_total{job="otel-collector",'
+                'receiver="otlp",transport="http"}'
+            ): "0+50x40",
         },
         "30m",
     ),
@@ -99,10 +102,16 @@ CASES = {
     "TargetDown": Case({'up{job="lab-tools",instance="a"}': "1x5 0x20"}, UP, "15m"),
     "CollectorLosesSpans": Case(
         {
-            'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "0+3x40"
+            (
+                'otelcol_exporter_send_failed_spans_total{job="otel-collector",'
+                'exporter="otlp_grpc/tempo"}'
+            ): "0+3x40"
         },
         {
-            'otelcol_exporter_send_failed_spans_total{job="otel-collector",exporter="otlp_grpc/tempo"}': "7x40"
+            (
+                'otelcol_exporter_send_failed_spans_total{job="otel-collector",'
+                'exporter="otlp_grpc/tempo"}'
+            ): "7x40"
         },
         "30m",
     ),
@@ -110,16 +119,16 @@ CASES = {
 
 
 def promtool_tests(alert: str, case: Case, fires_on: str = "bad") -> list[dict[str, Any]]:
-    """Two tests of promtool: the alert fires on `fires_on`, and stays quiet on the other."""
+    """Return two promtool tests: the alert fires on `fires_on`, not on the other history."""
     other = "good" if fires_on == "bad" else "bad"
     return [_test(alert, case, fires_on, True), _test(alert, case, other, False)]
 
 
-def _test(alert: str, case: Case, past: str, fires: bool) -> dict[str, Any]:
-    series = getattr(case, past)
+def _test(alert: str, case: Case, history: str, fires: bool) -> dict[str, Any]:
+    series = getattr(case, history)
     firing = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
     return {
-        "name": f"{alert} {'fires' if fires else 'is quiet'} on a {past} past",
+        "name": f"{alert} {'fires' if fires else 'is quiet'} on a {history} past",
         "interval": case.interval,
         "input_series": [{"series": s, "values": v} for s, v in series.items()],
         "promql_expr_test": [

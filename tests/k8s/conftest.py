@@ -1,4 +1,4 @@
-"""Rendered overlays, once for all tests; each test gets its own copy to spoil."""
+"""Render each overlay once for all tests; every test gets a copy that it may change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ RENDER = {
 
 @pytest.fixture(autouse=True)
 def with_kubectl(request: pytest.FixtureRequest) -> None:
-    """What renders needs kubectl, which `make setup` does not install."""
+    """Skip tests that render manifests when kubectl, which `make setup` does not install, is
+    missing.
+    """
     if request.node.path.name in RENDER and shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: https://kubernetes.io/docs/tasks/tools/")
 
@@ -37,13 +39,13 @@ def _rendered(name: str) -> Documents:
 
 @pytest.fixture
 def overlay() -> Callable[[str], Documents]:
-    """overlay("cluster"): its documents."""
+    """Return a function: overlay("cluster") returns the documents of that overlay."""
     return lambda name: copy.deepcopy(_rendered(name))
 
 
 @pytest.fixture
-def one(overlay: Callable[[str], Documents]) -> Callable[..., dict[str, Any]]:
-    """one(documents, kind, name): the document to spoil."""
+def find_object(overlay: Callable[[str], Documents]) -> Callable[..., dict[str, Any]]:
+    """Return a function: find_object(documents, kind, name) returns the matching document."""
 
     def find(documents: Documents, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
         return next(
@@ -58,10 +60,10 @@ def one(overlay: Callable[[str], Documents]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def container(one: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """container(documents, name, kind="Deployment"): the first container of a workload."""
+def container(find_object: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a function: container(documents, name) returns a workload's first container."""
 
     def find(documents: Documents, name: str, kind: str = "Deployment") -> dict[str, Any]:
-        return one(documents, kind, name)["spec"]["template"]["spec"]["containers"][0]
+        return find_object(documents, kind, name)["spec"]["template"]["spec"]["containers"][0]
 
     return find

@@ -1,5 +1,7 @@
-"""What stands in for nodes on a real API server: pods that are scheduled become ready, Jobs' pods end well, claims are
-bound, the Prometheus operator's StatefulSet appears. Everything else (who is scheduled where, what rolls out) is real.
+"""Simulate the nodes of a cluster on a real API server.
+
+Pods that are scheduled become ready, the pods of Jobs succeed, claims are bound, and the Prometheus
+operator's StatefulSet appears. Everything else, such as scheduling and rollouts, is real.
 """
 
 from __future__ import annotations
@@ -15,24 +17,31 @@ from kubernetes import client
 
 MONITORING = ("monitoring.coreos.com", "v1")
 CUSTOM = {
-    MONITORING: {"Prometheus": "prometheuses", "ServiceMonitor": "servicemonitors", "PodMonitor": "podmonitors",
-                 "PrometheusRule": "prometheusrules"},
+    MONITORING: {
+        "Prometheus": "prometheuses",
+        "ServiceMonitor": "servicemonitors",
+        "PodMonitor": "podmonitors",
+        "PrometheusRule": "prometheusrules",
+    },
     ("keda.sh", "v1alpha1"): {"ScaledObject": "scaledobjects"},
-}  # fmt: skip
-GPU_NODES, OTHER_NODES = ("gpu-0", "gpu-1"), ("cpu-0", "cpu-1")
+}
+GPU_NODES = ("gpu-0", "gpu-1")
+OTHER_NODES = ("cpu-0", "cpu-1")
 
 
 class Nodes(threading.Thread):
-    """Two nodes with a GPU, two without, and what their kubelets would do, until `ended` is set."""
+    """Do what the kubelets of two GPU nodes and two CPU nodes would do, until `ended` is set."""
 
     def __init__(self, api: client.ApiClient) -> None:
         super().__init__(name="simulated nodes", daemon=True)
-        self.core, self.apps = client.CoreV1Api(api), client.AppsV1Api(api)
-        self.custom, self.storage = client.CustomObjectsApi(api), client.StorageV1Api(api)
+        self.core = client.CoreV1Api(api)
+        self.apps = client.AppsV1Api(api)
+        self.custom = client.CustomObjectsApi(api)
+        self.storage = client.StorageV1Api(api)
         self.ended = threading.Event()
 
     def prepare(self) -> None:
-        """Kinds of the operators (any content), a default storage class, the nodes."""
+        """Create the operators' resource definitions, a default storage class and the nodes."""
         for (group, version), kinds in CUSTOM.items():
             for kind, plural in kinds.items():
                 crd = _definition(group, version, kind, plural)
@@ -40,8 +49,10 @@ class Nodes(threading.Thread):
                     "apiextensions.k8s.io", "v1", "customresourcedefinitions", crd
                 )
         default = {"storageclass.kubernetes.io/is-default-class": "true"}
-        self.storage.create_storage_class({"metadata": {"name": "standard", "annotations": default},
-                                           "provisioner": "lab.test/simulated"})  # fmt: skip
+        metadata = {"name": "standard", "annotations": default}
+        self.storage.create_storage_class(
+            {"metadata": metadata, "provisioner": "lab.test/simulated"}
+        )
         for name in (*GPU_NODES, *OTHER_NODES):
             gpus = {"nvidia.com/gpu": "1"} if name in GPU_NODES else {}
             labels = {"kubernetes.io/hostname": name} | (
@@ -67,10 +78,9 @@ class Nodes(threading.Thread):
                 self._pod(pod)
             for claim in self.core.list_persistent_volume_claim_for_all_namespaces().items:
                 self._claim(claim)
-            for found in self.custom.list_cluster_custom_object(*MONITORING, "prometheuses")[
-                "items"
-            ]:
-                self._operator(found)
+            prometheuses = self.custom.list_cluster_custom_object(*MONITORING, "prometheuses")
+            for prometheus in prometheuses["items"]:
+                self._operator(prometheus)
 
     def _pod(self, pod: Any) -> None:
         meta = pod.metadata
@@ -85,15 +95,30 @@ class Nodes(threading.Thread):
         if not pod.spec.node_name or pod.status.phase in (phase, "Succeeded"):
             return
         types = ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-        conditions = [{"type": t, "status": str(not done or t == "PodScheduled"), "lastTransitionTime": _now()}
-                      for t in types]  # fmt: skip
+        conditions = [
+            {
+                "type": t,
+                "status": str(not done or t == "PodScheduled"),
+                "lastTransitionTime": _now(),
+            }
+            for t in types
+        ]
         state = (
             {"terminated": {"exitCode": 0, "finishedAt": _now()}}
             if done
             else {"running": {"startedAt": _now()}}
         )
-        containers = [{"name": c.name, "image": c.image, "imageID": c.image, "ready": not done, "restartCount": 0,
-                       "state": state} for c in pod.spec.containers]  # fmt: skip
+        containers = [
+            {
+                "name": c.name,
+                "image": c.image,
+                "imageID": c.image,
+                "ready": not done,
+                "restartCount": 0,
+                "state": state,
+            }
+            for c in pod.spec.containers
+        ]
         status = {"phase": phase, "conditions": conditions, "containerStatuses": containers}
         with _may_be_gone():
             self.core.patch_namespaced_pod_status(*where, {"status": status})
@@ -101,15 +126,23 @@ class Nodes(threading.Thread):
     def _claim(self, claim: Any) -> None:
         if claim.status.phase == "Bound":
             return
-        meta, spec = claim.metadata, claim.spec
+        meta = claim.metadata
+        spec = claim.spec
+        volume = {
+            "capacity": {"storage": spec.resources.requests["storage"]},
+            "accessModes": spec.access_modes,
+            "storageClassName": spec.storage_class_name,
+            "hostPath": {"path": "/simulated"},
+            "claimRef": {"namespace": meta.namespace, "name": meta.name, "uid": meta.uid},
+        }
         with _may_be_gone():
-            self.core.create_persistent_volume({"metadata": {"name": f"pv-{meta.uid}"}, "spec": {
-                "capacity": {"storage": spec.resources.requests["storage"]}, "accessModes": spec.access_modes,
-                "storageClassName": spec.storage_class_name, "hostPath": {"path": "/simulated"},
-                "claimRef": {"namespace": meta.namespace, "name": meta.name, "uid": meta.uid}}})  # fmt: skip
+            self.core.create_persistent_volume(
+                {"metadata": {"name": f"pv-{meta.uid}"}, "spec": volume}
+            )
 
-    def _operator(self, found: dict[str, Any]) -> None:
-        meta, spec = found["metadata"], found["spec"]
+    def _operator(self, prometheus: dict[str, Any]) -> None:
+        meta = prometheus["metadata"]
+        spec = prometheus["spec"]
         owner = {
             "apiVersion": "/".join(MONITORING),
             "kind": "Prometheus",
@@ -123,11 +156,17 @@ class Nodes(threading.Thread):
             ]
         }
         template = {"metadata": {"labels": labels | spec["podMetadata"]["labels"]}, "spec": pod}
+        stateful_set = {
+            "metadata": {"name": f"prometheus-{meta['name']}", "ownerReferences": [owner]},
+            "spec": {
+                "replicas": spec["replicas"],
+                "serviceName": "prometheus-operated",
+                "selector": {"matchLabels": labels},
+                "template": template,
+            },
+        }
         with _may_be_gone():
-            self.apps.create_namespaced_stateful_set(meta["namespace"], {
-                "metadata": {"name": f"prometheus-{meta['name']}", "ownerReferences": [owner]},
-                "spec": {"replicas": spec["replicas"], "serviceName": "prometheus-operated",
-                         "selector": {"matchLabels": labels}, "template": template}})  # fmt: skip
+            self.apps.create_namespaced_stateful_set(meta["namespace"], stateful_set)
 
 
 def _definition(group: str, version: str, kind: str, plural: str) -> dict[str, Any]:
@@ -137,14 +176,18 @@ def _definition(group: str, version: str, kind: str, plural: str) -> dict[str, A
         {"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
     ]
     names = {"kind": kind, "plural": plural, "singular": kind.lower()}
-    return {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-            "metadata": {"name": f"{plural}.{group}"},
-            "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": versions}}  # fmt: skip
+    spec = {"group": group, "scope": "Namespaced", "names": names, "versions": versions}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{group}"},
+        "spec": spec,
+    }
 
 
 @contextlib.contextmanager
 def _may_be_gone() -> Iterator[None]:
-    """What changes meanwhile, or is there already, or whose namespace is going, is looked at again next time."""
+    """Ignore objects that changed, exist already or are being deleted until the next pass."""
     try:
         yield
     except client.ApiException as e:

@@ -1,4 +1,4 @@
-"""Each check finds the kind of fault that it is there for: one planted fault per kind."""
+"""Every check finds the kind of fault that it was written for: one planted fault per kind."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ Documents = list[dict[str, Any]]
 
 
 class Plant:
-    """The documents of an overlay, with short ways to the places where faults are planted."""
+    """The documents of an overlay, with shortcuts to the places where faults are planted."""
 
     def __init__(self, documents: Documents) -> None:
         self.documents = documents
 
-    def one(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
+    def find_object(self, kind: str, name: str, namespace: str = "") -> dict[str, Any]:
         """Return the first object of a kind whose name begins with `name`."""
         return next(
             d
@@ -42,7 +42,7 @@ class Plant:
 
     def spec(self, name: str, kind: str = "Deployment") -> dict[str, Any]:
         """Return the pod specification of a workload."""
-        return self.one(kind, name)["spec"]["template"]["spec"]
+        return self.find_object(kind, name)["spec"]["template"]["spec"]
 
     def container(self, name: str, kind: str = "Deployment") -> dict[str, Any]:
         """Return the first container of a workload."""
@@ -98,7 +98,7 @@ def _grace_period(plant: Plant) -> None:
 
 
 def _namespace(plant: Plant) -> None:
-    plant.one("Service", "model-server")["metadata"]["namespace"] = "llm-labs"
+    plant.find_object("Service", "model-server")["metadata"]["namespace"] = "llm-labs"
 
 
 def _secret_in_git(plant: Plant) -> None:
@@ -107,28 +107,28 @@ def _secret_in_git(plant: Plant) -> None:
 
 
 def _node_port(plant: Plant) -> None:
-    plant.one("Service", "grafana")["spec"]["type"] = "NodePort"
+    plant.find_object("Service", "grafana")["spec"]["type"] = "NodePort"
 
 
 def _budget_of_all(plant: Plant) -> None:
-    spec = plant.one("PodDisruptionBudget", "vllm")["spec"]
+    spec = plant.find_object("PodDisruptionBudget", "vllm")["spec"]
     spec.pop("maxUnavailable")
     spec["minAvailable"] = 1
 
 
 def _budget_of_none(plant: Plant) -> None:
-    plant.one("PodDisruptionBudget", "vllm")["spec"]["maxUnavailable"] = 0
+    plant.find_object("PodDisruptionBudget", "vllm")["spec"]["maxUnavailable"] = 0
 
 
 def _exclusive_claim(plant: Plant) -> None:
-    plant.one("Deployment", "llama-stack")["spec"]["replicas"] = 2
-    plant.one("PersistentVolumeClaim", "llama-stack-state")["spec"]["accessModes"] = [
+    plant.find_object("Deployment", "llama-stack")["spec"]["replicas"] = 2
+    plant.find_object("PersistentVolumeClaim", "llama-stack-state")["spec"]["accessModes"] = [
         "ReadWriteOnce"
     ]
 
 
 def _stateful_set_service(plant: Plant) -> None:
-    plant.one("StatefulSet", "tempo")["spec"]["serviceName"] = "tempos"
+    plant.find_object("StatefulSet", "tempo")["spec"]["serviceName"] = "tempos"
 
 
 IN_WORKLOADS = {
@@ -155,31 +155,31 @@ IN_WORKLOADS = {
 
 @pytest.mark.parametrize("plant_fault", IN_WORKLOADS, ids=lambda f: f.__name__.strip("_"))
 def test_workloads_finds(plant_fault: Callable[[Plant], None], overlay: Callable) -> None:
-    """A workload that Kubernetes would reject or that would fail at run time."""
+    """The check reports a workload that Kubernetes would reject or that would fail at run time."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
     assert any(IN_WORKLOADS[plant_fault] in p for p in workloads.check(documents))
 
 
 def _minimum_above_maximum(plant: Plant) -> None:
-    plant.one("ScaledObject", "vllm")["spec"]["minReplicaCount"] = 9
+    plant.find_object("ScaledObject", "vllm")["spec"]["minReplicaCount"] = 9
 
 
 def _fallback(plant: Plant) -> None:
-    plant.one("ScaledObject", "vllm")["spec"]["fallback"]["replicas"] = 20
+    plant.find_object("ScaledObject", "vllm")["spec"]["fallback"]["replicas"] = 20
 
 
 def _static_fallback(plant: Plant) -> None:
-    plant.one("ScaledObject", "vllm")["spec"]["fallback"].pop("behavior")
+    plant.find_object("ScaledObject", "vllm")["spec"]["fallback"].pop("behavior")
 
 
 def _threshold(plant: Plant) -> None:
-    trigger = plant.one("ScaledObject", "vllm")["spec"]["triggers"][0]
+    trigger = plant.find_object("ScaledObject", "vllm")["spec"]["triggers"][0]
     trigger["metadata"]["threshold"] = "four"
 
 
 def _activation(plant: Plant) -> None:
-    trigger = plant.one("ScaledObject", "vllm")["spec"]["triggers"][0]
+    trigger = plant.find_object("ScaledObject", "vllm")["spec"]["triggers"][0]
     trigger["metadata"]["activationThreshold"] = "40"
 
 
@@ -194,19 +194,21 @@ IN_SCALING = {
 
 @pytest.mark.parametrize("plant_fault", IN_SCALING, ids=lambda f: f.__name__.strip("_"))
 def test_workloads_finds_in_scaling(plant_fault: Callable, overlay: Callable) -> None:
-    """A scaler that cannot scale, or that removes loaded replicas."""
+    """The check reports a scaler that cannot scale, or that removes loaded replicas."""
     documents = overlay("cluster")
     plant_fault(Plant(documents))
     assert any(IN_SCALING[plant_fault] in p for p in workloads.check(documents))
 
 
 def _role_without_watch(plant: Plant) -> None:
-    plant.one("Role", "otel-collector")["rules"][0]["verbs"].remove("watch")
+    plant.find_object("Role", "otel-collector")["rules"][0]["verbs"].remove("watch")
 
 
 def _role_without_resource(plant: Plant) -> None:
-    plant.one("Role", "prometheus", "llm-lab-obs")["rules"][0]["resources"].remove("endpoints")
-    plant.one("Role", "prometheus", "llm-lab")["rules"][0]["resources"].remove("endpoints")
+    plant.find_object("Role", "prometheus", "llm-lab-obs")["rules"][0]["resources"].remove(
+        "endpoints"
+    )
+    plant.find_object("Role", "prometheus", "llm-lab")["rules"][0]["resources"].remove("endpoints")
 
 
 def _no_token(plant: Plant) -> None:
@@ -214,7 +216,7 @@ def _no_token(plant: Plant) -> None:
 
 
 def _binding_of_another(plant: Plant) -> None:
-    plant.one("RoleBinding", "otel-collector")["subjects"][0]["name"] = "grafana"
+    plant.find_object("RoleBinding", "otel-collector")["subjects"][0]["name"] = "grafana"
 
 
 IN_PERMISSIONS = {
@@ -227,39 +229,41 @@ IN_PERMISSIONS = {
 
 @pytest.mark.parametrize("plant_fault", IN_PERMISSIONS, ids=lambda f: f.__name__.strip("_"))
 def test_permissions_finds(plant_fault: Callable, overlay: Callable) -> None:
-    """A component that may not do what it needs to do."""
+    """The check reports a component that lacks a permission that it needs."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
     assert any(IN_PERMISSIONS[plant_fault] in p for p in permissions.check(documents))
 
 
 def _selects_nothing(plant: Plant) -> None:
-    plant.one("Prometheus", "lab")["spec"]["podMonitorSelector"] = {"matchLabels": {"a": "b"}}
+    plant.find_object("Prometheus", "lab")["spec"]["podMonitorSelector"] = {
+        "matchLabels": {"a": "b"}
+    }
 
 
 def _no_selector(plant: Plant) -> None:
-    plant.one("Prometheus", "lab")["spec"].pop("ruleSelector")
+    plant.find_object("Prometheus", "lab")["spec"].pop("ruleSelector")
 
 
 def _own_namespace_only(plant: Plant) -> None:
-    plant.one("Prometheus", "lab")["spec"].pop("serviceMonitorNamespaceSelector")
+    plant.find_object("Prometheus", "lab")["spec"].pop("serviceMonitorNamespaceSelector")
 
 
 def _receiver_off(plant: Plant) -> None:
-    plant.one("Prometheus", "lab")["spec"]["enableRemoteWriteReceiver"] = False
+    plant.find_object("Prometheus", "lab")["spec"]["enableRemoteWriteReceiver"] = False
 
 
 def _exemplars_off(plant: Plant) -> None:
-    plant.one("Prometheus", "lab")["spec"]["enableFeatures"] = []
+    plant.find_object("Prometheus", "lab")["spec"]["enableFeatures"] = []
 
 
 def _monitor_path(plant: Plant) -> None:
-    endpoint = plant.one("PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]
+    endpoint = plant.find_object("PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]
     endpoint["path"] = "/metricz"
 
 
 def _service_monitor_path(plant: Plant) -> None:
-    plant.one("ServiceMonitor", "tempo")["spec"]["endpoints"][0]["path"] = "/api/metrics"
+    plant.find_object("ServiceMonitor", "tempo")["spec"]["endpoints"][0]["path"] = "/api/metrics"
 
 
 IN_MONITORING = {
@@ -275,7 +279,7 @@ IN_MONITORING = {
 
 @pytest.mark.parametrize("plant_fault", IN_MONITORING, ids=lambda f: f.__name__.strip("_"))
 def test_monitoring_finds(plant_fault: Callable, overlay: Callable) -> None:
-    """A Prometheus that would scrape nothing, refuse what is written to it, or ask the wrong path."""
+    """The check reports a Prometheus that scrapes nothing, rejects writes or uses a wrong path."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
     assert any(IN_MONITORING[plant_fault] in p for p in monitoring.check(documents))
@@ -289,25 +293,25 @@ def test_monitoring_finds(plant_fault: Callable, overlay: Callable) -> None:
     ],
 )
 def test_monitoring_finds_in_scaling_queries(query: str, words: str, overlay: Callable) -> None:
-    """A trigger on a metric or label that vLLM does not have never scales anything."""
+    """A trigger on a metric or label that vLLM does not have is reported."""
     documents = overlay("cluster")
-    trigger = Plant(documents).one("ScaledObject", "vllm")["spec"]["triggers"][0]
+    trigger = Plant(documents).find_object("ScaledObject", "vllm")["spec"]["triggers"][0]
     trigger["metadata"]["query"] = query
     assert any(words in p for p in monitoring.check(documents))
 
 
 def test_network_finds_a_component_open_to_every_namespace(overlay: Callable) -> None:
-    """An empty namespace selector lets any pod of the cluster send requests to vLLM."""
+    """An empty namespace selector, which admits any pod of the cluster, is reported."""
     documents = overlay("minikube-cpu")
     rule = {"from": [{"namespaceSelector": {}}]}
-    Plant(documents).one("NetworkPolicy", "vllm")["spec"]["ingress"].append(rule)
+    Plant(documents).find_object("NetworkPolicy", "vllm")["spec"]["ingress"].append(rule)
     assert "another-namespace can reach vllm:8000, and should not" in network.check(documents)
 
 
 def test_network_finds_keda_cut_off_from_prometheus(overlay: Callable) -> None:
-    """Without its own policy KEDA cannot query, and the fleet stays at its fallback."""
+    """A missing policy for KEDA is reported, as its queries would fail."""
     documents = overlay("cluster")
-    documents.remove(Plant(documents).one("NetworkPolicy", "keda-to-prometheus"))
+    documents.remove(Plant(documents).find_object("NetworkPolicy", "keda-to-prometheus"))
     assert "keda-operator cannot reach prometheus:9090" in network.check(documents)
 
 
@@ -343,7 +347,7 @@ COLLECTOR_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("fault", COLLECTOR_FAULTS)
 def test_collector_finds_options_that_do_not_exist(fault: str) -> None:
-    """A misspelt option or a value of the wrong type, at any depth."""
+    """A misspelt option or a value of the wrong type is reported at any depth."""
     spoil, words = COLLECTOR_FAULTS[fault]
     config = copy.deepcopy(COLLECTOR)
     assert list(collector.check_config(config)) == []
@@ -368,7 +372,7 @@ TEMPO_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("fault", TEMPO_FAULTS)
 def test_tempo_finds_keys_that_do_not_exist(fault: str) -> None:
-    """A misspelt nested key, and a retention that the deleting component does not know."""
+    """A misspelt nested key is reported, and so is a retention that the worker does not know."""
     spoil, words = TEMPO_FAULTS[fault]
     config = copy.deepcopy(TEMPO)
     assert list(tempo.check_config(config)) == []
@@ -377,7 +381,7 @@ def test_tempo_finds_keys_that_do_not_exist(fault: str) -> None:
 
 
 def test_image_build_finds_a_source_that_does_not_exist(tmp_path: Path) -> None:
-    """A COPY of a file that is not there, or that .dockerignore keeps out of the context."""
+    """A COPY of a file that is missing or that .dockerignore keeps out is reported."""
     (tmp_path / "data").mkdir()
     (tmp_path / "lab").mkdir()
     dockerfile = tmp_path / "Dockerfile"

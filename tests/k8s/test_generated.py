@@ -1,4 +1,4 @@
-"""What is written from another place is what that place says."""
+"""Generated files agree with the source that they are generated from."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pytest.importorskip("grafana_foundation_sdk")
     "path", [p for p, _ in generate.files()], ids=lambda p: str(p.relative_to(K8S))
 )
 def test_a_generated_file_is_current(path) -> None:
-    """Flags, configuration, images, rules and dashboards: `make cluster-generate` changes nothing."""
+    """`make cluster-generate` changes no file: flags, configuration, images, rules, dashboards."""
     assert path.read_text() == dict(generate.files())[path], "run `make cluster-generate`"
 
 
 def test_the_cluster_runs_the_same_vllm_as_the_laptop() -> None:
-    """The flags that make telemetry what the notebooks expect are in every form of it."""
+    """Every build has the flags that the telemetry in the notebooks depends on."""
     for build in ("cpu", "cuda"):
         args = generate.chat_args(build)
         buckets = json.loads(args[args.index("--custom-histogram-buckets") + 1])
@@ -39,7 +39,7 @@ def test_the_cluster_runs_the_same_vllm_as_the_laptop() -> None:
             "--enable-auto-tool-choice",
             "--otlp-traces-endpoint",
         } <= set(args)
-        assert "--middleware" not in args, "the official image has no module of ours"
+        assert "--middleware" not in args, "the official image has none of the lab's modules"
 
 
 # {option: why its value, or the option itself, differs between a laptop and a pod}
@@ -48,7 +48,7 @@ POD_ARGS = {
     "--host": "a laptop's servers listen on loopback",
     "--port": "a laptop's ports are chosen free",
     "--otlp-traces-endpoint": "the collector's Service",
-    "--middleware": "the official image has no module of ours",
+    "--middleware": "the official image has none of the lab's modules",
     "--disable-uvicorn-access-log": "its replacement is that module",
     "--dtype": "a laptop's depends on its processor",
 }
@@ -71,14 +71,14 @@ LAPTOP_JOBS = {
 CLUSTER_JOBS = {
     "otel-collector": "a laptop's parts send spans to the store itself",
     "span-metrics": "made by the collector",
-    "tempo": "the trace store takes its place on a laptop",
+    "tempo": "the trace store replaces it on a laptop",
     "grafana": "a laptop has none",
 }
 
 
 @pytest.fixture
 def laptop(tmp_path) -> plan.Plan:
-    """The plan of a laptop without a GPU, from the defaults."""
+    """Return the plan of a laptop without a GPU, made from the defaults."""
     folder = tmp_path / "embedder"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
@@ -94,20 +94,24 @@ def laptop(tmp_path) -> plan.Plan:
     [("vllm", "components/vllm-cpu/args.yaml"), ("vllm-embed", "base/vllm-embed/args.yaml")],
 )
 def test_a_pods_vllm_has_the_laptops_arguments(part: str, path: str, laptop: plan.Plan) -> None:
-    """The whole lists are compared: what is not in POD_ARGS is the same."""
+    """The complete lists are compared: every option outside POD_ARGS is equal."""
     argv = next(p.argv for p in laptop.parts if p.name == part)
     container = yaml.safe_load((K8S / path).read_text())["spec"]["template"]["spec"]["containers"]
-    mine = _options(list(argv))
-    theirs = _options(container[0]["args"])
-    different = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+    laptop_values = _options(list(argv))
+    pod_values = _options(container[0]["args"])
+    different = {
+        k
+        for k in laptop_values.keys() | pod_values.keys()
+        if laptop_values.get(k) != pod_values.get(k)
+    }
     assert different <= POD_ARGS.keys()
 
 
 # {variable: why a pod has another value, or none}
 POD_ENV = {
-    "PYTHONPATH": "the official image has no module of ours",
-    "VLLM_LOGGING_CONFIG_PATH": "its formatter is one of ours",
-    "VLLM_CACHE_ROOT": "a folder of the pod's",
+    "PYTHONPATH": "the official image has none of the lab's modules",
+    "VLLM_LOGGING_CONFIG_PATH": "its formatter is one of the lab's modules",
+    "VLLM_CACHE_ROOT": "a folder in the pod",
     "VLLM_HOST_IP": "a laptop's servers listen on loopback",
     "GLOO_SOCKET_IFNAME": "a laptop's interface",
     "VLLM_TARGET_DEVICE": "the image's build decides",
@@ -118,23 +122,23 @@ POD_ENV = {
 
 @pytest.mark.parametrize("name", ["vllm", "vllm-embed"])
 def test_a_pods_vllm_has_the_laptops_environment(name: str, tmp_path) -> None:
-    """Each variable of the laptop's vLLM is in the pod with the same value, but for POD_ENV."""
+    """Each variable of the laptop's vLLM has the same value in the pod, except those in POD_ENV."""
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
-    mine = vllm_args.base_env("cpu", tmp_path, tmp_path / "logging.json")
+    laptop_values = vllm_args.base_env("cpu", tmp_path, tmp_path / "logging.json")
     deployment = next(
         d
         for d in render.overlay("minikube-cpu")
         if (d["kind"], d["metadata"]["name"]) == ("Deployment", name)
     )
     env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
-    theirs = {e["name"]: e.get("value") for e in env}
-    different = {k for k, v in mine.items() if theirs.get(k) != v}
+    pod_values = {e["name"]: e.get("value") for e in env}
+    different = {k for k, v in laptop_values.items() if pod_values.get(k) != v}
     assert different <= POD_ENV.keys()
 
 
-def test_a_pods_context_is_the_models() -> None:
-    """vLLM exits when told more than the model's configuration has."""
+def test_a_pods_context_length_is_at_most_the_models() -> None:
+    """The maximum length is within the model's configuration, as vLLM exits otherwise."""
     config = json.loads((REPO / "data/lab-model/config.json").read_text())
     args = _options(generate.chat_args("cpu"))
     assert int(args["--max-model-len"][0]) <= config["max_position_embeddings"]
@@ -142,12 +146,16 @@ def test_a_pods_context_is_the_models() -> None:
 
 
 def test_a_pods_llama_stack_has_the_laptops_configuration(laptop: plan.Plan) -> None:
-    """Every value is compared: what is not in POD_LLAMA_STACK is the same."""
+    """Every value is compared: every path outside POD_LLAMA_STACK is equal."""
     text = next(text for path, text in laptop.files.items() if path.name == "llama-stack.yaml")
-    mine = dict(_leaves(yaml.safe_load(text)))
+    laptop_values = dict(_leaves(yaml.safe_load(text)))
     pod = yaml.safe_load((K8S / "base/llama-stack/config/config.yaml").read_text())
-    theirs = dict(_leaves(pod))
-    different = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
+    pod_values = dict(_leaves(pod))
+    different = {
+        k
+        for k in laptop_values.keys() | pod_values.keys()
+        if laptop_values.get(k) != pod_values.get(k)
+    }
     unexplained = {
         path
         for path in different
@@ -157,21 +165,23 @@ def test_a_pods_llama_stack_has_the_laptops_configuration(laptop: plan.Plan) -> 
 
 
 def test_prometheus_scrapes_the_laptops_jobs(laptop: plan.Plan) -> None:
-    """Monitors set the job names that queries were written for."""
+    """The monitors set the job names that the queries use."""
     text = next(text for path, text in laptop.files.items() if path.name == "prometheus.yml")
-    mine = {job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]} - {"on-demand"}
-    theirs = set()
+    laptop_values = {job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]} - {
+        "on-demand"
+    }
+    pod_values = set()
     for path in (K8S / "base/monitors").glob("llm-lab*.yaml"):
         for monitor in yaml.safe_load_all(path.read_text()):
             spec = monitor["spec"]
             for endpoint in spec.get("endpoints", []) + spec.get("podMetricsEndpoints", []):
-                theirs |= {r["replacement"] for r in endpoint["relabelings"]}
-    assert mine - theirs == LAPTOP_JOBS.keys()
-    assert theirs - mine == CLUSTER_JOBS.keys()
+                pod_values |= {r["replacement"] for r in endpoint["relabelings"]}
+    assert laptop_values - pod_values == LAPTOP_JOBS.keys()
+    assert pod_values - laptop_values == CLUSTER_JOBS.keys()
 
 
 def test_generated_files_do_not_depend_on_the_checkouts_settings(monkeypatch) -> None:
-    """A LAB_MODEL in the shell is the laptop's matter."""
+    """A LAB_MODEL in the shell applies to the laptop only."""
     monkeypatch.setenv("LAB_MODEL", "some/other-model")
     monkeypatch.setenv("LAB_VLLM_ARGS", "--seed 1")
     assert load_settings().model == "some/other-model"
@@ -215,23 +225,23 @@ def test_the_image_copies_what_is_there_and_its_context_is_small() -> None:
     ]
     assert sources
     ignored = (REPO / ".dockerignore").read_text().splitlines()
-    kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    assert "*" in ignored, "an allow-list: what a checkout collects later stays out"
+    included = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    assert "*" in ignored, "use an allow-list, so that new files in a checkout stay out"
     for source in sources:
         assert (REPO / source).exists(), source
-        assert any(k == source or k.startswith(f"{source}/") for k in kept), source
+        assert any(k == source or k.startswith(f"{source}/") for k in included), source
     for name in re.findall(r"-r (requirements/\S+)", text):
-        assert name in kept and (REPO / name).exists()
+        assert name in included and (REPO / name).exists()
 
 
 def test_objectives_are_bounds_of_buckets() -> None:
-    """A share within an objective is exact only where the objective is a bucket's bound."""
+    """Objectives are bucket bounds, as the share within an objective is exact only there."""
     assert float(TTFT_BOUND_S) in vllm_args.BUCKETS["time_to_first_token"]
     assert float(ITL_BOUND_S) in vllm_args.BUCKETS["inter_token_latency"]
 
 
 def test_the_image_is_built_from_the_pinned_base_and_lock_files() -> None:
-    """The Dockerfile's base is the pinned one, and what it installs comes from lock files with hashes."""
+    """The Dockerfile uses the pinned base and installs from lock files with hashes."""
     text = (K8S / "image/Dockerfile").read_text()
     bases = [line.split()[1] for line in text.splitlines() if line.startswith("FROM")]
     assert set(bases) == {versions()["PYTHON_BASE"]}
@@ -240,8 +250,8 @@ def test_the_image_is_built_from_the_pinned_base_and_lock_files() -> None:
         assert (REPO / "requirements" / file).exists()
 
 
-def test_command_lines_of_our_own_parts_are_those_that_they_take() -> None:
-    """Arguments in the manifests are understood by the programs: their own parsers read them."""
+def test_command_lines_of_the_labs_parts_are_accepted_by_their_parsers() -> None:
+    """The arguments in the manifests are accepted by the argument parsers of the programs."""
     documents = {
         d["metadata"]["name"]: d
         for path in ("base/lab-tools/deployment.yaml", "base/documents/job.yaml", "load/job.yaml")

@@ -1,4 +1,4 @@
-"""Every overlay passes every check that needs nothing but kubectl; each check finds the fault that it is there for."""
+"""Every overlay passes every check that needs only kubectl, and each check finds its fault."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ CHECKS = (
 @pytest.mark.parametrize("name", OVERLAYS)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda m: m.__name__.rpartition(".")[2])
 def test_an_overlay_has_no_fault(name: str, check, overlay: Callable) -> None:
-    """What we ship renders, and no check has anything to say about it."""
+    """Every overlay that is shipped renders, and no check reports a problem."""
     assert check.check(overlay(name)) == []
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_the_readme_says_what_an_overlay_requests(name: str, overlay: Callable) -> None:
-    """Its table's CPUs, GiB and GPUs are those of the manifests."""
+def test_the_readme_states_what_an_overlay_requests(name: str, overlay: Callable) -> None:
+    """The CPUs, GiB and GPUs in the README's table are those of the manifests."""
     rows = [
         line
         for line in (K8S / "README.md").read_text().splitlines()
         if line.startswith(f"| `{name}` |")
     ]
-    said = re.match(r" ([\d.]+) CPUs, ([\d.]+) GiB(?:, (\d+) GPU)?", rows[0].split("|")[4])
-    asked = [sum(requested(d, r) for d in overlay(name)) for r in ("cpu", "memory", GPU)]
-    assert [float(x or 0) for x in said.groups()] == [
-        round(asked[0], 1),
-        round(asked[1] / 2**30, 1),
-        asked[2],
+    documented = re.match(r" ([\d.]+) CPUs, ([\d.]+) GiB(?:, (\d+) GPU)?", rows[0].split("|")[4])
+    totals = [sum(requested(d, r) for d in overlay(name)) for r in ("cpu", "memory", GPU)]
+    assert [float(x or 0) for x in documented.groups()] == [
+        round(totals[0], 1),
+        round(totals[1] / 2**30, 1),
+        totals[2],
     ]
 
 
@@ -68,14 +68,14 @@ def test_the_load_generator_has_no_fault(overlay: Callable) -> None:
 
 
 def test_components_fit_on_top_of_each_other(tmp_path) -> None:
-    """Optional components (logs, another backend) make a good overlay on one collector and on two tiers."""
+    """Optional components (logs, another backend) work with one collector and with two tiers."""
     for base in ("minikube-cpu", "cluster"):
         folder = tmp_path / base
         folder.mkdir()
-        # Kustomize takes no absolute paths to bases, so the way there is relative.
+        # Kustomize does not accept absolute paths to bases, so a relative path is built.
         up = "/".join([".."] * len(folder.resolve().parts[1:]))
         k8s = f"{up}{K8S}"
-        # The overlay cluster has it already.
+        # The overlay cluster includes the component already.
         alertmanager = f"{k8s}/components/alertmanager, " if base == "minikube-cpu" else ""
         text = (
             "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
@@ -88,11 +88,11 @@ def test_components_fit_on_top_of_each_other(tmp_path) -> None:
         assert [p for check in CHECKS for p in check.check(documents)] == []
 
 
-# -- each check finds its fault ----------------------------------------------------------------------------
+# -- each check finds its fault --------------------------------------------------------------
 
 
-def test_a_component_notices_that_its_ground_has_moved(tmp_path) -> None:
-    """A component tests what it patches, so a changed base fails when it is rendered, not when it runs."""
+def test_a_component_notices_a_changed_base(tmp_path) -> None:
+    """A component tests what it patches, so a changed base fails at rendering, not at run time."""
     (tmp_path / "base").mkdir()
     deployment = (
         (K8S / "base/vllm/deployment.yaml")
@@ -131,121 +131,125 @@ POD_FAULTS = {
 
 @pytest.mark.parametrize("fault", POD_FAULTS)
 def test_pod_security_finds(fault: str, overlay: Callable, container: Callable) -> None:
-    """A container that the restricted standard, or the lab, does not allow."""
+    """The check reports a container that the restricted standard or the lab does not allow."""
     spoil, words = POD_FAULTS[fault]
     documents = overlay("minikube-cpu")
     spoil(container(documents, "lab-tools"))
     assert any(words in p for p in pod_security.check(documents))
 
 
-def test_pod_security_finds_service_links_and_host_paths(overlay: Callable, one: Callable) -> None:
-    """VLLM_PORT=tcp://... breaks vLLM; a host path breaks the restricted standard."""
+def test_pod_security_finds_service_links_and_host_paths(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """VLLM_PORT=tcp://... breaks vLLM, and a host path breaks the restricted standard."""
     documents = overlay("minikube-cpu")
-    spec = one(documents, "Deployment", "vllm")["spec"]["template"]["spec"]
+    spec = find_object(documents, "Deployment", "vllm")["spec"]["template"]["spec"]
     spec["enableServiceLinks"] = True
     spec["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
-    found = "\n".join(pod_security.check(documents))
-    assert "enableServiceLinks" in found and "volume host" in found
+    problems = "\n".join(pod_security.check(documents))
+    assert "enableServiceLinks" in problems and "volume host" in problems
 
 
 def test_pod_security_finds_a_rollout_that_waits_for_its_own_gpu(
-    overlay: Callable, one: Callable
+    overlay: Callable, find_object: Callable
 ) -> None:
-    """A rolling update of a pod that holds the only GPU never ends."""
+    """A rolling update of a pod that holds the only GPU is reported, as it never ends."""
     documents = overlay("minikube-gpu")
-    one(documents, "Deployment", "vllm")["spec"]["strategy"] = {"type": "RollingUpdate"}
+    find_object(documents, "Deployment", "vllm")["spec"]["strategy"] = {"type": "RollingUpdate"}
     assert any("waits" in p or "would wait" in p for p in pod_security.check(documents))
 
 
 @pytest.mark.parametrize("image", ["llm-lab/lab", "llm-lab/lab:latest", "llm-lab/lab:0.0.9"])
 def test_images_finds(image: str, overlay: Callable, container: Callable) -> None:
-    """An image without a version, or with one that is not in versions.env."""
+    """An image without a version, or with one that is not in versions.env, is reported."""
     documents = overlay("minikube-cpu")
     container(documents, "lab-tools")["image"] = image
     assert len(images.check(documents)) == 1
 
 
-def _no_such_secret(documents, one, container):
+def _no_such_secret(documents, find_object, container):
     container(documents, "grafana")["env"][1]["valueFrom"]["secretKeyRef"]["name"] = (
         "grafana-admins"
     )
 
 
-def _no_such_config_map(documents, one, container):
-    documents.remove(one(documents, "ConfigMap", "tempo-config"))
+def _no_such_config_map(documents, find_object, container):
+    documents.remove(find_object(documents, "ConfigMap", "tempo-config"))
 
 
-def _no_such_claim(documents, one, container):
-    documents.remove(one(documents, "PersistentVolumeClaim", "llama-stack-state"))
+def _no_such_claim(documents, find_object, container):
+    documents.remove(find_object(documents, "PersistentVolumeClaim", "llama-stack-state"))
 
 
-def _selector(documents, one, container):
-    one(documents, "Service", "llama-stack")["spec"]["selector"] = {
+def _selector(documents, find_object, container):
+    find_object(documents, "Service", "llama-stack")["spec"]["selector"] = {
         "app.kubernetes.io/name": "llamastack"
     }
 
 
-def _target_port(documents, one, container):
-    one(documents, "Service", "model-server")["spec"]["ports"][0]["targetPort"] = "htpp"
+def _target_port(documents, find_object, container):
+    find_object(documents, "Service", "model-server")["spec"]["ports"][0]["targetPort"] = "htpp"
 
 
-def _monitor_port(documents, one, container):
-    one(documents, "PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]["port"] = "8000"
+def _monitor_port(documents, find_object, container):
+    find_object(documents, "PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]["port"] = "8000"
 
 
-def _monitor_selector(documents, one, container):
-    one(documents, "ServiceMonitor", "lab-tools")["spec"]["selector"]["matchLabels"] = {
+def _monitor_selector(documents, find_object, container):
+    find_object(documents, "ServiceMonitor", "lab-tools")["spec"]["selector"]["matchLabels"] = {
         "app": "lab-tools"
     }
 
 
-def _probe(documents, one, container):
+def _probe(documents, find_object, container):
     container(documents, "vllm")["readinessProbe"]["httpGet"]["port"] = "metrics"
 
 
-def _mount(documents, one, container):
+def _mount(documents, find_object, container):
     container(documents, "vllm")["volumeMounts"][0]["name"] = "weights"
 
 
-def _account(documents, one, container):
-    documents.remove(one(documents, "ServiceAccount", "tempo"))
+def _account(documents, find_object, container):
+    documents.remove(find_object(documents, "ServiceAccount", "tempo"))
 
 
-def _address(documents, one, container):
+def _address(documents, find_object, container):
     container(documents, "lab-tools")["args"][-1] = (
         "--otlp-endpoint=http://otel-collector.llm-lab-obs.svc:4319"
     )
 
 
-def _data_source(documents, one, container):
-    config = one(documents, "ConfigMap", "grafana-datasources")
+def _data_source(documents, find_object, container):
+    config = find_object(documents, "ConfigMap", "grafana-datasources")
     config["data"]["datasources.yaml"] = config["data"]["datasources.yaml"].replace(
         "uid: tempo", "uid: tempo2"
     )
 
 
-def _role(documents, one, container):
-    documents.remove(one(documents, "Role", "prometheus", "llm-lab"))
+def _role(documents, find_object, container):
+    documents.remove(find_object(documents, "Role", "prometheus", "llm-lab"))
 
 
-def _label(documents, one, container):
-    one(documents, "Job", "documents")["metadata"]["labels"].pop("app.kubernetes.io/part-of")
-
-
-def _label_of_pods(documents, one, container):
-    one(documents, "Deployment", "vllm")["spec"]["template"]["metadata"]["labels"].pop(
+def _label(documents, find_object, container):
+    find_object(documents, "Job", "documents")["metadata"]["labels"].pop(
         "app.kubernetes.io/part-of"
     )
 
 
-def _too_large(documents, one, container):
-    one(documents, "ConfigMap", "grafana-dashboards")["data"]["more.json"] = (
+def _label_of_pods(documents, find_object, container):
+    find_object(documents, "Deployment", "vllm")["spec"]["template"]["metadata"]["labels"].pop(
+        "app.kubernetes.io/part-of"
+    )
+
+
+def _too_large(documents, find_object, container):
+    find_object(documents, "ConfigMap", "grafana-dashboards")["data"]["more.json"] = (
         '"' + "x" * 100_000 + '"'
     )
 
 
-def _budget(documents, one, container):
-    one(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {
+def _budget(documents, find_object, container):
+    find_object(documents, "PodDisruptionBudget", "vllm")["spec"]["selector"]["matchLabels"] = {
         "app": "vllm"
     }
 
@@ -272,47 +276,57 @@ REFERENCE_FAULTS = {
 
 
 @pytest.mark.parametrize("spoil", REFERENCE_FAULTS, ids=lambda f: f.__name__.strip("_"))
-def test_references_finds(spoil, overlay: Callable, one: Callable, container: Callable) -> None:
-    """A name that leads nowhere."""
+def test_references_finds(
+    spoil, overlay: Callable, find_object: Callable, container: Callable
+) -> None:
+    """A reference to an object that does not exist is reported."""
     documents = overlay("minikube-cpu")
-    spoil(documents, one, container)
+    spoil(documents, find_object, container)
     assert any(REFERENCE_FAULTS[spoil] in p for p in references.check(documents))
 
 
-def test_references_finds_scaling_that_each_apply_undoes(overlay: Callable, one: Callable) -> None:
-    """With KEDA the Deployment must not say how many replicas it wants."""
+def test_references_finds_scaling_that_each_apply_undoes(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """With KEDA, a Deployment that sets its number of replicas is reported."""
     documents = overlay("cluster")
-    one(documents, "Deployment", "vllm")["spec"]["replicas"] = 1
+    find_object(documents, "Deployment", "vllm")["spec"]["replicas"] = 1
     assert any("undo the scaling" in p for p in references.check(documents))
 
 
-def test_network_finds_a_closed_way_and_an_open_one(overlay: Callable, one: Callable) -> None:
-    """The tools' ingress is gone: Llama Stack cannot call them. An egress too many: lab-tools can reach vLLM."""
+def test_network_finds_a_closed_path_and_an_open_one(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """Llama Stack cut off from the tools is reported, and so are tools that can reach vLLM."""
     documents = overlay("minikube-cpu")
-    one(documents, "NetworkPolicy", "lab-tools")["spec"]["ingress"].pop(0)
+    find_object(documents, "NetworkPolicy", "lab-tools")["spec"]["ingress"].pop(0)
     assert "llama-stack cannot reach lab-tools:8200" in network.check(documents)
 
     documents = overlay("minikube-cpu")
-    one(documents, "NetworkPolicy", "lab-tools")["spec"]["egress"].append({})
-    one(documents, "NetworkPolicy", "vllm")["spec"]["ingress"].append({})
+    find_object(documents, "NetworkPolicy", "lab-tools")["spec"]["egress"].append({})
+    find_object(documents, "NetworkPolicy", "vllm")["spec"]["ingress"].append({})
     assert "lab-tools can reach vllm:8000, and should not" in network.check(documents)
 
 
-def test_network_finds_missing_names_and_a_way_out(overlay: Callable, one: Callable) -> None:
-    """Without DNS nothing works; with a way out, prompts can leave."""
+def test_network_finds_missing_dns_and_open_egress(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """A namespace without DNS is reported, and so is egress through which prompts can leave."""
     documents = overlay("minikube-cpu")
-    documents.remove(one(documents, "NetworkPolicy", "dns", "llm-lab"))
+    documents.remove(find_object(documents, "NetworkPolicy", "dns", "llm-lab"))
     assert "llama-stack cannot resolve names" in network.check(documents)
 
     documents = overlay("minikube-cpu")
-    way_out = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
-    one(documents, "NetworkPolicy", "llama-stack")["spec"]["egress"].append(way_out)
+    outside = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}
+    find_object(documents, "NetworkPolicy", "llama-stack")["spec"]["egress"].append(outside)
     assert "llama-stack can reach addresses outside the cluster" in network.check(documents)
 
 
-def test_an_ip_block_opens_no_way_to_a_pod(overlay: Callable, one: Callable) -> None:
-    """Policies name pods by labels: a wide block must not make up for a missing selector in our judgement."""
+def test_an_ip_block_does_not_permit_traffic_to_a_pod(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """A wide IP block does not make up for a missing pod selector."""
     documents = overlay("minikube-cpu")
-    policy = one(documents, "NetworkPolicy", "otel-collector")
+    policy = find_object(documents, "NetworkPolicy", "otel-collector")
     policy["spec"]["egress"] = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]
     assert "otel-collector cannot reach tempo:4317" in network.check(documents)

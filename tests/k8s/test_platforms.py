@@ -1,4 +1,4 @@
-"""What a real cluster would have shown: sizes, retention, routing, storage, names, platforms."""
+"""Overlays suit real clusters: sizes, retention, routing, storage, names, platforms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINIKUBE_OWN = {"cpu": 1.2, "memory": 1.0 * 2**30}
 
 
 def test_the_readmes_minikube_has_room_for_the_lab_and_its_load(overlay: Callable) -> None:
-    """Requests of the overlay, two load pods and Minikube's own fit, with a tenth to spare."""
+    """Minikube has room for the overlay, two load pods and its own pods, with a tenth to spare."""
     text = (K8S / "README.md").read_text()
     size = re.search(r"minikube start .*--cpus=(\d+) --memory=(\d+)g", text)
     has = {"cpu": int(size[1]), "memory": int(size[2]) * 2**30}
@@ -34,7 +34,7 @@ def test_the_readmes_minikube_has_room_for_the_lab_and_its_load(overlay: Callabl
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_tempos_retention_is_the_workers_that_deletes(name: str, overlay: Callable) -> None:
-    """The scheduler only plans; a worker left at its default keeps two weeks."""
+    """The worker, which deletes blocks, has the scheduler's retention instead of two weeks."""
     for text in _config_maps(overlay(name), "tempo-config"):
         config = yaml.safe_load(text)
         planned = config["backend_scheduler"]["provider"]["compaction"]["compaction"]
@@ -42,11 +42,11 @@ def test_tempos_retention_is_the_workers_that_deletes(name: str, overlay: Callab
         assert done["block_retention"] == planned["block_retention"]
 
 
-# -- routing: the algorithms of production-stack's router, as its source has them ---------------
+# -- routing: the algorithms of production-stack's router, as in its source --------------------
 
 
 def _prefixaware(prompts: list[str], replicas: list[str]) -> Counter[str]:
-    """Follow the longest known prefix in chunks of 128 characters; any match at all decides."""
+    """Route to the longest known prefix in chunks of 128 characters; any match decides."""
     trie: dict[tuple[str, ...], set[str]] = {}
     sent: Counter[str] = Counter()
     for prompt in prompts:
@@ -65,7 +65,7 @@ def _prefixaware(prompts: list[str], replicas: list[str]) -> Counter[str]:
 
 
 def _roundrobin(prompts: list[str], replicas: list[str]) -> Counter[str]:
-    """Take the sorted replicas in turn."""
+    """Route to the sorted replicas in turn."""
     ordered = sorted(replicas)
     return Counter(ordered[i % len(ordered)] for i in range(len(prompts)))
 
@@ -74,12 +74,12 @@ ROUTING = {"prefixaware": _prefixaware, "roundrobin": _roundrobin}
 
 
 def _agents(n: int) -> list[str]:
-    """Prompts of agents with one long system prompt and a question of their own."""
+    """Return prompts of agents that share one long system prompt and differ in their question."""
     return ["You are the help desk's agent. " * 40 + f"Question {i}" for i in range(n)]
 
 
 def test_agents_with_one_system_prompt_are_spread_over_the_replicas(overlay: Callable) -> None:
-    """By the manifest's routing, each of four replicas gets about a quarter of 400 requests."""
+    """With the manifest's routing, each of four replicas gets about a quarter of 400 requests."""
     routers = [d for d in overlay("cluster") if d["metadata"]["name"] == "vllm-router"]
     deployment = next(d for d in routers if d["kind"] == "Deployment")
     args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -90,7 +90,7 @@ def test_agents_with_one_system_prompt_are_spread_over_the_replicas(overlay: Cal
 
 
 def test_prefix_aware_routing_would_send_all_to_one_replica() -> None:
-    """The simulation shows what was measured: 400, 0, 0, 0."""
+    """The simulation reproduces the measurement: one replica gets all 400 requests."""
     sent = _prefixaware(_agents(400), ["a", "b", "c", "d"])
     assert sorted(sent.values()) == [400]
 
@@ -101,7 +101,7 @@ def test_prefix_aware_routing_would_send_all_to_one_replica() -> None:
 def test_object_storage_needs_no_static_keys_and_may_be_plain_http(
     overlay: Callable, container: Callable
 ) -> None:
-    """Only endpoint and bucket must be in the Secret; all else has a default."""
+    """Only the endpoint and the bucket are required in the Secret; the rest has defaults."""
     documents = overlay("cluster")
     env = container(documents, "tempo", "StatefulSet")["env"]
     needed = {e["name"] for e in env if not e["valueFrom"]["secretKeyRef"].get("optional")}
@@ -115,16 +115,16 @@ def test_object_storage_needs_no_static_keys_and_may_be_plain_http(
 
 
 def test_a_fleet_under_load_is_not_scaled_down_when_prometheus_is_away(
-    overlay: Callable, one: Callable
+    overlay: Callable, find_object: Callable
 ) -> None:
-    """The fallback keeps the replicas that there are where they are more."""
-    spec = one(overlay("cluster"), "ScaledObject", "vllm")["spec"]
+    """The fallback keeps the current replicas if there are more of them."""
+    spec = find_object(overlay("cluster"), "ScaledObject", "vllm")["spec"]
     assert spec["fallback"]["behavior"] == "currentReplicasIfHigher"
     assert spec["minReplicaCount"] < spec["maxReplicaCount"]
 
 
 def test_models_from_the_hub_are_a_commit(overlay: Callable, container: Callable) -> None:
-    """A branch moves, and with it every figure of a workshop."""
+    """The model's revision is a commit, as a branch would change the figures of a workshop."""
     env = {
         e["name"]: e.get("value")
         for e in container(overlay("cluster"), "fetch-model", "Job")["env"]
@@ -154,7 +154,7 @@ def test_pod_attributes_are_looked_up_where_the_collector_may_look(
 
 
 def _on_top(name: str) -> list[dict]:
-    """The configuration that components/otlp-backend adds."""
+    """Return the configuration that components/otlp-backend adds."""
     text = (K8S / "components/otlp-backend/config/backend.yaml").read_text()
     meta = {"name": "otel-collector-backend", "namespace": "llm-lab-obs"}
     return [{"kind": "ConfigMap", "metadata": meta, "data": {"backend.yaml": text}}]
@@ -166,9 +166,9 @@ def _config_maps(documents: list[dict], prefix: str):
             yield from d["data"].values()
 
 
-def test_runbook_links_are_addresses(overlay: Callable, one: Callable) -> None:
-    """A relative link opens nothing in Alertmanager's messages."""
-    rules = one(overlay("minikube-cpu"), "PrometheusRule", "llm-lab")
+def test_runbook_links_are_addresses(overlay: Callable, find_object: Callable) -> None:
+    """Runbook links are absolute, as Alertmanager cannot open relative ones."""
+    rules = find_object(overlay("minikube-cpu"), "PrometheusRule", "llm-lab")
     urls = [
         rule["annotations"]["runbook_url"]
         for group in rules["spec"]["groups"]

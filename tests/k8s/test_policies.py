@@ -1,4 +1,4 @@
-"""What checkov says of the manifests; its environment is built by `make check-cluster`."""
+"""The manifests pass checkov, which `make check-cluster` installs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_no_policy_fails_but_those_with_a_reason(overlay: Callable) -> None:
-    """Over all overlays; and no exception is there that nothing needs any more."""
+    """No policy fails in any overlay, and every exception is still needed."""
     documents = [d for name in OVERLAYS for d in overlay(name)] + folder(K8S / "load")
     assert policies.check(documents) == []
     assert policies.unused(documents) == []
@@ -27,20 +27,22 @@ def test_no_policy_fails_but_those_with_a_reason(overlay: Callable) -> None:
 
 
 def test_policies_finds_faults_that_are_not_accepted(
-    overlay: Callable, one: Callable, container: Callable
+    overlay: Callable, find_object: Callable, container: Callable
 ) -> None:
-    """A secret in the environment of a part that has no reason for it, the host's network, the default namespace."""
+    """A secret in the environment, the host's network and the default namespace are reported."""
     documents = overlay("minikube-cpu")
-    tools = one(documents, "Deployment", "lab-tools")
+    tools = find_object(documents, "Deployment", "lab-tools")
     reference = {"secretKeyRef": {"name": "grafana-admin", "key": "password"}}
     container(documents, "lab-tools")["env"].append({"name": "PASSWORD", "valueFrom": reference})
     tools["spec"]["template"]["spec"]["hostNetwork"] = True
     tools["metadata"]["namespace"] = "default"
-    found = "\n".join(policies.check([tools]))
-    assert "CKV_K8S_35" in found and "CKV_K8S_19" in found and "CKV_K8S_21" in found
+    problems = "\n".join(policies.check([tools]))
+    assert "CKV_K8S_35" in problems and "CKV_K8S_19" in problems and "CKV_K8S_21" in problems
 
 
-def test_policies_finds_exceptions_that_nothing_needs(overlay: Callable, one: Callable) -> None:
-    """Without the exporter, its exceptions are stale."""
-    found = policies.unused([one(overlay("minikube-cpu"), "Deployment", "lab-tools")])
-    assert any("CKV_K8S_39 need not be accepted" in p for p in found)
+def test_policies_finds_exceptions_that_nothing_needs(
+    overlay: Callable, find_object: Callable
+) -> None:
+    """Without the exporter, its exceptions are reported as unused."""
+    unused = policies.unused([find_object(overlay("minikube-cpu"), "Deployment", "lab-tools")])
+    assert any("CKV_K8S_39 need not be accepted" in p for p in unused)

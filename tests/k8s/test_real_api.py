@@ -1,4 +1,4 @@
-"""Every overlay on a real API server with simulated nodes: rolls out, is what was applied, scales, and comes down."""
+"""Every overlay rolls out, scales and comes down on a real API server with simulated nodes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lab.stack.cluster import kubectl, rollout
 from scripts.check_cluster.paths import OVERLAYS
 from tests.k8s.control_plane import control_plane, program
 
-WHOLE = all(
+COMPLETE = all(
     program(p) for p in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 )
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not WHOLE,
+        not COMPLETE,
         reason="KUBEBUILDER_ASSETS names no folder with a control plane (lab/k8s/README.md)",
     ),
 ]
@@ -37,7 +37,7 @@ ON_KUBERNETES = tuple(name for name in OVERLAYS if name != "openshift")
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The kubeconfig of an API server with four simulated nodes."""
+    """Yield the kubeconfig of an API server with four simulated nodes."""
     from kubernetes import config
 
     from tests.k8s.simulated_nodes import Nodes
@@ -52,8 +52,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def ask(real: Path) -> Callable[..., str]:
-    """kubectl for it."""
+def run_kubectl(real: Path) -> Callable[..., str]:
+    """Return a function that runs kubectl against the API server and returns its output."""
 
     def run(*arguments: str, stdin: str | None = None) -> str:
         command = ["kubectl", "--kubeconfig", str(real), *arguments]
@@ -67,13 +67,13 @@ def ask(real: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def settings(
-    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Callable[..., str]
+    real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_kubectl: Callable[..., str]
 ) -> Settings:
-    """As inside the cluster, where no port-forward is needed: a simulated node has none."""
+    """Return settings as inside the cluster: simulated nodes cannot forward ports."""
     monkeypatch.setenv("KUBECONFIG", str(real))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setattr(rollout, "POLL_S", 0.3)
-    if "policy/v1\n" not in ask("api-versions"):  # before 1.21
+    if "policy/v1\n" not in run_kubectl("api-versions"):  # before 1.21
         monkeypatch.setattr(
             kubectl, "render", lambda *a, render=kubectl.render: _with_old_budgets(render(*a))
         )
@@ -89,13 +89,13 @@ def _with_old_budgets(documents: list[dict]) -> list[dict]:
 
 @pytest.mark.parametrize("overlay", ON_KUBERNETES)
 def test_an_overlay_rolls_out_scales_and_comes_down(
-    overlay: str, settings: Settings, ask: Callable[..., str]
+    overlay: str, settings: Settings, run_kubectl: Callable[..., str]
 ) -> None:
-    """Applied, all ready, nothing that the server would change; again: nothing new; scaled by hand; drained; gone."""
+    """An overlay rolls out unchanged, applies twice, scales, survives a drain and is removed."""
     for name, keys in SECRETS.items() if overlay.startswith("cluster") else ():
-        ask("create", "namespace", "llm-lab-obs")
-        ask("label", "namespace", "llm-lab-obs", "app.kubernetes.io/part-of=llm-lab")
-        ask(
+        run_kubectl("create", "namespace", "llm-lab-obs")
+        run_kubectl("label", "namespace", "llm-lab-obs", "app.kubernetes.io/part-of=llm-lab")
+        run_kubectl(
             "--namespace",
             "llm-lab-obs",
             "create",
@@ -109,26 +109,26 @@ def test_an_overlay_rolls_out_scales_and_comes_down(
     documents = [d for d in kubectl.render(overlay) if d["kind"] != "Namespace"]
     text = yaml.safe_dump_all(documents)
     options = ("--server-side", "--force-conflicts", "--field-manager=llm-lab", "-f", "-")
-    assert ask("diff", *options, stdin=text) == ""
+    assert run_kubectl("diff", *options, stdin=text) == ""
     driver.up(settings, "real", overlay, wait_s=180)
     assert all(row.ready for row in driver.status(settings, "real"))
 
-    ask("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=3")
+    run_kubectl("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=3")
     if overlay.startswith("cluster"):
-        vllm = _settled(
+        vllm = _wait_until(
             lambda: _vllm(settings), lambda row: row.progress == "2 of 3 ready" and row.why
         )
         assert "Insufficient nvidia.com/gpu" in vllm.why
-        ask("apply", *options, stdin=text)
+        run_kubectl("apply", *options, stdin=text)
         assert _vllm(settings).progress.endswith("of 3 ready"), (
             "an apply must not undo what KEDA scaled"
         )
-        ask("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=1")
+        run_kubectl("--namespace", "llm-lab", "scale", "deployment/vllm", "--replicas=1")
     else:
-        ask("apply", *options, stdin=text)
-    _settled(lambda: _vllm(settings), lambda row: row.progress == "1 of 1 ready")
+        run_kubectl("apply", *options, stdin=text)
+    _wait_until(lambda: _vllm(settings), lambda row: row.progress == "1 of 1 ready")
 
-    said = ask(
+    drained = run_kubectl(
         "drain",
         "cpu-0",
         "--ignore-daemonsets",
@@ -136,23 +136,28 @@ def test_an_overlay_rolls_out_scales_and_comes_down(
         "--force",
         "--timeout=60s",
     )
-    assert "drained" in said
-    ask("uncordon", "cpu-0")
-    _settled(lambda: driver.status(settings, "real"), lambda rows: all(r.ready for r in rows))
+    assert "drained" in drained
+    run_kubectl("uncordon", "cpu-0")
+    _wait_until(lambda: driver.status(settings, "real"), lambda rows: all(r.ready for r in rows))
 
     removed = driver.down(settings, "real", wait_s=180)
     assert {"namespaces/llm-lab", "namespaces/llm-lab-obs"} <= set(removed)
     kinds = "namespaces,clusterroles,clusterrolebindings"
-    assert ask("get", kinds, "--selector=app.kubernetes.io/part-of=llm-lab", "--output=name") == ""
+    assert (
+        run_kubectl("get", kinds, "--selector=app.kubernetes.io/part-of=llm-lab", "--output=name")
+        == ""
+    )
 
 
 def _vllm(settings: Settings):
+    """Return the status row of vLLM."""
     return next(r for r in driver.status(settings, "real") if r.name == "vllm")
 
 
-def _settled(look: Callable, is_so: Callable, limit_s: float = 120.0):
+def _wait_until(poll: Callable, condition: Callable, limit_s: float = 120.0):
+    """Poll until the condition holds and return the last value."""
     limit = time.monotonic() + limit_s
-    while not is_so(found := look()):
-        assert time.monotonic() < limit, found
+    while not condition(value := poll()):
+        assert time.monotonic() < limit, value
         time.sleep(0.5)
-    return found
+    return value

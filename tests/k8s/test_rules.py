@@ -1,4 +1,4 @@
-"""Rules and dashboards under promtool and against the recorded metric names."""
+"""Rules and dashboards pass promtool and use only metric names that were recorded."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ KNOWN = metrics.known()
 
 
 def test_rules_are_good_promql() -> None:
-    """promtool's syntax check and all its lints."""
+    """All rules pass promtool's syntax check and its lints."""
     assert rules.check_syntax() == []
 
 
 def test_panels_are_good_promql() -> None:
-    """Every panel's expression, with Grafana's variables filled in."""
+    """Every panel's expression passes promtool once Grafana's variables are filled in."""
     assert rules.check_panels() == []
 
 
 def test_every_alert_has_a_case() -> None:
-    """No alert is without a past that it was tried on."""
+    """Every alert has histories that it is tested on."""
     assert {a["alert"] for a in alerts()} == CASES.keys()
 
 
-def test_each_alert_fires_on_a_bad_past_and_is_quiet_on_a_good_one() -> None:
-    """promtool evaluates the real rules over both pasts of every alert."""
+def test_each_alert_fires_on_a_bad_history_and_is_silent_on_a_good_one() -> None:
+    """promtool evaluates the real rules over both histories of every alert."""
     assert (
         rules.run_tests([t for name, case in CASES.items() for t in promtool_tests(name, case)])
         == []
@@ -49,33 +49,33 @@ def test_each_alert_fires_on_a_bad_past_and_is_quiet_on_a_good_one() -> None:
     ids=["refused by the backend", "queue full", "refused by the memory limiter"],
 )
 def test_the_first_lost_span_raises_an_alert(counter: str) -> None:
-    """The counter does not exist before; then one span is lost, and nothing more ever is."""
+    """An alert fires although the counter appears only with its first and last lost span."""
     lost = Case({counter: "_x28 1x5"}, {counter: "7x40"}, "30m")
     assert rules.run_tests(promtool_tests("CollectorLosesSpans", lost)) == []
 
 
 def test_promtool_notices_an_alert_that_cannot_fire() -> None:
-    """A threshold that no ratio reaches: the unit test fails, so a green one means something."""
+    """promtool fails for a threshold that no ratio reaches."""
     groups = rule_groups()
     for rule in groups["groups"][-1]["rules"]:
         if rule["alert"] == "ToolFailsOften":
             rule["expr"] = rule["expr"].replace("> 0.4", "> 4")
-    said = rules.run_tests(promtool_tests("ToolFailsOften", CASES["ToolFailsOften"]), groups)
-    assert any("FAILED" in line for line in said)
+    output = rules.run_tests(promtool_tests("ToolFailsOften", CASES["ToolFailsOften"]), groups)
+    assert any("FAILED" in line for line in output)
 
 
 def test_promtool_notices_an_alert_that_always_fires() -> None:
-    """The good past must be quiet."""
+    """promtool fails for an alert that fires on the good history."""
     groups = rule_groups()
     for rule in groups["groups"][-1]["rules"]:
         if rule["alert"] == "QueueGrows":
             rule["expr"] = "lab:requests_waiting:sum > 0"
-    said = rules.run_tests(promtool_tests("QueueGrows", CASES["QueueGrows"]), groups)
-    assert any("FAILED" in line for line in said)
+    output = rules.run_tests(promtool_tests("QueueGrows", CASES["QueueGrows"]), groups)
+    assert any("FAILED" in line for line in output)
 
 
-def test_promtool_notices_bad_syntax_and_bad_names() -> None:
-    """A missing bracket; two rules that record the same."""
+def test_promtool_notices_bad_syntax_and_duplicate_names() -> None:
+    """A missing bracket and two rules with the same name are reported."""
     bad = {"groups": [{"name": "g", "rules": [{"record": "a:b", "expr": "sum(rate(x[5m])"}]}]}
     twice = {
         "groups": [
@@ -85,34 +85,34 @@ def test_promtool_notices_bad_syntax_and_bad_names() -> None:
     assert rules.check_syntax(bad) and rules.check_syntax(twice)
 
 
-def test_every_alert_says_what_to_do() -> None:
-    """Severity, summary, description, and a notebook that investigates it."""
+def test_every_alert_explains_what_to_do() -> None:
+    """Every alert has a severity, a summary, a description and a runbook."""
     for alert in alerts():
         assert alert["labels"]["severity"] in ("page", "ticket")
         assert {"summary", "description", "runbook_url"} <= alert["annotations"].keys()
 
 
 def test_runbooks_exist(tmp_path: Path) -> None:
-    """The notebook of each alert is in the repository; a check of an empty one finds them all missing."""
+    """The notebook of every alert exists; in an empty folder, every one is reported missing."""
     assert rules.check_runbooks() == []
     assert len(rules.check_runbooks(tmp_path)) == len(alerts())
 
 
-# -- names -------------------------------------------------------------------------------------------------------------
+# -- names ---------------------------------------------------------------------------------
 
 
-def test_panels_ask_for_metrics_that_exist() -> None:
-    """Names, labels, bucket bounds and legends, against the pages of the pinned releases."""
+def test_panels_query_metrics_that_exist() -> None:
+    """Names, labels, bucket bounds and legends exist on the pages of the pinned releases."""
     assert metrics.check_dashboards(KNOWN) == []
 
 
-def test_rules_ask_for_metrics_that_exist() -> None:
-    """Every alert's way leads, through recorded series, to metrics that some part exports."""
+def test_rules_query_metrics_that_exist() -> None:
+    """Every alert leads, through recorded series, to metrics that some part exports."""
     assert metrics.check_rules(KNOWN) == []
 
 
 def test_notebooks_and_schema_name_metrics_that_exist() -> None:
-    """Also what attendees type, and what the helpers of the notebooks ask: names, labels, bounds."""
+    """Names, labels and bounds in notebooks, their helpers and the schema exist."""
     texts = metrics.notebook_texts() | metrics.analysis_texts()
     assert metrics.check_names(KNOWN, texts | metrics.schema_texts()) == []
     queries = metrics.queries_in(texts)
@@ -135,10 +135,10 @@ def test_notebooks_and_schema_name_metrics_that_exist() -> None:
         ),
     ],
 )
-def test_a_notebooks_query_is_read_and_its_fault_is_found(cell: str, words: str) -> None:
-    """A dropped suffix, another exporter's label, in plain and in formatted strings, in a selector without a name."""
-    found = metrics.check_queries(KNOWN, metrics.queries_in({"x.ipynb": cell}))
-    assert len(found) == 1 and words in found[0]
+def test_a_fault_in_a_notebooks_query_is_found(cell: str, words: str) -> None:
+    """Wrong names and labels are found in strings, f-strings and selectors without a name."""
+    problems = metrics.check_queries(KNOWN, metrics.queries_in({"x.ipynb": cell}))
+    assert len(problems) == 1 and words in problems[0]
 
 
 @pytest.mark.parametrize(
@@ -156,36 +156,39 @@ def test_a_notebooks_query_is_read_and_its_fault_is_found(cell: str, words: str)
     ],
 )
 def test_names_finds(expr: str, words: str) -> None:
-    """The faults of published dashboards: a dropped suffix, a removed metric, a label of another exporter."""
+    """Faults of published dashboards are found: dropped suffixes, removed metrics, other labels."""
     assert any(words in p for p in metrics.check_expression(expr, KNOWN))
 
 
 def test_a_panel_for_every_place_may_not_need_a_cluster() -> None:
-    """DCGM's names are known, but a panel that says it works everywhere may not use them."""
+    """A panel that claims to work everywhere may not use DCGM's metrics."""
     panel = Panel("x", "y", (Query("sum(DCGM_FI_DEV_POWER_USAGE)", "{{nobody}}"),))
     dashboard = Dashboard("x", "x", "x", (Row("x", (panel,)),))
-    found = metrics.check_dashboards(KNOWN, [dashboard])
-    assert any("in the recorded pages" in p for p in found) and any(
-        "legend label nobody" in p for p in found
-    )
+    problems = metrics.check_dashboards(KNOWN, [dashboard])
+    assert any("in the recorded pages" in p for p in problems)
+    assert any("legend label nobody" in p for p in problems)
     for_gpu = Dashboard(
         "x", "x", "x", (Row("x", (replace(panel, needs="gpu", queries=(Query("sum(up)"),)),)),)
     )
     assert metrics.check_dashboards(KNOWN, [for_gpu]) == []
 
 
-def test_the_scanner_reads_what_an_expression_asks_for() -> None:
-    """Metrics with matchers, grouping labels; functions, words, durations and strings are none of these."""
-    asked = promql.read(
-        'histogram_quantile(0.9, sum by (le, a) (rate(x_bucket{job=~"v|w",b!="by"}[5m] offset 1h))) '
+def test_the_scanner_reads_what_an_expression_uses() -> None:
+    """The scanner returns metrics with matchers and grouping labels, and nothing else."""
+    parsed = promql.read(
+        "histogram_quantile(0.9, sum by (le, a) "
+        '(rate(x_bucket{job=~"v|w",b!="by"}[5m] offset 1h))) '
         "/ on(c) group_left(d) (y:z > bool 0) or vector(0)"
     )
-    assert asked.metrics == [("x_bucket", {"job": ("=~", "v|w"), "b": ("!=", "by")}), ("y:z", {})]
-    assert asked.groups == {"le", "a", "c", "d"}
+    assert parsed.metrics == [
+        ("x_bucket", {"job": ("=~", "v|w"), "b": ("!=", "by")}),
+        ("y:z", {}),
+    ]
+    assert parsed.groups == {"le", "a", "c", "d"}
 
 
 def test_every_dashboard_explains_itself() -> None:
-    """Each panel says, in sentences, what it means; titles are unique; all six dashboards are there."""
+    """All six dashboards exist, their titles are unique, and each panel has a description."""
     assert set(DASHBOARDS) == {"overview", "vllm", "llama-stack", "gpu", "cost", "lab"}
     for d in DASHBOARDS.values():
         titles = [p.title for p in d.panels]
@@ -197,13 +200,13 @@ def test_every_dashboard_explains_itself() -> None:
 
 
 def test_recorded_series_are_named_by_convention_and_used() -> None:
-    """level:metric:operation; burn rates of all windows that an alert looks at are recorded."""
+    """Names follow level:metric:operation, and every series that an alert uses is recorded."""
     recorded = {r["record"] for r in recording_rules()}
     assert all(name.startswith("lab:") and name.count(":") == 2 for name in recorded)
-    asked = {
+    used = {
         name
         for a in alerts()
         for name, _ in promql.read(a["expr"]).metrics
         if name.startswith("lab:")
     }
-    assert asked <= recorded
+    assert used <= recorded

@@ -1,4 +1,4 @@
-"""Schemas of the built-in kinds, models of the custom resources."""
+"""Documents fit the schemas of the built-in kinds and the models of the custom resources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scripts.check_cluster.render import folder
 
 
 def test_all_overlays_fit_three_releases_of_kubernetes(overlay: Callable) -> None:
-    """Strictly: no unknown field, no unknown kind, in any of the pinned releases."""
+    """No overlay has an unknown field or kind in any of the pinned releases."""
     documents = [d for name in OVERLAYS for d in overlay(name)] + folder(K8S / "load")
     assert schemas.check(documents) == []
 
 
 def test_custom_resources_fit_their_models(overlay: Callable) -> None:
-    """Prometheus operator and KEDA: right types, nothing missing, nothing unknown."""
+    """The objects of the Prometheus operator and of KEDA have the right fields and types."""
     assert custom_resources.check([d for name in OVERLAYS for d in overlay(name)]) == []
 
 
@@ -30,25 +30,31 @@ SCHEMA_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", SCHEMA_FAULTS)
-def test_schemas_find(fault: str, overlay: Callable, one: Callable, container: Callable) -> None:
-    """A field that the API server would drop or refuse."""
+def test_schemas_find(
+    fault: str, overlay: Callable, find_object: Callable, container: Callable
+) -> None:
+    """A field that the API server would drop or reject is reported."""
     documents = overlay("minikube-cpu")
     SCHEMA_FAULTS[fault](container(documents, "lab-tools"))
-    assert schemas.check([one(documents, "Deployment", "lab-tools")], ("1.37",))
+    assert schemas.check([find_object(documents, "Deployment", "lab-tools")], ("1.37",))
 
 
-def test_schemas_find_a_kind_that_is_gone(overlay: Callable, one: Callable) -> None:
-    """An API version that the release no longer serves."""
-    budget = one(overlay("minikube-cpu"), "PodDisruptionBudget", "vllm")
+def test_schemas_find_a_kind_that_is_gone(overlay: Callable, find_object: Callable) -> None:
+    """An API version that the release no longer serves is reported."""
+    budget = find_object(overlay("minikube-cpu"), "PodDisruptionBudget", "vllm")
     budget["apiVersion"] = "policy/v1beta1"
     assert "has no policy/v1beta1" in schemas.check([budget], ("1.37",))[0]
 
 
-def test_models_find_faults_in_custom_resources(overlay: Callable, one: Callable) -> None:
-    """A misspelt field, a bad duration, a threshold that is a number."""
+def test_models_find_faults_in_custom_resources(overlay: Callable, find_object: Callable) -> None:
+    """A misspelt field, a bad duration and a threshold that is a number are reported."""
     documents = overlay("cluster")
-    one(documents, "PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]["pathh"] = "/metrics"
-    one(documents, "Prometheus", "lab")["spec"]["scrapeInterval"] = "five seconds"
-    one(documents, "ScaledObject", "vllm")["spec"]["triggers"][0]["metadata"]["threshold"] = 4
-    found = "\n".join(custom_resources.check(documents))
-    assert "pathh" in found and "scrapeInterval" in found and "threshold" in found
+    find_object(documents, "PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]["pathh"] = (
+        "/metrics"
+    )
+    find_object(documents, "Prometheus", "lab")["spec"]["scrapeInterval"] = "five seconds"
+    find_object(documents, "ScaledObject", "vllm")["spec"]["triggers"][0]["metadata"][
+        "threshold"
+    ] = 4
+    problems = "\n".join(custom_resources.check(documents))
+    assert "pathh" in problems and "scrapeInterval" in problems and "threshold" in problems

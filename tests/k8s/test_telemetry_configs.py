@@ -1,4 +1,4 @@
-"""The configurations of collector and Tempo: the faults that their checks find."""
+"""The checks find faults in the configurations of the collector and of Tempo."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ GATEWAY = yaml.safe_load((K8S / "base/otel-collector/config/gateway.yaml").read_
 TIERED = yaml.safe_load((K8S / "components/collector-two-tier/config/gateway.yaml").read_text())
 
 
-def _pipe(config: dict[str, Any], name: str = "traces") -> dict[str, Any]:
+def _pipeline(config: dict[str, Any], name: str = "traces") -> dict[str, Any]:
     return config["service"]["pipelines"][name]
 
 
 FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "batch first": (lambda c: _pipe(c)["processors"].reverse(), "memory_limiter is not first"),
+    "batch first": (lambda c: _pipeline(c)["processors"].reverse(), "memory_limiter is not first"),
     "batch in the middle": (
-        lambda c: _pipe(c).update(processors=["memory_limiter", "batch", "k8s_attributes"]),
+        lambda c: _pipeline(c).update(processors=["memory_limiter", "batch", "k8s_attributes"]),
         "batch is not last",
     ),
     "no such exporter": (
-        lambda c: _pipe(c)["exporters"].append("otlp_grpc/temp"),
+        lambda c: _pipeline(c)["exporters"].append("otlp_grpc/temp"),
         "is not defined",
     ),
     "never used": (lambda c: c["exporters"].update({"otlp_http/old": {}}), "defined and not used"),
@@ -37,7 +37,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         "is not a known processor",
     ),
     "one-sided connector": (
-        lambda c: _pipe(c)["exporters"].remove("span_metrics"),
+        lambda c: _pipeline(c)["exporters"].remove("span_metrics"),
         "does not join two pipelines",
     ),
     "no such extension": (
@@ -49,37 +49,37 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_collector_finds(fault: str) -> None:
-    """A pipeline that the collector would refuse, or that would lose spans."""
+    """A pipeline that the collector would reject, or that would lose spans, is reported."""
     spoil, words = FAULTS[fault]
     config = copy.deepcopy(GATEWAY)
     spoil(config)
     assert any(words in p for p in collector.check_config(config))
 
 
-def test_collector_finds_metrics_of_a_sample() -> None:
-    """Span metrics made after tail sampling count a tenth of the requests."""
+def test_collector_finds_metrics_computed_from_sampled_spans() -> None:
+    """Span metrics computed after tail sampling, where few spans are left, are reported."""
     config = copy.deepcopy(TIERED)
-    _pipe(config)["exporters"].remove("span_metrics")
-    _pipe(config, "traces/sampled")["exporters"].append("span_metrics")
+    _pipeline(config)["exporters"].remove("span_metrics")
+    _pipeline(config, "traces/sampled")["exporters"].append("span_metrics")
     assert any("samples before" in p for p in collector.check_config(config))
 
 
 def test_collector_finds_a_port_that_the_pod_does_not_open(
-    overlay: Callable, one: Callable
+    overlay: Callable, find_object: Callable
 ) -> None:
-    """What it listens on must be among its container's ports, or no Service and no policy fits."""
+    """A port that the collector listens on but its container does not declare is reported."""
     documents = overlay("minikube-cpu")
-    config = one(documents, "ConfigMap", "otel-collector-config")
+    config = find_object(documents, "ConfigMap", "otel-collector-config")
     config["data"]["gateway.yaml"] = config["data"]["gateway.yaml"].replace(
         "0.0.0.0:8889", "0.0.0.0:9999"
     )
     assert any("9999" in p for p in collector.check(documents))
 
 
-def test_collector_finds_a_missing_variable(overlay: Callable, one: Callable) -> None:
-    """`${env:X}` that nobody sets is an empty string at run time."""
+def test_collector_finds_a_missing_variable(overlay: Callable, find_object: Callable) -> None:
+    """An unset `${env:X}`, which is an empty string at run time, is reported."""
     documents = overlay("minikube-cpu")
-    config = one(documents, "ConfigMap", "otel-collector-config")
+    config = find_object(documents, "ConfigMap", "otel-collector-config")
     config["data"]["gateway.yaml"] = config["data"]["gateway.yaml"].replace(
         "tempo.llm-lab-obs.svc:4317", "${env:TEMPO_ADDRESS}"
     )
@@ -87,7 +87,7 @@ def test_collector_finds_a_missing_variable(overlay: Callable, one: Callable) ->
 
 
 def test_later_config_files_merge_as_the_collector_does() -> None:
-    """Maps merge deeply, lists are replaced."""
+    """Maps are merged deeply and lists are replaced."""
     merged = collector._merge({"a": {"b": [1], "c": 1}}, {"a": {"b": [2], "d": 2}})
     assert merged == {"a": {"b": [2], "c": 1, "d": 2}}
 
@@ -112,15 +112,15 @@ def test_later_config_files_merge_as_the_collector_does() -> None:
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_tempo_finds(change: dict[str, Any], words: str) -> None:
-    """A key of Tempo 2.x, a misspelt one, a generator whose work is lost."""
+    """A key of Tempo 2.x, a misspelt key and a generator whose output is lost are reported."""
     config = yaml.safe_load((K8S / "base/tempo/config/tempo.yaml").read_text()) | change
     assert any(words in p for p in tempo.check_config(config))
 
 
-def test_tempo_finds_a_receiver_on_loopback(overlay: Callable, one: Callable) -> None:
-    """A receiver that listens inside the pod only accepts no span."""
+def test_tempo_finds_a_receiver_on_loopback(overlay: Callable, find_object: Callable) -> None:
+    """A receiver that listens on loopback only, and so accepts no span, is reported."""
     documents = overlay("minikube-cpu")
-    config = one(documents, "ConfigMap", "tempo-config")
+    config = find_object(documents, "ConfigMap", "tempo-config")
     config["data"]["tempo.yaml"] = config["data"]["tempo.yaml"].replace(
         "0.0.0.0:4317", "127.0.0.1:4317"
     )

@@ -1,4 +1,4 @@
-"""A window of time as a run: how it is written, what is kept, and what is reported as missing."""
+"""A window of time is analysed as a run: notation, included requests, missing data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.observation.window import ARRIVED_S, parse_window, window_run
 from lab.schema import Service
 from lab.settings import Settings, load_settings
 from tests.frames.telemetry import T0, agent_request, document
-from tests.stores.servers import Reply, Told, telling
+from tests.stores.servers import RecordingServer, Reply, serving
 
 NOW = T0 + 1000.0
 WINDOW = "2027-01-15T08:00:00Z/2027-01-15T08:01:00Z"  # T0 and a minute
@@ -21,31 +21,35 @@ WINDOW = "2027-01-15T08:00:00Z/2027-01-15T08:01:00Z"  # T0 and a minute
 
 @pytest.fixture
 def tempo(monkeypatch: pytest.MonkeyPatch):
-    """A real Tempo's answers: trace 1 begins at T0, trace 2 half a minute before."""
+    """Respond like a Tempo in which trace 1 begins at T0 and trace 2 half a minute before."""
     monkeypatch.setattr("lab.observation.window.time.time", lambda: NOW)
-    made = {f"{n:032x}": agent_request(n, shift_s=s) for n, s in ((1, 0.0), (2, -30.0))}
+    spans_by_trace = {f"{n:032x}": agent_request(n, shift_s=s) for n, s in ((1, 0.0), (2, -30.0))}
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/search":
             return Reply(
                 json.dumps(
-                    {"traces": [{"traceID": i} for i in list(made)[: int(params["limit"])]]}
+                    {
+                        "traces": [
+                            {"traceID": i} for i in list(spans_by_trace)[: int(params["limit"])]
+                        ]
+                    }
                 ).encode()
             )
         if path.startswith("/api/v2/traces/"):
-            spans = [s for s in made[path.rsplit("/", 1)[1]] if s[0] != Service.CLIENT]
+            spans = [s for s in spans_by_trace[path.rsplit("/", 1)[1]] if s[0] != Service.CLIENT]
             return Reply(b'{"trace":' + document(*spans) + b"}")
         return Reply(b"no", 404)
 
-    with telling(answer) as told:
-        yield told
+    with serving(respond) as server:
+        yield server
 
 
-def settings_of(told: Told) -> Settings:
-    return load_settings(tempo_url=told.url)
+def settings_of(server: RecordingServer) -> Settings:
+    return load_settings(tempo_url=server.url)
 
 
-def test_a_window_is_written_in_two_ways() -> None:
+def test_a_window_has_two_notations() -> None:
     """An interval with time zones, or the last minutes without the seconds that still arrive."""
     assert parse_window(WINDOW, NOW) == (T0, T0 + 60)
     assert parse_window("2027-01-15T09:00:00+01:00/2027-01-15T08:01:00Z", NOW) == (T0, T0 + 60)
@@ -63,14 +67,14 @@ def test_a_window_is_written_in_two_ways() -> None:
         ("2027-01-15T08:00:00Z/2027-01-15T09:00:00Z", "ends in the future"),
     ],
 )
-def test_what_is_no_window_is_refused(text: str, message: str) -> None:
-    """With the forms that there are."""
+def test_an_invalid_window_is_refused(text: str, message: str) -> None:
+    """The error lists the accepted notations."""
     with pytest.raises(WorkloadError, match=f"{message}(.|\n)*START/END"):
         parse_window(text, NOW)
 
 
-def test_requests_that_began_in_the_window(tempo: Told) -> None:
-    """One that began before it is not of it; nothing is sent; the request frame adds up."""
+def test_requests_that_began_in_the_window(tempo: RecordingServer) -> None:
+    """Requests that began earlier are excluded, nothing is sent, and the phases add up."""
     settings = settings_of(tempo)
     run = lab.drive(settings, n_requests=60, window=WINDOW)
     assert run.records["trace_id"].tolist() == [f"{1:032x}"] and run.not_sent == 0
@@ -88,8 +92,10 @@ def test_requests_that_began_in_the_window(tempo: Told) -> None:
     )
 
 
-def test_what_a_window_cannot_have_is_reported(tempo: Told, capsys: pytest.CaptureFixture) -> None:
-    """A reason is printed, and nothing fails: no chunk, no truth, no experiment, no client."""
+def test_missing_data_of_a_window_is_reported(
+    tempo: RecordingServer, capsys: pytest.CaptureFixture
+) -> None:
+    """Nothing fails without chunks, ground truth, experiment and client; a reason is printed."""
     run = window_run(settings_of(tempo), WINDOW)
     seen = lab.observe(run, settings_of(tempo))
     assert not seen.has("chunks") and "no data on the client's chunks" in capsys.readouterr().out
@@ -100,10 +106,10 @@ def test_what_a_window_cannot_have_is_reported(tempo: Told, capsys: pytest.Captu
         run.save("anywhere")
 
 
-def test_what_a_direct_call_found_in_the_cache_is_not_made_up(
-    tempo: Told, capsys: pytest.CaptureFixture
+def test_unknown_cache_hits_of_a_direct_call_stay_unknown(
+    tempo: RecordingServer, capsys: pytest.CaptureFixture
 ) -> None:
-    """Unknown beside calls of which it is known; otherwise an upper bound, which is printed."""
+    """They are NA next to calls with known hits; otherwise an upper bound is printed."""
     settings = settings_of(tempo)
     run = window_run(settings, WINDOW)
     seen = lab.observe(run, settings)
@@ -118,8 +124,8 @@ def test_what_a_direct_call_found_in_the_cache_is_not_made_up(
     assert "1 of them do not say what was in the prefix cache" in repr(run)
 
 
-def test_an_empty_window_says_what_was_looked_for(tempo: Told) -> None:
-    """No request in it, or none to that model: where, when, and what to do."""
+def test_the_error_for_an_empty_window_explains_the_search(tempo: RecordingServer) -> None:
+    """A window without a request, or without one to the model, is an error with a fix."""
     settings = settings_of(tempo)
     with pytest.raises(NoData, match=r"no request began(.|\n)*begun before(.|\n)*LAB_TEMPO_URL"):
         window_run(settings, "2027-01-15T08:02:00Z/2027-01-15T08:03:00Z")
@@ -129,21 +135,21 @@ def test_an_empty_window_says_what_was_looked_for(tempo: Told) -> None:
         window_run(settings, WINDOW, model="canary")
 
 
-def test_too_many_requests_are_refused(tempo: Told) -> None:
-    """A Tempo gives some of them, by its own choice: any number of these would be wrong."""
+def test_too_many_requests_are_refused(tempo: RecordingServer) -> None:
+    """Tempo would return an arbitrary selection, from which every figure would be wrong."""
     with pytest.raises(StoreError, match="more than 1 requests(.|\n)*shorter window"):
         window_run(settings_of(tempo), WINDOW, max_traces=1)
 
 
-def test_a_window_stands_nothing_up(monkeypatch: pytest.MonkeyPatch, tempo: Told) -> None:
-    """Somebody who looks at their own servers does not want a lab."""
+def test_a_window_starts_no_lab(monkeypatch: pytest.MonkeyPatch, tempo: RecordingServer) -> None:
+    """Analysing existing servers does not start the lab."""
     monkeypatch.setattr("lab.stack.up", lambda *_, **__: pytest.fail("a lab was stood up"))
     monkeypatch.setenv("LAB_TEMPO_URL", tempo.url)
     assert lab.stand_up(window=WINDOW).endpoint("tempo") == tempo.url
 
 
-def test_the_use_of_work_is_not_known_without_truth(tempo: Told) -> None:
-    """The right answers to a window's requests are not known, so no call is called useful."""
+def test_useful_work_is_unknown_without_ground_truth(tempo: RecordingServer) -> None:
+    """Without the right answers no call of a window is classified as useful."""
     settings = settings_of(tempo)
     seen = lab.observe(window_run(settings, WINDOW), settings)
     turns = frames.turn_frame(seen.requests, seen.spans)

@@ -1,4 +1,4 @@
-"""A fake cluster, named `fake` in a kubeconfig of its own, and settings with a state folder."""
+"""Provide a fake cluster, the context `fake` in its own kubeconfig, and settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.stack_cluster.fake_cluster import FakeCluster, fake_kubectl, kubeconf
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where rendered overlays are kept for the session."""
+    """Return the folder in which rendered overlays are kept for the session."""
     return tmp_path_factory.mktemp("rendered")
 
 
@@ -23,7 +23,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(
     tmp_path: Path, rendered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeCluster]:
-    """The API server; `kubectl` on PATH is the fake one."""
+    """Start the fake API server, put the fake `kubectl` on PATH and yield the server."""
     real = shutil.which("kubectl")
     if real is None:
         pytest.skip("kubectl is not installed")
@@ -40,12 +40,12 @@ def cluster(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """With an empty state folder."""
+    """Return settings with an empty state folder."""
     return load_settings(state_dir=tmp_path / "state")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing changes in the fake cluster by waiting."""
+    """Shorten all polling intervals: waiting changes nothing in the fake cluster."""
     monkeypatch.setattr(rollout, "POLL_S", 0.02)
     monkeypatch.setattr(rollout.wait, "__defaults__", (0.02,))

@@ -1,7 +1,7 @@
-"""A small API server in memory, and a kubectl that logs its calls: for the driver's errors.
+"""Provide an in-memory API server and a kubectl that logs its calls, to test the driver's errors.
 
-It stores objects by path and answers as told. It checks nothing: that is what the manifests' own
-tests are for.
+The server stores objects by path and returns configured responses. It validates nothing: the tests
+of the manifests do that.
 """
 
 from __future__ import annotations
@@ -35,17 +35,19 @@ LISTS = {
 
 
 class FakeCluster:
-    """`objects`: {path: object}.
+    """A fake API server with these attributes:
 
-    `refuse`: {(method, path): status}. `asked`: every (method, path).
+    - `objects`: {path: object}
+    - `refuse`: {(method, path): HTTP status}
+    - `requests`: every (method, path) received
     """
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
         self.refuse: dict[tuple[str, str], int] = {}
-        self.asked: list[tuple[str, str]] = []
-        self.logs: dict[str, str] = {}  # {pod: what it printed}
-        self.sticky: set[str] = set()  # paths that a DELETE does not remove: finalizers
+        self.requests: list[tuple[str, str]] = []
+        self.logs: dict[str, str] = {}  # {pod: its output}
+        self.sticky: set[str] = set()  # paths that a DELETE does not remove, as with finalizers
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,7 +72,7 @@ class FakeCluster:
         self.server.server_close()
 
     def put(self, path: str, **body: Any) -> None:
-        """Store an object; its name is the path's end."""
+        """Store an object under a path; its name is the last segment of the path."""
         body.setdefault("metadata", {})
         body["metadata"].setdefault("name", path.rpartition("/")[2])
         self.objects[path] = body
@@ -80,7 +82,7 @@ class FakeCluster:
         path = split.path.strip("/")
         length = int(request.headers.get("Content-Length") or 0)
         body = json.loads(request.rfile.read(length)) if length else {}
-        self.asked.append((method, path))
+        self.requests.append((method, path))
         if status := self.refuse.get((method, path)):
             return _send(
                 request,
@@ -113,35 +115,39 @@ class FakeCluster:
 
     def _list(self, path: str, query: dict[str, list[str]]) -> list[dict[str, Any]]:
         group, _, plural = path.rpartition("/")
-        wanted = dict(
-            pair.split("=") for pair in query.get("labelSelector", [""])[0].split(",") if pair
-        )
-        found = []
-        for where, item in self.objects.items():
-            parts = where.split("/")
+        label_selector = query.get("labelSelector", [""])[0]
+        labels = dict(pair.split("=") for pair in label_selector.split(",") if pair)
+        matches = []
+        for object_path, item in self.objects.items():
+            parts = object_path.split("/")
             if (
                 len(parts) >= 2
                 and parts[-2] == plural
-                and where.startswith(group.split("/namespaces/")[0])
+                and object_path.startswith(group.split("/namespaces/")[0])
             ):
-                namespaced = "/namespaces/" not in group or where.startswith(f"{group}/")
-                if namespaced and wanted.items() <= (item["metadata"].get("labels") or {}).items():
-                    found.append(item)
-        return found
+                namespaced = "/namespaces/" not in group or object_path.startswith(f"{group}/")
+                if namespaced and labels.items() <= (item["metadata"].get("labels") or {}).items():
+                    matches.append(item)
+        return matches
 
     def healthy(self, gpus: int = 0) -> None:
-        """A cluster that has what minikube-cpu asks for."""
+        """Store everything that the preflight of minikube-cpu requires."""
         self.objects["version"] = {"major": "1", "minor": "37+", "metadata": {"name": "version"}}
         allocatable = {"cpu": "16", "memory": "64Gi"} | (
             {"nvidia.com/gpu": str(gpus)} if gpus else {}
         )
         images = [{"names": ["docker.io/llm-lab/lab:0.1.0"]}]
         labels = {"nvidia.com/gpu.present": "true"} if gpus else {}
-        self.put("api/v1/nodes/one", metadata={"name": "one", "labels": labels},
-                 status={"allocatable": allocatable, "images": images})  # fmt: skip
+        self.put(
+            "api/v1/nodes/one",
+            metadata={"name": "one", "labels": labels},
+            status={"allocatable": allocatable, "images": images},
+        )
         default = {"storageclass.kubernetes.io/is-default-class": "true"}
-        self.put("apis/storage.k8s.io/v1/storageclasses/standard",
-                 metadata={"name": "standard", "annotations": default})  # fmt: skip
+        self.put(
+            "apis/storage.k8s.io/v1/storageclasses/standard",
+            metadata={"name": "standard", "annotations": default},
+        )
         kinds = ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule")
         self.objects["apis/monitoring.coreos.com/v1"] = {
             "resources": [{"kind": k} for k in kinds],
@@ -152,7 +158,7 @@ class FakeCluster:
         )
 
     def roll_out(self, documents: list[dict[str, Any]]) -> None:
-        """All workloads of the documents, ready; and the operator's StatefulSet."""
+        """Store all workloads of the documents as ready, and the operator's StatefulSet."""
         plurals = {
             "Deployment": "apps/v1",
             "StatefulSet": "apps/v1",
@@ -172,8 +178,9 @@ class FakeCluster:
                 group = f"apis/{plurals[d['kind']]}/namespaces/{meta['namespace']}"
                 path = f"{group}/{d['kind'].lower()}s/{meta['name']}"
                 self.put(path, **(d | {"status": status}))
-        made = "apis/apps/v1/namespaces/llm-lab-obs/statefulsets/prometheus-lab"  # by the operator
-        self.put(made, spec={}, status={"readyReplicas": 1})
+        # The Prometheus operator creates this StatefulSet.
+        stateful_set = "apis/apps/v1/namespaces/llm-lab-obs/statefulsets/prometheus-lab"
+        self.put(stateful_set, spec={}, status={"readyReplicas": 1})
 
 
 def _send(request: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | str) -> None:
@@ -186,7 +193,7 @@ def _send(request: BaseHTTPRequestHandler, status: int, body: dict[str, Any] | s
 
 
 def kubeconfig(path: Path, url: str) -> None:
-    """A kubeconfig with one context, `fake`."""
+    """Write a kubeconfig with one context, `fake`."""
     document = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -198,10 +205,10 @@ def kubeconfig(path: Path, url: str) -> None:
 
 
 def fake_kubectl(folder: Path, real: str, rendered: Path) -> Path:
-    """Write a kubectl that renders and reads contexts for real, and stands in for the rest.
+    """Write a kubectl that renders and reads contexts for real, and simulates the rest.
 
-    Each overlay is rendered once and kept in `rendered`. What is applied is written down; a port
-    forward listens.
+    Each overlay is rendered once and kept in `rendered`. Documents that are applied are logged, and
+    a port forward listens on its port.
     """
     program = folder / "kubectl"
     program.write_text(
@@ -242,5 +249,5 @@ if "port-forward" in args:
 
 
 def applied(folder: Path) -> list[dict[str, Any]]:
-    """What the fake kubectl was given to apply."""
+    """Return the documents that the fake kubectl applied."""
     return [d for d in yaml.safe_load_all((folder / "applied.yaml").read_text()) if d]

@@ -1,4 +1,4 @@
-"""`lab up`, `status` and `down` with --place cluster, as typed."""
+"""`lab up`, `lab status` and `lab down` work with --place cluster."""
 
 from __future__ import annotations
 
@@ -14,35 +14,33 @@ from tests.stack_cluster.fake_cluster import FakeCluster
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A state folder of its own."""
+    """Use a separate state folder."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
 
 
-def test_the_way_of_a_lab_through_a_cluster(
+def test_a_lab_goes_up_reports_its_status_and_goes_down(
     cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every finding is said, then the addresses; a line a workload; what went."""
+    """Findings and addresses, a status line per workload and the removed objects are printed."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
-    cluster.put("api/v1/namespaces/llm-lab", metadata={
-        "name": "llm-lab", "labels": {"app.kubernetes.io/part-of": "llm-lab"}})  # fmt: skip
+    labels = {"app.kubernetes.io/part-of": "llm-lab"}
+    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": labels})
     cli.stand_up("fake", "minikube-cpu")
-    said = capsys.readouterr().out
-    assert (
-        "good default storage class: standard" in said
-        and "llama_stack" in said
-        and "http://127.0.0.1:" in said
-    )
+    output = capsys.readouterr().out
+    assert "good default storage class: standard" in output
+    assert "llama_stack" in output
+    assert "http://127.0.0.1:" in output
     assert cli.show_status("fake") == 0
     assert "vllm" in capsys.readouterr().out
     cli.take_down("fake")
     assert "removed namespaces/llm-lab" in capsys.readouterr().out
 
 
-def test_a_miss_is_said_with_its_fix_and_an_empty_cluster_is_no_success(
+def test_a_missing_requirement_is_printed_and_an_empty_cluster_is_a_failure(
     cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is only careful does not stop; nothing there is exit status 1."""
+    """A missing requirement is printed with its fix, and an empty cluster exits with status 1."""
     cluster.healthy()
     cluster.objects.pop("apis/monitoring.coreos.com/v1")
     with pytest.raises(Exception, match="bundle.yaml"):
@@ -55,7 +53,7 @@ def test_a_miss_is_said_with_its_fix_and_an_empty_cluster_is_no_success(
 def test_the_settings_may_name_the_context(
     cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """LAB_CLUSTER_CONTEXT instead of --context; without either, none is taken."""
+    """LAB_CLUSTER_CONTEXT replaces --context; without either, no context is used."""
     with pytest.raises(SettingsError, match="no Kubernetes context was named"):
         cli.show_status("")
     monkeypatch.setenv("LAB_CLUSTER_CONTEXT", "fake")

@@ -1,4 +1,4 @@
-"""Bringing the lab's image to Minikube, kind and a registry, with stand-ins for the programs."""
+"""The lab's image reaches Minikube, kind and a registry; the programs are simulated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE = versions()["LAB"]
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """minikube, kind and docker that log their arguments; `images` is what `image ls` prints."""
+    """Write a minikube, kind and docker that log their arguments; `image ls` prints `images`."""
     for name in ("minikube", "kind", "docker"):
         path = tmp_path / name
         path.write_text(
@@ -42,7 +42,7 @@ if sys.argv[-2:] == ["image", "ls"] and images.exists():
 
 
 def test_a_build_in_minikube_that_failed_is_an_error(programs: Path, capsys) -> None:
-    """Minikube's exit status is 0 either way: the list of images decides."""
+    """The list of images decides, as Minikube's exit status is 0 either way."""
     assert cluster_image.main(["--minikube", "lab"]) == 1
     assert f"did not make {IMAGE}" in capsys.readouterr().err
     (programs / "images").write_text(f"docker.io/{IMAGE}\nregistry.k8s.io/pause:3.10\n")
@@ -51,7 +51,7 @@ def test_a_build_in_minikube_that_failed_is_an_error(programs: Path, capsys) -> 
 
 
 def test_kind_is_one_command(programs: Path, cluster: FakeCluster, settings: Settings) -> None:
-    """Build, load; with kind's network plug-in and the image on its node, the preflight passes."""
+    """One command builds and loads the image, after which the preflight passes on kind."""
     assert cluster_image.main(["--kind", "lab"]) == 0
     assert f"kind load docker-image {IMAGE} --name lab" in _log(programs)
     cluster.healthy()
@@ -62,8 +62,8 @@ def test_kind_is_one_command(programs: Path, cluster: FakeCluster, settings: Set
     assert [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok] == []
 
 
-def test_a_registry_of_ones_own_is_one_command(programs: Path, tmp_path: Path) -> None:
-    """Build, push, and an overlay whose pods take the image from there; all else is the same."""
+def test_a_private_registry_is_one_command(programs: Path, tmp_path: Path) -> None:
+    """One command builds, pushes and writes an overlay that differs only in the image."""
     overlays = kubectl.K8S / "overlays"
     folder = overlays / "minikube-cpu-registry"
     try:
@@ -81,14 +81,14 @@ def test_a_registry_of_ones_own_is_one_command(programs: Path, tmp_path: Path) -
 
 
 def test_a_registry_needs_an_overlay_that_exists(programs: Path, capsys) -> None:
-    """Nothing is built for one that does not."""
+    """Nothing is built for an overlay that does not exist."""
     assert cluster_image.main(["--registry", "r.example.com", "--overlay", "nope"]) == 1
     assert "there is no overlay 'nope'" in capsys.readouterr().err
     assert not (programs / "programs.log").exists()
 
 
-def test_a_program_that_fails_is_named(programs: Path) -> None:
-    """With its whole command line."""
+def test_a_program_that_fails_is_reported(programs: Path) -> None:
+    """The error contains the complete command line."""
     (programs / "docker").write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(StackError, match=r"docker build .* failed"):
         cluster_image.into_kind("lab")

@@ -1,7 +1,4 @@
-"""The place `cluster` as the notebooks use it.
-
-`lab.stand_up("cluster")`, its parts and its tools.
-"""
+"""Notebooks can use the place `cluster`: `lab.stand_up("cluster")`, its parts and its tools."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
-OURS = {"app.kubernetes.io/part-of": "llm-lab"}
+LAB_LABELS = {"app.kubernetes.io/part-of": "llm-lab"}
 
 
 def _pod(cluster: FakeCluster, part: str, restarts: int = 0, **status: object) -> None:
@@ -34,9 +31,12 @@ def _pod(cluster: FakeCluster, part: str, restarts: int = 0, **status: object) -
     status.setdefault(
         "containerStatuses", [{"name": part, "ready": True, "restartCount": restarts, "state": {}}]
     )
-    cluster.put(f"api/v1/namespaces/llm-lab/pods/{name}", status=status,
-                metadata={"name": name, "namespace": "llm-lab",
-                          "labels": OURS | {"app.kubernetes.io/name": part}})  # fmt: skip
+    metadata = {
+        "name": name,
+        "namespace": "llm-lab",
+        "labels": LAB_LABELS | {"app.kubernetes.io/name": part},
+    }
+    cluster.put(f"api/v1/namespaces/llm-lab/pods/{name}", status=status, metadata=metadata)
 
 
 def _connected(settings: Settings, **reachable: str) -> Settings:
@@ -46,20 +46,20 @@ def _connected(settings: Settings, **reachable: str) -> Settings:
     return load_settings(state_dir=settings.state_dir, place="cluster")
 
 
-def test_a_notebook_names_no_cluster_by_itself(
+def test_a_notebook_does_not_choose_a_cluster_by_itself(
     cluster: FakeCluster, tmp_path: Path, monkeypatch
 ) -> None:
-    """Nothing was named: an error that says how, and no question to any server."""
+    """Without a named cluster, an error explains how to name one and no request is sent."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
     with pytest.raises(SettingsError, match="no cluster was named") as e:
         lab.stand_up("cluster")
-    assert "LAB_CLUSTER_CONTEXT" in e.value.fix and cluster.asked == []
+    assert "LAB_CLUSTER_CONTEXT" in e.value.fix and cluster.requests == []
 
 
 def test_a_notebook_stands_the_named_cluster_up_once(
     cluster: FakeCluster, tmp_path: Path, monkeypatch
 ) -> None:
-    """Applied at the first time, found at the second, applied anew where a part is not ready."""
+    """The lab is applied once, reused the second time, and applied again if a part is not ready."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("LAB_CLUSTER_CONTEXT", "fake")
     monkeypatch.setenv("LAB_CLUSTER_OVERLAY", "minikube-cpu")
@@ -74,12 +74,9 @@ def test_a_notebook_stands_the_named_cluster_up_once(
         n = len(applied(tmp_path))
         assert lab.stand_up("cluster").endpoint("tempo") == settings.endpoint("tempo")
         assert len(applied(tmp_path)) == n
-        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["metadata"][
-            "generation"
-        ] = 1
-        cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]["status"][
-            "observedGeneration"
-        ] = 0
+        vllm = cluster.objects["apis/apps/v1/namespaces/llm-lab/deployments/vllm"]
+        vllm["metadata"]["generation"] = 1
+        vllm["status"]["observedGeneration"] = 0
         with pytest.raises(Exception, match="vllm"):
             monkeypatch.setattr(driver.up, "__defaults__", (None, 0.1))
             lab.stand_up("cluster")
@@ -89,41 +86,47 @@ def test_a_notebook_stands_the_named_cluster_up_once(
 
 
 def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Settings) -> None:
-    """A row a pod: ready or why not, restarts, the port here, memory as metrics-server says."""
-    here = _connected(settings, vllm="http://127.0.0.1:18000")
+    """There is one row per pod: state or reason, restarts, local port, memory."""
+    connected = _connected(settings, vllm="http://127.0.0.1:18000")
     _pod(cluster, "vllm", restarts=3)
     _pod(cluster, "documents", phase="Succeeded", conditions=[])
     back_off = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
-    _pod(cluster, "tempo", conditions=[], phase="Pending",
-         containerStatuses=[{"name": "tempo", "restartCount": 1, "state": back_off}])  # fmt: skip
+    _pod(
+        cluster,
+        "tempo",
+        conditions=[],
+        phase="Pending",
+        containerStatuses=[{"name": "tempo", "restartCount": 1, "state": back_off}],
+    )
     usage = {"containers": [{"usage": {"memory": "300Mi"}}, {"usage": {"memory": "1Gi"}}]}
     cluster.put("apis/metrics.k8s.io/v1beta1", resources=[])
-    cluster.put("apis/metrics.k8s.io/v1beta1/namespaces/llm-lab/pods/vllm-7d9-x", **usage,
-                metadata={"name": "vllm-7d9-x", "namespace": "llm-lab", "labels": {}})  # fmt: skip
-    frame = places.status_frame(here).set_index("part")
+    metadata = {"name": "vllm-7d9-x", "namespace": "llm-lab", "labels": {}}
+    path = "apis/metrics.k8s.io/v1beta1/namespaces/llm-lab/pods/vllm-7d9-x"
+    cluster.put(path, **usage, metadata=metadata)
+    frame = places.status_frame(connected).set_index("part")
     assert frame.state.to_dict() == {"documents": "done", "tempo": "pending", "vllm": "ready"}
     assert frame.loc["vllm", ["port", "rss_mib", "restarts"]].tolist() == ["18000", 1324, 3]
     assert "CrashLoopBackOff" in frame.loc["tempo", "what"] and frame.rss_mib.isna().sum() == 2
     assert frame.rss_mib.idxmax() == "vllm" and frame.rss_mib.sum() == 1324
 
 
-def test_without_a_metrics_server_memory_is_what_the_parts_say(
+def test_without_a_metrics_server_memory_comes_from_the_parts_metrics(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Prometheus knows processes that export their memory; where none does, it is missing."""
-    here = _connected(settings).model_copy(update={"prometheus_url": cluster.url})
+    """Memory comes from Prometheus where a process exports it, and is missing elsewhere."""
+    connected = _connected(settings).model_copy(update={"prometheus_url": cluster.url})
     _pod(cluster, "vllm")
     _pod(cluster, "grafana")
     labels = {"__name__": "process_resident_memory_bytes", "job": "vllm", "pod": "vllm-7d9-x"}
     series = [{"metric": labels, "value": [1.0, str(5 * 2**20)]}]
-    cluster.objects["api/v1/query"] = {"status": "success", "data": {"resultType": "vector", "result": series},
-                                       "metadata": {}}  # fmt: skip
-    frame = places.status_frame(here).set_index("part")
+    data = {"resultType": "vector", "result": series}
+    cluster.objects["api/v1/query"] = {"status": "success", "data": data, "metadata": {}}
+    frame = places.status_frame(connected).set_index("part")
     assert frame.rss_mib["vllm"] == 5 and frame.rss_mib.isna()["grafana"]
 
 
 def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings) -> None:
-    """Never a silently empty table."""
+    """An empty cluster raises NotUp instead of returning an empty table."""
     with pytest.raises(NotUp, match="no cluster is connected"):
         places.status_frame(load_settings(state_dir=settings.state_dir, place="cluster"))
     with pytest.raises(NotUp, match="no pod of the lab"):
@@ -132,7 +135,7 @@ def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings)
 
 @pytest.fixture(scope="module")
 def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real tool server: its address."""
+    """Start a real tool server and yield its address."""
     port = port_forwards.free_from(13400, set())
     folder = tmp_path_factory.mktemp("tools")
     arguments = [f"--host={HOST}", f"--port={port}", f"--db={folder / 'world.sqlite'}"]
@@ -153,14 +156,14 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.wait(10)
 
 
-def test_the_tools_are_read_over_the_forward(tool_server: str, settings: Settings) -> None:
-    """The settings' address is for Llama Stack, inside; the table comes over the forwarded port."""
-    here = _connected(settings, mcp=tool_server).model_copy(
+def test_the_tools_are_read_over_the_port_forward(tool_server: str, settings: Settings) -> None:
+    """The settings keep the address inside the cluster, and the table uses the forwarded port."""
+    connected = _connected(settings, mcp=tool_server).model_copy(
         update={"mcp_url": port_forwards.TOOLS_INSIDE}
     )
-    tools = places.tools_frame(here)
+    tools = places.tools_frame(connected)
     assert (
         len(tools) > 5
         and tools.writes.sum() >= 1
-        and here.endpoint("mcp") == port_forwards.TOOLS_INSIDE
+        and connected.endpoint("mcp") == port_forwards.TOOLS_INSIDE
     )

@@ -1,4 +1,4 @@
-"""Load from many pods: the Job, and the way back of what its pods recorded."""
+"""Load is driven from many pods: the Job, and how the records of its pods come back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ JOB = yaml.safe_load((REPO / "lab/k8s/load/job.yaml").read_text())
 def test_load_gives_every_pod_its_shard_of_one_plan(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """One ConfigMap, one Job of N pods, the same run and the same start for all."""
+    """One ConfigMap and one Job of N pods are created, with the same run and start for all."""
     plan = tmp_path / "plan.jsonl"
     plan.write_text('{"plan": 1}\n')
     run_id = driver.load(settings, "fake", plan, shards=5, lead_s=60)
@@ -39,10 +39,10 @@ def test_load_gives_every_pod_its_shard_of_one_plan(
     assert "api/v1/namespaces/llm-lab/configmaps/load-plan" in cluster.objects
 
 
-def test_load_refuses_a_plan_that_cannot_go(
+def test_load_refuses_a_plan_that_cannot_be_sent(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """No file; too large for a ConfigMap; no pods."""
+    """A missing file, a plan too large for a ConfigMap and a load without pods are refused."""
     with pytest.raises(WorkloadError, match="cannot be read"):
         driver.load(settings, "fake", tmp_path / "none", shards=1)
     large = tmp_path / "large"
@@ -54,18 +54,18 @@ def test_load_refuses_a_plan_that_cannot_go(
         driver.load(settings, "fake", large, shards=0)
 
 
-# -- the way back ------------------------------------------------------------------------------
+# -- collecting the records --------------------------------------------------------------------
 
 
 @pytest.fixture
 def plan() -> Plan:
-    """Seven requests."""
+    """Return a plan of seven requests."""
     return make_plan(requests=7, arrivals=Poisson(2.0), seed=4, kinds=["single"])
 
 
 def _run(plan: Plan, index: int, of: int, run_id: str = "r") -> Run:
-    """What a pod would have recorded: a row for each request of its shard."""
-    mine = plan.shard(index, of)
+    """Return what a pod would have recorded: one row per request of its shard."""
+    shard = plan.shard(index, of)
     empty = {
         c.name: {"string": "", "json": [], "int64": 0, "float64": 0.0}[c.dtype]
         for c in CLIENT_RECORD
@@ -79,27 +79,31 @@ def _run(plan: Plan, index: int, of: int, run_id: str = "r") -> Run:
             "status": "ok",
             "sent_at": i,
         }
-        for i, r in enumerate(mine.requests)
+        for i, r in enumerate(shard.requests)
     ]
     lag = Lag(dispatch_p99_s=0.001 * (index + 1))
     return Run(
         f"{run_id}-shard{index}",
         (10.0 - index, 20.0 + index),
         record.frame(rows),
-        mine,
+        shard,
         lag,
         spans_made=len(rows),
     )
 
 
-def _printed(run: Run, folder: Path) -> str:
-    """Return what the Job's script prints for that run: the script runs, `python` is replaced."""
+def _job_output(run: Run, folder: Path) -> str:
+    """Return what the Job's script prints for that run.
+
+    The script itself is run; only `python` is replaced.
+    """
     for name in ("out", "bin", "tmp"):
         (folder / name).mkdir(parents=True)
     made = run.save(folder / "made")
     python = folder / "bin" / "python"
     python.write_text(
-        f"#!/bin/sh\nmkdir -p {folder}/out/runs\ncp -r {made} {folder}/out/runs/\necho '{run.run_id}'\nexit 1\n"
+        f"#!/bin/sh\nmkdir -p {folder}/out/runs\n"
+        f"cp -r {made} {folder}/out/runs/\necho '{run.run_id}'\nexit 1\n"
     )
     python.chmod(0o755)
     container = JOB["spec"]["template"]["spec"]["containers"][0]
@@ -120,12 +124,19 @@ def _printed(run: Run, folder: Path) -> str:
     return done.stdout
 
 
-def _pod(cluster: FakeCluster, index: int, printed: str, phase: str = "Succeeded") -> None:
+def _pod(cluster: FakeCluster, index: int, output: str, phase: str = "Succeeded") -> None:
     name = f"load-{index}-x"
-    cluster.put(f"api/v1/namespaces/llm-lab/pods/{name}", status={"phase": phase},
-                metadata={"name": name, "namespace": "llm-lab", "annotations": {job.INDEX: str(index)},
-                          "labels": {"app.kubernetes.io/name": "load"}})  # fmt: skip
-    cluster.logs[name] = printed
+    labels = {"app.kubernetes.io/name": "load"}
+    metadata = {
+        "name": name,
+        "namespace": "llm-lab",
+        "annotations": {job.INDEX: str(index)},
+        "labels": labels,
+    }
+    cluster.put(
+        f"api/v1/namespaces/llm-lab/pods/{name}", status={"phase": phase}, metadata=metadata
+    )
+    cluster.logs[name] = output
 
 
 def _job(cluster: FakeCluster, run_id: str, shards: int, **status: object) -> None:
@@ -141,10 +152,10 @@ def test_the_records_of_all_pods_come_back_as_one_run(
     plan: Plan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Through the Job's script and the pods' logs: every row once, one window, the worst lag."""
+    """The Job's script and the pods' logs yield every row once, one window and the worst lag."""
     runs = [_run(plan, i, 3) for i in range(3)]
     for i, run in enumerate(runs):
-        _pod(cluster, i, _printed(run, tmp_path / str(i)))
+        _pod(cluster, i, _job_output(run, tmp_path / str(i)))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     state.write_json(
         settings.state_dir / port_forwards.CLUSTER_FILE,
@@ -156,23 +167,23 @@ def test_the_records_of_all_pods_come_back_as_one_run(
         return "r"
 
     monkeypatch.setattr(driver, "load", started)
-    whole = places.run_shards(plan, settings, shards=3)
-    assert sorted(whole.records.request_id) == sorted(x for r in runs for x in r.records.request_id)
-    assert (
-        whole.window == (8.0, 22.0)
-        and whole.lag.dispatch_p99_s == 0.003
-        and whole.spans_made == len(plan) == 7
+    merged = places.run_shards(plan, settings, shards=3)
+    assert sorted(merged.records.request_id) == sorted(
+        x for r in runs for x in r.records.request_id
     )
-    assert len(Run.load(whole.folder).records) == 7 and whole.not_sent == 0
+    assert merged.window == (8.0, 22.0)
+    assert merged.lag.dispatch_p99_s == 0.003
+    assert merged.spans_made == len(plan) == 7
+    assert len(Run.load(merged.folder).records) == 7 and merged.not_sent == 0
 
 
-def test_a_record_that_is_cut_off_is_refused(
+def test_a_truncated_record_is_refused(
     cluster: FakeCluster, settings: Settings, tmp_path: Path, plan: Plan
 ) -> None:
-    """A log that was rotated, or lost a line: never a run with rows missing."""
-    printed = _printed(_run(plan, 0, 1), tmp_path / "pod")
+    """A log that was rotated or lost a line raises an error instead of losing rows."""
+    output = _job_output(_run(plan, 0, 1), tmp_path / "pod")
     _job(cluster, "r", 1, succeeded=1)
-    lines = printed.splitlines()
+    lines = output.splitlines()
     assert lines[-1] == "lab-run-end" and len(lines) >= 4
     body = lines.index(next(x for x in lines if x.startswith("lab-run-begin"))) + 1
     short = [*lines[:body], lines[body][:-8], *lines[body + 1 :]]
@@ -182,10 +193,10 @@ def test_a_record_that_is_cut_off_is_refused(
             driver.collect(settings, "fake", "r", tmp_path / "to")
 
 
-def test_a_shard_that_could_not_be_driven_is_a_failure_with_its_last_words(
+def test_a_shard_that_failed_is_reported_with_its_last_output(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """The Job failed: what the pod printed is in the error."""
+    """When the Job failed, the error contains the output of the pod."""
     _job(cluster, "r", 2, conditions=[{"type": "Failed", "status": "True"}])
     _pod(cluster, 0, "", "Running")
     _pod(cluster, 1, "WorkloadError: the run's start has passed\n", "Failed")
@@ -194,19 +205,19 @@ def test_a_shard_that_could_not_be_driven_is_a_failure_with_its_last_words(
     assert "logs job/load" in e.value.fix
 
 
-def test_a_load_that_another_has_replaced_is_an_error(
+def test_a_load_that_was_replaced_by_another_is_an_error(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """The Job's name is the same for every load: the run's id says whose it is."""
+    """All loads share the Job's name, and the run's id tells them apart."""
     _job(cluster, "other", 1, succeeded=1)
     with pytest.raises(WorkloadError, match="not there"):
         driver.collect(settings, "fake", "r", tmp_path / "to")
 
 
-def test_a_pod_that_is_gone_is_missed_by_its_shard(
+def test_a_missing_pod_is_reported_by_its_shard(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """Somebody deleted it: the error names the shard."""
+    """When a pod was deleted, the error names its shard."""
     _job(cluster, "r", 2, succeeded=2)
     _pod(cluster, 0, "")
     with pytest.raises(WorkloadError, match=r"shards \[1\] are gone"):

@@ -1,4 +1,4 @@
-"""What the preflight finds, and that each miss comes with its fix."""
+"""The preflight reports every missing requirement together with its fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from lab.stack.cluster.preflight_checks import quantity
 from tests.stack_cluster.fake_cluster import FakeCluster
 
 
-def test_a_cluster_that_has_everything_passes(cluster: FakeCluster, settings: Settings) -> None:
+def test_a_cluster_that_meets_all_requirements_passes(
+    cluster: FakeCluster, settings: Settings
+) -> None:
     """Every finding is good."""
     cluster.healthy()
     assert [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok] == []
@@ -49,8 +51,10 @@ FAULTS: dict[str, tuple[Callable[[FakeCluster], object], str]] = {
 
 
 @pytest.mark.parametrize("miss", FAULTS)
-def test_a_miss_is_found_with_its_fix(miss: str, cluster: FakeCluster, settings: Settings) -> None:
-    """One thing is missing: exactly that is said, and what to type."""
+def test_a_missing_requirement_is_reported_with_its_fix(
+    miss: str, cluster: FakeCluster, settings: Settings
+) -> None:
+    """When one requirement is missing, exactly that one is reported, with the command to type."""
     cluster.healthy()
     spoil, fix = FAULTS[miss]
     spoil(cluster)
@@ -59,8 +63,8 @@ def test_a_miss_is_found_with_its_fix(miss: str, cluster: FakeCluster, settings:
     assert fix in bad[0].fix
 
 
-def test_a_gpu_overlay_wants_a_gpu(cluster: FakeCluster, settings: Settings) -> None:
-    """Too few GPUs, and no labelled node."""
+def test_a_gpu_overlay_requires_a_gpu(cluster: FakeCluster, settings: Settings) -> None:
+    """Too few GPUs and missing node labels are reported."""
     cluster.healthy()
     bad = {f.name: f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok}
     assert (
@@ -71,32 +75,35 @@ def test_a_gpu_overlay_wants_a_gpu(cluster: FakeCluster, settings: Settings) -> 
     assert [f for f in driver.preflight(settings, "fake", "minikube-gpu") if not f.ok] == []
 
 
-def test_the_cluster_overlay_asks_for_keda_and_for_the_users_secrets(
+def test_the_cluster_overlay_requires_keda_and_the_users_secrets(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Object storage and remote write have credentials that only the user knows."""
+    """The Secrets for object storage and remote write, which only the user knows, are required."""
     cluster.healthy(gpus=8)
     bad = {f.name: f for f in driver.preflight(settings, "fake", "cluster") if not f.ok}
     assert {"keda.sh/v1alpha1", "Secret tempo-s3", "Secret prometheus-remote-write"} <= bad.keys()
     assert "create secret generic tempo-s3" in bad["Secret tempo-s3"].fix
 
 
-def test_another_overlay_is_not_stood_up_on_top(cluster: FakeCluster, settings: Settings) -> None:
-    """What only the former one has would stay: the preflight names it, and how to take it down."""
+def test_a_second_overlay_is_not_applied_on_top(cluster: FakeCluster, settings: Settings) -> None:
+    """A lab of another overlay is reported together with the command that takes it down."""
     cluster.healthy()
-    for overlay, fine in (("minikube-cpu", True), ("cluster", False)):
-        cluster.put("api/v1/namespaces/llm-lab", metadata={
-            "name": "llm-lab", "labels": {"app.kubernetes.io/part-of": "llm-lab"},
-            "annotations": {"llm-lab/overlay": overlay}})  # fmt: skip
+    for overlay, same in (("minikube-cpu", True), ("cluster", False)):
+        metadata = {
+            "name": "llm-lab",
+            "labels": {"app.kubernetes.io/part-of": "llm-lab"},
+            "annotations": {"llm-lab/overlay": overlay},
+        }
+        cluster.put("api/v1/namespaces/llm-lab", metadata=metadata)
         bad = [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok]
-        assert [f.name for f in bad] == ([] if fine else ["overlay in llm-lab"])
+        assert [f.name for f in bad] == ([] if same else ["overlay in llm-lab"])
     assert "lab down --place cluster" in bad[0].fix
 
 
-def test_a_volume_for_many_nodes_needs_a_class_that_can(
+def test_a_shared_volume_needs_a_storage_class_that_supports_it(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Replicas on all nodes read the model; a block device serves one node."""
+    """A block device, which serves one node, is reported where all nodes read the model."""
     cluster.healthy(gpus=8)
     cluster.objects["apis/storage.k8s.io/v1/storageclasses/standard"]["provisioner"] = (
         "ebs.csi.aws.com"
@@ -109,20 +116,20 @@ def test_a_volume_for_many_nodes_needs_a_class_that_can(
 def test_a_context_that_was_not_named_is_refused(
     context: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """No verb takes the current context, or one that does not exist; the server gets no request."""
+    """No command uses the current context or an unknown one, and no request is sent."""
     for verb in (driver.preflight, driver.up):
         with pytest.raises(SettingsError, match="context"):
             verb(settings, context, "minikube-cpu")
     for verb in (driver.status, driver.down):
         with pytest.raises(SettingsError, match="context"):
             verb(settings, context)
-    assert cluster.asked == []
+    assert cluster.requests == []
 
 
 def test_an_overlay_that_does_not_exist_is_refused(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """With the names of those that do."""
+    """The error lists the overlays that exist."""
     with pytest.raises(SettingsError, match="minikube-cpu"):
         driver.preflight(settings, "fake", "minikube")
 
@@ -130,10 +137,10 @@ def test_an_overlay_that_does_not_exist_is_refused(
 @pytest.mark.parametrize(
     ("status", "advice"), [(403, "right"), (401, "right"), (500, "wait"), (503, "wait")]
 )
-def test_a_refusal_says_what_the_server_said(
+def test_an_error_of_the_server_is_reported_with_its_message(
     status: int, advice: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """403 and 500 are StackErrors with the server's words and with what to do."""
+    """Errors such as 403 and 500 are StackErrors with the server's message and a fix."""
     cluster.healthy()
     cluster.refuse[("GET", "api/v1/nodes")] = status
     with pytest.raises(StackError, match="no GET for you") as e:
@@ -144,7 +151,7 @@ def test_a_refusal_says_what_the_server_said(
 def test_a_server_that_does_not_answer_is_a_clear_error(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Nobody listens: the context is named, and what to look at."""
+    """When no server listens, the error names the context and what to check."""
     cluster.close()
     with pytest.raises(StackError, match="does not answer") as e:
         driver.status(settings, "fake")
@@ -156,7 +163,7 @@ MONITORING = "api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitori
 
 
 def _openshift(cluster: FakeCluster) -> None:
-    """A cluster that has what the overlay openshift asks for."""
+    """Store everything that the preflight of the overlay openshift requires."""
     cluster.healthy()
     cluster.objects[OPENSHIFT] = {"resources": [], "metadata": {}}
     cluster.put(MONITORING, data={"config.yaml": "enableUserWorkload: true\n"})
@@ -169,7 +176,7 @@ def _openshift(cluster: FakeCluster) -> None:
 
 
 def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: Settings) -> None:
-    """Its plug-in enforces policies, user workload monitoring is on; no operator is wanted."""
+    """Network policies and user workload monitoring are provided by the platform."""
     _openshift(cluster)
     assert [f for f in driver.preflight(settings, "fake", "openshift") if not f.ok] == []
 
@@ -187,18 +194,18 @@ def test_openshift_passes_with_its_own_overlay(cluster: FakeCluster, settings: S
         ("openshift", lambda c: c.objects.pop(OPENSHIFT), "platform", "another overlay"),
     ],
 )
-def test_openshift_is_told_from_kubernetes(
+def test_openshift_is_distinguished_from_kubernetes(
     overlay: str, spoil: Callable, miss: str, words: str, cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Its admission refuses fixed users, and only it has Routes: found before any apply."""
+    """An overlay for the other platform is reported before anything is applied."""
     _openshift(cluster)
     spoil(cluster)
     bad = {f.name: f for f in driver.preflight(settings, "fake", overlay) if not f.ok}
     assert words in bad[miss].fix and bad[miss].required
 
 
-def test_what_other_pods_request_is_no_room(cluster: FakeCluster, settings: Settings) -> None:
-    """16 CPUs, of which others have 13: a load pod would stay Pending for ever."""
+def test_requests_of_other_pods_reduce_the_room(cluster: FakeCluster, settings: Settings) -> None:
+    """CPUs that other pods request are not counted as free."""
     cluster.healthy()
     container = {"resources": {"requests": {"cpu": "13", "memory": "1Gi"}}}
     cluster.put(
@@ -212,16 +219,16 @@ def test_what_other_pods_request_is_no_room(cluster: FakeCluster, settings: Sett
     assert [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok] == []
 
 
-def test_the_preflights_load_is_the_load_jobs() -> None:
-    """Pods and requests are those of lab/k8s/load."""
+def test_the_preflights_load_matches_the_load_job() -> None:
+    """The number of pods and their requests are those of lab/k8s/load."""
     job = next(d for d in kubectl.render("load", kubectl.K8S) if d["kind"] == "Job")
     assert job["spec"]["completions"] == preflight_checks.LOAD_PODS
     for resource, value in preflight_checks.LOAD_REQUESTS.items():
         assert preflight_checks.requested(job, resource) == value
 
 
-def test_arm_nodes_need_vllms_image_for_them(cluster: FakeCluster, settings: Settings) -> None:
-    """The one for x86 does not start there."""
+def test_arm_nodes_need_the_arm_image_of_vllm(cluster: FakeCluster, settings: Settings) -> None:
+    """The overlay with the x86 image is refused on ARM nodes."""
     cluster.healthy()
     cluster.objects["api/v1/nodes/one"]["status"]["nodeInfo"] = {"architecture": "arm64"}
     bad = [f for f in driver.preflight(settings, "fake", "minikube-cpu") if not f.ok]
@@ -229,10 +236,10 @@ def test_arm_nodes_need_vllms_image_for_them(cluster: FakeCluster, settings: Set
     assert [f for f in driver.preflight(settings, "fake", "minikube-cpu-arm64") if not f.ok] == []
 
 
-def test_a_secret_that_ends_with_a_line_end_is_found(
+def test_a_secret_with_a_trailing_newline_is_reported(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """`--from-file` takes the editor's last line end for a part of the password."""
+    """A newline that `--from-file` took from the file is reported."""
     cluster.healthy(gpus=8)
     path = "api/v1/namespaces/llm-lab-obs/secrets/tempo-s3"
     cluster.put(path, data={"endpoint": _base64("s3:9000"), "bucket": _base64("traces\n")})
@@ -247,5 +254,5 @@ def _base64(text: str) -> str:
 
 
 def test_quantities() -> None:
-    """Kubernetes' spellings of numbers."""
+    """Kubernetes' notations of numbers are parsed."""
     assert [quantity(q) for q in ("500m", "2", "1Gi", "1k", "0")] == [0.5, 2.0, 2**30, 1000.0, 0.0]

@@ -1,4 +1,4 @@
-"""Standing the lab up in a cluster and taking it down, against the fake one."""
+"""The lab goes up in the fake cluster and comes down again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from lab.stack.cluster import forward, kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
-OURS = dict([PART_OF.split("=")])
+LAB_LABELS = dict([PART_OF.split("=")])
 
 
-def test_up_applies_in_two_steps_waits_and_opens_ways(
+def test_up_applies_in_two_steps_waits_and_opens_port_forwards(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """Namespaces first; server-side, in the named context; then forwards that really answer."""
+    """Namespaces are applied first, in the named context, and every port forward answers."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
@@ -53,20 +53,19 @@ def test_up_applies_in_two_steps_waits_and_opens_ways(
 def test_up_stops_before_it_changes_anything(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """The preflight's misses are in the error, and nothing was applied."""
+    """The error contains what the preflight missed, and nothing is applied."""
     cluster.healthy()
     cluster.objects.pop("apis/monitoring.coreos.com/v1")
     with pytest.raises(StackError, match="bundle.yaml"):
         driver.up(settings, "fake", "minikube-cpu")
-    assert not (tmp_path / "applied.yaml").exists() and all(
-        method == "GET" for method, _ in cluster.asked
-    )
+    assert not (tmp_path / "applied.yaml").exists()
+    assert all(method == "GET" for method, _ in cluster.requests)
 
 
-def test_an_apply_that_is_refused_says_so(
+def test_an_apply_that_is_rejected_is_an_error(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """kubectl's own words are in the error."""
+    """The error contains kubectl's message."""
     cluster.healthy()
     (tmp_path / "refuse").write_text("Error from server (Forbidden): namespaces is forbidden")
     with pytest.raises(StackError, match="namespaces is forbidden"):
@@ -87,20 +86,20 @@ def _vllm(cluster: FakeCluster, **pod_status: object) -> None:
 def test_a_pod_that_cannot_start_ends_the_wait_at_once(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """An image that can never be pulled: no long wait, and the commands to look closer."""
+    """An image that can never be pulled fails at once, with the commands to look closer."""
     waiting = {"waiting": {"reason": "ErrImageNeverPull", "message": "image is not present"}}
     _vllm(cluster, containerStatuses=[{"name": "vllm", "ready": False, "state": waiting}])
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(PartFailed, match="ErrImageNeverPull") as e:
         driver.up(settings, "fake", "minikube-cpu", wait_s=600)
     assert e.value.part == "vllm" and "describe deployment vllm" in e.value.fix
-    assert time.monotonic() - begun < 300
+    assert time.monotonic() - started < 300
 
 
 def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Pending may end, so it is waited for; when time is up its reason is in the error."""
+    """A pending pod is waited for, and the timeout error contains the scheduler's reason."""
     unschedulable = {
         "type": "PodScheduled",
         "status": "False",
@@ -113,7 +112,7 @@ def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
 
 
 def _waiting(reason: str, message: str, **more: object) -> dict[str, object]:
-    """Status of a container that waits."""
+    """Return the status of a container that waits."""
     state = {"waiting": {"reason": reason, "message": message}}
     return {"name": "vllm", "ready": False, "state": state, **more}
 
@@ -163,24 +162,24 @@ SLOW = {
 def test_a_pod_that_is_stuck_is_reported_within_a_minute(
     fault: str, cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the workload's name and with the cluster's own reason, although it might still pass."""
+    """The error names the workload and the cluster's reason, although the pod might recover."""
     assert rollout.PATIENCE_S <= 55
     monkeypatch.setattr(rollout, "PATIENCE_S", 0.3)
     status, words = SLOW[fault]
     _vllm(cluster, **status)
     cluster.logs["vllm-1"] = "ValueError: User-specified max_model_len (8192) is greater"
-    begun = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(PartFailed, match="Deployment vllm") as e:
         driver.up(settings, "fake", "minikube-cpu", wait_s=600)
     assert e.value.part == "vllm" and words in e.value.got
     assert ("max_model_len" in e.value.got) == (fault == "a server that exits")
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - started < 30
 
 
-def test_a_pod_that_a_cluster_autoscaler_makes_room_for_is_waited_for(
+def test_a_pod_for_which_a_cluster_autoscaler_adds_a_node_is_waited_for(
     cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its event says that nodes are coming: only the whole time limit ends that wait."""
+    """After a TriggeredScaleUp event, only the total time limit ends the wait."""
     monkeypatch.setattr(rollout, "PATIENCE_S", 0.0)
     _vllm(cluster, **SLOW["a pod without room"][0])
     cluster.put(
@@ -195,14 +194,14 @@ def test_a_pod_that_a_cluster_autoscaler_makes_room_for_is_waited_for(
 def test_a_job_whose_pods_crash_until_their_server_is_up_is_waited_for(
     cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The Job fails by itself after its own number of tries."""
+    """Crashes of a Job's pods are waited for, as the Job limits its own retries."""
     monkeypatch.setattr(rollout, "PATIENCE_S", 0.0)
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     job = cluster.objects["apis/batch/v1/namespaces/llm-lab/jobs/documents"]
     job["status"] = {"succeeded": 0}
     labels = {"app.kubernetes.io/name": "documents", "app.kubernetes.io/component": "task"}
-    labels |= OURS
+    labels |= LAB_LABELS
     crashes = {**_waiting("CrashLoopBackOff", "back-off"), "name": "documents"}
     cluster.put(
         "api/v1/namespaces/llm-lab/pods/documents-1",
@@ -219,7 +218,7 @@ def test_a_job_whose_pods_crash_until_their_server_is_up_is_waited_for(
 def test_a_kubectl_that_is_too_old_is_refused(
     minor: str, fits: bool, cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """Debian 12's does not know what the overlays are made of; its error would not say so."""
+    """A release that cannot render the overlays, such as Debian 12's, is refused with a link."""
     (tmp_path / "minor").write_text(minor)
     if fits:
         assert kubectl.named("fake")
@@ -231,10 +230,10 @@ def test_a_kubectl_that_is_too_old_is_refused(
         assert "apt-get" not in e.value.fix
 
 
-def test_without_an_operator_prometheus_never_comes(
+def test_without_an_operator_prometheus_never_starts(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """The custom resource alone makes no pod; the error names who should."""
+    """The custom resource alone creates no pod, and the error names the operator."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     cluster.objects.pop("apis/apps/v1/namespaces/llm-lab-obs/statefulsets/prometheus-lab")
@@ -242,18 +241,20 @@ def test_without_an_operator_prometheus_never_comes(
         driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
 
 
-def test_a_job_that_failed_is_a_failure(cluster: FakeCluster) -> None:
-    """A failed Job does not get ready by waiting."""
-    cluster.put("apis/batch/v1/namespaces/llm-lab/jobs/documents",
-                metadata={"name": "documents", "namespace": "llm-lab", "labels": OURS},
-                spec={"template": {"metadata": {"labels": {}}}},
-                status={"conditions": [{"type": "Failed", "status": "True"}]})  # fmt: skip
+def test_a_failed_job_is_an_error(cluster: FakeCluster) -> None:
+    """A failed Job ends the wait."""
+    cluster.put(
+        "apis/batch/v1/namespaces/llm-lab/jobs/documents",
+        metadata={"name": "documents", "namespace": "llm-lab", "labels": LAB_LABELS},
+        spec={"template": {"metadata": {"labels": {}}}},
+        status={"conditions": [{"type": "Failed", "status": "True"}]},
+    )
     with pytest.raises(PartFailed, match="documents cannot get ready"):
         rollout.wait(Api("fake"), {("Job", "llm-lab", "documents")}, 60, None)
 
 
 def test_status_shows_each_workload(cluster: FakeCluster, settings: Settings) -> None:
-    """Ours only: by label."""
+    """Only workloads with the lab's label are shown."""
     cluster.roll_out(kubectl.render("minikube-cpu"))
     cluster.put("apis/apps/v1/namespaces/other/deployments/nginx", spec={"template": {}})
     rows = {s.name: s for s in driver.status(settings, "fake")}
@@ -261,17 +262,17 @@ def test_status_shows_each_workload(cluster: FakeCluster, settings: Settings) ->
     assert "nginx" not in rows and rows["vllm"].progress == "1 of 1 ready"
 
 
-def test_down_removes_what_is_ours_and_nothing_else(
-    cluster: FakeCluster, settings: Settings
-) -> None:
-    """Namespaces and cluster-wide objects with our label; a like-named namespace stays."""
-    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
+def test_down_removes_only_objects_of_the_lab(cluster: FakeCluster, settings: Settings) -> None:
+    """Namespaces and cluster-wide objects with the lab's label go; similar names stay."""
+    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": LAB_LABELS})
     cluster.put("api/v1/namespaces/llm-lab-old", metadata={"name": "llm-lab-old"})
     rbac = "apis/rbac.authorization.k8s.io/v1"
-    cluster.put(f"{rbac}/clusterroles/llm-lab-otel-collector",
-                metadata={"name": "llm-lab-otel-collector", "labels": OURS})  # fmt: skip
+    role_name = "llm-lab-otel-collector"
+    cluster.put(
+        f"{rbac}/clusterroles/{role_name}", metadata={"name": role_name, "labels": LAB_LABELS}
+    )
     cluster.put(f"{rbac}/clusterroles/admin")
-    meta = {"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": OURS}
+    meta = {"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": LAB_LABELS}
     cluster.put(f"{rbac}/namespaces/gpu-operator/roles/llm-lab-prometheus", metadata=meta)
     removed = driver.down(settings, "fake", wait_s=5)
     assert set(removed) == {
@@ -283,36 +284,36 @@ def test_down_removes_what_is_ours_and_nothing_else(
     assert driver.down(settings, "fake", wait_s=5) == []
 
 
-def test_down_says_what_does_not_go(cluster: FakeCluster, settings: Settings) -> None:
-    """A namespace that hangs on a finalizer is an error, not a success."""
-    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
+def test_down_reports_what_does_not_go(cluster: FakeCluster, settings: Settings) -> None:
+    """A namespace that a finalizer keeps is an error."""
+    cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": LAB_LABELS})
     cluster.sticky.add("api/v1/namespaces/llm-lab")
     with pytest.raises(StackError, match="still there"):
         driver.down(settings, "fake", wait_s=0.1)
 
 
-def test_a_forward_that_dies_is_started_again_and_ends_when_told(
+def test_a_port_forward_that_dies_is_restarted_and_ends_on_request(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
-    """kubectl's port-forward dies with its pod: another is started, and none stays behind."""
+    """A killed kubectl port-forward is started again, and none is left behind."""
     port = port_forwards.free_from(13300, set())
-    kept = forward.Forward(
+    port_forward = forward.Forward(
         "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
     )
-    kept.start()
+    port_forward.start()
     try:
-        _until(lambda: forward.answers(port))
-        os.kill(kept._child.pid, signal.SIGKILL)
-        _until(lambda: kept.starts == 2 and forward.answers(port))
+        _wait_until(lambda: forward.answers(port))
+        os.kill(port_forward._child.pid, signal.SIGKILL)
+        _wait_until(lambda: port_forward.starts == 2 and forward.answers(port))
     finally:
-        kept.stop()
-    assert not forward.answers(port) and not kept.is_alive()
+        port_forward.stop()
+    assert not forward.answers(port) and not port_forward.is_alive()
 
 
-def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
+def test_a_port_forward_that_never_opens_is_an_error_and_leaves_nothing(
     cluster: FakeCluster, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """kubectl refuses every forward: the error shows the command to try, and no process stays."""
+    """The error shows the command to try, and no process stays."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     program = tmp_path / "kubectl"
@@ -326,10 +327,10 @@ def test_a_way_that_never_opens_is_an_error_and_leaves_nothing(
     assert not (settings.state_dir / "cluster.json").exists()
 
 
-def test_inside_a_cluster_no_forward_is_needed(
+def test_inside_a_cluster_no_port_forward_is_needed(
     cluster: FakeCluster, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notebook in a pod uses the Services' names."""
+    """A notebook in a pod uses the names of the Services."""
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     documents = kubectl.render("minikube-cpu")
     urls = port_forwards.open_forwards(kubectl.named("fake"), settings, "minikube-cpu", documents)
@@ -337,20 +338,21 @@ def test_inside_a_cluster_no_forward_is_needed(
     assert json.loads((settings.state_dir / "endpoints.json").read_text()) == urls
 
 
-def test_the_way_follows_a_name_that_points_elsewhere() -> None:
-    """An ExternalName cannot be forwarded: the forward goes to the Service that it names."""
-    found = port_forwards._services(kubectl.render("cluster-existing-prometheus"))
-    assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
+def test_a_port_forward_follows_an_external_name() -> None:
+    """A Service of type ExternalName is forwarded to the Service that it names."""
+    services = port_forwards._services(kubectl.render("cluster-existing-prometheus"))
+    assert services["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
 
 
 def test_openshift_has_no_prometheus_to_forward() -> None:
-    """Its metrics are queried through Thanos' Route; every other part is forwarded."""
-    found = port_forwards._services(kubectl.render("openshift"))
-    assert port_forwards.SERVICES.keys() - found.keys() == {"prometheus"}
+    """All parts are forwarded except Prometheus, which is queried through Thanos' Route."""
+    services = port_forwards._services(kubectl.render("openshift"))
+    assert port_forwards.SERVICES.keys() - services.keys() == {"prometheus"}
 
 
-def _until(condition, limit_s: float = 30.0) -> None:
+def _wait_until(condition, limit_s: float = 30.0) -> None:
+    """Poll until the condition holds; fail after `limit_s` seconds."""
     limit = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < limit, "waited in vain"
+        assert time.monotonic() < limit, "the condition did not hold in time"
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""One HTTP server with many kinds of misbehaviour, each named in MISBEHAVIOURS."""
+"""Serve HTTP with many kinds of misbehaviour, each named in MISBEHAVIOURS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def response(
 
 
 def always(*args: object, **kwargs: object) -> Callable[[], Chunks]:
-    """The same response to everything."""
+    """Return the same response to every request."""
     return lambda: iter([response(*args, **kwargs)])  # type: ignore[arg-type]
 
 
@@ -32,7 +32,7 @@ def success(data: object) -> Callable[[], Chunks]:
 
 
 def slowly(data: bytes) -> Callable[[], Chunks]:
-    """One byte every twentieth of a second: each of them within any time-out of the socket."""
+    """Send one byte per 50 ms, so that every single read stays within the socket's timeout."""
 
     def chunks() -> Chunks:
         for i in range(len(data)):
@@ -141,7 +141,7 @@ MISBEHAVIOURS: dict[str, Callable[[], Chunks]] = {
 
 @contextmanager
 def misbehaving(kind: str) -> Iterator[str]:
-    """Serve one kind of misbehaviour in threads until the block ends; the base URL."""
+    """Serve one kind of misbehaviour in threads until the block ends, and yield the base URL."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -151,7 +151,7 @@ def misbehaving(kind: str) -> Iterator[str]:
                 for chunk in MISBEHAVIOURS[kind]():
                     self.wfile.write(chunk)
             except OSError:
-                pass  # the client has left
+                pass  # the client closed the connection
 
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True

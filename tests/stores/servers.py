@@ -1,4 +1,4 @@
-"""Loopback HTTP servers that answer as they are told, also wrongly."""
+"""Provide loopback HTTP servers that send configured responses, including invalid ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass
 class Reply:
-    """What to answer. `cut`: promise more bytes than come."""
+    """A response; `cut` announces more bytes than are sent."""
 
     body: bytes = b""
     status: int = 200
@@ -23,22 +23,23 @@ class Reply:
 
 
 @dataclass
-class Told:
-    """A server that was told what to answer, and every (path, parameters) that it was asked, and
-    with which headers."""
+class RecordingServer:
+    """The URL of a running server, and the (path, parameters) and headers of every request."""
 
     url: str
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
 
 @contextmanager
-def telling(
-    answer: Callable[[str, dict[str, str]], Reply], *, tls: tuple[Path, Path] | None = None
-) -> Iterator[Told]:
-    """Serve `answer(path, parameters)` in a thread until the block ends; by HTTPS with
-    (certificate, key)."""
-    told = Told("")
+def serving(
+    respond: Callable[[str, dict[str, str]], Reply], *, tls: tuple[Path, Path] | None = None
+) -> Iterator[RecordingServer]:
+    """Serve `respond(path, parameters)` in a thread until the block ends.
+
+    With `tls`, a (certificate, key), the server uses HTTPS.
+    """
+    recording = RecordingServer("")
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -46,9 +47,9 @@ def telling(
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             params = {k: v[0] for k, v in parse_qs(parts.query, keep_blank_values=True).items()}
-            told.asked.append((parts.path, params))
-            told.headers.append(dict(self.headers))
-            reply = answer(parts.path, params)
+            recording.requests.append((parts.path, params))
+            recording.headers.append(dict(self.headers))
+            reply = respond(parts.path, params)
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(reply.body) + (100 if reply.cut else 0)))
             if reply.content_type:
@@ -67,11 +68,11 @@ def telling(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*tls)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    told.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    recording.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield told
+        yield recording
     finally:
         server.shutdown()
         thread.join()

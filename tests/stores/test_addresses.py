@@ -1,4 +1,4 @@
-"""Addresses, logins, and what answers at an address instead."""
+"""Addresses, logins and other servers at an address are handled with clear errors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pytest
 
 from lab.errors import LabError, QueryRejected, StoreError, StoreUnreachable
 from lab.stores import Prometheus, Tempo
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
 EMPTY = Reply(b'{"status":"success","data":{"resultType":"vector","result":[]}}')
 SECRET = "s3cret p@ss:w/rd#1"
 
 
 def test_a_login_is_percent_decoded() -> None:
-    """Any password can be written in the address, in any script."""
-    with telling(lambda *_: EMPTY) as server:
+    """Any password in any script can be written percent-encoded in the address."""
+    with serving(lambda *_: EMPTY) as server:
         for user, password, written in (
             ("eng", SECRET, "eng:s3cret%20p%40ss%3Aw%2Frd%231"),
             ("ü", "ß", "%C3%BC:%C3%9F"),
@@ -45,8 +45,8 @@ def test_a_login_is_percent_decoded() -> None:
         "http://",
     ],
 )
-def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> None:
-    """Before anything is sent; the error says how to write a password."""
+def test_an_invalid_address_is_refused_without_showing_its_password(url: str) -> None:
+    """The address is refused before any request, and the error explains how to write a password."""
     for make in (Prometheus, Tempo):
         with pytest.raises(StoreError, match="%40") as caught:
             make(url)
@@ -54,9 +54,9 @@ def test_an_address_that_is_none_is_refused_without_its_password(url: str) -> No
 
 
 def test_no_message_shows_the_password() -> None:
-    """Whether nothing answers, or something else, or a refusal."""
+    """Errors about unreachable, wrong and refusing servers do not contain the password."""
     replies = iter([Reply(b"x", 500), Reply(b"<html>"), Reply(b"no", 401)])
-    with telling(lambda path, _: next(replies, Reply(b"", 404))) as server:
+    with serving(lambda path, _: next(replies, Reply(b"", 404))) as server:
         for url in ("http://127.0.0.1:9", server.url, server.url, server.url):
             prometheus = Prometheus(url.replace("//", "//eng:s3cret@"))
             with pytest.raises(LabError) as caught:
@@ -65,26 +65,25 @@ def test_no_message_shows_the_password() -> None:
 
 
 def test_an_address_without_a_scheme_works_without_a_warning() -> None:
-    """`host:port` is HTTP."""
-    with telling(lambda *_: EMPTY) as server, warnings.catch_warnings():
+    """`host:port` is read as HTTP."""
+    with serving(lambda *_: EMPTY) as server, warnings.catch_warnings():
         warnings.simplefilter("error")
         prometheus = Prometheus(server.url.removeprefix("http://"))
         assert len(prometheus.query("up")) == 0 and prometheus.url == server.url
 
 
-def test_a_query_in_the_address_goes_with_every_request() -> None:
-    """OpenShift's tenancy port wants `?namespace=...`; messages do not show it, since it may be
-    a token."""
-    with telling(lambda *_: EMPTY) as server:
+def test_a_query_in_the_address_is_sent_with_every_request() -> None:
+    """Parameters such as OpenShift's `?namespace=...` are sent, but not shown in messages."""
+    with serving(lambda *_: EMPTY) as server:
         prometheus = Prometheus(f"{server.url}/prefix/?namespace=llm")
         prometheus.query("up")
-    assert server.asked[0][0] == "/prefix/api/v1/query"
-    assert server.asked[0][1]["namespace"] == "llm" and prometheus.url == f"{server.url}/prefix"
+    assert server.requests[0][0] == "/prefix/api/v1/query"
+    assert server.requests[0][1]["namespace"] == "llm" and prometheus.url == f"{server.url}/prefix"
 
 
 @pytest.mark.parametrize("value", ["Bearer s3cret\n", "Bearer s3cret\u20ac", "Bearer \x00s3cret"])
-def test_a_header_that_http_cannot_carry_is_refused_without_its_value(value: str) -> None:
-    """A token with a line break, as `$(cat file)` never has but a settings file may."""
+def test_a_header_that_http_cannot_carry_is_refused_without_showing_its_value(value: str) -> None:
+    """A token with a line break, as a settings file may contain it, is refused."""
     with pytest.raises(StoreError, match="'Authorization'") as caught:
         Tempo("http://127.0.0.1:9", headers={"Authorization": value})
     assert "s3cret" not in str(caught.value)
@@ -94,9 +93,9 @@ def test_a_header_that_http_cannot_carry_is_refused_without_its_value(value: str
     ("status", "body"),
     [(401, b"no org id\n"), (403, b'{"message":"Missing Authentication Token"}'), (401, b"")],
 )
-def test_a_refused_login_says_how_to_give_one(status: int, body: bytes) -> None:
-    """Of both stores: which setting, or where in the address."""
-    with telling(lambda *_: Reply(body, status)) as server:
+def test_a_refused_login_explains_how_to_give_one(status: int, body: bytes) -> None:
+    """For both stores the error names the setting and the place in the address."""
+    with serving(lambda *_: Reply(body, status)) as server:
         for call in (
             lambda: Prometheus(server.url).query("up"),
             lambda: Prometheus(server.url).targets(),
@@ -107,66 +106,66 @@ def test_a_refused_login_says_how_to_give_one(status: int, body: bytes) -> None:
                 call()
 
 
-def a_grafana(path: str, _: dict[str, str]) -> Reply:
+def grafana(path: str, _: dict[str, str]) -> Reply:
     if path == "/api/health":
         return Reply(b'{"database": "ok", "version": "12.1.0"}')
     return Reply(b'{"message":"Not found"}', 404)
 
 
-def a_jupyter(path: str, _: dict[str, str]) -> Reply:
+def jupyter(path: str, _: dict[str, str]) -> Reply:
     if path == "/api":
         return Reply(b'{"version": "2.17.0"}')
     page = b"<!DOCTYPE HTML><html><head><title>Jupyter Server</title></head></html>"
     return Reply(page, 404, content_type="text/html")
 
 
-def a_prometheus(path: str, _: dict[str, str]) -> Reply:
+def prometheus_only(path: str, _: dict[str, str]) -> Reply:
     if path == "/api/v1/status/buildinfo":
         return Reply(b'{"status":"success","data":{"version":"3.1","goVersion":"go1.23"}}')
     return EMPTY if path == "/api/v1/query" else Reply(b"404 page not found\n", 404)
 
 
-def a_tempo(path: str, _: dict[str, str]) -> Reply:
+def tempo_only(path: str, _: dict[str, str]) -> Reply:
     return Reply(b"echo") if path == "/api/echo" else Reply(b"404 page not found\n", 404)
 
 
-def a_vllm(path: str, _: dict[str, str]) -> Reply:
+def vllm(path: str, _: dict[str, str]) -> Reply:
     if path == "/v1/models":
         return Reply(b'{"object":"list","data":[]}')
     return Reply(b'{"detail":"Not Found"}', 404)
 
 
-def a_login_page(path: str, _: dict[str, str]) -> Reply:
+def login_page(path: str, _: dict[str, str]) -> Reply:
     return Reply(b"<!doctype html><title>Log in</title>", content_type="text/html")
 
 
 @pytest.mark.parametrize(
-    ("server", "make", "name"),
+    ("respond", "make", "name"),
     [
-        (a_grafana, Prometheus, "Grafana"),
-        (a_grafana, Tempo, "Grafana"),
-        (a_jupyter, Prometheus, "Jupyter"),
-        (a_tempo, Prometheus, "Tempo"),
-        (a_prometheus, Tempo, "Prometheus"),
-        (a_vllm, Prometheus, "a model server"),
-        (a_vllm, Tempo, "a model server"),
-        (a_login_page, Prometheus, "a login page"),
-        (a_login_page, Tempo, "a login page"),
+        (grafana, Prometheus, "Grafana"),
+        (grafana, Tempo, "Grafana"),
+        (jupyter, Prometheus, "Jupyter"),
+        (tempo_only, Prometheus, "Tempo"),
+        (prometheus_only, Tempo, "Prometheus"),
+        (vllm, Prometheus, "a model server"),
+        (vllm, Tempo, "a model server"),
+        (login_page, Prometheus, "a login page"),
+        (login_page, Tempo, "a login page"),
     ],
 )
-def test_another_server_is_named_in_one_line(server, make, name: str) -> None:  # noqa: ANN001
-    """Not its HTML: the first line says what answers there."""
-    with telling(server) as told, pytest.raises(StoreUnreachable) as caught:
-        client = make(told.url)
+def test_another_server_is_named_in_one_line(respond, make, name: str) -> None:  # noqa: ANN001
+    """The first line of the error names the server that answers, without its HTML."""
+    with serving(respond) as server, pytest.raises(StoreUnreachable) as caught:
+        client = make(server.url)
         if make is Tempo:
             client.search("{}", 0, 1)
         else:
             client.query("up")
-    assert caught.value.happened == f"the server at {told.url} is {name}, not {make.__name__}"
+    assert caught.value.happened == f"the server at {server.url} is {name}, not {make.__name__}"
 
 
 def test_a_prometheus_without_the_targets_api_is_still_a_prometheus() -> None:
-    """Thanos, Mimir and VictoriaMetrics have none: the `up` series tell of the targets."""
+    """Thanos, Mimir and VictoriaMetrics have no targets API, so the `up` series are used."""
 
     def answer(path: str, params: dict[str, str]) -> Reply:
         values = {"up": "1", "timestamp(up)": "20"}
@@ -181,7 +180,7 @@ def test_a_prometheus_without_the_targets_api_is_still_a_prometheus() -> None:
             % str(series).replace("'", '"').encode()
         )
 
-    with telling(answer) as server:
+    with serving(answer) as server:
         prometheus = Prometheus(server.url)
         targets = prometheus.targets()
         assert [(t.job, t.instance, t.up, t.last_scrape) for t in targets] == [
@@ -195,7 +194,7 @@ def test_a_prometheus_without_the_targets_api_is_still_a_prometheus() -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(certificate, key) of an authority that no machine knows."""
+    """Create a (certificate, key) of an authority that no machine trusts."""
     folder = tmp_path_factory.mktemp("tls")
     names = ("-keyout", folder / "key.pem", "-out", folder / "cert.pem", "-subj", "/CN=lab")
     san = ("-addext", "subjectAltName=IP:127.0.0.1", "-nodes", "-days", "2")
@@ -204,12 +203,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_a_certificate_of_an_own_authority(
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_a_certificate_of_a_private_authority(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Refused, with the setting that makes it known; with that, it is HTTPS as any other."""
-    with telling(lambda *_: EMPTY, tls=certificate) as server:
+    """The certificate is refused until SSL_CERT_FILE, which the error names, makes it trusted."""
+    with serving(lambda *_: EMPTY, tls=certificate) as server:
         with pytest.raises(StoreUnreachable, match="SSL_CERT_FILE"):
             Prometheus(server.url).query("up")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))

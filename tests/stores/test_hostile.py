@@ -1,5 +1,4 @@
-"""Whatever a server does, every public function of the clients ends in time, and with a
-LabError."""
+"""Every public function of the clients ends in time with a LabError on any misbehaviour."""
 
 from __future__ import annotations
 
@@ -58,19 +57,19 @@ TEMPO: dict[str, Callable[[Tempo], object]] = {
     "wait_for_traces": lambda t: t.wait_for_traces([ID], timeout_s=0.1).require(),
     "wait for a window": lambda t: t.wait_for_traces([ID], timeout_s=0.1, window=(0, 10)).require(),
 }
-# Responses that are right for some functions, which may use them.
-RIGHT = {
-    ("data null", "metric_names"),  # Prometheus' spelling of an empty list
+# Valid responses for some functions, which may use them.
+VALID = {
+    ("data null", "metric_names"),  # Prometheus sends null for an empty list
     ("data null", "label_values"),
     ("no targets", "targets"),
-    ("an unknown kind", "wait_for_traces"),  # its ids are good
+    ("an unknown kind", "wait_for_traces"),  # its ids are valid
     ("an unknown kind", "wait for a window"),
 }
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A response may have 4 MiB, and polls are quick."""
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limit responses to 4 MiB and shorten the polling intervals."""
     monkeypatch.setattr("lab.stores.http.MAX_BYTES", 4 << 20)
     monkeypatch.setattr("lab.stores.prometheus.POLL_S", 0.01)
     monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
@@ -78,7 +77,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
 def test_every_misbehaviour_is_a_lab_error(kind: str) -> None:
-    """No other exception, no warning, no silence; and at most a few time limits long."""
+    """There is no other exception, no warning and no success, within a few time limits."""
     failures = []
     with misbehaving(kind) as url, warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -87,11 +86,11 @@ def test_every_misbehaviour_is_a_lab_error(kind: str) -> None:
                 started = time.monotonic()
                 try:
                     function(make(url, timeout_s=TIMEOUT_S))
-                    if (kind, name) not in RIGHT:
+                    if (kind, name) not in VALID:
                         failures.append(f"{name}: no error")
                 except LabError:
                     pass
-                except BaseException as e:  # noqa: BLE001  this is what must not happen
+                except BaseException as e:  # noqa: BLE001  the failure that this test looks for
                     failures.append(f"{name}: {type(e).__name__}: {str(e)[:200]}")
                 if (took_s := time.monotonic() - started) > 5 + 10 * TIMEOUT_S:
                     failures.append(f"{name}: {took_s:.1f} s")
@@ -99,8 +98,8 @@ def test_every_misbehaviour_is_a_lab_error(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["slow body", "slow head"])
-def test_the_time_limit_holds_for_the_whole_response(kind: str) -> None:
-    """A server that sends a byte now and then is given up when the time is over."""
+def test_the_time_limit_applies_to_the_whole_response(kind: str) -> None:
+    """A server that sends a byte now and then is given up after the time limit."""
     with misbehaving(kind) as url, pytest.raises(StoreUnreachable, match="in time"):
         started = time.monotonic()
         Prometheus(url, timeout_s=TIMEOUT_S).query("up")
@@ -108,7 +107,7 @@ def test_the_time_limit_holds_for_the_whole_response(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["endless body", "a gzip bomb"])
-def test_a_response_has_a_largest_size(kind: str) -> None:
-    """Nothing is read beyond it."""
+def test_a_response_has_a_maximum_size(kind: str) -> None:
+    """Reading stops at the maximum size."""
     with misbehaving(kind) as url, pytest.raises(StoreUnreachable, match="too large"):
         Prometheus(url, timeout_s=20).query("up")

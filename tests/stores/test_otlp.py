@@ -1,4 +1,4 @@
-"""One trace in every form in which stores and files have it."""
+"""One trace reads the same in every format that stores and files have."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from lab.frames import spans_frame
 from lab.stores import SpansAnswer, Tempo, read_otlp_json
 from lab.stores.otlp import JSON, PROTOBUF
 from lab.tracestore.tempopb import trace_by_id_response
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
-TRACE_ID = "00000000abcdef0123456789abcdef01"  # some tools drop the zeros
+TRACE_ID = "00000000abcdef0123456789abcdef01"  # some tools drop the leading zeros
 KINDS = {"SPAN_KIND_INTERNAL": 1, "SPAN_KIND_SERVER": 2, "SPAN_KIND_CLIENT": 3}
 ATTRIBUTES = ["gen_ai.request.model", "tokens", "stream", "stop"]
 
 
 def traces() -> TracesData:
-    """A gateway's span and vLLM's below it."""
+    """Return the span of a gateway and the span of vLLM below it."""
     made = TracesData()
     for service, number in (("gateway", 1), ("vllm", 2)):
         owner = made.resource_spans.add()
@@ -47,14 +47,16 @@ def traces() -> TracesData:
     return made
 
 
-def owners() -> list[dict[str, Any]]:
+def resource_spans() -> list[dict[str, Any]]:
     return json_format.MessageToDict(traces())["resourceSpans"]
 
 
-def otlps_own(*, digits: int = 32) -> list[dict[str, Any]]:
-    """As OTLP's rules for JSON have it: ids in hex, enums as numbers, big numbers as numbers or
-    texts."""
-    made = owners()
+def otlp_json(*, digits: int = 32) -> list[dict[str, Any]]:
+    """Return the trace by OTLP's rules for JSON.
+
+    Ids are hexadecimal, enums are numbers, and large numbers are numbers or strings.
+    """
+    made = resource_spans()
     for number, owner in enumerate(made, 1):
         (span,) = owner["scopeSpans"][0]["spans"]
         span |= {"traceId": TRACE_ID[-digits:].upper(), "spanId": f"{number:0{digits // 2}x}"}
@@ -65,23 +67,23 @@ def otlps_own(*, digits: int = 32) -> list[dict[str, Any]]:
     return made
 
 
-def older() -> list[dict[str, Any]]:
-    """As OTLP had it until 0.15."""
+def before_0_15() -> list[dict[str, Any]]:
+    """Return the trace in the layout that OTLP had until 0.15."""
     return [
         {"resource": o["resource"], "instrumentationLibrarySpans": o["scopeSpans"]}
-        for o in owners()
+        for o in resource_spans()
     ]
 
 
 FORMS: dict[str, Callable[[], Any]] = {
-    "Tempo's second API": lambda: {"trace": {"resourceSpans": owners()}},
-    "and with metrics": lambda: {"trace": {"resourceSpans": owners()}, "metrics": {}},
-    "Tempo's first API": lambda: {"batches": owners()},
-    "protobuf's own JSON": lambda: {"resourceSpans": owners()},
-    "OTLP's own JSON": lambda: {"resourceSpans": otlps_own()},
-    "ids without leading zeros": lambda: {"resourceSpans": otlps_own(digits=24)},
-    "libraries for scopes": lambda: {"resourceSpans": older()},
-    "unknown fields": lambda: {"resourceSpans": [{**o, "later": [1]} for o in owners()]},
+    "Tempo's second API": lambda: {"trace": {"resourceSpans": resource_spans()}},
+    "and with metrics": lambda: {"trace": {"resourceSpans": resource_spans()}, "metrics": {}},
+    "Tempo's first API": lambda: {"batches": resource_spans()},
+    "protobuf's own JSON": lambda: {"resourceSpans": resource_spans()},
+    "OTLP's own JSON": lambda: {"resourceSpans": otlp_json()},
+    "ids without leading zeros": lambda: {"resourceSpans": otlp_json(digits=24)},
+    "libraries for scopes": lambda: {"resourceSpans": before_0_15()},
+    "unknown fields": lambda: {"resourceSpans": [{**o, "later": [1]} for o in resource_spans()]},
 }
 
 
@@ -89,62 +91,61 @@ def frame_of(answer: SpansAnswer) -> pd.DataFrame:
     return spans_frame(answer, attributes=ATTRIBUTES)
 
 
-EXPECTED = frame_of(read_otlp_json(json.dumps({"resourceSpans": owners()})))
+EXPECTED = frame_of(read_otlp_json(json.dumps({"resourceSpans": resource_spans()})))
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_the_same_trace(form: str) -> None:
-    """From a file, and through a Tempo of that form, which is queried with and without the
-    zeros."""
+    """Files and Tempos of each format give the same frame, also for ids without leading zeros."""
     body = json.dumps(FORMS[form]()).encode()
     pd.testing.assert_frame_equal(frame_of(read_otlp_json(body)), EXPECTED)
     assert EXPECTED.trace_id.tolist() == [TRACE_ID] * 2
     assert EXPECTED.service.tolist() == ["gateway", "vllm"]
     assert EXPECTED.kind.tolist() == ["internal", "server"] and EXPECTED.tokens[0] == 2**53
-    with telling(lambda *_: Reply(body, content_type=JSON)) as server:
+    with serving(lambda *_: Reply(body, content_type=JSON)) as server:
         for trace_id in (TRACE_ID, TRACE_ID.lstrip("0"), TRACE_ID.upper()):
             pd.testing.assert_frame_equal(frame_of(Tempo(server.url).trace(trace_id)), EXPECTED)
-    assert {path.rsplit("/", 1)[1] for path, _ in server.asked} == {TRACE_ID}
+    assert {path.rsplit("/", 1)[1] for path, _ in server.requests} == {TRACE_ID}
 
 
 def test_lines_of_a_collectors_file() -> None:
-    """One JSON object per line, of which each has some of the spans; several files are one
-    answer."""
-    lines = [json.dumps({"resourceSpans": [owner]}) for owner in otlps_own()]
+    """One JSON object per line, in one file or in several, is read as one trace."""
+    lines = [json.dumps({"resourceSpans": [owner]}) for owner in otlp_json()]
     for documents in (["\n".join(lines) + "\n"], lines):
         pd.testing.assert_frame_equal(frame_of(read_otlp_json(*documents)), EXPECTED)
 
 
-def test_a_partial_trace_of_a_file_says_so() -> None:
-    """As Tempo reports it, with the id of the trace."""
-    body = json.dumps({"trace": {"resourceSpans": owners()[1:]}, "status": "PARTIAL"})
+def test_a_partial_trace_of_a_file_is_marked() -> None:
+    """The id of a trace that Tempo marked as partial is kept."""
+    body = json.dumps({"trace": {"resourceSpans": resource_spans()[1:]}, "status": "PARTIAL"})
     assert read_otlp_json(body).partial == (TRACE_ID,)
-    assert read_otlp_json(json.dumps({"trace": {"resourceSpans": owners()}})).partial == ()
+    complete = json.dumps({"trace": {"resourceSpans": resource_spans()}})
+    assert read_otlp_json(complete).partial == ()
 
 
 @pytest.mark.parametrize("protobuf", [True, False])
 def test_an_old_tempo_has_only_the_first_api(protobuf: bool) -> None:
-    """Its protobuf is the trace itself, its JSON has batches; an unknown trace stays unknown."""
+    """The first API's protobuf and JSON are read, and an unknown trace stays unknown."""
 
-    def answer(path: str, _: dict[str, str]) -> Reply:
+    def respond(path: str, _: dict[str, str]) -> Reply:
         if path == "/api/search":
             return Reply(b'{"traces":[],"metrics":{}}')
         if path == f"/api/traces/{TRACE_ID}" and protobuf:
             return Reply(traces().SerializeToString(), content_type=PROTOBUF)
         if path == f"/api/traces/{TRACE_ID}":
-            return Reply(json.dumps({"batches": owners()}).encode(), content_type=JSON)
+            return Reply(json.dumps({"batches": resource_spans()}).encode(), content_type=JSON)
         text = b"trace not found" if path.startswith("/api/traces/") else b"404 page not found"
         return Reply(text, 404)
 
-    with telling(answer) as server:
-        found = Tempo(server.url).traces(["e" * 32, TRACE_ID, "f" * 32])
-    pd.testing.assert_frame_equal(frame_of(found), EXPECTED)
+    with serving(respond) as server:
+        answer = Tempo(server.url).traces(["e" * 32, TRACE_ID, "f" * 32])
+    pd.testing.assert_frame_equal(frame_of(answer), EXPECTED)
 
 
-def test_tempos_second_protobuf() -> None:
-    """The trace inside of an envelope."""
+def test_protobuf_of_tempos_second_api() -> None:
+    """The trace is read from the envelope around it."""
     body = trace_by_id_response(traces())
-    with telling(lambda *_: Reply(body, content_type=PROTOBUF)) as server:
+    with serving(lambda *_: Reply(body, content_type=PROTOBUF)) as server:
         pd.testing.assert_frame_equal(frame_of(Tempo(server.url).trace(TRACE_ID)), EXPECTED)
 
 
@@ -163,6 +164,6 @@ def test_tempos_second_protobuf() -> None:
     ],
 )
 def test_a_file_of_something_else_is_refused(bad: str | bytes) -> None:
-    """The error shows how it begins."""
+    """The error shows how the file begins."""
     with pytest.raises(FrameError, match="not OTLP JSON"):
         read_otlp_json(bad)

@@ -1,4 +1,4 @@
-"""Tempo, the lab's own store beside it, and waiting for what has not arrived."""
+"""Tempo and the lab's trace store are read correctly, also while traces are arriving."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lab.stores import Tempo
 from lab.stores.otlp import span_ids
 from lab.stores.tempo import BULK_COLUMNS
 from lab.tracestore.tempopb import trace_by_id_response
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
 
 def spans_of(trace: int, *ids_and_parents: tuple[int, int]) -> dict:
-    """A trace as Tempo's v2 API answers."""
+    """Return a trace as Tempo's v2 API sends it, from (span, parent) numbers."""
 
-    def one(span: int, parent: int) -> dict:
-        made = {"traceId": _b64(trace, 16), "spanId": _b64(span, 8), "name": "s"}
-        return {**made, "parentSpanId": _b64(parent, 8)} if parent else made
+    def span_of(span: int, parent: int) -> dict:
+        fields = {"traceId": _b64(trace, 16), "spanId": _b64(span, 8), "name": "s"}
+        return {**fields, "parentSpanId": _b64(parent, 8)} if parent else fields
 
-    spans = [one(span, parent) for span, parent in ids_and_parents]
+    spans = [span_of(span, parent) for span, parent in ids_and_parents]
     return {"trace": {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]} if spans else {}}
 
 
@@ -33,10 +33,10 @@ def _b64(number: int, size: int) -> str:
     return base64.b64encode(number.to_bytes(size, "big")).decode()
 
 
-def a_tempo(traces: dict[int, dict], *, found: list[int] = ()):  # type: ignore[assignment]
-    """A Tempo that knows these traces."""
+def tempo_with(traces: dict[int, dict], *, matches: list[int] = ()):  # type: ignore[assignment]
+    """Respond like a Tempo with these traces, of which a search finds `matches`."""
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/search":
             hits = [
                 {
@@ -46,7 +46,7 @@ def a_tempo(traces: dict[int, dict], *, found: list[int] = ()):  # type: ignore[
                     "durationMs": 7,
                     "spanSets": [{"matched": 2}],
                 }
-                for i in found
+                for i in matches
             ]
             return Reply(
                 json.dumps({"traces": hits[: int(params["limit"])], "metrics": {}}).encode()
@@ -57,20 +57,20 @@ def a_tempo(traces: dict[int, dict], *, found: list[int] = ()):  # type: ignore[
             )
         return Reply(b"404 page not found", 404)
 
-    return answer
+    return respond
 
 
-def test_a_search_gives_summaries() -> None:
-    """Ids whole (Tempo drops leading zeros), times in seconds, and whether there may be more."""
-    with telling(a_tempo({}, found=[0xAB, 2])) as server:
-        found = Tempo(server.url).search("{ status = error }", 10.5, 20.5, limit=2)
-    assert found.trace_ids == (f"{0xAB:032x}", f"{2:032x}") and found.limited
-    assert (found.traces[0].start, found.traces[0].duration_s, found.traces[0].matched) == (
+def test_a_search_returns_summaries() -> None:
+    """Ids are padded, times are in seconds, and it is known whether there may be more."""
+    with serving(tempo_with({}, matches=[0xAB, 2])) as server:
+        answer = Tempo(server.url).search("{ status = error }", 10.5, 20.5, limit=2)
+    assert answer.trace_ids == (f"{0xAB:032x}", f"{2:032x}") and answer.limited
+    assert (answer.traces[0].start, answer.traces[0].duration_s, answer.traces[0].matched) == (
         1.5,
         0.007,
         2,
     )
-    assert server.asked[0][1] == {
+    assert server.requests[0][1] == {
         "q": "{ status = error }",
         "start": "10",
         "end": "21",
@@ -78,37 +78,37 @@ def test_a_search_gives_summaries() -> None:
     }
 
 
-def test_a_search_that_finds_nothing() -> None:
-    """Empty is an answer; where something was needed, the error says what was asked."""
-    with telling(a_tempo({})) as server:
-        found = Tempo(server.url).search("{ name = `x` }", 0, 1)
-    assert len(found) == 0 and not found.limited
+def test_a_search_without_results() -> None:
+    """An empty answer is valid; where data is required, the error contains the query."""
+    with serving(tempo_with({})) as server:
+        answer = Tempo(server.url).search("{ name = `x` }", 0, 1)
+    assert len(answer) == 0 and not answer.limited
     with pytest.raises(NoData, match="name = `x`"):
-        found.require()
+        answer.require()
 
 
 def test_a_trace_by_id() -> None:
-    """The whole document; an unknown id is NoData, also where Tempo answers with an empty trace."""
-    with telling(a_tempo({7: spans_of(7, (1, 0), (2, 1))})) as server:
+    """The complete trace is returned; an unknown id or an empty trace is NoData."""
+    with serving(tempo_with({7: spans_of(7, (1, 0), (2, 1))})) as server:
         tempo = Tempo(server.url)
         assert [s for _, s, _ in span_ids(tempo.trace(f"{7:032x}"))] == [f"{1:016x}", f"{2:016x}"]
         with pytest.raises(NoData, match="does not know"):
             tempo.trace(f"{8:032x}")
 
 
-def test_a_cut_trace_is_marked() -> None:
-    """Tempo says PARTIAL when a trace was too large: the answer keeps that."""
-    with telling(
-        a_tempo({7: {**spans_of(7, (1, 0)), "status": "PARTIAL"}, 8: spans_of(8, (1, 0))})
+def test_a_partial_trace_is_marked() -> None:
+    """Traces that Tempo marked as PARTIAL, as too large, are listed in the answer."""
+    with serving(
+        tempo_with({7: {**spans_of(7, (1, 0)), "status": "PARTIAL"}, 8: spans_of(8, (1, 0))})
     ) as server:
         answer = Tempo(server.url).traces([f"{7:032x}", f"{8:032x}", f"{9:032x}"])
     assert answer.partial == (f"{7:032x}",) and len(answer.documents) == 2
 
 
-def test_a_real_tempo_is_searched_and_asked_for_each_trace() -> None:
-    """Where there is no bulk endpoint: the same spans, only slower, and the limit is visible."""
+def test_a_real_tempo_is_searched_and_queried_for_each_trace() -> None:
+    """Without a bulk endpoint the same spans are returned, and the limit is visible."""
     traces = {i: spans_of(i, (i, 0)) for i in range(1, 6)}
-    with telling(a_tempo(traces, found=list(traces))) as server:
+    with serving(tempo_with(traces, matches=list(traces))) as server:
         tempo = Tempo(server.url)
         answer = tempo.spans("{}", 0, 10, max_traces=5)
     assert not tempo.streams and answer.limited and answer.provenance.requests == 6
@@ -116,81 +116,76 @@ def test_a_real_tempo_is_searched_and_asked_for_each_trace() -> None:
 
 
 def as_protobuf(answer: dict) -> Reply:
-    """The same answer by id in Tempo's protobuf."""
+    """Return the same trace in Tempo's protobuf."""
     trace = json_format.ParseDict(answer["trace"], TracesData())
     partial = answer.get("status") == "PARTIAL"
     return Reply(trace_by_id_response(trace, partial=partial), content_type="application/protobuf")
 
 
-def test_many_spans_of_a_real_tempo_come_as_protobuf() -> None:
-    """Asked for with exactly the Accept that Tempo compares with; cut and unknown traces are as
-    visible as in JSON."""
+def test_spans_of_a_real_tempo_are_requested_as_protobuf() -> None:
+    """The Accept header is the one that Tempo expects; partial and unknown traces are seen."""
     traces = {i: spans_of(i, (i, 0), (9, i)) for i in range(1, 4)} | {4: spans_of(4)}
     traces[2]["status"] = "PARTIAL"
-    by_json = a_tempo(traces, found=list(traces))
+    by_json = tempo_with(traces, matches=list(traces))
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         return (
             as_protobuf(traces[int(path[-32:], 16)]) if "traces" in path else by_json(path, params)
         )
 
-    with telling(answer) as server:
-        found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
+    with serving(respond) as server:
+        answer = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
         accepted = [
             h["Accept"]
-            for (path, _), h in zip(server.asked, server.headers, strict=True)
+            for (path, _), h in zip(server.requests, server.headers, strict=True)
             if "traces/" in path
         ]
-    assert (
-        accepted == ["application/protobuf"] * 4
-        and len(found.protobufs) == len(found.documents) == 3
-    )
-    assert sorted(span_ids(found)) == sorted(
+    assert accepted == ["application/protobuf"] * 4
+    assert len(answer.protobufs) == len(answer.documents) == 3
+    assert sorted(span_ids(answer)) == sorted(
         (f"{t:032x}", f"{s:016x}", f"{p:016x}" if p else "")
         for t in (1, 2, 3)
         for s, p in ((t, 0), (9, t))
     )
-    assert found.partial == (f"{2:032x}",) and found.provenance.received_bytes > sum(
-        map(len, found.protobufs)
-    )
+    assert answer.partial == (f"{2:032x}",)
+    assert answer.provenance.received_bytes > sum(map(len, answer.protobufs))
 
 
-def test_a_store_that_knows_no_protobuf_is_read_as_json() -> None:
-    """Whether it never does, or for some traces only: each trace is read in the form in which it
-    came."""
+def test_a_store_without_protobuf_is_read_as_json() -> None:
+    """Each trace is read in the format in which it came, also when the formats are mixed."""
     traces = {i: spans_of(i, (i, 0)) for i in range(1, 4)}
-    by_json = a_tempo(traces, found=list(traces))
-    with telling(by_json) as server:
+    by_json = tempo_with(traces, matches=list(traces))
+    with serving(by_json) as server:
         assert len(Tempo(server.url).spans("{}", 0, 10, max_traces=5).documents) == 3
-        assert sum("traces/" in path for path, _ in server.asked) == 3
+        assert sum("traces/" in path for path, _ in server.requests) == 3
 
     def mixed(path: str, params: dict[str, str]) -> Reply:
         is_first = path.endswith(f"{1:032x}")
         return as_protobuf(traces[1]) if is_first else by_json(path, params)
 
-    with telling(mixed) as server:
-        found = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
-    assert len(found.documents) == 3
-    assert sorted(t for t, _, _ in span_ids(found)) == [f"{i:032x}" for i in traces]
+    with serving(mixed) as server:
+        answer = Tempo(server.url).spans("{}", 0, 10, max_traces=5)
+    assert len(answer.documents) == 3
+    assert sorted(t for t, _, _ in span_ids(answer)) == [f"{i:032x}" for i in traces]
 
 
-def test_protobuf_that_is_none_is_an_error() -> None:
-    """The address is not a Tempo's, or the answer was cut."""
-    by_json = a_tempo({}, found=[1])
+def test_invalid_protobuf_is_an_error() -> None:
+    """The server is not a Tempo, or the answer was truncated."""
+    by_json = tempo_with({}, matches=[1])
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         return (
             Reply(b"\x0a\xff", content_type="application/protobuf")
             if "traces/" in path
             else by_json(path, params)
         )
 
-    with telling(answer) as server, pytest.raises(StoreUnreachable, match="not Tempo"):
+    with serving(respond) as server, pytest.raises(StoreUnreachable, match="not Tempo"):
         Tempo(server.url).spans("{}", 0, 10, max_traces=5)
 
 
 def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
-    """An Arrow stream with these (trace, span, parent) ids."""
+    """Return an Arrow stream with these (trace, span, parent) ids."""
     ids = dict(
         zip(
             ("trace_id", "span_id", "parent_span_id"),
@@ -208,8 +203,8 @@ def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def test_the_labs_own_store_streams() -> None:
-    """One question for all, whole traces, and only the columns that were wanted."""
+def test_the_labs_trace_store_streams() -> None:
+    """One request returns all traces complete, with only the columns that were requested."""
     body = stream(
         ("t", "s", ""),
         attributes=["{}"],
@@ -217,15 +212,15 @@ def test_the_labs_own_store_streams() -> None:
         resource=["{}"],
         **{"tool_name": [""], "user.id": [""]},
     )
-    with telling(lambda *_: Reply(body)) as server:
+    with serving(lambda *_: Reply(body)) as server:
         tempo = Tempo(server.url)
         answer = tempo.spans("{}", 0, 10, attributes=["tool_name"])
         tempo.spans("{}", 0, 10, attributes=["tool_name", "other"])
         tempo.spans("{}", 0, 10, attributes=None)
     assert span_ids(answer) == [("t", "s", "")]
-    asked = [params for path, params in server.asked if path == "/api/lab/spans"][1:]
-    assert asked[0]["whole_traces"] == "true"
-    extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in asked]
+    queries = [params for path, params in server.requests if path == "/api/lab/spans"][1:]
+    assert queries[0]["whole_traces"] == "true"
+    extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in queries]
     assert extra == [
         {"tool_name"},
         {"tool_name", "attributes"},
@@ -245,12 +240,9 @@ def test_the_labs_own_store_streams() -> None:
         (Reply(b'{"traces":[', cut=True), StoreUnreachable, "cannot be reached"),
     ],
 )
-def test_what_is_no_answer_is_an_error_with_the_servers_words(
-    reply: Reply, error: type, words: str
-) -> None:
-    """As with Prometheus; a server that answers 200 to everything is not taken for the lab's own
-    store."""
-    with telling(lambda *_: reply) as server:
+def test_an_error_contains_the_servers_message(reply: Reply, error: type, words: str) -> None:
+    """As with Prometheus; a server that answers 200 to everything is not the lab's store."""
+    with serving(lambda *_: reply) as server:
         tempo = Tempo(server.url)
         with pytest.raises(error, match=words):
             tempo.search("{", 0, 1)
@@ -258,38 +250,34 @@ def test_what_is_no_answer_is_an_error_with_the_servers_words(
             tempo.spans("{", 0, 1)
 
 
-def test_waiting_ends_when_traces_are_whole_and_have_stopped_growing(
+def test_waiting_ends_when_traces_are_complete_and_have_stopped_growing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A trace that gains a span between two questions is still arriving; one whose parent lacks
-    is not whole."""
+    """A trace that still gains spans, or lacks a parent, is not complete."""
     monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
     steps = iter(
         [spans_of(1, (2, 1)), spans_of(1, (2, 1), (1, 0)), spans_of(1, (2, 1), (1, 0), (3, 1))]
     )
-    now = {"trace": next(steps)}
+    current = {"trace": next(steps)}
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
-        body = json.dumps(now["trace"]).encode()
-        now["trace"] = next(steps, now["trace"])
+    def respond(path: str, params: dict[str, str]) -> Reply:
+        body = json.dumps(current["trace"]).encode()
+        current["trace"] = next(steps, current["trace"])
         return Reply(body)
 
-    with telling(answer) as server:
+    with serving(respond) as server:
         arrival = Tempo(server.url).wait_for_traces([f"{1:032x}"], timeout_s=5)
-    assert (
-        arrival.complete == (f"{1:032x}",)
-        and arrival.complete_ratio == 1
-        and len(server.asked) == 4
-    )
+    assert arrival.complete == (f"{1:032x}",)
+    assert arrival.complete_ratio == 1
+    assert len(server.requests) == 4
     assert arrival.require() is arrival
 
 
-def test_waiting_is_bounded_and_names_what_lacks() -> None:
-    """After the time is up, each incomplete trace has its reason; what the caller's rule says
-    counts too."""
+def test_waiting_is_bounded_and_reports_what_is_missing() -> None:
+    """At the timeout each incomplete trace has a reason, also from the caller's rule."""
     traces = {1: spans_of(1, (2, 1)), 2: spans_of(2, (1, 0)), 4: spans_of(4, (2, 3), (1, 0))}
     ids = [f"{i:032x}" for i in (1, 2, 3, 4)]
-    with telling(a_tempo(traces)) as server:
+    with serving(tempo_with(traces)) as server:
         arrival = Tempo(server.url).wait_for_traces(ids, timeout_s=0.05)
         assert arrival.waited_s < 5
         assert {i: arrival.incomplete.get(i) for i in ids} == {
@@ -307,27 +295,26 @@ def test_waiting_is_bounded_and_names_what_lacks() -> None:
 
 
 def test_waiting_for_nothing_ends_at_once() -> None:
-    """No trace, no question."""
+    """Without traces no request is sent."""
     arrival = Tempo("http://127.0.0.1:9").wait_for_traces([], timeout_s=5)
     assert not arrival.complete and not arrival.incomplete
 
 
-def test_an_unfinished_search_says_so() -> None:
-    """Tempo answers with what it has when its time is over; as many as the limit allows are
-    enough."""
+def test_an_unfinished_search_is_reported() -> None:
+    """An answer that Tempo cut short is marked, unless the limit was reached."""
     body = {
         "traces": [{"traceID": "ab", "rootServiceName": "<root span not yet received>"}],
         "metrics": {"completedJobs": 1, "totalJobs": 4, "inspectedBytes": "123"},
     }
-    with telling(lambda *_: Reply(json.dumps(body).encode())) as server:
+    with serving(lambda *_: Reply(json.dumps(body).encode())) as server:
         answer = Tempo(server.url).search("{}", 0, 1, limit=20)
         assert len(answer) == 1 and "1 of 4 of its jobs" in answer.provenance.warnings[0]
         assert Tempo(server.url).search("{}", 0, 1, limit=1).provenance.warnings == ()
 
 
 def test_a_wrong_address_is_not_a_tempo_without_traces() -> None:
-    """A server that answers 404 to everything would know no trace, and be waited for in vain."""
-    with telling(lambda *_: Reply(b"404 page not found\n", 404)) as server:
+    """A server that answers 404 to everything is an error, not a store without the traces."""
+    with serving(lambda *_: Reply(b"404 page not found\n", 404)) as server:
         tempo = Tempo(server.url)
         for call in (
             lambda: tempo.traces(["1", "2"]),
@@ -339,8 +326,8 @@ def test_a_wrong_address_is_not_a_tempo_without_traces() -> None:
 
 
 def test_ids_are_padded_and_checked() -> None:
-    """Some tools drop leading zeros; what is no id is refused before anything is asked."""
-    with telling(a_tempo({7: spans_of(7, (1, 0))})) as server:
+    """Ids are padded with zeros, and invalid ids are refused before any request is sent."""
+    with serving(tempo_with({7: spans_of(7, (1, 0))})) as server:
         tempo = Tempo(server.url)
         assert tempo.traces(["7", f"{7:032x}"]).provenance.requests == 1
         assert tempo.wait_for_traces([" 07"], timeout_s=5).complete == (f"{7:032x}",)
