@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     vllm_job: str = Field(
         "vllm", description="the scrape job of the chat model's vLLM, for the analysis"
     )
+    metric_prefix: str = Field(
+        "",
+        description="what stands before the names of the engine's metrics where they were renamed "
+        "beyond recognition (`acme_llm_`), or ENGINE=PREFIX (`sglang=acme_llm_`); see lab/engines",
+    )
     ports: dict[str, int] = Field(
         {}, description="ports that `lab up` must take, by name; others are chosen free"
     )

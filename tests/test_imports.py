@@ -24,6 +24,7 @@ FLOOR = {
     "world",
     "prices",
     "notebook",
+    "engines",
 }
 
 # Package -> what it may import besides itself and the floor. A stage takes plain values and imports
@@ -43,10 +44,12 @@ ABOVE = {
     "cost": {"observation", "frames", "measures"},
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
+    "fleet": {"observation", "frames", "measures", "stores"},
     "exercises": {"latency", "measures"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "fleet",
         "observation",
         "recording",
         "runs",
