@@ -16,8 +16,10 @@ import httpx
 import numpy as np
 import pandas as pd
 
+from lab.engines import actual_name
 from lab.errors import FrameError, NoData
 from lab.frames import increase_exact, series_frame
+from lab.frames.replicas import merge_copies
 from lab.latency import engine_calls
 from lab.measures import (
     SATURATED,
@@ -29,6 +31,7 @@ from lab.measures import (
     fit_service_curve,
     in_flight_at,
     knee,
+    level_over_time,
     level_row,
     predict,
     prediction_errors,
@@ -42,6 +45,7 @@ from lab.observation import Observation, Sampler, drive, wait_for_spans
 from lab.places import place_of
 from lab.schema import Metric
 from lab.settings import Settings
+from lab.stores import MetricAnswer
 from lab.workload import Run
 
 __all__ = [
@@ -305,7 +309,8 @@ def engine_pressure(measured: Measured) -> pd.DataFrame:
 
     The index is the offered load.
 
-    - `running`, `waiting`, `kv_cache_ratio`: the maxima;
+    - `running`, `waiting`, `kv_cache_ratio`: the maxima; of several engines the sum of the requests
+      and the fullest cache;
     - `preemptions`, `tokens_per_step` (mean batch of an engine step, prompt tokens included),
       `engine_steps_per_s`: from the first to the last scrape within the step, so nothing of its
       neighbours is in them;
@@ -394,12 +399,17 @@ def in_engine(metrics: str) -> float:
 
     Raises NoData where both are missing.
     """
-    gauges = (f"{Metric.RUNNING}{{", f"{Metric.WAITING}{{")
+    exported = {line.partition("{")[0] for line in metrics.splitlines() if "{" in line}
+    names = [actual_name(metric, list(exported)) for metric in (Metric.RUNNING, Metric.WAITING)]
+    gauges = tuple(f"{name.metric}{{" for name in names if name)
     values = [
-        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(gauges)
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if gauges and line.startswith(gauges)
     ]
     if not values:
-        raise NoData("this is not vLLM's /metrics", query=", ".join(gauges), got=metrics[:80])
+        query = f"{Metric.RUNNING}, {Metric.WAITING}"
+        raise NoData("this is not vLLM's /metrics", query=query, got=metrics[:80])
     return sum(values)
 
 
@@ -425,8 +435,10 @@ def _scrapes(measured: Measured, metrics: Sequence[str]) -> pd.DataFrame:
         answer = seen.prometheus.samples(
             seen.of_vllm(metric), start, seen.scraped_until, lookback_s=0.0
         )
-        samples = series_frame(answer.require())
-        columns[metric] = samples.groupby("time", observed=True)["value"].sum()
+        samples = merge_copies(series_frame(answer.require()), ["value"])
+        # Engines' requests are added up; of their caches the fullest is the limit.
+        how: Literal["max", "sum"] = "max" if metric == Metric.KV_CACHE_USAGE else "sum"
+        columns[metric] = level_over_time(samples, how)
     table = pd.DataFrame(columns).dropna().reset_index()
     table["at"] = table["time"].dt.as_unit("ns").astype("int64") / 1e9
 
@@ -445,8 +457,12 @@ def _growth_by_step(
     answer = seen.prometheus.samples(
         seen.of_vllm(metric), measured.window[0], seen.scraped_until
     ).require()
-    grown = {
-        step: float(increase_exact(answer, first[step], last[step])["increase"].sum())
-        for step in first.index
-    }
+    grown = {step: _total_increase(answer, first[step], last[step]) for step in first.index}
     return pd.Series(grown, dtype=float)
+
+
+def _total_increase(answer: MetricAnswer, start: float, end: float) -> float:
+    """Return the growth of a counter over all engines, ranks that repeat one counted once."""
+    growth = increase_exact(answer, start, end)
+    numbers = ["increase", "resets", "from_zero", "first_at", "last_at"]
+    return float(merge_copies(growth, numbers)["increase"].sum())

@@ -84,6 +84,7 @@ ENERGY = {  # metric -> (joules per unit, what it covers)
         "the processor packages, without memory and the rest of the machine",
     ),
 }
+GPU_LABELS = ("Hostname", "hostname", "UUID", "gpu")
 RAPL_LOOKED_FOR = 'node_scrape_collector_success{collector="rapl"}'
 
 Price = TypeVar("Price", ApiPrice, MachinePrice)
@@ -285,7 +286,12 @@ def energy(seen: Observation) -> Energy:
     for metric, (unit_j, covers) in ENERGY.items():
         series = seen.prometheus.samples(metric, *window).series
         if series:
-            units = seen.increase(metric, job=series[0].labels.get("job", ""))
+            growth = seen.increases(metric, job=series[0].labels.get("job", ""))
+            # DCGM repeats a GPU's energy for every instance (MIG) and every pod that shares it.
+            gpu = [name for name in GPU_LABELS if name in growth]
+            if gpu:
+                growth = growth.groupby(gpu, observed=True, dropna=False)[["increase"]].max()
+            units = float(growth["increase"].sum())
             return Energy(units * unit_j, metric, covers)
 
     looked_for = seen.prometheus.samples(RAPL_LOOKED_FOR, *window).series

@@ -27,6 +27,7 @@ __all__ = [
     "actual_name",
     "dialect_of",
     "engines",
+    "own_names",
     "questions",
     "recognise",
 ]
@@ -195,6 +196,8 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
 
     None where the metric is not one of the questions, or no engine in the store answers it.
     """
+    if metric in names and not prefix:
+        return Name(metric)
     part = next((part for part in PARTS if metric.endswith(part)), "")
     question = _question_of(metric.removesuffix(part)) or _question_of(metric)
     if not question:
@@ -206,6 +209,19 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
             name = dialect.name_of(question)
             return Name(name.metric + part, name.matchers)
     return None
+
+
+def own_names(names: Iterable[str], prefix: str = "") -> dict[str, str]:
+    """Return the lab's own name of each metric that has another one in a store."""
+    names = list(names)
+    own = {question: metric for metric, question in _own_names().items()}
+    result = {}
+    for dialect in recognise(names, prefix):
+        for question, alternatives in dialect.alternatives.items():
+            for name in alternatives:
+                if question in own and name.metric in names and not name.matchers:
+                    result[name.metric] = own[question]
+    return {name: metric for name, metric in result.items() if name != metric}
 
 
 @cache

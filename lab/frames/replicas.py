@@ -80,14 +80,22 @@ def per_engine(
 
 def without_copies(summary: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return the series without those that repeat another one's value (see LABELS)."""
-    copies = [name for name in LABELS["copies"] if name in summary]
-    table = summary
-    if kind in ("gauge", "share"):
-        table = _living_processes(table)
+    table = _living_processes(summary) if kind in ("gauge", "share") else summary
+    return merge_copies(table, NUMBERS).copy()
+
+
+def merge_copies(table: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:
+    """Return a frame without rows that only repeat another one's numbers (see LABELS).
+
+    Of rows that differ in nothing but a rank or the Prometheus that scraped them, the largest
+    `numbers` are kept. Frames without such labels are returned as they are.
+    """
+    copies = [name for name in LABELS["copies"] if name in table]
     if not copies:
-        return table.copy()
-    labels = [name for name in table.columns if name not in (*NUMBERS, *copies)]
-    return table.groupby(labels, sort=False, as_index=False)[list(NUMBERS)].max()
+        return table
+    labels = [name for name in table.columns if name not in (*numbers, *copies)]
+    groups = table.groupby(labels, observed=True, dropna=False, sort=False, as_index=False)
+    return groups[list(numbers)].max()
 
 
 def copies_in(summary: pd.DataFrame) -> list[str]:

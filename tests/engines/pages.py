@@ -19,11 +19,12 @@ _SAMPLE = re.compile(r"([\w:]+)(?:\{(.*)\})?\s+(\S+)")
 
 
 def page(name: str) -> str:
+    """Return a page of tests/data/engines."""
     return (DATA / f"{name}.prom").read_text()
 
 
 def window() -> str:
-    """The window of all scrapes, as `lab.fleet.look` takes it."""
+    """Return the window of the scrapes, as `lab.fleet.look` takes it."""
     start, end = (datetime.fromtimestamp(at, UTC).isoformat() for at in WINDOW)
     return f"{start}/{end}"
 
@@ -41,8 +42,12 @@ def samples(text: str, target: Mapping[str, str]) -> dict[str, str]:
         # A target's label wins; the page's is kept as exported_LABEL.
         renamed = {(f"exported_{key}" if key in target else key): text for key, text in own}
         every = {**renamed, **target}
-        result[f"{name}{{{','.join(f'{k}="{v}"' for k, v in every.items())}}}"] = value
+        result[f"{name}{_labels(every)}"] = value
     return result
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    return "{" + ",".join(f'{key}="{text}"' for key, text in labels.items()) + "}"
 
 
 def exposition(targets: Sequence[tuple[Mapping[str, str], str, str]]) -> str:
@@ -51,7 +56,7 @@ def exposition(targets: Sequence[tuple[Mapping[str, str], str, str]]) -> str:
     for labels, before, after in targets:
         first = samples(before, labels)
         second = samples(after, labels)
-        up = f"up{{{','.join(f'{k}="{v}"' for k, v in labels.items())}}}"
+        up = f"up{_labels(labels)}"
         first[up] = second[up] = "1"
         for series in {**first, **second}:
             for at in AT:
