@@ -49,6 +49,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "measures",
         "fleet",
         "observation",
         "recording",
