@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -45,6 +45,13 @@ OUTLIER = {  # column: (what, least difference, least factor)
     "running_mean": ("running requests", 8.0, 2.5),
     "preemptions": ("preemptions", 10.0, 3.0),
 }
+# Labels that some metrics of an engine lack, and others have.
+FILLED = ("engine", "dp_rank", *LABELS["model"])
+# Labels that depend on who scraped an engine, or under which job.
+NOT_THE_ENGINES = (
+    *("cluster", "namespace", "exported_namespace", "job", "exported_job"),
+    *("instance", "exported_instance", "pod", "exported_pod"),
+)
 TRANSFER = ("external_kv_transfer",)  # label `source` of vLLM's prompt_tokens_by_source
 TIERS = ("host", "disk")  # of prompt_tokens_cached_by_source: an own cache, not another engine
 
@@ -265,7 +272,9 @@ def _set_identity(observed: _Observed) -> None:
                 "they are counted once",
             )
         )
-    for name in observed.identity:
+    for name in FILLED:
+        if name not in observed.identity:
+            continue
         others = [other for other in observed.identity if other != name]
         ranks = observed.series.loc[observed.series[name] != "", [*others, name]].drop_duplicates()
         single = ranks[~ranks.duplicated(others, keep=False)] if others else ranks
@@ -335,7 +344,7 @@ def _print_of(observed: _Observed) -> dict[tuple[str, ...], tuple[str, ...]]:
     for place, rows in table.groupby("place", sort=False):
         labels = dict(zip(observed.identity, place, strict=True))
         target = labels.get("instance") or labels.get("pod") or ""
-        rank = labels.get("engine", "") + "/" + labels.get("dp_rank", "")
+        rank = "/".join(text for name, text in labels.items() if name not in NOT_THE_ENGINES)
         totals = [f"{total:.6g}" for total in sorted(rows["total"])]
         if target and rows["total"].max() > 0:
             prints[place] = (observed.dialect.engine.key, target, rank, *totals)
@@ -420,13 +429,10 @@ def _engine_table(observed: _Observed) -> pd.DataFrame:
         if question in PREFIX:
             columns[f"{question}_total"] = answer.get("total", pd.Series(dtype=float))
     columns |= _cache_columns(observed, columns)
-    table = pd.DataFrame(
-        {name: column for name, column in columns.items() if len(column)},
-        columns=list(columns),
-    )
-    table = table.astype(float)
-    if not isinstance(table.index, pd.MultiIndex):
-        table.index = pd.MultiIndex.from_arrays([table.index], names=observed.identity)
+    places = pd.MultiIndex.from_frame(observed.series[observed.identity].drop_duplicates())
+    table = pd.DataFrame(index=places.sort_values())
+    for name, column in columns.items():
+        table[name] = column.reindex(table.index).astype(float) if len(column) else np.nan
     table["hit_ratio"] = _hit_ratio(table)
     table["hit_ratio_since_start"] = _hit_ratio(table, "_total")
     table = table.drop(columns=[*PREFIX, *(f"{name}_total" for name in PREFIX), "external_hits"])
@@ -644,8 +650,8 @@ def _cache_remarks(observed: _Observed, table: pd.DataFrame) -> list[Remark]:
         moved = row["transferred_tokens"]
         if moved > 0.01 * row["prompt_tokens"]:
             text = (
-                f"{moved:,.0f} of {row['prompt_tokens']:,.0f} prompt tokens came from another engine "
-                "or store (KV transfer). The engine and its API count them as cached, but they were "
+                f"{moved:,.0f} of {row['prompt_tokens']:,.0f} prompt tokens came from another "
+                "engine or store (KV transfer). The engine and its API count them as cached, but they were "
                 "computed elsewhere: no saving"
             )
             remarks.append(Remark("transfer", str(row["name"]), text))

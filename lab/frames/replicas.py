@@ -74,8 +74,11 @@ def per_engine(
     for name in keys:
         if name not in table:
             table[name] = ""
-    how = "max" if kind == "share" else "sum"
-    return table.groupby(keys, sort=True)[list(NUMBERS)].agg(_skipna_sum if how == "sum" else how)
+    groups = table.groupby(keys, sort=True)[list(NUMBERS)]
+    result = groups.max() if kind == "share" else groups.sum(min_count=1)
+    if not isinstance(result.index, pd.MultiIndex):
+        result.index = pd.MultiIndex.from_arrays([result.index], names=keys)
+    return result
 
 
 def without_copies(summary: pd.DataFrame, kind: str) -> pd.DataFrame:
@@ -122,10 +125,6 @@ def _living_processes(table: pd.DataFrame) -> pd.DataFrame:
             one[list(NUMBERS)] = np.nan
         kept.append(one.drop(columns=pids))
     return pd.concat(kept, ignore_index=True)
-
-
-def _skipna_sum(values: pd.Series) -> float:
-    return float(values.sum(min_count=1))
 
 
 def _target(labels: dict[str, str]) -> tuple[str, ...]:
