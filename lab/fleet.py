@@ -167,7 +167,7 @@ def _observe(
     if histograms:
         bucket_answer = prometheus.samples(_any_of(histograms, matcher), start, end)
         if bucket_answer.series:
-            buckets = series_summary(bucket_answer, start, end)
+            buckets = series_summary(bucket_answer, start, end, gauges=False)
     observed = _Observed(dialect, series, buckets)
     observed.remarks += _remarks_of_answer(dialect, answer)
     if not series.empty:
@@ -520,6 +520,9 @@ def _names(index: pd.MultiIndex) -> list[str]:
     return names
 
 
+_NO_BUCKETS = pd.DataFrame(columns=["key", "upper", "cumulative"])
+
+
 def _latency(observed: _Observed, names: pd.Series) -> pd.DataFrame:
     """Return one row per engine and histogram, and one for all engines together."""
     rows = []
@@ -527,12 +530,12 @@ def _latency(observed: _Observed, names: pd.Series) -> pd.DataFrame:
         if question not in observed.dialect.alternatives:
             continue
         sums = _answers(observed, question, "_sum").get("increase", pd.Series(dtype=float))
-        buckets = _bucket_increases(observed, question)
+        buckets = dict(tuple(_bucket_increases(observed, question).groupby("key", sort=False)))
         per_row = []
         for key, name in names.items():
             if key not in sums.index:
                 continue
-            own = buckets[buckets["key"] == key]
+            own = buckets.get(key, _NO_BUCKETS)
             per_row.append(own)
             row = {"server": observed.dialect.engine.title, "engine": name, "what": question}
             rows.append(row | _reading(own, float(sums[key])))
@@ -558,7 +561,7 @@ def _bucket_increases(observed: _Observed, question: str) -> pd.DataFrame:
         known = pd.concat(tables)["key"] if tables else []
         tables.append(table[~table["key"].isin(known)])
     if not tables:
-        return pd.DataFrame(columns=["key", "upper", "cumulative"])
+        return _NO_BUCKETS
     table = pd.concat(tables, ignore_index=True).rename(columns={"increase": "cumulative"})
     return table[["key", "upper", "cumulative"]].sort_values(["key", "upper"])
 
@@ -651,8 +654,8 @@ def _cache_remarks(observed: _Observed, table: pd.DataFrame) -> list[Remark]:
         if moved > 0.01 * row["prompt_tokens"]:
             text = (
                 f"{moved:,.0f} of {row['prompt_tokens']:,.0f} prompt tokens came from another "
-                "engine or store (KV transfer). The engine and its API count them as cached, but they were "
-                "computed elsewhere: no saving"
+                "engine or store (KV transfer). The engine and its API count them as cached, but "
+                "they were computed elsewhere: no saving"
             )
             remarks.append(Remark("transfer", str(row["name"]), text))
     return remarks

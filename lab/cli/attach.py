@@ -74,8 +74,12 @@ def attach(
     given = {name: text for name, text in given.items() if text}
     settings = load_settings(**given)
     prometheus_is_good = _report(look_at_prometheus, settings)
-    tempo_is_good = _report(look_at_tempo, settings)
     metrics_only = bool(prometheus) and not tempo
+    if metrics_only and not settings.tempo_url:
+        print("Tempo: no address (--tempo, LAB_TEMPO_URL)")
+        tempo_is_good = False
+    else:
+        tempo_is_good = _report(look_at_tempo, settings)
     if prometheus_is_good and not tempo_is_good and metrics_only:
         print("without traces: `lab fleet` shows the engines side by side, from metrics only")
     if not prometheus_is_good or not (tempo_is_good or metrics_only):

@@ -15,6 +15,7 @@ from lab.settings import load_settings
 from lab.stores.timestamps import utc
 
 UNKNOWN = "-"
+MANY = 12  # engines: of more, latency is printed for all together and for outliers; --json has all
 COLUMNS = {  # of Fleet.engines: heading, format
     "server": ("server", "{}"),
     "model": ("model", "{}"),
@@ -117,6 +118,8 @@ def _engines(shown: Fleet) -> str:
 
 def _latency(shown: Fleet) -> str:
     table = shown.latency
+    many = table.groupby(["server", "what"])["engine"].transform("size") > MANY
+    table = table[~many | (table["engine"] == "all") | table["engine"].isin(_outliers(shown))]
     text = pd.DataFrame({"engine": table["engine"], "what": table["what"]})
     text["n"] = [_text(value, "{:,.0f}") for value in table["n"]]
     text["mean"] = [_text(value, "{:.4g}") for value in table["mean_s"]]
@@ -126,6 +129,10 @@ def _latency(shown: Fleet) -> str:
         text[name] = [UNKNOWN if pd.isna(low) else f"({low:g}, {high:g}]" for low, high in bounds]
     text["note"] = table["why_not"]
     return _indented(text.set_index("engine").rename_axis(None))
+
+
+def _outliers(shown: Fleet) -> list[str]:
+    return [remark.where for remark in shown.remarks if remark.kind == "outlier"]
 
 
 def _cost(shown: Fleet, usd_per_hour: float) -> str:

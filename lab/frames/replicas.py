@@ -17,10 +17,13 @@ from lab.frames.samples import AnswerLike, samples_of
 
 HELD_S = 300.0  # how long a value holds without a newer one: Prometheus' own look-back
 NUMBERS = ("increase", "total", "mean", "max", "first", "last")
+_NO_GAUGE = dict.fromkeys(("mean", "max", "first", "last"), float("nan"))
 _TARGET = ("job", "instance", "pod", "exported_instance", "exported_pod", "server", "worker_addr")
 
 
-def series_summary(answer: AnswerLike, start: float, end: float) -> pd.DataFrame:
+def series_summary(
+    answer: AnswerLike, start: float, end: float, *, gauges: bool = True
+) -> pd.DataFrame:
     """Return one row per series of raw samples: its labels as text, and
 
     - `metric`: its name;
@@ -28,7 +31,7 @@ def series_summary(answer: AnswerLike, start: float, end: float) -> pd.DataFrame
       began within the window counts from 0 if its target was scraped before, otherwise from its
       first sample;
     - `mean` (time-weighted: each value holds until the next sample), `max`, `first` and `last`, as
-      a gauge;
+      a gauge; NaN without `gauges`;
     - `total`: its last value, as a counter since the target started.
 
     NaN samples are left out, as are series without a sample up to `end`.
@@ -52,7 +55,7 @@ def series_summary(answer: AnswerLike, start: float, end: float) -> pd.DataFrame
         row = {name: text for name, text in labels.items() if name != "__name__"}
         row["metric"] = labels.get("__name__", "")
         row |= _as_counter(at, value, start, scraped_before=began[_target(labels)] < at[0])
-        row |= _as_gauge(at, value, start, end)
+        row |= _as_gauge(at, value, start, end) if gauges else _NO_GAUGE
         rows.append(row)
     table = pd.DataFrame(rows, columns=None if rows else ["metric", *NUMBERS])
     texts = [name for name in table.columns if name not in NUMBERS]
@@ -150,7 +153,7 @@ def _as_gauge(at: np.ndarray, value: np.ndarray, start: float, end: float) -> di
     held = np.clip(until - np.maximum(at, start), 0, None)
     inside = held > 0
     if not inside.any():
-        return dict.fromkeys(("mean", "max", "first", "last"), float("nan"))
+        return _NO_GAUGE
     return {
         "mean": float(np.average(value[inside], weights=held[inside])),
         "max": float(value[inside].max()),
