@@ -11,6 +11,7 @@ Nothing is sent or started, and no trace is needed.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from lab.measures import read_histogram
 from lab.observation.window import parse_window
 from lab.settings import Settings
 from lab.stores import MetricAnswer, Prometheus
+from lab.stores.timestamps import utc
 
 __all__ = ["Fleet", "Remark", "cache_tokens", "look"]
 
@@ -118,7 +120,7 @@ def look(settings: Settings, window: str = "last 15m", *, job: str = "") -> Flee
     """
     start, end = parse_window(window)
     prometheus = Prometheus(settings)
-    match = f'{{job="{job}"}}' if job else ""
+    match = f"{{{_job(job)}}}" if job else ""
     names = prometheus.label_values("__name__", match=match)
     dialects = recognise(names, settings.metric_prefix)
     if not dialects:
@@ -130,6 +132,15 @@ def look(settings: Settings, window: str = "last 15m", *, job: str = "") -> Flee
         )
     observed = [_observe(prometheus, dialect, start, end, job) for dialect in dialects]
     observed = _without_duplicates(observed)
+    if not observed:
+        stems = ", ".join(dialect.stem for dialect in dialects)
+        raise NoData(
+            f"Prometheus at {prometheus.url} knows metrics {stems}..., but has no sample of them in "
+            "this window",
+            got=f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}",
+            fix="check the window's time zone, that the engines are up (`up`), and the store's "
+            "warnings: a partial answer lacks series",
+        )
     return _fleet(observed, (start, end))
 
 
@@ -153,7 +164,7 @@ def _observe(
     prometheus: Prometheus, dialect: Dialect, start: float, end: float, job: str
 ) -> _Observed:
     """Query everything that a dialect answers, and leave out copies of routers."""
-    matcher = f'job="{job}"' if job else ""
+    matcher = _job(job) if job else ""
     plain = _metrics_of(dialect)
     router = [dialect.stem + name for name in dialect.engine.router if name in dialect.bare]
     answer = prometheus.samples(_any_of([*plain, *router], matcher), start, end)
@@ -169,11 +180,16 @@ def _observe(
         if bucket_answer.series:
             buckets = series_summary(bucket_answer, start, end, gauges=False)
     observed = _Observed(dialect, series, buckets)
-    observed.remarks += _remarks_of_answer(dialect, answer)
+    observed.remarks += _remarks_of_answer(dialect, answer, series.attrs["not_finite"])
     if not series.empty:
         _leave_out_routers(observed, router)
         _set_identity(observed)
     return observed
+
+
+def _job(name: str) -> str:
+    # PromQL's strings are Go's, which read JSON's.
+    return f"job={json.dumps(name, ensure_ascii=False)}"
 
 
 def _metrics_of(dialect: Dialect) -> list[str]:
@@ -194,11 +210,16 @@ def _any_of(metrics: Iterable[str], matcher: str) -> str:
     return f"{{{','.join(matchers)}}}"
 
 
-def _remarks_of_answer(dialect: Dialect, answer: MetricAnswer) -> list[Remark]:
-    return [
-        Remark("store", dialect.engine.title, f"the store says: {warning}")
+def _remarks_of_answer(dialect: Dialect, answer: MetricAnswer, not_finite: int) -> list[Remark]:
+    title = dialect.engine.title
+    remarks = [
+        Remark("store", title, f"the store says: {warning}")
         for warning in answer.provenance.warnings
     ]
+    if not_finite:
+        text = f"{not_finite:,} samples are not numbers (NaN, Inf); they are left out"
+        remarks.append(Remark("store", title, text))
+    return remarks
 
 
 def _leave_out_routers(observed: _Observed, router: Sequence[str]) -> None:

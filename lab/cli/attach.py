@@ -6,7 +6,7 @@ import json
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -144,25 +144,33 @@ def _name_in(known: list[str], metric: str, settings: Settings) -> str:
 
 def _engines_line(prometheus: Prometheus, dialect: Dialect) -> str:
     """Return which engines export a dialect: how many, and under which scrape jobs."""
-    series = _series_of_engines(prometheus, dialect)
+    series, warnings = _engines_of(prometheus, dialect)
     jobs: dict[str, int] = {}
     for labels in series:
         job = labels.get("job", "")
         jobs[job] = jobs.get(job, 0) + 1
     by_job = ", ".join(f"{count} in job {job or '(none)'}" for job, count in sorted(jobs.items()))
     engines = "1 engine" if len(series) == 1 else f"{len(series)} engines"
-    return f"{dialect}: {engines}" + (f" ({by_job})" if by_job else "")
+    line = f"{dialect}: {engines}" + (f" ({by_job})" if by_job else "")
+    return "; ".join([line, *(f"the store says: {warning}" for warning in warnings)])
 
 
-def _series_of_engines(prometheus: Prometheus, dialect: Dialect) -> list[dict[str, str]]:
-    """Return the identifying labels of each engine of a dialect that answers now.
+def _engines_of(
+    prometheus: Prometheus, dialect: Dialect
+) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Return the identifying labels of each engine of a dialect now, and the store's warnings.
 
     One query, whose answer has one series per engine.
     """
     names = [dialect.names[question] for question in PROBES if question in dialect.names]
     selector = names[0].selector() if names else _any_answer(dialect).selector()
-    labels = ", ".join(LABELS["identity"])
-    return [series.labels for series in prometheus.query(f"group by ({labels}) ({selector})")]
+    identity = LABELS["identity"]
+    answer = prometheus.query(f"group by ({', '.join(identity)}) ({selector})")
+    engines = {}
+    for series in answer:
+        key = tuple(series.labels.get(name, "") for name in identity)
+        engines[key] = series.labels
+    return list(engines.values()), answer.provenance.warnings
 
 
 def _any_answer(dialect: Dialect) -> Name:
@@ -183,7 +191,7 @@ def scrape_job(settings: Settings) -> tuple[str, list[str]]:
     titles = set()
     for dialect in recognise(prometheus.metric_names(), settings.metric_prefix):
         titles.add(dialect.engine.title)
-        for labels in _series_of_engines(prometheus, dialect):
+        for labels in _engines_of(prometheus, dialect)[0]:
             model = next((labels[name] for name in LABELS["model"] if labels.get(name)), "?")
             models.setdefault(labels.get("job", ""), set()).add(model)
     if settings.vllm_job in models or not models:

@@ -99,11 +99,20 @@ def _sections(shown: Fleet, usd_per_hour: float | None) -> list[str]:
         lines = "\n".join(f"  ! {remark}" for remark in shown.remarks)
         sections.append(f"What these numbers do not say by themselves\n{lines}")
     if len(shown.unknown):
-        lines = "\n".join(
-            f"  {row.server}: {row.question}: {row.why}" for row in shown.unknown.itertuples()
-        )
-        sections.append(f"Not known\n{lines}")
+        sections.append(f"Not known\n{_unknown(shown)}")
     return sections
+
+
+def _unknown(shown: Fleet) -> str:
+    """Return a line per reason; the questions whose metric is simply absent share one."""
+    lines = []
+    for server, rows in shown.unknown.groupby("server", sort=False):
+        absent = rows["why"].str.startswith(("no metric ", f"{server} exports no such"))
+        for row in rows[~absent].itertuples():
+            lines.append(f"  {server}: {row.question}: {row.why}")
+        if absent.any():
+            lines.append(f"  {server}: no metric of {', '.join(rows.loc[absent, 'question'])}")
+    return "\n".join(lines)
 
 
 def _engines(shown: Fleet) -> str:

@@ -34,14 +34,15 @@ def series_summary(
       a gauge; NaN without `gauges`;
     - `total`: its last value, as a counter since the target started.
 
-    NaN samples are left out, as are series without a sample up to `end`.
+    Samples that are not finite are left out; `attrs["not_finite"]` is their number. So are series
+    without a sample up to `end`.
     """
     counts, time_ms, values = samples_of(answer.series)
     edges = np.concatenate(([0], np.cumsum(counts)))
     series = []
     for i, each in enumerate(answer.series):
         part = slice(edges[i], edges[i + 1])
-        known = ~np.isnan(values[part]) & (time_ms[part] <= round(end * 1000))
+        known = np.isfinite(values[part]) & (time_ms[part] <= round(end * 1000))
         if known.any():
             series.append((each.labels, time_ms[part][known] / 1000, values[part][known]))
 
@@ -60,6 +61,7 @@ def series_summary(
     table = pd.DataFrame(rows, columns=None if rows else ["metric", *NUMBERS])
     texts = [name for name in table.columns if name not in NUMBERS]
     table[texts] = table[texts].astype(object).fillna("")
+    table.attrs["not_finite"] = int((~np.isfinite(values)).sum())
     return table
 
 
