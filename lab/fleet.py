@@ -135,8 +135,8 @@ def look(settings: Settings, window: str = "last 15m", *, job: str = "") -> Flee
     if not observed:
         stems = ", ".join(dialect.stem for dialect in dialects)
         raise NoData(
-            f"Prometheus at {prometheus.url} knows metrics {stems}..., but has no sample of them in "
-            "this window",
+            f"Prometheus at {prometheus.url} knows metrics {stems}..., but has no sample of them "
+            "in this window",
             got=f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}",
             fix="check the window's time zone, that the engines are up (`up`), and the store's "
             "warnings: a partial answer lacks series",

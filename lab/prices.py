@@ -23,7 +23,7 @@ class MachinePrice:
 
 @dataclass(frozen=True)
 class ApiPrice:
-    """A million tokens at a public API; `cached_input_usd_per_mtok` is the input price where the list names none."""
+    """A million tokens at a public API. Without a price for cached input, input counts."""
 
     name: str
     input_usd_per_mtok: float
@@ -36,7 +36,7 @@ class ApiPrice:
     def cost_usd(
         self, prompt_tokens: float, completion_tokens: float, cached_tokens: float = 0
     ) -> float:
-        """USD for so many tokens; `cached_tokens` is the part of `prompt_tokens` that the cache answered."""
+        """Return USD for tokens; `cached_tokens` of the `prompt_tokens` came from the cache."""
         cached_price = self.cached_input_usd_per_mtok
         if cached_price is None:
             cached_price = self.input_usd_per_mtok
@@ -46,12 +46,12 @@ class ApiPrice:
 
 
 def machine_prices(data_dir: Path) -> dict[str, MachinePrice]:
-    """Every row of data/prices/machines.toml, by name. Raises SettingsError for a missing or malformed file."""
+    """Return the rows of machines.toml by name. Raises SettingsError for a malformed file."""
     return _read(data_dir / "prices" / "machines.toml", MachinePrice)
 
 
 def api_prices(data_dir: Path) -> dict[str, ApiPrice]:
-    """Every row of data/prices/api.toml, by name. Raises SettingsError for a missing or malformed file."""
+    """Return the rows of api.toml by name. Raises SettingsError for a malformed file."""
     return _read(data_dir / "prices" / "api.toml", ApiPrice)
 
 
@@ -70,6 +70,6 @@ def _read(path: Path, kind: type) -> dict:
             raise SettingsError(
                 f"row [{name}] of {path.name} is not a price",
                 got=str(e),
-                fix="every row needs its price, what, read_on and source; see data/prices/README.md",
+                fix="give its price, what, read_on and source; see data/prices/README.md",
             ) from e
     return prices

@@ -1,8 +1,9 @@
-"""The vocabulary: columns with their units, span and attribute names, metric names. Every other module takes them here.
+"""The vocabulary: columns with their units, span and attribute names, metric names.
 
-Words: a *request* is one call of the user; a *turn* is one model call inside it; a *tool call* is one tool run inside
-it; a *run* is a driven workload with its window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`,
-`_ratio`; `_at` columns are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
+Every other module takes them from here. A *request* is one call of the user; a *turn* is one model
+call inside it; a *tool call* is one tool run inside it; a *run* is a driven workload with its
+window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`, `_ratio`; `_at` columns
+are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def _columns(*rows: tuple[str, str, str]) -> tuple[Column, ...]:
     return tuple(Column(*row) for row in rows)
 
 
-# What the load driver writes, one row a request (Parquet). Lists and objects are JSON text where the dtype is "json".
+# What the load driver writes, one row per request (Parquet). Lists and objects are JSON text where
+# the dtype is "json".
 CLIENT_RECORD = _columns(
     ("run_id", "string", "the run that this request belongs to"),
     ("request_id", "string", "unique within the run"),
@@ -40,7 +42,7 @@ CLIENT_RECORD = _columns(
     ("user_id", "string", "who asks"),
     ("session_id", "string", "the conversation"),
     ("api", "string", "'responses' (agent through Llama Stack) or 'chat' (plain chat completions)"),
-    ("model", "string", "the model asked for"),
+    ("model", "string", "the model that was requested"),
     (
         "scheduled_at",
         "float64",
@@ -52,7 +54,7 @@ CLIENT_RECORD = _columns(
     (
         "first_answer_at",
         "float64",
-        "when the first chunk with text of the answer came: not reasoning, not a tool call; NaN if none did",
+        "when the first chunk with text of the answer (not reasoning or a tool call) came, or NaN",
     ),
     ("done_at", "float64", "when the answer was complete or had failed"),
     ("lag_s", "float64", "sent_at - scheduled_at: the driver's own delay"),
@@ -63,15 +65,15 @@ CLIENT_RECORD = _columns(
     ("status", "string", "'ok', 'error', 'cancelled' or 'timeout'"),
     ("http_status", "int64", "HTTP status code; 0 if there was no answer"),
     ("error_type", "string", "low-cardinality kind of error; empty if ok"),
-    ("error_message", "string", "what the server or the socket said"),
-    ("prompt_tokens", "int64", "as the API answered; -1 if it did not say"),
+    ("error_message", "string", "the message of the server or the socket"),
+    ("prompt_tokens", "int64", "as the API reported; -1 if it did not"),
     (
         "cached_tokens",
         "int64",
-        "part of prompt_tokens that came from the prefix cache; -1 if it did not say",
+        "part of prompt_tokens from the prefix cache; -1 if the API did not report it",
     ),
-    ("completion_tokens", "int64", "as the API answered; -1 if it did not say"),
-    ("prompt", "string", "what the user said"),
+    ("completion_tokens", "int64", "as the API reported; -1 if it did not"),
+    ("prompt", "string", "the user's question"),
     ("answer", "string", "the final text"),
     (
         "tool_calls",
@@ -81,7 +83,8 @@ CLIENT_RECORD = _columns(
     ("finish_reason", "string", "of the last model call, or the Responses status"),
 )
 
-# One row a span (lab.frames.spans_frame); one column an attribute follows, under the attribute's own name.
+# One row per span (lab.frames.spans_frame); one column per attribute follows, under the attribute's
+# name.
 SPAN_FRAME = _columns(
     ("trace_id", "string", "32 hex digits"),
     ("span_id", "string", "16 hex digits"),
@@ -92,13 +95,13 @@ SPAN_FRAME = _columns(
     ("start_at", "datetime64[ns, UTC]", "when it began"),
     ("duration_s", "float64", "end - start; 0 where the end lies before the start"),
     ("status", "category", "unset, ok or error"),
-    ("status_message", "string", "what the span says of its error; empty for nothing"),
+    ("status_message", "string", "the span's error message; empty if there is none"),
 )
 
-# One row a request, joined from client, spans and ground truth. The phases add up, for every row:
-#   e2e_s = lag_s + network_s + stack_s + tool_list_s + tool_s + model_http_s + queue_s + prefill_s + decode_s
-#           + engine_other_s - overlap_s + unexplained_s
-# A phase whose spans are missing is NaN, and its time is in unexplained_s.
+# One row per request, joined from client, spans and ground truth. The phases add up, for every row:
+# e2e_s = lag_s + network_s + stack_s + tool_list_s + tool_s + model_http_s + queue_s + prefill_s +
+# decode_s + engine_other_s - overlap_s + unexplained_s A phase whose spans are missing is NaN, and
+# its time is in unexplained_s.
 REQUEST_FRAME = _columns(
     *(
         (c.name, c.dtype, c.meaning)
@@ -121,7 +124,7 @@ REQUEST_FRAME = _columns(
     (
         "tool_list_s",
         "float64",
-        "sum over Llama Stack's questions to the tool server which tools it has",
+        "sum over Llama Stack's queries of the tool server's list of tools",
     ),
     ("tool_s", "float64", "sum over tool calls, as the caller (Llama Stack) sees them"),
     (
@@ -161,9 +164,17 @@ REQUEST_FRAME = _columns(
 
 # The phases of REQUEST_FRAME in the order in which a request first meets them.
 PHASES = (
-    "lag_s", "network_s", "stack_s", "tool_list_s", "model_http_s", "queue_s", "prefill_s", "decode_s",
-    "engine_other_s", "tool_s",
-)  # fmt: skip
+    "lag_s",
+    "network_s",
+    "stack_s",
+    "tool_list_s",
+    "model_http_s",
+    "queue_s",
+    "prefill_s",
+    "decode_s",
+    "engine_other_s",
+    "tool_s",
+)
 
 
 class Span:
@@ -180,11 +191,11 @@ class Span:
         "knowledge_search",
     )  # Llama Stack's own
     LIST_TOOLS = "list_mcp_tools"
-    EXECUTE_TOOL_PREFIX = "execute_tool "  # the MCP server's own: "execute_tool {gen_ai.tool.name}"
+    EXECUTE_TOOL_PREFIX = "execute_tool "  # the MCP server's own, with {gen_ai.tool.name}
 
 
 class Attr:
-    """Attribute names: OpenTelemetry GenAI semantic conventions, vLLM's older names, and the lab's own."""
+    """Attribute names: OpenTelemetry GenAI conventions, vLLM's older names, and the lab's own."""
 
     SERVICE = "service.name"
     OPERATION = "gen_ai.operation.name"
@@ -204,7 +215,8 @@ class Attr:
     VLLM_PREFILL_S = "gen_ai.latency.time_in_model_prefill"
     VLLM_DECODE_S = "gen_ai.latency.time_in_model_decode"
     VLLM_INFERENCE_S = "gen_ai.latency.time_in_model_inference"
-    # who asked: travels as W3C baggage from the driver, copied to spans by each of our own processes
+    # who sent it: travels as W3C baggage from the driver, copied to spans by each of our own
+    # processes
     TENANT = "lab.tenant"
     USER = "user.id"
     SESSION = "session.id"
@@ -213,7 +225,7 @@ class Attr:
     REQUEST = "lab.request"
 
 
-# Attributes that become columns of a span frame unless others are asked for.
+# Attributes that become columns of a span frame unless others are requested.
 SPAN_ATTRIBUTES = (
     *(name for key, name in vars(Attr).items() if key.isupper() and name != Attr.SERVICE),
     "gen_ai.response.time_to_first_chunk",
@@ -255,7 +267,7 @@ class Metric:
     PREFILL = "vllm:request_prefill_time_seconds"
     DECODE = "vllm:request_decode_time_seconds"
     INFERENCE = "vllm:request_inference_time_seconds"
-    STEP_TOKENS = "vllm:iteration_tokens_total"  # a histogram, despite its name: tokens of each step of the engine
+    STEP_TOKENS = "vllm:iteration_tokens_total"  # a histogram, despite its name: tokens per step
     FLOPS = "vllm:estimated_flops_per_gpu_total"  # these three with --enable-mfu-metrics only
     READ_BYTES = "vllm:estimated_read_bytes_per_gpu_total"
     WRITE_BYTES = "vllm:estimated_write_bytes_per_gpu_total"
@@ -264,8 +276,8 @@ class Metric:
 # Prometheus scrape jobs, the same names locally and on a cluster.
 JOBS = ("vllm", "vllm-embed", "llama-stack", "lab-tools", "tracestore", "node", "prometheus")
 
-# What other versions call the same thing: vLLM before V1, and Llama Stack, whose `llama_stack_` is `ogx_` from 0.8 on
-# (some releases write the prefix twice).
+# What other versions call the same thing: vLLM before V1, and Llama Stack, whose `llama_stack_` is
+# `ogx_` from 0.8 on (some releases write the prefix twice).
 RENAMED = {
     "vllm:kv_cache_usage_perc": ("vllm:gpu_cache_usage_perc",),
     "vllm:inter_token_latency_seconds": ("vllm:time_per_output_token_seconds",),
@@ -277,7 +289,10 @@ _SUFFIXES = ("_bucket", "_sum", "_count")
 
 
 def names_of(metric: str) -> tuple[str, ...]:
-    """Every name that a version of its exporter gives this metric, ours first; parts of histograms keep their part."""
+    """Return every name that versions of its exporter give a metric, ours first.
+
+    Parts of histograms (`_bucket` and so on) keep their part.
+    """
     suffix = next((s for s in _SUFFIXES if metric.endswith(s)), "")
     base = metric.removesuffix(suffix)
     if base.startswith(PREFIXES[0]):

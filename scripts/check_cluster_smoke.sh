@@ -12,7 +12,7 @@ export LAB_STATE_DIR
 trap 'minikube delete --profile "$profile"; rm -rf "$LAB_STATE_DIR"' EXIT
 
 minikube start --profile "$profile" --cni=calico --cpus=6 --memory=14g
-minikube --profile "$profile" image build -f lab/k8s/image/Dockerfile -t "$LAB" .
+"$python" -m scripts.cluster_image --minikube "$profile"
 kubectl --context "$profile" apply --server-side -f \
   "https://github.com/prometheus-operator/prometheus-operator/releases/download/$PROMETHEUS_OPERATOR_VERSION/bundle.yaml"
 "$python" - "$profile" <<'PY'

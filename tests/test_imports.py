@@ -27,8 +27,7 @@ FLOOR = {
     "engines",
 }
 
-# Package -> what it may import besides itself and the floor. A stage takes plain values and imports
-# no other stage.
+# Room -> what it may import besides itself and the floor. A stage imports no other stage.
 STAGES = dict.fromkeys(
     ("workload", "stack", "tools", "stores", "frames", "measures", "figures", "dashboards"),
     frozenset[str](),
@@ -40,7 +39,7 @@ ABOVE = {
     "places": {"runs", "stack", "stores", "workload"},
     "observation": {"places", "runs", "frames", "stores", "workload"},
     "latency": {"observation", "places", "runs", "frames", "measures", "workload"},
-    "capacity": {"latency", "observation", "places", "frames", "measures", "stores", "workload"},
+    "capacity": {"latency", "observation", "places", "frames", "measures", "workload"},
     "cost": {"observation", "frames", "measures"},
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
@@ -123,7 +122,8 @@ def test_the_trace_store_depends_on_nothing_in_the_lab(path: Path) -> None:
 def test_importing_lab_does_nothing() -> None:
     """`import lab` loads no third-party package and prints nothing."""
     code = (
-        "import sys, lab; heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
+        "import sys, lab; "
+        "heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run(

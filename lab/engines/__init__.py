@@ -106,7 +106,7 @@ class Dialect:
         return any(name in self.bare for name in self.engine.router)
 
     def name_of(self, question: str) -> Name:
-        """Return this store's name of the answer. Raises NoData with the reason if there is none."""
+        """Return this store's name of the answer. Raises NoData, with the reason, without one."""
         if question in self.alternatives:
             return self.alternatives[question][0]
         raise NoData(

@@ -17,6 +17,7 @@ from lab.frames.samples import AnswerLike, samples_of
 
 HELD_S = 300.0  # how long a value holds without a newer one: Prometheus' own look-back
 NUMBERS = ("increase", "total", "mean", "max", "first", "last")
+AMBIGUOUS = ("replica", "rank")  # labels of copies, or of engines
 _NO_GAUGE = dict.fromkeys(("mean", "max", "first", "last"), float("nan"))
 _TARGET = ("job", "instance", "pod", "exported_instance", "exported_pod", "server", "worker_addr")
 
@@ -98,7 +99,7 @@ def merge_copies(table: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:
     Of rows that differ in nothing but a rank or the Prometheus that scraped them, the largest
     `numbers` are kept. Frames without such labels are returned as they are.
     """
-    copies = [name for name in LABELS["copies"] if name in table]
+    copies = copies_in(table)
     if not copies:
         return table
     labels = [name for name in table.columns if name not in (*numbers, *copies)]
@@ -106,9 +107,14 @@ def merge_copies(table: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:
     return groups[list(numbers)].max()
 
 
-def copies_in(summary: pd.DataFrame) -> list[str]:
-    """Return the labels by which series repeat values here."""
-    return [name for name in LABELS["copies"] if name in summary and (summary[name] != "").any()]
+def copies_in(table: pd.DataFrame) -> list[str]:
+    """Return the labels by which rows of a frame repeat values.
+
+    `replica` and `rank` alone may as well tell engines apart: they count where a target's address
+    or pod does that already.
+    """
+    named = any(name in table for name in ("instance", "pod"))
+    return [name for name in LABELS["copies"] if name in table and (named or name not in AMBIGUOUS)]
 
 
 def _living_processes(table: pd.DataFrame) -> pd.DataFrame:

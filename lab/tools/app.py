@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import RequestBodyLimitMiddleware
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
 from opentelemetry import context as otel_context
 from opentelemetry import propagate
@@ -21,7 +24,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lab.errors import WorldError
 from lab.tools.calls import Calls
@@ -29,9 +32,14 @@ from lab.tools.origin import AllowedHosts, RefuseForeignPages
 from lab.world import catalogue
 
 NAME = "lab-tools"
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_NESTING = 64
+PARSE_ERROR = -32700  # of JSON-RPC
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 JSON = "application/json"
 _CONTEXT = "lab.otel_context"
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 def tool_definitions() -> list[Tool]:
@@ -83,7 +91,7 @@ def _caller_context(server: Server) -> Context | None:
     """Return the context of the tool's caller: the message's own, else that of its HTTP request.
 
     A client may send all messages of a session from a task that was started for another one; see
-    `lab.stack.mcp_context`.
+    `lab.stack.llama_stack_server`.
     """
     meta = server.request_context.meta
     carried = (meta.model_extra or {}) if meta else {}
@@ -106,9 +114,7 @@ def make_app(
     """
     manager = StreamableHTTPSessionManager(mcp_server(calls), json_response=True, stateless=True)
 
-    async def mcp(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[_CONTEXT] = otel_context.get_current()
-        await manager.handle_request(scope, receive, send)
+    mcp = RequestBodyLimitMiddleware(_Mcp(manager), MAX_MESSAGE_BYTES)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -127,7 +133,7 @@ def make_app(
             Route("/healthz", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             Route("/admin/faults", _faults(calls), methods=["GET", "POST", "DELETE"]),
-            Route("/mcp", _Asgi(mcp)),
+            Route("/mcp", mcp),
         ],
         lifespan=lifespan,
     )
@@ -140,14 +146,59 @@ def make_app(
     return RefuseForeignPages(traced, allowed or AllowedHosts())
 
 
-class _Asgi:
-    """Marks a plain ASGI function: Starlette passes the raw scope to objects, not functions."""
+class _Mcp:
+    """Passes a request on to MCP with its trace context, unless its message cannot be read."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, manager: StreamableHTTPSessionManager) -> None:
+        self._manager = manager
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        scope[_CONTEXT] = otel_context.get_current()
+        if scope["method"] == "POST":
+            message = await receive()  # the whole body, because of the limit around this
+            problem = _unreadable(message.get("body", b""))
+            if problem:
+                error = {"code": PARSE_ERROR, "message": problem}
+                refusal = {"jsonrpc": "2.0", "id": None, "error": error}
+                await JSONResponse(refusal, status_code=400)(scope, receive, send)
+                return
+            receive = _replaying(message, receive)
+        await self._manager.handle_request(scope, receive, send)
+
+
+def _unreadable(body: bytes) -> str:
+    """Return why a message is not one; empty if it can be read.
+
+    MCP answers 500 to text that is not UTF-8, to nesting that exceeds Python's stack, and to half a
+    surrogate pair.
+    """
+    try:
+        if _nesting(body) > MAX_NESTING:
+            return f"nested more than {MAX_NESTING} levels deep"
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return f"not JSON: {e}"
+    return ""
+
+
+def _nesting(body: bytes) -> int:
+    """Return how deep lists and objects are nested in JSON text, strings left out."""
+    depth = 0
+    deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _replaying(message: Message, receive: Receive) -> Receive:
+    """Return a receive function that first returns a message that was already taken."""
+    messages = [message]
+
+    async def replay() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return replay
 
 
 def _faults(calls: Calls) -> Callable[[Request], Any]:

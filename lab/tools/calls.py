@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sqlite3
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from lab.world import catalogue, facts
 from lab.world.scenarios import as_text
 
 log = logging.getLogger("lab.tools")
+MAX_NUMBER = 1e12  # of an argument: beyond it, results are not exact or not JSON
 UPSTREAM_WAIT_S = 0.25  # how long a call waits for an upstream that does not answer
 
 
@@ -100,6 +102,8 @@ class Calls:
             return Result(as_text(await loop.run_in_executor(self.database.executor, query)))
         except facts.ToolFailed as e:
             return Result(str(e), "error")
+        except sqlite3.Error as e:
+            return Result(f"the database failed: {e}", "error")
 
     def _query(self, tool: str, arguments: dict[str, Any], parent: Context) -> dict[str, Any]:
         attributes = {"db.system.name": "sqlite", "db.namespace": self.database.path.name}
@@ -141,4 +145,6 @@ def _validate(tool: str, arguments: dict[str, Any]) -> str | None:
         type_ = parameters[name].type
         if isinstance(value, bool) or not isinstance(value, _TYPES[type_]):
             return f"argument {name} must be a {type_}"
+        if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+            return f"argument {name} is out of range"
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class _NoPandas:
-    """Hides pandas: pyarrow imports it (2 s, 60 MB) only to test whether a list is a Series; here it never is."""
+    """Hide pandas from pyarrow, which imports it (2 s, 60 MB) only for isinstance checks."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the trace store until it is stopped; return the exit status."""
     args = _parser().parse_args(argv)
 
-    sys.meta_path.insert(0, _NoPandas)  # type: ignore[arg-type]  # a finder needs only find_spec
-    # aiohttp's client, which is never used here, reads every certificate of the machine when it is imported.
+    sys.meta_path.insert(0, _NoPandas)
+    # aiohttp's client is never used here, but reads every certificate of the machine on import.
     os.environ.setdefault("SSL_CERT_FILE", os.devnull)
 
     from lab.tracestore.errors import TraceStoreError

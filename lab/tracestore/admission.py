@@ -1,7 +1,8 @@
-"""What one request may cost before it is decoded: a few kilobytes on the wire can become gigabytes of objects.
+"""Limits on what one request may cost, applied before it is decoded.
 
-The number of messages decides, not the number of bytes: an empty message takes two bytes on the wire and a few hundred in
-memory. Messages are counted on the wire, and bodies that are being received share one budget.
+The number of messages decides, not the number of bytes: an empty message takes two bytes on the
+wire and a few hundred in memory, so that a few kilobytes of gzip can become gigabytes. Messages are
+counted on the wire, and bodies that are being received share one budget.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from lab.tracestore.errors import StoreBroken, TooLarge
 
 MAX_SPANS = 2**18  # of one body, its resources and scopes included
 MAX_MESSAGES = 2**20  # attributes, events, links and nested values of one body, or of one batch
+_UNCOUNTED_BYTES = 2**17  # of nested messages in one body: at most half as many messages
 MAX_JSON_OBJECTS = 2**18  # of one body; JSON costs more per object
 MAX_JSON_VALUES = 2**22
 MAX_BODIES_BYTES = (
     128 * 2**20
 )  # of all bodies that are being received or wait for their acknowledgement
 
-# A message type is the fields that hold messages, by number. A type without such fields is not entered.
+# A message type: its fields that hold messages, by number. A type without such fields is a leaf.
 Fields = dict[int, "Fields"]
 
 _LEAF: Fields = {}
@@ -34,12 +36,16 @@ LINK: Fields = {4: _KEY_VALUE}
 RESOURCE: Fields = {1: _KEY_VALUE, 3: {3: _LEAF, 4: _LEAF}}
 SCOPE: Fields = {3: _KEY_VALUE}
 
-# Every element of a repeated field in these types begins with one of these bytes; 0x80 is set in a padded tag.
+# Every element of a repeated field in these types begins with one of these bytes (0x80 is set in a
+# tag that is padded to more bytes).
 _TAGS = (b"\x0a", b"\x1a", b"\x22", b"\x8a", b"\x9a", b"\xa2")
 
 
 def count_messages(data: bytes, fields: Fields, limit: int) -> int:
-    """Count the messages inside a serialized message; stop above `limit` and at bytes that are not protobuf."""
+    """Count the messages inside a serialized message.
+
+    Stops above `limit`, and at bytes that are not protobuf: the decoder refuses those.
+    """
     count = 0
     position = 0
     end = len(data)
@@ -97,10 +103,14 @@ def _after_scalar(data: bytes, position: int, wire_type: int) -> int:
 
 
 class Allowance:
-    """Messages that may still be decoded for one body. Every method raises TooLarge where they are used up."""
+    """Messages that may still be decoded for one body.
+
+    Every method raises TooLarge where they are used up.
+    """
 
     def __init__(self, limit: int = MAX_MESSAGES) -> None:
         self.left = limit
+        self._uncounted_bytes = _UNCOUNTED_BYTES
 
     def spend(self, messages: int) -> None:
         """Take this many messages off."""
@@ -108,11 +118,24 @@ class Allowance:
         if self.left < 0:
             raise too_many("messages", MAX_MESSAGES)
 
+    def check(self, messages: int) -> None:
+        """Raise TooLarge where this many messages are more than what is left; take nothing off."""
+        if messages > self.left:
+            raise too_many("messages", MAX_MESSAGES)
+
     def spend_on(self, parts: list[bytes], fields: Fields) -> None:
-        """Take off what these serialized messages hold: a bound where that is small, else the exact number."""
-        messages = len(parts) + sum(part.count(tag) for part in parts for tag in _TAGS)
+        """Take off the messages inside these serialized messages.
+
+        The first bytes of a body are free: they cannot hold many. After that an upper bound is used
+        where it is small, else the exact number.
+        """
+        self.spend(len(parts))
+        self._uncounted_bytes -= sum(map(len, parts))
+        if self._uncounted_bytes >= 0:
+            return
+        messages = sum(part.count(tag) for part in parts for tag in _TAGS)
         if messages > self.left // 4:
-            messages = len(parts)
+            messages = 0
             for part in parts:
                 messages += count_messages(part, fields, self.left)
                 if messages > self.left:
@@ -121,13 +144,16 @@ class Allowance:
 
 
 def check_spans(payload: bytes) -> None:
-    """Raise TooLarge where an export request holds more than `MAX_SPANS` spans, scopes and resources."""
+    """Raise TooLarge for a request with more than `MAX_SPANS` spans, scopes and resources."""
     if len(payload) > MAX_SPANS and count_messages(payload, REQUEST, MAX_SPANS) > MAX_SPANS:
         raise too_many("spans", MAX_SPANS)
 
 
 def check_json(body: bytes) -> None:
-    """Raise TooLarge where a JSON document may hold too many objects or values (brackets in texts count too)."""
+    """Raise TooLarge where a JSON document may hold too many objects or values.
+
+    Brackets and commas inside of strings count too.
+    """
     if body.count(b"{") + body.count(b"[") > MAX_JSON_OBJECTS:
         raise too_many("objects", MAX_JSON_OBJECTS)
     if body.count(b",") > MAX_JSON_VALUES:
@@ -164,7 +190,10 @@ class Body:
         self.size = 0
 
     def grow(self, size: int) -> None:
-        """Take `size` bytes more. Raises StoreBroken (503, try again) where all bodies together would be too large."""
+        """Take `size` bytes more.
+
+        Raises StoreBroken (503, try again) where all bodies together would be too large.
+        """
         if self._budget.used + size > self._budget.limit:
             raise StoreBroken(
                 "too many bytes of other requests are in flight",

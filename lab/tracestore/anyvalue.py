@@ -1,4 +1,7 @@
-"""OTLP's AnyValue as JSON (the mapping of the OTLP specification), both ways. Types survive: 1 and 1.0 stay apart."""
+"""OTLP's AnyValue as JSON (the mapping of the OTLP specification), both ways.
+
+Types survive: 1 and 1.0 stay apart.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def to_json(value: AnyValue) -> dict[str, Any]:
-    """`{"stringValue": ...}` and so on; 64-bit integers as strings, bytes as base64, NaN and infinities as words."""
+    """Return `{"stringValue": ...}` and so on.
+
+    64-bit integers become strings, bytes base64, NaN and infinities words.
+    """
     kind = value.WhichOneof("value")
     if kind == "string_value":
         return {"stringValue": value.string_value}
@@ -40,14 +46,14 @@ def to_json(value: AnyValue) -> dict[str, Any]:
 
 
 def double_to_json(value: float) -> float | str:
-    """A JSON number, or protobuf's word for what JSON has no number for."""
+    """Return a JSON number, or protobuf's word for a value that JSON has no number for."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
 
 
 def from_json(obj: dict[str, Any], into: AnyValue) -> None:
-    """The inverse of `to_json`."""
+    """Fill an AnyValue from JSON: the inverse of `to_json`."""
     into.SetInParent()  # a value that is there and says nothing
     for kind, value in obj.items():
         if kind == "stringValue":
@@ -55,7 +61,7 @@ def from_json(obj: dict[str, Any], into: AnyValue) -> None:
         elif kind == "intValue":
             into.int_value = int(value)
         elif kind == "doubleValue":
-            into.double_value = _SPECIAL.get(value, value) if isinstance(value, str) else value
+            into.double_value = _SPECIAL[value] if isinstance(value, str) else value
         elif kind == "boolValue":
             into.bool_value = value
         elif kind == "bytesValue":
@@ -73,7 +79,7 @@ def from_json(obj: dict[str, Any], into: AnyValue) -> None:
 
 
 def attributes_to_json(attributes: Any) -> dict[str, Any]:
-    """Repeated KeyValue as one object, key -> AnyValue in JSON; the first of a repeated key wins."""
+    """Return KeyValues as one object, key -> AnyValue in JSON; the first of a repeated key wins."""
     found: dict[str, Any] = {}
     for kv in attributes:
         found.setdefault(kv.key, to_json(kv.value))

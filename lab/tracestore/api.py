@@ -1,5 +1,7 @@
-"""Tempo's HTTP API, over an Engine. Shapes, parameters, defaults, limits and error codes follow Tempo; see
-README.md."""
+"""Tempo's HTTP API, over an Engine.
+
+Shapes, parameters, defaults, limits and error codes follow Tempo; see README.md.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,8 @@ from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
 
-if (
-    TYPE_CHECKING
-):  # these bring numpy and pyarrow, for which the start does not wait: the handlers import them
-    from lab.tracestore.series import MetricsRequest
+if TYPE_CHECKING:  # with numpy and pyarrow, for which the start does not wait
+    from lab.tracestore.metrics_source import MetricsRequest
     from lab.tracestore.seriesops import Series
 
 log = logging.getLogger("lab.tracestore.api")
@@ -88,14 +88,17 @@ async def ask(request: web.Request, question: Callable[[duckdb.DuckDBPyConnectio
 
 
 def json_response(obj: Any, status: int = 200) -> web.Response:
+    """Return an answer in JSON."""
     return web.Response(
         status=status, body=msgspec.json.encode(obj), content_type="application/json"
     )
 
 
 def add_routes(app: web.Application) -> None:
-    """Add Tempo's routes, `/metrics`, the page and the bulk endpoint to an application with an Engine under
-    `ENGINE`."""
+    """Add Tempo's routes, `/metrics`, the page and the bulk endpoint to an application.
+
+    It has an Engine under `ENGINE`.
+    """
     get = app.router.add_get
     get("/", page)
     get("/ready", ready)
@@ -134,6 +137,7 @@ async def ready(request: web.Request) -> web.Response:
 
 
 async def own_metrics(request: web.Request) -> web.Response:
+    """Answer with the store's own Prometheus metrics."""
     engine = request.app[ENGINE]
     engine.refresh_gauges()
     return web.Response(
@@ -149,10 +153,12 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def echo(request: web.Request) -> web.Response:
+    """Answer as Tempo's echo does, by which Grafana tests a data source."""
     return web.Response(text="echo")
 
 
 async def build_info(request: web.Request) -> web.Response:
+    """Answer with the version of Tempo that is followed."""
     return json_response(
         {
             "version": VERSION,
@@ -187,7 +193,10 @@ async def trace_v1(request: web.Request) -> web.Response:
 
 
 async def trace_v2(request: web.Request) -> web.Response:
-    """`{"trace": {"resourceSpans": [...]}}` or a protobuf TraceByIDResponse; an empty trace for an unknown id."""
+    """`{"trace": {"resourceSpans": [...]}}` or a protobuf TraceByIDResponse.
+
+    An empty trace for an unknown id.
+    """
     found = await _trace(request)
     if _wants_protobuf(request):
         return web.Response(body=trace_by_id_response(found), content_type=PROTOBUF)
@@ -295,7 +304,8 @@ async def query_range(request: web.Request) -> web.Response:
 
 async def query_instant(request: web.Request) -> web.Response:
     """Answer a TraceQL metrics query over the whole range at once: one value per series."""
-    from lab.tracestore.series import MetricsRequest, evaluate
+    from lab.tracestore.metrics_source import MetricsRequest
+    from lab.tracestore.series import evaluate
 
     q = request.query
     query = _metrics_query(request)
@@ -342,7 +352,7 @@ def _samples(series: Series, conditions: MetricsRequest) -> dict[str, Any]:
 
 
 async def bulk_spans(request: web.Request) -> web.StreamResponse:
-    """The spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
+    """Return the spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
     from lab.tracestore import bulk
 
     q, engine = request.query, request.app[ENGINE]
@@ -390,9 +400,10 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
 
 async def export_spans(request: web.Request) -> web.Response:
-    """Write a window as Parquet into a new folder below the store's own `exports` (ours, not Tempo's).
+    """Write a window as Parquet into a new folder below the store's `exports` (not in Tempo).
 
-    The request needs a header `X-Lab-Request`, which a web page cannot send without the store's consent.
+    The request needs a header `X-Lab-Request`, which a web page cannot send without the store's
+    consent.
     """
     from lab.tracestore.archive import export_window
 

@@ -1,6 +1,7 @@
 """A window of the store as Parquet files, and back: how a recorded run carries its traces.
 
-A folder with `spans.parquet`, `resources.parquet`, `scopes.parquet`: the tables as they are, whole traces only.
+A folder with `spans.parquet`, `resources.parquet`, `scopes.parquet`: the tables as they are, whole
+traces only.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lab.tracestore.arrow import OWNER_SCHEMA, SPAN_SCHEMA
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote
+from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote, single_value
 from lab.tracestore.errors import BadRequest, StoreBroken
 from lab.tracestore.store import SpanStore
 
@@ -23,9 +24,10 @@ _BATCH_ROWS = 25_000
 def export_window(
     con: duckdb.DuckDBPyConnection, folder: Path, start_ns: int = 0, end_ns: int = 2**63 - 1
 ) -> int:
-    """Write the traces that have a span in [start, end] (unix ns) to `folder`; returns the number of spans.
+    """Write the traces with a span in [start, end] (unix ns) to `folder`; return the span count.
 
-    Raises BadRequest where the folder holds an export already, StoreBroken where it cannot be written.
+    Raises BadRequest where the folder holds an export already, StoreBroken where it cannot be
+    written.
     """
     if (folder / "spans.parquet").exists():
         raise BadRequest(f"{folder} holds an export already", fix="give an empty folder")
@@ -49,7 +51,7 @@ def export_window(
             "spans",
         ):  # spans last: their file says that the export is whole
             _copy(con, questions[name], folder / f"{name}.parquet")
-        return con.execute(f"SELECT count(*) {spans}").fetchone()[0]
+        return single_value(con, f"SELECT count(*) {spans}")
     except (OSError, duckdb.IOException) as e:
         raise StoreBroken(
             f"the export to {folder} failed", got=str(e).splitlines()[0], fix="check the disk"
@@ -66,7 +68,10 @@ def _copy(con: duckdb.DuckDBPyConnection, question: str, path: Path) -> None:
 
 
 def import_folder(store: SpanStore, folder: Path) -> int:
-    """Add the spans of an export to the store; returns how many were new. Raises BadRequest for what is no export."""
+    """Add the spans of an export to the store; returns how many were new.
+
+    Raises BadRequest for a folder that is not an export.
+    """
     try:
         resources, scopes = (
             _owners(folder / f"{name}.parquet") for name in ("resources", "scopes")

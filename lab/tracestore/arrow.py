@@ -1,6 +1,7 @@
 """The columns of the span table in Arrow's types, in which batches come to the database.
 
-pyarrow and numpy take longer to import than all the rest together, so only what meets a batch imports this.
+pyarrow and numpy take longer to import than all the rest together, so only what meets a batch
+imports this.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ ARROW_OF = {
 }
 
 _OF_DUCK = {
-    "UUID": pa.uuid(), "UBIGINT": pa.uint64(), "BIGINT": pa.int64(), "UINTEGER": pa.uint32(), "UTINYINT": pa.uint8(),
-    "VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BOOLEAN": pa.bool_(), "BLOB": pa.binary(),
-}  # fmt: skip
+    "UUID": pa.uuid(),
+    "UBIGINT": pa.uint64(),
+    "BIGINT": pa.int64(),
+    "UINTEGER": pa.uint32(),
+    "UTINYINT": pa.uint8(),
+    "VARCHAR": pa.string(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "BLOB": pa.binary(),
+}
 
 
 def _type(duck: str) -> pa.DataType:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lab.tracestore import extents
-from lab.tracestore.columns import MAP_TYPES, PROMOTED
+from lab.tracestore.columns import MAP_TYPES, PROMOTED, single_value
 
 
 def insert_owners(con: duckdb.DuckDBPyConnection, table: str, owners: pa.Table) -> None:
@@ -20,7 +20,8 @@ def insert_owners(con: duckdb.DuckDBPyConnection, table: str, owners: pa.Table) 
         return
     con.register("new_owners", owners)
     con.execute(
-        f"INSERT INTO {table} SELECT DISTINCT ON (id) * FROM new_owners WHERE id NOT IN (SELECT id FROM {table})"
+        f"INSERT INTO {table} SELECT DISTINCT ON (id) * FROM new_owners "
+        f"WHERE id NOT IN (SELECT id FROM {table})"
     )
     con.unregister("new_owners")
 
@@ -38,17 +39,21 @@ def insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
     sql, known = f"INSERT INTO spans SELECT * FROM {source} n", extents.of_table(con, "new_spans")
     if known is not None:  # only then, and only there, may one of them be in the database already
         sql += (
-            " WHERE NOT EXISTS (SELECT 1 FROM spans s WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id "
+            " WHERE NOT EXISTS (SELECT 1 FROM spans s "
+            "WHERE s.span_id = n.span_id AND s.trace_id = n.trace_id "
             f"AND s.start_ns BETWEEN {known[0]:d} AND {known[1]:d})"
         )
-    added = con.execute(sql).fetchone()[0]
+    added = single_value(con, sql)
     extents.add(con, "new_spans")
     con.unregister("new_spans")
     return added
 
 
 def _all_distinct(spans: pa.Table) -> bool:
-    """Whether no (trace, span) id comes twice, by a 64-bit mix; a false alarm only costs the slower path."""
+    """Return whether no (trace, span) id occurs twice.
+
+    Compares a 64-bit mix of the ids; a false alarm only costs the slower path.
+    """
     trace = spans.column("trace_id").combine_chunks()
     halves = np.frombuffer(b"".join(_storage_bytes(trace)), dtype=np.uint64).reshape(-1, 2)
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
-"""The spans of a TraceQL filter as one Arrow IPC stream: what thousands of traces, asked for one by one, would be too
-slow for.
+"""The spans of a TraceQL filter as one Arrow IPC stream.
 
-This is ours, not Tempo's. Columns: see `COLUMNS`, the promoted attributes after them.
+Fetching thousands of traces one by one would be too slow. The endpoint is not part of Tempo's API.
+Columns: see `COLUMNS`, followed by the promoted attributes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BATCH_ROWS = 50_000
 
 
 def _json_object(alias: str) -> str:
-    """The maps of a row as one JSON object, key -> plain value (arrays and bytes as OTLP JSON)."""
+    """Return SQL for the maps of a row as one JSON object (arrays and bytes as OTLP JSON)."""
     parts = [
         f"CASE WHEN cardinality({alias}.a_{t}) > 0 THEN to_json({alias}.a_{t})[2:-2] END"
         for t in MAP_TYPES
@@ -47,7 +47,9 @@ def _word(column: str, names: dict[int, str]) -> str:
 COLUMNS: dict[str, str] = {
     "trace_id": "replace(s.trace_id::VARCHAR, '-', '')",
     "span_id": "lpad(lower(to_hex(s.span_id)), 16, '0')",
-    "parent_span_id": "CASE WHEN s.parent_id = 0 THEN '' ELSE lpad(lower(to_hex(s.parent_id)), 16, '0') END",
+    "parent_span_id": (
+        "CASE WHEN s.parent_id = 0 THEN '' ELSE lpad(lower(to_hex(s.parent_id)), 16, '0') END"
+    ),
     "name": "s.name",
     "kind": _word("kind", KIND_NAMES),
     "service_name": "coalesce(s.service, '')",
@@ -72,41 +74,49 @@ def spans(
     columns: list[str],
     limit: int,
 ) -> pa.RecordBatchReader:
-    """The matching spans, or with `whole_traces` every span of the traces that have one. In no order."""
+    """Return the matching spans, or with `whole_traces` all spans of the traces with a match.
+
+    In no order.
+    """
     compiler = SpansetCompiler(store.catalogue, window)
+    assert query.pipeline is not None  # `read_query` refuses metrics queries
     stages = query.pipeline.stages
-    if not whole_traces and all(isinstance(s, ast.Filter) for s in stages):
+    filters = [s for s in stages if isinstance(s, ast.Filter)]
+    if not whole_traces and len(filters) == len(stages):
         fields = compiler.fields()
         condition = " AND ".join(
-            [compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in stages)]
+            [compiler.in_window(), *(f"({fields.condition(s.condition)})" for s in filters)]
         )
         needs = fields.needs
         needs.resources = False
         source = compiler.source(needs)
-        if " r.a_" in condition:
-            source += " LEFT JOIN resources r ON r.id = s.res_id"
+        source = source.replace(" LEFT JOIN resources r ON r.id = s.res_id", "")
     else:
         relation = compiler.pipeline(query.pipeline)
         key = "trace_id" if whole_traces else "rid"
-        mine = "s.trace_id" if whole_traces else "s.rowid"
-        source, condition = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {mine}", "TRUE"
-    source = source.replace(" LEFT JOIN resources r ON r.id = s.res_id", "")
-    resources = f"(SELECT id, {_json_object('x')} AS resource, {', '.join(c.name for c in MAP_COLUMNS)} FROM resources x)"
+        column = "s.trace_id" if whole_traces else "s.rowid"
+        source, condition = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {column}", "TRUE"
+    maps = ", ".join(c.name for c in MAP_COLUMNS)
+    resources = f"(SELECT id, {_json_object('x')} AS resource, {maps} FROM resources x)"
     selected = ", ".join(f"{COLUMNS[c]} AS {quote(c)}" for c in columns)
-    body = f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id WHERE {condition} LIMIT {limit:d}"
+    body = (
+        f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id "
+        f"WHERE {condition} LIMIT {limit:d}"
+    )
+    compiler.prepare(con)
     sql = compiler.statement(body)
     return con.sql(sql, params=compiler.parameters.of(sql)).to_arrow_reader(_BATCH_ROWS)
 
 
 def read_columns(text: str) -> list[str]:
-    """The wanted columns, all where none is named. Raises BadRequest for an unknown one."""
-    wanted = [c for c in text.split(",") if c] or list(COLUMNS)
-    unknown = [c for c in wanted if c not in COLUMNS]
+    """Return the requested columns, or all. Raises BadRequest for an unknown one."""
+    columns = [c for c in text.split(",") if c] or list(COLUMNS)
+    unknown = [c for c in columns if c not in COLUMNS]
     if unknown:
         raise BadRequest(
             f"unknown column {unknown[0][:60]!r}", fix=f"use some of {', '.join(COLUMNS)}"
         )
-    return wanted
+    return columns
 
 
 class _Parts(io.RawIOBase):
@@ -128,7 +138,7 @@ class _Parts(io.RawIOBase):
 
 
 def ipc_stream(reader: pa.RecordBatchReader) -> Iterator[bytes]:
-    """The parts of an Arrow IPC stream, one a batch."""
+    """Yield the parts of an Arrow IPC stream, one per batch."""
     sink = _Parts()
     with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), reader.schema) as writer:
         for batch in reader:

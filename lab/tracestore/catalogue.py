@@ -1,7 +1,8 @@
-"""Which attribute keys exist, with which types, and when: answers `tags` at once and keeps compiled queries short.
+"""The attribute keys in the store, with their types and times.
 
-A query for `span.foo = "x"` need not look where `foo` never was a string. Keys are never forgotten
-(retention may leave some behind; then a query only looks once too often).
+The catalogue answers `tags` at once and keeps compiled queries short: a query for `span.foo = "x"`
+need not look where `foo` never was a string. Keys are never forgotten; after retention a query may
+look once too often.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ SCOPES = ("span", "resource", "event", "link", "instrumentation")
 MAX_ENTRIES = 20_000
 _STALE_NS = 60 * 10**9
 
-DDL = "CREATE TABLE IF NOT EXISTS keys (scope VARCHAR, key VARCHAR, type VARCHAR, first_ns BIGINT, last_ns BIGINT)"
+DDL = (
+    "CREATE TABLE IF NOT EXISTS keys "
+    "(scope VARCHAR, key VARCHAR, type VARCHAR, first_ns BIGINT, last_ns BIGINT)"
+)
 
 
 @dataclass
@@ -32,8 +36,8 @@ class Seen:
 class Catalogue:
     """Keys by scope, key and type. Safe to read from any thread.
 
-    It holds `MAX_ENTRIES` at most, because a sender may put an id into its keys. Once it is full, a key that it does
-    not know may be of any type, and is looked for in all places.
+    It holds `MAX_ENTRIES` at most, because a sender may put an id into its keys. Once it is full, a
+    key that it does not know may be of any type, and is looked for in all places.
     """
 
     def __init__(self) -> None:
@@ -41,6 +45,7 @@ class Catalogue:
         self._seen: dict[tuple[str, str, str], Seen] = {}
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Read the keys that an earlier run saved."""
         with self._lock:
             for scope, key, kind, first, last in con.execute(
                 "SELECT scope, key, type, min(first_ns), max(last_ns) FROM keys GROUP BY ALL"
@@ -48,13 +53,13 @@ class Catalogue:
                 self._seen[scope, key, kind] = Seen(first, last, (first, last))
 
     def types(self, scope: str, key: str) -> set[str]:
-        """Types with which `key` has been seen in `scope`: subset of str, int, dbl, bool, json."""
+        """Return the types of `key` in `scope`: a subset of str, int, dbl, bool, json."""
         with self._lock:
             known = {t for t in MAP_TYPES if (scope, key, t) in self._seen}
             return set(MAP_TYPES) if len(self._seen) >= MAX_ENTRIES else known
 
     def keys(self, scope: str, start_ns: int = 0, end_ns: int = 2**63 - 1) -> list[str]:
-        """Sorted keys of a scope that were seen in the window (up to a minute coarse)."""
+        """Return the sorted keys of a scope in the window, to the minute."""
         with self._lock:
             return sorted(
                 {
@@ -67,6 +72,7 @@ class Catalogue:
             )
 
     def learn(self, found: set[tuple[str, str, str]], first_ns: int, last_ns: int) -> None:
+        """Note the keys of a batch whose spans start in [first_ns, last_ns]."""
         with self._lock:
             for entry in found:
                 seen = self._seen.get(entry)
@@ -78,7 +84,7 @@ class Catalogue:
                     seen.last_ns = max(seen.last_ns, last_ns)
 
     def unsaved(self, everything: bool = False) -> list[tuple[str, str, str, int, int]]:
-        """Rows for the keys table: new keys, and known ones whose times have moved by a minute."""
+        """Return rows for the keys table: new keys, and those whose times moved by a minute."""
         slack = 0 if everything else _STALE_NS
         with self._lock:
             rows = []
@@ -93,6 +99,7 @@ class Catalogue:
             return rows
 
     def mark_saved(self, rows: list[tuple[str, str, str, int, int]]) -> None:
+        """Note that these rows are on disk."""
         with self._lock:
             for scope, key, kind, first, last in rows:
                 self._seen[scope, key, kind].saved = (first, last)

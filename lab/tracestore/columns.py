@@ -1,25 +1,29 @@
-"""The columns of the span table: what each means, how DuckDB types it, and which attributes have their own.
+"""The columns of the span table: their meaning, DuckDB type, and promoted attributes.
 
-An attribute of a span rests in exactly one place: its promoted column if it is one of `PROMOTED` and comes with that
-type,
-else the map of its type (`a_str`, `a_int`, `a_dbl`, `a_bool`), else, for arrays, nested lists and bytes, `a_json`.
+An attribute of a span is stored in exactly one place: in its promoted column if it is one of
+`PROMOTED` and has that type, else in the map of its type (`a_str`, `a_int`, `a_dbl`, `a_bool`),
+else (arrays, nested lists and bytes) in `a_json`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, DuckDB type and meaning (`arrow` has the same columns in Arrow's types)."""
+    """A column: name, DuckDB type and meaning (`arrow` holds the same in Arrow's types)."""
 
     name: str
     duck: str
     meaning: str
 
 
-# Attribute -> the type that it must come with to be promoted. Asked for by the lab on every request, so worth a column.
+# Attribute -> the type that it must have to be promoted: each is read often.
 PROMOTED: dict[str, str] = {
     "gen_ai.operation.name": "str",
     "gen_ai.provider.name": "str",
@@ -63,7 +67,7 @@ MAP_COLUMNS = tuple(
     Column(
         f"a_{t}",
         f"MAP(VARCHAR, {DUCK_OF[t]})",
-        f"attributes of type {t} without a column of their own",
+        f"attributes of type {t} that have no promoted column",
     )
     for t in MAP_TYPES
 )
@@ -103,23 +107,33 @@ PROMOTED_COLUMNS = tuple(Column(k, DUCK_OF[t], f"attribute {k}") for k, t in PRO
 
 SPAN_COLUMNS = CORE_COLUMNS + PROMOTED_COLUMNS + MAP_COLUMNS
 
-# Resources and instrumentation scopes repeat on every span, so each distinct one is stored once. `proto` is it whole.
+# Resources and instrumentation scopes repeat on every span: each distinct one is stored once.
 OWNER_COLUMNS = (
     Column("id", "BIGINT", "hash of the whole"),
     Column("name", "VARCHAR", "service.name, or the scope's name"),
     Column("version", "VARCHAR", "service.version, or the scope's version"),
     Column("schema_url", "VARCHAR", ""),
-    Column("proto", "BLOB", "OTLP protobuf"),
+    Column("proto", "BLOB", "the whole as OTLP protobuf"),
     *MAP_COLUMNS,
 )
 
 
+def single_value(con: DuckDBPyConnection, sql: str, parameters: object = None) -> Any:
+    """Return the only value that a query returns.
+
+    The result is read to its end: an open one keeps its transaction open, and then DuckDB never
+    checkpoints.
+    """
+    ((value,),) = con.execute(sql, parameters).fetchall()
+    return value
+
+
 def quote(name: str) -> str:
-    """A DuckDB identifier."""
+    """Quote a DuckDB identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def ddl(table: str, columns: tuple[Column, ...]) -> str:
-    """CREATE TABLE IF NOT EXISTS for these columns."""
+    """Return CREATE TABLE IF NOT EXISTS for these columns."""
     body = ", ".join(f"{quote(c.name)} {c.duck}" for c in columns)
     return f"CREATE TABLE IF NOT EXISTS {table} ({body})"

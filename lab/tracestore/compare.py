@@ -1,148 +1,187 @@
 """compare(): how the attributes of selected spans differ from those of all others.
 
-For each attribute and value the spans are counted per interval, apart for the selection and the rest (the baseline). Each
-attribute keeps its most frequent values on either side; `..._total` counts the spans that have the attribute at all.
+For each attribute and value the spans are counted per interval, apart for the selection and the
+rest (the baseline). Each attribute keeps its most frequent values on either side; `..._total`
+counts the spans that have the attribute at all.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
+from lab.tracestore.metrics_source import Spans
 from lab.tracestore.seriesops import Label, Series
+from lab.tracestore.traceql.ast import Type
 from lab.tracestore.traceql.fetch import DEDICATED
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES
 from lab.tracestore.values import any_value
 
-if TYPE_CHECKING:
-    from lab.tracestore.series import Spans
-
 _NIL = {"stringValue": "nil"}
 _SIDES = {False: "baseline", True: "selection"}
-_SPAN_COLUMNS = ("name", "kind", "status", "status_message", "service", "res_id", "scope_id")
 
-# Attribute in the answer -> column, of what every span has; durations and ids are not compared.
+# Attribute -> type and SQL, of what every span has; durations and ids are not compared.
 _INTRINSICS = {
-    "name": ("str", "name"),
-    "kind": ("kind", "kind"),
-    "status": ("status", "status"),
-    "statusMessage": ("str", "coalesce(status_message, '')"),
-    "rootName": ("str", "coalesce(root_name, '')"),
-    "rootServiceName": ("str", "coalesce(root_service, '')"),
-    "resource.service.name": ("str", "service"),
+    "name": ("str", "s.name"),
+    "kind": ("kind", "s.kind"),
+    "status": ("status", "s.status"),
+    "statusMessage": ("str", "coalesce(s.status_message, '')"),
+    "resource.service.name": ("str", "s.service"),
 }
 
 
 def compare(spans: Spans) -> list[Series]:
     """Return Tempo's series of compare()."""
-    arguments = spans.query.aggregate.compare
-    name = spans.compiler.name
-    counted = name(" UNION ALL ".join(_parts(_picked(spans))))
-    in_total = (
-        f"SELECT attribute, selected, type, value, sum(n) AS total FROM {counted} GROUP BY ALL"
+    con = spans.con
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE compared (attribute VARCHAR, selected BOOLEAN, "
+        "type VARCHAR, value VARCHAR, i BIGINT, n BIGINT)"
     )
-    ranked = (
-        "SELECT *, row_number() OVER (PARTITION BY attribute, selected "
-        f"ORDER BY total DESC, value) AS place FROM ({in_total})"
-    )
-    kept = name(f"SELECT * FROM ({ranked}) WHERE place <= {arguments.limit:d}")
-    values = (
-        f"SELECT c.attribute, c.selected, c.type, c.value, c.i, sum(c.n) FROM {counted} c "
-        f"JOIN {kept} k USING (attribute, selected, type, value) GROUP BY ALL"
-    )
-    totals = f"SELECT attribute, selected, NULL, NULL, i, sum(n) FROM {counted} GROUP BY ALL"
-    rows = spans.execute(f"{values} UNION ALL {totals}")
+    try:
+        picked = _Picked(spans)
+        for statement in (picked.columns(), picked.roots(), *picked.maps()):
+            spans.insert("compared", statement)
+        for table, scope in (("resources", "resource"), ("scopes", "instrumentation")):
+            con.execute(f"INSERT INTO compared {_of_owners(table, scope)}")
+        con.execute(f"INSERT INTO compared {_missing()}")
+        rows = con.execute(_most_frequent(spans.query.aggregate.compare.limit)).fetchall()
+    finally:
+        con.execute("DROP TABLE compared")
     return _Answer(spans.request.intervals).series(rows)
 
 
-def _picked(spans: Spans) -> str:
-    """Name the spans with their interval, side and attributes; returns the name."""
-    arguments = spans.query.aggregate.compare
-    selected = spans.fields.strict(arguments.selection.condition)
-    if arguments.start_ns and arguments.end_ns:
-        selected += (
-            f" AND s.start_ns > {arguments.start_ns:d} AND s.start_ns <= {arguments.end_ns:d}"
+class _Picked:
+    """Statements over the spans of the query: rows of (attribute, selected, type, value, i, n).
+
+    The attributes `#res_id`, `#scope_id` and `#all` count resources, scopes and all spans; they are
+    no attributes of spans.
+    """
+
+    def __init__(self, spans: Spans) -> None:
+        arguments = spans.query.aggregate.compare
+        selected = spans.fields.strict(arguments.selection.condition)
+        if arguments.start_ns and arguments.end_ns:
+            selected += (
+                f" AND s.start_ns > {arguments.start_ns:d} AND s.start_ns <= {arguments.end_ns:d}"
+            )
+        self._head = f"SELECT {spans.interval} AS i, ({selected}) AS selected"
+        self._source = spans.source()
+
+    def columns(self) -> str:
+        """Count the values of all columns in one pass."""
+        columns = {attribute: (slot, sql) for attribute, (slot, sql) in _INTRINSICS.items()}
+        columns |= {f"span.{key}": (kind, f"s.{quote(key)}") for key, kind in PROMOTED.items()}
+        columns |= {"#res_id": ("int", "s.res_id"), "#scope_id": ("int", "s.scope_id")}
+        names = [f"c{n}" for n in range(len(columns))]
+
+        inner = ", ".join(
+            f"{sql} AS {n}" for n, (_, sql) in zip(names, columns.values(), strict=True)
         )
-    spans.fields.needs.trace = True
-    promoted = [quote(key) for key in PROMOTED]
-    columns = [f"s.{c}" for c in (*_SPAN_COLUMNS, *promoted, *(f"a_{t}" for t in MAP_TYPES))]
-    columns += ["t.root_name", "t.root_service"]
-    source = spans.source()
-    body = f"SELECT {spans.interval} AS i, ({selected}) AS selected, {', '.join(columns)} {source}"
-    return spans.compiler.name(body)
+        sets = ", ".join(f"(i, selected, {n})" for n in names)
+        which = " ".join(f"WHEN GROUPING({n}) = 0 THEN {{{n}}}" for n in names)
+        attribute = f"CASE {which} ELSE '#all' END".format(
+            **{n: f"'{a}'" for n, a in zip(names, columns, strict=True)}
+        )
+        kind = f"CASE {which} ELSE '' END".format(
+            **{n: f"'{k}'" for n, (k, _) in zip(names, columns.values(), strict=True)}
+        )
+        value = f"coalesce({', '.join(f'{n}::VARCHAR' for n in names)})"
+        grouped = (
+            f"SELECT {attribute} AS attribute, selected, {kind} AS type, {value} AS value, i, "
+            f"count(*) AS n FROM ({self._head}, {inner} {self._source}) "
+            f"GROUP BY GROUPING SETS ({sets}, (i, selected))"
+        )
+        return f"SELECT * FROM ({grouped}) WHERE value IS NOT NULL OR attribute = '#all'"
+
+    def roots(self) -> str:
+        """Count the names and services of the traces' roots."""
+        roots = (
+            "SELECT trace_id, arg_min(name, start_ns) AS name, "
+            "arg_min(service, start_ns) AS service "
+            "FROM spans WHERE parent_id = 0 GROUP BY trace_id"
+        )
+        joined = (
+            "SELECT p.i, p.selected, coalesce(t.name, '') AS name, "
+            "coalesce(t.service, '') AS service "
+            f"FROM ({self._head}, s.trace_id {self._source}) p "
+            f"LEFT JOIN ({roots}) t USING (trace_id)"
+        )
+        return (
+            "SELECT CASE WHEN GROUPING(name) = 0 THEN 'rootName' ELSE 'rootServiceName' END, "
+            f"selected, 'str', coalesce(name, service), i, count(*) FROM ({joined}) "
+            "GROUP BY GROUPING SETS ((i, selected, name), (i, selected, service))"
+        )
+
+    def maps(self) -> list[str]:
+        """Count the attributes that have no column of their own, by type."""
+        return [
+            f"SELECT 'span.' || e.key, selected, '{kind}', e.value::VARCHAR, i, count(*) "
+            f"FROM ({self._head}, unnest(map_entries(s.a_{kind})) AS e {self._source}) GROUP BY ALL"
+            for kind in MAP_TYPES
+        ]
 
 
-def _parts(picked: str) -> list[str]:
-    """Return SELECTs of (attribute, selected, type, value, i, n)."""
-    parts = [
-        _of_column(picked, attribute, slot, column)
-        for attribute, (slot, column) in _INTRINSICS.items()
-    ]
-    for key, kind in PROMOTED.items():
-        parts.append(_of_column(picked, f"span.{key}", kind, quote(key)))
-    for kind in MAP_TYPES:
-        parts.append(_of_map(picked, kind))
-    parts += _of_owner(picked, "resources", "res_id", "resource")
-    parts += _of_owner(picked, "scopes", "scope_id", "instrumentation")
-    parts += [_of_missing(picked, scope, key) for scope, key in DEDICATED]
-    return parts
-
-
-def _of_column(picked: str, attribute: str, slot: str, column: str) -> str:
-    return (
-        f"SELECT '{attribute}' AS attribute, selected, '{slot}' AS type, "
-        f"({column})::VARCHAR AS value, i, count(*) AS n "
-        f"FROM {picked} WHERE ({column}) IS NOT NULL GROUP BY ALL"
+def _of_owners(table: str, scope: str) -> str:
+    """Count the attributes of resources or scopes, of which the spans are counted already."""
+    column = "#res_id" if table == "resources" else "#scope_id"
+    counted = (
+        f"SELECT value::BIGINT AS id, selected, i, n FROM compared WHERE attribute = '{column}'"
     )
-
-
-def _of_map(picked: str, kind: str) -> str:
-    entries = f"SELECT selected, i, unnest(map_entries(a_{kind})) AS e FROM {picked}"
-    return (
-        f"SELECT 'span.' || e.key AS attribute, selected, '{kind}' AS type, "
-        f"e.value::VARCHAR AS value, i, count(*) AS n FROM ({entries}) GROUP BY ALL"
-    )
-
-
-def _of_owner(picked: str, table: str, column: str, scope: str) -> list[str]:
-    """Return the SELECTs of resources or scopes, counted before their attributes are looked up."""
-    counted = f"SELECT {column} AS id, selected, i, count(*) AS spans FROM {picked} GROUP BY ALL"
     parts = []
     for kind in MAP_TYPES:
         entries = (
-            f"SELECT selected, i, spans, unnest(map_entries(o.a_{kind})) AS e "
+            f"SELECT selected, i, n, unnest(map_entries(o.a_{kind})) AS e "
             f"FROM ({counted}) c JOIN {table} o USING (id)"
         )
         parts.append(
             f"SELECT '{scope}.' || e.key AS attribute, selected, '{kind}' AS type, "
-            f"e.value::VARCHAR AS value, i, sum(spans) AS n FROM ({entries}) "
+            f"e.value::VARCHAR AS value, i, sum(n) AS n FROM ({entries}) "
             f"WHERE '{scope}.' || e.key <> 'resource.service.name' GROUP BY ALL"
         )
     if scope == "instrumentation":
         parts += [
-            f"SELECT 'instrumentation:{field}' AS attribute, selected, 'str' AS type, "
-            f"coalesce(o.{field}, '') AS value, i, sum(spans) AS n "
+            f"SELECT 'instrumentation:{field}', selected, 'str', "
+            f"coalesce(o.{field}, ''), i, sum(n) "
             f"FROM ({counted}) c JOIN {table} o USING (id) GROUP BY ALL"
             for field in ("name", "version")
         ]
-    return parts
+    return " UNION ALL ".join(parts)
 
 
-def _of_missing(picked: str, scope: str, key: str) -> str:
-    """Count the spans without an attribute that Tempo keeps in a column of its own: they have the text nil."""
-    kind = "int" if key == "http.status_code" else "str"
-    if scope == "span":
-        column = quote(key) if PROMOTED.get(key) == kind else f"a_{kind}['{key}']"
-        source = f"{picked} WHERE ({column}) IS NULL"
-    else:
-        column = f"o.a_{kind}['{key}']"
-        source = f"{picked} p LEFT JOIN resources o ON o.id = p.res_id WHERE ({column}) IS NULL"
+def _missing() -> str:
+    """Count the spans without the attributes of `DEDICATED`: they have the text nil."""
+    words = {Type.STRING: "str", Type.INT: "int"}
+    listed = ", ".join(f"('{s}.{key}', '{words[t]}')" for (s, key), t in DEDICATED.items())
     return (
-        f"SELECT '{scope}.{key}' AS attribute, selected, 'nil' AS type, 'nil' AS value, i, "
-        f"count(*) AS n FROM {source} GROUP BY ALL"
+        "SELECT d.attribute, a.selected, 'nil', 'nil', a.i, "
+        "a.n - coalesce(sum(c.n), 0) AS missing "
+        f"FROM (VALUES {listed}) d(attribute, type) "
+        "CROSS JOIN (SELECT * FROM compared WHERE attribute = '#all') a "
+        "LEFT JOIN compared c ON c.attribute = d.attribute AND c.type = d.type "
+        "AND c.selected = a.selected AND c.i = a.i "
+        "GROUP BY d.attribute, a.selected, a.i, a.n HAVING a.n > coalesce(sum(c.n), 0)"
+    )
+
+
+def _most_frequent(limit: int) -> str:
+    """Return SQL of each attribute's most frequent values and of its totals.
+
+    The rows of totals have neither type nor value.
+    """
+    counted = "(SELECT * FROM compared WHERE attribute NOT LIKE '#%')"
+    total = f"SELECT attribute, selected, type, value, sum(n) AS total FROM {counted} GROUP BY ALL"
+    ranked = (
+        "SELECT *, row_number() OVER (PARTITION BY attribute, selected "
+        f"ORDER BY total DESC, value) AS place FROM ({total})"
+    )
+    return (
+        "SELECT c.attribute, c.selected, c.type, c.value, c.i, c.n FROM compared c "
+        f"JOIN (SELECT * FROM ({ranked}) WHERE place <= {limit:d}) k "
+        "USING (attribute, selected, type, value) UNION ALL "
+        f"SELECT attribute, selected, NULL, NULL, i, sum(n) FROM {counted} GROUP BY ALL"
     )
 
 
@@ -166,7 +205,10 @@ class _Answer:
 
 
 def _as_any_value(kind: str, text: str) -> dict[str, Any]:
-    """Return the AnyValue of a value that was made text; arrays have become the text nil on Tempo's way, but for one."""
+    """Return the AnyValue of a value that was made text.
+
+    Arrays have become the text nil on Tempo's way, but for one.
+    """
     match kind:
         case "int":
             return any_value("int", int(text))

@@ -1,4 +1,7 @@
-"""OTLP protobuf -> columns. One short loop over spans; all that can be done for a batch at once is done at the end."""
+"""OTLP protobuf -> columns.
+
+One short loop over spans; all that can be done for a batch at once is done at the end.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,13 @@ from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from lab.tracestore import admission, keyvalues
+from lab.tracestore import admission
 from lab.tracestore.anyvalue import attributes_to_json, to_json
 from lab.tracestore.arrow import ARROW_OF, OWNER_SCHEMA, SPAN_SCHEMA
+from lab.tracestore.attributes import read as read_attributes
 from lab.tracestore.columns import MAP_TYPES, PROMOTED
 from lab.tracestore.errors import BadRequest
-from lab.tracestore.rawotlp import RawRequest
+from lab.tracestore.otlp_lazy import RawRequest
 
 _MAX_NS = 2**63
 _MAX_KIND = 5
@@ -30,7 +34,7 @@ _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "
 
 
 class MapLists:
-    """A column of maps under construction: the keys and values of all rows, and of which row each is."""
+    """A column of maps under construction: the keys and values of all rows, with their rows."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -38,7 +42,10 @@ class MapLists:
         self.values: list[Any] = []
 
     def to_arrow(self, type_name: str, rows: int) -> pa.Array:
-        """One map a row. Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it."""
+        """One map a row.
+
+        Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it.
+        """
         of_row = np.array(self.rows, dtype=np.int64)
         keys, values = pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
         codes = keys.dictionary_encode()
@@ -56,7 +63,10 @@ class MapLists:
 
 
 class Owners:
-    """Distinct resources or scopes of a batch, from their serialized form; `kind` is their message class."""
+    """The distinct resources or scopes of a batch, by their serialized form.
+
+    `kind` is their message class.
+    """
 
     def __init__(self, kind: Any, fields: admission.Fields) -> None:
         self.kind = kind
@@ -85,6 +95,7 @@ class Owners:
         return known
 
     def to_arrow(self) -> pa.Table:
+        """Return the table of these resources or scopes (OWNER_SCHEMA)."""
         maps = {t: MapLists() for t in MAP_TYPES}
         for row, attributes in enumerate(self.attributes.values()):
             _collect(attributes, maps, row)
@@ -103,14 +114,14 @@ class Owners:
 
 
 def _named(message: Any) -> tuple[str | None, str | None]:
-    """Name and version: of a scope its own, of a resource the service's."""
+    """Return the name and version of a scope, or of a resource's service."""
     if isinstance(message, InstrumentationScope):
         return message.name, message.version
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for kv in message.attributes:
         if kv.value.WhichOneof("value") == "string_value":
-            found.setdefault(kv.key, kv.value.string_value)
-    return found.get("service.name"), found.get("service.version")
+            texts.setdefault(kv.key, kv.value.string_value)
+    return texts.get("service.name"), texts.get("service.version")
 
 
 def _collect(attributes: Any, maps: dict[str, MapLists], row: int) -> None:
@@ -132,7 +143,8 @@ def _scalar(value: Any) -> Any:
 class SpanBatch:
     """Spans under construction. `add` takes payloads; `tables` gives the tables of the database.
 
-    Reading is optimistic: `tables` may still find that a payload is not OTLP. Of which it is, each alone will tell.
+    Reading is optimistic: `tables` may still find that a payload is not OTLP. Of which it is, each
+    alone will tell.
     """
 
     def __init__(self) -> None:
@@ -145,6 +157,8 @@ class SpanBatch:
         self.ids: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self.times: tuple[list[int], list[int]] = ([], [])
         self.names: list[bytes] = []
+        self._events: list[bytes] = []  # of the payload that is being added
+        self._links: list[bytes] = []
         self.kinds: list[int] = []
         self.runs: dict[str, list[tuple[int, Any]]] = {
             c: [] for c in ("service", "res_id", "scope_id")
@@ -154,9 +168,15 @@ class SpanBatch:
         self.attribute_counts: list[int] = []
 
     def add(self, payload: bytes) -> tuple[int, int, str]:
-        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected). Raises BadRequest or TooLarge."""
+        """Add one ExportTraceServiceRequest: (accepted, rejected, why rejected).
+
+        Raises BadRequest or TooLarge.
+        """
         rows, rejected = self.rows, self.rejected
         self.reasons = {}
+        self._events = []
+        self._links = []
+        first = len(self.attributes)
         admission.check_spans(payload)
         allowance = admission.Allowance()
         try:
@@ -170,6 +190,9 @@ class SpanBatch:
                     self._repeat(
                         self.rows - before, service=service, res_id=res_id, scope_id=scope_id
                     )
+            allowance.spend(len(self.attributes) - first)
+            allowance.spend_on(self._events, admission.EVENT)
+            allowance.spend_on(self._links, admission.LINK)
         except (DecodeError, UnicodeDecodeError) as e:
             raise _not_otlp(payload, e) from e
         self.messages += admission.MAX_MESSAGES - allowance.left
@@ -186,7 +209,7 @@ class SpanBatch:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
     def _add_spans(self, spans: Any, allowance: admission.Allowance) -> None:
-        """Add spans one by one: the time that this takes per span decides how fast the store ingests."""
+        """Add spans one by one. The time per span here decides how fast the store ingests."""
         trace_ids, span_ids, parents = self.ids
         starts, ends = self.times
         names, kinds, attributes, counts = (
@@ -196,8 +219,7 @@ class SpanBatch:
             self.attribute_counts,
         )
         sparse = self.sparse
-        before = len(counts)
-        few = 100  # so many attributes are counted after the loop
+        few = 100  # fewer attributes of one span are only counted at the end
         row = self.rows
         for s in spans:
             trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
@@ -228,23 +250,31 @@ class SpanBatch:
             own = s.attributes
             count = len(own)
             if count > few:
-                allowance.spend(count)
+                allowance.check(count)
             counts.append(count)
             attributes += own
             for name, field in _RARE:
                 if value := getattr(s, field):
-                    if name in _NESTED:
-                        allowance.spend(len(value))
-                        value = list(value)
-                        allowance.spend_on(value, _NESTED[name])
                     sparse[name][0].append(row)
                     sparse[name][1].append(value)
+            if blobs := s.events:
+                blobs = list(blobs)
+                self._events += blobs
+                sparse["events"][0].append(row)
+                sparse["events"][1].append(blobs)
+            if blobs := s.links:
+                blobs = list(blobs)
+                self._links += blobs
+                sparse["links"][0].append(row)
+                sparse["links"][1].append(blobs)
             row += 1
-        allowance.spend(sum(n for n in counts[before:] if n <= few))
         self.rows = row
 
     def tables(self) -> tuple[pa.Table, pa.Table, pa.Table]:
-        """Spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA). Raises BadRequest or TooLarge."""
+        """Return spans (SPAN_SCHEMA), resources and scopes (OWNER_SCHEMA).
+
+        Raises BadRequest or TooLarge.
+        """
         try:
             return self._spans(), self.resources.to_arrow(), self.scopes.to_arrow()
         except (DecodeError, UnicodeDecodeError, pa.ArrowInvalid) as e:
@@ -281,9 +311,9 @@ class SpanBatch:
         codes = np.zeros(self.rows, dtype=np.uint8)
         codes[index] = _enum([code for code, _ in statuses], _MAX_STATUS)
         columns["status"] = pa.array(codes)
-        said = [(i, message) for i, (_, message) in zip(index, statuses, strict=True) if message]
+        with_text = [(i, text) for i, (_, text) in zip(index, statuses, strict=True) if text]
         columns["status_message"] = _scatter(
-            [i for i, _ in said], [m for _, m in said], self.rows, pa.string()
+            [i for i, _ in with_text], [text for _, text in with_text], self.rows, pa.string()
         )
         index, found = self.sparse["trace_state"]
         columns["trace_state"] = _scatter(
@@ -297,7 +327,7 @@ class SpanBatch:
         return columns
 
 
-# Column -> field of what most spans do not say
+# Column and field of values that most spans do not have
 _RARE = (
     ("status", "status"),
     ("flags", "flags"),
@@ -305,11 +335,8 @@ _RARE = (
     ("dropped_attributes", "dropped_attributes_count"),
     ("dropped_events", "dropped_events_count"),
     ("dropped_links", "dropped_links_count"),
-    ("events", "events"),
-    ("links", "links"),
 )
-_SPARSE = tuple(name for name, _ in _RARE)
-_NESTED = {"events": admission.EVENT, "links": admission.LINK}
+_SPARSE = (*(name for name, _ in _RARE), "events", "links")
 
 
 def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
@@ -321,10 +348,13 @@ def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
 
 
 def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Array]:
-    """Promoted columns and maps of spans whose serialized attributes are `blobs`, `counts` of them a span."""
+    """Return the promoted columns and maps of spans from their serialized attributes.
+
+    Span i has `counts[i]` of the `blobs`, in order.
+    """
     rows = len(counts)
     row_of = np.repeat(np.arange(rows), counts)
-    found = keyvalues.read(blobs)
+    found = read_attributes(blobs)
     names = found.keys.to_pylist()
     columns: dict[str, pa.Array] = {}
     for number, type_name in enumerate(MAP_TYPES):
@@ -353,7 +383,7 @@ def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Arr
 def _without_repeated(
     index: np.ndarray, codes: np.ndarray, of_row: np.ndarray, values: pa.Array, keys: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, pa.Array]:
-    """Of a key that comes twice in a span the first stays: a map cannot hold it, and OTLP forbids it."""
+    """Drop repeated keys of a span but the first: a map cannot hold both, and OTLP forbids it."""
     _, first = np.unique(of_row * (keys + 1) + codes, return_index=True)
     if len(first) == len(index):
         return index, codes, of_row, values
@@ -362,7 +392,7 @@ def _without_repeated(
 
 
 def _scatter_array(rows: np.ndarray, values: pa.Array, take: np.ndarray, total: int) -> pa.Array:
-    """An array of `total` with `values[take]` at `rows` and NULL elsewhere."""
+    """Return an array of `total` with `values[take]` at `rows` and NULL elsewhere."""
     if len(rows) == 0:
         return pa.nulls(total, values.type)
     where = np.full(total, -1, dtype=np.int64)
@@ -383,7 +413,10 @@ def _status(blob: bytes) -> tuple[int, str]:
 
 
 def _enum(numbers: list[int], highest: int) -> np.ndarray:
-    """Return enum values as bytes; a number that OTLP does not define becomes 0, which is "unspecified"."""
+    """Return enum values as bytes.
+
+    A number that OTLP does not define becomes 0, "unspecified".
+    """
     values = np.array(numbers, dtype=np.int64)
     values[(values < 0) | (values > highest)] = 0
     return values.astype(np.uint8)
@@ -401,7 +434,7 @@ def _big_endian(ids: list[bytes]) -> np.ndarray:
 
 
 def _scatter(index: list[int], values: list[Any], rows: int, arrow_type: pa.DataType) -> pa.Array:
-    """An array of `rows` with values at `index` and NULL elsewhere."""
+    """Return an array of `rows` with values at `index` and NULL elsewhere."""
     if not index:
         return pa.nulls(rows, arrow_type)
     dense = pa.array(values, arrow_type)

@@ -1,4 +1,4 @@
-"""The disk below the data folder: a reserve for when it is full, and damaged files that are set aside."""
+"""The disk below the data folder: a reserve for when it is full, and damaged files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Reserve:
-    """A file that only takes up room, so that what was acknowledged can reach the database when the disk is full.
+    """A file that only takes up room, for when the disk is full.
 
-    Spans are accepted only while the reserve is held: nothing else may take the room that the database needs.
+    It is released so that acknowledged spans can reach the database. Spans are accepted only while
+    the reserve is held: nothing else may take the room that the database needs.
     """
 
     def __init__(self, folder: Path, size: int | None = None) -> None:
@@ -52,7 +53,7 @@ class Reserve:
                 os.fsync(file.fileno())
 
     def release(self) -> None:
-        """Give the room to whatever writes next."""
+        """Free the room for the next write."""
         self.held = False
         try:
             self.path.unlink(missing_ok=True)
@@ -81,7 +82,7 @@ def make_folder(folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that a user may still write to the file system of a folder; 0 where that is not known."""
+    """Return the free bytes of a folder's file system; 0 where that is not known."""
     try:
         status = os.statvfs(folder)
     except OSError:

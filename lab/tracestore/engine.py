@@ -1,4 +1,4 @@
-"""The trace store without its HTTP clothes: store, log, queue and queries under one roof."""
+"""The trace store without HTTP: store, log, queue and queries."""
 
 from __future__ import annotations
 
@@ -75,7 +75,11 @@ class Engine:
                 log.exception("old spans could not be deleted; trying again later")
 
     def _stop_slow_queries(self) -> None:
-        """One thread for all queries: on a busy machine, starting one of its own would take a short query's time."""
+        """Interrupt queries at their deadline.
+
+        One thread serves all queries: on a busy machine, starting a thread per query would take as
+        long as a short query.
+        """
         while not self._stopped.wait(STOPWATCH_EVERY_S):
             for con, deadline in list(self._deadlines.items()):
                 if time.monotonic() > deadline:
@@ -85,9 +89,10 @@ class Engine:
                         con.interrupt()
 
     def stop(self) -> bool:
-        """Take nothing more, end running queries, flush, checkpoint, close; return whether all of it was done in time.
+        """Stop accepting, end running queries, flush, checkpoint and close.
 
-        Where it was not, the database is left open: what is missing there is in the log.
+        Return whether all of it was done in time. Where it was not, the database is left open: what
+        is missing there is in the log.
         """
         self.ready = False
         for con in list(self._deadlines):
@@ -140,7 +145,10 @@ class Engine:
                 del self._deadlines[con]
 
     def status(self) -> dict[str, Any]:
-        """Return what an operator wants to know, as JSON values. `damage` counts what this start could not read."""
+        """Return what an operator wants to know, as JSON values.
+
+        `damage` counts what this start could not read.
+        """
         damage = self.ingest.damage
         kept = damaged_files(self.folder)
         fault = self.fault

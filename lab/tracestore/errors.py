@@ -39,7 +39,10 @@ class BadRequest(TraceStoreError):
 
 
 class TraceQLError(BadRequest):
-    """A TraceQL query is refused. `position` is the offset in characters, `line` and `column` count from 1."""
+    """A TraceQL query is refused.
+
+    `position` is the offset in characters, `line` and `column` count from 1.
+    """
 
     stage = "query"
 
@@ -110,7 +113,7 @@ class QueryTooSlow(TraceStoreError):
 
 
 class StoreBroken(TraceStoreError):
-    """The disk or the database refuses. Nothing of the request was kept; it should be sent again."""
+    """The disk or the database refuses. Nothing was kept; the request should be sent again."""
 
     status = 503
 

@@ -1,8 +1,9 @@
 """When each trace began: one row for a trace in every batch that brought spans of it.
 
-Spans lie on disk roughly in the order of time, and DuckDB keeps the lowest and highest start of each row group. Who
-knows when a trace's spans start reads only the row groups around that time, however many spans there are. This small
-table knows. It may promise more than there is (a span that came twice, or was forgotten), never less.
+Spans lie on disk roughly in the order of time, and DuckDB keeps the lowest and highest start of
+each row group. Who knows when a trace's spans start reads only the row groups around that time,
+however many spans there are. This small table knows. It may promise more than there is (a span that
+came twice, or was forgotten), never less.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from uuid import UUID
 
 import duckdb
 
-DDL = "CREATE TABLE IF NOT EXISTS extents (trace_id UUID, first_ns BIGINT, last_ns BIGINT, end_ns BIGINT)"
+DDL = (
+    "CREATE TABLE IF NOT EXISTS extents "
+    "(trace_id UUID, first_ns BIGINT, last_ns BIGINT, end_ns BIGINT)"
+)
 
 Extent = tuple[int, int]  # the first and the last start (unix ns)
 
@@ -25,7 +29,8 @@ def fill_if_new(con: duckdb.DuckDBPyConnection) -> None:
 def add(con: duckdb.DuckDBPyConnection, spans: str) -> None:
     """Remember the traces of a table of spans."""
     con.execute(
-        f"INSERT INTO extents SELECT trace_id, min(start_ns), max(start_ns), max(end_ns) FROM {spans} GROUP BY trace_id"
+        "INSERT INTO extents SELECT trace_id, min(start_ns), max(start_ns), max(end_ns) "
+        f"FROM {spans} GROUP BY trace_id"
     )
 
 
@@ -36,7 +41,7 @@ def of_table(con: duckdb.DuckDBPyConnection, spans: str) -> Extent | None:
 
 def of_traces(con: duckdb.DuckDBPyConnection, traces: list[UUID]) -> Extent | None:
     """Where the spans of these traces lie; None: there is none."""
-    if len(traces) == 1:  # asked most often, and twice as fast
+    if len(traces) == 1:  # the most frequent case, and twice as fast
         return _extent(con, "trace_id = $id", {"id": traces[0]})
     return _extent(
         con, "trace_id IN (SELECT unnest($ids::UUID[]))", {"ids": [str(t) for t in traces]}

@@ -1,7 +1,8 @@
-"""Who may talk to the store's ports: no web page of another site, and no connection that stays half open.
+"""Access to the store's ports: foreign web pages and half-open connections are refused.
 
-A page can reach a port of this machine in two ways: by requests to it from its own origin, and by letting its own host name
-resolve to this machine ("DNS rebinding"). The first sends a foreign `Origin`, the second a foreign `Host`.
+A page can reach a port of this machine in two ways: by requests from its own origin, and by letting
+its own host name resolve to this machine ("DNS rebinding"). The first sends a foreign `Origin`, the
+second a foreign `Host`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from aiohttp.web_protocol import RequestHandler
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PAGE_HEADER = "X-Lab-Request"  # a page of another site cannot send it
@@ -23,7 +23,7 @@ IDLE_S = 75.0  # a connection without a complete request is closed after this ti
 
 
 def hostname(netloc: str) -> str:
-    """Return the host of `host:port` in lower case, without the port and the brackets of IPv6; "" where there is none."""
+    """Return the host of `host:port` in lower case, without brackets; "" where there is none."""
     try:
         return (urlsplit(f"//{netloc}").hostname or "").rstrip(".")
     except ValueError:
@@ -33,8 +33,9 @@ def hostname(netloc: str) -> str:
 class HostGuard:
     """Refuses (403) requests with a foreign Host or Origin.
 
-    Allowed are the loopback names, the host that the store listens on, and `names`. Where it listens on every address,
-    any IP address is allowed as well: only names can be made to resolve to another machine.
+    Allowed are the loopback names, the host that the store listens on, and `names`. Where it
+    listens on every address, any IP address is allowed as well: only names can be made to resolve
+    to another machine.
     """
 
     def __init__(self, host: str, names: Iterable[str] = ()) -> None:
@@ -51,7 +52,7 @@ class HostGuard:
         scheme, _, place = origin.partition("://")
         return scheme in ("http", "https") and place.lower() == netloc.lower()
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """Build the middleware for an application."""
 
         @web.middleware
@@ -59,7 +60,8 @@ class HostGuard:
             netloc = request.headers.get("Host", "")
             if netloc and not self.allows_host(netloc):
                 return _refusal(
-                    f"host {netloc[:100]!r} is not served here; Fix: start the store with --allowed-host NAME"
+                    f"host {netloc[:100]!r} is not served here\n"
+                    "  Fix: start the store with --allowed-host NAME"
                 )
             origin = request.headers.get("Origin")
             if origin is not None and not self.allows_origin(origin, netloc):
@@ -82,13 +84,13 @@ def _is_address(name: str) -> bool:
 
 
 class IdleConnections:
-    """Closes connections on which no complete request has arrived for `IDLE_S`, half-open ones included."""
+    """Closes connections without a complete request for `IDLE_S`, half-open ones included."""
 
     def __init__(self) -> None:
         self._since: dict[RequestHandler, float] = {}
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
-        """Build the middleware that notes which connections are busy, and until when the others were."""
+    def middleware(self) -> Middleware:
+        """Build the middleware that notes which connections are busy, and since when not."""
 
         @web.middleware
         async def note(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -27,7 +27,7 @@ _MAX_NS = 2**63 - 1
 
 
 def trace_id(text: str) -> UUID:
-    """Return a trace id from hexadecimal digits; a shorter one is padded on the left with zeros, as Tempo does."""
+    """Return a trace id from hexadecimal digits; a short one is padded with zeros, as in Tempo."""
     if not text or len(text) > 32 or not re.fullmatch(r"[0-9a-fA-F]+", text):
         raise BadRequest(
             "trace IDs can only contain hex characters and at most 32 of them",
@@ -104,7 +104,10 @@ def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tu
 
 
 def instant_ns(text: str, name: str) -> int:
-    """Return a point in time (unix ns) from unix seconds, also with a fraction, unix nanoseconds, or RFC 3339."""
+    """Return a point in time in unix nanoseconds.
+
+    `text` is unix seconds, also with a fraction, unix nanoseconds, or RFC 3339.
+    """
     if re.fullmatch(r"[0-9]{1,20}", text):
         value = int(text) if len(text) > 10 else int(text) * 10**9
         return _in_range(value, text, name)
@@ -124,7 +127,10 @@ def instant_ns(text: str, name: str) -> int:
 
 
 def metrics_window(params: Mapping[str, str], *, max_hours: float = 24) -> tuple[int, int]:
-    """Return start and end (unix ns) of a metrics query: `since` wins, else `start` and `end`, else the last hour."""
+    """Return start and end (unix ns) of a metrics query.
+
+    `since` takes precedence over `start` and `end`; without any of them it is the last hour.
+    """
     now = time.time_ns()
     if params.get("since"):
         start, end = now - duration_ns(params["since"], "since"), now

@@ -1,8 +1,8 @@
-"""From a payload to the database: decode, write ahead, acknowledge; then, behind the answer, append in batches.
+"""The path of a payload: decode, write ahead, acknowledge, then append to the database.
 
-Two threads. The *logger* decodes what has come, writes it to the log, and acknowledges after the fsync: what came
-meanwhile
-makes the next group. The *flusher* takes what is decoded and appends it to the database.
+Two threads do it. The *logger* decodes queued payloads, writes them to the log and acknowledges
+them after the fsync; payloads that arrive meanwhile form the next group. The *flusher* appends
+decoded batches to the database.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ STOP_S = 5.0  # to flush at the end; what is not flushed by then is replayed at 
 
 @dataclass(frozen=True)
 class Accepted:
-    """What became of one payload."""
+    """The result of one payload."""
 
     spans: int
     rejected: int
@@ -56,7 +56,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of the queue. Past them a sender hears 429."""
+    """Bounds of the queue. Beyond them a sender gets 429."""
 
     queue_bytes: int = 64 * 2**20
     pending_spans: int = 120_000
@@ -92,10 +92,12 @@ def _new_batch() -> SpanBatch:
 
 
 class Ingest:
-    """Takes payloads from any thread. `start` replays the log first, so that nothing acknowledged is missing.
+    """Takes payloads from any thread.
 
-    While the disk is full or the database fails, payloads are refused with StoreBroken (`fault` says why), and the flusher
-    tries again every second.
+    `start` replays the log first, so that nothing acknowledged is missing.
+
+    While the disk is full or the database fails, payloads are refused with StoreBroken (`fault`
+    says why), and the flusher tries again every second.
     """
 
     def __init__(
@@ -126,7 +128,8 @@ class Ingest:
     def start(self) -> int:
         """Replay the log into the database, then accept; return the number of spans replayed.
 
-        Where the database cannot take the log (the disk is full), start without accepting and go on trying.
+        Where the database cannot take the log (the disk is full), start without accepting and go on
+        trying.
         """
         replayed = self._try_replay()
         self.reserve.hold()
@@ -196,7 +199,7 @@ class Ingest:
             )
 
     def _replay(self, damage: Damage) -> tuple[int, int]:
-        """Return the number of spans replayed and the last sequence number read (0 without a record)."""
+        """Return the number of spans replayed, and the last sequence number read (or 0)."""
         waiting: list[bytes] = []
         size = 0
         spans = 0
@@ -216,7 +219,8 @@ class Ingest:
     def _insert_replayed(self, payloads: list[bytes], seq: int) -> int:
         """Insert replayed payloads; return the number of new spans.
 
-        A payload that cannot be decoded was never acknowledged, but may have reached the log: it is skipped.
+        A payload that cannot be decoded was never acknowledged, but may have reached the log: it is
+        skipped.
         """
         batch = _new_batch()
         try:
@@ -236,8 +240,8 @@ class Ingest:
     def submit(self, payload: bytes) -> Future:
         """Queue one payload. The future gives Accepted once it is durable.
 
-        Raises Overloaded where the queue is full, StoreBroken where the disk is. The future raises BadRequest, TooLarge
-        or StoreBroken; then nothing was kept.
+        Raises Overloaded where the queue is full, StoreBroken where the disk is. The future raises
+        BadRequest, TooLarge or StoreBroken; then nothing was kept.
         """
         future: Future = Future()
         with self._lock:
@@ -262,14 +266,19 @@ class Ingest:
 
     @property
     def queued_bytes(self) -> int:
+        """Return the bytes received and not yet in the log."""
         return self._queued_bytes
 
     @property
     def pending_spans(self) -> int:
+        """Return the spans in the log and not yet in the database."""
         return self._pending_spans
 
     def wait_visible(self, seq: int, timeout_s: float) -> bool:
-        """Request a flush and wait until the database holds everything up to `seq`; False on timeout or fault."""
+        """Request a flush and wait until the database holds everything up to `seq`.
+
+        Return False on timeout, and at once while the database fails.
+        """
         if self.store.flushed_seq >= seq:
             return True
         with self._lock:
@@ -281,7 +290,7 @@ class Ingest:
             return self.store.flushed_seq >= seq
 
     def stop(self) -> bool:
-        """Finish what is queued, flush it, and end both threads; return whether they ended within `STOP_S`."""
+        """Log and flush what is queued; return whether that took no longer than `STOP_S`."""
         with self._lock:
             self._stopping = True
             self._lock.notify_all()
@@ -324,7 +333,10 @@ class Ingest:
             group = self._log_part(group)
 
     def _log_part(self, group: list[_Item]) -> list[_Item]:
-        """Decode, write and acknowledge the first payloads of a group, as many as one batch takes; return the rest."""
+        """Decode, write and acknowledge the first payloads of a group; return the rest.
+
+        A batch takes payloads until it holds `MAX_MESSAGES`.
+        """
         batch = _new_batch()
         results: list[tuple[Future, Accepted | TraceStoreError]] = []
         kept: list[bytes] = []
@@ -413,7 +425,10 @@ class Ingest:
         )
 
     def _next_flush(self) -> list[_Decoded] | None:
-        """Wait for a batch that is due; an empty one where only the reserve is to be held, None at the end."""
+        """Wait for a batch that is due; return None at the end.
+
+        Return an empty list while a fault is to be checked again.
+        """
         with self._lock:
             while not self._due():
                 idle = not self._pending and not self._stopping

@@ -1,5 +1,8 @@
-"""One JSON object a line on stderr: ts, level, logger, message, what else the call said, and the trace id where there
-is one."""
+"""Log lines for machines: one JSON object per line on stderr.
+
+The keys are ts, level, logger, message, the extra values of the call, and the trace id if there is
+one.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ class JsonLines(logging.Formatter):
     """Formats a record as one JSON line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return one line without its end."""
         line = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

@@ -1,4 +1,4 @@
-"""The search parameters of before TraceQL (`tags`, `minDuration`, `maxDuration`) as a TraceQL query."""
+"""The older search parameters (`tags`, `minDuration`, `maxDuration`) as a TraceQL query."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _INTRINSIC = {"name": "name", "status": "status", "kind": "kind"}
 
 
 def legacy_query(params: Mapping[str, str]) -> str:
-    """`{}` with one condition a tag. Tags are logfmt: `service.name=api http.method="GET"`. Raises BadRequest."""
+    """`{}` with one condition a tag. Tags are logfmt: `service.name=api http.method="GET"`.
+
+    Raises BadRequest.
+    """
     conditions = [_condition(key, value) for key, value in _logfmt(params.get("tags", ""))]
     for name, operator in (("minDuration", ">="), ("maxDuration", "<=")):
         if params.get(name):

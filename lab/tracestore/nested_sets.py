@@ -1,18 +1,19 @@
 """Nested sets: a trace's tree as intervals, numbered as Tempo numbers them.
 
-A walk through the tree counts one on the way down (left) and one on the way up (right), so a span is below another if its
-interval lies inside the other's. A root's parent is -1, any other span's is the left of its parent. What hangs below no root
-is all zero. The roots of one trace are numbered one after the other.
+A walk through the tree counts one on the way down (left) and one on the way up (right), so a span
+is below another if its interval lies inside the other's. A root's parent is -1, any other span's is
+the left of its parent. What hangs below no root is all zero. The roots of one trace are numbered
+one after the other.
 """
 
 from __future__ import annotations
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
-TABLE = "nested_sets"
-
-# Siblings are walked in the order in which Tempo stores them: by resource, then scope, each by its first span.
+# Siblings are walked in the order in which Tempo stores them: by resource, then by scope, each by
+# its first span.
 _READ = """
     SELECT rid, dense_rank() OVER (ORDER BY trace_id) - 1 AS trace, span_id, parent_id
     FROM (
@@ -25,21 +26,18 @@ _READ = """
 """
 
 
-def register(con: duckdb.DuckDBPyConnection, source: str) -> None:
-    """Create the temporary table `nested_sets` (rid, n_left, n_right, n_parent) for the spans of a relation."""
+def register(con: duckdb.DuckDBPyConnection, source: str, table: str) -> None:
+    """Create a temporary table with the nested sets of the spans of a relation.
+
+    Columns: rid (the row of the span), n_left, n_right, n_parent.
+    """
     columns = con.execute(_READ.format(source=source)).fetchnumpy()
     left, right, parent = number(columns["trace"], columns["span_id"], columns["parent_id"])
     numbered = {"rid": columns["rid"], "n_left": left, "n_right": right, "n_parent": parent}
 
-    con.register("numbered", _frame(numbered))
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {TABLE} AS SELECT * FROM numbered")
+    con.register("numbered", pa.table(numbered))
+    con.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS SELECT * FROM numbered")
     con.unregister("numbered")
-
-
-def _frame(columns: dict[str, np.ndarray]) -> object:
-    import pyarrow as pa
-
-    return pa.table({name: np.ascontiguousarray(values) for name, values in columns.items()})
 
 
 def number(
@@ -47,7 +45,8 @@ def number(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return left, right and parent of each span.
 
-    The spans are given in the order in which siblings are walked, as (number of the trace, span id, parent's span id or 0).
+    The spans are given in the order in which siblings are walked, as (number of the trace, span id,
+    parent's span id or 0).
     """
     if len(trace) == 0:
         empty = np.zeros(0, dtype=np.int64)
@@ -72,7 +71,10 @@ def number(
 
 
 def _rows_of_parents(trace: np.ndarray, span: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Return the row of each span's parent; -1 where it is not among the spans, or is the span itself."""
+    """Return the row of each span's parent.
+
+    -1 where it is not among the spans, or is the span itself.
+    """
     order = np.lexsort((span, trace))
     keys = _keys(trace[order], span[order])
     wanted = _keys(trace, parent)
@@ -90,7 +92,10 @@ def _keys(trace: np.ndarray, span: np.ndarray) -> np.ndarray:
 
 
 def _levels(above: np.ndarray, is_root: np.ndarray) -> list[np.ndarray]:
-    """Return the rows of each level below the roots, ascending. Rows that no root is above of are in none."""
+    """Return the rows of each level below the roots, ascending.
+
+    Rows that no root is above of are in none.
+    """
     children = np.argsort(above, kind="stable")
     first = np.searchsorted(above[children], np.arange(len(above)), side="left")
     last = np.searchsorted(above[children], np.arange(len(above)), side="right")

@@ -1,7 +1,9 @@
-"""OTLP over gRPC, for senders that speak nothing else. Needs grpcio, which the lab does not install: an option.
+"""OTLP over gRPC, for senders that speak nothing else.
 
-The same promise as over HTTP: OK comes after the spans are durable; a full queue says UNAVAILABLE, which OTLP senders
-retry; what is no OTLP says INVALID_ARGUMENT.
+Needs grpcio, which the lab does not install: an option.
+
+The same promise as over HTTP: OK comes after the spans are durable; a full queue says UNAVAILABLE,
+which OTLP senders retry; a body that is not OTLP gets INVALID_ARGUMENT.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ _WORKERS = 8
 
 
 class GrpcServer:
-    """Listens on `host:port`; port 0 takes a free one. Raises TraceStoreError without grpcio, or where the port is
-    taken."""
+    """Listens on `host:port`; port 0 takes a free one.
+
+    Raises TraceStoreError without grpcio, or where the port is taken.
+    """
 
     def __init__(self, engine: Engine, host: str, port: int) -> None:
         try:
@@ -58,10 +62,12 @@ class GrpcServer:
             ) from e
 
     def start(self) -> None:
+        """Accept calls."""
         self._server.start()
         log.info("listening for gRPC", extra={"grpc_port": self.port})
 
     def stop(self) -> None:
+        """Finish running calls for up to 2 s, then end."""
         self._server.stop(grace=2).wait()
 
     def _export(self, payload: bytes, context: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The OTLP/HTTP entrance: POST /v1/traces, protobuf or JSON, plain or gzip."""
+"""OTLP over HTTP: POST /v1/traces, protobuf or JSON, plain or gzip."""
 
 from __future__ import annotations
 
@@ -36,8 +36,11 @@ def add_routes(app: web.Application) -> None:
 
 
 async def export(request: web.Request) -> web.Response:
-    """Accept spans: 200 once they are durable, 400 unreadable, 413 too large, 415 unknown type, 429 or 503 try
-    again."""
+    """Accept spans; answer 200 once they are durable.
+
+    Otherwise: 400 unreadable, 408 body too slow, 413 too large, 415 unknown type, 429 or 503 try
+    again later.
+    """
     engine = request.app[ENGINE]
     content_type = request.content_type
     is_json = content_type == JSON
@@ -104,7 +107,8 @@ async def _receive(request: web.Request, flight: admission.Body) -> bytes:
 def _gunzip(raw: bytes) -> bytes:
     """Decompress every member of a gzip stream (RFC 1952, 2.2), to `MAX_BODY_BYTES` in all.
 
-    Raises TooLarge over the cap or over `_MAX_MEMBERS`, BadRequest for anything else than whole members.
+    Raises TooLarge over the cap or over `_MAX_MEMBERS`, BadRequest for anything else than whole
+    members.
     """
     parts: list[bytes] = []
     room = MAX_BODY_BYTES

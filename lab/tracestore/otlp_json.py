@@ -1,4 +1,4 @@
-"""OTLP's JSON, which is protobuf's JSON but for one thing: trace and span ids are hexadecimal."""
+"""OTLP's JSON encoding: protobuf's, except that trace and span ids are hexadecimal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _MAX_DEPTH = 100
 
 
 def request_from_json(obj: Any) -> ExportTraceServiceRequest:
-    """Unknown fields are ignored, as the specification wants. Raises json_format.ParseError or ValueError."""
+    """Unknown fields are ignored, as the specification wants.
+
+    Raises json_format.ParseError or ValueError.
+    """
     if not isinstance(obj, dict):
         raise ValueError("the document must be an object with resourceSpans")
     for resource_spans in _objects(obj, "resourceSpans", "resource_spans"):
@@ -51,15 +54,18 @@ def _hex_to_base64(obj: dict[str, Any]) -> None:
 
 
 def as_protobuf_json(message: Message) -> dict[str, Any]:
-    """What json_format.MessageToDict says of an OTLP message, ids in base64 as in Tempo, in half the time."""
-    told = {}
+    """Return what json_format.MessageToDict returns for an OTLP message, in half the time.
+
+    Ids are in base64, as in Tempo.
+    """
+    fields = {}
     for field, value in message.ListFields():
-        name, tell = _teller(field)
-        told[name] = tell(value)
-    return told
+        name, encode = _encoder_of(field)
+        fields[name] = encode(value)
+    return fields
 
 
-_TELL: dict[int, Callable[[Any], Any]] = {
+_ENCODERS: dict[int, Callable[[Any], Any]] = {
     **dict.fromkeys((FieldDescriptor.TYPE_FIXED64, FieldDescriptor.TYPE_INT64), str),
     FieldDescriptor.TYPE_BYTES: lambda value: base64.b64encode(value).decode(),
     FieldDescriptor.TYPE_DOUBLE: double_to_json,
@@ -68,12 +74,12 @@ _TELL: dict[int, Callable[[Any], Any]] = {
 
 
 @functools.cache
-def _teller(field: FieldDescriptor) -> tuple[str, Callable[[Any], Any]]:
-    """A field's name in JSON, and how to tell its value."""
-    tell = _TELL.get(field.type, lambda value: value)
+def _encoder_of(field: FieldDescriptor) -> tuple[str, Callable[[Any], Any]]:
+    """Return a field's name in JSON, and the function that encodes its value."""
+    encode = _ENCODERS.get(field.type, lambda value: value)
     if field.type == FieldDescriptor.TYPE_ENUM:
         names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
         return field.json_name, lambda number: names.get(number, number)
     return field.json_name, (
-        lambda values: [tell(value) for value in values]
-    ) if field.is_repeated else tell
+        lambda values: [encode(value) for value in values]
+    ) if field.is_repeated else encode

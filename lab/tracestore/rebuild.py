@@ -19,10 +19,12 @@ def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
     extent = extents.of_traces(con, trace_ids)
     if extent is None:
         return TracesData()
-    # `*` and no list of columns: with a trace of usual size, DuckDB reads the query as long as it reads the spans.
+    # `*` and no list of columns: for a trace of usual size, DuckDB needs as long to read the query
+    # as to read the spans.
     ids = ", ".join(f"'{t}'" for t in trace_ids)
     cursor = con.execute(
-        f"SELECT * FROM spans WHERE trace_id IN ({ids}) AND start_ns BETWEEN {extent[0]:d} AND {extent[1]:d}"
+        f"SELECT * FROM spans WHERE trace_id IN ({ids}) "
+        f"AND start_ns BETWEEN {extent[0]:d} AND {extent[1]:d}"
     )
     names = [d[0] for d in cursor.description]
     rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

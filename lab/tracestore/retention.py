@@ -1,4 +1,4 @@
-"""Forgetting: spans older than an age, and the oldest ones where the database is larger than it may be."""
+"""Retention: delete spans older than an age, and the oldest ones of a too large database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ class Retention:
 
 
 def apply(store: SpanStore, retention: Retention, now_ns: int | None = None) -> int:
-    """Delete what is too much; returns the number of spans deleted. A late span that is old already goes too."""
+    """Delete what is too much; returns the number of spans deleted.
+
+    A late span that is old already goes too.
+    """
     deleted = 0
     if retention.max_age_s is not None:
         now_ns = time.time_ns() if now_ns is None else now_ns

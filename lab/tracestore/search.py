@@ -1,8 +1,8 @@
 """/api/search: the traces that match, newest first, each with a few of the spans that matched.
 
-Where every span can be judged alone, the newest matching spans lead to the traces (`_by_spans`). Structural operators, by(),
-aggregates and intrinsics of the trace need whole traces: these are evaluated in portions, the newest traces first
-(`_by_traces`).
+Where every span can be judged alone, the newest matching spans lead to the traces (`_by_spans`).
+Structural operators, by(), aggregates and intrinsics of the trace need whole traces: these are
+evaluated in portions, the newest traces first (`_by_traces`).
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.spansets import Relation, SpansetCompiler, Window
 from lab.tracestore.traceql.text import aggregate_text, field_text
 from lab.tracestore.traceql.validate import validate, walk
-from lab.tracestore.values import group_value, scalar_value, shown_fields
+from lab.tracestore.values import ShownFields, group_value, scalar_value
 
 _SPANS_PER_TRACE = 5  # spans read per requested trace, at first; then 8 times as many
 _MAX_SPANS = 100_000
 _TRACES_PER_TRACE = 5  # traces evaluated per requested trace, at first; then 8 times as many
 _MIN_TRACES = 100
 
-_CORE_COLUMNS = tuple(c.removeprefix("s.") for c in CORE.split(", "))
+_CORE_COLUMNS = ("trace_id", *(c.removeprefix("s.") for c in CORE.split(", ")))
 
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A search: the checked query, the window in unix ns, how many traces, how many spans of each spanset."""
+    """A search: the checked query, the window (unix ns), how many traces and spans per spanset."""
 
     query: ast.Query
     start_ns: int = 0
@@ -95,6 +95,7 @@ class _Search:
         self.request = request
         self.pipeline = request.query.pipeline
         self.plan: FetchPlan = fetch_plan(request.query)
+        self.shown = ShownFields(self.plan)
         self.window = windows.overlapping(con, request.start_ns, request.end_ns)
 
     def answer(self) -> list[dict[str, Any]]:
@@ -118,7 +119,10 @@ class _Search:
     # -- spans judged alone
 
     def _judged_alone(self) -> _Judged | None:
-        """Return the condition of matching spans; None where a span cannot be judged without its trace."""
+        """Return the condition of matching spans.
+
+        None where a span cannot be judged without its trace.
+        """
         stages = self.pipeline.stages
         only_filters = all(isinstance(s, ast.Filter | ast.Select) for s in stages)
         if not only_filters or not isinstance(stages[0], ast.Filter):
@@ -161,18 +165,20 @@ class _Search:
         ids = compiler.parameters.add([str(t) for t in traces])
         cursor = self._execute(
             compiler,
-            f"SELECT s.rowid AS rid, {CORE}, ({judged.condition}) AS matched{columns.sql} "
-            f"FROM {compiler.source(judged.needs)} WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
+            f"SELECT s.rowid AS rid, list_position({ids}::UUID[], s.trace_id) AS trace, "
+            f"{CORE}, ({judged.condition}) AS matched{columns.sql} "
+            f"FROM {compiler.source(judged.needs)} "
+            f"WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
             f"AND s.start_ns BETWEEN {first:d} AND {last:d}",
         )
-        by_trace = {t: Trace(t) for t in traces}
+        described = [Trace(t) for t in traces]
         for row in _dicts(cursor):
-            trace = by_trace[row["trace_id"]]
+            trace = described[row["trace"] - 1]
             trace.add(row)
             if row["matched"]:
                 trace.sets = trace.sets or [Spanset()]
                 trace.sets[0].rows.append(row)
-        return [self._shown(t, columns) for t in by_trace.values() if t.sets]
+        return [self._shown(t, columns) for t in described if t.sets]
 
     # -- whole traces
 
@@ -188,7 +194,7 @@ class _Search:
         return [trace for _, trace in matches]
 
     def _portions(self) -> Iterator[tuple[list[UUID], int]]:
-        """Yield traces of the window, newest first, and the last start (unix ns) among those that follow at most."""
+        """Yield traces of the window, newest first, and the last start (unix ns) of the oldest."""
         size = max(self.request.limit * _TRACES_PER_TRACE, _MIN_TRACES)
         offset = 0
         while True:
@@ -227,7 +233,7 @@ class _Search:
         return list(columns)
 
     def _matches(self) -> list[tuple[int, UUID]]:
-        """Return the start of the newest matching span (unix ns) of each matching trace among the chosen."""
+        """Return (start of its newest matching span in unix ns, trace) of the chosen that match."""
         compiler = self._compiler(Window(source="chosen"))
         relation = compiler.pipeline(self.pipeline)
         newest = "GROUP BY trace_id ORDER BY max(start_ns) DESC, trace_id"
@@ -242,24 +248,24 @@ class _Search:
         compiler = self._compiler(Window(source="chosen"))
         relation = compiler.pipeline(self.pipeline)
         extra = "".join(f", {c}" for c in relation.extra_columns)
-        body = (
-            f"SELECT DISTINCT trace_id, rid, start_ns{extra} "
-            f"FROM ({relation.sql}) ORDER BY start_ns, rid"
-        )
+        body = f"SELECT DISTINCT rid, start_ns{extra} FROM ({relation.sql}) ORDER BY start_ns, rid"
         matches = self._execute(compiler, body).fetchall()
 
         compiler = self._compiler(Window(source="chosen"))
         needs = compiler.fields().needs
         columns = self._attribute_columns(needs, compiler)
+        ids = compiler.parameters.add([str(t) for t in traces])
         cursor = self._execute(
-            compiler, f"SELECT s.rowid AS rid, {CORE}{columns.sql} FROM {compiler.source(needs)}"
+            compiler,
+            f"SELECT s.rowid AS rid, list_position({ids}::UUID[], s.trace_id) AS trace, "
+            f"{CORE}{columns.sql} FROM {compiler.source(needs)}",
         )
         rows = {row["rid"]: row for row in _dicts(cursor)}
-        by_trace = {t: Trace(t) for t in traces}
+        described = [Trace(t) for t in traces]
         for row in rows.values():
-            by_trace[row["trace_id"]].add(row)
-        _add_spansets(by_trace, matches, rows, relation)
-        return [self._shown(t, columns) for t in by_trace.values() if t.sets]
+            described[row["trace"] - 1].add(row)
+        _add_spansets(described, matches, rows, relation)
+        return [self._shown(t, columns) for t in described if t.sets]
 
     # -- the answer
 
@@ -273,7 +279,7 @@ class _Search:
         if "span:childCount" in names or any(n.startswith("nestedSet") for n in names):
             trace.number()
         return trace.as_tempo(
-            self.request.spans_per_set, lambda row: shown_fields(columns.row(row), self.plan)
+            self.request.spans_per_set, lambda row: self.shown.of(columns.row(row))
         )
 
 
@@ -283,13 +289,14 @@ def _dicts(cursor: duckdb.DuckDBPyConnection) -> Iterator[Row]:
 
 
 def _add_spansets(
-    by_trace: dict[UUID, Trace], matches: list[tuple], rows: dict[int, Row], relation: Relation
+    traces: list[Trace], matches: list[tuple], rows: dict[int, Row], relation: Relation
 ) -> None:
     """Add matches by trace, then by group, in the order of their first span."""
     sets: dict[tuple, Spanset] = {}
     groups = len(relation.groups)
-    for trace, rid, _, *extra in matches:
-        key = (trace, *extra)
+    for rid, _, *extra in matches:
+        row = rows[rid]
+        key = (row["trace"], *extra)
         if key not in sets:
             attributes = [
                 {"key": f"by({field_text(e)})", "value": group_value(v)}
@@ -300,5 +307,5 @@ def _add_spansets(
                 for a, v in zip(relation.values, extra[groups:], strict=True)
             ]
             sets[key] = Spanset([], attributes)
-            by_trace[trace].sets.append(sets[key])
-        sets[key].rows.append(rows[rid])
+            traces[row["trace"] - 1].sets.append(sets[key])
+        sets[key].rows.append(row)

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-
-from lab.tracestore import nested_sets
 from lab.tracestore.catalogue import SCOPES, Catalogue
 from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.traceql import ast
@@ -19,7 +16,7 @@ from lab.tracestore.values import trace_hex
 
 NO_ROOT = "<root span not yet received>"
 CORE = (
-    "s.trace_id, s.span_id, s.parent_id, s.start_ns, s.end_ns, s.dur_ns, s.name, s.kind, "
+    "s.span_id, s.parent_id, s.start_ns, s.end_ns, s.dur_ns, s.name, s.kind, "
     "s.status, s.status_message, s.service, s.res_id, s.scope_id"
 )
 _UINT32 = 2**32
@@ -29,7 +26,10 @@ Show = Callable[[Row], dict[str, Any]]
 
 
 def scopes_of(reference: Reference, catalogue: Catalogue) -> list[str]:
-    """Return where a reference may have a value: its own scope or, without one, each scope that has had it."""
+    """Return the scopes where a reference may have a value.
+
+    An attribute without a scope may be in each that has had it.
+    """
     if isinstance(reference, ast.Intrinsic):
         return [reference.name.split(":")[0]]
 
@@ -38,7 +38,9 @@ def scopes_of(reference: Reference, catalogue: Catalogue) -> list[str]:
 
 
 class AttributeColumns:
-    """The columns, beside CORE, that the shown attributes need: `sql` for a SELECT, `row` to read them back.
+    """The columns, beside CORE, that the shown attributes need.
+
+    `sql` is for a SELECT, `row` reads them back.
 
     Of a map only the named keys are read: the whole would cost more than all the rest.
     """
@@ -117,6 +119,10 @@ class Trace:
 
     def number(self) -> None:
         """Add nested sets and the number of children to the rows."""
+        import numpy as np  # for which the start does not wait
+
+        from lab.tracestore import nested_sets
+
         rows = sorted(self.rows, key=self._walk_order())
         ids = [np.array([r[c] for r in rows], dtype=np.uint64) for c in ("span_id", "parent_id")]
         numbers = nested_sets.number(np.zeros(len(rows), dtype=np.int64), *ids)

@@ -1,65 +1,41 @@
 """TraceQL metrics: spans -> time series, with Tempo's steps, buckets, labels and gaps.
 
-Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is aligned to the step and begins
-one step early. Counts are 0 where nothing happened; the other aggregates have no sample there. Quantiles come from
-power-of-two buckets and exist for integers and durations only, as in Tempo.
+Interval i covers (start + i*step, start + (i+1)*step] and is stamped with its end. A range is
+aligned to the step and begins one step early. Counts are 0 where nothing happened; the other
+aggregates have no sample there. Quantiles come from power-of-two buckets and exist for integers and
+durations only, as in Tempo.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import duckdb
 import numpy as np
 
-from lab.tracestore import windows
+from lab.tracestore.compare import compare
 from lab.tracestore.errors import BadRequest, TraceQLInvalid
+from lab.tracestore.metrics_source import MetricsRequest, Spans
 from lab.tracestore.seriesops import Label, Series, apply_second
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
-from lab.tracestore.traceql.fetch import DEDICATED, fetch_plan
+from lab.tracestore.traceql.fetch import DEDICATED
 from lab.tracestore.traceql.fields import Slots
 from lab.tracestore.traceql.parse import parse
-from lab.tracestore.traceql.spansets import SpansetCompiler
 from lab.tracestore.traceql.text import attribute_text
 from lab.tracestore.traceql.validate import validate
-from lab.tracestore.values import any_value, trace_hex
+from lab.tracestore.values import any_value
 
 MAX_INTERVALS = 10_000
 MAX_SERIES = 1_000  # in an answer, as in Tempo
 MAX_VALUES = 20_000_000  # series times intervals that are held at once
 MAX_EXEMPLARS = 100
+_EXAMPLES = 4  # spans read per exemplar: some are of the same trace or interval
 _SECOND = 10**9
 _NIL = {"stringValue": "nil"}
-
-
-@dataclass(frozen=True)
-class MetricsRequest:
-    """A metrics query over (start, end] in unix ns. `step_ns` is the whole range for an instant query.
-
-    `exact` requests exact quantiles, also of floats: ours, not Tempo's.
-    """
-
-    query: ast.Query
-    start_ns: int
-    end_ns: int
-    step_ns: int
-    instant: bool = False
-    exact: bool = False
-    exemplars: int = 0
-
-    @property
-    def intervals(self) -> int:
-        """The number of intervals."""
-        return 1 if self.instant else (self.end_ns - self.start_ns) // self.step_ns
-
-    def timestamp_ms(self, interval: int) -> int:
-        """Return the time (unix ms) that an interval is stamped with."""
-        end_ns = self.end_ns if self.instant else self.start_ns + (interval + 1) * self.step_ns
-        return end_ns // 10**6
 
 
 @dataclass(frozen=True)
@@ -79,7 +55,10 @@ def read_metrics_query(text: str) -> ast.Query:
 
 
 def default_step_ns(start_ns: int, end_ns: int) -> int:
-    """Return a step for about 240 points, on Tempo's grid: 50 ms under a minute, else 1 s, 5 s, 15 s, 1 m, 5 m or 1 h."""
+    """Return a step for about 240 points, on Tempo's grid.
+
+    It is a multiple of 50 ms below a minute, else of 1 s, 5 s, 15 s, 1 m, 5 m or 1 h.
+    """
     delta = end_ns - start_ns
     baseline = delta // 240
     if delta < 60 * _SECOND:
@@ -94,7 +73,10 @@ def default_step_ns(start_ns: int, end_ns: int) -> int:
 
 
 def exemplars_of(query: ast.Query, requested: int) -> int:
-    """Return how many exemplars to answer with: the query's hint wins over the parameter; by default as many as allowed."""
+    """Return how many exemplars to answer with: the query's hint wins over the parameter.
+
+    By default as many as allowed.
+    """
     hint = query.hints.get("exemplars")
     if isinstance(hint, bool):
         return min(requested or MAX_EXEMPLARS, MAX_EXEMPLARS) if hint else 0
@@ -106,7 +88,10 @@ def exemplars_of(query: ast.Query, requested: int) -> int:
 def range_request(
     query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any
 ) -> MetricsRequest:
-    """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier. Raises BadRequest."""
+    """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier.
+
+    Raises BadRequest.
+    """
     if (end_ns - start_ns) // step_ns > MAX_INTERVALS:
         raise BadRequest(
             f"the step is too small: more than {MAX_INTERVALS} intervals",
@@ -126,8 +111,6 @@ def evaluate(
     """Return the series of a metrics query, in the order of their labels."""
     query = request.query.metrics
     if query.aggregate.op == "compare":
-        from lab.tracestore.compare import compare
-
         series = compare(Spans(store, con, request))
         complete = True
     else:
@@ -147,73 +130,6 @@ def evaluate(
     )
 
 
-class Spans:
-    """The spans of a metrics query: those that its pipeline leaves and that start in the range."""
-
-    def __init__(
-        self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
-    ) -> None:
-        self.con = con
-        self.request = request
-        self.query = request.query.metrics
-        window = windows.overlapping(con, request.start_ns, request.end_ns)
-        plan = fetch_plan(request.query)
-        self.compiler = SpansetCompiler(store.catalogue, window, plan=plan)
-        self.fields = self.compiler.fields()
-        self._from: str | None = None
-
-    @property
-    def interval(self) -> str:
-        """SQL of the number of the interval that a span starts in."""
-        if self.request.instant:
-            return "0"
-        add = self.compiler.parameters.add
-        start = f"{add(self.request.start_ns)}::BIGINT"
-        return f"(s.start_ns - {start} - 1) // {add(self.request.step_ns)}::BIGINT"
-
-    def source(self) -> str:
-        """Return FROM ... WHERE ... of the spans. All fields that a statement uses must be compiled before."""
-        request = self.request
-        add = self.compiler.parameters.add
-        inside = (
-            f"s.start_ns > {add(request.start_ns)}::BIGINT "
-            f"AND s.start_ns <= {add(request.end_ns)}::BIGINT"
-        )
-        stages = self.query.pipeline.stages
-        if all(isinstance(s, ast.Filter) for s in stages):
-            conditions = " AND ".join(f"({self.fields.filter(s)})" for s in stages)
-            return f"FROM {self.compiler.source(self.fields.needs)} WHERE {inside} AND {conditions}"
-
-        if self._from is None:
-            relation = self.compiler.pipeline(self.query.pipeline)
-            self._from = self.compiler.name(f"SELECT DISTINCT rid FROM ({relation.sql})")
-        joined = f"{self.compiler.source(self.fields.needs)} JOIN {self._from} b ON b.rid = s.rowid"
-        return f"FROM {joined} WHERE {inside}"
-
-    def execute(self, body: str) -> list[tuple]:
-        """Run a SELECT over the spans."""
-        self.compiler.prepare(self.con)
-        sql = self.compiler.statement(body)
-        return self.con.execute(sql, self.compiler.parameters.of(sql)).fetchall()
-
-
-@dataclass
-class _Columns:
-    """What a statement selects beside interval and labels: `values`, and where wanted one span of each group."""
-
-    values: list[str]
-    example: str | None = None  # its value; "" where the value is that of the sample
-    where: str = "TRUE"
-
-    @property
-    def sql(self) -> list[str]:
-        if self.example is None:
-            return self.values
-        examples = ["arg_min(s.trace_id, s.start_ns)", "min(s.start_ns)"]
-        value = f"arg_min({self.example}, s.start_ns)" if self.example else "NULL::DOUBLE"
-        return [*self.values, *examples, value]
-
-
 @dataclass
 class _Group:
     """One series under construction, and example spans (interval, trace, start ns, value) of it."""
@@ -231,7 +147,7 @@ class _Aggregation:
         self.aggregate = spans.query.aggregate
         self.complete = True
         self.labels = [attribute_text(a) for a in self.aggregate.by]
-        self.by = [self._label_slots(a) for a in self.aggregate.by]
+        self.by = [spans.fields.group_slots(a) for a in self.aggregate.by]
 
     def series(self) -> list[Series]:
         """Return the series before the second stage."""
@@ -246,21 +162,11 @@ class _Aggregation:
 
     # -- labels
 
-    def _label_slots(self, reference: ast.Attribute | ast.Intrinsic) -> Slots:
-        """Return the slots of a label; of several events or links the first counts."""
-        slots = self.spans.fields.slots(reference)
-        scope = reference.scope if isinstance(reference, ast.Attribute) else reference.name[:5]
-        if scope not in ("event", "link:", "event:", "link"):
-            return slots
-
-        firsts = {slot.removesuffix("[]"): f"({sql})[1]" for slot, sql in slots.items()}
-        if isinstance(reference, ast.Intrinsic):  # without any event it is the zero of its type
-            zero = {"str": "''", "dur": "0::BIGINT"}
-            firsts = {slot: f"coalesce({sql}, {zero[slot]})" for slot, sql in firsts.items()}
-        return firsts
-
     def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
-        """Return the labels of a row. Absent values are left out; `forced` keeps the first where all are absent."""
+        """Return the labels of a row. Absent values are left out.
+
+        `forced` keeps the first where all are absent.
+        """
         labels = []
         position = 1
         for name, reference, slots in zip(self.labels, self.aggregate.by, self.by, strict=True):
@@ -286,12 +192,19 @@ class _Aggregation:
     def _first_column(self) -> int:
         return 1 + sum(len(slots) for slots in self.by)
 
-    def _rows(self, columns: _Columns) -> list[tuple]:
-        """Return rows of (interval, every slot of every label, columns ...)."""
+    def _rows(self, columns: list[str], where: str = "TRUE") -> list[tuple]:
+        """Return rows of (interval, every slot of every label, columns ...).
+
+        They are grouped by everything that is not an aggregate.
+        """
+        selected = self._selected(columns)
+        return self.spans.execute(
+            f"SELECT {selected} {self.spans.source()} AND {where} GROUP BY ALL"
+        )
+
+    def _selected(self, columns: list[str]) -> str:
         by = [sql for slots in self.by for sql in slots.values()]
-        selected = ", ".join([f"{self.spans.interval} AS i", *by, *columns.sql])
-        body = f"SELECT {selected} {self.spans.source()} AND {columns.where} GROUP BY ALL"
-        return self.spans.execute(body)
+        return ", ".join([f"{self.spans.interval} AS i", *by, *columns])
 
     def _collect(
         self,
@@ -319,20 +232,12 @@ class _Aggregation:
             before = group.values[interval]
             is_new = math.isnan(before) if math.isnan(fill) else False
             group.values[interval] = value if is_new else combine(before, value)
-            if len(row) > column + 3:
-                group.examples.append((interval, *row[-3:]))
         return groups
 
     # -- functions
 
-    @property
-    def _example(self) -> str | None:
-        """Whether examples are read, for functions whose exemplars have the value of the sample."""
-        return "" if self.request.exemplars else None
-
     def _counts(self) -> list[Series]:
-        rows = self._rows(_Columns(["count(*)"], self._example))
-        groups = self._collect(rows, 0.0, self._named)
+        groups = self._collect(self._rows(["count(*)"]), 0.0, self._named)
         if not groups and not self.labels:
             groups = {self._named(()): _Group(np.zeros(self.request.intervals))}
 
@@ -340,32 +245,31 @@ class _Aggregation:
         scale = _SECOND / self.request.step_ns if is_rate else 1.0
         for group in groups.values():
             group.values = group.values * scale
+        self._add_examples(groups, self._named)
         return self._finished(groups)
 
     def _of_values(self) -> list[Series]:
-        """min, max, avg and sum over time; durations of spans in seconds."""
+        """Return min, max, avg or sum over time; durations of spans in seconds."""
         value = self._value()
+        where = f"({value}) IS NOT NULL"
         function = self.aggregate.op.removesuffix("_over_time")
-        example = value if self.request.exemplars else None
         if function == "avg":
-            return self._averages(value, example)
+            groups = self._averages(value, where)
+        else:
+            combine = {"min": min, "max": max, "sum": lambda a, b: a + b}[function]
+            rows = self._rows([f"{function}({value})"], where)
+            groups = self._collect(rows, math.nan, self._named, combine)
+        self._add_examples(groups, self._named, value=value, where=where)
+        return self._finished(groups)
 
-        combine = {"min": min, "max": max, "sum": lambda a, b: a + b}[function]
-        where = f"({value}) IS NOT NULL"
-        rows = self._rows(_Columns([f"{function}({value})"], example, where))
-        return self._finished(self._collect(rows, math.nan, self._named, combine))
-
-    def _averages(self, value: str, example: str | None) -> list[Series]:
-        where = f"({value}) IS NOT NULL"
-        rows = self._rows(_Columns([f"avg({value})", f"count({value})"], example, where))
-        column = self._first_column
-        counts = self._collect([(*row[:column], row[column + 1]) for row in rows], 0.0, self._named)
-        sums = [(*row[:column], row[column] * row[column + 1], *row[column + 2 :]) for row in rows]
-        groups = self._collect(sums, math.nan, self._named)
+    def _averages(self, value: str, where: str) -> dict[tuple[Label, ...], _Group]:
+        rows = self._rows([f"sum({value})", f"count({value})"], where)
+        counts = self._collect([(*row[:-2], row[-1]) for row in rows], 0.0, self._named)
+        groups = self._collect([row[:-1] for row in rows], math.nan, self._named)
         for labels, group in groups.items():
             with np.errstate(invalid="ignore", divide="ignore"):
                 group.values = group.values / counts[labels].values
-        return self._finished(groups)
+        return groups
 
     def _value(self) -> str:
         attribute = self.aggregate.attribute
@@ -378,21 +282,17 @@ class _Aggregation:
         slots = self.spans.fields.slots(attribute)
         return {t: sql for t, sql in slots.items() if t in ("int", "dbl", "dur")}
 
-    def _buckets(self, *, with_values: bool) -> list[tuple]:
-        """Return rows with (count, upper bound, ...). Floats have no bucket; values under 2 are left out."""
-        rows: list[tuple] = []
+    def _buckets(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (bucket's upper bound, value, condition) as SQL. Floats have no bucket.
+
+        Values under 2 are left out.
+        """
         for type_name, sql in self._numbers(self.aggregate.attribute).items():
             if type_name == "dbl":
                 continue
             unit = _SECOND if type_name == "dur" else 1
-            example = f"({sql}) / {unit}.0" if with_values else ""
-            columns = _Columns(
-                ["count(*)", f"2.0 ** {_log2_bucket(sql)} / {unit} AS bucket"],
-                example if self.request.exemplars else None,
-                f"{sql} >= 2",
-            )
-            rows += self._rows(columns)
-        return rows
+            bucket = f"2.0 ** {_log2_bucket(sql)} / {unit}"
+            yield bucket, f"({sql}) / {unit}.0", f"{sql} >= 2"
 
     def _histogram(self) -> list[Series]:
         column = self._first_column
@@ -401,29 +301,39 @@ class _Aggregation:
             bucket = Label.of("__bucket", {"doubleValue": row[column + 1]})
             return (*self._labels(row, forced=False), bucket)
 
-        return self._finished(self._collect(self._buckets(with_values=False), 0.0, labels))
+        buckets = list(self._buckets())
+        rows = [row for b, _, where in buckets for row in self._rows(["count(*)", b], where)]
+        groups = self._collect(rows, 0.0, labels)
+        for bucket, _, where in buckets:
+            self._add_examples(groups, labels, columns=["1", bucket], where=where)
+        return self._finished(groups)
 
     def _quantiles(self) -> list[Series]:
         column = self._first_column
-        buckets: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
-        examples: dict[tuple[Label, ...], list[tuple]] = {}
-        for row in self._buckets(with_values=True):
-            labels = self._labels(row, forced=False)
-            counts = buckets.setdefault(labels, {}).setdefault(row[0], {})
-            counts[row[column + 1]] = counts.get(row[column + 1], 0) + row[column]
-            if len(row) > column + 2:
-                examples.setdefault(labels, []).append((row[0], *row[-3:]))
+        counts: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
+        examples: dict[tuple[Label, ...], _Group] = {}
+        for bucket, value, where in self._buckets():
+            for row in self._rows(["count(*)", bucket], where):
+                labels = self._unnamed(row)
+                in_interval = counts.setdefault(labels, {}).setdefault(row[0], {})
+                upper = row[column + 1]
+                in_interval[upper] = in_interval.get(upper, 0) + row[column]
+                examples.setdefault(labels, _Group(np.zeros(0)))
+            self._add_examples(examples, self._unnamed, value=value, where=where)
 
         groups: dict[tuple[Label, ...], _Group] = {}
-        for labels, intervals in buckets.items():
+        for labels, intervals in counts.items():
             if len(groups) * self.request.intervals >= MAX_VALUES:
                 self.complete = False
                 break
             of_labels = [_Group(self._quantile(q, intervals)) for q in self.aggregate.quantiles]
-            _assign_examples(of_labels, examples.get(labels, []))
+            _assign_examples(of_labels, examples[labels].examples)
             for q, group in zip(self.aggregate.quantiles, of_labels, strict=True):
                 groups[(*labels, Label.of("p", {"doubleValue": q}))] = group
         return self._finished(groups)
+
+    def _unnamed(self, row: tuple) -> tuple[Label, ...]:
+        return self._labels(row, forced=False)
 
     def _quantile(self, q: float, intervals: dict[int, dict[float, int]]) -> np.ndarray:
         values = np.zeros(self.request.intervals)
@@ -432,14 +342,16 @@ class _Aggregation:
         return values
 
     def _exact_quantiles(self) -> list[Series]:
-        """Quantiles by linear interpolation between the values themselves; no value where there is no span."""
+        """Quantiles by linear interpolation between the values themselves.
+
+        No value where there is no span.
+        """
         value = self._value()
         column = self._first_column
         groups: dict[tuple[Label, ...], _Group] = {}
         for q in self.aggregate.quantiles:
-            rows = self._rows(
-                _Columns([f"quantile_cont({value}, {float(q)!r})"], where=f"({value}) IS NOT NULL")
-            )
+            quantile = f"quantile_cont({value}, {float(q)!r})"
+            rows = self._rows([quantile], f"({value}) IS NOT NULL")
             marks = (Label.of("p", {"doubleValue": q}), Label.of("exact", {"boolValue": True}))
 
             def labels(row: tuple, marks: tuple[Label, ...] = marks) -> tuple[Label, ...]:
@@ -451,31 +363,65 @@ class _Aggregation:
 
     # -- exemplars
 
-    def _finished(self, groups: dict[tuple[Label, ...], _Group]) -> list[Series]:
-        """Return the series with exemplars: at most one per trace, the newest intervals first."""
-        series = {labels: Series(labels, group.values) for labels, group in groups.items()}
-        examples = [(e, labels) for labels, group in groups.items() for e in group.examples]
-        examples.sort(key=lambda item: -item[0][0])
+    def _add_examples(
+        self,
+        groups: dict[tuple[Label, ...], _Group],
+        labels: Callable[[tuple], tuple[Label, ...]],
+        *,
+        columns: Sequence[str] = ("1",),
+        value: str = "NULL::DOUBLE",
+        where: str = "TRUE",
+    ) -> None:
+        """Add example spans to the groups. Without a value, an exemplar has that of its sample.
 
-        traces: set[Any] = set()
-        for (interval, trace, start_ns, value), labels in examples:
-            if len(traces) >= self.request.exemplars:
-                break
-            if trace in traces:
-                continue
-            traces.add(trace)
-            exemplar = self._exemplar(series[labels], interval, trace, start_ns, value)
-            series[labels] = replace(
-                series[labels], exemplars=[*series[labels].exemplars, exemplar]
-            )
-        return list(series.values())
+        `columns` are what the rows of `labels` have behind the slots of the labels.
+        """
+        if not self.request.exemplars or not groups:
+            return
+
+        selected = self._selected(
+            [
+                *columns,
+                "ltrim(replace(s.trace_id::VARCHAR, '-', ''), '0')",
+                "s.start_ns",
+                f"({value}) AS value",
+            ]
+        )
+        newest = f"ORDER BY hash(s.trace_id) LIMIT {self.request.exemplars * _EXAMPLES:d}"
+        spans = self.spans
+        rows = spans.execute(f"SELECT {selected} {spans.sample()} AND {where} {newest}")
+        if len(rows) < self.request.exemplars:  # rare spans are not in a sample
+            rows = spans.execute(f"SELECT {selected} {spans.source()} AND {where} {newest}")
+        for row in rows:
+            group = groups.get(labels(row))
+            if group is not None:
+                group.examples.append((row[0], *row[-3:]))
+
+    def _finished(self, groups: dict[tuple[Label, ...], _Group]) -> list[Series]:
+        """Return the series with exemplars: at most one per interval and one per trace."""
+        left = self.request.exemplars
+        traces: set[str] = set()
+        finished = []
+        for labels, group in groups.items():
+            series = Series(labels, group.values)
+            intervals: set[int] = set()
+            for interval, trace, start_ns, value in sorted(group.examples, key=lambda e: e[2]):
+                if left <= 0 or trace in traces or interval in intervals:
+                    continue
+                left -= 1
+                traces.add(trace)
+                intervals.add(interval)
+                exemplar = self._exemplar(series, interval, trace, start_ns, value)
+                series.exemplars.append(exemplar)
+            finished.append(series)
+        return finished
 
     def _exemplar(
-        self, series: Series, interval: int, trace: Any, start_ns: int, value: float | None
+        self, series: Series, interval: int, trace: str, start_ns: int, value: float | None
     ) -> dict[str, Any]:
         own = [label for label in series.labels if label.name in self.labels]
         labels = [{"key": label.name, "value": label.value} for label in own]
-        labels.append({"key": "trace:id", "value": {"stringValue": trace_hex(trace)}})
+        labels.append({"key": "trace:id", "value": {"stringValue": trace}})
         return {
             "labels": labels,
             "value": float(series.values[interval]) if value is None else float(value),
@@ -484,7 +430,10 @@ class _Aggregation:
 
 
 def _label_value(slots: Slots, values: tuple) -> dict[str, Any] | None:
-    """Return the AnyValue of the slot that has a value. An array of one is its element, a longer one the text nil."""
+    """Return the AnyValue of the slot that has a value.
+
+    An array of one is its element, a longer one the text nil.
+    """
     for slot, value in zip(slots, values, strict=True):
         if value is None:
             continue
@@ -495,14 +444,14 @@ def _label_value(slots: Slots, values: tuple) -> dict[str, Any] | None:
 
 
 def _assign_examples(groups: list[_Group], examples: list[tuple]) -> None:
-    """Give each example span to the quantile that is nearest to its value, in the span's interval."""
+    """Give each example span to the quantile nearest to its value, in the span's interval."""
     for example in examples:
         distances = [abs(group.values[example[0]] - example[-1]) for group in groups]
         groups[int(np.argmin(distances))].examples.append(example)
 
 
 def _log2_bucket(sql: str) -> str:
-    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact also where the logarithm of a double is not."""
+    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact where a double's logarithm is not."""
     rough = f"ceil(log2({sql}))::INTEGER"
     up = f"({sql} > (1::BIGINT << least({rough}, 62)))::INTEGER"
     down = f"({sql} <= (1::BIGINT << ({rough} - 1)))::INTEGER"
@@ -510,7 +459,10 @@ def _log2_bucket(sql: str) -> str:
 
 
 def log2_quantile(q: float, buckets: list[tuple[float, int]]) -> float:
-    """Return Tempo's quantile of sorted (upper bound, count) buckets: exponential interpolation inside a power of two."""
+    """Return Tempo's quantile of sorted (upper bound, count) buckets.
+
+    Inside a power of two it is interpolated exponentially.
+    """
     total = sum(count for _, count in buckets)
     if total == 0:
         return 0.0

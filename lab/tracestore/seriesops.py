@@ -49,7 +49,7 @@ class Series:
     exemplars: list[dict[str, Any]] = field(default_factory=list, compare=False)
 
     def sort_key(self) -> tuple[int, tuple[tuple[str, str], ...]]:
-        """Return the order in which Tempo returns series: fewer labels first, then by the labels."""
+        """Return the key by which Tempo orders series: fewer labels first, then the labels."""
         return len(self.labels), tuple((label.name, label.json) for label in self.labels)
 
 
@@ -77,7 +77,8 @@ def _filter(series: list[Series], stage: ast.MetricsFilter) -> list[Series]:
 def _top_bottom(series: list[Series], stage: ast.TopBottom) -> list[Series]:
     """Keep the k largest (smallest) values of every timestamp.
 
-    Of equal values topk keeps the one whose labels come first, bottomk the one whose labels come last, as Tempo does.
+    Of equal values topk keeps the one whose labels come first, bottomk the one whose labels come
+    last, as Tempo does.
     """
     if len(series) <= stage.limit:
         return series
@@ -117,6 +118,6 @@ def _compare_labels(a: Series, b: Series) -> int:
     return len(a.labels) - len(b.labels)
 
 
-def _plain(label: Label) -> str | float | bool:
+def _plain(label: Label) -> Any:
     ((kind, content),) = label.value.items()
     return int(content) if kind == "intValue" else content

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -23,6 +23,7 @@ from lab.tracestore.traceql.parse import parse
 
 if TYPE_CHECKING:
     from lab.tracestore.otlp_grpc import GrpcServer
+    from lab.tracestore.retention import Retention
 
 log = logging.getLogger("lab.tracestore.server")
 
@@ -30,7 +31,7 @@ _SHUTDOWN_S = 2  # for open requests; with the flush it stays below a supervisor
 
 
 def _warm_up() -> None:
-    """Load what the first batch and the first question need, behind the start rather than in front of it."""
+    """Import what the first batch and the first query need, after the start."""
     for module in ("decode", "batch", "series", "bulk"):
         importlib.import_module(f"lab.tracestore.{module}")
     parse("{}")
@@ -55,7 +56,10 @@ def otlp_app(engine: Engine, guard: HostGuard, idle: IdleConnections) -> web.App
 
 
 class Server:
-    """Listens as soon as it is started (503 until ready) and stops cleanly. A port of 0 takes a free one."""
+    """Listens as soon as it is started (503 until ready) and stops cleanly.
+
+    A port of 0 takes a free one.
+    """
 
     def __init__(
         self,
@@ -79,7 +83,10 @@ class Server:
         self._grpc: GrpcServer | None = None
 
     async def start(self) -> None:
-        """Bind the ports, then start the engine. Raises TraceStoreError where a port is taken, or grpcio missing."""
+        """Bind the ports, then start the engine.
+
+        Raises TraceStoreError where a port is taken, or grpcio missing.
+        """
         query = query_app(self.engine, self._guard, self._idle)
         self.port = await self._listen(query, self.port)
         otlp = otlp_app(self.engine, self._guard, self._idle)
@@ -96,7 +103,8 @@ class Server:
         await asyncio.get_running_loop().run_in_executor(None, self.engine.start)
         if self.host not in LOOPBACK:
             log.warning(
-                "not only this machine can reach the store: it has no passwords, and all spans can be read and written",
+                "other machines can reach the store, and it has no passwords: "
+                "every user there can read and write all spans",
                 extra={"host": self.host},
             )
         log.info(
@@ -142,7 +150,7 @@ async def serve(
     otlp_port: int,
     grpc_port: int | None = None,
     allowed_hosts: tuple[str, ...] = (),
-    **engine_options: object,
+    retention: Retention | None = None,
 ) -> bool:
     """Run until SIGTERM or SIGINT; return whether everything was flushed in time."""
     stop = asyncio.Event()
@@ -150,7 +158,7 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(sig, stop.set)
-    engine = Engine(folder, **engine_options)
+    engine = Engine(folder, retention=retention)
     server = Server(
         engine,
         host=host,
@@ -167,7 +175,7 @@ async def serve(
     return is_flushed
 
 
-def run(folder: Path, **options: object) -> None:
+def run(folder: Path, **options: Any) -> None:
     """`serve` with these options in a new event loop; uvloop where it is installed."""
     try:
         import uvloop

@@ -1,8 +1,9 @@
-"""The span store: one DuckDB file. One writer (the flusher), any number of readers, each with its own snapshot.
+"""The span store: one DuckDB file.
 
-Beside the spans the database keeps the sequence number of the last log record that it holds, in the same transaction,
-so that
-after a crash exactly the missing records are replayed.
+One writer (the flusher), any number of readers, each with its own snapshot.
+
+Beside the spans the database keeps the sequence number of the last log record that it holds, in the
+same transaction, so that after a crash exactly the missing records are replayed.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl
+from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl, single_value
 from lab.tracestore.disk import free_bytes, make_folder, set_aside
 from lab.tracestore.errors import StoreBroken
 
@@ -32,7 +33,7 @@ CHECKPOINT_BYTES = 128 * 2**20  # of the database's own log
 _CHECKPOINT_ROOM = 16 * 2**20
 
 
-# In a message of DuckDB: the file itself is bad, and not merely held by another process or of another version.
+# Parts of DuckDB's messages about a damaged file (not one that is held, or of another version).
 _CORRUPT = (
     "corrupt",
     "not a valid DuckDB database file",
@@ -42,7 +43,9 @@ _CORRUPT = (
 
 
 class SpanStore:
-    """Opens or creates `folder/spans.duckdb`. A damaged file is set aside, and `flushed_seq` is then lower or 0.
+    """Opens or creates `folder/spans.duckdb`.
+
+    A damaged file is set aside, and `flushed_seq` is then lower or 0.
 
     Raises StoreBroken where the file cannot be opened (held by another process, no rights).
     """
@@ -52,7 +55,7 @@ class SpanStore:
     ) -> None:
         self.path = folder / "spans.duckdb"
         self._log_path = folder / "spans.duckdb.wal"
-        self._config = {
+        self._config: dict[str, str | bool | int | float | list[str]] = {
             "threads": threads,
             "memory_limit": memory_limit,
             "preserve_insertion_order": False,
@@ -67,14 +70,19 @@ class SpanStore:
         self._inode = self.path.stat().st_ino
         self.catalogue = cat.Catalogue()
         self.catalogue.load(self._con)
-        self.flushed_seq: int = _value(self._con, "SELECT max(seq) FROM log_position")
+        self.flushed_seq: int = single_value(self._con, "SELECT max(seq) FROM log_position")
 
     def _open(self, *, repair: bool) -> duckdb.DuckDBPyConnection:
-        """Open the database; with `repair` a damaged file of it is set aside, and what is left is opened."""
+        """Open the database.
+
+        With `repair`, a damaged file of it is set aside, and what is left is opened. Raises
+        StoreBroken.
+        """
         while True:
             try:
                 con = duckdb.connect(str(self.path), config=self._config)
-                # `checkpoint` does it, where there is room: a checkpoint on a full disk makes DuckDB give up the file.
+                # Only `checkpoint` does it, which looks for room first: after a checkpoint that
+                # fails on a full disk, DuckDB refuses everything until the file is opened again.
                 con.execute("SET checkpoint_threshold = '1TB'")
                 self._create(con)
                 return con
@@ -84,12 +92,13 @@ class SpanStore:
                     raise StoreBroken(
                         f"the span database {self.path} cannot be opened",
                         got=fault,
-                        fix="stop the other process that holds it, or move the file away to start empty",
+                        fix="stop the other process that holds it, "
+                        "or move the file away to start empty",
                     ) from e
                 self._set_aside("replaying WAL" in fault, fault)
 
     def _set_aside(self, only_log: bool, fault: str) -> None:
-        """Rename the database's own log, or it and the database, so that the next attempt opens what is left."""
+        """Set aside the database's own log, and unless `only_log` the database as well."""
         for path in (self._log_path,) if only_log else (self._log_path, self.path):
             if path.exists():
                 kept = set_aside(path)
@@ -126,9 +135,9 @@ class SpanStore:
                 self._gate.notify_all()
 
     def reopen_if_given_up(self) -> bool:
-        """Open the database anew where DuckDB has given it up (a failed checkpoint); return whether it had.
+        """Open the database again where DuckDB has given it up (a failed checkpoint).
 
-        Not to be called while the caller itself holds a reader.
+        Return whether it had. Must not be called while the caller itself holds a reader.
         """
         with self._write_lock:
             try:
@@ -168,7 +177,10 @@ class SpanStore:
             con.execute("COMMIT")
 
     def checkpoint(self, at_bytes: int | None = None) -> None:
-        """Move the database's own log into the database where it is larger than `at_bytes` and the disk has room."""
+        """Move the database's own log into the database where it is larger than `at_bytes`.
+
+        Does nothing where the disk has no room for it.
+        """
         size = self._log_path.stat().st_size if self._log_path.exists() else 0
         if size <= (CHECKPOINT_BYTES if at_bytes is None else at_bytes):
             return
@@ -181,9 +193,10 @@ class SpanStore:
     def insert(
         self, spans: pa.Table, resources: pa.Table, scopes: pa.Table, seq: int | None = None
     ) -> int:
-        """Add these spans in one transaction, but for those that are there already; returns how many are new.
+        """Add spans in one transaction, except those already stored; return how many are new.
 
-        `seq` is the log's sequence number up to which the database is complete with this. Raises StoreBroken.
+        `seq` is the log's sequence number up to which the database is complete with this. Raises
+        StoreBroken.
         """
         from lab.tracestore import batch  # with pyarrow, for which the start does not wait
 
@@ -231,8 +244,9 @@ class SpanStore:
                 for name, column in zip(names, zip(*rows, strict=True), strict=True)
             }
             con.execute(
-                "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, unnest($key) AS key, unnest($type) AS type) "
-                "n WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
+                "DELETE FROM keys k USING (SELECT unnest($scope) AS scope, "
+                "unnest($key) AS key, unnest($type) AS type) n "
+                "WHERE k.scope = n.scope AND k.key = n.key AND k.type = n.type",
                 {name: new[name] for name in names[:3]},
             )
             con.execute(
@@ -243,11 +257,10 @@ class SpanStore:
         return rows
 
     def delete_before(self, cutoff_ns: int) -> int:
-        """Delete the spans that ended before `cutoff_ns` (unix ns) and give their space back; returns how many."""
+        """Delete spans that ended before `cutoff_ns` (unix ns); return how many."""
         with self._transaction() as con:
-            gone = con.execute(
-                "DELETE FROM spans WHERE end_ns < $cutoff", {"cutoff": cutoff_ns}
-            ).fetchone()[0]
+            delete = "DELETE FROM spans WHERE end_ns < $cutoff"
+            gone = single_value(con, delete, {"cutoff": cutoff_ns})
             extents.delete_before(con, cutoff_ns)
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
@@ -256,24 +269,28 @@ class SpanStore:
         return gone
 
     def quantile_end_ns(self, share: float) -> int | None:
-        """The end time (unix ns) that `share` of the spans lie before; None where there is no span."""
+        """Return the `share` quantile of end times (unix ns); None without spans."""
+        quantile = "SELECT quantile_disc(end_ns, $share) FROM spans"
         with self.reader() as con:
-            return con.execute(
-                "SELECT quantile_disc(end_ns, $share) FROM spans", {"share": share}
-            ).fetchone()[0]
+            return single_value(con, quantile, {"share": share})
 
     def used_bytes(self) -> int:
-        """Bytes of the blocks in use: deleting lowers this, while the file itself only stops growing."""
+        """Return the bytes of the blocks in use.
+
+        Deleting lowers this, while the file itself only stops growing.
+        """
         with self.reader() as con:
-            blocks, size = con.execute(
-                "SELECT used_blocks, block_size FROM pragma_database_size() WHERE database_name = current_database()"
-            ).fetchone()
-        log = self.path.with_name(self.path.name + ".wal")
-        return blocks * size + (log.stat().st_size if log.exists() else 0)
+            used = single_value(
+                con,
+                "SELECT used_blocks * block_size FROM pragma_database_size() "
+                "WHERE database_name = current_database()",
+            )
+        return used + (self._log_path.stat().st_size if self._log_path.exists() else 0)
 
     def span_count(self) -> int:
+        """Return the number of spans."""
         with self.reader() as con:
-            return con.execute("SELECT count(*) FROM spans").fetchone()[0]
+            return single_value(con, "SELECT count(*) FROM spans")
 
     def size_bytes(self) -> int:
         """Bytes on disk, the database's own log included."""
@@ -288,14 +305,3 @@ class SpanStore:
             self.checkpoint(0)
         with self._write_lock:
             self._con.close()
-
-
-def _value(
-    con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any] | None = None
-) -> Any:
-    """Return the only value that a query returns.
-
-    It reads the result to its end: an open result keeps its transaction open, and then DuckDB never checkpoints.
-    """
-    ((value,),) = con.execute(sql, parameters or {}).fetchall()
-    return value

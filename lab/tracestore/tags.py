@@ -13,8 +13,9 @@ from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.errors import BadRequest, TraceQLError
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
+from lab.tracestore.traceql.expressions import INTRINSICS, SCOPED_INTRINSICS
 from lab.tracestore.traceql.literals import KIND, STATUS
-from lab.tracestore.traceql.parse import INTRINSICS, SCOPED_INTRINSICS, parse, parse_attribute
+from lab.tracestore.traceql.parse import parse, parse_attribute
 from lab.tracestore.traceql.spansets import SpansetCompiler, Window
 from lab.tracestore.traceql.text import go_duration
 from lab.tracestore.traceql.validate import validate
@@ -65,7 +66,7 @@ _CONDITION = re.compile(
 
 @dataclass(frozen=True)
 class TagRequest:
-    """Which tags are requested: those of spans in the window that meet the usable conditions of `query`."""
+    """Which tags are requested: of spans in the window that meet `query`, if it is usable."""
 
     scope: str = ""
     query: str = ""
@@ -76,7 +77,10 @@ class TagRequest:
 def tag_names(
     store: SpanStore, con: duckdb.DuckDBPyConnection, request: TagRequest
 ) -> list[dict[str, Any]]:
-    """Return `[{"name": scope, "tags": [...]}]`, every scope where none is given. Raises BadRequest for an unknown one."""
+    """Return `[{"name": scope, "tags": [...]}]`, every scope where none is given.
+
+    Raises BadRequest for an unknown one.
+    """
     scope = "" if request.scope == "none" else request.scope
     if scope not in ("", "intrinsic", *SCOPES):
         raise BadRequest(
@@ -183,7 +187,10 @@ def _may_be_empty(node: ast.Attribute | ast.Intrinsic) -> bool:
 
 
 def usable_conditions(query: str) -> list[ast.FieldExpression]:
-    """Return the conditions of a query that make sense. A query may be incomplete: what cannot be read is left out."""
+    """Return the conditions of a query that make sense.
+
+    A query may be incomplete: what cannot be read is left out.
+    """
     if not query.strip():
         return []
     try:
@@ -206,7 +213,10 @@ def usable_conditions(query: str) -> list[ast.FieldExpression]:
 
 
 def read_tag(text: str) -> ast.Attribute | ast.Intrinsic:
-    """Return the attribute or intrinsic that a query would write so. Raises BadRequest for anything else."""
+    """Return the attribute or intrinsic that a query would write so.
+
+    Raises BadRequest for anything else.
+    """
     try:
         stages = parse("{" + text + "}").pipeline.stages
     except (TraceQLError, AttributeError) as e:
@@ -228,7 +238,10 @@ def read_tag_v1(text: str) -> ast.Attribute | ast.Intrinsic:
 
 
 def _fixed_values(node: ast.Attribute | ast.Intrinsic) -> list[dict[str, str]] | None:
-    """Return the values that are known beforehand: of statuses and kinds, and none of ids and durations, as in Tempo."""
+    """Return the values that are known beforehand, as in Tempo.
+
+    Statuses and kinds are; ids and durations have none.
+    """
     if not isinstance(node, ast.Intrinsic):
         return None
     match node.name:

@@ -1,5 +1,7 @@
-"""The little of Tempo's own protobuf that is needed: a Trace is OTLP's TracesData on the wire, the response wraps
-it."""
+"""The little of Tempo's own protobuf that is needed.
+
+A Trace is OTLP's TracesData on the wire; the response wraps it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,10 @@ _STATUS_FIELD = 0x18  # field 3, varint
 
 
 def trace_by_id_response(trace: TracesData, *, partial: bool = False) -> bytes:
-    """tempopb.TraceByIDResponse: trace = 1, status = 3 (1: PARTIAL; COMPLETE is the default and is not written)."""
+    """tempopb.TraceByIDResponse: trace = 1, status = 3 (1: PARTIAL.
+
+    COMPLETE is the default and is not written).
+    """
     body = trace.SerializeToString()
     head = bytes([_TRACE_FIELD]) + _varint(len(body))
     return head + body + (bytes([_STATUS_FIELD, 1]) if partial else b"")

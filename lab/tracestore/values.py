@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +19,7 @@ from lab.tracestore.traceql.fetch import (
     EXISTS,
     Condition,
     FetchPlan,
+    Reference,
     passes,
 )
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES, attribute_text, go_duration
@@ -36,7 +39,7 @@ _SHOWN_ELSEWHERE = {
 
 
 def trace_hex(trace: UUID) -> str:
-    """A trace id as Tempo prints it in search results: hexadecimal, without leading zeros."""
+    """Return a trace id as Tempo's searches print it: hexadecimal, without leading zeros."""
     return trace.hex.lstrip("0") or "0"
 
 
@@ -60,57 +63,74 @@ def any_value(type_name: str, value: Any) -> dict[str, Any]:
     return {"arrayValue": {"values": [any_value(type_name[:-2], v) for v in value]}}
 
 
-def shown_fields(row: dict[str, Any], plan: FetchPlan) -> dict[str, Any]:
-    """Return the name and attributes that a search shows of a span.
+class ShownFields:
+    """The name and attributes that a search shows of a span: what Tempo reads for the query.
 
-    Where a query has conditions on names, only the names that meet one are shown.
+    Where a query has conditions on names, only the names that meet one are shown. Keys have no
+    scope, as in Tempo.
     """
-    shown: dict[str, Any] = {}
-    conditions = plan.column(ast.Intrinsic("span:name"), "")
-    if not conditions or passes(conditions, ast.Type.STRING, row["name"]):
-        shown["name"] = row["name"]
 
-    attributes = attribute_values(row, plan)
-    if attributes:
-        shown["attributes"] = attributes
-    return shown
+    def __init__(self, plan: FetchPlan) -> None:
+        self._name = plan.column(ast.Intrinsic("span:name"), "")
+        self._readers = [reader for r in plan.references for reader in _readers(r, plan)]
+
+    def of(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return `name` and `attributes`, as far as there are any."""
+        shown: dict[str, Any] = {}
+        if not self._name or passes(self._name, ast.Type.STRING, row["name"]):
+            shown["name"] = row["name"]
+
+        attributes: list[dict[str, Any]] = []
+        for key, read in self._readers:
+            value = read(row)
+            if value is not None:
+                attribute = {"key": key, "value": value}
+                if attribute not in attributes:
+                    attributes.append(attribute)
+        if attributes:
+            shown["attributes"] = attributes
+        return shown
 
 
-def attribute_values(row: dict[str, Any], plan: FetchPlan) -> list[dict[str, Any]]:
-    """Return `{"key", "value"}` of what Tempo reads of a span for a query. Keys have no scope, as in Tempo."""
-    shown: list[dict[str, Any]] = []
-    for reference in plan.references:
-        if isinstance(reference, ast.Intrinsic):
-            key = attribute_text(reference)
-            values = [_intrinsic(row, reference, plan)]
-        else:
-            key = reference.name
-            scopes = [reference.scope] if reference.scope else ["span", "resource"]
-            values = [_attribute(row, scope, reference, plan) for scope in scopes]
-        shown += [{"key": key, "value": v} for v in values if v is not None]
-    return [item for i, item in enumerate(shown) if item not in shown[:i]]
+Reader = Callable[[dict[str, Any]], dict[str, Any] | None]
+
+
+def _readers(reference: Reference, plan: FetchPlan) -> list[tuple[str, Reader]]:
+    """Return (key, reader) of a reference.
+
+    An unscoped attribute is read of the span and of its resource.
+    """
+    if isinstance(reference, ast.Attribute):
+        scopes = [reference.scope] if reference.scope else ["span", "resource"]
+        return [
+            (reference.name, functools.partial(_attribute, scope, reference, plan))
+            for scope in scopes
+        ]
+    if reference.name in _SHOWN_ELSEWHERE:
+        return []
+    conditions = plan.column(reference, "")
+    read = _listed_intrinsic if reference.name in _LISTED else _intrinsic
+    return [(attribute_text(reference), functools.partial(read, reference.name, conditions))]
 
 
 def _intrinsic(
-    row: dict[str, Any], reference: ast.Intrinsic, plan: FetchPlan
+    name: str, conditions: list[Condition], row: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the value of an intrinsic; None where Tempo did not read it, or shows it elsewhere."""
-    name = reference.name
-    if name in _SHOWN_ELSEWHERE:
-        return None
-
-    conditions = plan.column(reference, "")
-    if name in _LISTED:
-        values = [v for v in _LISTED[name](row) if passes(conditions, ast.Type.STRING, v)]
-        if values:
-            return any_value("str", values[-1])  # of several events or links the last is shown
-        unconditional = any(c.op == ANY for c in conditions)
-        return any_value("str", "") if unconditional and not _LISTED[name](row) else None
-
+    """Return the value of an intrinsic; None where Tempo did not read it."""
     slot, value = _plain_intrinsic(row, name)
-    if not passes(conditions, _TYPE_OF_SLOT[slot], value):
-        return None
-    return any_value(slot, value)
+    return any_value(slot, value) if passes(conditions, _TYPE_OF_SLOT[slot], value) else None
+
+
+def _listed_intrinsic(
+    name: str, conditions: list[Condition], row: dict[str, Any]
+) -> dict[str, Any] | None:
+    """Return the value of an intrinsic of events or links: of several the last is shown."""
+    listed = _LISTED[name](row)
+    read = [v for v in listed if passes(conditions, ast.Type.STRING, v)]
+    if read:
+        return any_value("str", read[-1])
+    unconditional = any(c.op == ANY for c in conditions)
+    return any_value("str", "") if unconditional and not listed else None
 
 
 def _plain_intrinsic(row: dict[str, Any], name: str) -> tuple[str, Any]:
@@ -160,7 +180,7 @@ _NUMBERED = {
 
 
 def _attribute(
-    row: dict[str, Any], scope: str, reference: ast.Attribute, plan: FetchPlan
+    scope: str, reference: ast.Attribute, plan: FetchPlan, row: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Return the value of an attribute in a scope, as far as Tempo read it."""
     conditions = plan.column(reference, scope)
@@ -180,7 +200,7 @@ def _attribute(
 
 
 def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
-    ((field, content),) = value.items() if value else (("", None),)
+    field, content = next(iter(value.items()), ("", None))
     kind = _TYPE_OF_FIELD.get(field)
     if kind is None:
         return any(c.op in (ANY, EXISTS) for c in conditions)
@@ -188,7 +208,10 @@ def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
 
 
 def _scoped(row: dict[str, Any], scope: str, name: str) -> list[dict[str, Any]]:
-    """Return the AnyValues that a scope holds under a name; several for arrays, events and links."""
+    """Return the AnyValues that a scope holds under a name.
+
+    Several for arrays, events and links.
+    """
     if scope in ("event", "link"):
         bags = msgspec.json.decode(row.get(f"{scope}s") or "[]")
         held = [bag["a"][name] for bag in bags if name in bag.get("a", {})]
@@ -240,18 +263,25 @@ _TYPE_OF_LETTER = {
 
 
 def group_value(key: str) -> dict[str, Any]:
-    """AnyValue of a group's key (see `spansets.group_key`)."""
-    type_name, text = _TYPE_OF_LETTER.get(key[0]), key[1:]
+    """Return the AnyValue of a group's key (see `spansets.group_key`)."""
+    if key == "n":
+        return {"stringValue": "nil"}
+
+    type_name = _TYPE_OF_LETTER[key[0].lower()]
+    if key[0].isupper():
+        return any_value(f"{type_name}[]", msgspec.json.decode(key[1:]))
+    return any_value(type_name, _of_text(type_name, key[1:]))
+
+
+def _of_text(type_name: str, text: str) -> Any:
     match type_name:
-        case None:
-            return {"stringValue": "nil" if key == "n" else text}
         case "str":
-            return any_value("str", text)
+            return text
         case "dbl":
-            return any_value("dbl", float(text))
+            return float(text)
         case "bool":
-            return any_value("bool", text == "true")
-    return any_value(type_name, int(text))
+            return text == "true"
+    return int(text)
 
 
 def scalar_value(aggregate: ast.Aggregate, value: Any) -> dict[str, Any]:

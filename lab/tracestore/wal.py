@@ -1,10 +1,12 @@
 """The write-ahead log: a payload is acknowledged only once it is durable here.
 
-The log is a folder of append-only segments `<first sequence number>.wal`. A record is a header (magic, length, CRC-32,
-sequence number) and a payload. A group of records is written, then one fsync makes it durable.
+The log is a folder of append-only segments `<first sequence number>.wal`. A record is a header
+(magic, length, CRC-32, sequence number) and a payload. A group of records is written, then one
+fsync makes it durable.
 
-A record that is torn at the end of the last segment was never acknowledged, so `read` ends there. Any other bad record is
-damage: `read` goes on at the next whole record and counts what is missing. An existing segment is never truncated.
+A record that is torn at the end of the last segment was never acknowledged, so `read` ends there.
+Any other bad record is damage: `read` goes on at the next whole record and counts what is missing.
+An existing segment is never truncated.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ SEGMENT_BYTES = 64 * 2**20
 
 @dataclass
 class Damage:
-    """What `read` could not read: acknowledged records, bytes, and the segments that hold the bytes."""
+    """What `read` could not read: acknowledged records, bytes, and the segments with the bytes."""
 
     records: int = 0
     bytes: int = 0
@@ -59,7 +61,8 @@ def segments_of(folder: Path) -> list[tuple[int, Path]]:
 class WriteAheadLog:
     """Appends records for one writer thread. `bytes` is the size of all segments on disk.
 
-    The first record gets `next_seq`, or the number after the highest segment name where that is larger.
+    The first record gets `next_seq`, or the number after the highest segment name where that is
+    larger.
     """
 
     def __init__(self, folder: Path, next_seq: int) -> None:
@@ -114,7 +117,7 @@ class WriteAheadLog:
         return seq - 1
 
     def _open_segment(self) -> int:
-        """Create the next segment; a file that exists already is left alone and its number is not used."""
+        """Create the next segment. An existing file is left alone, and its number is not used."""
         self.close()
         try:
             while True:
@@ -138,7 +141,7 @@ class WriteAheadLog:
         return file
 
     def _cut_back(self, file: int) -> None:
-        """Remove a half-written group, or give the segment up, so that no half record stays in the middle."""
+        """Remove a half-written group, or close the segment: no half record stays in the middle."""
         try:
             os.ftruncate(file, self._size)
             os.lseek(file, self._size, os.SEEK_SET)
@@ -146,7 +149,7 @@ class WriteAheadLog:
             self.close()
 
     def forget(self, seq: int) -> None:
-        """Delete the segments whose records all have sequence numbers up to `seq` (the database has them)."""
+        """Delete the segments whose records the database has, that is up to number `seq`."""
         keep = []
         for i, (first, path, size) in enumerate(self._segments):
             is_last = i + 1 == len(self._segments)
@@ -162,7 +165,7 @@ class WriteAheadLog:
         self._segments = keep
 
     def begin(self, next_seq: int, damage: Damage) -> None:
-        """Start a new segment at `next_seq` at least: the database has all that could be read of the others.
+        """Start a new segment at `next_seq` or later, when the database has all readable records.
 
         Damaged segments are set aside, whole ones are deleted.
         """
@@ -179,7 +182,7 @@ class WriteAheadLog:
         self.next_seq = max(next_seq, self.next_seq)
 
     def clear(self) -> None:
-        """Delete every segment: the database has all of it, and the next start need not read any."""
+        """Delete every segment, when the database has all records."""
         self.close()
         for _, path, _ in self._segments:
             path.unlink(missing_ok=True)
@@ -232,7 +235,7 @@ def read(folder: Path, after: int, damage: Damage | None = None) -> Iterator[tup
 
 
 def _record(content: bytes, position: int) -> tuple[int, bytes, int] | None:
-    """Return (sequence number, payload, end) of the record at `position`; None where there is no whole one."""
+    """Return (sequence number, payload, end) of a whole record at `position`, or None."""
     start = position + _HEADER.size
     if len(content) < start:
         return None
@@ -246,7 +249,7 @@ def _record(content: bytes, position: int) -> tuple[int, bytes, int] | None:
 
 
 def _is_torn(content: bytes, position: int) -> bool:
-    """Whether the bytes from `position` to the end can be the beginning of one record that was being written."""
+    """Return whether the bytes from `position` on may be one record that was being written."""
     if len(content) - position < _HEADER.size:
         return True
     magic, length, _, _ = _HEADER.unpack_from(content, position)
@@ -254,7 +257,10 @@ def _is_torn(content: bytes, position: int) -> bool:
 
 
 def _next_record(content: bytes, bad: int, least_seq: int) -> int:
-    """Return where the next whole record with a number of at least `least_seq` begins; the end without one."""
+    """Return where the next whole record begins; the end where there is none.
+
+    Its sequence number is at least `least_seq`.
+    """
     if len(content) >= bad + _HEADER.size:
         magic, length, _, _ = _HEADER.unpack_from(content, bad)
         end = bad + _HEADER.size + length

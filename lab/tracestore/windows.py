@@ -1,4 +1,4 @@
-"""Windows select traces: a trace that overlaps the window takes part with all of its spans, as in Tempo."""
+"""Windows select traces, as in Tempo: one that overlaps takes part with all of its spans."""
 
 from __future__ import annotations
 

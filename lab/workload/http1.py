@@ -98,10 +98,13 @@ class Answer:
         self.size += len(piece)
         self.marks.append((self.size, at))
 
-        line_end = piece.rfind(b"\n")
-        self._line = self._line + len(piece) if line_end < 0 else len(piece) - line_end - 1
-        if self._line > MAX_LINE_BYTES:
-            self._refuse(f"a line of more than {MAX_LINE_BYTES:,} bytes")
+        if piece.endswith(b"\n"):  # the usual end of an event
+            self._line = 0
+        else:
+            line_end = piece.rfind(b"\n")
+            self._line = self._line + len(piece) if line_end < 0 else len(piece) - line_end - 1
+            if self._line > MAX_LINE_BYTES:
+                self._refuse(f"a line of more than {MAX_LINE_BYTES:,} bytes")
         if self.size + PIECE_BYTES * len(self.parts) > MAX_BODY_BYTES:
             self._refuse(f"{self.size:,} bytes in {len(self.parts):,} pieces without an end")
 
@@ -191,6 +194,9 @@ class Answer:
                 self._take(data[position:stop], at)
                 self._left -= stop - position
                 position = stop
+            elif self._left == 2 and data.startswith(b"\r\n", position):
+                self._left = _SIZE_LINE
+                position += 2
             elif self._left > 0:
                 position = self._chunk_end(data, position)
             else:

@@ -42,7 +42,7 @@ class Outcome:
     def add_tokens(self, at: float, *, of_answer: bool) -> None:
         """Record that a chunk with generated tokens came at the time `at`."""
         self.token_times.append(at)
-        if of_answer and math.isnan(self.first_answer):
+        if of_answer and self.first_answer != self.first_answer:  # NaN, in the hot path
             self.first_answer = at
 
     def add_call(self, tool: str, arguments: Any, output: Any = None, error: Any = None) -> None:

@@ -60,25 +60,21 @@ def make_plan(
         if requests is not None and len(planned) >= requests:
             break
         tenant, user_id = _sender(rng, tenants, user)
-        session = {
-            "session_id": f"s{seed}-{number:05d}",
-            "user": user,
-            "tenant": tenant,
-            "user_id": user_id,
-        }
         for turn_index in range(len(scenario.turns)):
             first = turn_index == 0
-            planned.append(
-                _request(
-                    scenario,
-                    turn_index,
-                    request_id=f"r{len(planned):05d}",
-                    offset_s=offset_s if first else None,
-                    think_s=_think_s(rng, arrivals, first, follow_up_think_s),
-                    **session,
-                    **common,
-                )
+            request = _request(
+                scenario,
+                turn_index,
+                request_id=f"r{len(planned):05d}",
+                session_id=f"s{seed}-{number:05d}",
+                user=user,
+                offset_s=offset_s if first else None,
+                think_s=_think_s(rng, arrivals, first, follow_up_think_s),
+                tenant=tenant,
+                user_id=user_id,
+                **common,
             )
+            planned.append(request)
     return Plan(tuple(planned[:requests]), arrivals, seed, world=WORLD)
 
 

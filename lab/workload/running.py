@@ -53,44 +53,50 @@ def run_plan(
     """
     _check(plan, start_at)
     shard = f"-shard{plan.shard_of.replace('/', 'of')}" if plan.shard_of else ""
-    run_id = (run_id or new_run_id()) + shard
-    apis = servers.apis_for(plan, settings, vector_store_id)
-    spans = RootSpans(settings.otlp_url.rstrip("/")) if settings.otlp_url else None
     driver = Driver(
         plan,
-        apis,
-        run_id=run_id,
+        servers.apis_for(plan, settings, vector_store_id),
+        run_id=(run_id or new_run_id()) + shard,
         timeout_s=timeout_s,
-        spans=spans,
+        spans=RootSpans(settings.otlp_url.rstrip("/")) if settings.otlp_url else None,
         headers=headers,
         start_at=start_at,
     )
     journal = None
     if out_dir is not None:
-        journal = Journal(Path(out_dir) / run_id, run_id, plan, lag_bound_s)
-    try:
-        interrupted, failure = _in_thread(driver, progress, journal)
-    finally:
-        if journal is not None:
-            journal.close()
-        count = spans.close() if spans else SpanCount()
+        folder = Path(out_dir) / driver.run_id
+        journal = Journal(folder, driver.run_id, plan, lag_bound_s)
 
-    run = Run(
-        run_id=run_id,
-        window=driver.window,
-        records=record.frame(driver.rows),
-        plan=plan,
-        lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
-        interrupted=interrupted or failure is not None,
-        spans_made=count.made,
-        spans_lost=count.lost,
-    )
+    run, failure = _drive(driver, progress, journal, lag_bound_s)
     if journal is not None:
         run.save(journal.path.parent)
         journal.delete()
     if failure is not None:
         raise _driver_failed(run, failure) from failure
     return run
+
+
+def _drive(
+    driver: Driver, progress: bool, journal: Journal | None, lag_bound_s: float
+) -> tuple[Run, BaseException | None]:
+    """Return what happened, and what the driver raised."""
+    try:
+        interrupted, failure = _in_thread(driver, progress, journal)
+    finally:
+        if journal is not None:
+            journal.close()
+        count = driver.spans.close() if driver.spans else SpanCount()
+    run = Run(
+        run_id=driver.run_id,
+        window=driver.window,
+        records=record.frame(driver.rows),
+        plan=driver.plan,
+        lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
+        interrupted=interrupted or failure is not None,
+        spans_made=count.made,
+        spans_lost=count.lost,
+    )
+    return run, failure
 
 
 def _check(plan: Plan, start_at: float | None) -> None:

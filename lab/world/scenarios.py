@@ -11,12 +11,12 @@ import random
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from lab.errors import WorldError
 from lab.world import documents, entities, facts
-from lab.world.catalogue import TOOLS
+from lab.world.catalogue import BY_NAME
 from lab.world.entities import CURRENCIES, PROBLEMS, SEVERITIES, Split
 from lab.world.phrasings import fillers, say
 
@@ -71,7 +71,7 @@ class Scenario:
     kind: str
     intent: str
     turns: tuple[Turn, ...]
-    offered: tuple[str, ...] = field(default=tuple(t.name for t in TOOLS))
+    offered: tuple[str, ...] = field(default_factory=lambda: tuple(BY_NAME))
 
 
 # Where a scenario takes its facts from.
@@ -91,12 +91,12 @@ def _call(tool: str, arguments: dict[str, Any], result: dict[str, Any]) -> Call:
 
 
 def _node_status(
-    w: Facts, split: Split, node: facts.Node | None = None, intent: str = "node_status"
+    world: Facts, split: Split, node: facts.Node | None = None, intent: str = "node_status"
 ) -> Turn:
-    n = node or w.node()
+    n = node or world.node()
     call = _call("get_node_status", {"node": n.name}, facts.node_status(n))
     return Turn(
-        say(intent, w.rng, split, node=n.name),
+        say(intent, world.rng, split, node=n.name),
         (call,),
         _node_answer(n),
         (n.state, str(n.gpus_free)),
@@ -107,103 +107,103 @@ def _node_answer(n: facts.Node) -> str:
     return f"Node {n.name} is {n.state}, {n.gpus_free} GPUs free."
 
 
-def _job_status(w: Facts, split: Split) -> Turn:
-    j = w.job()
+def _job_status(world: Facts, split: Split) -> Turn:
+    j = world.job()
     call = _call("get_job_status", {"job": j.id}, facts.job_status(j))
     return Turn(
-        say("job_status", w.rng, split, job=j.id),
+        say("job_status", world.rng, split, job=j.id),
         (call,),
         f"Job {j.id} is {j.state} on node {j.node}.",
         (j.state, j.node),
     )
 
 
-def _hours(w: Facts, split: Split) -> int:
-    return entities.number(w.rng, 2, w.rng.choice((24, 200, 2000)), split)
+def _hours(world: Facts, split: Split) -> int:
+    return entities.number(world.rng, 2, world.rng.choice((24, 200, 2000)), split)
 
 
-def _quote_call(w: Facts, gpu: str, usd_per_hour: float, hours: int) -> tuple[Call, float]:
+def _quote_call(world: Facts, gpu: str, usd_per_hour: float, hours: int) -> tuple[Call, float]:
     result = facts.quote(usd_per_hour, hours)
     return _call("quote_price", {"gpu": gpu, "hours": hours}, result), result["usd"]
 
 
 def _quote(
-    w: Facts, split: Split, gpu: tuple[str, float] | None = None, intent: str = "quote"
+    world: Facts, split: Split, gpu: tuple[str, float] | None = None, intent: str = "quote"
 ) -> Turn:
-    name, usd_per_hour = gpu or w.gpu()
-    hours = _hours(w, split)
-    call, usd = _quote_call(w, name, usd_per_hour, hours)
-    text = say(intent, w.rng, split, hours=str(hours), gpu=name)
+    name, usd_per_hour = gpu or world.gpu()
+    hours = _hours(world, split)
+    call, usd = _quote_call(world, name, usd_per_hour, hours)
+    text = say(intent, world.rng, split, hours=str(hours), gpu=name)
     return Turn(text, (call,), f"{hours} hours of {name} cost {usd} USD.", (str(usd),))
 
 
-def _invoice(w: Facts, split: Split) -> Turn:
-    i = w.invoice()
+def _invoice(world: Facts, split: Split) -> Turn:
+    i = world.invoice()
     call = _call("get_invoice", {"invoice": i.number}, facts.invoice_found(i))
     answer = f"Invoice {i.number} is {i.state}: {facts.plain(i.usd)} USD."
     return Turn(
-        say("invoice", w.rng, split, invoice=i.number),
+        say("invoice", world.rng, split, invoice=i.number),
         (call,),
         answer,
         (i.state, str(facts.plain(i.usd))),
     )
 
 
-def _conversion(w: Facts, amount_usd: float, to: str) -> tuple[Call, str]:
+def _conversion(world: Facts, amount_usd: float, to: str) -> tuple[Call, str]:
     amount_usd = facts.plain(amount_usd)
-    result = facts.converted(amount_usd, w.rate(to), to)
+    result = facts.converted(amount_usd, world.rate(to), to)
     call = _call("convert_currency", {"amount_usd": amount_usd, "to": to}, result)
     return call, str(result["amount"])
 
 
-def _currency(w: Facts) -> tuple[str, str]:
-    code = w.rng.choice(tuple(CURRENCIES))
-    return code, w.rng.choice(CURRENCIES[code])
+def _currency(world: Facts) -> tuple[str, str]:
+    code = world.rng.choice(tuple(CURRENCIES))
+    return code, world.rng.choice(CURRENCIES[code])
 
 
-def _convert(w: Facts, split: Split) -> Turn:
-    amount_usd = facts.plain(entities.amount(w.rng, split))
-    code, word = _currency(w)
-    call, amount = _conversion(w, amount_usd, code)
-    text = say("convert", w.rng, split, amount=str(amount_usd), currency=word)
+def _convert(world: Facts, split: Split) -> Turn:
+    amount_usd = facts.plain(entities.amount(world.rng, split))
+    code, word = _currency(world)
+    call, amount = _conversion(world, amount_usd, code)
+    text = say("convert", world.rng, split, amount=str(amount_usd), currency=word)
     return Turn(text, (call,), f"{amount_usd} USD is {amount} {code}.", (amount,))
 
 
-def _quota(w: Facts, split: Split) -> Turn:
-    q = w.quota()
+def _quota(world: Facts, split: Split) -> Turn:
+    q = world.quota()
     call = _call("get_quota", {"team": q.team, "region": q.region}, facts.quota(q))
-    text = say("quota", w.rng, split, team=q.team, region=q.region)
+    text = say("quota", world.rng, split, team=q.team, region=q.region)
     return Turn(
         text, (call,), f"Team {q.team} may use {q.gpus} GPUs in {q.region}.", (str(q.gpus),)
     )
 
 
 def _ticket_call(
-    w: Facts, node: str, severity: str, problem: str
+    world: Facts, node: str, severity: str, problem: str
 ) -> tuple[Call, str, tuple[str, ...]]:
-    number = w.ticket_number()
+    number = world.ticket_number()
     result = facts.ticket(number) if number else {"ticket": TICKET}
     call = _call("open_ticket", {"node": node, "severity": severity, "problem": problem}, result)
     return call, f"I opened ticket {result['ticket']} for node {node}.", (result["ticket"],)
 
 
-def _ticket(w: Facts, split: Split) -> Turn:
-    node = w.node().name
-    severity = w.rng.choice(SEVERITIES)
-    problem = w.rng.choice(PROBLEMS)
-    call, answer, states = _ticket_call(w, node, severity, problem)
+def _ticket(world: Facts, split: Split) -> Turn:
+    node = world.node().name
+    severity = world.rng.choice(SEVERITIES)
+    problem = world.rng.choice(PROBLEMS)
+    call, answer, states = _ticket_call(world, node, severity, problem)
     return Turn(
-        say("ticket", w.rng, split, node=node, severity=severity, problem=problem),
+        say("ticket", world.rng, split, node=node, severity=severity, problem=problem),
         (call,),
         answer,
         states,
     )
 
 
-def _delivery(w: Facts, split: Split) -> Turn:
-    o = w.order()
+def _delivery(world: Facts, split: Split) -> Turn:
+    o = world.order()
     call = _call("get_delivery_eta", {"order": o.number}, facts.delivery(o))
-    text = say("delivery", w.rng, split, order=o.number)
+    text = say("delivery", world.rng, split, order=o.number)
     return Turn(text, (call,), f"Order {o.number} arrives on {o.arrives_on}.", (o.arrives_on,))
 
 
@@ -213,11 +213,11 @@ def _diagnostics_answer(n: facts.Node) -> tuple[str, tuple[str, ...]]:
     return f"Node {n.name} failed the {n.failed_check} check.", (n.failed_check,)
 
 
-def _diagnostics(w: Facts, split: Split) -> Turn:
-    n = w.node()
+def _diagnostics(world: Facts, split: Split) -> Turn:
+    n = world.node()
     call = _call("run_diagnostics", {"node": n.name}, facts.diagnostics(n))
     answer, states = _diagnostics_answer(n)
-    return Turn(say("diagnostics", w.rng, split, node=n.name), (call,), answer, states)
+    return Turn(say("diagnostics", world.rng, split, node=n.name), (call,), answer, states)
 
 
 SINGLES: dict[str, Callable[[Facts, Split], Turn]] = {
@@ -236,50 +236,50 @@ SINGLES: dict[str, Callable[[Facts, Split], Turn]] = {
 # --- chains: the second call needs the first one's result ---
 
 
-def _job_call(w: Facts) -> tuple[facts.Job, facts.Node, Call]:
-    j = w.job()
-    return j, w.node_of(j), _call("get_job_status", {"job": j.id}, facts.job_status(j))
+def _job_call(world: Facts) -> tuple[facts.Job, facts.Node, Call]:
+    j = world.job()
+    return j, world.node_of(j), _call("get_job_status", {"job": j.id}, facts.job_status(j))
 
 
-def _job_node_status(w: Facts, split: Split) -> Turn:
-    j, n, first = _job_call(w)
+def _job_node_status(world: Facts, split: Split) -> Turn:
+    j, n, first = _job_call(world)
     second = _call("get_node_status", {"node": n.name}, facts.node_status(n))
-    text = say("job_node_status", w.rng, split, job=j.id)
+    text = say("job_node_status", world.rng, split, job=j.id)
     return Turn(text, (first, second), _node_answer(n), (n.state, str(n.gpus_free)))
 
 
-def _job_ticket(w: Facts, split: Split) -> Turn:
-    j, n, first = _job_call(w)
-    severity = w.rng.choice(SEVERITIES)
-    problem = w.rng.choice(PROBLEMS)
-    second, answer, states = _ticket_call(w, n.name, severity, problem)
-    text = say("job_ticket", w.rng, split, job=j.id, severity=severity, problem=problem)
+def _job_ticket(world: Facts, split: Split) -> Turn:
+    j, n, first = _job_call(world)
+    severity = world.rng.choice(SEVERITIES)
+    problem = world.rng.choice(PROBLEMS)
+    second, answer, states = _ticket_call(world, n.name, severity, problem)
+    text = say("job_ticket", world.rng, split, job=j.id, severity=severity, problem=problem)
     return Turn(text, (first, second), answer, states)
 
 
-def _job_diagnostics(w: Facts, split: Split) -> Turn:
-    j, n, first = _job_call(w)
+def _job_diagnostics(world: Facts, split: Split) -> Turn:
+    j, n, first = _job_call(world)
     second = _call("run_diagnostics", {"node": n.name}, facts.diagnostics(n))
     answer, states = _diagnostics_answer(n)
-    return Turn(say("job_diagnostics", w.rng, split, job=j.id), (first, second), answer, states)
+    return Turn(say("job_diagnostics", world.rng, split, job=j.id), (first, second), answer, states)
 
 
-def _quote_convert(w: Facts, split: Split) -> Turn:
-    gpu, usd_per_hour = w.gpu()
-    hours = _hours(w, split)
-    code, word = _currency(w)
-    first, usd = _quote_call(w, gpu, usd_per_hour, hours)
-    second, amount = _conversion(w, usd, code)
-    text = say("quote_convert", w.rng, split, hours=str(hours), gpu=gpu, currency=word)
+def _quote_convert(world: Facts, split: Split) -> Turn:
+    gpu, usd_per_hour = world.gpu()
+    hours = _hours(world, split)
+    code, word = _currency(world)
+    first, usd = _quote_call(world, gpu, usd_per_hour, hours)
+    second, amount = _conversion(world, usd, code)
+    text = say("quote_convert", world.rng, split, hours=str(hours), gpu=gpu, currency=word)
     return Turn(text, (first, second), f"{hours} hours of {gpu} cost {amount} {code}.", (amount,))
 
 
-def _invoice_convert(w: Facts, split: Split) -> Turn:
-    i = w.invoice()
-    code, word = _currency(w)
+def _invoice_convert(world: Facts, split: Split) -> Turn:
+    i = world.invoice()
+    code, word = _currency(world)
     first = _call("get_invoice", {"invoice": i.number}, facts.invoice_found(i))
-    second, amount = _conversion(w, i.usd, code)
-    text = say("invoice_convert", w.rng, split, invoice=i.number, currency=word)
+    second, amount = _conversion(world, i.usd, code)
+    text = say("invoice_convert", world.rng, split, invoice=i.number, currency=word)
     return Turn(text, (first, second), f"Invoice {i.number} is {amount} {code}.", (amount,))
 
 
@@ -295,22 +295,22 @@ CHAINS = {
 # --- follow-ups: the second turn only makes sense after the first ---
 
 
-def _then_convert(w: Facts, split: Split) -> tuple[Turn, Turn]:
-    first = w.rng.choice((_quote, _invoice))(w, split)
+def _then_convert(world: Facts, split: Split) -> tuple[Turn, Turn]:
+    first = world.rng.choice((_quote, _invoice))(world, split)
     usd = json.loads(first.calls[0].result)["usd"]
-    code, word = _currency(w)
-    call, amount = _conversion(w, usd, code)
-    text = say("then_convert", w.rng, split, currency=word)
+    code, word = _currency(world)
+    call, amount = _conversion(world, usd, code)
+    text = say("then_convert", world.rng, split, currency=word)
     return first, Turn(text, (call,), f"{facts.plain(usd)} USD is {amount} {code}.", (amount,))
 
 
-def _then_node(w: Facts, split: Split) -> tuple[Turn, Turn]:
-    return _node_status(w, split), _node_status(w, split, intent="then_node")
+def _then_node(world: Facts, split: Split) -> tuple[Turn, Turn]:
+    return _node_status(world, split), _node_status(world, split, intent="then_node")
 
 
-def _then_hours(w: Facts, split: Split) -> tuple[Turn, Turn]:
-    gpu = w.gpu()
-    return _quote(w, split, gpu), _quote(w, split, gpu, intent="then_hours")
+def _then_hours(world: Facts, split: Split) -> tuple[Turn, Turn]:
+    gpu = world.gpu()
+    return _quote(world, split, gpu), _quote(world, split, gpu, intent="then_hours")
 
 
 FOLLOW_UPS = {"then_convert": _then_convert, "then_node": _then_node, "then_hours": _then_hours}
@@ -319,34 +319,34 @@ FOLLOW_UPS = {"then_convert": _then_convert, "then_node": _then_node, "then_hour
 # --- everything else ---
 
 
-def _no_tool(w: Facts, split: Split) -> tuple[str, Turn]:
-    intent = w.rng.choice(tuple(SMALL_TALK))
+def _no_tool(world: Facts, split: Split) -> tuple[str, Turn]:
+    intent = world.rng.choice(tuple(SMALL_TALK))
     answer = SMALL_TALK[intent]
-    return intent, Turn(say(intent, w.rng, split), (), answer, ())
+    return intent, Turn(say(intent, world.rng, split), (), answer, ())
 
 
-def _out_of_scope(w: Facts, split: Split) -> Turn:
-    slots = {slot: w.rng.choice(fillers(slot, split)) for slot in ("thing", "place", "food")}
-    return Turn(say("out_of_scope", w.rng, split, **slots), (), REFUSAL, ("Sorry",))
+def _out_of_scope(world: Facts, split: Split) -> Turn:
+    slots = {slot: world.rng.choice(fillers(slot, split)) for slot in ("thing", "place", "food")}
+    return Turn(say("out_of_scope", world.rng, split, **slots), (), REFUSAL, ("Sorry",))
 
 
-def _tool_error(w: Facts, split: Split) -> tuple[str, Turn]:
+def _tool_error(world: Facts, split: Split) -> tuple[str, Turn]:
     """Return a question about something that does not exist, or whose upstream times out.
 
     It times out once or twice. Live, only deliveries do so by themselves; in training any tool
     does, as faults may be injected into each.
     """
-    intent = w.rng.choice(
+    intent = world.rng.choice(
         ("node_status", "job_status", "invoice", "delivery", "delivery", "delivery")
     )
-    if intent != "delivery" or w.rng.random() < 0.2:
-        return intent, not_found(SINGLES[intent](facts.RandomFacts(w.rng, split), split))
+    if intent != "delivery" or world.rng.random() < 0.2:
+        return intent, not_found(SINGLES[intent](facts.RandomFacts(world.rng, split), split))
     if split == "train":
-        intent = w.rng.choice(tuple(SINGLES))
-    turn = SINGLES[intent](w, split)
+        intent = world.rng.choice(tuple(SINGLES))
+    turn = SINGLES[intent](world, split)
     call = turn.calls[0]
     failed = Call(call.tool, call.arguments, facts.TIMED_OUT, error=True)
-    if w.rng.random() < 0.6:
+    if world.rng.random() < 0.6:
         return intent, Turn(turn.text, (failed, call), turn.answer, turn.states)
     return intent, Turn(turn.text, (failed, failed), NO_ANSWER, ("did not answer",))
 
@@ -387,33 +387,33 @@ def _random_rag(rng: random.Random, split: Split) -> Turn:
 
 
 def build(
-    kind: str, w: Facts, split: Split, rag: Callable[[], Turn] | None = None
+    kind: str, world: Facts, split: Split, rag: Callable[[], Turn] | None = None
 ) -> tuple[str, tuple[Turn, ...]]:
     """Return (intent, turns) of one scenario. Raises WorldError for an unknown kind."""
-    rng = w.rng
+    rng = world.rng
     match kind:
         case "single" | "not_offered":
             intent = rng.choice(tuple(SINGLES))
-            turn = SINGLES[intent](w, split)
+            turn = SINGLES[intent](world, split)
             if kind == "not_offered":
                 turn = Turn(turn.text, (), NO_TOOL, ("Sorry",))
             return intent, (turn,)
         case "chain":
             intent = rng.choice(tuple(CHAINS))
-            return intent, (CHAINS[intent](w, split),)
+            return intent, (CHAINS[intent](world, split),)
         case "follow_up":
             intent = rng.choice(tuple(FOLLOW_UPS))
-            return intent, FOLLOW_UPS[intent](w, split)
+            return intent, FOLLOW_UPS[intent](world, split)
         case "rag":
             return "search", (rag() if rag else _random_rag(rng, split),)
         case "tool_error":
-            intent, turn = _tool_error(w, split)
+            intent, turn = _tool_error(world, split)
             return intent, (turn,)
         case "no_tool":
-            intent, turn = _no_tool(w, split)
+            intent, turn = _no_tool(world, split)
             return intent, (turn,)
         case "out_of_scope":
-            return "out_of_scope", (_out_of_scope(w, split),)
+            return "out_of_scope", (_out_of_scope(world, split),)
     raise WorldError(f"there is no kind of scenario {kind!r}", fix=f"use one of {', '.join(KINDS)}")
 
 
@@ -423,9 +423,9 @@ def offer(
     """Return a random subset of the tools: all that the turns need; for `not_offered`, not that."""
     # Not a set: its order changes from process to process.
     needed = list(dict.fromkeys(call.tool for turn in turns for call in turn.calls))
-    names = [t.name for t in TOOLS]
+    names = list(BY_NAME)
     if kind == "not_offered":
-        names.remove(TOOL_OF_INTENT[intent])
+        names.remove(_tool_of(intent))
     others = [n for n in names if n not in needed]
     size = rng.choice((smallest, rng.randint(smallest, len(names)), len(names)))
     chosen = [*needed, *rng.sample(others, min(len(others), max(0, size - len(needed))))]
@@ -433,17 +433,11 @@ def offer(
     return tuple(chosen)
 
 
-TOOL_OF_INTENT = {
-    "node_status": "get_node_status",
-    "job_status": "get_job_status",
-    "quote": "quote_price",
-    "invoice": "get_invoice",
-    "convert": "convert_currency",
-    "quota": "get_quota",
-    "ticket": "open_ticket",
-    "delivery": "get_delivery_eta",
-    "diagnostics": "run_diagnostics",
-}
+@cache
+def _tool_of(intent: str) -> str:
+    """Return the tool that a single question of this intent needs."""
+    world = facts.RandomFacts(random.Random(0), "train")
+    return SINGLES[intent](world, "train").calls[0].tool
 
 
 def make_scenarios(
@@ -463,7 +457,7 @@ def make_scenarios(
     rng = random.Random(seed)
     world = facts.DatabaseFacts(db or facts.memory_database(), rng)
     rag = partial(_library_turn, rng, _library())
-    every_tool = tuple(tool.name for tool in TOOLS)
+    every_tool = tuple(BY_NAME)
 
     scenarios = []
     for i in range(n):

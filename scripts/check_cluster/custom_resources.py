@@ -18,7 +18,7 @@ CUSTOM = {
     for kind in ("Prometheus", "ServiceMonitor", "PodMonitor", "PrometheusRule", "Alertmanager")
 } | {("keda.sh/v1alpha1", "ScaledObject"): ("cloudcoil.models.keda.v1alpha1", "ScaledObject")}
 
-# {(kind, path): values} of fields that are newer than the models: KEDA 2.17, where the models are of 2.16.
+# {(kind, path): values} of fields newer than the models: KEDA 2.17, where the models are of 2.16.
 NEWER = {
     ("ScaledObject", ".spec.fallback.behavior"): {
         "static",
@@ -56,7 +56,7 @@ def _is_newer(document: dict[str, Any], path: str) -> bool:
     """Return whether a field that the models do not know has a value that a newer release takes."""
     value: Any = document
     for key in path.split(".")[1:]:
-        value = value[key] if isinstance(value, dict) else None
+        value = value.get(key) if isinstance(value, dict) else None
     return value in NEWER.get((document["kind"], path), set())
 
 

@@ -1,5 +1,6 @@
 """Writes what must not be written twice: vLLM's arguments and Llama Stack's configuration come from lab.stack, images
-from versions.env, dashboards from lab.dashboards. `python -m scripts.check_cluster generate`; a test holds them equal.
+from versions.env, dashboards from lab.dashboards. `python -m scripts.check_cluster generate`; a
+test holds them equal.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def chat_args(build: str) -> list[str]:
 
 
 def embed_args() -> list[str]:
-    """Return the embedding model's arguments, from the same description that the laptop's plan uses."""
+    """Return the embedding model's arguments, from the description that the laptop's plan uses."""
     server = plan.embed_server(EMBED_FOLDER, PORT, OTLP, "cpu")
     return _for_container(vllm_args.embed_args(server), EMBED_FOLDER)
 
@@ -95,7 +96,7 @@ def _settings() -> Settings:
 
 
 def _for_container(args: list[str], model: str) -> list[str]:
-    """Return the arguments with what is different in a pod: listener, model folder, number format."""
+    """Return the arguments with what differs in a pod: listener, model folder, number format."""
     out, rest = [], iter(args)
     for arg in rest:
         if arg in _ONLY_LOCAL:
@@ -138,19 +139,24 @@ def _versions() -> str:
     for placeholder in _IMAGES:
         new_name, _, tag = pinned[placeholder].rpartition(":")
         images.append({"name": placeholder, "newName": new_name, "newTag": tag})
-    prometheus = {"op": "replace", "path": "/spec/image", "value": pinned["PROMETHEUS"]}
-    version = {
-        "op": "add",
-        "path": "/spec/version",
-        "value": pinned["PROMETHEUS"].rpartition(":")[2].split("-")[0],
-    }
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
         "images": images,
-        "patches": [{"target": {"kind": "Prometheus"}, "patch": _dump([prometheus, version])}],
+        "patches": [_operated("Prometheus", pinned), _operated("Alertmanager", pinned)],
     }
     return _HEAD.format("versions.env") + _dump(document)
+
+
+def _operated(kind: str, pinned: dict[str, str]) -> dict[str, Any]:
+    """Return the patch that pins the image of a custom resource, which `images` does not reach."""
+    image = pinned[kind.upper()]
+    version = image.rpartition(":")[2].split("-")[0]
+    patch = [
+        {"op": "replace", "path": "/spec/image", "value": image},
+        {"op": "add", "path": "/spec/version", "value": version},
+    ]
+    return {"target": {"kind": kind}, "patch": _dump(patch)}
 
 
 def _dump(value: Any) -> str:

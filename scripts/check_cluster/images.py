@@ -12,7 +12,11 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
     """Return the images without a fixed version, or with one that versions.env does not list."""
     known = set(versions().values())
     used = [(name(d), c["image"]) for d, template in pods(documents) for c in containers(template)]
-    used += [(name(d), d["spec"].get("image", "")) for d in documents if d["kind"] == "Prometheus"]
+    used += [
+        (name(d), d["spec"].get("image", ""))
+        for d in documents
+        if d["kind"] in ("Prometheus", "Alertmanager")
+    ]
     problems = []
     for owner, image in used:
         tag = image.rpartition(":")[2] if ":" in image.rpartition("/")[2] else ""

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.check_cluster.render import pods
+from scripts.check_cluster.render import is_openshift, pods
 
 SENDERS = ("load", "vllm", "vllm-embed", "llama-stack", "lab-tools")
 # What the lab needs, and nothing else: (from, to, ports). Components that an overlay does not have
@@ -39,7 +39,6 @@ FLOWS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("grafana", "prometheus", (9090,)),
     ("grafana", "tempo", (3200,)),
     ("grafana", "loki", (3100,)),
-    ("grafana", "alertmanager", (9093,)),
     ("log-agent", "loki", (3100,)),
     ("keda-operator", "prometheus", (9090,)),
     ("prometheus", "alertmanager", (9093,)),
@@ -53,7 +52,10 @@ FLOWS: tuple[tuple[str, str, tuple[int, ...]], ...] = (
     ("prometheus", "tempo", (3200,)),
     ("prometheus", "grafana", (3000,)),
     ("prometheus", "dcgm-exporter", (9400,)),
+    ("grafana", "thanos-query", (9091,)),
 )
+# OpenShift's Prometheus is queried through Thanos, and accepts no remote write.
+NOT_ON_OPENSHIFT = {("tempo", "prometheus"), ("grafana", "prometheus")}
 # A flow may be closed although it is listed: the two OTLP ports carry the same, and one suffices.
 EITHER_PORT = {"otel-collector", "otel-agent", "tempo"}
 _OUTSIDE = ipaddress.ip_address("203.0.113.7")
@@ -62,6 +64,7 @@ MAY_LEAVE = {
     "tempo",
     "prometheus",
     "otel-collector",
+    "alertmanager",
 }  # over 443, in overlays that need it
 
 
@@ -73,6 +76,8 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         listed.setdefault((source, target), set()).update(ports)
     problems = []
     for (source, target), ports in listed.items():
+        if net.openshift and (source, target) in NOT_ON_OPENSHIFT:
+            continue
         if {source, target} <= net.parts.keys():
             problems += _closed(net, source, target, sorted(ports))
     for source, target, port in net.flows():
@@ -102,28 +107,33 @@ def _outside(net: _Net, part: str) -> list[str]:
 
 class _Net:
     def __init__(self, documents: list[dict[str, Any]]) -> None:
+        self.openshift = is_openshift(documents)
         self.policies = [d for d in documents if d["kind"] == "NetworkPolicy"]
         self.parts: dict[str, tuple[str, dict[str, str]]] = {}
         for d, template in pods(documents):
             labels = template["metadata"].get("labels", {})
             self.parts[labels["app.kubernetes.io/name"]] = (d["metadata"]["namespace"], labels)
         for d in documents:
-            if d["kind"] in (
-                "Prometheus",
-                "Alertmanager",
-            ):  # the operator's pods, as it labels them
+            if d["kind"] in ("Prometheus", "Alertmanager"):
+                # The operator's pods, as it labels them.
                 part = d["kind"].lower()
                 labels = {
                     "app.kubernetes.io/name": part,
                     "app.kubernetes.io/part-of": "llm-lab",
+                    part: d["metadata"]["name"],
                     **d["spec"].get("podMetadata", {}).get("labels", {}),
                 }
                 self.parts[part] = (d["metadata"]["namespace"], labels)
         self.parts.setdefault("load", ("llm-lab", {"app.kubernetes.io/name": "load"}))
         if any(d["kind"] == "ScaledObject" for d in documents):
             self.parts["keda-operator"] = ("keda", {"app.kubernetes.io/name": "keda-operator"})
-        if "prometheus" not in self.parts:  # the user's own, where kube-prometheus-stack puts it
-            self.parts["prometheus"] = ("monitoring", {"app.kubernetes.io/name": "prometheus"})
+        if "prometheus" not in self.parts:
+            # The cluster's: user workload monitoring, or kube-prometheus-stack.
+            namespace = "openshift-user-workload-monitoring" if self.openshift else "monitoring"
+            self.parts["prometheus"] = (namespace, {"app.kubernetes.io/name": "prometheus"})
+        if self.openshift:
+            thanos = ("openshift-monitoring", {"app.kubernetes.io/name": "thanos-query"})
+            self.parts["thanos-query"] = thanos
         self.parts["another-namespace"] = ("default", {"app.kubernetes.io/name": "another"})
         self.ports = self._ports(documents)
 
@@ -161,6 +171,9 @@ class _Net:
         )
 
     def resolves(self, part: str) -> bool:
+        if self.openshift:
+            dns = ("openshift-dns", {"dns.operator.openshift.io/daemonset-dns": "default"})
+            return self._side("Egress", self.parts[part], dns, 5353, "UDP")
         dns = ("kube-system", {"k8s-app": "kube-dns"})
         return self._side("Egress", self.parts[part], dns, 53, "UDP")
 

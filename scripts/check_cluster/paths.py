@@ -6,7 +6,14 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 K8S = REPO / "lab" / "k8s"
-OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
+OVERLAYS = (
+    "minikube-cpu",
+    "minikube-cpu-arm64",
+    "minikube-gpu",
+    "cluster",
+    "cluster-existing-prometheus",
+    "openshift",
+)
 RECORDED_METRICS = REPO / "data" / "recorded" / "metrics"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.check_cluster.render import containers, name, pods
+from scripts.check_cluster.render import containers, is_openshift, name, pods
 
 _VOLUMES = {
     "configMap",
@@ -35,6 +35,8 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
     for d, template in pods(documents):
         if d["metadata"].get("namespace") not in privileged:
             problems += [f"{name(d)}: {p}" for p in _restricted(template)]
+            ids = _fixed_ids if is_openshift(documents) else _no_user
+            problems += [f"{name(d)}: {p}" for p in ids(template)]
         problems += [f"{name(d)}: {p}" for p in _ours(d, template)]
     return problems
 
@@ -70,8 +72,6 @@ def _restricted(template: dict[str, Any]) -> list[str]:
             problems.append(f"container {c['name']} adds capabilities")
         if not own.get("runAsNonRoot", pod.get("runAsNonRoot")):
             problems.append(f"container {c['name']} may run as root")
-        if own.get("runAsUser", pod.get("runAsUser")) in (0, None):
-            problems.append(f"container {c['name']} has no user other than root")
         profile = own.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
         if profile not in ("RuntimeDefault", "Localhost"):
             problems.append(f"container {c['name']} has no seccomp profile")
@@ -82,6 +82,27 @@ def _restricted(template: dict[str, Any]) -> list[str]:
             if "hostPort" in p
         ]
     return problems
+
+
+def _no_user(template: dict[str, Any]) -> list[str]:
+    """Return the containers that name no user other than root."""
+    pod = template["spec"].get("securityContext", {})
+    return [
+        f"container {c['name']} has no user other than root"
+        for c in containers(template)
+        if c.get("securityContext", {}).get("runAsUser", pod.get("runAsUser")) in (0, None)
+    ]
+
+
+def _fixed_ids(template: dict[str, Any]) -> list[str]:
+    """Return the users and groups that are fixed: OpenShift's restricted-v2 takes only its own range."""
+    contexts = [template["spec"], *containers(template)]
+    return [
+        f"{field} is fixed, which OpenShift's restricted-v2 refuses"
+        for context in contexts
+        for field in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups")
+        if field in context.get("securityContext", {})
+    ]
 
 
 def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:

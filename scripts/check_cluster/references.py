@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from scripts.check_cluster.render import containers, name, pods
+from scripts.check_cluster.render import containers, is_openshift, name, pods
 
 # Secrets that `lab up` or the user creates; everything else must be in the manifests.
 EXTERNAL_SECRETS = {
@@ -21,7 +21,9 @@ EXTERNAL_SECRETS = {
     "tempo-s3",
     "prometheus-remote-write",
     "otlp-backend",
+    "alert-receiver",
 }
+EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's
 EXTERNAL_CONFIG_MAPS = {"load-plan"}
 EXTERNAL_NAMESPACES = {"gpu-operator"}  # whose pods are not in the manifests
 LARGEST = 250_000
@@ -62,6 +64,12 @@ class _World:
                 **d["spec"].get("podMetadata", {}).get("labels", {}),
             }
             self.pods.append((d["metadata"]["namespace"], labels, {"web": 9090}, None))
+        for d in self.kind("Alertmanager"):
+            labels = {
+                "app.kubernetes.io/name": "alertmanager",
+                "alertmanager": d["metadata"]["name"],
+            }
+            self.pods.append((d["metadata"]["namespace"], labels, {"web": 9093}, None))
 
     def kind(self, *kinds: str) -> list[dict[str, Any]]:
         return [d for d in self.documents if d["kind"] in kinds]
@@ -147,8 +155,14 @@ def _monitors(world: _World) -> Iterator[str]:
                 yield f"{name(monitor)}: nothing that it selects has a port named {port!r}"
             if not any(r.get("targetLabel") == "job" for r in endpoint.get("relabelings", [])):
                 yield f"{name(monitor)}: does not set the job's name"
-    if not world.kind("Prometheus") and not any(
-        m["metadata"]["labels"].get("release") for m in world.kind("PodMonitor", "ServiceMonitor")
+    external = is_openshift(world.documents)
+    if (
+        not external
+        and not world.kind("Prometheus")
+        and not any(
+            m["metadata"]["labels"].get("release")
+            for m in world.kind("PodMonitor", "ServiceMonitor")
+        )
     ):
         yield "there is no Prometheus, and no monitor has a release label for an existing one"
 
@@ -231,7 +245,9 @@ def _bindings(world: _World) -> Iterator[str]:
     for d in world.kind("RoleBinding", "ClusterRoleBinding"):
         role = d["roleRef"]
         namespace = d["metadata"].get("namespace") if role["kind"] == "Role" else None
-        if not world.has(role["kind"], namespace, role["name"]):
+        if role["name"] in EXTERNAL_CLUSTER_ROLES and role["kind"] == "ClusterRole":
+            pass
+        elif not world.has(role["kind"], namespace, role["name"]):
             yield f"{name(d)}: there is no {role['kind']} {role['name']}"
         for subject in d["subjects"]:
             if not world.has("ServiceAccount", subject["namespace"], subject["name"]):

@@ -50,6 +50,11 @@ def name(document: dict[str, Any]) -> str:
     return f"{document['kind']} {meta.get('namespace', '-')}/{meta['name']}"
 
 
+def is_openshift(documents: list[dict[str, Any]]) -> bool:
+    """Return whether an overlay is for OpenShift: only there are Routes."""
+    return any(d["kind"] == "Route" for d in documents)
+
+
 def pods(documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return (document, pod template) of everything that makes pods."""
     found = []

@@ -39,9 +39,14 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
                 text = c["data"]["tempo.yaml"]
                 problems += [
                     f"{name(d)}: {p}"
-                    for p in (*check_config(yaml.safe_load(text)), *_pod(text, container))
+                    for p in (*check_config(_expanded(text)), *_pod(text, container))
                 ]
     return problems
+
+
+def _expanded(text: str) -> dict[str, Any]:
+    """Return the configuration with `${NAME:-default}` replaced, as Tempo does at start."""
+    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
 
 
 def check_config(config: dict[str, Any]) -> Iterator[str]:

@@ -187,7 +187,16 @@ def _sub_paths(spec: Document, volume: str) -> Iterator[str]:
 SECRET_KEYS = {
     "grafana-admin": {"password"},
     "hf-token": {"token"},
-    "tempo-s3": {"endpoint", "bucket", "region", "access_key", "secret_key"},
+    "tempo-s3": {
+        "endpoint",
+        "bucket",
+        "region",
+        "insecure",
+        "path_style",
+        "access_key",
+        "secret_key",
+    },
+    "grafana-token": {"token"},
     "prometheus-remote-write": {"username", "password"},
     "otlp-backend": {"endpoint", "authorization"},
     "alertmanager-config": {"alertmanager.yaml"},
@@ -202,6 +211,8 @@ def _written_keys(
     for document in documents:
         meta = document["metadata"]
         same = (document["kind"], meta["name"], meta.get("namespace")) == (kind, wanted, namespace)
+        if same and document.get("type") == "kubernetes.io/service-account-token":
+            return {"token", "ca.crt", "namespace"}  # Kubernetes writes them
         if same:
             return {
                 *document.get("data", {}),

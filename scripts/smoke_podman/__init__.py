@@ -1,4 +1,4 @@
-"""Run the rendered overlay `minikube-cpu` with podman: real containers, started as their manifests say.
+"""Run the rendered overlay `minikube-cpu` with podman, in real containers.
 
 engine      podman, with an image store and a configuration of its own
 images      base images from Debian's packages, and the images of the lab, vLLM and Prometheus

@@ -1,4 +1,6 @@
-"""`python -m scripts.smoke_podman [--fast]`: run the rendered overlay minikube-cpu with podman, and prove that it works.
+"""Run the rendered overlay minikube-cpu with podman, and prove that it works.
+
+    python -m scripts.smoke_podman [--fast]
 
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
@@ -23,7 +25,7 @@ from lab.workload import Run, join_shards
 from scripts.check_cluster import render
 from scripts.check_cluster.paths import K8S, versions
 from scripts.smoke_podman import proof, replaced, scrape
-from scripts.smoke_podman.engine import Engine
+from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder
 from scripts.smoke_podman.play import Player
 from scripts.smoke_podman.pods import Pod, give_addresses, pods_of
@@ -44,7 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--keep-images", action="store_true", help="keep the images for the next time (5 GB)"
     )
+    parser.add_argument(
+        "--if-possible", action="store_true", help="where containers cannot run, only say so"
+    )
     args = parser.parse_args(argv)
+    if args.if_possible and (missing := missing_programs()):
+        print(f"containers were not run: {'; '.join(missing)}")
+        return 0
     try:
         smoke(load_settings().state_dir.resolve() / "smoke-podman", args.fast, args.keep_images)
     except LabError as e:
@@ -73,7 +81,8 @@ def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
         left = engine.take_down()
         shutil.rmtree(folder / "volumes", ignore_errors=True)
         if not keep_images:
-            engine.run("system", "reset", "--force", check=False)
+            say("removing the images")
+            engine.run("system", "reset", "--force", check=False, timeout_s=1800)
     say(f"taken down; left behind: {', '.join(left) or 'nothing'}")
 
 
@@ -92,7 +101,7 @@ def _play(engine: Engine, fast: bool) -> None:
     if not fast:
         config, jobs = scrape.config_map(documents, pods)
         documents.append(config)
-        notes += [f"left out: the scrape job {job}, whose pods are" for job in jobs]
+        notes.append(f"left out, with their pods: the scrape jobs {', '.join(jobs)}")
     for note in notes:
         say(note)
     engine.start_network()
@@ -101,7 +110,8 @@ def _play(engine: Engine, fast: bool) -> None:
     try:
         player.start()
         for pod in (p for p in pods if p.kind == "Job"):
-            say(f"Job {pod.name}: {player.run_job(pod).strip().splitlines()[-1]}")
+            player.run_job(pod)
+            say(f"Job {pod.name} is done")
         settings = _settings(engine.folder, player.names)
         say(proof.documents(settings, REPO / "data/world/documents"))
         if not fast:
@@ -120,7 +130,7 @@ def _prove(player: Player, settings: Settings) -> None:
 
 
 def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
-    """Drive one plan from the pods of the load Job; return the whole run and each shard's number of requests."""
+    """Drive one plan from the load Job's pods; return the whole run and each shard's requests."""
     plan = lab.make_plan(requests=REQUESTS, arrivals=lab.Poisson(2.0), seed=1, settings=settings)
     run_id = "smoke-podman"
     documents = render.folder(K8S / "load")

@@ -1,4 +1,4 @@
-"""podman, with an image store, a network and a configuration of its own: nothing of the machine's is touched."""
+"""podman, with an image store, a network and a configuration of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab.errors import SetupError, StackError
 
-# {program: Debian package}; podman's default runtime, crun, refuses machines that mix both versions of cgroups.
+# {program: Debian package}; podman's default runtime, crun, refuses mixed versions of cgroups.
 PROGRAMS = {"podman": "podman", "runc": "runc", "debootstrap": "debootstrap"}
 NETWORK = "llm-lab-smoke"
 SUBNET = "10.89.214"
@@ -34,9 +34,7 @@ def missing_programs() -> list[str]:
         packages = " ".join(PROGRAMS[name] for name in names)
         missing.append(f"not installed: {', '.join(names)} (Debian: apt-get install {packages})")
     if os.geteuid() != 0:
-        missing.append(
-            "not run as root, which debootstrap and the bridge network need (prefix it with sudo -E)"
-        )
+        missing.append("not run as root, which debootstrap and the bridge network need (sudo -E)")
     return missing
 
 
@@ -49,7 +47,10 @@ class Engine:
 
     @classmethod
     def prepare(cls, folder: Path) -> Engine:
-        """Make the folder and podman's configuration. Raises SetupError naming what the machine lacks."""
+        """Make the folder and podman's configuration.
+
+        Raises SetupError naming what the machine lacks.
+        """
         if missing := missing_programs():
             raise SetupError(
                 "containers cannot be run here", got="; ".join(missing), fix="install what is named"
@@ -57,7 +58,7 @@ class Engine:
         folder.mkdir(parents=True, exist_ok=True)
         _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
         _, processes = resource.getrlimit(resource.RLIMIT_NPROC)
-        # podman's own defaults are above these; a limit may not be raised where CAP_SYS_RESOURCE is missing.
+        # podman's own defaults are higher; without CAP_SYS_RESOURCE no limit may be raised.
         limits = {"files": _at_most(65536, files), "processes": _at_most(16384, processes)}
         (folder / "containers.conf").write_text(_CONFIGURATION.format(**limits))
         return cls(folder, _program("podman") or "podman")
@@ -95,7 +96,8 @@ class Engine:
     def start_network(self) -> None:
         """Create the pods' network, without names but those that pods are given.
 
-        Not an internal one: netavark gives the machine no address on it, from which probes could come.
+        Not an internal one: netavark gives the machine no address on it, from which probes could
+        come.
         """
         self.run("network", "rm", "--force", NETWORK, check=False)
         options = ["--disable-dns", "--subnet", f"{SUBNET}.0/24"]
@@ -124,5 +126,5 @@ def _at_most(limit: int, hard: int) -> int:
 
 
 def _program(name: str) -> str | None:
-    """The path of a program, also where a plain user's PATH does not reach."""
+    """Return the path of a program, also where a plain user's PATH does not reach."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")

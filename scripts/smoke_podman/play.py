@@ -1,4 +1,4 @@
-"""Start the pods of an overlay, wait for their probes, run its Jobs: what a kubelet does, with podman."""
+"""Start the pods of an overlay, wait for their probes, run its Jobs: a kubelet's work."""
 
 from __future__ import annotations
 

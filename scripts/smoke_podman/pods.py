@@ -32,13 +32,16 @@ class Pod:
 
     @property
     def containers(self) -> list[tuple[str, dict[str, Any]]]:
-        """(podman's name, container) of the init containers, in their order, then of the only container."""
+        """(podman's name, container) of the init containers, then of the only container."""
         both = [*self.spec.get("initContainers", []), *self.spec["containers"]]
         return [(f"{self.name}.{c['name']}", c) for c in both]
 
 
 def pods_of(documents: list[Document]) -> list[Pod]:
-    """Return one pod for each replica of each workload. Raises StackError for what podman cannot play here."""
+    """Return one pod for each replica of each workload.
+
+    Raises StackError for what podman cannot play here.
+    """
     pods = []
     for d in documents:
         template = (d.get("spec") or {}).get("template")
@@ -78,9 +81,10 @@ def give_addresses(pods: list[Pod], first: int = 10) -> None:
 
 
 def service_names(documents: list[Document], pods: list[Pod]) -> dict[str, str]:
-    """Return {a Service's full name: the address of the pod that it selects}; those of pods left out are missing.
+    """Return {a Service's full name: the address of the pod that it selects}.
 
-    Raises StackError for a Service with a port that its pod has under another number: addresses are pods' here.
+    Raises StackError for a Service with a port that its pod has under another number: addresses are
+    pods' here.
     """
     names = {}
     for service in (d for d in documents if d["kind"] == "Service"):
@@ -108,9 +112,10 @@ def _check_ports(service: Document, pod: Pod) -> None:
 
 
 def environment(pod: Pod, container: dict[str, Any], secrets: dict[str, str]) -> dict[str, str]:
-    """Return the container's variables, with $(NAME) filled in as Kubernetes does: from those before it.
+    """Return the container's variables, with $(NAME) filled in from those before it.
 
-    `secrets` are {"secret/key": value}. Raises StackError for a source that the smoke test does not know.
+    `secrets` are {"secret/key": value}. Raises StackError for a source that the smoke test does not
+    know.
     """
     values = dict(pod.environment)
     for variable in container.get("env", []):
@@ -176,7 +181,10 @@ def command(
 
 
 def _entry(container: dict[str, Any]) -> list[str]:
-    """Return entry point, image and arguments: Kubernetes' `command` replaces the image's entry point."""
+    """Return entry point, image and arguments.
+
+    Kubernetes' `command` replaces the image's entry point.
+    """
     first, *rest = container.get("command") or [""]
     entry = ["--entrypoint", first] if first else []
     return [*entry, container["image"], *rest, *container.get("args", [])]
@@ -219,7 +227,7 @@ def _fill(path: Path, namespace: str, volume: dict[str, Any], documents: list[Do
 
 
 def _own(path: Path, volume: dict[str, Any], security: dict[str, Any]) -> None:
-    """Give a volume the owner and mode that the kubelet gives it: a claim's folder is root's, but for fsGroup."""
+    """Give a volume the kubelet's owner and mode: a claim's folder is root's, but for fsGroup."""
     if "emptyDir" in volume:
         path.chmod(0o777)
     elif "persistentVolumeClaim" in volume:

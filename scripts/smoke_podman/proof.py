@@ -1,4 +1,4 @@
-"""What a running lab must show: documents, answers, traces, targets, one run from two shards, panels with data."""
+"""What a running lab must show: documents, answers, traces, targets, one run, panels."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def targets(settings: Settings) -> str:
 
 
 def load(run: Run, shards: int, per_shard: list[int]) -> str:
-    """Describe the load. Raises StackError unless each shard drove its part and every request was answered."""
+    """Describe the load.
+
+    Raises StackError unless each shard drove its part and every request was answered.
+    """
     good = int((run.records.status == "ok").sum())
     _require(len(run.records) == len(run.plan), f"{len(run.records)} records of {len(run.plan)}")
     _require(good == len(run.records), f"only {good} of {len(run.records)} requests are ok")
@@ -50,7 +53,10 @@ def load(run: Run, shards: int, per_shard: list[int]) -> str:
 
 
 def traces(run: Run, settings: Settings) -> str:
-    """Find the run's traces. Raises StackError unless one leads from the client through the agent to a tool."""
+    """Find the run's traces.
+
+    Raises StackError unless one leads from the client through the agent to a tool.
+    """
     seen = lab.observe(run, settings, wait_s=60)
     whole = int(seen.requests.trace_complete.sum())
     services = seen.spans.groupby("trace_id").service.agg(set)

@@ -1,4 +1,4 @@
-"""What has no package to come from: replaced by a part of the lab, or left out; each with a note that is printed."""
+"""What has no package to come from: replaced by a part of the lab, or left out, with a note."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ CLUSTER_ONLY = {"NetworkPolicy", "Role", "RoleBinding", "ServiceAccount", "PodDi
 
 
 def for_podman(documents: list[Document]) -> tuple[list[Document], list[str]]:
-    """Return the documents with what podman cannot get replaced or left out, and a note for each change."""
+    """Return the documents without what podman cannot get, and a note for each change."""
     documents = copy.deepcopy(documents)
     kinds = sorted({d["kind"] for d in documents} & CLUSTER_ONLY)
     notes = [
-        f"left out: {', '.join(kinds)}, Pod Security, scheduling, requests and limits (a cluster's matter)",
+        f"left out, a cluster's matter: {', '.join(kinds)}, Pod Security, scheduling, limits",
         "left out: Grafana (in no package registry); its panels' queries are run instead",
         "replaced: vLLM's image by one of the CPU build that make setup installed",
         "replaced: Prometheus by Debian's, with a configuration derived from the monitors",

@@ -1,4 +1,4 @@
-"""Prometheus as the operator would run it: its configuration from the monitors, its flags from the custom resource."""
+"""Prometheus as the operator would run it, from the monitors and the custom resource."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Trains the lab's own language model. `python -m scripts.train_lab_model --help`."""
+"""Train the lab's own language model: `python -m scripts.train_lab_model --help`."""

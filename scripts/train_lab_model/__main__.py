@@ -1,7 +1,8 @@
-"""The lab model from nothing: `python -m scripts.train_lab_model train`, then `probe`, `export`, `ask`, `evaluate`.
+"""The lab model from nothing: `python -m scripts.train_lab_model train`, then the other commands.
 
-All but `evaluate` and `speed` need torch and transformers (the environment `.venvs/vllm` has them); these two need only
-a vLLM that serves the model (and the environment `.venvs/lab`).
+They are `probe`, `export`, `ask`, `evaluate` and `speed`. All but `evaluate` and `speed` need torch
+and transformers (the environment `.venvs/vllm` has them); these two need only a vLLM that serves
+the model (and the environment `.venvs/lab`).
 """
 
 from __future__ import annotations
@@ -11,37 +12,21 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, ModelError
-from scripts.train_lab_model.recipe import Recipe
+from scripts.train_lab_model.recipe import CURRICULUM, NUMBERS, Recipe, load_curriculum
 
 REPO = Path(__file__).resolve().parents[2]
+TRAINING = REPO / "out" / "lab-model"
+MODEL = REPO / "data" / "lab-model"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the commands. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _training(
-        commands.add_parser("train", help="train; run it again to go on where it was stopped")
-    )
-    _probing(
-        commands.add_parser(
-            "probe", help="what a kept step has learned, without a server: to choose a canary"
-        )
-    )
-    _exporting(
-        commands.add_parser("export", help="write a checkpoint as a folder that vLLM serves")
-    )
-    _asking(
-        commands.add_parser("ask", help="what an exported model says, by transformers, greedily")
-    )
-    _evaluating(commands.add_parser("evaluate", help="judge the model that a running vLLM serves"))
-    _timing(commands.add_parser("speed", help="time a running vLLM that nobody else uses"))
-    args = parser.parse_args(argv)
+    """Run one of the commands; return the exit status."""
+    args = _parser().parse_args(argv)
     try:
         args.run(args)
     except LabError as e:
@@ -50,34 +35,59 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--folder", type=Path, default=REPO / "out" / "lab-model", help="checkpoints and the loss"
-    )
-    for field in fields(Recipe):
-        name, kind = field.name.replace("_", "-"), type(field.default)
-        parser.add_argument(
-            f"--{name}",
-            type=kind,
-            default=field.default,
-            help="of the recipe (default: %(default)s)",
-        )
-    parser.add_argument("--save-every", type=int, default=25, metavar="STEPS")
-    parser.add_argument(
-        "--keep-every", type=int, default=50, metavar="STEPS", help="keep the weights, for a canary"
-    )
-    parser.add_argument(
-        "--probe-every", type=int, default=200, metavar="STEPS", help="see what is learned so far"
-    )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        help="of one thread each (default: a CPU's cores, as many as shares)",
-    )
-    parser.add_argument(
-        "--no-compile", action="store_true", help="start at once, with steps of twice the time"
-    )
-    parser.set_defaults(run=_train)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.train_lab_model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        added = commands.add_parser(name, help=text)
+        added.set_defaults(run=run)
+        return added.add_argument
+
+    add = command("train", _train, "train; run it again to resume where it was stopped")
+    add("--folder", type=Path, default=TRAINING, help="checkpoints and the loss")
+    for field in NUMBERS:
+        name = field.name.replace("_", "-")
+        text = "of the recipe (default: %(default)s)"
+        add(f"--{name}", type=type(field.default), default=field.default, help=text)
+    add("--curriculum", type=Path, default=CURRICULUM, help="stages (default: curriculum.toml)")
+    add("--save-every", type=int, default=25, metavar="STEPS")
+    add("--keep-every", type=int, default=50, metavar="STEPS", help="keep weights, for a canary")
+    add("--probe-every", type=int, default=200, metavar="STEPS", help="measure what is learned")
+    add("--processes", type=int, help="of one thread each (default: one per core and share)")
+    add("--no-compile", action="store_true", help="start at once, with steps of twice the time")
+
+    add = command("probe", _probe, "measure a kept step, without a server: to choose a canary")
+    add("--folder", type=Path, default=TRAINING, help="where it was trained")
+    add("--step", type=int, help="a kept step instead of the last one")
+    add("--per-kind", type=int, default=64, metavar="CONVERSATIONS")
+
+    add = command("export", _export, "write a checkpoint as a folder that vLLM serves")
+    add("--folder", type=Path, default=TRAINING, help="where it was trained")
+    add("--step", type=int, help="a kept step instead of the last one")
+    add("--to", type=Path, default=MODEL)
+
+    add = command("ask", _ask, "print what an exported model answers, greedily, without a server")
+    add("--model", type=Path, default=MODEL, help="an exported folder")
+    add("--max-tokens", type=int, default=96)
+    add("text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]")
+
+    add = command("evaluate", _evaluate, "judge the model that a running vLLM serves")
+    _server(add)
+    add("--per-kind", type=int, default=400, metavar="CASES")
+    add("--seed", type=int, default=1)
+    add("--json", type=Path, help="write the counts there, too")
+
+    add = command("speed", _speed, "time a running vLLM that has no other load")
+    _server(add)
+    add("--streams", type=int, default=32)
+    return parser
+
+
+def _server(add: Any) -> None:
+    add("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
+    add("--model", default="lab-model", help="the name that it is served under")
+    add("--card", type=Path, help="put the table into this model card, between its marks")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -87,7 +97,8 @@ def _train(args: argparse.Namespace) -> None:
     from scripts.train_lab_model.tokenizer import load_or_train
     from scripts.train_lab_model.train import Run, train
 
-    recipe = Recipe(**{f.name: getattr(args, f.name) for f in fields(Recipe)})
+    numbers = {field.name: getattr(args, field.name) for field in NUMBERS}
+    recipe = Recipe(**numbers, curriculum=load_curriculum(args.curriculum))
     load_or_train(args.folder / "tokenizer", recipe.seed)
     how = Run(
         args.folder,
@@ -100,15 +111,6 @@ def _train(args: argparse.Namespace) -> None:
     run(args.processes or most, train, recipe, how)
 
 
-def _probing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained"
-    )
-    parser.add_argument("--step", type=int, help="a kept step instead of the last one")
-    parser.add_argument("--per-kind", type=int, default=64, metavar="CONVERSATIONS")
-    parser.set_defaults(run=_probe)
-
-
 def _probe(args: argparse.Namespace) -> None:
     from scripts.train_lab_model.probe import examples, probe
     from scripts.train_lab_model.train import make_model
@@ -117,20 +119,8 @@ def _probe(args: argparse.Namespace) -> None:
     model = make_model(recipe, tokenizer)
     model.load_state_dict(weights)
     for kind, shares in probe(model, examples(tokenizer, args.per_kind)).items():
-        print(
-            f"{kind:13}",
-            *(f"{measure} {100 * share:5.1f} %" for measure, share in shares.items()),
-            sep="  ",
-        )
-
-
-def _exporting(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--folder", type=Path, default=REPO / "out" / "lab-model", help="where it was trained"
-    )
-    parser.add_argument("--step", type=int, help="a kept step instead of the last one")
-    parser.add_argument("--to", type=Path, default=REPO / "data" / "lab-model")
-    parser.set_defaults(run=_export)
+        columns = [f"{measure} {100 * share:5.1f} %" for measure, share in shares.items()]
+        print(f"{kind:13}", *columns, sep="  ")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -140,65 +130,39 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _trained(folder: Path, step: int | None) -> tuple[dict[str, Any], Recipe, Any]:
-    """(weights, recipe, tokenizer) of a kept step, or of the last one."""
+    """Return (weights, recipe, tokenizer) of a kept step, or of the last one."""
     import torch
     from transformers import PreTrainedTokenizerFast
 
-    last, kept = folder / "last.pt", folder / f"step-{step}.pt"
+    last = folder / "last.pt"
+    kept = folder / f"step-{step}.pt"
     for path in (last, kept) if step else (last,):
         if not path.exists():
-            found = ", ".join(sorted(p.name for p in folder.glob("*.pt"))) or "nothing"
             raise ModelError(
                 f"there is no checkpoint {path}",
-                got=found,
-                fix="train first, or name a step that was kept",
+                got=", ".join(sorted(p.name for p in folder.glob("*.pt"))) or "nothing",
+                fix="train first, or use a step that was kept",
             )
     state = torch.load(last, weights_only=True)
     weights = torch.load(kept, weights_only=True) if step else state["model"]
-    return (
-        weights,
-        Recipe(**state["recipe"]),
-        PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer"),
-    )
-
-
-def _asking(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model", type=Path, default=REPO / "data" / "lab-model", help="an exported folder"
-    )
-    parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument(
-        "text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]"
-    )
-    parser.set_defaults(run=_ask)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
+    return weights, Recipe.from_dict(state["recipe"]), tokenizer
 
 
 def _ask(args: argparse.Namespace) -> None:
     from lab.world import TOOLS
-    from scripts.train_lab_model.ask import ask
+    from scripts.train_lab_model.export import ask
 
-    question = [
-        {"messages": [{"role": "user", "content": args.text}], "tools": [t.openai() for t in TOOLS]}
-    ]
-    answers = ask(args.model, question if args.text else json.load(sys.stdin), args.max_tokens)
-    print(answers[0] if args.text else json.dumps(answers))
-
-
-def _evaluating(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
-    parser.add_argument("--model", default="lab-model", help="the name that it is served under")
-    parser.add_argument("--per-kind", type=int, default=400, metavar="CASES")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="write the counts there, too")
-    parser.add_argument(
-        "--card", type=Path, help="put the table into this model card, between its marks"
-    )
-    parser.set_defaults(run=_evaluate)
+    if not args.text:
+        print(json.dumps(ask(args.model, json.load(sys.stdin), args.max_tokens)))
+        return
+    messages = [{"role": "user", "content": args.text}]
+    question = {"messages": messages, "tools": [tool.openai() for tool in TOOLS]}
+    print(ask(args.model, [question], args.max_tokens)[0])
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from scripts.train_lab_model.card import put_table
-    from scripts.train_lab_model.evaluate import evaluate, table
+    from scripts.train_lab_model.evaluate import evaluate, put_table, table
 
     rows = asyncio.run(evaluate(args.base_url.rstrip("/"), args.model, args.per_kind, args.seed))
     print(table(rows))
@@ -211,24 +175,14 @@ def _evaluate(args: argparse.Namespace) -> None:
         args.json.write_text(json.dumps(counts, indent=1) + "\n")
 
 
-def _timing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
-    parser.add_argument("--model", default="lab-model", help="the name that it is served under")
-    parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument(
-        "--card", type=Path, help="put the table into this model card, between its marks"
-    )
-    parser.set_defaults(run=_time)
-
-
-def _time(args: argparse.Namespace) -> None:
-    from scripts.train_lab_model.card import put_table
+def _speed(args: argparse.Namespace) -> None:
+    from scripts.train_lab_model.evaluate import put_table
     from scripts.train_lab_model.speed import measure_speed
 
-    found = asyncio.run(measure_speed(args.base_url.rstrip("/"), args.model, args.streams))
-    print(found)
+    speed = asyncio.run(measure_speed(args.base_url.rstrip("/"), args.model, args.streams))
+    print(speed)
     if args.card:
-        put_table(args.card, str(found), "speed")
+        put_table(args.card, str(speed), "speed")
 
 
 if __name__ == "__main__":

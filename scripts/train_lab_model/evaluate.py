@@ -1,7 +1,8 @@
-"""Evaluation against a running vLLM: held-out questions at temperature 0, with tools that really answer.
+"""Evaluate a running vLLM: held-out questions at temperature 0, with tools that really answer.
 
-Each scenario is a conversation: the model's tool calls are run on the help desk's database (a scenario that is about a
-failing upstream fails as it says), their results go back, until the model answers. `lab.world.judge` does the rest.
+Each scenario is a conversation: the model's tool calls are run on the help desk's database (a
+scenario that is about a failing upstream fails as planned), their results go back, until the model
+answers. `lab.world.judge` judges it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -18,6 +20,7 @@ from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from lab.errors import ModelError
+from lab.files import write_atomically
 from lab.world import (
     BY_NAME,
     KINDS,
@@ -39,62 +42,89 @@ MAX_TOKENS = 128
 
 @dataclass(frozen=True)
 class Rate:
-    """So many of so many, with the Wilson 95 % interval."""
+    """A number of hits among cases, with its Wilson 95 % interval."""
 
     hits: int
     of: int
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 95 % confidence interval of the rate."""
-        found = binomtest(self.hits, self.of).proportion_ci(0.95, method="wilson")
-        return found.low, found.high
+        """The Wilson 95 % confidence interval of the rate."""
+        interval = binomtest(self.hits, self.of).proportion_ci(0.95, method="wilson")
+        return interval.low, interval.high
 
     def __str__(self) -> str:
         low, high = self.interval
         return f"{100 * self.hits / self.of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+@dataclass(frozen=True)
+class Server:
+    """A vLLM, the model on it, and the client that talks to it."""
+
+    http: aiohttp.ClientSession
+    base_url: str
+    model: str
+
+    async def answer(self, messages: list[dict], tools: list[dict]) -> dict[str, Any]:
+        """Return the model's next message. Raises ModelError if the server refuses."""
+        body = {
+            "model": self.model,
+            "messages": messages,
+            "tools": tools,
+            "temperature": 0,
+            "max_tokens": MAX_TOKENS,
+        }
+        url = f"{self.base_url}/v1/chat/completions"
+        async with self.http.post(url, json=body) as response:
+            if response.status != 200:
+                raise ModelError(
+                    f"the model server refused a request with {response.status}",
+                    got=(await response.text())[:500],
+                    fix="start vLLM with --enable-auto-tool-choice --tool-call-parser hermes",
+                )
+            return (await response.json())["choices"][0]["message"]
+
+
 async def evaluate(
     base_url: str, model: str, per_kind: int, seed: int, streams: int = 32
 ) -> list[dict[str, Any]]:
-    """Judge `per_kind` scenarios of every kind. One row a kind: {kind, cases, measure: Rate}.
+    """Judge `per_kind` scenarios of every kind.
 
-    A case is a scenario; it counts as a hit only if every turn of it is one. Raises ModelError if the server refuses.
+    Return one row per kind: {kind, cases, measure: Rate}.
+
+    A case is a scenario; it counts as a hit only if every turn of it is one. Raises ModelError if
+    the server refuses.
     """
     scenarios = make_scenarios(per_kind * len(KINDS), seed, kinds=list(KINDS))
-    db, gate = memory_database(), asyncio.Semaphore(streams)
-    found: dict[str, list[list[Verdict]]] = defaultdict(list)
+    db = memory_database()
+    gate = asyncio.Semaphore(streams)
+    cases: dict[str, list[list[Verdict]]] = defaultdict(list)
+    timeout = aiohttp.ClientTimeout(total=600)
     with tqdm(total=len(scenarios), unit="case", mininterval=5) as bar:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=600)) as http:
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            server = Server(http, base_url, model)
 
-            async def one(scenario: Scenario) -> None:
+            async def converse(scenario: Scenario) -> None:
                 async with gate:
-                    found[scenario.kind].append(
-                        await _converse(http, base_url, model, scenario, db)
-                    )
+                    cases[scenario.kind].append(await _converse(server, scenario, db))
                     bar.update()
 
-            await asyncio.gather(*(one(s) for s in scenarios))
-    return [_row(kind, found[kind]) for kind in KINDS]
+            await asyncio.gather(*(converse(scenario) for scenario in scenarios))
+    return [_row(kind, cases[kind]) for kind in KINDS]
 
 
 def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, Any]:
-    def rate(measure: str) -> Rate:
-        return Rate(sum(all(getattr(v, measure) for v in turns) for turns in cases), len(cases))
+    row: dict[str, Any] = {"kind": kind, "cases": len(cases)}
+    for measure in ("right_tool", "arguments_exact", "answer_states"):
+        hits = sum(all(getattr(v, measure) for v in verdicts) for verdicts in cases)
+        row[measure] = Rate(hits, len(cases))
+    malformed = sum(any(v.malformed for v in verdicts) for verdicts in cases)
+    return row | {"malformed": Rate(malformed, len(cases))}
 
-    malformed = Rate(sum(any(v.malformed for v in turns) for turns in cases), len(cases))
-    measures = {m: rate(m) for m in ("right_tool", "arguments_exact", "answer_states")}
-    return {"kind": kind, "cases": len(cases), **measures, "malformed": malformed}
 
-
-async def _converse(
-    http: aiohttp.ClientSession,
-    base_url: str,
-    model: str,
-    scenario: Scenario,
-    db: sqlite3.Connection,
-) -> list[Verdict]:
+async def _converse(server: Server, scenario: Scenario, db: sqlite3.Connection) -> list[Verdict]:
+    """Play one scenario; return the verdict of each turn."""
     tools = [BY_NAME[name].openai() for name in scenario.offered]
     messages: list[dict[str, Any]] = []
     verdicts = []
@@ -103,49 +133,34 @@ async def _converse(
         calls: list[ActualCall] = []
         answer = ""
         for _ in range(MAX_MODEL_CALLS):
-            message = await _ask(http, base_url, model, messages, tools)
-            asked = message.get("tool_calls") or []
-            if not asked:
+            message = await server.answer(messages, tools)
+            tool_calls = message.get("tool_calls") or []
+            if not tool_calls:
                 answer = message.get("content") or ""
                 break
-            messages.append({"role": "assistant", "content": None, "tool_calls": asked})
-            for call in asked:
-                calls.append(_run(db, turn, len(calls), call["function"]))
+            messages.append({"role": "assistant", "content": None, "tool_calls": tool_calls})
+            for call in tool_calls:
+                result = _run(db, turn, len(calls), call["function"])
+                calls.append(result)
                 messages.append(
-                    {"role": "tool", "tool_call_id": call["id"], "content": calls[-1].output}
+                    {"role": "tool", "tool_call_id": call["id"], "content": result.output}
                 )
         messages.append({"role": "assistant", "content": answer})
         verdicts.append(judge(turn, calls, answer, scenario.offered))
     return verdicts
 
 
-async def _ask(
-    http: aiohttp.ClientSession, base_url: str, model: str, messages: list, tools: list
-) -> dict[str, Any]:
-    body = {
-        "model": model,
-        "messages": messages,
-        "tools": tools,
-        "temperature": 0,
-        "max_tokens": MAX_TOKENS,
-    }
-    async with http.post(f"{base_url}/v1/chat/completions", json=body) as response:
-        if response.status != 200:
-            raise ModelError(
-                f"the model server refused a request with {response.status}",
-                got=(await response.text())[:500],
-                fix="check that vLLM runs with --enable-auto-tool-choice --tool-call-parser hermes",
-            )
-        return (await response.json())["choices"][0]["message"]
-
-
 def _run(db: sqlite3.Connection, turn: Turn, index: int, function: dict[str, str]) -> ActualCall:
-    """Run a call as the scenario has it: its time-outs happen, its passages are found, the rest asks the database."""
+    """Run a call as the scenario plans it: its time-outs and passages.
+
+    Otherwise on the database.
+    """
     name = function["name"]
     try:
         arguments = json.loads(function["arguments"])
-    except ValueError:
+    except (ValueError, RecursionError):
         return ActualCall(name, None, "the arguments are not JSON", error=True)
+
     planned = turn.calls[index] if index < len(turn.calls) else None
     if planned and planned.tool == name and (planned.result == TIMED_OUT or name == "file_search"):
         return ActualCall(name, arguments, planned.result, planned.error)
@@ -153,18 +168,35 @@ def _run(db: sqlite3.Connection, turn: Turn, index: int, function: dict[str, str
         return ActualCall(name, arguments, f"unknown tool {name}", error=True)
     try:
         return ActualCall(name, arguments, as_text(call_tool(db, name, arguments)))
-    except ToolFailed as e:
-        return ActualCall(name, arguments, str(e), error=True)
-    except TypeError as e:  # an argument too many or too few
+    except (ToolFailed, TypeError) as e:  # TypeError: an argument too many or too few
         return ActualCall(name, arguments, str(e), error=True)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    head = "| kind | cases | right tool | all arguments exact | answer states the value | malformed tool JSON |\n"
+    """Return the rows as a Markdown table."""
+    columns = ("kind", "cases", "right_tool", "arguments_exact", "answer_states", "malformed")
     lines = [
-        f"| {r['kind']} | {r['cases']} | {r['right_tool']} | {r['arguments_exact']} | {r['answer_states']} "
-        f"| {r['malformed']} |"
-        for r in rows
+        "| kind | cases | right tool | all arguments exact | answer states the value "
+        "| malformed tool JSON |",
+        "|---|---|---|---|---|---|",
     ]
-    return head + "|---|---|---|---|---|---|\n" + "\n".join(lines)
+    for row in rows:
+        lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
+    return "\n".join(lines)
+
+
+def put_table(card: Path, table: str, name: str) -> None:
+    """Replace the table between the marks of that name in a model card.
+
+    Raises ModelError if the card has no such marks.
+    """
+    begins = f"<!-- {name} -->"
+    ends = f"<!-- end of {name} -->"
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    before, begin, rest = text.partition(begins)
+    _, end, after = rest.partition(ends)
+    if not (begin and end):
+        raise ModelError(
+            f"{card} has no place for the table", fix=f"put {begins} and {ends} around it"
+        )
+    write_atomically(card, f"{before}{begins}\n{table}\n{ends}{after}")

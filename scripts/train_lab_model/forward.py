@@ -1,18 +1,18 @@
-"""The forward pass of training: transformers' Llama in fewer and larger operations, so that it compiles well.
+"""The forward pass of training: transformers' Llama in fewer, larger operations that compile well.
 
-On a CPU the attention of transformers (its backward pass above all) takes most of a step. The parameters are the ones
-of `LlamaForCausalLM`, and so are the numbers: a test holds the two against each other.
+On a CPU the attention of transformers (its backward pass above all) takes most of a step. The
+parameters are the ones of `LlamaForCausalLM`, and so are the numbers: a test compares the two.
 """
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each next token, in nats: (conversations, tokens - 1) for ids of (conversations, tokens)."""
+    """Return the cross-entropy of each next token in nats: (conversations, tokens - 1)."""
     logits = _logits(model, ids)[:, :-1].float()
     return functional.cross_entropy(
         logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
@@ -20,12 +20,13 @@ def losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
 
 
 def predictions(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """The likeliest next token at each place but the last: (conversations, tokens - 1)."""
+    """Return the likeliest next token at each place but the last: (conversations, tokens - 1)."""
     return _logits(model, ids)[:, :-1].argmax(-1)
 
 
 def _logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    config, tokens = model.config, ids.shape[1]
+    config = model.config
+    tokens = ids.shape[1]
     head = config.hidden_size // config.num_attention_heads
     base = config.rope_parameters["rope_theta"]
     frequency = base ** (-torch.arange(0, head, 2, device=ids.device, dtype=torch.float32) / head)
@@ -51,13 +52,14 @@ def _feed_forward(mlp: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 def _attention(
     attention: torch.nn.Module,
     x: torch.Tensor,
-    config: object,
+    config: LlamaConfig,
     angle: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """Grouped-query attention: the queries that share keys are stacked, so that no key has to be repeated."""
+    """Grouped-query attention: queries that share keys are stacked, so no key is repeated."""
     n, tokens, _ = x.shape
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    heads = config.num_attention_heads
+    groups = config.num_key_value_heads
     share = heads // groups
 
     def split(weight: torch.Tensor, parts: int) -> torch.Tensor:
@@ -66,15 +68,15 @@ def _attention(
     q = _rotate(split(attention.q_proj.weight, heads), angle).reshape(n, groups, share * tokens, -1)
     k = _rotate(split(attention.k_proj.weight, groups), angle)
     v = split(attention.v_proj.weight, groups)
-    scores = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5 + mask.repeat(
-        share, 1
-    )
+    scores = torch.matmul(q, k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5
+    scores = scores + mask.repeat(share, 1)
     seen = torch.matmul(torch.softmax(scores, -1).to(v.dtype), v)
     joined = seen.reshape(n, heads, tokens, -1).transpose(1, 2).reshape(n, tokens, -1)
     return functional.linear(joined, attention.o_proj.weight)
 
 
 def _rotate(x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
-    cos, sin = angle.cos(), angle.sin()
+    cos = angle.cos()
+    sin = angle.sin()
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

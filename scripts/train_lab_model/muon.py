@@ -1,26 +1,27 @@
 """Muon that orthogonalises in bfloat16 only where the machine multiplies it fast.
 
-torch.optim.Muon always does, which costs 11 s a step on a CPU that emulates it.
+torch.optim.Muon always does, which costs 11 s per step on a CPU that emulates it.
 """
 
 from __future__ import annotations
 
 import torch
 
-# Coefficients of the quintic Newton-Schulz iteration, Keller Jordan, https://kellerjordan.github.io/posts/muon/
+# Coefficients of the quintic Newton-Schulz iteration, Keller Jordan,
+# https://kellerjordan.github.io/posts/muon/
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _STEPS = 5
 
 
 def fast_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware."""
+    """Return whether this machine multiplies bfloat16 matrices in hardware."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The nearest matrix (about) whose singular values are all 1, computed in `dtype`."""
+    """Return about the nearest matrix whose singular values are all 1, computed in `dtype`."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = (x / (x.norm() + 1e-7)).to(dtype)
@@ -31,9 +32,10 @@ def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> t
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for matrices; scaled to AdamW's usual step so that they can share a learning rate.
+    """Orthogonalised momentum for matrices, scaled to AdamW's usual step.
 
-    Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025, 'Muon is scalable for LLM training', arXiv:2502.16982.
+    So both can share a learning rate.     Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025,
+    'Muon is scalable for LLM training', arXiv:2502.16982.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:

@@ -1,6 +1,7 @@
-"""Several processes of one thread each train on shares of a batch: on a busy CPU that loses far less than threads do.
+"""Train in several processes of one thread each, on shares of a batch.
 
-Threads wait for each other at every operation, processes once a step, when they average their gradients.
+On a busy CPU that loses far less than threads do: threads wait for each other at every operation,
+processes once per step, when they average their gradients.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from torch import distributed
 from torch.multiprocessing import get_context
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=6)  # that one process waits for another: training may be paused
+PATIENCE = timedelta(hours=6)  # of one process for another: training may be paused
 
 
 def run(processes: int, task: Callable[..., Any], *arguments: Any) -> None:
-    """`task(rank, processes, *arguments)` in so many processes; rank 0 in this one.
+    """Run `task(rank, processes, *arguments)` in so many processes; rank 0 in this one.
 
     Raises RuntimeError if another one failed.
     """
@@ -70,10 +71,10 @@ def _group(rank: int, processes: int, folder: Path) -> Iterator[None]:
 
 
 def average_gradients(model: torch.nn.Module, processes: int) -> None:
-    """Every process goes on with the mean of all processes' gradients."""
+    """Give every process the mean of all processes' gradients."""
     if processes == 1:
         return
-    gradients = [p.grad for p in model.parameters()]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
     flat = torch.cat([g.flatten() for g in gradients])
     distributed.all_reduce(flat)
     flat /= processes
@@ -81,8 +82,8 @@ def average_gradients(model: torch.nn.Module, processes: int) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def one_after_the_other(rank: int, processes: int, act: Callable[[], T]) -> T:
-    """Rank 0 first, then the others: what the first one leaves in a cache, the others find there."""
+def in_turn(rank: int, processes: int, act: Callable[[], T]) -> T:
+    """Act as rank 0 first, then as the others, which find its results in the cache."""
     if rank > 0:
         distributed.barrier()
     result = act()

@@ -1,4 +1,4 @@
-"""The tokenizer: byte-level BPE over the help desk's own language, digits one by one, and the chat template."""
+"""The tokenizer: byte-level BPE of the help desk's language, single digits, the chat template."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from scripts.train_lab_model.corpus import Conversation, draw
 
 VOCABULARY = 1536
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# One token each, but text: the tool-call parser has to see them. The scaffolding of JSON and the tools' names take most
-# of the tokens otherwise, and the model's few parameters are better spent on what varies.
+# One token each, but text, because the tool-call parser has to see them. The scaffolding of JSON
+# and the tools' names would take most of the tokens otherwise, and the model's few parameters are
+# better spent on what varies.
 MARKUP = (
     "<tool_call>",
     "</tool_call>",
@@ -32,12 +33,13 @@ ENTITY_MERGE_LIMIT = 12  # longest merged token, in characters
 
 
 def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
-    """Learn the merges from a sample of training conversations."""
+    """Learn the merges from a sample of training conversations; return the tokenizer."""
     rng = random.Random(f"{seed}-tokenizer")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # A space of its own: a name is then spelt alike after a space and inside quotes, so that it can be copied.
+            # With spaces of their own, a name is spelt alike after a space and in quotes, and can
+            # be copied.
             pre_tokenizers.Split(" ", "isolated"),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -49,7 +51,8 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=ENTITY_MERGE_LIMIT,
-        min_frequency=60,  # names are drawn at random: what is rarer is a piece of a name, better spelt than merged
+        # Names are drawn at random: what is rarer is a piece of a name, better spelt than merged.
+        min_frequency=60,
     )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
     wrapped.chat_template = TEMPLATE.read_text(encoding="utf-8")
@@ -64,7 +67,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 
 def load_or_train(folder: Path, seed: int) -> PreTrainedTokenizerFast:
-    """The tokenizer that a training already has in `folder`, or a new one, saved there."""
+    """Return the tokenizer of a training in `folder`, or a new one, saved there."""
     if (folder / "tokenizer.json").exists():
         return PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer = train_tokenizer(seed)
@@ -73,14 +76,17 @@ def load_or_train(folder: Path, seed: int) -> PreTrainedTokenizerFast:
 
 
 def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> str:
-    """The conversation as the model reads it."""
+    """Return the conversation as the model reads it."""
     return tokenizer.apply_chat_template(
         conversation.messages, tools=conversation.tools, tokenize=False
     )
 
 
 class Encoder:
-    """Conversations to (token ids, mask): the mask is true where the assistant speaks, its end included."""
+    """Encodes conversations as (token ids, mask).
+
+    The mask is true where the assistant speaks, its end token included.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -88,6 +94,7 @@ class Encoder:
         self.assistant = tokenizer.encode("assistant\n", add_special_tokens=False)
 
     def __call__(self, conversation: Conversation) -> tuple[list[int], list[bool]]:
+        """Return (token ids, mask)."""
         ids = self.tokenizer.encode(render(self.tokenizer, conversation), add_special_tokens=False)
         mask = [False] * len(ids)
         head = len(self.assistant)

@@ -1,4 +1,4 @@
-"""The training loop: a small Llama, fresh conversations at every step, checkpoints to go on from."""
+"""The training loop: a small Llama, fresh conversations at every step, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from scripts.train_lab_model.corpus import draw
 from scripts.train_lab_model.forward import losses
 from scripts.train_lab_model.muon import Muon, fast_bfloat16
 from scripts.train_lab_model.probe import examples, probe
-from scripts.train_lab_model.processes import average_gradients, one_after_the_other
-from scripts.train_lab_model.recipe import Recipe
+from scripts.train_lab_model.processes import average_gradients, in_turn
+from scripts.train_lab_model.recipe import STEPS_DRAWN_TOGETHER, Recipe
 from scripts.train_lab_model.tokenizer import Encoder
 
 CONTEXT = 4096
@@ -31,7 +31,7 @@ PROBES_PER_KIND = 32
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama with fresh weights from the seed."""
+    """Return a Llama with fresh weights from the seed."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
         vocab_size=-(-len(tokenizer) // 64) * 64,
@@ -53,20 +53,23 @@ def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
 def batches(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first_step: int, shares: tuple[int, ...]
 ) -> Iterator[tuple[torch.Tensor, ...]]:
-    """(ids, asked) for each step from `first_step`, each conversation seen once: the given shares of every step.
+    """Yield (ids, spoken) of each step from `first_step`, for the given shares.
 
-    ids: (conversations, tokens), padded on the right; asked: the same shape, true where the assistant speaks. Eight
-    steps are drawn together and cut by length, so that little of a batch is padding.
+    ids: (conversations, tokens), padded on the right; spoken: the same shape, true where the
+    assistant speaks. Eight steps are drawn together and cut by length, so that little of a batch is
+    padding.
     """
-    encode, together, rows = Encoder(tokenizer), 8, recipe.conversations // recipe.shares
+    encode = Encoder(tokenizer)
+    together = STEPS_DRAWN_TOGETHER
+    rows = recipe.conversations // recipe.shares
     for block in itertools.count(first_step // together):
+        weights = recipe.stage(block * together).weights
         order = random.Random(f"{recipe.seed}-{block}").sample(range(together), together)
         pools = []
         for share in shares:
             rng = random.Random(f"{recipe.seed}-{block}-{share}")
-            pools.append(
-                sorted((encode(draw(rng)) for _ in range(rows * together)), key=lambda c: len(c[0]))
-            )
+            pool = [encode(draw(rng, weights=weights)) for _ in range(rows * together)]
+            pools.append(sorted(pool, key=lambda c: len(c[0])))
         for i, cut in enumerate(order):
             if block * together + i >= first_step:
                 batch = [row for pool in pools for row in pool[cut * rows : (cut + 1) * rows]]
@@ -78,108 +81,123 @@ def _padded(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     longest = -(-max(len(ids) for ids, _ in batch) // TILE) * TILE
     ids = torch.full((len(batch), longest), pad)
-    asked = torch.zeros((len(batch), longest), dtype=torch.bool)
+    spoken = torch.zeros((len(batch), longest), dtype=torch.bool)
     for row, (tokens, mask) in enumerate(batch):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        asked[row, : len(tokens)] = torch.tensor(mask)
-    return ids, asked
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Warm up, stay, decay to zero."""
-    left = (recipe.steps - step) / (recipe.steps * recipe.decay_share)
-    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm_up_steps, max(0.0, left))
+        spoken[row, : len(tokens)] = torch.tensor(mask)
+    return ids, spoken
 
 
 @dataclass(frozen=True)
 class Run:
-    """How a training is carried out. Unlike the recipe it may change from one start to the next."""
+    """How a training is carried out; unlike the recipe it may change from one start to the next.
 
-    folder: Path  # checkpoints, loss.jsonl, probes.jsonl
+    `folder` holds checkpoints, loss.jsonl and probes.jsonl. Every `keep_every` steps the weights
+    are kept as step-N.pt, for a canary.
+    """
+
+    folder: Path
     save_every: int = 25
-    keep_every: int = 50  # steps whose weights are kept as step-N.pt, for a canary
+    keep_every: int = 50
     probe_every: int = 200
     compiled: bool = True
 
 
 def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
-    """Train to the recipe's last step as one of several processes; goes on from what is in the folder.
+    """Train to the recipe's last step as one of several processes; resume a checkpoint.
 
-    Raises ModelError if what is there is of another recipe.
+    Raises ModelError if the checkpoint is of another recipe.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(run.folder / "tokenizer")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = make_model(recipe, tokenizer).to(device)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimizers = [
-        Muon(matrices, recipe.learning_rate),
-        torch.optim.AdamW(others, recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
-    ]
+    optimizers = _optimizers(model, recipe)
     first = _resume(run.folder / "last.pt", recipe, model, optimizers)
     compute = torch.compile(losses, dynamic=True) if run.compiled else losses
     shares = tuple(range(rank, recipe.shares, processes))
     steps = zip(range(first, recipe.steps), batches(recipe, tokenizer, first, shares), strict=False)
     log = Log(run, recipe.steps, first, tokenizer) if rank == 0 else None
-    for step, (ids, asked) in steps:
-        for group in (g for o in optimizers for g in o.param_groups):
-            group["lr"] = learning_rate(recipe, step)
 
+    for step, (ids, spoken) in steps:
+        _set_learning_rate(optimizers, recipe.learning_rate_at(step))
         backward = partial(
-            _backward, compute, model, ids.to(device), asked.to(device), recipe.prompt_weight
+            _backward, compute, model, ids.to(device), spoken.to(device), recipe.prompt_weight
         )
-        in_turn = (
-            step == first and run.compiled
-        )  # the first process compiles, the others find it in the cache
-        loss = one_after_the_other(rank, processes, backward) if in_turn else backward()
+        # The first process compiles, the others find the result in the cache.
+        compiling = step == first and run.compiled
+        loss = in_turn(rank, processes, backward) if compiling else backward()
         average_gradients(model, processes)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+
         if log:
             log.step(step + 1, loss, model)
             if (step + 1) % run.save_every == 0 or step + 1 == recipe.steps:
                 _save(run.folder / "last.pt", recipe, model, optimizers, step + 1)
 
 
+def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return Muon for the matrices and AdamW for the rest."""
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim == 2 and "embed" not in name
+        (matrices if is_matrix else others).append(parameter)
+    rate = recipe.learning_rate
+    return [
+        Muon(matrices, rate),
+        torch.optim.AdamW(others, rate, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def _set_learning_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
 def _backward(
     compute: Callable[..., torch.Tensor],
     model: LlamaForCausalLM,
     ids: torch.Tensor,
-    asked: torch.Tensor,
-    weight: float,
+    spoken: torch.Tensor,
+    prompt_weight: float,
 ) -> float:
-    """Gradients; returns the assistant's mean loss. What others say counts a little: it teaches to copy."""
+    """Compute the gradients; return the assistant's mean loss.
+
+    What others say counts a little: it teaches to copy.
+    """
     with torch.autocast(ids.device.type, torch.bfloat16, enabled=fast_bfloat16()):
         each = compute(model, ids)
-    asked, padding = asked[:, 1:], ids[:, 1:] == model.config.pad_token_id
-    told = ~asked & ~padding
-    said = (each * asked).sum() / asked.sum()
-    (said + weight * (each * told).sum() / told.sum()).backward()
-    return said.item()
+    spoken = spoken[:, 1:]
+    padding = ids[:, 1:] == model.config.pad_token_id
+    prompt = ~spoken & ~padding
+    own_loss = (each * spoken).sum() / spoken.sum()
+    (own_loss + prompt_weight * (each * prompt).sum() / prompt.sum()).backward()
+    return own_loss.item()
 
 
 class Log:
-    """What the first process leaves behind: the loss of every step, kept weights, probes, a progress bar."""
+    """What the first process writes: the loss of each step, weights, probes, a progress bar."""
 
     def __init__(
         self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast
     ) -> None:
-        self.run, self.started, self.smooth = run, time.monotonic(), None
+        self.run = run
+        self.started = time.monotonic()
+        self.smooth: float | None = None
         self.bar = tqdm(initial=first, total=steps, unit="step", mininterval=10)
         self.probes = examples(tokenizer, PROBES_PER_KIND)
 
     def step(self, done: int, loss: float, model: LlamaForCausalLM) -> None:
+        """Log one step."""
         self.smooth = loss if self.smooth is None else 0.95 * self.smooth + 0.05 * loss
         self.bar.set_postfix(loss=f"{self.smooth:.4f}", refresh=False)
         self.bar.update()
-        self._append(
-            "loss.jsonl",
-            step=done,
-            loss=round(loss, 5),
-            s=round(time.monotonic() - self.started, 1),
-        )
+        elapsed_s = round(time.monotonic() - self.started, 1)
+        self._append("loss.jsonl", step=done, loss=round(loss, 5), s=elapsed_s)
         if done % self.run.keep_every == 0:
             torch.save(model.state_dict(), self.run.folder / f"step-{done}.pt")
         if done % self.run.probe_every == 0 or done == self.bar.total:
@@ -193,7 +211,7 @@ class Log:
 def _save(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: list, step: int) -> None:
     draft = path.with_suffix(".draft")
     state = {
-        "recipe": asdict(recipe),
+        "recipe": recipe.as_dict(),
         "step": step,
         "model": model.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
@@ -203,17 +221,16 @@ def _save(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: list,
 
 
 def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: list) -> int:
+    """Load a checkpoint if there is one; return the step to continue with."""
     if not path.exists():
         return 0
     state = torch.load(path, weights_only=True)
-    earlier = Recipe(**state["recipe"])
-    if (
-        replace(earlier, steps=recipe.steps) != recipe
-    ):  # its length alone may change: longer, or to end sooner
+    earlier = Recipe.from_dict(state["recipe"])
+    if replace(earlier, steps=recipe.steps) != recipe:  # only its length may change
         raise ModelError(
-            f"{path} is of another recipe, so it cannot be gone on from",
+            f"{path} is of another recipe and cannot be resumed",
             got=f"{earlier}, and now {recipe}",
-            fix="give that recipe, or another --folder",
+            fix="use that recipe, or another --folder",
         )
     model.load_state_dict(state["model"])
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

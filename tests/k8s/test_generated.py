@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from lab.settings import load_settings
 from lab.stack import plan, vllm_args
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster import generate
+from scripts.check_cluster import generate, render
 from scripts.check_cluster.paths import K8S, REPO, versions
 
 pytest.importorskip("grafana_foundation_sdk")
@@ -100,6 +101,36 @@ def test_a_pods_vllm_has_the_laptops_arguments(part: str, path: str, laptop: pla
     theirs = _options(container[0]["args"])
     different = {k for k in mine.keys() | theirs.keys() if mine.get(k) != theirs.get(k)}
     assert different <= POD_ARGS.keys()
+
+
+# {variable: why a pod has another value, or none}
+POD_ENV = {
+    "PYTHONPATH": "the official image has no module of ours",
+    "VLLM_LOGGING_CONFIG_PATH": "its formatter is one of ours",
+    "VLLM_CACHE_ROOT": "a folder of the pod's",
+    "VLLM_HOST_IP": "a laptop's servers listen on loopback",
+    "GLOO_SOCKET_IFNAME": "a laptop's interface",
+    "VLLM_TARGET_DEVICE": "the image's build decides",
+    "CUDA_VISIBLE_DEVICES": "the image's build decides",
+    "OMP_NUM_THREADS": "a laptop's depends on its cores",
+}
+
+
+@pytest.mark.parametrize("name", ["vllm", "vllm-embed"])
+def test_a_pods_vllm_has_the_laptops_environment(name: str, tmp_path) -> None:
+    """Each variable of the laptop's vLLM is in the pod with the same value, but for POD_ENV."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    mine = vllm_args.base_env("cpu", tmp_path, tmp_path / "logging.json")
+    deployment = next(
+        d
+        for d in render.overlay("minikube-cpu")
+        if (d["kind"], d["metadata"]["name"]) == ("Deployment", name)
+    )
+    env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    theirs = {e["name"]: e.get("value") for e in env}
+    different = {k for k, v in mine.items() if theirs.get(k) != v}
+    assert different <= POD_ENV.keys()
 
 
 def test_a_pods_context_is_the_models() -> None:

@@ -14,13 +14,13 @@ from lab.stack.cluster.preflight_checks import requested
 from scripts.check_cluster import render
 from scripts.check_cluster.paths import K8S, OVERLAYS, versions
 
-# What Minikube's own pods request with Calico (API server, scheduler, controllers, etcd, CoreDNS, Calico, and the
+# What Minikube's pods request with Calico (API server, scheduler, controllers, etcd, CoreDNS, the
 # Prometheus operator): CPUs and bytes.
 MINIKUBE_OWN = {"cpu": 1.2, "memory": 1.0 * 2**30}
 
 
 def test_the_readmes_minikube_has_room_for_the_lab_and_its_load(overlay: Callable) -> None:
-    """Requests of the overlay, of two load pods and of Minikube's own pods fit, with a tenth to spare."""
+    """Requests of the overlay, two load pods and Minikube's own fit, with a tenth to spare."""
     text = (K8S / "README.md").read_text()
     size = re.search(r"minikube start .*--cpus=(\d+) --memory=(\d+)g", text)
     has = {"cpu": int(size[1]), "memory": int(size[2]) * 2**30}
@@ -42,7 +42,7 @@ def test_tempos_retention_is_the_workers_that_deletes(name: str, overlay: Callab
         assert done["block_retention"] == planned["block_retention"]
 
 
-# -- routing: the algorithms of production-stack's router, as its source has them ---------------------------------
+# -- routing: the algorithms of production-stack's router, as its source has them ---------------
 
 
 def _prefixaware(prompts: list[str], replicas: list[str]) -> Counter[str]:
@@ -79,7 +79,7 @@ def _agents(n: int) -> list[str]:
 
 
 def test_agents_with_one_system_prompt_are_spread_over_the_replicas(overlay: Callable) -> None:
-    """Each of four replicas gets about a quarter of 400 requests, by the routing that the manifest names."""
+    """By the manifest's routing, each of four replicas gets about a quarter of 400 requests."""
     routers = [d for d in overlay("cluster") if d["metadata"]["name"] == "vllm-router"]
     deployment = next(d for d in routers if d["kind"] == "Deployment")
     args = deployment["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -95,13 +95,13 @@ def test_prefix_aware_routing_would_send_all_to_one_replica() -> None:
     assert sorted(sent.values()) == [400]
 
 
-# -- storage, scaling, names ------------------------------------------------------------------------------------
+# -- storage, scaling, names --------------------------------------------------------------------
 
 
 def test_object_storage_needs_no_static_keys_and_may_be_plain_http(
     overlay: Callable, container: Callable
 ) -> None:
-    """Only endpoint and bucket must be in the Secret; what else Tempo's configuration names has a default."""
+    """Only endpoint and bucket must be in the Secret; all else has a default."""
     documents = overlay("cluster")
     env = container(documents, "tempo", "StatefulSet")["env"]
     needed = {e["name"] for e in env if not e["valueFrom"]["secretKeyRef"].get("optional")}

@@ -25,7 +25,7 @@ def with_torch() -> Command:
         python = Path(sys.executable)
     elif not python.exists():
         pytest.skip(
-            "no environment with torch and transformers: neither this one nor .venvs/vllm (run `make setup`)"
+            "no environment has torch and transformers: neither this nor .venvs/vllm (make setup)"
         )
 
     env = os.environ | {

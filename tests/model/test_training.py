@@ -83,17 +83,19 @@ from scripts.train_lab_model.forward import losses, predictions
 torch.manual_seed(1)
 model = LlamaForCausalLM(LlamaConfig(
     vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-    num_key_value_heads=2, tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}))
+    num_key_value_heads=2, tie_word_embeddings=True,
+    rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}))
 ids = torch.randint(0, 97, (3, 40))
 logits = model(ids).logits[:, :-1]
-wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+targets = ids[:, 1:].flatten()
+wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
 torch.testing.assert_close(losses(model, ids).flatten(), wanted, atol=1e-4, rtol=1e-4)
 assert torch.equal(predictions(model, ids), logits.argmax(-1))
 """
 
 
 def test_training_computes_what_transformers_would(with_torch: Any) -> None:
-    """The training's own forward pass and the one that the exported model has give the same losses."""
+    """The training's own forward pass and that of the exported model give the same losses."""
     done = with_torch("-c", SAME)
     assert done.returncode == 0, done.stderr
 
@@ -103,11 +105,11 @@ def test_another_recipe_is_not_gone_on_with(folder: Path, train_lab_model: Any) 
     before = (folder / "last.pt").read_bytes()
     done = train_lab_model("train", "--folder", folder, "--steps", 50, *TINY[2:])
     assert done.returncode == 1
-    assert "another recipe" in done.stderr and "What to do" in done.stderr
+    assert "another recipe" in done.stderr and "Fix:" in done.stderr
     assert (folder / "last.pt").read_bytes() == before
 
 
 def test_no_model_is_said(train_lab_model: Any, tmp_path: Path) -> None:
     """An empty folder is named as what it is."""
     done = train_lab_model("ask", "--model", tmp_path, "hello")
-    assert done.returncode == 1 and "no model that loads" in done.stderr
+    assert done.returncode == 1 and "not a model that loads" in done.stderr

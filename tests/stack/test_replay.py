@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lab.errors import NotUp, StackError
+from lab import stack
+from lab.errors import NotUp, SettingsError, StackError
 from lab.settings import load_settings
 from lab.stack import replay, replay_plan
 from lab.stack.ports import PREFERRED
@@ -105,7 +106,9 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
-    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with everything in them."""
+    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with
+    everything in them.
+    """
     parts = parts_of(tmp_path)
     subprocess.run(parts["recorded-metrics"].argv, check=True, stdout=subprocess.DEVNULL)
     url = parts["prometheus"].endpoints["prometheus"]
@@ -137,6 +140,38 @@ def test_the_trace_store_answers_the_traces(tmp_path: Path) -> None:
         for s in c["spans"]
     ]  # noqa: E501
     assert len(spans) == len(agent_request())
+
+
+def test_a_recording_replaces_nothing_that_it_did_not_write(tmp_path: Path) -> None:
+    """A live lab's history in LAB_STATE_DIR, with the place `recorded`; nor the other way round."""
+    folder = a_recording(tmp_path / "recorded" / "mine")
+    state = tmp_path / "state"
+    history = state / "prometheus" / "MY-HISTORY"
+    history.parent.mkdir(parents=True)
+    history.write_text("")
+    given = {"recording": folder.name, "data_dir": tmp_path, "state_dir": state}
+    with pytest.raises(SettingsError, match="holds other data"):
+        stack.up(load_settings(place="recorded", **given))
+    with pytest.raises(StackError, match="no recording wrote"):
+        replay.fill_prometheus(folder, history.parent, "promtool")
+    assert history.exists()
+    (state / replay.MARK).write_text("another\n")
+    with pytest.raises(SettingsError, match="of another"):
+        replay_plan.claim_state(state, folder.name)
+    with pytest.raises(SettingsError, match="holds the recording another"):
+        stack.up(load_settings(**given))
+
+
+def test_no_web_page_may_read_prometheus(tmp_path: Path) -> None:
+    """It answers a query with any Origin, but allows none to see the answer."""
+    part = parts_of(tmp_path)["prometheus"]
+    url = part.endpoints["prometheus"]
+    with running(list(part.argv), f"{url}/-/ready"):
+        request = urllib.request.Request(
+            f"{url}/api/v1/labels", headers={"Origin": "http://evil.example"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.headers["Access-Control-Allow-Origin"] is None
 
 
 def test_what_is_no_recording_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A fake cluster, named `fake` in a kubeconfig of its own, and settings with a state folder of their own."""
+"""A fake cluster, named `fake` in a kubeconfig of its own, and settings with a state folder."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A small API server in memory, and a kubectl that writes down what it was asked: for the driver's paths of error.
+"""A small API server in memory, and a kubectl that logs its calls: for the driver's errors.
 
-It stores objects by path and answers as told. It checks nothing: that is what the manifests' own tests are for.
+It stores objects by path and answers as told. It checks nothing: that is what the manifests' own
+tests are for.
 """
 
 from __future__ import annotations
@@ -16,13 +17,28 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-LISTS = {"nodes", "namespaces", "events", "storageclasses", "deployments", "statefulsets", "daemonsets", "jobs", "pods"} | {
-    "clusterroles", "clusterrolebindings", "roles", "rolebindings"
-}  # fmt: skip
+LISTS = {
+    "nodes",
+    "namespaces",
+    "events",
+    "storageclasses",
+    "deployments",
+    "statefulsets",
+    "daemonsets",
+    "jobs",
+    "pods",
+    "clusterroles",
+    "clusterrolebindings",
+    "roles",
+    "rolebindings",
+}
 
 
 class FakeCluster:
-    """`objects`: {path: object}. `refuse`: {(method, path): status}. `asked`: every (method, path)."""
+    """`objects`: {path: object}.
+
+    `refuse`: {(method, path): status}. `asked`: every (method, path).
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Any]] = {}
@@ -153,7 +169,8 @@ class FakeCluster:
                     "succeeded": n,
                 }
                 meta = d["metadata"]
-                path = f"apis/{plurals[d['kind']]}/namespaces/{meta['namespace']}/{d['kind'].lower()}s/{meta['name']}"
+                group = f"apis/{plurals[d['kind']]}/namespaces/{meta['namespace']}"
+                path = f"{group}/{d['kind'].lower()}s/{meta['name']}"
                 self.put(path, **(d | {"status": status}))
         made = "apis/apps/v1/namespaces/llm-lab-obs/statefulsets/prometheus-lab"  # by the operator
         self.put(made, spec={}, status={"readyReplicas": 1})
@@ -181,8 +198,10 @@ def kubeconfig(path: Path, url: str) -> None:
 
 
 def fake_kubectl(folder: Path, real: str, rendered: Path) -> Path:
-    """A kubectl that renders (each overlay once, kept in `rendered`) and reads contexts for real, writes down what is
-    applied, and listens for a port-forward.
+    """Write a kubectl that renders and reads contexts for real, and stands in for the rest.
+
+    Each overlay is rendered once and kept in `rendered`. What is applied is written down; a port
+    forward listens.
     """
     program = folder / "kubectl"
     program.write_text(

@@ -1,4 +1,7 @@
-"""The place `cluster` as the notebooks use it: `lab.stand_up("cluster")`, its parts and its tools."""
+"""The place `cluster` as the notebooks use it.
+
+`lab.stand_up("cluster")`, its parts and its tools.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Sett
 def test_without_a_metrics_server_memory_is_what_the_parts_say(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Prometheus knows the processes that export their own memory; where none does, the number is missing."""
+    """Prometheus knows processes that export their memory; where none does, it is missing."""
     here = _connected(settings).model_copy(update={"prometheus_url": cluster.url})
     _pod(cluster, "vllm")
     _pod(cluster, "grafana")

@@ -54,7 +54,7 @@ def test_load_refuses_a_plan_that_cannot_go(
         driver.load(settings, "fake", large, shards=0)
 
 
-# -- the way back ------------------------------------------------------------------------------------------------------
+# -- the way back ------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def _run(plan: Plan, index: int, of: int, run_id: str = "r") -> Run:
 
 
 def _printed(run: Run, folder: Path) -> str:
-    """What the Job's own script prints when `lab load` leaves that run: the script is run, `python` is replaced."""
+    """Return what the Job's script prints for that run: the script runs, `python` is replaced."""
     for name in ("out", "bin", "tmp"):
         (folder / name).mkdir(parents=True)
     made = run.save(folder / "made")
@@ -141,7 +141,7 @@ def test_the_records_of_all_pods_come_back_as_one_run(
     plan: Plan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Through the Job's own script and the pods' logs: every row once, the window around all, the worst lag."""
+    """Through the Job's script and the pods' logs: every row once, one window, the worst lag."""
     runs = [_run(plan, i, 3) for i in range(3)]
     for i, run in enumerate(runs):
         _pod(cluster, i, _printed(run, tmp_path / str(i)))

@@ -23,7 +23,7 @@ OURS = dict([PART_OF.split("=")])
 def test_up_applies_in_two_steps_waits_and_opens_ways(
     cluster: FakeCluster, settings: Settings, tmp_path: Path
 ) -> None:
-    """Namespaces first; server-side, by our field manager, in the named context; then forwards that really answer."""
+    """Namespaces first; server-side, in the named context; then forwards that really answer."""
     cluster.healthy()
     cluster.roll_out(kubectl.render("minikube-cpu"))
     try:
@@ -80,14 +80,14 @@ def _vllm(cluster: FakeCluster, **pod_status: object) -> None:
         "readyReplicas": 0
     }
     labels = {"app.kubernetes.io/name": "vllm"}
-    cluster.put("api/v1/namespaces/llm-lab/pods/vllm-1", metadata={"name": "vllm-1", "labels": labels},
-                status=pod_status)  # fmt: skip
+    meta = {"name": "vllm-1", "labels": labels}
+    cluster.put("api/v1/namespaces/llm-lab/pods/vllm-1", metadata=meta, status=pod_status)
 
 
 def test_a_pod_that_cannot_start_ends_the_wait_at_once(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """An image that can never be pulled: no half hour of waiting, and the commands to look closer."""
+    """An image that can never be pulled: no long wait, and the commands to look closer."""
     waiting = {"waiting": {"reason": "ErrImageNeverPull", "message": "image is not present"}}
     _vllm(cluster, containerStatuses=[{"name": "vllm", "ready": False, "state": waiting}])
     begun = time.monotonic()
@@ -101,8 +101,12 @@ def test_a_pod_that_waits_for_a_gpu_is_reported_in_the_schedulers_words(
     cluster: FakeCluster, settings: Settings
 ) -> None:
     """Pending may end, so it is waited for; when time is up its reason is in the error."""
-    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
-                     "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."}  # fmt: skip
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+    }
     _vllm(cluster, conditions=[unschedulable])
     with pytest.raises(PartFailed, match="Insufficient nvidia.com/gpu"):
         driver.up(settings, "fake", "minikube-cpu", wait_s=0.1)
@@ -260,15 +264,15 @@ def test_status_shows_each_workload(cluster: FakeCluster, settings: Settings) ->
 def test_down_removes_what_is_ours_and_nothing_else(
     cluster: FakeCluster, settings: Settings
 ) -> None:
-    """Namespaces and cluster-wide objects with our label; a stranger's namespace of a like name stays."""
+    """Namespaces and cluster-wide objects with our label; a like-named namespace stays."""
     cluster.put("api/v1/namespaces/llm-lab", metadata={"name": "llm-lab", "labels": OURS})
     cluster.put("api/v1/namespaces/llm-lab-old", metadata={"name": "llm-lab-old"})
     rbac = "apis/rbac.authorization.k8s.io/v1"
     cluster.put(f"{rbac}/clusterroles/llm-lab-otel-collector",
                 metadata={"name": "llm-lab-otel-collector", "labels": OURS})  # fmt: skip
     cluster.put(f"{rbac}/clusterroles/admin")
-    cluster.put(f"{rbac}/namespaces/gpu-operator/roles/llm-lab-prometheus",
-                metadata={"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": OURS})  # fmt: skip
+    meta = {"name": "llm-lab-prometheus", "namespace": "gpu-operator", "labels": OURS}
+    cluster.put(f"{rbac}/namespaces/gpu-operator/roles/llm-lab-prometheus", metadata=meta)
     removed = driver.down(settings, "fake", wait_s=5)
     assert set(removed) == {
         "namespaces/llm-lab",
@@ -290,7 +294,7 @@ def test_down_says_what_does_not_go(cluster: FakeCluster, settings: Settings) ->
 def test_a_forward_that_dies_is_started_again_and_ends_when_told(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
-    """kubectl's port-forward dies with its pod: the supervisor starts another, and leaves none behind."""
+    """kubectl's port-forward dies with its pod: another is started, and none stays behind."""
     port = port_forwards.free_from(13300, set())
     kept = forward.Forward(
         "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
@@ -334,9 +338,15 @@ def test_inside_a_cluster_no_forward_is_needed(
 
 
 def test_the_way_follows_a_name_that_points_elsewhere() -> None:
-    """With somebody else's Prometheus, the forward goes to its Service: an ExternalName cannot be forwarded."""
+    """An ExternalName cannot be forwarded: the forward goes to the Service that it names."""
     found = port_forwards._services(kubectl.render("cluster-existing-prometheus"))
     assert found["prometheus"] == ("monitoring", "kps-kube-prometheus-stack-prometheus", 9090)
+
+
+def test_openshift_has_no_prometheus_to_forward() -> None:
+    """Its metrics are queried through Thanos' Route; every other part is forwarded."""
+    found = port_forwards._services(kubectl.render("openshift"))
+    assert port_forwards.SERVICES.keys() - found.keys() == {"prometheus"}
 
 
 def _until(condition, limit_s: float = 30.0) -> None:

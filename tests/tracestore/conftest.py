@@ -64,3 +64,11 @@ def running(tmp_path: Path) -> Iterator[Running]:
     parts = start(tmp_path)
     yield parts[0]
     stop(*parts)
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One store for all hostile inputs of a test module."""
+    parts = start(tmp_path_factory.mktemp("fuzzed"))
+    yield parts[0]
+    stop(*parts)

@@ -272,13 +272,19 @@ class Corpus:
     def group(self, stage: ast.GroupBy, one: tuple) -> list:
         groups: dict[Any, list[Span]] = defaultdict(list)
         for s in one[2]:
-            found = self.value(stage.operand, s)
-            groups[
-                None
-                if found is None
-                else (found[0], tuple(found[1]) if found[0].endswith("[]") else found[1])
-            ].append(s)
+            groups[self.group_key(stage.operand, s)].append(s)
         return [((*one[0], key), one[1], spans) for key, spans in groups.items()]
+
+    def group_key(self, operand: Any, s: Span) -> Any:
+        """The value; an array of one is its element, and of several events the first counts."""
+        found = self.value(operand, s)
+        if found is None or not found[0].endswith("[]"):
+            return found
+        kind = found[0].removesuffix("[]")
+        is_event = isinstance(operand, ast.Attribute) and operand.scope == "event"
+        if is_event or len(found[1]) == 1:
+            return (kind, found[1][0])
+        return (found[0], tuple(found[1]))
 
     def scalar(self, stage: ast.ScalarFilter, one: tuple) -> list:
         groups, values, spans = one

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
-from lab.tracestore import keyvalues
+from lab.tracestore import attributes
 from lab.tracestore.anyvalue import to_json
 from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import BadRequest
@@ -37,21 +37,21 @@ def by_protobuf(blob: bytes) -> tuple[str, Any]:
 
 
 def by_arithmetic(blobs: list[bytes]) -> list[tuple[str, Any]]:
-    found = keyvalues.read(blobs)
+    found = attributes.read(blobs)
     keys = found.keys.take(pa.array(found.codes)).to_pylist()
     field = {
-        keyvalues.STR: "stringValue",
-        keyvalues.INT: "intValue",
-        keyvalues.DBL: "doubleValue",
-        keyvalues.BOOL: "boolValue",
+        attributes.STR: "stringValue",
+        attributes.INT: "intValue",
+        attributes.DBL: "doubleValue",
+        attributes.BOOL: "boolValue",
     }
     result: list[Any] = [None] * len(blobs)
     for number, column in found.columns.items():
         for i, value in zip(column.index.tolist(), column.values.to_pylist(), strict=True):
             shown = (
                 msgspec.json.decode(value)
-                if number == keyvalues.JSON
-                else {field[number]: str(value) if number == keyvalues.INT else value}
+                if number == attributes.JSON
+                else {field[number]: str(value) if number == attributes.INT else value}
             )
             result[i] = (keys[i], shown)
     return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -26,7 +25,7 @@ from lab.tracestore.errors import Overloaded
 from lab.tracestore.otlp_json import as_protobuf_json
 from lab.tracestore.rebuild import traces
 from lab.tracestore.store import SpanStore
-from tests.tracestore.conftest import Running, start, stop
+from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import load, random_spans, request_of
 from tests.tracestore.hypotheses import QUICK
 
@@ -352,13 +351,6 @@ _JSON = st.recursive(
 
 def _as_request(span: object) -> object:
     return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
-
-
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    parts = start(tmp_path_factory.mktemp("fuzzed"))
-    yield parts[0]
-    stop(*parts)
 
 
 @QUICK

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
+import pyarrow as pa
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -119,6 +120,25 @@ def test_an_array_is_shown_as_far_as_it_was_read(running: Running) -> None:
     assert grouped == {"c": 1, "nil": 1}
 
 
+def test_groups_of_arrays_and_events(running: Running) -> None:
+    """by() shows arrays as arrays, those of one as their element, and of several events the first."""
+    e = [{"e": ("int", 1)}, {"e": ("int", 2)}]
+    send(
+        running,
+        {"id": 1, "attributes": {"tags": ("int[]", [1, 2])}, "events": e},
+        {"id": 2, "attributes": {"tags": ("int[]", [3])}},
+    )
+
+    def groups(q: str) -> list[str]:
+        (trace,) = running.tempo.get("/api/search", params={"q": q, **WINDOW}).json()["traces"]
+        return sorted(json.dumps(s["attributes"][0]["value"]) for s in trace["spanSets"])
+
+    both = {"arrayValue": {"values": [{"intValue": "1"}, {"intValue": "2"}]}}
+    assert groups("{ } | by(span.tags)") == [json.dumps(both), '{"intValue": "3"}']
+    assert groups("{ } | by(event.e)") == ['{"intValue": "1"}', '{"stringValue": "nil"}']
+    assert groups("{ } | by(event:name)") == ['{"stringValue": ""}', '{"stringValue": "e"}']
+
+
 def test_a_window_selects_traces(running: Running) -> None:
     """A trace that overlaps the window is evaluated with its spans outside, too."""
     hour = 3600 * 10**9
@@ -146,6 +166,15 @@ def test_ids_with_signs_match_nothing(running: Running) -> None:
     send(running, {"id": 1})
     assert matched(running.tempo, '{ span:id = "-000000000000001" }') == set()
     assert matched(running.tempo, '{ span:id = "0000000000000001" }') == {1}
+
+
+def test_tables_know_nested_sets(running: Running) -> None:
+    """The bulk endpoint takes the same filters."""
+    send(running, {"id": 1}, {"id": 2, "parent": 1})
+    for q, ids in (("{ nestedSetLeft = 1 }", [1]), ("{ nestedSetParent = 1 }", [2])):
+        answer = running.tempo.get("/api/lab/spans", params={"q": q, "columns": "span_id"})
+        table = pa.ipc.open_stream(answer.content).read_all()
+        assert table.column("span_id").to_pylist() == [f"{i:016x}" for i in ids]
 
 
 # ---- metrics
@@ -199,6 +228,12 @@ def test_ties(running: Running) -> None:
     q = "{} | count_over_time() by (name)"
     assert set(series(running.tempo, f"{q} | topk(2)")) == {"a", "b"}
     assert set(series(running.tempo, f"{q} | bottomk(2)")) == {"c", "d"}
+
+
+def test_exact_quantiles_of_what_is_no_number(running: Running) -> None:
+    """No series, and no error."""
+    send(running, {"id": 1})
+    assert series(running.tempo, "{} | quantile_over_time(name, .5)", exact="true") == {}
 
 
 def test_a_span_at_the_start_of_an_instant_query_is_before_it(running: Running) -> None:

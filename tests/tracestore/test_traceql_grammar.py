@@ -357,6 +357,7 @@ def test_damaged_queries_are_answered_too(data: st.DataObject, text: str) -> Non
     [
         ("{}" + " >> {}" * 21, "operators between spansets"),
         ("({} || {}) | " + " | ".join(["by(name)"] * 6), "by()"),
+        ("{ 2" + " ^ 9" * 101 + " = 1 }", "arithmetic operators"),
     ],
 )
 def test_what_costs_a_table_each_is_limited(text: str, construct: str) -> None:

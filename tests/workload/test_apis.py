@@ -87,7 +87,7 @@ def test_chat_tool_calls_are_put_together() -> None:
 
 
 def test_chat_failures() -> None:
-    """An error inside the stream, JSON that is none, and a stream without its end each have a name."""
+    """An error inside the stream, broken JSON, and a stream without its end each have a name."""
     assert (
         chat_api.read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
         == "stream_error"

@@ -57,7 +57,7 @@ HOSTILE = {
     "deep JSON in an error": b'{"type": "error", "error": {"message": %b}}' % DEEP,
     "deep JSON in a final response": b'{"type": "response.completed", "response": %b}' % DEEP,
     "not UTF-8": b'{"type": "\xff", "choices": [{"delta": {"content": "\xff"}}]}',
-    "half a surrogate pair": b'{"type": "\\ud800 ", "choices": [{"delta": {"content": "\\ud800"}}]}',
+    "half a surrogate": b'{"type": "\\ud800 ", "choices": [{"delta": {"content": "\\ud800"}}]}',
     "more tokens than int64": b'{"choices": [], "usage": {"prompt_tokens": 1e30}}',
     "an integer of 30 digits": b'{"choices": [], "usage": {"prompt_tokens": %b}}' % (b"9" * 30),
     "fewer tokens than none": b'{"choices": [], "usage": {"completion_tokens": -9}}',
@@ -77,7 +77,7 @@ HOSTILE = {
 @pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE.keys())
 def test_no_answer_ends_a_run(hostile: bytes, api: str, tmp_path: Path) -> None:
-    """A hostile answer is a row with an error, the good ones beside it are rows, and all are saved."""
+    """A hostile answer is a row with an error, the good ones beside it are rows; all are saved."""
 
     async def script(peer: Peer) -> None:
         if peer.body["model"] == "provider/hostile":
@@ -140,7 +140,7 @@ def test_a_failure_of_the_driver_loses_no_row(
     ],
 )
 def test_an_empty_answer_is_an_error(answer: bytes, api: str) -> None:
-    """A 200 without an event in it (a proxy that drops bodies) is not a good answer without tokens."""
+    """A 200 without an event (a proxy that drops bodies) is not a good answer without tokens."""
     with serving(lambda peer: peer.write(answer)) as server:
         run = drive(server.url, plan(request(0, api=api)))
     row = run.records.iloc[0]
@@ -174,7 +174,7 @@ async def _interim_for_ever(peer: Peer) -> None:
 def test_an_endless_answer_is_cut(
     script: Callable[[Peer], Awaitable[None]], error_type: str
 ) -> None:
-    """An answer without an end is cut at a bound, long before the time-out and with little memory."""
+    """An answer without an end is cut at a bound, before the time-out and with little memory."""
     before = psutil.Process().memory_info().rss
     with serving(script) as server:
         run = drive(server.url, plan(request(0)), timeout_s=60.0)

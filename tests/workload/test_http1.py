@@ -152,7 +152,7 @@ def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
 
 
 def test_a_body_has_a_bound() -> None:
-    """A body that does not end is refused at its bound, and only its beginning is kept in memory."""
+    """A body that does not end is refused at its bound, and only its beginning is kept."""
     answer = fed([b"HTTP/1.1 200 OK\r\n\r\n"])
     with pytest.raises(AnswerTooLarge):
         for at in range(100_000):

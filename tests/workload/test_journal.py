@@ -1,4 +1,4 @@
-"""A run survives its driver: what was measured is on disk while it goes on, and is read as cut off."""
+"""A run survives its driver: its rows are on disk while it goes on, and read as cut off."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The lab on a Kubernetes cluster: stands lab/k8s up in a context that the user names, and takes it down again.
+"""Stand lab/k8s up in a Kubernetes context that the user names, and take it down again.
 
     preflight(settings, context, overlay)   what the cluster lacks, each with its fix
-    up(settings, context, overlay)          applies, waits, opens port forwards; returns {endpoint: URL}
+    up(settings, context, overlay)          applies, waits, forwards ports; returns {endpoint: URL}
     status(settings, context)               one row a workload
     connection(settings)                    the cluster that `up` has forwarded ports of
     pods(settings, context)                 one row a pod: state, restarts, memory
@@ -9,8 +9,8 @@
     collect(settings, context, run_id, to)  waits for them and brings their records back
     down(settings, context)                 removes what is ours and nothing else
 
-`kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client does the rest.
-Nothing happens in a context that was not named: there is no default one.
+`kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client
+does the rest. Nothing happens in a context that was not named: there is no default one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = ["OVERLAYS", "collect", "connection", "down", "load", "pods", "preflight", "status", "up"]
 
-OVERLAYS = ("minikube-cpu", "minikube-gpu", "cluster", "cluster-existing-prometheus")
+OVERLAYS = (
+    "minikube-cpu",
+    "minikube-cpu-arm64",
+    "minikube-gpu",
+    "cluster",
+    "cluster-existing-prometheus",
+    "openshift",
+)
 
 
 def preflight(settings: Settings, context: str, overlay: str) -> list[Finding]:
-    """Every check of the cluster, good or bad; changes nothing. Raises SettingsError, SetupError, StackError."""
+    """Every check of the cluster, good or bad; changes nothing.
+
+    Raises SettingsError, SetupError, StackError.
+    """
     from lab.stack.cluster import control
 
     return control.preflight(settings, context, overlay)
@@ -45,10 +55,13 @@ def up(
     progress: Callable[[list[WorkloadStatus], float], None] | None = None,
     wait_s: float = 2400.0,
 ) -> dict[str, str]:
-    """Apply the overlay, wait until all of it is ready, forward its ports; returns {endpoint name: URL}.
+    """Apply the overlay, wait until all of it is ready, forward its ports; returns {endpoint name.
 
-    A second call changes what has changed. Raises SettingsError for a context or overlay that does not exist,
-    StackError where the cluster lacks something (with the fix), PartFailed when a workload does not get ready.
+    URL}.
+
+    A second call changes what has changed. Raises SettingsError for a context or overlay that does
+    not exist, StackError where the cluster lacks something (with the fix), PartFailed when a
+    workload does not get ready.
     """
     from lab.stack.cluster import control
 
@@ -70,16 +83,17 @@ def pods(settings: Settings, context: str) -> list[PodStatus]:
 
 
 def connection(settings: Settings) -> Connection | None:
-    """Which context and overlay `up` stood up last from this state folder, and where its parts are; None if none."""
+    """Return what `up` stood up last from this state folder, and where it is; None if nothing."""
     from lab.stack.cluster import port_forwards
 
     return port_forwards.connection(settings)
 
 
 def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
-    """Start a Job of `shards` pods that drive the saved plan together, beginning in `lead_s` s; returns the run's id.
+    """Start a Job of `shards` pods that drive a saved plan from `lead_s` s on; return the run's id.
 
-    Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the Job is refused.
+    Raises WorkloadError for a plan that is no file or too large for a ConfigMap, StackError if the
+    Job is refused.
     """
     from lab.stack.cluster import shards as job
 
@@ -94,10 +108,13 @@ def collect(
     wait_s: float = 3600.0,
     progress: Callable[[str, float], None] | None = None,
 ) -> list[Path]:
-    """Wait until all shards of a load have ended; returns a folder for each with its records.parquet and run.json.
+    """Wait until all shards of a load have ended; return a folder of records for each.
 
-    Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError for a record that is
-    not whole.
+    A folder has records.parquet and run.json.
+
+
+    Raises PartFailed with the pods' last words for a shard that could not be driven, WorkloadError
+    for a record that is not whole.
     """
     from lab.stack.cluster import shards as job
 

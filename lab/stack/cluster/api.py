@@ -1,4 +1,7 @@
-"""The API server, through the official client: reading, Secrets, deleting. Plain dictionaries go out."""
+"""The API server, through the official client: reading, Secrets, deleting.
+
+Plain dictionaries go out.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ OUTSIDE_OUR_NAMESPACES = (
 
 
 class Api:
-    """Requests to one context's API server. Every method raises StackError with what the server said."""
+    """Requests to one context's API server.
+
+    Every method raises StackError with what the server said.
+    """
 
     def __init__(self, context: str) -> None:
         try:
@@ -48,7 +54,7 @@ class Api:
         self.context = context
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
-        """The object or list at a path; None if there is none (404)."""
+        """Return the object or list at a path; None if there is none (404)."""
         return self._ask("GET", path, query=query)
 
     def items(
@@ -80,7 +86,7 @@ class Api:
         return self._ask("DELETE", path, body=options) is not None
 
     def text(self, path: str, **query: str) -> str:
-        """What is no JSON: a pod's log. Empty where there is none (404)."""
+        """Return what is not JSON, such as a pod's log; empty where there is none (404)."""
         return (self._read("GET", path, query=query) or b"").decode(errors="replace")
 
     def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any] | None:
@@ -152,7 +158,10 @@ def _words(status: int, text: bytes) -> str:
 
 def _advice(code: int) -> str:
     if code in (401, 403):
-        return "ask for the right to do this in that cluster, or name another context (`kubectl auth can-i --list`)"
+        return (
+            "ask for the right to do this in that cluster, or name another context "
+            "(`kubectl auth can-i --list`)"
+        )
     if code in (429, 500, 502, 503, 504):
         return (
             "the server is overloaded or starting: wait a minute, then run the same command again"

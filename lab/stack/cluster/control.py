@@ -89,7 +89,7 @@ def down(settings: Settings, context: str, wait_s: float) -> list[str]:
     return removed
 
 
-# -- up ----------------------------------------------------------------------------------------------------------------
+# -- up ----------------------------------------------------------------------------------------
 
 
 def _no_local_lab(state_dir: Path) -> None:
@@ -129,7 +129,7 @@ def _grafana_password(api: Api) -> None:
 
 
 def _remove_finished_jobs(api: Api, documents: list[dict[str, Any]]) -> None:
-    """A Job's pods cannot be changed, so one that has ended makes room for its new form; both of ours may run again."""
+    """Remove Jobs that have ended: their pods cannot be changed, and both of ours may run again."""
     for d in documents:
         if d["kind"] == "Job":
             namespace, name = d["metadata"]["namespace"], d["metadata"]["name"]
@@ -139,18 +139,22 @@ def _remove_finished_jobs(api: Api, documents: list[dict[str, Any]]) -> None:
 
 
 def _wait_for_operator(api: Api, documents: list[dict[str, Any]], wait_s: float) -> None:
-    """The Prometheus operator makes a StatefulSet of our Prometheus; without a running operator nobody does."""
+    """Wait until the Prometheus operator has made our Prometheus and Alertmanager, ready to use."""
     limit = time.monotonic() + wait_s
     for d in documents:
-        if d["kind"] != "Prometheus":
+        if d["kind"] not in ("Prometheus", "Alertmanager"):
             continue
-        namespace, name = d["metadata"]["namespace"], f"prometheus-{d['metadata']['name']}"
+        namespace = d["metadata"]["namespace"]
+        name = f"{d['kind'].lower()}-{d['metadata']['name']}"
         while True:
             there = api.get(f"apis/apps/v1/namespaces/{namespace}/statefulsets/{name}") or {}
             if there.get("status", {}).get("readyReplicas", 0) >= d["spec"].get("replicas", 1):
                 break
             if time.monotonic() > limit:
                 got = "it is there, without ready pods" if there else f"no StatefulSet {name}"
-                fix = "see whether the operator runs: kubectl get pods --all-namespaces | grep prometheus-operator"
-                raise StackError("Prometheus did not get ready", got=got, fix=fix)
+                fix = (
+                    "see whether the operator runs: "
+                    "kubectl get pods --all-namespaces | grep prometheus-operator"
+                )
+                raise StackError(f"{d['kind']} did not get ready", got=got, fix=fix)
             time.sleep(rollout.POLL_S)

@@ -1,7 +1,8 @@
 """Ways from this machine into the cluster: supervised port-forwards, in a process of their own.
 
-`kubectl port-forward` ends with the pod that it was tied to. Here each is started again, with growing pauses, until
-told to end. `python -m lab.stack.cluster.forward` reads {"commands": {name: argv}} from its standard input.
+`kubectl port-forward` ends with the pod that it was tied to. Here each is started again, with
+growing pauses, until told to end. `python -m lab.stack.cluster.forward` reads {"commands": {name:
+argv}} from its standard input.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Forward(threading.Thread):
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
+        """Start the forward, and again whenever it ends, until `stop`."""
         pause_s, me = FIRST_PAUSE_S, os.getpid()
         while not self._end.is_set():
             begun = time.monotonic()

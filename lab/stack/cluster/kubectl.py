@@ -23,7 +23,7 @@ OLDEST_KUBECTL = (
     27  # 1.27 has kustomize 5; older ones do not know `components` or some of their fields
 )
 INSTALL = "https://kubernetes.io/docs/tasks/tools/"
-# Ten times as fast as the pure ones, where PyYAML was built with libyaml; an overlay has ten thousand lines.
+# Ten times as fast as the pure ones, where PyYAML has libyaml; an overlay has ten thousand lines.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
@@ -36,7 +36,7 @@ class Kubectl:
     context: str
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
-        """Standard output. Raises StackError with kubectl's own words."""
+        """Run kubectl; return its standard output. Raises StackError with kubectl's own words."""
         command = [self.program, "--context", self.context, *arguments]
         return _run(command, stdin, timeout_s)
 
@@ -55,7 +55,7 @@ class Kubectl:
         )
 
     def forward_command(self, namespace: str, service: str, local: int, remote: int) -> list[str]:
-        """A port-forward on loopback, for whoever supervises it."""
+        """Return the command of a port forward on loopback."""
         where = ["--namespace", namespace, "port-forward", "--address", "127.0.0.1"]
         return [
             self.program,
@@ -68,9 +68,10 @@ class Kubectl:
 
 
 def named(context: str) -> Kubectl:
-    """kubectl for a context that the user has named.
+    """Return kubectl for a context that the user has named.
 
-    Raises SetupError without kubectl, SettingsError for a context that was not named or does not exist.
+    Raises SetupError without kubectl, SettingsError for a context that was not named or does not
+    exist.
     """
     path = program()
     known = _run([path, "config", "get-contexts", "--output=name"], None, 30.0).split()
@@ -87,7 +88,10 @@ def named(context: str) -> Kubectl:
 
 
 def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]]:
-    """An overlay's documents. Raises SettingsError for one that is not there, StackError for one that is broken."""
+    """Render an overlay's documents.
+
+    Raises SettingsError for one that is not there, StackError for one that is broken.
+    """
     path = folder / overlay
     if not overlay or not (path / "kustomization.yaml").is_file():
         names = ", ".join(sorted(p.name for p in folder.iterdir() if p.is_dir()))
@@ -100,13 +104,16 @@ def render(overlay: str, folder: Path = K8S / "overlays") -> list[dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """The pinned versions."""
+    """Return the pinned versions."""
     lines = (K8S / "versions" / "versions.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
 
 
 def program() -> str:
-    """Return kubectl's path. Raises SetupError where it is missing, or too old for the manifests."""
+    """Return kubectl's path.
+
+    Raises SetupError where it is missing, or too old for the manifests.
+    """
     found = shutil.which("kubectl")
     if found is None:
         raise SetupError("kubectl is not installed", fix=f"install it: {INSTALL}")
@@ -122,7 +129,7 @@ def program() -> str:
 
 @functools.lru_cache
 def _client_version(found: str) -> tuple[int, str]:
-    """Return (minor version, the whole version) of a kubectl; a large number where it does not tell."""
+    """Return (minor version, whole version) of a kubectl; a large number where it does not tell."""
     text = _run([found, "version", "--client", "--output=json"], None, 30.0)
     try:
         version = json.loads(text)["clientVersion"]
@@ -142,7 +149,7 @@ def _run(command: list[str], stdin: str | None, timeout_s: float) -> str:
             f"kubectl did not answer within {timeout_s:.0f} s", got=" ".join(command[:6]), fix=fix
         ) from e
     if done.returncode:
-        fix = "correct what kubectl says, then run the same command again: it goes on where it stopped"
+        fix = "correct what kubectl says, then run the same command again: it goes on from there"
         raise StackError(
             f"`{' '.join(command[:6])} ...` failed", got=done.stderr.strip()[-2000:], fix=fix
         )

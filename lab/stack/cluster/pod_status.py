@@ -16,7 +16,11 @@ METRICS = "apis/metrics.k8s.io/v1beta1"
 
 @dataclass(frozen=True)
 class PodStatus:
-    """A pod. `memory_bytes` is its working set as metrics-server measured it; None where there is no such server."""
+    """A pod.
+
+    `memory_bytes` is its working set as metrics-server measured it; None where there is no such
+    server.
+    """
 
     part: str
     namespace: str

@@ -1,6 +1,7 @@
-"""Port-forwards to the cluster's parts, in a process of their own; inside the cluster, the Services' names.
+"""Port forwards to the cluster's parts; inside the cluster, the Services' names.
 
-`cluster.json` in the state folder says which context it was, and where each part can be reached from here.
+`cluster.json` in the state folder says which context it was, and where each part can be reached
+from here.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TOOLS_INSIDE = "http://lab-tools.llm-lab.svc:8200"
 
 @dataclass(frozen=True)
 class Connection:
-    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here, the tool server's too."""
+    """A cluster whose ports `up` has forwarded; `reachable` are the addresses from here."""
 
     context: str
     overlay: str
@@ -57,7 +58,7 @@ class Connection:
 
 
 def connection(settings: Settings) -> Connection | None:
-    """What `up` wrote last; None where it did not, or has been taken down."""
+    """Return what `up` wrote last; None where it did not, or has been taken down."""
     try:
         return Connection(**json.loads((settings.state_dir.resolve() / CLUSTER_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -67,7 +68,10 @@ def connection(settings: Settings) -> Connection | None:
 def open_forwards(
     kubectl: kube.Kubectl, settings: Settings, overlay: str, documents: list[dict[str, Any]]
 ) -> dict[str, str]:
-    """Make every part reachable and write down where; returns {endpoint: URL} as requests should use them."""
+    """Make every part reachable and write down where; returns {endpoint.
+
+    URL} as requests should use them.
+    """
     state_dir = settings.state_dir.resolve()
     state.prepare(state_dir)
     close_forwards(state_dir)
@@ -115,7 +119,7 @@ def close_forwards(state_dir: Path) -> None:
 
 
 def free_from(port: int, taken: set[int]) -> int:
-    """The next port that is free, now taken too. Raises SettingsError if none of 200 is."""
+    """Take the next port that is free. Raises SettingsError if none of 200 is."""
     for candidate in range(port, port + 200):
         if candidate not in taken and is_free(candidate):
             taken.add(candidate)
@@ -126,14 +130,24 @@ def free_from(port: int, taken: set[int]) -> int:
 
 
 def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
-    """SERVICES, with a name that only points elsewhere followed to where it points."""
-    found = dict(SERVICES)
-    for d in documents:
-        if d["kind"] == "Service" and d["spec"].get("type") == "ExternalName":
-            service, namespace = d["spec"]["externalName"].split(".")[:2]
-            for endpoint, (ns, name, port) in SERVICES.items():
-                if (ns, name) == (d["metadata"]["namespace"], d["metadata"]["name"]):
-                    found[endpoint] = (namespace, service, port)
+    """Return those of SERVICES that the documents have.
+
+    A name that only points elsewhere is followed. OpenShift has no Prometheus to forward.
+    """
+    services = {
+        (d["metadata"]["namespace"], d["metadata"]["name"]): d["spec"]
+        for d in documents
+        if d["kind"] == "Service"
+    }
+    found = {}
+    for endpoint, (namespace, name, port) in SERVICES.items():
+        spec = services.get((namespace, name))
+        if spec is None:
+            continue
+        found[endpoint] = (namespace, name, port)
+        if spec.get("type") == "ExternalName":
+            service, elsewhere = spec["externalName"].split(".")[:2]
+            found[endpoint] = (elsewhere, service, port)
     return found
 
 
@@ -168,6 +182,7 @@ def _start(state_dir: Path, commands: dict[str, list[str]]) -> subprocess.Popen[
             env=processes.part_env(state_dir, "forwards", {"PYTHONPATH": str(REPO)}),
             start_new_session=True,
         )
+    assert process.stdin is not None
     process.stdin.write(json.dumps({"commands": commands}).encode())
     process.stdin.close()
     pid, created = processes.identity(process.pid) or (process.pid, time.time())

@@ -1,7 +1,10 @@
-"""What an overlay needs of a cluster, looked up before anything is changed; each miss with its fix."""
+"""What an overlay needs of a cluster, looked up before anything is changed, with fixes."""
 
 from __future__ import annotations
 
+import base64
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,9 @@ CNI_WITH_POLICIES = (
     "canal",
     "aws-node",
     "anetd",
+    "ovnkube-node",  # OpenShift
+    "kindnet",  # kind, since 0.24
+    "azure-npm",
 )
 OVERLAY = (
     "llm-lab/overlay"  # the annotation of our namespaces that says which overlay stands in them
@@ -33,6 +39,11 @@ ONE_NODE_AT_A_TIME = (  # provisioners of block storage: a claim for many nodes 
         "kubernetes.io/no-provisioner",
     ),
 )
+LOAD_PODS = 2
+LOAD_REQUESTS = {
+    "cpu": 0.5,
+    "memory": 256 * 2**20,
+}  # of one pod; a test holds it equal to lab/k8s/load
 OURS = {"grafana-admin"}  # Secrets that `up` makes
 _UNITS = {
     "Ki": 2**10,
@@ -49,7 +60,10 @@ _UNITS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One check. Where `ok` is False: what was found, and the fix; `required` says whether `up` stops for it."""
+    """One check.
+
+    Where `ok` is False: what was found, and the fix; `required` says whether `up` stops for it.
+    """
 
     name: str
     ok: bool
@@ -68,10 +82,12 @@ def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Findi
         *_storage(api, documents),
         *_custom_resources(api, documents),
         *_secrets(api, documents),
+        *_platform(api, documents),
         *_gpus(nodes, documents),
-        _room(nodes, documents),
+        *_processors(nodes, documents),
+        _room(api, nodes, documents),
         _policies(api),
-        _image(nodes),
+        _image(nodes, documents),
     ]
 
 
@@ -88,7 +104,10 @@ def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iter
         there = api.get(f"api/v1/namespaces/{name}")
         labels = (there or {}).get("metadata", {}).get("labels") or {}
         ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
-        fix = f"it is not this lab's: rename it, or remove it yourself (kubectl delete namespace {name})"
+        fix = (
+            "it is not this lab's: rename it, or remove it yourself "
+            f"(kubectl delete namespace {name})"
+        )
         found = "not there yet" if there is None else "ours" if ours else "there, without our label"
         yield Finding(f"namespace {name}", there is None or ours, found, fix)
         if there and there.get("status", {}).get("phase") == "Terminating":
@@ -113,7 +132,10 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         for c in api.items("apis/storage.k8s.io/v1", "storageclasses")
         if (c["metadata"].get("annotations") or {}).get(default) == "true"
     ]
-    fix = "minikube addons enable default-storageclass storage-provisioner, or mark a class as the default"
+    fix = (
+        "minikube addons enable default-storageclass storage-provisioner, "
+        "or mark a class as the default"
+    )
     yield Finding(
         "default storage class",
         bool(classes),
@@ -126,7 +148,10 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     for claim, c in ((m, c) for m in many for c in classes[:1]):
         one_node = c.get("provisioner", "").startswith(ONE_NODE_AT_A_TIME)
         name = claim["metadata"]["name"]
-        fix = f"make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, or name it in the claim {name}"
+        fix = (
+            "make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, "
+            f"or name it in the claim {name}"
+        )
         yield Finding(
             "shared volume",
             not one_node,
@@ -146,7 +171,8 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
         f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml"
     )
     keda = (
-        f"helm install keda keda --repo https://kedacore.github.io/charts --version {pinned['KEDA_CHART']} "
+        "helm install keda keda --repo https://kedacore.github.io/charts "
+        f"--version {pinned['KEDA_CHART']} "
         "--namespace keda --create-namespace"
     )
     fixes = {"monitoring.coreos.com/v1": operator, "keda.sh/v1alpha1": keda}
@@ -161,10 +187,11 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
 
 
 def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    ours = OURS | {d["metadata"]["name"] for d in documents if d["kind"] == "Secret"}
     wanted: dict[tuple[str, str], set[str]] = {}
     for d in documents:
         for ref in _secret_refs(d):
-            if not ref.get("optional") and ref["name"] not in OURS:
+            if not ref.get("optional") and ref["name"] not in ours:
                 wanted.setdefault((d["metadata"]["namespace"], ref["name"]), set()).add(ref["key"])
     for (namespace, name), keys in sorted(wanted.items()):
         there = api.get(f"api/v1/namespaces/{namespace}/secrets/{name}")
@@ -172,20 +199,31 @@ def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         files = " ".join(f"--from-file={k}=FILE" for k in sorted(keys))
         fix = (
             f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
+            f"kubectl --namespace {namespace} create secret generic {name} {files} "
+            "(each FILE written with printf %s, so that no line end becomes part of the value)"
         )
-        fix += f"kubectl --namespace {namespace} create secret generic {name} {files}"
         yield Finding(
             f"Secret {name}",
             not missing,
             f"lacks {', '.join(sorted(missing))}" if missing else "there",
             fix,
         )
+        yield from _line_ends(name, there)
+
+
+def _line_ends(name: str, secret: dict[str, Any] | None) -> Iterator[Finding]:
+    """Yield a finding for each value with a line end at its end, which becomes part of it."""
+    for key, value in ((secret or {}).get("data") or {}).items():
+        if base64.b64decode(value).endswith((b"\n", b"\r")):
+            fix = f"write the value with printf %s, then make the Secret {name} again"
+            yield Finding(f"Secret {name}, {key}", False, "the value ends with a line end", fix)
 
 
 def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if "secretKeyRef" in node:
-            yield node["secretKeyRef"]
+        for key in ("secretKeyRef", "urlSecret"):
+            if key in node:
+                yield node[key]
         if isinstance(node.get("basicAuth"), dict):
             yield from node["basicAuth"].values()
         for value in node.values():
@@ -193,6 +231,41 @@ def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
     elif isinstance(node, list):
         for value in node:
             yield from _secret_refs(value)
+
+
+def _platform(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield whether the overlay is one for this platform.
+
+    OpenShift admits no fixed user, others know no Routes.
+    """
+    is_openshift = api.get("apis/route.openshift.io/v1") is not None
+    for_openshift = any(d["kind"] == "Route" for d in documents)
+    found = "OpenShift" if is_openshift else "Kubernetes"
+    fix = "use the overlay openshift" if is_openshift else "use another overlay than openshift"
+    yield Finding("platform", is_openshift == for_openshift, found, fix)
+    if is_openshift and for_openshift:
+        path = "api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config"
+        text = ((api.get(path) or {}).get("data") or {}).get("config.yaml", "")
+        on = re.search(r"^enableUserWorkload:\s*true\s*$", text, re.MULTILINE) is not None
+        fix = (
+            "a cluster administrator sets enableUserWorkload: true in "
+            "openshift-monitoring/cluster-monitoring-config"
+        )
+        yield Finding("user workload monitoring", on, "on" if on else "off", fix)
+
+
+def _processors(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Yield whether vLLM's CPU image is the one for the nodes' processors."""
+    kinds = {n["status"].get("nodeInfo", {}).get("architecture", "amd64") for n in nodes}
+    image_of = {"amd64": versions()["VLLM_CPU"], "arm64": versions()["VLLM_CPU_ARM64"]}
+    used = _images(documents) & set(image_of.values())
+    if used:
+        fits = any(image_of.get(kind) in used for kind in kinds)
+        fix = (
+            "use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others "
+            "(or the component arm64)"
+        )
+        yield Finding("processors", fits, f"{', '.join(sorted(kinds))} nodes", fix)
 
 
 def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -223,17 +296,37 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
     )
 
 
-def _room(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
-    wanted = {r: sum(requested(d, r) for d in documents) for r in ("cpu", "memory")}
-    have = {
-        r: sum(quantity(n["status"].get("allocatable", {}).get(r, "0")) for n in nodes)
-        for r in wanted
-    }
-    ok = all(have[r] >= wanted[r] for r in wanted)
-    found = f"{have['cpu']:.1f} CPUs and {have['memory'] / 2**30:.0f} GiB for {wanted['cpu']:.1f} CPUs and "
-    found += f"{wanted['memory'] / 2**30:.0f} GiB of requests"
-    need = f"minikube start --cpus={int(wanted['cpu']) + 2} --memory={int(wanted['memory'] / 2**30) + 3}g"
+def _room(api: Api, nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
+    """Compare what the overlay and a load of two pods request with what other pods leave free."""
+    wanted = {}
+    free = {}
+    for resource in ("cpu", "memory"):
+        lab = sum(requested(d, resource) for d in documents)
+        wanted[resource] = lab + LOAD_PODS * LOAD_REQUESTS[resource]
+        allocatable = sum(
+            quantity(n["status"].get("allocatable", {}).get(resource, "0")) for n in nodes
+        )
+        free[resource] = allocatable - _others(api, resource)
+    ok = all(free[r] >= wanted[r] for r in wanted)
+    found = f"{free['cpu']:.1f} CPUs and {free['memory'] / 2**30:.0f} GiB are free, "
+    found += f"{wanted['cpu']:.1f} CPUs and {wanted['memory'] / 2**30:.0f} GiB are requested "
+    found += "(with two pods of load)"
+    cpus = math.ceil(wanted["cpu"]) + 2
+    need = f"minikube start --cpus={cpus} --memory={int(wanted['memory'] / 2**30) + 3}g"
     return Finding("room", ok, found, f"{need}, or more nodes")
+
+
+def _others(api: Api, resource: str) -> float:
+    """Return what pods that are not the lab's request of a resource."""
+    key, value = PART_OF.split("=")
+    total = 0.0
+    for pod in api.items("api/v1", "pods"):
+        ours = (pod["metadata"].get("labels") or {}).get(key) == value
+        if ours or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
+            continue
+        for c in pod.get("spec", {}).get("containers", []):
+            total += quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
+    return total
 
 
 def _policies(api: Api) -> Finding:
@@ -247,13 +340,19 @@ def _policies(api: Api) -> Finding:
     )
 
 
-def _image(nodes: list[dict[str, Any]]) -> Finding:
-    image = versions()["LAB"]
+def _image(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
+    tag = versions()["LAB"].rpartition("/")[2]
+    used = sorted(i for i in _images(documents) if i.rpartition("/")[2] == tag)
+    image = used[0] if used else versions()["LAB"]
     known = [
         name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])
     ]
     there = any(name == image or name.endswith(f"/{image}") for name in known)
-    fix = f"minikube image build -f lab/k8s/image/Dockerfile -t {image} . (elsewhere: build it, push it, name it)"
+    fix = (
+        "make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER "
+        "or REGISTRY=HOST/FOLDER; "
+        "OpenShift: oc start-build lab --namespace llm-lab --from-repo=. --follow"
+    )
     found = (
         "on a node"
         if there
@@ -262,11 +361,21 @@ def _image(nodes: list[dict[str, Any]]) -> Finding:
     return Finding("the lab's image", there, found, fix, required=False)
 
 
+def _images(documents: list[dict[str, Any]]) -> set[str]:
+    """Return the images of all pod templates."""
+    specs = [((d.get("spec") or {}).get("template") or {}).get("spec") or {} for d in documents]
+    return {
+        c["image"]
+        for spec in specs
+        for c in [*spec.get("initContainers", []), *spec.get("containers", [])]
+    }
+
+
 def requested(document: dict[str, Any], resource: str) -> float:
-    """What the pods of a document request of a resource, with one replica where it does not say; 0 if it makes none."""
+    """Return what the pods of a document request of a resource; 0 if it makes none."""
     spec = document.get("spec") or {}
     pod = (spec.get("template") or {}).get("spec") or {}
-    if document["kind"] == "Prometheus":
+    if document["kind"] in ("Prometheus", "Alertmanager"):
         pod = {"containers": [{"resources": spec.get("resources", {})}]}
     one = sum(
         quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
@@ -276,7 +385,7 @@ def requested(document: dict[str, Any], resource: str) -> float:
 
 
 def quantity(text: str) -> float:
-    """A Kubernetes quantity as a number: '500m' -> 0.5, '2Gi' -> 2**31."""
+    """Convert a Kubernetes quantity to a number: '500m' -> 0.5, '2Gi' -> 2**31."""
     for unit, factor in _UNITS.items():
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * factor

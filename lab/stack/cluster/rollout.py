@@ -18,7 +18,7 @@ HOPELESS = {
     "CreateContainerConfigError",
     "CreateContainerError",
 }
-# Reasons that may pass within seconds (a registry that stumbles, a node that is just coming up), and not after this long.
+# Reasons that may pass within seconds (a registry that stumbles), and do not after this long.
 PATIENCE_S = 45.0
 SUSPICIOUS = {"ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"}
 LOG_LINES = "8"
@@ -58,8 +58,8 @@ def wait(
 ) -> None:
     """Return when all `wanted` (kind, namespace, name) are ready.
 
-    Raises PartFailed for one that cannot get ready: at once for a reason that waiting cannot change, after PATIENCE_S
-    for one that it could have, after `limit_s` for any other.
+    Raises PartFailed for one that cannot get ready: at once for a reason that waiting cannot
+    change, after PATIENCE_S for one that it could have, after `limit_s` for any other.
     """
     begun = time.monotonic()
     since: dict[tuple[str, str], float] = {}  # {(workload, reason): when it was first seen}
@@ -86,7 +86,10 @@ def wait(
 def _stuck(
     rows: list[WorkloadStatus], since: dict[tuple[str, str], float]
 ) -> WorkloadStatus | None:
-    """Return a workload that has waited for one suspicious reason for PATIENCE_S. Changes `since`."""
+    """Return a workload that has waited for one suspicious reason for PATIENCE_S.
+
+    Changes `since`.
+    """
     now = time.monotonic()
     suspects = {(s.name, _group(s.reason)): s for s in rows if s.reason in SUSPICIOUS}
     unready = {s.name for s in rows if not s.ready}
@@ -95,7 +98,7 @@ def _stuck(
         if key[1] != "CrashLoopBackOff" or key[0] not in unready:
             del since[key]
     for key, s in suspects.items():
-        # A Job's pods may crash until what they need is up; the Job itself decides when it has failed.
+        # A Job's pods may crash until what they need is up; the Job decides when it has failed.
         if s.kind == "Job" and s.reason == "CrashLoopBackOff":
             continue
         if now - since.setdefault(key, now) >= PATIENCE_S:
@@ -137,7 +140,7 @@ def _out_of_time(
 
 
 def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
-    """Return the error with the cluster's own words and, for a container that ended, its last ones."""
+    """Return the error with the cluster's words and, for a container that ended, its last ones."""
     look = f"kubectl --context {api.context} --namespace {s.namespace}"
     kind = s.kind.lower()
     fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"

@@ -1,4 +1,7 @@
-"""Load from many pods: an Indexed Job drives the shards of one plan; each pod's record comes back through its log."""
+"""Load from many pods: an Indexed Job drives the shards of one plan.
+
+Each pod's record comes back through its log.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
 
 
 def fill_in(documents: list[dict[str, Any]], shards: int, run_id: str, start_at: float) -> None:
-    """Set a load's number of pods, run id and start (seconds since the epoch) in the rendered Job."""
+    """Set a load's number of pods, run id and start (epoch seconds) in the rendered Job."""
     job = next(d for d in documents if d["kind"] == "Job")
     job["spec"] |= {"completions": shards, "parallelism": shards}
     values = {"SHARDS": str(shards), "RUN_ID": run_id, "START_AT": f"{start_at:.3f}"}
@@ -138,7 +141,7 @@ def _failure(api: Api, happened: str) -> PartFailed:
 
 
 def _pods(api: Api) -> list[dict[str, Any]]:
-    """The Job's pods, those that Kubernetes has given an index."""
+    """Return the Job's pods that Kubernetes has given an index."""
     found = api.items("api/v1", "pods", "app.kubernetes.io/name=load", "llm-lab")
     return [p for p in found if INDEX in (p["metadata"].get("annotations") or {})]
 
@@ -160,7 +163,10 @@ def _record(api: Api, pod: str, folder: Path) -> Path:
 
 
 def unpack_record(log: str, pod: str, folder: Path) -> Path:
-    """Unpack the record in a pod's log to files in `folder`. Raises WorkloadError unless it is whole."""
+    """Unpack the record in a pod's log to files in `folder`.
+
+    Raises WorkloadError unless it is whole.
+    """
     found = _RECORD.search(log)
     packed = base64.b64decode(found["body"]) if found else b""
     if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:

@@ -1,1 +1,1 @@
-"""TraceQL: text -> syntax tree (`parse`) -> checked (`validate`) -> SQL (`fields`, `spansets`, `series`)."""
+"""TraceQL: text -> syntax tree (`parse`) -> checked (`validate`) -> SQL (`fields`, `spansets`)."""

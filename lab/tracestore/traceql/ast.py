@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 
 class Type(Enum):
@@ -21,11 +22,14 @@ class Type(Enum):
 
     @property
     def is_numeric(self) -> bool:
+        """Whether values of this type can be calculated with."""
         return self in (Type.INT, Type.FLOAT, Type.DURATION)
 
 
 @dataclass(frozen=True)
 class Node:
+    """A node of the tree; `pos` is its offset in the text."""
+
     pos: int = field(kw_only=True, default=0, compare=False)
 
 
@@ -37,7 +41,7 @@ class Static(Node):
     """A literal. Durations are nanoseconds, status and kind are OTLP's enum numbers."""
 
     type: Type
-    value: int | float | str | bool | None
+    value: Any
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Intrinsic(Node):
 
 @dataclass(frozen=True)
 class Unary(Node):
+    """`-x` or `!x`."""
+
     op: str
     operand: FieldExpression
 
@@ -72,6 +78,8 @@ class Exists(Node):
 
 @dataclass(frozen=True)
 class Binary(Node):
+    """`left op right`: a comparison, arithmetic, or `&&` and `||`."""
+
     op: str
     left: FieldExpression
     right: FieldExpression
@@ -109,6 +117,8 @@ class Aggregate(Node):
 
 @dataclass(frozen=True)
 class ScalarOp(Node):
+    """Arithmetic between scalars."""
+
     op: str
     left: ScalarExpression
     right: ScalarExpression
@@ -116,6 +126,8 @@ class ScalarOp(Node):
 
 @dataclass(frozen=True)
 class ScalarFilter(Node):
+    """A comparison of scalars, such as `count() > 2`."""
+
     op: str
     left: ScalarExpression
     right: ScalarExpression
@@ -123,16 +135,20 @@ class ScalarFilter(Node):
 
 @dataclass(frozen=True)
 class GroupBy(Node):
+    """`by(operand)`."""
+
     operand: FieldExpression
 
 
 @dataclass(frozen=True)
 class Coalesce(Node):
-    pass
+    """`coalesce()`."""
 
 
 @dataclass(frozen=True)
 class Select(Node):
+    """`select(attributes)`."""
+
     attributes: tuple[Attribute | Intrinsic, ...]
 
 
@@ -153,8 +169,11 @@ Stage = Filter | SpansetOp | ScalarFilter | GroupBy | Coalesce | Select | Aggreg
 
 @dataclass(frozen=True)
 class Compare(Node):
-    """The arguments of compare(): which spans are the selection, how many values per attribute, and, unless both are 0,
-    between which times (unix ns) spans can be selected."""
+    """The arguments of compare().
+
+    `selection` says which spans are selected, `limit` how many values per attribute are kept.
+    Unless both times are 0, only spans that start between them (unix ns) can be selected.
+    """
 
     selection: Filter
     limit: int = 10
@@ -164,7 +183,10 @@ class Compare(Node):
 
 @dataclass(frozen=True)
 class MetricsAggregate(Node):
-    """`rate() by (...)` and its like. `quantiles` for quantile_over_time; `compare` for compare()."""
+    """`rate() by (...)` and its like. `quantiles` for quantile_over_time.
+
+    `compare` for compare().
+    """
 
     op: str
     attribute: Attribute | Intrinsic | None
@@ -175,12 +197,16 @@ class MetricsAggregate(Node):
 
 @dataclass(frozen=True)
 class TopBottom(Node):
+    """`topk(limit)` or `bottomk(limit)`."""
+
     op: str
     limit: int
 
 
 @dataclass(frozen=True)
 class MetricsFilter(Node):
+    """A comparison of samples, such as `> 10`."""
+
     op: str
     value: float
 

@@ -1,13 +1,16 @@
-"""What Tempo reads of each span before it evaluates a query, because that decides what a search shows.
+"""What Tempo reads of each span before it evaluates a query; it decides what a search shows.
 
-Tempo's storage reads an attribute only as far as the query's conditions want it: `{ kind = server } >> { status = error }`
-reads `kind` where it is server and `status` where it is error, and a search shows what was read. `select()`, `by()` and
-operands of arithmetic read without a condition. Conditions that are only joined by `&&` (`all_conditions`) also decide
-which spans are evaluated at all: of `{ !span.retry }` those that have the attribute.
+Tempo's storage reads an attribute only as far as the query's conditions want it. For
+`{ kind = server } >> { status = error }` it reads `kind` where it is server and `status` where it
+is error, and a search shows what was read. `select()`, `by()` and operands of arithmetic read
+without a condition. Conditions that are only joined by `&&` (`all_conditions`) also decide which
+spans are evaluated at all: for `{ !span.retry }` those that have the attribute.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,8 +26,9 @@ ABSENT = "absent"
 _BOOLEAN = {"=", "!=", "<", "<=", ">", ">=", "=~", "!~", "&&", "||"}
 _FLIPPED = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
-# Attributes that Tempo keeps in columns of their own by default. Read without a condition they are never absent: a span
-# without the attribute has the text "nil". (Observed; Tempo's own list has two more, which behave as all others.)
+# Attributes that Tempo keeps in columns of their own by default. Read without a condition they are
+# never absent: a span without the attribute has the text "nil". (Observed; Tempo's own list has two
+# more, which behave as all others.)
 DEDICATED = {
     ("resource", "cluster"): ast.Type.STRING,
     ("resource", "container"): ast.Type.STRING,
@@ -47,7 +51,10 @@ DEDICATED = {
 
 @dataclass(frozen=True)
 class Condition:
-    """What is read of an attribute: values for which `value op operand` holds, or by one of the words above."""
+    """What is read of an attribute: values for which `value op operand` holds.
+
+    Without an operand, `op` is one of the words above.
+    """
 
     attribute: Reference
     op: str = ANY
@@ -56,20 +63,27 @@ class Condition:
 
 @dataclass
 class FetchPlan:
-    """The conditions of a query. `second` are read without regard to `all_conditions`, for the spans that matched."""
+    """The conditions of a query.
+
+    `second` are read without regard to `all_conditions`, for the spans that matched.
+    """
 
     conditions: list[Condition] = field(default_factory=list)
     second: list[Condition] = field(default_factory=list)
     all_conditions: bool = True
+    _columns: dict[tuple[Reference, str], list[Condition]] = field(default_factory=dict, repr=False)
 
-    @property
+    @functools.cached_property
     def references(self) -> list[Reference]:
         """The attributes that are read, each once."""
         return list(dict.fromkeys(c.attribute for c in (*self.conditions, *self.second)))
 
     @property
     def requires_all(self) -> bool:
-        """Whether spans are evaluated only if they meet all conditions: joined by `&&`, each of one known scope."""
+        """Whether spans are evaluated only if they meet all conditions.
+
+        These are joined by `&&`, and each is of one known scope.
+        """
         scoped = all(
             isinstance(c.attribute, ast.Intrinsic) or c.attribute.scope for c in self.conditions
         )
@@ -83,7 +97,16 @@ class FetchPlan:
         )
 
     def column(self, reference: Reference, scope: str) -> list[Condition]:
-        """Return the conditions that apply to a reference's column; attributes of a scope share the column."""
+        """Return the conditions that apply to a reference's column.
+
+        Attributes of a scope share the column.
+        """
+        key = (reference, scope)
+        if key not in self._columns:
+            self._columns[key] = self._column(reference, scope)
+        return self._columns[key]
+
+    def _column(self, reference: Reference, scope: str) -> list[Condition]:
         every = (*self.conditions, *self.second)
         if isinstance(reference, ast.Intrinsic):
             return [c for c in every if c.attribute == reference]
@@ -114,7 +137,7 @@ def fetch_plan(query: ast.Query) -> FetchPlan:
     extractor = _Extractor()
     if query.pipeline is not None:
         extractor.pipeline(query.pipeline)
-    else:
+    elif query.metrics is not None:
         extractor.metrics(query.metrics)
     return extractor.plan
 
@@ -192,8 +215,8 @@ class _Extractor:
         named = [isinstance(side, ast.Attribute | ast.Intrinsic) for side in sides]
         literal = [isinstance(side, ast.Static) for side in sides]
         if any(named) and any(literal):
-            attribute = sides[named.index(True)]
-            operand = sides[literal.index(True)]
+            attribute: Any = sides[named.index(True)]
+            operand: Any = sides[literal.index(True)]
             self._comparison(attribute, node.op, operand, flipped=named[1])
             return
 
@@ -215,18 +238,16 @@ class _Extractor:
 # ---- which values pass
 
 
-def _matches(op: str, value: Any, operand: Any) -> bool:
-    compare: dict[str, Callable[[], bool]] = {
-        "=": lambda: value == operand,
-        "!=": lambda: value != operand,
-        ">": lambda: value > operand,
-        ">=": lambda: value >= operand,
-        "<": lambda: value < operand,
-        "<=": lambda: value <= operand,
-        "=~": lambda: re.fullmatch(operand, value, re.S) is not None,
-        "!~": lambda: re.fullmatch(operand, value, re.S) is None,
-    }
-    return compare[op]()
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "=~": lambda value, pattern: re.fullmatch(pattern, value, re.S) is not None,
+    "!~": lambda value, pattern: re.fullmatch(pattern, value, re.S) is None,
+}
 
 
 def passes(conditions: list[Condition], kind: ast.Type, value: Any) -> bool:
@@ -237,7 +258,7 @@ def passes(conditions: list[Condition], kind: ast.Type, value: Any) -> bool:
         if condition.operand is None or condition.operand.type is not kind:
             continue
         try:
-            if _matches(condition.op, value, condition.operand.value):
+            if _COMPARE[condition.op](value, condition.operand.value):
                 return True
         except re.error:  # RE2 accepts what Python does not: do not hide the value
             return True

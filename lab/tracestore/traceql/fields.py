@@ -1,9 +1,9 @@
 """Field expressions -> SQL over one row of spans.
 
-TraceQL is typed when the span is seen: `span.foo` may be a string here and a number there. So an expression compiles to
-`Slots`: one SQL expression for each type that it may have, of which at most one is not NULL on any row. `a = b` is then the
-OR over the types that can be compared. A comparison with nothing, or across types, is false, never an error. All values are
-bound parameters.
+TraceQL is typed when the span is seen: `span.foo` may be a string here and a number there. So an
+expression compiles to `Slots`: one SQL expression for each type that it may have, of which at most
+one is not NULL on any row. `a = b` is then the OR over the types that can be compared. A comparison
+with nothing, or across types, is false, never an error. All values are bound parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from lab.tracestore.columns import DUCK_OF, PROMOTED, quote
 from lab.tracestore.traceql import ast, fetch
 from lab.tracestore.traceql.ast import Type
 
-# Slot names: scalars, then lists of them (`[]`) for arrays and for events and links, of which a span has several.
+# Slot names: scalars, then lists of them (`[]`) for arrays and for events and links, of which a
+# span has several.
 SCALARS = ("str", "int", "dbl", "bool")
 _NUMERIC = ("int", "dur", "dbl")
 _TYPE_SLOT = {
@@ -55,7 +56,7 @@ class Parameters:
         return f"${name}"
 
     def of(self, sql: str) -> dict[str, object]:
-        """The values that this statement names: DuckDB refuses to bind others."""
+        """Return the values that this statement names: DuckDB refuses to bind others."""
         return {name: self.values[name] for name in set(_PARAMETER.findall(sql))}
 
 
@@ -72,10 +73,13 @@ class Needs:
 
 @dataclass
 class FieldCompiler:
-    """Compiles field expressions against the aliases `s` of spans, `r` of resources, `c` of scopes, `t` of traces, `k` of
-    children and `n` of nested sets.
+    """Compiles field expressions.
 
-    With the plan of the whole query, attributes are read as Tempo reads them (see `fetch`); without it, always.
+    The aliases are `s` for spans, `r` resources, `c` scopes, `t` traces, `k` children and `n`
+    nested sets.
+
+    With the plan of the whole query, attributes are read as Tempo reads them (see `fetch`); without
+    it, always.
     """
 
     catalogue: Catalogue
@@ -86,9 +90,12 @@ class FieldCompiler:
     # -- booleans
 
     def filter(self, stage: ast.Filter) -> str:
-        """Return the condition of `{ ... }`, restricted to the spans that Tempo evaluates at all.
+        """Return the condition of `{ .
 
-        That matters only where a negation could be true of a span that none of the query's conditions selects.
+        }`, restricted to the spans that Tempo evaluates at all.
+
+        That matters only where a negation could be true of a span that none of the query's
+        conditions selects.
         """
         condition = self.condition(stage.condition)
         if self.plan is None or not _negates(stage.condition):
@@ -110,7 +117,7 @@ class FieldCompiler:
         return f"coalesce({self._comparison(node)}, FALSE)"
 
     def condition(self, node: ast.FieldExpression) -> str:
-        """A boolean for WHERE: NULL counts as false."""
+        """Return a boolean for WHERE: NULL counts as false."""
         match node:
             case ast.Static():
                 return "TRUE" if node.value is True else "FALSE"
@@ -133,7 +140,7 @@ class FieldCompiler:
         return "FALSE"
 
     def strict(self, node: ast.FieldExpression) -> str:
-        """A boolean that is never NULL, for NOT and for values."""
+        """Return a boolean that is never NULL, for NOT and for values."""
         return f"coalesce({self.condition(node)}, FALSE)"
 
     def _exists(self, node: ast.FieldExpression) -> str:
@@ -148,7 +155,10 @@ class FieldCompiler:
         return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
 
     def _absent(self, node: ast.FieldExpression) -> str:
-        """Whether a value is missing; of events and links, whether any of them lacks it, or there is none."""
+        """Whether a value is missing.
+
+        Of events and links, whether any of them lacks it, or there is none.
+        """
         if isinstance(node, ast.Attribute) and node.scope in ("event", "link"):
             if not self.catalogue.types(node.scope, node.name):
                 return "TRUE"
@@ -177,7 +187,8 @@ class FieldCompiler:
     def _operand(self, node: ast.FieldExpression, other: ast.FieldExpression) -> Slots:
         """Return the slots of one side of a comparison.
 
-        An attribute beside a literal is read in the literal's type only, unless the query reads it without a condition.
+        An attribute beside a literal is read in the literal's type only, unless the query reads it
+        without a condition.
         """
         slots = self.slots(node)
         if (
@@ -195,7 +206,7 @@ class FieldCompiler:
         return {slot: sql for slot, sql in slots.items() if slot.removesuffix("[]") == kind}
 
     def _compare(self, op: str, ls: str, left: str, rs: str, right: str) -> str | None:
-        """One pair of types; None where TraceQL does not compare them."""
+        """Return one pair of types; None where TraceQL does not compare them."""
         if ls.endswith("[]") and rs.endswith("[]"):
             return None
         if ls.endswith("[]"):
@@ -205,7 +216,7 @@ class FieldCompiler:
         return _compare_scalars(op, ls, left, rs, right)
 
     def _compare_list(self, op: str, ls: str, left: str, rs: str, right: str) -> str | None:
-        """An array matches where any element does; != and !~ where every element does."""
+        """Return an array matches where any element does; != and !~ where every element does."""
         element = _compare_scalars(op, ls, "x", rs, right)
         if element is None:
             return None
@@ -233,7 +244,7 @@ class FieldCompiler:
     # -- values
 
     def slots(self, node: ast.FieldExpression) -> Slots:
-        """SQL for each type that the expression may have."""
+        """Return SQL for each type that the expression may have."""
         match node:
             case ast.Static():
                 return self._static(node)
@@ -247,6 +258,22 @@ class FieldCompiler:
             case ast.Binary() if node.op in _ARITHMETIC:
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
+
+    def group_slots(self, node: ast.FieldExpression) -> Slots:
+        """Return the slots of an expression that spans are grouped by.
+
+        Of several events or links the first counts; without any, their intrinsics are the zero of
+        their type.
+        """
+        slots = self.slots(node)
+        if isinstance(node, ast.Attribute) and node.scope in ("event", "link"):
+            return {slot.removesuffix("[]"): f"({sql})[1]" for slot, sql in slots.items()}
+        if not isinstance(node, ast.Intrinsic) or not node.name.startswith(("event:", "link:")):
+            return slots
+
+        ((slot, sql),) = slots.items()
+        zero = "''" if slot == "str[]" else "0::BIGINT"
+        return {slot.removesuffix("[]"): f"coalesce(({sql})[1], {zero})"}
 
     def _static(self, node: ast.Static) -> Slots:
         slot = _TYPE_SLOT[node.type]
@@ -356,12 +383,16 @@ class FieldCompiler:
         return f"list_filter({_bags(column)}, lambda b: {has})"
 
     def _in_list(self, column: str, name: str, type_name: str) -> str:
-        """The values that the events or links of a span give to an attribute; NULL where none has it."""
+        """Return the values that the events or links of a span give to an attribute.
+
+        NULL where none has it.
+        """
         pointer = self.parameters.add(
             "/" + name.replace("~", "~0").replace("/", "~1") + "/" + _JSON_FIELD[type_name]
         )
         value = f"json_extract_string(b, {pointer})"
-        found = f"list_filter(list_transform({_bags(column)}, lambda b: {value}), lambda v: v IS NOT NULL)"
+        values = f"list_transform({_bags(column)}, lambda b: {value})"
+        found = f"list_filter({values}, lambda v: v IS NOT NULL)"
         return (
             f"CASE WHEN {column} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
         )
@@ -380,7 +411,10 @@ def _negates(node: ast.FieldExpression) -> bool:
 
 
 def _root_shortcut(node: ast.Binary) -> str | None:
-    """Return a comparison of nestedSetParent that only tells roots (-1) from other spans (0 and more), as such."""
+    """Return SQL of a comparison of nestedSetParent that tells roots from other spans only.
+
+    A root has -1, any other span 0 or more. Returns None for other comparisons.
+    """
     if node.left != ast.Intrinsic("nestedSetParent") or not isinstance(node.right, ast.Static):
         return None
 
@@ -409,12 +443,12 @@ def _holds(op: str, value: int, limit: float) -> bool:
 
 
 def _bags(column: str) -> str:
-    """The attribute objects of a JSON list of events or links."""
+    """Return the attribute objects of a JSON list of events or links."""
     return f"json_extract({column}, '$[*].a')"
 
 
 def _chain(node: ast.Binary) -> list[ast.FieldExpression]:
-    """Operands of a chain of one and the same operator."""
+    """Return operands of a chain of one and the same operator."""
     operands: list[ast.FieldExpression] = []
     current: ast.FieldExpression = node
     while isinstance(current, ast.Binary) and current.op == node.op:
@@ -425,7 +459,10 @@ def _chain(node: ast.Binary) -> list[ast.FieldExpression]:
 
 
 def _array_of(json_text: str, type_name: str) -> str:
-    """The elements of one type of an array attribute; NULL where the attribute is no array of that type."""
+    """Return the elements of one type of an array attribute.
+
+    NULL where the attribute is no array of that type.
+    """
     found = f"json_extract_string({json_text}, '$.arrayValue.values[*].{_JSON_FIELD[type_name]}')"
     return f"CASE WHEN {json_text} IS NOT NULL THEN nullif({found}::{DUCK_OF[type_name]}[], []) END"
 
@@ -453,7 +490,10 @@ def _compare_scalars(op: str, ls: str, left: str, rs: str, right: str) -> str | 
 
 
 def _guard_nan(op: str, doubles: list[str], comparison: str) -> str:
-    """DuckDB takes NaN for equal to itself and greater than all; in TraceQL, as in Go, it is unequal to everything."""
+    """DuckDB takes NaN for equal to itself and greater than all.
+
+    In TraceQL, as in Go, it is unequal to everything.
+    """
     able = [sql for sql in doubles if not sql.startswith("$")]
     if not able:
         return comparison

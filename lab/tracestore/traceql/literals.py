@@ -1,8 +1,9 @@
-"""Tokens -> values: strings with Go's escapes, durations of Prometheus and of Go, names of statuses and kinds."""
+"""Tokens -> values: strings with Go's escapes, durations, names of statuses and kinds."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from lark import Token, Tree
 
@@ -12,9 +13,18 @@ STATUS = {"unset": 0, "ok": 1, "error": 2}
 KIND = {"unspecified": 0, "internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
 
 _UNIT_NS = {
-    "ns": 1, "us": 10**3, "µs": 10**3, "μs": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9,
-    "d": 86400 * 10**9, "w": 7 * 86400 * 10**9, "y": 365 * 86400 * 10**9,
-}  # fmt: skip
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": 10**9,
+    "m": 60 * 10**9,
+    "h": 3600 * 10**9,
+    "d": 86400 * 10**9,
+    "w": 7 * 86400 * 10**9,
+    "y": 365 * 86400 * 10**9,
+}
 _DURATION_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h|d|w|y)")
 _ESCAPE = re.compile(
     r'\\(?:([abfnrtv\\"])|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))',
@@ -34,8 +44,12 @@ _SIMPLE = {
 
 
 def literal(token: Token) -> Static | None:
-    """The value of a literal token; None where a name stands for nothing, or a string has a wrong escape."""
-    pos, text = token.start_pos, str(token)
+    """Return the value of a literal token.
+
+    None where a name stands for nothing, or a string has a wrong escape.
+    """
+    pos = place(token)
+    text = str(token)
     if token.type == "INTEGER":
         value = int(text)
         return Static(Type.INT, value, pos=pos) if value < 2**63 else None
@@ -44,8 +58,8 @@ def literal(token: Token) -> Static | None:
     if token.type == "DURATION":
         return Static(Type.DURATION, duration_ns(text), pos=pos)
     if token.type == "STRING":
-        value = unquote(text)
-        return None if value is None else Static(Type.STRING, value, pos=pos)
+        unquoted = unquote(text)
+        return None if unquoted is None else Static(Type.STRING, unquoted, pos=pos)
     if text in ("true", "false"):
         return Static(Type.BOOLEAN, text == "true", pos=pos)
     if text in STATUS:
@@ -55,6 +69,11 @@ def literal(token: Token) -> Static | None:
     if text in ("minInt", "maxInt"):
         return Static(Type.INT, -(2**63) if text == "minInt" else 2**63 - 1, pos=pos)
     return None
+
+
+def place(node: Any) -> int:
+    """Return where a token or a tree begins in the text."""
+    return getattr(node, "start_pos", None) or 0
 
 
 def duration_ns(text: str) -> int:
@@ -68,7 +87,7 @@ def duration_ns(text: str) -> int:
 
 
 def unquote(text: str) -> str | None:
-    """A quoted string's value, as Go reads it; None for an escape that Go does not know."""
+    """Return a quoted string's value, as Go reads it; None for an escape that Go does not know."""
     if text[0] == "`":
         return text[1:-1].replace("\r", "")
     wrong = False
@@ -89,15 +108,15 @@ def unquote(text: str) -> str | None:
 
 
 def unquote_attribute(text: str) -> str:
-    """An attribute's name with its quoted parts opened: `a."b c".d` is `a.b c.d`."""
+    """Return an attribute's name with its quoted parts opened: `a."b c".d` is `a.b c.d`."""
     return re.sub(r'"((?:\\["\\]|[^"\\])*)"', lambda m: re.sub(r"\\(.)", r"\1", m.group(1)), text)
 
 
 def number_or_none(tree: Tree) -> float | None:
-    """The value of a field expression that is one bare number."""
+    """Return the value of a field expression that is one bare number."""
     if tree.data != "field" or len(tree.children) != 1:
         return None
-    operand = tree.children[0]
+    operand: Any = tree.children[0]
     if len(operand.children) != 1 or operand.children[0].data != "literal":
         return None
     token = operand.children[0].children[0]

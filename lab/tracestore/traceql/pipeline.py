@@ -1,29 +1,31 @@
 """What may stand where in a TraceQL pipeline.
 
-Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share brackets and operators.
-Here each part of the query is a `Piece` of some kind, and `combine` says which kinds an operator joins, and into what.
+Tempo's grammar has separate rules for spansets, wrapped pipelines, scalars and metrics, which share
+brackets and operators. Here each part of the query is a `Piece` of some kind, and `combine` says
+which kinds an operator joins, and into what.
 
-kinds: spanset   { } and operators between them            pipe     a pipeline of spansets in brackets
-       wrapped   operators between pipes                   number   a literal number, or arithmetic of such
-       static    any other literal                         scalar   an aggregate, or arithmetic with one
-       pipescalar  ( pipeline | aggregate )                filter   scalar compared with scalar
-       pipefilter  pipescalar compared                     by, coalesce, select
-       metrics   rate() and so on, with comparisons        top      topk, bottomk, with comparisons
+The kinds are:
+
+- spanset: { } and operators between them
+- pipe: a pipeline of spansets in brackets; wrapped: operators between such
+- number: a literal number, or arithmetic of such; static: any other literal
+- scalar: an aggregate, or arithmetic with one; filter: a scalar compared with a scalar
+- pipescalar: ( pipeline | aggregate ); pipefilter: such, compared
+- by, coalesce, select: the functions of these names
+- metrics: rate() and so on, with comparisons; top: topk and bottomk, with comparisons
 """
 
 from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lark import Token, Tree
 
 from lab.tracestore.traceql import ast
-from lab.tracestore.traceql.literals import literal
-
-if TYPE_CHECKING:
-    from lab.tracestore.traceql.parse import _Builder
+from lab.tracestore.traceql.expressions import Builder
+from lab.tracestore.traceql.literals import literal, place
 
 COMPARISONS = {"=", "!=", "<", "<=", ">", ">="}
 STRUCTURAL = {
@@ -33,13 +35,20 @@ _ARITHMETIC = {"+", "-", "*", "/", "%", "^"}
 _SPANSETS = {"spanset", "pipe", "wrapped"}
 _AGGREGATES = {"count", "min", "max", "avg", "sum"}
 _OVER_TIME = {
-    "min_over_time", "max_over_time", "avg_over_time", "sum_over_time", "quantile_over_time", "histogram_over_time",
-}  # fmt: skip
+    "min_over_time",
+    "max_over_time",
+    "avg_over_time",
+    "sum_over_time",
+    "quantile_over_time",
+    "histogram_over_time",
+}
 _FOLD = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
 
 @dataclass(frozen=True)
 class Piece:
+    """A part of a query, and what kind of part it is."""
+
     kind: str
     node: Any
     pos: int
@@ -51,12 +60,13 @@ class Piece:
 class PipelineReader:
     """Reads the pipeline level of a query with the builder's means."""
 
-    def __init__(self, builder: _Builder) -> None:
+    def __init__(self, builder: Builder) -> None:
         self.b = builder
 
     # -- the whole query
 
     def query(self, tree: Tree, hints: dict[str, Any]) -> ast.Query:
+        """Return the tree of a whole query."""
         pieces = self.pieces(tree)
         first, text = pieces[0], self.b.text
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
@@ -71,6 +81,7 @@ class PipelineReader:
         return ast.Query(text, self._pipeline(pieces), hints=hints)
 
     def pieces(self, tree: Tree) -> list[Piece]:
+        """Return the stages of a pipeline."""
         return [
             self.b.bind(e, self.unit, self.combine, self.negate, _is_number) for e in tree.children
         ]
@@ -103,26 +114,27 @@ class PipelineReader:
     # -- operands
 
     def unit(self, atom: Any) -> Piece:
+        """Return an operand."""
         if atom.data == "spanset":
             return self._spanset(atom)
         if atom.data == "group":
             return self._group(atom)
         if atom.data == "by":
-            pos = atom.children[0].start_pos
+            pos = place(atom.children[0])
             return Piece("by", ast.GroupBy(self._one(atom.children[1:], "by()", pos), pos=pos), pos)
         if atom.data == "call":
             return self._call(atom)
         token = atom.children[0]
         static = literal(token)
         if static is None:
-            raise self.b.fail(f"unexpected {str(token)!r}", token.start_pos)
+            raise self.b.fail(f"unexpected {str(token)!r}", place(token))
         if not static.type.is_numeric:
-            return Piece("static", static, token.start_pos)
+            return Piece("static", static, place(token))
         value = static.value / 1e9 if static.type is ast.Type.DURATION else float(static.value)
-        return Piece("number", static, token.start_pos, value=value)
+        return Piece("number", static, place(token), value=value)
 
     def _spanset(self, tree: Tree) -> Piece:
-        pos = getattr(tree.meta, "start_pos", 0)
+        pos = place(tree.meta)
         condition = (
             self.b.field(tree.children[0])
             if tree.children
@@ -132,7 +144,7 @@ class PipelineReader:
 
     def _group(self, tree: Tree) -> Piece:
         pieces = self.pieces(tree.children[0])
-        pos, first = tree.meta.start_pos, pieces[0]
+        pos, first = place(tree.meta), pieces[0]
         if any(p.kind == "metrics" for p in pieces):
             raise self.b.fail(
                 "metrics in brackets, and arithmetic with them, came after Tempo 3.0", pos
@@ -155,17 +167,19 @@ class PipelineReader:
     # -- operators
 
     def negate(self, op: Token, piece: Piece) -> Piece:
+        """Return the negative of a number; nothing else has a prefix here."""
         if str(op) == "-" and piece.kind == "number" and isinstance(piece.node, ast.Static):
             return replace(
                 piece,
                 node=replace(piece.node, value=-piece.node.value),
                 value=-piece.value,
-                pos=op.start_pos,
+                pos=place(op),
             )
-        raise self.b.fail(f"unexpected {op}", op.start_pos)
+        raise self.b.fail(f"unexpected {op}", place(op))
 
     def combine(self, op_token: Token, left: Piece, right: Piece) -> Piece:
-        op, pos = str(op_token), op_token.start_pos
+        """Return what an operator makes of two operands."""
+        op, pos = str(op_token), place(op_token)
         kinds = {left.kind, right.kind}
         made: Piece | None = None
         if kinds <= _SPANSETS and (op in STRUCTURAL or op in ("&&", "||")):
@@ -217,12 +231,12 @@ class PipelineReader:
 
     def _call(self, tree: Tree) -> Piece:
         token, rest = tree.children[0], tree.children[1:]
-        name, pos = str(token), token.start_pos
+        name, pos = str(token), place(token)
         arguments = next((c for c in rest if c.data == "arguments"), None)
         grouping = next((c for c in rest if c.data == "grouping"), None)
         is_metrics = name in _OVER_TIME or name in ("rate", "count_over_time")
         if grouping is not None and not is_metrics:
-            raise self.b.fail(f"{name}() takes no by()", grouping.children[0].start_pos)
+            raise self.b.fail(f"{name}() takes no by()", place(grouping.children[0]))
         if name in _AGGREGATES:
             return self._aggregate(name, arguments, pos)
         if is_metrics:
@@ -269,7 +283,8 @@ class PipelineReader:
     ) -> Piece:
         by = self.b.attributes(grouping.children[1], "by()", pos) if grouping else ()
         given = arguments.children if arguments else []
-        attribute, quantiles = None, ()
+        attribute = None
+        quantiles: tuple[float, ...] = ()
         if name in _OVER_TIME:
             if not given:
                 raise self.b.fail(f"{name}() needs an attribute", pos)

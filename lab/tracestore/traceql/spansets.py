@@ -1,8 +1,9 @@
 """Spanset pipelines -> SQL: a relation of matching spans, per trace and, after by(), per group.
 
-A relation has the columns trace_id, rid (the row of `spans`), span_id, parent_id, start_ns and, after n groupings, g1..gn
-(text with the type in its first letter, so that the string "1" and the number 1 are two groups). Aggregates of scalar
-filters are carried as v1..vn, because Tempo returns them with the spanset.
+A relation has the columns trace_id, rid (the row of `spans`), span_id, parent_id, start_ns and,
+after n groupings, g1..gn (text with the type in its first letter, so that the string "1" and the
+number 1 are two groups). Aggregates of scalar filters are carried as v1..vn, because Tempo returns
+them with the spanset.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import duckdb
 
-from lab.tracestore import nested_sets
 from lab.tracestore.catalogue import Catalogue
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import FetchPlan
@@ -19,14 +19,15 @@ from lab.tracestore.traceql.fields import FieldCompiler, Needs, Parameters, Slot
 from lab.tracestore.traceql.pipeline import STRUCTURAL
 
 _KEYS = "trace_id, rid, span_id, parent_id, start_ns"
+_NESTED_SETS = "nested_sets"  # a temporary table
 
 
 @dataclass(frozen=True)
 class Window:
     """Spans that overlap [start_ns, end_ns] (unix ns) take part. `source` is the table of spans.
 
-    With `edges`, traces are meant: the spans of these traces take part wherever they are, and no span that takes part
-    starts outside [first_ns, last_ns] (see `lab.tracestore.windows`).
+    With `edges`, traces are meant: the spans of these traces take part wherever they are, and no
+    span that takes part starts outside [first_ns, last_ns] (see `lab.tracestore.windows`).
     """
 
     start_ns: int = 0
@@ -47,14 +48,17 @@ class Relation:
 
     @property
     def group_columns(self) -> list[str]:
+        """The columns of groupings."""
         return [f"g{i + 1}" for i in range(len(self.groups))]
 
     @property
     def extra_columns(self) -> list[str]:
+        """The columns of groupings and aggregates."""
         return self.group_columns + [f"v{i + 1}" for i in range(len(self.values))]
 
     @property
     def columns(self) -> str:
+        """All columns, for a SELECT."""
         return ", ".join([_KEYS, *self.extra_columns])
 
 
@@ -77,17 +81,19 @@ class SpansetCompiler:
         self._names = 0
 
     def prepare(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Create the tables beside the spans that the compiled statement reads, on the connection that will run it."""
+        """Create the tables beside the spans that the statement reads, on its connection."""
         if not self.needs_nested_sets:
             return
+        from lab.tracestore import nested_sets  # with numpy, for which the start does not wait
 
         source = self.window.source
         if source == "spans" and self.window.edges is not None:
+            traces = f"SELECT trace_id FROM spans s WHERE {self._overlap_literal()}"
             source = (
-                "(SELECT rowid, trace_id, span_id, parent_id, start_ns, res_id, scope_id FROM spans "
-                f"WHERE trace_id IN (SELECT trace_id FROM spans s WHERE {self._overlap_literal()}))"
+                "(SELECT rowid, trace_id, span_id, parent_id, start_ns, res_id, scope_id "
+                f"FROM spans WHERE trace_id IN ({traces}))"
             )
-        nested_sets.register(con, source)
+        nested_sets.register(con, source, _NESTED_SETS)
 
     def _overlap_literal(self) -> str:
         window = self.window
@@ -96,7 +102,7 @@ class SpansetCompiler:
     # -- SQL pieces
 
     def statement(self, body: str) -> str:
-        """A whole statement: the WITH clauses, then the body."""
+        """Return a whole statement: the WITH clauses, then the body."""
         return (f"WITH RECURSIVE {', '.join(self.ctes)} " if self.ctes else "") + body
 
     def name(self, sql: str, *, materialized: bool = True) -> str:
@@ -118,15 +124,19 @@ class SpansetCompiler:
         if needs.scopes:
             sql += " LEFT JOIN scopes c ON c.id = s.scope_id"
         if needs.trace:
-            sql += f" LEFT JOIN ({TRACES.format(source=self.window.source)}) t ON t.trace_id = s.trace_id"
+            traces = TRACES.format(source=self.window.source)
+            sql += f" LEFT JOIN ({traces}) t ON t.trace_id = s.trace_id"
         if needs.children:
-            children = f"SELECT trace_id, parent_id, count(*) AS children FROM {self.window.source} GROUP BY ALL"
+            children = (
+                "SELECT trace_id, parent_id, count(*) AS children "
+                f"FROM {self.window.source} GROUP BY ALL"
+            )
             sql += (
                 f" LEFT JOIN ({children}) k ON k.trace_id = s.trace_id AND k.parent_id = s.span_id"
             )
         if needs.nested_sets:
             self.needs_nested_sets = True
-            sql += f" LEFT JOIN {nested_sets.TABLE} n ON n.rid = s.rowid"
+            sql += f" LEFT JOIN {_NESTED_SETS} n ON n.rid = s.rowid"
         return sql
 
     def in_window(self) -> str:
@@ -151,13 +161,17 @@ class SpansetCompiler:
     # -- pipelines
 
     def pipeline(self, pipeline: ast.Pipeline, inside: Relation | None = None) -> Relation:
-        """The relation after the last stage. `inside` restricts the first stage, for a pipeline within a pipeline."""
+        """Return the relation after the last stage.
+
+        `inside` restricts the first stage, for a pipeline within a pipeline.
+        """
         relation = inside
         for stage in pipeline.stages:
             relation = self.stage(stage, relation)
         return relation
 
     def stage(self, stage: ast.Node, before: Relation | None) -> Relation:
+        """Return the relation after a stage."""
         match stage:
             case ast.Filter():
                 return self._filter(stage, before)
@@ -184,20 +198,22 @@ class SpansetCompiler:
         if before is None:
             columns = "s.trace_id, s.rowid AS rid, s.span_id, s.parent_id, s.start_ns"
             return Relation(
-                f"SELECT {columns} FROM {self.source(compiler.needs)} WHERE {self.in_window()} AND ({where})"
+                f"SELECT {columns} FROM {self.source(compiler.needs)} "
+                f"WHERE {self.in_window()} AND ({where})"
             )
         if where == "TRUE":
             return before
         return replace(before, sql=self._joined(before, compiler.needs, where))
 
     def _joined(self, before: Relation, needs: Needs, where: str, more: str = "") -> str:
-        """The relation's spans with their rows again, for conditions and values of later stages."""
+        """Join the relation's spans with their rows again, for conditions and values."""
         columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
-        return f"SELECT {columns}{more} FROM {self.source(needs)} JOIN ({before.sql}) b ON b.rid = s.rowid WHERE {where}"
+        joined = f"{self.source(needs)} JOIN ({before.sql}) b ON b.rid = s.rowid"
+        return f"SELECT {columns}{more} FROM {joined} WHERE {where}"
 
     def _group_by(self, stage: ast.GroupBy, before: Relation) -> Relation:
         compiler = self.fields()
-        key = group_key(compiler.slots(stage.operand))
+        key = group_key(compiler.group_slots(stage.operand))
         column = f"g{len(before.groups) + 1}"
         # Values found before are of the undivided spansets, but Tempo carries them on: so do we.
         sql = self._joined(before, compiler.needs, "TRUE", f", {key} AS {column}")
@@ -217,7 +233,11 @@ class SpansetCompiler:
         compared = (
             f"{value} {'<>' if stage.op == '!=' else stage.op} {self.parameters.add(static.value)}"
         )
-        sums = f"SELECT {', '.join(keys)}, {value} AS {column} FROM ({rows}) GROUP BY {', '.join(keys)} HAVING {compared}"
+        listed = ", ".join(keys)
+        sums = (
+            f"SELECT {listed}, {value} AS {column} FROM ({rows}) "
+            f"GROUP BY {listed} HAVING {compared}"
+        )
         on = " AND ".join(f"a.{k} = b.{k}" for k in keys)
         columns = ", ".join(f"b.{c}" for c in [*_KEYS.split(", "), *before.extra_columns])
         sql = f"SELECT {columns}, a.{column} FROM ({before.sql}) b JOIN ({sums}) a ON {on}"
@@ -254,14 +274,18 @@ class SpansetCompiler:
         return self._structural(op, left, right, keys, columns)
 
     def _structural(self, op: str, left: str, right: str, keys: list[str], columns: str) -> str:
-        """Pairs (l, r) with the wanted kinship; the result is r, or both for &, or the r without a partner for !."""
+        """Pairs (l, r) with the wanted kinship.
+
+        The result is r, or both for &, or the r without a partner for !.
+        """
         mark, kin = (op[0], op[1:]) if op[0] in "!&" else ("", op)
         same_group = "".join(f" AND l.{k} = r.{k}" for k in keys[1:])
         pairs = self.name(
             f"SELECT DISTINCT l.rid AS l, r.rid AS r FROM {self._kin(kin, left, right)}{same_group}"
         )
         if mark == "!":
-            return f"SELECT {columns} FROM {right} r WHERE NOT EXISTS (SELECT 1 FROM {pairs} p WHERE p.r = r.rid)"
+            partner = f"SELECT 1 FROM {pairs} p WHERE p.r = r.rid"
+            return f"SELECT {columns} FROM {right} r WHERE NOT EXISTS ({partner})"
         found = f"SELECT {columns} FROM {right} SEMI JOIN {pairs} p ON p.r = rid"
         if mark == "&":
             found = f"SELECT {columns} FROM {left} SEMI JOIN {pairs} p ON p.l = rid UNION {found}"
@@ -282,7 +306,10 @@ class SpansetCompiler:
         return f"{joined} JOIN {lines} u ON u.rid = {low}.rid AND u.ancestor = {high}.span_id"
 
     def _ancestors(self, above: str, below: str) -> str:
-        """(rid, ancestor) for every span of `below` in a trace that `above` has a span of. UNION ends at a cycle."""
+        """(rid, ancestor) for every span of `below` in a trace that `above` has a span of.
+
+        UNION ends at a cycle.
+        """
         traces = self.name(
             f"SELECT DISTINCT trace_id FROM {above} INTERSECT SELECT DISTINCT trace_id FROM {below}"
         )
@@ -294,8 +321,9 @@ class SpansetCompiler:
         name = f"q{self._names}"
         self.ctes.append(
             f"{name}(trace_id, rid, ancestor) AS ("
-            f"SELECT b.trace_id, b.rid, b.parent_id FROM {below} b SEMI JOIN {traces} m ON m.trace_id = b.trace_id "
-            f"WHERE b.parent_id <> 0 UNION SELECT u.trace_id, u.rid, e.parent_id FROM {name} u "
+            f"SELECT b.trace_id, b.rid, b.parent_id FROM {below} b "
+            f"SEMI JOIN {traces} m ON m.trace_id = b.trace_id WHERE b.parent_id <> 0 "
+            f"UNION SELECT u.trace_id, u.rid, e.parent_id FROM {name} u "
             f"JOIN {edges} e ON e.trace_id = u.trace_id AND e.span_id = u.ancestor)"
         )
         return name
@@ -304,20 +332,25 @@ class SpansetCompiler:
 TRACES = (
     "SELECT trace_id, max(end_ns) - min(start_ns) AS trace_ns, min(start_ns) AS trace_start_ns, "
     "arg_min(name, start_ns) FILTER (parent_id = 0) AS root_name, "
-    "arg_min(service, start_ns) FILTER (parent_id = 0) AS root_service FROM {source} GROUP BY trace_id"
+    "arg_min(service, start_ns) FILTER (parent_id = 0) AS root_service "
+    "FROM {source} GROUP BY trace_id"
 )
 
 _LETTER = {"str": "s", "int": "i", "dbl": "d", "bool": "b", "dur": "u", "status": "t", "kind": "k"}
 
 
 def group_key(slots: Slots) -> str:
-    """One text for a value of any type: its letter, then the value; `n` for nil."""
+    """Return SQL of one text for a value of any type: its letter, then the value; `n` for nil.
+
+    An array of one is its element; a longer one has a capital letter and JSON.
+    """
     parts = [f"'{_LETTER[t]}' || ({sql})::VARCHAR" for t, sql in slots.items() if t in _LETTER]
-    parts += [
-        f"'{_LETTER[t[:-2]].upper()}' || ({sql})::VARCHAR"
-        for t, sql in slots.items()
-        if t.endswith("[]")
-    ]
+    for slot, sql in slots.items():
+        if slot.endswith("[]"):
+            letter = _LETTER[slot[:-2]]
+            element = f"'{letter}' || ({sql})[1]::VARCHAR"
+            elements = f"'{letter.upper()}' || to_json({sql})::VARCHAR"
+            parts.append(f"CASE len({sql}) WHEN 1 THEN {element} ELSE {elements} END")
     return f"coalesce({', '.join([*parts, chr(39) + 'n' + chr(39)])})"
 
 

@@ -34,7 +34,7 @@ def attribute_text(node: ast.Attribute | ast.Intrinsic) -> str:
 
 
 def field_text(node: ast.FieldExpression) -> str:
-    """A field expression."""
+    """Return a field expression."""
     match node:
         case ast.Static():
             return static_text(node)
@@ -60,7 +60,7 @@ def aggregate_text(node: ast.Aggregate) -> str:
 
 
 def static_text(node: ast.Static) -> str:
-    """A literal."""
+    """Return a literal."""
     match node.type:
         case ast.Type.STRING:
             return "`" + str(node.value) + "`"
@@ -76,7 +76,7 @@ def static_text(node: ast.Static) -> str:
 
 
 def go_duration(ns: int) -> str:
-    """A duration as Go prints it: 1h0m0s, 1.5s, 250ms, 12µs."""
+    """Return a duration as Go prints it: 1h0m0s, 1.5s, 250ms, 12µs."""
     if ns == 0:
         return "0s"
     sign, ns = ("-", -ns) if ns < 0 else ("", ns)

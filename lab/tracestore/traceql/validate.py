@@ -1,6 +1,7 @@
-"""Check that a parsed query makes sense, as Tempo does: types fit, filters are boolean, aggregates depend on the span.
+"""Check that a parsed query makes sense, as Tempo does.
 
-Raises TraceQLInvalid for what is wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly, by Tempo.
+Types fit, filters are boolean, aggregates depend on the span. Raises TraceQLInvalid for what is
+wrong, TraceQLUnsupported for what is right but answered neither here nor, mostly, by Tempo.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from lab.tracestore.traceql.ast import Type
 MAX_GROUP_BY = 5
 MAX_SPANSET_OPERATORS = 20
 MAX_GROUPINGS = 5
+MAX_ARITHMETIC_OPERATORS = 100
 
 _INTRINSIC_TYPES = {
     "span:duration": Type.DURATION,
@@ -57,7 +59,10 @@ _OPS_OF[Type.FLOAT] = _OPS_OF[Type.DURATION] = _OPS_OF[Type.INT]
 
 
 def implied_type(node: ast.FieldExpression | ast.ScalarExpression) -> Type:
-    """The type of an expression as far as the query tells; ATTRIBUTE where only the span can."""
+    """Return the type of an expression as far as the query tells.
+
+    ATTRIBUTE where only the span can.
+    """
     match node:
         case ast.Static():
             return node.type
@@ -96,7 +101,7 @@ def references_span(node: ast.FieldExpression) -> bool:
 
 
 def walk(node: object) -> Iterator[ast.Node]:
-    """Every node below and including this one."""
+    """Return every node below and including this one."""
     stack = [node]
     while stack:
         current = stack.pop()
@@ -112,7 +117,7 @@ def validate(query: ast.Query) -> ast.Query:
     checker = _Checker(query.text)
     if query.pipeline is not None:
         checker.pipeline(query.pipeline)
-    else:
+    elif query.metrics is not None:
         checker.metrics(query.metrics)
     checker.size(query)
     return query
@@ -241,7 +246,8 @@ class _Checker:
         left, right = implied_type(node.left), implied_type(node.right)
         if not _match(left, right):
             raise self.invalid(
-                f"binary operations must operate on the same type: {left.value} {node.op} {right.value}",
+                "binary operations must operate on the same type: "
+                f"{left.value} {node.op} {right.value}",
                 node,
             )
         for kind in (left, right):
@@ -301,15 +307,18 @@ class _Checker:
 
     def size(self, query: ast.Query) -> None:
         """Limit what costs a table of its own: operators between spansets, and groupings."""
-        limits = (
-            (ast.SpansetOp, MAX_SPANSET_OPERATORS, "operators between spansets"),
-            (ast.GroupBy, MAX_GROUPINGS, "by()"),
-        )
         nodes = list(walk(query))
-        for kind, limit, construct in limits:
-            found = [node for node in nodes if isinstance(node, kind)]
-            if len(found) > limit:
-                last = max(found, key=lambda node: node.pos)
+        operators = [n for n in nodes if isinstance(n, ast.Binary) and n.op not in _BOOLEAN_OPS]
+        spanset_operators = [n for n in nodes if isinstance(n, ast.SpansetOp)]
+        groupings = [n for n in nodes if isinstance(n, ast.GroupBy)]
+        limits = (
+            (spanset_operators, MAX_SPANSET_OPERATORS, "operators between spansets"),
+            (groupings, MAX_GROUPINGS, "by()"),
+            (operators, MAX_ARITHMETIC_OPERATORS, "arithmetic operators"),
+        )
+        for used, limit, construct in limits:
+            if len(used) > limit:
+                last = max(used, key=lambda node: node.pos)
                 raise TraceQLUnsupported(
                     f"more than {limit} {construct}: not supported",
                     query=self.text,
@@ -329,12 +338,15 @@ def _match(left: Type, right: Type) -> bool:
 
 @functools.cache
 def _re2() -> duckdb.DuckDBPyConnection:
-    """An empty database, kept because opening one takes longer than most queries."""
+    """Return an empty database, kept because opening one takes longer than most queries."""
     return duckdb.connect(config={"threads": 1})
 
 
 def regex_problem(pattern: str) -> str:
-    """Why a regular expression is not one for RE2; empty where it is (DuckDB's own RE2 is asked)."""
+    """Why a regular expression is not one for RE2.
+
+    Empty where it is (DuckDB's own RE2 is asked).
+    """
     try:
         with _re2().cursor() as con:
             con.execute("SELECT regexp_full_match('', ?, 's')", [pattern]).fetchone()

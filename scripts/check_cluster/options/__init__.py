@@ -16,7 +16,7 @@ import yaml
 
 _TYPES: dict[str, dict[str, Any]] = {
     "any": {},
-    "string": {"type": "string"},
+    "string": {"type": ["string", "null"]},  # an empty value is read as the empty string
     "integer": {"type": "integer"},
     "number": {"type": "number"},
     "boolean": {"type": "boolean"},

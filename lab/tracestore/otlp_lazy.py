@@ -1,10 +1,9 @@
 """OTLP read only as deep as needed: spans are opened, what lies inside them stays bytes.
 
-On the wire a message inside a message is just bytes with a length. Declared as `bytes`, attributes, status, events,
-resource and
-scope cost one Python object each instead of several for every attribute; `keyvalues` then reads the attributes of a
-whole batch
-at once. Field numbers are OTLP's (opentelemetry/proto/trace/v1/trace.proto).
+On the wire a message inside a message is just bytes with a length. Declared as `bytes`, attributes,
+status, events, resource and scope cost one Python object each instead of several for every
+attribute; `attributes` then reads the attributes of a whole batch at once. Field numbers are OTLP's
+(opentelemetry/proto/trace/v1/trace.proto).
 """
 
 from __future__ import annotations

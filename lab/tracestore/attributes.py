@@ -1,9 +1,8 @@
 """OTLP KeyValues, still serialized, of a whole batch -> columns, with numpy instead of a loop.
 
-A KeyValue is `0A len key 12 len value`, a value `0A len text`, `18 varint`, `21 8 bytes` or `10 bool`. Where all
-lengths are below
-128 (one byte) every part has a place that arithmetic finds; what does not look like that goes through protobuf, one
-by one.
+A KeyValue is `0A len key 12 len value`, a value `0A len text`, `18 varint`, `21 8 bytes` or `10
+bool`. Where all lengths are below 128 (one byte) every part has a place that arithmetic finds; what
+does not look like that goes through protobuf, one by one.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass
 class Column:
-    """The attributes of one type: which attribute of the batch each is (ascending), and its value."""
+    """The attributes of one type: their positions in the batch (ascending) and their values."""
 
     index: np.ndarray
     values: pa.Array
@@ -45,8 +44,8 @@ class KeyValues:
 def read(blobs: list[bytes]) -> KeyValues:
     """Read serialized KeyValues.
 
-    Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8, TooLarge where they
-    hold too many nested values.
+    Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8,
+    TooLarge where they hold too many nested values.
     """
     data = b"".join(blobs)
     lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
@@ -67,7 +66,7 @@ def read(blobs: list[bytes]) -> KeyValues:
     Allowance().spend_on([blobs[i] for i in slow], KEY_VALUE)
     slow_keys: list[bytes] = []
     slow_of: dict[int, tuple[list[int], list[Any]]] = {number: ([], []) for number in range(5)}
-    for i in slow:  # one at a time: a parsed message takes far more memory than its value
+    for i in slow.tolist():  # one at a time: a parsed message takes far more memory than its value
         key, number, plain = _parse(blobs[i])
         kind[i] = number
         slow_keys.append(key)
@@ -121,7 +120,10 @@ def _kinds(
 def _texts(
     raw: np.ndarray, at: np.ndarray, length: np.ndarray, slow: np.ndarray, slow_texts: list[bytes]
 ) -> pa.Array:
-    """A string array of the bytes at these places; where `slow` says so, of `slow_texts` instead. Checks UTF-8."""
+    """Return a string array of the bytes at these places, or of `slow_texts` at `slow`.
+
+    Checks UTF-8.
+    """
     if len(slow):
         extra = np.frombuffer(b"".join(slow_texts), dtype=np.uint8)
         slow_length = np.array([len(t) for t in slow_texts], dtype=np.int64)

@@ -1,0 +1,85 @@
+"""A short run of the campaign in `benchmarks.store_campaign`: values at every bound, every endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks import store_campaign
+from tests.tracestore.conftest import Running
+from tests.tracestore.corpus import random_spans, request_of
+
+
+def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
+    """OTLP fields and HTTP parameters at the bounds of their types: 200 or 4xx, and no traceback in the log."""
+    result = store_campaign.fuzz(tmp_path, 600, seed=18)
+    assert result["failed"] == 0, result["first"]
+    assert result["codes"]["write 200"] > 150
+    assert result["codes"]["read 200"] > 100
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize("value", ["9" * 20, "9" * 400, LONG, "9" * 30 + "h", "1e30h", "-1", "١٢"])
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/api/search", "start"),
+        ("/api/search", "end"),
+        ("/api/search", "minDuration"),
+        ("/api/search", "maxDuration"),
+        ("/api/search", "limit"),
+        ("/api/metrics/query_range", "start"),
+        ("/api/metrics/query_range", "end"),
+        ("/api/metrics/query_range", "since"),
+        ("/api/metrics/query_range", "step"),
+        ("/api/lab/spans", "limit"),
+    ],
+)
+def test_numbers_out_of_range_are_a_client_error(
+    fuzzed: Running, path: str, name: str, value: str
+) -> None:
+    """Far too many digits, a huge unit, digits of another script: 400 with a sentence."""
+    parameters = {"q": "{} | rate()"} if "metrics" in path else {}
+    answer = fuzzed.tempo.get(path, params=parameters | {name: value})
+    assert answer.status_code == 400
+    assert name in answer.text
+
+
+@pytest.mark.parametrize("tag", ["span.app.kubernetes.io/name", "span.{x}", "span.a%2Fb"])
+def test_tags_with_any_character_have_values(fuzzed: Running, tag: str) -> None:
+    """A slash or braces in a tag's name are part of the name, not of the path."""
+    for version in ("/api/search", "/api/v2/search"):
+        answer = fuzzed.tempo.get(f"{version}/tag/{tag}/values")
+        assert answer.status_code == 200
+
+
+def test_an_aborted_body_leaves_no_traceback(tmp_path: Path) -> None:
+    """A sender that goes away in the middle of its body is not an error of the store."""
+    store = store_campaign.Store(tmp_path)
+
+    def half() -> object:
+        yield b"x" * 1000
+        raise httpx.WriteError("the sender goes away")
+
+    for _ in range(3):
+        with pytest.raises(httpx.WriteError):
+            httpx.post(store.otlp, content=half(), headers=store_campaign.PROTOBUF)
+    httpx.get(f"{store.tempo}/api/search").raise_for_status()
+    tracebacks = store.tracebacks
+    store.end()
+    assert tracebacks == []
+
+
+def test_a_pipeline_over_resources_selects_spans(running: Running) -> None:
+    """A pipeline that looks at resource attributes, as a filter of the frame of spans."""
+    running.export(request_of(random_spans(1)).SerializeToString())
+    for query in (
+        "{ .foo = 1.5 } | count() > 0",
+        '{ resource.service.name = "api" } | count() > 0',
+    ):
+        answer = running.tempo.get("/api/lab/spans", params={"q": query})
+        assert answer.status_code == 200, answer.text
