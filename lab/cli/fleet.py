@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 import typer
@@ -56,7 +56,8 @@ def fleet(
     No traces are needed, and nothing is sent or started. Quantiles are given as the bucket in which
     they lie; what the engines do not report is listed with the reason.
     """
-    settings = load_settings(**({"prometheus_url": prometheus} if prometheus else {}))
+    given: dict[str, Any] = {"prometheus_url": prometheus} if prometheus else {}
+    settings = load_settings(**given)
     shown = look(settings, window, job=job)
     if as_json:
         print(json.dumps(_as_json(shown), indent=1))
@@ -159,7 +160,7 @@ def _cost(shown: Fleet, usd_per_hour: float) -> str:
 
 
 def _text(value: object, form: str) -> str:
-    return UNKNOWN if pd.isna(value) else form.format(value)  # type: ignore[call-overload]
+    return UNKNOWN if pd.isna(value) else form.format(value)
 
 
 def _indented(table: pd.DataFrame) -> str:

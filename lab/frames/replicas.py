@@ -7,7 +7,8 @@ scrape the same target). Adding everything up is wrong for all but the second ki
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ def series_summary(
 
     rows = []
     for labels, at, value in series:
-        row = {name: text for name, text in labels.items() if name != "__name__"}
+        row: dict[str, Any] = {name: text for name, text in labels.items() if name != "__name__"}
         row["metric"] = labels.get("__name__", "")
         row |= _as_counter(at, value, start, scraped_before=began[_target(labels)] < at[0])
         row |= _as_gauge(at, value, start, end) if gauges else _NO_GAUGE
@@ -138,7 +139,7 @@ def _living_processes(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def _target(labels: dict[str, str]) -> tuple[str, ...]:
+def _target(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(labels.get(name, "") for name in _TARGET)
 
 
