@@ -23,13 +23,13 @@ import pandas as pd
 from lab.engines import LABELS, Dialect, Name, questions, recognise
 from lab.errors import NoData
 from lab.frames.replicas import copies_in, per_engine, series_summary, without_copies
-from lab.measures import read_histogram
+from lab.measures import cache_tokens, read_histogram
 from lab.observation.window import parse_window
 from lab.settings import Settings
 from lab.stores import MetricAnswer, Prometheus
 from lab.stores.timestamps import utc
 
-__all__ = ["Fleet", "Remark", "cache_tokens", "look"]
+__all__ = ["Fleet", "Remark", "look"]
 
 HISTOGRAMS = ("ttft", "itl", "tpot", "e2e", "queue", "prefill", "decode", "inference")
 QUANTILES = (0.5, 0.95, 0.99)
@@ -54,8 +54,6 @@ NOT_THE_ENGINES = (
     *("cluster", "namespace", "exported_namespace", "job", "exported_job"),
     *("instance", "exported_instance", "pod", "exported_pod"),
 )
-TRANSFER = ("external_kv_transfer",)  # label `source` of vLLM's prompt_tokens_by_source
-TIERS = ("host", "disk")  # of prompt_tokens_cached_by_source: an own cache, not another engine
 
 
 @dataclass(frozen=True)
@@ -486,38 +484,6 @@ def _cache_columns(observed: _Observed, columns: dict[str, pd.Series]) -> dict[s
         tiers.get("increase", pd.Series(dtype=float)),
     )
     return {"cached_tokens": sums["cached"], "transferred_tokens": sums["transferred"]}
-
-
-def cache_tokens(
-    cached: pd.Series, external: pd.Series, by_source: pd.Series, tiers: pd.Series
-) -> pd.DataFrame:
-    """Return per engine the prompt tokens that caching saved, and those that were transferred.
-
-    - `cached`: what the engine counts as cached, transfers included;
-    - `external`: hits of its connector to other engines or stores;
-    - `by_source`: prompt tokens, with `source` as the last level of the index;
-    - `tiers`: cached tokens by `source`: an engine's own host memory or disk is a cache, so it is
-      not a transfer.
-
-    In a prefill/decode pair the decoding engine has the whole prompt 'cached': the other engine
-    computed it, so nothing was saved.
-    """
-    transferred = external.copy()
-    if len(by_source):
-        of_transfer = by_source[by_source.index.get_level_values("source").isin(TRANSFER)]
-        exact = of_transfer.groupby(level=list(range(by_source.index.nlevels - 1))).sum()
-        transferred = exact.combine_first(transferred) if len(transferred) else exact
-    if len(tiers) and len(transferred):
-        own = tiers[tiers.index.get_level_values("source").isin(TIERS)]
-        own = own.groupby(level=list(range(tiers.index.nlevels - 1))).sum()
-        transferred = (transferred - own.reindex(transferred.index).fillna(0.0)).clip(lower=0.0)
-    if not len(transferred):
-        return pd.DataFrame({"cached": cached, "transferred": np.nan}, index=cached.index)
-    if not len(cached):
-        return pd.DataFrame({"cached": np.nan, "transferred": transferred})
-    moved = transferred.reindex(cached.index).fillna(0.0)
-    saved = (cached - moved).clip(lower=0.0)
-    return pd.DataFrame({"cached": saved, "transferred": transferred})
 
 
 def _names(index: pd.MultiIndex) -> list[str]:

@@ -92,6 +92,7 @@ from lab.measures.signals import (
 )
 from lab.measures.tokens import (
     TokenPrice,
+    cache_tokens,
     cost_by,
     machine_usd_per_mtok,
     reconcile_totals,
@@ -146,6 +147,7 @@ __all__ = [
     "busy_cores",
     "by_tokens",
     "cache_savings",
+    "cache_tokens",
     "classify_work",
     "compare_paired",
     "compare_signals",

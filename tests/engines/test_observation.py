@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,14 +10,14 @@ import pandas as pd
 import pytest
 
 from lab.capacity import Measured, engine_pressure, in_engine
+from lab.cost import cache_savings, saved_ratio
 from lab.measures import level_over_time, time_share_above, time_weighted_mean
 from lab.observation import Observation
 from lab.settings import Settings
 from lab.utilisation import data_availability, gpu_activity
 from lab.workload import Run
-from tests.engines.pages import T0, WINDOW, page, scraped
+from tests.engines.pages import DATA, T0, WINDOW, page, scraped
 
-JOBS = ("m06", "team-a/chat", "m16", "mig")
 RECORDS = pd.DataFrame(
     {
         "scheduled_at": [T0 + 10.0, T0 + 50.0],
@@ -33,6 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         "m06": ("m06_vllm_dp8.t0", "m06_vllm_dp8.t1"),
         "team-a/chat": ("m07_kserve_vllm.t0", "m07_kserve_vllm.t1"),
         "m16": ("m16_sglang_tp4.t0", "m16_sglang_tp4.t1"),
+        "m13": ("m13_vllm_pd_decode.t0", "m13_vllm_pd_decode.t1"),
         "mig": ("m18_dcgm_mig", "m18_dcgm_mig"),
     }
     targets = [({"job": job, "instance": job}, page(a), page(b)) for job, (a, b) in pages.items()]
@@ -66,6 +68,22 @@ def test_sglangs_ranks_are_one_engine_to_the_analysis(store: Settings) -> None:
     running = sglang.samples(sglang.of_vllm("vllm:num_requests_running"))
     assert time_weighted_mean(running) == 6
     assert sglang.increase("vllm:prompt_tokens_total") == 52_000
+
+
+def test_what_a_prefill_instance_computed_is_no_saving(store: Settings) -> None:
+    """The API reports 999 of 1,000 tokens as cached (m13_usage.json); caching saved none."""
+    usage = json.loads((DATA / "m13_usage.json").read_text())["usage"]
+    turns = pd.DataFrame(
+        {
+            "prefill_s": [0.01] * 20,
+            "prompt_tokens": [usage["prompt_tokens"]] * 20,
+            "cached_tokens": [usage["prompt_tokens_details"]["cached_tokens"]] * 20,
+        }
+    )
+    assert saved_ratio(seen(store, "m13")) == 0
+    assert cache_savings(turns, saved_ratio(seen(store, "m13"))).tokens == 0
+    assert saved_ratio(seen(store, "team-a/chat")) == 1
+    assert cache_savings(turns).tokens == 20 * 999
 
 
 def test_engine_pressure_never_adds_shares_up(store: Settings) -> None:
