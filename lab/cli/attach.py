@@ -17,7 +17,7 @@ from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
 from lab.schema import Metric, names_of
-from lab.settings import REPO, TOML_FILE, Settings, hide_password, load_settings
+from lab.settings import CREDENTIALS, REPO, TOML_FILE, Settings, hide_password, load_settings
 from lab.stores import Prometheus, Tempo
 
 RECENT_S = 3600.0
@@ -70,7 +70,7 @@ def attach(
     Prometheus alone is enough for metrics (`lab fleet`): with --prometheus and no --tempo, a Tempo
     that does not answer is reported, and is not an error. A login may be in the URL
     (https://user:password@host), with special characters percent-encoded; headers are set with
-    LAB_STORE_HEADERS.
+    LAB_STORE_HEADERS, and a bearer token with LAB_STORE_TOKEN_FILE or LAB_STORE_TOKEN_COMMAND.
     """
     options = {"prometheus_url": prometheus, "tempo_url": tempo, "metric_prefix": prefix}
     given: dict[str, Any] = {name: text for name, text in options.items() if text}
@@ -245,7 +245,8 @@ def _address(settings: Settings, name: str) -> str:
 
 def _toml_file(settings: Settings) -> Path:
     """Return the file to write: the checkout's, if credentials are set that go nowhere else."""
-    return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
+    credentials = any(getattr(settings, name) for name in CREDENTIALS)
+    return REPO / TOML_FILE if credentials else Path(TOML_FILE)
 
 
 def _write(path: Path, given: dict[str, str]) -> Path:
