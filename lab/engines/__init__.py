@@ -288,7 +288,7 @@ def _dialect(engine: Engine, stem: str, bare: frozenset[str]) -> Dialect:
 def _forms(name: str, kind: str, bare: frozenset[str]) -> list[str]:
     """Return the forms in which a metric is among these names; a counter may lack its `_total`."""
     if kind == "histogram":
-        return [name] if f"{name}_count" in bare else []
+        return [name] if {f"{name}_count", f"{name}_bucket"} & bare else []
     base = name.removesuffix("_total")
     forms = (name, f"{base}_total", base) if kind == "counter" else (name,)
     return [form for form in dict.fromkeys(forms) if form in bare]
