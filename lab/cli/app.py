@@ -41,6 +41,10 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
+    "fleet": (
+        "lab.cli.fleet",
+        "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
+    ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }

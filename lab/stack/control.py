@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 
 from lab.errors import NotUp, PartFailed, StackError
-from lab.settings import ENDPOINTS, REPO, Settings
+from lab.settings import CREDENTIALS, ENDPOINTS, REPO, Settings
 from lab.stack import logbook, processes, replay_plan, state, supervisor
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
@@ -229,7 +229,7 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
     state.remove_endpoints(state_dir)
 
     # The parts query no store of the user's, so the credentials stay here.
-    left_out = {f"{name}_url" for name in ENDPOINTS} | {"store_headers"}
+    left_out = {f"{name}_url" for name in ENDPOINTS} | set(CREDENTIALS)
     given = settings.model_dump(mode="json", exclude=left_out)
     given |= {f"{name}_url": url for name, url in external.items()}
     log = _log_of_supervisor(state_dir)
