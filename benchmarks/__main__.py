@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -12,11 +11,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from lab.command_line import refuse, run_verb
 from lab.errors import LabError
 from lab.runner import facts
 from lab.settings import REPO, load_settings
@@ -31,31 +32,32 @@ class BenchmarkError(LabError):
 
 
 def main(argv: list[str]) -> int:
-    """0 if every benchmark ran and kept the project's promises."""
-    names = available()
-    parser = argparse.ArgumentParser(
-        prog="lab bench", description="Run benchmarks: ours beside what others offer."
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(names)}"
-    )
-    parser.add_argument("--small", action="store_true", help="short runs")
-    options = parser.parse_args(argv)
-    unknown = set(options.names) - set(names)
-    if unknown:
-        parser.error(
-            f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}"
-        )
+    """Return 0 if every benchmark ran and kept the project's promises."""
+    return run_verb(bench, argv, "bench")
+
+
+def bench(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of benchmarks. Default: all.")
+    ] = None,
+    small: Annotated[bool, typer.Option("--small", help="Short runs.")] = False,
+) -> int:
+    """Run benchmarks: ours beside what others offer."""
+    known = available()
+    if unknown := set(names or []) - set(known):
+        message = f"{', '.join(sorted(unknown))} is not among {', '.join(known)}"
+        raise refuse(message, "NAMES")
     about = facts.collect(load_settings())
-    rows, failed = [], []
-    for name in options.names or names:
+    rows = []
+    failed = []
+    for name in names or known:
         print(f"== {name}", flush=True)
         try:
-            rows += run_one(name, ["--small"] if options.small else [])
+            rows += run_one(name, ["--small"] if small else [])
         except BenchmarkError as e:
             failed.append(name)
             print(e, file=sys.stderr)
-    _save(rows, about, partial=bool(options.names))
+    _save(rows, about, partial=bool(names))
     Console(width=None if sys.stdout.isatty() else 150).print(_table(rows))
     broken = [row for row in rows if breaks_promise(row)]
     for row in broken:

@@ -1,4 +1,4 @@
-"""One look and one parser for every verb of `lab`: a function's annotations are its command line."""
+"""One parser, and one look, for every verb of `lab`: annotations are its command line."""
 
 from __future__ import annotations
 

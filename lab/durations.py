@@ -1,4 +1,4 @@
-"""Parse durations as they are written on a command line and in Prometheus: `90s`, `15m`, `1h30m`."""
+"""Parse durations as users and Prometheus write them: `90s`, `15m`, `1h30m`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environment variables of the lab's processes: the `lab` command on PATH, and no proxy for this machine itself.
+"""Environment of the lab's processes: the `lab` command on PATH, no proxy on loopback.
 
 Set-up uses this too, so it needs Python 3.9 and the standard library only.
 """
@@ -16,9 +16,10 @@ PROGRAMS = Path(sys.executable).parent  # of this environment; not resolved, whi
 
 
 def bypass_proxies_on_loopback(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Add this machine to NO_PROXY and no_proxy: the lab's servers are on 127.0.0.1, where no proxy can reach them.
+    """Add this machine to NO_PROXY and no_proxy.
 
-    HTTP clients read these variables when they are created. What the variables name already stays.
+    The lab's servers are on 127.0.0.1, where no proxy can reach them. HTTP clients read these
+    variables when they are created. What the variables name already stays.
     """
     names = ("NO_PROXY", "no_proxy")
     known = next((environ[name] for name in names if environ.get(name)), "")
@@ -37,7 +38,7 @@ def search_path(path: str | None = None) -> str:
 
 
 def command_hint(programs: Path = PROGRAMS) -> str:
-    """Return the line that puts `lab` on a shell's PATH; empty if the shell finds this `lab` already."""
+    """Return the line that puts `lab` on a shell's PATH; empty if it is there already."""
     command = shutil.which("lab")
     if command and Path(command).parent == programs:
         return ""

@@ -1,9 +1,9 @@
 """Where everything is. Nothing else in the lab holds an address.
 
-Sources, first wins: arguments, environment (`LAB_...`), `lab.toml` in the working folder, `lab.toml`
-of this checkout, the running stack's own `endpoints.json` (written by `lab up`), defaults. So a
-notebook finds the local lab by itself, and one environment variable (`LAB_PROMETHEUS_URL`,
-`LAB_TEMPO_URL`) points it at other servers instead.
+Sources, first wins: arguments, environment (`LAB_...`), `lab.toml` in the working folder,
+`lab.toml` of this checkout, the running stack's own `endpoints.json` (written by `lab up`),
+defaults. So a notebook finds the local lab by itself, and one environment variable
+(`LAB_PROMETHEUS_URL`, `LAB_TEMPO_URL`) points it at other servers instead.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return the sources, the strongest first."""
         return (
             init_settings,
             env_settings,
@@ -192,7 +193,7 @@ class Settings(BaseSettings):
                 f"no address is known for {ENDPOINTS[name]}",
                 got=f"no LAB_{name.upper()}_URL, no {name}_url in lab.toml, "
                 f"no running lab in {self.state_dir.resolve()}",
-                fix=f"start the lab with `lab up`, or set LAB_{name.upper()}_URL to your own server",
+                fix=f"start it with `lab up`, or set LAB_{name.upper()}_URL to your own server",
             )
         return url.rstrip("/")
 

@@ -7,7 +7,10 @@ import sys
 
 
 def main() -> None:
-    """Run a command. A LabError is printed without a traceback; exit status 1 for it, 2 for a wrong command line."""
+    """Run a command.
+
+    A LabError is printed without a traceback, with exit status 1; it is 2 for a wrong command line.
+    """
     from lab.cli.app import app
     from lab.environment import bypass_proxies_on_loopback
     from lab.errors import LabError
@@ -15,7 +18,7 @@ def main() -> None:
     bypass_proxies_on_loopback()
 
     try:
-        app()
+        app(prog_name="lab")
     except LabError as e:
         print(f"{type(e).__name__}: {e}", file=sys.stderr)
         sys.exit(1)

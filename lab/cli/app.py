@@ -1,4 +1,7 @@
-"""The verbs of `lab`, with their help. Each imports what it does when it is called, so `lab --help` is quick."""
+"""The verbs of `lab`, with their help.
+
+Each imports what it needs when it is called, so that `lab --help` is quick.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ app = typer.Typer(
 )
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-# verb -> (module, help). Each module has `main(argv) -> exit status`, with its own options and help.
+# verb -> (module, help). Each module has `main(argv) -> exit status`, with options of its own.
 DELEGATED = {
     "run": (
         "lab.runner",
@@ -60,7 +63,7 @@ def up(
     wait: Annotated[
         Literal["agent", "all"],
         typer.Option(
-            help="agent: until an agent request can be answered; all: documents can be searched too."
+            help="agent: until an agent request can be answered; all: documents are searchable too."
         ),
     ] = "agent",
     place: Place = "local",

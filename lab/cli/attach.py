@@ -1,4 +1,4 @@
-"""`lab attach`: check another Prometheus and Tempo for what the analysis needs, and remember them."""
+"""`lab attach`: check another Prometheus and Tempo for the analysis, and remember them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,7 +50,8 @@ def attach(
         str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
     ] = "",
     write: Annotated[
-        bool, typer.Option(help="Keep the addresses, and vLLM's scrape job, in lab.toml.")
+        bool,
+        typer.Option("--write", help="Keep the addresses, and vLLM's scrape job, in lab.toml."),
     ] = False,
 ) -> int:
     """Check your own Prometheus and Tempo for the analysis.
@@ -58,8 +59,8 @@ def attach(
     A login may be in the URL (https://user:password@host), with special characters
     percent-encoded; headers are set with LAB_STORE_HEADERS.
     """
-    given = {"prometheus_url": prometheus, "tempo_url": tempo}
-    given = {name: url for name, url in given.items() if url}
+    urls = {"prometheus_url": prometheus, "tempo_url": tempo}
+    given: dict[str, Any] = {name: url for name, url in urls.items() if url}
     settings = load_settings(**given)
     good = [_report(check, settings) for check in (look_at_prometheus, look_at_tempo)]
     if not all(good):
@@ -169,7 +170,7 @@ def _address(settings: Settings, name: str) -> str:
 
 
 def _toml_file(settings: Settings) -> Path:
-    """Return the file to write: with credentials the checkout's, which alone may be combined with them."""
+    """Return the file to write: the checkout's, if credentials are set that go nowhere else."""
     return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
 
 
@@ -178,9 +179,9 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     text = path.read_text() if path.exists() else ""
     for name, value in given.items():
         line = f"{name} = {json.dumps(value)}"
-        text, replaced = re.subn(rf"(?m)^{name}\s*=.*$", lambda _, line=line: line, text)
-        if not replaced:
-            text = f"{line}\n{text}"
+        pattern = rf"(?m)^{name}\s*=.*$"
+        present = re.search(pattern, text)
+        text = re.sub(pattern, line.replace("\\", r"\\"), text) if present else f"{line}\n{text}"
 
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
     secret = any(hide_password(value) != value for value in given.values())

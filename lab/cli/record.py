@@ -49,7 +49,9 @@ def main(argv: list[str]) -> int:
         traceql: Annotated[
             str, typer.Option(help="Which traces: those with a span that matches.")
         ] = "{}",
-        replace: Annotated[bool, typer.Option(help="Replace a recording of this name.")] = False,
+        replace: Annotated[
+            bool, typer.Option("--replace", help="Replace a recording of this name.")
+        ] = False,
     ) -> None:
         """Save a window of Prometheus and Tempo, and the runs in it, to data/recorded/NAME.
 

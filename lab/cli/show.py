@@ -80,7 +80,7 @@ def take_down(only: list[str], every_place: bool) -> None:
 
 
 def show_status(as_json: bool) -> int:
-    """Print the table of parts. Returns 1 if a needed part is not ready, one hangs, or none runs."""
+    """Print the table of parts. Returns 1 if none runs, one hangs, or a needed one is not ready."""
     settings = load_settings(running_stack=False)
     parts = stack.status(settings)
     if as_json:
@@ -166,6 +166,7 @@ class LineProgress:
         self._next_s = EVERY_S
 
     def __call__(self, parts: list[PartStatus], elapsed_s: float) -> None:
+        """Print what changed."""
         for p in parts:
             if self._seen.get(p.name) != p.state:
                 self._seen[p.name] = p.state

@@ -1,4 +1,4 @@
-"""Read figures and tables from the cells of an executed notebook, with their heading and caption."""
+"""Read figures and tables from an executed notebook, with their heading and caption."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def as_data_url(data: dict[str, str]) -> str:
 
 
 def table_of(html: str) -> Table | None:
-    """Return the first table that pandas wrote in `html`; None if there is none, or an empty one."""
+    """Return the first table in pandas' `html`; None if there is none, or an empty one."""
     table = BeautifulSoup(html, "html.parser").find("table")
     rows = table.select("tbody tr") if table else []
     if not table or not rows:
@@ -92,8 +92,8 @@ def table_of(html: str) -> Table | None:
         if tag.name not in _STRUCTURE:
             tag.decompose()
             continue
-        spans = {n: v for n in ("colspan", "rowspan") if str(v := tag.get(n, "")).isdecimal()}
-        tag.attrs = spans
+        spans = {name: str(tag.get(name, "")) for name in ("colspan", "rowspan")}
+        tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
         if tag.name in ("th", "td"):
             text = tag.get_text(strip=True)
             tag.string = MISSING if text in _NO_VALUE else text

@@ -1,4 +1,4 @@
-"""Execute notebooks with papermill, each in a fresh kernel; all are tried, whatever happens to one."""
+"""Execute notebooks with papermill, each in a fresh kernel, also after one has failed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ from lab.runner import kernel
 from lab.runner.parameters import assign
 from lab.settings import Settings
 
-PASSED, FAILED, TIMED_OUT, INTERRUPTED, NOT_RUN = (
-    "passed",
-    "failed",
-    "timed out",
-    "interrupted",
-    "not run",
-)
+PASSED = "passed"
+FAILED = "failed"
+TIMED_OUT = "timed out"
+INTERRUPTED = "interrupted"
+NOT_RUN = "not run"
 CELL_TIMEOUT_S = 600.0
 KERNEL_START_TIMEOUT_S = 120
 TRACEBACK_LINES = 30
@@ -37,7 +35,10 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 @dataclass(frozen=True)
 class NotebookRun:
-    """How one notebook went. `cell` counts all cells from 0; `output` is the executed copy, as far as it got."""
+    """How one notebook went.
+
+    `cell` counts all cells from 0; `output` is the path of the executed copy, as far as it got.
+    """
 
     name: str
     title: str
@@ -51,7 +52,7 @@ class NotebookRun:
 
 @dataclass(frozen=True)
 class Progress:
-    """A sign of life: `cell` of `cells` of notebook `index` of `count` is being run; `run` is set when it has ended."""
+    """A sign of life: `cell` of `cells` of notebook `index` of `count`; `run` is set at its end."""
 
     name: str
     index: int
@@ -70,10 +71,11 @@ def run_notebooks(
     cell_timeout_s: float = CELL_TIMEOUT_S,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[NotebookRun]:
-    """Execute `paths` in order into `out_dir`; one NotebookRun each, also for those that failed.
+    """Execute `paths` in order into `out_dir`; returns one NotebookRun each, failed ones included.
 
-    A parameter goes to every notebook that has it. Raises NotebookError, before anything is executed, for a parameter
-    that none has and for a file that is no notebook. After Ctrl-C the rest is `not run`.
+    Every notebook gets those of the parameters that it has. After Ctrl-C the rest is `not run`.
+    Raises NotebookError, before anything is executed, for a parameter that none has and for a file
+    that is not a notebook.
     """
     paths = [Path(p).resolve() for p in paths]
     shares = assign(paths, parameters)
@@ -83,17 +85,18 @@ def run_notebooks(
         raise NotebookError(
             f"{out_dir} cannot be made", got=str(e), fix="choose another folder with --out"
         ) from e
+
     runs: list[NotebookRun] = []
-    with kernel.own_folders() as folder:
+    with kernel.private_folders() as folder:
         for index, path in enumerate(paths):
             if runs and runs[-1].status in (INTERRUPTED, NOT_RUN):
                 runs.append(NotebookRun(path.stem, title_of(path), NOT_RUN, 0.0))
                 continue
             log = out_dir / f"{path.stem}.kernel.log"
             manager = kernel.manager_class(kernel.environment(settings), folder, log)
-            tell = _Teller(path.stem, index, len(paths), progress)
-            runs.append(_run_one(path, out_dir, shares[path], cell_timeout_s, tell, manager))
-            tell.ended(runs[-1])
+            position = _Position(path.stem, index, len(paths), progress)
+            runs.append(_run_one(path, out_dir, shares[path], cell_timeout_s, position, manager))
+            position.report(runs[-1])
             if log.exists() and not log.stat().st_size:
                 log.unlink()
     return runs
@@ -104,12 +107,13 @@ def _run_one(
     out_dir: Path,
     parameters: dict[str, Any],
     cell_timeout_s: float,
-    tell: _Teller,
+    position: _Position,
     manager: type,
 ) -> NotebookRun:
-    output, started = out_dir / path.name, time.monotonic()
-    outcome: dict[str, Any] = {"status": PASSED}
+    output = out_dir / path.name
+    started = time.monotonic()
     here = os.getcwd()
+    outcome: dict[str, Any] = {"status": PASSED}
     try:
         papermill.execute_notebook(
             path,
@@ -123,91 +127,97 @@ def _run_one(
             start_timeout=KERNEL_START_TIMEOUT_S,
             execution_timeout=cell_timeout_s,
             kernel_manager_class=manager,
-            tell=tell,
+            position=position,
         )
     except KeyboardInterrupt:
-        outcome = {"status": INTERRUPTED, "error": "interrupted", "cell": tell.cell}
-    except PapermillExecutionError as e:
-        outcome = _failed_cell(e)
-    except CellTimeoutError:
-        said = f"the cell ran longer than {cell_timeout_s:.0f} s"
-        outcome = {"status": TIMED_OUT, "error": said, "cell": tell.cell}
-    except DeadKernelError as e:
-        outcome = {"status": FAILED, "error": f"the kernel died: {e}", "cell": tell.cell}
-    except (
-        Exception
-    ) as e:  # whatever it was, the other notebooks are still tried, and the report says it
-        outcome = {"status": FAILED, "error": f"{type(e).__name__}: {e}", "cell": tell.cell}
+        outcome = {"status": INTERRUPTED, "error": "interrupted", "cell": position.cell}
+    except Exception as e:  # of any kind: the other notebooks are still tried
+        outcome = _outcome_of(e, cell_timeout_s, position.cell)
     finally:
         os.chdir(here)
-    saved = str(output) if output.exists() else ""
+
     return NotebookRun(
-        path.stem, title_of(path), duration_s=time.monotonic() - started, output=saved, **outcome
+        path.stem,
+        title_of(path),
+        duration_s=time.monotonic() - started,
+        output=str(output) if output.exists() else "",
+        **outcome,
     )
 
 
-def _failed_cell(e: PapermillExecutionError) -> dict[str, Any]:
-    lines = _ANSI.sub("", "\n".join(e.traceback)).splitlines()
-    return {
-        "status": FAILED,
-        "error": _ANSI.sub("", f"{e.ename}: {e.evalue}"),
-        "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
-        "cell": e.cell_index,
-    }
+def _outcome_of(error: Exception, cell_timeout_s: float, cell: int | None) -> dict[str, Any]:
+    """Return the fields of a NotebookRun that ended with this error."""
+    if isinstance(error, PapermillExecutionError):
+        lines = _ANSI.sub("", "\n".join(error.traceback)).splitlines()
+        return {
+            "status": FAILED,
+            "error": _ANSI.sub("", f"{error.ename}: {error.evalue}"),
+            "traceback": "\n".join(lines[-TRACEBACK_LINES:]),
+            "cell": error.cell_index,
+        }
+    if isinstance(error, CellTimeoutError):
+        reason = f"the cell ran longer than {cell_timeout_s:.0f} s"
+        return {"status": TIMED_OUT, "error": reason, "cell": cell}
+
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, DeadKernelError):
+        reason = f"the kernel died: {error}"
+    return {"status": FAILED, "error": reason, "cell": cell}
 
 
 def title_of(path: Path) -> str:
-    """The first heading of a notebook, else its file's name."""
+    """Return the first heading of a notebook, else its file's name."""
     with contextlib.suppress(Exception):
         for cell in nbformat.read(path, as_version=4).cells:
-            match = (
-                re.search(r"^# (.+)$", cell.source, re.MULTILINE)
-                if cell.cell_type == "markdown"
-                else None
-            )
-            if match:
-                return match.group(1).strip()
+            heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE)
+            if cell.cell_type == "markdown" and heading:
+                return heading[1].strip()
     return path.stem
 
 
-class _Teller:
-    """Knows which cell is being run, and tells."""
+class _Position:
+    """The cell that is being run, reported when it changes."""
 
     def __init__(
         self, name: str, index: int, count: int, progress: Callable[[Progress], None]
     ) -> None:
-        self._name, self._index, self._count, self._progress = name, index, count, progress
         self.cell: int | None = None
         self._cells = 0
+        self._name = name
+        self._index = index
+        self._count = count
+        self._progress = progress
 
-    def started_cell(self, cell: int, cells: int) -> None:
-        self.cell, self._cells = cell, cells
+    def begin_cell(self, cell: int, cells: int) -> None:
+        """Report that a cell begins."""
+        self.cell = cell
+        self._cells = cells
         self._progress(Progress(self._name, self._index, self._count, cell, cells))
 
-    def ended(self, run: NotebookRun) -> None:
-        self._progress(
-            Progress(self._name, self._index, self._count, self._cells, self._cells, run)
-        )
+    def report(self, run: NotebookRun) -> None:
+        """Report that the notebook has ended."""
+        cells = self._cells
+        self._progress(Progress(self._name, self._index, self._count, cells, cells, run))
 
 
 class _Engine(NBClientEngine):
-    """papermill's own engine, which also says when a cell begins."""
+    """papermill's own engine, which also reports when a cell begins."""
 
     NAME = "lab"
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, *, tell: _Teller, **kwargs: Any
+        cls, nb_man: Any, kernel_name: str, *, position: _Position, **kwargs: Any
     ) -> Any:
         cell_start = nb_man.cell_start
 
-        def told(cell: Any, cell_index: int | None = None, **kw: Any) -> Any:
-            tell.started_cell(cell_index or 0, len(nb_man.nb.cells))
+        def reporting(cell: Any, cell_index: int | None = None, **kw: Any) -> Any:
+            position.begin_cell(cell_index or 0, len(nb_man.nb.cells))
             return cell_start(cell, cell_index, **kw)
 
-        nb_man.cell_start = told
+        nb_man.cell_start = reporting
         return super().execute_managed_notebook(nb_man, kernel_name, **kwargs)
 
 
-# In this process only, and without effect on anybody else's notebooks: the name is ours.
+# In this process only; the name is the lab's own.
 papermill_engines.register(_Engine.NAME, _Engine)

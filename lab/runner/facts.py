@@ -1,4 +1,4 @@
-"""What machine and what versions a run was made on: without it a latency is just a number."""
+"""The machine and the versions of a run: without them a latency is just a number."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ PACKAGES = ("llama-stack", "mcp", "opentelemetry-sdk", "pandas", "papermill", "d
 
 
 def collect(settings: Settings) -> dict[str, str]:
-    """{what: value} in reading order; what is not known is left out."""
+    """Return {what: value} in reading order, without what is unknown."""
     tools = _read_json(TOOLS)
+    memory_gib = psutil.virtual_memory().total / 1024**3
     facts = {
         "place": settings.place,
         "model": settings.model or f"{settings.model_name} (the lab's own)",
-        "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {_memory_gib():.0f} GiB",
+        "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {memory_gib:.0f} GiB",
         "processor features": ", ".join(tools.get("cpu_flags", [])),
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -34,14 +35,14 @@ def collect(settings: Settings) -> dict[str, str]:
         "prometheus": _prometheus_version(tools),
         **{name: _version(name) for name in PACKAGES},
         "load average before": f"{os.getloadavg()[0]:.1f}",
-        "commit": _commit(),
+        "commit": _output_of("git", "describe", "--always", "--dirty"),
     }
     return {name: value for name, value in facts.items() if value}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        return json.loads(path.read_text())
+        return dict(json.loads(path.read_text()))
     return {}
 
 
@@ -49,12 +50,8 @@ def _cpu_name() -> str:
     with contextlib.suppress(OSError):
         match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
         if match:
-            return match.group(1).strip()
+            return match[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float:
-    return psutil.virtual_memory().total / 1024**3
 
 
 def _version(package: str) -> str:
@@ -64,36 +61,25 @@ def _version(package: str) -> str:
 
 
 def _vllm_version(tools: dict[str, Any]) -> str:
-    """From the other environment's package folders, without starting its interpreter."""
+    """Return it from the other environment's package folders, without starting its interpreter."""
     site = Path(tools.get("python_vllm", "?")).parent.parent
     for info in sorted(site.glob("lib/python*/site-packages/vllm*.dist-info")):
         match = re.match(r"vllm(?:_cpu)?-(.+)\.dist-info", info.name)
         if match:
-            return f"{match.group(1)} ({tools.get('vllm_build', '')} build)"
+            return f"{match[1]} ({tools.get('vllm_build', '')} build)"
     return ""
 
 
 def _prometheus_version(tools: dict[str, Any]) -> str:
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            [tools.get("prometheus", "prometheus"), "--version"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        match = re.search(r"version (\S+)", done.stdout + done.stderr)
-        return match.group(1).rstrip(",") if match else ""
-    return ""
+    output = _output_of(tools.get("prometheus", "prometheus"), "--version")
+    match = re.search(r"version (\S+)", output)
+    return match[1].rstrip(",") if match else ""
 
 
-def _commit() -> str:
+def _output_of(*command: str) -> str:
+    """Return what a command prints; empty if it fails."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            capture_output=True,
-            text=True,
-            cwd=REPO,
-            timeout=10,
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=10)
+        if done.returncode == 0:
+            return (done.stdout or done.stderr).strip()
     return ""

@@ -1,4 +1,4 @@
-"""`make lab`: the stack up and JupyterLab on loopback with its token; Ctrl-C ends both."""
+"""`make lab`: the stack and JupyterLab, on loopback with its token; Ctrl-C ends both."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from lab.settings import Settings, load_settings
 
 # A login shell, which Jupyter starts where its own output is not a terminal, would set PATH anew.
 TERMINAL = {"shell_command": [os.environ.get("SHELL") or "/bin/sh"]}
+STOP_S = 20.0
 
 
 def main() -> int:
-    """JupyterLab's exit status; 1 if the stack did not come up."""
+    """Return JupyterLab's exit status; 1 if the stack did not come up."""
     settings = load_settings()
     try:
         with Show() as show, stack_for(settings, show):
@@ -37,14 +38,15 @@ def main() -> int:
 
 
 def register_kernel(folder: Path, settings: Settings) -> Path:
-    """Write the kernel's specification below `folder`, for this checkout only; nothing in the user's home changes.
+    """Write the kernel's specification below `folder`, for this checkout only.
 
-    It is the notebooks' own `python3`, so that one which the user has registered does not come before it.
+    It is the notebooks' own `python3`, so that one which the user registered does not come first.
+    Nothing in the user's home changes.
     """
     spec_dir = folder / "kernels" / "python3"
     spec_dir.mkdir(parents=True, exist_ok=True)
     spec = {
-        "argv": kernel.argv(),
+        "argv": kernel.ARGV,
         "display_name": kernel.DISPLAY_NAME,
         "language": "python",
         "env": kernel.environment(settings),
@@ -57,29 +59,26 @@ def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
     env = {**os.environ, **kernel.environment(settings), "JUPYTER_PATH": str(folder)}
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     command = [
-        sys.executable,
-        "-m",
-        "jupyter",
-        "lab",
+        *(sys.executable, "-m", "jupyter", "lab"),
         "--ServerApp.ip=127.0.0.1",
         "--no-browser",
         f"--ServerApp.root_dir={NOTEBOOKS.parent}",
         f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}",
         f"--ServerApp.terminado_settings={TERMINAL}",
+        *(["--allow-root"] if is_root else []),
         *sys.argv[1:],
     ]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        command.append("--allow-root")
-    child = subprocess.Popen(command, env=env)
+    server = subprocess.Popen(command, env=env)
     try:
-        return child.wait()
+        return server.wait()
     except KeyboardInterrupt:
-        child.terminate()  # Ctrl-C reached it as well, and it asks; this answers
-        return child.wait(20)
+        server.terminate()  # Ctrl-C reached it as well, and it asks; this answers
+        return server.wait(STOP_S)
     finally:
-        if child.poll() is None:
-            child.kill()
+        if server.poll() is None:
+            server.kill()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The kernel that runs notebooks: this very interpreter, whatever kernels are registered on the machine."""
+"""The kernel that runs notebooks: this interpreter, not a kernel registered on the machine."""
 
 from __future__ import annotations
 
@@ -19,15 +19,11 @@ from lab.settings import REPO, Settings
 
 NAME = "lab"
 DISPLAY_NAME = "LLM Observability Lab"
-
-
-def argv() -> list[str]:
-    """The command line that starts the kernel."""
-    return [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return what a kernel needs: its lab's state folder, the `lab` package and command, and no proxy on loopback."""
+    """Return a kernel's variables: the lab's state folder, package and command, no proxy."""
     modules = os.pathsep.join(p for p in (str(REPO), os.environ.get("PYTHONPATH", "")) if p)
     env = {
         "LAB_STATE_DIR": str(settings.state_dir.resolve()),
@@ -40,9 +36,10 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKernelManager]:
-    """A kernel manager for nbclient that looks up no name: a `python3` registered by the user would win otherwise.
+    """Return a kernel manager for nbclient that looks up no name.
 
-    It talks over sockets in `folder` (own_folders), which nobody else can open; what the kernel says goes to `log`.
+    A `python3` that the user registered would win otherwise. It connects over sockets in `folder`
+    (private_folders), which only this user can open; the kernel's own output goes to `log`.
     """
 
     class LabKernelManager(AsyncKernelManager):
@@ -51,9 +48,9 @@ def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKer
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            return KernelSpec(argv=argv(), display_name=DISPLAY_NAME, language="python", env=env)
+            return KernelSpec(argv=ARGV, display_name=DISPLAY_NAME, language="python", env=env)
 
-        async def start_kernel(self, **kwargs: Any) -> None:
+        async def start_kernel(self, **kwargs: Any) -> None:  # type: ignore[override]
             with open(log, "ab") as out:
                 await super().start_kernel(**{**kwargs, "stdout": out, "stderr": out})
 
@@ -61,8 +58,11 @@ def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKer
 
 
 @contextlib.contextmanager
-def own_folders() -> Iterator[Path]:
-    """Jupyter's and IPython's folders in a temporary one: no home folder needed, no start-up files of the user run."""
+def private_folders() -> Iterator[Path]:
+    """Put Jupyter's and IPython's folders into a temporary one, and yield it.
+
+    So no home folder is needed, and no start-up file of the user runs.
+    """
     names = ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
     before = {name: os.environ.get(name) for name in names}
     with tempfile.TemporaryDirectory(prefix="lab-") as folder:

@@ -1,4 +1,4 @@
-"""Stand the stack up for a while; take down what was started, also after Ctrl-C, SIGTERM and a failure."""
+"""Stand the stack up for a while, and take it down after success, failure, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 

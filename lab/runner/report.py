@@ -1,4 +1,4 @@
-"""One self-contained page about a run: what passed, on what machine, every figure, and every failure's reason."""
+"""One self-contained page about a run: what passed, on what machine, figures and failures."""
 
 from __future__ import annotations
 

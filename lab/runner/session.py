@@ -1,4 +1,4 @@
-"""`lab run`: stand the stack up, execute the notebooks, keep the logs, write the report, take the stack down."""
+"""`lab run`: stand the stack up, execute the notebooks, write the report, take the stack down."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_command(
     cell_timeout: Annotated[
         float, typer.Option(help="Seconds after which a cell counts as hanging.")
     ] = CELL_TIMEOUT_S,
-    keep: Annotated[bool, typer.Option(help="Leave the stack up afterwards.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
 ) -> int:
     """Stand the stack up, execute the notebooks in order, write a report, take the stack down."""
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""Show how far a run is: moving bars on a terminal, a line at each change elsewhere."""
+"""Show how far a run is: moving bars on a terminal, a line per change elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 
+from lab.runner.execute import FAILED, INTERRUPTED, PASSED, TIMED_OUT
 from lab.runner.execute import Progress as NotebookProgress
 from lab.stack.state import PartStatus
 
@@ -22,7 +24,7 @@ EVERY_S = 15.0
 
 
 class Show:
-    """Takes what the stack and the runner tell, and shows it. A context manager."""
+    """Receives the progress of the stack and of the notebooks, and shows it. A context manager."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console()
@@ -36,9 +38,10 @@ class Show:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._seen: dict[str, str] = {}
-        self._began = self._said = time.monotonic()
+        self._began = time.monotonic()
+        self._last_line = self._began
 
     def __enter__(self) -> Show:
         self._bars.start()
@@ -54,19 +57,20 @@ class Show:
         self._bars.stop()
 
     def part(self, parts: list[PartStatus], _elapsed_s: float) -> None:
-        """The progress callback of lab.stack.up."""
-        parts = [p for p in parts if p.state != "off"]  # on demand, and nobody asked
-        waiting = [p for p in parts if not p.ready]
-        note = ", ".join(p.name for p in waiting)
-        self._bar("stack", len(parts) - len(waiting), len(parts), note and f"waiting for {note}")
+        """Show the state of the parts: the progress callback of lab.stack.up and down."""
+        parts = [p for p in parts if p.state != "off"]
+        pending = [p for p in parts if not p.ready]
+        names = ", ".join(p.name for p in pending)
+        note = f"waiting for {names}" if names else ""
+        self._bar("stack", len(parts) - len(pending), len(parts), note)
         for p in parts:
             if self._seen.get(p.name) != p.state:
                 self._seen[p.name] = p.state
                 self._line(f"{p.name} {p.state} {p.error}".rstrip())
-        self._sign_of_life(f"waiting for {note}")
+        self._sign_of_life(note)
 
     def notebook(self, now: NotebookProgress) -> None:
-        """The progress callback of run_notebooks."""
+        """Show how far a notebook is: the progress callback of run_notebooks."""
         done = now.cells if now.run else now.cell
         self._bar(now.name, done, now.cells, now.run.status if now.run else f"cell {now.cell + 1}")
         if now.run:
@@ -77,17 +81,18 @@ class Show:
             self._sign_of_life(f"{now.name}: cell {now.cell + 1} of {now.cells}")
 
     def _bar(self, name: str, completed: int, total: int, note: str) -> None:
+        total = max(total, 1)
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=max(total, 1), note=note)
-        self._bars.update(self._tasks[name], completed=completed, total=max(total, 1), note=note)
-        if note in ("passed", "failed", "timed out", "interrupted"):
+            self._tasks[name] = self._bars.add_task(name, total=total, note=note)
+        self._bars.update(self._tasks[name], completed=completed, total=total, note=note)
+        if note in (PASSED, FAILED, TIMED_OUT, INTERRUPTED):
             self._bars.stop_task(self._tasks[name])
 
     def _line(self, text: str) -> None:
         if not self._console.is_terminal:
-            self._said = time.monotonic()
-            print(f"{self._said - self._began:7.1f} s  {text}", flush=True)
+            self._last_line = time.monotonic()
+            print(f"{self._last_line - self._began:7.1f} s  {text}", flush=True)
 
     def _sign_of_life(self, text: str) -> None:
-        if time.monotonic() - self._said >= EVERY_S:
+        if text and time.monotonic() - self._last_line >= EVERY_S:
             self._line(text)

@@ -1,7 +1,7 @@
-"""The stack: vLLM, Llama Stack, tools, trace store and Prometheus as processes under one supervisor.
+"""The stack: vLLM, Llama Stack, tools, trace store and Prometheus under one supervisor.
 
     up(settings)            stands everything up and returns the endpoints; again: repairs what died
-    start(settings, name)   starts a part on demand, such as the canary; stop(settings, name) ends it
+    start(settings, name)   starts a part on demand, such as the canary; `stop` ends it
     require(settings, ...)  raises PartFailed, with the part's name and log, unless parts are ready
     status(settings)        one PartStatus per part
     logs(settings, ...)     log lines of one part or of all, or of one trace

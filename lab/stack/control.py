@@ -1,4 +1,4 @@
-"""What a shell or a notebook does with a lab: up, down, status, require, logs. The supervisor does the work."""
+"""What a shell or a notebook does with a lab; the supervisor does the work."""
 
 from __future__ import annotations
 
@@ -103,9 +103,8 @@ def status(settings: Settings) -> list[PartStatus]:
     current = state.read(settings.state_dir.resolve())
     if current is None:
         return []
-    alive = processes.is_same(current.supervisor_pid, current.supervisor_create_time)
-    parts = [_as_it_is(p, current, alive) for p in current.parts]
-    return [_supervisor_status(settings, current, alive), *parts]
+    parts = [_measured(_as_it_is(p, current), current) for p in current.parts]
+    return [_supervisor_status(settings, current), *parts]
 
 
 def require(settings: Settings, *parts: str, wait_s: float = 120.0) -> None:
@@ -263,7 +262,7 @@ def _supervisor_hangs(state_dir: Path) -> bool:
             now = state.read(state_dir)
             if not now or not _is_stale(now):
                 return False
-        return processes.is_same(before.supervisor_pid, before.supervisor_create_time)
+        return _lives(before)
     return False
 
 
@@ -283,7 +282,7 @@ def _kill_supervisor(state_dir: Path) -> None:
 
 def _stop_supervisor(state_dir: Path, current: StackState, progress: Progress | None) -> None:
     """Request the end of the lab and wait for it. One that hangs is killed."""
-    if not processes.is_same(current.supervisor_pid, current.supervisor_create_time):
+    if not _lives(current):
         return
     if _supervisor_hangs(state_dir):
         return _kill_supervisor(state_dir)
@@ -294,7 +293,7 @@ def _stop_supervisor(state_dir: Path, current: StackState, progress: Progress | 
     while time.monotonic() < began + STOP_S:
         with contextlib.suppress(psutil.Error, ChildProcessError):
             psutil.Process(current.supervisor_pid).wait(timeout=POLL_S)
-        if not processes.is_same(current.supervisor_pid, current.supervisor_create_time):
+        if not _lives(current):
             return
         with contextlib.suppress(StackError):
             now = state.read(state_dir)
@@ -468,7 +467,7 @@ def _part_failed(part: PartStatus, happened: str, fix: str) -> PartFailed:
 # -- status ------------------------------------------------------------------------------------
 
 
-def _supervisor_status(settings: Settings, current: StackState, alive: bool) -> PartStatus:
+def _supervisor_status(settings: Settings, current: StackState) -> PartStatus:
     row = PartStatus(
         "supervisor",
         state.READY,
@@ -476,7 +475,7 @@ def _supervisor_status(settings: Settings, current: StackState, alive: bool) -> 
         log=str(_log_of_supervisor(settings.state_dir.resolve())),
         essential=False,
     )
-    if not alive:
+    if not _lives(current):
         row.state = state.DEAD
         row.error = "the supervisor died; run `lab up` to start the lab again"
         return row
@@ -496,20 +495,27 @@ def _supervisor_status(settings: Settings, current: StackState, alive: bool) -> 
     return row
 
 
-def _as_it_is(part: PartStatus, current: StackState, supervised: bool) -> PartStatus:
+def _as_it_is(part: PartStatus, current: StackState) -> PartStatus:
     """Return the part as its processes show it, which may be newer than the file."""
-    runs = part.state != state.DONE and _runs(part)
+    supervised = _lives(current)
     should_run = part.state in (state.READY, state.STARTING, state.HANGS)
-    if should_run and not runs and not (supervised and part.pid is None):
+    if should_run and not _runs(part) and not (supervised and part.pid is None):
         part.state = state.DEAD
-        part.ready = False
-        part.pid = None
-        part.uptime_s = None
         part.error = part.error or ("it died" if supervised else "it died with its supervisor")
     elif not supervised and part.state == state.WAITING:
         part.state = state.STOPPED
         part.error = "the supervisor died before it was started"
-    if runs and part.pid:
+    if part.state in state.BROKEN:
+        part.ready = False
+    if part.state in (state.DEAD, state.STOPPED):
+        part.pid = None
+        part.uptime_s = None
+    return part
+
+
+def _measured(part: PartStatus, current: StackState) -> PartStatus:
+    """Add the memory of its processes."""
+    if part.pid:
         others = {p.pid for p in current.parts if p.name != part.name}
         part.rss_bytes, part.pss_bytes = _memory(_own_tree(part.pid, others))
     return part
@@ -546,19 +552,15 @@ def _part_now(state_dir: Path, name: str) -> PartStatus:
         names = ", ".join(p.name for p in current.parts)
         raise StackError(f"the lab has no part {name!r}", fix=f"use one of {names}")
 
-    alive = _lives(current)
-    if alive and _is_stale(current) and _supervisor_hangs(state_dir):
+    part = _as_it_is(part, current)
+    if not _lives(current) and part.state != state.OFF:
+        part.state = state.DEAD
+        part.ready = False
+        part.error = "the supervisor died, and its parts with it"
+    elif _is_stale(current) and _supervisor_hangs(state_dir):
         part.state = state.HANGS
         part.ready = False
         part.error = "its supervisor hangs"
-    elif not alive and part.state != state.OFF:
-        part.state = state.DEAD
-        part.ready = False
-        part.error = part.error or "the supervisor died, and its parts with it"
-    elif part.state == state.READY and not _runs(part):
-        part.state = state.DEAD
-        part.ready = False
-        part.error = "it died"
     return part
 
 

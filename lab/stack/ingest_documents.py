@@ -1,6 +1,7 @@
-"""Puts the help desk's documents into Llama Stack's vector store. A task of the stack: `python -m lab.stack.ingest_documents`.
+"""Put the help desk's documents into Llama Stack's vector store, as a task of the stack.
 
-Does nothing if the store of that name already holds these very files, so that `lab up` may run it every time.
+It does nothing if the store of that name already holds these very files, so that every `lab up` may
+run it: `python -m lab.stack.ingest_documents`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
 
 STORE_NAME = "help-desk"
 INDEX_LIMIT_S = 120.0
+POLL_S = 0.2
 
 
 def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
-    """{vector_store_id, files, digest} of the store that holds the documents. Makes it if it is not there as it should.
+    """Make the store if it is not complete, and return its {vector_store_id, files, digest}.
 
     Raises WorldError if there are no documents, StackError if Llama Stack could not index one.
     """
@@ -31,68 +33,72 @@ def ingest(llama_stack_url: str, documents: Path) -> dict[str, Any]:
         raise WorldError(
             f"there are no documents in {documents}", fix="restore data/world/documents with git"
         )
-    digest = hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in paths)).hexdigest()[
-        :16
-    ]
+    content = b"".join(p.name.encode() + p.read_bytes() for p in paths)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+
     from llama_stack_client import LlamaStackClient
 
     client = LlamaStackClient(base_url=llama_stack_url, timeout=60)
+    store_id = _find_store(client, digest, len(paths))
+    if not store_id:
+        store_id = _make_store(client, digest, paths)
+    return {"vector_store_id": store_id, "files": len(paths), "digest": digest}
+
+
+def _find_store(client: Any, digest: str, files: int) -> str:
+    """Return the id of the complete store; delete one with other documents or an unfinished one."""
     for store in client.vector_stores.list(limit=100):
-        if store.name == STORE_NAME:
-            if store.metadata.get("digest") == digest and store.file_counts.completed == len(paths):
-                return {"vector_store_id": store.id, "files": len(paths), "digest": digest}
-            client.vector_stores.delete(
-                vector_store_id=store.id
-            )  # of other documents, or never finished
+        if store.name != STORE_NAME:
+            continue
+        if (store.metadata or {}).get("digest") == digest and store.file_counts.completed == files:
+            return str(store.id)
+        client.vector_stores.delete(vector_store_id=store.id)
+    return ""
+
+
+def _make_store(client: Any, digest: str, paths: list[Path]) -> str:
+    embedding = {
+        "embedding_model": f"{EMBED_PROVIDER}/{EMBED_MODEL}",
+        "embedding_dimension": EMBED_DIMENSION,
+    }
     store = client.vector_stores.create(
-        name=STORE_NAME,
-        metadata={"digest": digest},
-        extra_body={
-            "embedding_model": f"{EMBED_PROVIDER}/{EMBED_MODEL}",
-            "embedding_dimension": EMBED_DIMENSION,
-        },
+        name=STORE_NAME, metadata={"digest": digest}, extra_body=embedding
     )
     for path in paths:
         _index(client, store.id, path)
-    return {"vector_store_id": store.id, "files": len(paths), "digest": digest}
+    return str(store.id)
 
 
 def _index(client: Any, store_id: str, path: Path) -> None:
-    text = (
-        path.read_bytes().rstrip()
-    )  # a chunk is quoted as it is, and the model was trained without the last line end
+    # A chunk is quoted as it is, and the model was trained without the last line end.
+    text = path.read_bytes().rstrip()
     uploaded = client.files.create(file=(path.name, text, "text/markdown"), purpose="assistants")
-    chunking = {
-        "type": "static",
-        "static": {
-            "max_chunk_size_tokens": CHUNK_TOKENS,
-            "chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
-        },
+    chunks = {
+        "max_chunk_size_tokens": CHUNK_TOKENS,
+        "chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
     }
     added = client.vector_stores.files.create(
         vector_store_id=store_id,
         file_id=uploaded.id,
         attributes={"document": path.stem},
-        chunking_strategy=chunking,
+        chunking_strategy={"type": "static", "static": chunks},
     )
+
     limit = time.monotonic() + INDEX_LIMIT_S
     while added.status == "in_progress" and time.monotonic() < limit:
-        time.sleep(0.2)
+        time.sleep(POLL_S)
         added = client.vector_stores.files.retrieve(vector_store_id=store_id, file_id=uploaded.id)
     if added.status != "completed":
-        got = f"status {added.status}, {added.last_error}"
         raise StackError(
             f"{path.name} was not indexed",
-            got=got,
+            got=f"status {added.status}, {added.last_error}",
             fix="read the logs of llama-stack and of vllm-embed",
         )
 
 
 def main() -> int:
-    """Ingest, write the result as JSON."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.stack.ingest_documents", description=__doc__.splitlines()[0]
-    )
+    """Ingest and write the result as JSON. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m lab.stack.ingest_documents")
     parser.add_argument("--llama-stack", required=True, help="base URL of Llama Stack")
     parser.add_argument("--documents", type=Path, required=True, help="folder with *.md")
     parser.add_argument(
@@ -104,6 +110,7 @@ def main() -> int:
     except LabError as e:
         print(e, file=sys.stderr)
         return 1
+
     write_json(args.result, result)
     print(f"{result['files']} documents are in vector store {result['vector_store_id']}")
     return 0

@@ -1,6 +1,6 @@
-"""Llama Stack's configuration (0.7.3): agent loop, the two vLLM servers, MCP tools, documents in FAISS.
+"""Llama Stack's configuration (0.7.3): agent loop, vLLM servers, MCP tools, documents in FAISS.
 
-FAISS, not sqlite-vec: many interpreters (pyenv's, macOS's) have an sqlite3 that loads no extensions.
+FAISS, not sqlite-vec: the sqlite3 of many interpreters (pyenv's, macOS's) loads no extensions.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ from lab.settings import Settings
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
 
-CHAT_PROVIDER, EMBED_PROVIDER, CANARY_PROVIDER = "vllm", "vllm-embed", "vllm-canary"
+CHAT_PROVIDER = "vllm"
+EMBED_PROVIDER = "vllm-embed"
+CANARY_PROVIDER = "vllm-canary"
 MAX_ANSWER_TOKENS = 256
-CHUNK_TOKENS, CHUNK_OVERLAP_TOKENS = (
-    200,
-    20,
-)  # of tiktoken's: each of the help desk's documents is one chunk
+# In tiktoken's tokens: each of the help desk's documents is one chunk.
+CHUNK_TOKENS = 200
+CHUNK_OVERLAP_TOKENS = 20
 
 
 def model_id(served_name: str) -> str:
-    """The name under which Llama Stack knows the chat model."""
+    """Return the name under which Llama Stack knows the chat model."""
     return f"{CHAT_PROVIDER}/{served_name}"
 
 
 def render(
     settings: Settings, ports: dict[str, int], url: dict[str, str], state: Path, canary: str = ""
 ) -> str:
-    """config.yaml as text. Models are registered here: found by asking vLLM, they would come minutes late."""
+    """Return config.yaml as text.
+
+    The models are registered in it: discovered from vLLM, they would be available minutes later.
+    """
     whole = document(settings.model_name, ports, url, state / "llama-stack", canary)
     return yaml.safe_dump(whole, sort_keys=False)
 
@@ -38,11 +42,15 @@ def render(
 def document(
     served_name: str, ports: dict[str, int], url: dict[str, str], folder: Path, canary: str = ""
 ) -> dict[str, Any]:
-    """The configuration as a dictionary. `folder` holds its databases; `canary` is the name of a second chat model,
-    served at url["vllm_canary"] whenever that part runs."""
+    """Return the configuration as a dictionary.
+
+    `folder` holds its databases. `canary` is the name of a second chat model, served at
+    url["vllm_canary"] whenever that part runs.
+    """
     second = [_vllm(CANARY_PROVIDER, url["vllm_canary"], MAX_ANSWER_TOKENS)] if canary else []
     second_model = [_model(canary, CANARY_PROVIDER, "llm")] if canary else []
-    kv, sql = {"backend": "kv_default"}, {"backend": "sql_default"}
+    kv = {"backend": "kv_default"}
+    sql = {"backend": "sql_default"}
     writers = {"max_write_queue_size": 10000, "num_writers": 1}
     return {
         "version": 2,
@@ -113,7 +121,8 @@ def _provider(provider_id: str, provider_type: str, **config: Any) -> dict[str, 
 
 
 def _vllm(provider_id: str, url: str, max_tokens: int) -> dict[str, Any]:
-    # With any token set, Llama Stack does not ask vLLM for its models before it registers them, so neither waits.
+    # With any token set, Llama Stack registers the models without querying vLLM for them, so
+    # neither waits for the other.
     return _provider(
         provider_id,
         "remote::vllm",
@@ -135,11 +144,12 @@ def _model(name: str, provider: str, kind: str, **metadata: Any) -> dict[str, An
 
 
 def _file_search() -> dict[str, Any]:
-    """Short texts around what a search found: the defaults are longer than a small model's context is worth.
+    """Return short templates for search results; the defaults are too long for a small model.
 
-    Each becomes one part of the tool's message, and vLLM joins the parts with line ends: the result is
-    `lab.world.documents.search_result`, on which the lab model was trained. With annotations off Llama Stack would take
-    its own long chunk template, so they are on; the lab model's chat template drops `<|...|>`.
+    Each becomes one part of the tool's message, and vLLM joins the parts with line ends: the result
+    is `lab.world.documents.search_result`, on which the lab model was trained. With annotations
+    off, Llama Stack would use its own long chunk template, so they are on; the lab model's chat
+    template drops `<|...|>`.
     """
     return {
         "default_provider_id": "faiss",
@@ -158,7 +168,8 @@ def _file_search() -> dict[str, Any]:
         },
         "annotation_prompt_params": {
             "enable_annotations": True,
-            "annotation_instruction_template": "-",  # it may not be empty, and our context template leaves it out
+            # It may not be empty; the context template leaves it out.
+            "annotation_instruction_template": "-",
             "chunk_annotation_template": "[{index}] {chunk_text} <|{file_id}|>",
         },
         "file_ingestion_params": {

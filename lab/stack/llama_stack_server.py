@@ -1,11 +1,12 @@
-"""Runs Llama Stack's own server with its telemetry set up here. `python -m lab.stack.llama_stack_server`.
+"""Run Llama Stack's own server with the lab's telemetry: `python -m lab.stack.llama_stack_server`.
 
-The same instrumentations as `opentelemetry-instrument llama stack run`, and three things that its environment variables
-cannot say: who asked (baggage) becomes span attributes, the span per streamed chunk is left out, and histograms get
-buckets that fit (the SDK's first bound above zero is 5 seconds).
+It has the instrumentations of `opentelemetry-instrument llama stack run`, and what its environment
+variables cannot express: baggage (tenant, session) becomes span attributes, there is no span per
+streamed chunk, histograms get buckets that fit (the SDK's first bound above zero is 5 seconds), and
+tool calls carry the trace context of their caller.
 
-Environment: LLAMA_STACK_CONFIG, LAB_LLAMA_STACK_PORT, LAB_LLAMA_STACK_METRICS_PORT, LAB_OTLP_ENDPOINT,
-OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen on loopback (in a pod).
+Environment: LLAMA_STACK_CONFIG, LAB_LLAMA_STACK_PORT, LAB_LLAMA_STACK_METRICS_PORT,
+LAB_OTLP_ENDPOINT, OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen on loopback (a pod).
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import logging.config
 import mimetypes
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab.schema import BAGGAGE
 from lab.stack.jsonlog import config as json_logging
-from lab.stack.mcp_context import send_context_with_tool_calls
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import log_spaced
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 DURATION_BUCKETS_S = [*log_spaced(0.001, 60), 120.0]
-RATE_BUCKETS = log_spaced(1, 10_000)  # tokens a second
+RATE_BUCKETS = log_spaced(1, 10_000)  # tokens per second
 LOGGERS = ("", "uvicorn", "uvicorn.access", "uvicorn.error")
-QUIET_URLS = "/v1/health,/v1/version,/v1/models"  # asked by readiness checks and clients' start-up, not by requests
+# Requested by probes and by clients when they start, not by users.
+QUIET_URLS = "/v1/health,/v1/version,/v1/models"
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until SIGTERM."""
     import uvicorn
 
     _set_up_logging()
@@ -49,12 +50,12 @@ def main() -> None:
 
 
 def listen_host() -> str:
-    """Loopback, unless LAB_LISTEN_HOST says otherwise."""
+    """Return LAB_LISTEN_HOST; loopback by default."""
     return os.environ.get("LAB_LISTEN_HOST", HOST)
 
 
 def create_app() -> FastAPI:
-    """Llama Stack's application, with server spans and JSON logs."""
+    """Return Llama Stack's application, with server spans and JSON logs."""
     from llama_stack.core.server.server import create_app as create
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
@@ -88,7 +89,7 @@ def register_document_types() -> None:
 
 
 def start_tracing(otlp_url: str) -> None:
-    """Spans go to `otlp_url`, each with the baggage of its request."""
+    """Send spans to `otlp_url`, each with the baggage of its request."""
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.processor.baggage import BaggageSpanProcessor
@@ -105,7 +106,7 @@ def start_tracing(otlp_url: str) -> None:
 
 
 def start_metrics(port: int) -> None:
-    """Metrics of all instrumentations on port `port`, for Prometheus."""
+    """Serve the metrics of all instrumentations on `port`, for Prometheus."""
     from opentelemetry import metrics
     from opentelemetry.exporter.prometheus import PrometheusMetricReader
     from opentelemetry.sdk.metrics import Histogram, MeterProvider
@@ -128,7 +129,7 @@ def start_metrics(port: int) -> None:
 
 
 def instrument_clients() -> None:
-    """Spans and trace context on outgoing calls: `chat` of the openai client, httpx to the tools, httpx2 to vLLM."""
+    """Trace outgoing calls: `chat` of the openai client, httpx to the tools, httpx2 to vLLM."""
     from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
     from opentelemetry.instrumentation.httpx import (
         HTTPX2ClientInstrumentor,
@@ -138,6 +139,34 @@ def instrument_clients() -> None:
     for instrumentor in (HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, OpenAIInstrumentor):
         instrumentor().instrument()
     send_context_with_tool_calls()
+
+
+def send_context_with_tool_calls() -> None:
+    """Have every MCP session of this process put its caller's trace context into `params._meta`.
+
+    Llama Stack keeps one MCP session per request, opened when it lists the tools. A task that was
+    started there sends the session's HTTP requests, so their spans, and all that the tool server
+    does, would be children of `list_mcp_tools`, not of the `invoke_mcp_tool` that called. MCP has
+    a place for the context of a message, with the W3C names (as in OpenTelemetry's semantic
+    conventions for MCP); the tool server reads it there.
+    """
+    from mcp import ClientSession, types
+    from opentelemetry import propagate
+
+    send = ClientSession.send_request
+
+    async def send_request(
+        self: ClientSession, request: types.ClientRequest, *args: Any, **kwargs: Any
+    ) -> Any:
+        if isinstance(request.root, types.CallToolRequest):
+            carrier: dict[str, str] = {}
+            propagate.inject(carrier)
+            meta = request.root.params.meta
+            known = meta.model_dump() if meta else {}
+            request.root.params.meta = types.RequestParams.Meta(**(known | carrier))
+        return await send(self, request, *args, **kwargs)
+
+    ClientSession.send_request = send_request  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Is a model folder whole? Asked before anything is started: vLLM would say it after half a minute, in a traceback."""
+"""Check a model folder before anything is started: vLLM would fail half a minute later."""
 
 from __future__ import annotations
 
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 from lab.errors import ModelError
 
@@ -12,11 +13,11 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _HEADER_LIMIT = 100_000_000  # bytes; the safetensors format's own limit
 
 
-def check_model_folder(folder: Path, *, fix: str) -> dict:
-    """The model's config.json. `do` is the advice that a ModelError ends with.
+def check_model_folder(folder: Path, *, fix: str) -> dict[str, Any]:
+    """Return the model's config.json. `fix` is the advice of a ModelError.
 
-    Raises ModelError saying what is missing or corrupt: the folder, config.json, the tokenizer, the weights.
-    Reads headers only, so that it costs milliseconds for a model of any size.
+    Raises ModelError for a missing or corrupt folder, config.json, tokenizer or weights. It reads
+    headers only, which takes milliseconds for a model of any size.
     """
     if not folder.is_dir():
         raise ModelError(f"the model folder {folder} does not exist", fix=fix)
@@ -40,28 +41,29 @@ def check_model_folder(folder: Path, *, fix: str) -> dict:
 
 
 def joins_text_parts(folder: Path) -> bool:
-    """Whether the folder's chat template takes a message in parts and joins them itself, as the lab model's does.
+    """Return whether the chat template joins a message's parts itself, as the lab model's does.
 
-    vLLM's own test for that looks for a loop over the parts, finds none here, and would put a line break between them.
+    vLLM's own test looks for a loop over the parts, finds none here, and would put a line break
+    between them.
     """
     path = folder / "chat_template.jinja"
     return path.is_file() and "map(attribute='text')" in path.read_text(errors="replace")
 
 
-def _json(path: Path, fix: str) -> dict:
+def _json(path: Path, fix: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ModelError(f"{path} is missing", got=_listing(path.parent), fix=fix) from None
     except (OSError, ValueError) as e:
         raise ModelError(f"{path} cannot be read as JSON", got=str(e), fix=fix) from e
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is not a JSON object", got=type(found).__name__, fix=fix)
-    return found
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} is not a JSON object", got=type(content).__name__, fix=fix)
+    return content
 
 
 def _check_safetensors(path: Path, fix: str) -> None:
-    """Header: 8 bytes length, then JSON {tensor: {data_offsets: [from, to]}}; the file must hold all of it."""
+    """Compare the header (8 bytes length, JSON {tensor: {data_offsets}}) with the file's size."""
     size = path.stat().st_size
     with path.open("rb") as f:
         start = f.read(8)
@@ -78,7 +80,7 @@ def _check_safetensors(path: Path, fix: str) -> None:
         except (ValueError, TypeError, KeyError) as e:
             raise ModelError(f"the header of {path} is corrupt", got=repr(e), fix=fix) from e
     if not ends or size != 8 + length + max(ends):
-        got = f"{size} bytes where the header tells of {8 + length + max(ends, default=0)}"
+        got = f"{size} bytes where the header expects {8 + length + max(ends, default=0)}"
         raise ModelError(f"{path} is incomplete", got=got, fix=fix)
 
 

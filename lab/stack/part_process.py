@@ -1,4 +1,4 @@
-"""Run one part: wait for what it needs, start it, feed its log, probe it, notice that it ends or hangs."""
+"""Run one part: wait for its needs, start it, feed its log, probe it, notice its end or hang."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import psutil
 
 from lab.settings import REPO
 from lab.stack import processes, ready, state
-from lab.stack.logsink import LogSink
+from lab.stack.logbook import LogSink
 from lab.stack.parts import Part
 from lab.stack.ports import is_free
 from lab.stack.state import PartStatus
@@ -177,7 +177,7 @@ class PartProcess:
         self._set(state.OFF)
 
     def processes(self) -> list[psutil.Process]:
-        """Return the part's processes, without the servers that vllm-base forked: those are parts."""
+        """Return the part's processes, without those that vllm-base forked: they are parts."""
         if self.pid is None:
             return []
 
@@ -191,7 +191,7 @@ class PartProcess:
         return self._members
 
     def status(self) -> PartStatus:
-        """Return the values for stack.json. Memory is measured by `lab status`, not every second."""
+        """Return the values for stack.json. Memory is measured by `lab status` only."""
         return PartStatus(
             name=self.part.name,
             state=self.state,
@@ -246,7 +246,7 @@ class PartProcess:
         return True
 
     def taken_ports(self) -> list[str]:
-        """Return the names of its ports on which another program listens. It must not run itself."""
+        """Return its ports on which another program listens. It must not run itself."""
         return [name for name, port in self.part.ports.items() if not is_free(port)]
 
     def _check_ports(self) -> None:
@@ -254,7 +254,7 @@ class PartProcess:
             raise PortTaken(", ".join(str(self.part.ports[name]) for name in names))
 
     def _fail_or_move(self, error: Exception) -> bool:
-        """Fail, unless a port was taken: then the supervisor chooses another one and starts it again."""
+        """Fail, unless a port was taken: then the supervisor starts it again on another one."""
         self.port_taken = bool(self.taken_ports())
         if not self.port_taken:
             return self.fail(str(error) or type(error).__name__)
@@ -377,7 +377,7 @@ class PartProcess:
         await self._ended(f"it ended on its own: {describe_exit(self._exit)}")
 
     async def _answers(self, client: httpx.AsyncClient) -> bool:
-        """Return whether it gives a sign of life: none of its processes is stopped, and it answers."""
+        """Return whether none of its processes is stopped, and it answers."""
         for member in self._members or self.processes():
             with contextlib.suppress(psutil.Error):
                 if member.status() == psutil.STATUS_STOPPED:

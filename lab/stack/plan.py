@@ -1,4 +1,4 @@
-"""Which parts a lab has, for these settings, on these ports. Reads the headers of model folders, starts nothing."""
+"""Which parts a lab has, for these settings, on these ports. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def make_plan(
     replay_plan.refuse_recorded_state(state)
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     lab = _Lab(settings, tools, ports, external, url)
-    parts = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
-    names = {p.name for p in parts}
-    parts = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in parts]
-    return _plan(parts, _files(lab), external)
+    ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    names = {p.name for p in ours}
+    ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
+    return _plan(ours, _files(lab), external)
 
 
 def _plan(parts: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:
@@ -136,7 +136,7 @@ def chat_server(settings: Settings, port: int, otlp_url: str, build: str) -> vll
 
 
 def embed_server(model: str, port: int, otlp_url: str, build: str) -> vllm_args.VllmServer:
-    """Describe the embedding model's vLLM server; the cluster's manifests are generated from it too."""
+    """Describe the embedding model's vLLM server; the cluster's manifests use it too."""
     return vllm_args.VllmServer(model, vllm_args.EMBED_MODEL, port, otlp_url, build)
 
 

@@ -76,7 +76,7 @@ class PortLocks:
 
 
 def _open_lock(port: int) -> int:
-    """Open a port's lock file. One that another user made is opened for reading, which flock allows."""
+    """Open a port's lock file for reading, which flock allows and other users' files permit."""
     if not LOCKS.is_dir():
         with contextlib.suppress(FileExistsError):
             LOCKS.mkdir()

@@ -1,4 +1,4 @@
-"""Processes of this machine: tie one to its parent, end a tree, find what outlived its supervisor."""
+"""Processes of this machine: tie one to its parent, end a tree, find what was left behind."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> list[str]:
-    """Send SIGTERM, then SIGKILL to what is left after `grace_s`. Returns a line per killed process."""
+    """Send SIGTERM, then SIGKILL after `grace_s`. Returns a line per killed process."""
     processes = [p for p in processes if p.pid != os.getpid()]
     for p in processes:
         with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""Prometheus' configuration: every part is a scrape job of the same name as on a cluster (lab.schema.JOBS)."""
+"""Prometheus' configuration: every part is a scrape job named as on a cluster (lab.schema.JOBS)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import yaml
 
 from lab.stack.ports import HOST
 
-SCRAPE_INTERVAL = "2s"  # runs last a minute or less here; at 1 s the scraping alone took a tenth of two small cores
+# Runs last a minute or less here; at 1 s, scraping alone used a tenth of two small cores.
+SCRAPE_INTERVAL = "2s"
 _FROM_ENDPOINT = {
     "vllm": "vllm",
     "vllm-embed": "vllm_embed",
@@ -20,18 +21,18 @@ _FROM_ENDPOINT = {
 
 
 def targets(ports: dict[str, int], url: dict[str, str], external: dict[str, str]) -> dict[str, str]:
-    """{job: host:port}. A server that the user runs elsewhere is scraped too where it has metrics of its own."""
-    found = {job: urlsplit(url[endpoint]).netloc for job, endpoint in _FROM_ENDPOINT.items()}
+    """Return {job: host:port}, also of the user's own servers where they have metrics."""
+    jobs = {job: urlsplit(url[endpoint]).netloc for job, endpoint in _FROM_ENDPOINT.items()}
     if "llama_stack" not in external:
-        found["llama-stack"] = f"{HOST}:{ports['llama_stack_metrics']}"
+        jobs["llama-stack"] = f"{HOST}:{ports['llama_stack_metrics']}"
     if "prometheus" not in external:
-        found["node"] = f"{HOST}:{ports['node']}"
-        found["prometheus"] = urlsplit(url["prometheus"]).netloc
-    return found
+        jobs["node"] = f"{HOST}:{ports['node']}"
+        jobs["prometheus"] = urlsplit(url["prometheus"]).netloc
+    return jobs
 
 
 def essential_jobs(external: dict[str, str]) -> list[str]:
-    """Jobs that must be up before the lab counts as ready: those on the way of an agent request that are ours."""
+    """Return our own jobs on an agent request's path: they must be up before the lab is ready."""
     jobs = {"vllm": "vllm", "lab-tools": "mcp", "tracestore": "tempo", "llama-stack": "llama_stack"}
     return [job for job, endpoint in jobs.items() if endpoint not in external]
 
@@ -39,8 +40,11 @@ def essential_jobs(external: dict[str, str]) -> list[str]:
 def render(
     targets: dict[str, str], on_demand: Path | None = None, interval: str = SCRAPE_INTERVAL
 ) -> str:
-    """prometheus.yml as text. `targets` is {job: host:port}; `on_demand` is a file of more, which Prometheus watches:
-    parts that are off must not look like parts that are down."""
+    """Return prometheus.yml as text. `targets` is {job: host:port}.
+
+    `on_demand` is a file with more targets, which Prometheus watches: parts that are off must not
+    look like parts that are down.
+    """
     jobs: list[dict[str, Any]] = [
         {"job_name": job, "static_configs": [{"targets": [target]}]}
         for job, target in sorted(targets.items())

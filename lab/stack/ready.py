@@ -1,4 +1,4 @@
-"""Probes that tell whether a part is ready. Each returns if it is, and raises with the reason if not."""
+"""Probes for readiness. Each returns if the part is ready, and raises with the reason if not."""
 
 from __future__ import annotations
 

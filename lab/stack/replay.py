@@ -1,7 +1,7 @@
-"""A recording back into real stores: `python -m lab.stack.replay metrics|traces ...`, the tasks of `lab up` there.
+"""Put a recording back into real stores: `python -m lab.stack.replay metrics|traces ...`.
 
-Prometheus gets blocks that its own promtool makes of the samples, the trace store gets the traces as OTLP. So whatever
-asks the stores asks the real ones, and need not know that the run is over.
+Prometheus gets blocks that its own promtool makes of the samples; the trace store gets the traces
+as OTLP. So the analysis queries real stores, and need not know that the run is over.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lab.errors import LabError, StackError
 
-SAMPLES, SERIES, TRACES, ABOUT = (
-    "samples.parquet",
-    "series.parquet",
-    "traces.parquet",
-    "recording.json",
-)
+SAMPLES = "samples.parquet"
+SERIES = "series.parquet"
+TRACES = "traces.parquet"
+ABOUT = "recording.json"
 MARK = "holds-recording"  # file in a state folder: the name of the recording in it
 _NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 BATCH_TRACES = 100
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
-def check_recording(folder: Path) -> dict:
-    """What a recording says of itself. Raises StackError for a folder that is none, or lacks a file."""
+def check_recording(folder: Path) -> dict[str, Any]:
+    """Return a recording's description. Raises StackError if it is missing or not complete."""
     try:
-        about = json.loads((folder / ABOUT).read_text())
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
     except (OSError, ValueError) as e:
         raise StackError(
             f"there is no recording in {folder}",
             got=str(e),
-            fix="choose one with LAB_RECORDING (folders of data/recorded), or make it with `lab record NAME`",
+            fix="choose one with LAB_RECORDING (folders of data/recorded), "
+            "or make it with `lab record NAME`",
         ) from e
     missing = [name for name in (SAMPLES, SERIES, TRACES) if not (folder / name).is_file()]
     if missing:
         raise StackError(
-            f"the recording {folder} is not whole",
+            f"the recording {folder} is not complete",
             got=f"no {', '.join(missing)}",
             fix="restore it with git",
         )
@@ -90,8 +90,8 @@ def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
 
 
 def _openmetrics(folder: Path) -> Iterator[str]:
-    """The samples as OpenMetrics text, all of a metric together, series by series."""
-    import pyarrow.parquet as pq  # here: the supervisor imports this module, and has no use for it
+    """Yield the samples as OpenMetrics text, all of a metric together, series by series."""
+    import pyarrow.parquet as pq  # not at the top: the supervisor imports this module
 
     series = pq.read_table(folder / SERIES).to_pydict()
     text_of = {
@@ -113,9 +113,9 @@ def _selector(labels: dict[str, str]) -> str:
 
 
 def fill_tracestore(folder: Path, otlp_url: str) -> int:
-    """Send the recording's traces to an OTLP receiver; returns how many. Sending twice does no harm.
+    """Send the recording's traces to an OTLP receiver; returns their number.
 
-    Raises StackError for a receiver that does not take them.
+    Sending them twice does no harm. Raises StackError if the receiver does not accept them.
     """
     import httpx
     import pyarrow.parquet as pq
@@ -126,12 +126,10 @@ def fill_tracestore(folder: Path, otlp_url: str) -> int:
     headers = {"Content-Type": "application/x-protobuf"}
     for first in range(0, len(documents), BATCH_TRACES):
         batch = TracesData()
-        for document in documents[
-            first : first + BATCH_TRACES
-        ]:  # Tempo's JSON is protobuf's: ids are base64
-            batch.MergeFrom(
-                json_format.Parse(document.replace('"batches"', '"resourceSpans"', 1), TracesData())
-            )
+        for document in documents[first : first + BATCH_TRACES]:
+            # Tempo's JSON is protobuf's own: ids are base64.
+            text = document.replace('"batches"', '"resourceSpans"', 1)
+            batch.MergeFrom(json_format.Parse(text, TracesData()))
         try:
             httpx.post(
                 f"{otlp_url}/v1/traces", content=batch.SerializeToString(), headers=headers
@@ -144,7 +142,7 @@ def fill_tracestore(folder: Path, otlp_url: str) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """0 when the store is filled."""
+    """Fill a store. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lab.stack.replay")
     parser.add_argument("what", choices=["metrics", "traces"])
     parser.add_argument("--recording", type=Path, required=True)
@@ -156,10 +154,8 @@ def main(argv: list[str]) -> int:
     try:
         check_recording(args.recording)
         if args.what == "metrics":
-            print(
-                f"{fill_prometheus(args.recording, Path(args.target), args.promtool)} samples",
-                flush=True,
-            )
+            samples = fill_prometheus(args.recording, Path(args.target), args.promtool)
+            print(f"{samples} samples", flush=True)
         else:
             print(f"{fill_tracestore(args.recording, args.target)} traces", flush=True)
     except LabError as e:

@@ -1,4 +1,4 @@
-"""The parts of the place `recorded`: Prometheus and the trace store, and the tasks that fill them."""
+"""The parts of the place `recorded`: Prometheus, the trace store, the tasks that fill them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files in which a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
+"""How a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.errors import SettingsError, StackError
 from lab.files import write_atomically
-from lab.settings import ENDPOINTS_FILE
+from lab.settings import ENDPOINTS_FILE, REPO
 
 STACK_FILE = "stack.json"
 FOLDERS = ("logs", "run", "llama-stack")
@@ -88,12 +88,13 @@ class StackState:
 def prepare(state_dir: Path) -> None:
     """Make the folders, readable by their owner only.
 
-    A state folder that existed before keeps its permissions, since it may be a shared one; the
-    folders in it do not. Raises SettingsError if one cannot be made or written.
+    A state folder elsewhere that existed before keeps its permissions, since it may be a shared
+    one; the folders in it do not. Raises SettingsError if one cannot be made or written.
     """
+    ours = not state_dir.exists() or state_dir.is_relative_to(REPO / ".lab")
     try:
-        if not state_dir.exists():
-            state_dir.mkdir(parents=True)
+        state_dir.mkdir(parents=True, exist_ok=True)
+        if ours:
             state_dir.chmod(0o700)
         for name in FOLDERS:
             (state_dir / name).mkdir(exist_ok=True)

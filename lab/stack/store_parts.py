@@ -1,4 +1,4 @@
-"""The parts that store telemetry, for a live lab and for a recording: the trace store and Prometheus."""
+"""The parts that store telemetry, live or recorded: the trace store and Prometheus."""
 
 from __future__ import annotations
 

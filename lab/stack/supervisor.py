@@ -1,4 +1,4 @@
-"""The process that starts the parts, watches them and takes them down: `python -m lab.stack.supervisor`.
+"""Start the parts, watch them, take them down: `python -m lab.stack.supervisor`.
 
 `lab up` starts it and learns the rest from stack.json, which it writes on every change and every
 second. Signals: TERM ends everything; HUP starts again what is dead or hangs, starts the parts on
@@ -46,7 +46,7 @@ MakePlan = Callable[[Mapping[str, int]], tuple[StackPlan, dict[str, int]]]
 
 
 class Supervisor:
-    """One lab, in one thread and one event loop: PR_SET_PDEATHSIG is about the thread that forked."""
+    """One lab, in one thread: PR_SET_PDEATHSIG is about the thread that forked."""
 
     def __init__(self, state_dir: Path, make: MakePlan) -> None:
         self.state_dir = state_dir
@@ -131,7 +131,7 @@ class Supervisor:
         ok = True
         while pending and ok:
             finished, _ = await asyncio.wait({*pending, stop}, return_when=asyncio.FIRST_COMPLETED)
-            pending -= finished  # type: ignore[arg-type]
+            pending -= finished
             ok = stop not in finished and all(task.result() for task in finished)
         stop.cancel()
         return ok
@@ -239,7 +239,7 @@ class Supervisor:
         self._counted_at = time.monotonic()
 
     def _write(self) -> None:
-        """Write what changed. A full or read-only disk must not end the heartbeat: it is tried again."""
+        """Write what changed. A full or read-only disk does not end the heartbeat."""
         try:
             state.write(self.state_dir, self._state())
             self._write_targets()

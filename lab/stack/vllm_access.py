@@ -1,6 +1,6 @@
-"""Access log of vLLM with the caller's trace id, as ASGI middleware (`--middleware lab.stack.vllm_access.AccessLog`).
+"""vLLM's access log with the caller's trace id: `--middleware lab.stack.vllm_access.AccessLog`.
 
-uvicorn's own access log knows nothing of traces; and vLLM makes its span only when the request is over.
+uvicorn's own access log has no trace ids, and vLLM makes its span only when a request is over.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Any
 
 log = logging.getLogger("vllm.access")
 TRACEPARENT = re.compile(rb"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-")
-QUIET = ("/metrics", "/health", "/ping")  # asked every second or two by the lab itself
+QUIET = ("/metrics", "/health", "/ping")  # requested by the lab itself every few seconds
 
 
 class AccessLog:
-    """Logs method, path, status and duration of each request when its answer is complete."""
+    """ASGI middleware that logs each request when its answer is complete."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Handle one request."""
         if scope["type"] != "http" or scope["path"] in QUIET:
             await self.app(scope, receive, send)
             return
-        status, started = 0, time.perf_counter()
+        status = 0
+        started = time.perf_counter()
 
         async def watch(message: dict) -> None:
             nonlocal status
@@ -46,8 +48,8 @@ class AccessLog:
             )
 
 
-def trace_field(scope: dict) -> dict[str, str]:
-    """{"trace_id": ...} from the request's W3C traceparent header; empty without a well-formed one."""
+def trace_field(scope: dict[str, Any]) -> dict[str, str]:
+    """Return {"trace_id": ...} from the W3C traceparent header; empty without a well-formed one."""
     for name, value in scope["headers"]:
         if name == b"traceparent" and (match := TRACEPARENT.match(value)):
             return {"trace_id": match[1].decode()}

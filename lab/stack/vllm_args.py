@@ -1,4 +1,4 @@
-"""Command lines and environment of the two vLLM servers. Pure: what they are is decided here, nothing is started."""
+"""Command lines and environment of the vLLM servers. Pure functions: nothing is started here."""
 
 from __future__ import annotations
 
@@ -20,28 +20,35 @@ MAX_CONTEXT_CPU = 8192
 
 @dataclass(frozen=True)
 class VllmServer:
-    """What one vLLM server is to serve."""
+    """What one vLLM server serves.
+
+    Attributes:
+        build: of vLLM: "cuda", or for a CPU "cpu" or "source" (macOS)
+        text_parts: whether the chat template joins the parts of a message
+    """
 
     model: str
     served_name: str
     port: int
     otlp_url: str | None
-    build: str  # of vLLM: 'cuda', else for a CPU ('cpu', or 'source' on macOS)
+    build: str
     max_context: int | None = None
-    text_parts: bool = False  # the chat template joins the parts of a message
+    text_parts: bool = False
     extra: str = ""
 
 
 def log_spaced(lowest: float, highest: float, per_decade: int = 10) -> list[float]:
-    """Bucket bounds in seconds, each 10^(1/per_decade) times the one before, three significant digits."""
-    bounds, step = [], 0
+    """Return bucket bounds with three significant digits, `per_decade` of them per power of ten."""
+    bounds: list[float] = []
+    step = 0
     while (bound := float(f"{lowest * 10 ** (step / per_decade):.3g}")) <= highest:
         bounds.append(bound)
         step += 1
     return bounds
 
 
-# vLLM's first bounds are 0.3 s (phases) and 0.01 s (between tokens): one bucket would hold all of a small model.
+# vLLM's first bounds are 0.3 s (phases) and 0.01 s (between tokens): all values of a small model
+# would be in one bucket.
 BUCKETS = {
     "request_latency": [*log_spaced(0.0005, 60), 120.0, 300.0],
     "time_to_first_token": [*log_spaced(0.001, 60), 120.0],
@@ -50,14 +57,15 @@ BUCKETS = {
 
 
 def chat_args(server: VllmServer) -> list[str]:
-    """Arguments of the chat server: tool calling, traces, per-request metrics, fine histogram buckets."""
+    """Return the chat server's arguments: tools, traces, per-request metrics, fine buckets."""
     args = [
         *_common(server),
         "--enable-auto-tool-choice",
         *("--tool-call-parser", "hermes"),
         "--enable-prefix-caching",
         "--enable-prompt-tokens-details",
-        # Not --enable-force-include-usage: that reports the usage in every chunk, and Llama Stack adds them all up.
+        # Not --enable-force-include-usage: it reports the usage in every chunk, and Llama Stack
+        # adds them all up.
         "--enable-per-request-metrics",
         "--enable-mfu-metrics",
     ]
@@ -65,7 +73,7 @@ def chat_args(server: VllmServer) -> list[str]:
         context = min(server.max_context or MAX_CONTEXT_CPU, MAX_CONTEXT_CPU)
         args += ["--enforce-eager", "--dtype", cpu_dtype(), "--max-model-len", str(context)]
         args += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--max-num-seqs", "128"]
-        # The prefix cache finds whole blocks again; a CPU's default, 128 tokens, is more than most prompts have.
+        # The prefix cache holds whole blocks; a CPU's default, 128 tokens, exceeds most prompts.
         args += ["--block-size", "32"]
     else:
         args += ["--gpu-memory-utilization", "0.8"]
@@ -75,12 +83,12 @@ def chat_args(server: VllmServer) -> list[str]:
 
 
 def embed_args(server: VllmServer) -> list[str]:
-    """Arguments of the embedding server."""
+    """Return the embedding server's arguments."""
     args = [*_common(server), "--runner", "pooling", "--enforce-eager"]
-    # Llama Stack names the dimension; vLLM takes that only from models said to have a choice of dimensions.
+    # Llama Stack names the dimension, which vLLM accepts only from models with several of them.
     args += ["--hf-overrides", json.dumps({"matryoshka_dimensions": [EMBED_DIMENSION]})]
     if server.build != "cuda":
-        # It keeps no KV cache; without a size vLLM would want most of the machine's memory for one.
+        # It keeps no KV cache; without a size, vLLM would reserve most of the memory for one.
         return [*args, "--dtype", "float32", "--kv-cache-memory-bytes", str(64 * 1024**2)]
     return [*args, "--gpu-memory-utilization", "0.1"]
 
@@ -101,10 +109,10 @@ def _common(server: VllmServer) -> list[str]:
 
 
 def cpu_dtype(cpuinfo: str | None = None, machine: str | None = None) -> str:
-    """The dtype that this CPU computes fastest.
+    """Return the dtype that this CPU computes fastest.
 
-    Without bfloat16 instructions an x86 CPU emulates them: 415 against 1,200 tokens a second for the lab model at 32
-    streams on AVX2. Elsewhere vLLM's own choice is right.
+    An x86 CPU without bfloat16 instructions emulates them: 415 instead of 1,200 tokens per second
+    for the lab model at 32 streams on AVX2. Elsewhere vLLM's own choice is right.
     """
     if (machine or platform.machine()) not in ("x86_64", "AMD64"):
         return "auto"
@@ -113,16 +121,15 @@ def cpu_dtype(cpuinfo: str | None = None, machine: str | None = None) -> str:
             cpuinfo = Path("/proc/cpuinfo").read_text()
         except OSError:
             return "auto"
-    flags = set(
-        next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "").split()
-    )
+    lines = [line for line in cpuinfo.splitlines() if line.startswith("flags")]
+    flags = set(lines[0].split()) if lines else set()
     return "bfloat16" if flags & {"avx512_bf16", "amx_bf16"} else "float32"
 
 
 def base_env(
     build: str, cache_dir: Path, logging_config: Path, cores: int | None = None
 ) -> dict[str, str]:
-    """Environment of the process that imports vLLM and of the servers that it forks."""
+    """Return the environment of the process that imports vLLM and of the servers it forks."""
     cores = cores or os.cpu_count() or 1
     env = {
         "PYTHONPATH": str(REPO),
@@ -137,8 +144,9 @@ def base_env(
         env |= {
             "VLLM_TARGET_DEVICE": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
-            # Engine and worker in one process: one process less to start and to hold in memory. vLLM forbids it because
-            # it cannot set OpenMP's environment for a worker then; here it is set before anything is imported.
+            # Engine and worker in one process, which saves its start and its memory. vLLM forbids
+            # it because it cannot set OpenMP's environment for a worker then; here it is set before
+            # anything is imported.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(max(1, min(4, cores - 1))),
@@ -148,13 +156,13 @@ def base_env(
 
 
 def server_env(service: str, model: str) -> dict[str, str]:
-    """Environment that differs between the two servers. A folder needs no hub, so none is asked."""
+    """Return the environment that differs between the servers. A folder needs no model hub."""
     env = {"OTEL_SERVICE_NAME": service}
     return env | {"HF_HUB_OFFLINE": "1"} if Path(model).is_dir() else env
 
 
 def logging_config() -> str:
-    """JSON for VLLM_LOGGING_CONFIG_PATH: vLLM's and uvicorn's loggers write one JSON object a line."""
+    """Return the JSON for VLLM_LOGGING_CONFIG_PATH: all loggers write one JSON object per line."""
     from lab.stack.jsonlog import config
 
     return json.dumps(config(("vllm", "uvicorn", "uvicorn.error")), indent=1)

@@ -1,12 +1,15 @@
-"""Imports vLLM once, then forks a server from that whenever it is asked. Runs in vLLM's environment.
+"""Import vLLM once, then fork servers from this process on request. It runs in vLLM's environment.
 
-vLLM's imports take most of its start-up (10 of 15 s here) and vLLM pays them in every process that it starts: API
-server, engine core, worker, and once more for the embedding server. Forked from here they start at once and share the
-pages. Forking is sound because this process never runs a thread (asserted), computes nothing and opens no device.
+The imports take most of vLLM's start-up (10 of 15 s here), and vLLM repeats them in every process
+that it starts: API server, engine core, worker, and the same for the embedding server. Forked from
+here they start at once and share the pages. Forking is sound because this process never runs a
+thread (asserted), computes nothing and opens no device.
 
-Talks over a socket pair with the supervisor, one JSON object a message:
+It talks with the supervisor over a socket pair, one JSON object per message:
     -> {"start": name, "argv": [...], "env": {...}} with the file descriptor of the log
-    <- {"imported": seconds} once · {"started": name, "pid": n} · {"exited": name, "pid": n, "code": n} (-9: signal 9)
+    <- {"imported": seconds}, once
+    <- {"started": name, "pid": n}
+    <- {"exited": name, "pid": n, "code": n}, where -9 is signal 9
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ def main(control_fd: int) -> None:
 
 
 def import_vllm() -> None:
-    """Import all that the two servers import, so that it is paid here once."""
+    """Import all that the servers import."""
     import multiprocessing
 
     import vllm.entrypoints.launchers.api_server.entry
@@ -63,10 +66,10 @@ def import_vllm() -> None:
     from vllm.model_executor.models.llama import LlamaForCausalLM
     from vllm.model_executor.models.registry import ModelRegistry
 
-    # Known by class, these two need not be inspected in a process of its own, which would import vLLM once more.
+    # Registered by class, these two are not inspected in another process that imports vLLM again.
     ModelRegistry.register_model("LlamaForCausalLM", LlamaForCausalLM)
     ModelRegistry.register_model("BertModel", BertEmbeddingModel)
-    # On a CPU vLLM insists on spawning its engine, for the sake of OpenMP's environment (see vllm_args.base_env).
+    # On a CPU vLLM spawns its engine, because of OpenMP's environment (see vllm_args.base_env).
     vllm.v1.engine.utils.get_mp_context = lambda: multiprocessing.get_context("fork")
     gc.collect()
     gc.freeze()  # the collector would write to every page that could stay shared

@@ -83,7 +83,7 @@ def _caller_context(server: Server) -> Context | None:
     """Return the context of the tool's caller: the message's own, else that of its HTTP request.
 
     A client may send all messages of a session from a task that was started for another one; see
-    `lab.stack.mcp_context`.
+    `lab.stack.llama_stack_server`.
     """
     meta = server.request_context.meta
     carried = (meta.model_extra or {}) if meta else {}

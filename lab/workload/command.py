@@ -5,14 +5,17 @@ The pods of a cluster's load job run it too.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
+
+from lab.command_line import run_verb
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
 from lab.workload.arrivals import KINDS, Arrivals
@@ -31,21 +34,81 @@ def main(argv: list[str]) -> int:
 
     Return 0 if every request was answered, 1 if not, 2 if none could be sent.
     """
-    args = _arguments(argv)
+    return run_verb(load, argv, "load")
+
+
+def load(
+    plan: Annotated[
+        Path | None, typer.Option(help="Drive this saved plan instead of making one.")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option(help="Requests to plan. Default: 100, unless --duration-s.")
+    ] = None,
+    duration_s: Annotated[
+        float | None, typer.Option(help="Plan all sessions that begin within this time.")
+    ] = None,
+    arrivals: Annotated[
+        str, typer.Option(help=f"When requests come: {ARRIVALS_HELP}.")
+    ] = "poisson:1",
+    seed: Annotated[int, typer.Option(help="Seed of the plan's draws.")] = 0,
+    kinds: Annotated[
+        list[str] | None, typer.Option(help="Only this kind of scenarios; repeat for more.")
+    ] = None,
+    api: Annotated[
+        Literal["responses", "chat"], typer.Option(help="Llama Stack's agents, or vLLM alone.")
+    ] = "responses",
+    model: Annotated[
+        str, typer.Option(help="The model to use. Default: the settings' model_name.")
+    ] = "",
+    save_plan: Annotated[
+        Path | None, typer.Option(help="Write the plan to this file and drive nothing.")
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="Drive part I/N of the plan; without I: JOB_COMPLETION_INDEX (an Indexed Job)."
+        ),
+    ] = "",
+    run_id: Annotated[str, typer.Option(help="The same for all shards of one run.")] = "",
+    start_at: Annotated[
+        float | None,
+        typer.Option(help="Seconds since the epoch; the same for all shards of one run."),
+    ] = None,
+    timeout_s: Annotated[float, typer.Option(help="Time limit per request.")] = 60.0,
+    out: Annotated[Path, typer.Option(help="Folder in which the run's folder is made.")] = Path(
+        "out/runs"
+    ),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")] = False,
+) -> int:
+    """Drive a workload and record every request."""
     try:
-        plan = _plan(args)
-        if args.save_plan:
-            print(f"the plan is in {plan.save(args.save_plan)}")
+        if plan:
+            planned = Plan.load(plan)
+        else:
+            planned = make_plan(
+                arrivals=parse_arrivals(arrivals),
+                requests=requests or (None if duration_s else 100),
+                duration_s=duration_s,
+                seed=seed,
+                kinds=kinds,
+                api=api,
+                model=model,
+                settings=load_settings(),
+            )
+        if shard:
+            planned = planned.shard(*_shard(shard))
+        if save_plan:
+            print(f"the plan is in {planned.save(save_plan)}")
             return 0
         with _sigterm_as_ctrl_c():  # a pod that is evicted gets a SIGTERM
             run = run_plan(
-                plan,
+                planned,
                 load_settings(),
-                out_dir=args.out,
-                progress=not args.quiet,
-                timeout_s=args.timeout_s,
-                run_id=args.run_id,
-                start_at=args.start_at,
+                out_dir=out,
+                progress=not quiet,
+                timeout_s=timeout_s,
+                run_id=run_id,
+                start_at=start_at,
             )
     except LabError as e:
         print(e, file=sys.stderr)
@@ -67,65 +130,6 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="lab load", description="Drive a workload and record every request."
-    )
-    parser.add_argument("--plan", type=Path, help="drive this saved plan instead of making one")
-    parser.add_argument(
-        "--requests", type=int, help="how many requests to plan (default 100, unless --duration-s)"
-    )
-    parser.add_argument(
-        "--duration-s", type=float, help="plan all sessions that begin within this time"
-    )
-    parser.add_argument("--arrivals", default="poisson:1", help=ARRIVALS_HELP)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kinds", nargs="+", help="only these kinds of scenarios")
-    parser.add_argument("--api", choices=["responses", "chat"], default="responses")
-    parser.add_argument(
-        "--model", default="", help="the model to use (default: the settings' model_name)"
-    )
-    parser.add_argument(
-        "--save-plan", type=Path, help="write the plan to this file and drive nothing"
-    )
-    parser.add_argument(
-        "--shard",
-        default="",
-        help="drive part I/N of the plan; without I, it is JOB_COMPLETION_INDEX (an Indexed Job)",
-    )
-    parser.add_argument("--run-id", default="", help="the same for all shards of one run")
-    parser.add_argument(
-        "--start-at", type=float, help="seconds since the epoch; the same for all shards of one run"
-    )
-    parser.add_argument("--timeout-s", type=float, default=60.0, help="per request")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/runs"),
-        help="folder in which the run's folder is made",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    return parser.parse_args(argv)
-
-
-def _plan(args: argparse.Namespace) -> Plan:
-    if args.plan:
-        plan = Plan.load(args.plan)
-    else:
-        requests = args.requests or (None if args.duration_s else 100)
-        plan = make_plan(
-            arrivals=parse_arrivals(args.arrivals),
-            requests=requests,
-            duration_s=args.duration_s,
-            seed=args.seed,
-            kinds=args.kinds,
-            api=args.api,
-            model=args.model,
-            settings=load_settings(),
-        )
-    return plan.shard(*_shard(args.shard)) if args.shard else plan
 
 
 def parse_arrivals(text: str) -> Arrivals:

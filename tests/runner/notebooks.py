@@ -8,8 +8,16 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
-PARAMETERS = "rate: float = 1.0  # requests a second\nname: str = 'a'  # who asks\nfast: bool = False  # skip the wait"
-OPENING = "# {number} Look around\n\n*Level: first · Time: 10 minutes · Needs: the stack*\n\nYou will see:\n\n- one thing"
+PARAMETERS = """rate: float = 1.0  # requests per second
+name: str = 'a'  # the user
+fast: bool = False  # skip the wait"""
+OPENING = """# {number} Look around
+
+*Level: first · Time: 10 minutes · Needs: the stack*
+
+You will see:
+
+- one thing"""
 
 
 def write(path: Path, *code: str, parameters: str | None = PARAMETERS, number: str = "07") -> Path:

@@ -1,4 +1,6 @@
-"""All notebooks are tried, each in a fresh kernel of this environment, and each failure says what it was."""
+"""All notebooks are tried, each in a fresh kernel of this environment, and each failure says what
+it was.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,10 @@ def _printed(path: str | Path) -> str:
 
 
 def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
-    """A failing, a hanging and a crashing notebook are each named with the cell; the good one after them still runs."""
+    """A failing, a hanging and a crashing notebook are each named with the cell.
+
+    The good one after them still runs.
+    """
     paths = [
         write(
             tmp_path / "00_fails.ipynb",
@@ -61,7 +66,9 @@ def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
 def test_the_lab_command_works_in_a_notebook(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `!lab status`, which the lab's own errors recommend, in whatever shell the kernel was started."""
+    """As `!lab status`, which the lab's own errors recommend, in whatever shell the kernel was
+    started.
+    """
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     path = write(tmp_path / "00_command.ipynb", "get_ipython().system('lab --help')")
     (run,) = run_notebooks([path], tmp_path / "out", {}, settings)
@@ -83,7 +90,9 @@ def test_jupyterlab_gives_kernels_the_command_and_no_proxy_for_this_machine(
 def test_kernel_is_this_environment(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever `python3` kernel a user has registered, the notebook runs in the lab's interpreter, for this lab."""
+    """Whatever `python3` kernel a user has registered, the notebook runs in the lab's
+    interpreter, for this lab.
+    """
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
@@ -115,7 +124,9 @@ def test_folder_that_cannot_be_made(tmp_path: Path, settings: Settings) -> None:
 
 
 def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
-    """Ctrl-C: the running notebook is `interrupted`, the rest `not run`, the report is written, no kernel stays."""
+    """Ctrl-C: the running notebook is `interrupted`, the rest `not run`, the report is written,
+    no kernel stays.
+    """
     for number in ("00", "01", "02"):
         write(
             tmp_path / f"{number}_n.ipynb",

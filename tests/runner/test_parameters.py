@@ -58,7 +58,7 @@ def test_comment_and_type_are_the_documentation(notebook: Path) -> None:
         "name": "rate",
         "inferred_type_name": "float",
         "default": "1.0",
-        "help": "requests a second",
+        "help": "requests per second",
     }
 
 

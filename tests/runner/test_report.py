@@ -35,7 +35,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figures_are_in_the_page_with_heading_and_caption(page: Path) -> None:
-    """The heading that it stands under and the sentence before it, in plain words; alt text for who cannot see it."""
+    """The heading that it stands under and the sentence before it, in plain words.
+
+    Alt text for who cannot see it.
+    """
     text = page.read_text()
     assert len(re.findall(r'<img src="data:image/png;base64,[A-Za-z0-9+/=]{100,}"', text)) == 1
     assert "<b>Two &lt;lines&gt;</b> &middot; The slower one is red." in text
@@ -43,7 +46,10 @@ def test_figures_are_in_the_page_with_heading_and_caption(page: Path) -> None:
 
 
 def test_failures_say_why_and_which_log_to_read(page: Path) -> None:
-    """The error, the end of the traceback, the stack's own words, links to the logs; nothing of it is markup."""
+    """The error, the end of the traceback, the stack's own words, links to the logs.
+
+    Nothing of it is markup.
+    """
     text = page.read_text()
     assert "1 of 2 notebooks passed" in text and "failed in cell 3" in text
     assert "PartFailed: vllm died" in text and 'href="logs/vllm.log"' in text

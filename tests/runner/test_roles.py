@@ -35,7 +35,9 @@ def _tag(path: Path, starts: str, *roles: str) -> None:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a notebook that passed and one that failed before its tagged cell, both really executed."""
+    """The report of a notebook that passed and one that failed before its tagged cell, both
+    really executed.
+    """
     folder = tmp_path_factory.mktemp("run")
     text = "## The bill\n\nWho pays most. And more."
     good = write(
@@ -54,7 +56,10 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_role_gets_what_was_tagged_for_it_in_order(executed: Path) -> None:
-    """Tables, printed lines and figures with the heading and sentence above them; what is not tagged is not there."""
+    """Tables, printed lines and figures with the heading and sentence above them.
+
+    What is not tagged is not there.
+    """
     views = {v.role: v for v in views_of({executed / "notebooks" / "06_good.ipynb": "Good"})}
     assert list(views) == list(ROLES)
     table, line = views["payer"].findings
@@ -68,7 +73,10 @@ def test_each_role_gets_what_was_tagged_for_it_in_order(executed: Path) -> None:
 
 
 def test_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
-    """Three sections after the notebooks; what a table holds is text, never markup; the top links to each."""
+    """Three sections after the notebooks.
+
+    What a table holds is text, never markup; the top links to each.
+    """
     page = (executed / "report.html").read_text()
     places = [page.index(f'id="for-{role}"') for role in ROLES]
     assert places == sorted(places) and places[0] > page.index('id="07_bad"')
@@ -101,7 +109,9 @@ def test_what_is_no_table_is_none() -> None:
 
 
 def test_an_index_of_two_levels_keeps_its_columns() -> None:
-    """A heading that spans rows leaves empty ones below it, so that numbers stay under their names."""
+    """A heading that spans rows leaves empty ones below it, so that numbers stay under their
+    names.
+    """
     frame = pd.DataFrame(
         {"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")])
     )
@@ -124,7 +134,8 @@ def test_markup_in_a_table_stays_out_of_the_page() -> None:
     """A style, a script, a handler or a link of a notebook's own HTML."""
     html = (
         "<table border=1 onclick='x()'><style>p {}</style><tbody><tr style='color: red'>"
-        "<td class='y' colspan=2><script>alert(1)</script><a href='//evil'>link</a></td></tr></table>"
+        "<td class='y' colspan=2><script>alert(1)</script><a href='//evil'>link</a></td></tr>"
+        "</table>"
     )
     assert table_of(html).html == (
         '<table><tbody><tr><td colspan="2">link</td></tr></tbody></table>'

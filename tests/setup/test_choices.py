@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import SetupError
-from scripts.setup import environments, piplike, tools, torch
+from scripts.setup import environments, pip_config, tools, torch
 
 
 def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,7 +23,10 @@ def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
-    """The CPU build of the pinned release for this machine, and the Python that it is for; never the CUDA build."""
+    """The CPU build of the pinned release for this machine, and the Python that it is for.
+
+    Never the CUDA build.
+    """
     for name in (
         "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
         "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
@@ -37,12 +40,15 @@ def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
 
 
 def test_find_links_reach_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's find-links, from its variable or its configuration, in uv's spelling; uv's own setting stays."""
+    """pip's find-links, from its variable or its configuration, in uv's spelling.
+
+    Uv's own setting stays.
+    """
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} file://{tmp_path}/more")
-    pip = piplike.pip_settings()
+    pip = pip_config.pip_settings()
     assert pip["find-links"] == f"{tmp_path} file://{tmp_path}/more"
-    assert piplike.uv_variables(pip, {})["UV_FIND_LINKS"] == f"{tmp_path},file://{tmp_path}/more"
-    assert "UV_FIND_LINKS" not in piplike.uv_variables(pip, {"UV_FIND_LINKS": "/mine"})
+    assert pip_config.uv_variables(pip, {})["UV_FIND_LINKS"] == f"{tmp_path},file://{tmp_path}/more"
+    assert "UV_FIND_LINKS" not in pip_config.uv_variables(pip, {"UV_FIND_LINKS": "/mine"})
 
 
 def test_pip_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,16 +59,16 @@ def test_pip_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_INDEX_URL", raising=False)
-    pip = piplike.pip_settings()
+    pip = pip_config.pip_settings()
     assert pip["find-links"].split()[-2:] == ["/a", "/b"]
-    assert piplike.uv_variables(pip, {})["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
+    assert pip_config.uv_variables(pip, {})["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
 
 
 def test_folders_among_find_links(tmp_path: Path) -> None:
     """Paths and file: addresses, with escaped characters; addresses elsewhere are left to uv."""
     (tmp_path / "a b").mkdir()
     given = f"{tmp_path},file://{tmp_path}/a%20b,https://wheels.example/"
-    assert piplike.local_folders(given) == [tmp_path, tmp_path / "a b"]
+    assert pip_config.local_folders(given) == [tmp_path, tmp_path / "a b"]
 
 
 def test_cpu_flags(tmp_path: Path) -> None:

@@ -37,7 +37,10 @@ def _logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_interpreter_says_what_to_install() -> None:
-    """No machine has Python 3.99, and uv cannot download it: where it was looked for, and four ways to get one."""
+    """No machine has Python 3.99, and uv cannot download it.
+
+    Where it was looked for, and four ways to get one.
+    """
     with pytest.raises(
         SetupError,
         match=r"(?s)no Python 3\.99.*pyenv's versions.*pyenv install 3\.99.*conda.*uv python",
@@ -99,7 +102,10 @@ def test_package_that_apt_does_not_have(tmp_path: Path) -> None:
 def test_everything_that_is_missing_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attendee prepares a machine once, and not once per missing thing; no interpreter is looked for twice."""
+    """An attendee prepares a machine once, and not once per missing thing.
+
+    No interpreter is looked for twice.
+    """
 
     def none_found(_uv: str, versions: list[str], _env: dict, part: str) -> Path:
         searched.append(part)
@@ -152,7 +158,9 @@ def test_command_without_end_is_ended(tmp_path: Path) -> None:
 
 
 def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None:
-    """The stamp is written last, names what it was made from, and is worth nothing without the interpreter."""
+    """The stamp is written last, names what it was made from, and is worth nothing without the
+    interpreter.
+    """
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").write_text("")
     assert not stamp.is_ready(tmp_path, "abc")
@@ -166,10 +174,14 @@ def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    """A real set-up in a copy of the checkout, interrupted: no stamp, no child, and the way on is said."""
+    """A real set-up in a copy of the checkout, interrupted.
+
+    No stamp, no child, and the way on is said.
+    """
     for name in (
         "lab/__init__.py",
         "lab/environment.py",
+        "lab/files.py",
         "lab/errors.py",
         "pyproject.toml",
         "README.md",
@@ -198,7 +210,7 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
     finally:
         child.kill()
     assert child.returncode == 130 and "run it again to go on" in said
-    # What was finished by then may count, on a fast disk even an environment; what was not, may not.
+    # What was finished by then may count, on a fast disk even an environment.
     for ready in tmp_path.glob(f".venvs/*/{stamp.NAME}"):
         assert ready.parent.name == "assets" or (ready.parent / "bin" / "python").exists()
     assert not (tmp_path / ".venvs/tools.json").exists()

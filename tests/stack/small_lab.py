@@ -1,4 +1,4 @@
-"""A lab of three small real processes, supervised as the big one is. Started by test_supervisor.py in its place.
+"""A lab of three small real processes, supervised as the big one is, for test_supervisor.py.
 
 `LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that ends at once, "on_demand":
 name of a part that runs only when it is requested}. Ports that are taken move on by 1.
@@ -21,7 +21,8 @@ WEB = """
 import http.server, subprocess, sys
 child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
 print('listening', flush=True)
-http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+handler = http.server.SimpleHTTPRequestHandler
+http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), handler).serve_forever()
 """
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.replace(
     "subprocess.Popen", "print"
@@ -29,7 +30,9 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.
 
 
 def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str, int]]:
-    """`web` starts a process of its own, `other` waits for it and ignores SIGTERM, `task` runs once."""
+    """`web` starts a process of its own, `other` waits for it and ignores SIGTERM, `task` runs
+    once.
+    """
     web_port, other_port = given["ports"]
     if (
         "web" not in keep

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +34,17 @@ def test_help_names_every_verb(monkeypatch, capsys):
 
 def test_help_imports_no_stage():
     """So that it is quick, and works while a stage is broken."""
-    code = "import sys; sys.argv = ['lab', '--help']\nfrom lab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print([m for m in sys.modules if m.startswith('lab.') and m.split('.')[1] not in ('cli', 'command_line', 'environment', 'errors')])"
+    code = """
+import sys
+from lab.cli import main
+sys.argv = ['lab', '--help']
+try:
+    main()
+except SystemExit:
+    floor = ('cli', 'command_line', 'environment', 'errors')
+    modules = [m.split('.')[1] for m in sys.modules if m.startswith('lab.')]
+    print([m for m in modules if m not in floor])
+"""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -96,6 +107,68 @@ def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
     monkeypatch.setitem(sys.modules, "lab.workload.command", module)
     assert run(monkeypatch, "load", "--help", "--rate", "3") == 7
     assert got == [["--help", "--rate", "3"]]
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", *verbs.DELEGATED])
+def test_every_option_of_every_verb_has_help(monkeypatch, capsys, verb):
+    """All help pages have the same look, and no option is left unexplained."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(monkeypatch, verb, "--help") == 0
+    out = capsys.readouterr().out
+    assert f"Usage: lab {verb}" in out and "╭─ Options" in out
+    rows = [line for line in out.splitlines() if re.match(r"│ [ *]*-", line)]
+    not_help = r"--[\w-]+|-\w\b|<[^>]*>|\[default:[^\]]*\]"
+    assert rows
+    assert all(re.search("[a-z]{3}", re.sub(not_help, "", row)) for row in rows), out
+
+
+def test_the_trace_store_has_the_same_options_alone(monkeypatch, capsys):
+    """`python -m lab.tracestore`, which the stack starts, and `lab tracestore` do not drift
+    apart.
+    """
+    from lab.cli.tracestore import tracestore
+    from lab.tracestore.__main__ import main as alone
+
+    with pytest.raises(SystemExit):
+        alone(["--help"])
+    options = set(re.findall(r"--([a-z-]+)", capsys.readouterr().out)) - {"help"}
+    names = inspect.signature(tracestore).parameters
+    assert options == {name.rstrip("_").replace("_", "-") for name in names}
+
+
+def test_a_wrong_option_of_a_verb_is_refused(monkeypatch, capsys):
+    """Exit status 2, in words, as for `lab` itself."""
+    assert run(monkeypatch, "report", "--folder", "x") == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_down_takes_down_what_any_place_started(monkeypatch, tmp_path, capsys):
+    """Also beside an endpoints.json that cannot be read; with --place only that place."""
+    monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
+    (tmp_path / "endpoints.json").write_text("{")
+    (tmp_path / "recorded" / "first-look").mkdir(parents=True)
+    seen: list[Path] = []
+    monkeypatch.setattr(stack, "down", lambda settings, _: seen.append(settings.state_dir) or [])
+    assert run(monkeypatch, "down") == 0
+    assert seen == [tmp_path, tmp_path / "recorded" / "first-look"]
+    seen.clear()
+    assert run(monkeypatch, "down", "--place", "local") == 0
+    assert seen == [tmp_path]
+
+
+def test_up_names_the_source_of_every_foreign_address(monkeypatch, tmp_path, capsys):
+    """A lab.toml that names other servers silently redirected the notebooks before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
+    (tmp_path / "lab.toml").write_text('tempo_url = "http://tempo.example"\n')
+    endpoints = {"tempo": "http://127.0.0.1:13200", "vllm": "http://127.0.0.1:18000"}
+    monkeypatch.setattr(stack, "up", lambda *_: endpoints)
+    monkeypatch.setattr(stack, "start", lambda *_: None)
+    assert run(monkeypatch, "up") == 0
+    out = capsys.readouterr().out
+    assert f"settings from {tmp_path / 'lab.toml'}" in out
+    assert "http://tempo.example" in out and f"(from {tmp_path / 'lab.toml'})" in out
+    assert "http://127.0.0.1:18000" in out
 
 
 def test_progress_without_a_terminal_is_a_line_a_change(capsys):

@@ -79,7 +79,10 @@ def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):
 
 
 def test_what_file_search_says_is_what_the_lab_model_learned():
-    """vLLM joins header, chunks, footer and context with line ends; less the citations it is the world's own text."""
+    """vLLM joins header, chunks, footer and context with line ends.
+
+    Less the citations it is the world's own text.
+    """
     from lab.world.documents import search_result
 
     templates = llama_stack_config.document("m", PREFERRED, URLS, Path("x"))["vector_stores"]

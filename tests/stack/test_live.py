@@ -1,4 +1,6 @@
-"""The real stack: every part answers, one request is one trace through all of them, and a killed part is seen."""
+"""The real stack: every part answers, one request is one trace through all of them, and a killed
+part is seen.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +34,10 @@ def wait_for(condition: Callable[[], bool], limit_s: float, what: str) -> None:
 
 
 def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
-    """One agent request with the MCP tools, under a trace of the caller's. None if it failed or called no tool.
+    """Send one agent request with the MCP tools, under a trace of the caller's.
 
-    A small model does fail: Llama Stack answers 500 when the arguments that it writes are not JSON.
+    Returns None if it failed or called no tool. A small model does fail: Llama Stack answers 500
+    when the arguments that it writes are not JSON.
     """
     tool = {
         "type": "mcp",
@@ -99,9 +102,11 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
 
 
 def test_every_part_is_ready(live_lab):
-    """`lab up` has returned, so all that an agent request needs answers; embeddings and documents follow.
+    """`lab up` has returned, so all that an agent request needs answers.
 
-    A part on demand is off until somebody asks for it (tests/live/test_canary.py)."""
+    Embeddings and documents follow. A part on demand is off until it is requested
+    (tests/live/test_canary.py).
+    """
     stack.require(live_lab)
     stack.require(live_lab, "vllm-embed", "documents", wait_s=300)
     always = [p for p in stack.status(live_lab) if not p.on_demand]
@@ -109,7 +114,10 @@ def test_every_part_is_ready(live_lab):
 
 
 def test_one_request_is_one_trace_through_all_services(one_request):
-    """Client's context -> Llama Stack -> vLLM and the tool server: none starts a trace of its own."""
+    """Client's context -> Llama Stack -> vLLM and the tool server.
+
+    None starts a trace of its own.
+    """
     _, _, spans = one_request
     assert {s["service"] for s in spans} == {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS}
     ids = {s["id"] for s in spans}
@@ -120,7 +128,9 @@ def test_one_request_is_one_trace_through_all_services(one_request):
 
 
 def test_a_chat_span_arrives_for_every_model_call(one_request):
-    """The pinned instrumentation works (with other versions of openai it makes none, and prints no error)."""
+    """The pinned instrumentation works (with other versions of openai it makes none, and prints
+    no error).
+    """
     _, _, spans = one_request
     chats = [s for s in spans if s["name"].startswith(Span.CHAT_PREFIX)]
     engine = [s for s in spans if s["name"] == Span.VLLM]
@@ -221,7 +231,10 @@ def test_the_whole_stack_fits_into_six_gib(live_lab):
 
 
 def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
-    """By `status` and by `require` within seconds, with its engine; `lab up` brings it back on the same address."""
+    """By `status` and by `require` within seconds, with its engine.
+
+    `lab up` brings it back on the same address.
+    """
     url = live_lab.endpoint("vllm")
     pid = next(p.pid for p in stack.status(live_lab) if p.name == "vllm")
     below = processes.tree(pid)

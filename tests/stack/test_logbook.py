@@ -12,8 +12,7 @@ import pytest
 
 from lab.errors import NotUp, StackError
 from lab.stack.jsonlog import TraceJsonFormatter
-from lab.stack.logbook import causes, last_lines, read
-from lab.stack.logsink import LogSink, as_json_line
+from lab.stack.logbook import LogSink, as_json_line, causes, last_lines, read
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -109,6 +108,27 @@ def test_following_shows_lines_as_they_are_written(tmp_path):
 
     threading.Thread(target=append).start()
     assert next(entries)["message"] == "new"
+
+
+def test_following_begins_with_the_newest(tmp_path):
+    """`lab logs -f -n 2` does not print the whole log first."""
+    messages = [{"ts": f"2026-11-25T12:00:0{i}Z", "message": str(i)} for i in range(5)]
+    write(tmp_path, "x", *messages)
+    entries = read(tmp_path, follow=True, last=2)
+    assert [next(entries)["message"] for _ in range(2)] == ["3", "4"]
+    assert [e["message"] for e in read(tmp_path, last=1)] == ["4"]
+
+
+def test_a_full_disk_does_not_close_the_pipe_of_a_part(tmp_path):
+    """Its lines are lost, and later ones are written again."""
+    sink = LogSink(tmp_path / "x.log")
+    full = sink._file
+    sink._file = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115
+    sink.feed(b"lost\n")
+    sink._file = full
+    sink.feed(b"kept\n")
+    sink.close()
+    assert last_lines(tmp_path / "x.log") == ["kept"]
 
 
 def test_what_cannot_be_shown_is_said(tmp_path):

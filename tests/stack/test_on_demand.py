@@ -24,8 +24,11 @@ def _scraped(settings: Settings) -> list[str]:
 
 
 def test_off_until_asked_for_and_off_again_after(small_lab):  # noqa: F811
-    """`up` neither starts it nor waits for it; `start` returns when it answers, `stop` when its process has gone; and
-    Prometheus is told of it in between only."""
+    """`up` neither starts it nor waits for it.
+
+    `start` returns when it answers, `stop` when its process has gone; Prometheus scrapes it only
+    in between.
+    """
     settings = small_lab(on_demand="other")
     stack.up(settings, wait_for="all")
     assert part(settings, "other").state == state.OFF
@@ -110,7 +113,9 @@ def test_no_canary_beside_somebody_elses_model(lab):  # noqa: F811
 
 
 def test_prometheus_watches_the_file_of_targets():
-    """With a job of its own for each, since `up == 0` of a part that is off would be a false alarm."""
+    """With a job of its own for each, since `up == 0` of a part that is off would be a false
+    alarm.
+    """
     found = yaml.safe_load(
         prometheus_config.render({"vllm": "127.0.0.1:1"}, Path("/x/targets.json"))
     )

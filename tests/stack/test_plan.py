@@ -29,7 +29,9 @@ def write_model(folder: Path, **config) -> Path:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """(settings, toolbox) of a lab whose models are whole, with `LAB_...` of the caller's shell out of the way."""
+    """(settings, toolbox) of a lab whose models are whole, with `LAB_...` of the caller's shell
+    out of the way.
+    """
     for name in (
         "MODEL",
         "TEMPO_URL",
@@ -55,7 +57,7 @@ def make(settings, tools) -> plan.StackPlan:
 
 
 def test_every_part_of_the_agent_path_is_there_and_comes_first(lab):
-    """Embeddings and documents are started behind it, so that they do not delay the first answer."""
+    """Embeddings and documents start behind it, so that they do not delay the first answer."""
     settings, tools = lab
     made = make(settings(), tools)
     parts = {p.name: p for p in made.parts}

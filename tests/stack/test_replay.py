@@ -105,7 +105,9 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
-    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with everything in them."""
+    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with
+    everything in them.
+    """
     parts = parts_of(tmp_path)
     subprocess.run(parts["recorded-metrics"].argv, check=True, stdout=subprocess.DEVNULL)
     url = parts["prometheus"].endpoints["prometheus"]

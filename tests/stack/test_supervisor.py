@@ -1,4 +1,7 @@
-"""The supervisor on real processes: up, repair, death of a part, of the supervisor, and nothing left after down."""
+"""The supervisor on real processes.
+
+Up, repair, death of a part, of the supervisor, and nothing left after down.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def small_lab(tmp_path, monkeypatch):
-    """Settings of a lab that `stack.up` builds out of small processes; it is taken down afterwards."""
+    """Settings of a lab that `stack.up` builds out of small processes.
+
+    It is taken down afterwards.
+    """
 
     def make(name: str = "lab", **given) -> Settings:
         monkeypatch.setenv("LAB_SMALL", json.dumps({"ports": free_ports(2), **given}))
@@ -77,8 +83,11 @@ def all_gone(family: list[psutil.Process]) -> bool:
 
 
 def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
-    """Parts answer when `up` returns; a second `up` starts nothing anew; what a part prints is in its log, as JSON;
-    `down` ends them, their children and one that will not end."""
+    """Parts answer when `up` returns, and a second `up` starts nothing.
+
+    What a part prints is in its log, as JSON; `down` ends the parts, their children and one that
+    ignores SIGTERM.
+    """
     settings = small_lab()
     seen: list[dict[str, str]] = []
     endpoints = stack.up(
@@ -105,7 +114,10 @@ def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
 
 
 def test_a_dead_part_is_seen_named_and_repaired(small_lab):
-    """Within seconds, by `status` and by `require`; `up` starts it again and leaves the others alone."""
+    """Within seconds, by `status` and by `require`.
+
+    `up` starts it again and leaves the others alone.
+    """
     settings = small_lab()
     stack.up(settings)
     stack.require(settings, "web", "other")
@@ -127,7 +139,10 @@ def test_a_dead_part_is_seen_named_and_repaired(small_lab):
     sys.platform != "linux", reason="the kernel ends orphans on Linux; elsewhere `down` does"
 )
 def test_parts_die_with_a_killed_supervisor(small_lab):
-    """kill -9 of the supervisor leaves no part; `status` says so, `up` repairs, `down` ends the parts' own children."""
+    """kill -9 of the supervisor leaves no part.
+
+    `status` says so, `up` repairs, `down` ends the parts' own children.
+    """
     settings = small_lab()
     stack.up(settings)
     pids = [p.pid for p in stack.status(settings) if p.pid]
@@ -160,7 +175,9 @@ def test_up_after_a_killed_supervisor_starts_all_anew(small_lab):
 
 
 def test_two_at_once_start_one_lab(small_lab):
-    """The lock goes from `lab up` to the supervisor without a gap, in which the second would sweep the first's away."""
+    """The lock goes from `lab up` to the supervisor without a gap, in which the second would
+    sweep the first's away.
+    """
     settings = small_lab()
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(stack.up, settings) for _ in range(2)]
@@ -308,7 +325,10 @@ def test_down_reports_what_it_waits_for(small_lab):
 
 
 def test_what_fails_at_the_start_is_named_and_nothing_stays(small_lab):
-    """The error names the part, quotes its log, says which log to read; what was started is stopped."""
+    """The error names the part, quotes its log, says which log to read.
+
+    What was started is stopped.
+    """
     settings = small_lab(fail="other")
     with pytest.raises(PartFailed, match="other did not come up; what was started is stopped") as e:
         stack.up(settings)

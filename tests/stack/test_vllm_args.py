@@ -48,12 +48,18 @@ def test_chat_on_a_cpu_has_what_the_lab_needs():
 
 
 def test_usage_is_not_forced_into_every_chunk():
-    """Llama Stack adds up what every chunk reports: its token totals would be many times the truth."""
+    """Llama Stack adds up what every chunk reports.
+
+    Its token totals would be many times the truth.
+    """
     assert "--enable-force-include-usage" not in chat_args(server())
 
 
 def test_a_long_context_is_cut_on_a_cpu_only():
-    """A model of 128 k tokens would not find its KV cache's memory on a laptop; on a GPU vLLM decides."""
+    """A model of 128 k tokens would not find its KV cache's memory on a laptop.
+
+    On a GPU vLLM decides.
+    """
     assert value(chat_args(server(max_context=131_072)), "--max-model-len") == "8192"
     assert "--max-model-len" not in chat_args(server("cuda", max_context=131_072))
 
@@ -72,7 +78,10 @@ def test_the_users_arguments_come_last():
 
 
 def test_message_parts_go_to_a_template_that_joins_them():
-    """What file search found comes in parts; put together by vLLM it would have line breaks that nobody trained on."""
+    """What file search found comes in parts.
+
+    Put together by vLLM it would have line breaks that nobody trained on.
+    """
     assert value(chat_args(server(text_parts=True)), "--chat-template-content-format") == "openai"
     assert "--chat-template-content-format" not in chat_args(server())
 
@@ -83,7 +92,9 @@ def test_no_traces_without_a_receiver():
 
 
 def test_embeddings_take_no_kv_cache_worth_speaking_of():
-    """Without a size, the CPU build reserves most of the machine's memory and refuses to start beside the first."""
+    """Without a size, the CPU build reserves most of the machine's memory and refuses to start
+    beside the first.
+    """
     args = embed_args(server())
     assert value(args, "--runner") == "pooling"
     assert int(value(args, "--kv-cache-memory-bytes")) <= 64 * 1024**2
@@ -104,7 +115,10 @@ def test_the_number_format_fits_the_cpu(flags, machine, dtype):
 
 
 def test_buckets_are_even_in_the_logarithm_and_rise():
-    """Ten a decade: a quantile is known to 13 % either way; vLLM refuses bounds that do not rise."""
+    """Ten a decade: a quantile is known to 13 % either way.
+
+    VLLM refuses bounds that do not rise.
+    """
     for bounds in BUCKETS.values():
         assert all(1.0 < b / a <= 3 for a, b in pairwise(bounds))
     assert log_spaced(0.001, 1)[::10] == [0.001, 0.01, 0.1, 1.0]

@@ -12,7 +12,7 @@ from mcp.client.streamable_http import streamablehttp_client
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from lab.stack.mcp_context import send_context_with_tool_calls
+from lab.stack.llama_stack_server import send_context_with_tool_calls
 from tests.tools.conftest import ToolServer
 
 
