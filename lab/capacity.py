@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError, NoData
-from lab.frames import increase_exact, series_frame
+from lab.frames import series_frame
 from lab.latency import engine_calls
 from lab.measures import (
     SATURATED,
@@ -93,8 +93,8 @@ class Measured:
         """Append a run and its row, with the driver's lag."""
         self.runs.append(run)
         lag_s = max(run.lag.dispatch_p99_s, run.lag.loop_p99_s)
-        row = row | {"driver_lag_p99_s": lag_s, "lagged": run.lag.lagged}
-        self.table = pd.concat([self.table, pd.DataFrame([row])], ignore_index=True)
+        added = pd.DataFrame([row | {"driver_lag_p99_s": lag_s, "lagged": run.lag.lagged}])
+        self.table = pd.concat([self.table, added], ignore_index=True)
 
 
 def run_levels(
@@ -265,14 +265,14 @@ def predict_slo_attainment(
     of them has no steady state. See `lab.measures.expected_on_arrival`.
     """
     shares = levels.groupby("users")["good_ratio"].mean()
-    rows = []
-    for rate in rates:
-        ratio = float("nan")
-        if all(rate < service.capacity_per_s for service in services):
-            expected = [expected_on_arrival(s, rate, shares.index, shares) for s in services]
-            ratio = float(np.mean(expected))
-        rows.append((rate, ratio))
-    return pd.DataFrame(rows, columns=["offered_per_s", "predicted_ratio"])
+    slowest_per_s = min(service.capacity_per_s for service in services)
+
+    def attainment(rate: float) -> float:
+        expected = [expected_on_arrival(s, rate, shares.index, shares) for s in services]
+        return float(np.mean(expected))
+
+    ratios = [attainment(rate) if rate < slowest_per_s else float("nan") for rate in rates]
+    return pd.DataFrame({"offered_per_s": rates, "predicted_ratio": ratios})
 
 
 def backlog_lines(steps: Measured) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
@@ -293,11 +293,8 @@ def gauge_samples(measured: Measured) -> pd.DataFrame:
     Columns: `at` (epoch seconds), `value` (running + waiting), `step` (from 0), and `true`: how
     many requests the client had under way at that time. Raises NoData where Prometheus has none.
     """
-    table = _scrapes(measured, [Metric.RUNNING, Metric.WAITING])
-    table["value"] = table.pop(Metric.RUNNING) + table.pop(Metric.WAITING)
-    records = measured.records()
-    table["true"] = in_flight_at(records["sent_at"], records["done_at"], table["at"])
-    return table
+    table = _scrapes(measured)[["at", "in_engine", "step", "under_way"]]
+    return table.rename(columns={"in_engine": "value", "under_way": "true"})
 
 
 def engine_pressure(measured: Measured) -> pd.DataFrame:
@@ -313,31 +310,24 @@ def engine_pressure(measured: Measured) -> pd.DataFrame:
       times);
     - `scrapes`: the number of samples.
     """
-    gauges = [Metric.RUNNING, Metric.WAITING, Metric.KV_CACHE_USAGE]
-    samples = _scrapes(measured, gauges)
-    records = measured.records()
-    samples["in_engine"] = samples[Metric.RUNNING] + samples[Metric.WAITING]
-    samples["under_way"] = in_flight_at(records["sent_at"], records["done_at"], samples["at"])
-
-    steps = samples.groupby("step")
-    table = steps[gauges].max().set_axis(["running", "waiting", "kv_cache_ratio"], axis=1)
-    first = steps["at"].min()
-    last = steps["at"].max()
-    grown = {
-        metric: _growth_by_step(measured, metric, first, last)
-        for metric in (
-            Metric.PREEMPTIONS,
-            f"{Metric.STEP_TOKENS}_sum",
-            f"{Metric.STEP_TOKENS}_count",
-        )
-    }
-    preemptions, tokens, engine_steps = grown.values()
-    table["preemptions"] = preemptions
-    table["tokens_per_step"] = tokens / engine_steps
-    table["engine_steps_per_s"] = engine_steps / (last - first)
-    table["in_engine"] = steps["in_engine"].mean()
-    table["under_way"] = steps["under_way"].mean()
-    table["scrapes"] = steps.size()
+    counts = f"{Metric.STEP_TOKENS}_count"
+    tokens = f"{Metric.STEP_TOKENS}_sum"
+    counters = [Metric.PREEMPTIONS, counts, tokens]
+    steps = _scrapes(measured, [Metric.KV_CACHE_USAGE, *counters]).groupby("step")
+    grown = steps[["at", *counters]].agg(lambda values: values.iloc[-1] - values.iloc[0])
+    table = pd.DataFrame(
+        {
+            "running": steps[Metric.RUNNING].max(),
+            "waiting": steps[Metric.WAITING].max(),
+            "kv_cache_ratio": steps[Metric.KV_CACHE_USAGE].max(),
+            "preemptions": grown[Metric.PREEMPTIONS],
+            "tokens_per_step": grown[tokens] / grown[counts],
+            "engine_steps_per_s": grown[counts] / grown["at"],
+            "in_engine": steps["in_engine"].mean(),
+            "under_way": steps["under_way"].mean(),
+            "scrapes": steps.size(),
+        }
+    )
     return table.set_index(measured.table["offered_per_s"].iloc[table.index])
 
 
@@ -409,24 +399,19 @@ def _poll(client: httpx.Client, url: str) -> dict[str, float]:
     return {"at": (began + time.time()) / 2, "value": value}
 
 
-def _last_run(measured: Measured) -> Observation:
-    return Observation(measured.runs[-1], measured.settings)
+def _scrapes(measured: Measured, metrics: Sequence[str] = ()) -> pd.DataFrame:
+    """Return vLLM's samples while a step's requests came, one row per scrape.
 
-
-def _scrapes(measured: Measured, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return the samples of these metrics of vLLM while a step's requests came.
-
-    `at`, `step`, one column per metric.
+    Columns: `at` (epoch seconds), `step`, the two gauges of requests and these metrics,
+    `in_engine` (running + waiting) and `under_way`, the client's count at the same times.
     """
-    seen = _last_run(measured)
-    start = measured.window[0]
+    seen = Observation(measured.runs[-1], measured.settings)
+    window = measured.window[0], seen.scraped_until
+    names = [Metric.RUNNING, Metric.WAITING, *metrics]
     columns = {}
-    for metric in metrics:
-        answer = seen.prometheus.samples(
-            seen.of_vllm(metric), start, seen.scraped_until, lookback_s=0.0
-        )
-        samples = series_frame(answer.require())
-        columns[metric] = samples.groupby("time", observed=True)["value"].sum()
+    for name in names:
+        answer = seen.prometheus.samples(seen.of_vllm(name), *window, lookback_s=0.0).require()
+        columns[name] = series_frame(answer).groupby("time", observed=True)["value"].sum()
     table = pd.DataFrame(columns).dropna().reset_index()
     table["at"] = table["time"].dt.as_unit("ns").astype("int64") / 1e9
 
@@ -434,19 +419,9 @@ def _scrapes(measured: Measured, metrics: Sequence[str]) -> pd.DataFrame:
     last = np.array([float(run.records["scheduled_at"].max()) for run in measured.runs])
     table["step"] = np.searchsorted(first, table["at"], side="right") - 1
     table = table[(table["step"] >= 0) & (table["at"] <= last[table["step"].clip(lower=0)])]
-    return table[["at", "step", *metrics]].reset_index(drop=True)
 
-
-def _growth_by_step(
-    measured: Measured, metric: str, first: pd.Series, last: pd.Series
-) -> pd.Series:
-    """Return how much a counter of vLLM grew between two times per step."""
-    seen = _last_run(measured)
-    answer = seen.prometheus.samples(
-        seen.of_vllm(metric), measured.window[0], seen.scraped_until
-    ).require()
-    grown = {
-        step: float(increase_exact(answer, first[step], last[step])["increase"].sum())
-        for step in first.index
-    }
-    return pd.Series(grown, dtype=float)
+    records = measured.records()
+    under_way = in_flight_at(records["sent_at"], records["done_at"], table["at"])
+    in_engine = table[Metric.RUNNING] + table[Metric.WAITING]
+    table = table.assign(in_engine=in_engine, under_way=under_way)
+    return table.drop(columns="time").reset_index(drop=True)

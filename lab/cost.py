@@ -138,10 +138,10 @@ def needed_turns(requests: pd.DataFrame) -> pd.Series:
     out.
     """
     known = requests[requests["scenario_id"].notna() & (requests["turn_index"] >= 0)]
-    needed = {}
-    for row in known.itertuples():
-        turn = scenario_of(row.scenario_id).turns[row.turn_index]
-        needed[row.request_id] = len(turn.calls) + 1
+    needed = {
+        row.request_id: len(scenario_of(row.scenario_id).turns[row.turn_index].calls) + 1
+        for row in known.itertuples()
+    }
     return pd.Series(needed, name="needed", dtype="int64")
 
 

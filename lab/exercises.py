@@ -63,7 +63,7 @@ def check(name: str, answer: Any, *data: Any) -> Feedback:
 
     exercise = EXERCISES[name]
     expected = _plain(exercise.expected(*data))
-    if expected is None:
+    if expected is None or expected != expected:
         return Feedback(None, f"This run has no data for this exercise. Hint: {exercise.hint}.")
     problem = _problem(_plain(answer), expected, exercise)
     if not problem:
@@ -119,22 +119,15 @@ def _problem_of_number(answer: float, expected: float, exercise: Exercise) -> st
     )
 
 
-def _largest_part(parts: Any) -> str:
-    return parts.set_index("part")["rss_mib"].astype("float64").idxmax()
-
-
-def _prefill_share(frame: Any) -> float:
-    return float(frame["prefill_s"].sum() / frame["e2e_s"].sum())
+def _largest_part(parts: Any) -> str | None:
+    memory = parts.set_index("part")["rss_mib"].dropna()
+    return str(memory.idxmax()) if len(memory) else None
 
 
 def _longest_phase(frame: Any) -> str:
     from lab.latency import phase_seconds
 
     return str(phase_seconds(frame).idxmax())
-
-
-def _median_decode_share(frame: Any) -> float:
-    return float((frame["decode_s"] / frame["e2e_s"]).median())
 
 
 def _tokens_per_request(frame: Any) -> float:
@@ -158,18 +151,6 @@ def _knee(table: Any) -> float:
     return float(knee(table)["offered_per_s"])
 
 
-def _latency_at_half(services: Any) -> float:
-    return services[0].open_loop_s(services[0].capacity_per_s / 2) * 1e3
-
-
-def _good_share_of_heaviest(table: Any) -> float:
-    return float(table.loc[table["offered_per_s"].idxmax(), "good_ratio"])
-
-
-def _busy_usd(bill: Any, requests: Any) -> float:
-    return float((bill["usd"]["prefill"] + bill["usd"]["decode"]) * 1e6 / len(requests))
-
-
 def _dearest_tool(by_reads: Any) -> str | None:
     costs = by_reads.set_index("reads")["machine_usd"]
     costs = costs[~costs.index.astype(str).str.startswith("(")]
@@ -181,33 +162,30 @@ def _only_one_right(compared: Any) -> int:
     return int(row["only_a"] + row["only_b"])
 
 
-def _faithful_but_wrong(frame: Any) -> int:
-    return int((frame["answer_faithful"].fillna(False) & frame["wrong"]).sum())
-
-
-def _hungriest(by_part: Any) -> str | None:
-    return str(by_part["tree_s"].idxmax()) if len(by_part) else None
-
-
 EXERCISES = {
     "00-most-memory": Exercise(_largest_part, "sort the table of parts by rss_mib"),
     "00-writing-tools": Exercise(
-        lambda tools: int(tools["writes"].sum()),
+        lambda tools: tools["writes"].sum(),
         "look at the column `writes` of the table of tools",
     ),
     "01-model-calls": Exercise(
-        lambda frame: int(frame["turns"].iloc[0]), "count the llm_request spans of the service vllm"
+        lambda frame: frame["turns"].iloc[0], "count the llm_request spans of the service vllm"
     ),
     "01-longest-phase": Exercise(_longest_phase, "sort the table of phases by its seconds"),
     "01-prefill-share": Exercise(
-        _prefill_share, "a phase's share of the end-to-end time", SHARE, tolerance_ratio=0.1
+        lambda frame: frame["prefill_s"].sum() / frame["e2e_s"].sum(),
+        "a phase's share of the end-to-end time",
+        SHARE,
+        tolerance_ratio=0.1,
     ),
     "02-requests-with-tools": Exercise(
-        lambda frame: int((frame["tool_runs"] > 0).sum()),
+        lambda frame: (frame["tool_runs"] > 0).sum(),
         "the column tool_runs of the request frame",
     ),
     "02-median-decode-share": Exercise(
-        _median_decode_share, "divide two columns, then take the median", SHARE
+        lambda frame: (frame["decode_s"] / frame["e2e_s"]).median(),
+        "divide two columns, then take the median",
+        SHARE,
     ),
     "03-tokens-per-request": Exercise(
         _tokens_per_request, "the client's totals of both kinds, by the number of requests"
@@ -233,21 +211,33 @@ EXERCISES = {
         _knee, "answered requests per second, divided by mean latency: the greatest"
     ),
     "05-latency-at-half": Exercise(
-        _latency_at_half, "alone / (1 - rate · slot), and rate · slot is one half", "milliseconds"
+        lambda services: services[0].open_loop_s(services[0].capacity_per_s / 2) * 1e3,
+        "alone / (1 - rate · slot), and rate · slot is one half",
+        "milliseconds",
     ),
     "05-good-share": Exercise(
-        _good_share_of_heaviest, "the column good_ratio of sweep.table", SHARE
+        lambda table: table.loc[table["offered_per_s"].idxmax(), "good_ratio"],
+        "the column good_ratio of sweep.table",
+        SHARE,
     ),
-    "06-never-idle": Exercise(_busy_usd, "the bill without its idle row", "USD"),
+    "06-never-idle": Exercise(
+        lambda bill, requests: bill["usd"][["prefill", "decode"]].sum() * 1e6 / len(requests),
+        "the bill without its idle row",
+        "USD",
+    ),
     "06-dearest-tool": Exercise(_dearest_tool, "bill_by('reads'), without the question itself"),
     "07-only-one-right": Exercise(
         _only_one_right, "pairs on which they disagree: only_a and only_b"
     ),
     "07-faithful-but-wrong": Exercise(
-        _faithful_but_wrong, "two boolean columns; mind the missing values"
+        lambda frame: (frame["answer_faithful"].fillna(False) & frame["wrong"]).sum(),
+        "two boolean columns; mind the missing values",
     ),
     "08-tokens-per-busy-second": Exercise(
         lambda steps, busy_s: float(steps["tokens"] / busy_s), "steps.tokens, by the busy seconds"
     ),
-    "08-hungriest-part": Exercise(_hungriest, "the column tree_s"),
+    "08-hungriest-part": Exercise(
+        lambda by_part: str(by_part["tree_s"].idxmax()) if len(by_part) else None,
+        "the column tree_s",
+    ),
 }

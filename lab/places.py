@@ -7,6 +7,7 @@ places is in the classes here; `place_of(settings)` returns the one that the set
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -26,7 +27,6 @@ from lab.stack.cluster.rollout import WorkloadStatus
 from lab.stores import Prometheus
 from lab.workload import Plan, Run, join_shards, run_plan
 
-RECORDED_WAIT_S = 2.0  # a recording holds a trace from the beginning, or never
 NOTEBOOK = "this notebook (the load)"
 ENDPOINT_OF = {  # part of a pod -> the endpoint that its port forward serves
     "vllm": "vllm",
@@ -47,10 +47,11 @@ class LocalPlace:
 
     live = True  # requests can be sent, and telemetry still arrives
     runs_here = True  # the parts are processes of this machine
+    max_trace_wait_s = math.inf
 
     def stand_up(self, settings: Settings, wait_for: WaitFor, window: str) -> None:
         """Start what is not running; nothing for a window, whose telemetry is there already."""
-        if not window:
+        if not (window and self.live):
             stack.up(settings, wait_for=wait_for)
 
     def run(self, settings: Settings, conditions: Conditions, plan: PlanMaker, **play: Any) -> Run:
@@ -61,10 +62,6 @@ class LocalPlace:
         run = run_plan(plan(), settings, out_dir=settings.state_dir / RUNS, **play)
         save_conditions(run.folder, conditions)
         return run
-
-    def trace_wait_s(self, wait_s: float) -> float:
-        """Return how long to wait for traces where the caller would wait `wait_s`."""
-        return wait_s
 
     def tools_url(self, settings: Settings) -> str:
         """Return the address of the tool server, as this machine reaches it."""
@@ -102,10 +99,7 @@ class RecordedPlace(LocalPlace):
 
     live = False
     runs_here = False
-
-    def stand_up(self, settings: Settings, wait_for: WaitFor, window: str) -> None:
-        """Start the recording's Prometheus and trace store, for a window of it too."""
-        stack.up(settings, wait_for=wait_for)
+    max_trace_wait_s = 2.0  # a recording holds a trace from the beginning, or never
 
     def run(self, settings: Settings, conditions: Conditions, plan: PlanMaker, **play: Any) -> Run:
         """Return the recorded run of these conditions.
@@ -113,10 +107,6 @@ class RecordedPlace(LocalPlace):
         Raises WorkloadError where the recording has none.
         """
         return recorded_run(settings, conditions)
-
-    def trace_wait_s(self, wait_s: float) -> float:
-        """Return at most RECORDED_WAIT_S."""
-        return min(wait_s, RECORDED_WAIT_S)
 
 
 class ClusterPlace(LocalPlace):
@@ -132,17 +122,7 @@ class ClusterPlace(LocalPlace):
         `lab.stack.cluster.up` raises.
         """
         before = cluster.connection(settings)
-        context = settings.cluster_context or (before.context if before else "")
-        overlay = settings.cluster_overlay or (before.overlay if before else "")
-        if not (context and overlay):
-            raise SettingsError(
-                "no cluster was named, and there is no default one",
-                got=f"cluster_context {context!r}, cluster_overlay {overlay!r}, "
-                f"nothing in {settings.state_dir}",
-                fix="`lab up --place cluster --context NAME --overlay NAME`, or set "
-                "LAB_CLUSTER_CONTEXT and LAB_CLUSTER_OVERLAY",
-            )
-
+        context, overlay = _named_cluster(settings, before)
         same = before and before.alive and (before.context, before.overlay) == (context, overlay)
         workloads = cluster.status(settings, context) if same else []
         if not (workloads and all(workload.ready for workload in workloads)):
@@ -169,19 +149,15 @@ class ClusterPlace(LocalPlace):
             )
 
         exported = {} if any(pod.memory_bytes for pod in pods) else _exported_memory(settings)
-        memory = [pod.memory_bytes or exported.get((pod.part, pod.name)) for pod in pods]
         ports = {name: url.rpartition(":")[2] for name, url in connection.reachable.items()}
-        rss_mib = [None if size is None else round(size / 2**20) for size in memory]
-        return pd.DataFrame(
-            {
-                "part": [pod.part for pod in pods],
-                "state": [pod.state for pod in pods],
-                "port": [ports.get(ENDPOINT_OF.get(pod.part, ""), "") for pod in pods],
-                "rss_mib": pd.array(rss_mib, dtype="Int64"),
-                "restarts": [pod.restarts for pod in pods],
-                "what": [pod.why or pod.name for pod in pods],
-            }
-        )
+        rows = []
+        for pod in pods:
+            port = ports.get(ENDPOINT_OF.get(pod.part, ""), "")
+            memory = pod.memory_bytes or exported.get((pod.part, pod.name))
+            rss_mib = None if memory is None else round(memory / 2**20)
+            rows.append((pod.part, pod.state, port, rss_mib, pod.restarts, pod.why or pod.name))
+        columns = ["part", "state", "port", "rss_mib", "restarts", "what"]
+        return pd.DataFrame(rows, columns=columns).astype({"rss_mib": "Int64"})
 
 
 _PLACES = {"local": LocalPlace(), "cluster": ClusterPlace(), "recorded": RecordedPlace()}
@@ -256,6 +232,21 @@ def run_shards(plan: Plan, settings: Settings, shards: int, lead_s: float = 60.0
 
     run.save(settings.state_dir / RUNS)
     return run
+
+
+def _named_cluster(settings: Settings, before: Connection | None) -> tuple[str, str]:
+    """Return the context and the overlay that the user named. Raises SettingsError."""
+    context = settings.cluster_context or (before.context if before else "")
+    overlay = settings.cluster_overlay or (before.overlay if before else "")
+    if not (context and overlay):
+        raise SettingsError(
+            "no cluster was named, and the lab never chooses one",
+            got=f"cluster_context {context!r}, cluster_overlay {overlay!r}, "
+            f"nothing in {settings.state_dir}",
+            fix="`lab up --place cluster --context NAME --overlay NAME`, or set "
+            "LAB_CLUSTER_CONTEXT and LAB_CLUSTER_OVERLAY",
+        )
+    return context, overlay
 
 
 def _connection(settings: Settings) -> Connection:

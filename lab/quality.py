@@ -76,7 +76,7 @@ def judged(seen: Observation) -> pd.DataFrame:
     """Return the run's request frame with all judgements of its quality, one row per request.
 
     These are the columns of `lab.observation.judge_requests`, the signals of
-    `lab.measures.signals`, and `wrong`: the user has not got a right answer, whatever the reason.
+    `lab.measures.signals`, and `wrong`: the user has no right answer, for any reason.
     """
     frame = seen.requests
     judgements = judge_requests(frame, seen.spans).drop(columns="request_id")
@@ -146,10 +146,15 @@ def output_items(response: Any) -> pd.DataFrame:
     rows = []
     for item in response.output:
         content = item.model_dump()
-        parts = [part for part in content.get("content") or [] if isinstance(part, dict)]
-        text = "".join(part.get("text") or "" for part in parts)
-        tools = f"{len(content['tools'])} tools" if content.get("tools") else ""
-        output = content.get("output") or content.get("error") or text or tools
         name = content.get("name") or ""
-        rows.append((content["type"], name, content.get("arguments") or "", str(output or "")))
+        arguments = content.get("arguments") or ""
+        rows.append((content["type"], name, arguments, _output_of(content)))
     return pd.DataFrame(rows, columns=["item", "name", "arguments", "output"])
+
+
+def _output_of(content: dict[str, Any]) -> str:
+    if output := content.get("output") or content.get("error"):
+        return str(output)
+    parts = [part for part in content.get("content") or [] if isinstance(part, dict)]
+    text = "".join(part.get("text") or "" for part in parts)
+    return text or (f"{len(content['tools'])} tools" if content.get("tools") else "")

@@ -38,7 +38,7 @@ from lab.runner import facts
 from lab.runs import RUNS, load_conditions
 from lab.settings import REPO, Settings
 from lab.stores import Prometheus, Tempo
-from lab.utilisation import processes
+from lab.utilisation import machine
 from lab.workload import Run
 
 FORMAT, VERSION = "lab-recording", 1
@@ -49,7 +49,7 @@ SLICE_S = 600.0  # of samples per query
 MAX_TRACES = 50_000
 PARALLEL = 8
 HERE = f"{REPO}/"  # removed from file paths: the place of a checkout is private
-BESIDE = (saved_runs.FILE, processes.FILE)  # files next to a run that belong to it
+BESIDE = (saved_runs.FILE, machine.CPU_FILE)  # files next to a run that belong to it
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def _links(notebook: Path, cells: list[Any]) -> Iterator[str]:
                 yield f"cell {number} links to {link['file']}, which is not a notebook here"
             elif link["title"] != f"{opening.number} {opening.title}":
                 title = f"{opening.number} {opening.title}"
-                yield f"cell {number} calls {link['file']} '{link['title']}', its title is '{title}'"
+                yield f"cell {number} links to '{link['title']}', but its title is '{title}'"
 
     names = sorted(path.name for path in notebook.parent.glob("[0-9][0-9]_*.ipynb"))
     after = names[names.index(notebook.name) + 1 :] if notebook.name in names else []

@@ -35,20 +35,22 @@ def test_a_service_a_round_and_a_prediction_a_rate() -> None:
     levels["e2e_mean_s"] = 0.1 + 0.01 * (levels["users"] - 1)
     services = fit_rounds(levels)
     assert [s.capacity_per_s for s in services] == pytest.approx([100, 100])
-    told = predict_latency(services, [50.0, 150.0])
-    assert told["offered_per_s"].tolist() == [50, 150] and told[
+    predicted = predict_latency(services, [50.0, 150.0])
+    assert predicted["offered_per_s"].tolist() == [50, 150] and predicted[
         "value_s"
     ].tolist() == pytest.approx([0.2, np.inf])
-    assert told["low_s"][0] == pytest.approx(0.2)
+    assert predicted["low_s"][0] == pytest.approx(0.2)
 
 
-def test_shares_of_good_requests_are_foretold_from_those_of_the_levels() -> None:
-    """A single server that is good to a lone request only: at half load every second request finds it empty. No share
-    is foretold where there is no steady state."""
+def test_shares_of_good_requests_are_predicted_from_those_of_the_levels() -> None:
+    """A server that is good to lone requests only: at half load every second one finds it empty.
+
+    No share is predicted where there is no steady state.
+    """
     levels = pd.DataFrame({"users": [1, 2, 1, 2], "good_ratio": [1.0, 0.0, 1.0, 0.0]})
-    told = predict_slo_attainment([ServiceCurve(0.1, 0.1)] * 2, levels, [5.0, 10.0])
-    assert told["predicted_ratio"].iloc[0] == pytest.approx(0.5) and np.isnan(
-        told["predicted_ratio"].iloc[1]
+    predicted = predict_slo_attainment([ServiceCurve(0.1, 0.1)] * 2, levels, [5.0, 10.0])
+    assert predicted["predicted_ratio"].iloc[0] == pytest.approx(0.5) and np.isnan(
+        predicted["predicted_ratio"].iloc[1]
     )
 
 
@@ -66,7 +68,7 @@ def test_the_backlog_of_a_step_is_drawn_while_its_requests_come() -> None:
     assert step.window == (100.0, 105.0)
 
 
-def test_every_prompt_of_the_probe_is_asked_twice_and_begins_as_none_before() -> None:
+def test_every_prompt_of_the_probe_is_sent_twice_and_begins_as_none_before() -> None:
     """In pairs, by one user, of all lengths; two probes of one seed have no beginning in common."""
     one, other = (latency._probe_plan(Settings(), 200, 6, seed=1) for _ in range(2))
     texts = [r.text for r in one.requests]

@@ -1,4 +1,4 @@
-"""A real run's books: every token is somebody's, and every cent of the hour is somewhere."""
+"""A real run's books: every token and every cent of the hour is attributed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOURLY_USD = 3.6
 def seen(live_lab: Settings):
     """A small run through the agent, with its request frame, its model calls and its books.
 
-    Again, where somebody else's call was under way as it began or ended: nobody can tell then.
+    Repeated where another client's call was under way as it began or ended.
     """
     for seed in (66, 67, 68, 69):
         run = drive(
@@ -39,14 +39,14 @@ def seen(live_lab: Settings):
 
 
 def test_tokens_balance_in_every_source(seen) -> None:
-    """Client, spans, counters and the engine's steps, to the token, whoever else used the server meanwhile."""
+    """Client, spans, counters and engine steps agree to the token, on a shared server too."""
     books = seen[-1]
     assert books.balanced, str(books)
     assert "balance to the token" in str(books)
 
 
 def test_money_balances_too(seen) -> None:
-    """Prefill, decode and idle time are the window at its price; so are all tenants, and all tools, together."""
+    """Prefill, decode and idle time are the window at its price; so are all tenants together."""
     run, turns = seen[0].run, seen[1]
     bill = machine_bill(turns, run.window, HOURLY_USD)
     paid = run.duration_s / 3600 * HOURLY_USD
@@ -60,7 +60,7 @@ def test_money_balances_too(seen) -> None:
 
 
 def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
-    """Llama Stack passes on the last call's cached tokens only: by the spans the same tokens cost no more."""
+    """Llama Stack passes on the last call's cached tokens only; by the spans nothing costs more."""
     run, requests, turns = seen[0].run, seen[0].requests, seen[1]
     mine = turns[turns.request_id.isin(requests.request_id)]
     by_spans = bill_by(
@@ -71,7 +71,7 @@ def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
 
 
 def test_calls_that_ended_are_counted(seen) -> None:
-    """As many as there are model calls, at least: somebody else may have asked, too."""
+    """At least as many as there are model calls; other clients may have sent some too."""
     requests, turns = seen[0].requests, seen[1]
     assert (
         finished_calls(seen[0]).sum() >= len(turns[turns.request_id.isin(requests.request_id)]) > 0
@@ -88,11 +88,19 @@ def test_energy_is_a_number_or_a_reason(seen) -> None:
 
 
 def test_a_known_number_of_tokens_is_billed(live_lab: Settings) -> None:
-    """Eight direct questions, cut after three generated tokens each: 24 in the spans, on the bill, and by tenant."""
+    """Eight direct questions of three generated tokens each: 24 in the spans and on the bill."""
     run = drive(
-        live_lab, n_requests=8, users=2, think_s=0.1, seed=3, api="chat", max_tokens=3, kinds=["single"],
-        label="three tokens each", progress=False,
-    )  # fmt: skip
+        live_lab,
+        n_requests=8,
+        users=2,
+        think_s=0.1,
+        seed=3,
+        api="chat",
+        max_tokens=3,
+        kinds=["single"],
+        label="three tokens each",
+        progress=False,
+    )
     seen = observe(run, live_lab)
     turns = with_busy_time(seen)
     mine = turns[turns.request_id.isin(seen.requests.request_id)]

@@ -1,4 +1,4 @@
-"""An exercise's check tells right from wrong, and says which kind of wrong it is; it never stops a notebook."""
+"""An exercise's check says what kind of wrong an answer is, and never stops a notebook."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_not_answered_is_not_wrong() -> None:
     ],
 )
 def test_right_answers(answer: object, expected: object) -> None:
-    """Numbers have a tolerance; texts ignore case and space; numpy's and pandas' single values count."""
+    """Numbers have a tolerance; texts ignore case and space; numpy's single values count."""
     feedback = check("value", answer, expected)
     assert feedback.right is True and repr(feedback) == "Right."
 
@@ -66,7 +66,7 @@ def test_right_answers(answer: object, expected: object) -> None:
 def test_wrong_answers_get_the_hint_not_the_solution(
     answer: object, expected: object, words: str
 ) -> None:
-    """The message says what kind of mistake it is, and the hint; it does not contain the right answer."""
+    """The message has the kind of the mistake and the hint, and not the right answer."""
     feedback = check("value", answer, expected)
     assert feedback.right is False
     assert words in feedback.message and "look again" in feedback.message
@@ -80,7 +80,7 @@ def test_a_percentage_is_not_a_wrong_share() -> None:
 
 
 def test_another_unit_is_not_a_wrong_value() -> None:
-    """Seconds where milliseconds are asked for."""
+    """Seconds where the answer is in milliseconds."""
     message = check("ms", 0.0123, 12.3).message
     assert "a thousand times off" in message and "milliseconds" in message
     assert "thousand" not in check("ms", 0.5, 12.3).message
@@ -89,6 +89,9 @@ def test_another_unit_is_not_a_wrong_value() -> None:
 def test_an_exercise_without_data_says_so() -> None:
     """Such as the hungriest part of a cluster, where no process is watched."""
     assert "no data for this exercise" in check("08-hungriest-part", "vllm", pd.DataFrame()).message
+    assert "no data for this exercise" in check("value", 3, float("nan")).message
+    parts = pd.DataFrame({"part": ["vllm"], "rss_mib": pd.array([None], dtype="Int64")})
+    assert "no data for this exercise" in check("00-most-memory", "vllm", parts).message
 
 
 def test_an_unknown_exercise_is_a_fault_of_the_notebook() -> None:

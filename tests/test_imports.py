@@ -119,7 +119,8 @@ def test_the_trace_store_depends_on_nothing_in_the_lab(path: Path) -> None:
 def test_importing_lab_does_nothing() -> None:
     """`import lab` loads no third-party package and prints nothing."""
     code = (
-        "import sys, lab; heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
+        "import sys, lab; "
+        "heavy = {'pandas', 'pydantic', 'opentelemetry', 'duckdb'} & set(sys.modules); "
         "sys.exit(str(heavy) if heavy else 0)"
     )
     done = subprocess.run(

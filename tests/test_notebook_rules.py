@@ -45,7 +45,7 @@ def test_good_notebook_has_no_problems(notebook: Path) -> None:
 
 
 def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
-    """Outputs, counts, papermill's metadata and its injected cell; stripping gives back the notebook as it was."""
+    """Outputs, counts and what papermill added; stripping restores the notebook as it was."""
     before = notebook.read_bytes()
     _executed(notebook)
     found = " ".join(problems(notebook))
@@ -76,7 +76,7 @@ def test_parameters_are_typed_commented_scalars(tmp_path: Path, line: str, probl
 
 
 def test_shape(tmp_path: Path) -> None:
-    """Number, opening, recap, one parameters cell, cells of one thought, a kernel that everybody has."""
+    """Number, opening, recap, one parameters cell, short cells, a kernel that is always there."""
     path = write(tmp_path / "08_a.ipynb", "\n".join(["1"] * (LONGEST_CELL + 1)), parameters=None)
     content = nbformat.read(path, as_version=4)
     content.cells.pop()
@@ -133,7 +133,10 @@ def test_links_lead_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
     assert _problems_with(tmp_path) == []
     for recap, problem in (
         ("Next: [08 Look around](08_gone.ipynb).", "links to 08_gone.ipynb, which is not"),
-        ("Next: [08 GPU](08_look_back.ipynb).", "its title is '08 Look around'"),
+        (
+            "Next: [08 GPU](08_look_back.ipynb).",
+            "links to '08 GPU', but its title is '08 Look around'",
+        ),
         ("Next: your own servers.", "'Next:' does not link to 08_look_back.ipynb"),
         ("[08 Look around](08_look_back.ipynb). Next: your own.", "does not link"),
     ):

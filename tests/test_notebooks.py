@@ -1,4 +1,4 @@
-"""Every notebook follows the rules, is in the README, takes its parameters, and passes against the real stack."""
+"""Every notebook follows the rules, is in the README, and passes against the real stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.solutions import SOLUTIONS, not_right, solved
 REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
-# Smaller workloads than an attendee's, where a notebook would otherwise take minutes: notebook -> parameters.
+# Notebook -> parameters of a smaller workload, where it would otherwise take minutes.
 SMALLER: dict[str, dict[str, object]] = {
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
     "05_find_capacity": {
@@ -43,7 +43,7 @@ def test_there_are_notebooks() -> None:
 
 @every_notebook
 def test_rules(path: Path) -> None:
-    """No trace of a run in git, the common opening and closing, one parameters cell of typed, commented scalars."""
+    """No trace of a run, the common opening and closing, one cell of typed, commented scalars."""
     assert problems(path) == []
 
 
@@ -83,5 +83,15 @@ def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab)
     """
     copy = solved(path, tmp_path)
     run = run_notebooks([copy], tmp_path / "out", SMALLER.get(path.stem, {}), live_lab)[0]
+    assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
+    assert not_right(Path(run.output)) == {}
+
+
+@pytest.mark.timeout(600)
+def test_every_kind_of_question_can_be_followed(tmp_path: Path, live_lab) -> None:
+    """A follow-up is two requests; the notebook looks at the last one, whose phases add up."""
+    path = next(p for p in NOTEBOOKS if p.stem == "01_follow_one_request")
+    copy = solved(path, tmp_path)
+    run = run_notebooks([copy], tmp_path / "out", {"kind": "follow_up"}, live_lab)[0]
     assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
     assert not_right(Path(run.output)) == {}

@@ -1,4 +1,4 @@
-"""The quality notebook's helpers: a run judged with what its spans know, the canary on for as long as it is needed."""
+"""The quality notebook's helpers: a run judged with its spans, the canary while it is needed."""
 
 from __future__ import annotations
 
@@ -24,15 +24,25 @@ NO_RUN = Run("by hand", (0.0, 1.0), pd.DataFrame(), plan=None)  # type: ignore[a
 def _row(number: int, scenario, turn_index: int, calls: list[dict], answer: str, **more) -> dict:
     turn = scenario.turns[turn_index]
     base = {
-        "request_id": f"r{number:05d}", "trace_id": f"{number:032x}", "scenario_id": scenario.id, "kind": scenario.kind,
-        "turn_index": turn_index, "session_id": f"x{number}", "status": "ok", "prompt": turn.text, "answer": answer,
-        "tool_calls": json.dumps(calls), "finish_reason": "completed", "completion_tokens": 9, "turns": 2,
-    }  # fmt: skip
+        "request_id": f"r{number:05d}",
+        "trace_id": f"{number:032x}",
+        "scenario_id": scenario.id,
+        "kind": scenario.kind,
+        "turn_index": turn_index,
+        "session_id": f"x{number}",
+        "status": "ok",
+        "prompt": turn.text,
+        "answer": answer,
+        "tool_calls": json.dumps(calls),
+        "finish_reason": "completed",
+        "completion_tokens": 9,
+        "turns": 2,
+    }
     return base | more
 
 
 def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dict]]:
-    """The turn's calls as Llama Stack's answer has them, and the tool server's spans of those that failed."""
+    """Return the turn's calls as in Llama Stack's answer, and the spans of those that failed."""
     records, spans = [], []
     for at, call in enumerate(turn.calls):
         arguments = (
@@ -42,21 +52,30 @@ def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dic
         text = facts.unknown("thing", "x") if failed and not call.error else call.result
         output = [text] if call.tool == "file_search" else text
         records.append(
-            {"tool": call.tool, "arguments": arguments, "output": None if failed else output,
-             "error": "Error (code 1): None" if failed else None}
-        )  # fmt: skip
+            {
+                "tool": call.tool,
+                "arguments": arguments,
+                "output": None if failed else output,
+                "error": "Error (code 1): None" if failed else None,
+            }
+        )
         if failed:
             spans.append(
-                {"trace_id": f"{number:032x}", "name": f"execute_tool {call.tool}", "status": "error",
-                 "status_message": text, "start_at": pd.Timestamp(at, unit="s", tz="UTC")}
-            )  # fmt: skip
+                {
+                    "trace_id": f"{number:032x}",
+                    "name": f"execute_tool {call.tool}",
+                    "status": "error",
+                    "status_message": text,
+                    "start_at": pd.Timestamp(at, unit="s", tz="UTC"),
+                }
+            )
         if failed and not call.error:
             break
     return records, spans
 
 
 def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observation:
-    """A run that answers every scenario as it should, but for those to be spoiled: a wrong argument, and an apology."""
+    """Return a run that answers every scenario rightly, except for those to be spoiled."""
     rows, spans = [], []
     for number, (scenario, spoil) in enumerate(
         zip(make_scenarios(len(spoiled), SEED, kinds=kinds), spoiled, strict=True)
@@ -78,7 +97,7 @@ def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observa
 
 
 def test_a_faultless_run_is_faultless() -> None:
-    """Every kind of scenario, answered as the truth has it: right in everything that there is to judge."""
+    """Every kind of scenario, answered as expected, is right in everything that is judged."""
     frame = quality.judged(_observation(np.zeros(200, bool)))
     for name in (
         "right_tool",
@@ -106,8 +125,10 @@ def test_a_faultless_run_is_faultless() -> None:
 
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.8])
 def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float) -> None:
-    """Whatever the share: right answers, exact arguments and own errors are each off by exactly what was spoiled, and
-    the interval of the share holds the ratio that they were drawn with."""
+    """Right answers, exact arguments and own errors each differ by exactly what was spoiled.
+
+    The interval of the share includes the ratio with which they were drawn.
+    """
     spoiled = np.random.default_rng(3).random(200) < ratio
     frame = quality.judged(_observation(spoiled, kinds=["single"]))
     assert (~frame.arguments_exact.astype(bool)).tolist() == spoiled.tolist()
@@ -121,7 +142,7 @@ def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float
 
 
 def test_the_errors_text_is_the_tool_servers() -> None:
-    """Without its span nobody could tell a time-out from a name that does not exist."""
+    """Without its span a time-out would look like a name that does not exist."""
     seen = _observation(np.zeros(300, bool), kinds=["tool_error"])
     late = [i for i, r in enumerate(seen.spans.itertuples()) if r.status_message == facts.TIMED_OUT]
     assert late
@@ -131,7 +152,7 @@ def test_the_errors_text_is_the_tool_servers() -> None:
 
 
 def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
-    """A server that is too slow must not look like a model that is wrong; the user has no right answer all the same."""
+    """A slow server must not look like a wrong model; the user has no right answer in any case."""
     seen = _observation(np.zeros(20, bool), kinds=["single"])
     seen.requests.loc[[0, 1], ["status", "answer", "tool_calls"]] = ["error", "", "[]"]
     frame = quality.judged(seen)
@@ -151,25 +172,25 @@ def test_arguments_are_judged_one_by_one() -> None:
 
 @pytest.mark.parametrize("was_on", [False, True])
 def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started and stopped if it was off, also after an error; left on if somebody else had started it."""
-    said: list[str] = []
+    """Started and stopped if it was off, also after an error; left on if it was on before."""
+    actions: list[str] = []
     monkeypatch.setattr(
         stack,
         "status",
         lambda _: [PartStatus("vllm-canary", "ready" if was_on else "off", ready=was_on)],
     )
-    monkeypatch.setattr(stack, "start", lambda _, name: said.append(f"start {name}"))
-    monkeypatch.setattr(stack, "stop", lambda _, name: said.append(f"stop {name}"))
+    monkeypatch.setattr(stack, "start", lambda _, name: actions.append(f"start {name}"))
+    monkeypatch.setattr(stack, "stop", lambda _, name: actions.append(f"stop {name}"))
     with pytest.raises(ZeroDivisionError), quality.canary_served(load_settings()):
         raise ZeroDivisionError
-    assert said == ([] if was_on else ["start vllm-canary", "stop vllm-canary"])
+    assert actions == ([] if was_on else ["start vllm-canary", "stop vllm-canary"])
 
 
 @pytest.mark.parametrize("place", ["cluster", "recorded"])
-def test_elsewhere_the_other_model_is_somebody_elses(
+def test_elsewhere_the_other_model_is_not_started(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is started there, and no supervisor is asked."""
-    monkeypatch.setattr(stack, "status", lambda _: pytest.fail("asked"))
+    """Nothing is started there, and no supervisor is contacted."""
+    monkeypatch.setattr(stack, "status", lambda _: pytest.fail("contacted"))
     with quality.canary_served(Settings(place=place)):
         pass

@@ -51,7 +51,7 @@ def servers(path: str, params: dict[str, str]) -> Reply:
 
 @pytest.fixture
 def attached(tmp_path: Path):  # noqa: ANN201
-    """Settings that point at somebody's own servers."""
+    """Return settings that point at attached servers."""
     with telling(servers) as told:
         yield load_settings(
             data_dir=tmp_path, state_dir=tmp_path, prometheus_url=told.url, tempo_url=told.url
@@ -76,9 +76,9 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
     assert [json_format.Parse(d, TracesData()) for d in documents] == [
         json_format.Parse(TRACE, TracesData())
     ]
-    assert [(str(asked), kept.run_id) for asked, kept in runs_in(made.folder / "runs")] == [
-        ("n_requests=5, rate_per_s=1.0, model='lab-model', label='cache off'", "run-a")
-    ]
+    assert [
+        (str(conditions), kept.run_id) for conditions, kept in runs_in(made.folder / "runs")
+    ] == [("n_requests=5, rate_per_s=1.0, model='lab-model', label='cache off'", "run-a")]
     about = json.loads((made.folder / "recording.json").read_text())
     assert (about["samples"], about["series"], about["traces"], about["window"]) == (
         5,
@@ -109,7 +109,7 @@ def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path:
     assert list((tmp_path / "recorded").iterdir()) == []
 
 
-def test_a_recording_is_replaced_only_when_told(attached: Settings) -> None:
+def test_a_recording_is_replaced_only_with_the_option(attached: Settings) -> None:
     """And a name is a folder's name, no path."""
     recording.record(attached, "mine", 100, 104)
     with pytest.raises(SettingsError, match="already"):
@@ -133,7 +133,7 @@ def test_a_recording_is_replaced_only_when_told(attached: Settings) -> None:
 def test_the_command_says_what_it_cannot_read(
     argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is asked."""
+    """Before any query."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     with pytest.raises(SettingsError, match=words):
         main(argv)

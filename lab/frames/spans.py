@@ -101,19 +101,29 @@ def _read_stream(stream: bytes) -> pa.Table:
     try:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all()
-    except (pa.ArrowException, OSError, MemoryError) as e:
+        table.validate(full=True)  # a damaged offset would end the process
+        usable = {column.name for column in table.schema if _has_core_type(column)}
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as e:
         raise FrameError(
             "the store's Arrow stream cannot be read",
             got=str(e),
             fix="repeat the query: the stream may be cut",
         ) from e
-    missing = [name for name in CORE if name not in table.column_names]
+    missing = [name for name in CORE if name not in usable]
     if missing:
         raise FrameError(
             f"the store's Arrow stream lacks {', '.join(missing)}",
             fix="use a store of this lab's version",
         )
     return table
+
+
+def _has_core_type(column: pa.Field) -> bool:
+    """Return whether a column has the type that a column of its name has in CORE."""
+    if column.name.endswith("_nano"):
+        return pa.types.is_integer(column.type) and column.type.bit_width == 64
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    return is_text or pa.types.is_dictionary(column.type)
 
 
 def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def _attributes_in_json(objects: pa.Array, names: Sequence[str] | None) -> dict[
     """Return one column per attribute from the spans' JSON objects (names None: all of them)."""
     try:
         rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
-    except (msgspec.DecodeError, ValueError, RecursionError) as e:
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
     if names is None:
         names = list(dict.fromkeys(name for row in rows for name in row))
@@ -180,7 +190,10 @@ def _whole(table: pa.Table, name: str) -> pa.Array:
 
 
 def _text(array: pa.Array) -> Any:
-    return pd.array(array.cast(pa.large_string()), dtype="str")
+    try:
+        return pd.array(array.cast(pa.large_string()), dtype="str")
+    except pa.ArrowException as e:
+        raise FrameError("a column of the spans is not text", got=str(array.type)) from e
 
 
 def _categories(array: pa.Array) -> pd.Categorical:

@@ -13,7 +13,7 @@ from lab.schema import Attr
 
 QUESTION = "(question)"  # read by the first call of a request
 OTHERS = "(others)"  # a call that belongs to no request of this run
-NOT_SAID = "(not said)"  # a request without an attribute that names its user
+UNKNOWN = "(unknown)"  # a request without an attribute that names its user
 WHO = (
     "request_id",
     "tenant",
@@ -89,7 +89,7 @@ def _with_requests(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     who = list(WHO)
     known = requests[["trace_id", *who, "model", "cached_tokens"]].astype({"trace_id": str})
     known = known.rename(columns={"model": "_model", "cached_tokens": "_cached"})
-    known[who] = known[who].astype(object).where(known[who].notna(), NOT_SAID)
+    known[who] = known[who].astype(object).where(known[who].notna(), UNKNOWN)
     joined = turns.merge(known, on="trace_id", how="left", validate="many_to_one")
     is_direct = joined["api"] == "chat"
     joined["cached_tokens"] = joined["cached_tokens"].where(~is_direct, joined["_cached"])

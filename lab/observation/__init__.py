@@ -6,10 +6,9 @@ seen.requests                           # lab.schema.REQUEST_FRAME, and the verd
 seen.increase("vllm:prompt_tokens_total")
 """
 
-from lab.observation.arrivals import wait_for_spans
 from lab.observation.driving import Sampler, drive
 from lab.observation.judging import judge_requests, parse_tool_calls
-from lab.observation.observation import Observation, observe
+from lab.observation.observation import Observation, observe, wait_for_spans
 from lab.observation.window import WindowRun
 
 __all__ = [

@@ -114,7 +114,8 @@ class Sampler(Generic[Reading]):
     ) -> None:
         self._over.set()
         self._thread.join()
-        self.readings.append(self._read())
+        if error is None:
+            self.readings.append(self._read())
 
     def _sample(self) -> None:
         while not self._over.wait(self._every_s):

@@ -7,23 +7,31 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
+from typing import Any
 
 import pandas as pd
 
 from lab.errors import NoData
-from lab.frames import histogram_frame, increase_exact, request_frame, series_frame
-from lab.observation.arrivals import wait_for_spans
+from lab.frames import (
+    histogram_frame,
+    increase_exact,
+    request_frame,
+    series_frame,
+    spans_frame,
+    trace_problems,
+)
+from lab.frames.roles import Role, roles_of
 from lab.observation.judging import VERDICTS, judge_requests
 from lab.observation.window import LACKS, WindowRun
 from lab.places import place_of
 from lab.settings import Settings
-from lab.stores import Arrival, MetricAnswer, Prometheus, Tempo
+from lab.stores import Arrival, Prometheus, Tempo
 from lab.workload import Run
 
 AFTER_S = 120.0  # a later scrape may count other clients' requests too
 STORED_S = 5.0  # a scrape is reported a moment before its samples can be queried
 POLL_S = 0.2
+NO_ENGINE = "vLLM's span has not arrived"
 
 
 @dataclass(frozen=True)
@@ -106,17 +114,11 @@ class Observation:
             )
         return growth
 
-    @overload
-    def increase(self, metric: str, by: tuple[()] = (), job: str | None = None) -> float: ...
-    @overload
-    def increase(self, metric: str, by: Sequence[str], job: str | None = None) -> pd.Series: ...
+    def increase(self, metric: str, by: Sequence[str] = (), job: str | None = None) -> Any:
+        """Return how much a counter grew over the run, exactly.
 
-    def increase(
-        self, metric: str, by: Sequence[str] = (), job: str | None = None
-    ) -> float | pd.Series:
-        """Return how much a counter grew over the run, exactly: in total, or by labels.
-
-        Raises NoData as `increases` does.
+        A float in total, or with labels in `by` a Series per combination of them. Raises NoData as
+        `increases` does.
         """
         growth = self.increases(metric, job)
         if not by:
@@ -135,10 +137,6 @@ class Observation:
         end = self.scraped(job)
         answer = self.prometheus.samples(selector, start, end, lookback_s=0.0)
         return series_frame(answer.require())
-
-    def raw_samples(self, selector: str) -> MetricAnswer:
-        """Return the samples of the run's window as Prometheus answered; there may be none."""
-        return self.prometheus.samples(selector, *self.run.window, lookback_s=0.0)
 
     def histogram(self, metric: str) -> pd.DataFrame:
         """Return a histogram of vLLM over the run: lab.frames.histogram_frame."""
@@ -195,6 +193,55 @@ def observe(run: Run, settings: Settings, wait_s: float = 30.0) -> Observation:
     judgements = judge_requests(run.records, spans)[["request_id", *VERDICTS]]
     requests = request_frame(run.records, spans, judgements)
     return Observation(run, settings, requests, spans, arrival)
+
+
+def wait_for_spans(
+    settings: Settings, records: pd.DataFrame, wait_s: float = 30.0, *, bulk: bool = False
+) -> tuple[pd.DataFrame, Arrival]:
+    """Return the spans of these client records, waited for at most `wait_s` s, and what arrived.
+
+    With `bulk`, a store that can stream is queried for everything in the records' time at once,
+    instead of once per trace; for hundreds of short traces that is many times faster.
+    """
+    tempo = Tempo(settings)
+    ids = records["trace_id"].astype(str).tolist()
+    direct = direct_ids(records)
+    window = None
+    if bulk:
+        window = float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1
+
+    arrival = tempo.wait_for_traces(
+        ids,
+        timeout_s=min(wait_s, place_of(settings).max_trace_wait_s),
+        problems=lambda answer: problems(spans_frame(answer), direct),
+        window=window,
+    )
+    if window and tempo.streams:
+        spans = spans_frame(tempo.spans("{}", *window))
+        return spans[spans["trace_id"].isin(ids)].reset_index(drop=True), arrival
+    return spans_frame(tempo.traces(ids)), arrival
+
+
+def problems(spans: pd.DataFrame, direct: set[str]) -> dict[str, str]:
+    """Return `lab.frames.trace_problems`; the traces in `direct` also need vLLM's span.
+
+    In these the client called vLLM itself. The client's own span arrives seconds before it, and
+    such a trace looks complete without it.
+    """
+    reasons = {str(trace_id): why for trace_id, why in trace_problems(spans).items()}
+    arrived = set(spans.loc[roles_of(spans) == Role.ENGINE, "trace_id"].astype(str))
+
+    for trace_id in direct - arrived:
+        if trace_id in reasons:
+            reasons[trace_id] = reasons[trace_id] or NO_ENGINE
+
+    return reasons
+
+
+def direct_ids(records: pd.DataFrame) -> set[str]:
+    """Return the trace ids of the answered requests that were sent straight to vLLM."""
+    direct = (records["api"] == "chat") & (records["status"] == "ok")
+    return set(records.loc[direct, "trace_id"].astype(str))
 
 
 def _job(name: str) -> str:

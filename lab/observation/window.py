@@ -177,6 +177,6 @@ def _no_request(where: str, model: str, records: pd.DataFrame, spans: pd.DataFra
         f"no request{f' to {model}' if model else ''} began in this window",
         query=QUERY,
         got=got,
-        fix="check the window's time zone, the address (LAB_TEMPO_URL; see `lab attach`), the store's "
-        "retention, and that vLLM and Llama Stack send their traces there",
+        fix="check the window's time zone, the address (LAB_TEMPO_URL; see `lab attach`), the "
+        "store's retention, and that vLLM and Llama Stack send their traces there",
     )

@@ -211,6 +211,7 @@ def _ids_in_arrow(stream: bytes) -> list[tuple[str, str, str]]:
     try:
         with pa.ipc.open_stream(stream) as reader:
             table = reader.read_all().select(["trace_id", "span_id", "parent_span_id"])
+        table.validate(full=True)  # a damaged offset would end the process
         return list(zip(*(column.to_pylist() for column in table.columns), strict=True))
     except (pa.ArrowException, OSError, KeyError, ValueError) as e:
         raise FrameError("the store's Arrow stream cannot be read", got=str(e)[:300]) from e

@@ -12,6 +12,7 @@ from lab.errors import StoreError
 from lab.stores.answers import MetricAnswer, Series
 
 _ABSENT = msgspec.Raw()
+_REPLICA_LABELS = ("prometheus_replica", "receive_replica", "__replica__")
 # What msgspec raises for content that is not what it should be: RecursionError for nesting,
 # ValueError for bad UTF-8.
 NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)
@@ -100,7 +101,8 @@ def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
             raise ValueError(f"the series {result.metric} has no samples")
     if native and not series:
         raise _native_histograms(native)
-    return data.resultType, tuple(series), [*_warnings(response), *_left_out(native)]
+    warnings = [*_warnings(response), *_left_out(native), *_replicas(series)]
+    return data.resultType, tuple(series), warnings
 
 
 def joined(answers: list[MetricAnswer], start: float, end: float, step_s: float) -> MetricAnswer:
@@ -139,6 +141,19 @@ def _warnings(response: Response) -> list[str]:
     if response.isPartial:
         texts.append("the response is partial: some of the storage nodes did not answer")
     return texts
+
+
+def _replicas(series: Sequence[Series]) -> list[str]:
+    """Return a warning for series that several replicas of a Prometheus have scraped."""
+    warnings = []
+    for label in _REPLICA_LABELS:
+        values = sorted({one.labels[label] for one in series if label in one.labels})
+        if len(values) > 1:
+            warnings.append(
+                f"the same targets may be there {len(values)} times, by {label} "
+                f"({', '.join(values[:5])}): aggregate with max without ({label})"
+            )
+    return warnings
 
 
 def _native_histograms(metrics: Sequence[dict[str, Any]]) -> StoreError:

@@ -30,8 +30,13 @@ from lab.observation import Observation, drive
 from lab.places import place_of
 from lab.schema import Metric
 from lab.settings import Settings
-from lab.utilisation.peak import Peak, measured_peak, parameters_of
-from lab.utilisation.processes import CpuWatch, recorded_cpu
+from lab.utilisation.machine import (
+    CpuWatch,
+    Peak,
+    measured_peak,
+    parameters_of,
+    recorded_cpu,
+)
 from lab.workload import Run
 
 __all__ = [
@@ -107,7 +112,7 @@ QUESTIONS = [  # question, a metric that answers it, its exporter, why it may be
 def watched_drive(settings: Settings, **conditions: Any) -> tuple[Run, pd.DataFrame]:
     """Return `lab.drive(settings, **conditions)`, and the CPU time of every part meanwhile.
 
-    See `lab.utilisation.processes.cpu_now`. The readings are saved next to the run, so a recording
+    See `lab.utilisation.machine.cpu_now`. The readings are saved next to the run, so a recording
     has them too. They are empty where the lab runs elsewhere, and for a window.
     """
     if conditions.get("window"):
@@ -139,7 +144,7 @@ def data_availability(seen: Observation) -> pd.DataFrame:
     rows = []
     for question, metric, exporter, reason in QUESTIONS:
         selector = seen.of_vllm(metric) if exporter == "vLLM" else metric
-        count = len(seen.raw_samples(selector))
+        count = len(seen.prometheus.samples(selector, *seen.run.window, lookback_s=0.0))
         rows.append((question, metric, exporter, count, "" if count else reason))
     return pd.DataFrame(rows, columns=["question", "metric", "from", "series", "why_not"])
 
@@ -215,7 +220,7 @@ class GpuActivity:
 
 def gpu_activity(seen: Observation) -> GpuActivity:
     """Return what DCGM has of this run, one row per GPU; or why it has nothing."""
-    answer = seen.raw_samples(DCGM)
+    answer = seen.prometheus.samples(DCGM, *seen.run.window, lookback_s=0.0)
     if not len(answer):
         why = f"no series of DCGM in this window: {NO_GPU}"
         return GpuActivity(pd.DataFrame(), pd.DataFrame(), why)

@@ -197,3 +197,29 @@ def test_the_gravest_problem_of_each_trace_is_named() -> None:
 def test_the_default_attributes_are_the_schemas() -> None:
     """What the request frame needs is there without asking."""
     assert set(SPAN_ATTRIBUTES) <= set(spans_frame(Answer(())).columns)
+
+
+def test_a_damaged_stream_is_an_error_and_not_the_end_of_the_process() -> None:
+    """Any byte may be wrong: offsets, lengths, names, texts.
+
+    Either it does not matter, or it is refused.
+    """
+    frame = spans_frame(Answer((document(*agent_request()),)), attributes=())
+    stream = arrow_of(frame, attributes=['{"a":1}'] * len(frame))
+    refused = 0
+    for place in range(0, len(stream), 29):
+        damaged = stream[:place] + b"\xff" + stream[place + 1 :]
+        try:
+            spans_frame(Answer(arrow=damaged), attributes=None)
+        except FrameError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("column", ["trace_id", "start_time_unix_nano", "attributes", "own.one"])
+def test_a_column_of_another_type_is_refused(column: str) -> None:
+    """Lists where a text or a time belongs."""
+    frame = spans_frame(Answer((document(MIXED),)), attributes=())
+    columns = {"attributes": ["{}"], "own.one": [1]} | {column: [[1]]}
+    with pytest.raises(FrameError, match="Arrow stream lacks|not text|not a JSON object"):
+        spans_frame(Answer(arrow=arrow_of(frame, **columns)), attributes=None)

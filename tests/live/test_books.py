@@ -1,4 +1,4 @@
-"""A real workload: every trace arrives whole, phases add up, and three sources agree to the token."""
+"""A real workload: traces arrive whole, phases add up, and three sources agree to the token."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_phases_add_up(driven: tuple[Run, Observation]) -> None:
 def test_books_balance_to_the_token(
     driven: tuple[Run, Observation],
 ) -> None:
-    """Client, spans and Prometheus' counters: equal prompt and completion tokens (nobody else used this server)."""
+    """Client, spans and counters have equal prompt and completion tokens on an unshared server."""
     _, seen = driven
     if (seen.requests["status"] != "ok").any():
         pytest.skip("a request failed, so the client cannot know all tokens that were spent on it")

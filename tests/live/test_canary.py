@@ -1,4 +1,4 @@
-"""The canary, really served: asked through Llama Stack, seen in traces and in Prometheus, and gone afterwards."""
+"""The canary, really served: called through Llama Stack, in traces and metrics, then gone."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ def _wait(condition, limit_s: float = 30.0) -> bool:
 
 
 def test_the_canary_answers_beside_the_model(live_lab: Settings) -> None:
-    """Every model call is in the spans of the server that was asked for; Prometheus scrapes the canary while it runs,
-    and does not miss it after."""
+    """Every model call is in the spans of the server that was named in the request.
+
+    Prometheus scrapes the canary while it runs, and does not miss it afterwards.
+    """
     if any(p.name == quality.CANARY_PART and p.ready for p in stack.status(live_lab)):
         stack.stop(live_lab, quality.CANARY_PART)
     plan = plan_of(make_scenarios(3, seed=5, kinds=["no_tool"]), settings=live_lab)

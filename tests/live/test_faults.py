@@ -1,4 +1,7 @@
-"""What breaks is seen, named and measured, and loses nothing. These come last: they break parts of the shared lab."""
+"""What breaks is seen, named and measured, and loses nothing.
+
+These come last: they break parts of the shared lab.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def faults(live_lab: Settings):
 
 
 def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -> None:
-    """A known delay in a known tool is what the request frame says of each call of it, and of nothing else."""
+    """A known delay in a known tool is in the request frame for each call of it, and only there."""
     faults(tool="get_invoice", delay_s=INJECTED_S)
     scenarios = [s for s in make_scenarios(120, seed=6, kinds=["single"]) if s.intent == "invoice"][
         :4
@@ -51,7 +54,7 @@ def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -
 
 
 def test_a_failing_tool_is_counted_by_its_server_only(live_lab: Settings, faults) -> None:
-    """The request is answered all the same; the failures are in the frame, where Llama Stack's span status has none."""
+    """The request is answered; the failures are in the frame, and not in Llama Stack's spans."""
     faults(tool="get_quota", error_ratio=1.0)
     scenarios = [s for s in make_scenarios(120, seed=7, kinds=["single"]) if s.intent == "quota"][
         :3
@@ -74,7 +77,7 @@ def test_a_trace_that_never_comes_is_reported(live_lab: Settings) -> None:
 
 
 def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
-    """Requests after the kill are rows with an error; the dead part is named; `lab up` brings it back."""
+    """Requests after the kill are rows with an error; `lab up` brings the named part back."""
     plan = make_plan(requests=16, arrivals=Poisson(2.0), seed=9, settings=live_lab)
     killer = threading.Timer(3.0, os.kill, (_pid(live_lab, "vllm"), signal.SIGKILL))
     killer.start()
@@ -96,7 +99,7 @@ def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
     assert again.records["status"].tolist() == ["ok"]
 
 
-def test_llama_stack_down_is_said_before_anything_is_sent(live_lab: Settings) -> None:
+def test_llama_stack_down_is_reported_before_anything_is_sent(live_lab: Settings) -> None:
     """A driver without its server says which server, and how to look."""
     os.kill(_pid(live_lab, "llama-stack"), signal.SIGKILL)
     plan = make_plan(requests=2, arrivals=Poisson(5.0), seed=9, settings=live_lab)

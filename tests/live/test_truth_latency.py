@@ -1,4 +1,4 @@
-"""What is known to be true of a run shows in the measures' numbers, within their intervals: delays, bursts, queues."""
+"""Known delays, bursts and queues show in the measures' numbers, within their intervals."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def slow_tool(live_lab: Settings):
 def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_critical_path(
     live_lab: Settings, slow_tool
 ) -> None:
-    """The same questions before and after: the tool phase is longer by what was injected, and all of it is critical."""
+    """The tool phase becomes longer by what was injected, and all of it is critical."""
     scenarios = [s for s in make_scenarios(400, seed=6, kinds=["single"]) if s.intent == "invoice"][
         :PAIRS
     ]
@@ -59,9 +59,18 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
 
 
 def test_a_known_number_of_users_is_littles_number_in_the_system(live_lab: Settings) -> None:
-    """Eight users who never think are eight requests under way: by the exact integral, and by arrivals times time."""
-    run = drive(live_lab, n_requests=160, users=8, think_s=0.0, seed=3, kinds=capacity.SINGLE_TURN, api="chat",
-                progress=False, label="truth")  # fmt: skip
+    """Eight users who never think are eight requests under way, by the integral and by the law."""
+    run = drive(
+        live_lab,
+        n_requests=160,
+        users=8,
+        think_s=0.0,
+        seed=3,
+        kinds=capacity.SINGLE_TURN,
+        api="chat",
+        progress=False,
+        label="truth",
+    )
     window = measures.steady_window(run.records, warm_s=0.2, users=8)
     books = measures.littles_law(run.records["scheduled_at"], run.records["done_at"], window)
     assert books.mean_in_system == pytest.approx(8, abs=0.4) and abs(books.rest) < 1e-6
@@ -86,8 +95,11 @@ def test_a_known_burst_is_the_peak_of_the_backlog(live_lab: Settings) -> None:
 
 
 def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: Settings) -> None:
-    """Forty at once find a free place each: nobody waits longer than a step of the engine. Of three times
-    --max-num-seqs at once at least a fifth waits until others have ended, and the queue phase's p95 says so."""
+    """Forty at once find a free place each: none waits longer than a step of the engine.
+
+    Of three times --max-num-seqs at once at least a fifth waits until others have ended, and the
+    queue phase's p95 says so.
+    """
     waited = {}
     for n in (40, 3 * MOST_RUNNING):
         run = burst(live_lab, n)
@@ -106,8 +118,17 @@ def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings
     """800 requests in two seconds are more than the lab can serve; two a second are not."""
 
     def judged(n: int, rate: float) -> measures.Saturation:
-        run = drive(live_lab, n_requests=n, rate_per_s=rate, seed=4, kinds=capacity.SINGLE_TURN, api="chat",
-                    progress=False, label="truth", timeout_s=120)  # fmt: skip
+        run = drive(
+            live_lab,
+            n_requests=n,
+            rate_per_s=rate,
+            seed=4,
+            kinds=capacity.SINGLE_TURN,
+            api="chat",
+            progress=False,
+            label="truth",
+            timeout_s=120,
+        )
         records = run.records
         window = measures.steady_window(records, warm_s=0.3)
         found = measures.saturation(
@@ -129,19 +150,29 @@ def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings
 
 
 def test_default_buckets_hide_a_doubling_that_spans_show(live_lab: Settings) -> None:
-    """The same calls, once and beside fifteen others: spans say slower, vLLM's default buckets say the same number."""
+    """The same calls beside fifteen others are slower by the spans, the same by default buckets."""
     alone, beside = (
-        drive(live_lab, n_requests=n, users=users, think_s=0.0, seed=5, kinds=capacity.SINGLE_TURN, api="chat",
-              progress=False, label="truth")
+        drive(
+            live_lab,
+            n_requests=n,
+            users=users,
+            think_s=0.0,
+            seed=5,
+            kinds=capacity.SINGLE_TURN,
+            api="chat",
+            progress=False,
+            label="truth",
+        )
         for users, n in ((1, 40), (16, 160))
-    )  # fmt: skip
-    said, truth = [], []
+    )
+    bucketed = []
+    truth = []
     for run in (alone, beside):
         spans, _ = wait_for_spans(live_lab, run.records, 60, bulk=True)
         calls = latency.chat_calls(Observation(run, live_lab, spans=spans))
         buckets = measures.rebin(calls["prefill_s"], measures.VLLM_REQUEST_LATENCY_S)
-        said.append(measures.bucket_quantile(buckets, 0.5))
+        bucketed.append(measures.bucket_quantile(buckets, 0.5))
         truth.append(measures.quantile(calls["prefill_s"], 0.5))
     assert truth[1].low > truth[0].high, truth
-    if said[0].single_bucket and said[1].single_bucket:
-        assert said[0].value == said[1].value
+    if bucketed[0].single_bucket and bucketed[1].single_bucket:
+        assert bucketed[0].value == bucketed[1].value

@@ -1,4 +1,4 @@
-"""A known share of tool errors is injected: each source and measure of quality must show it, within its interval."""
+"""A known share of tool errors shows in each source and measure of quality, within intervals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from lab.workload import Run, make_scenarios, plan_of, run_plan
 from lab.world import facts
 
 INJECTED = 0.4
-SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty, and fail a test that found no fault
+SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty
 TOOL, INTENT = "get_job_status", "job_status"
 
 
 @pytest.fixture(scope="module")
 def run_with_faults(live_lab: Settings):
-    """60 questions for one tool, of which every call times out with the injected probability. Faults are taken back."""
+    """60 questions for one tool, of which every call times out with the injected probability.
+
+    Faults are taken back.
+    """
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}).raise_for_status()
     try:
@@ -36,17 +39,17 @@ def _driven(live_lab: Settings) -> tuple[Run, Observation]:
     run = run_plan(
         plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240
     )
-    assert run.records["status"].eq("ok").all(), (
-        "a request failed, so nothing can be said of its tool calls"
-    )
+    assert run.records["status"].eq("ok").all(), "a request failed, so its tool calls are not known"
     return run, observe(run, live_lab, wait_s=60)
 
 
 def test_an_injected_share_of_tool_errors_shows_in_every_source(
     live_lab: Settings, run_with_faults
 ) -> None:
-    """Answers, spans and counter agree to the call, and the interval of the failed share holds the injected one, once
-    the calls that fail for the model's own arguments are set aside."""
+    """Answers, spans and counter agree to the call, and the failed share is the injected one.
+
+    Calls that fail because of the model's own arguments are set aside.
+    """
     run, seen = run_with_faults
     books = quality.calls_by_source(seen).loc[TOOL].unstack()
     assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
@@ -89,8 +92,10 @@ def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
 
 
 def test_answers_that_were_made_wrong_show_as_ungrounded(run_with_faults) -> None:
-    """A known share of the real answers gets a value that nobody said: the signal shows it within its interval, and the
-    worth of the alarm is exact."""
+    """A known share of the real answers gets an invented value, which the signal shows.
+
+    The share is within the signal's interval, and the quality of the alert is exact.
+    """
     _, seen = run_with_faults
     clean = seen.requests.loc[~quality.judged(seen)["ungrounded"]].reset_index(drop=True)
     spoiled = clean.index % 4 == 0

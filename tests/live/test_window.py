@@ -1,4 +1,4 @@
-"""The same minute twice: driven with a client's record, and as a window of which only telemetry is known."""
+"""The same minute twice: driven with a client's record, and as a window of telemetry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lab.settings import Settings
 from lab.stores.timestamps import utc
 from lab.workload import Run
 
-CLIENTS_OWN_S = 0.002  # the driver's span is its record; between a clock read and a whole nanosecond little is lost
+CLIENTS_OWN_S = 0.002  # between the driver's record and its span
 
 
 @pytest.fixture(scope="module")

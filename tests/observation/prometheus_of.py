@@ -1,4 +1,4 @@
-"""A real Prometheus over samples that a test wrote down, in the text format that exporters speak."""
+"""A real Prometheus over samples that a test wrote down, in OpenMetrics text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ READY_S = 60.0
 
 @contextmanager
 def prometheus_of(openmetrics: str, folder: Path) -> Iterator[str]:
-    """Its URL while the block runs. `openmetrics` is OpenMetrics text with a timestamp at every sample.
+    """Its URL while the block runs.
+
+    `openmetrics` is OpenMetrics text with a timestamp at every sample.
 
     Skips the test where Prometheus or promtool is not installed.
     """

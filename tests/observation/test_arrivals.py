@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lab.observation.arrivals import NO_ENGINE, direct_ids, problems
+from lab.observation.observation import NO_ENGINE, direct_ids, problems
 from lab.schema import Service, Span
 
 COLUMNS = [
@@ -33,7 +33,7 @@ ITS_CLIENT = ("b" * 32, "2" * 16, "", Service.CLIENT, Span.CLIENT)
 
 
 def test_the_clients_span_alone_is_not_a_whole_trace_of_a_direct_call() -> None:
-    """It comes seconds before vLLM's; of an agent's trace, whose model calls say what they lack, nothing changes."""
+    """It comes seconds before vLLM's. Agents' traces are judged by their model calls as before."""
     frame = spans(CLIENT_ONLY, ENGINE, ITS_CLIENT)
     assert problems(frame, {"a" * 32, "b" * 32}) == {"a" * 32: NO_ENGINE, "b" * 32: ""}
     assert problems(frame, set()) == {"a" * 32: "", "b" * 32: ""}

@@ -14,7 +14,7 @@ from lab.workload import Poisson, Run, Users, make_plan, record
 
 
 def a_run(folder: Path, run_id: str, *, start: float = 0.0, **conditions: object) -> Run:
-    """A saved run without records; what it was asked to be is beside it."""
+    """Return a saved run without records, with its conditions next to it."""
     count = int(conditions.get("n_requests", 5))
     plan = make_plan(requests=count, arrivals=Poisson(1.0), seed=1)
     run = Run(run_id, (start, start + 10.0), record.frame([]), plan)
@@ -41,7 +41,7 @@ def recorded(tmp_path: Path) -> Settings:
 def test_the_nearest_run_of_the_same_conditions_comes_back(
     recorded: Settings, capsys: pytest.CaptureFixture
 ) -> None:
-    """Another number of requests or seed is told, not refused: the notebook's text may name its own."""
+    """Another number of requests or another seed is printed, not refused."""
     assert lab.drive(recorded, n_requests=18, seed=3).run_id == "run-b"
     assert "n_requests 20, not 18" in capsys.readouterr().out
     assert lab.drive(recorded, n_requests=5, seed=1).run_id == "run-a"
@@ -60,7 +60,7 @@ def test_kinds_in_any_order_are_the_same_kinds(recorded: Settings) -> None:
     "other", [{"rate_per_s": 2.0}, {"model": "canary"}, {"users": 3}, {"label": "cache off"}]
 )
 def test_other_conditions_are_never_passed_off_as_these(recorded: Settings, other: dict) -> None:
-    """A run at another rate, model or label is another experiment: the message says what the recording holds."""
+    """Another rate, model or label is another experiment; the message lists what is recorded."""
     with pytest.raises(
         WorkloadError, match=r"no such run(.|\n)*n_requests=20, rate_per_s=1.0(.|\n)*second model"
     ):
@@ -77,7 +77,7 @@ def test_an_empty_recording_says_so(tmp_path: Path) -> None:
 
 
 def test_runs_are_listed_in_order_of_time(recorded: Settings) -> None:
-    """By their windows, whatever their names."""
+    """By their windows, not by their names."""
     assert [run.run_id for _, run in runs_in(recorded.recording_dir / "runs")] == [
         "run-a",
         "run-b",
@@ -95,7 +95,7 @@ def test_a_run_that_drive_did_not_make_is_known_by_its_plan(tmp_path: Path) -> N
 
 
 def test_a_recording_does_not_take_the_live_lab_s_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both may be up at once; what a recording lacks is said as a recording's."""
+    """Both may be up at once; the message for a missing endpoint names the recording."""
     for name in ("LAB_STATE_DIR", "LAB_PLACE", "LAB_RECORDING", "LAB_VLLM_URL"):
         monkeypatch.delenv(name, raising=False)
     live, replayed = load_settings(place="local"), load_settings(place="recorded", recording="x")

@@ -1,4 +1,4 @@
-"""A window of time as a run: how it is written, what is kept, and what is said where there is nothing."""
+"""A window of time as a run: how it is written, what is kept, and what is reported as missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WINDOW = "2027-01-15T08:00:00Z/2027-01-15T08:01:00Z"  # T0 and a minute
 
 @pytest.fixture
 def tempo(monkeypatch: pytest.MonkeyPatch):
-    """A real Tempo's answers: trace 1 begins at T0, trace 2 half a minute before, of callers elsewhere."""
+    """A real Tempo's answers: trace 1 begins at T0, trace 2 half a minute before."""
     monkeypatch.setattr("lab.observation.window.time.time", lambda: NOW)
     made = {f"{n:032x}": agent_request(n, shift_s=s) for n, s in ((1, 0.0), (2, -30.0))}
 
@@ -46,7 +46,7 @@ def settings_of(told: Told) -> Settings:
 
 
 def test_a_window_is_written_in_two_ways() -> None:
-    """An interval with time zones, or the last so many minutes, without the seconds that may still be arriving."""
+    """An interval with time zones, or the last minutes without the seconds that still arrive."""
     assert parse_window(WINDOW, NOW) == (T0, T0 + 60)
     assert parse_window("2027-01-15T09:00:00+01:00/2027-01-15T08:01:00Z", NOW) == (T0, T0 + 60)
     assert parse_window("last 15m", NOW) == (NOW - ARRIVED_S - 900, NOW - ARRIVED_S)
@@ -55,12 +55,14 @@ def test_a_window_is_written_in_two_ways() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("15m", "not a window"), ("last week", "not a window"), ("a/b", "not a window"),
+        ("15m", "not a window"),
+        ("last week", "not a window"),
+        ("a/b", "not a window"),
         ("2027-01-15T08:00:00/2027-01-15T08:01:00", "no time zone"),
         ("2027-01-15T08:01:00Z/2027-01-15T08:00:00Z", "does not end after its start"),
         ("2027-01-15T08:00:00Z/2027-01-15T09:00:00Z", "ends in the future"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_window_is_refused(text: str, message: str) -> None:
     """With the forms that there are."""
     with pytest.raises(WorkloadError, match=f"{message}(.|\n)*START/END"):
@@ -82,12 +84,12 @@ def test_requests_that_began_in_the_window(tempo: Told) -> None:
     assert seen.requests[["right_tool", "answer_states"]].isna().all(axis=None)
     turns = frames.turn_frame(seen.requests, seen.spans)
     assert (
-        turns["tenant"].unique().tolist() == ["(not said)"] and turns["prompt_tokens"].sum() == 300
+        turns["tenant"].unique().tolist() == ["(unknown)"] and turns["prompt_tokens"].sum() == 300
     )
 
 
-def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFixture) -> None:
-    """In words, and nothing fails: no chunk, no truth, no experiment, and the client's clock unknown."""
+def test_what_a_window_cannot_have_is_reported(tempo: Told, capsys: pytest.CaptureFixture) -> None:
+    """A reason is printed, and nothing fails: no chunk, no truth, no experiment, no client."""
     run = window_run(settings_of(tempo), WINDOW)
     seen = lab.observe(run, settings_of(tempo))
     assert not seen.has("chunks") and "no data on the client's chunks" in capsys.readouterr().out
@@ -101,7 +103,7 @@ def test_what_a_window_cannot_have_is_said(tempo: Told, capsys: pytest.CaptureFi
 def test_what_a_direct_call_found_in_the_cache_is_not_made_up(
     tempo: Told, capsys: pytest.CaptureFixture
 ) -> None:
-    """Not known beside calls of which it is; where there is nothing else, whole prompts, and a line that says so."""
+    """Unknown beside calls of which it is known; otherwise an upper bound, which is printed."""
     settings = settings_of(tempo)
     run = window_run(settings, WINDOW)
     seen = lab.observe(run, settings)
@@ -138,3 +140,12 @@ def test_a_window_stands_nothing_up(monkeypatch: pytest.MonkeyPatch, tempo: Told
     monkeypatch.setattr("lab.stack.up", lambda *_, **__: pytest.fail("a lab was stood up"))
     monkeypatch.setenv("LAB_TEMPO_URL", tempo.url)
     assert lab.stand_up(window=WINDOW).endpoint("tempo") == tempo.url
+
+
+def test_the_use_of_work_is_not_known_without_truth(tempo: Told) -> None:
+    """The right answers to a window's requests are not known, so no call is called useful."""
+    settings = settings_of(tempo)
+    seen = lab.observe(window_run(settings, WINDOW), settings)
+    turns = frames.turn_frame(seen.requests, seen.spans)
+    work = cost.classify_work(turns, seen.requests, cost.needed_turns(seen.requests))
+    assert set(work) == {"not known"}

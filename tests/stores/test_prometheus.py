@@ -441,3 +441,13 @@ def test_a_range_of_too_many_points_is_refused() -> None:
     """A step of a millisecond over a century would be asked for in millions of pieces."""
     with pytest.raises(StoreError, match="too many points"):
         Prometheus("http://127.0.0.1:9").range("up", 0, 3e9, 0.001)
+
+
+def test_series_of_several_replicas_are_reported() -> None:
+    """Thanos without deduplication has each target once per Prometheus: sums count it twice."""
+    series = [({"job": "vllm", "prometheus_replica": str(n)}, 12) for n in (0, 1)]
+    with telling(lambda *_: vector(*series)) as server:
+        (warning,) = Prometheus(server.url).query("x").provenance.warnings
+    assert "2 times" in warning and "max without (prometheus_replica)" in warning
+    with telling(lambda *_: vector(*series[:1])) as server:
+        assert Prometheus(server.url).query("x").provenance.warnings == ()

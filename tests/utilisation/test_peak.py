@@ -1,4 +1,4 @@
-"""The machine's peak is measured, or said not to be known."""
+"""The machine's peak is measured, or reported as unknown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lab.errors import SetupError
 from lab.settings import load_settings
 from lab.stack.state import PartStatus
 from lab.stack.toolbox import find_tools
-from lab.utilisation import peak
-from lab.utilisation.peak import Peak, measured_peak, parameters_of
+from lab.utilisation import machine
+from lab.utilisation.machine import Peak, measured_peak, parameters_of
 
 
 def test_another_machines_peak_is_not_this_ones() -> None:
@@ -25,28 +25,28 @@ def test_another_machines_peak_is_not_this_ones() -> None:
 
 @pytest.mark.slow
 def test_the_peak_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By vLLM's own torch: more than 1 GFLOP/s and 0.1 GB/s on anything that can run the lab; no data centre."""
+    """By vLLM's own torch: more than 1 GFLOP/s and 0.1 GB/s on anything that can run the lab."""
     try:
         find_tools()
     except SetupError as e:
         pytest.skip(str(e))
-    monkeypatch.setattr(peak.stack, "status", lambda _: [PartStatus("vllm", "ready")])
+    monkeypatch.setattr(machine.stack, "status", lambda _: [PartStatus("vllm", "ready")])
     found = measured_peak(load_settings(place="local"))
     assert 1e9 < found.flops_per_s < 1e16 and 1e8 < found.bytes_per_s < 1e14
     assert f"in {found.dtype}" in str(found)
 
 
-def test_a_measurement_that_fails_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    """Not a peak of nothing: what the program said, and what to do."""
+def test_a_measurement_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """The error has the program's message, and how to go on."""
     try:
         tools = find_tools()
     except SetupError as e:
         pytest.skip(str(e))
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no torch here')")
-    monkeypatch.setattr(peak, "PROGRAM", broken)
-    monkeypatch.setattr(peak.toolbox, "find_tools", lambda: tools)
-    monkeypatch.setattr(peak.stack, "status", lambda _: [PartStatus("vllm", "ready")])
+    monkeypatch.setattr(machine, "PROGRAM", broken)
+    monkeypatch.setattr(machine.toolbox, "find_tools", lambda: tools)
+    monkeypatch.setattr(machine.stack, "status", lambda _: [PartStatus("vllm", "ready")])
     with pytest.raises(SetupError, match="no torch here"):
         measured_peak(load_settings(place="local"))
 

@@ -12,14 +12,15 @@ import pytest
 
 from lab.places import LocalPlace, place_of
 from lab.settings import load_settings
-from lab.utilisation import processes
-from lab.utilisation.processes import CpuWatch, cpu_now, recorded_cpu
+from lab.utilisation import machine
+from lab.utilisation.machine import CpuWatch, cpu_now, recorded_cpu
 
-# A server that hands its work to a child, as vLLM's API server does to its engine; it says when the child is done.
+# A server that hands its work to a child, as vLLM's API server does; it prints when that is done.
 PARENT = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time\\nwhile time.process_time() < 0.5: pass\\n"
-                          "print('done', flush=True)\\ntime.sleep(60)"], stdout=subprocess.PIPE)
+work = "while time.process_time() < 0.5: pass"
+code = f"import time\\n{work}\\nprint('done', flush=True)\\ntime.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 child.stdout.readline()
 print("done", flush=True)
 time.sleep(60)
@@ -32,21 +33,24 @@ def server():
     process = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline() == b"done\n"
     yield process
-    for child in processes.psutil.Process(process.pid).children(recursive=True):
+    for child in machine.psutil.Process(process.pid).children(recursive=True):
         child.kill()
     process.kill()
     process.wait()
 
 
 def test_a_childs_work_is_in_the_tree_only(server) -> None:
-    """0.5 s in the child (the system counts in ticks of 10 ms): `process_cpu_seconds_total` of the parent misses it."""
+    """0.5 s in the child (the system counts in ticks of 10 ms).
+
+    `process_cpu_seconds_total` of the parent misses it.
+    """
     row = cpu_now({server.pid: "vllm"}).iloc[0]
     assert row.children == 1 and row.tree_s - row.own_s >= 0.45
 
 
 def test_a_part_is_not_counted_in_the_part_that_started_it(server) -> None:
     """The child is a part of its own here: nothing is counted twice."""
-    child = processes.psutil.Process(server.pid).children()[0]
+    child = machine.psutil.Process(server.pid).children()[0]
     table = cpu_now({server.pid: "base", child.pid: "vllm"}).set_index("part")
     assert table.children.to_dict() == {"base": 0, "vllm": 0}
     assert table.tree_s["base"] == table.own_s["base"] and table.tree_s["vllm"] >= 0.45
@@ -70,10 +74,10 @@ def test_watching_reads_before_and_after(server, monkeypatch: pytest.MonkeyPatch
 
 
 def test_elsewhere_nothing_is_read(tmp_path) -> None:
-    """On a cluster, in a recording and without a lab there is no process to look at: no rows, with the same columns."""
+    """On a cluster, in a recording and without a lab there are no rows, but the same columns."""
     for settings in (load_settings(place="recorded"), load_settings(state_dir=tmp_path)):
         assert place_of(settings).processes(settings) == {}
     with CpuWatch(load_settings(state_dir=tmp_path)) as watch:
         pass
-    assert list(watch.samples) == list(processes.COLUMNS) and watch.samples.empty
-    assert list(recorded_cpu(tmp_path)) == list(recorded_cpu(None)) == list(processes.COLUMNS)
+    assert list(watch.samples) == list(machine.COLUMNS) and watch.samples.empty
+    assert list(recorded_cpu(tmp_path)) == list(recorded_cpu(None)) == list(machine.COLUMNS)

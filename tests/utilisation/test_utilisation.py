@@ -1,4 +1,4 @@
-"""What DCGM's exporter writes becomes the notebook's GPU table; where nobody has data, the reason is given."""
+"""What DCGM's exporter writes becomes the GPU table; missing data has a reason."""
 
 from __future__ import annotations
 
@@ -25,16 +25,22 @@ EVERY = range(
     0, 17, 2
 )  # seconds; the last scrape of the run is the one at 10 s, the first after it at 12 s
 
-# As dcgm-exporter writes it (etc/default-counters.csv; labels as in its README), 'not supported' included.
-LABELS = 'gpu="0",UUID="GPU-604ac76c",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",hostname="node-1",job="dcgm"'
-JOB = 'serving/"chat"'  # as somebody's own Prometheus may call it
+# As dcgm-exporter writes it (etc/default-counters.csv, and its README), 'not supported' included.
+LABELS = (
+    'gpu="0",UUID="GPU-604ac76c",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",'
+    'hostname="node-1",job="dcgm"'
+)
+JOB = 'serving/"chat"'  # as an attached Prometheus may call it
 ESCAPED = JOB.replace('"', r"\"")
 VLLM = f'engine="0",model_name="m",job="{ESCAPED}",instance="i"'
 
 
 def exposition(gpu: bool) -> str:
-    """Sixteen seconds by hand. vLLM computes 50 GFLOP and moves 20 GB a second, in 100 steps of 8 tokens; the GPU is
-    at 98 % by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and cannot say how much of its memory is used."""
+    """Return sixteen seconds by hand.
+
+    vLLM computes 50 GFLOP and moves 20 GB per second, in 100 steps of 8 tokens; the GPU is at 98 %
+    by GPU_UTIL with 6 % of its tensor cores, draws 400 W, and does not report its used memory.
+    """
     families = [
         ("up", "gauge", f'job="{ESCAPED}",instance="i"', lambda _: 1),
         ("up", "", 'job="late",instance="l"', lambda s: int(s in (0, 16))),
@@ -84,7 +90,7 @@ def without_gpu(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
-    """98 % by GPU_UTIL; the tensor cores did 6 %, memory 72 %: decode, and a larger batch would be nearly free."""
+    """98 % by GPU_UTIL, tensor cores 6 %, memory 72 %: a larger batch would be nearly free."""
     found = gpu_activity(with_gpu)
     row = found.table.iloc[0]
     assert found and row.model == "NVIDIA H100 80GB HBM3" and "memory's limit" in row.verdict
@@ -96,7 +102,10 @@ def test_the_exporters_text_becomes_a_verdict(with_gpu) -> None:
 
 
 def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
-    """From the sample at 0 s to the one at 12 s: 4,800 J. One that ended with the run would miss its last second."""
+    """From the sample at 0 s to the one at 12 s: 4,800 J.
+
+    One that ended with the run would miss its last second.
+    """
     found = energy(with_gpu)
     assert (
         found.joules == pytest.approx(4800)
@@ -105,15 +114,15 @@ def test_energy_is_counted_up_to_the_scrape_after_the_run(with_gpu) -> None:
 
 
 def test_the_first_scrape_that_holds_the_run(with_gpu) -> None:
-    """Not the last one that there is: what came after the run is somebody else's."""
+    """Not the last one that there is: what came after the run does not belong to it."""
     assert with_gpu.scraped_until == T0 + 12
 
 
 def test_a_scrape_that_failed_holds_nothing(with_gpu) -> None:
-    """After the run two scrapes of a busy server failed: the books end at the one that succeeded, not at them."""
+    """After the run two scrapes of a busy server failed: the first that succeeded counts."""
     assert with_gpu.scraped("late") == T0 + 16
-    with pytest.raises(NoData, match="no scrape of nobody"):
-        with_gpu.scraped("nobody")
+    with pytest.raises(NoData, match="no scrape of unknown"):
+        with_gpu.scraped("unknown")
 
 
 def test_the_engines_work_against_a_peak(with_gpu) -> None:
@@ -126,7 +135,7 @@ def test_the_engines_work_against_a_peak(with_gpu) -> None:
 
 
 def test_what_has_no_data_says_why(with_gpu, without_gpu) -> None:
-    """Every question is a row in any case; those without a series have a reason, the others none."""
+    """Every question is a row; those without a series have a reason, the others none."""
     bare, full = (data_availability(s).set_index("question") for s in (without_gpu, with_gpu))
     assert (
         "no NVIDIA GPU" in bare.why_not["GPU_UTIL, power, memory"]
