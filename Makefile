@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock up down clean
+.PHONY: help setup run test test-fast lab bench lint lock slides up down clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ lab: setup ## the stack and JupyterLab, on loopback
 bench: setup ## every benchmark, one table, benchmarks/results.json
 	@$(PYTHON) -m scripts.setup bench
 	@$(LAB)/python -m benchmarks
+
+slides: setup ## slides of all notebooks in out/slides (docs/facilitator.md)
+	@$(LAB)/python -m scripts.slides
 
 lint: setup ## ruff, and the rules for notebooks
 	@$(LAB)/ruff check --quiet .
