@@ -127,7 +127,7 @@ def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
     assert got == [["--help", "--rate", "3"]]
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", *verbs.DELEGATED])
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", "doctor", *verbs.DELEGATED])
 def test_every_option_of_every_verb_has_help(monkeypatch, capsys, verb):
     """All help pages have the same look, and no option is left unexplained."""
     monkeypatch.setenv("COLUMNS", "200")
