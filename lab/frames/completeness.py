@@ -10,31 +10,43 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lab.dialects import OGX
 from lab.errors import FrameError
-from lab.frames.roles import Role, roles_of
+from lab.frames.calls import resolve_calls
+from lab.frames.roles import Role, field_numbers
 from lab.frames.spans import check_spans
 
-# Spans between vLLM's and the model call that it belongs to: HTTP clients, proxies, routers.
-MAX_LEVELS = 6
+
+SERVER_NAMES = [name for name, role in OGX.names.items() if role == Role.SERVER]
 
 
 @dataclass(frozen=True)
 class TraceShapes:
     """The shape of every trace of a span frame.
 
-    `group`, `role`, `parent` and `answered` have one element per span: its trace (a row of `ids`),
-    its Role, the row of its parent (-1 for none), and whether it is a model call with a span of
-    vLLM. The others have one element per trace: the number of its roots, of spans whose parent is
-    absent, and of model calls that lack vLLM's span although they did not fail.
+    `group`, `role`, `parent`, `call`, `tool`, `answered` and `turn` have one element per span: its
+    trace (a row of `ids`), its Role, the row of its parent (-1 for none), the outermost span of the
+    model call and of the tool call that it is a view of (`lab.frames.calls`), whether it is a model
+    call with an engine's span, and whether it stands for its model call: the engine's span, or the
+    caller's where the engine writes none. The others have one element per trace: the number of its
+    roots, of spans whose parent is absent, of spans that belong to another request, and of model
+    calls that lack their engine's span although they did not fail.
+
+    An engine's span is expected where Llama Stack is the agent, and of a service that has one for
+    another of its calls.
     """
 
     ids: pd.Index
     group: np.ndarray
     role: np.ndarray
     parent: np.ndarray
+    call: np.ndarray
+    tool: np.ndarray
     answered: np.ndarray
+    turn: np.ndarray
     roots: np.ndarray
     orphans: np.ndarray
+    strangers: np.ndarray
     unanswered: np.ndarray
 
     def count(self, spans: np.ndarray) -> np.ndarray:
@@ -53,9 +65,13 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     encoded = _array(spans["trace_id"]).dictionary_encode()
     group = np.asarray(encoded.indices)
     ids = pd.Index(encoded.dictionary.to_pandas(), dtype="str")
-    role = roles_of(spans)
-    parent = _parent_rows(spans, group)
-    answered = _answered(role, parent)
+    calls = resolve_calls(spans, group, _parent_rows(spans, group))
+    role = calls.role
+    answered = np.zeros(len(role), dtype=bool)
+    answered[calls.call[role == Role.ENGINE]] = True
+    answered &= role == Role.MODEL_CALL
+    silent = (role == Role.MODEL_CALL) & ~answered
+    expected = silent & _expects_engine(spans, group, role, answered)
     is_root = (spans["parent_id"] == "").to_numpy(bool)
     failed = (spans["status"] == "error").to_numpy(bool)
 
@@ -66,12 +82,48 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
         ids=ids,
         group=group,
         role=role,
-        parent=parent,
+        parent=calls.parent,
+        call=calls.call,
+        tool=calls.tool,
         answered=answered,
+        turn=(role == Role.ENGINE) | (silent & ~expected),
         roots=count(is_root),
-        orphans=count((parent < 0) & ~is_root),
-        unanswered=count((role == Role.MODEL_CALL) & ~answered & ~failed),
+        orphans=count((calls.parent < 0) & ~is_root & (role != Role.STRANGER)),
+        strangers=count(role == Role.STRANGER),
+        unanswered=count(expected & ~failed),
     )
+
+
+def roles_of(spans: pd.DataFrame) -> np.ndarray:
+    """Return one Role (int8) per span. Raises FrameError for another frame."""
+    return shapes_of(spans).role
+
+
+def usage(spans: pd.DataFrame, shapes: TraceShapes, name: str) -> np.ndarray:
+    """Return a field of the model calls per span: a number at each `turn`, NaN elsewhere.
+
+    It is the engine's, else the first that a span of the same call has. Where several engines
+    answered one call (a retry), the caller's number is of none of them alone.
+    """
+    values = field_numbers(spans, name)
+    result = np.where(shapes.turn, values, np.nan)
+    engines = np.bincount(shapes.call[shapes.role == Role.ENGINE], minlength=len(result))
+    missing = np.flatnonzero(shapes.turn & np.isnan(result))
+    missing = missing[engines[shapes.call[missing]] < 2]
+    views = np.flatnonzero((shapes.call >= 0) & ~np.isnan(values))
+    first = pd.Series(values[views]).groupby(shapes.call[views]).first()
+    result[missing] = first.reindex(shapes.call[missing]).to_numpy("float64")
+    return result
+
+
+def _expects_engine(
+    spans: pd.DataFrame, group: np.ndarray, role: np.ndarray, answered: np.ndarray
+) -> np.ndarray:
+    """Return which spans are of Llama Stack's traces, or of a service with answered calls."""
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    by_name = spans["name"].isin(SERVER_NAMES).to_numpy(bool) & (role == Role.SERVER)
+    with_answers = np.unique(service[answered])
+    return np.isin(group, group[by_name]) | np.isin(service, with_answers)
 
 
 def trace_problems(spans: pd.DataFrame) -> pd.Series:
@@ -92,6 +144,7 @@ def problems_of(shapes: TraceShapes) -> np.ndarray:
     for counts, words in (
         (shapes.unanswered, "{} of its model calls lack vLLM's span"),
         (shapes.orphans, "{} of its spans name a parent that is not there"),
+        (shapes.strangers, "{} of its spans belong to other requests"),
     ):
         for i in np.flatnonzero(counts):
             problems[i] = words.format(counts[i])
@@ -110,18 +163,6 @@ def _parent_rows(spans: pd.DataFrame, group: np.ndarray) -> np.ndarray:
     rows = order[np.minimum(place, len(order) - 1)]
     present = (parent_id != 0) & (span_id[rows] == parent_id) & (group[rows] == group)
     return np.where(present, rows, -1)
-
-
-def _answered(role: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Return which spans are model calls with vLLM's span below them."""
-    answered = np.zeros(len(role), dtype=bool)
-    rows = parent[role == Role.ENGINE]
-    for _ in range(MAX_LEVELS):
-        rows = rows[rows >= 0]
-        is_call = role[rows] == Role.MODEL_CALL
-        answered[rows[is_call]] = True
-        rows = parent[rows[~is_call]]
-    return answered
 
 
 def _span_numbers(ids: pd.Series) -> np.ndarray:
