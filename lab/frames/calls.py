@@ -41,15 +41,21 @@ class Calls:
     tool: np.ndarray
 
 
-def resolve_calls(spans: pd.DataFrame, group: np.ndarray, parent: np.ndarray) -> Calls:
-    """Return the calls of a span frame; `group` is each span's trace, `parent` its parent's row."""
+def resolve_calls(
+    spans: pd.DataFrame, group: np.ndarray, parent: np.ndarray, parent_id: np.ndarray
+) -> Calls:
+    """Return the calls of a span frame.
+
+    `group` is each span's trace, `parent` its parent's row (-1 for none), `parent_id` the id of its
+    parent as a number (0 for none), also where the parent is absent.
+    """
     role = claimed_roles(spans)
     is_call = np.isin(role, (Role.MODEL_CALL, Role.ENGINE, Role.TOOL_CALL, Role.AGENT))
     own = parent == np.arange(len(parent))
     parent = np.where(own, -1, parent)
     strangers = _strangers(spans, parent, own, is_call)
     role = np.where(strangers, Role.STRANGER, role)
-    parent = _with_brothers(spans, group, parent, role)
+    parent = _with_brothers(spans, group, parent, parent_id, role)
     _promote_agents(spans, parent, role)
     call = _model_calls(parent, role)
     tool = _tool_calls(spans, parent, role)
@@ -113,8 +119,34 @@ def _strangers(
     return strangers
 
 
+def _mixed_siblings(spans: pd.DataFrame, rows: np.ndarray, parent_id: np.ndarray) -> np.ndarray:
+    """Return those of the rows whose parent has children of several services among them.
+
+    Beside LiteLLM's raw request there may be another span of the same service.
+    """
+    rows = rows[np.argsort(parent_id, kind="stable")]
+    parent_id = np.sort(parent_id, kind="stable")
+    keep = parent_id != 0
+    rows = rows[keep]
+    parent_id = parent_id[keep]
+    if not len(rows):
+        return rows
+    service = spans["service"].astype("category").cat.codes.to_numpy()[rows].astype(np.int64)
+    is_raw = (spans["name"] == RAW_REQUEST).to_numpy(bool)[rows]
+    service[is_raw] = -2  # counts as a service of its own
+    first = np.flatnonzero(np.concatenate(([True], parent_id[1:] != parent_id[:-1])))
+    size = np.diff(np.concatenate((first, [len(rows)])))
+    lowest = np.minimum.reduceat(service, first)
+    highest = np.maximum.reduceat(service, first)
+    return np.sort(rows[np.repeat(lowest != highest, size)])
+
+
 def _with_brothers(
-    spans: pd.DataFrame, group: np.ndarray, parent: np.ndarray, role: np.ndarray
+    spans: pd.DataFrame,
+    group: np.ndarray,
+    parent: np.ndarray,
+    parent_id: np.ndarray,
+    role: np.ndarray,
 ) -> np.ndarray:
     """Return the parents, with spans that repeat a call beside it placed below that call.
 
@@ -122,13 +154,11 @@ def _with_brothers(
     has the same tokens where both have any.
     """
     rows = np.flatnonzero(np.isin(role, (Role.MODEL_CALL, Role.ENGINE)))
-    siblings = pd.DataFrame({"group": group[rows], "row": rows})
-    siblings["parent"] = spans["parent_id"].to_numpy(object)[rows]
-    siblings = siblings[siblings["parent"] != ""]
-    siblings = siblings[siblings.duplicated(["group", "parent"], keep=False)]
-    if siblings.empty:
+    rows = _mixed_siblings(spans, rows, parent_id[rows])
+    if not len(rows):
         return parent
 
+    siblings = pd.DataFrame({"group": group[rows], "parent": parent_id[rows], "row": rows})
     pairs = siblings.merge(siblings, on=["group", "parent"], suffixes=("", "_inner"))
     outer = pairs["row"].to_numpy()
     inner = pairs["row_inner"].to_numpy()
@@ -144,9 +174,9 @@ def _with_brothers(
     )
     agree, same_tokens = _tokens_agree(spans, outer, inner)
     possible &= agree
-    service = spans["service"].to_numpy(object)
-    name = spans["name"].to_numpy(object)
-    is_raw = (name[inner] == RAW_REQUEST) & (name[outer] != RAW_REQUEST)
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    raw = (spans["name"] == RAW_REQUEST).to_numpy(bool)
+    is_raw = raw[inner] & ~raw[outer]
     possible &= (service[outer] != service[inner]) | is_raw
     chosen = pairs.assign(
         same=same_tokens, gap=np.abs(start[inner] - start[outer]), engine=role[inner] == Role.ENGINE
@@ -228,8 +258,9 @@ def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np
     """
     rows = np.flatnonzero(role == Role.TOOL_CALL)
     tool = np.full(len(role), -1)
-    service = spans["service"].to_numpy(object)
-    kind = spans["kind"].to_numpy(object)
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    is_server = (spans["kind"] == "server").to_numpy(bool)[rows]
+    is_lab = (spans["service"] == Service.TOOLS).to_numpy(bool)[rows]
     wanted = np.isin(role, (Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL))
     up = ancestor(parent, rows, wanted)
     inside = (up >= 0) & (role[up] == Role.TOOL_CALL) if len(rows) else np.zeros(0, dtype=bool)
@@ -240,8 +271,8 @@ def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np
             break
         tool[rows] = higher
 
-    is_run = (service[rows] != service[tool[rows]]) | (kind[rows] == "server")
-    alone_at_server = ~inside & (service[rows] == Service.TOOLS)
+    is_run = (service[rows] != service[tool[rows]]) | is_server
+    alone_at_server = ~inside & is_lab
     role[rows[inside]] = np.where(is_run[inside], Role.TOOL_RUN, Role.REPEAT)
     role[rows[alone_at_server]] = Role.TOOL_RUN
     return tool

@@ -16,7 +16,6 @@ from lab.frames.calls import resolve_calls
 from lab.frames.roles import Role, field_numbers
 from lab.frames.spans import check_spans
 
-
 SERVER_NAMES = [name for name, role in OGX.names.items() if role == Role.SERVER]
 
 
@@ -29,8 +28,9 @@ class TraceShapes:
     model call and of the tool call that it is a view of (`lab.frames.calls`), whether it is a model
     call with an engine's span, and whether it stands for its model call: the engine's span, or the
     caller's where the engine writes none. The others have one element per trace: the number of its
-    roots, of spans whose parent is absent, of spans that belong to another request, and of model
-    calls that lack their engine's span although they did not fail.
+    roots, of spans whose parent is absent, of spans that belong to another request, of traces that
+    were joined to it by a guess (`lab.frames.sanity`), and of model calls that lack their engine's
+    span although they did not fail.
 
     An engine's span is expected where Llama Stack is the agent, and of a service that has one for
     another of its calls.
@@ -47,6 +47,7 @@ class TraceShapes:
     roots: np.ndarray
     orphans: np.ndarray
     strangers: np.ndarray
+    joined: np.ndarray
     unanswered: np.ndarray
 
     def count(self, spans: np.ndarray) -> np.ndarray:
@@ -65,7 +66,9 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     encoded = _array(spans["trace_id"]).dictionary_encode()
     group = np.asarray(encoded.indices)
     ids = pd.Index(encoded.dictionary.to_pandas(), dtype="str")
-    calls = resolve_calls(spans, group, _parent_rows(spans, group))
+    parent_id = _span_numbers(spans["parent_id"])
+    parent = _parent_rows(spans, group, parent_id)
+    calls = resolve_calls(spans, group, parent, parent_id)
     role = calls.role
     answered = np.zeros(len(role), dtype=bool)
     answered[calls.call[role == Role.ENGINE]] = True
@@ -78,6 +81,10 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     def count(mask: np.ndarray) -> np.ndarray:
         return np.bincount(group[mask], minlength=len(ids))
 
+    def noted(name: str) -> np.ndarray:
+        counts = pd.Series(spans.attrs.get(name, {}), dtype="float64")
+        return counts.reindex(ids).fillna(0).astype("int64").to_numpy()
+
     return TraceShapes(
         ids=ids,
         group=group,
@@ -89,7 +96,8 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
         turn=(role == Role.ENGINE) | (silent & ~expected),
         roots=count(is_root),
         orphans=count((calls.parent < 0) & ~is_root & (role != Role.STRANGER)),
-        strangers=count(role == Role.STRANGER),
+        strangers=count(role == Role.STRANGER) + noted("collisions"),
+        joined=noted("joined"),
         unanswered=count(expected & ~failed),
     )
 
@@ -144,6 +152,7 @@ def problems_of(shapes: TraceShapes) -> np.ndarray:
     for counts, words in (
         (shapes.unanswered, "{} of its model calls lack vLLM's span"),
         (shapes.orphans, "{} of its spans name a parent that is not there"),
+        (shapes.joined, "it was joined from split traces, by tokens and time: a guess"),
         (shapes.strangers, "{} of its spans belong to other requests"),
     ):
         for i in np.flatnonzero(counts):
@@ -152,10 +161,9 @@ def problems_of(shapes: TraceShapes) -> np.ndarray:
     return problems
 
 
-def _parent_rows(spans: pd.DataFrame, group: np.ndarray) -> np.ndarray:
+def _parent_rows(spans: pd.DataFrame, group: np.ndarray, parent_id: np.ndarray) -> np.ndarray:
     """Return the row of each span's parent, -1 where it has none or it is absent."""
     span_id = _span_numbers(spans["span_id"])
-    parent_id = _span_numbers(spans["parent_id"])
     if not len(span_id):
         return np.empty(0, dtype=np.int64)
     order = np.argsort(span_id, kind="stable")

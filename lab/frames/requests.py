@@ -8,6 +8,7 @@ import pandas as pd
 from lab.errors import FrameError
 from lab.frames.completeness import TraceShapes, problems_of, shapes_of, usage
 from lab.frames.roles import Role
+from lab.frames.sanity import REMAINDER_RATIO, REMAINDER_S
 from lab.frames.spans import numbers, start_ns
 from lab.frames.tools import failed_calls
 from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
@@ -43,7 +44,7 @@ def request_frame(
     `overlap_s` is the time that calls running at once have in common.
 
     A phase that would be negative (a child that outlasts its parent) is 0 and the difference is in
-    `unexplained_s`; a phase whose spans are missing is NaN, and all of its time is in
+    `unexplained_s`, and if it is not small the trace is not complete; a phase whose spans are missing is NaN, and all of its time is in
     `unexplained_s`. Raises FrameError for frames that lack columns, or more than one judgement per
     request.
     """
@@ -65,6 +66,11 @@ def request_frame(
     # Row -1 is the last element.
     problems = np.append(problems_of(shapes), "no span of it has arrived")[row]
     problems = _with_missing_spans(problems, records, traces)
+    e2e_s = records["e2e_s"].astype("float64")
+    ok = (records["status"] == "ok").to_numpy(bool)
+    allowed_s = REMAINDER_S + REMAINDER_RATIO * e2e_s
+    too_long = ok & (frame["unexplained_s"] < -allowed_s).to_numpy(bool) & (problems == "")
+    problems[too_long] = "its parts add up to more than the whole"
     frame["trace_complete"] = pd.array(problems == "", dtype="boolean")
     frame["trace_problem"] = pd.array(problems, dtype="str")
     frame = frame[_COLUMNS]
