@@ -1,4 +1,4 @@
-"""Whether a window's traces can be believed: foreign spans, split traces, clocks, repeated spans."""
+"""Whether a window's traces can be believed: foreign spans, split traces, clocks, repetitions."""
 
 from __future__ import annotations
 
