@@ -50,7 +50,7 @@ def resolve_calls(
     parent as a number (0 for none), also where the parent is absent.
     """
     role = claimed_roles(spans)
-    is_call = np.isin(role, (Role.MODEL_CALL, Role.ENGINE, Role.TOOL_CALL, Role.AGENT))
+    is_call = _is_any(role, Role.MODEL_CALL, Role.ENGINE, Role.TOOL_CALL, Role.AGENT)
     own = parent == np.arange(len(parent))
     parent = np.where(own, -1, parent)
     strangers = _strangers(spans, parent, own, is_call)
@@ -61,6 +61,13 @@ def resolve_calls(
     tool = _tool_calls(spans, parent, role)
     _name_servers(group, parent, role)
     return Calls(role, parent, call, tool)
+
+
+def _is_any(role: np.ndarray, *wanted: Role) -> np.ndarray:
+    """Return which spans have one of these roles; faster than np.isin for few small numbers."""
+    table = np.zeros(len(Role), dtype=bool)
+    table[list(wanted)] = True
+    return table[role]
 
 
 def ancestor(parent: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -124,21 +131,25 @@ def _mixed_siblings(spans: pd.DataFrame, rows: np.ndarray, parent_id: np.ndarray
 
     Beside LiteLLM's raw request there may be another span of the same service.
     """
-    rows = rows[np.argsort(parent_id, kind="stable")]
-    parent_id = np.sort(parent_id, kind="stable")
-    keep = parent_id != 0
-    rows = rows[keep]
-    parent_id = parent_id[keep]
+    rows = rows[parent_id != 0]
+    parent_id = parent_id[parent_id != 0]
     if not len(rows):
         return rows
+    order = np.argsort(parent_id)
+    rows = rows[order]
+    parent_id = parent_id[order]
     service = spans["service"].astype("category").cat.codes.to_numpy()[rows].astype(np.int64)
-    is_raw = (spans["name"] == RAW_REQUEST).to_numpy(bool)[rows]
+    is_raw = _has_name(spans, RAW_REQUEST)[rows]
     service[is_raw] = -2  # counts as a service of its own
     first = np.flatnonzero(np.concatenate(([True], parent_id[1:] != parent_id[:-1])))
     size = np.diff(np.concatenate((first, [len(rows)])))
     lowest = np.minimum.reduceat(service, first)
     highest = np.maximum.reduceat(service, first)
     return np.sort(rows[np.repeat(lowest != highest, size)])
+
+
+def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
+    return (spans["name"] == name).to_numpy(bool)
 
 
 def _with_brothers(
@@ -153,7 +164,7 @@ def _with_brothers(
     The inner one lies within the outer one's time, was written by another service or library, and
     has the same tokens where both have any.
     """
-    rows = np.flatnonzero(np.isin(role, (Role.MODEL_CALL, Role.ENGINE)))
+    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
     rows = _mixed_siblings(spans, rows, parent_id[rows])
     if not len(rows):
         return parent
@@ -175,7 +186,7 @@ def _with_brothers(
     agree, same_tokens = _tokens_agree(spans, outer, inner)
     possible &= agree
     service = spans["service"].astype("category").cat.codes.to_numpy()
-    raw = (spans["name"] == RAW_REQUEST).to_numpy(bool)
+    raw = _has_name(spans, RAW_REQUEST)
     is_raw = raw[inner] & ~raw[outer]
     possible &= (service[outer] != service[inner]) | is_raw
     chosen = pairs.assign(
@@ -209,7 +220,7 @@ def _promote_agents(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -
     if not len(agents):
         return
     has_call = np.zeros(len(role), dtype=bool)
-    rows = np.flatnonzero(np.isin(role, (Role.MODEL_CALL, Role.ENGINE)))
+    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
     for _ in range(MAX_LEVELS):
         rows = np.unique(parent[rows])
         rows = rows[rows >= 0]
@@ -261,7 +272,7 @@ def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np
     service = spans["service"].astype("category").cat.codes.to_numpy()
     is_server = (spans["kind"] == "server").to_numpy(bool)[rows]
     is_lab = (spans["service"] == Service.TOOLS).to_numpy(bool)[rows]
-    wanted = np.isin(role, (Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL))
+    wanted = _is_any(role, Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL)
     up = ancestor(parent, rows, wanted)
     inside = (up >= 0) & (role[up] == Role.TOOL_CALL) if len(rows) else np.zeros(0, dtype=bool)
     tool[rows] = np.where(inside, up, rows)

@@ -74,7 +74,7 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     answered[calls.call[role == Role.ENGINE]] = True
     answered &= role == Role.MODEL_CALL
     silent = (role == Role.MODEL_CALL) & ~answered
-    expected = silent & _expects_engine(spans, group, role, answered)
+    expected = _expecting_engine(spans, group, role, answered, np.flatnonzero(silent))
     is_root = (spans["parent_id"] == "").to_numpy(bool)
     failed = (spans["status"] == "error").to_numpy(bool)
 
@@ -82,8 +82,10 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
         return np.bincount(group[mask], minlength=len(ids))
 
     def noted(name: str) -> np.ndarray:
-        counts = pd.Series(spans.attrs.get(name, {}), dtype="float64")
-        return counts.reindex(ids).fillna(0).astype("int64").to_numpy()
+        counts = spans.attrs.get(name)
+        if not counts:
+            return np.zeros(len(ids), dtype=np.int64)
+        return pd.Series(counts).reindex(ids, fill_value=0).astype("int64").to_numpy()
 
     return TraceShapes(
         ids=ids,
@@ -114,24 +116,40 @@ def usage(spans: pd.DataFrame, shapes: TraceShapes, name: str) -> np.ndarray:
     answered one call (a retry), the caller's number is of none of them alone.
     """
     values = field_numbers(spans, name)
+    known = ~np.isnan(values)
     result = np.where(shapes.turn, values, np.nan)
+    missing = np.flatnonzero(shapes.turn & ~known)
+    if not len(missing) or not known.any():
+        return result
+
     engines = np.bincount(shapes.call[shapes.role == Role.ENGINE], minlength=len(result))
-    missing = np.flatnonzero(shapes.turn & np.isnan(result))
     missing = missing[engines[shapes.call[missing]] < 2]
-    views = np.flatnonzero((shapes.call >= 0) & ~np.isnan(values))
-    first = pd.Series(values[views]).groupby(shapes.call[views]).first()
-    result[missing] = first.reindex(shapes.call[missing]).to_numpy("float64")
+    views = np.flatnonzero(known & (shapes.call >= 0))
+    # The first of a call's views is the last that is written.
+    of_call = np.full(len(result), np.nan)
+    of_call[shapes.call[views[::-1]]] = values[views[::-1]]
+    result[missing] = of_call[shapes.call[missing]]
     return result
 
 
-def _expects_engine(
-    spans: pd.DataFrame, group: np.ndarray, role: np.ndarray, answered: np.ndarray
+def _expecting_engine(
+    spans: pd.DataFrame,
+    group: np.ndarray,
+    role: np.ndarray,
+    answered: np.ndarray,
+    silent: np.ndarray,
 ) -> np.ndarray:
-    """Return which spans are of Llama Stack's traces, or of a service with answered calls."""
+    """Return which spans lack an engine's span, of those (rows) that have none (a mask of all)."""
+    expecting = np.zeros(len(role), dtype=bool)
+    if not len(silent):
+        return expecting
     service = spans["service"].astype("category").cat.codes.to_numpy()
-    by_name = spans["name"].isin(SERVER_NAMES).to_numpy(bool) & (role == Role.SERVER)
+    servers = np.flatnonzero(role == Role.SERVER)
+    servers = servers[spans["name"].iloc[servers].isin(SERVER_NAMES).to_numpy(bool)]
     with_answers = np.unique(service[answered])
-    return np.isin(group, group[by_name]) | np.isin(service, with_answers)
+    expecting[silent] = np.isin(group[silent], group[servers])
+    expecting[silent] |= np.isin(service[silent], with_answers)
+    return expecting
 
 
 def trace_problems(spans: pd.DataFrame) -> pd.Series:

@@ -63,7 +63,8 @@ def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
     for attribute in attributes_of(name):
         given = text_column(spans, attribute, rows)
         if given is not None:
-            values = np.where(pd.isna(values), given, values)
+            empty = pd.isna(values)
+            values = given if empty.all() else np.where(empty, given, values)
     return values
 
 

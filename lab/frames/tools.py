@@ -85,12 +85,18 @@ def _errors(spans: pd.DataFrame, views: np.ndarray) -> np.ndarray:
     """Return what shows that these spans' calls failed, None where nothing does."""
     errors = field_texts(spans, "error", views)
     result = field_texts(spans, "result", views)
-    errors = np.where(pd.isna(errors) & _reports_error(result), result, errors)
-    flag = pd.Series(field_texts(spans, "is_error", views)).astype(str).str.lower() == "true"
-    errors = np.where(pd.isna(errors) & flag, "is_error", errors)
-    status = spans["status"].iloc[views].to_numpy(object) == "error"
-    message = spans["status_message"].iloc[views].to_numpy(object)
-    return np.where(pd.isna(errors) & status, np.where(message == "", "error", message), errors)
+    in_result = _reports_error(result)
+    if in_result.any():
+        errors = np.where(pd.isna(errors) & in_result, result, errors)
+    flag = field_texts(spans, "is_error", views)
+    if not pd.isna(flag).all():
+        is_set = (pd.Series(flag).astype(str).str.lower() == "true").to_numpy(bool)
+        errors = np.where(pd.isna(errors) & is_set, "is_error", errors)
+
+    by_status = np.flatnonzero((spans["status"] == "error").to_numpy(bool)[views] & pd.isna(errors))
+    message = spans["status_message"].iloc[views[by_status]].to_numpy(object)
+    errors[by_status] = np.where(message == "", "error", message)
+    return errors
 
 
 def _reports_error(results: Any) -> np.ndarray:
