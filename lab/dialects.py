@@ -5,9 +5,9 @@ and the fields of `FIELDS`. `lab.frames` reads all of them at once, since one tr
 several: a proxy in one dialect calls an engine in another. To read another library, add a table.
 
 Names are those of the sources: OpenTelemetry's GenAI and MCP conventions
-(semantic-conventions-genai 0.1.0), OpenInference's specification, opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry),
-LiteLLM's integrations/opentelemetry.py, SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama
-Stack 0.7.
+(semantic-conventions-genai 0.1.0), OpenInference's specification,
+opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry), LiteLLM's integrations/opentelemetry.py,
+SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama Stack 0.7.
 """
 
 from __future__ import annotations

@@ -126,26 +126,25 @@ def _strangers(
     return strangers
 
 
-def _mixed_siblings(spans: pd.DataFrame, rows: np.ndarray, parent_id: np.ndarray) -> np.ndarray:
+def _mixed_siblings(
+    spans: pd.DataFrame, rows: np.ndarray, parent: np.ndarray, parent_id: np.ndarray
+) -> np.ndarray:
     """Return those of the rows whose parent has children of several services among them.
 
     Beside LiteLLM's raw request there may be another span of the same service.
     """
-    rows = rows[parent_id != 0]
-    parent_id = parent_id[parent_id != 0]
-    if not len(rows):
-        return rows
-    order = np.argsort(parent_id)
-    rows = rows[order]
-    parent_id = parent_id[order]
+    rows = rows[parent_id[rows] != 0]
+    key = parent[rows].copy()
+    absent = key < 0
+    key[absent] = len(parent) + pd.factorize(parent_id[rows[absent]])[0]
     service = spans["service"].astype("category").cat.codes.to_numpy()[rows].astype(np.int64)
-    is_raw = _has_name(spans, RAW_REQUEST)[rows]
-    service[is_raw] = -2  # counts as a service of its own
-    first = np.flatnonzero(np.concatenate(([True], parent_id[1:] != parent_id[:-1])))
-    size = np.diff(np.concatenate((first, [len(rows)])))
-    lowest = np.minimum.reduceat(service, first)
-    highest = np.maximum.reduceat(service, first)
-    return np.sort(rows[np.repeat(lowest != highest, size)])
+    service[_has_name(spans, RAW_REQUEST)[rows]] = -2  # counts as a service of its own
+    # Where siblings differ, some of them are not the one that was written last.
+    last = np.empty(len(parent) + len(rows), dtype=np.int64)
+    last[key] = service
+    is_mixed = np.zeros(len(last), dtype=bool)
+    is_mixed[key[last[key] != service]] = True
+    return rows[is_mixed[key]]
 
 
 def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
@@ -165,7 +164,7 @@ def _with_brothers(
     has the same tokens where both have any.
     """
     rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
-    rows = _mixed_siblings(spans, rows, parent_id[rows])
+    rows = _mixed_siblings(spans, rows, parent, parent_id)
     if not len(rows):
         return parent
 

@@ -44,9 +44,9 @@ def request_frame(
     `overlap_s` is the time that calls running at once have in common.
 
     A phase that would be negative (a child that outlasts its parent) is 0 and the difference is in
-    `unexplained_s`, and if it is not small the trace is not complete; a phase whose spans are missing is NaN, and all of its time is in
-    `unexplained_s`. Raises FrameError for frames that lack columns, or more than one judgement per
-    request.
+    `unexplained_s`; if that is not small, the trace counts as incomplete. A phase whose spans are
+    missing is NaN, and all of its time is in `unexplained_s`. Raises FrameError for frames that
+    lack columns, or more than one judgement per request.
     """
     missing = [c for c in _FROM_RECORD if c not in records]
     if missing:
