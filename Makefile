@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock slides up down clean
+.PHONY: help setup run test test-fast lab bench lint lock slides recorded up down clean
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,10 @@ test-fast: setup lint ## the tests that need no running stack
 
 lab: setup ## the stack and JupyterLab, on loopback
 	@$(LAB)/python -m lab.runner.jupyter
+
+recorded: ## JupyterLab on a recording (LAB_RECORDING): a light set-up without vLLM, nothing is sent
+	@$(PYTHON) -m scripts.setup light
+	@LAB_PLACE=recorded $(LAB)/python -m lab.runner.jupyter
 
 bench: setup ## every benchmark, one table, benchmarks/results.json
 	@$(PYTHON) -m scripts.setup bench
