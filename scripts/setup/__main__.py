@@ -1,4 +1,4 @@
-"""`python3 -m scripts.setup [light] [bench]`: set up what is missing, print nothing if all is there.
+"""`python3 -m scripts.setup [light] [bench]`: set up what is missing, silent if nothing is.
 
 `light` leaves out vLLM and the models' data: enough to work with a recording, or to analyse servers
 that run elsewhere.

@@ -34,7 +34,7 @@ def find_tools(root: Path = VENVS) -> dict[str, str]:
 
 
 def is_complete(known: dict[str, str]) -> bool:
-    """Return whether an earlier set-up found every tool, with its web pages, and all still exist."""
+    """Return whether all tools of an earlier set-up, and the web pages, still exist."""
     exist = all(Path(known.get(tool, "")).is_file() for tool in TOOLS)
     return exist and has_web_pages(known["prometheus"])
 
