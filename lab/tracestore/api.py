@@ -6,6 +6,7 @@ Shapes, parameters, defaults, limits and error codes follow Tempo; see README.md
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import time
@@ -147,7 +148,7 @@ async def own_metrics(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """The store's state as JSON: readiness, sizes, and what was found damaged (ours, not Tempo's)."""
+    """Answer with readiness, sizes and damage as JSON (ours, not Tempo's)."""
     engine = request.app[ENGINE]
     return json_response(await asyncio.to_thread(engine.status))
 
@@ -271,7 +272,7 @@ async def tag_values_v1(request: web.Request) -> web.Response:
     return json_response({"tagValues": sorted({v.get("value", "") for v in values}), "metrics": {}})
 
 
-def _metrics_query(request: web.Request) -> ast.Query:
+def _metrics_query(request: web.Request) -> ast.MetricsQuery:
     from lab.tracestore.series import read_metrics_query
 
     text = request.query.get("q") or request.query.get("query") or ""
@@ -355,14 +356,17 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
     """Return the spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
     from lab.tracestore import bulk
 
-    q, engine = request.query, request.app[ENGINE]
-    query = read_query(q.get("q", ""))
-    window = _window(request)
-    options = {
-        "whole_traces": params.flag(q, "whole_traces"),
-        "columns": bulk.read_columns(q.get("columns", "")),
-        "limit": params.integer(q, "limit", MAX_BULK_SPANS, low=1, high=MAX_BULK_SPANS),
-    }
+    q = request.query
+    engine = request.app[ENGINE]
+    spans = functools.partial(
+        bulk.spans,
+        engine.store,
+        query=read_query(q.get("q", "")),
+        window=_window(request),
+        whole_traces=params.flag(q, "whole_traces"),
+        columns=bulk.read_columns(q.get("columns", "")),
+        limit=params.integer(q, "limit", MAX_BULK_SPANS, low=1, high=MAX_BULK_SPANS),
+    )
     parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=4)
     loop = asyncio.get_running_loop()
 
@@ -370,7 +374,7 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
         asyncio.run_coroutine_threadsafe(parts.put(part), loop).result(timeout=60)
 
     def produce(con: duckdb.DuckDBPyConnection) -> None:
-        for part in bulk.ipc_stream(bulk.spans(engine.store, con, query, window, **options)):
+        for part in bulk.ipc_stream(spans(con)):
             put(part)
 
     def run() -> None:

@@ -79,7 +79,6 @@ def spans(
     In no order.
     """
     compiler = SpansetCompiler(store.catalogue, window)
-    assert query.pipeline is not None  # `read_query` refuses metrics queries
     stages = query.pipeline.stages
     filters = [s for s in stages if isinstance(s, ast.Filter)]
     if not whole_traces and len(filters) == len(stages):

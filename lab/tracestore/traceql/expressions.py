@@ -90,7 +90,7 @@ class Builder:
 
         A minus before what `is_number` says to be a number belongs to the number.
         """
-        items = list(tree.children)
+        items: list[Any] = list(tree.children)
         position = 0
 
         def expression(lowest: int) -> Any:
@@ -193,9 +193,9 @@ class Builder:
             raise self.fail(f"unknown intrinsic {scope}:{name}", place(token))
         return ast.Intrinsic(f"{scope}:{name}", pos=place(token))
 
-    def static(self, tree: Tree) -> ast.Static:
+    def static(self, tree: Any) -> ast.Static:
         """Return a literal."""
-        token = tree.children[0]
+        token: Token = tree.children[0]
         found = literal(token)
         if found is None:
             raise self.fail(f"unknown identifier: {token}", place(token))

@@ -77,7 +77,7 @@ class PipelineReader:
             )
             return ast.Query(text, node, hints=hints)
         if any(p.kind == "metrics" for p in pieces):
-            return ast.Query(text, None, self._metrics(pieces), hints=hints)
+            return self._metrics(pieces, hints)
         return ast.Query(text, self._pipeline(pieces), hints=hints)
 
     def pieces(self, tree: Tree) -> list[Piece]:
@@ -93,7 +93,7 @@ class PipelineReader:
                 raise self.b.fail(_misplaced(piece, i), piece.pos)
         return ast.Pipeline(tuple(p.node for p in pieces), pos=pieces[0].pos)
 
-    def _metrics(self, pieces: list[Piece]) -> ast.MetricsQuery:
+    def _metrics(self, pieces: list[Piece], hints: dict[str, Any]) -> ast.MetricsQuery:
         at = next(i for i, p in enumerate(pieces) if p.kind == "metrics")
         metrics = pieces[at]
         if at == 0:
@@ -101,7 +101,14 @@ class PipelineReader:
                 "a metrics function needs spans before it, as in `{} | rate()`", metrics.pos
             )
         second = metrics.second + self._second(pieces[at + 1 :])
-        return ast.MetricsQuery(self._pipeline(pieces[:at]), metrics.node, second, pos=metrics.pos)
+        return ast.MetricsQuery(
+            self.b.text,
+            self._pipeline(pieces[:at]),
+            metrics.node,
+            second,
+            hints=hints,
+            pos=metrics.pos,
+        )
 
     def _second(self, pieces: list[Piece]) -> tuple[ast.SecondStage, ...]:
         for piece in pieces:
@@ -241,16 +248,17 @@ class PipelineReader:
             return self._aggregate(name, arguments, pos)
         if is_metrics:
             return self._metrics_call(name, arguments, grouping, pos)
+        return self._stage_call(name, arguments, pos)
+
+    def _stage_call(self, name: str, arguments: Tree | None, pos: int) -> Piece:
         if name in ("topk", "bottomk"):
-            return Piece(
-                "top", ast.TopBottom(name, self._integer(arguments, name, pos), pos=pos), pos
-            )
+            limit = self._integer(arguments, name, pos)
+            return Piece("top", ast.TopBottom(name, limit, pos=pos), pos)
         if name == "coalesce" and arguments is None:
             return Piece("coalesce", ast.Coalesce(pos=pos), pos)
         if name == "select":
-            return Piece(
-                "select", ast.Select(self.b.attributes(arguments, "select()", pos), pos=pos), pos
-            )
+            attributes = self.b.attributes(arguments, "select()", pos)
+            return Piece("select", ast.Select(attributes, pos=pos), pos)
         if name == "compare":
             return self._compare(arguments, pos)
         raise self.b.fail(f"unknown function {name}()", pos)
@@ -308,9 +316,8 @@ class PipelineReader:
         if not all(n.is_integer() for n in numbers):
             raise self.b.fail("compare() takes whole numbers after the span filter", pos)
 
-        compared = ast.Compare(self._spanset(given[0]).node, *(int(n) for n in numbers), pos=pos)
-        node = ast.MetricsAggregate("compare", None, (), (), compared, pos=pos)
-        return Piece("metrics", node, pos)
+        selection = self._spanset(given[0]).node
+        return Piece("metrics", ast.Compare(selection, *(int(n) for n in numbers), pos=pos), pos)
 
 
 def _is_number(piece: Piece) -> bool:

@@ -165,8 +165,9 @@ class SpansetCompiler:
 
         `inside` restricts the first stage, for a pipeline within a pipeline.
         """
-        relation = inside
-        for stage in pipeline.stages:
+        first, *others = pipeline.stages
+        relation = self.stage(first, inside)
+        for stage in others:
             relation = self.stage(stage, relation)
         return relation
 
@@ -220,11 +221,16 @@ class SpansetCompiler:
         return Relation(sql, (*before.groups, stage.operand), before.values)
 
     def _scalar_filter(self, stage: ast.ScalarFilter, before: Relation) -> Relation:
-        aggregate, static = stage.left, stage.right
+        aggregate = stage.left
+        static = stage.right
+        if not isinstance(aggregate, ast.Aggregate) or not isinstance(static, ast.Static):
+            raise TypeError(stage)  # refused by `validate`
+
         keys = ["trace_id", *before.group_columns]
         column = f"v{len(before.values) + 1}"
         if aggregate.operand is None:
-            rows, value = before.sql, "count(*)"
+            rows = before.sql
+            value = "count(*)"
         else:
             compiler = self.fields()
             number = _number(compiler.slots(aggregate.operand))
