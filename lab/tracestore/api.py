@@ -56,7 +56,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors as Tempo words them: the status code, and plain text. Every query is timed."""
-    engine, started = request.app[ENGINE], time.monotonic()
+    engine = request.app[ENGINE]
+    started = time.monotonic()
     route = request.match_info.route.resource
     endpoint = route.canonical if route else "unknown"
     code = 500
@@ -416,11 +417,13 @@ async def export_spans(request: web.Request) -> web.Response:
             status=403, text=f"an export needs a header {PAGE_HEADER}: send it with any value"
         )
 
-    engine, q = request.app[ENGINE], request.query
+    engine = request.app[ENGINE]
+    q = request.query
     name = q.get("name", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise BadRequest("invalid name: letters, digits, . _ - only", got=repr(name[:100]))
-    window, folder = _window(request), engine.folder / "exports" / name
+    window = _window(request)
+    folder = engine.folder / "exports" / name
     count = await ask(
         request, lambda con: export_window(con, folder, window.start_ns, window.end_ns)
     )

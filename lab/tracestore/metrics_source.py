@@ -50,6 +50,7 @@ class Spans:
     def __init__(
         self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
     ) -> None:
+        """Find the traces that overlap the range, and prepare the compiler."""
         self.con = con
         self.request = request
         self.query = request.query

@@ -64,7 +64,8 @@ _TYPE = {
     "kind": "keyword",
 }
 _CONDITION = re.compile(
-    r'(?:\.|span\.|resource\.|event\.|link\.|instrumentation\.|[a-z]+:)?(?:"(?:\\.|[^"\\])*"|[^\s{}()=~!<>&|^,"])+'
+    r"(?:\.|span\.|resource\.|event\.|link\.|instrumentation\.|[a-z]+:)?"
+    r'(?:"(?:\\.|[^"\\])*"|[^\s{}()=~!<>&|^,"])+'
     r'\s*(?:=~|!~|!=|>=|<=|=|>|<)\s*(?:"(?:\\.|[^"\\])*"|`[^`]*`|[^\s{}()=~!<>&|^,"]+)'
 )
 

@@ -70,6 +70,7 @@ class ShownFields:
     """
 
     def __init__(self, plan: FetchPlan) -> None:
+        """Prepare one reader per key that the plan's query reads."""
         self._name = plan.column(ast.Intrinsic("span:name"), "")
         self._readers = [reader for r in plan.references for reader in _readers(r, plan)]
 

@@ -45,6 +45,7 @@ class Parameters:
     """Values that a statement binds, by name."""
 
     def __init__(self) -> None:
+        """Begin without values."""
         self.values: dict[str, object] = {}
 
     def add(self, value: object) -> str:

@@ -61,6 +61,7 @@ class PipelineReader:
     """Reads the pipeline level of a query with the builder's means."""
 
     def __init__(self, builder: Builder) -> None:
+        """Read with this builder of field expressions."""
         self.b = builder
 
     # -- the whole query
@@ -68,7 +69,8 @@ class PipelineReader:
     def query(self, tree: Tree, hints: dict[str, Any]) -> ast.Query:
         """Return the tree of a whole query."""
         pieces = self.pieces(tree)
-        first, text = pieces[0], self.b.text
+        first = pieces[0]
+        text = self.b.text
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
             node = (
                 first.node
@@ -151,7 +153,8 @@ class PipelineReader:
 
     def _group(self, tree: Tree) -> Piece:
         pieces = self.pieces(tree.children[0])
-        pos, first = place(tree.meta), pieces[0]
+        pos = place(tree.meta)
+        first = pieces[0]
         if any(p.kind == "metrics" for p in pieces):
             raise self.b.fail(
                 "metrics in brackets, and arithmetic with them, came after Tempo 3.0", pos
@@ -186,7 +189,8 @@ class PipelineReader:
 
     def combine(self, op_token: Token, left: Piece, right: Piece) -> Piece:
         """Return what an operator makes of two operands."""
-        op, pos = str(op_token), place(op_token)
+        op = str(op_token)
+        pos = place(op_token)
         kinds = {left.kind, right.kind}
         made: Piece | None = None
         if kinds <= _SPANSETS and (op in STRUCTURAL or op in ("&&", "||")):
@@ -237,8 +241,10 @@ class PipelineReader:
     # -- functions
 
     def _call(self, tree: Tree) -> Piece:
-        token, rest = tree.children[0], tree.children[1:]
-        name, pos = str(token), place(token)
+        token = tree.children[0]
+        rest = tree.children[1:]
+        name = str(token)
+        pos = place(token)
         arguments = next((c for c in rest if c.data == "arguments"), None)
         grouping = next((c for c in rest if c.data == "grouping"), None)
         is_metrics = name in _OVER_TIME or name in ("rate", "count_over_time")

@@ -72,6 +72,7 @@ class SpansetCompiler:
         parameters: Parameters | None = None,
         plan: FetchPlan | None = None,
     ) -> None:
+        """Compile for the spans of a window, and with a plan as Tempo reads them."""
         self.catalogue = catalogue
         self.window = window
         self.parameters = parameters or Parameters()
@@ -257,13 +258,12 @@ class SpansetCompiler:
             if before
             else None
         )
-        left, right = self.stage(node.left, base), self.stage(node.right, base)
+        left = self.stage(node.left, base)
+        right = self.stage(node.right, base)
         keys = ["trace_id", *(base.group_columns if base else [])]
         columns = ", ".join([*_KEYS.split(", "), *(base.extra_columns if base else [])])
-        lname, rname = (
-            self.name(f"SELECT {columns} FROM ({left.sql})"),
-            self.name(f"SELECT {columns} FROM ({right.sql})"),
-        )
+        lname = self.name(f"SELECT {columns} FROM ({left.sql})")
+        rname = self.name(f"SELECT {columns} FROM ({right.sql})")
         sql = self._combined(node.op, lname, rname, keys, columns)
         return Relation(sql, base.groups if base else (), base.values if base else ())
 

@@ -245,7 +245,8 @@ class _Checker:
             )
 
     def _operands(self, node: ast.Binary | ast.ScalarOp | ast.ScalarFilter) -> None:
-        left, right = implied_type(node.left), implied_type(node.right)
+        left = implied_type(node.left)
+        right = implied_type(node.right)
         if not _match(left, right):
             raise self.invalid(
                 "binary operations must operate on the same type: "
