@@ -27,10 +27,9 @@ from lab.tracestore.guard import PAGE_HEADER
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.otlp_json import as_protobuf_json
-from lab.tracestore.rebuild import traces
+from lab.tracestore.rebuild import trace_by_id_response, traces
 from lab.tracestore.search import SearchRequest, read_query, search
 from lab.tracestore.tags import TagRequest, read_tag, read_tag_v1, tag_names, tag_values
-from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
 

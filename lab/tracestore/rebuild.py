@@ -13,6 +13,10 @@ from lab.tracestore import extents
 from lab.tracestore.anyvalue import from_json
 from lab.tracestore.columns import PROMOTED
 
+_TRACE_FIELD = 0x0A  # field 1, length-delimited
+_STATUS_FIELD = 0x18  # field 3, varint
+_PARTIAL = 1
+
 
 def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
     """Every span of these traces, grouped by resource and scope, in the order of their start."""
@@ -135,3 +139,23 @@ def _json_attributes(attributes: Any, found: dict[str, Any]) -> None:
         kv = attributes.add()
         kv.key = key
         from_json(value, kv.value)
+
+
+def trace_by_id_response(trace: TracesData, *, partial: bool = False) -> bytes:
+    """Return Tempo's TraceByIDResponse as protobuf.
+
+    A Trace is OTLP's TracesData on the wire. Of the status only PARTIAL is written: COMPLETE is
+    the default.
+    """
+    body = trace.SerializeToString()
+    head = bytes([_TRACE_FIELD]) + _varint(len(body))
+    return head + body + (bytes([_STATUS_FIELD, _PARTIAL]) if partial else b"")
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
