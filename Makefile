@@ -1,4 +1,4 @@
-# Each target does all of its own set-up. Everything it installs goes below .venvs/.
+# Each target sets up what it needs. Everything is installed below .venvs/.
 
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 /usr/bin/python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && echo $$p && break; done)
@@ -6,46 +6,50 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock up down clean
+.PHONY: help setup run test test-fast lab bench lint lock slides up down clean
 
-help: ## say what can be made
+help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: ## both environments, Prometheus, data; again: nothing to do
-	@test -n "$(PYTHON)" || { echo "No Python was found that can run set-up (3.9 or newer). The lab itself needs Python 3.12 or 3.13: install one, then run make again." >&2; exit 1; }
+setup: ## install the environments, Prometheus and data; does nothing if they are current
+	@test -n "$(PYTHON)" || { echo "No Python that can run set-up (3.9 or newer) was found. The lab itself needs Python 3.12 or 3.13: install one, then run make again." >&2; exit 1; }
 	@$(PYTHON) -m scripts.setup
 
-run: setup ## stand the stack up, execute the notebooks, leave a report in out/<time>/, take the stack down
+run: setup ## start the stack, execute the notebooks, write a report to out/<time>/, stop the stack
 	@$(LAB)/lab run $(if $(OUT),--out $(OUT))
 
-test: setup lint ## lint, unit tests, then the live ones against one stack
+test: setup lint ## lint, then run all tests; live tests share one stack
 	@$(LAB)/python -m pytest
 
-test-fast: setup lint ## the tests that need no running stack
+test-fast: setup lint ## lint, then run the tests that are neither live nor slow
 	@$(LAB)/python -m pytest -m "not live and not slow"
 
-lab: setup ## the stack and JupyterLab, on loopback
+lab: setup ## start the stack and JupyterLab on the loopback interface
 	@$(LAB)/python -m lab.runner.jupyter
 
-bench: setup ## every benchmark, one table, benchmarks/results.json
+bench: setup ## run all benchmarks; print a table and write benchmarks/results.json
 	@$(PYTHON) -m scripts.setup bench
 	@$(LAB)/python -m benchmarks
 
-lint: setup ## ruff, and the rules for notebooks
+slides: setup ## make slides of all notebooks in out/slides (docs/facilitator.md)
+	@$(LAB)/python -m scripts.slides
+
+lint: setup ## run ruff, mypy and the notebook checks
 	@$(LAB)/ruff check --quiet .
+	@$(LAB)/mypy
 	@$(LAB)/python -m scripts.check_notebooks
 
-up: setup ## stand the stack up
+up: setup ## start the stack
 	@$(LAB)/lab up
 
-down: ## take the stack down
+down: ## stop the stack
 	@test ! -x $(LAB)/lab || $(LAB)/lab down
 
-lock: setup ## resolve the requirements anew (needs the package registry)
+lock: setup ## resolve the requirements again (needs a package index)
 	@$(PYTHON) -m scripts.setup.lock
 
-clean: down ## remove what was set up and made: .venvs/, .lab/, out/
+clean: down ## stop the stack and delete .venvs/, .lab/, out/ and caches
 	@rm -rf .venvs .lab out .pytest_cache .ruff_cache .hypothesis
 
-# The cluster room: check-cluster, smoke-minikube and what belongs to them.
+# check-cluster, smoke-minikube and related targets
 include lab/k8s/Makefile.inc

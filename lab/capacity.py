@@ -16,8 +16,10 @@ import httpx
 import numpy as np
 import pandas as pd
 
+from lab.engines import actual_name
 from lab.errors import FrameError, NoData
 from lab.frames import series_frame
+from lab.frames.replicas import merge_copies
 from lab.latency import engine_calls
 from lab.measures import (
     SATURATED,
@@ -29,6 +31,7 @@ from lab.measures import (
     fit_service_curve,
     in_flight_at,
     knee,
+    level_over_time,
     level_row,
     predict,
     prediction_errors,
@@ -302,7 +305,8 @@ def engine_pressure(measured: Measured) -> pd.DataFrame:
 
     The index is the offered load.
 
-    - `running`, `waiting`, `kv_cache_ratio`: the maxima;
+    - `running`, `waiting`, `kv_cache_ratio`: the maxima; of several engines the sum of the requests
+      and the fullest cache;
     - `preemptions`, `tokens_per_step` (mean batch of an engine step, prompt tokens included),
       `engine_steps_per_s`: from the first to the last scrape within the step, so nothing of its
       neighbours is in them;
@@ -384,12 +388,17 @@ def in_engine(metrics: str) -> float:
 
     Raises NoData where both are missing.
     """
-    gauges = (f"{Metric.RUNNING}{{", f"{Metric.WAITING}{{")
+    exported = {line.partition("{")[0] for line in metrics.splitlines() if "{" in line}
+    names = [actual_name(metric, list(exported)) for metric in (Metric.RUNNING, Metric.WAITING)]
+    gauges = tuple(f"{name.metric}{{" for name in names if name)
     values = [
-        float(line.rpartition(" ")[2]) for line in metrics.splitlines() if line.startswith(gauges)
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if gauges and line.startswith(gauges)
     ]
     if not values:
-        raise NoData("this is not vLLM's /metrics", query=", ".join(gauges), got=metrics[:80])
+        query = f"{Metric.RUNNING}, {Metric.WAITING}"
+        raise NoData("this is not vLLM's /metrics", query=query, got=metrics[:80])
     return sum(values)
 
 
@@ -411,7 +420,10 @@ def _scrapes(measured: Measured, metrics: Sequence[str] = ()) -> pd.DataFrame:
     columns = {}
     for name in names:
         answer = seen.prometheus.samples(seen.of_vllm(name), *window, lookback_s=0.0).require()
-        columns[name] = series_frame(answer).groupby("time", observed=True)["value"].sum()
+        samples = merge_copies(series_frame(answer), ["value"])
+        # Engines' requests are added up; of their caches the fullest is the limit.
+        how: Literal["max", "sum"] = "max" if name == Metric.KV_CACHE_USAGE else "sum"
+        columns[name] = level_over_time(samples, how)
     table = pd.DataFrame(columns).dropna().reset_index()
     table["at"] = table["time"].dt.as_unit("ns").astype("int64") / 1e9
 

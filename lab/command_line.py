@@ -18,7 +18,8 @@ STYLE: dict[str, Any] = {
 def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) -> int:
     """Parse `argv` for `function` (typer annotations) and call it. Returns the exit status.
 
-    It is 2, with a message on stderr, for a wrong command line. Errors of the function are raised.
+    A parameter of the type typer.Context receives `argv` as its `obj`. The status is 2, with a
+    message on stderr, for a wrong command line. Errors of the function are raised.
     """
     status = 0
 
@@ -30,7 +31,7 @@ def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) ->
     app = typer.Typer(**STYLE)
     app.command()(call)
     try:
-        app(argv, prog_name=f"lab {verb}")
+        app(argv, prog_name=f"lab {verb}", obj=argv)
     except SystemExit as e:
         return int(e.code or status)
     return status

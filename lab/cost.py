@@ -17,6 +17,7 @@ from lab.measures import (
     bill_by,
     by_tokens,
     cache_savings,
+    cache_tokens,
     classify_work,
     cost_by,
     is_repeat,
@@ -56,6 +57,7 @@ __all__ = [
     "reconcile",
     "reconcile_money",
     "reconcile_totals",
+    "saved_ratio",
     "scaled",
     "token_totals",
     "with_busy_time",
@@ -74,6 +76,12 @@ COUNTERS = {
     "cached": Metric.CACHED_TOKENS,
     "completion": Metric.GENERATION_TOKENS,
 }
+CACHE_COUNTERS = {  # arguments of lab.measures.cache_tokens
+    "cached": Metric.CACHED_TOKENS,
+    "external": "vllm:external_prefix_cache_hits_total",
+    "by_source": "vllm:prompt_tokens_by_source_total",
+    "tiers": "vllm:prompt_tokens_cached_by_source_total",
+}
 ENERGY = {  # metric -> (joules per unit, what it covers)
     "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": (
         1e-3,
@@ -84,6 +92,7 @@ ENERGY = {  # metric -> (joules per unit, what it covers)
         "the processor packages, without memory and the rest of the machine",
     ),
 }
+GPU_LABELS = ("Hostname", "hostname", "UUID", "gpu")
 RAPL_LOOKED_FOR = 'node_scrape_collector_success{collector="rapl"}'
 
 Price = TypeVar("Price", ApiPrice, MachinePrice)
@@ -171,6 +180,25 @@ def counter_totals(seen: Observation) -> dict[str, float]:
         except NoData:
             totals[kind] = float("nan")
     return totals
+
+
+def saved_ratio(seen: Observation) -> float:
+    """Return the share of the tokens counted as cached that caching saved in the run; 1 usually.
+
+    Behind prefill/decode disaggregation the decoding engine, and so its API, counts the whole
+    prompt as cached, since another engine computed it: 0. It is 1 where vLLM does not count prompt
+    tokens by source, and where nothing was cached.
+    """
+    counters = {}
+    for question, metric in CACHE_COUNTERS.items():
+        by = ["source"] if question in ("by_source", "tiers") else []
+        try:
+            growth = seen.increases(metric).assign(run="")
+            counters[question] = growth.groupby(["run", *by], observed=True)["increase"].sum()
+        except NoData:
+            counters[question] = pd.Series(dtype=float)
+    cached = counters["cached"].sum()
+    return float(cache_tokens(**counters)["cached"].sum() / cached) if cached else 1.0
 
 
 @dataclass(frozen=True)
@@ -285,7 +313,12 @@ def energy(seen: Observation) -> Energy:
     for metric, (unit_j, covers) in ENERGY.items():
         series = seen.prometheus.samples(metric, *window).series
         if series:
-            units = seen.increase(metric, job=series[0].labels.get("job", ""))
+            growth = seen.increases(metric, job=series[0].labels.get("job", ""))
+            # DCGM repeats a GPU's energy for every instance (MIG) and every pod that shares it.
+            gpu = [name for name in GPU_LABELS if name in growth]
+            if gpu:
+                growth = growth.groupby(gpu, observed=True, dropna=False)[["increase"]].max()
+            units = float(growth["increase"].sum())
             return Energy(units * unit_j, metric, covers)
 
     looked_for = seen.prometheus.samples(RAPL_LOOKED_FOR, *window).series

@@ -176,7 +176,7 @@ def stand_up(place: str = "local", wait_for: WaitFor = "all", *, window: str = "
     the place `local` nothing is started: the stores are those of the settings. `wait_for` is that
     of `lab.stack.up`. Raises what the place's `stand_up` raises.
     """
-    chosen = {} if place == "local" else {"place": place}
+    chosen: dict[str, Any] = {} if place == "local" else {"place": place}
     settings = load_settings(**chosen)
     place_of(settings).stand_up(settings, wait_for, window)
 

@@ -276,14 +276,8 @@ class Metric:
 # Prometheus scrape jobs, the same names locally and on a cluster.
 JOBS = ("vllm", "vllm-embed", "llama-stack", "lab-tools", "tracestore", "node", "prometheus")
 
-# What other versions call the same thing: vLLM before V1, and Llama Stack, whose `llama_stack_` is
-# `ogx_` from 0.8 on (some releases write the prefix twice).
-RENAMED = {
-    "vllm:kv_cache_usage_perc": ("vllm:gpu_cache_usage_perc",),
-    "vllm:inter_token_latency_seconds": ("vllm:time_per_output_token_seconds",),
-    "vllm:prefix_cache_queries_total": ("vllm:gpu_prefix_cache_queries_total",),
-    "vllm:prefix_cache_hits_total": ("vllm:gpu_prefix_cache_hits_total",),
-}
+# Llama Stack's `llama_stack_` is `ogx_` from 0.8 on (some releases write the prefix twice). What
+# model servers call their metrics is in lab/engines.
 PREFIXES = ("llama_stack_", "ogx_", "llama_stack_llama_stack_", "ogx_ogx_")
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
@@ -299,5 +293,5 @@ def names_of(metric: str) -> tuple[str, ...]:
         bare = base.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[0])
         others: tuple[str, ...] = tuple(prefix + bare for prefix in PREFIXES)
     else:
-        others = RENAMED.get(base, ())
+        others = ()
     return tuple(dict.fromkeys(name + suffix for name in (base, *others)))

@@ -37,8 +37,11 @@ TOML_FILE = "lab.toml"
 # elsewhere, or act on a cluster, in the name of a user who only changed to that folder.
 TRUSTED_ONLY = (
     *("model", "vllm_args", "data_dir", "state_dir", "place"),
+    *("store_token_command", "store_token_file"),
     *("cluster_context", "cluster_overlay"),
 )
+
+CREDENTIALS = ("store_headers", "store_token_file", "store_token_command")
 
 # Endpoint name -> what it is, for messages. Each is a settings field `<name>_url`.
 ENDPOINTS = {
@@ -90,6 +93,11 @@ class Settings(BaseSettings):
     vllm_job: str = Field(
         "vllm", description="the scrape job of the chat model's vLLM, for the analysis"
     )
+    metric_prefix: str = Field(
+        "",
+        description="what stands before the names of the engine's metrics where they were renamed "
+        "beyond recognition (`acme_llm_`), or ENGINE=PREFIX (`sglang=acme_llm_`); see lab/engines",
+    )
     ports: dict[str, int] = Field(
         {}, description="ports that `lab up` must take, by name; others are chosen free"
     )
@@ -101,6 +109,17 @@ class Settings(BaseSettings):
         repr=False,
         description="sent with every request to Prometheus and Tempo, such as "
         "`Authorization: Bearer ...`; several as lines, or as a JSON object",
+    )
+    store_token_file: Path | None = Field(
+        None,
+        description="a file with a bearer token for Prometheus and Tempo, read for every request: "
+        "Kubernetes and others replace it while it is used",
+    )
+    store_token_command: str = Field(
+        "",
+        repr=False,
+        description="prints a bearer token for Prometheus and Tempo, such as `oc whoami -t` or "
+        "`gcloud auth print-access-token`; run again after some minutes, and when it is refused",
     )
     timeout_s: float = Field(30.0, gt=0, description="for one request to a store")
     cluster_context: str = Field(
@@ -295,12 +314,11 @@ def _check_foreign_toml() -> None:
             fix=f"set it in the environment (LAB_{refused[0].upper()}) or in {REPO / TOML_FILE}",
         )
     stores = [n for n in ("prometheus_url", "tempo_url") if n in content and not _in_environ(n)]
-    has_credentials = _in_environ("store_headers") or "store_headers" in _read_toml(
-        REPO / TOML_FILE
-    )
+    own = _read_toml(REPO / TOML_FILE)
+    has_credentials = any(_in_environ(name) or name in own for name in CREDENTIALS)
     if stores and has_credentials and "store_headers" not in content:
         raise SettingsError(
-            f"your store_headers would be sent to the address that {path} sets",
+            f"your credentials would be sent to the address that {path} sets",
             got=f"{stores[0]} = {hide_password(str(content[stores[0]]))}",
             fix=f"if you trust it, set LAB_{stores[0].upper()} to it; otherwise remove that file",
         )

@@ -24,6 +24,7 @@ FLOOR = {
     "world",
     "prices",
     "notebook",
+    "engines",
 }
 
 # {package: what it may import besides itself and the floor}. A stage imports no other stage.
@@ -42,10 +43,13 @@ ABOVE = {
     "cost": {"observation", "frames", "measures"},
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
+    "fleet": {"observation", "frames", "measures", "stores"},
     "exercises": {"latency", "measures"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "measures",
+        "fleet",
         "observation",
         "recording",
         "runs",

@@ -6,20 +6,23 @@ import json
 import re
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lab.command_line import run_verb
+from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
 from lab.schema import Metric, names_of
-from lab.settings import REPO, TOML_FILE, Settings, hide_password, load_settings
+from lab.settings import CREDENTIALS, REPO, TOML_FILE, Settings, hide_password, load_settings
 from lab.stores import Prometheus, Tempo
 
 RECENT_S = 3600.0
+# Questions that every engine of a kind answers, by which engines are counted.
+PROBES = ("running", "in_flight", "prompt_tokens", "kv_usage")
 # What each group of figures needs: (what is lost without it, metrics).
 NEEDS = (
     (
@@ -49,6 +52,14 @@ def attach(
     tempo: Annotated[
         str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
     ] = "",
+    prefix: Annotated[
+        str,
+        typer.Option(
+            metavar="[ENGINE=]PREFIX",
+            help="What stands before the engine's metric names, where they were renamed beyond "
+            "recognition (LAB_METRIC_PREFIX).",
+        ),
+    ] = "",
     write: Annotated[
         bool,
         typer.Option("--write", help="Keep the addresses, and vLLM's scrape job, in lab.toml."),
@@ -56,14 +67,24 @@ def attach(
 ) -> int:
     """Check your own Prometheus and Tempo for the analysis.
 
-    A login may be in the URL (https://user:password@host), with special characters
-    percent-encoded; headers are set with LAB_STORE_HEADERS.
+    Prometheus alone is enough for metrics (`lab fleet`): with --prometheus and no --tempo, a Tempo
+    that does not answer is reported, and is not an error. A login may be in the URL
+    (https://user:password@host), with special characters percent-encoded; headers are set with
+    LAB_STORE_HEADERS, and a bearer token with LAB_STORE_TOKEN_FILE or LAB_STORE_TOKEN_COMMAND.
     """
-    urls = {"prometheus_url": prometheus, "tempo_url": tempo}
-    given: dict[str, Any] = {name: url for name, url in urls.items() if url}
+    options = {"prometheus_url": prometheus, "tempo_url": tempo, "metric_prefix": prefix}
+    given: dict[str, Any] = {name: text for name, text in options.items() if text}
     settings = load_settings(**given)
-    good = [_report(check, settings) for check in (look_at_prometheus, look_at_tempo)]
-    if not all(good):
+    prometheus_is_good = _report(look_at_prometheus, settings)
+    metrics_only = bool(prometheus) and not tempo
+    if metrics_only and not settings.tempo_url:
+        print("Tempo: no address (--tempo, LAB_TEMPO_URL)")
+        tempo_is_good = False
+    else:
+        tempo_is_good = _report(look_at_tempo, settings)
+    if prometheus_is_good and not tempo_is_good and metrics_only:
+        print("without traces: `lab fleet` shows the engines side by side, from metrics only")
+    if not prometheus_is_good or not (tempo_is_good or metrics_only):
         return 1
 
     job, lines = scrape_job(settings)
@@ -93,11 +114,13 @@ def look_at_prometheus(settings: Settings) -> list[str]:
     Raises StoreError where it does not answer, NoData where it has none of them.
     """
     prometheus = Prometheus(settings)
-    known = set(prometheus.metric_names())
+    known = prometheus.metric_names()
     lines = [f"Prometheus {_address(settings, 'prometheus')}: {len(known):,} metrics"]
+    dialects = recognise(known, settings.metric_prefix)
+    lines += [f"  {_engines_line(prometheus, dialect)}" for dialect in dialects]
     present = False
     for what, metrics in NEEDS:
-        names = {m: next((n for n in names_of(m) if n in known), "") for m in metrics}
+        names = {metric: _name_in(known, metric, settings) for metric in metrics}
         missing = [metric for metric, name in names.items() if not name]
         renamed = [f"{name} for {m}" for m, name in names.items() if name and name != m]
         present = present or len(missing) < len(metrics)
@@ -108,28 +131,79 @@ def look_at_prometheus(settings: Settings) -> list[str]:
         raise NoData(
             f"Prometheus at {prometheus.url} answers, but has no metric of a model server",
             got=f"{len(known):,} other metrics",
-            fix="scrape vLLM's /metrics, or give the address of the Prometheus that does",
+            fix="scrape the engine's /metrics, or give the address of the Prometheus that does; if "
+            "its metrics were renamed, set LAB_METRIC_PREFIX to what stands before their names",
         )
     return lines
 
 
+def _name_in(known: list[str], metric: str, settings: Settings) -> str:
+    """Return what this store calls a metric; empty if it does not have it."""
+    if name := actual_name(metric, known, settings.metric_prefix):
+        return str(name)
+    return next((name for name in names_of(metric) if name in known), "")
+
+
+def _engines_line(prometheus: Prometheus, dialect: Dialect) -> str:
+    """Return which engines export a dialect: how many, and under which scrape jobs."""
+    series, warnings = _engines_of(prometheus, dialect)
+    jobs: dict[str, int] = {}
+    for labels in series:
+        job = labels.get("job", "")
+        jobs[job] = jobs.get(job, 0) + 1
+    by_job = ", ".join(f"{count} in job {job or '(none)'}" for job, count in sorted(jobs.items()))
+    engines = "1 engine" if len(series) == 1 else f"{len(series)} engines"
+    line = f"{dialect}: {engines}" + (f" ({by_job})" if by_job else "")
+    return "; ".join([line, *(f"the store says: {warning}" for warning in warnings)])
+
+
+def _engines_of(
+    prometheus: Prometheus, dialect: Dialect
+) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Return the identifying labels of each engine of a dialect now, and the store's warnings.
+
+    One query, whose answer has one series per engine.
+    """
+    names = [dialect.names[question] for question in PROBES if question in dialect.names]
+    selector = names[0].selector() if names else _any_answer(dialect).selector()
+    identity = LABELS["identity"]
+    answer = prometheus.query(f"group by ({', '.join(identity)}) ({selector})")
+    engines = {}
+    for series in answer:
+        key = tuple(series.labels.get(name, "") for name in identity)
+        engines[key] = series.labels
+    return list(engines.values()), answer.provenance.warnings
+
+
+def _any_answer(dialect: Dialect) -> Name:
+    """Return a metric that this dialect has; of a histogram its count."""
+    name = next(iter(dialect.names.values()))
+    part = "" if name.metric.removeprefix(dialect.stem) in dialect.bare else "_count"
+    return Name(name.metric + part, name.matchers)
+
+
 def scrape_job(settings: Settings) -> tuple[str, list[str]]:
-    """Return the scrape job of the chat model's vLLM, and lines to print about it.
+    """Return the scrape job of the chat model's engine, and lines to print about it.
 
     Embedding servers export the same metrics under jobs of their own. It is the settings' job
     where there is one of that name, else the only one; of several none is chosen.
     """
-    metrics = "|".join(names_of(Metric.PROMPT_TOKENS))
-    query = f'count by (job, model_name) ({{__name__=~"{metrics}"}})'
-    models: dict[str, list[str]] = {}
-    for series in Prometheus(settings).query(query).metrics:
-        labels = series["metric"]
-        models.setdefault(labels.get("job", ""), []).append(labels.get("model_name", "?"))
+    prometheus = Prometheus(settings)
+    models: dict[str, set[str]] = {}
+    titles = set()
+    for dialect in recognise(prometheus.metric_names(), settings.metric_prefix):
+        titles.add(dialect.engine.title)
+        for labels in _engines_of(prometheus, dialect)[0]:
+            model = next((labels[name] for name in LABELS["model"] if labels.get(name)), "?")
+            models.setdefault(labels.get("job", ""), set()).add(model)
     if settings.vllm_job in models or not models:
         return settings.vllm_job, []
 
     jobs = "; ".join(f"{job} (serving {', '.join(sorted(m))})" for job, m in sorted(models.items()))
-    line = f"vLLM is scraped as the job {jobs}; the analysis asks for the job {settings.vllm_job}"
+    line = (
+        f"{' and '.join(sorted(titles))} is scraped as the job {jobs}; "
+        f"the analysis asks for the job {settings.vllm_job}"
+    )
     if len(models) == 1:
         return next(iter(models)), [f"{line}: set LAB_VLLM_JOB, or --write keeps it"]
     return settings.vllm_job, [f"{line}: set LAB_VLLM_JOB to one of them"]
@@ -171,7 +245,8 @@ def _address(settings: Settings, name: str) -> str:
 
 def _toml_file(settings: Settings) -> Path:
     """Return the file to write: the checkout's, if credentials are set that go nowhere else."""
-    return REPO / TOML_FILE if settings.store_headers else Path(TOML_FILE)
+    credentials = any(getattr(settings, name) for name in CREDENTIALS)
+    return REPO / TOML_FILE if credentials else Path(TOML_FILE)
 
 
 def _write(path: Path, given: dict[str, str]) -> Path:

@@ -22,66 +22,62 @@ from lab.workload import Run
 
 def main(argv: list[str]) -> int:
     """Return 0 when it is recorded. Raises what `lab.recording.record` raises."""
-    again = shlex.join(["lab", "record", *(a for a in argv if a != "--replace")])
-
-    def record(
-        name: Annotated[str, typer.Argument(help="Name of the recording's folder.")],
-        requests: Annotated[
-            int | None, typer.Option(help="Drive this many requests now, and record them.")
-        ] = None,
-        newest_runs: Annotated[
-            int | None, typer.Option(help="The newest N runs of `lab.drive`. Default: 1.")
-        ] = None,
-        last: Annotated[
-            str, typer.Option(help="No run: the window that ends now, such as 15m or 2h.")
-        ] = "",
-        start: Annotated[
-            str, typer.Option(help="No run: the window from here (ISO 8601 with a zone) to --end.")
-        ] = "",
-        end: Annotated[str, typer.Option(help="The end of the window, with --start.")] = "",
-        rate: Annotated[
-            float, typer.Option(help="With --requests: conversations per second.")
-        ] = 1.0,
-        seed: Annotated[int, typer.Option(help="With --requests: seed of the draw.")] = 11,
-        selector: Annotated[
-            str, typer.Option(help="Which series, as a PromQL selector.")
-        ] = EVERYTHING,
-        traceql: Annotated[
-            str, typer.Option(help="Which traces: those with a span that matches.")
-        ] = "{}",
-        replace: Annotated[
-            bool, typer.Option("--replace", help="Replace a recording of this name.")
-        ] = False,
-    ) -> None:
-        """Save a window of Prometheus and Tempo, and the runs in it, to data/recorded/NAME.
-
-        The servers are those of the settings: the running lab's, or your own (LAB_PROMETHEUS_URL,
-        LAB_TEMPO_URL).
-        """
-        if sum(x not in (None, "") for x in (requests, newest_runs, last, start)) > 1:
-            raise refuse("name only one of them", "--requests, --newest-runs, --last, --start")
-
-        settings = load_settings()
-        runs: list[Run] = []
-        if requests:
-            runs = [drive(settings, n_requests=requests, rate_per_s=rate, seed=seed)]
-        elif not (last or start):
-            runs = _newest(settings, newest_runs or 1)
-        window = window_of(runs) if runs else _window(last, start, end)
-        made = save(
-            settings,
-            name,
-            *window,
-            runs=runs,
-            selector=selector,
-            traceql=traceql,
-            command=again,
-            replace=replace,
-        )
-        print(made)
-        print(f"replay it: LAB_RECORDING={name} lab up --place recorded")
-
     return run_verb(record, argv, "record")
+
+
+def record(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the recording's folder.")],
+    requests: Annotated[
+        int | None, typer.Option(help="Drive this many requests now, and record them.")
+    ] = None,
+    newest_runs: Annotated[
+        int | None, typer.Option(help="The newest N runs of `lab.drive`. Default: 1.")
+    ] = None,
+    last: Annotated[
+        str, typer.Option(help="No run: the window that ends now, such as 15m or 2h.")
+    ] = "",
+    start: Annotated[
+        str, typer.Option(help="No run: the window from here (ISO 8601 with a zone) to --end.")
+    ] = "",
+    end: Annotated[str, typer.Option(help="The end of the window, with --start.")] = "",
+    rate: Annotated[float, typer.Option(help="With --requests: conversations per second.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="With --requests: seed of the draw.")] = 11,
+    selector: Annotated[str, typer.Option(help="Which series, as a PromQL selector.")] = EVERYTHING,
+    traceql: Annotated[
+        str, typer.Option(help="Which traces: those with a span that matches.")
+    ] = "{}",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a recording of this name.")
+    ] = False,
+) -> None:
+    """Save a window of Prometheus and Tempo, and the runs in it, to data/recorded/NAME.
+
+    The servers are those of the settings: the running lab's, or your own (LAB_PROMETHEUS_URL,
+    LAB_TEMPO_URL).
+    """
+    if sum(x not in (None, "") for x in (requests, newest_runs, last, start)) > 1:
+        raise refuse("name only one of them", "--requests, --newest-runs, --last, --start")
+
+    settings = load_settings()
+    runs: list[Run] = []
+    if requests:
+        runs = [drive(settings, n_requests=requests, rate_per_s=rate, seed=seed)]
+    elif not (last or start):
+        runs = _newest(settings, newest_runs or 1)
+    window = window_of(runs) if runs else _window(last, start, end)
+    made = save(
+        settings,
+        name,
+        *window,
+        runs=runs,
+        selector=selector,
+        traceql=traceql,
+        command=shlex.join(["lab", "record", *(a for a in ctx.obj if a != "--replace")]),
+        replace=replace,
+    )
+    print(made)
+    print(f"replay it: LAB_RECORDING={name} lab up --place recorded")
 
 
 def _newest(settings: Settings, count: int) -> list[Run]:

@@ -7,6 +7,7 @@ every query of a dashboard.
 from __future__ import annotations
 
 from string import ascii_uppercase
+from typing import Any
 
 from grafana_foundation_sdk.builders import common as common_builder
 from grafana_foundation_sdk.builders import dashboard as builder
@@ -104,6 +105,7 @@ def _choice(variable: Variable) -> builder.CustomVariable:
 def _panel(
     panel: Panel, dashboard: Dashboard
 ) -> timeseries.Panel | stat.Panel | heatmap.Panel | table.Panel:
+    built: Any
     if panel.kind == "table":
         built = _table(panel, dashboard)
     else:

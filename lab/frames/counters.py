@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
+from lab.frames.replicas import merge_copies
 from lab.frames.samples import AnswerLike, samples_of
 from lab.frames.series import label_columns
 
@@ -63,7 +64,8 @@ def histogram_frame(
     """Return the observations between two times, one row per bucket, in order of `by` and `upper`.
 
     `answer` holds raw samples of `<histogram>_bucket` (`Prometheus.samples`), which are summed over
-    all labels but those in `by`. The columns are those of `by`, then
+    all labels but those in `by`; ranks that repeat one engine's values count once. The columns are
+    those of `by`, then
 
     - `lower`, `upper`: the bucket holds values in (lower, upper]; the first lower bound is 0, the
       last upper bound is inf;
@@ -73,7 +75,7 @@ def histogram_frame(
     Raises FrameError where there is no `le` label, a label of `by` is missing, or buckets
     contradict each other.
     """
-    buckets = increase_exact(answer, start, end)
+    buckets = merge_copies(increase_exact(answer, start, end), [*_DTYPES, *_TIMES])
     columns = [*by, "lower", "upper", "count", "cumulative"]
     if buckets.empty:
         return pd.DataFrame({name: [] for name in columns})

@@ -243,8 +243,11 @@ class Savings:
         return self.low_s > 0
 
 
-def cache_savings(turns: pd.DataFrame) -> Savings:
+def cache_savings(turns: pd.DataFrame, saved_ratio: float = 1.0) -> Savings:
     """Return the prefill seconds that cached prompt tokens saved.
+
+    `saved_ratio` is the share of the tokens counted as cached that caching saved
+    (`lab.cost.saved_ratio`): those that another engine computed and transferred saved nothing.
 
     That is their number times the seconds of one more fresh token, the robust slope of `prefill_s`
     on fresh prompt tokens (`lab.measures.slope`): single slow calls do not move it, and what every
@@ -260,7 +263,7 @@ def cache_savings(turns: pd.DataFrame) -> Savings:
             fix="make them with lab.frames.turn_frame",
         )
 
-    cached = int(turns["cached_tokens"].sum())
+    cached = round(turns["cached_tokens"].sum() * saved_ratio)
     measured = turns[turns["prefill_s"].notna()]
     fresh = (measured["prompt_tokens"] - measured["cached_tokens"]).to_numpy(float)
     if len(measured) < MIN_CALLS or np.ptp(fresh) == 0:

@@ -156,6 +156,71 @@ def bucket_quantile(buckets: pd.DataFrame, q: float) -> BucketQuantile:
     return BucketQuantile(q, value, low, high, total, float(count[index] / total))
 
 
+@dataclass(frozen=True)
+class HistogramReading:
+    """What a histogram of durations determines: the mean, and the bucket of each quantile.
+
+    `why_not` says why quantiles, or all numbers, are not known; empty where they are. A quantile is
+    (low, high]; where one bucket holds everything that is the bucket, for every q.
+    """
+
+    n: float
+    mean_s: float
+    quantiles: Mapping[float, tuple[float, float]]
+    why_not: str = ""
+
+
+def read_histogram(
+    buckets: pd.DataFrame, sum_s: float, q: Sequence[float] = (0.5, 0.95, 0.99)
+) -> HistogramReading:
+    """Return what a histogram determines, after checking it against its own sum.
+
+    `buckets` is one histogram of `lab.frames.histogram_frame`, `sum_s` the growth of its `_sum` in
+    the same window (NaN if not known). A sum of 0, or one that the buckets do not allow, is a
+    defect of the exporter: then no number is returned.
+    """
+    count = buckets["count"].to_numpy(float)
+    n = float(count.sum())
+    nothing = {each: (math.nan, math.nan) for each in q}
+    if n == 0:
+        return HistogramReading(0.0, math.nan, nothing, "no observation in this window")
+    if why := _contradiction(buckets, count, sum_s):
+        return HistogramReading(n, math.nan, nothing, why)
+
+    read = [bucket_quantile(buckets, each) for each in q]
+    limits = {each.q: (each.low, each.high) for each in read}
+    why = ""
+    if read[0].single_bucket:
+        bucket = f"({read[0].low:g}, {read[0].high:g}]"
+        why = f"one bucket, {bucket} s, holds all {n:g}: no quantile is known, only the mean"
+    return HistogramReading(n, sum_s / n, limits, why)
+
+
+def _contradiction(buckets: pd.DataFrame, count: np.ndarray, sum_s: float) -> str:
+    """Return why a histogram's sum and its buckets cannot both be true, '' if they can."""
+    if (count < 0).any():
+        return (
+            "its buckets contradict each other (a wider one counts less): two sets of bounds were "
+            "added up, or recorded rates"
+        )
+    n = count.sum()
+    if sum_s == 0:
+        return (
+            f"the sum of {n:g} durations is 0: a defect of the exporter, or all were below its "
+            "resolution; this is not a latency"
+        )
+    least = float((buckets["lower"].to_numpy(float) * count).sum())
+    upper = buckets["upper"].to_numpy(float)
+    most = float((upper[count > 0] * count[count > 0]).sum())
+    slack = 0.02 * max(abs(sum_s), least)  # a scrape may fall between a bucket and its sum
+    if sum_s < least - slack or sum_s > most + slack:
+        return (
+            f"its sum, {sum_s:g} s, is not possible with its buckets ({least:g} to {most:g} s): "
+            "they are not of the same requests, or the exporter is wrong"
+        )
+    return ""
+
+
 def quantiles_by_source(
     q: Sequence[float],
     *,

@@ -13,6 +13,10 @@ from lab.errors import FrameError
 KINDS = ("prompt", "cached", "completion")
 
 
+TRANSFER = ("external_kv_transfer",)  # label `source` of vLLM's prompt_tokens_by_source
+TIERS = ("host", "disk")  # of prompt_tokens_cached_by_source: an own cache, not another engine
+
+
 class TokenPrice(Protocol):
     """A price list of tokens, as `lab.prices.ApiPrice`; its sums work on columns, too."""
 
@@ -57,6 +61,38 @@ def reconcile_totals(totals: pd.DataFrame, *, against: str = "client") -> pd.Dat
     others = totals.drop(columns=against)
     differences = others.sub(totals[against], axis=0).add_suffix(f"_less_{against}")
     return totals.join(differences).assign(balanced=(differences.fillna(0) == 0).all(axis=1))
+
+
+def cache_tokens(
+    cached: pd.Series, external: pd.Series, by_source: pd.Series, tiers: pd.Series
+) -> pd.DataFrame:
+    """Return per engine the prompt tokens that caching saved, and those that were transferred.
+
+    - `cached`: what the engine counts as cached, transfers included;
+    - `external`: hits of its connector to other engines or stores;
+    - `by_source`: prompt tokens, with `source` as the last level of the index;
+    - `tiers`: cached tokens by `source`: an engine's own host memory or disk is a cache, so it is
+      not a transfer.
+
+    In a prefill/decode pair the decoding engine has the whole prompt 'cached': the other engine
+    computed it, so nothing was saved.
+    """
+    transferred = external.copy()
+    if len(by_source):
+        of_transfer = by_source[by_source.index.get_level_values("source").isin(TRANSFER)]
+        exact = of_transfer.groupby(level=list(range(by_source.index.nlevels - 1))).sum()
+        transferred = exact.combine_first(transferred) if len(transferred) else exact
+    if len(tiers) and len(transferred):
+        own = tiers[tiers.index.get_level_values("source").isin(TIERS)]
+        own = own.groupby(level=list(range(tiers.index.nlevels - 1))).sum()
+        transferred = (transferred - own.reindex(transferred.index).fillna(0.0)).clip(lower=0.0)
+    if not len(transferred):
+        return pd.DataFrame({"cached": cached, "transferred": np.nan}, index=cached.index)
+    if not len(cached):
+        return pd.DataFrame({"cached": np.nan, "transferred": transferred})
+    moved = transferred.reindex(cached.index).fillna(0.0)
+    saved = (cached - moved).clip(lower=0.0)
+    return pd.DataFrame({"cached": saved, "transferred": transferred})
 
 
 def cost_by(

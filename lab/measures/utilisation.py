@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,15 @@ GPU_GAUGES = {
     "DCGM_FI_DEV_FB_USED": ("memory_mib", 1.0),
 }
 GPU_ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"  # counter, mJ
+# dcgm-exporter 1.x, until 2020.
+OLD_GPU_NAMES = {
+    "dcgm_gpu_utilization": "DCGM_FI_DEV_GPU_UTIL",
+    "dcgm_power_usage": "DCGM_FI_DEV_POWER_USAGE",
+    "dcgm_fb_used": "DCGM_FI_DEV_FB_USED",
+    "dcgm_total_energy_consumption": GPU_ENERGY,
+}
+# The GPU's own, whatever label of an instance DCGM repeats them under.
+_OF_WHOLE_GPU = ("DCGM_FI_DEV_GPU_UTIL", "DCGM_FI_DEV_POWER_USAGE", GPU_ENERGY)
 # What DCGM writes for 'unknown', 'not supported' and the like (dcgm_structs.h: DCGM_INT32_BLANK,
 # _INT64_, _FP64_); the last digits vary, and as float64 large ones lie up to 2048 apart.
 GPU_BLANKS = (2147483632.0, 140737488355328.0, 9223372036854775792.0)
@@ -99,18 +109,17 @@ def busy_cores(cores: pd.DataFrame) -> pd.DataFrame:
     return works.groupby("time", as_index=False)["value"].sum()
 
 
-def time_weighted_mean(samples: pd.DataFrame, end: float | None = None) -> float:
+def time_weighted_mean(
+    samples: pd.DataFrame, end: float | None = None, how: Literal["sum", "mean", "max"] = "sum"
+) -> float:
     """Return the mean of a gauge over time: each value holds until the next sample.
 
-    The last value holds until `end` (epoch seconds), or not at all. Series of one instant are
-    added. NaN without two instants.
+    The last value holds until `end` (epoch seconds), or not at all. Several series are combined as
+    `level_over_time` does: numbers of requests are added, shares must not be (`mean` or `max`). NaN
+    without two instants.
     """
     _need(samples, ["time", "value"])
-    total = samples.groupby("time")["value"].sum().sort_index()
-    instants = (total.index - pd.Timestamp(0, tz="UTC")).total_seconds().to_numpy()
-    until = np.append(instants[1:], instants[-1:] if end is None else end)
-    held = np.clip(until - instants, 0, None)
-    return float(np.average(total, weights=held)) if held.sum() > 0 else float("nan")
+    return _held_mean(level_over_time(samples, how), end)
 
 
 def time_share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | None = None) -> float:
@@ -119,9 +128,34 @@ def time_share_above(samples: pd.DataFrame, bound: float = 0.0, end: float | Non
     What happens between two scrapes is not seen: with short requests the true share may be higher
     or lower, so set it beside the union of the spans.
     """
-    total = samples.groupby("time", as_index=False)["value"].sum()
-    above = total.assign(value=(total["value"] > bound).astype(float))
-    return time_weighted_mean(above, end)
+    total = level_over_time(samples)
+    return _held_mean((total > bound).astype(float), end)
+
+
+def level_over_time(samples: pd.DataFrame, how: Literal["sum", "mean", "max"] = "sum") -> pd.Series:
+    """Return a gauge over time, all its series together: a value per instant of any of them.
+
+    Replicas are scraped at different instants: at each of them a series has the value of its latest
+    sample, from its first to its last one. `how` combines the series: requests are added; of shares
+    (KV cache usage) take the `mean` or the `max`.
+    """
+    labels = [name for name in samples.columns if name not in ("time", "value")]
+    if not labels:
+        return samples.groupby("time")["value"].agg(how).sort_index()
+    number = samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()
+    wide = samples.assign(series=number).pivot_table(
+        index="time", columns="series", values="value", aggfunc="last"
+    )
+    wide = wide.sort_index().ffill(limit_area="inside")
+    return wide.sum(axis=1) if how == "sum" else wide.agg(how, axis=1)
+
+
+def _held_mean(level: pd.Series, end: float | None) -> float:
+    """Return the mean of a level, each value weighted by the time until the next one."""
+    instants = (level.index - pd.Timestamp(0, tz="UTC")).total_seconds().to_numpy()
+    until = np.append(instants[1:], instants[-1:] if end is None else end)
+    held = np.clip(until - instants, 0, None)
+    return float(np.average(level, weights=held)) if held.sum() > 0 else float("nan")
 
 
 @dataclass(frozen=True)
@@ -176,6 +210,9 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
       missing on consumer GPUs and on some shared ones;
     - `energy_j` by the counter, and `verdict`, what they mean together.
 
+    A GPU that is divided (MIG) has one row per `instance`, and one as a whole: power and energy are
+    the whole GPU's, though DCGM repeats them for every instance.
+
     `samples` is `lab.frames.series_frame` of any of these metrics. Raises FrameError without a
     sample of DCGM.
     """
@@ -185,24 +222,51 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
             fix="scrape its exporter; without an NVIDIA GPU there is none",
         )
 
-    table = _without_blanks(samples)
-    host = _label(table, "hostname")
-    table = table.assign(
-        host=host.where(host != "", _label(table, "Hostname")),
-        gpu=_label(table, "gpu"),
-        model=_label(table, "modelName"),
-        metric=table["metric"].astype(str),
-    )
-    key = ["host", "gpu", "model"]
+    table = _with_gpu_labels(_without_blanks(samples))
+    key = ["host", "gpu", "model", "instance"]
     gauges = table[table["metric"].isin(GPU_GAUGES)]
     means = gauges.groupby([*key, "metric"])["value"].mean().unstack("metric")
     result = pd.DataFrame(index=means.index)
     for metric, (name, factor) in GPU_GAUGES.items():
         result[name] = means[metric] * factor if metric in means else np.nan
-    counter = table[table["metric"] == GPU_ENERGY].sort_values("time").groupby(key)["value"]
-    result["energy_j"] = counter.agg(_total_growth).reindex(result.index) / 1000
+
+    counter = table[table["metric"] == GPU_ENERGY].sort_values("time")
+    # Each series by itself: of one GPU there may be several, for the pods that share it.
+    series = counter.groupby([*key, "series"])["value"].agg(_total_growth)
+    energy = series.groupby(level=key).max() / 1000
+    result["energy_j"] = energy.reindex(result.index)
     result["verdict"] = [_verdict(*row) for row in result[_BUSY].itertuples(index=False)]
-    return result.reset_index()
+    result = result.reset_index()
+    divided = result["instance"].ne("").groupby([result["host"], result["gpu"]]).transform("any")
+    result.loc[divided & (result["instance"] == ""), "verdict"] = "divided (MIG): see its instances"
+    return result if divided.any() else result.drop(columns="instance")
+
+
+def _with_gpu_labels(samples: pd.DataFrame) -> pd.DataFrame:
+    """Return samples with `host`, `gpu`, `model`, `instance` (MIG) and `series`, a number.
+
+    Metric names are DCGM's own, whatever a collector or an old exporter made of them. What a GPU
+    has only once is of no instance.
+    """
+    labels = [name for name in samples.columns if name not in ("time", "value")]
+    series = samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()
+    instance = _first_label(samples, "GPU_I_ID", "gpu_i_id")
+    profile = _first_label(samples, "GPU_I_PROFILE", "gpu_i_profile")
+    instance = instance.where(profile == "", instance + " (" + profile + ")")
+    metric = samples["metric"].astype(str).map(gpu_metric)
+    return samples.assign(
+        series=series,
+        host=_first_label(samples, "hostname", "Hostname", "exported_hostname", "node"),
+        gpu=_first_label(samples, "gpu", "exported_gpu"),
+        model=_first_label(samples, "modelName", "modelname"),
+        metric=metric,
+        instance=instance.where(~metric.isin(_OF_WHOLE_GPU), ""),
+    )
+
+
+def gpu_metric(name: str) -> str:
+    """Return DCGM's own name of a metric: of lower-case ones, and of those of exporter 1.x."""
+    return OLD_GPU_NAMES.get(name, name.upper() if name.lower().startswith("dcgm_fi_") else name)
 
 
 def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:
@@ -210,29 +274,31 @@ def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:
 
     Columns: `time`, `what` (the share's name and the GPU), `value` (0 to 1).
     """
-    table = _without_blanks(samples)
+    table = _with_gpu_labels(_without_blanks(samples))
     gauges = pd.DataFrame(GPU_GAUGES, index=["column", "factor"]).T
     table = table.join(gauges[gauges["column"].str.endswith("_ratio")], on="metric", how="inner")
     name = table["column"].str.removesuffix("_ratio")
     return pd.DataFrame(
         {
             "time": table["time"],
-            "what": name + " of gpu " + _label(table, "gpu"),
+            "what": (name + " of gpu " + table["gpu"] + " " + table["instance"]).str.rstrip(),
             "value": table["value"] * table["factor"].astype(float),
         }
     )
 
 
-_BUSY = ["util_ratio", "tensor_ratio", "dram_ratio"]
+_BUSY = ["util_ratio", "engine_ratio", "tensor_ratio", "dram_ratio"]
 
 
-def _verdict(util: float, tensor: float, dram: float) -> str:
-    """Return in words what the three counters mean together; the bounds are rules of thumb."""
+def _verdict(util: float, engine: float, tensor: float, dram: float) -> str:
+    """Return in words what the four counters mean together; the bounds are rules of thumb."""
+    if np.isnan(util) and not np.isnan(engine):
+        return f"{_verdict(engine, engine, tensor, dram)} (by GR_ENGINE_ACTIVE: no GPU_UTIL here)"
     if np.isnan(util):
         return "no GPU_UTIL: is this the GPU's own exporter?"
     if util < GPU_BUSY:
         return "mostly without work: more load fits"
-    if np.isnan(tensor) or np.isnan(dram):
+    if np.isnan(dram) or (np.isnan(tensor) and dram < DRAM_HIGH):
         return "some kernel ran; how much it computed is not known (no profiling counters)"
     if dram >= DRAM_HIGH:
         return "at the memory's limit, as decode is: larger batches would be nearly free"
@@ -263,9 +329,14 @@ def _ratio(total: float, per: float) -> float:
     return total / per if per else float("nan")
 
 
-def _label(table: pd.DataFrame, name: str) -> pd.Series:
-    column = table.get(name, pd.Series("", index=table.index))
-    return column.astype(object).fillna("").astype(str)
+def _first_label(table: pd.DataFrame, *names: str) -> pd.Series:
+    """Return the first of these labels that a row has, as text; empty if it has none."""
+    result = pd.Series("", index=table.index)
+    for name in names:
+        if name in table:
+            text = table[name].astype(object).fillna("").astype(str)
+            result = result.where(result != "", text)
+    return result
 
 
 def _need(samples: pd.DataFrame, columns: Sequence[str]) -> None:

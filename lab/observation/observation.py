@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lab.engines import actual_name, own_names
 from lab.errors import NoData
 from lab.frames import (
     histogram_frame,
@@ -20,6 +21,7 @@ from lab.frames import (
     spans_frame,
     trace_problems,
 )
+from lab.frames.replicas import merge_copies
 from lab.frames.roles import Role, roles_of
 from lab.observation.judging import VERDICTS, judge_requests
 from lab.observation.window import LACKS, WindowRun
@@ -74,11 +76,37 @@ class Observation:
     def of_vllm(self, *metrics: str) -> str:
         """Return a selector of these metrics of the chat model's vLLM.
 
-        An embedding server exports metrics of the same names.
+        The metrics are the lab's own (lab.schema.Metric); the selector has the names that this
+        engine exports them under. An embedding server exports metrics of the same names, under
+        another job.
         """
+        job = _job(self.settings.vllm_job)
+        known = self._engine_names
+        prefix = self.settings.metric_prefix
+        names = [actual_name(metric, known, prefix) for metric in metrics]
         if len(metrics) == 1:
-            return f"{metrics[0]}{{{_job(self.settings.vllm_job)}}}"
-        return f'{{__name__=~"{"|".join(metrics)}",{_job(self.settings.vllm_job)}}}'
+            return names[0].selector(job) if names[0] else f"{metrics[0]}{{{job}}}"
+        texts = [
+            name.metric if name else metric for name, metric in zip(names, metrics, strict=True)
+        ]
+        return f'{{__name__=~"{"|".join(texts)}",{job}}}'
+
+    @cached_property
+    def _engine_names(self) -> list[str]:
+        """Return the names of all metrics of the chat model's scrape job."""
+        match = f"{{{_job(self.settings.vllm_job)}}}"
+        return self.prometheus.label_values("__name__", match=match)
+
+    def _selector(self, metric: str, job: str) -> str:
+        """Return a selector of a metric of a job, whatever its exporter's version calls it.
+
+        Raises NoData where the store has it under none of its names.
+        """
+        if job == self.settings.vllm_job:
+            name = actual_name(metric, self._engine_names, self.settings.metric_prefix)
+            if name:
+                return name.selector(_job(job))
+        return f"{self.prometheus.present(metric)}{{{_job(job)}}}"
 
     @property
     def scraped_until(self) -> float:
@@ -106,13 +134,13 @@ class Observation:
         job = self.settings.vllm_job if job is None else job
         start = self.run.window[0]
         end = self.scraped(job)
-        selector = f"{self.prometheus.present(metric)}{{{_job(job)}}}"
+        selector = self._selector(metric, job)
         growth = increase_exact(self.prometheus.samples(selector, start, end), start, end)
         if growth.empty:
             raise NoData(
                 f"Prometheus has no sample of {metric} in this run's window", query=selector
             )
-        return growth
+        return merge_copies(growth, ["increase", "resets", "from_zero", "first_at", "last_at"])
 
     def increase(self, metric: str, by: Sequence[str] = (), job: str | None = None) -> Any:
         """Return how much a counter grew over the run, exactly.
@@ -128,21 +156,28 @@ class Observation:
     def samples(self, selector: str) -> pd.DataFrame:
         """Return the samples of a selector from the run's start to the scrape that holds it all.
 
-        lab.frames.series_frame. Raises NoData, with the reason that the server knows, where there
-        is none.
+        lab.frames.series_frame; `metric` has the lab's own names. Raises NoData, with the reason
+        that the server knows, where there is none.
         """
         first = self.prometheus.samples(selector, *self.run.window).series
         job = first[0].labels.get("job", "") if first else self.settings.vllm_job
         start = self.run.window[0]
         end = self.scraped(job)
         answer = self.prometheus.samples(selector, start, end, lookback_s=0.0)
-        return series_frame(answer.require())
+        frame = series_frame(answer.require())
+        if "metric" in frame:
+            names = frame["metric"].cat.categories
+            own = own_names(names, self.settings.metric_prefix)
+            if own:
+                renamed = frame["metric"].astype(object).replace(own)
+                frame["metric"] = renamed.astype("category")
+        return merge_copies(frame, ["value"])
 
     def histogram(self, metric: str) -> pd.DataFrame:
         """Return a histogram of vLLM over the run: lab.frames.histogram_frame."""
         start = self.run.window[0]
         end = self.scraped_until
-        selector = self.of_vllm(self.prometheus.present(f"{metric}_bucket"))
+        selector = self._selector(f"{metric}_bucket", self.settings.vllm_job)
         answer = self.prometheus.samples(selector, start, end).require()
         return histogram_frame(answer, start, end)
 

@@ -89,17 +89,22 @@ def table_of(html: str) -> Table | None:
     _merge_head(table)
     table.attrs = {}
     for tag in table.find_all(True):
-        if tag.name not in _STRUCTURE:
-            tag.decompose()
-            continue
-        spans = {name: str(tag.get(name, "")) for name in ("colspan", "rowspan")}
-        tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
-        if tag.name in ("th", "td"):
-            text = tag.get_text(strip=True)
-            tag.string = MISSING if text in _NO_VALUE else text
-        if tag.name == "th":
-            tag["scope"] = "col" if tag.find_parent("thead") else "row"
+        _clean(tag)
     return Table(str(table), max(0, len(rows) - MAX_ROWS))
+
+
+def _clean(tag: Tag) -> None:
+    """Reduce a tag to structure and text; remove one that is not a part of a table."""
+    if tag.name not in _STRUCTURE:
+        tag.decompose()
+        return
+    spans = {name: str(tag.get(name, "")) for name in ("colspan", "rowspan")}
+    tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
+    if tag.name in ("th", "td"):
+        text = tag.get_text(strip=True)
+        tag.string = MISSING if text in _NO_VALUE else text
+    if tag.name == "th":
+        tag["scope"] = "col" if tag.find_parent("thead") else "row"
 
 
 def _merge_head(table: Tag) -> None:

@@ -147,12 +147,8 @@ def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:
     """Print how each notebook ended, why it failed, and where the report is."""
     for run in runs:
         print(f"{run.status:<12}{run.duration_s:7.1f} s  {run.name}")
-        if run.error and run.status != INTERRUPTED:
-            where = f"cell {run.cell + 1}: " if run.cell is not None else ""
-            lines = f"{where}{run.error}".splitlines()
-            more = ["..."] if len(lines) > REASON_LINES else []
-            for line in lines[:REASON_LINES] + more:
-                print(f"{'':14}{line}")
+        for line in _reason(run):
+            print(f"{'':14}{line}")
     for note in notes:
         print(note, file=sys.stderr)
 
@@ -161,6 +157,15 @@ def _conclude(runs: list[NotebookRun], notes: list[str], report: Path) -> int:
     if STOPPED in notes or any(run.status == INTERRUPTED for run in runs):
         return 130
     return 0 if runs and passed == len(runs) and not notes else 1
+
+
+def _reason(run: NotebookRun) -> list[str]:
+    """Return the first lines on why a notebook failed."""
+    if not run.error or run.status == INTERRUPTED:
+        return []
+    where = f"cell {run.cell + 1}: " if run.cell is not None else ""
+    lines = f"{where}{run.error}".splitlines()
+    return lines if len(lines) <= REASON_LINES else [*lines[:REASON_LINES], "..."]
 
 
 def choose(names: list[str], folder: Path) -> list[Path]:

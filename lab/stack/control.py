@@ -16,7 +16,7 @@ from typing import Any, Literal
 import psutil
 
 from lab.errors import NotUp, PartFailed, StackError
-from lab.settings import ENDPOINTS, REPO, Settings
+from lab.settings import CREDENTIALS, ENDPOINTS, REPO, Settings
 from lab.stack import logbook, processes, replay_plan, state, supervisor
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
@@ -229,7 +229,7 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
     state.remove_endpoints(state_dir)
 
     # The parts query no store of the user's, so the credentials stay here.
-    left_out = {f"{name}_url" for name in ENDPOINTS} | {"store_headers"}
+    left_out = {f"{name}_url" for name in ENDPOINTS} | set(CREDENTIALS)
     given = settings.model_dump(mode="json", exclude=left_out)
     given |= {f"{name}_url": url for name, url in external.items()}
     log = _log_of_supervisor(state_dir)
@@ -382,24 +382,29 @@ def _wait_until_up(
     wait_for: str,
     fresh: bool,
 ) -> dict[str, str]:
-    repairs = REPAIRS
+    repairs = 0 if fresh else REPAIRS
     while True:
         if progress:
             progress(current.parts, time.monotonic() - began)
-        needed = [
-            p for p in current.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
-        ]
+        needed = [p for p in current.parts if _is_needed(p, wait_for)]
         if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
             return current.endpoints
 
-        broken = [p for p in needed if p.state in (state.FAILED, state.DEAD, state.HANGS)]
-        if broken and repairs and not fresh and broken[0].state != state.FAILED:
+        broken = next((p for p in needed if p.state in _FAILURES), None)
+        if broken and broken.state != state.FAILED and repairs:
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
         elif broken:
-            _raise_failure(state_dir, _cause(current, broken[0]), fresh and broken[0].essential)
+            _raise_failure(state_dir, _cause(current, broken), fresh and broken.essential)
         time.sleep(POLL_S)
         current = _next_state(state_dir)
+
+
+_FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
+
+
+def _is_needed(part: PartStatus, wait_for: str) -> bool:
+    return part.essential or (wait_for == "all" and part.state != state.OFF)
 
 
 def _next_state(state_dir: Path) -> StackState:

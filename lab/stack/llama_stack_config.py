@@ -21,6 +21,9 @@ MAX_ANSWER_TOKENS = 256
 # In tiktoken's tokens: each of the help desk's documents is one chunk.
 CHUNK_TOKENS = 200
 CHUNK_OVERLAP_TOKENS = 20
+KEY_VALUES = {"backend": "kv_default"}
+TABLES = {"backend": "sql_default"}
+WRITERS = {"max_write_queue_size": 10000, "num_writers": 1}
 
 
 def model_id(served_name: str) -> str:
@@ -47,72 +50,74 @@ def document(
     `folder` holds its databases. `canary` is the name of a second chat model, served at
     url["vllm_canary"] whenever that part runs.
     """
-    second = [_vllm(CANARY_PROVIDER, url["vllm_canary"], MAX_ANSWER_TOKENS)] if canary else []
-    second_model = [_model(canary, CANARY_PROVIDER, "llm")] if canary else []
-    kv = {"backend": "kv_default"}
-    sql = {"backend": "sql_default"}
-    writers = {"max_write_queue_size": 10000, "num_writers": 1}
+    models = [
+        _model(served_name, CHAT_PROVIDER, "llm"),
+        _model(EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION),
+    ]
+    servers = {CHAT_PROVIDER: url["vllm"], EMBED_PROVIDER: url["vllm_embed"]}
+    if canary:
+        models.append(_model(canary, CANARY_PROVIDER, "llm"))
+        servers[CANARY_PROVIDER] = url["vllm_canary"]
     return {
         "version": 2,
         "distro_name": "lab",
         "apis": ["inference", "responses", "tool_runtime", "vector_io", "files"],
         "providers": {
-            "inference": [
-                _vllm(CHAT_PROVIDER, url["vllm"], MAX_ANSWER_TOKENS),
-                _vllm(EMBED_PROVIDER, url["vllm_embed"], MAX_ANSWER_TOKENS),
-                *second,
-            ],
-            "vector_io": [
-                _provider(
-                    "faiss", "inline::faiss", persistence={"namespace": "vector_io::faiss", **kv}
-                )
-            ],
-            "files": [
-                _provider(
-                    "builtin-files",
-                    "inline::localfs",
-                    storage_dir=str(folder / "files"),
-                    metadata_store={"table_name": "files_metadata", **sql},
-                )
-            ],
-            "responses": [
-                _provider(
-                    "builtin",
-                    "inline::builtin",
-                    persistence={
-                        "agent_state": {"namespace": "agents", **kv},
-                        "responses": {"table_name": "responses", **sql, **writers},
-                    },
-                )
-            ],
-            "tool_runtime": [_provider("model-context-protocol", "remote::model-context-protocol")],
+            "inference": [_vllm(name, url) for name, url in servers.items()],
+            **_other_providers(folder),
         },
-        "storage": {
-            "backends": {
-                "kv_default": {"type": "kv_sqlite", "db_path": str(folder / "kvstore.db")},
-                "sql_default": {"type": "sql_sqlite", "db_path": str(folder / "sql_store.db")},
-            },
-            "stores": {
-                "metadata": {"namespace": "registry", **kv},
-                "inference": {"table_name": "inference_store", **sql, **writers},
-                "conversations": {"table_name": "openai_conversations", **sql},
-                "prompts": {"namespace": "prompts", **kv},
-                "connectors": {"namespace": "connectors", **kv},
-            },
-        },
-        "registered_resources": {
-            "models": [
-                _model(served_name, CHAT_PROVIDER, "llm"),
-                _model(
-                    EMBED_MODEL, EMBED_PROVIDER, "embedding", embedding_dimension=EMBED_DIMENSION
-                ),
-                *second_model,
-            ],
-            "shields": [],
-            "vector_stores": [],
-        },
+        "storage": _storage(folder),
+        "registered_resources": {"models": models, "shields": [], "vector_stores": []},
         "vector_stores": _file_search(),
         "server": {"host": HOST, "port": ports["llama_stack"]},
+    }
+
+
+def _other_providers(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the providers of everything but inference."""
+    agent_state = {"namespace": "agents", **KEY_VALUES}
+    responses = {"table_name": "responses", **TABLES, **WRITERS}
+    return {
+        "vector_io": [
+            _provider(
+                "faiss",
+                "inline::faiss",
+                persistence={"namespace": "vector_io::faiss", **KEY_VALUES},
+            )
+        ],
+        "files": [
+            _provider(
+                "builtin-files",
+                "inline::localfs",
+                storage_dir=str(folder / "files"),
+                metadata_store={"table_name": "files_metadata", **TABLES},
+            )
+        ],
+        "responses": [
+            _provider(
+                "builtin",
+                "inline::builtin",
+                persistence={"agent_state": agent_state, "responses": responses},
+            )
+        ],
+        "tool_runtime": [_provider("model-context-protocol", "remote::model-context-protocol")],
+    }
+
+
+def _storage(folder: Path) -> dict[str, Any]:
+    """Return the databases and what is stored in which."""
+    return {
+        "backends": {
+            "kv_default": {"type": "kv_sqlite", "db_path": str(folder / "kvstore.db")},
+            "sql_default": {"type": "sql_sqlite", "db_path": str(folder / "sql_store.db")},
+        },
+        "stores": {
+            "metadata": {"namespace": "registry", **KEY_VALUES},
+            "inference": {"table_name": "inference_store", **TABLES, **WRITERS},
+            "conversations": {"table_name": "openai_conversations", **TABLES},
+            "prompts": {"namespace": "prompts", **KEY_VALUES},
+            "connectors": {"namespace": "connectors", **KEY_VALUES},
+        },
     }
 
 
@@ -120,14 +125,14 @@ def _provider(provider_id: str, provider_type: str, **config: Any) -> dict[str, 
     return {"provider_id": provider_id, "provider_type": provider_type, "config": config}
 
 
-def _vllm(provider_id: str, url: str, max_tokens: int) -> dict[str, Any]:
+def _vllm(provider_id: str, url: str) -> dict[str, Any]:
     # With any token set, Llama Stack registers the models without querying vLLM for them, so
     # neither waits for the other.
     return _provider(
         provider_id,
         "remote::vllm",
         base_url=f"{url}/v1",
-        max_tokens=max_tokens,
+        max_tokens=MAX_ANSWER_TOKENS,
         api_token="not-needed",
         refresh_models=False,
     )

@@ -151,25 +151,29 @@ class Supervisor:
         except LabError as e:
             self._fail_all(taken, f"{e.happened}; {e.fix}")
             return []
-        changed_files = [
-            path for path, text in self._plan.files.items() if before.files.get(path) != text
-        ]
-        for path in changed_files:
-            write_atomically(path, self._plan.files[path], state.PRIVATE)
+        affected = self._adopt_plan(before)
+        off = self._switched_off()
+        for p in affected:
+            log.warning("%s moves to other ports", p.part.name)
+            await p.stop()
+            p.state = state.OFF if p in off else state.WAITING
+        return [p for p in affected if p not in off]
+
+    def _adopt_plan(self, before: StackPlan) -> list[PartProcess]:
+        """Write the new plan's files, give each part its new values, return what has to restart."""
+        files = self._plan.files
+        changed = [path for path, text in files.items() if before.files.get(path) != text]
+        for path in changed:
+            write_atomically(path, files[path], state.PRIVATE)
         state.write_endpoints(self.state_dir, self._plan.own_endpoints)
 
         affected = []
         for part in self._plan.parts:
             p = self._parts[part.name]
-            uses_changed_file = any(part.uses(str(path)) for path in changed_files)
-            if part != p.part or uses_changed_file or p.is_broken():
+            if part != p.part or p.is_broken() or any(part.uses(str(path)) for path in changed):
                 affected.append(p)
             p.part = part
-        for p in affected:
-            log.warning("%s moves to other ports", p.part.name)
-            await p.stop()
-            p.state = state.OFF if p in self._switched_off() else state.WAITING
-        return [p for p in affected if p.state != state.OFF]
+        return affected
 
     def _fail_all(self, parts: list[PartProcess], error: str) -> None:
         for p in parts:

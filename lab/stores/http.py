@@ -9,9 +9,12 @@ import base64
 import http.client
 import io
 import re
+import shlex
+import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from socket import socket
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
@@ -30,9 +33,12 @@ BUFFER_BYTES = 1 << 16
 CONNECTIONS = 16
 LESS = "request less (a shorter window, a coarser step, a narrower query), or raise LAB_TIMEOUT_S"
 LOGIN = (
-    'give a login: LAB_STORE_HEADERS=\'{"Authorization": "Bearer ..."}\', or user:password@ in the '
-    'address (a tenant goes into the same headers: "X-Scope-OrgID")'
+    'give a login: LAB_STORE_HEADERS=\'{"Authorization": "Bearer ..."}\', LAB_STORE_TOKEN_FILE, '
+    "LAB_STORE_TOKEN_COMMAND, or user:password@ in the address (a tenant goes into the headers: "
+    '"X-Scope-OrgID")'
 )
+KEPT_S = 300.0  # how long the token that a command printed is used
+COMMAND_S = 30.0
 # Part of a server's message -> what to do about it.
 _WAYS_OUT = {
     "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
@@ -62,7 +68,80 @@ def connect(
         return HttpClient(name, where, timeout_s or 30.0, headers)
     all_headers = {**where.store_headers, **(headers or {})}
     url = where.endpoint(name.lower())
-    return HttpClient(name, url, timeout_s or where.timeout_s, all_headers)
+    token = BearerToken.of(where)
+    return HttpClient(name, url, timeout_s or where.timeout_s, all_headers, token)
+
+
+class BearerToken:
+    """A token that is replaced while it is used: of a file, or printed by a command.
+
+    A file is read for every request. What a command printed is kept for KEPT_S seconds. Messages
+    never show the token, nor what the command wrote.
+    """
+
+    def __init__(self, file: Path | None, command: str) -> None:
+        self._file = file
+        self._command = command
+        self._kept = ""
+        self._kept_until = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> BearerToken | None:
+        """Return the token of the settings, None if they have none."""
+        file = settings.store_token_file
+        command = settings.store_token_command
+        return cls(file, command) if file or command else None
+
+    def header(self) -> dict[str, str]:
+        """Return the Authorization header now. Raises StoreError where there is no token."""
+        token = self._read_file(self._file) if self._file else self._run_command()
+        return {"Authorization": f"Bearer {token}"}
+
+    def forget(self) -> bool:
+        """Forget a token that was refused. Returns whether another one may be had."""
+        fresh = self._kept_until - KEPT_S + 1.0 > time.monotonic()
+        self._kept_until = 0.0
+        return bool(self._kept) and not fresh
+
+    def _read_file(self, file: Path) -> str:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise StoreError(
+                "the file with the token for the stores cannot be read",
+                got=f"{file}: {type(e).__name__}",
+                fix="correct LAB_STORE_TOKEN_FILE, or the rights of that file",
+            ) from None
+        return _one_word(token, f"LAB_STORE_TOKEN_FILE ({file})")
+
+    def _run_command(self) -> str:
+        if time.monotonic() < self._kept_until:
+            return self._kept
+        words = shlex.split(self._command)
+        try:
+            done = subprocess.run(
+                words, capture_output=True, text=True, timeout=COMMAND_S, check=True
+            )
+        except (OSError, subprocess.SubprocessError, ValueError) as e:
+            status = f", exit status {e.returncode}" if hasattr(e, "returncode") else ""
+            raise StoreError(
+                "the command that prints the token for the stores failed",
+                got=f"{words[0]}: {type(e).__name__}{status}",
+                fix="run it by hand (LAB_STORE_TOKEN_COMMAND); perhaps it wants a new login",
+            ) from None
+        self._kept = _one_word(done.stdout.strip(), "LAB_STORE_TOKEN_COMMAND")
+        self._kept_until = time.monotonic() + KEPT_S
+        return self._kept
+
+
+def _one_word(token: str, source: str) -> str:
+    if not re.fullmatch(r"[!-~]+", token):
+        raise StoreError(
+            f"{source} does not hold a token",
+            got="nothing" if not token else f"{len(token)} characters, not one word of Latin text",
+            fix="it must be the token alone, without 'Bearer'",
+        )
+    return token
 
 
 @dataclass(frozen=True)
@@ -87,7 +166,12 @@ class HttpClient:
     """
 
     def __init__(
-        self, name: str, url: str, timeout_s: float, headers: Mapping[str, str] | None = None
+        self,
+        name: str,
+        url: str,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        token: BearerToken | None = None,
     ) -> None:
         parts = _split(url)
         self.name = name
@@ -97,6 +181,7 @@ class HttpClient:
         # sending it.
         self._headers = {"Accept-Encoding": "identity", **_login(parts), **(headers or {})}
         _check_headers(self._headers)
+        self._token = None if "Authorization" in self._headers else token
         self.timeout_s = timeout_s
         self._pool = urllib3.PoolManager(maxsize=CONNECTIONS, retries=False)
         self._pool.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
@@ -112,13 +197,28 @@ class HttpClient:
     ) -> Reply:
         """Return the response, of any status; redirects are not followed.
 
-        Raises StoreUnreachable where it is not complete within the time limit, or larger than
-        MAX_BYTES.
+        With a token of a command, a refused one is replaced once. Raises StoreUnreachable where the
+        response is not complete within the time limit, or larger than MAX_BYTES.
         """
+        reply = self._request(path, params, accept, query, timeout_s)
+        if reply.status in (401, 403) and self._token and self._token.forget():
+            return self._request(path, params, accept, query, timeout_s)
+        return reply
+
+    def _request(
+        self,
+        path: str,
+        params: Mapping[str, Any] | None,
+        accept: str,
+        query: str,
+        timeout_s: float | None,
+    ) -> Reply:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         encoded = urlencode([*self._params, *(params or {}).items()])
         url = f"{self.url}{path}?{encoded}" if encoded else self.url + path
         headers = self._headers | ({"Accept": accept} if accept else {})
+        if self._token:
+            headers |= self._token.header()
         try:
             response = self._pool.request(
                 "GET",

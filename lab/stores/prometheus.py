@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from lab.engines import actual_name
 from lab.errors import NoData, StoreError
 from lab.schema import names_of
 from lab.settings import Settings
@@ -109,6 +110,7 @@ class Prometheus:
     ) -> None:
         self._http = connect("Prometheus", where, timeout_s, headers)
         self.timeout_s = self._http.timeout_s
+        self._metric_prefix = "" if isinstance(where, str) else where.metric_prefix
 
     @property
     def url(self) -> str:
@@ -193,12 +195,13 @@ class Prometheus:
         )
 
     def present(self, metric: str) -> str:
-        """Return this server's name of a metric (lab.schema.names_of).
+        """Return this server's name of a metric (lab.engines, lab.schema.names_of).
 
-        It depends on the exporter's version. Raises NoData where it has the metric under none of
-        its names.
+        It depends on the exporter and its version. Raises NoData where it has the metric under none
+        of its names.
         """
-        return self.first_present(*names_of(metric))
+        name = actual_name(metric, self.metric_names(), self._metric_prefix)
+        return name.metric if name else self.first_present(*names_of(metric))
 
     def targets(self) -> list[Target]:
         """Return every active scrape target, in order of job and instance.

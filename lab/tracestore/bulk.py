@@ -103,8 +103,8 @@ def spans(
         f"SELECT {selected} FROM {source} LEFT JOIN {resources} r ON r.id = s.res_id "
         f"WHERE {condition} LIMIT {limit:d}"
     )
-    compiler.prepare(con)
     sql = compiler.statement(body)
+    compiler.prepare(con)
     return con.sql(sql, params=compiler.parameters.of(sql)).to_arrow_reader(_BATCH_ROWS)
 
 

@@ -80,14 +80,6 @@ def _in_range(value_ns: int, text: str, name: str) -> int:
     return value_ns
 
 
-def step_ns(params: Mapping[str, str]) -> int:
-    """Return the `step` of a range query in nanoseconds; it must be more than 0."""
-    step = duration_ns(params["step"], "step")
-    if step <= 0:
-        raise BadRequest("invalid step: must be greater than 0", got=repr(params["step"][:64]))
-    return step
-
-
 def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tuple[int, int]:
     """Return `start` and `end` (unix s) in nanoseconds; (0, 2^63 - 1) where both are absent."""
     start, end = integer(params, "start", 0, high=2**33), integer(params, "end", 0, high=2**33)
@@ -144,3 +136,11 @@ def metrics_window(params: Mapping[str, str], *, max_hours: float = 24) -> tuple
             f"metrics query time range exceeds the maximum allowed duration of {max_hours:g}h0m0s"
         )
     return start, end
+
+
+def step_ns(params: Mapping[str, str]) -> int:
+    """Return the `step` of a range query in nanoseconds; it must be more than 0."""
+    step = duration_ns(params["step"], "step")
+    if step <= 0:
+        raise BadRequest("invalid step: must be greater than 0", got=repr(params["step"][:64]))
+    return step

@@ -12,7 +12,7 @@ from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import fetch_plan
 from lab.tracestore.traceql.spansets import SpansetCompiler
 
-_SAMPLE = 100_000  # spans among which exemplars are looked for
+_SAMPLE = 20_000  # spans among which exemplars are looked for
 
 
 @dataclass(frozen=True)

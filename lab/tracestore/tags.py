@@ -49,6 +49,10 @@ INTRINSIC_TAGS = [
     "traceDuration",
 ]
 MAX_VALUES = 5_000
+# A name with braces, which a query would have to quote; clients send it as it is.
+_WITH_BRACES = re.compile(
+    r'(span|resource|event|link|instrumentation)?\.([^\s=<>!~|&^"()]*[{}][^\s=<>!~|&^"()]*)'
+)
 _TYPE = {
     "str": "string",
     "int": "int",
@@ -217,6 +221,9 @@ def read_tag(text: str) -> ast.Attribute | ast.Intrinsic:
 
     Raises BadRequest for anything else.
     """
+    braces = _WITH_BRACES.fullmatch(text)
+    if braces:
+        return ast.Attribute(braces.group(1) or "", braces.group(2))
     try:
         stages = parse("{" + text + "}").pipeline.stages
     except (TraceQLError, AttributeError) as e:

@@ -17,6 +17,7 @@ from lab.frames import series_frame
 from lab.measures import (
     GPU_ENERGY,
     GPU_GAUGES,
+    OLD_GPU_NAMES,
     Work,
     busy_cores,
     cores_by_mode,
@@ -58,7 +59,8 @@ __all__ = [
     "watched_drive",
 ]
 
-DCGM = f'{{__name__=~"{"|".join([*GPU_GAUGES, GPU_ENERGY])}"}}'
+# Collectors write lower case, and old exporters had names of their own.
+DCGM = f'{{__name__=~"(?i:{"|".join([*GPU_GAUGES, GPU_ENERGY])})|{"|".join(OLD_GPU_NAMES)}"}}'
 PART_OF_JOB = {
     "vllm": "vllm",
     "vllm-embed": "vllm-embed",

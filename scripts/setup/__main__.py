@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from pathlib import Path
 
 from lab.environment import command_hint
 from lab.errors import LabError, SetupError
@@ -60,7 +59,7 @@ def _set_up(build: str, extra: list[str]) -> list[str]:
     names = (*environments.ALWAYS, *extra)
     missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
-    if not missing and all(Path(known.get(tool, "")).is_file() for tool in prometheus.TOOLS):
+    if not missing and prometheus.is_complete(known):
         tools.write_tools({tool: known[tool] for tool in prometheus.TOOLS}, build, known["uv"])
         return []
 

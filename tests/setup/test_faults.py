@@ -95,6 +95,53 @@ def test_a_package_that_apt_does_not_have(tmp_path: Path) -> None:
     assert not (tmp_path / "unpacked").exists()
 
 
+def test_dependencies_of_a_package(tmp_path: Path) -> None:
+    """Read from a package that dpkg-deb builds: names only, the first of alternatives."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("no dpkg-deb on this system")
+    control = tmp_path / "tree/DEBIAN/control"
+    control.parent.mkdir(parents=True)
+    control.write_text(
+        "Package: web\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.com>\n"
+        "Depends: adduser, libjs-jquery (>= 3.5.1~), libjs-d3 | node-d3, libjs-popper.js\n"
+        "Description: x\n"
+    )
+    deb = tmp_path / "web.deb"
+    subprocess.run(["dpkg-deb", "--build", tmp_path / "tree", deb], check=True, capture_output=True)
+    assert debian.dependencies(deb) == ["adduser", "libjs-jquery", "libjs-d3", "libjs-popper.js"]
+
+
+def test_prometheus_without_the_scripts_of_its_pages_is_not_complete(tmp_path: Path) -> None:
+    """Debian's package links to files of other packages, which an older set-up did not fetch."""
+    program = tmp_path / "usr/bin/prometheus"
+    static = tmp_path / "usr/share/prometheus/web/static"
+    scripts = tmp_path / "usr/share/javascript"
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    known = dict.fromkeys(prometheus.TOOLS, str(program))
+    assert prometheus.is_complete(known), "a build that contains its pages"
+
+    static.mkdir(parents=True)
+    (static / "jquery").symlink_to("../../../javascript/jquery")
+    assert not prometheus.is_complete(known)
+    (scripts / "jquery").mkdir(parents=True)
+    assert prometheus.is_complete(known)
+    assert not prometheus.is_complete(known | {"promtool": str(tmp_path / "absent")})
+
+
+@pytest.mark.slow
+def test_prometheus_comes_with_its_pages(tmp_path: Path) -> None:
+    """The scripts and fonts of the pages are fetched, but not 200 MB of time zones."""
+    if not debian.available():
+        pytest.skip("no apt-get on this system")
+    program = Path(prometheus._fetch("prometheus", tmp_path))
+    assert program == tmp_path / "prometheus/usr/bin/prometheus"
+    share = program.parents[1] / "share"
+    links = [p for p in (share / "prometheus/web").rglob("*") if p.is_symlink()]
+    assert links and all(link.exists() for link in links)
+    assert sum(p.stat().st_size for p in share.rglob("*") if p.is_file()) < 40e6
+
+
 def test_everything_that_is_missing_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,24 @@ def test_status_reports_what_is_wrong(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)[1]["state"] == "failed"
 
 
+def test_status_names_the_pages_to_open(monkeypatch, capsys):
+    """The pages of parts that answer are printed with their current port, and no others."""
+    parts = [
+        PartStatus("prometheus", "ready", ready=True, port=19110),
+        PartStatus("tracestore", "starting", port=13220),
+        PartStatus("vllm", "ready", ready=True, port=18000),
+    ]
+    monkeypatch.setattr(stack, "status", lambda _: parts)
+    run(monkeypatch, "status")
+    out = capsys.readouterr().out
+    assert "http://127.0.0.1:19110/ " in out and "alerts" in out
+    assert "http://127.0.0.1:13220" not in out and "http://127.0.0.1:18000" not in out
+
+    parts[1] = PartStatus("tracestore", "ready", ready=True, port=13220)
+    run(monkeypatch, "status")
+    assert "http://127.0.0.1:13220/ " in capsys.readouterr().out
+
+
 def test_status_without_a_lab_is_not_success(monkeypatch, capsys):
     """A script can use `lab status` to check whether a lab is running."""
     monkeypatch.setattr(stack, "status", lambda _: [])
@@ -109,7 +127,7 @@ def test_delegated_commands_get_all_their_arguments(monkeypatch):
     assert calls == [["--help", "--rate", "3"]]
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", *commands.DELEGATED])
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", "doctor", *commands.DELEGATED])
 def test_every_option_of_every_command_has_help(monkeypatch, capsys, verb):
     """All help pages have the same layout, and every option is explained."""
     monkeypatch.setenv("COLUMNS", "200")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.dashboards import rules
 from lab.schema import JOBS
 from lab.settings import Settings
 from lab.stack import llama_stack_config, llama_stack_server, prometheus_config
@@ -42,6 +43,18 @@ def test_prometheus_accepts_its_configuration(tmp_path: Path):
         ["promtool", "check", "config", str(path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_rules_are_those_of_the_dashboards_for_one_machine(tmp_path: Path):
+    """All of lab/dashboards/rules.py is used, except the alert on a collector, for clusters."""
+    local = yaml.safe_load(prometheus_config.rules())["groups"]
+    names = {r.get("alert") or r["record"] for group in local for r in group["rules"]}
+    everywhere = [*rules.alerts(), *rules.recording_rules()]
+    assert names == {r.get("alert") or r["record"] for r in everywhere} - {"CollectorLosesSpans"}
+    assert not any("otelcol" in r["expr"] for g in local for r in g["rules"] if "alert" in r)
+
+    config = yaml.safe_load(prometheus_config.render({}, rules_file=tmp_path / "rules.yml"))
+    assert config["rule_files"] == [str(tmp_path / "rules.yml")]
 
 
 def test_llama_stack_accepts_its_configuration(tmp_path: Path):

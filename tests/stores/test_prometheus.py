@@ -303,6 +303,8 @@ def test_a_token_in_the_settings_is_sent_to_both_stores(monkeypatch: pytest.Monk
         ("vllm:e2e_request_latency_seconds_bucket", "vllm:e2e_request_latency_seconds_bucket"),
         ("vllm:inter_token_latency_seconds_bucket", "vllm:time_per_output_token_seconds_bucket"),
         ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
+        ("vllm:kv_cache_usage_perc", "kserve_vllm:kv_cache_usage_perc"),
+        ("vllm:prompt_tokens_total", "sglang:prompt_tokens_total"),
         ("llama_stack_requests_total", "ogx_requests_total"),
         (
             "llama_stack_request_duration_seconds_sum",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from prometheus_api_client import MetricRangeDataFrame, PrometheusConnect
 
 from lab.cost import energy
 from lab.errors import NoData
+from lab.frames import series_frame
 from lab.observation import Observation
 from lab.settings import load_settings
 from lab.utilisation import (
@@ -161,3 +163,13 @@ def test_raw_samples_are_those_of_the_run(with_gpu) -> None:
     """From its start to the scrape that holds all of it: 2 to 12 s."""
     found = with_gpu.samples("vllm:iteration_tokens_total_count")
     assert found.value.tolist() == [200, 400, 600, 800, 1000, 1200]
+
+
+def test_another_client_reads_the_same_numbers(with_gpu) -> None:
+    """Notebook 02 compares the lab's range query with that of prometheus-api-client."""
+    metric = f'vllm:iteration_tokens_total_count{{job="{ESCAPED}"}}'
+    start, end = (pd.Timestamp(at, unit="s", tz="UTC") for at in (T0 + 1, T0 + 11))
+    client = PrometheusConnect(url=with_gpu.settings.endpoint("prometheus"))
+    theirs = MetricRangeDataFrame(client.custom_query_range(metric, start, end, step="1")).value
+    ours = series_frame(with_gpu.prometheus.range(metric, start, end, step=1)).value
+    assert theirs.astype(float).tolist() == ours.tolist() and len(ours) == 11

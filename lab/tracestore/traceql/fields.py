@@ -253,9 +253,10 @@ class FieldCompiler:
             case ast.Attribute():
                 return self._attribute(node)
             case ast.Unary(op="-"):
-                slots = self.slots(node.operand)
-                return {t: f"TRY(-({sql}))" for t, sql in slots.items() if t in _NUMERIC}
-            case ast.Binary() if node.op in _ARITHMETIC:
+                # TRY: -2^63 has no counterpart.
+                operand = self.slots(node.operand)
+                return {t: f"TRY(-{sql})" for t, sql in operand.items() if t in _NUMERIC}
+            case ast.Binary() if node.op in ("+", "-", "*", "/", "%", "^"):
                 return self._arithmetic(node)
         return {"bool": self.condition(node) if isinstance(node, ast.Unary) else self.strict(node)}
 
@@ -521,7 +522,7 @@ def _double_arithmetic(op: str, left: str, right: str) -> str:
 
 _EVENT_OFFSETS = (
     "list_transform(json_extract_string(s.events, '$[*].t'), "
-    "lambda v: TRY(TRY_CAST(v AS BIGINT) - s.start_ns))"
+    "lambda v: TRY_CAST(v AS BIGINT) - s.start_ns)"
 )
 _INTRINSICS: dict[str, Slots] = {
     "span:duration": {"dur": "s.dur_ns"},
