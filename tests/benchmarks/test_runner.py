@@ -1,4 +1,4 @@
-"""The benchmark runner takes measured rows, refuses others, and keeps the project to its promises."""
+"""The benchmark runner accepts measured rows, refuses others, and checks the promises."""
 
 from __future__ import annotations
 

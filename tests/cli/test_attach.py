@@ -95,7 +95,7 @@ def test_unreachable_and_missing_addresses(capsys: pytest.CaptureFixture) -> Non
 def test_a_password_is_kept_in_a_private_file(
     capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    """Neither other users nor the terminal see it."""
+    """Neither other users nor the terminal can see it."""
     (tmp_path / "lab.toml").write_text("timeout_s = 5\n")
     with servers(METRICS, 3) as server:
         url = server.url.replace("http://", "http://eng:s3cret@")

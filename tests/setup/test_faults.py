@@ -154,7 +154,7 @@ def test_light_set_up_builds_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.slow
 def test_prometheus_comes_with_its_pages(tmp_path: Path) -> None:
-    """With the scripts and fonts that its pages link to, without 200 MB of time zones."""
+    """The scripts and fonts of the pages are fetched, but not 200 MB of time zones."""
     if not debian.available():
         pytest.skip("no apt-get on this system")
     program = Path(prometheus._fetch("prometheus", tmp_path))

@@ -91,7 +91,7 @@ def test_status_reports_what_is_wrong(monkeypatch, capsys):
 
 
 def test_status_names_the_pages_to_open(monkeypatch, capsys):
-    """Of the parts that answer, with the port that they have now; not of others."""
+    """The pages of parts that answer are printed with their current port, and no others."""
     parts = [
         PartStatus("prometheus", "ready", ready=True, port=19110),
         PartStatus("tracestore", "starting", port=13220),

@@ -274,7 +274,7 @@ def test_a_busy_part_is_not_considered_hanging(monkeypatch):
 
 
 def test_a_hanging_supervisor_is_reported_and_replaced(small_lab, monkeypatch):
-    """Without a heartbeat `status` and `require` report it, and `up` and `down` kill it."""
+    """Without a heartbeat `status` and `require` report it, and `up` kills and replaces it."""
     assert control.STALE_S + control.HEARTBEAT_WAIT_S <= 10.0
     monkeypatch.setattr(control, "STALE_S", 3.0)
     monkeypatch.setattr(control, "HEARTBEAT_WAIT_S", 1.0)

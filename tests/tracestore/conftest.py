@@ -1,4 +1,4 @@
-"""A running trace store on free ports, in this process, for the HTTP tests."""
+"""Run a trace store in this process on free ports, for the HTTP tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pandas  # noqa: F401  pyarrow imports it at its first list, which would otherwise be in the middle of a request
+
+# pyarrow imports pandas at its first list, which would otherwise happen during a request.
+import pandas  # noqa: F401
 import pytest
 
 from lab.tracestore.engine import Engine
@@ -18,7 +20,7 @@ from lab.tracestore.server import Server
 
 @dataclass
 class Running:
-    """A server and a client of each of its ports."""
+    """A running server, with one client per port."""
 
     engine: Engine
     tempo: httpx.Client
@@ -26,7 +28,7 @@ class Running:
     server: Server
 
     def export(self, body: bytes, **headers: str) -> httpx.Response:
-        """POST an OTLP payload; protobuf unless a content type is given."""
+        """POST an OTLP payload, as protobuf unless a content type is given."""
         sent = {"Content-Type": "application/x-protobuf"} | {
             k.replace("_", "-"): v for k, v in headers.items()
         }
@@ -60,7 +62,7 @@ def stop(
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    """An empty store of one's own."""
+    """Yield an empty store for one test."""
     parts = start(tmp_path)
     yield parts[0]
     stop(*parts)
@@ -68,7 +70,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """One store for all hostile inputs of a test module."""
+    """Yield one store for all invalid inputs of a test module."""
     parts = start(tmp_path_factory.mktemp("fuzzed"))
     yield parts[0]
     stop(*parts)

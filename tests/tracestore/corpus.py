@@ -1,4 +1,4 @@
-"""Small random traces with everything that queries look at, and their way into a store."""
+"""Generate small random traces with everything that queries use, and write them to a store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def random_value(r: random.Random) -> Value:
 
 
 def random_spans(seed: int, traces: int = 6) -> list[Span]:
-    """Traces of 1 to 8 spans in random trees, some without a root, some with two, some with a missing parent."""
+    """Return traces of 1 to 8 spans in random trees.
+
+    Some have no root, some have two, and some have a span with a missing parent.
+    """
     r = random.Random(seed)
     spans = []
     for _ in range(traces):
@@ -49,31 +52,40 @@ def random_spans(seed: int, traces: int = 6) -> list[Span]:
             start = T0 + r.randint(0, 20) * 10**9 + len(spans)
             spans.append(
                 Span(
-                    trace, span_id, parent, r.choice(NAMES), start, start + r.choice((0, 1, 2, 3, 10**6, 5 * 10**8, 2 * 10**9)),
-                    kind=r.randint(0, 5), status=r.choice((0, 0, 1, 2)), message=r.choice(("", "", "boom")),
-                    attributes=random_attributes(r), resource=resources[i % 2], events=random_events(r, start),
+                    trace,
+                    span_id,
+                    parent,
+                    r.choice(NAMES),
+                    start,
+                    start + r.choice((0, 1, 2, 3, 10**6, 5 * 10**8, 2 * 10**9)),
+                    kind=r.randint(0, 5),
+                    status=r.choice((0, 0, 1, 2)),
+                    message=r.choice(("", "", "boom")),
+                    attributes=random_attributes(r),
+                    resource=resources[i % 2],
+                    events=random_events(r, start),
                 )
-            )  # fmt: skip
+            )
             ids.append(span_id)
     return spans
 
 
 def random_attributes(r: random.Random) -> dict[str, Value]:
-    found = {k: random_value(r) for k in ("foo", "bar") if r.random() < 0.6}
+    attributes = {k: random_value(r) for k in ("foo", "bar") if r.random() < 0.6}
     if r.random() < 0.5:
-        found["gen_ai.request.model"] = ("str", r.choice(("m1", "m2")))
+        attributes["gen_ai.request.model"] = ("str", r.choice(("m1", "m2")))
     if r.random() < 0.5:
-        found["gen_ai.usage.prompt_tokens"] = r.choice(
+        attributes["gen_ai.usage.prompt_tokens"] = r.choice(
             (("int", r.randint(0, 9)), ("str", "7"), ("dbl", 2.5))
         )
-    return found
+    return attributes
 
 
 def random_resource(r: random.Random) -> dict[str, Value]:
-    found = {"service.name": ("str", r.choice(("api", "vllm")))} if r.random() < 0.9 else {}
+    resource = {"service.name": ("str", r.choice(("api", "vllm")))} if r.random() < 0.9 else {}
     if r.random() < 0.5:
-        found["foo"] = random_value(r)
-    return found
+        resource["foo"] = random_value(r)
+    return resource
 
 
 def random_events(r: random.Random, start: int) -> list[tuple[int, str, dict[str, Value]]]:
@@ -97,15 +109,15 @@ def set_value(into: AnyValue, value: Value) -> None:
         setattr(into, _FIELD[kind], content)
 
 
-def add_attributes(message: Any, found: dict[str, Value]) -> None:
-    for key, value in found.items():
+def add_attributes(message: Any, attributes: dict[str, Value]) -> None:
+    for key, value in attributes.items():
         kv = message.attributes.add()
         kv.key = key
         set_value(kv.value, value)
 
 
 def request_of(spans: list[Span]) -> ExportTraceServiceRequest:
-    """The spans as OTLP, one ResourceSpans a span."""
+    """Return the spans as OTLP, with one ResourceSpans per span."""
     request = ExportTraceServiceRequest()
     for s in spans:
         rs = request.resource_spans.add()
@@ -125,7 +137,7 @@ def request_of(spans: list[Span]) -> ExportTraceServiceRequest:
 
 
 def load(store: SpanStore, request: ExportTraceServiceRequest) -> int:
-    """Straight into the database, past the queue."""
+    """Write a request straight into the database, bypassing the queue."""
     batch = SpanBatch()
     batch.add(request.SerializeToString())
     return store.insert(*batch.tables())

@@ -1,4 +1,7 @@
-"""How much hypothesis tries. Without shrinking: a failing query is short as it is, and shrinking takes minutes."""
+"""Configure how many examples hypothesis tries.
+
+Examples are not shrunk: a failing query is short as it is, and shrinking takes minutes.
+"""
 
 from __future__ import annotations
 

@@ -1,13 +1,23 @@
-"""Hypothesis strategies for TraceQL queries that are valid by construction, or nearly."""
+"""Hypothesis strategies for TraceQL queries that are valid, or almost valid, by construction."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
 ATTRIBUTES = (
-    "span.foo", "span.bar", ".foo", "resource.foo", "resource.service.name", ".service.name", "span.gen_ai.request.model",
-    "span.gen_ai.usage.prompt_tokens", ".gen_ai.usage.prompt_tokens", "event.e", "span.never", ".e",
-)  # fmt: skip
+    "span.foo",
+    "span.bar",
+    ".foo",
+    "resource.foo",
+    "resource.service.name",
+    ".service.name",
+    "span.gen_ai.request.model",
+    "span.gen_ai.usage.prompt_tokens",
+    ".gen_ai.usage.prompt_tokens",
+    "event.e",
+    "span.never",
+    ".e",
+)
 _EQUAL = st.sampled_from(("=", "!="))
 _ORDER = st.sampled_from(("=", "!=", ">", ">=", "<", "<="))
 _LITERALS = st.sampled_from(
@@ -35,13 +45,31 @@ _LITERALS = st.sampled_from(
 _REGEX = st.sampled_from(('"a|b"', '"m."', '".*"', '"[0-9]+"', '"a.*p.*"', '""'))
 _INTRINSIC_CONDITIONS = st.sampled_from(
     (
-        'name = "chat"', 'name != "tool"', 'name =~ "llm.*"', "duration > 1ms", "duration <= 2ns", "kind = server",
-        "kind != client", "status = error", "status != unset", 'statusMessage = ""', 'statusMessage != "boom"',
-        'rootName = "chat"', 'rootServiceName = "api"', "traceDuration > 5s", "trace:duration < 1s", "span:childCount > 1",
-        "span:childCount = 0", 'event:name = "exception"', 'event:name != "token"', "event:timeSinceStart >= 2ns",
-        'span:parentID = ""', 'span:id != "0000000000000001"', "name != nil",
+        'name = "chat"',
+        'name != "tool"',
+        'name =~ "llm.*"',
+        "duration > 1ms",
+        "duration <= 2ns",
+        "kind = server",
+        "kind != client",
+        "status = error",
+        "status != unset",
+        'statusMessage = ""',
+        'statusMessage != "boom"',
+        'rootName = "chat"',
+        'rootServiceName = "api"',
+        "traceDuration > 5s",
+        "trace:duration < 1s",
+        "span:childCount > 1",
+        "span:childCount = 0",
+        'event:name = "exception"',
+        'event:name != "token"',
+        "event:timeSinceStart >= 2ns",
+        'span:parentID = ""',
+        'span:id != "0000000000000001"',
+        "name != nil",
     )
-)  # fmt: skip
+)
 
 
 def _numbers() -> st.SearchStrategy[str]:
@@ -72,11 +100,12 @@ def _numbers() -> st.SearchStrategy[str]:
 
 @st.composite
 def conditions(draw: st.DrawFn, depth: int = 2) -> str:
-    """The inside of a span filter."""
+    """Return a condition inside a span filter."""
     kind = draw(st.integers(0, 9))
     attribute = draw(st.sampled_from(ATTRIBUTES))
     if kind <= 2:
-        return f"{attribute} {draw(_ORDER)} {draw(_LITERALS.filter(lambda x: x not in ('true', 'false')))}"
+        literal = draw(_LITERALS.filter(lambda x: x not in ("true", "false")))
+        return f"{attribute} {draw(_ORDER)} {literal}"
     if kind == 3:
         return f"{attribute} {draw(_EQUAL)} {draw(st.sampled_from(('true', 'false')))}"
     if kind == 4:
@@ -103,7 +132,9 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> str:
         )
     if kind == 8:
         return f"!({draw(conditions(depth - 1))})"
-    return f"({draw(conditions(depth - 1))} {draw(st.sampled_from(('&&', '||')))} {draw(conditions(depth - 1))})"
+    left = draw(conditions(depth - 1))
+    operator = draw(st.sampled_from(("&&", "||")))
+    return f"({left} {operator} {draw(conditions(depth - 1))})"
 
 
 _SPANSET_OPS = (
@@ -129,10 +160,12 @@ _SPANSET_OPS = (
 
 @st.composite
 def spansets(draw: st.DrawFn, depth: int = 1) -> str:
-    """Filters, and operators between them."""
+    """Return a filter, or filters combined by operators."""
     if depth == 0 or draw(st.booleans()):
         return "{ " + draw(st.one_of(conditions(), st.just(""))) + " }"
-    return f"({draw(spansets(depth - 1))} {draw(st.sampled_from(_SPANSET_OPS))} {draw(spansets(depth - 1))})"
+    left = draw(spansets(depth - 1))
+    operator = draw(st.sampled_from(_SPANSET_OPS))
+    return f"({left} {operator} {draw(spansets(depth - 1))})"
 
 
 _AGGREGATES = st.one_of(
@@ -162,7 +195,7 @@ _GROUPS = st.sampled_from(
 
 @st.composite
 def pipelines(draw: st.DrawFn) -> str:
-    """A spanset expression, then up to three more stages."""
+    """Return a spanset expression followed by up to three more stages."""
     stages = [draw(spansets(2))]
     for _ in range(draw(st.integers(0, 3))):
         kind = draw(st.integers(0, 4))

@@ -1,7 +1,7 @@
-"""A slow and obvious TraceQL: evaluates a checked syntax tree over spans in plain Python, one span at a time.
+"""Evaluate TraceQL in a slow and obvious way: a checked syntax tree, in Python, span by span.
 
-The store's SQL must give the same answers. A value is (type, value); nothing is None. Types: str int dbl bool dur status kind, and
-the same with [] for arrays.
+The store's SQL must give the same answers. A value is (type, value), and None means that it is nil.
+Types are str, int, dbl, bool, dur, status and kind, and the same with [] for arrays.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ from lab.tracestore.traceql.fetch import ABSENT, ANY, EXISTS, Condition, FetchPl
 
 Value = tuple[str, Any] | None
 _SLOT = {
-    ast.Type.STRING: "str", ast.Type.INT: "int", ast.Type.FLOAT: "dbl", ast.Type.BOOLEAN: "bool",
-    ast.Type.DURATION: "dur", ast.Type.STATUS: "status", ast.Type.KIND: "kind",
-}  # fmt: skip
+    ast.Type.STRING: "str",
+    ast.Type.INT: "int",
+    ast.Type.FLOAT: "dbl",
+    ast.Type.BOOLEAN: "bool",
+    ast.Type.DURATION: "dur",
+    ast.Type.STATUS: "status",
+    ast.Type.KIND: "kind",
+}
 NUMBERS = ("int", "dbl", "dur")
 
 
@@ -40,17 +45,17 @@ class Span:
 
     @property
     def service(self) -> str | None:
-        found = self.resource.get("service.name")
-        return found[1] if found and found[0] == "str" else None
+        name = self.resource.get("service.name")
+        return name[1] if name and name[0] == "str" else None
 
 
 class Corpus:
-    """Spans by trace, and the answers to questions about them."""
+    """Spans by trace, and the evaluation of queries over them."""
 
     def __init__(self, spans: list[Span]) -> None:
         self.traces: dict[int, list[Span]] = defaultdict(list)
         self.by_id = {}
-        self.plan: FetchPlan | None = None  # with it, attributes are read as Tempo's storage does
+        self.plan: FetchPlan | None = None  # if set, attributes are read like by Tempo's storage
         for s in spans:
             self.traces[s.trace].append(s)
             self.by_id[s.trace, s.id] = s
@@ -83,7 +88,10 @@ class Corpus:
     # -- what Tempo reads
 
     def unread(self, node: Any, value: Value, other: Any) -> bool:
-        """A number of one type beside a literal number of another is not read, unless anything of the scope is."""
+        """Return whether Tempo skips a value compared with a literal number of another type.
+
+        Nothing is skipped if all attributes of the scope are read.
+        """
         if self.plan is None or value is None or not isinstance(node, ast.Attribute):
             return False
         if not isinstance(other, ast.Static) or not other.type.is_numeric:
@@ -93,7 +101,7 @@ class Corpus:
         return not is_open and value[0].removesuffix("[]") != _SLOT[other.type]
 
     def evaluated(self, condition: ast.FieldExpression, s: Span) -> bool:
-        """Whether Tempo evaluates a filter on this span at all; it matters only where something is negated."""
+        """Return whether Tempo evaluates a filter on this span; it matters only under negation."""
         if self.plan is None or not self.plan.conditions or not negates(condition):
             return True
         read = [self.is_read(c, s) for c in self.plan.conditions]
@@ -108,18 +116,18 @@ class Corpus:
         return self.value(ast.Binary(c.op, c.attribute, c.operand), s) == ("bool", True)
 
     def absent(self, node: Any, s: Span) -> bool:
-        """Of events, whether any of them lacks the attribute, or there is none."""
+        """For events, return whether any of them lacks the attribute, or there is none."""
         if isinstance(node, ast.Attribute) and node.scope == "event":
             return not s.events or any(node.name not in a for _, _, a in s.events)
         return self.value(node, s) is None
 
     def unary(self, node: ast.Unary, s: Span) -> Value:
-        found = self.value(node.operand, s)
-        if found is None:
+        operand = self.value(node.operand, s)
+        if operand is None:
             return None
         if node.op == "!":
-            return ("bool", not found[1]) if found[0] == "bool" else None
-        return (found[0], -found[1]) if found[0] in NUMBERS else None
+            return ("bool", not operand[1]) if operand[0] == "bool" else None
+        return (operand[0], -operand[1]) if operand[0] in NUMBERS else None
 
     def intrinsic(self, name: str, s: Span) -> Value:
         trace = self.traces[s.trace]
@@ -159,10 +167,10 @@ class Corpus:
         places = {"span": s.attributes, "resource": s.resource}
         for scope in [node.scope] if node.scope else ["span", "resource"]:
             if scope == "event":
-                found = [a[node.name] for _, _, a in s.events if node.name in a]
-                if found:
-                    assert len({t for t, _ in found}) == 1
-                    return (found[0][0] + "[]", [v for _, v in found])
+                values = [a[node.name] for _, _, a in s.events if node.name in a]
+                if values:
+                    assert len({t for t, _ in values}) == 1
+                    return (values[0][0] + "[]", [v for _, v in values])
             elif node.name in places.get(scope, {}):
                 return places[scope][node.name]
         return None
@@ -231,13 +239,13 @@ class Corpus:
         self, query: ast.Query, plan: FetchPlan | None = None
     ) -> dict[int, list[tuple[tuple, tuple, list[Span]]]]:
         self.plan = plan
-        found = {}
+        sets_by_trace = {}
         for trace, spans in self.traces.items():
             sets = self.stages(query.pipeline, [((), (), spans)])
             sets = [s for s in sets if s[2]]
             if sets:
-                found[trace] = sets
-        return found
+                sets_by_trace[trace] = sets
+        return sets_by_trace
 
     def stages(self, pipeline: ast.Pipeline, sets: list) -> list:
         for stage in pipeline.stages:
@@ -261,44 +269,44 @@ class Corpus:
                 everything = [s for _, _, spans in sets for s in spans]
                 return [((), (), everything)]
             case ast.GroupBy():
-                return [item for one in sets for item in self.group(stage, one)]
+                return [item for spanset in sets for item in self.group(stage, spanset)]
             case ast.ScalarFilter():
-                return [item for one in sets for item in self.scalar(stage, one)]
+                return [item for spanset in sets for item in self.scalar(stage, spanset)]
         raise TypeError(stage)
 
     def holds(self, condition: ast.FieldExpression, s: Span) -> bool:
         return self.evaluated(condition, s) and self.value(condition, s) == ("bool", True)
 
-    def group(self, stage: ast.GroupBy, one: tuple) -> list:
+    def group(self, stage: ast.GroupBy, spanset: tuple) -> list:
         groups: dict[Any, list[Span]] = defaultdict(list)
-        for s in one[2]:
+        for s in spanset[2]:
             groups[self.group_key(stage.operand, s)].append(s)
-        return [((*one[0], key), one[1], spans) for key, spans in groups.items()]
+        return [((*spanset[0], key), spanset[1], spans) for key, spans in groups.items()]
 
     def group_key(self, operand: Any, s: Span) -> Any:
-        """The value; an array of one is its element, and of several events the first counts."""
-        found = self.value(operand, s)
-        if found is None or not found[0].endswith("[]"):
-            return found
-        kind = found[0].removesuffix("[]")
+        """Return the value to group by: the element of an array of one, and the first of events."""
+        value = self.value(operand, s)
+        if value is None or not value[0].endswith("[]"):
+            return value
+        kind = value[0].removesuffix("[]")
         is_event = isinstance(operand, ast.Attribute) and operand.scope == "event"
-        if is_event or len(found[1]) == 1:
-            return (kind, found[1][0])
-        return (found[0], tuple(found[1]))
+        if is_event or len(value[1]) == 1:
+            return (kind, value[1][0])
+        return (value[0], tuple(value[1]))
 
-    def scalar(self, stage: ast.ScalarFilter, one: tuple) -> list:
-        groups, values, spans = one
+    def scalar(self, stage: ast.ScalarFilter, spanset: tuple) -> list:
+        groups, values, spans = spanset
         if stage.left.operand is None:
             result: Value = ("int", len(spans))
         else:
-            found = [
+            present = [
                 f
                 for f in (self.value(stage.left.operand, s) for s in spans)
                 if f is not None and f[0] in NUMBERS
             ]
-            if not found:
+            if not present:
                 return []
-            numbers = [n for _, n in found]
+            numbers = [n for _, n in present]
             result = (
                 "dbl",
                 {"min": min, "max": max, "sum": math.fsum, "avg": lambda n: math.fsum(n) / len(n)}[
@@ -310,7 +318,7 @@ class Corpus:
 
     def operator(self, node: ast.SpansetOp, spans: list[Span]) -> list[Span]:
         def side(n: Any) -> list[Span]:
-            return [s for _, _, found in self.stage(n, [((), (), spans)]) for s in found]
+            return [s for _, _, matched in self.stage(n, [((), (), spans)]) for s in matched]
 
         left, right = side(node.left), side(node.right)
         both = list({s.id: s for s in left + right}.values())

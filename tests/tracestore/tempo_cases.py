@@ -1,6 +1,6 @@
 """Compare the store's answers with those recorded from a real Tempo (see data/tempo/README.md).
 
-As a script it prints the agreement by kind and, with `--differences`, what differs.
+As a script it prints the agreement by kind and, with `--differences`, the differences.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ def trace_ids() -> list[str]:
 
 
 @dataclass
-class Asker:
-    """Sends the recorded queries to a store that holds the corpus at `t0_s` (unix s)."""
+class CaseRunner:
+    """Send the recorded queries to a store that contains the corpus at `t0_s` (unix s)."""
 
     tempo: httpx.Client
     t0_s: int
 
     def answer(self, kind: str, query: str) -> dict[str, Any]:
-        """Return the store's answer in the form of the recorded ones."""
+        """Return the store's answer in the format of the recorded ones."""
         if kind == "get":
             return self._get(query)
 
@@ -161,7 +161,7 @@ def _sorted_tags(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def normal(answer: Any) -> Any:
-    """Return an answer in which equal means no real difference: floats to nine significant digits."""
+    """Return an answer with floats rounded to nine significant digits, so equality is exact."""
     if isinstance(answer, float):
         return float(f"{round(answer, 9):.9g}")  # recorded samples have nine decimals
     if isinstance(answer, list):
@@ -172,7 +172,7 @@ def normal(answer: Any) -> Any:
 
 
 def agree(kind: str, query: str, recorded: dict[str, Any], ours: dict[str, Any]) -> bool:
-    """Whether our answer is the recorded one, apart from the differences that do not count."""
+    """Return whether our answer equals the recorded one, except for irrelevant differences."""
     if recorded["status"] != 200 or ours["status"] != 200:
         return ours["status"] == recorded["status"]
 
@@ -200,9 +200,9 @@ def agree(kind: str, query: str, recorded: dict[str, Any], ours: dict[str, Any])
 
 
 def _without_ties(series: list[dict[str, Any]]) -> list[Any]:
-    """Return series sorted; of compare(), values as frequent as the least of ten are only counted.
+    """Return series sorted; for compare(), the rarest values of ten are only counted.
 
-    Of values that are equally frequent Tempo keeps any ten.
+    Of equally frequent values Tempo keeps any ten.
     """
     attributes: dict[str, list[tuple[float, Any]]] = {}
     for s in series:
@@ -211,30 +211,30 @@ def _without_ties(series: list[dict[str, Any]]) -> list[Any]:
         total = sum(v for _, v in samples) if isinstance(samples, list) else samples
         attributes.setdefault(json.dumps(names), []).append((total, s))
 
-    kept: list[Any] = []
+    lines: list[Any] = []
     for names, counted in attributes.items():
         compared = "baseline" in names or "selection" in names
         least = min(total for total, _ in counted) if compared and len(counted) >= 10 else None
-        kept += [s for total, s in counted if total != least]
-        kept += [[names, least, sum(total == least for total, _ in counted)]] if least else []
-    return sorted(kept, key=json.dumps)
+        lines += [s for total, s in counted if total != least]
+        lines += [[names, least, sum(total == least for total, _ in counted)]] if least else []
+    return sorted(lines, key=json.dumps)
 
 
 def _drop_unrequested_names(recorded: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Tempo leaves a span's name out unless the query asks for it; ours may have it."""
-    asked = any(s["name"] for t in recorded["traces"] for g in t["sets"] for s in g["spans"])
-    for trace in [] if asked else ours["traces"]:
+    """Remove span names from our answer that Tempo omits because the query does not select them."""
+    requested = any(s["name"] for t in recorded["traces"] for g in t["sets"] for s in g["spans"])
+    for trace in [] if requested else ours["traces"]:
         for spanset in trace["sets"]:
             for span in spanset["spans"]:
                 span["name"] = ""
 
 
 def now_t0_s() -> int:
-    """Return an instant about 70 s ago, a multiple of 10 s, as when Tempo was asked."""
+    """Return a time about 70 s ago, a multiple of 10 s, as when Tempo was queried."""
     return int(time.time() - 70) // 10 * 10
 
 
-def compare_all(asker: Asker) -> dict[str, list[tuple[str, bool, Any, Any]]]:
+def compare_all(asker: CaseRunner) -> dict[str, list[tuple[str, bool, Any, Any]]]:
     """Return (query, agreement, recorded, ours) of every case, by kind."""
     answers = load("answers")
     result: dict[str, list[tuple[str, bool, Any, Any]]] = {}
@@ -260,7 +260,7 @@ def main() -> None:
         t0_s = now_t0_s()
         body = json.dumps(corpus_at(t0_s * _S)).encode()
         running.export(body, Content_Type="application/json").raise_for_status()
-        result = compare_all(Asker(running.tempo, t0_s))
+        result = compare_all(CaseRunner(running.tempo, t0_s))
         stop(*parts)
 
     for kind, cases in result.items():

@@ -1,4 +1,4 @@
-"""Tempo's HTTP API: shapes, defaults, limits and error codes, and our own endpoints beside it."""
+"""Tempo's HTTP API and the lab's endpoints: formats, defaults, limits and error codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW = {"start": str(T0 // 10**9 - 10), "end": str(T0 // 10**9 + 60)}
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, list[Span]]]:
-    """A running store with some random traces, which the tests only read."""
+    """Yield a running store with some random traces, which tests only read."""
     parts = start(tmp_path_factory.mktemp("api"))
     spans = random_spans(11, traces=12)
     assert parts[0].export(request_of(spans).SerializeToString()).status_code == 200
@@ -43,7 +43,7 @@ def spans(loaded: tuple[Running, list[Span]]) -> list[Span]:
 
 
 def test_small_endpoints(tempo) -> None:
-    """What Grafana's `Save & test`, a supervisor and a scraper ask."""
+    """The endpoints for Grafana's `Save & test`, a supervisor and a scraper answer."""
     assert (tempo.get("/ready").text, tempo.get("/api/echo").text) == ("ready", "echo")
     assert tempo.get("/api/status/buildinfo").json()["version"]
     assert "tracestore_spans_accepted_total" in tempo.get("/metrics").text
@@ -51,16 +51,16 @@ def test_small_endpoints(tempo) -> None:
 
 
 def test_trace_by_id_v2(tempo, spans: list[Span]) -> None:
-    """JSON with base64 ids, or protobuf by Accept; the same spans in both; an unknown id is an empty trace."""
-    wanted = spans[0]
-    url = f"/api/v2/traces/{wanted.trace:032x}"
+    """The trace is JSON with base64 ids, or protobuf by Accept; an unknown id is an empty trace."""
+    first = spans[0]
+    url = f"/api/v2/traces/{first.trace:032x}"
     answer = tempo.get(url).json()
-    found = [
+    answered = [
         s for rs in answer["trace"]["resourceSpans"] for ss in rs["scopeSpans"] for s in ss["spans"]
     ]
-    ids = {int.from_bytes(base64.b64decode(s["spanId"]), "big") for s in found}
-    assert ids == {s.id for s in spans if s.trace == wanted.trace}
-    assert all(isinstance(s["startTimeUnixNano"], str) for s in found)
+    ids = {int.from_bytes(base64.b64decode(s["spanId"]), "big") for s in answered}
+    assert ids == {s.id for s in spans if s.trace == first.trace}
+    assert all(isinstance(s["startTimeUnixNano"], str) for s in answered)
     body = tempo.get(url, headers={"Accept": "application/protobuf"})
     assert body.headers["content-type"] == "application/protobuf"
     assert body.content[0] == 0x0A  # field 1: the trace
@@ -68,7 +68,7 @@ def test_trace_by_id_v2(tempo, spans: list[Span]) -> None:
 
 
 def test_trace_by_id_v1(tempo, spans: list[Span]) -> None:
-    """`batches`, or a protobuf Trace; 404 for an unknown id, 400 for what is no id."""
+    """The trace is `batches` or a protobuf Trace, 404 for an unknown id, 400 for an invalid one."""
     url = f"/api/traces/{spans[0].trace:x}"
     assert tempo.get(url).json()["batches"]
     trace = TracesData.FromString(
@@ -81,8 +81,8 @@ def test_trace_by_id_v1(tempo, spans: list[Span]) -> None:
         assert tempo.get(f"/api/traces/{wrong}").status_code == 400
 
 
-def test_a_trace_has_every_message_that_tempo_writes(running: Running) -> None:
-    """Resource, scope and status are present even when nothing was sent for them: clients do not check."""
+def test_a_trace_has_every_message_that_tempo_sends(running: Running) -> None:
+    """Resource, scope and status are always present, as clients do not check for them."""
     request = ExportTraceServiceRequest()
     span = request.resource_spans.add().scope_spans.add().spans.add()
     span.trace_id, span.span_id = bytes(15) + b"\x07", b"\x08" * 8
@@ -104,8 +104,8 @@ def test_a_trace_has_every_message_that_tempo_writes(running: Running) -> None:
     assert trace.resource_spans[0].scope_spans[0].spans[0].HasField("status")
 
 
-def test_search_shape(tempo, spans: list[Span]) -> None:
-    """Every field that Tempo returns, with its type: 64-bit numbers are strings, durationMs is a number."""
+def test_search_has_tempos_fields(tempo, spans: list[Span]) -> None:
+    """Every field has Tempo's type: 64-bit numbers are strings, durationMs is a number."""
     answer = tempo.get(
         "/api/search",
         params={"q": "{ .foo != nil } | select(.foo)", "limit": "3", "spss": "1"} | WINDOW,
@@ -133,16 +133,16 @@ def test_search_shape(tempo, spans: list[Span]) -> None:
 
 
 def test_search_is_newest_first_and_limited(tempo, spans: list[Span]) -> None:
-    """20 traces without a limit; the newest come first."""
-    found = tempo.get("/api/search").json()["traces"]
+    """The default limit is 20 traces, and the newest come first."""
+    traces = tempo.get("/api/search").json()["traces"]
     newest = {f"{s.trace:x}": 0 for s in spans}
     for s in spans:
         newest[f"{s.trace:x}"] = max(newest[f"{s.trace:x}"], s.start)
-    assert [t["traceID"] for t in found] == sorted(newest, key=lambda t: -newest[t])[:20]
+    assert [t["traceID"] for t in traces] == sorted(newest, key=lambda t: -newest[t])[:20]
 
 
-def test_matched_counts_all_not_only_the_shown(tempo, spans: list[Span]) -> None:
-    """`matched` is the number of matching spans, whatever spss lets through."""
+def test_matched_counts_all_spans_not_only_the_returned(tempo, spans: list[Span]) -> None:
+    """`matched` is the number of matching spans, whatever spss is."""
     for trace in tempo.get("/api/search", params={"q": "{}", "spss": "1"}).json()["traces"]:
         assert trace["spanSet"]["matched"] == sum(
             1 for s in spans if f"{s.trace:x}" == trace["traceID"]
@@ -150,27 +150,27 @@ def test_matched_counts_all_not_only_the_shown(tempo, spans: list[Span]) -> None
 
 
 def test_grouped_search(tempo, spans: list[Span]) -> None:
-    """by() makes one spanset a group and says of which; count() says how many."""
-    found = tempo.get(
+    """by() returns one named spanset per group, and count() its number of spans."""
+    traces = tempo.get(
         "/api/search", params={"q": "{} | by(name) | count() > 1", "limit": "50"}
     ).json()["traces"]
     corpus = Corpus(spans)
-    for trace in found:
+    for trace in traces:
         members = corpus.traces[int(trace["traceID"], 16)]
         names = {
             n: c for n in {s.name for s in members} if (c := sum(s.name == n for s in members)) > 1
         }
-        said = {}
+        counts = {}
         for spanset in trace["spanSets"]:
             values = {a["key"]: next(iter(a["value"].values())) for a in spanset["attributes"]}
-            said[values["by(name)"]] = int(values["count()"])
-        assert said == names
+            counts[values["by(name)"]] = int(values["count()"])
+        assert counts == names
 
 
-def test_a_window_limits(tempo, spans: list[Span]) -> None:
-    """Traces that do not overlap [start, end] take no part; the others are evaluated as a whole."""
+def test_a_window_limits_the_search(tempo, spans: list[Span]) -> None:
+    """Traces outside [start, end] are excluded, and the others are evaluated completely."""
     start, end = T0 // 10**9 + 5, T0 // 10**9 + 10
-    found = tempo.get(
+    answered = tempo.get(
         "/api/search", params={"q": "{}", "start": start, "end": end, "limit": 100}
     ).json()["traces"]
     traces = Corpus(spans).traces
@@ -181,16 +181,16 @@ def test_a_window_limits(tempo, spans: list[Span]) -> None:
         and max(s.end for s in members) >= start * 10**9
     }
     assert 0 < len(overlapping) < len(traces)
-    assert {t["traceID"]: t["spanSet"]["matched"] for t in found} == overlapping
+    assert {t["traceID"]: t["spanSet"]["matched"] for t in answered} == overlapping
 
 
 def test_legacy_search(tempo, spans: list[Span]) -> None:
-    """The parameters of before TraceQL: tags in logfmt, minDuration, maxDuration."""
-    found = tempo.get(
+    """The parameters from before TraceQL work: tags in logfmt, minDuration, maxDuration."""
+    traces = tempo.get(
         "/api/search", params={"tags": 'service.name=vllm name="chat"', "limit": 100}
     ).json()["traces"]
     expected = {f"{s.trace:x}" for s in spans if s.service == "vllm" and s.name == "chat"}
-    assert {t["traceID"] for t in found} == expected
+    assert {t["traceID"] for t in traces} == expected
     assert tempo.get("/api/search", params={"tags": "a=b c"}).status_code == 400
     longest = tempo.get("/api/search", params={"minDuration": "1000h"}).json()["traces"]
     assert longest == []
@@ -199,19 +199,29 @@ def test_legacy_search(tempo, spans: list[Span]) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"limit": "0"}, {"limit": "262145"}, {"limit": "x"}, {"spss": "101"}, {"start": "10", "end": "5"},
-        {"start": "0", "end": "700000"}, {"q": "{ .a == 1 }"}, {"q": "{ name = 1 }"}, {"q": "{ parent.a = 1 }"},
-        {"q": "{} | rate()"}, {"start": "x", "end": "5"}, {"minDuration": "soon"}, {"q": "{ .a > nil }"},
+        {"limit": "0"},
+        {"limit": "262145"},
+        {"limit": "x"},
+        {"spss": "101"},
+        {"start": "10", "end": "5"},
+        {"start": "0", "end": "700000"},
+        {"q": "{ .a == 1 }"},
+        {"q": "{ name = 1 }"},
+        {"q": "{ parent.a = 1 }"},
+        {"q": "{} | rate()"},
+        {"start": "x", "end": "5"},
+        {"minDuration": "soon"},
+        {"q": "{ .a > nil }"},
     ],
-)  # fmt: skip
-def test_search_refuses(tempo, params: dict[str, str]) -> None:
-    """400 and a sentence for what is out of bounds or no query."""
+)
+def test_search_refuses_invalid_parameters(tempo, params: dict[str, str]) -> None:
+    """Values out of bounds and invalid queries are answered with 400 and a sentence."""
     answer = tempo.get("/api/search", params=params)
     assert (answer.status_code, len(answer.text) > 10) == (400, True)
 
 
 def test_tags(tempo, spans: list[Span]) -> None:
-    """Names by scope; one scope alone; an unknown scope is refused; the older form without scopes."""
+    """Names are grouped by scope, restricted by scope, and available in the older format."""
     scopes = {s["name"]: s["tags"] for s in tempo.get("/api/v2/search/tags").json()["scopes"]}
     assert set(scopes["span"]) == {k for s in spans for k in s.attributes}
     assert set(scopes["resource"]) == {k for s in spans for k in s.resource}
@@ -226,7 +236,7 @@ def test_tags(tempo, spans: list[Span]) -> None:
 
 
 def test_tag_values(tempo, spans: list[Span]) -> None:
-    """Values with their types, restricted by a query, which may be incomplete or nonsense."""
+    """Values have types and are restricted by a query, which may be incomplete or invalid."""
 
     def values(tag: str, **params: str) -> set[tuple[str, str]]:
         answer = tempo.get(f"/api/v2/search/tag/{tag}/values", params=params)
@@ -265,7 +275,7 @@ def labels(series: dict) -> dict[str, object]:
 
 
 def test_rate_over_a_range(tempo, spans: list[Span]) -> None:
-    """Aligned to the step, one step early, stamped with the interval's end, right-closed, zeros included."""
+    """Intervals are aligned to the step, right-closed, stamped with their end, and have zeros."""
     (series,) = metrics(tempo, "query_range", "{} | count_over_time()", step="10s")["series"]
     assert labels(series) == {"__name__": "count_over_time"}
     step, first = 10 * 10**9, (T0 // 10**9 - 10) // 10 * 10 * 10**9
@@ -281,47 +291,50 @@ def test_rate_over_a_range(tempo, spans: list[Span]) -> None:
 
 
 def test_values_over_time(tempo, spans: list[Span]) -> None:
-    """min, max, avg, sum by a label; durations in seconds; groups without a value have no series."""
+    """min, max, avg and sum are grouped, durations are in seconds, empty groups are left out."""
     for op, function in (
         ("min", min),
         ("max", max),
         ("sum", sum),
         ("avg", lambda v: sum(v) / len(v)),
     ):
-        found = metrics(tempo, "query", f"{{}} | {op}_over_time(duration) by (name)")["series"]
-        said = {labels(s)["name"]: s["value"] for s in found}
+        result = metrics(tempo, "query", f"{{}} | {op}_over_time(duration) by (name)")["series"]
+        values = {labels(s)["name"]: s["value"] for s in result}
         truth = {
             n: function([(s.end - s.start) / 1e9 for s in spans if s.name == n])
             for n in {s.name for s in spans}
         }
-        assert said == pytest.approx(truth)
+        assert values == pytest.approx(truth)
     assert metrics(tempo, "query", "{} | max_over_time(span.never)")["series"] == []
 
 
 def test_grouping_drops_nil_but_says_so_where_all_are(tempo, spans: list[Span]) -> None:
     """A span without the attribute is in a series of its own, labelled nil."""
-    found = metrics(tempo, "query", "{} | count_over_time() by (span.gen_ai.request.model)")[
+    result = metrics(tempo, "query", "{} | count_over_time() by (span.gen_ai.request.model)")[
         "series"
     ]
-    said = {labels(s)["span.gen_ai.request.model"]: s["value"] for s in found}
+    values = {labels(s)["span.gen_ai.request.model"]: s["value"] for s in result}
     truth: dict[str, int] = {}
     for s in spans:
         value = s.attributes.get("gen_ai.request.model", ("str", "nil"))[1]
         truth[value] = truth.get(value, 0) + 1
-    assert said == truth
+    assert values == truth
 
 
 def test_quantiles_are_tempos(tempo, spans: list[Span]) -> None:
-    """Power-of-two buckets with exponential interpolation, label p; nothing at all for floats, unless exact is asked."""
+    """Power-of-two buckets are interpolated exponentially, unless exact quantiles are requested.
+
+    The label is p, and floats have no quantiles.
+    """
     from lab.tracestore.series import log2_quantile
 
-    found = metrics(tempo, "query", "{} | quantile_over_time(duration, 0.5, 0.9)")["series"]
+    result = metrics(tempo, "query", "{} | quantile_over_time(duration, 0.5, 0.9)")["series"]
     buckets: dict[float, int] = {}
     for s in spans:
         if (d := s.end - s.start) >= 2:
             upper = float(1 << (d - 1).bit_length()) / 1e9
             buckets[upper] = buckets.get(upper, 0) + 1
-    assert {labels(s)["p"]: s["value"] for s in found} == pytest.approx(
+    assert {labels(s)["p"]: s["value"] for s in result} == pytest.approx(
         {q: log2_quantile(q, sorted(buckets.items())) for q in (0.5, 0.9)}
     )
     histogram = metrics(tempo, "query", "{} | histogram_over_time(duration)")["series"]
@@ -343,7 +356,7 @@ def test_second_stage(tempo, spans: list[Span]) -> None:
 
 
 def test_metrics_of_a_structural_query(tempo, spans: list[Span]) -> None:
-    """Only the spans that the pipeline leaves are counted."""
+    """Only spans that the pipeline selects are counted."""
     (series,) = metrics(tempo, "query", '{ name = "chat" } >> {} | count_over_time()')["series"]
     corpus = Corpus(spans)
     chats = {s.id for s in spans if s.name == "chat"}
@@ -353,20 +366,27 @@ def test_metrics_of_a_structural_query(tempo, spans: list[Span]) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        {"q": "{}"}, {"q": ""}, {"q": "{} | rate()", "step": "x"}, {"q": "{} | rate()", "start": "5", "end": "4"},
-        {"q": "{} | rate()", "start": "1", "end": "90000"}, {"q": "{} | rate()", "step": "1ms"},
-        {"q": "{} | rate()", "start": "yesterday"}, {"q": "{} | compare({status=error}, 0)"}, {"q": "{} | rate()", "step": "0"},
-        {"q": "({} | rate()) / ({} | rate())"}, {"q": "{} | rate()", "since": "2d"},
+        {"q": "{}"},
+        {"q": ""},
+        {"q": "{} | rate()", "step": "x"},
+        {"q": "{} | rate()", "start": "5", "end": "4"},
+        {"q": "{} | rate()", "start": "1", "end": "90000"},
+        {"q": "{} | rate()", "step": "1ms"},
+        {"q": "{} | rate()", "start": "yesterday"},
+        {"q": "{} | compare({status=error}, 0)"},
+        {"q": "{} | rate()", "step": "0"},
+        {"q": "({} | rate()) / ({} | rate())"},
+        {"q": "{} | rate()", "since": "2d"},
     ],
-)  # fmt: skip
-def test_metrics_refuse(tempo, params: dict[str, str]) -> None:
-    """400 and a sentence."""
+)
+def test_metrics_refuse_invalid_parameters(tempo, params: dict[str, str]) -> None:
+    """Invalid queries and parameters are answered with 400 and a sentence."""
     answer = tempo.get("/api/metrics/query_range", params=params)
     assert (answer.status_code, len(answer.text) > 10) == (400, True)
 
 
 def test_times_may_be_seconds_nanoseconds_or_rfc3339(tempo) -> None:
-    """All three say the same window."""
+    """The three notations give the same window."""
     answers = []
     for begin, end in (
         ("1700000000", "1700000060"),
@@ -388,17 +408,17 @@ def bulk(tempo, **params: str) -> pa.Table:
 
 
 def test_bulk(tempo, spans: list[Span]) -> None:
-    """The spans of a filter as one table; with whole_traces all spans of their traces."""
+    """Matching spans are returned as a table, with whole_traces all spans of their traces."""
     table = bulk(tempo, q='{ name = "chat" }')
     assert set(table.column("span_id").to_pylist()) == {
         f"{s.id:016x}" for s in spans if s.name == "chat"
     }
-    whole = bulk(tempo, q='{ name = "chat" }', whole_traces="true", columns="span_id,name")
+    complete = bulk(tempo, q='{ name = "chat" }', whole_traces="true", columns="span_id,name")
     traces = {s.trace for s in spans if s.name == "chat"}
-    assert set(whole.column("span_id").to_pylist()) == {
+    assert set(complete.column("span_id").to_pylist()) == {
         f"{s.id:016x}" for s in spans if s.trace in traces
     }
-    assert whole.column_names == ["span_id", "name"]
+    assert complete.column_names == ["span_id", "name"]
     everything = bulk(tempo)
     by_id = {int(r["span_id"], 16): r for r in everything.to_pylist()}
     for s in spans:
@@ -416,7 +436,7 @@ def test_bulk(tempo, spans: list[Span]) -> None:
 
 
 def test_bulk_of_nothing_is_an_empty_table(tempo) -> None:
-    """No match: a stream with the columns and no row."""
+    """Without a match the stream has the columns and no row."""
     table = bulk(tempo, q='{ name = "nobody" }')
     assert (table.num_rows, "trace_id" in table.column_names) == (0, True)
 
@@ -439,10 +459,10 @@ def test_bulk_of_nothing_is_an_empty_table(tempo) -> None:
         max_size=2,
     ),
 )
-def test_no_question_makes_a_500(
+def test_no_query_is_a_server_error(
     loaded: tuple[Running, list[Span]], path: str, q: str, more: dict[str, str]
 ) -> None:
-    """Whatever is asked: an answer or a 400."""
+    """Every query is answered with a result or with 400."""
     answer = loaded[0].tempo.get(path, params={"q": q} | more)
     assert answer.status_code in (200, 400), answer.text
 
@@ -452,7 +472,7 @@ def test_no_question_makes_a_500(
     ["'; DROP TABLE spans; --", '"; DROP TABLE spans; --', "\\", "\x00", "$p0", "a' OR '1'='1"],
 )
 def test_nothing_is_injected(tempo, spans: list[Span], evil: str) -> None:
-    """Values and names are bound, never pasted."""
+    """Values and names are bound as parameters, never inserted into SQL."""
     quoted = '"' + evil.replace("\\", "\\\\").replace('"', '\\"') + '"'
     for q in (
         f"{{ name = {quoted} }}",

@@ -1,4 +1,4 @@
-"""A short run of the campaign in `benchmarks.store_campaign`: values at every bound, every endpoint."""
+"""A short run of `benchmarks.store_campaign` passes: values at every bound, every endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.tracestore.corpus import random_spans, request_of
 
 
 def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
-    """OTLP fields and HTTP parameters at the bounds of their types: 200 or 4xx, and no traceback in the log."""
+    """OTLP fields and parameters at their bounds give 200 or 4xx, and no traceback in the log."""
     result = store_campaign.fuzz(tmp_path, 600, seed=18)
     assert result["failed"] == 0, result["first"]
     assert result["codes"]["write 200"] > 150
@@ -42,7 +42,7 @@ LONG = "9" * 5000
 def test_numbers_out_of_range_are_a_client_error(
     fuzzed: Running, path: str, name: str, value: str
 ) -> None:
-    """Far too many digits, a huge unit, digits of another script: 400 with a sentence."""
+    """Too many digits, huge units and digits of other scripts give 400 with a sentence."""
     parameters = {"q": "{} | rate()"} if "metrics" in path else {}
     answer = fuzzed.tempo.get(path, params=parameters | {name: value})
     assert answer.status_code == 400
@@ -58,7 +58,7 @@ def test_tags_with_any_character_have_values(fuzzed: Running, tag: str) -> None:
 
 
 def test_an_aborted_body_leaves_no_traceback(tmp_path: Path) -> None:
-    """A sender that goes away in the middle of its body is not an error of the store."""
+    """A client that disconnects during its body is not an error of the store."""
     store = store_campaign.Store(tmp_path)
 
     def half() -> object:
@@ -75,7 +75,7 @@ def test_an_aborted_body_leaves_no_traceback(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_over_resources_selects_spans(running: Running) -> None:
-    """A pipeline that looks at resource attributes, as a filter of the frame of spans."""
+    """Resource attributes in a pipeline select spans as they do in a filter."""
     running.export(request_of(random_spans(1)).SerializeToString())
     for query in (
         "{ .foo = 1.5 } | count() > 0",

@@ -1,4 +1,4 @@
-"""Reading attributes with arithmetic gives what protobuf gives, and refuses what protobuf refuses."""
+"""The fast attribute reader gives protobuf's values and refuses what protobuf refuses."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def by_protobuf(blob: bytes) -> tuple[str, Any]:
 
 
 def by_arithmetic(blobs: list[bytes]) -> list[tuple[str, Any]]:
-    found = attributes.read(blobs)
-    keys = found.keys.take(pa.array(found.codes)).to_pylist()
+    columns = attributes.read(blobs)
+    keys = columns.keys.take(pa.array(columns.codes)).to_pylist()
     field = {
         attributes.STR: "stringValue",
         attributes.INT: "intValue",
@@ -46,7 +46,7 @@ def by_arithmetic(blobs: list[bytes]) -> list[tuple[str, Any]]:
         attributes.BOOL: "boolValue",
     }
     result: list[Any] = [None] * len(blobs)
-    for number, column in found.columns.items():
+    for number, column in columns.columns.items():
         for i, value in zip(column.index.tolist(), column.values.to_pylist(), strict=True):
             shown = (
                 msgspec.json.decode(value)
@@ -58,7 +58,7 @@ def by_arithmetic(blobs: list[bytes]) -> list[tuple[str, Any]]:
 
 
 def as_text(pairs: list[tuple[str, Any]]) -> str:
-    """Comparable also where a value is NaN or an infinity."""
+    """Return pairs as text, which compares equal also for NaN and infinities."""
     words = {"inf": '"Infinity"', "-inf": '"-Infinity"', "nan": '"NaN"'}
     return repr(
         [
@@ -71,7 +71,7 @@ def as_text(pairs: list[tuple[str, Any]]) -> str:
 @QUICK
 @given(pairs=st.lists(PAIRS, max_size=6))
 def test_the_same_as_protobuf(pairs: list[KeyValue]) -> None:
-    """Every kind and length of value."""
+    """Values of every kind and length are equal."""
     blobs = [kv.SerializeToString() for kv in pairs]
     assert as_text(by_arithmetic(blobs)) == as_text([by_protobuf(b) for b in blobs])
 
@@ -81,11 +81,11 @@ def test_the_same_as_protobuf(pairs: list[KeyValue]) -> None:
 def test_damaged_bytes_are_judged_as_protobuf_judges_them(
     data: st.DataObject, pair: KeyValue
 ) -> None:
-    """A changed, missing or added byte: the same values, or a refusal where protobuf refuses."""
+    """With a changed, missing or added byte, the values are equal or both refuse."""
     blob = bytearray(pair.SerializeToString())
     for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, max(len(blob) - 1, 0)))
-        blob[at : at + data.draw(st.integers(0, 1))] = data.draw(st.binary(max_size=2))
+        position = data.draw(st.integers(0, max(len(blob) - 1, 0)))
+        blob[position : position + data.draw(st.integers(0, 1))] = data.draw(st.binary(max_size=2))
     neighbours = [KeyValue(key="a", value=AnyValue(int_value=300)).SerializeToString()]
     blobs = [*neighbours, bytes(blob), *neighbours]
     try:
@@ -100,13 +100,13 @@ def test_damaged_bytes_are_judged_as_protobuf_judges_them(
 @QUICK
 @given(data=st.data())
 def test_a_damaged_request_is_accepted_or_refused(data: st.DataObject) -> None:
-    """Whatever bytes come: as many rows as were accepted, or BadRequest; nothing else."""
+    """Any bytes give as many rows as were accepted, or BadRequest."""
     body = bytearray(
         request_of(random_spans(data.draw(st.integers(0, 5)), traces=1)).SerializeToString()
     )
     for _ in range(data.draw(st.integers(0, 3))):
-        at = data.draw(st.integers(0, len(body) - 1))
-        body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+        position = data.draw(st.integers(0, len(body) - 1))
+        body[position : position + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     batch = SpanBatch()
     try:
         accepted, _, _ = batch.add(bytes(body))

@@ -1,4 +1,4 @@
-"""What was acknowledged is never lost: torn logs, kill -9, full disks."""
+"""Acknowledged spans are never lost by torn logs, kill -9 or full disks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
-    """What is appended is read, from a sequence number on, also across segments."""
+    """Records are read from a sequence number on, across segments."""
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
     assert log.append([b"a", b"b"]) == 2
     assert log.append([b"c"]) == 3
@@ -41,8 +41,8 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 20, 25])
-def test_a_torn_last_record_is_left_out(tmp_path: Path, cut: int) -> None:
-    """Wherever the last write was cut, the records before it are whole."""
+def test_a_torn_last_record_is_ignored(tmp_path: Path, cut: int) -> None:
+    """Wherever the last write ended, the records before it are complete."""
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
     log.append([b"first", b"second"])
     log.close()
@@ -51,8 +51,8 @@ def test_a_torn_last_record_is_left_out(tmp_path: Path, cut: int) -> None:
     assert list(wal.read(tmp_path, after=0)) == [(1, b"first")]
 
 
-def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """A record that does not match its checksum is not believed."""
+def test_a_flipped_bit_is_detected(tmp_path: Path) -> None:
+    """A record that does not match its checksum is ignored."""
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
     log.append([b"first", b"second"])
     log.close()
@@ -64,7 +64,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path) -> None:
 
 
 def log_of(folder: Path, records: int, *, per_segment: int = 1000) -> list[bytes]:
-    """Write a log of numbered OTLP payloads; a new segment every `per_segment` records."""
+    """Write a log of numbered OTLP payloads, with a new segment every `per_segment` records."""
     payloads = [
         request_of(random_spans(200 + i, traces=1)).SerializeToString() for i in range(records)
     ]
@@ -84,7 +84,7 @@ def flip(path: Path, position: int) -> None:
 @pytest.mark.parametrize("record", [0, 3, 8])
 @pytest.mark.parametrize("place", [0, 5, 9, 13, 40])
 def test_damage_in_the_middle_costs_one_record(tmp_path: Path, record: int, place: int) -> None:
-    """A bit flipped in any field of a record: that record is missing, all others are there, and it is counted."""
+    """A flipped bit in any field loses and counts only that record."""
     payloads = log_of(tmp_path, 10)
     starts = [0]
     for payload in payloads:
@@ -100,8 +100,8 @@ def test_damage_in_the_middle_costs_one_record(tmp_path: Path, record: int, plac
     assert damage.segments == [segment]
 
 
-def test_a_record_inside_a_damaged_payload_is_not_taken(tmp_path: Path) -> None:
-    """A payload that holds the bytes of a record (a log sent as an attribute) brings nothing back when it is damaged."""
+def test_a_record_inside_a_damaged_payload_is_ignored(tmp_path: Path) -> None:
+    """Bytes of a record inside a payload, such as a log in an attribute, are not read as one."""
     inner = wal.WriteAheadLog(tmp_path / "inner", next_seq=2)
     inner.append([b"forged"])
     inner.close()
@@ -115,7 +115,7 @@ def test_a_record_inside_a_damaged_payload_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_a_missing_segment_is_counted(tmp_path: Path) -> None:
-    """A segment that somebody deleted: its records are counted as missing, the others are read."""
+    """The records of a deleted segment are counted as missing, and the others are read."""
     payloads = log_of(tmp_path, 9, per_segment=3)
     sorted(tmp_path.glob("*.wal"))[1].unlink()
     damage = wal.Damage()
@@ -124,7 +124,7 @@ def test_a_missing_segment_is_counted(tmp_path: Path) -> None:
 
 
 def test_an_existing_segment_is_never_truncated(tmp_path: Path) -> None:
-    """A file of the next segment's name is left alone, whatever is in it."""
+    """A file with the name of the next segment is kept, whatever its content."""
     taken = tmp_path / f"{7:020d}.wal"
     taken.write_bytes(b"not a record")
     log = wal.WriteAheadLog(tmp_path, next_seq=7)
@@ -135,7 +135,7 @@ def test_an_existing_segment_is_never_truncated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("record", [0, 5])
 def test_a_damaged_log_is_reported_and_set_aside(tmp_path: Path, record: int) -> None:
-    """The start keeps every other record, counts the damage in status and metrics, and keeps the damaged file."""
+    """The start keeps every other record and the damaged file, and counts the damage."""
     payloads = log_of(tmp_path / "wal", 10)
     (segment,) = (tmp_path / "wal").glob("*.wal")
     flip(segment, 30 + sum(20 + len(p) for p in payloads[:record]))
@@ -145,8 +145,8 @@ def test_a_damaged_log_is_reported_and_set_aside(tmp_path: Path, record: int) ->
 
     engine = Engine(tmp_path)
     engine.start()
-    kept = [p for i, p in enumerate(payloads) if i != record]
-    expected = sum(len(ss.spans) for p in kept for ss in scopes_of(p))
+    expected_payloads = [p for i, p in enumerate(payloads) if i != record]
+    expected = sum(len(ss.spans) for p in expected_payloads for ss in scopes_of(p))
     assert engine.store.span_count() == expected
     status = engine.status()["damage"]
     name = f"wal/{segment.name}.damaged"
@@ -173,7 +173,7 @@ def scopes_of(payload: bytes) -> list[ScopeSpans]:
 
 
 def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a disk error nothing of the group is in the log, and the next append is."""
+    """After a disk error nothing of the group is in the log, but the next append is."""
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
     log.append([b"first"])
     real = wal._write_all
@@ -191,10 +191,10 @@ def test_a_failed_write_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(wal.read(tmp_path, after=0)) == [(1, b"first"), (2, b"second")]
 
 
-def test_segments_go_once_the_database_has_them(
+def test_segments_are_deleted_once_the_database_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full segment is deleted when all of it is in the database, and not before."""
+    """A full segment is deleted only when the database has all of it."""
     monkeypatch.setattr(wal, "SEGMENT_BYTES", 50)
     log = wal.WriteAheadLog(tmp_path, next_seq=1)
     for payload in (b"x" * 40, b"y" * 40, b"z"):
@@ -205,10 +205,10 @@ def test_segments_go_once_the_database_has_them(
     log.close()
 
 
-def test_a_broken_disk_is_told_to_the_sender_and_nothing_is_kept(
+def test_a_full_disk_is_reported_to_the_sender_and_nothing_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that is full: the payload fails with StoreBroken, no query sees it, and after the disk recovers all goes on."""
+    """The payload fails with StoreBroken and is invisible, and the store recovers with the disk."""
     engine = Engine(tmp_path)
     engine.start()
     body = request_of(random_spans(5, traces=1)).SerializeToString()
@@ -229,10 +229,13 @@ def test_a_broken_disk_is_told_to_the_sender_and_nothing_is_kept(
     engine.stop()
 
 
-def test_a_second_process_is_told_why(tmp_path: Path) -> None:
-    """A folder that another store holds is refused with the reason."""
+def test_a_second_process_is_refused_with_the_reason(tmp_path: Path) -> None:
+    """The folder of a running store cannot be opened."""
     store = SpanStore(tmp_path)
-    code = f"from pathlib import Path; from lab.tracestore.store import SpanStore; SpanStore(Path({str(tmp_path)!r}))"
+    code = (
+        "from pathlib import Path; from lab.tracestore.store import SpanStore; "
+        f"SpanStore(Path({str(tmp_path)!r}))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO, timeout=120
     )
@@ -242,7 +245,7 @@ def test_a_second_process_is_told_why(tmp_path: Path) -> None:
 
 
 class Child:
-    """The store as a process of its own."""
+    """The store as a separate process."""
 
     def __init__(
         self,
@@ -265,7 +268,7 @@ class Child:
             str(folder),
             *options,
         ]
-        if largest_file_bytes is not None:  # past it every write fails, as on a full disk
+        if largest_file_bytes is not None:  # larger writes fail, as on a full disk
             command = [
                 "bash",
                 "-c",
@@ -287,7 +290,7 @@ class Child:
 
 
 def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """Killed in the middle of the stream, several times: every acknowledged span is there afterwards, once."""
+    """After several kills in the middle of the stream every acknowledged span exists once."""
     acknowledged: dict[bytes, int] = {}
     seed = 0
     for after_s in (0.1, 0.4, 0.9):
@@ -326,7 +329,7 @@ def test_kill_9_during_ingest_loses_nothing_acknowledged(tmp_path: Path) -> None
 
 
 def test_a_clean_stop_is_quick_and_complete(tmp_path: Path) -> None:
-    """SIGTERM: what was acknowledged is in the database, and the next start replays nothing."""
+    """After SIGTERM all acknowledged spans are in the database, and nothing is replayed."""
     child = Child(tmp_path)
     spans = random_spans(9)
     body = request_of(spans).SerializeToString()
@@ -346,7 +349,7 @@ def test_a_clean_stop_is_quick_and_complete(tmp_path: Path) -> None:
 
 
 def test_a_bad_record_in_the_log_does_not_stop_the_start(tmp_path: Path) -> None:
-    """What is no OTLP is left out at the replay; what stands around it is there."""
+    """A record that is not OTLP is skipped at the replay, and the records around it are read."""
     first, last = random_spans(10, traces=1), random_spans(12, traces=1)
     log = wal.WriteAheadLog(tmp_path / "wal", next_seq=1)
     log.append(
@@ -402,7 +405,7 @@ def damaged_database_log(folder: Path) -> None:
 def test_a_damaged_database_is_rebuilt_from_the_log(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
-    """Whatever happened to the database: the store starts, and every span that the log holds is there once."""
+    """Whatever happened to the database, every span in the log exists once after the start."""
     child = Child(tmp_path)
     sent = 0
     for seed in range(5):
@@ -421,13 +424,13 @@ def test_a_damaged_database_is_rebuilt_from_the_log(
     engine = Engine(tmp_path)
     engine.start()
     assert engine.query(lambda con: con.execute("SELECT count(*) FROM spans").fetchone()) == (sent,)
-    kept = engine.status()["damage"]["kept_files"]
-    assert bool(kept) == (spoil not in (spoil_nothing, missing_database))
+    kept_files = engine.status()["damage"]["kept_files"]
+    assert bool(kept_files) == (spoil not in (spoil_nothing, missing_database))
     engine.stop()
 
 
-def test_a_database_that_was_given_up_is_opened_anew(tmp_path: Path) -> None:
-    """A checkpoint that fails makes DuckDB refuse everything; the store opens the file again and goes on."""
+def test_an_invalidated_database_is_reopened(tmp_path: Path) -> None:
+    """When a failed checkpoint invalidates DuckDB, the store reopens the file and continues."""
     engine = Engine(tmp_path)
     engine.start()
     bodies = [request_of(random_spans(seed, traces=3)).SerializeToString() for seed in (401, 402)]
@@ -456,7 +459,7 @@ def test_a_database_that_was_given_up_is_opened_anew(tmp_path: Path) -> None:
 
 
 def test_a_deleted_folder_is_reported(tmp_path: Path) -> None:
-    """The data folder deleted under the running store: no span is acknowledged any more, and /ready says why."""
+    """When the folder is deleted, no span is acknowledged, and /ready has the reason."""
     child = Child(tmp_path / "data")
     shutil.rmtree(tmp_path / "data")
     body = request_of(random_spans(1)).SerializeToString()
@@ -474,7 +477,7 @@ def test_a_deleted_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_a_stop_does_not_wait_for_a_long_query(tmp_path: Path) -> None:
-    """A query that runs is ended, and the stop stays below the supervisor's grace of 10 s."""
+    """A running query is aborted, so that the stop stays below the supervisor's 10 s."""
     engine = Engine(tmp_path)
     engine.start()
     endless = "SELECT count(*) FROM range(1000000) a(x), range(1000000) b(y) WHERE x * y % 7 = 3"

@@ -1,4 +1,4 @@
-"""Faults from outside: a full disk, half a request, a million attributes. What is lost, and who is told."""
+"""The store survives faults from outside: full disks, half requests, a million attributes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def span_ids(tempo: str) -> list[str]:
 
 
 def padded(seed: int) -> ExportTraceServiceRequest:
-    """A request of some 100 kB."""
+    """Return a request of about 100 kB."""
     request = request_of(random_spans(seed, traces=2))
     span = request.resource_spans[0].scope_spans[0].spans[0]
     span.attributes.add(key="padding").value.string_value = f"{seed:08d}" * 12_500
@@ -40,8 +40,10 @@ def padded(seed: int) -> ExportTraceServiceRequest:
 
 
 def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
-    """Once the log cannot grow, every sender hears 503 and when to come again; what had its 200 is there afterwards, and
-    nothing else is."""
+    """When the log cannot grow, senders get 503 with Retry-After.
+
+    Exactly the spans that were acknowledged exist afterwards.
+    """
     child = Child(tmp_path, largest_file_bytes=FILE_BYTES)
     acknowledged, refused = [], []
     with httpx.Client(timeout=60) as client:
@@ -68,8 +70,8 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
     assert sorted(stored) == sorted(acknowledged)
 
 
-def test_half_a_request_keeps_nothing_and_blocks_nobody(running: Running) -> None:
-    """A sender that dies in the middle of its body: nothing of it is kept, and the next sender is served."""
+def test_half_a_request_is_dropped_and_does_not_block(running: Running) -> None:
+    """When a sender dies during its body, nothing is kept, and the next sender is served."""
     body = request_of(random_spans(61)).SerializeToString()
     address = urlsplit(str(running.otlp.base_url))
     head = f"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n"
@@ -124,7 +126,7 @@ EXPANDING_JSON = {
 
 
 def peak_bytes(process_id: int) -> int:
-    """Return the most memory that a process has had resident."""
+    """Return the maximum resident memory of a process."""
     for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -133,7 +135,7 @@ def peak_bytes(process_id: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_small_bodies_that_expand_are_refused(tmp_path: Path) -> None:
-    """A few kilobytes of gzip that would become gigabytes: 413, within bounded memory, and a search is answered meanwhile."""
+    """Kilobytes of gzip that expand to gigabytes give 413 in bounded memory; searches go on."""
     child = Child(tmp_path)
     stopped = threading.Event()
     waits: list[float] = []
@@ -167,13 +169,14 @@ def test_small_bodies_that_expand_are_refused(tmp_path: Path) -> None:
     assert max(waits) < 2
 
 
-def test_bodies_in_flight_share_a_budget(running: Running) -> None:
-    """Many large bodies at once: those over the budget are told to come again, and the others are taken."""
+def test_concurrent_bodies_share_a_budget(running: Running) -> None:
+    """Large bodies over the budget are to be sent again later, and the others are accepted."""
     budget = running.server.otlp_budget
     budget.limit = 3 * 2**20
     address = urlsplit(str(running.otlp.base_url))
     head = (
-        f"POST /v1/traces HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: {PROTOBUF['Content-Type']}\r\n"
+        f"POST /v1/traces HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"Content-Type: {PROTOBUF['Content-Type']}\r\n"
         f"Content-Length: {4 * 2**20}\r\n\r\n"
     )
     with socket.create_connection((address.hostname, address.port)) as holder:
@@ -192,7 +195,7 @@ def test_bodies_in_flight_share_a_budget(running: Running) -> None:
 
 @pytest.mark.slow
 def test_a_million_attributes(running: Running) -> None:
-    """One span with a million keys is taken whole or refused as too large; either way the store goes on answering."""
+    """A span with a million keys is accepted or refused, and the store keeps answering."""
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     span = spans.add(
@@ -208,21 +211,21 @@ def test_a_million_attributes(running: Running) -> None:
     assert len(body) < 32 * 2**20
     assert running.export(body).status_code == 200
     assert running.engine.ingest.wait_visible(running.engine.ingest.acked_seq, timeout_s=300)
-    found = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()[
+    traces = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()[
         "traces"
     ]
-    assert [t["traceID"] for t in found] == [(b"t" * 16).hex()]
-    whole = running.tempo.get(
+    assert [t["traceID"] for t in traces] == [(b"t" * 16).hex()]
+    complete = running.tempo.get(
         f"/api/v2/traces/{(b't' * 16).hex()}", headers={"Accept": "application/protobuf"}
     )
-    assert len(whole.content) > len(body) // 2
+    assert len(complete.content) > len(body) // 2
     names = running.tempo.get("/api/v2/search/tags").json()["scopes"]
     assert 0 < sum(len(s["tags"]) for s in names) <= 21_000
     assert running.export(request_of(random_spans(63)).SerializeToString()).status_code == 200
 
 
 def test_a_query_that_takes_too_long_is_stopped(running: Running) -> None:
-    """Its asker hears that it took too long, and the next query is answered."""
+    """The client gets an error about the time limit, and the next query is answered."""
     engine = running.engine
     engine.query_timeout_s = 0.1
     endless = "SELECT count(*) FROM range(1000000) a(x), range(1000000) b(y) WHERE x * y % 7 = 3"

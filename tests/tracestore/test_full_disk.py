@@ -1,4 +1,4 @@
-"""A disk that is full: refused, reported, and over by itself once there is room. On a small disk of its own."""
+"""Spans are refused on a full disk, and accepted again once there is space."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ DISK_MIB = 110
 
 @dataclass
 class SmallDisk:
-    """A tmpfs in a mount namespace of its own: `prefix` starts a command there, `inside` is its path there."""
+    """A tmpfs in its own mount namespace: `prefix` starts a command there, `inside` is its path."""
 
     prefix: tuple[str, ...]
     inside: Path
     outside: Path
 
     def fill(self, keep_bytes: int = 0) -> None:
-        """Take all room but `keep_bytes`."""
-        script = f"head -c $(( $(stat -f -c '%a * %S' {self.inside}) - {keep_bytes} )) /dev/zero > {self.inside}/fill$RANDOM || true"
+        """Fill the disk except for `keep_bytes`."""
+        script = (
+            f"head -c $(( $(stat -f -c '%a * %S' {self.inside}) - {keep_bytes} )) /dev/zero "
+            f"> {self.inside}/fill$RANDOM || true"
+        )
         subprocess.run([*self.prefix, "bash", "-c", script], check=True, stderr=subprocess.DEVNULL)
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Delete what fills the disk."""
         script = f"rm -f {self.inside}/fill*"
         subprocess.run([*self.prefix, "bash", "-c", script], check=True)
 
@@ -58,7 +61,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 def send(child: Child, seed: int) -> tuple[int, list[str]]:
-    """Send some 90 kB of spans; return the status and their ids."""
+    """Send about 90 kB of spans and return the status and their ids."""
     request = request_of(random_spans(seed, traces=60))
     answer = httpx.post(
         f"{child.otlp}/v1/traces", content=request.SerializeToString(), headers=PROTOBUF, timeout=60
@@ -82,8 +85,11 @@ def ready(child: Child) -> httpx.Response:
     return httpx.get(f"{child.tempo}/ready", timeout=60)
 
 
-def test_a_full_disk_is_refused_reported_and_over_by_itself(disk: SmallDisk) -> None:
-    """Spans get 503 with Retry-After, /ready says why, all that was acknowledged is shown; with room it goes on."""
+def test_a_full_disk_is_refused_reported_and_recovers(disk: SmallDisk) -> None:
+    """Spans get 503 with Retry-After, /ready has the reason, acknowledged spans stay visible.
+
+    The store continues once there is space.
+    """
     child = Child(disk.inside / "data", prefix=disk.prefix)
     acknowledged: list[str] = []
     assert ready(child).status_code == 200
@@ -104,7 +110,7 @@ def test_a_full_disk_is_refused_reported_and_over_by_itself(disk: SmallDisk) -> 
     assert ready(child).status_code == 503
     assert sorted(span_ids(child.tempo)) == sorted(acknowledged)
 
-    disk.fill()  # also the room that the reserve gave back
+    disk.fill()  # including the space that the reserve freed
     wait_until(lambda: ready(child).status_code == 503)
     assert "full" in ready(child).text
     assert send(child, 50)[0] == 503
@@ -124,8 +130,8 @@ def test_a_full_disk_is_refused_reported_and_over_by_itself(disk: SmallDisk) -> 
     child.kill()
 
 
-def test_a_log_that_waits_for_room_is_replayed_later(disk: SmallDisk) -> None:
-    """Killed with spans only in the log, started on a full disk: it starts, and shows them once there is room."""
+def test_a_log_that_waits_for_space_is_replayed_later(disk: SmallDisk) -> None:
+    """Spans that are only in the log are visible once there is space, even after a kill."""
     child = Child(disk.inside / "data", prefix=disk.prefix)
     acknowledged: list[str] = []
     for seed in range(100, 110):

@@ -1,8 +1,11 @@
 """Packages that Grafana publishes read the store's answers.
 
-Opt-in: `LAB_GRAFANA_MODULES` names a folder in which this has run:
-`npm install --ignore-scripts --legacy-peer-deps @grafana/lezer-traceql@1.0.0 @grafana/o11y-ds-frontend@13.2.1 react@18 react-dom@18`
-(The transforms of the Tempo data source itself are not published.)
+Opt-in: `LAB_GRAFANA_MODULES` names a folder in which this command has run:
+
+    npm install --ignore-scripts --legacy-peer-deps @grafana/lezer-traceql@1.0.0 \
+        @grafana/o11y-ds-frontend@13.2.1 react@18 react-dom@18
+
+The transforms of the Tempo data source itself are not published.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from tests.tracestore.tempo_cases import corpus_at, load, now_t0_s, trace_ids
 _SCRIPT = Path(__file__).with_name("grafana_client.cjs")
 _MODULES = os.environ.get("LAB_GRAFANA_MODULES", "")
 
-# Younger than the published grammar, which is for highlighting.
+# Newer than the published grammar, which is for highlighting.
 _UNKNOWN_TO_THE_GRAMMAR = (
     "compare(",
     "nil !=",
@@ -37,16 +40,18 @@ _UNKNOWN_TO_THE_GRAMMAR = (
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 @pytest.mark.skipif(not _MODULES, reason="LAB_GRAFANA_MODULES does not name a folder of packages")
 def test_grafanas_packages_read_the_answers(running: Running) -> None:
-    """A trace becomes a node graph, a structure search has nested sets, series become frames, queries parse."""
+    """Traces, nested sets, series and queries are accepted by Grafana's code."""
     t0_s = now_t0_s()
     body = json.dumps(corpus_at(t0_s * 10**9)).encode()
     assert running.export(body, Content_Type="application/json").status_code == 200
 
     answers = load("answers")
     accepted = [
-        q for kind in ("search", "range", "instant") for q, a in answers[kind].items()
+        q
+        for kind in ("search", "range", "instant")
+        for q, a in answers[kind].items()
         if a["status"] == 200
-    ]  # fmt: skip
+    ]
     window = {"start": str(t0_s - 5), "end": str(t0_s + 80)}
     roots = "{ nestedSetParent<0 && true }"
     selected = "select(status, nestedSetParent, nestedSetLeft, nestedSetRight)"
@@ -54,9 +59,14 @@ def test_grafanas_packages_read_the_answers(running: Running) -> None:
         "url": str(running.tempo.base_url).rstrip("/"),
         "trace": trace_ids()[1],
         "queries": accepted,
-        "search": {"q": f"({roots} &>> {{ kind = server }}) || ({roots}) | {selected}", "limit": "100", "spss": "100", **window},
+        "search": {
+            "q": f"({roots} &>> {{ kind = server }}) || ({roots}) | {selected}",
+            "limit": "100",
+            "spss": "100",
+            **window,
+        },
         "range": {"q": f"{roots} | count_over_time() by (name)", "step": "10s", **window},
-    }  # fmt: skip
+    }
     ended = subprocess.run(
         ["node", str(_SCRIPT)], input=json.dumps(job), capture_output=True, text=True, timeout=120
     )

@@ -1,4 +1,4 @@
-"""OTLP over gRPC, where grpcio is installed; and what is said where it is not."""
+"""OTLP over gRPC works if grpcio is installed, and is refused with a fix otherwise."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HAS_GRPC = importlib.util.find_spec("grpc") is not None
 
 
 @pytest.mark.skipif(HAS_GRPC, reason="grpcio is installed")
-def test_without_grpcio_it_says_so(tmp_path: Path) -> None:
-    """The option is refused with what to do, not with a traceback."""
+def test_without_grpcio_the_option_is_refused(tmp_path: Path) -> None:
+    """The error explains what to install, without a traceback."""
     engine = Engine(tmp_path)
     with pytest.raises(TraceStoreError, match="pip install grpcio"):
         GrpcServer(engine, "127.0.0.1", 0)
@@ -28,7 +28,7 @@ def test_without_grpcio_it_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not HAS_GRPC, reason="grpcio is not installed")
 def test_spans_come_in_over_grpc(tmp_path: Path) -> None:
-    """OK means kept; a wrong id is told as a partial success; no OTLP is INVALID_ARGUMENT, a full queue UNAVAILABLE."""
+    """OK means kept, wrong ids are a partial success, and errors have gRPC's status codes."""
     import grpc
 
     engine = Engine(tmp_path)

@@ -1,4 +1,4 @@
-"""Who may talk to the store: options that are refused, other web pages, and connections that stay half open."""
+"""Dangerous options, other web pages and half-open connections are refused."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_store(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 def test_options_that_would_delete_everything_are_refused(
     tmp_path: Path, options: tuple[str, str]
 ) -> None:
-    """Exit 2 with the option's name, before anything is opened."""
+    """The exit status is 2, with the option's name, before anything is opened."""
     done = run_store(tmp_path / "data", *options)
     assert done.returncode == 2
     assert options[0] in done.stderr
@@ -54,7 +54,7 @@ def test_options_that_would_delete_everything_are_refused(
 
 
 def test_a_data_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
-    """A file instead of a folder: one sentence and what to do, no traceback."""
+    """A file instead of a folder gives one sentence with a fix, and no traceback."""
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         done = run_store(folder, "--port", "0", "--otlp-port", "0")
@@ -65,7 +65,7 @@ def test_a_data_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
 
 
 def test_only_the_owner_can_read_the_spans(tmp_path: Path) -> None:
-    """Database, log and folder are closed to other users, and a wider host is warned about."""
+    """Other users cannot read the files, and a host other than loopback raises a warning."""
     child = Child(tmp_path / "data")
     body = request_of(random_spans(1)).SerializeToString()
     kind = {"Content-Type": "application/x-protobuf"}
@@ -98,7 +98,7 @@ def test_only_the_owner_can_read_the_spans(tmp_path: Path) -> None:
 def test_other_pages_are_refused(
     running: Running, port: str, headers: dict[str, str], code: int
 ) -> None:
-    """A foreign Host (DNS rebinding) or Origin: 403 on both ports."""
+    """A foreign Host (DNS rebinding) or Origin is answered with 403 on both ports."""
     if port == "tempo":
         assert running.tempo.get("/api/search", headers=headers).status_code == code
         return
@@ -108,7 +108,7 @@ def test_other_pages_are_refused(
 
 
 def test_names_are_allowed_by_option(tmp_path: Path) -> None:
-    """`--allowed-host`, several times, for clients that reach the store under a Service's name."""
+    """`--allowed-host` can be repeated, for clients that use the name of a Service."""
     options = ("--allowed-host", "tempo", "--allowed-host", "tempo.lab.svc")
     child = Child(tmp_path, options=options)
     for host, code in (("tempo:3200", 200), ("tempo.lab.svc", 200), ("tempo.other", 403)):
@@ -117,16 +117,22 @@ def test_names_are_allowed_by_option(tmp_path: Path) -> None:
     child.kill()
 
 
-def test_a_store_on_every_address_answers_to_addresses(tmp_path: Path) -> None:
-    """Listening on 0.0.0.0, any IP address is a host, but no other name: only names can be rebound."""
+def test_a_store_on_all_interfaces_allows_addresses(tmp_path: Path) -> None:
+    """On 0.0.0.0 any IP address is allowed as a host, as only names can be rebound."""
     wide = HostGuard("0.0.0.0", ["tempo"])
-    assert [wide.allows_host(h) for h in ("10.0.0.7:3200", "[fe80::1]:1", "tempo", "evil.example", "")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+    assert [
+        wide.allows_host(h) for h in ("10.0.0.7:3200", "[fe80::1]:1", "tempo", "evil.example", "")
+    ] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_an_export_needs_a_header_that_a_page_cannot_send(running: Running) -> None:
-    """A form on any page can POST; it cannot add a header."""
+    """A form on any page can POST, but cannot add a header."""
     running.export(request_of(random_spans(3)).SerializeToString())
     assert running.tempo.post("/api/lab/export", params={"name": "x"}).status_code == 403
     assert not (running.engine.folder / "exports").exists()
@@ -137,7 +143,7 @@ def test_an_export_needs_a_header_that_a_page_cannot_send(running: Running) -> N
 
 
 def test_half_open_connections_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection with half a request is closed after a while; one that is used stays."""
+    """A connection with half a request is closed after some time, and one in use is kept."""
     from tests.tracestore.conftest import start, stop
 
     monkeypatch.setattr(guard, "IDLE_S", 0.5)

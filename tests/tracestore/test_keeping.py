@@ -1,4 +1,4 @@
-"""Keeping and forgetting: export and import, retention by age and size, the catalogue over restarts."""
+"""Export, import, retention by age and size, and the catalogue work across restarts."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def everything(store: SpanStore, spans: list[Span]) -> list[str]:
         return spans_as_text(traces(con, list({UUID(int=s.trace) for s in spans})))
 
 
-def test_an_export_comes_back_whole(tmp_path: Path) -> None:
-    """Parquet out, Parquet in: the same spans, with everything on them; a second import adds nothing."""
+def test_an_export_is_imported_completely(tmp_path: Path) -> None:
+    """An import gives the same spans with all fields, and a second import adds nothing."""
     spans = random_spans(21)
     store = store_of(tmp_path / "a", spans)
     with store.reader() as con:
@@ -45,8 +45,8 @@ def test_an_export_comes_back_whole(tmp_path: Path) -> None:
     other.close()
 
 
-def test_a_window_is_exported_with_whole_traces(tmp_path: Path) -> None:
-    """A trace that reaches into the window comes with all its spans."""
+def test_a_window_is_exported_with_complete_traces(tmp_path: Path) -> None:
+    """A trace that overlaps the window is exported with all its spans."""
     spans = random_spans(22)
     store = store_of(tmp_path / "a", spans)
     end = T0 + 5 * 10**9
@@ -58,8 +58,8 @@ def test_a_window_is_exported_with_whole_traces(tmp_path: Path) -> None:
     store.close()
 
 
-def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
-    """A wrong folder, and a folder that is in use, are told so."""
+def test_an_invalid_export_is_refused(tmp_path: Path) -> None:
+    """A wrong folder and a folder that is in use have an error with the reason."""
     store = store_of(tmp_path / "a", random_spans(23))
     with pytest.raises(BadRequest, match="is not an export"):
         import_folder(store, tmp_path)
@@ -70,14 +70,14 @@ def test_what_is_no_export_is_refused(tmp_path: Path) -> None:
     store.close()
 
 
-def test_old_spans_are_forgotten(tmp_path: Path) -> None:
-    """By age: exactly the spans that ended before the limit go, and resources that nobody uses go with them."""
+def test_old_spans_are_deleted(tmp_path: Path) -> None:
+    """Exactly the spans that ended before the limit are deleted, with unused resources."""
     spans = random_spans(24)
     store = store_of(tmp_path, spans)
-    now = T0 + 10 * 10**9
-    gone = apply(store, Retention(max_age_s=2.0), now_ns=now)
-    assert gone == sum(1 for s in spans if s.end < now - 2 * 10**9) > 0
-    assert store.span_count() == len(spans) - gone
+    now_ns = T0 + 10 * 10**9
+    deleted = apply(store, Retention(max_age_s=2.0), now_ns=now_ns)
+    assert deleted == sum(1 for s in spans if s.end < now_ns - 2 * 10**9) > 0
+    assert store.span_count() == len(spans) - deleted
     with store.reader() as con:
         unused = con.execute(
             "SELECT count(*) FROM resources WHERE id NOT IN (SELECT res_id FROM spans)"
@@ -86,8 +86,8 @@ def test_old_spans_are_forgotten(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_oldest_go_where_the_size_is_too_large(tmp_path: Path) -> None:
-    """By size: it deletes from the old end, and stops when nothing is left."""
+def test_the_oldest_spans_are_deleted_when_the_size_is_too_large(tmp_path: Path) -> None:
+    """The oldest spans are deleted first, until nothing is left."""
     spans = random_spans(25)
     store = store_of(tmp_path, spans)
     assert apply(store, Retention(max_bytes=10**12)) == 0
@@ -95,8 +95,8 @@ def test_the_oldest_go_where_the_size_is_too_large(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_catalogue_is_there_after_a_restart(tmp_path: Path) -> None:
-    """Keys and their types are known at once when the store is opened again."""
+def test_the_catalogue_exists_after_a_restart(tmp_path: Path) -> None:
+    """Keys and their types are known as soon as the store is opened again."""
     store = store_of(tmp_path, random_spans(26))
     before = {k: store.catalogue.types("span", k) for k in store.catalogue.keys("span")}
     store.close()
@@ -108,15 +108,15 @@ def test_the_catalogue_is_there_after_a_restart(tmp_path: Path) -> None:
 def test_a_flood_of_keys_is_bounded_and_still_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More keys than the catalogue holds: it stops growing, and a query for a key that it does not know still finds it."""
+    """The catalogue stops growing, and keys outside it can still be queried."""
     monkeypatch.setattr("lab.tracestore.catalogue.MAX_ENTRIES", 50)
     spans = random_spans(27, traces=1)[:1]
     spans[0].attributes = {f"key-{i}": ("int", i) for i in range(300)}
     store = store_of(tmp_path, spans)
     assert len(store.catalogue.keys("span")) <= 50
     for i in (0, 299):
-        found = search(store, read_query(f"{{ span.key-{i} = {i} }}"))
-        assert len(found) == 1
+        traces = search(store, read_query(f"{{ span.key-{i} = {i} }}"))
+        assert len(traces) == 1
     assert search(store, read_query("{ span.key-5 = 6 }")) == []
     store.close()
 
@@ -132,9 +132,11 @@ def batch_of(spans: list[Span]) -> SpanBatch:
     return batch
 
 
-def test_late_spans_join_their_trace_and_repeated_ones_do_not(tmp_path: Path) -> None:
-    """Spans of one trace in three batches, the last of them hours older: all are found by the id; sent again, none is
-    added, however they are mixed with new ones."""
+def test_late_spans_join_their_trace_and_repeated_spans_do_not(tmp_path: Path) -> None:
+    """Three batches of one trace, one of them hours older, are found by its id.
+
+    Batches that are sent again add nothing, however they are mixed with new spans.
+    """
     store = SpanStore(tmp_path)
     first, second, late, other = (random_spans(seed, traces=1) for seed in (71, 72, 73, 74))
     for s in (*second, *late):
@@ -142,17 +144,17 @@ def test_late_spans_join_their_trace_and_repeated_ones_do_not(tmp_path: Path) ->
     for s in late:
         s.start, s.end = s.start - 7200 * 10**9, s.end - 7200 * 10**9
         s.events = []
-    whole = [*first, *second, *late]
+    all_spans = [*first, *second, *late]
     for spans in (first, second, late):
         assert store.insert(*batch_of(spans).tables()) == len(spans)
-    assert everything(store, first) == spans_as_text(request_of(whole))
+    assert everything(store, first) == spans_as_text(request_of(all_spans))
     assert store.insert(*batch_of([*late, *other, *first]).tables()) == len(other)
-    assert everything(store, first) == spans_as_text(request_of(whole))
+    assert everything(store, first) == spans_as_text(request_of(all_spans))
     store.close()
 
 
-def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
-    """Without the table of when traces began it is made anew at the start; forgetting empties it."""
+def test_a_database_without_extents_is_read(tmp_path: Path) -> None:
+    """The table of traces' beginnings is created at the start, and retention empties it."""
     spans = random_spans(75)
     store = store_of(tmp_path, spans)
     with store.reader() as con:
@@ -167,7 +169,7 @@ def test_a_database_from_before_extents_is_read(tmp_path: Path) -> None:
 
 
 def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DuckDB checkpoints while spans arrive, also beside a query that has not read its result to the end."""
+    """DuckDB checkpoints while spans arrive, also during a query that is not read to the end."""
     monkeypatch.setattr(store_module, "CHECKPOINT_BYTES", 2**20)
     store = SpanStore(tmp_path)
     log = tmp_path / "spans.duckdb.wal"
@@ -188,15 +190,20 @@ def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_enums_of_an_older_database_are_read(tmp_path: Path) -> None:
-    """A kind and a status of 255, which earlier versions stored, do not overflow in the frame of spans."""
+    """A kind and a status of 255, as earlier versions stored them, do not overflow."""
     store = store_of(tmp_path, random_spans(76))
     with store._transaction() as con:
         con.execute("UPDATE spans SET kind = 255, status = 255")
     with store.reader() as con:
         rows = bulk.spans(
-            store, con, read_query(""), Window(0, 2**63 - 1),
-            whole_traces=False, columns=["kind", "status"], limit=10,
-        ).read_all()  # fmt: skip
+            store,
+            con,
+            read_query(""),
+            Window(0, 2**63 - 1),
+            whole_traces=False,
+            columns=["kind", "status"],
+            limit=10,
+        ).read_all()
     assert rows.num_rows == 10
     assert set(rows.column("kind").to_pylist()) == {"unspecified"}
     store.close()

@@ -1,4 +1,4 @@
-"""Nested sets number a trace as a walk through its tree does."""
+"""Nested sets number the spans of a trace like a walk through its tree."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from lab.tracestore.nested_sets import number
 from tests.tracestore.hypotheses import QUICK
 
-_BIG = 2**63  # ids use the whole of 64 bits
+_BIG = 2**63  # ids use all 64 bits
 
 
 @st.composite
 def spans(draw: st.DrawFn) -> list[tuple[int, int, int]]:
-    """(trace, span, parent): several roots, missing parents, cycles and spans that are their own parent included."""
+    """Return (trace, span, parent) with several roots, missing parents, cycles and self-parents."""
     drawn = []
     for trace in range(draw(st.integers(0, 3))):
         ids = range(_BIG, _BIG + draw(st.integers(1, 9)))
@@ -49,7 +49,7 @@ def walk(drawn: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
 @QUICK
 @given(drawn=spans())
 def test_numbers_are_those_of_a_walk(drawn: list[tuple[int, int, int]]) -> None:
-    """Roots one after the other, siblings in the order given, zeros below no root."""
+    """Roots follow each other, siblings keep their order, and spans below no root are zero."""
     columns = zip(*drawn, strict=True) if drawn else ((), (), ())
     types = (np.int64, np.uint64, np.uint64)
     arrays = [np.array(c, dtype=t) for c, t in zip(columns, types, strict=True)]

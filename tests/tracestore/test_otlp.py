@@ -1,4 +1,4 @@
-"""The OTLP entrance: what is accepted comes back whole, what is not is refused with the right word."""
+"""OTLP is accepted without loss, or refused with the right error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 
 
 def values(depth: int = 2) -> st.SearchStrategy[AnyValue]:
-    """AnyValues of every kind, the unset one included."""
+    """Return AnyValues of every kind, including the unset one."""
     leaves = st.one_of(
         _TEXT.map(lambda v: AnyValue(string_value=v)),
         st.integers(-(2**63), 2**63 - 1).map(lambda v: AnyValue(int_value=v)),
@@ -77,7 +77,7 @@ _NS = st.integers(0, 2**63 - 1)
 
 @st.composite
 def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
-    """A request with up to three spans that use every field."""
+    """Return a request with up to three spans that use every field."""
     request = ExportTraceServiceRequest()
     for i in range(draw(st.integers(1, 3))):
         rs = request.resource_spans.add(schema_url=draw(_TEXT))
@@ -124,8 +124,8 @@ def _put(attributes: object, bag: dict[str, AnyValue]) -> None:
 
 
 def spans_as_text(data: ExportTraceServiceRequest | TracesData) -> list[str]:
-    """Every span with its resource and scope, attributes in the order of their keys: what must survive."""
-    found = []
+    """Return every span with resource and scope, attributes sorted by key, for comparison."""
+    lines = []
     for rs in data.resource_spans:
         for ss in rs.scope_spans:
             for span in ss.spans:
@@ -134,10 +134,10 @@ def spans_as_text(data: ExportTraceServiceRequest | TracesData) -> list[str]:
                     span.ClearField("status")
                 for part in (*span.events, *span.links):
                     part.attributes.sort(key=lambda kv: kv.key)
-                found.append(
+                lines.append(
                     "\n".join(map(str, (rs.resource, rs.schema_url, ss.scope, ss.schema_url, span)))
                 )
-    return sorted(found)
+    return sorted(lines)
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +149,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SpanStore:
 
 @QUICK
 @given(request=requests())
-def test_everything_of_a_span_survives(
-    store: SpanStore, request: ExportTraceServiceRequest
-) -> None:
-    """Typed attributes, nested values, events, links, scope, resource, counts, state and flags come back as sent."""
+def test_all_fields_of_a_span_survive(store: SpanStore, request: ExportTraceServiceRequest) -> None:
+    """Attributes, events, links, scope, resource, counts, state and flags come back as sent."""
     store.delete_before(2**63 - 1)
     with store._transaction() as con:
         con.execute("DELETE FROM spans")
@@ -165,7 +163,7 @@ def test_everything_of_a_span_survives(
 @QUICK
 @given(request=requests())
 def test_json_out_is_protobufs_json(request: ExportTraceServiceRequest) -> None:
-    """A trace in JSON reads as protobuf's own library writes it, whatever is on its spans; unknown enums and NaN too."""
+    """A trace in JSON equals the JSON of protobuf's library, also for unknown enums and NaN."""
     for rs in request.resource_spans:
         for span in (span for ss in rs.scope_spans for span in ss.spans):
             span.status.code = 9
@@ -173,8 +171,8 @@ def test_json_out_is_protobufs_json(request: ExportTraceServiceRequest) -> None:
     assert repr(as_protobuf_json(request)) == repr(json_format.MessageToDict(request))
 
 
-def test_accepted_spans_are_seen_at_once(running: Running) -> None:
-    """A query after the 200 sees the spans; sending them again adds nothing."""
+def test_accepted_spans_are_visible_at_once(running: Running) -> None:
+    """A query after the 200 returns the spans, and sending them again adds nothing."""
     spans = random_spans(1)
     body = request_of(spans).SerializeToString()
     for _ in range(2):
@@ -184,12 +182,12 @@ def test_accepted_spans_are_seen_at_once(running: Running) -> None:
             "application/x-protobuf",
         )
         assert not ExportTraceServiceResponse.FromString(answer.content).HasField("partial_success")
-        found = running.tempo.get("/api/search", params={"limit": 100}).json()["traces"]
-        assert sum(s["spanCount"] for t in found for s in t["serviceStats"].values()) == len(spans)
+        traces = running.tempo.get("/api/search", params={"limit": 100}).json()["traces"]
+        assert sum(s["spanCount"] for t in traces for s in t["serviceStats"].values()) == len(spans)
 
 
-def test_json_and_gzip_say_the_same(running: Running) -> None:
-    """OTLP JSON (ids in hexadecimal) and gzip end in the same spans as plain protobuf."""
+def test_json_and_gzip_give_the_same_spans(running: Running) -> None:
+    """OTLP JSON (with hexadecimal ids) and gzip equal plain protobuf."""
     request = request_of(random_spans(2))
     as_json = json_format.MessageToDict(request)
     for rs in as_json["resourceSpans"]:
@@ -212,7 +210,7 @@ def test_json_and_gzip_say_the_same(running: Running) -> None:
 
 
 def test_every_member_of_a_gzip_body_counts(running: Running) -> None:
-    """Two members, as a proxy or pigz writes them, are one body; garbage behind them is refused."""
+    """Two members, as pigz writes them, are one body, and garbage after them is refused."""
     first, second = request_of(random_spans(5)), request_of(random_spans(6))
     members = [gzip.compress(r.SerializeToString()) for r in (first, second)]
     answer = running.export(b"".join(members), Content_Encoding="gzip")
@@ -227,8 +225,10 @@ def test_every_member_of_a_gzip_body_counts(running: Running) -> None:
         assert running.export(members[0] + garbage, Content_Encoding="gzip").status_code == 400
 
 
-def test_the_cap_holds_over_all_members(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Members that are each below the cap are refused where they are above it together."""
+def test_the_limit_applies_to_all_members_together(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members below the limit are refused if their sum is above it."""
     monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
     member = gzip.compress(bytes(4_000))
     assert running.export(member * 3, Content_Encoding="gzip").status_code == 413
@@ -241,8 +241,8 @@ def _hex(base64_text: str) -> str:
     return base64.b64decode(base64_text).hex()
 
 
-def test_partial_success_names_what_was_refused(running: Running) -> None:
-    """A span with a wrong id is refused, the others are kept, and the answer says how many and why."""
+def test_partial_success_counts_the_refused_spans(running: Running) -> None:
+    """A span with a wrong id is refused with number and reason, and the others are kept."""
     request = request_of(random_spans(3, traces=1))
     bad = (
         request.resource_spans.add()
@@ -264,7 +264,7 @@ BOUNDS_32 = (-(2**31), -257, -1, 0, 1, 254, 255, 256, 2**31 - 1)
 
 
 def test_values_at_every_bound_are_answered(running: Running) -> None:
-    """Enums that OTLP does not define, times and integers at their bounds: every endpoint answers."""
+    """Undefined enums and times and integers at their bounds are answered by every endpoint."""
     span_id = 0
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
@@ -322,7 +322,7 @@ def encoded(number: int) -> bytes:
 def test_unreadable_bodies_are_refused(
     running: Running, body: bytes, headers: dict[str, str], code: int
 ) -> None:
-    """A client error, with a Status that says what was wrong; never a 500."""
+    """The answer is a client error with a Status that has the reason, never a 500."""
     answer = running.export(body, **headers)
     assert answer.status_code == code
     is_json = headers.get("Content_Type") == "application/json"
@@ -331,22 +331,56 @@ def test_unreadable_bodies_are_refused(
 
 
 _KEYS = (
-    "resourceSpans", "resource_spans", "scopeSpans", "spans", "resource", "scope", "attributes", "traceId", "spanId",
-    "parentSpanId", "name", "kind", "startTimeUnixNano", "endTimeUnixNano", "events", "links", "status", "code", "key",
-    "value", "stringValue", "intValue", "doubleValue", "boolValue", "bytesValue", "arrayValue", "kvlistValue", "values",
-    "timeUnixNano", "flags", "droppedAttributesCount", "x",
-)  # fmt: skip
+    "resourceSpans",
+    "resource_spans",
+    "scopeSpans",
+    "spans",
+    "resource",
+    "scope",
+    "attributes",
+    "traceId",
+    "spanId",
+    "parentSpanId",
+    "name",
+    "kind",
+    "startTimeUnixNano",
+    "endTimeUnixNano",
+    "events",
+    "links",
+    "status",
+    "code",
+    "key",
+    "value",
+    "stringValue",
+    "intValue",
+    "doubleValue",
+    "boolValue",
+    "bytesValue",
+    "arrayValue",
+    "kvlistValue",
+    "values",
+    "timeUnixNano",
+    "flags",
+    "droppedAttributesCount",
+    "x",
+)
 _LEAVES = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), _TEXT,
-    st.sampled_from(("0" * 32, "ab" * 16, "cd" * 8, "NaN", "1700000000000000000", "SPAN_KIND_SERVER", "AQ==")),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    _TEXT,
+    st.sampled_from(
+        ("0" * 32, "ab" * 16, "cd" * 8, "NaN", "1700000000000000000", "SPAN_KIND_SERVER", "AQ==")
+    ),
+)
 _JSON = st.recursive(
     _LEAVES,
     lambda inner: st.one_of(
         st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_KEYS), inner, max_size=4)
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 def _as_request(span: object) -> object:
@@ -356,7 +390,7 @@ def _as_request(span: object) -> object:
 @QUICK
 @given(document=st.one_of(_JSON, _JSON.map(_as_request)))
 def test_any_json_is_accepted_or_refused(fuzzed: Running, document: object) -> None:
-    """Whatever JSON comes: 200, or 400 with a sentence; nothing else."""
+    """Any JSON is answered with 200, or with 400 and a sentence."""
     answer = fuzzed.export(json.dumps(document).encode(), Content_Type="application/json")
     assert answer.status_code in (200, 400), (document, answer.text)
 
@@ -366,7 +400,7 @@ def test_any_json_is_accepted_or_refused(fuzzed: Running, document: object) -> N
 def test_any_bytes_are_accepted_or_refused(
     fuzzed: Running, body: bytes, packed: bool, json_like: bool
 ) -> None:
-    """Whatever bytes come, packed or not, called protobuf or JSON: 200 or 400."""
+    """Any bytes, packed or not, labelled as protobuf or JSON, are answered with 200 or 400."""
     headers = {"Content_Encoding": "gzip"} if packed else {}
     headers |= {"Content_Type": "application/json"} if json_like else {}
     assert fuzzed.export(gzip.compress(body) if packed else body, **headers).status_code in (
@@ -378,7 +412,7 @@ def test_any_bytes_are_accepted_or_refused(
 def test_large_bodies_are_refused_before_they_grow(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """413 for a body over the cap, and for a small gzip body that would grow over it."""
+    """A body above the limit, or a gzip body that would expand above it, is answered with 413."""
     monkeypatch.setattr(otlp_http, "MAX_BODY_BYTES", 10_000)
     assert running.export(b"x" * 20_000).status_code == 413
     assert (
@@ -386,8 +420,10 @@ def test_large_bodies_are_refused_before_they_grow(
     )
 
 
-def test_a_full_queue_says_429(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sender hears 429 with Retry-After, and nothing of its request is kept."""
+def test_a_full_queue_is_answered_with_429(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has Retry-After, and nothing of the request is kept."""
 
     def full(payload: bytes) -> None:
         raise Overloaded("the ingest queue is full", retry_after_s=2)
@@ -398,14 +434,14 @@ def test_a_full_queue_says_429(running: Running, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
-    """Over its bytes the queue refuses; one large payload alone is still taken."""
+    """The queue refuses payloads above its bytes, but accepts a single large one."""
     from lab.tracestore.ingest import Ingest, Limits
     from lab.tracestore.telemetry import Telemetry
 
     store = SpanStore(tmp_path, threads=1)
     ingest = Ingest(
         store, tmp_path / "wal", Telemetry(), Limits(queue_bytes=100)
-    )  # not started: nothing drains it
+    )  # not started, so nothing empties it
     ingest.submit(bytes(200))
     with pytest.raises(Overloaded):
         ingest.submit(bytes(200))
@@ -413,7 +449,7 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
 
 
 def test_opentelemetry_sdk_exports_to_it(running: Running) -> None:
-    """The SDK's own OTLP/HTTP exporter is served, and its span is found by TraceQL."""
+    """The SDK's OTLP/HTTP exporter works, and its span is found by TraceQL."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -425,7 +461,7 @@ def test_opentelemetry_sdk_exports_to_it(running: Running) -> None:
     with provider.get_tracer("t").start_as_current_span("work", attributes={"k": 3}) as span:
         trace_id = f"{span.get_span_context().trace_id:032x}"
     provider.shutdown()
-    found: httpx.Response = running.tempo.get(
+    answer: httpx.Response = running.tempo.get(
         "/api/search", params={"q": '{ resource.service.name = "sdk" && span.k = 3 }'}
     )
-    assert [t["traceID"].rjust(32, "0") for t in found.json()["traces"]] == [trace_id]
+    assert [t["traceID"].rjust(32, "0") for t in answer.json()["traces"]] == [trace_id]

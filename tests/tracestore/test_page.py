@@ -1,4 +1,4 @@
-"""The built-in page in a real browser: it lists the traces and draws the chosen one, without any other server."""
+"""The built-in page lists traces and draws the selected one in a real browser."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.tracestore.corpus import random_spans, request_of
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_the_page_lists_and_draws(running: Running, tmp_path: Path) -> None:
-    """Every trace is in the list; the chosen one has a bar for each span; a span's name cannot become markup."""
+    """All traces are listed, every span of the selected one has a bar, and names are escaped."""
     spans = random_spans(31, traces=4)
     spans[0].name = "<img src=x onerror=document.title='owned'>"
     for span in spans:
-        span.trace >>= 12  # three leading zeros, as one trace in 4,096 has
+        span.trace >>= 12  # three leading zeros, like one trace in 4,096
     running.export(request_of(spans).SerializeToString())
     chosen = spans[0].trace
     page = dom(f"{running.tempo.base_url}/#{chosen:x}", tmp_path / "profile")
@@ -30,8 +30,8 @@ def test_the_page_lists_and_draws(running: Running, tmp_path: Path) -> None:
     assert "<title>Traces</title>" in page
 
 
-def test_the_page_asks_nobody_else(running: Running) -> None:
-    """One file, no other origin: it works offline."""
+def test_the_page_contacts_no_other_server(running: Running) -> None:
+    """The page is one file without other origins, so it works offline."""
     answer = running.tempo.get("/")
     assert answer.headers["content-type"].startswith("text/html")
     assert "http://" not in answer.text and "https://" not in answer.text

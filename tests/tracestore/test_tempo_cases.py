@@ -1,4 +1,4 @@
-"""The store answers as a real Tempo 3.0.3 did (see data/tempo/README.md)."""
+"""The store answers like a real Tempo 3.0.3 (see data/tempo/README.md)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.tracestore.conftest import start, stop
-from tests.tracestore.tempo_cases import KINDS, Asker, agree, corpus_at, load, now_t0_s
+from tests.tracestore.tempo_cases import KINDS, CaseRunner, agree, corpus_at, load, now_t0_s
 
-# Tempo counted two spans of this trace twice; the corpus has no trace of 14 spans.
+# Tempo counted two spans of this trace twice: the corpus has no trace of 14 spans.
 _NOT_COMPARED = {"v2trace13"}
 
 CASES = [
@@ -22,19 +22,19 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
-    """A store that holds the corpus."""
+def case_runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaseRunner]:
+    """Yield a store that contains the corpus."""
     parts = start(tmp_path_factory.mktemp("cases"))
     t0_s = now_t0_s()
     body = json.dumps(corpus_at(t0_s * 10**9)).encode()
     assert parts[0].export(body, Content_Type="application/json").status_code == 200
-    yield Asker(parts[0].tempo, t0_s)
+    yield CaseRunner(parts[0].tempo, t0_s)
     stop(*parts)
 
 
 @pytest.mark.parametrize(("kind", "query"), CASES)
-def test_the_answer_is_tempos(asker: Asker, kind: str, query: str) -> None:
-    """Same status, traces, spans, attributes, series and samples."""
+def test_the_answer_is_tempos(case_runner: CaseRunner, kind: str, query: str) -> None:
+    """Status, traces, spans, attributes, series and samples are equal."""
     recorded = load("answers")[kind][query]
-    ours = asker.answer(kind, query)
+    ours = case_runner.answer(kind, query)
     assert agree(kind, query, recorded, ours), json.dumps(ours)[:2000]

@@ -1,4 +1,4 @@
-"""The SQL answers what a slow, obvious evaluation in Python answers."""
+"""The SQL gives the same answers as a slow and obvious evaluation in Python."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.tracestore.slow_traceql import Corpus
 
 @pytest.fixture(scope="module")
 def spans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Corpus, SpanStore]]:
-    """Twenty traces, once as plain objects and once in a store."""
-    found = random_spans(0, traces=20)
-    store = store_of(tmp_path_factory.mktemp("corpus"), found)
-    yield Corpus(found), store
+    """Yield twenty traces as plain objects and in a store."""
+    generated = random_spans(0, traces=20)
+    store = store_of(tmp_path_factory.mktemp("corpus"), generated)
+    yield Corpus(generated), store
     store.close()
 
 
 def sql_answer(store: SpanStore, query: ast.Query) -> Counter:
-    """(trace, how many spansets share this content, span ids) as the SQL sees them."""
+    """Count (trace, number of spansets with this content, span ids) in the SQL's answer."""
     compiler = SpansetCompiler(store.catalogue, Window())
     relation = compiler.pipeline(query.pipeline)
     groups = "".join(f", {g}" for g in relation.group_columns)
@@ -45,10 +45,10 @@ def sql_answer(store: SpanStore, query: ast.Query) -> Counter:
 
 
 def slow_answer(corpus: Corpus, query: ast.Query, plan: FetchPlan | None = None) -> Counter:
-    found = corpus.pipeline(query, plan)
+    sets_by_trace = corpus.pipeline(query, plan)
     return Counter(
         (trace, frozenset(s.id for s in spans))
-        for trace, sets in found.items()
+        for trace, sets in sets_by_trace.items()
         for _, _, spans in sets
     )
 
@@ -56,7 +56,7 @@ def slow_answer(corpus: Corpus, query: ast.Query, plan: FetchPlan | None = None)
 def searched(
     store: SpanStore, query: ast.Query, limit: int = 1000
 ) -> list[tuple[int, list[frozenset[int]]]]:
-    """(trace, its spansets) in the order of a search."""
+    """Return (trace, its spansets) in the order of a search."""
     with store.reader() as con:
         answer = search(store, con, SearchRequest(query, limit=limit, spans_per_set=1000))
     return [
@@ -72,15 +72,15 @@ def check(spans: tuple[Corpus, SpanStore], text: str) -> None:
     (corpus, store), query = spans, validate(parse(text))
     assert sql_answer(store, query) == slow_answer(corpus, query), text
     expected = slow_answer(corpus, query, fetch_plan(query))
-    found = searched(store, query)
-    assert Counter((trace, ids) for trace, sets in found for ids in sets) == expected, text
+    results = searched(store, query)
+    assert Counter((trace, ids) for trace, sets in results for ids in sets) == expected, text
     newest = {
         trace: max(corpus.by_id[trace, i].start for ids in sets for i in ids)
-        for trace, sets in found
+        for trace, sets in results
     }
-    assert [t for t, _ in found] == sorted(newest, key=lambda t: (-newest[t], t)), text
-    if len(found) >= 2:  # fewer cannot tell whether the limit holds
-        assert searched(store, query, limit=2) == found[:2], text
+    assert [t for t, _ in results] == sorted(newest, key=lambda t: (-newest[t], t)), text
+    if len(results) >= 2:  # a shorter result cannot show whether the limit is applied
+        assert searched(store, query, limit=2) == results[:2], text
 
 
 @QUICK
@@ -93,14 +93,14 @@ def test_filters(spans: tuple[Corpus, SpanStore], text: str) -> None:
 @QUICK
 @given(text=spansets(2))
 def test_operators_between_spansets(spans: tuple[Corpus, SpanStore], text: str) -> None:
-    """&&, || and all fifteen structural operators."""
+    """&&, || and all fifteen structural operators select the same spans."""
     check(spans, text)
 
 
 @QUICK
 @given(text=pipelines())
 def test_pipelines(spans: tuple[Corpus, SpanStore], text: str) -> None:
-    """by(), coalesce(), select(), aggregates and filters, in any order."""
+    """by(), coalesce(), select(), aggregates and filters work in any order."""
     check(spans, text)
 
 
@@ -108,5 +108,5 @@ def test_pipelines(spans: tuple[Corpus, SpanStore], text: str) -> None:
 @LONG
 @given(text=pipelines())
 def test_pipelines_at_length(spans: tuple[Corpus, SpanStore], text: str) -> None:
-    """The same, for longer."""
+    """Many more random pipelines agree."""
     check(spans, text)

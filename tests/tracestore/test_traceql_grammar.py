@@ -1,4 +1,4 @@
-"""TraceQL's grammar and its checks, construct by construct, after Tempo's documentation."""
+"""TraceQL's grammar and checks follow Tempo's documentation, construct by construct."""
 
 from __future__ import annotations
 
@@ -240,13 +240,13 @@ def lines(text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", lines(VALID))
 def test_valid(text: str) -> None:
-    """Accepted."""
+    """The query is accepted."""
     validate(parse(text))
 
 
 @pytest.mark.parametrize("text", [*lines(SYNTAX), "", " "])
 def test_syntax_errors(text: str) -> None:
-    """Refused by the grammar, with a place in the text."""
+    """The grammar refuses the query with a position in the text."""
     with pytest.raises(TraceQLSyntax) as caught:
         parse(text)
     assert 0 <= caught.value.position <= len(text)
@@ -255,7 +255,7 @@ def test_syntax_errors(text: str) -> None:
 
 @pytest.mark.parametrize("text", lines(INVALID))
 def test_invalid(text: str) -> None:
-    """Parses, but makes no sense."""
+    """The query is parsed, but refused because it makes no sense."""
     query = parse(text)
     with pytest.raises(TraceQLInvalid):
         validate(query)
@@ -263,7 +263,7 @@ def test_invalid(text: str) -> None:
 
 @pytest.mark.parametrize("text", lines(UNSUPPORTED))
 def test_unsupported(text: str) -> None:
-    """Right, but not answered: the construct is named."""
+    """The query is valid TraceQL but not supported, and the error names the construct."""
     query = parse(text)
     with pytest.raises(TraceQLUnsupported) as caught:
         validate(query)
@@ -271,16 +271,28 @@ def test_unsupported(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "condition", (".a > nil", ".a <= nil", "nil < .a", ".a =~ nil", "nil !~ .a", "nil > nil", ".a + nil = 1", ".a && nil", ".a = (nil)", "!nil")
-)  # fmt: skip
-def test_nil_beside_anything_but_equality_is_a_parse_error(condition: str) -> None:
-    """Tempo's grammar has nil beside = and != alone, and so has this one; it says so."""
+    "condition",
+    (
+        ".a > nil",
+        ".a <= nil",
+        "nil < .a",
+        ".a =~ nil",
+        "nil !~ .a",
+        "nil > nil",
+        ".a + nil = 1",
+        ".a && nil",
+        ".a = (nil)",
+        "!nil",
+    ),
+)
+def test_nil_is_only_compared_for_equality(condition: str) -> None:
+    """As in Tempo's grammar, nil is allowed next to = and != only, and the error explains it."""
     with pytest.raises(TraceQLSyntax, match="nil can only be compared with = or !="):
         parse("{ " + condition + " }")
 
 
 def test_the_position_is_where_it_went_wrong() -> None:
-    """Line and column count from 1, over several lines."""
+    """Line and column are counted from 1, over several lines."""
     with pytest.raises(TraceQLSyntax) as caught:
         parse("{ .a = 1 }\n| { .b == 2 }")
     assert (caught.value.line, caught.value.column) == (2, 9)
@@ -301,23 +313,31 @@ def test_the_position_is_where_it_went_wrong() -> None:
     ],
 )
 def test_operators_bind_as_in_tempo(text: str, bound: str) -> None:
-    """Tempo's precedence, surprises included."""
+    """Precedence is Tempo's, including its surprises."""
     condition = parse("{ " + text + " }").pipeline.stages[0].condition
     assert field_text(condition) == bound
 
 
-def test_attribute_names_end_late() -> None:
-    """Only white space and a few signs end an attribute; quoted parts are opened."""
+def test_the_end_of_attribute_names() -> None:
+    """Only white space and a few characters end an attribute, and quoted parts are unquoted."""
     condition = parse('{ span.a+b-c/"d e".f=1 }').pipeline.stages[0].condition
     assert condition.left == ast.Attribute("span", "a+b-c/d e.f")
 
 
 @pytest.mark.parametrize(
     ("text", "ns"),
-    [("1ns", 1), ("1us", 10**3), ("1µs", 10**3), ("1.5ms", 1_500_000), ("1m30s", 90 * 10**9), ("1d", 86400 * 10**9), ("2w", 14 * 86400 * 10**9)],
-)  # fmt: skip
+    [
+        ("1ns", 1),
+        ("1us", 10**3),
+        ("1µs", 10**3),
+        ("1.5ms", 1_500_000),
+        ("1m30s", 90 * 10**9),
+        ("1d", 86400 * 10**9),
+        ("2w", 14 * 86400 * 10**9),
+    ],
+)
 def test_durations(text: str, ns: int) -> None:
-    """Prometheus' and Go's durations."""
+    """Durations of Prometheus and Go are parsed."""
     assert parse("{ duration > " + text + " }").pipeline.stages[0].condition.right == ast.Static(
         ast.Type.DURATION, ns
     )
@@ -326,14 +346,14 @@ def test_durations(text: str, ns: int) -> None:
 @QUICK
 @given(ns=st.integers(0, 10**15))
 def test_go_prints_durations_that_parse_back(ns: int) -> None:
-    """A printed duration is the same duration when read."""
+    """A printed duration is parsed back to the same duration."""
     assert abs(duration_ns(go_duration(ns)) - ns) <= 1
 
 
 @QUICK
 @given(text=st.text(max_size=60))
 def test_any_text_is_answered_with_a_query_or_a_position(text: str) -> None:
-    """No text crashes the parser or hangs it."""
+    """No text crashes the parser or makes it hang."""
     try:
         validate(parse(text))
     except TraceQLError as e:
@@ -343,7 +363,7 @@ def test_any_text_is_answered_with_a_query_or_a_position(text: str) -> None:
 @QUICK
 @given(data=st.data(), text=pipelines())
 def test_damaged_queries_are_answered_too(data: st.DataObject, text: str) -> None:
-    """A valid query with a piece cut out or doubled is answered, or refused with a position."""
+    """A valid query with a piece removed or doubled is answered, or refused with a position."""
     a, b = sorted((data.draw(st.integers(0, len(text))), data.draw(st.integers(0, len(text)))))
     for damaged in (text[:a] + text[b:], text[:b] + text[a:]):
         try:
@@ -360,8 +380,8 @@ def test_damaged_queries_are_answered_too(data: st.DataObject, text: str) -> Non
         ("{ 2" + " ^ 9" * 101 + " = 1 }", "arithmetic operators"),
     ],
 )
-def test_what_costs_a_table_each_is_limited(text: str, construct: str) -> None:
-    """A query of one client must not take the memory of all others."""
+def test_expensive_constructs_are_limited(text: str, construct: str) -> None:
+    """A query of one client must not use the memory of all others."""
     with pytest.raises(TraceQLUnsupported) as caught:
         validate(parse(text))
     assert caught.value.construct == construct and construct in str(caught.value)
@@ -369,9 +389,14 @@ def test_what_costs_a_table_each_is_limited(text: str, construct: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{" + "(" * 5000 + ".a" + ")" * 5000 + "}", "{ .a = 1" + " && .a = 1" * 5000 + " }", "{ " + "-" * 5000 + "1 = 1 }", "(" * 3000 + "{}"],
-)  # fmt: skip
-def test_monsters_are_refused(text: str) -> None:
-    """Deep nesting and endless chains get an answer, not a full stack."""
+    [
+        "{" + "(" * 5000 + ".a" + ")" * 5000 + "}",
+        "{ .a = 1" + " && .a = 1" * 5000 + " }",
+        "{ " + "-" * 5000 + "1 = 1 }",
+        "(" * 3000 + "{}",
+    ],
+)
+def test_extremely_long_queries_are_refused(text: str) -> None:
+    """Deep nesting and endless chains get an answer, not a stack overflow."""
     with pytest.raises(TraceQLError):
         validate(parse(text))

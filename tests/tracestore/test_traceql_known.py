@@ -1,10 +1,10 @@
-"""TraceQL with answers worked out by hand: one small tree, and every construct asked of it.
+"""TraceQL gives answers worked out by hand, for every construct over one small tree.
 
 A (api, server, n=5, f=2.5, s="x", b=true, 1000 ns)
 ├── B (api, client, error, n=7, 500 ns)
 │   └── C (api, n=7.0, arr=["p", "q"], 100 ns)
 └── D (db, 50 ns)
-E (api, ok, "m", 20 ns), a trace of its own
+E (api, ok, "m", 20 ns), a separate trace
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lab.tracestore.store import SpanStore
 from tests.tracestore.corpus import T0, store_of
 from tests.tracestore.slow_traceql import Span
 
-# query -> the spansets, each by the names of its spans
+# {query: the spansets, each by the names of its spans}
 KNOWN = r"""
 { name="A" } > { }  ->  BD
 { name="A" } >> { }  ->  BCD
@@ -125,9 +125,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SpanStore]:
         _span(5, 0, "E", 20, trace=2, status=1, message="m"),
     ]
     folder: Path = tmp_path_factory.mktemp("known")
-    kept = store_of(folder, spans)
-    yield kept
-    kept.close()
+    loaded_store = store_of(folder, spans)
+    yield loaded_store
+    loaded_store.close()
 
 
 @pytest.mark.parametrize("line", KNOWN.strip().split("\n"))
@@ -136,9 +136,9 @@ def test_known_answers(store: SpanStore, line: str) -> None:
     query, _, expected = line.partition("  ->  ")
     with store.reader() as con:
         traces = search(store, con, SearchRequest(read_query(query), spans_per_set=100))["traces"]
-    found = [
+    names = [
         "".join(sorted("ABCDE"[int(span["spanID"], 16) - 1] for span in s["spans"]))
         for t in traces
         for s in t["spanSets"]
     ]
-    assert sorted(found) == sorted(expected.split() if expected != "-" else [])
+    assert sorted(names) == sorted(expected.split() if expected != "-" else [])
