@@ -118,7 +118,7 @@ def a_store(names: list[str], engines: list[dict[str, str]], warnings: tuple[str
             return Reply(json.dumps({"status": "success", "data": names}).encode())
         return Reply(b"404 page not found", 404)
 
-    return telling(answer)
+    return serving(answer)
 
 
 def test_prometheus_alone_is_enough(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
@@ -161,9 +161,9 @@ def test_attach_asks_for_names_and_engines_only() -> None:
     """On a store of any size: no query returns more than one series per engine."""
     with a_store([*KSERVE, "sglang:num_running_reqs"], [{"job": "vllm"}]) as server:
         assert main(["--prometheus", server.url]) == 0
-    queries = [params["query"] for path, params in server.asked if path == "/api/v1/query"]
+    queries = [params["query"] for path, params in server.requests if path == "/api/v1/query"]
     assert all(query.startswith("group by (") for query in queries)
-    assert len(server.asked) <= 6
+    assert len(server.requests) <= 6
 
 
 def test_metrics_that_were_renamed_need_a_prefix(

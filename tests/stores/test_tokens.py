@@ -10,7 +10,7 @@ from lab.errors import QueryRejected, SettingsError, StoreError
 from lab.settings import Settings, load_settings
 from lab.stores import Prometheus, Tempo
 from lab.stores import http as stores_http
-from tests.stores.servers import Reply, telling
+from tests.stores.servers import Reply, serving
 
 EMPTY = Reply(b'{"status":"success","data":{"resultType":"vector","result":[]}}')
 
@@ -23,7 +23,7 @@ def test_a_file_is_read_for_every_request(tmp_path: Path) -> None:
     """Kubernetes replaces the token of a service account every hour."""
     file = tmp_path / "token"
     file.write_text("first\n")
-    with telling(lambda *_: EMPTY) as server:
+    with serving(lambda *_: EMPTY) as server:
         prometheus = Prometheus(settings(server.url, store_token_file=file))
         prometheus.query("up")
         file.write_text("second")
@@ -35,7 +35,7 @@ def test_a_command_is_run_once_for_many_requests(tmp_path: Path) -> None:
     """As `gcloud auth print-access-token`, which takes a second."""
     script = tmp_path / "print token.sh"
     script.write_text(f'echo run >> "{tmp_path}/runs"; echo token-$(wc -l < "{tmp_path}/runs")')
-    with telling(lambda *_: EMPTY) as server:
+    with serving(lambda *_: EMPTY) as server:
         prometheus = Prometheus(settings(server.url, store_token_command=f"sh '{script}'"))
         prometheus.query("up")
         prometheus.query("up")
@@ -54,7 +54,7 @@ def test_a_refused_token_is_replaced_once(tmp_path: Path, monkeypatch: pytest.Mo
         used = server.headers[-1]["Authorization"]
         return Reply(b"expired", 401) if used in refused else EMPTY
 
-    with telling(answer) as server:
+    with serving(answer) as server:
         prometheus = Prometheus(settings(server.url, store_token_command=f"sh {script}"))
         prometheus.query("up")
         clock[0] += 60
