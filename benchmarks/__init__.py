@@ -1,4 +1,4 @@
-"""Ours beside what you would otherwise use. See README.md here; `main` is `lab bench`."""
+"""Benchmarks of the lab against alternatives. See README.md here; `main` is `lab bench`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Telemetry of any size for benchmarks/frames.py: series for Prometheus, traces as Tempo sends
-them, whole runs.
+"""Generate telemetry of any size for benchmarks/frames.py: series, traces and complete runs.
 
-Made up, but of the shape of real ones: a trace is an agent request of ten spans with the attributes
-that parts write.
+The data is synthetic but has the shape of real telemetry: a trace is an agent request of ten spans
+with the attributes that the lab's parts record.
 """
 
 from __future__ import annotations
@@ -21,9 +20,11 @@ from lab.schema import CLIENT_RECORD, Attr, Service, Span
 
 START_S = 1_760_000_000
 STEP_S = 15
-_STACK, _VLLM, _TOOLS = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
+_STACK = Service.LLAMA_STACK
+_VLLM = Service.VLLM
+_TOOLS = Service.TOOLS
 
-# (parent's place, service, name, kind, start and length as shares of the request)
+# (index of the parent, service, name, kind, start and duration as shares of the request)
 SHAPE = (
     (-1, Service.CLIENT, Span.CLIENT, "CLIENT", 0.00, 1.00),
     (0, _STACK, Span.LLAMA_STACK_RESPONSES, "SERVER", 0.02, 0.96),
@@ -39,8 +40,7 @@ SHAPE = (
 
 
 def write_openmetrics(path: Path, series: int, points: int) -> None:
-    """A text that `promtool tsdb create-blocks-from openmetrics` reads: growing values, like a
-    counter's rate."""
+    """Write growing series in the format of `promtool tsdb create-blocks-from openmetrics`."""
     rng = random.Random(1)
     with path.open("w") as out:
         out.write("# TYPE lab_bench gauge\n")
@@ -57,54 +57,55 @@ def write_openmetrics(path: Path, series: int, points: int) -> None:
 
 
 def documents(traces: int) -> Iterator[bytes]:
-    """One v2 answer of Tempo a trace: {"trace": {"resourceSpans": [...]}}."""
+    """Yield one v2 response of Tempo per trace: {"trace": {"resourceSpans": [...]}}."""
     rng = random.Random(2)
     for number in range(traces):
-        owners: dict[str, list[dict]] = {}
+        spans_of: dict[str, list[dict]] = {}
         trace_id = base64.b64encode(rng.randbytes(16)).decode()
         ids = [base64.b64encode(rng.randbytes(8)).decode() for _ in SHAPE]
-        start, long = (START_S + number * 0.05) * 1e9, rng.uniform(0.5, 3) * 1e9
-        for place, (parent, service, name, kind, offset, share) in enumerate(SHAPE):
+        start_ns = (START_S + number * 0.05) * 1e9
+        duration_ns = rng.uniform(0.5, 3) * 1e9
+        for index, (parent, service, name, kind, offset, share) in enumerate(SHAPE):
+            attributes = _attributes(name, number, share * duration_ns / 1e9)
             span = {
                 "traceId": trace_id,
-                "spanId": ids[place],
+                "spanId": ids[index],
                 "name": name,
                 "kind": f"SPAN_KIND_{kind}",
-                "startTimeUnixNano": str(int(start + offset * long)),
-                "endTimeUnixNano": str(int(start + (offset + share) * long)),
-                "attributes": [
-                    {"key": k, "value": v} for k, v in _attributes(name, number, share * long / 1e9)
-                ],
+                "startTimeUnixNano": str(int(start_ns + offset * duration_ns)),
+                "endTimeUnixNano": str(int(start_ns + (offset + share) * duration_ns)),
+                "attributes": [{"key": key, "value": value} for key, value in attributes],
                 "status": {},
             }
             if parent >= 0:
                 span["parentSpanId"] = ids[parent]
-            owners.setdefault(service, []).append(span)
-        yield json.dumps(
-            {"trace": {"resourceSpans": [_owner(s, spans) for s, spans in owners.items()]}}
-        ).encode()
+            spans_of.setdefault(service, []).append(span)
+
+        resource_spans = [_resource_spans(*item) for item in spans_of.items()]
+        yield json.dumps({"trace": {"resourceSpans": resource_spans}}).encode()
 
 
 def write_protobufs(folder: Path) -> None:
-    """The answers of `folder`/traces.jsonl in Tempo's other form, as `protobufs` reads them."""
+    """Convert the responses in `folder`/traces.jsonl to protobuf; `protobufs` reads them."""
     from google.protobuf import json_format
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from lab.tracestore.tempopb import trace_by_id_response
+    from lab.tracestore.rebuild import trace_by_id_response
 
+    responses = []
     with (folder / "traces.jsonl").open("rb") as lines:
-        traces = (json_format.ParseDict(json.loads(line)["trace"], TracesData()) for line in lines)
-        (folder / "traces.msgpack").write_bytes(
-            msgspec.msgpack.encode([trace_by_id_response(t) for t in traces])
-        )
+        for line in lines:
+            trace = json_format.ParseDict(json.loads(line)["trace"], TracesData())
+            responses.append(trace_by_id_response(trace))
+    (folder / "traces.msgpack").write_bytes(msgspec.msgpack.encode(responses))
 
 
 def protobufs(folder: Path) -> list[bytes]:
-    """One v2 answer of Tempo a trace, as protobuf."""
+    """Return one v2 response of Tempo per trace, as protobuf."""
     return msgspec.msgpack.decode((folder / "traces.msgpack").read_bytes(), type=list[bytes])
 
 
-def _owner(service: str, spans: list[dict]) -> dict:
+def _resource_spans(service: str, spans: list[dict]) -> dict:
     resource = [{"key": Attr.SERVICE, "value": {"stringValue": service}}]
     return {
         "resource": {"attributes": resource},
@@ -112,23 +113,23 @@ def _owner(service: str, spans: list[dict]) -> dict:
     }
 
 
-def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, dict]]:
+def _attributes(name: str, number: int, duration_s: float) -> Iterator[tuple[str, dict]]:
     if name == Span.VLLM:
         yield "gen_ai.request.id", {"stringValue": f"chatcmpl-{number}"}
-        for key, value in (
-            (Attr.VLLM_PROMPT_TOKENS, 200 + number % 100),
-            (Attr.VLLM_COMPLETION_TOKENS, 20),
-        ):
-            yield key, {"intValue": str(value)}
+        yield Attr.VLLM_PROMPT_TOKENS, {"intValue": str(200 + number % 100)}
+        yield Attr.VLLM_COMPLETION_TOKENS, {"intValue": "20"}
         shares = (
             (Attr.VLLM_QUEUE_S, 0.05),
             (Attr.VLLM_PREFILL_S, 0.2),
             (Attr.VLLM_DECODE_S, 0.7),
             (Attr.VLLM_E2E_S, 0.99),
+            (Attr.VLLM_TTFT_S, 0.27),
+            (Attr.VLLM_INFERENCE_S, 0.9),
         )
-        for key, share in (*shares, (Attr.VLLM_TTFT_S, 0.27), (Attr.VLLM_INFERENCE_S, 0.9)):
-            yield key, {"doubleValue": long_s * share}
+        for key, share in shares:
+            yield key, {"doubleValue": duration_s * share}
         return
+
     yield Attr.TENANT, {"stringValue": f"tenant-{number % 5}"}
     yield Attr.RUN, {"stringValue": "run"}
     yield Attr.REQUEST, {"stringValue": f"r{number}"}
@@ -143,20 +144,24 @@ def _attributes(name: str, number: int, long_s: float) -> Iterator[tuple[str, di
 
 
 def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(records, spans) of a run of so many requests, ten spans each, in the frames' own form and
-    in random order."""
+    """Return the records and spans of a run, with ten spans per request.
+
+    Both have the columns and dtypes of lab.frames. The spans are in random order.
+    """
     rng = np.random.default_rng(seed)
-    size, count = len(SHAPE), requests * len(SHAPE)
+    size = len(SHAPE)
+    count = requests * size
     trace_ids = np.array([f"{n:032x}" for n in rng.integers(1, 2**62, requests)], dtype=object)
     span_ids = np.array([f"{n:016x}" for n in rng.integers(1, 2**62, count)], dtype=object)
     parent, service, name, kind, offset, share = zip(*SHAPE, strict=True)
-    parents = np.where(
-        np.tile(parent, requests) < 0,
-        "",
-        span_ids[np.arange(count) // size * size + np.tile(parent, requests)],
-    )
-    long = np.repeat(rng.uniform(0.5, 3, requests), size)
-    start = np.repeat(START_S + np.arange(requests) * 0.05, size) + np.tile(offset, requests) * long
+    parent_index = np.tile(parent, requests)
+    first_span = np.arange(count) // size * size
+    parents = np.where(parent_index < 0, "", span_ids[first_span + parent_index])
+
+    duration_s = np.repeat(rng.uniform(0.5, 3, requests), size)
+    request_start = np.repeat(START_S + np.arange(requests) * 0.05, size)
+    start = request_start + np.tile(offset, requests) * duration_s
+    start_at = (start * 1e9).astype("int64").view("datetime64[ns]")
     spans = {
         "trace_id": pd.array(np.repeat(trace_ids, size), dtype="str"),
         "span_id": pd.array(span_ids, dtype="str"),
@@ -164,31 +169,27 @@ def run_frames(requests: int, seed: int = 3) -> tuple[pd.DataFrame, pd.DataFrame
         "service": pd.Categorical(np.tile(np.array(service, dtype=object), requests)),
         "name": pd.Categorical(np.tile(np.array(name, dtype=object), requests)),
         "kind": pd.Categorical(np.tile(np.char.lower(kind).astype(object), requests)),
-        "start_at": pd.DatetimeIndex(
-            (start * 1e9).astype("int64").view("datetime64[ns]"), tz="UTC"
-        ),
-        "duration_s": np.tile(share, requests) * long,
+        "start_at": pd.DatetimeIndex(start_at, tz="UTC"),
+        "duration_s": np.tile(share, requests) * duration_s,
         "status": pd.Categorical(
             np.full(count, "unset", dtype=object), categories=["unset", "ok", "error"]
         ),
         "status_message": pd.array(np.full(count, "", dtype=object), dtype="str"),
     }
-    engine = np.tile(np.array(name) == Span.VLLM, requests)
-    values = {Attr.VLLM_QUEUE_S: 0.05, Attr.VLLM_PREFILL_S: 0.2, Attr.VLLM_DECODE_S: 0.7}
-    spans |= {
-        key: np.where(engine, spans["duration_s"] * part, np.nan) for key, part in values.items()
-    }
-    spans |= {
-        key: np.where(engine, 100.0, np.nan)
-        for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS)
-    }
-    order = rng.permutation(count)
-    return _records(trace_ids, long[::size]), pd.DataFrame(spans, copy=False).iloc[
-        order
-    ].reset_index(drop=True)
+
+    is_vllm = np.tile(np.array(name) == Span.VLLM, requests)
+    shares = {Attr.VLLM_QUEUE_S: 0.05, Attr.VLLM_PREFILL_S: 0.2, Attr.VLLM_DECODE_S: 0.7}
+    for key, part in shares.items():
+        spans[key] = np.where(is_vllm, spans["duration_s"] * part, np.nan)
+    for key in (Attr.VLLM_PROMPT_TOKENS, Attr.VLLM_COMPLETION_TOKENS):
+        spans[key] = np.where(is_vllm, 100.0, np.nan)
+
+    frame = pd.DataFrame(spans, copy=False)
+    shuffled = frame.iloc[rng.permutation(count)].reset_index(drop=True)
+    return _records(trace_ids, duration_s[::size]), shuffled
 
 
-def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
+def _records(trace_ids: np.ndarray, duration_s: np.ndarray) -> pd.DataFrame:
     size = len(trace_ids)
     numbers = np.arange(size)
     blank = {
@@ -196,19 +197,18 @@ def _records(trace_ids: np.ndarray, long: np.ndarray) -> pd.DataFrame:
         "int64": 0,
         "float64": 0.0,
     }
+    kinds = np.array(["single", "chain", "rag"], dtype=object)[numbers % 3]
     columns = {c.name: blank["string" if c.dtype == "json" else c.dtype] for c in CLIENT_RECORD}
     columns |= {
         "request_id": pd.array(numbers.astype(str), dtype="string"),
         "trace_id": pd.array(trace_ids, dtype="string"),
-        "kind": pd.array(
-            np.array(["single", "chain", "rag"], dtype=object)[numbers % 3], dtype="string"
-        ),
+        "kind": pd.array(kinds, dtype="string"),
         "api": pd.array(np.full(size, "responses", dtype=object), dtype="string"),
         "status": pd.array(np.full(size, "ok", dtype=object), dtype="string"),
         "scheduled_at": START_S + numbers * 0.05,
-        "done_at": START_S + numbers * 0.05 + long,
-        "e2e_s": long,
-        "ttft_s": long * 0.3,
+        "done_at": START_S + numbers * 0.05 + duration_s,
+        "e2e_s": duration_s,
+        "ttft_s": duration_s * 0.3,
         "lag_s": 0.001,
         "prompt_tokens": 200,
         "completion_tokens": 200,

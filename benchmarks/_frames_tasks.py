@@ -1,8 +1,7 @@
-"""What benchmarks/frames.py measures, each in a process of its own: `python -m
-benchmarks._frames_tasks TASK ARGUMENT`.
+"""The tasks that benchmarks/frames.py measures, each in a separate process.
 
-Prints one JSON object: seconds of the measured part (imports and made-up data left out) and the
-process' peak resident memory in MiB.
+`python -m benchmarks._frames_tasks TASK ARGUMENT` prints one JSON object: the seconds that the task
+took (without imports and the generation of data) and the process's peak resident memory in MiB.
 """
 
 from __future__ import annotations
@@ -23,11 +22,12 @@ QUERY = "lab_bench"
 
 
 def range_end(points: int) -> int:
+    """Return the time of the last sample, in epoch seconds."""
     return START_S + (points - 1) * STEP_S
 
 
 def lab_range(argument: str) -> Callable[[], Any]:
-    """From the question to a tidy frame, with the lab."""
+    """Return a task: a range query to a tidy frame, with the lab."""
     from lab.frames import series_frame
     from lab.stores import Prometheus
 
@@ -37,7 +37,7 @@ def lab_range(argument: str) -> Callable[[], Any]:
 
 
 def api_client_range(argument: str) -> Callable[[], Any]:
-    """The same with prometheus-api-client, as its README does it."""
+    """Return a task: the same with prometheus-api-client, as in its README."""
     from datetime import UTC, datetime
 
     from prometheus_api_client import MetricRangeDataFrame, PrometheusConnect
@@ -49,7 +49,7 @@ def api_client_range(argument: str) -> Callable[[], Any]:
 
 
 def server_range(argument: str) -> Callable[[], Any]:
-    """The server alone: the same answer, read and thrown away."""
+    """Return a task: the same response, read and discarded, for the cost of the server alone."""
     import http.client
     from urllib.parse import urlsplit
 
@@ -60,9 +60,9 @@ def server_range(argument: str) -> Callable[[], Any]:
     def read() -> int:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=600)
         connection.request("GET", path, headers={"Accept-Encoding": "identity"})
-        answer = connection.getresponse()
+        response = connection.getresponse()
         size = 0
-        while part := answer.read(1 << 20):
+        while part := response.read(1 << 20):
             size += len(part)
         return size
 
@@ -93,7 +93,7 @@ def lab_spans_protobuf(folder: str) -> Callable[[], Any]:
 
 
 def dict_loop_spans_json(folder: str) -> Callable[[], Any]:
-    """The usual way: json.loads, a dict a span, pandas of the list of dicts."""
+    """Return a task: the usual method (json.loads, one dict per span, a DataFrame of the dicts)."""
     import pandas as pd
 
     bodies = _bodies(folder)
@@ -101,13 +101,11 @@ def dict_loop_spans_json(folder: str) -> Callable[[], Any]:
     def loop() -> pd.DataFrame:
         rows = []
         for body in bodies:
-            for owner in json.loads(body)["trace"]["resourceSpans"]:
-                resource_attributes = {
-                    a["key"]: _value(a["value"]) for a in owner["resource"]["attributes"]
-                }
-                for scope in owner["scopeSpans"]:
+            for group in json.loads(body)["trace"]["resourceSpans"]:
+                attributes = _plain(group["resource"]["attributes"])
+                for scope in group["scopeSpans"]:
                     for span in scope["spans"]:
-                        rows.append(_row(span, resource_attributes))
+                        rows.append(_row(span, attributes))
         frame = pd.DataFrame(rows)
         frame["start_at"] = pd.to_datetime(frame["start_ns"], utc=True)
         frame["duration_s"] = (frame["end_ns"] - frame["start_ns"]) / 1e9
@@ -128,8 +126,12 @@ def _row(span: dict, resource_attributes: dict) -> dict:
         "end_ns": int(span["endTimeUnixNano"]),
         "status": span.get("status", {}).get("code", ""),
     }
-    row.update({a["key"]: _value(a["value"]) for a in span["attributes"]})
-    return row
+    return row | _plain(span["attributes"])
+
+
+def _plain(attributes: list[dict]) -> dict[str, Any]:
+    """Return OTLP attributes as a dict."""
+    return {attribute["key"]: _value(attribute["value"]) for attribute in attributes}
 
 
 def _value(value: dict) -> Any:
@@ -138,7 +140,7 @@ def _value(value: dict) -> Any:
 
 
 def lab_spans_bulk(url: str) -> Callable[[], Any]:
-    """From the question to the lab's own store to a frame."""
+    """Return a task: a query of the lab's own trace store to a frame."""
     from lab.frames import spans_frame
     from lab.stores import Tempo
 
@@ -149,7 +151,7 @@ def lab_spans_bulk(url: str) -> Callable[[], Any]:
 
 
 def lab_request_frame(requests: str) -> Callable[[], Any]:
-    """The request frame of so many requests with ten spans each."""
+    """Return a task: the request frame of `requests` requests with ten spans each."""
     from lab.frames import request_frame
 
     records, spans = run_frames(int(requests))
@@ -157,7 +159,7 @@ def lab_request_frame(requests: str) -> Callable[[], Any]:
 
 
 def lab_measures(requests: str) -> Callable[[], Any]:
-    """The slowest of the measures on that frame; prints each on stderr."""
+    """Return a task: the seconds of the slowest measure on that frame; all are on stderr."""
     from lab import measures
     from lab.frames import request_frame
 
@@ -174,13 +176,13 @@ def lab_measures(requests: str) -> Callable[[], Any]:
     }
 
     def slowest() -> float:
-        took = {}
+        took_s = {}
         for name, call in calls.items():
             begun = time.perf_counter()
             call()
-            took[name] = time.perf_counter() - begun
-        print(took, file=sys.stderr)
-        return max(took.values())
+            took_s[name] = time.perf_counter() - begun
+        print(took_s, file=sys.stderr)
+        return max(took_s.values())
 
     return slowest
 
@@ -206,17 +208,15 @@ TASKS = {
 
 
 def main(task: str, argument: str) -> None:
+    """Run one task and print its measurements."""
     run = TASKS[task](argument)
     before_mib = _peak_mib()
     begun = time.perf_counter()
     result = run()
     seconds = time.perf_counter() - begun
     size = result if isinstance(result, (int, float)) else len(result)
-    print(
-        json.dumps(
-            {"seconds": seconds, "peak_mib": _peak_mib(), "before_mib": before_mib, "size": size}
-        )
-    )
+    memory = {"peak_mib": _peak_mib(), "before_mib": before_mib}
+    print(json.dumps({"seconds": seconds, **memory, "size": size}))
 
 
 def _peak_mib() -> float:

@@ -1,9 +1,12 @@
-"""What a load driver adds to the time to the first token of a server whose true one is known, and what it costs in CPU.
+"""Time to first token that a load driver adds, on a server whose true value is known, and its CPU.
 
-Ours beside guidellm, aiperf, the openai SDK and plain aiohttp, one after the other in one run against the same stub,
-with the same number of concurrent streams. `ttft_added` is what the driver itself reports, less the stub's 50 ms; the
-note says how late the stub was by its own clock. CPU is that of the driver's processes: for ours, the SDK and aiohttp
-while they drive; for guidellm and aiperf, which are commands, all of it.
+Compares the lab's driver with guidellm, aiperf, the openai SDK and plain aiohttp, in sequence, in
+one run, against the same stub server and with the same number of concurrent streams.
+
+`ttft_added` is the time to first token that the driver reports, minus the stub's 50 ms; the note
+states how late the stub was by its own clock. CPU time is that of the driver's processes: for the
+lab, the SDK and aiohttp only while they send requests; for guidellm and aiperf, which are
+commands, from start to exit.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ import numpy as np
 
 from lab.settings import REPO, load_settings
 
-FIRST_S, CHUNK_S, CHUNKS = 0.05, 0.05, 20
+FIRST_S = 0.05
+CHUNK_S = 0.05
+CHUNKS = 20
 BENCH_VENV = REPO / ".venvs" / "bench"
 BOUNDS = {"ttft_added_p50_s": 0.010, "ttft_added_p99_s": 0.030, "cpu_per_request_s": 0.0015}
 COMMAND_LIMIT_S = 540
@@ -34,7 +39,7 @@ COMMAND_LIMIT_S = 540
 
 @dataclass
 class Measured:
-    """Times to the first token at the median and the 99th percentile, CPU seconds of all requests, and their number."""
+    """Time to first token (median and 99th percentile), total CPU seconds, number of requests."""
 
     p50_s: float
     p99_s: float
@@ -43,15 +48,18 @@ class Measured:
 
     @classmethod
     def of(cls, ttft_s: list[float], cpu_s: float) -> Measured:
+        """Return the quantiles of individual times to first token."""
         p50, p99 = np.quantile(ttft_s, [0.5, 0.99])
         return cls(float(p50), float(p99), cpu_s, len(ttft_s))
 
 
 @dataclass
 class Load:
-    """So many streams at once, each so many requests one after the other, started over so many seconds.
+    """The load of every subject.
 
-    `venv` is the environment with guidellm and aiperf.
+    - `streams` is the number of concurrent streams, whose starts are spread over `start_over_s`.
+    - `each` is the number of sequential requests per stream.
+    - `venv` is the environment with guidellm and aiperf.
     """
 
     url: str
@@ -62,61 +70,59 @@ class Load:
 
     @property
     def requests(self) -> int:
+        """The number of requests in total."""
         return self.streams * self.each
 
 
 class Skipped(Exception):
-    """A subject cannot be measured here; the text says why."""
+    """A subject cannot be measured on this machine; the message states the reason."""
 
 
 def main(argv: list[str]) -> list[dict]:
-    """Rows of the benchmark; with --small, fewer streams and only what needs no environment of its own."""
-    parser = argparse.ArgumentParser(prog="lab bench driver", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--small", action="store_true", help="32 streams, without guidellm and aiperf"
-    )
-    parser.add_argument("--streams", type=int, default=0)
-    parser.add_argument("--each", type=int, default=0, help="requests of each stream")
-    parser.add_argument("--subjects", nargs="+", choices=list(SUBJECTS), help="only these")
-    parser.add_argument(
-        "--venv", type=Path, default=BENCH_VENV, help="the environment with guidellm and aiperf"
-    )
-    args = parser.parse_args(argv)
+    """Return the rows for `lab bench`."""
+    args = _parser().parse_args(argv)
     streams = args.streams or (32 if args.small else 512)
     each = args.each or (4 if args.small else 6)
     subjects = args.subjects or (["lab", "aiohttp", "openai"] if args.small else list(SUBJECTS))
+    load_of = {"streams": streams, "each": each, "start_over_s": 1.0, "venv": args.venv}
+
     rows: list[dict] = []
     for name in subjects:
         with stub() as url:
             try:
-                version, measured = SUBJECTS[name](Load(url, streams, each, 1.0, args.venv))
+                version, measured = SUBJECTS[name](Load(url, **load_of))
             except Skipped as e:
                 print(f"{name} is left out: {e}", flush=True)
                 continue
             late_s = _stub_late_s(url)
+
         rows += _rows(name if name == "lab" else f"{name} {version}", measured, streams, late_s)
-        print(
-            f"{name}: added p50 {rows[-3]['value'] * 1e3:.1f} ms, p99 {rows[-2]['value'] * 1e3:.1f} ms",
-            flush=True,
-        )
+        p50_ms = rows[-3]["value"] * 1e3
+        p99_ms = rows[-2]["value"] * 1e3
+        print(f"{name}: added p50 {p50_ms:.1f} ms, p99 {p99_ms:.1f} ms", flush=True)
     return rows
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog="lab bench driver", description=summary)
+    add = parser.add_argument
+    add("--small", action="store_true", help="32 streams, without guidellm and aiperf")
+    add("--streams", type=int, default=0, help="number of concurrent streams")
+    add("--each", type=int, default=0, help="requests per stream")
+    add("--subjects", nargs="+", choices=list(SUBJECTS), help="measure only these")
+    add("--venv", type=Path, default=BENCH_VENV, help="environment with guidellm and aiperf")
+    return parser
 
 
 @contextlib.contextmanager
 def stub() -> Iterator[str]:
-    """The stub server in a process of its own; its URL."""
+    """Run the stub server in a separate process and yield its URL."""
     command = [
-        sys.executable,
-        "-m",
-        "benchmarks.driver_stub",
-        "--first-s",
-        str(FIRST_S),
-        "--chunk-s",
-        str(CHUNK_S),
+        *(sys.executable, "-m", "benchmarks.driver_stub"),
+        *("--first-s", str(FIRST_S), "--chunk-s", str(CHUNK_S), "--chunks", str(CHUNKS)),
     ]
-    process = subprocess.Popen(
-        [*command, "--chunks", str(CHUNKS)], cwd=REPO, stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
@@ -126,8 +132,9 @@ def stub() -> Iterator[str]:
 
 
 def _stub_late_s(url: str) -> tuple[float, float]:
-    with urllib.request.urlopen(f"{url}/stats", timeout=30) as answer:
-        written = json.load(answer)["written_after_s"]
+    """Return how late the stub wrote first tokens (median and 99th percentile)."""
+    with urllib.request.urlopen(f"{url}/stats", timeout=30) as response:
+        written = json.load(response)["written_after_s"]
     p50, p99 = np.quantile(np.array(written) - FIRST_S, [0.5, 0.99])
     return float(p50), float(p99)
 
@@ -144,26 +151,32 @@ def _rows(
         f"{streams} streams, {measured.requests} requests, load {os.getloadavg()[0]:.1f}; "
         f"stub late by {late_s[0] * 1e3:.1f} ms p50, {late_s[1] * 1e3:.1f} ms p99"
     )
-    return [
-        {"subject": subject, "metric": metric, "value": value, "better": "lower", "note": note}
-        | ({"bound": BOUNDS[metric]} if streams >= 512 else {})
-        for metric, value in values.items()
-    ]
+    rows = []
+    for metric, value in values.items():
+        row = {"subject": subject, "metric": metric, "value": value, "better": "lower"}
+        if streams >= 512:
+            row["bound"] = BOUNDS[metric]
+        rows.append(row | {"note": note})
+    return rows
+
+
+# -- drivers that are Python modules -----------------------------------------------------------
 
 
 def _in_process(name: str, load: Load) -> tuple[str, Measured]:
-    """A driver that is a Python module of ours, in a process of its own so that its CPU is its own."""
+    """Run a driver of driver_subjects.py in a separate process, so that its CPU time is separate.
+
+    Raises RuntimeError if it fails.
+    """
+    python = sys.executable
+    if name == "openai" and not _importable("openai"):
+        python = str(_bench_python(load.venv))
+    fields = {"url": load.url, "streams": load.streams, "each": load.each}
+    argument = json.dumps(fields | {"over": load.start_over_s})
+
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
-        given = json.dumps(
-            {"url": load.url, "streams": load.streams, "each": load.each, "over": load.start_over_s}
-        )
-        python = (
-            _bench_python(load.venv)
-            if name == "openai" and not _importable("openai")
-            else Path(sys.executable)
-        )
-        command = [str(python), "-m", "benchmarks.driver_subjects", name, given, str(out)]
+        command = [python, "-m", "benchmarks.driver_subjects", name, argument, str(out)]
         done = subprocess.run(
             command, cwd=REPO, capture_output=True, text=True, timeout=COMMAND_LIMIT_S
         )
@@ -174,31 +187,36 @@ def _in_process(name: str, load: Load) -> tuple[str, Measured]:
 
 
 def _importable(module: str) -> bool:
-    return (
-        subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True).returncode
-        == 0
-    )
+    done = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True)
+    return done.returncode == 0
+
+
+# -- drivers that are commands of the benchmark environment ------------------------------------
 
 
 def _bench_python(venv: Path) -> Path:
+    """Return the interpreter of the benchmark environment. Raises Skipped if there is none."""
     python = venv / "bin" / "python"
     if not python.exists():
-        raise Skipped("its environment is not set up; `python3 -m scripts.setup bench` does that")
+        raise Skipped("its environment is missing; run `python3 -m scripts.setup bench`")
     return python
 
 
 def _command(venv: Path, name: str, arguments: list[str], folder: Path) -> float:
-    """Run a command of the benchmark environment; CPU seconds of all its processes. Raises Skipped if it cannot run."""
+    """Run a command of the benchmark environment; return the CPU seconds of all its processes.
+
+    Raises Skipped if it cannot run, fails, or does not end within COMMAND_LIMIT_S.
+    """
     program = _bench_python(venv).with_name(name)
     env = os.environ | _OFFLINE | {"HF_HOME": str(_hub_cache(folder))}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    log = folder / "log.txt"
-    with log.open("w") as f:
+    log_path = folder / "log.txt"
+    with log_path.open("w") as log:
         process = subprocess.Popen(
             [str(program), *arguments],
             cwd=folder,
-            stdout=f,
-            stderr=f,
+            stdout=log,
+            stderr=log,
             env=env,
             start_new_session=True,
         )
@@ -208,15 +226,17 @@ def _command(venv: Path, name: str, arguments: list[str], folder: Path) -> float
             raise Skipped(f"it did not end within {COMMAND_LIMIT_S} s") from None
         finally:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)  # what it may have left of its workers
+                os.killpg(process.pid, 9)  # workers that it may have left running
             process.wait()
+
     if status:
-        raise Skipped(f"exit status {status}: {log.read_text()[-400:]}")
+        raise Skipped(f"exit status {status}: {log_path.read_text()[-400:]}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-# Both want a tokenizer, and would ask a hub for one; aiperf gives its parts 30 s to start, too few on two cores.
+# Both need a tokenizer and would download one from a model hub. aiperf gives its components 30 s
+# to start, which is too short on two cores.
 _OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -227,89 +247,72 @@ TOKENIZER = "lab/model"
 
 
 def _hub_cache(folder: Path) -> Path:
-    """A cache of a model hub that holds the lab model's tokenizer: aiperf takes no folder, only a name."""
+    """Create a model hub's cache with the lab model's tokenizer, and return its folder.
+
+    aiperf accepts only the name of a model, not a folder.
+    """
     revision = "0" * 40
     model = folder / "hf" / "hub" / f"models--{TOKENIZER.replace('/', '--')}"
-    (model / "snapshots" / revision).mkdir(parents=True)
+    snapshot = model / "snapshots" / revision
+    snapshot.mkdir(parents=True)
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text(revision)
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json"):
-        shutil.copy(load_settings().data_dir / "lab-model" / name, model / "snapshots" / revision)
+        shutil.copy(load_settings().data_dir / "lab-model" / name, snapshot)
     return folder / "hf"
 
 
 def _version(venv: Path, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version('{package}'))"
-    return subprocess.run(
-        [str(_bench_python(venv)), "-c", code], capture_output=True, text=True
-    ).stdout.strip()
+    command = [str(_bench_python(venv)), "-c", code]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def _guidellm(load: Load) -> tuple[str, Measured]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prompts = [
-            json.dumps({"prompt": f"hello number {i}, how are you today?"})
-            for i in range(load.requests)
+        prompts = folder / "prompts.jsonl"
+        with prompts.open("w") as lines:
+            for number in range(load.requests):
+                prompt = f"hello number {number}, how are you today?"
+                lines.write(json.dumps({"prompt": prompt}) + "\n")
+
+        arguments = [
+            *("run", "--backend", f"kind=openai_http,target={load.url},model=stub"),
+            *("--profile", f"kind=concurrent,streams={load.streams}"),
+            *("--constraint", f"kind=max_requests,count={load.requests}"),
+            *("--data", f"kind=json_file,path={prompts}"),
+            *("--tokenizer", f"kind=huggingface_auto,model={TOKENIZER}"),
+            *("--output", f"kind=json,path={folder / 'out.json'}", "--disable-console"),
         ]
-        (folder / "prompts.jsonl").write_text("\n".join(prompts))
-        cpu_s = _command(
-            load.venv,
-            "guidellm",
-            [
-                *("run", "--backend", f"kind=openai_http,target={load.url},model=stub"),
-                *("--profile", f"kind=concurrent,streams={load.streams}"),
-                *("--constraint", f"kind=max_requests,count={load.requests}"),
-                *("--data", f"kind=json_file,path={folder / 'prompts.jsonl'}"),
-                *("--tokenizer", f"kind=huggingface_auto,model={TOKENIZER}"),
-                *("--output", f"kind=json,path={folder / 'out.json'}", "--disable-console"),
-            ],
-            folder,
-        )
-        metrics = json.loads((folder / "out.json").read_text())["benchmarks"][0]["metrics"]
-    ttft = metrics["time_to_first_token_ms"]["successful"]
-    p50, p99 = ttft["percentiles"]["p50"] / 1e3, ttft["percentiles"]["p99"] / 1e3
-    return _version(load.venv, "guidellm"), Measured(p50, p99, cpu_s, ttft["count"])
+        cpu_s = _command(load.venv, "guidellm", arguments, folder)
+        result = json.loads((folder / "out.json").read_text())
+
+    ttft = result["benchmarks"][0]["metrics"]["time_to_first_token_ms"]["successful"]
+    p50_s = ttft["percentiles"]["p50"] / 1e3
+    p99_s = ttft["percentiles"]["p99"] / 1e3
+    return _version(load.venv, "guidellm"), Measured(p50_s, p99_s, cpu_s, ttft["count"])
 
 
 def _aiperf(load: Load) -> tuple[str, Measured]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cpu_s = _command(
-            load.venv,
-            "aiperf",
-            [
-                *(
-                    "profile",
-                    "--model",
-                    "stub",
-                    "--url",
-                    load.url,
-                    "--endpoint-type",
-                    "chat",
-                    "--streaming",
-                ),
-                *("--concurrency", str(load.streams), "--request-count", str(load.requests)),
-                *("--concurrency-ramp-duration", str(load.start_over_s), "--tokenizer", TOKENIZER),
-                *(
-                    "--isl",
-                    "16",
-                    "--osl",
-                    str(CHUNKS),
-                    "--ui",
-                    "none",
-                    "--no-gpu-telemetry",
-                    "--no-server-metrics",
-                ),
-                *("--output-artifact-dir", str(folder / "out")),
-            ],
-            folder,
-        )
+        arguments = [
+            *("profile", "--model", "stub", "--url", load.url),
+            *("--endpoint-type", "chat", "--streaming"),
+            *("--concurrency", str(load.streams), "--request-count", str(load.requests)),
+            *("--concurrency-ramp-duration", str(load.start_over_s)),
+            *("--tokenizer", TOKENIZER, "--isl", "16", "--osl", str(CHUNKS)),
+            *("--ui", "none", "--no-gpu-telemetry", "--no-server-metrics"),
+            *("--output-artifact-dir", str(folder / "out")),
+        ]
+        cpu_s = _command(load.venv, "aiperf", arguments, folder)
         summary = json.loads(next((folder / "out").rglob("profile_export_aiperf.json")).read_text())
-    ttft, count = summary["time_to_first_token"], int(summary["request_count"]["avg"])
-    return _version(load.venv, "aiperf"), Measured(
-        ttft["p50"] / 1e3, ttft["p99"] / 1e3, cpu_s, count
-    )
+
+    ttft = summary["time_to_first_token"]
+    requests = int(summary["request_count"]["avg"])
+    measured = Measured(ttft["p50"] / 1e3, ttft["p99"] / 1e3, cpu_s, requests)
+    return _version(load.venv, "aiperf"), measured
 
 
 SUBJECTS = {

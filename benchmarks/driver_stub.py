@@ -1,8 +1,8 @@
-"""A server whose true time to the first token is known: streams chat chunks on a timer, and measures its own lateness.
+"""A chat server whose true time to first token is known; it also measures its own lateness.
 
-In a process of its own: `python -m benchmarks.driver_stub --port 0 ...` prints its port. Answers `POST
-/v1/chat/completions` (streamed), `GET /v1/models` and `GET /stats`, which gives for every request when the first token
-was written, counted from when the request was complete.
+Run it as a separate process: `python -m benchmarks.driver_stub --port 0 ...` prints its port. It
+streams chunks on a timer at `POST /v1/chat/completions` and serves `GET /v1/models`. `GET /stats`
+returns, for every request, the time from the complete request to the first token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MODEL = "stub"
 
 
 class Stub(asyncio.Protocol):
-    """One connection: one request at a time, answered by timers."""
+    """A connection that serves one request at a time, driven by timers."""
 
     first_s: float
     chunk_s: float
@@ -36,56 +36,50 @@ class Stub(asyncio.Protocol):
             self.timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        """Handle the request once it is complete."""
         self.buffer += data
         end = self.buffer.find(b"\r\n\r\n")
         if end < 0:
             return
         head = self.buffer[:end].lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
-        if len(self.buffer) < end + 4 + length:
+        body_start = end + 4
+        body_end = body_start + length
+        if len(self.buffer) < body_end:
             return
-        body, self.buffer = self.buffer[end + 4 : end + 4 + length], b""
+        body = self.buffer[body_start:body_end]
+        self.buffer = b""
+
+        request_line = head.split(b"\r\n")[0]
         if head.startswith(b"post"):
-            self._stream(json.loads(body).get("stream", False))
-        elif b"/stats" in head.split(b"\r\n")[0]:
+            self._complete(json.loads(body).get("stream", False))
+        elif b"/stats" in request_line:
             self._json({"written_after_s": Stub.written_after_s, "cpu_s": process_time()})
             Stub.written_after_s = []
-        elif b"/v1/models" in head.split(b"\r\n")[0]:
-            self._json(
-                {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "stub"}]}
-            )
+        elif b"/v1/models" in request_line:
+            model = {"id": MODEL, "object": "model", "owned_by": "stub"}
+            self._json({"object": "list", "data": [model]})
         else:
             self._json({"status": "ok"})
 
     def _json(self, value: dict) -> None:
         body = json.dumps(value).encode()
-        self.transport.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (len(body), body)
+        head = (
+            b"HTTP/1.1 200 OK\r\n"
+            b"content-type: application/json\r\n"
+            b"content-length: %d\r\n\r\n" % len(body)
         )
+        self.transport.write(head + body)
 
-    def _stream(self, streamed: bool) -> None:
-        self.begun, self.sent = perf_counter(), 0
-        if not streamed:
-            message = {
-                "index": 0,
-                "message": {"role": "assistant", "content": "tok"},
-                "finish_reason": "stop",
-            }
-            usage = {"prompt_tokens": 16, "completion_tokens": 1, "total_tokens": 17}
-            self._json(
-                {
-                    "id": "c",
-                    "object": "chat.completion",
-                    "model": MODEL,
-                    "choices": [message],
-                    "usage": usage,
-                }
-            )
-            return
-        self.timer = asyncio.get_running_loop().call_later(Stub.first_s, self._chunk)
+    def _complete(self, stream: bool) -> None:
+        self.begun = perf_counter()
+        self.sent = 0
+        if stream:
+            self.timer = asyncio.get_running_loop().call_later(Stub.first_s, self._write_chunk)
+        else:
+            self._json(_COMPLETION)
 
-    def _chunk(self) -> None:
+    def _write_chunk(self) -> None:
         if self.sent == 0:
             Stub.written_after_s.append(perf_counter() - self.begun)
             self.transport.write(_HEAD + _TOKEN)
@@ -95,16 +89,32 @@ class Stub(asyncio.Protocol):
             self.transport.write(_LAST)
             return
         self.sent += 1
-        self.timer = asyncio.get_running_loop().call_later(Stub.chunk_s, self._chunk)
+        self.timer = asyncio.get_running_loop().call_later(Stub.chunk_s, self._write_chunk)
+
+
+_COMPLETION = {
+    "id": "c",
+    "object": "chat.completion",
+    "model": MODEL,
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "tok"},
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {"prompt_tokens": 16, "completion_tokens": 1, "total_tokens": 17},
+}
 
 
 def _event(value: dict | str) -> bytes:
+    """Return a server-sent event as one HTTP chunk."""
     data = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     line = f"data: {data}\n\n".encode()
     return b"%x\r\n%b\r\n" % (len(line), line)
 
 
-def _chunk(delta: dict, finish: str | None = None, **more: object) -> dict:
+def _chunk(delta: dict, finish: str | None = None) -> dict:
     choice = {
         "index": 0,
         "delta": delta,
@@ -112,16 +122,22 @@ def _chunk(delta: dict, finish: str | None = None, **more: object) -> dict:
         "finish_reason": finish,
         "token_ids": None,
     }
-    chunk = {
+    return {
         "id": "chatcmpl-0123456789abcdef",
         "object": "chat.completion.chunk",
         "created": 1764000000,
+        "model": MODEL,
+        "choices": [choice],
     }
-    return chunk | {"model": MODEL, "choices": [choice]} | more
 
 
-_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+_HEAD = (
+    b"HTTP/1.1 200 OK\r\n"
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
 _TOKEN = _event(_chunk({"content": " token"}))
+_LAST = b""  # set by _serve, because it contains the number of tokens
 
 
 def _last(chunks: int) -> bytes:
@@ -130,13 +146,13 @@ def _last(chunks: int) -> bytes:
     return _event(_chunk({"content": ""}, "stop")) + _event(final) + _event("[DONE]") + b"0\r\n\r\n"
 
 
-_LAST = b""
-
-
 async def _serve(args: argparse.Namespace) -> None:
     global _LAST
-    Stub.first_s, Stub.chunk_s, Stub.chunks = args.first_s, args.chunk_s, args.chunks
     _LAST = _last(args.chunks)
+    Stub.first_s = args.first_s
+    Stub.chunk_s = args.chunk_s
+    Stub.chunks = args.chunks
+
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Stub, "127.0.0.1", args.port, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -149,9 +165,9 @@ def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--first-s", type=float, default=0.05)
-    parser.add_argument("--chunk-s", type=float, default=0.05)
-    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument("--first-s", type=float, default=0.05, help="time to first token")
+    parser.add_argument("--chunk-s", type=float, default=0.05, help="time between chunks")
+    parser.add_argument("--chunks", type=int, default=20, help="chunks per response")
     args = parser.parse_args()
     try:
         import uvloop

@@ -1,14 +1,14 @@
-"""Answers to tidy frames: Prometheus' ranges against prometheus-api-client, Tempo's traces
-against a loop over dicts, the lab's own bulk endpoint, and the request frame. Ratios are of one
-run, since this machine is not yours."""
+"""From responses of the stores to tidy frames, compared with the usual methods.
+
+Measured are Prometheus' ranges against prometheus-api-client, Tempo's traces against a loop over
+dicts, the bulk endpoint of the lab's trace store, and the request frame. Compare the ratios, which
+are of one run; the times depend on the machine.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks._frames_data import documents, protobufs, write_openmetrics, write_protobufs
+from benchmarks._process import child_environment, free_port, running
 from lab.settings import REPO
 from lab.stores.otlp import trace_of_protobuf
 
@@ -28,179 +29,89 @@ SMALL = {"series": 20, "points": 1_000, "traces": 500, "requests": 2_000, "repea
 
 
 def main(argv: list[str]) -> list[dict]:
+    """Return the rows for `lab bench`."""
     size = SMALL if "--small" in argv else FULL
-    # The promises are about the full size: at a small one the fixed costs decide.
     rows = [*_prometheus(size), *_spans(size), *_requests(size)]
-    if size is SMALL:
-        rows = [{k: v for k, v in row.items() if k != "bound"} for row in rows]
+    if size is SMALL:  # the bounds are for the full size; at a small one, fixed costs dominate
+        rows = [{key: value for key, value in row.items() if key != "bound"} for row in rows]
     return rows
-
-
-def _prometheus(size: dict) -> list[dict]:
-    programs = [shutil.which(name) or _from_setup(name) for name in ("prometheus", "promtool")]
-    if not all(programs):
-        print("left out: Prometheus' range (no prometheus or no promtool here)")
-        return []
-    from importlib.metadata import version
-
-    import prometheus_api_client  # noqa: F401  what it is compared with must be there
-
-    other = f"prometheus-api-client {version('prometheus-api-client')}"
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _a_prometheus(Path(folder), *programs, size) as url,
-    ):
-        argument = f"{url},{size['points']}"
-        tasks = ("server_range", "lab_range", "api_client_range")
-        took: dict[str, list[dict]] = {task: [] for task in tasks}
-        for turn in range(size["repeat"] + 1):
-            for task in tasks:
-                if turn and (
-                    task != "api_client_range" or turn == 1
-                ):  # the first turn warms the server's caches
-                    took[task].append(_measure(task, argument))
-                elif not turn and task == "server_range":
-                    _measure(task, argument)
-    server, lab, theirs = (median(t["seconds"] for t in took[task]) for task in tasks)
-    lab_mib, their_mib = (median(t["peak_mib"] for t in took[task]) for task in tasks[1:])
-    note = (
-        f"{size['series']} series x {size['points']:,} points over HTTP, whole processes for memory"
-    )
-    return [
-        _row("lab", "range_to_frame_s", lab, note=note),
-        _row(other, "range_to_frame_s", theirs, note=note),
-        _row(
-            "Prometheus alone", "range_to_frame_s", server, note="the answer read and thrown away"
-        ),
-        _row(
-            "lab",
-            "range_to_frame_speedup_ratio",
-            theirs / lab,
-            better="higher",
-            bound=15,
-            note=f"against {other}",
-        ),
-        _row("lab", "range_to_frame_over_server_ratio", lab / server, bound=1.3),
-        _row("lab", "range_to_frame_peak_mib", lab_mib),
-        _row(other, "range_to_frame_peak_mib", their_mib),
-        _row(
-            "lab",
-            "range_to_frame_peak_ratio",
-            lab_mib / their_mib,
-            bound=1 / 6,
-            note=f"against {other}",
-        ),
-    ]
-
-
-def _spans(size: dict) -> list[dict]:
-    count = size["traces"] * 10
-    with tempfile.TemporaryDirectory() as folder:
-        with Path(folder, "traces.jsonl").open("wb") as out:
-            for document in documents(size["traces"]):
-                out.write(document + b"\n")
-        write_protobufs(Path(folder))
-        tasks = ("lab_spans_json", "lab_spans_protobuf", "dict_loop_spans_json")
-        turns = [{t: _measure(t, folder)["seconds"] for t in tasks} for _ in range(size["repeat"])]
-        took = {t: median(turn[t] for turn in turns) for t in tasks}
-        bulk = _bulk(Path(folder), size["repeat"])
-    by_json, by_protobuf, loop = (took[task] for task in tasks)
-    note, against = (
-        f"{count:,} spans, Tempo's JSON",
-        "against the loop over dicts, which reads JSON",
-    )
-    rows = [
-        _row("lab", "spans_json_to_frame_s", by_json, note=note),
-        _row(
-            "lab",
-            "spans_protobuf_to_frame_s",
-            by_protobuf,
-            note="the same in protobuf, which lab.stores requests",
-        ),
-        _row("loop over dicts", "spans_json_to_frame_s", loop, note=note),
-        _row(
-            "lab",
-            "spans_json_to_frame_speedup_ratio",
-            loop / by_json,
-            better="higher",
-            note=against,
-        ),
-        _row(
-            "lab",
-            "spans_protobuf_to_frame_speedup_ratio",
-            loop / by_protobuf,
-            better="higher",
-            bound=5.5,
-            note=against,
-        ),
-    ]
-    return [
-        *rows,
-        _row(
-            "lab",
-            "spans_bulk_to_frame_s",
-            bulk,
-            bound=0.5,
-            note=f"{count:,} spans, the lab's own store",
-        ),
-    ]
-
-
-def _requests(size: dict) -> list[dict]:
-    count = str(size["requests"])
-    took = [_measure("lab_request_frame", count) for _ in range(size["repeat"])]
-    note = f"{size['requests']:,} requests with ten spans each"
-    return [
-        _row("lab", "request_frame_s", median(t["seconds"] for t in took), bound=5, note=note),
-        _row(
-            "lab",
-            "request_frame_peak_mib",
-            max(t["peak_mib"] for t in took),
-            bound=2048,
-            note="whole process",
-        ),
-        _row(
-            "lab", "slowest_measure_s", _measure("lab_measures", count)["size"], bound=1, note=note
-        ),
-    ]
 
 
 def _row(subject: str, metric: str, value: float, *, better: str = "lower", **more: object) -> dict:
     return {"subject": subject, "metric": metric, "value": value, "better": better, **more}
 
 
-def _measure(task: str, argument: str) -> dict:
-    """Run one task in a process of its own. Raises CalledProcessError."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
-    }
-    command = [sys.executable, "-m", "benchmarks._frames_tasks", task, argument]
-    done = subprocess.run(command, env=env, cwd=REPO, check=True, stdout=subprocess.PIPE, text=True)
-    found = json.loads(done.stdout)
-    print(f"{task}: {found['seconds']:.2f} s, peak {found['peak_mib']:.0f} MiB", flush=True)
-    return found
+# -- ranges of Prometheus ----------------------------------------------------------------------
+
+
+def _prometheus(size: dict) -> list[dict]:
+    programs = [shutil.which(name) or _from_setup(name) for name in ("prometheus", "promtool")]
+    if not all(programs):
+        print("Prometheus' ranges are left out: prometheus or promtool is not installed")
+        return []
+    from importlib.metadata import version
+
+    import prometheus_api_client  # noqa: F401  fail early if the alternative is missing
+
+    other = f"prometheus-api-client {version('prometheus-api-client')}"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _prometheus_server(Path(folder), *programs, size) as url,
+    ):
+        seconds, peak_mib = _measure_ranges(f"{url},{size['points']}", size["repeat"])
+
+    server_s = seconds["server_range"]
+    lab_s = seconds["lab_range"]
+    other_s = seconds["api_client_range"]
+    lab_mib = peak_mib["lab_range"]
+    other_mib = peak_mib["api_client_range"]
+    scale = f"{size['series']} series x {size['points']:,} points"
+    note = f"{scale} over HTTP, whole processes for memory"
+    against = f"against {other}"
+    speedup = _row("lab", "range_to_frame_speedup_ratio", other_s / lab_s, better="higher")
+    return [
+        _row("lab", "range_to_frame_s", lab_s, note=note),
+        _row(other, "range_to_frame_s", other_s, note=note),
+        _row("Prometheus alone", "range_to_frame_s", server_s, note="response read and discarded"),
+        speedup | {"bound": 15, "note": against},
+        _row("lab", "range_to_frame_over_server_ratio", lab_s / server_s, bound=1.3),
+        _row("lab", "range_to_frame_peak_mib", lab_mib),
+        _row(other, "range_to_frame_peak_mib", other_mib),
+        _row("lab", "range_to_frame_peak_ratio", lab_mib / other_mib, bound=1 / 6, note=against),
+    ]
+
+
+def _measure_ranges(argument: str, repeat: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the median seconds and peak MiB per task; prometheus-api-client runs only once."""
+    tasks = ("server_range", "lab_range", "api_client_range")
+    results: dict[str, list[dict]] = {task: [] for task in tasks}
+    _measure("server_range", argument)  # warms the server's caches
+    for turn in range(repeat):
+        for task in tasks:
+            if task != "api_client_range" or turn == 0:
+                results[task].append(_measure(task, argument))
+
+    seconds = {task: median(r["seconds"] for r in results[task]) for task in tasks}
+    peak_mib = {task: median(r["peak_mib"] for r in results[task]) for task in tasks}
+    return seconds, peak_mib
 
 
 @contextmanager
-def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> Iterator[str]:
-    """A real Prometheus over blocks that hold the series."""
-    text, data = folder / "series.om", folder / "data"
+def _prometheus_server(folder: Path, prometheus: str, promtool: str, size: dict) -> Iterator[str]:
+    """Run a Prometheus on blocks with the series, and yield its URL."""
+    text = folder / "series.om"
+    data = folder / "data"
     write_openmetrics(text, size["series"], size["points"])
-    blocks = [
-        promtool,
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        "--max-block-duration=720h",
-        str(text),
-        str(data),
+    create_blocks = [
+        *(promtool, "tsdb", "create-blocks-from", "openmetrics"),
+        *("--max-block-duration=720h", str(text), str(data)),
     ]
-    subprocess.run(blocks, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(create_blocks, check=True, stdout=subprocess.DEVNULL)
     text.unlink()
+
     config = folder / "prometheus.yml"
     config.write_text("global: {}\n")
-    port = _free_port()
+    port = free_port()
     command = [
         prometheus,
         f"--config.file={config}",
@@ -209,59 +120,113 @@ def _a_prometheus(folder: Path, prometheus: str, promtool: str, size: dict) -> I
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
     ]
-    with _process(command):
-        yield _until_ready(f"http://127.0.0.1:{port}", "/-/ready")
+    with running(command):
+        yield _wait_until_ready(f"http://127.0.0.1:{port}", "/-/ready")
 
 
-def _bulk(folder: Path, repeat: int) -> float:
-    """Median seconds through the lab's own store, which is filled with the same traces first."""
-    port, otlp = _free_port(), _free_port()
-    command = [
-        sys.executable,
-        "-m",
-        "lab.tracestore",
-        "--data",
-        str(folder / "store"),
-        "--port",
-        str(port),
+def _from_setup(name: str) -> str | None:
+    """Return the path of a program that `make setup` unpacked because it was not installed."""
+    tools = REPO / ".venvs" / "tools.json"
+    return json.loads(tools.read_text()).get(name) if tools.exists() else None
+
+
+# -- spans -------------------------------------------------------------------------------------
+
+
+def _spans(size: dict) -> list[dict]:
+    count = size["traces"] * 10
+    tasks = ("lab_spans_json", "lab_spans_protobuf", "dict_loop_spans_json")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (folder / "traces.jsonl").open("wb") as lines:
+            for document in documents(size["traces"]):
+                lines.write(document + b"\n")
+        write_protobufs(folder)
+
+        results: dict[str, list[float]] = {task: [] for task in tasks}
+        for _ in range(size["repeat"]):
+            for task in tasks:
+                results[task].append(_measure(task, name)["seconds"])
+        bulk_s = _bulk_s(folder, size["repeat"])
+
+    json_s, protobuf_s, loop_s = (median(results[task]) for task in tasks)
+    note = f"{count:,} spans, Tempo's JSON"
+    faster = {"better": "higher", "note": "against the loop over dicts, which reads JSON"}
+    protobuf_note = "the same in protobuf, which lab.stores requests"
+    bulk_note = f"{count:,} spans, the lab's own store"
+    return [
+        _row("lab", "spans_json_to_frame_s", json_s, note=note),
+        _row("lab", "spans_protobuf_to_frame_s", protobuf_s, note=protobuf_note),
+        _row("loop over dicts", "spans_json_to_frame_s", loop_s, note=note),
+        _row("lab", "spans_json_to_frame_speedup_ratio", loop_s / json_s, **faster),
+        _row(
+            "lab",
+            "spans_protobuf_to_frame_speedup_ratio",
+            loop_s / protobuf_s,
+            bound=5.5,
+            **faster,
+        ),
+        _row("lab", "spans_bulk_to_frame_s", bulk_s, bound=0.5, note=bulk_note),
     ]
-    with _process([*command, "--otlp-port", str(otlp), "--log-level", "WARNING"]):
-        url = _until_ready(f"http://127.0.0.1:{port}", "/ready")
-        _fill(f"http://127.0.0.1:{otlp}", folder)
+
+
+def _bulk_s(folder: Path, repeat: int) -> float:
+    """Return the median seconds from the lab's own store, filled with the same traces."""
+    port = free_port()
+    otlp_port = free_port()
+    command = [
+        *(sys.executable, "-m", "lab.tracestore", "--data", str(folder / "store")),
+        *("--port", str(port), "--otlp-port", str(otlp_port), "--log-level", "WARNING"),
+    ]
+    with running(command):
+        url = _wait_until_ready(f"http://127.0.0.1:{port}", "/ready")
+        _fill(f"http://127.0.0.1:{otlp_port}", folder)
         return median(_measure("lab_spans_bulk", url)["seconds"] for _ in range(repeat))
 
 
 def _fill(otlp_url: str, folder: Path) -> None:
     headers = {"Content-Type": "application/x-protobuf"}
     traces = [trace_of_protobuf(body)[0] for body in protobufs(folder)]
-    for at in range(0, len(traces), 200):
-        body = b"".join(
-            traces[at : at + 200]
-        )  # messages one after another are one with the spans of all
-        urllib.request.urlopen(
-            urllib.request.Request(f"{otlp_url}/v1/traces", body, headers), timeout=120
-        ).read()
+    for start in range(0, len(traces), 200):
+        # Concatenated protobuf messages are one message with the spans of all.
+        body = b"".join(traces[start : start + 200])
+        request = urllib.request.Request(f"{otlp_url}/v1/traces", body, headers)
+        urllib.request.urlopen(request, timeout=120).read()
 
 
-@contextmanager
-def _process(command: list[str]) -> Iterator[subprocess.Popen]:
-    env = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(REPO), os.environ.get("PYTHONPATH")])),
-    }
-    running = subprocess.Popen(command, env=env, cwd=REPO)
-    try:
-        yield running
-    finally:
-        running.send_signal(signal.SIGTERM)
-        try:
-            running.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+# -- the request frame -------------------------------------------------------------------------
 
 
-def _until_ready(url: str, path: str, timeout_s: float = 180.0) -> str:
+def _requests(size: dict) -> list[dict]:
+    count = str(size["requests"])
+    results = [_measure("lab_request_frame", count) for _ in range(size["repeat"])]
+    seconds = median(result["seconds"] for result in results)
+    peak_mib = max(result["peak_mib"] for result in results)
+    slowest_s = _measure("lab_measures", count)["size"]
+    note = f"{size['requests']:,} requests with ten spans each"
+    return [
+        _row("lab", "request_frame_s", seconds, bound=5, note=note),
+        _row("lab", "request_frame_peak_mib", peak_mib, bound=2048, note="whole process"),
+        _row("lab", "slowest_measure_s", slowest_s, bound=1, note=note),
+    ]
+
+
+# -- processes ---------------------------------------------------------------------------------
+
+
+def _measure(task: str, argument: str) -> dict:
+    """Run one task of _frames_tasks.py in a separate process. Raises CalledProcessError."""
+    command = [sys.executable, "-m", "benchmarks._frames_tasks", task, argument]
+    done = subprocess.run(
+        command, env=child_environment(), cwd=REPO, check=True, stdout=subprocess.PIPE, text=True
+    )
+    result = json.loads(done.stdout)
+    print(f"{task}: {result['seconds']:.2f} s, peak {result['peak_mib']:.0f} MiB", flush=True)
+    return result
+
+
+def _wait_until_ready(url: str, path: str, timeout_s: float = 180.0) -> str:
+    """Wait until a GET of `path` succeeds and return `url`. Raises TimeoutError."""
     begun = time.monotonic()
     while True:
         try:
@@ -271,15 +236,3 @@ def _until_ready(url: str, path: str, timeout_s: float = 180.0) -> str:
             if time.monotonic() - begun > timeout_s:
                 raise TimeoutError(f"{url} is not ready after {timeout_s:g} s") from e
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _from_setup(name: str) -> str | None:
-    """A program that `make setup` unpacked for want of an installed one."""
-    tools = REPO / ".venvs" / "tools.json"
-    return json.loads(tools.read_text()).get(name) if tools.exists() else None

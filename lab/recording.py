@@ -42,7 +42,8 @@ from lab.utilisation import machine
 from lab.workload import Run
 
 FORMAT, VERSION = "lab-recording", 1
-EVERYTHING = '{__name__=~".+"}'
+# Every sample that was scraped. What the lab's rules derive from them is computed again.
+EVERYTHING = '{__name__=~".+",__name__!~"lab:.+|ALERTS|ALERTS_FOR_STATE"}'
 BEFORE_S = 10.0  # before the runs, for a scrape before them
 AFTER_S = 12.0  # after the runs, for a scrape after them: a part exports every 5 s
 SLICE_S = 600.0  # of samples per query

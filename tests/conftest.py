@@ -1,4 +1,4 @@
-"""One stack for all live tests, stood up once, after everything that needs none has been tried."""
+"""Start one stack for all live tests, after the tests that need none."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import pytest
 
 from lab.settings import REPO, Settings, load_settings
 
-# The same examples every time, however slow the machine: a commit must not fail for what it did not touch. To look for
-# new ones: HYPOTHESIS_PROFILE=explore.
+# Use the same examples every time, however slow the machine: a commit must not fail for code that
+# it does not touch. HYPOTHESIS_PROFILE=explore searches for new examples.
 hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that; the tests send Ctrl-C.
+# A shell starts background jobs with Ctrl-C ignored, which children inherit; tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEPT_LOGS = REPO / "out" / "test-logs"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes `live_lab` is live. Order: no stack, live, and last those that break parts on purpose."""
+    """Mark tests that use `live_lab`, and order: no stack, live, tests that break parts."""
     for item in items:
         if "live_lab" in getattr(item, "fixturenames", ()):
             item.add_marker("live")
@@ -38,17 +38,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def live_lab(request: pytest.FixtureRequest) -> Iterator[Settings]:
-    """Settings of a running lab: the one that is up already (`LAB_STATE_DIR`, else .lab/), else one of our own.
+    """Yield the settings of a running lab: the current one if it is up, else a temporary one.
 
-    Its logs are kept in out/test-logs/ when it does not come up or a test failed.
+    The current one is that of LAB_STATE_DIR, or of .lab/. Logs of a temporary lab are kept in
+    out/test-logs/ when it does not start or a test failed.
     """
-    from lab import stack  # here, so that tests of other rooms do not need it
+    from lab import stack  # imported here, as most tests do not need it
 
-    found = load_settings()
-    if any(part.essential for part in stack.status(found)) and all(
-        p.ready for p in stack.status(found) if p.essential
-    ):
-        yield found
+    current = load_settings()
+    essential = [part for part in stack.status(current) if part.essential]
+    if essential and all(part.ready for part in essential):
+        yield current
         return
     state_dir = Path(tempfile.mkdtemp(prefix="lab-"))
     before = os.environ.get("LAB_STATE_DIR")

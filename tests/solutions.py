@@ -1,4 +1,4 @@
-"""Reference solutions of the notebooks' exercises, and copies of notebooks that contain them.
+"""Provide reference solutions of the notebooks' exercises, and notebooks that contain them.
 
 Each solution is an expression in the variables of its notebook, calculated in another way than in
 `lab.exercises`.
@@ -66,7 +66,7 @@ def solved(notebook: Path, folder: Path) -> Path:
 
 
 def verdicts_of(executed: Path) -> dict[str, str]:
-    """Return {name of an exercise: what its check printed} of an executed notebook."""
+    """Return {name of an exercise: output of its check} of an executed notebook."""
     content = nbformat.read(executed, as_version=4)
     verdicts = {}
     for name, index in exercises_in(content.cells).items():
@@ -76,5 +76,5 @@ def verdicts_of(executed: Path) -> dict[str, str]:
 
 
 def not_right(executed: Path) -> dict[str, str]:
-    """Return the exercises of an executed notebook whose check did not say right."""
+    """Return the exercises of an executed notebook whose check does not say right."""
     return {name: text for name, text in verdicts_of(executed).items() if text != RIGHT}

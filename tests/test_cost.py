@@ -1,4 +1,4 @@
-"""A real run's books: every token and every cent of the hour is attributed."""
+"""In a real run every token and every cent of the hour is attributed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HOURLY_USD = 3.6
 
 @pytest.fixture(scope="module")
 def seen(live_lab: Settings):
-    """A small run through the agent, with its request frame, its model calls and its books.
+    """Drive a small run through the agent; return its observation, model calls and books.
 
-    Repeated where another client's call was under way as it began or ended.
+    The run is repeated if another client's call was in progress at its beginning or end.
     """
     for seed in (66, 67, 68, 69):
         run = drive(
@@ -38,15 +38,15 @@ def seen(live_lab: Settings):
     return seen, turns, books
 
 
-def test_tokens_balance_in_every_source(seen) -> None:
+def test_tokens_are_equal_in_every_source(seen) -> None:
     """Client, spans, counters and engine steps agree to the token, on a shared server too."""
     books = seen[-1]
     assert books.balanced, str(books)
     assert "balance to the token" in str(books)
 
 
-def test_money_balances_too(seen) -> None:
-    """Prefill, decode and idle time are the window at its price; so are all tenants together."""
+def test_the_bill_adds_up_to_the_price_of_the_window(seen) -> None:
+    """Prefill, decode and idle time add up to the window's price, and so do all tenants."""
     run, turns = seen[0].run, seen[1]
     bill = machine_bill(turns, run.window, HOURLY_USD)
     paid = run.duration_s / 3600 * HOURLY_USD
@@ -59,19 +59,19 @@ def test_money_balances_too(seen) -> None:
         assert parts.machine_usd.sum() == pytest.approx(paid, rel=1e-9), column
 
 
-def test_the_clients_bill_misses_most_of_the_cache(seen) -> None:
-    """Llama Stack passes on the last call's cached tokens only; by the spans nothing costs more."""
+def test_the_clients_bill_misses_most_cache_hits(seen) -> None:
+    """Llama Stack reports only the last call's cached tokens, so the bill by spans is lower."""
     run, requests, turns = seen[0].run, seen[0].requests, seen[1]
-    mine = turns[turns.request_id.isin(requests.request_id)]
+    own_turns = turns[turns.request_id.isin(requests.request_id)]
     by_spans = bill_by(
-        mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE
+        own_turns, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE
     ).api_usd.sum()
     assert by_spans <= cost_by(requests, PRICE, by=["tenant"]).usd.sum()
-    assert (mine.cached_tokens <= mine.prompt_tokens).all()
+    assert (own_turns.cached_tokens <= own_turns.prompt_tokens).all()
 
 
-def test_calls_that_ended_are_counted(seen) -> None:
-    """At least as many as there are model calls; other clients may have sent some too."""
+def test_finished_calls_are_counted(seen) -> None:
+    """There are at least as many as model calls, as other clients may have sent some."""
     requests, turns = seen[0].requests, seen[1]
     assert (
         finished_calls(seen[0]).sum() >= len(turns[turns.request_id.isin(requests.request_id)]) > 0
@@ -82,13 +82,13 @@ def test_calls_that_ended_are_counted(seen) -> None:
 
 
 def test_energy_is_a_number_or_a_reason(seen) -> None:
-    """Never zero for 'not measured'."""
-    found = energy(seen[0])
-    assert found.joules > 0 if found.known else "RAPL" in found.why
+    """Energy that was not measured is never reported as zero."""
+    used = energy(seen[0])
+    assert used.joules > 0 if used.known else "RAPL" in used.why
 
 
 def test_a_known_number_of_tokens_is_billed(live_lab: Settings) -> None:
-    """Eight direct questions of three generated tokens each: 24 in the spans and on the bill."""
+    """Eight direct questions of three generated tokens are 24 tokens in spans and bill."""
     run = drive(
         live_lab,
         n_requests=8,
@@ -103,10 +103,10 @@ def test_a_known_number_of_tokens_is_billed(live_lab: Settings) -> None:
     )
     seen = observe(run, live_lab)
     turns = with_busy_time(seen)
-    mine = turns[turns.request_id.isin(seen.requests.request_id)]
-    assert mine.completion_tokens.tolist() == [3] * 8
-    parts = bill_by(mine, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE)
+    own_turns = turns[turns.request_id.isin(seen.requests.request_id)]
+    assert own_turns.completion_tokens.tolist() == [3] * 8
+    parts = bill_by(own_turns, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE)
     assert parts.completion_tokens.sum() == 24 and parts.requests.sum() == 8
-    fresh = mine.prompt_tokens.sum() - mine.cached_tokens.sum()
-    by_hand = (fresh + mine.cached_tokens.sum() * 0.1 + 24 * 10) / 1e6
+    fresh = own_turns.prompt_tokens.sum() - own_turns.cached_tokens.sum()
+    by_hand = (fresh + own_turns.cached_tokens.sum() * 0.1 + 24 * 10) / 1e6
     assert parts.api_usd.sum() == pytest.approx(by_hand)

@@ -1,4 +1,4 @@
-"""Durations as users type them."""
+"""Durations are parsed as users type them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lab.errors import SettingsError
     ],
 )
 def test_durations_are_parsed(text, seconds):
-    """Numbers with units, alone or in a row."""
+    """Numbers with units are accepted, alone or in sequence."""
     assert parse_duration_s(text) == pytest.approx(seconds)
 
 

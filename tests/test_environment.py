@@ -1,4 +1,4 @@
-"""The lab's processes find the `lab` command, and reach this machine's servers whatever proxy is configured."""
+"""The lab's processes find the `lab` command and reach loopback despite a proxy."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ class _Hello(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """The address of a server on this machine."""
+    """Serve HTTP on loopback and yield the address."""
     with HTTPServer(("127.0.0.1", 0), _Hello) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}/"
         httpd.shutdown()
 
 
-def test_what_the_user_excluded_stays():
-    """Both spellings are extended: some clients read only one of them."""
+def test_exclusions_of_the_user_are_kept():
+    """Both variables are extended, as some clients read only one of them."""
     environ = {"NO_PROXY": "intranet.example, 127.0.0.1"}
     bypass_proxies_on_loopback(environ)
     bypass_proxies_on_loopback(environ)
@@ -54,14 +54,14 @@ def test_what_the_user_excluded_stays():
 
 
 @pytest.mark.parametrize("module", ["httpx", "requests", "urllib.request"])
-def test_a_proxy_does_not_get_between_a_notebook_and_the_lab(server: str, module: str):
-    """A kernel that was started elsewhere, with a proxy that is dead, loads the settings and asks a server."""
-    ask = {
+def test_a_proxy_does_not_intercept_requests_to_the_lab(server: str, module: str):
+    """A kernel started with an unreachable proxy loads the settings and reaches a local server."""
+    expression = {
         "httpx": f"httpx.get({server!r}).text",
         "requests": f"requests.get({server!r}).text",
         "urllib.request": f"urllib.request.urlopen({server!r}).read().decode()",
     }[module]
-    code = f"import lab, {module}\nlab.load_settings()\nprint({ask})"
+    code = f"import lab, {module}\nlab.load_settings()\nprint({expression})"
     env = {k: v for k, v in os.environ.items() if k.lower() != "no_proxy"}
     env |= {"HTTP_PROXY": DEAD_PROXY, "http_proxy": DEAD_PROXY, "PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
@@ -79,14 +79,14 @@ def test_no_part_sends_its_loopback_requests_to_a_proxy(tmp_path: Path, monkeypa
     assert env["no_proxy"] == env["NO_PROXY"]
 
 
-def test_the_command_is_found_first_and_only_once():
-    """Whatever else is called `lab` on this machine."""
+def test_the_command_is_first_on_the_path_and_only_once():
+    """Another `lab` on this machine does not hide it."""
     assert search_path("/usr/bin:/bin").split(":") == [str(PROGRAMS), "/usr/bin", "/bin"]
     assert search_path(search_path("/bin")) == search_path("/bin")
 
 
 def test_the_hint_is_printed_only_where_it_helps(monkeypatch):
-    """A shell that finds this environment's `lab` needs none."""
+    """A shell that finds this environment's `lab` gets no hint."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     hint = command_hint()
     assert f'export PATH="{PROGRAMS}:$PATH"' in hint

@@ -1,4 +1,4 @@
-"""An exercise's check says what kind of wrong an answer is, and never stops a notebook."""
+"""An exercise's check explains wrong answers and never stops a notebook."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lab.exercises import EXERCISES, SHARE, Exercise, check
 
 @pytest.fixture(autouse=True)
 def exercises(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exercises whose right answer is the data itself."""
+    """Replace the exercises by some whose right answer is the data itself."""
     for name, unit in (("value", ""), ("share", SHARE), ("ms", "milliseconds")):
         monkeypatch.setitem(EXERCISES, name, Exercise(lambda data: data, "look again", unit))
 
@@ -40,7 +40,7 @@ def test_not_answered_is_not_wrong() -> None:
     ],
 )
 def test_right_answers(answer: object, expected: object) -> None:
-    """Numbers have a tolerance; texts ignore case and space; numpy's single values count."""
+    """Numbers have a tolerance, text ignores case and spaces, and numpy scalars are accepted."""
     feedback = check("value", answer, expected)
     assert feedback.right is True and repr(feedback) == "Right."
 
@@ -66,35 +66,35 @@ def test_right_answers(answer: object, expected: object) -> None:
 def test_wrong_answers_get_the_hint_not_the_solution(
     answer: object, expected: object, words: str
 ) -> None:
-    """The message has the kind of the mistake and the hint, and not the right answer."""
+    """The message has the kind of mistake and the hint, and not the right answer."""
     feedback = check("value", answer, expected)
     assert feedback.right is False
     assert words in feedback.message and "look again" in feedback.message
 
 
 def test_a_percentage_is_not_a_wrong_share() -> None:
-    """5.6 for 0.056; but a share that is simply wrong is not called a percentage."""
+    """5.6 for 0.056 is recognised, but another wrong share is not called a percentage."""
     assert "is a percentage" in check("share", 5.6, 0.056).message
     assert "percentage" not in check("share", 7.0, 0.056).message
     assert "percentage" not in check("value", 5.6, 0.056).message
 
 
 def test_another_unit_is_not_a_wrong_value() -> None:
-    """Seconds where the answer is in milliseconds."""
+    """Seconds are recognised where the answer is in milliseconds."""
     message = check("ms", 0.0123, 12.3).message
     assert "a thousand times off" in message and "milliseconds" in message
     assert "thousand" not in check("ms", 0.5, 12.3).message
 
 
-def test_an_exercise_without_data_says_so() -> None:
-    """Such as the hungriest part of a cluster, where no process is watched."""
+def test_an_exercise_without_data_is_reported() -> None:
+    """For example, no process of a cluster is watched, so there is no hungriest part."""
     assert "no data for this exercise" in check("08-hungriest-part", "vllm", pd.DataFrame()).message
     assert "no data for this exercise" in check("value", 3, float("nan")).message
     parts = pd.DataFrame({"part": ["vllm"], "rss_mib": pd.array([None], dtype="Int64")})
     assert "no data for this exercise" in check("00-most-memory", "vllm", parts).message
 
 
-def test_an_unknown_exercise_is_a_fault_of_the_notebook() -> None:
-    """With the names that there are."""
+def test_an_unknown_exercise_is_an_error_of_the_notebook() -> None:
+    """The error lists the known names."""
     with pytest.raises(LabError, match="03-slowest-kind"):
         check("03-slowest-kinds", 1)

@@ -1,4 +1,4 @@
-"""Atomic writes: complete or not at all, with the permissions that were requested."""
+"""Files are written completely or not at all, with the requested permissions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def _mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_content_is_replaced_and_no_draft_stays(tmp_path):
-    """Text is UTF-8, bytes are kept, and the folder holds nothing else afterwards."""
+def test_content_is_replaced_and_no_temporary_file_stays(tmp_path):
+    """Text is UTF-8, bytes are kept, and the folder contains nothing else afterwards."""
     path = tmp_path / "a.json"
     write_atomically(path, "früher")
     write_atomically(path, b"\xff now")
@@ -25,7 +25,7 @@ def test_content_is_replaced_and_no_draft_stays(tmp_path):
 
 
 def test_permissions_follow_the_umask_or_the_argument(tmp_path):
-    """A file with secrets is never readable by others, not even for a moment before chmod."""
+    """A file with secrets is never readable by others, not even briefly before chmod."""
     before = os.umask(0o022)
     try:
         write_atomically(tmp_path / "open", "")
@@ -37,7 +37,7 @@ def test_permissions_follow_the_umask_or_the_argument(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    """As on a full disk: the old content stays, and the draft is removed."""
+    """When the disk is full, the old content stays and the temporary file is removed."""
     path = tmp_path / "a"
     path.write_text("old")
 

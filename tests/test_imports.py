@@ -1,4 +1,4 @@
-"""The rooms import downwards only, and importing the lab has no consequences."""
+"""Packages import only lower ones, and importing the lab has no side effects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 
 LAB = Path(__file__).resolve().parent.parent / "lab"
 
-# Values and small helpers, which everything may use. They may use each other.
+# Values and small helpers, which every package may use. They may use each other.
 FLOOR = {
     "schema",
+    "dialects",
     "errors",
     "settings",
     "files",
@@ -27,13 +28,13 @@ FLOOR = {
     "engines",
 }
 
-# Room -> what it may import besides itself and the floor. A stage imports no other stage.
+# {package: what it may import besides itself and the floor}. A stage imports no other stage.
 STAGES = dict.fromkeys(
     ("workload", "stack", "tools", "stores", "frames", "measures", "figures", "dashboards"),
     frozenset[str](),
 )
 
-# From here on several stages meet, as in a notebook.
+# From here on a package may combine several stages, as notebooks do.
 ABOVE = {
     "runs": {"workload"},
     "places": {"runs", "stack", "stores", "workload"},
@@ -66,12 +67,12 @@ ALLOWED = dict.fromkeys(FLOOR, frozenset[str]()) | STAGES | ABOVE
 FILES = sorted(p for p in LAB.rglob("*.py") if "k8s" not in p.relative_to(LAB).parts)
 
 
-def _room(path: Path) -> str:
+def _package(path: Path) -> str:
     return path.relative_to(LAB).parts[0].removesuffix(".py")
 
 
-def _imported_rooms(path: Path) -> set[str]:
-    rooms = set()
+def _imported_packages(path: Path) -> set[str]:
+    packages = set()
     for node in ast.walk(ast.parse(path.read_text(), filename=str(path))):
         if isinstance(node, ast.ImportFrom):
             names = (
@@ -84,30 +85,34 @@ def _imported_rooms(path: Path) -> set[str]:
             names = [a.name for a in node.names]
         else:
             continue
-        rooms |= {n.split(".")[1] for n in names if n.startswith("lab.")}
-    return rooms
+        packages |= {n.split(".")[1] for n in names if n.startswith("lab.")}
+    return packages
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(LAB)))
 def test_imports_go_down_only(path: Path) -> None:
-    """A stage takes what it needs from the floor below or from itself, never from another stage."""
-    room = _room(path)
-    if room in ("__init__", "tracestore"):
+    """A stage imports the floor and itself, never another stage."""
+    package = _package(path)
+    if package in ("__init__", "tracestore"):
         return
-    assert room in ALLOWED, f"lab/{room} is not a room of the design: name it here, with its floor"
-    allowed = ALLOWED[room] | FLOOR | {room}
-    assert _imported_rooms(path) <= allowed, f"lab/{room} imports {_imported_rooms(path) - allowed}"
+    assert package in ALLOWED, (
+        f"lab/{package} is not in the design: add it here with what it may import"
+    )
+    allowed = ALLOWED[package] | FLOOR | {package}
+    assert _imported_packages(path) <= allowed, (
+        f"lab/{package} imports {_imported_packages(path) - allowed}"
+    )
 
 
-def test_every_rule_is_about_a_room_that_exists() -> None:
-    """A rule for a room that was renamed would protect nothing."""
-    rooms = {_room(path) for path in FILES} - {"__init__", "tracestore"}
-    assert rooms == set(ALLOWED)
+def test_every_rule_is_about_an_existing_package() -> None:
+    """A rule for a renamed package would protect nothing."""
+    packages = {_package(path) for path in FILES} - {"__init__", "tracestore"}
+    assert packages == set(ALLOWED)
 
 
-def test_rooms_have_no_cycle() -> None:
-    """Above the stages too there is an order in which the rooms can be read."""
-    graph = {room: ALLOWED[room] - {room} for room in ABOVE}
+def test_packages_have_no_import_cycle() -> None:
+    """Above the stages, too, there is an order in which the packages can be read."""
+    graph = {package: ALLOWED[package] - {package} for package in ABOVE}
     list(TopologicalSorter(graph).static_order())
 
 
@@ -115,8 +120,8 @@ def test_rooms_have_no_cycle() -> None:
     "path", sorted(LAB.glob("tracestore/**/*.py")), ids=lambda p: str(p.relative_to(LAB))
 )
 def test_the_trace_store_depends_on_nothing_in_the_lab(path: Path) -> None:
-    """It is a product of its own, which can be moved to a repository of its own."""
-    assert _imported_rooms(path) <= {"tracestore"}
+    """The trace store is a separate product, which can move to its own repository."""
+    assert _imported_packages(path) <= {"tracestore"}
 
 
 def test_importing_lab_does_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The rules for notebooks find what they are there to find."""
+"""The rules for notebooks find the faults that they are meant to find."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def notebook(tmp_path: Path) -> Path:
 
 
 def _executed(path: Path) -> None:
-    """Put in what papermill leaves."""
+    """Add what papermill leaves in an executed notebook."""
     content = nbformat.read(path, as_version=4)
     content.metadata["papermill"] = {"input_path": "somewhere"}
     content.cells.insert(
@@ -32,8 +32,8 @@ def _executed(path: Path) -> None:
     nbformat.write(content, path)
 
 
-def test_good_notebook_has_no_problems(notebook: Path) -> None:
-    """And its opening can be read."""
+def test_a_valid_notebook_has_no_problems(notebook: Path) -> None:
+    """A notebook that follows the rules passes, and its opening is parsed."""
     assert problems(notebook) == []
     opening = opening_of(notebook)
     assert (opening.number, opening.title, opening.minutes, opening.bullets) == (
@@ -45,10 +45,10 @@ def test_good_notebook_has_no_problems(notebook: Path) -> None:
 
 
 def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
-    """Outputs, counts and what papermill added; stripping restores the notebook as it was."""
+    """Outputs, counts and papermill's metadata are found, and stripping restores the notebook."""
     before = notebook.read_bytes()
     _executed(notebook)
-    found = " ".join(problems(notebook))
+    text = " ".join(problems(notebook))
     for trace in (
         "outputs",
         "execution count",
@@ -56,7 +56,7 @@ def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
         "injected",
         "metadata of a run",
     ):
-        assert trace in found
+        assert trace in text
     assert main([str(notebook)]) == 1
     assert strip(notebook) and problems(notebook) == [] and not strip(notebook)
     assert nbformat.reads(before.decode(), 4).cells == nbformat.read(notebook, 4).cells
@@ -71,18 +71,18 @@ def test_traces_of_a_run_are_found_and_stripped(notebook: Path) -> None:
     ],
 )
 def test_parameters_are_typed_commented_scalars(tmp_path: Path, line: str, problem: str) -> None:
-    """Their comments are the documentation that papermill shows."""
+    """The comments of parameters are the documentation that papermill shows."""
     assert problem in " ".join(problems(write(tmp_path / "07_a.ipynb", parameters=line)))
 
 
-def test_shape(tmp_path: Path) -> None:
-    """Number, opening, recap, one parameters cell, short cells, a kernel that is always there."""
+def test_the_structure_is_checked(tmp_path: Path) -> None:
+    """Number, opening, recap, parameters cell, cell length and kernel are checked."""
     path = write(tmp_path / "08_a.ipynb", "\n".join(["1"] * (LONGEST_CELL + 1)), parameters=None)
     content = nbformat.read(path, as_version=4)
     content.cells.pop()
     content.metadata["kernelspec"]["name"] = "my-env"
     nbformat.write(content, path)
-    found = " ".join(problems(path))
+    text = " ".join(problems(path))
     for problem in (
         "number 07, its file 08",
         "Recap",
@@ -90,11 +90,11 @@ def test_shape(tmp_path: Path) -> None:
         "belongs in lab/",
         "my-env",
     ):
-        assert problem in found
+        assert problem in text
 
 
-def test_readme_table(notebook: Path) -> None:
-    """A row a notebook; text outside the markers stays; a README without markers is refused."""
+def test_the_readme_table(notebook: Path) -> None:
+    """There is one row per notebook, and only text between the markers is replaced."""
     rows = readme_table.table(notebook.parent)
     assert (
         "[07 Look around](notebooks/07_look_around.ipynb) | one thing | first | 10 | the stack |"
@@ -106,7 +106,7 @@ def test_readme_table(notebook: Path) -> None:
         readme_table.with_table("nothing", "new")
 
 
-def test_a_role_that_does_not_exist_is_found(notebook: Path) -> None:
+def test_an_unknown_role_is_found(notebook: Path) -> None:
     """A misspelt tag would silently keep a cell out of the report's views."""
     content = nbformat.read(notebook, as_version=4)
     content.cells[2].metadata["tags"] = ["role:sre"]
@@ -119,7 +119,7 @@ def test_a_role_that_does_not_exist_is_found(notebook: Path) -> None:
 
 
 def _problems_with(folder: Path, *code: str, recap: str = "") -> list[str]:
-    """Problems of the first of two notebooks, with these code cells and this recap."""
+    """Return the problems of the first of two notebooks with these code cells and this recap."""
     first = write(folder / "07_look_around.ipynb", *code)
     write(folder / "08_look_back.ipynb", number="08")
     content = nbformat.read(first, as_version=4)
@@ -128,8 +128,8 @@ def _problems_with(folder: Path, *code: str, recap: str = "") -> list[str]:
     return problems(first)
 
 
-def test_links_lead_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
-    """A missing file, another title, and a 'Next:' that skips a notebook are each found."""
+def test_links_point_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
+    """A missing file, a wrong title and a 'Next:' that skips a notebook are found."""
     assert _problems_with(tmp_path) == []
     for recap, problem in (
         ("Next: [08 Look around](08_gone.ipynb).", "links to 08_gone.ipynb, which is not"),
@@ -140,18 +140,18 @@ def test_links_lead_to_the_next_notebook_by_its_title(tmp_path: Path) -> None:
         ("Next: your own servers.", "'Next:' does not link to 08_look_back.ipynb"),
         ("[08 Look around](08_look_back.ipynb). Next: your own.", "does not link"),
     ):
-        found = " ".join(_problems_with(tmp_path, recap=f"## Recap\n\n{recap}"))
-        assert problem in found, recap
+        text = " ".join(_problems_with(tmp_path, recap=f"## Recap\n\n{recap}"))
+        assert problem in text, recap
 
 
 def test_wide_code_is_found(tmp_path: Path) -> None:
-    """A line of code that JupyterLab would have to scroll; prose wraps by itself."""
+    """A line of code that JupyterLab would have to scroll is found."""
     assert _problems_with(tmp_path, "x = 1" + " " * 82 + "#") == []
     assert "line of 89 columns" in " ".join(_problems_with(tmp_path, "x = 1" + " " * 83 + "#"))
 
 
 def test_exercises_have_a_name_and_no_solution(tmp_path: Path) -> None:
-    """A name of this notebook, an answer to be filled in, and no cell that solves it."""
+    """An exercise belongs to its notebook, is unanswered, and no cell solves it."""
     check = 'lab.check("07-only-one-right", answer, compared)'
     assert _problems_with(tmp_path, "answer = ...", check) == []
     for code, problem in (

@@ -1,4 +1,4 @@
-"""Every notebook follows the rules, is in the README, and passes against the real stack."""
+"""Every notebook follows the rules, is in the README and passes against the real stack."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.solutions import SOLUTIONS, not_right, solved
 REPO = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
-# Notebook -> parameters of a smaller workload, where it would otherwise take minutes.
+# {notebook: parameters of a smaller workload}, for notebooks that would take minutes.
 SMALLER: dict[str, dict[str, object]] = {
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
     "05_find_capacity": {
@@ -36,25 +36,25 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem
 
 
 def test_there_are_notebooks() -> None:
-    """A folder that was moved must not pass for a folder without faults."""
+    """An empty or moved folder must not pass."""
     assert NOTEBOOKS
     assert set(SMALLER) <= {p.stem for p in NOTEBOOKS}
 
 
 @every_notebook
-def test_rules(path: Path) -> None:
-    """No trace of a run, the common opening and closing, one cell of typed, commented scalars."""
+def test_a_notebook_follows_the_rules(path: Path) -> None:
+    """There are no problems: no outputs, common opening and closing, valid parameters."""
     assert problems(path) == []
 
 
 @every_notebook
-def test_parameters_are_known(path: Path) -> None:
-    """What the tests override exists in the notebook; otherwise papermill would ignore it."""
+def test_overridden_parameters_exist(path: Path) -> None:
+    """Every parameter that the tests override exists, as papermill would ignore others."""
     assign([path], SMALLER.get(path.stem, {}))
 
 
-def test_readme_lists_them() -> None:
-    """The README's table is what scripts/readme_table.py makes of the notebooks' first cells."""
+def test_the_readme_lists_the_notebooks() -> None:
+    """The README's table is the one that scripts/readme_table.py generates."""
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     assert readme_table.with_table(readme, readme_table.table()) == readme, (
         "run `python -m scripts.readme_table`"
@@ -76,10 +76,12 @@ def test_exercises_do_not_show_their_answers(path: Path) -> None:
 
 @pytest.mark.timeout(1200)
 @every_notebook
-def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab) -> None:
-    """From a fresh kernel, by papermill, on live telemetry, without another notebook having run.
+def test_a_notebook_passes_alone_against_the_real_stack(
+    path: Path, tmp_path: Path, live_lab
+) -> None:
+    """A notebook passes in a fresh kernel on live telemetry without any other notebook.
 
-    With the reference solutions filled in, every exercise's check must say that they are right.
+    With the reference solutions filled in, the check of every exercise says right.
     """
     copy = solved(path, tmp_path)
     run = run_notebooks([copy], tmp_path / "out", SMALLER.get(path.stem, {}), live_lab)[0]
@@ -89,7 +91,7 @@ def test_runs_alone_against_the_real_stack(path: Path, tmp_path: Path, live_lab)
 
 @pytest.mark.timeout(600)
 def test_every_kind_of_question_can_be_followed(tmp_path: Path, live_lab) -> None:
-    """A follow-up is two requests; the notebook looks at the last one, whose phases add up."""
+    """For a follow-up, which is two requests, the notebook shows the last one."""
     path = next(p for p in NOTEBOOKS if p.stem == "01_follow_one_request")
     copy = solved(path, tmp_path)
     run = run_notebooks([copy], tmp_path / "out", {"kind": "follow_up"}, live_lab)[0]

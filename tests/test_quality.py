@@ -1,4 +1,4 @@
-"""The quality notebook's helpers: a run judged with its spans, the canary while it is needed."""
+"""A run is judged with its spans, and the canary runs only while it is needed."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def _row(number: int, scenario, turn_index: int, calls: list[dict], answer: str,
 
 
 def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dict]]:
-    """Return the turn's calls as in Llama Stack's answer, and the spans of those that failed."""
-    records, spans = [], []
-    for at, call in enumerate(turn.calls):
-        arguments = (
-            {k: f"{v}x" for k, v in call.arguments.items()} if spoil and at == 0 else call.arguments
-        )
-        failed = call.error or (spoil and at == 0 and call.tool != "file_search")
+    """Return the turn's calls as in Llama Stack's answer, and the spans of failed calls."""
+    records = []
+    spans = []
+    for position, call in enumerate(turn.calls):
+        falsify = spoil and position == 0
+        arguments = {k: f"{v}x" for k, v in call.arguments.items()} if falsify else call.arguments
+        failed = call.error or (falsify and call.tool != "file_search")
         text = facts.unknown("thing", "x") if failed and not call.error else call.result
         output = [text] if call.tool == "file_search" else text
         records.append(
@@ -66,7 +66,7 @@ def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dic
                     "name": f"execute_tool {call.tool}",
                     "status": "error",
                     "status_message": text,
-                    "start_at": pd.Timestamp(at, unit="s", tz="UTC"),
+                    "start_at": pd.Timestamp(position, unit="s", tz="UTC"),
                 }
             )
         if failed and not call.error:
@@ -75,8 +75,9 @@ def _calls(turn, number: int, spoil: bool = False) -> tuple[list[dict], list[dic
 
 
 def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observation:
-    """Return a run that answers every scenario rightly, except for those to be spoiled."""
-    rows, spans = [], []
+    """Return a run that answers every scenario correctly, except those to be spoiled."""
+    rows = []
+    spans = []
     for number, (scenario, spoil) in enumerate(
         zip(make_scenarios(len(spoiled), SEED, kinds=kinds), spoiled, strict=True)
     ):
@@ -96,8 +97,8 @@ def _observation(spoiled: np.ndarray, kinds: list[str] | None = None) -> Observa
     return Observation(NO_RUN, load_settings(), pd.DataFrame(rows), frame)
 
 
-def test_a_faultless_run_is_faultless() -> None:
-    """Every kind of scenario, answered as expected, is right in everything that is judged."""
+def test_a_run_without_mistakes_is_judged_as_right() -> None:
+    """Expected answers to every kind of scenario are right by every judgement."""
     frame = quality.judged(_observation(np.zeros(200, bool)))
     for name in (
         "right_tool",
@@ -124,8 +125,8 @@ def test_a_faultless_run_is_faultless() -> None:
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 0.8])
-def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float) -> None:
-    """Right answers, exact arguments and own errors each differ by exactly what was spoiled.
+def test_a_known_share_of_wrong_arguments_is_measured(ratio: float) -> None:
+    """Right answers, exact arguments and own errors differ exactly where they were spoiled.
 
     The interval of the share includes the ratio with which they were drawn.
     """
@@ -141,8 +142,8 @@ def test_a_known_share_of_wrong_arguments_is_what_the_measures_show(ratio: float
     )
 
 
-def test_the_errors_text_is_the_tool_servers() -> None:
-    """Without its span a time-out would look like a name that does not exist."""
+def test_the_text_of_an_error_is_taken_from_the_tool_servers_span() -> None:
+    """Without the span a timeout would look like a name that does not exist."""
     seen = _observation(np.zeros(300, bool), kinds=["tool_error"])
     late = [i for i, r in enumerate(seen.spans.itertuples()) if r.status_message == facts.TIMED_OUT]
     assert late
@@ -151,8 +152,8 @@ def test_the_errors_text_is_the_tool_servers() -> None:
     assert not wrong_words.answer_states
 
 
-def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
-    """A slow server must not look like a wrong model; the user has no right answer in any case."""
+def test_a_failed_request_is_judged_only_as_failed() -> None:
+    """A slow server must not look like a wrong model, but the user has no right answer."""
     seen = _observation(np.zeros(20, bool), kinds=["single"])
     seen.requests.loc[[0, 1], ["status", "answer", "tool_calls"]] = ["error", "", "[]"]
     frame = quality.judged(seen)
@@ -163,7 +164,7 @@ def test_of_a_request_that_failed_nothing_is_known_but_that_it_failed() -> None:
 
 
 def test_arguments_are_judged_one_by_one() -> None:
-    """One row an expected argument of a call whose tool was right."""
+    """There is one row per expected argument of a call with the right tool."""
     frame = quality.judged(_observation(np.array([False, True] * 20), kinds=["single"]))
     arguments = quality.argument_frame(frame)
     wrong = arguments[~arguments.exact.astype(bool)]
@@ -171,8 +172,10 @@ def test_arguments_are_judged_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("was_on", [False, True])
-def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started and stopped if it was off, also after an error; left on if it was on before."""
+def test_the_canary_is_left_in_its_previous_state(
+    was_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped again if it was off, also after an error, and left on otherwise."""
     actions: list[str] = []
     monkeypatch.setattr(
         stack,
@@ -187,10 +190,10 @@ def test_the_canary_is_left_as_it_was(was_on: bool, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("place", ["cluster", "recorded"])
-def test_elsewhere_the_other_model_is_not_started(
+def test_the_canary_is_not_started_in_other_places(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is started there, and no supervisor is contacted."""
+    """Nothing is started in a cluster or a recording, and no supervisor is contacted."""
     monkeypatch.setattr(stack, "status", lambda _: pytest.fail("contacted"))
     with quality.canary_served(Settings(place=place)):
         pass

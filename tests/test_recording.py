@@ -1,4 +1,4 @@
-"""A recording holds what the servers answered, and where it came from."""
+"""A recording contains the servers' answers and where they came from."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ SERIES = [
 
 
 def servers(path: str, params: dict[str, str]) -> Reply:
-    """A Prometheus and a Tempo of one trace in one."""
+    """Respond like a Prometheus and like a Tempo with one trace."""
     if path == "/api/search":
-        found = [] if params["q"] == "{ false }" else [{"traceID": "1"}]
-        return Reply(json.dumps({"traces": found}).encode())
+        traces = [] if params["q"] == "{ false }" else [{"traceID": "1"}]
+        return Reply(json.dumps({"traces": traces}).encode())
     if path.startswith("/api/v2/traces/"):
         return Reply(b'{"trace":' + TRACE.encode() + b"}")
     if path == "/api/v1/query":
@@ -44,22 +44,21 @@ def servers(path: str, params: dict[str, str]) -> Reply:
                 {"status": "success", "data": {"resultType": "matrix", "result": result}}
             ).encode()
         )
-    return Reply(
-        b"not here", 404
-    )  # no targets, as Thanos has none; no bulk endpoint, as Tempo has none
+    # No targets, like Thanos, and no bulk endpoint, like Tempo.
+    return Reply(b"not here", 404)
 
 
 @pytest.fixture
 def attached(tmp_path: Path):  # noqa: ANN201
-    """Return settings that point at attached servers."""
-    with serving(servers) as told:
+    """Yield settings that point at attached servers."""
+    with serving(servers) as server:
         yield load_settings(
-            data_dir=tmp_path, state_dir=tmp_path, prometheus_url=told.url, tempo_url=told.url
+            data_dir=tmp_path, state_dir=tmp_path, prometheus_url=server.url, tempo_url=server.url
         )
 
 
-def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
-    """Every sample, NaN and Inf among them, every trace, the run, and where all this came from."""
+def test_the_servers_answers_are_recorded(attached: Settings, tmp_path: Path) -> None:
+    """All samples (also NaN and Inf), traces, the run and the origin are recorded."""
     run = a_run(tmp_path / "runs", "run-a", n_requests=5, label="cache off")
     made = recording.record(attached, "mine", 100, 104, runs=[run], command="lab record mine")
     samples = pd.read_parquet(made.folder / "samples.parquet")
@@ -67,17 +66,22 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
         row.series: json.loads(row.labels)
         for row in pd.read_parquet(made.folder / "series.parquet").itertuples()
     }
-    found = [(series[s.series]["__name__"], s.time_ms, s.value) for s in samples.itertuples()]
-    assert [f[:2] for f in found] == [
-        ("p95", 100_500), ("p95", 101_500), ("p95", 103_000), ("up", 100_500), ("up", 102_500),
-    ]  # fmt: skip
-    assert math.isnan(found[0][2]) and [f[2] for f in found[1:]] == [math.inf, 1e-7, 1, 0]
+    rows = [(series[s.series]["__name__"], s.time_ms, s.value) for s in samples.itertuples()]
+    assert [row[:2] for row in rows] == [
+        ("p95", 100_500),
+        ("p95", 101_500),
+        ("p95", 103_000),
+        ("up", 100_500),
+        ("up", 102_500),
+    ]
+    assert math.isnan(rows[0][2]) and [row[2] for row in rows[1:]] == [math.inf, 1e-7, 1, 0]
     documents = pd.read_parquet(made.folder / "traces.parquet").document
     assert [json_format.Parse(d, TracesData()) for d in documents] == [
         json_format.Parse(TRACE, TracesData())
     ]
     assert [
-        (str(conditions), kept.run_id) for conditions, kept in runs_in(made.folder / "runs")
+        (str(conditions), saved_run.run_id)
+        for conditions, saved_run in runs_in(made.folder / "runs")
     ] == [("n_requests=5, rate_per_s=1.0, model='lab-model', label='cache off'", "run-a")]
     about = json.loads((made.folder / "recording.json").read_text())
     assert (about["samples"], about["series"], about["traces"], about["window"]) == (
@@ -95,7 +99,7 @@ def test_what_was_answered_is_kept(attached: Settings, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path: Path) -> None:
-    """No samples, no traces, too many traces: an error, and no half folder."""
+    """Missing samples, missing traces and too many traces are errors and leave no folder."""
     with pytest.raises(NoData, match="no sample"):
         recording.record(attached, "a", 100, 104, selector="none")
     with pytest.raises(NoData, match="no trace"):
@@ -110,7 +114,7 @@ def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path:
 
 
 def test_a_recording_is_replaced_only_with_the_option(attached: Settings) -> None:
-    """And a name is a folder's name, no path."""
+    """Only a plain folder name is accepted as a name."""
     recording.record(attached, "mine", 100, 104)
     with pytest.raises(SettingsError, match="already"):
         recording.record(attached, "mine", 100, 104)
@@ -130,10 +134,10 @@ def test_a_recording_is_replaced_only_with_the_option(attached: Settings) -> Non
         (["x"], "not 1 runs to record"),
     ],
 )
-def test_the_command_says_what_it_cannot_read(
+def test_invalid_arguments_are_refused(
     argv: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before any query."""
+    """They are refused before any query is sent."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     with pytest.raises(SettingsError, match=words):
         main(argv)

@@ -1,4 +1,4 @@
-"""One settings object knows where everything is, and says what to do when it does not."""
+"""Settings know every address, and errors explain how to provide a missing one."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
 
 
-def test_running_stack_is_found(tmp_path: Path) -> None:
-    """The addresses that `lab up` wrote are the settings' addresses."""
+def test_a_running_stack_is_found(tmp_path: Path) -> None:
+    """The addresses that `lab up` wrote are used."""
     (tmp_path / "endpoints.json").write_text(json.dumps({"prometheus": "http://127.0.0.1:1234"}))
     assert load_settings(state_dir=tmp_path).endpoint("prometheus") == "http://127.0.0.1:1234"
 
 
-def test_environment_beats_the_running_stack(
+def test_the_environment_overrides_the_running_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attach: one variable points the notebooks at somebody's own server."""
+    """One variable points the notebooks at an existing server."""
     (tmp_path / "endpoints.json").write_text(json.dumps({"prometheus": "http://127.0.0.1:1234"}))
     monkeypatch.setenv("LAB_PROMETHEUS_URL", "http://prom.example:9090/")
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     assert load_settings().endpoint("prometheus") == "http://prom.example:9090"
 
 
-def test_unknown_address_says_how_to_get_one(tmp_path: Path) -> None:
-    """Nothing is running: the error names the variable and the command."""
+def test_a_missing_address_is_an_error_with_a_fix(tmp_path: Path) -> None:
+    """When nothing is running, the error names the variable and the command."""
     with pytest.raises(NotUp, match=r"LAB_TEMPO_URL(.|\n)*lab up"):
         load_settings(state_dir=tmp_path).endpoint("tempo")
 
 
-def test_broken_state_is_said(tmp_path: Path) -> None:
-    """A half-written endpoints file is an error, not an empty lab."""
+def test_a_damaged_endpoints_file_is_an_error(tmp_path: Path) -> None:
+    """A half-written endpoints file is not treated as an empty lab."""
     (tmp_path / "endpoints.json").write_text("{")
     with pytest.raises(SettingsError, match=r"endpoints\.json"):
         load_settings(state_dir=tmp_path)
 
 
-def test_bad_value_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A malformed setting is named with its value and both places to correct it."""
+def test_a_malformed_value_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The error has the setting, its value and both places to correct it."""
     monkeypatch.setenv("LAB_TIMEOUT_S", "soon")
     with pytest.raises(SettingsError, match=r"timeout_s(.|\n)*soon(.|\n)*LAB_TIMEOUT_S"):
         load_settings(state_dir=tmp_path)
 
 
 def test_every_endpoint_has_a_field() -> None:
-    """endpoint(name) and the settings' fields do not drift apart."""
+    """endpoint(name) and the fields of the settings agree."""
     assert {f"{name}_url" for name in ENDPOINTS} <= set(Settings.model_fields)
 
 
@@ -72,7 +72,7 @@ def test_every_endpoint_has_a_field() -> None:
 def test_headers_are_lines_or_json(
     text: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As curl takes them, or as pydantic does."""
+    """Headers are accepted in curl's notation and as JSON."""
     monkeypatch.setenv("LAB_STORE_HEADERS", text)
     assert load_settings(state_dir=tmp_path).store_headers == headers
 
@@ -88,7 +88,7 @@ def test_headers_are_lines_or_json(
 def test_malformed_values_are_settings_errors_without_secrets(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The variable is named; a header's value is not printed."""
+    """The variable is named, but the value of a header is not printed."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingsError, match=variable) as e:
         load_settings(state_dir=tmp_path)
@@ -96,7 +96,7 @@ def test_malformed_values_are_settings_errors_without_secrets(
 
 
 def test_passwords_are_not_printed(tmp_path: Path) -> None:
-    """A notebook's last line may be the settings."""
+    """The settings may be the last line of a notebook's cell."""
     url = "https://eng:s3cret%20p%40ss@prom.example/x"
     settings = load_settings(
         state_dir=tmp_path, prometheus_url=url, store_headers={"Authorization": "Bearer s3cret"}
@@ -106,7 +106,7 @@ def test_passwords_are_not_printed(tmp_path: Path) -> None:
 
 
 def test_the_source_of_an_address_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lab.toml that redirects the workshop is named, and so is a variable."""
+    """A lab.toml or a variable that redirects the workshop is named."""
     (tmp_path / "lab.toml").write_text('tempo_url = "http://tempo.example"\n')
     (tmp_path / "endpoints.json").write_text(
         json.dumps({"tempo": "http://127.0.0.1:1", "vllm": "http://127.0.0.1:2"})
@@ -122,7 +122,7 @@ def test_the_source_of_an_address_is_known(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["model", "vllm_args", "state_dir", "cluster_context"])
 def test_a_foreign_folder_cannot_run_code(tmp_path: Path, name: str) -> None:
-    """`vllm_args = "--trust-remote-code"` in a folder that the user only looked into."""
+    """Settings such as `vllm_args` in a folder that is not the lab's checkout are refused."""
     (tmp_path / "lab.toml").write_text(f'{name} = "x"\n')
     with pytest.raises(SettingsError, match=f"sets {name}, which only the checkout's own file may"):
         load_settings()
@@ -131,7 +131,7 @@ def test_a_foreign_folder_cannot_run_code(tmp_path: Path, name: str) -> None:
 def test_credentials_do_not_go_to_an_address_from_a_foreign_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless the user repeats the address, or the file has credentials of its own."""
+    """The user must repeat the address, or the file must have its own credentials."""
     (tmp_path / "lab.toml").write_text('prometheus_url = "http://evil.example"\n')
     assert load_settings(state_dir=tmp_path).prometheus_url == "http://evil.example"
     monkeypatch.setenv("LAB_STORE_HEADERS", "Authorization: Bearer x")
@@ -146,14 +146,14 @@ def test_credentials_do_not_go_to_an_address_from_a_foreign_folder(
     assert load_settings(state_dir=tmp_path).store_headers
 
 
-def test_settings_load_beside_a_damaged_endpoints_file(tmp_path: Path) -> None:
-    """So that `lab down` works."""
+def test_settings_load_next_to_a_damaged_endpoints_file(tmp_path: Path) -> None:
+    """Otherwise `lab down` would not work."""
     (tmp_path / "endpoints.json").write_text("{")
     assert load_settings(running_stack=False, state_dir=tmp_path).prometheus_url is None
 
 
 def test_a_malformed_toml_file_is_named(tmp_path: Path) -> None:
-    """Not a traceback of the parser."""
+    """The error names the file instead of showing the parser's traceback."""
     (tmp_path / "lab.toml").write_text("model = \n")
     with pytest.raises(SettingsError, match=r"lab\.toml is not TOML"):
         load_settings(state_dir=tmp_path)

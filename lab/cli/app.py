@@ -156,6 +156,21 @@ def logs(
     show.show_logs(part, trace, follow, as_json, last)
 
 
+@app.command()
+def doctor(
+    here: Annotated[
+        bool, typer.Option("--here", help="Check this machine: what the lab needs to run on it.")
+    ] = False,
+) -> None:
+    """Check what the lab needs: Python, disk, memory, ports, proxy, package registry.
+
+    Exit status 1 if there is a problem. Before set-up, run `python3 -m scripts.doctor`.
+    """
+    if not here:
+        raise typer.BadParameter("name what to check: --here, for this machine")
+    sys.exit(importlib.import_module("scripts.doctor").main())
+
+
 def _choose_place(place: str | None) -> None:
     """Set the place for all settings that this process loads."""
     if place == "recorded":

@@ -22,6 +22,7 @@ from lab.errors import StackError
 from lab.settings import ENDPOINTS, Settings, load_settings, settings_files
 from lab.stack import processes
 from lab.stack.control import Progress
+from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
 
 STATE_STYLE = {
@@ -34,6 +35,11 @@ STATE_STYLE = {
 }
 BAD_STYLE = "bold red"
 EVERY_S = 10.0
+# Parts with pages for a browser -> what the pages show. Both run on this machine.
+_PAGES = {
+    "prometheus": "Prometheus: graphs (PromQL), targets, rules and alerts",
+    "tracestore": "traces: search (TraceQL) and waterfalls",
+}
 _NUMBERS = ("pid", "port", "RSS", "PSS", "since")
 # Fields of a log entry that are shown in front, or not at all.
 _KNOWN = (
@@ -57,6 +63,7 @@ def stand_up(wait: Literal["agent", "all"], also: list[str]) -> None:
         raise
     stack.start(settings, *also)
     _print_addresses(console, endpoints)
+    _print_pages(console, stack.status(settings))
     if hint := command_hint():
         _print(console, hint)
 
@@ -104,6 +111,7 @@ def _print_parts(parts: list[PartStatus]) -> None:
     for p in parts:
         if p.error:
             console.print(f"[{BAD_STYLE}]{p.name}[/]: {p.error}", highlight=False)
+    _print_pages(console, parts)
 
 
 def show_logs(part: str | None, trace: str | None, follow: bool, as_json: bool, last: int) -> None:
@@ -147,6 +155,15 @@ def _print_addresses(console: Console, endpoints: dict[str, str]) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _print_pages(console: Console, parts: list[PartStatus]) -> None:
+    """Print the addresses to open in a browser, of the parts that answer."""
+    pages = {p.name: f"http://{HOST}:{p.port}/" for p in parts if p.ready and p.name in _PAGES}
+    if pages:
+        _print(console, "Open in a browser:")
+    for name, url in pages.items():
+        _print(console, f"  {url:<42}{_PAGES[name]}")
 
 
 def _print(console: Console, text: str) -> None:

@@ -141,12 +141,14 @@ def embed_server(model: str, port: int, otlp_url: str, build: str) -> vllm_args.
 
 def _files(lab: _Lab) -> dict[Path, str]:
     on_demand = lab.file("on-demand-targets.json")
+    rules = lab.file("prometheus-rules.yml")
     targets = prometheus_config.targets(lab.ports, lab.url, lab.external)
     canary = CANARY if _has_canary(lab) else ""
     llama_stack = llama_stack_config.render(lab.settings, lab.ports, lab.url, lab.state, canary)
     return {
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
-        lab.file("prometheus.yml"): prometheus_config.render(targets, on_demand),
+        lab.file("prometheus.yml"): prometheus_config.render(targets, on_demand, rules),
+        rules: prometheus_config.rules(),
         on_demand: "[]",
         lab.file("llama-stack.yaml"): llama_stack,
     }

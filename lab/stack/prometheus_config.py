@@ -8,7 +8,12 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from lab.settings import REPO
 from lab.stack.ports import HOST
+
+# Rules and alerts, generated from lab/dashboards/rules.py; the same as on a cluster.
+RULES = REPO / "lab/k8s/base/rules/rules.yaml"
+ONLY_ON_A_CLUSTER = {"CollectorLosesSpans"}  # no OpenTelemetry Collector runs on one machine
 
 # Runs last a minute or less here; at 1 s, scraping alone used a tenth of two small cores.
 SCRAPE_INTERVAL = "2s"
@@ -38,12 +43,15 @@ def essential_jobs(external: dict[str, str]) -> list[str]:
 
 
 def render(
-    targets: dict[str, str], on_demand: Path | None = None, interval: str = SCRAPE_INTERVAL
+    targets: dict[str, str],
+    on_demand: Path | None = None,
+    rules_file: Path | None = None,
+    interval: str = SCRAPE_INTERVAL,
 ) -> str:
     """Return prometheus.yml as text. `targets` is {job: host:port}.
 
     `on_demand` is a file with more targets, which Prometheus watches: parts that are off must not
-    look like parts that are down.
+    look like parts that are down. `rules_file` is a file with the text of `rules()`.
     """
     jobs: list[dict[str, Any]] = [
         {"job_name": job, "static_configs": [{"targets": [target]}]}
@@ -57,6 +65,16 @@ def render(
             "scrape_timeout": interval,
             "evaluation_interval": interval,
         },
+        "rule_files": [str(rules_file)] if rules_file else [],
         "scrape_configs": jobs,
     }
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def rules() -> str:
+    """Return the recording rules and alerts that make sense on one machine, as a rule file."""
+    resource = yaml.safe_load(RULES.read_text(encoding="utf-8"))
+    groups = resource["spec"]["groups"]
+    for group in groups:
+        group["rules"] = [r for r in group["rules"] if r.get("alert") not in ONLY_ON_A_CLUSTER]
+    return yaml.safe_dump({"groups": groups}, sort_keys=False)

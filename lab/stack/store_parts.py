@@ -47,9 +47,19 @@ def prometheus(
             "--web.cors.origin=.^",
             "--log.format=json",
             f"--storage.tsdb.retention.time={retention}",
+            *web_pages(tools.prometheus),
         ),
         ports={"prometheus": ports["prometheus"]},
         ready=Probe("http", {"url": f"{url}/-/ready"}),
         alive=f"{url}/-/healthy",
         endpoints={"prometheus": url},
     )
+
+
+def web_pages(prometheus: str) -> list[str]:
+    """Return the option with the folder of web pages, for a Debian package that set-up unpacked.
+
+    Debian's build reads its pages from a folder; all other builds contain them.
+    """
+    folder = Path(prometheus).resolve().parent.parent / "share/prometheus/web"
+    return [f"--web.local-assets={folder}/"] if folder.is_dir() else []

@@ -9,6 +9,7 @@ from pathlib import Path
 from lab.errors import SetupError
 from scripts.setup import debian
 from scripts.setup.places import VENVS
+from scripts.setup.progress import say
 
 # tool -> (names of the program, Debian package)
 TOOLS = {
@@ -16,12 +17,38 @@ TOOLS = {
     "promtool": (("promtool",), "prometheus"),
     "node_exporter": (("node_exporter", "prometheus-node-exporter"), "prometheus-node-exporter"),
 }
+# Debian keeps the scripts and fonts of Prometheus' web pages in packages of their own.
+WEB_PACKAGES = ("libjs-", "fonts-")
+UNUSED = "./usr/share/javascript/moment-timezone/data"  # 200 MB of files that no page loads
 ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # often not on PATH
 
 
 def find_tools(root: Path = VENVS) -> dict[str, str]:
     """Return the path of each tool, fetched if necessary. Raises SetupError without one."""
-    return {tool: _look(tool, root) or _fetch(tool, root) for tool in TOOLS}
+    tools = {tool: _look(tool, root) or _fetch(tool, root) for tool in TOOLS}
+    if not has_web_pages(tools["prometheus"]):
+        try:
+            _fetch("prometheus", root)
+        except SetupError as e:
+            say("prometheus", f"WARNING: its web pages lack their scripts: {e.got}")
+    return tools
+
+
+def is_complete(known: dict[str, str]) -> bool:
+    """Return whether all tools of an earlier set-up, and the web pages, still exist."""
+    exist = all(Path(known.get(tool, "")).is_file() for tool in TOOLS)
+    return exist and has_web_pages(known["prometheus"])
+
+
+def has_web_pages(prometheus: str) -> bool:
+    """Return whether the web pages of this Prometheus have their scripts.
+
+    Only an unpacked Debian package can lack them: it links to files of other packages. All other
+    builds contain their pages.
+    """
+    share = Path(prometheus).resolve().parents[1] / "share"
+    links = [p for p in (share / "prometheus/web").rglob("*") if p.is_symlink()]
+    return (share / "javascript").is_dir() or all(link.exists() for link in links)
 
 
 def check_available(root: Path = VENVS) -> None:
@@ -41,7 +68,13 @@ def _look(tool: str, root: Path) -> str | None:
 def _fetch(tool: str, root: Path) -> str:
     package = TOOLS[tool][1]
     try:
-        debian.unpack(package, root / package, part="prometheus")
+        debian.unpack(
+            package,
+            root / package,
+            part="prometheus",
+            companions=WEB_PACKAGES,
+            exclude=UNUSED,
+        )
     except SetupError as e:
         raise _missing(tool, f"{e.happened} ({e.got})") from e
     path = _look(tool, root)

@@ -19,7 +19,7 @@ from lab.errors import SetupError, StackError
 from lab.settings import REPO
 from lab.stack.toolbox import Toolbox
 from scripts.check_cluster.paths import K8S, versions
-from scripts.setup import piplike
+from scripts.setup import pip_config
 from scripts.smoke_podman.engine import Engine
 
 DEBIAN = "localhost/llm-lab-smoke/debian:1"
@@ -161,7 +161,7 @@ class Builder:
 
     def _package_sources(self) -> list[str]:
         """Return options that give pip and uv in a build what they have on this machine."""
-        pip = piplike.pip_settings()
+        pip = pip_config.pip_settings()
         (self.work / "pip.conf").write_text(
             "[global]\n" + "".join(f"{name} = {value}\n" for name, value in pip.items())
         )
@@ -173,7 +173,7 @@ class Builder:
             uv += ["[[index]]", f'url = "{pip["index-url"]}"', "default = true"]
         (self.work / "uv.toml").write_text("\n".join(uv) + "\n")
         mounts = {self.work / "pip.conf": "/etc/pip.conf", self.work / "uv.toml": "/etc/uv/uv.toml"}
-        mounts |= {folder: str(folder) for folder in piplike.local_folders(" ".join(links))}
+        mounts |= {folder: str(folder) for folder in pip_config.local_folders(" ".join(links))}
         if CERTIFICATES.exists():
             mounts[CERTIFICATES] = str(CERTIFICATES)
         return [f"--volume={source}:{target}:ro" for source, target in mounts.items()]

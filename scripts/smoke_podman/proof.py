@@ -13,7 +13,7 @@ from lab.dashboards import DASHBOARDS, panels
 from lab.errors import StackError
 from lab.schema import Service
 from lab.settings import Settings
-from lab.stack.rag import STORE_NAME
+from lab.stack.ingest_documents import STORE_NAME
 from lab.stores import Prometheus
 from lab.workload import Run
 

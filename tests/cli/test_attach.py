@@ -1,4 +1,4 @@
-"""`lab attach` says what somebody's own servers can feed, and fails with words."""
+"""`lab attach` reports what existing servers provide, and fails with an explanation."""
 
 from __future__ import annotations
 
@@ -11,82 +11,85 @@ import pytest
 from lab.cli.attach import main
 from tests.stores.servers import Reply, serving
 
-HAS = ["up", "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "ogx_requests_total"]
+METRICS = ["up", "vllm:prompt_tokens_total", "vllm:generation_tokens_total", "ogx_requests_total"]
 
 
 def servers(metrics: list[str], traces: int, jobs: tuple[str, ...] = ("model-servers",)):  # noqa: ANN201
-    """A Prometheus with these metrics and a Tempo with so many traces, in one."""
+    """Serve a Prometheus with these metrics and a Tempo with so many traces."""
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/search":
-            one = {"traceID": "1", "rootServiceName": "llama-stack"}
-            return Reply(json.dumps({"traces": [one] * traces}).encode())
+            trace = {"traceID": "1", "rootServiceName": "llama-stack"}
+            return Reply(json.dumps({"traces": [trace] * traces}).encode())
         if path == "/api/v1/query":
-            found = [{"metric": {"job": job, "model_name": "m"}, "value": [1, "1"]} for job in jobs]
+            result = [
+                {"metric": {"job": job, "model_name": "m"}, "value": [1, "1"]} for job in jobs
+            ]
             return Reply(
                 json.dumps(
-                    {"status": "success", "data": {"resultType": "vector", "result": found}}
+                    {"status": "success", "data": {"resultType": "vector", "result": result}}
                 ).encode()
             )
         return Reply(json.dumps({"status": "success", "data": metrics}).encode())
 
-    return serving(answer)
+    return serving(respond)
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
 
 
-def test_it_says_what_is_there_and_keeps_the_addresses(
+def test_what_is_there_is_printed_and_the_addresses_are_kept(
     capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    """Other versions' names count; what is lacking is named; the rest of lab.toml stays."""
+    """Names of other versions count, missing metrics are listed, and lab.toml is kept."""
     (tmp_path / "lab.toml").write_text('timeout_s = 5\nprometheus_url = "http://old"\n')
-    with servers(HAS, 3) as told:
-        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 0
-        kept = tomllib.loads((tmp_path / "lab.toml").read_text())
-        addresses = {"prometheus_url": told.url, "tempo_url": told.url}
-        assert kept == {"timeout_s": 5, "vllm_job": "model-servers"} | addresses
-    said = capsys.readouterr().out
-    assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in said
-    assert "ogx_requests_total for llama_stack_requests_total" in said
+    with servers(METRICS, 3) as server:
+        assert main(["--prometheus", server.url, "--tempo", server.url, "--write"]) == 0
+        written = tomllib.loads((tmp_path / "lab.toml").read_text())
+        addresses = {"prometheus_url": server.url, "tempo_url": server.url}
+        assert written == {"timeout_s": 5, "vllm_job": "model-servers"} | addresses
+    output = capsys.readouterr().out
+    assert "tokens and their cost: lacks vllm:prompt_tokens_cached_total" in output
+    assert "ogx_requests_total for llama_stack_requests_total" in output
     assert (
-        "scraped as the job model-servers (serving m); the analysis asks for the job vllm" in said
+        "scraped as the job model-servers (serving m); the analysis asks for the job vllm" in output
     )
-    assert "3 traces in the last hour" in said and "llama-stack" in said
+    assert "3 traces in the last hour" in output and "llama-stack" in output
 
 
 @pytest.mark.parametrize(
     ("metrics", "traces", "words"),
-    [(["up"], 1, "no metric of a model server"), (HAS, 0, "Tempo found no trace")],
+    [(["up"], 1, "no metric of a model server"), (METRICS, 0, "Tempo found no trace")],
 )
-def test_servers_that_answer_nothing_of_use_are_refused(
+def test_servers_without_useful_data_are_refused(
     metrics: list[str], traces: int, words: str, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    """And their addresses are not kept."""
-    with servers(metrics, traces) as told:
-        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 1
+    """The addresses of such servers are not written."""
+    with servers(metrics, traces) as server:
+        assert main(["--prometheus", server.url, "--tempo", server.url, "--write"]) == 1
     assert words in capsys.readouterr().out and not (tmp_path / "lab.toml").exists()
 
 
-def test_of_several_jobs_none_is_chosen(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    """But each is named; where the right one is among them, nothing is said."""
-    with servers(HAS, 1, ("chat", "embed")) as told:
-        assert main(["--prometheus", told.url, "--tempo", told.url, "--write"]) == 0
+def test_with_several_jobs_none_is_chosen(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """The jobs are listed, unless the default job is among them."""
+    with servers(METRICS, 1, ("chat", "embed")) as server:
+        assert main(["--prometheus", server.url, "--tempo", server.url, "--write"]) == 0
     assert "set LAB_VLLM_JOB to one of them" in capsys.readouterr().out
     assert "vllm_job" not in (tmp_path / "lab.toml").read_text()
-    with servers(HAS, 1, ("vllm", "embed")) as told:
-        assert main(["--prometheus", told.url, "--tempo", told.url]) == 0
+    with servers(METRICS, 1, ("vllm", "embed")) as server:
+        assert main(["--prometheus", server.url, "--tempo", server.url]) == 0
     assert "scraped as" not in capsys.readouterr().out
 
 
-def test_nobody_there(capsys: pytest.CaptureFixture) -> None:
-    """Both are looked at, each says what to do."""
+def test_unreachable_and_missing_addresses(capsys: pytest.CaptureFixture) -> None:
+    """Both servers are checked, and each problem has a fix."""
     assert main(["--prometheus", "http://127.0.0.1:9"]) == 1
-    said = capsys.readouterr().out
-    assert "Prometheus at http://127.0.0.1:9 cannot be reached" in said and "LAB_TEMPO_URL" in said
+    output = capsys.readouterr().out
+    assert "Prometheus at http://127.0.0.1:9 cannot be reached" in output
+    assert "LAB_TEMPO_URL" in output
 
 
 def test_a_password_is_kept_in_a_private_file(
@@ -94,8 +97,8 @@ def test_a_password_is_kept_in_a_private_file(
 ) -> None:
     """Neither other users nor the terminal see it."""
     (tmp_path / "lab.toml").write_text("timeout_s = 5\n")
-    with servers(HAS, 3) as told:
-        url = told.url.replace("http://", "http://eng:s3cret@")
+    with servers(METRICS, 3) as server:
+        url = server.url.replace("http://", "http://eng:s3cret@")
         assert main(["--prometheus", url, "--tempo", url, "--write"]) == 0
     assert "s3cret" not in capsys.readouterr().out
     assert "s3cret" in (tmp_path / "lab.toml").read_text()

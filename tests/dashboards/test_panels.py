@@ -1,4 +1,4 @@
-"""Panels as values, and the JSON that is made of them."""
+"""Panels are values, from which the JSON of Grafana's dashboards is generated."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from lab.prices import api_prices, machine_prices
 from lab.settings import REPO
 
 
-def test_variables_are_filled_in() -> None:
-    """A panel's expression is plain PromQL: Grafana's variables have their defaults, or what the caller says."""
+def test_variables_are_expanded() -> None:
+    """A panel's expression is plain PromQL, with defaults or the caller's values for variables."""
     for name in DASHBOARDS:
         assert not any("$" in q.expr for p in panels(name) for q in p.queries)
-    own = panels("cost", variables={"usd_per_hour": "7"}, range_s=60)
-    assert own[0].queries[0].expr.startswith("7 * count(")
-    assert any("[60s]" in q.expr for p in own for q in p.queries)
+    custom = panels("cost", variables={"usd_per_hour": "7"}, range_s=60)
+    assert custom[0].queries[0].expr.startswith("7 * count(")
+    assert any("[60s]" in q.expr for p in custom for q in p.queries)
     assert expand("x[$__rate_interval] * ${a}", {"a": "2"}, 20, 60) == "x[20s] * 2"
 
 
 def test_prices_are_those_of_the_price_list() -> None:
-    """Every API has its line, every machine its choice, with the numbers and the days of data/prices."""
-    machines, apis = machine_prices(REPO / "data"), api_prices(REPO / "data")
+    """Every API has a line and every machine an option, with the values of data/prices."""
+    machines = machine_prices(REPO / "data")
+    apis = api_prices(REPO / "data")
     by_title = {p.title: p for p in DASHBOARDS["cost"].panels}
     bill = {q.legend: q.expr for q in by_title["USD per hour by price list"].queries}
     assert bill.keys() == {*apis, "own machines"}
@@ -32,8 +33,10 @@ def test_prices_are_those_of_the_price_list() -> None:
         numbers = [float(x) for x in re.findall(r"(?<![\w.])\d+\.?\d*(?= \*)", bill[name])]
         cached = price.cached_input_usd_per_mtok
         assert numbers[1:] == [
-            price.input_usd_per_mtok, price.input_usd_per_mtok if cached is None else cached, price.output_usd_per_mtok,
-        ]  # fmt: skip
+            price.input_usd_per_mtok,
+            price.input_usd_per_mtok if cached is None else cached,
+            price.output_usd_per_mtok,
+        ]
     (choice,) = [v for v in DASHBOARDS["cost"].variables if v.name == "usd_per_hour"]
     assert [float(value) for _, value in choice.options] == [
         m.usd_per_hour for m in machines.values()
@@ -51,8 +54,8 @@ def _panels_json(name: str) -> list[dict]:
     return [p for p in json.loads(grafana_json(name))["panels"] if p["type"] != "row"]
 
 
-def test_every_time_series_panel_has_a_legend_a_unit_and_a_tooltip_of_all_series() -> None:
-    """Lines can be told apart, axes have units, and one tooltip lists every series."""
+def test_every_time_series_panel_has_a_legend_a_unit_and_a_shared_tooltip() -> None:
+    """Lines are named in a legend, axes have units, and one tooltip lists every series."""
     for name in DASHBOARDS:
         for panel in _panels_json(name):
             if panel["type"] != "timeseries":
@@ -65,13 +68,13 @@ def test_every_time_series_panel_has_a_legend_a_unit_and_a_tooltip_of_all_series
 
 
 def test_heatmaps_have_a_unit_on_their_y_axis() -> None:
-    """The buckets' bounds are seconds or tokens, and the axis says which."""
+    """The axis shows whether the bounds of the buckets are seconds or tokens."""
     heatmaps = [p for name in DASHBOARDS for p in _panels_json(name) if p["type"] == "heatmap"]
     assert {p["options"]["yAxis"]["unit"] for p in heatmaps} == {"s", "short"}
 
 
 def test_a_dashboard_can_be_imported_into_any_grafana() -> None:
-    """No panel names a data source of ours: a variable chooses it, and ad-hoc filters narrow it."""
+    """A variable, instead of a fixed uid, chooses the data source, and ad-hoc filters narrow it."""
     for name in DASHBOARDS:
         dashboard = json.loads(grafana_json(name))
         kinds = [variable["type"] for variable in dashboard["templating"]["list"]]
@@ -82,7 +85,7 @@ def test_a_dashboard_can_be_imported_into_any_grafana() -> None:
 
 
 def test_a_table_has_one_row_per_instance_and_a_link_that_narrows_the_dashboard() -> None:
-    """Each query becomes a column under its own title and unit; the instance's cell is a link."""
+    """Each query is a column with its title and unit, and the cell of the instance is a link."""
     (table,) = [p for p in _panels_json("vllm") if p["title"] == "Instances"]
     organize = table["transformations"][1]["options"]
     order = sorted(organize["indexByName"], key=organize["indexByName"].get)
@@ -97,8 +100,8 @@ def test_a_table_has_one_row_per_instance_and_a_link_that_narrows_the_dashboard(
     assert "var-instance=${__value.raw}" in overrides["Instance"][0]["value"][0]["url"]
 
 
-def test_empty_stats_say_no_traffic() -> None:
-    """A ratio without traffic is named, neither blank nor 'NaN'."""
+def test_empty_stats_show_no_traffic() -> None:
+    """A ratio without traffic shows this text instead of a blank or 'NaN'."""
     for panel in _panels_json("vllm"):
         if panel["type"] == "stat":
             defaults = panel["fieldConfig"]["defaults"]
@@ -106,8 +109,8 @@ def test_empty_stats_say_no_traffic() -> None:
             assert defaults["mappings"][0]["options"]["result"]["text"] == "No traffic"
 
 
-def test_unknown_names_say_which_there_are() -> None:
-    """A dashboard or a variable that does not exist."""
+def test_an_error_for_unknown_names_lists_the_known_ones() -> None:
+    """An unknown dashboard and an unknown variable raise a KeyError with the known names."""
     with pytest.raises(KeyError, match="overview"):
         panels("overviev")
     with pytest.raises(KeyError, match="usd_per_hour"):

@@ -1,4 +1,4 @@
-"""Small telemetry made by hand, whose answers are known: OTLP JSON documents and client records."""
+"""Build small telemetry with known answers: OTLP JSON documents and client records."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ from lab.schema import CLIENT_RECORD, Attr, Service, Span
 from lab.stores import read_otlp_json
 
 T0 = 1_800_000_000  # seconds since the epoch
-SERVER, CLIENT, INTERNAL = "SPAN_KIND_SERVER", "SPAN_KIND_CLIENT", "SPAN_KIND_INTERNAL"
+SERVER = "SPAN_KIND_SERVER"
+CLIENT = "SPAN_KIND_CLIENT"
+INTERNAL = "SPAN_KIND_INTERNAL"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of the shape of a SpansAnswer; documents of OTLP JSON become protobuf, as the store's
-    client does it."""
+    """An object with the fields of a SpansAnswer.
+
+    Documents of OTLP JSON are converted to protobuf, as the store's client does it.
+    """
 
     documents: tuple[bytes, ...] = ()
     protobufs: tuple[bytes, ...] = ()
@@ -32,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Metric:
-    """Of the shape of a Series."""
+    """An object with the fields of a Series."""
 
     labels: dict[str, str]
     pieces: tuple[bytes, ...]
@@ -40,13 +44,13 @@ class Metric:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of the shape of a MetricAnswer."""
+    """An object with the fields of a MetricAnswer."""
 
     series: tuple[Metric, ...]
 
 
 def metrics(*series: tuple[dict[str, str], list[tuple[float, str]]]) -> Metrics:
-    """Prometheus' answer with these samples: ({label: value}, [(seconds, 'value')]) each."""
+    """Return an answer with these series: ({label: value}, [(seconds, 'value')]) each."""
     return Metrics(tuple(Metric(labels, (_samples(samples),)) for labels, samples in series))
 
 
@@ -67,12 +71,12 @@ def span(
     error: str = "",
     **attributes: Any,
 ) -> tuple[str, dict[str, Any]]:
-    """(service, a span in Tempo's JSON).
+    """Return (service, span in Tempo's JSON).
 
-    Times are relative to T0; `_` in attribute names stand for themselves.
+    Times are in seconds relative to T0; a `_` in an attribute's name is kept.
     """
     status = {"code": "STATUS_CODE_ERROR", "message": error} if error else {}
-    made = {
+    fields = {
         "traceId": _base64(trace, 16),
         "spanId": _base64(number, 8),
         "name": name,
@@ -83,11 +87,12 @@ def span(
         "status": status,
     }
     if parent:
-        made["parentSpanId"] = _base64(parent, 8)
-    return service, made
+        fields["parentSpanId"] = _base64(parent, 8)
+    return service, fields
 
 
 def value(plain: Any) -> dict[str, Any]:
+    """Return an attribute value in OTLP's JSON."""
     if isinstance(plain, bool):
         return {"boolValue": plain}
     if isinstance(plain, int):
@@ -100,28 +105,31 @@ def value(plain: Any) -> dict[str, Any]:
 
 
 def document(*spans: tuple[str, dict[str, Any]], key: str = "resourceSpans") -> bytes:
-    """One trace as Tempo sends it: the spans grouped by service."""
+    """Return one trace as Tempo sends it, with the spans grouped by service."""
     by_service: dict[str, list[dict[str, Any]]] = {}
-    for service, made in spans:
-        by_service.setdefault(service, []).append(made)
+    for service, fields in spans:
+        by_service.setdefault(service, []).append(fields)
     owners = [
         {
             "resource": {"attributes": [{"key": Attr.SERVICE, "value": {"stringValue": service}}]},
-            "scopeSpans": [{"scope": {"name": "by hand"}, "spans": found}],
+            "scopeSpans": [{"scope": {"name": "by hand"}, "spans": service_spans}],
         }
-        for service, found in by_service.items()
+        for service, service_spans in by_service.items()
     ]
     return json.dumps({key: owners}).encode()
 
 
 def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, dict[str, Any]]]:
-    """A whole agent request of 1.000 s: lag 0.010, network 0.040, stack 0.120, list 0.030, tool
-    0.200, model HTTP 0.100, queue 0.050, prefill 0.150, decode 0.250, engine other 0.050. Two
-    turns, one tool call, 300 prompt and 20 completion tokens."""
+    """Return the spans of a complete agent request of 1.000 s.
+
+    It has two turns, one tool call, 300 prompt tokens and 20 completion tokens. The phases in
+    seconds: lag 0.010, network 0.040, stack 0.120, list 0.030, tool 0.200, model HTTP 0.100, queue
+    0.050, prefill 0.150, decode 0.250, engine other 0.050.
+    """
     base = trace * 100
     stack, vllm, tools = Service.LLAMA_STACK, Service.VLLM, Service.TOOLS
 
-    def one(
+    def numbered_span(
         n: int,
         parent: int,
         service: str,
@@ -144,13 +152,17 @@ def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, di
         )
 
     return [
-        one(1, 0, Service.CLIENT, Span.CLIENT, 0.0, 1.0, CLIENT),
-        one(2, 1, stack, Span.LLAMA_STACK_RESPONSES, 0.030, 0.980, SERVER),
-        one(3, 2, stack, Span.LIST_TOOLS, 0.050, 0.080),
-        one(4, 2, stack, "chat lab-model", 0.100, 0.400, CLIENT, **{Attr.CACHE_READ_TOKENS: 16}),
-        one(5, 4, stack, "POST", 0.110, 0.390, CLIENT),
-        one(6, 5, vllm, Span.VLLM, 0.120, 0.370, SERVER, **_engine(0.020, 0.080, 0.120, 100, 12)),
-        one(
+        numbered_span(1, 0, Service.CLIENT, Span.CLIENT, 0.0, 1.0, CLIENT),
+        numbered_span(2, 1, stack, Span.LLAMA_STACK_RESPONSES, 0.030, 0.980, SERVER),
+        numbered_span(3, 2, stack, Span.LIST_TOOLS, 0.050, 0.080),
+        numbered_span(
+            4, 2, stack, "chat lab-model", 0.100, 0.400, CLIENT, **{Attr.CACHE_READ_TOKENS: 16}
+        ),
+        numbered_span(5, 4, stack, "POST", 0.110, 0.390, CLIENT),
+        numbered_span(
+            6, 5, vllm, Span.VLLM, 0.120, 0.370, SERVER, **_engine(0.020, 0.080, 0.120, 100, 12)
+        ),
+        numbered_span(
             7,
             2,
             stack,
@@ -159,10 +171,16 @@ def agent_request(trace: int = 1, *, shift_s: float = 0.0) -> list[tuple[str, di
             0.620,
             **{Attr.LLAMA_STACK_TOOL_NAME: "gpu_price"},
         ),
-        one(8, 7, tools, "execute_tool gpu_price", 0.450, 0.600, **{Attr.TOOL_NAME: "gpu_price"}),
-        one(9, 2, stack, "chat lab-model", 0.640, 0.940, CLIENT, **{Attr.CACHE_READ_TOKENS: 64}),
-        one(10, 9, stack, "POST", 0.650, 0.930, CLIENT),
-        one(11, 10, vllm, Span.VLLM, 0.660, 0.910, SERVER, **_engine(0.030, 0.070, 0.130, 200, 8)),
+        numbered_span(
+            8, 7, tools, "execute_tool gpu_price", 0.450, 0.600, **{Attr.TOOL_NAME: "gpu_price"}
+        ),
+        numbered_span(
+            9, 2, stack, "chat lab-model", 0.640, 0.940, CLIENT, **{Attr.CACHE_READ_TOKENS: 64}
+        ),
+        numbered_span(10, 9, stack, "POST", 0.650, 0.930, CLIENT),
+        numbered_span(
+            11, 10, vllm, Span.VLLM, 0.660, 0.910, SERVER, **_engine(0.030, 0.070, 0.130, 200, 8)
+        ),
     ]
 
 
@@ -179,7 +197,7 @@ def _engine(
 
 
 def records(*traces: int, **changes: Any) -> pd.DataFrame:
-    """The client's records of these agent requests: lag 10 ms, e2e 1 s, first token at 0.2 s."""
+    """Return the client's records of agent requests: lag 10 ms, e2e 1 s, first token at 0.2 s."""
     rows = []
     for trace in traces:
         row: dict[str, Any] = {c.name: _ZERO[c.dtype] for c in CLIENT_RECORD}

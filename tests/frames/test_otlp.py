@@ -31,20 +31,20 @@ _SPAN = st.tuples(st.integers(1, 2**64 - 1), st.integers(0, 3), st.text(max_size
 
 
 def proto(text: bytes) -> bytes:
-    """A document of Tempo's JSON as what Tempo sends for `Accept: application/protobuf`."""
-    made = json.loads(text, parse_constant=str)  # what JSON has no number for is a text in OTLP's
+    """Convert a document of Tempo's JSON to what Tempo sends as `application/protobuf`."""
+    made = json.loads(text, parse_constant=str)  # OTLP writes NaN and infinities as strings
     return json_format.ParseDict(made, TracesData()).SerializeToString()
 
 
 def as_json(trace: bytes) -> bytes:
-    """The other way round, with the texts that protobuf's own JSON has."""
+    """Convert a trace to protobuf's own JSON."""
     return json.dumps(
         json_format.MessageToDict(TracesData.FromString(trace)), separators=(",", ":")
     ).encode()
 
 
-def walked(traces: tuple[bytes, ...]) -> list[dict[str, Any]]:
-    """The spans one after another, as objects of opentelemetry-proto have them."""
+def rows_by_walking(traces: tuple[bytes, ...]) -> list[dict[str, Any]]:
+    """Return the spans as rows, read one by one with the objects of opentelemetry-proto."""
     rows = []
     for trace in map(TracesData.FromString, traces):
         for owner in trace.resource_spans:
@@ -74,13 +74,15 @@ def plain(value: AnyValue) -> object:
     return getattr(value, kind)
 
 
-def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataFrame:
-    """The frame of these documents, on which protobuf, JSON and a walk over objects agree."""
+def frame_of_all_formats(
+    documents: list[bytes], attributes: tuple[str, ...] | None
+) -> pd.DataFrame:
+    """Return the frame of the documents, after checking that protobuf, JSON and a walk agree."""
     traces = tuple(map(proto, documents))
     by_json = spans_frame(Answer(tuple(map(as_json, traces))), attributes=attributes)
     by_proto = spans_frame(Answer(protobufs=traces), attributes=attributes)
     pd.testing.assert_frame_equal(by_proto, by_json)
-    walk = walked(traces)
+    walk = rows_by_walking(traces)
     by_id: dict[tuple[str, str], dict[str, Any]] = {}
     for row in walk:
         by_id.setdefault((row["trace_id"], row["span_id"]), row)
@@ -109,9 +111,8 @@ def same(documents: list[bytes], attributes: tuple[str, ...] | None) -> pd.DataF
     st.sampled_from([1, 1 << 20]),
     st.lists(st.lists(_SPAN, min_size=1, max_size=6), min_size=1, max_size=3),
 )
-def test_both_forms_are_the_same(few: int, batch_bytes: int, traces: list) -> None:
-    """Texts in any script, numbers of any size, truths, lists, mixed types; all at once and one
-    by one; each trace apart and all together."""
+def test_both_formats_are_equal(few: int, batch_bytes: int, traces: list) -> None:
+    """Strings, numbers, booleans, lists and mixed types agree, in one batch and in several."""
     documents = [
         document(
             *(
@@ -124,19 +125,20 @@ def test_both_forms_are_the_same(few: int, batch_bytes: int, traces: list) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protobuf, "_FEW", few)
         patch.setattr(otlp, "_BATCH_BYTES", batch_bytes)
-        same(documents, ("a", "c" * 130, "nowhere"))
-        same(documents, None)
+        frame_of_all_formats(documents, ("a", "c" * 130, "nowhere"))
+        frame_of_all_formats(documents, None)
 
 
 def test_a_real_request() -> None:
-    """Dozens of whole agent requests: all columns and their dtypes."""
-    frame = same([document(*agent_request(n)) for n in range(1, 50)], SPAN_ATTRIBUTES)
+    """Complete agent requests agree in all columns and their types."""
+    frame = frame_of_all_formats(
+        [document(*agent_request(n)) for n in range(1, 50)], SPAN_ATTRIBUTES
+    )
     assert len(frame) == 49 * 11 and frame.start_at.dt.tz is not None
 
 
 def test_every_type_of_value() -> None:
-    """Lists, lists of pairs and bytes stay JSON text; an empty value is none; events and links
-    are no rows."""
+    """Lists, maps and bytes are JSON text, empty values are missing, events are not rows."""
     trace = TracesData()
     made = (
         trace.resource_spans.add().scope_spans.add().spans.add(trace_id=b"t" * 16, span_id=b"s" * 8)
@@ -165,9 +167,9 @@ def test_every_type_of_value() -> None:
 
 
 def test_a_type_that_changes_between_traces_becomes_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the traces are read apart."""
+    """The type also changes to text when the traces are read in separate batches."""
     monkeypatch.setattr(otlp, "_BATCH_BYTES", 1)
-    frame = same(
+    frame = frame_of_all_formats(
         [
             document(span(n, 0, "s", "x", 0, 1, CLIENT, a=v))
             for n, v in enumerate([1, "one", True], 1)
@@ -178,24 +180,23 @@ def test_a_type_that_changes_between_traces_becomes_text(monkeypatch: pytest.Mon
 
 
 def test_no_spans_is_the_empty_frame() -> None:
-    """A trace of a resource without spans."""
+    """A resource without spans gives the empty frame."""
     trace = TracesData()
     trace.resource_spans.add().resource.attributes.add(key="service.name").value.string_value = "s"
     empty = spans_frame(Answer(protobufs=(trace.SerializeToString(),)))
     pd.testing.assert_frame_equal(empty, spans_frame(Answer(())))
 
 
-def test_unknown_fields_are_passed_over() -> None:
-    """A later OTLP may say more: of any wire type, with high numbers, before and after what we
-    know."""
+def test_unknown_fields_are_ignored() -> None:
+    """Fields that a later OTLP adds are ignored, whatever their type, number and position."""
     more = b"\xf8\x7f\x96\x01" + b"\xf9\x7f" + b"8" * 8 + b"\xfd\x7f" + b"4" * 4 + b"\xfa\x7f\x01."
     plain = [document(made) for made in agent_request()]
     fields = [
         TracesData.FromString(proto(text)).resource_spans[0].SerializeToString() for text in plain
     ]
     bodies = [b"\x0a" + _varint(len(more + f + more)) + more + f + more for f in fields]
-    found = spans_frame(Answer(protobufs=(more + b"".join(bodies) + more,)))
-    pd.testing.assert_frame_equal(found, spans_frame(Answer(protobufs=tuple(map(proto, plain)))))
+    frame = spans_frame(Answer(protobufs=(more + b"".join(bodies) + more,)))
+    pd.testing.assert_frame_equal(frame, spans_frame(Answer(protobufs=tuple(map(proto, plain)))))
 
 
 def _varint(number: int) -> bytes:
@@ -203,18 +204,21 @@ def _varint(number: int) -> bytes:
 
 
 @pytest.mark.parametrize("few", [0, 1000])
-def test_what_is_cut_or_no_protobuf_is_refused(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trace cut anywhere inside is an error that shows how it begins, never fewer spans in
-    silence."""
+def test_truncated_and_invalid_protobuf_is_refused(
+    few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace truncated anywhere is an error, instead of silently giving fewer spans."""
     monkeypatch.setattr(protobuf, "_FEW", few)
-    whole = proto(document(agent_request()[5]))
-    for cut in range(1, len(whole)):
+    complete = proto(document(agent_request()[5]))
+    for length in range(1, len(complete)):
         with pytest.raises(FrameError, match="not OTLP protobuf"):
-            spans_frame(Answer(protobufs=(whole[:cut],)))
-    odd = [TracesData.FromString(whole) for _ in range(3)]
+            spans_frame(Answer(protobufs=(complete[:length],)))
+    odd = [TracesData.FromString(complete) for _ in range(3)]
     short, kind, late = (trace.resource_spans[0].scope_spans[0].spans[0] for trace in odd)
-    short.span_id, kind.kind, late.start_time_unix_nano = b"short", 9, 2**63
-    bad_text = whole.replace(b"llm_request", b"llm\xff\xfeequest")
+    short.span_id = b"short"
+    kind.kind = 9
+    late.start_time_unix_nano = 2**63
+    bad_text = complete.replace(b"llm_request", b"llm\xff\xfeequest")
     others = (b"<html>", b'{"resourceSpans":[]}', bad_text, b"\x0a" + b"\xff" * 12)
     for body in (*others, *(trace.SerializeToString() for trace in odd)):
         with pytest.raises(FrameError, match="not OTLP protobuf"):

@@ -1,4 +1,4 @@
-"""Requests of which only spans tell: what can be known is known, and the rest is not made up."""
+"""Records rebuilt from spans have what spans show, and NA for the rest."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def frame(*spans) -> pd.DataFrame:
     return spans_frame(Answer((document(*spans),)))
 
 
-def call(trace: int, at: float, *, parent: int = 0, error: str = "", **more):
-    """A model call straight to vLLM, 0.4 s long: 90 prompt and 7 generated tokens."""
+def call(trace: int, start_s: float, *, parent: int = 0, error: str = "", **more):
+    """Return a direct model call of 0.4 s with 90 prompt tokens and 7 generated tokens."""
     engine = {
         Attr.VLLM_QUEUE_S: 0.05,
         Attr.VLLM_PREFILL_S: 0.1,
@@ -31,8 +31,8 @@ def call(trace: int, at: float, *, parent: int = 0, error: str = "", **more):
         parent,
         Service.VLLM,
         Span.VLLM,
-        at,
-        at + 0.4,
+        start_s,
+        start_s + 0.4,
         SERVER,
         trace=trace,
         error=error,
@@ -42,16 +42,16 @@ def call(trace: int, at: float, *, parent: int = 0, error: str = "", **more):
 
 
 def without_client(trace: int = 1) -> list:
-    """The agent request whose caller sends its spans elsewhere."""
-    return [one for one in agent_request(trace) if one[0] != Service.CLIENT]
+    """Return the agent request without the spans of its caller, which sends them elsewhere."""
+    return [s for s in agent_request(trace) if s[0] != Service.CLIENT]
 
 
-def adds_up(row: pd.Series) -> float:
+def phase_sum(row: pd.Series) -> float:
     return row[list(PHASES)].fillna(0).sum() - row.overlap_s + row.unexplained_s
 
 
-def test_the_columns_are_the_clients() -> None:
-    """Same names, same types, so that everything that takes a record takes these."""
+def test_the_columns_are_those_of_client_records() -> None:
+    """Names and types are the same, so every function that takes client records takes these."""
     dtypes = {c.name: "string" if c.dtype == "json" else c.dtype for c in CLIENT_RECORD}
     assert {
         name: str(dtype)
@@ -59,29 +59,29 @@ def test_the_columns_are_the_clients() -> None:
     } == dtypes
 
 
-def test_the_outermost_span_stands_for_the_client() -> None:
-    """With the caller's span: its start, its duration; what it did outside of the server is
-    network."""
+def test_the_outermost_span_replaces_the_client() -> None:
+    """The caller's span gives start and duration, and its time outside the server is network."""
     spans = frame(*agent_request())
     record = records_from_spans(spans).iloc[0]
     assert (record.scheduled_at, record.e2e_s, record.lag_s) == pytest.approx((T0, 1.0, 0.0))
     assert (record.api, record.status, record.http_status) == ("responses", "ok", -1)
     row = request_frame(records_from_spans(spans), spans).iloc[0]
-    assert adds_up(row) == pytest.approx(1.0) and row.network_s == pytest.approx(0.05)
+    assert phase_sum(row) == pytest.approx(1.0) and row.network_s == pytest.approx(0.05)
     assert row.unexplained_s == pytest.approx(0, abs=1e-9) and row.trace_complete
 
 
-def test_without_a_callers_span_the_servers_own_is_the_whole() -> None:
-    """No network is seen then, the phases still add up, and the trace counts as whole."""
+def test_without_a_callers_span_the_servers_span_is_the_request() -> None:
+    """No network time is seen, the phases still add up, and the trace counts as complete."""
     spans = with_roots(frame(*without_client()))
     row = request_frame(records_from_spans(spans), spans).iloc[0]
     assert (row.e2e_s, row.network_s, row.lag_s) == pytest.approx((0.95, 0.0, 0.0))
-    assert adds_up(row) == pytest.approx(0.95) and row.unexplained_s == pytest.approx(0, abs=1e-9)
+    assert phase_sum(row) == pytest.approx(0.95)
+    assert row.unexplained_s == pytest.approx(0, abs=1e-9)
     assert row.trace_complete, row.trace_problem
 
 
-def test_what_no_span_tells_is_not_known() -> None:
-    """First token, chunks, words and whose it is: NA; whole numbers: -1."""
+def test_what_no_span_shows_is_unknown() -> None:
+    """First token, chunks, texts and the user are NA, and whole numbers are -1."""
     record = records_from_spans(frame(call(1, 0.0))).iloc[0]
     unknown = [
         "ttft_s",
@@ -97,8 +97,8 @@ def test_what_no_span_tells_is_not_known() -> None:
     assert (record.turn_index, record.http_status, record.cached_tokens) == (-1, -1, -1)
 
 
-def test_whoever_names_the_user_is_believed() -> None:
-    """Attributes of any span of the trace."""
+def test_the_user_is_taken_from_any_span() -> None:
+    """Attributes of any span of the trace name the user."""
     spans = frame(
         call(
             1,
@@ -115,14 +115,18 @@ def test_whoever_names_the_user_is_believed() -> None:
     )
 
 
-def test_tokens_are_the_callers_where_all_say_them() -> None:
-    """So that vLLM's spans remain a second source; where one does not, vLLM's own."""
-    told = {Attr.INPUT_TOKENS: 90, Attr.OUTPUT_TOKENS: 7, Attr.CACHE_READ_TOKENS: 16}
-    chat = span(2, 0, Service.LLAMA_STACK, "chat m", 0.0, 0.5, CLIENT, **told)
+def test_tokens_are_the_callers_if_every_call_has_them() -> None:
+    """The caller's tokens keep vLLM's as a second source; vLLM's are used if any is missing."""
+    tokens = {Attr.INPUT_TOKENS: 90, Attr.OUTPUT_TOKENS: 7, Attr.CACHE_READ_TOKENS: 16}
+    chat = span(2, 0, Service.LLAMA_STACK, "chat m", 0.0, 0.5, CLIENT, **tokens)
     full = records_from_spans(frame(chat, call(1, 0.05, parent=2))).iloc[0]
     assert (full.prompt_tokens, full.completion_tokens, full.cached_tokens) == (90, 7, 16)
-    silent = records_from_spans(frame(*agent_request())).iloc[0]
-    assert (silent.prompt_tokens, silent.completion_tokens, silent.cached_tokens) == (300, 20, -1)
+    partial = records_from_spans(frame(*agent_request())).iloc[0]
+    assert (partial.prompt_tokens, partial.completion_tokens, partial.cached_tokens) == (
+        300,
+        20,
+        -1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,14 +138,14 @@ def test_tokens_are_the_callers_where_all_say_them() -> None:
         ({Attr.ERROR_TYPE: "timeout"}, "too long", ("timeout", -1, "timeout")),
     ],
 )
-def test_how_it_ended(attributes: dict, error: str, expected: tuple) -> None:
-    """By the span's status, its HTTP status and its error.type."""
+def test_the_outcome_of_a_request(attributes: dict, error: str, expected: tuple) -> None:
+    """The span's status, its HTTP status and its error.type give the outcome."""
     record = records_from_spans(frame(call(1, 0.0, error=error, **attributes))).iloc[0]
     assert (record.status, record.http_status, record.error_type) == expected
 
 
-def test_an_error_of_llama_stack_is_the_requests() -> None:
-    """Also where the caller's span says nothing."""
+def test_an_error_of_llama_stack_is_an_error_of_the_request() -> None:
+    """The request failed although the caller's span does not show it."""
     outer = span(1, 0, "their-app", "POST /ask", 0.0, 1.0, SERVER)
     inner = span(
         2,
@@ -157,8 +161,8 @@ def test_an_error_of_llama_stack_is_the_requests() -> None:
     assert (record.status, record.http_status, record.error_type) == ("error", 500, "http_500")
 
 
-def test_traces_of_other_things_are_no_requests() -> None:
-    """A start of vLLM, or the embedding server's work: no row."""
+def test_traces_without_a_request_are_left_out() -> None:
+    """The start of vLLM and calls to the embedding server are not rows."""
     other = span(1, 0, Service.VLLM, "Load model", 0.0, 9.0, trace=3)
     embed = span(2, 0, Service.VLLM_EMBED, Span.VLLM, 0.0, 0.1, SERVER, trace=4)
     assert records_from_spans(frame(other, embed, call(1, 5.0), call(2, 1.0)))[
@@ -169,10 +173,9 @@ def test_traces_of_other_things_are_no_requests() -> None:
     ]
 
 
-def test_a_hole_is_not_taken_for_a_root() -> None:
-    """A span inside whose parent is not there is no server of a caller elsewhere: the trace
-    stays incomplete."""
-    inside = [one for one in without_client() if one[1]["name"] != Span.LLAMA_STACK_RESPONSES]
-    spans = frame(*inside)
+def test_an_incomplete_trace_does_not_get_a_root() -> None:
+    """An inner span with a missing parent is not a server's span: the trace stays incomplete."""
+    inner = [s for s in without_client() if s[1]["name"] != Span.LLAMA_STACK_RESPONSES]
+    spans = frame(*inner)
     assert with_roots(spans)["parent_id"].tolist() == spans["parent_id"].tolist()
     assert trace_problems(with_roots(spans)).iloc[0] != ""

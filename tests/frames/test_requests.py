@@ -1,4 +1,4 @@
-"""The request frame: phases that add up, and traces that are not whole."""
+"""In a request frame the phases add up, and incomplete traces are marked."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ KNOWN = {
 
 
 def frame_of(*spans, **changes) -> pd.Series:
-    """The one row of a request frame over these spans of trace 1."""
+    """Return the only row of a request frame for these spans of trace 1."""
     return request_frame(records(1, **changes), spans_frame(Answer((document(*spans),)))).iloc[0]
 
 
 def total(frame: pd.DataFrame) -> pd.Series:
-    """What the phases add up to, by the formula of lab.schema."""
+    """Return the sum of the phases by the formula in lab.schema."""
     return (
         frame[list(PHASES)].fillna(0).sum(axis=1)
         - frame["overlap_s"].fillna(0)
@@ -61,15 +61,15 @@ def total(frame: pd.DataFrame) -> pd.Series:
     )
 
 
-def test_a_whole_agent_request_is_divided_as_it_was_made() -> None:
-    """Every phase of the request made by hand comes out as it was put in."""
+def test_an_agent_request_is_divided_into_its_phases() -> None:
+    """Every phase of the constructed request has the duration that it was given."""
     row = frame_of(*agent_request())
     assert {name: row[name] for name in KNOWN} == pytest.approx(KNOWN, abs=1e-6)
     assert row.trace_complete and row.trace_problem == ""
 
 
 def test_the_frame_has_the_columns_of_the_schema_in_the_order_of_the_records() -> None:
-    """Rows follow the records, columns follow lab.schema, whatever the order of the spans."""
+    """Rows follow the records and columns follow lab.schema, whatever the order of the spans."""
     spans = agent_request(7) + agent_request(3)
     random.Random(1).shuffle(spans)
     frame = request_frame(records(3, 9, 7), spans_frame(Answer((document(*spans),))))
@@ -79,8 +79,8 @@ def test_the_frame_has_the_columns_of_the_schema_in_the_order_of_the_records() -
     assert frame.turns.tolist() == [2, 0, 2]
 
 
-def test_a_request_without_a_trace_is_all_unexplained_but_for_the_lag() -> None:
-    """Nothing is made up where no span came."""
+def test_a_request_without_a_trace_is_unexplained_except_for_the_lag() -> None:
+    """Phases are NA where no span arrived."""
     frame = request_frame(records(1, 2), spans_frame(Answer((document(*agent_request(2)),))))
     row = frame.iloc[0]
     assert (
@@ -93,7 +93,7 @@ def test_a_request_without_a_trace_is_all_unexplained_but_for_the_lag() -> None:
 
 
 def test_no_spans_at_all_still_gives_a_frame() -> None:
-    """A store that lost everything is reported request by request."""
+    """A store that lost every span is reported request by request."""
     frame = request_frame(records(1, 2), spans_frame(Answer(())))
     assert not frame.trace_complete.any() and (frame.spans == 0).all()
 
@@ -109,19 +109,17 @@ def test_no_spans_at_all_still_gives_a_frame() -> None:
 def test_a_lost_span_is_named_and_its_time_is_unexplained(
     lost: str, problem: str, hidden_s: float
 ) -> None:
-    """What a lost span hides is in unexplained_s, not in another phase, and the row says what is
-    missing."""
+    """The time of a lost span is in unexplained_s, and the row names what is missing."""
     spans = agent_request()
-    gone = next(s for s in spans if s[1]["name"] == lost)
-    row = frame_of(*(s for s in spans if s is not gone))
+    missing = next(s for s in spans if s[1]["name"] == lost)
+    row = frame_of(*(s for s in spans if s is not missing))
     assert problem in row.trace_problem
     assert row.unexplained_s == pytest.approx(hidden_s, abs=0.08)
     assert total(row.to_frame().T).iloc[0] == pytest.approx(1.0)
 
 
-def test_calls_at_the_same_time_are_counted_once() -> None:
-    """Two tool calls that run side by side: their sum is in tool_s, what they share in
-    overlap_s, the total is e2e."""
+def test_concurrent_calls_are_counted_once() -> None:
+    """Two concurrent tool calls add to tool_s, their overlap to overlap_s, and e2e_s is kept."""
     spans = [
         *agent_request(),
         span(150, 102, Service.LLAMA_STACK, "invoke_mcp_tool", 0.420, 0.600, INTERNAL),
@@ -136,7 +134,7 @@ def test_calls_at_the_same_time_are_counted_once() -> None:
 
 
 def test_a_search_inside_a_tool_call_is_one_tool_call() -> None:
-    """Spans of the same call nested in each other are one call."""
+    """Nested spans of the same call are one call."""
     row = frame_of(
         *agent_request(), span(151, 107, Service.LLAMA_STACK, "file_search", 0.430, 0.600, INTERNAL)
     )
@@ -148,7 +146,7 @@ def test_a_search_inside_a_tool_call_is_one_tool_call() -> None:
 
 
 def test_an_embedding_call_is_part_of_its_search() -> None:
-    """The embedding model's llm_request is no turn."""
+    """The llm_request of the embedding model is not a turn."""
     row = frame_of(
         *agent_request(), span(152, 107, Service.VLLM_EMBED, Span.VLLM, 0.430, 0.460, SERVER)
     )
@@ -156,7 +154,7 @@ def test_an_embedding_call_is_part_of_its_search() -> None:
 
 
 def test_a_child_that_outlasts_its_parent_shows_as_unexplained() -> None:
-    """No phase is negative; the contradiction is visible."""
+    """No phase becomes negative, and the contradiction is visible."""
     spans = [s for s in agent_request() if s[1]["name"] != Span.LLAMA_STACK_RESPONSES]
     row = frame_of(
         *spans, span(102, 101, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, -0.1, 1.1, SERVER)
@@ -165,7 +163,7 @@ def test_a_child_that_outlasts_its_parent_shows_as_unexplained() -> None:
 
 
 def test_plain_chat_has_no_stack() -> None:
-    """A request straight to vLLM: what vLLM's span does not cover is network."""
+    """For a request straight to vLLM, the time outside vLLM's span is network."""
     spans = [
         span(1, 0, Service.CLIENT, Span.CLIENT, 0, 1, CLIENT),
         span(2, 1, Service.VLLM, Span.VLLM, 0.1, 0.9, SERVER),
@@ -179,9 +177,8 @@ def test_plain_chat_has_no_stack() -> None:
     assert row.trace_complete
 
 
-def test_a_failed_model_call_needs_no_span_of_vllm() -> None:
-    """When vLLM was down, the trace can be whole without it, and the request is not called
-    incomplete."""
+def test_a_failed_model_call_needs_no_span_from_vllm() -> None:
+    """When vLLM was down, the trace is complete without its span."""
     spans = [
         span(1, 0, Service.CLIENT, Span.CLIENT, 0, 1, CLIENT, error="http_500"),
         span(2, 1, Service.LLAMA_STACK, Span.LLAMA_STACK_RESPONSES, 0.1, 0.9, SERVER),
@@ -201,7 +198,7 @@ def test_a_failed_model_call_needs_no_span_of_vllm() -> None:
 
 
 def test_a_failed_tool_run_is_counted() -> None:
-    """Llama Stack leaves the status unset; the tool server does not."""
+    """The tool server sets the error status that Llama Stack leaves unset."""
     spans = [s for s in agent_request() if not s[1]["name"].startswith("execute_tool")]
     failed = span(
         108, 107, Service.TOOLS, "execute_tool gpu_price", 0.45, 0.6, INTERNAL, error="timeout"
@@ -209,14 +206,14 @@ def test_a_failed_tool_run_is_counted() -> None:
     assert frame_of(*spans, failed).tool_failures == 1
 
 
-def test_a_span_that_came_twice_counts_once() -> None:
-    """Exporters repeat what was not acknowledged."""
+def test_a_duplicate_span_counts_once() -> None:
+    """Exporters repeat batches that were not acknowledged."""
     row = frame_of(*agent_request(), agent_request()[5])
     assert row.turns == 2 and row.spans == 11
 
 
 def test_judgements_join_by_request() -> None:
-    """Ground truth comes in by request_id; two verdicts on one request are refused."""
+    """Ground truth is joined by request_id, and two verdicts for one request are refused."""
     spans = spans_frame(Answer((document(*agent_request()),)))
     verdicts = pd.DataFrame({"request_id": ["r1"], "right_tool": [True]})
     assert request_frame(records(1), spans, verdicts).right_tool.tolist() == [True]
@@ -225,7 +222,7 @@ def test_judgements_join_by_request() -> None:
 
 
 def test_another_table_is_refused() -> None:
-    """What is missing is named."""
+    """The error names the missing column."""
     spans = spans_frame(Answer((document(*agent_request()),)))
     with pytest.raises(FrameError, match="scenario_id"):
         request_frame(records(1).drop(columns="scenario_id"), spans)
@@ -257,13 +254,12 @@ _SPAN = st.tuples(
     st.sampled_from(["ok", "error"]),
 )
 def test_the_phases_always_add_up_and_are_never_negative(
-    found: list, api: str, status: str
+    parts: list, api: str, status: str
 ) -> None:
-    """Whatever spans a trace holds, e2e_s is the sum of its phases, its overlap and its
-    unexplained time."""
+    """For any spans, e2e_s is the sum of the phases, minus the overlap, plus unexplained_s."""
     spans = [
         span(i + 1, parent, Service.LLAMA_STACK, name, min(a, b) / 1000, max(a, b) / 1000)
-        for i, (name, parent, a, b) in enumerate(found)
+        for i, (name, parent, a, b) in enumerate(parts)
     ]
     frame = request_frame(
         records(1, api=api, status=status), spans_frame(Answer((document(*spans),)))

@@ -1,4 +1,4 @@
-"""Spans as a frame, whichever way they came."""
+"""Spans become the same frame in every format."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ MIXED = span(
 
 
 def test_a_span_becomes_a_row() -> None:
-    """Ids as hex, times in UTC, the schema's columns first, then the attributes in the order
-    asked for."""
+    """Ids are hexadecimal, times are UTC, and requested attributes come last."""
     frame = spans_frame(Answer((document(MIXED),)), attributes=["real", "text", "nowhere"])
     assert list(frame.columns) == [*(c.name for c in SPAN_FRAME), "real", "text", "nowhere"]
     row = frame.iloc[0]
@@ -49,8 +48,7 @@ def test_a_span_becomes_a_row() -> None:
 
 
 def test_every_attribute_on_request() -> None:
-    """Types stay: numbers are numbers, truth is truth, lists are JSON text; spans without one
-    have a gap."""
+    """Types are kept, lists are JSON text, and spans without an attribute have a gap."""
     frame = spans_frame(
         Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=None
     )
@@ -59,19 +57,18 @@ def test_every_attribute_on_request() -> None:
     assert json.loads(frame.many[0]) == {"values": [{"stringValue": "x"}, {"intValue": "1"}]}
 
 
-def test_the_older_shape_and_hex_ids_are_read_too() -> None:
-    """`batches` (v1) for `resourceSpans`, ids in hex for base64, kinds and status codes as
-    numbers."""
-    service, made = MIXED
-    made = {
-        **made,
+def test_the_older_layout_and_hex_ids_are_read() -> None:
+    """`batches`, hexadecimal ids and numbers for kinds and status codes are read."""
+    service, fields = MIXED
+    fields = {
+        **fields,
         "traceId": "ab" * 16,
         "spanId": "cd" * 8,
         "parentSpanId": "0" * 16,
         "kind": 3,
         "status": {"code": 2},
     }
-    row = spans_frame(Answer((document((service, made), key="batches"),)), attributes=()).iloc[0]
+    row = spans_frame(Answer((document((service, fields), key="batches"),)), attributes=()).iloc[0]
     assert (row.trace_id, row.span_id, row.parent_id, row.kind, row.status) == (
         "ab" * 16,
         "cd" * 8,
@@ -81,9 +78,10 @@ def test_the_older_shape_and_hex_ids_are_read_too() -> None:
     )
 
 
-def test_no_spans_is_an_empty_frame_of_the_same_shape() -> None:
-    """Columns and dtypes do not depend on there being rows."""
-    full, empty = spans_frame(Answer((document(*agent_request()),))), spans_frame(Answer(()))
+def test_no_spans_is_an_empty_frame_with_the_same_columns() -> None:
+    """Columns and types do not depend on the rows."""
+    full = spans_frame(Answer((document(*agent_request()),)))
+    empty = spans_frame(Answer(()))
     assert list(empty.columns) == list(full.columns) and empty.start_at.dtype == full.start_at.dtype
     assert trace_problems(empty).empty
 
@@ -91,14 +89,14 @@ def test_no_spans_is_an_empty_frame_of_the_same_shape() -> None:
 @pytest.mark.parametrize(
     "bad", [b"<html>", b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"name":"x"}]}]}]}', b"{"]
 )
-def test_what_is_no_trace_is_refused(bad: bytes) -> None:
+def test_an_invalid_trace_is_refused(bad: bytes) -> None:
     """The error shows how the document begins."""
     with pytest.raises(FrameError, match="not OTLP JSON"):
         spans_frame(Answer((bad,)))
 
 
 def arrow_of(frame: pd.DataFrame, **extra: list) -> bytes:
-    """The same spans as the lab's own store streams them (lab.tracestore.bulk.COLUMNS)."""
+    """Return the spans as the lab's trace store streams them (lab.tracestore.bulk.COLUMNS)."""
     start = frame.start_at.astype("int64")
     table = pa.table(
         {
@@ -123,10 +121,10 @@ def arrow_of(frame: pd.DataFrame, **extra: list) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def test_both_ways_give_the_same_frame() -> None:
-    """The Arrow stream of the lab's own store and OTLP JSON of a Tempo are the same spans."""
-    wanted = [Attr.VLLM_PROMPT_TOKENS, Attr.LLAMA_STACK_TOOL_NAME, "loose"]
-    by_json = spans_frame(Answer((document(*agent_request()),)), attributes=wanted)
+def test_arrow_and_json_give_the_same_frame() -> None:
+    """The Arrow stream of the lab's trace store and Tempo's OTLP JSON have the same spans."""
+    attributes = [Attr.VLLM_PROMPT_TOKENS, Attr.LLAMA_STACK_TOOL_NAME, "loose"]
+    by_json = spans_frame(Answer((document(*agent_request()),)), attributes=attributes)
     stream = arrow_of(
         by_json,
         **{
@@ -139,7 +137,7 @@ def test_both_ways_give_the_same_frame() -> None:
             "attributes": ["{}"] * len(by_json),
         },
     )
-    by_arrow = spans_frame(Answer(arrow=stream), attributes=wanted)
+    by_arrow = spans_frame(Answer(arrow=stream), attributes=attributes)
     for column in by_json:
         if isinstance(by_json[column].dtype, pd.CategoricalDtype):
             assert by_arrow[column].astype(str).tolist() == by_json[column].astype(str).tolist(), (
@@ -152,7 +150,7 @@ def test_both_ways_give_the_same_frame() -> None:
 
 
 def test_loose_attributes_come_from_the_json_object() -> None:
-    """Attributes without a column of their own are found in the object of the others."""
+    """Attributes without a column are read from the JSON object of the other attributes."""
     frame = spans_frame(
         Answer((document(MIXED, span(2, 255, "svc", "bare", 0, 1)),)), attributes=()
     )
@@ -171,8 +169,8 @@ def test_loose_attributes_come_from_the_json_object() -> None:
     ]
 
 
-def test_a_stream_asked_for_without_the_attribute_is_refused() -> None:
-    """A column of nothing would look like spans without the attribute."""
+def test_a_stream_requested_without_the_attribute_is_refused() -> None:
+    """An empty column would look like spans without the attribute."""
     frame = spans_frame(Answer((document(MIXED),)), attributes=())
     with pytest.raises(FrameError, match="without the attributes gen_ai"):
         spans_frame(Answer(arrow=arrow_of(frame)), attributes=[Attr.VLLM_QUEUE_S])
@@ -180,12 +178,13 @@ def test_a_stream_asked_for_without_the_attribute_is_refused() -> None:
         spans_frame(Answer(arrow=arrow_of(frame)[:-200]))
 
 
-def test_the_gravest_problem_of_each_trace_is_named() -> None:
-    """One text a trace, indexed by trace id."""
-    whole, rootless = agent_request(1), agent_request(2)[1:]
+def test_the_most_serious_problem_of_each_trace_is_named() -> None:
+    """There is one text per trace, indexed by trace id."""
+    complete = agent_request(1)
+    rootless = agent_request(2)[1:]
     engineless = [s for s in agent_request(3) if s[1]["name"] != Span.VLLM]
     problems = trace_problems(
-        spans_frame(Answer((document(*whole), document(*rootless), document(*engineless))))
+        spans_frame(Answer((document(*complete), document(*rootless), document(*engineless))))
     )
     assert problems.to_dict() == {
         f"{1:032x}": "",
@@ -195,20 +194,17 @@ def test_the_gravest_problem_of_each_trace_is_named() -> None:
 
 
 def test_the_default_attributes_are_the_schemas() -> None:
-    """What the request frame needs is there without asking."""
+    """The attributes that the request frame needs are included by default."""
     assert set(SPAN_ATTRIBUTES) <= set(spans_frame(Answer(())).columns)
 
 
 def test_a_damaged_stream_is_an_error_and_not_the_end_of_the_process() -> None:
-    """Any byte may be wrong: offsets, lengths, names, texts.
-
-    Either it does not matter, or it is refused.
-    """
+    """A wrong byte anywhere either changes nothing that matters or is refused."""
     frame = spans_frame(Answer((document(*agent_request()),)), attributes=())
     stream = arrow_of(frame, attributes=['{"a":1}'] * len(frame))
     refused = 0
-    for place in range(0, len(stream), 29):
-        damaged = stream[:place] + b"\xff" + stream[place + 1 :]
+    for position in range(0, len(stream), 29):
+        damaged = stream[:position] + b"\xff" + stream[position + 1 :]
         try:
             spans_frame(Answer(arrow=damaged), attributes=None)
         except FrameError:
@@ -218,7 +214,7 @@ def test_a_damaged_stream_is_an_error_and_not_the_end_of_the_process() -> None:
 
 @pytest.mark.parametrize("column", ["trace_id", "start_time_unix_nano", "attributes", "own.one"])
 def test_a_column_of_another_type_is_refused(column: str) -> None:
-    """Lists where a text or a time belongs."""
+    """Lists in a column of texts or times are refused."""
     frame = spans_frame(Answer((document(MIXED),)), attributes=())
     columns = {"attributes": ["{}"], "own.one": [1]} | {column: [[1]]}
     with pytest.raises(FrameError, match="Arrow stream lacks|not text|not a JSON object"):

@@ -1,4 +1,4 @@
-"""One trace as a tree."""
+"""One trace is arranged as a tree."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tree_of(*spans):
 
 
 def test_a_request_reads_from_the_root_to_the_leaves() -> None:
-    """Parents come before children, siblings by start; self time is what no child covers."""
+    """Parents precede children, siblings are sorted by start, self time excludes children."""
     tree = tree_of(*reversed(agent_request()))
     assert tree.name.tolist()[:4] == [
         "lab.request",
@@ -33,9 +33,8 @@ def test_a_request_reads_from_the_root_to_the_leaves() -> None:
     assert tree.critical_s.sum() == pytest.approx(1.0)
 
 
-def test_the_critical_path_leaves_out_what_ran_beside_it() -> None:
-    """Of two children side by side only the one that ended last, and what ended before it began,
-    counts."""
+def test_the_critical_path_excludes_concurrent_spans() -> None:
+    """Of concurrent children only the last to end counts, and what ended before it began."""
     tree = tree_of(
         span(1, 0, "a", "root", 0, 10),
         span(2, 1, "a", "long", 1, 9),
@@ -49,8 +48,7 @@ def test_the_critical_path_leaves_out_what_ran_beside_it() -> None:
 
 
 def test_a_streamed_answer_belongs_to_the_server() -> None:
-    """The HTTP client's span ends with the headers; the time of the stream is the server's, not
-    the caller's."""
+    """After the HTTP client's span ends with the headers, the time is the server's."""
     tree = tree_of(
         span(1, 0, "a", "root", 0, 10),
         span(2, 1, "a", "chat", 1, 9, CLIENT),
@@ -66,14 +64,14 @@ def test_a_streamed_answer_belongs_to_the_server() -> None:
     assert tree.duration_s["POST"] == pytest.approx(1)
 
 
-def test_orphans_are_roots_that_say_so() -> None:
-    """A span whose parent did not arrive is drawn, and marked."""
+def test_orphans_are_marked_roots() -> None:
+    """A span whose parent did not arrive is shown as a root and marked."""
     tree = tree_of(span(1, 0, "a", "root", 0, 1), span(3, 2, "a", "lost", 0, 1))
     assert tree.set_index("name").orphan.to_dict() == {"root": False, "lost": True}
 
 
-def test_two_traces_or_a_circle_are_refused() -> None:
-    """A tree is made of one trace whose spans have no circle."""
+def test_two_traces_or_a_cycle_are_refused() -> None:
+    """A tree needs spans of one trace without cycles."""
     with pytest.raises(FrameError, match="one trace"):
         tree_of(span(1, 0, "a", "x", 0, 1), span(2, 0, "a", "y", 0, 1, trace=2))
     with pytest.raises(FrameError, match="not a tree"):
@@ -85,14 +83,14 @@ def test_two_traces_or_a_circle_are_refused() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(0, 1), st.floats(0, 1)), max_size=10))
 def test_the_critical_path_is_as_long_as_the_root(parts: list[tuple[int, float, float]]) -> None:
-    """Children inside their parents: critical times add up to the root's duration."""
-    made = [(0, 1000)]
+    """With children inside their parents, critical times add up to the root's duration."""
+    limits = [(0, 1000)]
     spans = [span(1, 0, "a", "root", 0, 1)]
     for i, (parent, a, b) in enumerate(parts):
-        parent %= len(made)
-        low, high = made[parent]
+        parent %= len(limits)
+        low, high = limits[parent]
         start, end = sorted(round(low + x * (high - low)) for x in (a, b))
-        made.append((start, end))
+        limits.append((start, end))
         spans.append(span(i + 2, parent + 1, "a", f"s{i}", start / 1000, end / 1000))
     tree = tree_of(*spans)
     assert tree.critical_s.sum() == pytest.approx(1.0)

@@ -1,4 +1,4 @@
-"""A real workload: traces arrive whole, phases add up, and three sources agree to the token."""
+"""In a real workload traces are complete, phases add up, and three sources agree on tokens."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from lab.workload import Poisson, Run, make_plan, run_plan
 
 @pytest.fixture(scope="module")
 def driven(live_lab: Settings) -> tuple[Run, Observation]:
-    """Twenty requests to the agent, with their telemetry."""
+    """Drive twenty requests to the agent and observe them."""
     plan = make_plan(requests=20, arrivals=Poisson(1.5), seed=5, settings=live_lab)
     run = run_plan(plan, live_lab, progress=False)
     return run, observe(run, live_lab, wait_s=60)
 
 
-def test_every_request_is_answered_and_every_trace_is_whole(
+def test_every_request_is_answered_and_every_trace_is_complete(
     driven: tuple[Run, Observation],
 ) -> None:
-    """None is lost, none is silently incomplete."""
+    """No request is lost and no trace is silently incomplete."""
     run, seen = driven
     assert len(run.records) == 20 and run.not_sent == 0 and run.spans_lost == 0
     assert seen.requests["trace_complete"].all(), seen.requests["trace_problem"].unique()
 
 
 def test_phases_add_up(driven: tuple[Run, Observation]) -> None:
-    """For each request to what its client measured, with little that no span accounts for."""
+    """The phases of each request add up to the client's duration, with little unexplained time."""
     _, seen = driven
     frame = seen.requests
     for _, request in frame.iterrows():
@@ -40,20 +40,20 @@ def test_phases_add_up(driven: tuple[Run, Observation]) -> None:
     assert frame["unexplained_s"].abs().sum() < 0.05 * frame["e2e_s"].sum()
 
 
-def test_books_balance_to_the_token(
+def test_token_counts_are_equal_in_all_sources(
     driven: tuple[Run, Observation],
 ) -> None:
     """Client, spans and counters have equal prompt and completion tokens on an unshared server."""
     _, seen = driven
     if (seen.requests["status"] != "ok").any():
-        pytest.skip("a request failed, so the client cannot know all tokens that were spent on it")
+        pytest.skip("a request failed, so the client cannot know all of its tokens")
     totals = measures.token_totals(seen.requests, cost.counter_totals(seen))
     balanced = measures.reconcile_totals(totals)["balanced"]
     assert balanced["prompt"] and balanced["completion"], totals.to_string()
 
 
 def test_the_agent_really_chooses_tools(driven: tuple[Run, Observation]) -> None:
-    """The served model is no random one: most of its choices are right."""
+    """Most tool choices are right, so the served model is not a random one."""
     _, seen = driven
     assert seen.requests["right_tool"].mean() > 0.6
     assert (seen.requests["tool_runs"] > 0).sum() >= 10
@@ -62,7 +62,7 @@ def test_the_agent_really_chooses_tools(driven: tuple[Run, Observation]) -> None
 def test_a_saved_run_can_be_observed_again(
     driven: tuple[Run, Observation], live_lab: Settings, tmp_path
 ) -> None:
-    """From the files alone: the same requests, judged alike."""
+    """A run loaded from files has the same requests and judgements."""
     run, seen = driven
     again = observe(Run.load(run.save(tmp_path)), live_lab, wait_s=30)
     assert again.requests["right_tool"].tolist() == seen.requests["right_tool"].tolist()

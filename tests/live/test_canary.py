@@ -1,4 +1,4 @@
-"""The canary, really served: called through Llama Stack, in traces and metrics, then gone."""
+"""The canary is served, called through Llama Stack, visible in traces and metrics, and stopped."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ def _scraped(settings: Settings) -> bool:
 
 
 def _wait(condition, limit_s: float = 30.0) -> bool:
+    """Poll until the condition holds or the time is up; return its last value."""
     limit = time.monotonic() + limit_s
-    while not (found := condition()) and time.monotonic() < limit:
+    while not (holds := condition()) and time.monotonic() < limit:
         time.sleep(0.5)
-    return found
+    return holds
 
 
-def test_the_canary_answers_beside_the_model(live_lab: Settings) -> None:
-    """Every model call is in the spans of the server that was named in the request.
+def test_the_canary_answers_next_to_the_model(live_lab: Settings) -> None:
+    """Calls are in the spans of the requested server, and Prometheus scrapes the canary.
 
-    Prometheus scrapes the canary while it runs, and does not miss it afterwards.
+    After the canary has stopped, Prometheus no longer lists it as a target.
     """
     if any(p.name == quality.CANARY_PART and p.ready for p in stack.status(live_lab)):
         stack.stop(live_lab, quality.CANARY_PART)

@@ -1,6 +1,6 @@
-"""What breaks is seen, named and measured, and loses nothing.
+"""Faults are visible, named and measured, and lose no record.
 
-These come last: they break parts of the shared lab.
+These tests come last, as they break parts of the shared lab.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ def _repair(settings: Settings) -> Settings:
 
 @pytest.fixture
 def faults(live_lab: Settings):
-    """Sets a tool's fault, and takes all faults back."""
+    """Yield a function that sets a tool's fault, and remove all faults afterwards."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     yield lambda **fault: httpx.post(url, json=fault).raise_for_status()
     httpx.delete(url).raise_for_status()
 
 
 def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -> None:
-    """A known delay in a known tool is in the request frame for each call of it, and only there."""
+    """A known delay of a known tool is in the tool phase of its calls."""
     faults(tool="get_invoice", delay_s=INJECTED_S)
-    scenarios = [s for s in make_scenarios(120, seed=6, kinds=["single"]) if s.intent == "invoice"][
-        :4
-    ]
+    scenarios = make_scenarios(120, seed=6, kinds=["single"])
+    scenarios = [s for s in scenarios if s.intent == "invoice"][:4]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=2.0), live_lab, progress=False)
     frame = observe(run, live_lab).requests
     called = frame[(frame["tool_runs"] == 1) & (frame["tool_failures"] == 0)]
@@ -53,12 +52,11 @@ def test_an_injected_delay_shows_in_the_tool_phase(live_lab: Settings, faults) -
     assert ((called["tool_s"] >= INJECTED_S) & (called["tool_s"] < INJECTED_S + 0.5)).all()
 
 
-def test_a_failing_tool_is_counted_by_its_server_only(live_lab: Settings, faults) -> None:
-    """The request is answered; the failures are in the frame, and not in Llama Stack's spans."""
+def test_a_failing_tool_is_counted_only_by_its_server(live_lab: Settings, faults) -> None:
+    """The request is answered, and the failures are in the frame but not in Llama Stack's spans."""
     faults(tool="get_quota", error_ratio=1.0)
-    scenarios = [s for s in make_scenarios(120, seed=7, kinds=["single"]) if s.intent == "quota"][
-        :3
-    ]
+    scenarios = make_scenarios(120, seed=7, kinds=["single"])
+    scenarios = [s for s in scenarios if s.intent == "quota"][:3]
     run = run_plan(plan_of(scenarios, settings=live_lab, gap_s=1.0), live_lab, progress=False)
     seen = observe(run, live_lab)
     in_records = sum(
@@ -68,8 +66,8 @@ def test_a_failing_tool_is_counted_by_its_server_only(live_lab: Settings, faults
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
 
 
-def test_a_trace_that_never_comes_is_reported(live_lab: Settings) -> None:
-    """The wait is bounded, and what did not come is named."""
+def test_a_trace_that_never_arrives_is_reported(live_lab: Settings) -> None:
+    """The wait is bounded, and the missing trace is named."""
     arrival = Tempo(live_lab).wait_for_traces(["deadbeef" * 4], timeout_s=2)
     assert arrival.complete_ratio == 0
     with pytest.raises(IncompleteTraces, match="1 of 1 traces are not complete"):
@@ -77,7 +75,7 @@ def test_a_trace_that_never_comes_is_reported(live_lab: Settings) -> None:
 
 
 def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
-    """Requests after the kill are rows with an error; `lab up` brings the named part back."""
+    """Requests after the kill are rows with an error, and `lab up` restarts the part."""
     plan = make_plan(requests=16, arrivals=Poisson(2.0), seed=9, settings=live_lab)
     killer = threading.Timer(3.0, os.kill, (_pid(live_lab, "vllm"), signal.SIGKILL))
     killer.start()
@@ -87,7 +85,7 @@ def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
     assert (run.records["status"] == "error").any()
     assert (run.records.loc[run.records["status"] != "ok", "error_message"] != "").all()
     with pytest.raises(PartFailed, match="vllm"):
-        for _ in range(10):  # seen within seconds
+        for _ in range(10):  # the failure is detected within seconds
             stack.require(live_lab, "vllm", wait_s=0.5)
             time.sleep(0.5)
     settings = _repair(live_lab)
@@ -100,7 +98,7 @@ def test_vllm_killed_mid_workload_loses_no_record(live_lab: Settings) -> None:
 
 
 def test_llama_stack_down_is_reported_before_anything_is_sent(live_lab: Settings) -> None:
-    """A driver without its server says which server, and how to look."""
+    """The error names the server and how to check it."""
     os.kill(_pid(live_lab, "llama-stack"), signal.SIGKILL)
     plan = make_plan(requests=2, arrivals=Poisson(5.0), seed=9, settings=live_lab)
     with pytest.raises(NotUp, match="Llama Stack"):

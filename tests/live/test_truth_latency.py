@@ -1,4 +1,4 @@
-"""Known delays, bursts and queues show in the measures' numbers, within their intervals."""
+"""Known delays, bursts and queues are measured within their intervals."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lab.settings import Settings
 from lab.workload import Run, make_scenarios, plan_of, run_plan
 
 INJECTED_S = 0.6
-PAIRS = 12  # the median of so many differences lies outside their range once in 2,000 times
-MOST_RUNNING = 128  # --max-num-seqs of the lab's vLLM on a CPU
-WAITED_S = 0.1  # longer than a free place is waited for, which is one step of the engine at most
+PAIRS = 12  # the median of this many differences is outside their range once in 2,000 times
+MAX_RUNNING = 128  # --max-num-seqs of the lab's vLLM on a CPU
+WAITED_S = 0.1  # more than the wait for a free slot, which is at most one engine step
 
 
 @pytest.fixture
 def slow_tool(live_lab: Settings):
-    """Makes one tool slow, and takes that back."""
+    """Yield a function that makes a tool slow, and remove the fault afterwards."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     yield lambda name: httpx.post(
         url, json={"tool": name, "delay_s": INJECTED_S}
@@ -27,21 +27,20 @@ def slow_tool(live_lab: Settings):
     httpx.delete(url).raise_for_status()
 
 
-def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_critical_path(
+def test_a_known_tool_delay_is_in_the_interval_and_on_the_critical_path(
     live_lab: Settings, slow_tool
 ) -> None:
-    """The tool phase becomes longer by what was injected, and all of it is critical."""
-    scenarios = [s for s in make_scenarios(400, seed=6, kinds=["single"]) if s.intent == "invoice"][
-        :PAIRS
-    ]
+    """The tool phase grows by the injected delay, all of which is on the critical path."""
+    scenarios = make_scenarios(400, seed=6, kinds=["single"])
+    scenarios = [s for s in scenarios if s.intent == "invoice"][:PAIRS]
     plan = plan_of(scenarios, settings=live_lab, gap_s=0.5)
 
-    def ask() -> Observation:
+    def drive_plan() -> Observation:
         return observe(run_plan(plan, live_lab, progress=False), live_lab, wait_s=60)
 
-    before = ask()
+    before = drive_plan()
     slow_tool("get_invoice")
-    after = ask()
+    after = drive_plan()
     both = before.requests.merge(after.requests, on="request_id", suffixes=("_before", "_after"))
     called = both[(both[["tool_runs_before", "tool_runs_after"]] == 1).all(axis=1)]
     assert len(called) >= PAIRS // 2, both[
@@ -58,8 +57,8 @@ def test_a_tools_known_delay_is_in_the_interval_of_the_difference_and_on_the_cri
     assert path["critical_s"].sum() == pytest.approx(path.attrs["root_s"], rel=0.02)
 
 
-def test_a_known_number_of_users_is_littles_number_in_the_system(live_lab: Settings) -> None:
-    """Eight users who never think are eight requests under way, by the integral and by the law."""
+def test_a_known_number_of_users_is_the_number_in_the_system(live_lab: Settings) -> None:
+    """Eight users without think time are eight in flight, by integral and by Little's law."""
     run = drive(
         live_lab,
         n_requests=160,
@@ -78,7 +77,7 @@ def test_a_known_number_of_users_is_littles_number_in_the_system(live_lab: Setti
 
 
 def burst(settings: Settings, n: int) -> Run:
-    """So many calls of the model at once."""
+    """Send n model calls at once."""
     scenarios = make_scenarios(n, seed=8, kinds=["single", "no_tool"])
     return run_plan(
         plan_of(scenarios, api="chat", settings=settings), settings, progress=False, timeout_s=120
@@ -86,7 +85,7 @@ def burst(settings: Settings, n: int) -> Run:
 
 
 def test_a_known_burst_is_the_peak_of_the_backlog(live_lab: Settings) -> None:
-    """Forty requests at once are forty under way, and there is no forty-first."""
+    """Forty requests at once are exactly forty in flight."""
     run = burst(live_lab, 40)
     steps = measures.concurrency(
         run.records["scheduled_at"].to_numpy(), run.records["done_at"].to_numpy()
@@ -94,14 +93,13 @@ def test_a_known_burst_is_the_peak_of_the_backlog(live_lab: Settings) -> None:
     assert steps["running"].max() == 40 and steps["running"].iloc[-1] == 0
 
 
-def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: Settings) -> None:
-    """Forty at once find a free place each: none waits longer than a step of the engine.
+def test_requests_that_met_a_full_engine_have_a_queue_phase(live_lab: Settings) -> None:
+    """Of three times --max-num-seqs at once, at least a fifth waits, as the queue's p95 shows.
 
-    Of three times --max-num-seqs at once at least a fifth waits until others have ended, and the
-    queue phase's p95 says so.
+    Forty requests at once get a free slot each: none waits longer than one engine step.
     """
     waited = {}
-    for n in (40, 3 * MOST_RUNNING):
+    for n in (40, 3 * MAX_RUNNING):
         run = burst(live_lab, n)
         assert (run.records["status"] == "ok").all()
         spans, arrival = wait_for_spans(live_lab, run.records, 90, bulk=True)
@@ -114,10 +112,10 @@ def test_those_who_found_the_engine_full_are_those_with_a_queue_phase(live_lab: 
     assert measures.quantile(many, 0.95).low > 2 * WAITED_S
 
 
-def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings) -> None:
-    """800 requests in two seconds are more than the lab can serve; two a second are not."""
+def test_overload_is_detected_and_light_load_is_not(live_lab: Settings) -> None:
+    """800 requests in two seconds are more than the lab can serve, and two per second are not."""
 
-    def judged(n: int, rate: float) -> measures.Saturation:
+    def judge(n: int, rate: float) -> measures.Saturation:
         run = drive(
             live_lab,
             n_requests=n,
@@ -131,27 +129,27 @@ def test_overload_is_called_by_its_name_and_light_load_is_not(live_lab: Settings
         )
         records = run.records
         window = measures.steady_window(records, warm_s=0.3)
-        found = measures.saturation(
+        saturation = measures.saturation(
             records["scheduled_at"].to_numpy(), records["done_at"].to_numpy(), window
         )
         left = measures.in_flight_at(records["scheduled_at"], records["done_at"], np.array(window))
-        # By counting: what is left at the end, less what was there at the beginning, is the growth.
-        grown = (found.offered_per_s - found.answered_per_s) * (window[1] - window[0])
+        # Counting: the growth is what is left at the end, minus what was there at the beginning.
+        grown = (saturation.offered_per_s - saturation.answered_per_s) * (window[1] - window[0])
         assert left[1] - left[0] == pytest.approx(grown, abs=1.5)
-        return found
+        return saturation
 
-    heavy = judged(800, 400.0)
+    heavy = judge(800, 400.0)
     assert (
         heavy.verdict == "saturated"
         and heavy.growth_low > 0
         and heavy.answered_high < heavy.offered_per_s
     )
-    assert judged(20, 2.0).verdict != "saturated"
+    assert judge(20, 2.0).verdict != "saturated"
 
 
-def test_default_buckets_hide_a_doubling_that_spans_show(live_lab: Settings) -> None:
-    """The same calls beside fifteen others are slower by the spans, the same by default buckets."""
-    alone, beside = (
+def test_default_buckets_hide_a_slowdown_that_spans_show(live_lab: Settings) -> None:
+    """Calls next to fifteen others are slower by spans, and equal by default buckets."""
+    alone, concurrent = (
         drive(
             live_lab,
             n_requests=n,
@@ -167,7 +165,7 @@ def test_default_buckets_hide_a_doubling_that_spans_show(live_lab: Settings) -> 
     )
     bucketed = []
     truth = []
-    for run in (alone, beside):
+    for run in (alone, concurrent):
         spans, _ = wait_for_spans(live_lab, run.records, 60, bulk=True)
         calls = latency.chat_calls(Observation(run, live_lab, spans=spans))
         buckets = measures.rebin(calls["prefill_s"], measures.VLLM_REQUEST_LATENCY_S)

@@ -1,4 +1,4 @@
-"""A known share of tool errors shows in each source and measure of quality, within intervals."""
+"""A known share of tool errors shows in every source and measure of quality."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from lab.workload import Run, make_scenarios, plan_of, run_plan
 from lab.world import facts
 
 INJECTED = 0.4
-SURE = 0.999  # a 95 % interval would miss the truth in one run of twenty
-TOOL, INTENT = "get_job_status", "job_status"
+CONFIDENCE = 0.999  # a 95 % interval would miss the truth in one run of twenty
+TOOL = "get_job_status"
+INTENT = "job_status"
 
 
 @pytest.fixture(scope="module")
 def run_with_faults(live_lab: Settings):
-    """60 questions for one tool, of which every call times out with the injected probability.
-
-    Faults are taken back.
-    """
+    """Ask 60 questions for one tool whose calls time out with the injected probability."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}).raise_for_status()
     try:
@@ -35,52 +33,54 @@ def run_with_faults(live_lab: Settings):
 
 
 def _driven(live_lab: Settings) -> tuple[Run, Observation]:
-    asked = [s for s in make_scenarios(800, seed=17, kinds=["single"]) if s.intent == INTENT][:60]
+    scenarios = make_scenarios(800, seed=17, kinds=["single"])
+    scenarios = [s for s in scenarios if s.intent == INTENT][:60]
     run = run_plan(
-        plan_of(asked, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240
+        plan_of(scenarios, settings=live_lab, gap_s=0.25), live_lab, progress=False, timeout_s=240
     )
-    assert run.records["status"].eq("ok").all(), "a request failed, so its tool calls are not known"
+    assert run.records["status"].eq("ok").all(), "a request failed: its tool calls are unknown"
     return run, observe(run, live_lab, wait_s=60)
 
 
 def test_an_injected_share_of_tool_errors_shows_in_every_source(
     live_lab: Settings, run_with_faults
 ) -> None:
-    """Answers, spans and counter agree to the call, and the failed share is the injected one.
+    """Answers, spans and counter agree on every call, and the failed share is the injected one.
 
-    Calls that fail because of the model's own arguments are set aside.
+    Calls that fail because of the model's arguments are excluded.
     """
     run, seen = run_with_faults
-    books = quality.calls_by_source(seen).loc[TOOL].unstack()
-    assert books["calls"].nunique() == 1 and books["failed"].nunique() == 1, books
+    by_source = quality.calls_by_source(seen).loc[TOOL].unstack()
+    assert by_source["calls"].nunique() == 1, by_source
+    assert by_source["failed"].nunique() == 1, by_source
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     timed_out = int((spans["status_message"] == facts.TIMED_OUT).sum())
-    share, low, high = wilson(timed_out, len(spans), confidence=SURE)
+    share, low, high = wilson(timed_out, len(spans), confidence=CONFIDENCE)
     assert low <= INJECTED <= high, (
         f"{timed_out} of {len(spans)} timed out: {share:.2f} ({low:.2f} to {high:.2f})"
     )
     assert not ((seen.spans["name"] == "invoke_mcp_tool") & (seen.spans["status"] == "error")).any()
 
 
-def test_the_measures_tell_the_worlds_errors_from_the_models(run_with_faults) -> None:
-    """Time-outs count as given; the signal of telemetry alone flags the requests that had one."""
+def test_the_measures_separate_the_worlds_errors_from_the_models(run_with_faults) -> None:
+    """Timeouts count as given errors, and the telemetry's signal flags the requests with one."""
     _, seen = run_with_faults
     frame = quality.judged(seen)
     spans = seen.spans[seen.spans["name"].astype(str) == f"execute_tool {TOOL}"]
     late = spans[spans["status_message"] == facts.TIMED_OUT]
     exact = frame[frame["arguments_exact"].fillna(False).astype(bool)]
-    assert len(exact) >= 10, "the model copies too few names for this test to say anything"
+    assert len(exact) >= 10, "the model copied too few names for this test to be conclusive"
     of_exact = late[late["trace_id"].isin(exact["trace_id"])]
     assert exact["given_errors"].sum() == len(of_exact) and exact["own_errors"].sum() == 0
-    first = exact["given_errors"] > 0  # its first call timed out
-    share, low, high = wilson(int(first.sum()), len(exact), confidence=SURE)
+    first = exact["given_errors"] > 0  # the first call timed out
+    share, low, high = wilson(int(first.sum()), len(exact), confidence=CONFIDENCE)
     assert low <= INJECTED <= high, f"{share:.2f} ({low:.2f} to {high:.2f})"
     flagged = set(frame.loc[frame["failed_call"], "trace_id"])
     assert set(late["trace_id"]) <= flagged
 
 
 def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
-    """Recovered is judged just where a call failed, and faithful answers in both cases."""
+    """Recovery is judged only where a call failed, and faithfulness in both cases."""
     _, seen = run_with_faults
     frame = quality.judged(seen)
     had_error = frame["failed_call"]
@@ -91,10 +91,10 @@ def test_right_answers_fall_only_where_a_tool_failed(run_with_faults) -> None:
     assert isinstance(table, pd.DataFrame) and table.n.sum() > 0
 
 
-def test_answers_that_were_made_wrong_show_as_ungrounded(run_with_faults) -> None:
-    """A known share of the real answers gets an invented value, which the signal shows.
+def test_answers_that_were_falsified_are_ungrounded(run_with_faults) -> None:
+    """A known share of real answers gets an invented value, and the signal finds exactly those.
 
-    The share is within the signal's interval, and the quality of the alert is exact.
+    The share is within the signal's interval.
     """
     _, seen = run_with_faults
     clean = seen.requests.loc[~quality.judged(seen)["ungrounded"]].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""The same minute twice: driven with a client's record, and as a window of telemetry."""
+"""The same minute is analysed as a driven run and as a window of telemetry."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lab.settings import Settings
 from lab.stores.timestamps import utc
 from lab.workload import Run
 
-CLIENTS_OWN_S = 0.002  # between the driver's record and its span
+CLIENT_OVERHEAD_S = 0.002  # between the driver's record and its span
 
 
 @pytest.fixture(scope="module")
 def twice(live_lab: Settings) -> tuple[Run, Observation, WindowRun, Observation]:
-    """Six requests to the agent, driven and observed, and the window in which they were."""
+    """Drive and observe six requests to the agent, and observe the same window of time."""
     run = lab.drive(
         live_lab, n_requests=6, rate_per_s=2.0, seed=31, label="window test", progress=False
     )
@@ -28,18 +28,18 @@ def twice(live_lab: Settings) -> tuple[Run, Observation, WindowRun, Observation]
 
 
 def test_the_same_requests_are_found(twice) -> None:
-    """Every trace of the run, though the lab may have served others too."""
-    run, _, window, found = twice
+    """Every trace of the run is found, although the lab may have served other requests too."""
+    run, _, window, observed = twice
     assert set(run.records["trace_id"]) <= set(window.records["trace_id"])
-    assert set(run.records["trace_id"]) <= set(found.arrival.complete)
+    assert set(run.records["trace_id"]) <= set(observed.arrival.complete)
 
 
-def test_the_same_durations_and_tokens(twice) -> None:
-    """To the client's own overhead, and to the token."""
-    _, seen, _, found = twice
+def test_durations_and_tokens_are_the_same(twice) -> None:
+    """Durations agree up to the client's overhead, and tokens exactly."""
+    _, seen, _, observed = twice
     driven = seen.requests.set_index("trace_id")
-    alone = found.requests.set_index("trace_id").loc[driven.index]
-    assert (alone["e2e_s"] - driven["e2e_s"]).abs().max() < CLIENTS_OWN_S
+    alone = observed.requests.set_index("trace_id").loc[driven.index]
+    assert (alone["e2e_s"] - driven["e2e_s"]).abs().max() < CLIENT_OVERHEAD_S
     for kind in ("prompt", "completion"):
         assert alone[f"span_{kind}_tokens"].tolist() == driven[f"span_{kind}_tokens"].tolist()
     ok = driven["status"] == "ok"
@@ -50,10 +50,9 @@ def test_the_same_durations_and_tokens(twice) -> None:
 
 
 def test_phases_add_up_without_a_client(twice) -> None:
-    """What was waited is explained as far as in the driven run."""
-    _, _, _, found = twice
-    assert latency.phase_seconds(found.requests).sum() == pytest.approx(
-        found.requests["e2e_s"].sum(), abs=1e-6
-    )
-    assert found.requests["unexplained_s"].abs().sum() < 0.05 * found.requests["e2e_s"].sum()
-    assert found.requests["answer_states"].isna().all() and found.requests["ttft_s"].isna().all()
+    """The latency is explained as far as in the driven run."""
+    _, _, _, observed = twice
+    requests = observed.requests
+    assert latency.phase_seconds(requests).sum() == pytest.approx(requests["e2e_s"].sum(), abs=1e-6)
+    assert requests["unexplained_s"].abs().sum() < 0.05 * requests["e2e_s"].sum()
+    assert requests["answer_states"].isna().all() and requests["ttft_s"].isna().all()

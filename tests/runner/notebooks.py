@@ -1,4 +1,4 @@
-"""Small notebooks for the runner's tests, written as needed."""
+"""Write small notebooks for the tests of the runner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ You will see:
 
 
 def write(path: Path, *code: str, parameters: str | None = PARAMETERS, number: str = "07") -> Path:
-    """A notebook that follows the rules, with `code` cells between its opening and its recap."""
+    """Write a notebook that follows the rules, with `code` between opening and recap."""
     cells = [new_markdown_cell(OPENING.format(number=number))]
     if parameters is not None:
         cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}))

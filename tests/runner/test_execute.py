@@ -1,6 +1,4 @@
-"""All notebooks are tried, each in a fresh kernel of this environment, and each failure says what
-it was.
-"""
+"""All notebooks are run, each in a fresh kernel, and each failure is reported with its cause."""
 
 from __future__ import annotations
 
@@ -35,11 +33,8 @@ def _printed(path: str | Path) -> str:
     return "".join(o.get("text", "") for c in cells for o in c.get("outputs", []))
 
 
-def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
-    """A failing, a hanging and a crashing notebook are each named with the cell.
-
-    The good one after them still runs.
-    """
+def test_one_failure_does_not_hide_other_results(tmp_path: Path, settings: Settings) -> None:
+    """Failing, hanging and crashing notebooks are reported, and the next one runs."""
     paths = [
         write(
             tmp_path / "00_fails.ipynb",
@@ -66,9 +61,7 @@ def test_one_failure_hides_nothing(tmp_path: Path, settings: Settings) -> None:
 def test_the_lab_command_works_in_a_notebook(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `!lab status`, which the lab's own errors recommend, in whatever shell the kernel was
-    started.
-    """
+    """`!lab status`, which the lab's errors recommend, works whatever the shell's PATH is."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     path = write(tmp_path / "00_command.ipynb", "get_ipython().system('lab --help')")
     (run,) = run_notebooks([path], tmp_path / "out", {}, settings)
@@ -79,7 +72,7 @@ def test_the_lab_command_works_in_a_notebook(
 def test_jupyterlab_gives_kernels_the_command_and_no_proxy_for_this_machine(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The specification of the kernel that `make lab` registers."""
+    """The kernel that `make lab` registers finds `lab` and uses no proxy for loopback."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     folder = jupyter.register_kernel(tmp_path, settings)
     env = json.loads((folder / "kernel.json").read_text())["env"]
@@ -87,12 +80,10 @@ def test_jupyterlab_gives_kernels_the_command_and_no_proxy_for_this_machine(
     assert {"127.0.0.1", "localhost", "::1"} <= set(env["NO_PROXY"].split(","))
 
 
-def test_kernel_is_this_environment(
+def test_the_kernel_runs_in_this_environment(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever `python3` kernel a user has registered, the notebook runs in the lab's
-    interpreter, for this lab.
-    """
+    """The notebook runs in the lab's interpreter, whatever `python3` kernel is registered."""
     spec = tmp_path / "jupyter" / "kernels" / "python3"
     spec.mkdir(parents=True)
     (spec / "kernel.json").write_text(
@@ -108,25 +99,23 @@ def test_kernel_is_this_environment(
     assert _printed(run.output).split() == [sys.executable, str(settings.state_dir)], run.error
 
 
-def test_nothing_is_left_in_the_source(tmp_path: Path, settings: Settings) -> None:
-    """The notebook in git stays as it was; the executed copy is another file."""
+def test_the_source_is_not_changed(tmp_path: Path, settings: Settings) -> None:
+    """The notebook in git is unchanged, and the executed copy is another file."""
     path = write(tmp_path / "00_good.ipynb", "1 + 1")
     before = path.read_bytes()
     run_notebooks([path], tmp_path / "out", {}, settings)
     assert path.read_bytes() == before
 
 
-def test_folder_that_cannot_be_made(tmp_path: Path, settings: Settings) -> None:
-    """Said before anything is run."""
+def test_an_output_folder_that_cannot_be_created(tmp_path: Path, settings: Settings) -> None:
+    """The error is raised before any notebook is run."""
     (tmp_path / "file").write_text("")
     with pytest.raises(NotebookError, match=r"(?s)cannot be made.*--out"):
         run_notebooks([write(tmp_path / "00_a.ipynb")], tmp_path / "file" / "out", {}, settings)
 
 
-def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
-    """Ctrl-C: the running notebook is `interrupted`, the rest `not run`, the report is written,
-    no kernel stays.
-    """
+def test_an_interrupt_keeps_the_results(tmp_path: Path) -> None:
+    """Ctrl-C writes the report, with the running notebook interrupted, and stops all kernels."""
     for number in ("00", "01", "02"):
         write(
             tmp_path / f"{number}_n.ipynb",
@@ -158,17 +147,17 @@ def test_interrupt_keeps_what_was_done(tmp_path: Path) -> None:
         kernels = psutil.Process(child.pid).children(recursive=True)
         assert kernels
         child.send_signal(signal.SIGINT)
-        said = child.communicate(timeout=60)[0]
+        output = child.communicate(timeout=60)[0]
     finally:
         child.kill()
     assert child.returncode == 130
-    assert "passed" in said and "interrupted" in said and NOT_RUN in said
+    assert "passed" in output and "interrupted" in output and NOT_RUN in output
     assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
 
 
-def test_stack_that_does_not_come_up(tmp_path: Path) -> None:
-    """A report all the same: no notebook was run, and why; the exit status says so."""
+def test_a_stack_that_does_not_start(tmp_path: Path) -> None:
+    """A report is written with the reason, no notebook is run, and the exit status is 1."""
     settings = Settings(state_dir=tmp_path / "state", data_dir=tmp_path / "no-data")
     path = write(tmp_path / "00_a.ipynb")
     assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
@@ -179,7 +168,7 @@ def test_stack_that_does_not_come_up(tmp_path: Path) -> None:
 def test_the_terminal_shows_why_a_notebook_failed(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """The error of the cell, not only that there was one."""
+    """The error of the cell is printed, not only that it failed."""
     monkeypatch.setattr(session, "stack_for", lambda *_, **__: contextlib.nullcontext())
     code = "from lab.errors import NoData\nraise NoData('no series', fix='wait')"
     path = write(tmp_path / "00_fails.ipynb", code)
@@ -187,7 +176,7 @@ def test_the_terminal_shows_why_a_notebook_failed(
     assert "cell 3: NoData: no series" in (out := capsys.readouterr().out) and "Fix: wait" in out
 
 
-def test_two_runs_of_the_same_second_get_folders_of_their_own(tmp_path: Path) -> None:
-    """Their results do not mix."""
+def test_two_runs_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
+    """Their results are not mixed."""
     folders = [session._make_unique(tmp_path, "20261128-142334") for _ in range(3)]
     assert len(set(folders)) == 3 and all(f.is_dir() for f in folders)

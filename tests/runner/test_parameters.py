@@ -1,4 +1,4 @@
-"""papermill silently ignores a parameter that the notebook does not have; we refuse it."""
+"""Unknown parameters, which papermill silently ignores, are refused."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def notebook(tmp_path: Path) -> Path:
     return write(tmp_path / "00_a.ipynb")
 
 
-def test_misspelt_name_is_refused(notebook: Path) -> None:
-    """With the parameters that there are, and the one that was probably meant."""
+def test_a_misspelt_name_is_refused(notebook: Path) -> None:
+    """The error lists the parameters and suggests the most similar one."""
     with pytest.raises(
         NotebookError,
         match=r"(?s)'rte' is not a parameter of 00_a.ipynb.*fast, name, rate.*mean rate",
@@ -26,14 +26,14 @@ def test_misspelt_name_is_refused(notebook: Path) -> None:
         assign([notebook], {"rte": 9})
 
 
-def test_a_notebook_without_the_cell_takes_none(tmp_path: Path) -> None:
-    """papermill would put it at the top, where the notebook's own value wins."""
+def test_a_notebook_without_a_parameters_cell_takes_no_parameters(tmp_path: Path) -> None:
+    """papermill would insert them at the top, where the notebook's values override them."""
     with pytest.raises(NotebookError, match="the parameters are none"):
         assign([write(tmp_path / "00_b.ipynb", parameters=None)], {"rate": 9})
 
 
-def test_each_notebook_gets_its_own(notebook: Path, tmp_path: Path) -> None:
-    """A name is for the notebooks that have it; one that none has is refused."""
+def test_each_notebook_gets_its_parameters(notebook: Path, tmp_path: Path) -> None:
+    """A parameter is given to the notebooks that have it, and refused if none does."""
     other = write(tmp_path / "01_b.ipynb", parameters="users: int = 4  # at once")
     assert assign([notebook, other], {"rate": 2, "users": 8}) == {
         notebook: {"rate": 2},
@@ -46,14 +46,14 @@ def test_each_notebook_gets_its_own(notebook: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("rate", "fast"), ("rate", True), ("name", 3), ("fast", 1)]
 )
-def test_wrong_type_is_refused(notebook: Path, name: str, value: object) -> None:
-    """A text where a number is needed would fail deep in a later cell."""
+def test_a_wrong_type_is_refused(notebook: Path, name: str, value: object) -> None:
+    """A string instead of a number would fail later, inside a cell."""
     with pytest.raises(NotebookError, match=f"(?s)parameter {name}.*default"):
         assign([notebook], {name: value})
 
 
 def test_comment_and_type_are_the_documentation(notebook: Path) -> None:
-    """A reader sees each parameter's type, default and meaning."""
+    """The type, default and meaning of each parameter are read from its line."""
     assert parameters_of(notebook)["rate"] == {
         "name": "rate",
         "inferred_type_name": "float",
@@ -62,15 +62,15 @@ def test_comment_and_type_are_the_documentation(notebook: Path) -> None:
     }
 
 
-def test_file_that_is_no_notebook(tmp_path: Path) -> None:
-    """Named, with what is wrong with it."""
+def test_a_file_that_is_not_a_notebook(tmp_path: Path) -> None:
+    """The error names the file and the reason."""
     (tmp_path / "00_x.ipynb").write_text("{")
     with pytest.raises(NotebookError, match="00_x.ipynb cannot be read"):
         assign([tmp_path / "00_x.ipynb"], {})
 
 
 def test_values_on_the_command_line() -> None:
-    """As YAML scalars, so that numbers are numbers; anything else than name=value is refused."""
+    """Values are read as YAML scalars, and anything other than name=value is refused."""
     assert parse_parameters(["rate=2.5", "name=x y", "fast=true"]) == {
         "rate": 2.5,
         "name": "x y",

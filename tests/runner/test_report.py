@@ -1,4 +1,4 @@
-"""The report: one page with everything in it, also about what failed."""
+"""The report is one self-contained page, also for failed notebooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURE = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 1)
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report about one good and one failing notebook, really executed."""
+    """Write a report for one passing and one failing notebook that were really executed."""
     folder = tmp_path_factory.mktemp("run")
     good = write(
         folder / "00_good.ipynb", "## Two <lines>\n\nThe *slower* one is red. More words.", FIGURE
@@ -35,35 +35,29 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figures_are_in_the_page_with_heading_and_caption(page: Path) -> None:
-    """The heading that it stands under and the sentence before it, in plain words.
-
-    Alt text for who cannot see it.
-    """
+    """A figure has the heading above it, the preceding sentence as caption, and alt text."""
     text = page.read_text()
     assert len(re.findall(r'<img src="data:image/png;base64,[A-Za-z0-9+/=]{100,}"', text)) == 1
     assert "<b>Two &lt;lines&gt;</b> &middot; The slower one is red." in text
     assert 'alt="The slower one is red."' in text
 
 
-def test_failures_say_why_and_which_log_to_read(page: Path) -> None:
-    """The error, the end of the traceback, the stack's own words, links to the logs.
-
-    Nothing of it is markup.
-    """
+def test_failures_show_the_reason_and_the_log_to_read(page: Path) -> None:
+    """The error, the traceback, the stack's errors and links to logs are shown as plain text."""
     text = page.read_text()
     assert "1 of 2 notebooks passed" in text and "failed in cell 3" in text
     assert "PartFailed: vllm died" in text and 'href="logs/vllm.log"' in text
     assert "ValueError: &lt;script&gt;" in text and "<script" not in text
 
 
-def test_page_needs_nothing_else(page: Path) -> None:
-    """No style, script, font or picture from elsewhere."""
+def test_the_page_is_self_contained(page: Path) -> None:
+    """No style sheet, script, font or picture is loaded from elsewhere."""
     assert not re.findall(r'(?:src|href)="(?:https?:)?//', page.read_text())
     assert "0.32.0 (cpu build)" in page.read_text()
 
 
 def test_an_earlier_run_can_be_reported_again(page: Path, capsys: pytest.CaptureFixture) -> None:
-    """`lab report FOLDER` makes the same page from what the run left."""
+    """`lab report FOLDER` writes the same page from the files of the run."""
     before = page.read_text()
     page.unlink()
     assert main([str(page.parent)]) == 0
@@ -71,8 +65,8 @@ def test_an_earlier_run_can_be_reported_again(page: Path, capsys: pytest.Capture
     assert capsys.readouterr().out.strip() == str(page)
 
 
-def test_no_run_no_report(tmp_path: Path) -> None:
-    """The error names the command that makes one."""
+def test_without_a_run_there_is_no_report(tmp_path: Path) -> None:
+    """The error names the command that creates one."""
     with pytest.raises(NotebookError, match="make run"):
         newest(tmp_path)
     with pytest.raises(NotebookError, match="holds no run"):

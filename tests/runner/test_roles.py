@@ -1,4 +1,4 @@
-"""The report's views by role: what the tagged cells said, and nothing else."""
+"""The report's views by role contain the output of the tagged cells and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIGURE = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots(figsize=(1, 1)
 
 
 def cells(html: str, part: str = "tbody") -> list[list[str]]:
-    """The text of each cell, as a browser shows it."""
+    """Return the text of each cell, as a browser shows it."""
     rows = BeautifulSoup(html, "html.parser").select(f"{part} tr")
     return [[cell.get_text() for cell in row.find_all(["th", "td"])] for row in rows]
 
@@ -35,13 +35,11 @@ def _tag(path: Path, starts: str, *roles: str) -> None:
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a notebook that passed and one that failed before its tagged cell, both
-    really executed.
-    """
+    """Write the report of a passed notebook and of one that failed before its tagged cell."""
     folder = tmp_path_factory.mktemp("run")
     text = "## The bill\n\nWho pays most. And more."
     good = write(
-        folder / "06_good.ipynb", text, TABLE, "print('12 < 13 USD')", "'nobody asked'", FIGURE
+        folder / "06_good.ipynb", text, TABLE, "print('12 < 13 USD')", "'not tagged'", FIGURE
     )
     _tag(good, "import pandas", "payer")
     _tag(good, "print", "payer", "sre")
@@ -55,63 +53,55 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def test_each_role_gets_what_was_tagged_for_it_in_order(executed: Path) -> None:
-    """Tables, printed lines and figures with the heading and sentence above them.
-
-    What is not tagged is not there.
-    """
+def test_each_role_gets_its_tagged_output_in_order(executed: Path) -> None:
+    """Tables, printed lines and figures come with heading and sentence; other output does not."""
     views = {v.role: v for v in views_of({executed / "notebooks" / "06_good.ipynb": "Good"})}
     assert list(views) == list(ROLES)
     table, line = views["payer"].findings
     assert (table.heading, table.caption) == ("The bill", "Who pays most.")
     assert cells(table.tables[0].html) == [["<i>acme</i>", "1.25"], ["globex", "2.50"]]
     assert line.texts == ("12 < 13 USD",) and not line.tables
-    said, drawn = views["sre"].findings
-    assert said.texts == line.texts
+    printed, drawn = views["sre"].findings
+    assert printed.texts == line.texts
     assert len(drawn.figures) == 1 and drawn.figures[0].source.startswith("data:image/png")
     assert views["developer"].findings == []
 
 
-def test_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
-    """Three sections after the notebooks.
-
-    What a table holds is text, never markup; the top links to each.
-    """
+def test_the_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
+    """Three sections, linked from the top, follow the notebooks, and tables are plain text."""
     page = (executed / "report.html").read_text()
-    places = [page.index(f'id="for-{role}"') for role in ROLES]
-    assert places == sorted(places) and places[0] > page.index('id="07_bad"')
+    positions = [page.index(f'id="for-{role}"') for role in ROLES]
+    assert positions == sorted(positions) and positions[0] > page.index('id="07_bad"')
     assert all(f'href="#for-{role}"' in page for role in ROLES)
     assert "&lt;i&gt;acme&lt;/i&gt;" in page and "<i>acme" not in page
     assert page.count("12 &lt; 13 USD") == 2
 
 
-def test_a_cell_that_was_not_reached_is_named(executed: Path) -> None:
-    """A view must not look complete because a notebook failed."""
+def test_a_cell_that_was_not_reached_is_reported(executed: Path) -> None:
+    """A view must not look complete when a notebook failed."""
     page = (executed / "report.html").read_text()
     developer = page[page.index('id="for-developer"') : page.index('id="for-sre"')]
     assert "Too late" in developer and "No result in this run" in developer
 
 
-def test_a_long_table_is_cut_and_says_so() -> None:
-    """The report is for reading; the notebook has the rest."""
+def test_a_long_table_is_truncated_and_marked() -> None:
+    """The report shows the first rows and the number of rows left out."""
     rows = "".join(f"<tr><th>{i}</th><td>{i}</td></tr>" for i in range(MAX_ROWS + 3))
-    found = table_of(
+    table = table_of(
         f"<table><thead><tr><th></th><th>n</th></tr></thead><tbody>{rows}</tbody></table>"
     )
-    assert len(cells(found.html)) == MAX_ROWS and found.left_out == 3
+    assert len(cells(table.html)) == MAX_ROWS and table.left_out == 3
 
 
-def test_what_is_no_table_is_none() -> None:
-    """A style block's text is not a cell, and an empty table is nothing."""
+def test_html_without_a_table_has_no_table() -> None:
+    """The text of a style block is not a cell, and an empty table is ignored."""
     assert table_of("<style>td { color: red }</style><p>hello</p>") is None
     assert table_of("<table><tbody></tbody></table>") is None
     assert table_of("") is None
 
 
 def test_an_index_of_two_levels_keeps_its_columns() -> None:
-    """A heading that spans rows leaves empty ones below it, so that numbers stay under their
-    names.
-    """
+    """Empty cells below a heading that spans rows keep numbers under their names."""
     frame = pd.DataFrame(
         {"n": [1, 2, 3]}, index=pd.MultiIndex.from_tuples([("a", "x"), ("a", "y"), ("b", "x")])
     )
@@ -120,18 +110,18 @@ def test_an_index_of_two_levels_keeps_its_columns() -> None:
     assert '<th rowspan="2" scope="row">a</th>' in html
 
 
-def test_a_named_index_takes_no_row_of_its_own_and_nothing_is_shown_as_a_dash() -> None:
-    """As one would set it by hand."""
+def test_a_named_index_shares_the_header_row_and_missing_values_are_dashes() -> None:
+    """The name of the index stands in the header row."""
     frame = pd.DataFrame(
         {"n": pd.array([1, None], dtype="Int64")}, index=pd.Index(["a", "b"], name="tool")
     )
-    found = table_of(frame.to_html())
-    assert cells(found.html, "thead") == [["tool", "n"]]
-    assert cells(found.html) == [["a", "1"], ["b", MISSING]]
+    table = table_of(frame.to_html())
+    assert cells(table.html, "thead") == [["tool", "n"]]
+    assert cells(table.html) == [["a", "1"], ["b", MISSING]]
 
 
 def test_markup_in_a_table_stays_out_of_the_page() -> None:
-    """A style, a script, a handler or a link of a notebook's own HTML."""
+    """Styles, scripts, event handlers and links of a notebook's HTML are removed."""
     html = (
         "<table border=1 onclick='x()'><style>p {}</style><tbody><tr style='color: red'>"
         "<td class='y' colspan=2><script>alert(1)</script><a href='//evil'>link</a></td></tr>"

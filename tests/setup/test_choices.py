@@ -1,4 +1,4 @@
-"""What set-up decides: which build of vLLM, which torch, what it passes on from pip to uv."""
+"""Set-up chooses the build of vLLM and torch and translates pip's settings for uv."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from lab.errors import SetupError
 from scripts.setup import environments, pip_config, tools, torch
 
 
-def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU decides; a user may decide otherwise; a misspelt wish is refused."""
+def test_the_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The GPU decides unless the user chooses a build, and an unknown build is refused."""
     monkeypatch.setattr(environments.platform, "system", lambda: "Linux")
     assert environments.vllm_build_for(True, "") == "cuda"
     assert environments.vllm_build_for(False, "") == "cpu"
@@ -22,11 +22,8 @@ def test_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environments.vllm_build_for(False, "") == "source"
 
 
-def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
-    """The CPU build of the pinned release for this machine, and the Python that it is for.
-
-    Never the CUDA build.
-    """
+def test_a_torch_wheel_in_a_folder(tmp_path: Path) -> None:
+    """The CPU build of the pinned release for this machine is chosen, never the CUDA build."""
     for name in (
         "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl",
         "torch-2.13.0-cp312-cp312-manylinux_2_28_x86_64.whl",
@@ -39,11 +36,8 @@ def test_torch_wheel_in_a_folder(tmp_path: Path) -> None:
     assert [w.python for w in torch.wheels_in([tmp_path], "aarch64")] == ["3.12"]
 
 
-def test_find_links_reach_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip's find-links, from its variable or its configuration, in uv's spelling.
-
-    Uv's own setting stays.
-    """
+def test_find_links_are_passed_to_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's find-links are written in uv's syntax, unless uv has its own setting."""
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} file://{tmp_path}/more")
     pip = pip_config.pip_settings()
     assert pip["find-links"] == f"{tmp_path} file://{tmp_path}/more"
@@ -64,15 +58,15 @@ def test_pip_configuration_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert pip_config.uv_variables(pip, {})["UV_DEFAULT_INDEX"] == "https://mirror.example/simple"
 
 
-def test_folders_among_find_links(tmp_path: Path) -> None:
-    """Paths and file: addresses, with escaped characters; addresses elsewhere are left to uv."""
+def test_local_folders_in_find_links(tmp_path: Path) -> None:
+    """Paths and file: addresses with escapes are returned, other addresses are left to uv."""
     (tmp_path / "a b").mkdir()
     given = f"{tmp_path},file://{tmp_path}/a%20b,https://wheels.example/"
     assert pip_config.local_folders(given) == [tmp_path, tmp_path / "a b"]
 
 
 def test_cpu_flags(tmp_path: Path) -> None:
-    """Those that decide vLLM's number format, on Intel's and Arm's way of writing them."""
+    """The flags that decide vLLM's number format are read on Intel and Arm."""
     (tmp_path / "x86").write_text("processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f amx_bf16\n")
     (tmp_path / "arm").write_text("processor\t: 0\nFeatures\t: fp asimd bf16\n")
     assert tools.cpu_flags(tmp_path / "x86") == ["avx2", "avx512f", "amx_bf16"]

@@ -1,4 +1,4 @@
-"""What a machine may lack: each gets a clear error, and nothing half made counts as made."""
+"""Every missing requirement has a clear error, and unfinished work never counts as finished."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from lab.errors import SetupError
+from lab.stack import toolbox
 from scripts.setup import (
     debian,
     environments,
@@ -31,16 +32,13 @@ UV = tools.read_tools().get("uv") or shutil.which("uv") or "uv"
 
 
 @pytest.fixture(autouse=True)
-def _logs_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _logs_in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (debian, interpreters):
         monkeypatch.setattr(module, "LOGS", tmp_path)
 
 
-def test_no_interpreter_says_what_to_install() -> None:
-    """No machine has Python 3.99, and uv cannot download it.
-
-    Where it was looked for, and four ways to get one.
-    """
+def test_the_error_for_a_missing_interpreter_explains_the_installation() -> None:
+    """The error for Python 3.99 lists where it was searched and four ways to install it."""
     with pytest.raises(
         SetupError,
         match=r"(?s)no Python 3\.99.*pyenv's versions.*pyenv install 3\.99.*conda.*uv python",
@@ -48,38 +46,37 @@ def test_no_interpreter_says_what_to_install() -> None:
         interpreters.find(UV, ["3.99"], dict(os.environ), "lab")
 
 
-def test_interpreter_that_does_not_run_is_passed_over(tmp_path: Path) -> None:
-    """A pyenv shim of an inactive version, or a copy without its library, is no interpreter."""
+def test_an_interpreter_that_does_not_run_is_skipped(tmp_path: Path) -> None:
+    """A pyenv shim of an inactive version, or a copy without its library, is skipped."""
     broken = tmp_path / "python3.12"
     broken.write_text("#!/bin/sh\necho 'pyenv: version not active' >&2\nexit 127\n")
     broken.chmod(0o755)
     assert not interpreters.works(broken, "3.12")
     assert not interpreters.works(tmp_path / "absent", "3.12")
-    own = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert interpreters.works(Path(sys.executable), own) and not interpreters.works(
-        Path(sys.executable), "3.8"
-    )
+    current = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert interpreters.works(Path(sys.executable), current)
+    assert not interpreters.works(Path(sys.executable), "3.8")
 
 
 def test_pyenv_interpreters_are_found_by_full_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The newest patch release first, by number: 3.12.10 before 3.12.9."""
+    """The newest patch release comes first, by number: 3.12.10 before 3.12.9."""
     for patch in ("3.12.9", "3.12.10", "3.11.7"):
         folder = tmp_path / "versions" / patch / "bin"
         folder.mkdir(parents=True)
         (folder / "python").write_text("")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    found = [
+    versions = [
         p.parts[-3]
         for p in interpreters.installed(UV, "3.12", dict(os.environ))
         if tmp_path in p.parents
     ]
-    assert found == ["3.12.10", "3.12.9"]
+    assert versions == ["3.12.10", "3.12.9"]
 
 
 def test_no_prometheus_and_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names what was looked for, and how to get it on this system."""
+    """The error names what was searched and how to install it on this system."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(prometheus, "ELSEWHERE", "")
     with pytest.raises(
@@ -90,22 +87,88 @@ def test_no_prometheus_and_no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_package_that_apt_does_not_have(tmp_path: Path) -> None:
-    """Nothing is left in the place where a later set-up would look."""
+def test_a_package_that_apt_does_not_have(tmp_path: Path) -> None:
+    """Nothing is left in the folder where a later set-up would look."""
     if not shutil.which("apt-get"):
         pytest.skip("no apt-get on this system")
     with pytest.raises(SetupError, match=r"(?s)no-such-package.*check the network"):
-        debian.unpack("no-such-package-of-any-name", tmp_path / "found", part="prometheus")
-    assert not (tmp_path / "found").exists()
+        debian.unpack("no-such-package-of-any-name", tmp_path / "unpacked", part="prometheus")
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_dependencies_of_a_package(tmp_path: Path) -> None:
+    """Read from a package that dpkg-deb builds: names only, the first of alternatives."""
+    if not shutil.which("dpkg-deb"):
+        pytest.skip("no dpkg-deb on this system")
+    control = tmp_path / "tree/DEBIAN/control"
+    control.parent.mkdir(parents=True)
+    control.write_text(
+        "Package: web\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.com>\n"
+        "Depends: adduser, libjs-jquery (>= 3.5.1~), libjs-d3 | node-d3, libjs-popper.js\n"
+        "Description: x\n"
+    )
+    deb = tmp_path / "web.deb"
+    subprocess.run(["dpkg-deb", "--build", tmp_path / "tree", deb], check=True, capture_output=True)
+    assert debian.dependencies(deb) == ["adduser", "libjs-jquery", "libjs-d3", "libjs-popper.js"]
+
+
+def test_prometheus_without_the_scripts_of_its_pages_is_not_complete(tmp_path: Path) -> None:
+    """Debian's package links to files of other packages, which an older set-up did not fetch."""
+    program = tmp_path / "usr/bin/prometheus"
+    static = tmp_path / "usr/share/prometheus/web/static"
+    scripts = tmp_path / "usr/share/javascript"
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    known = dict.fromkeys(prometheus.TOOLS, str(program))
+    assert prometheus.is_complete(known), "a build that contains its pages"
+
+    static.mkdir(parents=True)
+    (static / "jquery").symlink_to("../../../javascript/jquery")
+    assert not prometheus.is_complete(known)
+    (scripts / "jquery").mkdir(parents=True)
+    assert prometheus.is_complete(known)
+    assert not prometheus.is_complete(known | {"promtool": str(tmp_path / "absent")})
+
+
+def test_light_set_up_builds_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the lab's environment, with less disk; the stack then reports what is missing."""
+    spaces: list[int] = []
+    monkeypatch.setattr(
+        requirements, "check_space", lambda needed_bytes: spaces.append(needed_bytes)
+    )
+    monkeypatch.setattr(environments, "base_for", lambda _builder, _name: None)
+    requirements.check(None, list(environments.LIGHT))
+    requirements.check(None, list(environments.ALWAYS))
+    assert spaces == [places.LIGHT_BYTES, places.NEEDED_BYTES]
+
+    for name in ("VENVS", "ASSETS", "TOOLS_FILE"):
+        monkeypatch.setattr(tools, name, tmp_path / name.lower())
+    program = str(tmp_path / "prometheus")
+    Path(program).write_text("")
+    tools.write_tools(dict.fromkeys(prometheus.TOOLS, program), "cpu", "uv")
+    with pytest.raises(SetupError, match=r"(?s)lacks .*python_vllm.*make setup"):
+        toolbox.find_tools(tmp_path / "tools_file")
+    light = toolbox.find_tools(tmp_path / "tools_file", needs=("prometheus", "promtool"))
+    assert light.prometheus == program and light.embedding_model_dir == ""
+
+
+@pytest.mark.slow
+def test_prometheus_comes_with_its_pages(tmp_path: Path) -> None:
+    """With the scripts and fonts that its pages link to, without 200 MB of time zones."""
+    if not debian.available():
+        pytest.skip("no apt-get on this system")
+    program = Path(prometheus._fetch("prometheus", tmp_path))
+    assert program == tmp_path / "prometheus/usr/bin/prometheus"
+    share = program.parents[1] / "share"
+    links = [p for p in (share / "prometheus/web").rglob("*") if p.is_symlink()]
+    assert links and all(link.exists() for link in links)
+    assert sum(p.stat().st_size for p in share.rglob("*") if p.is_file()) < 40e6
 
 
 def test_everything_that_is_missing_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attendee prepares a machine once, and not once per missing thing.
-
-    No interpreter is looked for twice.
-    """
+    """One error lists everything that is missing, and each interpreter is searched once."""
 
     def none_found(_uv: str, versions: list[str], _env: dict, part: str) -> Path:
         searched.append(part)
@@ -113,7 +176,9 @@ def test_everything_that_is_missing_is_reported_at_once(
 
     searched: list[str] = []
     monkeypatch.setattr(environments.interpreters, "find", none_found)
-    monkeypatch.setattr(requirements, "check_space", lambda: places.check_space(tmp_path, 10**18))
+    monkeypatch.setattr(
+        requirements, "check_space", lambda **_: places.check_space(tmp_path, 10**18)
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(prometheus, "ELSEWHERE", "")
     monkeypatch.setattr(prometheus.check_available, "__defaults__", (tmp_path,))
@@ -126,41 +191,39 @@ def test_everything_that_is_missing_is_reported_at_once(
     assert searched == ["lab"]
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
-    """Named, with the system's reason, before anything is downloaded."""
+def test_a_folder_that_is_not_writable(tmp_path: Path) -> None:
+    """The error has the system's reason and is raised before any download."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError, match=r"(?s)\.venvs cannot be written.*write access"):
         places.make_root(tmp_path / "file" / ".venvs")
 
 
-def test_full_disk_is_said_before_the_download(tmp_path: Path) -> None:
-    """What is free and what is needed."""
+def test_a_full_disk_is_reported_before_the_download(tmp_path: Path) -> None:
+    """The error states the free and the needed space."""
     with pytest.raises(SetupError, match=r"(?s)too full.*GiB free.*free some space"):
         places.check_space(tmp_path, needed_bytes=10**18)
 
 
-def test_failed_command_shows_its_own_words(tmp_path: Path) -> None:
-    """The end of the output stands in the error, the whole in the log."""
+def test_a_failed_command_shows_its_output(tmp_path: Path) -> None:
+    """The end of the output is in the error, and all of it in the log."""
     command = [sys.executable, "-c", "print('hash mismatch'); raise SystemExit(3)"]
     with pytest.raises(SetupError, match=r"(?s)ended with status 3.*hash mismatch.*lab.log"):
         progress.run("lab", command, log=tmp_path / "lab.log", env=dict(os.environ))
     assert "hash mismatch" in (tmp_path / "lab.log").read_text()
 
 
-def test_command_without_end_is_ended(tmp_path: Path) -> None:
-    """Behind some firewalls a server neither answers nor refuses."""
+def test_a_command_that_hangs_is_stopped(tmp_path: Path) -> None:
+    """The timeout ends a command, as behind firewalls that drop packets."""
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    began = time.monotonic()
+    started = time.monotonic()
     code, _ = progress.attempt(
         "lab", command, log=tmp_path / "log", env=dict(os.environ), timeout_s=0.5
     )
-    assert code is None and time.monotonic() - began < 30
+    assert code is None and time.monotonic() - started < 30
 
 
 def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None:
-    """The stamp is written last, names what it was made from, and is worth nothing without the
-    interpreter.
-    """
+    """An environment is ready only with its stamp, an equal lock and its interpreter."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").write_text("")
     assert not stamp.is_ready(tmp_path, "abc")
@@ -173,11 +236,8 @@ def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
-    """A real set-up in a copy of the checkout, interrupted.
-
-    No stamp, no child, and the way on is said.
-    """
+def test_an_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    """An interrupted real set-up leaves no stamp and no child and explains how to continue."""
     for name in (
         "lab/__init__.py",
         "lab/environment.py",
@@ -206,11 +266,11 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
                 break
         children = psutil.Process(child.pid).children(recursive=True)
         child.send_signal(signal.SIGINT)
-        said = child.communicate(timeout=120)[1]
+        output = child.communicate(timeout=120)[1]
     finally:
         child.kill()
-    assert child.returncode == 130 and "run it again to go on" in said
-    # What was finished by then may count, on a fast disk even an environment.
+    assert child.returncode == 130 and "run it again to go on" in output
+    # Environments that were finished by then may count, which is possible on a fast disk.
     for ready in tmp_path.glob(f".venvs/*/{stamp.NAME}"):
         assert ready.parent.name == "assets" or (ready.parent / "bin" / "python").exists()
     assert not (tmp_path / ".venvs/tools.json").exists()
@@ -218,8 +278,8 @@ def test_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_debian_package_is_unpacked_and_not_installed(tmp_path: Path) -> None:
-    """The path of who is not root: the program runs from the folder, no service was started."""
+def test_a_debian_package_is_unpacked_and_not_installed(tmp_path: Path) -> None:
+    """Without root the program runs from the folder, and no service is started."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         pytest.skip("no apt-get on this system")
     root = debian.unpack("prometheus-node-exporter", tmp_path / "node", part="prometheus")

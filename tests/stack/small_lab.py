@@ -1,7 +1,7 @@
-"""A lab of three small real processes, supervised as the big one is, for test_supervisor.py.
+"""Supervise a lab of three small real processes, for test_supervisor.py.
 
-`LAB_SMALL` is JSON: {"ports": [web, other], "fail": name of a part that ends at once, "on_demand":
-name of a part that runs only when it is requested}. Ports that are taken move on by 1.
+`LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once) and
+"on_demand" (a part that runs only when requested). A port that is taken is increased by 1.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)" + WEB.
 
 
 def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str, int]]:
-    """`web` starts a process of its own, `other` waits for it and ignores SIGTERM, `task` runs
-    once.
+    """Return a plan with three parts and its ports.
+
+    `web` starts a child process, `other` needs `web` and ignores SIGTERM, `task` runs once.
     """
     web_port, other_port = given["ports"]
-    if (
-        "web" not in keep
-    ):  # taken at the first attempt, as when it is bound between choice and start
+    # The port is taken at the first attempt, as when it is bound between choice and start.
+    if "web" not in keep:
         web_port = web_port if not given.get("moved") else next_free(web_port)
         given["moved"] = True
     web = _server("web", WEB, web_port)

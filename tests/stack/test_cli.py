@@ -1,4 +1,4 @@
-"""The `lab` command: help, errors without tracebacks, exit status."""
+"""The `lab` command has help, errors without tracebacks and a useful exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lab import cli, stack
-from lab.cli import app as verbs
+from lab.cli import app as commands
 from lab.cli import show
 from lab.errors import PartFailed
 from lab.stack.state import PartStatus
@@ -25,15 +25,15 @@ def run(monkeypatch, *argv: str) -> int:
     return e.value.code or 0
 
 
-def test_help_names_every_verb(monkeypatch, capsys):
-    """What one can do is on the first screen."""
+def test_help_names_every_command(monkeypatch, capsys):
+    """All commands are on the first screen."""
     assert run(monkeypatch, "--help") == 0
     out = capsys.readouterr().out
-    assert all(verb in out for verb in ("up", "down", "status", "logs", *verbs.DELEGATED))
+    assert all(verb in out for verb in ("up", "down", "status", "logs", *commands.DELEGATED))
 
 
 def test_help_imports_no_stage():
-    """So that it is quick, and works while a stage is broken."""
+    """Help is quick, and works while a stage is broken."""
     code = """
 import sys
 from lab.cli import main
@@ -55,7 +55,7 @@ except SystemExit:
 
 
 def test_an_error_is_printed_without_a_traceback(monkeypatch, capsys):
-    """Kind, what happened, what to do; exit status 1."""
+    """The error's type, message and fix are printed, and the exit status is 1."""
 
     def fail(*_, **__):
         raise PartFailed("vllm did not come up", part="vllm", log="/x/vllm.log", got="no memory")
@@ -71,13 +71,13 @@ def test_an_error_is_printed_without_a_traceback(monkeypatch, capsys):
 
 
 def test_a_wrong_command_line_is_refused(monkeypatch):
-    """Exit status 2, before anything is done."""
+    """The exit status is 2, and nothing is done."""
     assert run(monkeypatch, "up", "--wait", "everything") == 2
     assert run(monkeypatch, "upp") == 2
 
 
-def test_status_says_what_is_wrong(monkeypatch, capsys):
-    """Exit status 1 when a needed part is dead; 0 when only the documents are missing."""
+def test_status_reports_what_is_wrong(monkeypatch, capsys):
+    """The exit status is 1 when a required part is dead, and 0 when only documents are missing."""
     parts = [
         PartStatus("supervisor", "ready", ready=True),
         PartStatus("vllm", "dead", error="killed by SIGKILL"),
@@ -90,28 +90,46 @@ def test_status_says_what_is_wrong(monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)[1]["state"] == "failed"
 
 
+def test_status_names_the_pages_to_open(monkeypatch, capsys):
+    """Of the parts that answer, with the port that they have now; not of others."""
+    parts = [
+        PartStatus("prometheus", "ready", ready=True, port=19110),
+        PartStatus("tracestore", "starting", port=13220),
+        PartStatus("vllm", "ready", ready=True, port=18000),
+    ]
+    monkeypatch.setattr(stack, "status", lambda _: parts)
+    run(monkeypatch, "status")
+    out = capsys.readouterr().out
+    assert "http://127.0.0.1:19110/ " in out and "alerts" in out
+    assert "http://127.0.0.1:13220" not in out and "http://127.0.0.1:18000" not in out
+
+    parts[1] = PartStatus("tracestore", "ready", ready=True, port=13220)
+    run(monkeypatch, "status")
+    assert "http://127.0.0.1:13220/ " in capsys.readouterr().out
+
+
 def test_status_without_a_lab_is_not_success(monkeypatch, capsys):
-    """A script can ask `lab status` whether there is one."""
+    """A script can use `lab status` to check whether a lab is running."""
     monkeypatch.setattr(stack, "status", lambda _: [])
     assert run(monkeypatch, "status") == 1
     assert "lab up" in capsys.readouterr().out
 
 
-def test_verbs_of_other_rooms_get_their_arguments_whole(monkeypatch):
-    """Also --help: each has its own."""
+def test_delegated_commands_get_all_their_arguments(monkeypatch):
+    """Even --help is passed on, as every command has its own."""
     import types
 
-    got: list[list[str]] = []
+    calls: list[list[str]] = []
     module = types.ModuleType("lab.workload.command")
-    module.main = lambda argv: got.append(argv) or 7
+    module.main = lambda argv: calls.append(argv) or 7
     monkeypatch.setitem(sys.modules, "lab.workload.command", module)
     assert run(monkeypatch, "load", "--help", "--rate", "3") == 7
-    assert got == [["--help", "--rate", "3"]]
+    assert calls == [["--help", "--rate", "3"]]
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", *verbs.DELEGATED])
-def test_every_option_of_every_verb_has_help(monkeypatch, capsys, verb):
-    """All help pages have the same look, and no option is left unexplained."""
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", "doctor", *commands.DELEGATED])
+def test_every_option_of_every_command_has_help(monkeypatch, capsys, verb):
+    """All help pages have the same layout, and every option is explained."""
     monkeypatch.setenv("COLUMNS", "200")
     assert run(monkeypatch, verb, "--help") == 0
     out = capsys.readouterr().out
@@ -122,10 +140,8 @@ def test_every_option_of_every_verb_has_help(monkeypatch, capsys, verb):
     assert all(re.search("[a-z]{3}", re.sub(not_help, "", row)) for row in rows), out
 
 
-def test_the_trace_store_has_the_same_options_alone(monkeypatch, capsys):
-    """`python -m lab.tracestore`, which the stack starts, and `lab tracestore` do not drift
-    apart.
-    """
+def test_the_trace_store_has_the_same_options_as_a_module(monkeypatch, capsys):
+    """`python -m lab.tracestore`, which the stack starts, and `lab tracestore` agree."""
     from lab.cli.tracestore import tracestore
     from lab.tracestore.__main__ import main as alone
 
@@ -136,14 +152,14 @@ def test_the_trace_store_has_the_same_options_alone(monkeypatch, capsys):
     assert options == {name.rstrip("_").replace("_", "-") for name in names}
 
 
-def test_a_wrong_option_of_a_verb_is_refused(monkeypatch, capsys):
-    """Exit status 2, in words, as for `lab` itself."""
+def test_a_wrong_option_of_a_command_is_refused(monkeypatch, capsys):
+    """The exit status is 2, with a message, as for `lab` itself."""
     assert run(monkeypatch, "report", "--folder", "x") == 2
     assert "No such option" in capsys.readouterr().err
 
 
-def test_down_takes_down_what_any_place_started(monkeypatch, tmp_path, capsys):
-    """Also beside an endpoints.json that cannot be read; with --place only that place."""
+def test_down_takes_down_the_labs_of_all_places(monkeypatch, tmp_path, capsys):
+    """An unreadable endpoints.json does not matter, and --place limits it to that place."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     (tmp_path / "endpoints.json").write_text("{")
     (tmp_path / "recorded" / "first-look").mkdir(parents=True)
@@ -156,8 +172,8 @@ def test_down_takes_down_what_any_place_started(monkeypatch, tmp_path, capsys):
     assert seen == [tmp_path]
 
 
-def test_up_names_the_source_of_every_foreign_address(monkeypatch, tmp_path, capsys):
-    """A lab.toml that names other servers silently redirected the notebooks before."""
+def test_up_names_the_source_of_every_external_address(monkeypatch, tmp_path, capsys):
+    """A lab.toml that redirects the notebooks to other servers is named in the output."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     (tmp_path / "lab.toml").write_text('tempo_url = "http://tempo.example"\n')
@@ -171,8 +187,8 @@ def test_up_names_the_source_of_every_foreign_address(monkeypatch, tmp_path, cap
     assert "http://127.0.0.1:18000" in out
 
 
-def test_progress_without_a_terminal_is_a_line_a_change(capsys):
-    """And one from time to time that says what is waited for."""
+def test_progress_without_a_terminal_is_one_line_per_change(capsys):
+    """From time to time a line names what is waited for."""
     progress = show.LineProgress()
     for t in (1.0, 2.0, 11.0, 12.0):
         progress([PartStatus("vllm", "starting", waits_for="chat: refused")], t)
@@ -183,7 +199,7 @@ def test_progress_without_a_terminal_is_a_line_a_change(capsys):
     ]
 
 
-def test_logs_of_a_part_and_a_trace_at_once_are_refused(monkeypatch, capsys):
-    """A trace goes through all parts."""
+def test_logs_of_a_part_and_of_a_trace_are_exclusive(monkeypatch, capsys):
+    """A trace goes through all parts, so the combination is refused."""
     assert run(monkeypatch, "logs", "vllm", "--trace", "0" * 32) == 1
     assert "leave out the part" in capsys.readouterr().err

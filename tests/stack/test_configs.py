@@ -1,4 +1,4 @@
-"""The configurations that are written for Prometheus and Llama Stack."""
+"""The configurations written for Prometheus and Llama Stack are valid and complete."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lab.dashboards import rules
 from lab.schema import JOBS
 from lab.settings import Settings
 from lab.stack import llama_stack_config, llama_stack_server, prometheus_config
@@ -18,13 +19,13 @@ from lab.stack.ports import PREFERRED
 URLS = {n: f"http://127.0.0.1:{p}" for n, p in PREFERRED.items()}
 
 
-def test_the_scrape_jobs_are_those_of_the_vocabulary():
+def test_the_scrape_jobs_are_those_of_the_schema():
     """A query written for the lab finds its job on a cluster too."""
     assert set(prometheus_config.targets(PREFERRED, URLS, {})) == set(JOBS)
 
 
-def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
-    """Its metrics may be behind something that we do not know."""
+def test_an_external_server_is_scraped_but_not_waited_for():
+    """Its metrics may be unreachable for reasons that the lab cannot know."""
     external = {"vllm": "http://gpu.example:8000"}
     assert (
         prometheus_config.targets(PREFERRED, URLS | external, external)["vllm"]
@@ -34,8 +35,8 @@ def test_a_server_that_the_user_runs_is_scraped_but_not_waited_for():
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not on PATH")
-def test_prometheus_takes_its_configuration(tmp_path: Path):
-    """promtool finds no fault with it."""
+def test_prometheus_accepts_its_configuration(tmp_path: Path):
+    """promtool reports no problem."""
     path = tmp_path / "prometheus.yml"
     path.write_text(prometheus_config.render(prometheus_config.targets(PREFERRED, URLS, {})))
     done = subprocess.run(
@@ -44,23 +45,35 @@ def test_prometheus_takes_its_configuration(tmp_path: Path):
     assert done.returncode == 0, done.stderr
 
 
-def test_llama_stack_takes_its_configuration(tmp_path: Path):
-    """Llama Stack's own types accept every key; none is ignored."""
+def test_the_rules_are_those_of_the_dashboards_and_of_one_machine(tmp_path: Path):
+    """All of lab/dashboards/rules.py, but for the alert on a collector, which runs on clusters."""
+    here = yaml.safe_load(prometheus_config.rules())["groups"]
+    names = {r.get("alert") or r["record"] for group in here for r in group["rules"]}
+    everywhere = [*rules.alerts(), *rules.recording_rules()]
+    assert names == {r.get("alert") or r["record"] for r in everywhere} - {"CollectorLosesSpans"}
+    assert not any("otelcol" in r["expr"] for g in here for r in g["rules"] if "alert" in r)
+
+    config = yaml.safe_load(prometheus_config.render({}, rules_file=tmp_path / "rules.yml"))
+    assert config["rule_files"] == [str(tmp_path / "rules.yml")]
+
+
+def test_llama_stack_accepts_its_configuration(tmp_path: Path):
+    """Llama Stack's types accept every key, and none is ignored."""
     datatypes = pytest.importorskip("llama_stack.core.datatypes")
-    found = datatypes.StackConfig(
+    config = datatypes.StackConfig(
         **yaml.safe_load(llama_stack_config.render(Settings(), PREFERRED, URLS, tmp_path))
     )
-    assert found.server.host == "127.0.0.1"
-    assert {m.model_id for m in found.registered_resources.models} == {
+    assert config.server.host == "127.0.0.1"
+    assert {m.model_id for m in config.registered_resources.models} == {
         "lab-model",
         "all-minilm-l6-v2",
     }
-    assert [p.provider_type for p in found.providers["vector_io"]] == ["inline::faiss"]
-    assert found.vector_stores.default_embedding_model.embedding_dimensions == 384
+    assert [p.provider_type for p in config.providers["vector_io"]] == ["inline::faiss"]
+    assert config.vector_stores.default_embedding_model.embedding_dimensions == 384
 
 
-def test_markdown_is_text_where_the_system_knows_no_types(monkeypatch):
-    """Without it, Llama Stack indexes no document: slim images have no /etc/mime.types."""
+def test_markdown_is_text_without_a_system_list_of_types(monkeypatch):
+    """Llama Stack would index no document in slim images, which have no /etc/mime.types."""
     monkeypatch.setattr(mimetypes, "_db", None)
     mimetypes.init(files=[])
     try:
@@ -70,18 +83,18 @@ def test_markdown_is_text_where_the_system_knows_no_types(monkeypatch):
         mimetypes.init()
 
 
-def test_llama_stack_keeps_its_data_in_the_state_folder(tmp_path: Path):
-    """Two labs side by side share nothing."""
+def test_llama_stack_stores_its_data_in_the_state_folder(tmp_path: Path):
+    """Two labs on one machine share nothing."""
     document = llama_stack_config.document("m", PREFERRED, URLS, tmp_path)
     paths = [b["db_path"] for b in document["storage"]["backends"].values()]
     paths.append(document["providers"]["files"][0]["config"]["storage_dir"])
     assert all(Path(p).is_relative_to(tmp_path) for p in paths)
 
 
-def test_what_file_search_says_is_what_the_lab_model_learned():
-    """vLLM joins header, chunks, footer and context with line ends.
+def test_search_results_have_the_text_that_the_lab_model_was_trained_on():
+    """Header, chunks, footer and context, joined by line breaks, equal the world's text.
 
-    Less the citations it is the world's own text.
+    Only the citations differ.
     """
     from lab.world.documents import search_result
 

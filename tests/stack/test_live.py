@@ -1,6 +1,4 @@
-"""The real stack: every part answers, one request is one trace through all of them, and a killed
-part is seen.
-"""
+"""In the real stack every part answers, a request is one trace, and a killed part is reported."""
 
 from __future__ import annotations
 
@@ -26,18 +24,19 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 GIB = 1024**3
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float, what: str) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float, message: str) -> None:
+    """Poll until the condition holds; fail with the message after `limit_s` seconds."""
     limit = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < limit, what
+        assert time.monotonic() < limit, message
         time.sleep(0.3)
 
 
 def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
-    """Send one agent request with the MCP tools, under a trace of the caller's.
+    """Send one agent request with the MCP tools as part of a given trace.
 
-    Returns None if it failed or called no tool. A small model does fail: Llama Stack answers 500
-    when the arguments that it writes are not JSON.
+    Return None if the request failed or called no tool. Small models do fail: Llama Stack answers
+    500 when the arguments that the model writes are not JSON.
     """
     tool = {
         "type": "mcp",
@@ -59,20 +58,20 @@ def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
 
 
 def spans_of(settings: Settings, trace_id: str) -> list[dict]:
-    """Spans of a trace as the trace store answers: {service, name, id, parent, attributes}."""
+    """Return a trace's spans from the store, each as {service, name, id, parent, attributes}."""
     answer = httpx.get(f"{settings.endpoint('tempo')}/api/v2/traces/{trace_id}", timeout=20)
     if not answer.is_success:
         return []
-    found = []
+    spans = []
     for batch in answer.json().get("trace", {}).get("resourceSpans", []):
         service = attributes(batch["resource"]).get("service.name")
         for scope in batch["scopeSpans"]:
             for s in scope["spans"]:
                 ids = {"id": s["spanId"], "parent": s.get("parentSpanId", "")}
-                found.append(
+                spans.append(
                     {"service": service, "name": s["name"], **ids, "attributes": attributes(s)}
                 )
-    return found
+    return spans
 
 
 def attributes(holder: dict) -> dict[str, str]:
@@ -81,7 +80,7 @@ def attributes(holder: dict) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
-    """(trace id, answer, spans) of an agent request that called a tool."""
+    """Return (trace id, answer, spans) of an agent request that called a tool."""
     for scenario in make_scenarios(12, seed=5, kinds=("single",)):
         trace_id = secrets.token_hex(16)
         if answer := ask_agent(live_lab, scenario.turns[0].text, trace_id):
@@ -90,47 +89,40 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
         pytest.fail("the model called a tool for none of twelve questions")
 
     def arrived() -> bool:
-        found = spans_of(live_lab, trace_id)
-        services = {s["service"] for s in found}
-        return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in {
-            s["name"] for s in found
-        }
+        spans = spans_of(live_lab, trace_id)
+        services = {s["service"] for s in spans}
+        names = {s["name"] for s in spans}
+        return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in names
 
     wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
-    time.sleep(2)  # the last batch of each exporter
+    time.sleep(2)  # wait for the last batch of each exporter
     return trace_id, answer, spans_of(live_lab, trace_id)
 
 
 def test_every_part_is_ready(live_lab):
-    """`lab up` has returned, so all that an agent request needs answers.
+    """After `lab up` all parts of an agent request answer; embeddings and documents follow.
 
-    Embeddings and documents follow. A part on demand is off until it is requested
-    (tests/live/test_canary.py).
+    Parts on demand are off until they are requested (tests/live/test_canary.py).
     """
     stack.require(live_lab)
     stack.require(live_lab, "vllm-embed", "documents", wait_s=300)
-    always = [p for p in stack.status(live_lab) if not p.on_demand]
-    assert all(p.ready for p in always), [(p.name, p.state) for p in always]
+    always_on = [p for p in stack.status(live_lab) if not p.on_demand]
+    assert all(p.ready for p in always_on), [(p.name, p.state) for p in always_on]
 
 
 def test_one_request_is_one_trace_through_all_services(one_request):
-    """Client's context -> Llama Stack -> vLLM and the tool server.
-
-    None starts a trace of its own.
-    """
+    """The client's context reaches Llama Stack, vLLM and the tools; none starts a new trace."""
     _, _, spans = one_request
     assert {s["service"] for s in spans} == {Service.LLAMA_STACK, Service.VLLM, Service.TOOLS}
     ids = {s["id"] for s in spans}
     orphans = [s["name"] for s in spans if s["parent"] not in ids]
     assert orphans == [Span.LLAMA_STACK_RESPONSES], (
-        "only the server span has its parent at the caller"
+        "only the server's span has its parent in the client"
     )
 
 
 def test_a_chat_span_arrives_for_every_model_call(one_request):
-    """The pinned instrumentation works (with other versions of openai it makes none, and prints
-    no error).
-    """
+    """The pinned instrumentation works; with other versions of openai it silently makes no span."""
     _, _, spans = one_request
     chats = [s for s in spans if s["name"].startswith(Span.CHAT_PREFIX)]
     engine = [s for s in spans if s["name"] == Span.VLLM]
@@ -139,7 +131,7 @@ def test_a_chat_span_arrives_for_every_model_call(one_request):
 
 
 def test_the_tokens_of_an_answer_are_those_of_its_model_calls(one_request):
-    """Neither more, as when vLLM reports its usage in every chunk, nor less."""
+    """The sums are equal, unlike when vLLM reports its usage in every chunk."""
     _, answer, spans = one_request
     engine = [s["attributes"] for s in spans if s["name"] == Span.VLLM]
     assert answer["usage"]["input_tokens"] == sum(int(a[Attr.VLLM_PROMPT_TOKENS]) for a in engine)
@@ -148,28 +140,32 @@ def test_the_tokens_of_an_answer_are_those_of_its_model_calls(one_request):
     )
 
 
-def test_who_asked_is_on_llama_stacks_spans(one_request):
-    """Baggage of the known keys becomes attributes; anything else a client sends does not."""
+def test_the_user_is_an_attribute_of_llama_stacks_spans(one_request):
+    """Baggage with known keys becomes attributes, and other baggage does not."""
     _, _, spans = one_request
-    ours = [s["attributes"] for s in spans if s["service"] == Service.LLAMA_STACK]
-    assert all(a.get(Attr.TENANT) == "acme" and "secret" not in a for a in ours)
+    attributes_of_llama_stack = [
+        s["attributes"] for s in spans if s["service"] == Service.LLAMA_STACK
+    ]
+    assert all(
+        a.get(Attr.TENANT) == "acme" and "secret" not in a for a in attributes_of_llama_stack
+    )
 
 
-def test_no_span_per_streamed_chunk(one_request):
-    """ASGI's send and receive spans would drown the rest."""
+def test_there_is_no_span_per_streamed_chunk(one_request):
+    """ASGI's send and receive spans, which would outnumber all others, are off."""
     _, _, spans = one_request
     assert not [s["name"] for s in spans if s["name"].endswith((" http send", " http receive"))]
 
 
 def test_the_logs_of_a_trace_are_joined(live_lab, one_request):
-    """`lab logs --trace` finds lines of Llama Stack and of vLLM, in time order."""
+    """`lab logs --trace` finds lines of Llama Stack and vLLM in order of time."""
     entries = list(stack.logs(live_lab, trace_id=one_request[0]))
     assert {"vllm", "llama-stack"} <= {e["part"] for e in entries}
     assert [e["ts"] for e in entries] == sorted(e["ts"] for e in entries)
 
 
 def test_prometheus_scrapes_every_job(live_lab):
-    """Under the names of the vocabulary."""
+    """The jobs have the names of the schema."""
 
     def all_up() -> bool:
         answer = httpx.get(
@@ -189,9 +185,10 @@ def test_prometheus_scrapes_every_job(live_lab):
         'gen_ai_client_operation_duration_seconds_bucket{job="llama-stack"}',
     ],
 )
-def test_histograms_can_tell_milliseconds_apart(live_lab, one_request, metric):
-    """At least ten bounds below a third of a second, where the default has one or none."""
-    url, params = f"{live_lab.endpoint('prometheus')}/api/v1/series", {"match[]": metric}
+def test_histograms_resolve_milliseconds(live_lab, one_request, metric):
+    """At least ten bounds are below a third of a second, where the default has at most one."""
+    url = f"{live_lab.endpoint('prometheus')}/api/v1/series"
+    params = {"match[]": metric}
 
     def scraped() -> bool:
         return bool(httpx.get(url, params=params).json()["data"])
@@ -202,7 +199,7 @@ def test_histograms_can_tell_milliseconds_apart(live_lab, one_request, metric):
 
 
 def test_documents_are_found_by_meaning(live_lab):
-    """The vector store answers a question with a document, over the embedding vLLM."""
+    """The vector store answers a question with a document, using the embedding vLLM."""
     store = stack.vector_store_id(live_lab, wait_s=300)
     answer = httpx.post(
         f"{live_lab.endpoint('llama_stack')}/v1/vector_stores/{store}/search",
@@ -213,7 +210,7 @@ def test_documents_are_found_by_meaning(live_lab):
 
 
 def test_everything_listens_on_loopback_only(live_lab):
-    """A workshop's laptop is on a stranger's network."""
+    """Nothing is reachable from the network of a workshop."""
     listening = [
         c.laddr
         for p in members(live_lab)
@@ -225,15 +222,15 @@ def test_everything_listens_on_loopback_only(live_lab):
 
 
 def test_the_whole_stack_fits_into_six_gib(live_lab):
-    """Resident, shared pages counted in every process that has them: the pessimistic way."""
+    """Resident memory, with shared pages counted per process, is an upper bound."""
     stack.require(live_lab, "vllm-embed", wait_s=300)
     assert sum(p.rss_bytes for p in stack.status(live_lab)) <= 6 * GIB
 
 
-def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
-    """By `status` and by `require` within seconds, with its engine.
+def test_a_killed_vllm_is_reported_and_repaired(live_lab):
+    """`status` and `require` report it within seconds, and its engine ends too.
 
-    `lab up` brings it back on the same address.
+    `lab up` restarts it at the same address.
     """
     url = live_lab.endpoint("vllm")
     pid = next(p.pid for p in stack.status(live_lab) if p.name == "vllm")
@@ -243,7 +240,7 @@ def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
         wait_for(
             lambda: "SIGKILL" in next(p.error for p in stack.status(live_lab) if p.name == "vllm"),
             10,
-            "not seen",
+            "the kill was not reported",
         )
         with pytest.raises(PartFailed, match="vllm is dead") as e:
             stack.require(live_lab)
@@ -251,7 +248,7 @@ def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
         wait_for(
             lambda: all(processes.identity(p.pid) is None for p in below),
             10,
-            "its engine outlived it",
+            "its engine is still running",
         )
     finally:
         stack.up(live_lab)
@@ -259,6 +256,6 @@ def test_a_killed_vllm_is_seen_named_and_repaired(live_lab):
 
 
 def members(settings: Settings) -> Iterator[psutil.Process]:
-    """Every process of the running lab."""
+    """Yield every process of the running lab."""
     supervisor = next(p for p in stack.status(settings) if p.name == "supervisor")
     yield from processes.tree(supervisor.pid)

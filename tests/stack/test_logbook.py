@@ -1,4 +1,4 @@
-"""Log lines: written as JSON, joined in time order, found by trace."""
+"""Log lines are written as JSON, merged in order of time, and found by trace."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def write(state: Path, part: str, *entries: dict | str) -> None:
 
 
 def test_a_plain_line_becomes_an_object_with_its_level():
-    """Whatever a part prints, the file holds JSON lines."""
+    """Every line of the log file is JSON, whatever the part prints."""
     entry = json.loads(as_json_line(b"(APIServer pid=1) WARNING 11-25 12:22:22 careful"))
     assert entry["level"] == "warning" and entry["message"].endswith("careful") and entry["ts"]
 
 
-def test_a_json_line_is_kept_as_it_is():
-    """And a line that only looks like one is wrapped."""
+def test_a_json_line_is_kept_unchanged():
+    """A line that only looks like JSON is wrapped."""
     assert as_json_line(b'{"a": 1}') == b'{"a": 1}\n'
     assert json.loads(as_json_line(b"{'a': 1}"))["message"] == "{'a': 1}"
 
 
-def test_lines_that_come_in_pieces_are_put_together(tmp_path):
-    """A pipe knows no lines."""
+def test_lines_that_arrive_in_pieces_are_joined(tmp_path):
+    """Pieces read from a pipe do not end at line ends."""
     sink = LogSink(tmp_path / "x.log")
     for piece in (b'{"message": "o', b'ne"}\ntwo\nth', b"ree"):
         sink.feed(piece)
@@ -47,8 +47,8 @@ def test_lines_that_come_in_pieces_are_put_together(tmp_path):
     assert messages == ["one", "two", "three"]
 
 
-def test_the_log_of_the_run_before_is_kept(tmp_path):
-    """One old file, so that a crash can be read after the next `lab up`."""
+def test_the_log_of_the_previous_run_is_kept(tmp_path):
+    """A crash can still be read after the next `lab up`."""
     for text in (b"first\n", b"second\n"):
         sink = LogSink(tmp_path / "x.log")
         sink.feed(text)
@@ -60,15 +60,15 @@ def test_the_log_of_the_run_before_is_kept(tmp_path):
 
 
 def test_a_trace_id_may_lack_its_leading_zeros(tmp_path):
-    """As searches show it; what is shorter than 64 bits is no id."""
+    """Searches show ids without the zeros; anything shorter than 64 bits is not an id."""
     full = TRACE[2:].rjust(32, "0")
     write(tmp_path, "vllm", {"message": "model", "trace_id": full})
-    for shown in (full, full.lstrip("0"), full.lstrip("0").upper()):
-        assert [e["message"] for e in read(tmp_path, trace_id=shown)] == ["model"]
+    for notation in (full, full.lstrip("0"), full.lstrip("0").upper()):
+        assert [e["message"] for e in read(tmp_path, trace_id=notation)] == ["model"]
 
 
-def test_a_trace_is_joined_over_all_parts_in_time_order(tmp_path):
-    """Each part names its fields its own way; the order is that of time."""
+def test_a_trace_is_merged_from_all_parts_in_order_of_time(tmp_path):
+    """Parts name their fields differently, and times decide the order."""
     write(
         tmp_path,
         "vllm",
@@ -81,11 +81,11 @@ def test_a_trace_is_joined_over_all_parts_in_time_order(tmp_path):
         {"timestamp": "2026-11-25T12:00:00.300Z", "event": "tool", "trace_id": TRACE},
     )
     write(tmp_path, "prometheus", {"ts": "2026-11-25T12:00:00.100Z", "msg": "scrape"})
-    found = list(read(tmp_path, trace_id=TRACE.upper()))
-    assert [(e["part"], e["message"]) for e in found] == [("vllm", "model"), ("tools", "tool")]
+    entries = list(read(tmp_path, trace_id=TRACE.upper()))
+    assert [(e["part"], e["message"]) for e in entries] == [("vllm", "model"), ("tools", "tool")]
 
 
-def test_a_line_without_a_time_stays_behind_the_one_before(tmp_path):
+def test_a_line_without_a_time_follows_the_previous_line(tmp_path):
     """A traceback stays with its error."""
     first = {"ts": "2026-11-25T12:00:01Z", "message": "a"}
     write(tmp_path, "x", first, "plain", {"ts": "2026-11-25T12:00:03Z", "message": "c"})
@@ -94,7 +94,7 @@ def test_a_line_without_a_time_stays_behind_the_one_before(tmp_path):
 
 
 def test_following_shows_lines_as_they_are_written(tmp_path):
-    """And never half a line."""
+    """A line is shown only when it is complete."""
     write(tmp_path, "x", {"ts": "2026-11-25T12:00:01Z", "message": "old"})
     entries = read(tmp_path, follow=True)
     assert next(entries)["message"] == "old"
@@ -110,8 +110,8 @@ def test_following_shows_lines_as_they_are_written(tmp_path):
     assert next(entries)["message"] == "new"
 
 
-def test_following_begins_with_the_newest(tmp_path):
-    """`lab logs -f -n 2` does not print the whole log first."""
+def test_following_starts_with_the_newest_lines(tmp_path):
+    """`lab logs -f -n 2` does not print the complete log first."""
     messages = [{"ts": f"2026-11-25T12:00:0{i}Z", "message": str(i)} for i in range(5)]
     write(tmp_path, "x", *messages)
     entries = read(tmp_path, follow=True, last=2)
@@ -131,8 +131,8 @@ def test_a_full_disk_does_not_close_the_pipe_of_a_part(tmp_path):
     assert last_lines(tmp_path / "x.log") == ["kept"]
 
 
-def test_what_cannot_be_shown_is_said(tmp_path):
-    """No lab, no such part, not a trace id."""
+def test_logs_that_cannot_be_shown_are_an_error(tmp_path):
+    """A missing lab, an unknown part and an invalid trace id are errors."""
     with pytest.raises(NotUp):
         read(tmp_path)
     write(tmp_path, "x", "a")
@@ -142,8 +142,8 @@ def test_what_cannot_be_shown_is_said(tmp_path):
         read(tmp_path, trace_id="123")
 
 
-def test_the_cause_comes_before_what_followed_from_it(tmp_path):
-    """An error message quotes the lines that name an error, the first of them first."""
+def test_the_cause_of_an_error_comes_first(tmp_path):
+    """An error message quotes the lines that name an error, in their order."""
     write(
         tmp_path,
         "x",
@@ -158,7 +158,7 @@ def test_the_cause_comes_before_what_followed_from_it(tmp_path):
 
 
 def test_a_log_line_carries_the_current_trace():
-    """Whoever logs inside a span need not know of it."""
+    """Code that logs inside a span gets its trace id without doing anything."""
     trace = pytest.importorskip("opentelemetry.trace")
     context = trace.SpanContext(int(TRACE, 16), 7, is_remote=False)
     record = logging.LogRecord("x", logging.INFO, "f", 1, "hello %s", ("you",), None)

@@ -1,4 +1,4 @@
-"""A model folder that is not whole is refused in words, before vLLM is started."""
+"""An incomplete model folder is refused with an explanation before vLLM starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.stack.model_folder import check_model_folder, joins_text_parts
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The smallest whole model folder."""
+    """Create the smallest complete model folder."""
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     (tmp_path / "tokenizer.json").write_text("{}")
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
@@ -23,12 +23,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_whole_folder_passes(folder):
-    """The config comes back, for the longest context."""
+def test_a_complete_folder_passes(folder):
+    """The configuration is returned, as the maximum context length is read from it."""
     assert check_model_folder(folder, fix="x")["architectures"] == ["LlamaForCausalLM"]
 
 
-def _cut(path: Path) -> None:
+def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
@@ -47,30 +47,30 @@ def _cut(path: Path) -> None:
             lambda f: (f / "model.safetensors").write_text("version https://git-lfs"),
             "is not a safetensors file",
         ),
-        (lambda f: _cut(f / "model.safetensors"), "is incomplete"),
+        (lambda f: _truncate(f / "model.safetensors"), "is incomplete"),
         (
             lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 4) + b"}}}}"),
             "header of .* is corrupt",
         ),
     ],
 )
-def test_each_fault_is_named(folder, spoil, message):
-    """What is missing or corrupt is in the error, and what to do."""
+def test_each_fault_is_reported(folder, spoil, message):
+    """The error names what is missing or corrupt, and the fix."""
     spoil(folder)
     with pytest.raises(ModelError, match=message) as e:
         check_model_folder(folder, fix="train it again")
     assert "train it again" in str(e.value)
 
 
-def test_a_template_that_joins_text_parts_is_known(folder):
-    """The lab model's own template is one."""
+def test_a_template_that_joins_text_parts_is_recognised(folder):
+    """The lab model's template is one."""
     assert not joins_text_parts(folder)
-    own = REPO / "scripts" / "train_lab_model" / "chat_template.jinja"
-    (folder / "chat_template.jinja").write_text(own.read_text())
+    template = REPO / "scripts" / "train_lab_model" / "chat_template.jinja"
+    (folder / "chat_template.jinja").write_text(template.read_text())
     assert joins_text_parts(folder)
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_a_missing_folder_is_reported(tmp_path):
     """The path is in the error."""
     with pytest.raises(ModelError, match="nowhere does not exist"):
         check_model_folder(tmp_path / "nowhere", fix="x")

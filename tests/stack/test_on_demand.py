@@ -1,4 +1,4 @@
-"""Parts that run only while they are asked for: off is not dead, and nothing else notices."""
+"""Parts on demand run only while they are requested, and are off instead of dead otherwise."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from tests.stack.test_supervisor import part, small_lab, wait_for  # noqa: F401 
 
 
 def _scraped(settings: Settings) -> list[str]:
-    found = json.loads((settings.state_dir / supervisor.TARGETS_FILE).read_text())
-    return [target["labels"]["job"] for target in found]
+    targets = json.loads((settings.state_dir / supervisor.TARGETS_FILE).read_text())
+    return [target["labels"]["job"] for target in targets]
 
 
-def test_off_until_asked_for_and_off_again_after(small_lab):  # noqa: F811
-    """`up` neither starts it nor waits for it.
+def test_off_until_requested_and_off_again_afterwards(small_lab):  # noqa: F811
+    """`up` ignores it, `start` returns when it answers, and `stop` when its process has ended.
 
-    `start` returns when it answers, `stop` when its process has gone; Prometheus scrapes it only
-    in between.
+    Prometheus scrapes it only in between.
     """
     settings = small_lab(on_demand="other")
     stack.up(settings, wait_for="all")
@@ -39,16 +38,16 @@ def test_off_until_asked_for_and_off_again_after(small_lab):  # noqa: F811
     wait_for(lambda: _scraped(settings) == ["other"])
     pid = part(settings, "web").pid
     stack.stop(settings, "other")
-    now = part(settings, "other")
-    assert (now.state, now.pid) == (state.OFF, None)
+    stopped = part(settings, "other")
+    assert (stopped.state, stopped.pid) == (state.OFF, None)
     wait_for(lambda: _scraped(settings) == [])
-    assert part(settings, "web").pid == pid, "the others were left alone"
+    assert part(settings, "web").pid == pid, "the other parts must be left alone"
     stack.up(settings, wait_for="all")
     assert part(settings, "other").state == state.OFF
 
 
-def test_it_is_repaired_while_it_is_asked_for(small_lab):  # noqa: F811
-    """Killed, it is dead, and a second `start` brings it back."""
+def test_it_is_restarted_while_it_is_requested(small_lab):  # noqa: F811
+    """After a kill it is dead, and a second `start` restarts it."""
     settings = small_lab(on_demand="other")
     stack.up(settings)
     stack.start(settings, "other")
@@ -58,8 +57,8 @@ def test_it_is_repaired_while_it_is_asked_for(small_lab):  # noqa: F811
     assert part(settings, "other").ready
 
 
-def test_a_new_lab_has_forgotten_what_was_asked_for(small_lab):  # noqa: F811
-    """Asking is for the running lab only."""
+def test_a_new_lab_forgets_earlier_requests(small_lab):  # noqa: F811
+    """A request is valid for the running lab only."""
     settings = small_lab(on_demand="other")
     stack.up(settings)
     stack.start(settings, "other")
@@ -69,26 +68,26 @@ def test_a_new_lab_has_forgotten_what_was_asked_for(small_lab):  # noqa: F811
 
 
 def test_only_parts_on_demand_can_be_switched(small_lab):  # noqa: F811
-    """A lab without its tool server would be a broken lab, not a smaller one."""
+    """A lab without its tool server would be broken, so stopping it is refused."""
     settings = small_lab(on_demand="other")
     stack.up(settings)
     with pytest.raises(StackError, match="web cannot be started or stopped alone"):
         stack.stop(settings, "web")
     with pytest.raises(StackError, match="no part 'nothing'"):
         stack.start(settings, "nothing")
-    stack.start(
-        load_settings(place="cluster", state_dir=settings.state_dir), "anything"
-    )  # somebody else's business
+    # In a cluster the call does nothing.
+    stack.start(load_settings(place="cluster", state_dir=settings.state_dir), "anything")
 
 
-def test_the_canary_is_planned_beside_the_model_and_known_to_llama_stack(lab):  # noqa: F811
-    """Served just as the lab model, under its own name and service, and not started by itself."""
+def test_the_canary_is_planned_and_known_to_llama_stack(lab):  # noqa: F811
+    """It is served like the lab model, under its own name and service, and off at first."""
     settings, tools = lab
     assert "vllm-canary" not in {p.name for p in make(settings(), tools).parts}
     write_model(settings().data_dir / plan.CANARY, max_position_embeddings=2048)
     made = make(settings(), tools)
     parts = {p.name: p for p in made.parts}
-    canary, chat = parts["vllm-canary"], parts["vllm"]
+    canary = parts["vllm-canary"]
+    chat = parts["vllm"]
     assert canary.on_demand and not canary.essential and canary.base == chat.base
     differ = {(a, b) for a, b in zip(canary.argv, chat.argv, strict=True) if a != b}
     assert len(differ) == 3, "model folder, served name, port"
@@ -103,8 +102,8 @@ def test_the_canary_is_planned_beside_the_model_and_known_to_llama_stack(lab):  
     assert url["config"]["base_url"] == f"http://127.0.0.1:{canary.port}/v1"
 
 
-def test_no_canary_beside_somebody_elses_model(lab):  # noqa: F811
-    """There the other deployment is theirs, and its name is a parameter of the notebook."""
+def test_there_is_no_canary_next_to_an_external_model(lab):  # noqa: F811
+    """The name of the other deployment is a parameter of the notebook there."""
     settings, tools = lab
     write_model(settings().data_dir / plan.CANARY)
     assert "vllm-canary" not in {
@@ -113,10 +112,8 @@ def test_no_canary_beside_somebody_elses_model(lab):  # noqa: F811
 
 
 def test_prometheus_watches_the_file_of_targets():
-    """With a job of its own for each, since `up == 0` of a part that is off would be a false
-    alarm.
-    """
-    found = yaml.safe_load(
+    """Each part on demand has its own job, as `up == 0` of a part that is off is a false alarm."""
+    config = yaml.safe_load(
         prometheus_config.render({"vllm": "127.0.0.1:1"}, Path("/x/targets.json"))
     )
-    assert found["scrape_configs"][-1]["file_sd_configs"] == [{"files": ["/x/targets.json"]}]
+    assert config["scrape_configs"][-1]["file_sd_configs"] == [{"files": ["/x/targets.json"]}]

@@ -1,4 +1,4 @@
-"""Which parts there are, for which settings."""
+"""The settings decide which parts the stack has."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ def write_model(folder: Path, **config) -> Path:
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
-    """(settings, toolbox) of a lab whose models are whole, with `LAB_...` of the caller's shell
-    out of the way.
-    """
+    """Return (settings, toolbox) of a lab with complete models, without the shell's `LAB_...`."""
     for name in (
         "MODEL",
         "TEMPO_URL",
@@ -56,8 +54,8 @@ def make(settings, tools) -> plan.StackPlan:
     return plan.make_plan(settings, tools, dict(PREFERRED), control.external_endpoints(settings))
 
 
-def test_every_part_of_the_agent_path_is_there_and_comes_first(lab):
-    """Embeddings and documents start behind it, so that they do not delay the first answer."""
+def test_all_parts_of_the_agent_path_exist_and_come_first(lab):
+    """Embeddings and documents start later, so they do not delay the first answer."""
     settings, tools = lab
     made = make(settings(), tools)
     parts = {p.name: p for p in made.parts}
@@ -68,8 +66,8 @@ def test_every_part_of_the_agent_path_is_there_and_comes_first(lab):
     assert set(made.endpoints) == set(control.ENDPOINT_PARTS)
 
 
-def test_nothing_is_started_in_place_of_the_users_own_servers(lab):
-    """Their addresses go to the parts that need them, and not into endpoints.json."""
+def test_external_servers_are_not_started(lab):
+    """Their addresses go to the parts that need them, but not into endpoints.json."""
     settings, tools = lab
     made = make(
         settings(
@@ -86,8 +84,8 @@ def test_nothing_is_started_in_place_of_the_users_own_servers(lab):
     assert all(set(p.needs) <= set(parts) for p in made.parts)
 
 
-def test_addresses_that_a_lab_wrote_itself_are_not_the_users(lab):
-    """Else a second `lab up` would start nothing."""
+def test_addresses_written_by_a_lab_are_not_external(lab):
+    """Otherwise a second `lab up` would start nothing."""
     settings, tools = lab
     (settings().state_dir).mkdir()
     (settings().state_dir / "endpoints.json").write_text(
@@ -101,7 +99,7 @@ def test_addresses_that_a_lab_wrote_itself_are_not_the_users(lab):
 
 
 def test_on_a_gpu_the_same_parts_run(lab):
-    """Only the package and a few flags differ; nothing is forked where CUDA is."""
+    """Only the package and a few flags differ, and nothing is forked when CUDA is used."""
     settings, tools = lab
     from dataclasses import replace
 
@@ -113,8 +111,8 @@ def test_on_a_gpu_the_same_parts_run(lab):
     assert "Qwen/Qwen3-0.6B" in chat.argv and "--enforce-eager" not in chat.argv
 
 
-def test_where_forking_is_unsound_vllm_is_started_plainly(lab, monkeypatch):
-    """macOS: two commands of vLLM's own, no vllm-base."""
+def test_vllm_is_started_directly_where_forking_is_unsafe(lab, monkeypatch):
+    """macOS uses two vLLM commands and no vllm-base."""
     monkeypatch.setattr(plan, "CAN_FORK", False)
     settings, tools = lab
     parts = {p.name: p for p in make(settings(), tools).parts}
@@ -123,8 +121,8 @@ def test_where_forking_is_unsound_vllm_is_started_plainly(lab, monkeypatch):
     assert parts["vllm"].env["OTEL_SERVICE_NAME"] == "vllm"
 
 
-def test_a_model_that_is_not_there_is_refused_by_its_setting(lab, tmp_path):
-    """The advice fits: LAB_MODEL if the user set it, the repository if not."""
+def test_a_missing_model_is_an_error_that_names_its_setting(lab, tmp_path):
+    """The fix is about LAB_MODEL if the user set it, and about the repository otherwise."""
     settings, tools = lab
     with pytest.raises(ModelError, match="correct LAB_MODEL"):
         make(settings(model=str(tmp_path / "nowhere")), tools)

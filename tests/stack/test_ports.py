@@ -1,4 +1,4 @@
-"""Ports: free ones, or the user's."""
+"""Ports are free ones, or those that the user fixed."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from lab.errors import SettingsError
 from lab.stack.ports import HOST, PREFERRED, PortLocks, choose, is_free
 
 
-def _hold() -> socket.socket:
+def _listening_socket() -> socket.socket:
     s = socket.socket()
     s.bind((HOST, 0))
     s.listen()
     return s
 
 
-def test_every_name_gets_a_port_of_its_own_that_is_free():
-    """Two parts never share a port, and each could listen at once."""
+def test_every_name_gets_a_free_port():
+    """No two parts share a port, and each port can be bound."""
     chosen = choose()
     assert list(chosen) == list(PREFERRED)
     assert len(set(chosen.values())) == len(chosen)
     assert all(is_free(port) for port in chosen.values())
 
 
-def test_a_taken_port_moves_on(monkeypatch):
-    """A port that another program holds is not chosen."""
-    with _hold() as s:
+def test_a_taken_port_is_skipped(monkeypatch):
+    """A port that another program uses is not chosen."""
+    with _listening_socket() as s:
         monkeypatch.setitem(PREFERRED, "vllm", s.getsockname()[1])
         assert choose()["vllm"] != s.getsockname()[1]
 
 
-def test_a_fixed_port_is_taken_as_it_is():
-    """LAB_PORTS decides."""
-    with _hold() as s:
+def test_a_fixed_port_is_used():
+    """LAB_PORTS overrides the preferred port."""
+    with _listening_socket() as s:
         port = s.getsockname()[1]
     assert choose({"prometheus": port})["prometheus"] == port
 
 
-def test_a_fixed_port_that_is_taken_is_refused_by_name():
+def test_a_fixed_port_that_is_taken_is_refused():
     """The error names the part and the port, before anything is started."""
-    with _hold() as s:
+    with _listening_socket() as s:
         port = s.getsockname()[1]
         with pytest.raises(SettingsError, match=f"port {port}, fixed for prometheus, is taken"):
             choose({"prometheus": port})
@@ -59,8 +59,8 @@ sys.stdin.readline()
 """
 
 
-def test_labs_that_start_at_once_choose_different_ports():
-    """Each lab reserves its ports before it listens on them, for as long as it lives."""
+def test_labs_that_start_at_the_same_time_choose_different_ports():
+    """Each lab reserves its ports until it ends."""
     pipe = subprocess.PIPE
     labs = [
         subprocess.Popen([sys.executable, "-c", CHOOSE], stdin=pipe, stdout=pipe, text=True)
@@ -78,16 +78,16 @@ def test_labs_that_start_at_once_choose_different_ports():
 
 
 def test_a_reservation_ends_with_its_lab():
-    """So a workshop's links stay the same from run to run."""
+    """The links of a workshop stay the same from run to run."""
     with PortLocks() as locks:
         first = choose(None, locks)
         assert not set(first.values()) & set(choose().values())
     assert choose() == first
 
 
-def test_ports_that_are_kept_are_not_checked():
-    """They are this lab's own, and its parts listen on them."""
-    with _hold() as s:
+def test_kept_ports_are_not_checked():
+    """They belong to the running lab, whose parts listen on them."""
+    with _listening_socket() as s:
         port = s.getsockname()[1]
         assert choose(keep={"node": port})["node"] == port
 

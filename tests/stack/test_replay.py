@@ -1,4 +1,4 @@
-"""A recording, put back into real stores, answers as it was recorded."""
+"""A recording that is loaded into real stores gives the recorded answers."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ SERIES = (
 
 
 def a_recording(folder: Path) -> Path:
-    """These series, two seconds between samples, and one agent request's trace."""
+    """Write a recording of these series (one sample per 2 s) and of one agent request's trace."""
     rows = [
         (n, START_MS + 2000 * k, v)
         for n, (_, values) in enumerate(SERIES)
         for k, v in enumerate(values)
     ]
-    number, at, value = zip(*rows, strict=True)
+    number, time_ms, value = zip(*rows, strict=True)
     folder.mkdir(parents=True)
     pq.write_table(
-        pa.table({"series": number, "time_ms": at, "value": value}), folder / "samples.parquet"
+        pa.table({"series": number, "time_ms": time_ms, "value": value}), folder / "samples.parquet"
     )
-    labels = [json.dumps(one) for one, _ in SERIES]
+    labels = [json.dumps(label_set) for label_set, _ in SERIES]
     pq.write_table(
         pa.table({"series": list(range(len(SERIES))), "labels": labels}), folder / "series.parquet"
     )
@@ -61,7 +61,7 @@ def a_recording(folder: Path) -> Path:
 
 @contextmanager
 def running(argv: list[str], url: str) -> Iterator[None]:
-    """A server, from its first answer until the block ends."""
+    """Run a server from its first answer until the block ends."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         limit = time.monotonic() + 60
@@ -81,13 +81,14 @@ def running(argv: list[str], url: str) -> Iterator[None]:
 
 
 def free_ports(count: int) -> list[int]:
-    with_them = [socket.socket() for _ in range(count)]
-    for one in with_them:
-        one.bind(("127.0.0.1", 0))
-    found = [one.getsockname()[1] for one in with_them]
-    for one in with_them:
-        one.close()
-    return found
+    """Return free ports."""
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
 
 
 def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
@@ -105,45 +106,43 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     }
 
 
-def test_prometheus_answers_every_sample_as_it_was(tmp_path: Path) -> None:
-    """Instants to the millisecond, values to the last bit, NaN and the infinities, labels with
-    everything in them.
-    """
+def test_prometheus_answers_every_sample_unchanged(tmp_path: Path) -> None:
+    """Times to the millisecond, values to the last bit, NaN, infinities and labels are equal."""
     parts = parts_of(tmp_path)
     subprocess.run(parts["recorded-metrics"].argv, check=True, stdout=subprocess.DEVNULL)
     url = parts["prometheus"].endpoints["prometheus"]
     with running(list(parts["prometheus"].argv), f"{url}/-/ready"):
         answer = Prometheus(url).samples('{__name__=~".+"}', START_MS / 1000, START_MS / 1000 + 60)
-    found = {json.dumps(s["metric"], sort_keys=True): s["values"] for s in answer.metrics}
+    answered = {json.dumps(s["metric"], sort_keys=True): s["values"] for s in answer.metrics}
     for labels, values in SERIES:
-        samples = found.pop(json.dumps(labels, sort_keys=True))
+        samples = answered.pop(json.dumps(labels, sort_keys=True))
         assert [round(t * 1000) for t, _ in samples] == [
             START_MS + 2000 * k for k in range(len(values))
         ]
         pd.testing.assert_series_equal(pd.Series([float(v) for _, v in samples]), pd.Series(values))
-    assert not found
+    assert not answered
 
 
-def test_the_trace_store_answers_the_traces(tmp_path: Path) -> None:
-    """Sent twice, each span is there once."""
+def test_the_trace_store_answers_the_recorded_traces(tmp_path: Path) -> None:
+    """Traces that are sent twice have each span once."""
     parts = parts_of(tmp_path)
     url = parts["tracestore"].endpoints["tempo"]
     with running(list(parts["tracestore"].argv), f"{url}/ready"):
         for _ in range(2):
             subprocess.run(parts["recorded-traces"].argv, check=True, stdout=subprocess.DEVNULL)
-        found = Tempo(url).traces([f"{1:032x}"])
+        answer = Tempo(url).traces([f"{1:032x}"])
     spans = [
-        s
-        for d in map(json.loads, found.documents)
-        for o in d["resourceSpans"]
-        for c in o["scopeSpans"]
-        for s in c["spans"]
-    ]  # noqa: E501
+        span
+        for document_of_trace in map(json.loads, answer.documents)
+        for resource in document_of_trace["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
     assert len(spans) == len(agent_request())
 
 
-def test_a_recording_replaces_nothing_that_it_did_not_write(tmp_path: Path) -> None:
-    """A live lab's history in LAB_STATE_DIR, with the place `recorded`; nor the other way round."""
+def test_a_recording_does_not_replace_other_data(tmp_path: Path) -> None:
+    """A live lab's history in LAB_STATE_DIR is kept, and so is a recording's data."""
     folder = a_recording(tmp_path / "recorded" / "mine")
     state = tmp_path / "state"
     history = state / "prometheus" / "MY-HISTORY"
@@ -162,8 +161,8 @@ def test_a_recording_replaces_nothing_that_it_did_not_write(tmp_path: Path) -> N
         stack.up(load_settings(**given))
 
 
-def test_no_web_page_may_read_prometheus(tmp_path: Path) -> None:
-    """It answers a query with any Origin, but allows none to see the answer."""
+def test_web_pages_cannot_read_prometheus(tmp_path: Path) -> None:
+    """Queries with any Origin are answered, but no Origin is allowed to read the answer."""
     part = parts_of(tmp_path)["prometheus"]
     url = part.endpoints["prometheus"]
     with running(list(part.argv), f"{url}/-/ready"):
@@ -174,8 +173,8 @@ def test_no_web_page_may_read_prometheus(tmp_path: Path) -> None:
             assert answer.headers["Access-Control-Allow-Origin"] is None
 
 
-def test_what_is_no_recording_is_said_before_anything_starts(tmp_path: Path) -> None:
-    """No folder, or a file that is missing: the error says what to do."""
+def test_an_invalid_recording_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """A missing folder or file is an error with a fix."""
     with pytest.raises(StackError, match=r"no recording(.|\n)*LAB_RECORDING"):
         replay.check_recording(tmp_path / "none")
     folder = a_recording(tmp_path / "some")

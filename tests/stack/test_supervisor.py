@@ -1,7 +1,4 @@
-"""The supervisor on real processes.
-
-Up, repair, death of a part, of the supervisor, and nothing left after down.
-"""
+"""The supervisor starts, watches, repairs and stops real processes, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ from lab.errors import NotUp, PartFailed, SettingsError, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import control, part_process, processes, state, supervisor
 
-SMALL = str(Path(__file__).with_name("small_lab.py"))
+SMALL_LAB = str(Path(__file__).with_name("small_lab.py"))
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
         for s in sockets:
             s.bind(("127.0.0.1", 0))
         return [s.getsockname()[1] for s in sockets]
@@ -38,14 +35,14 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture
 def small_lab(tmp_path, monkeypatch):
-    """Settings of a lab that `stack.up` builds out of small processes.
+    """Yield a function that returns settings of a lab that `stack.up` builds of small processes.
 
-    It is taken down afterwards.
+    All of these labs are taken down afterwards.
     """
 
     def make(name: str = "lab", **given) -> Settings:
         monkeypatch.setenv("LAB_SMALL", json.dumps({"ports": free_ports(2), **given}))
-        monkeypatch.setattr(control, "SUPERVISOR", (SMALL,))
+        monkeypatch.setattr(control, "SUPERVISOR", (SMALL_LAB,))
         monkeypatch.setattr(supervisor, "build", lambda *_: None)
         made.append(load_settings(state_dir=tmp_path / name))
         return made[-1]
@@ -61,31 +58,32 @@ def part(settings: Settings, name: str) -> state.PartStatus:
 
 
 def wait_for(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    """Poll until the condition holds; fail after `limit_s` seconds."""
     limit = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < limit, "it did not come true"
+        assert time.monotonic() < limit, "the condition did not hold in time"
         time.sleep(0.05)
 
 
-def moment(settings: Settings, name: str, message: str) -> str:
-    """When this part's log has this message."""
+def time_of(settings: Settings, name: str, message: str) -> str:
+    """Return the time at which a part logged a message that starts with `message`."""
     return next(e["ts"] for e in stack.logs(settings, name) if e["message"].startswith(message))
 
 
-def family(settings: Settings) -> list[psutil.Process]:
-    """Every process of this lab, the supervisor with them."""
+def all_processes(settings: Settings) -> list[psutil.Process]:
+    """Return every process of a lab, including the supervisor."""
     pid = part(settings, "supervisor").pid
     return processes.tree(pid)
 
 
-def all_gone(family: list[psutil.Process]) -> bool:
-    return all(processes.identity(p.pid) is None for p in family)
+def all_ended(members: list[psutil.Process]) -> bool:
+    return all(processes.identity(p.pid) is None for p in members)
 
 
 def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
-    """Parts answer when `up` returns, and a second `up` starts nothing.
+    """`up` returns when all parts answer, and `down` ends every process.
 
-    What a part prints is in its log, as JSON; `down` ends the parts, their children and one that
+    A second `up` starts nothing, and logs are JSON. `down` also ends children and a part that
     ignores SIGTERM.
     """
     settings = small_lab()
@@ -101,34 +99,34 @@ def test_up_waits_for_answers_and_down_leaves_nothing(small_lab):
     }
     assert load_settings(state_dir=settings.state_dir).prometheus_url == endpoints["prometheus"]
     assert seen, "no progress was reported"
-    assert moment(settings, "supervisor", "web is ready") <= moment(settings, "other", "started as")
-    members = family(settings)
+    assert time_of(settings, "supervisor", "web is ready") <= time_of(
+        settings, "other", "started as"
+    )
+    members = all_processes(settings)
     assert len(members) >= 4
     stack.up(settings)
-    assert {p.pid for p in family(settings)} == {p.pid for p in members}
+    assert {p.pid for p in all_processes(settings)} == {p.pid for p in members}
     assert "listening" in [e["message"] for e in stack.logs(settings, "web") if e["ts"]]
     assert stack.down(settings) == []
-    assert all_gone(members)
+    assert all_ended(members)
     assert stack.status(settings) == []
     assert load_settings(state_dir=settings.state_dir).prometheus_url is None
 
 
-def test_a_dead_part_is_seen_named_and_repaired(small_lab):
-    """Within seconds, by `status` and by `require`.
-
-    `up` starts it again and leaves the others alone.
-    """
+def test_a_dead_part_is_reported_and_restarted(small_lab):
+    """`status` and `require` report it within seconds; `up` restarts it and no other part."""
     settings = small_lab()
     stack.up(settings)
     stack.require(settings, "web", "other")
-    web, other = part(settings, "web").pid, part(settings, "other").pid
+    web = part(settings, "web").pid
+    other = part(settings, "other").pid
     children = psutil.Process(web).children()
     os.kill(web, signal.SIGKILL)
     wait_for(lambda: "SIGKILL" in part(settings, "web").error, 3.0)
     with pytest.raises(PartFailed, match="web is dead") as e:
         stack.require(settings, "web")
     assert e.value.part == "web" and e.value.log.endswith("web.log")
-    assert children and all_gone(children), "what it had started is still there"
+    assert children and all_ended(children), "a child of the dead part is still running"
     stack.require(settings, "other")
     stack.up(settings)
     assert part(settings, "web").ready and part(settings, "web").pid != web
@@ -136,12 +134,12 @@ def test_a_dead_part_is_seen_named_and_repaired(small_lab):
 
 
 @pytest.mark.skipif(
-    sys.platform != "linux", reason="the kernel ends orphans on Linux; elsewhere `down` does"
+    sys.platform != "linux", reason="orphans are ended by the kernel on Linux, else by `down`"
 )
 def test_parts_die_with_a_killed_supervisor(small_lab):
-    """kill -9 of the supervisor leaves no part.
+    """kill -9 of the supervisor ends all parts.
 
-    `status` says so, `up` repairs, `down` ends the parts' own children.
+    `status` reports it, `up` repairs it, and `down` ends the children of the parts.
     """
     settings = small_lab()
     stack.up(settings)
@@ -157,12 +155,12 @@ def test_parts_die_with_a_killed_supervisor(small_lab):
     with pytest.raises(PartFailed, match="the supervisor died"):
         stack.require(settings, "web")
     left = stack.down(settings)
-    assert any(str(grandchild.pid) in line for line in left), "its mark was not found"
-    assert all_gone([grandchild])
+    assert any(str(grandchild.pid) in line for line in left), "the grandchild was not found"
+    assert all_ended([grandchild])
 
 
-def test_up_after_a_killed_supervisor_starts_all_anew(small_lab):
-    """What the dead one left is ended first: its state file and lock deceive nobody."""
+def test_up_after_a_killed_supervisor_starts_everything_again(small_lab):
+    """Remaining processes are ended first, and the old state file and lock are ignored."""
     settings = small_lab()
     stack.up(settings)
     (grandchild,) = psutil.Process(part(settings, "web").pid).children()
@@ -171,13 +169,11 @@ def test_up_after_a_killed_supervisor_starts_all_anew(small_lab):
     wait_for(lambda: processes.identity(pid) is None)
     stack.up(settings)
     stack.require(settings, "web", "other")
-    assert all_gone([grandchild])
+    assert all_ended([grandchild])
 
 
-def test_two_at_once_start_one_lab(small_lab):
-    """The lock goes from `lab up` to the supervisor without a gap, in which the second would
-    sweep the first's away.
-    """
+def test_two_concurrent_ups_start_one_lab(small_lab):
+    """The lock passes from `lab up` to the supervisor without a gap for a second `lab up`."""
     settings = small_lab()
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(stack.up, settings) for _ in range(2)]
@@ -187,8 +183,8 @@ def test_two_at_once_start_one_lab(small_lab):
     assert len(supervisors) == 1
 
 
-def test_down_while_it_comes_up_is_no_failure(small_lab):
-    """Whoever waits in `up` is told that it was taken down, not that a part failed."""
+def test_down_during_up_is_not_a_failure(small_lab):
+    """`up` reports that the lab was taken down, not that a part failed."""
     settings = small_lab()
 
     def take_down(*_) -> None:
@@ -201,7 +197,7 @@ def test_down_while_it_comes_up_is_no_failure(small_lab):
 
 
 def listener(port: int) -> socket.socket:
-    """Another program that listens on this port."""
+    """Listen on a port, as another program would."""
     s = socket.socket()
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     s.bind(("127.0.0.1", port))
@@ -209,8 +205,8 @@ def listener(port: int) -> socket.socket:
     return s
 
 
-def test_a_port_that_is_taken_before_the_start_is_changed(small_lab):
-    """By another program, after the port was chosen: the part moves, and so does its address."""
+def test_a_port_that_is_taken_before_the_start_is_replaced(small_lab):
+    """If another program takes the port after the choice, the part and its address move."""
     ports = free_ports(2)
     with listener(ports[0]):
         settings = small_lab(ports=ports)
@@ -221,11 +217,12 @@ def test_a_port_that_is_taken_before_the_start_is_changed(small_lab):
     stack.require(settings, "web", "other")
 
 
-def test_a_port_that_is_taken_after_a_death_is_changed(small_lab):
-    """`lab up` starts the part on another port, and leaves the others alone."""
+def test_a_port_that_is_taken_after_a_crash_is_replaced(small_lab):
+    """`lab up` restarts the part on another port and leaves the other parts alone."""
     settings = small_lab()
     stack.up(settings)
-    port, other = part(settings, "web").port, part(settings, "other").pid
+    port = part(settings, "web").port
+    other = part(settings, "other").pid
     os.kill(part(settings, "web").pid, signal.SIGKILL)
     wait_for(lambda: part(settings, "web").state == state.DEAD)
     with listener(port):
@@ -234,8 +231,8 @@ def test_a_port_that_is_taken_after_a_death_is_changed(small_lab):
     assert part(settings, "other").pid == other
 
 
-def test_a_hanging_part_is_reported_and_started_again(small_lab):
-    """Within ten seconds, by `status` and by `require`; `up` starts it again."""
+def test_a_hanging_part_is_reported_and_restarted(small_lab):
+    """`status` and `require` report it within ten seconds, and `up` restarts it."""
     settings = small_lab()
     stack.up(settings)
     pid = part(settings, "web").pid
@@ -250,7 +247,7 @@ def test_a_hanging_part_is_reported_and_started_again(small_lab):
 
 
 def test_a_part_that_answers_again_is_ready_again(small_lab):
-    """A machine that was suspended, or a debugger."""
+    """This happens when a machine was suspended, or with a debugger."""
     settings = small_lab()
     stack.up(settings)
     pid = part(settings, "web").pid
@@ -261,22 +258,23 @@ def test_a_part_that_answers_again_is_ready_again(small_lab):
     assert part(settings, "web").pid == pid
 
 
-def test_work_is_not_taken_for_a_hang(monkeypatch):
-    """A part that computes may answer late; one that does nothing may not."""
-    now = [0.0]
-    monkeypatch.setattr(part_process.time, "monotonic", lambda: now[0])
-    idle, busy = part_process._Silence(5.0), part_process._Silence(5.0)
-    now[0] = 3.0
+def test_a_busy_part_is_not_considered_hanging(monkeypatch):
+    """A part that computes may answer late, and an idle part may not."""
+    clock = [0.0]
+    monkeypatch.setattr(part_process.time, "monotonic", lambda: clock[0])
+    idle = part_process._Silence(5.0)
+    busy = part_process._Silence(5.0)
+    clock[0] = 3.0
     assert not idle.means_hanging(5.0), "one request may be lost"
-    now[0] = 6.0
+    clock[0] = 6.0
     assert idle.means_hanging(5.1)
     assert not busy.means_hanging(9.0) and not busy.means_hanging(9.0)
-    now[0] = part_process.HANGS_BUSY_S
+    clock[0] = part_process.HANGS_BUSY_S
     assert busy.means_hanging(20.0), "an endless loop"
 
 
 def test_a_hanging_supervisor_is_reported_and_replaced(small_lab, monkeypatch):
-    """Its heartbeat stops: `status` and `require` say so, `up` kills it and starts anew."""
+    """Without a heartbeat `status` and `require` report it, and `up` and `down` kill it."""
     assert control.STALE_S + control.HEARTBEAT_WAIT_S <= 10.0
     monkeypatch.setattr(control, "STALE_S", 3.0)
     monkeypatch.setattr(control, "HEARTBEAT_WAIT_S", 1.0)
@@ -295,7 +293,7 @@ def test_a_hanging_supervisor_is_reported_and_replaced(small_lab, monkeypatch):
 
 
 def test_a_full_disk_does_not_end_the_heartbeat(small_lab):
-    """Nothing can be written for a while, as with ENOSPC; after that the state is current again."""
+    """Writes fail for a while, as with ENOSPC, and afterwards the state is current again."""
     settings = small_lab()
     stack.up(settings)
     path = settings.state_dir / state.STACK_FILE
@@ -310,8 +308,8 @@ def test_a_full_disk_does_not_end_the_heartbeat(small_lab):
     assert log.count("state folder cannot be written") == 1
 
 
-def test_nobody_else_can_read_a_lab(small_lab):
-    """Prompts and answers are in its logs and databases."""
+def test_other_users_cannot_read_a_lab(small_lab):
+    """Logs and databases contain prompts and answers."""
     settings = small_lab()
     stack.up(settings)
     for path in (settings.state_dir, *settings.state_dir.rglob("*")):
@@ -327,11 +325,8 @@ def test_down_reports_what_it_waits_for(small_lab):
     assert any("other" in names for names in seen)
 
 
-def test_what_fails_at_the_start_is_named_and_nothing_stays(small_lab):
-    """The error names the part, quotes its log, says which log to read.
-
-    What was started is stopped.
-    """
+def test_a_failure_at_the_start_is_reported_and_nothing_stays(small_lab):
+    """The error names the part and its log, and quotes it; started parts are stopped."""
     settings = small_lab(fail="other")
     with pytest.raises(PartFailed, match="other did not come up; what was started is stopped") as e:
         stack.up(settings)
@@ -342,14 +337,14 @@ def test_what_fails_at_the_start_is_named_and_nothing_stays(small_lab):
         stack.require(settings, "web")
 
 
-def test_a_failed_need_is_reported_as_the_cause(small_lab):
-    """Not the part that waited for it."""
+def test_a_failed_dependency_is_reported_as_the_cause(small_lab):
+    """The error does not name the part that waited for it."""
     with pytest.raises(PartFailed, match="web did not come up"):
         stack.up(small_lab(fail="web"))
 
 
-def test_a_part_that_is_not_essential_may_fail(small_lab):
-    """The agent path is up; the failure is in the status, and in the error of who needs it."""
+def test_an_optional_part_may_fail(small_lab):
+    """The agent path is up, and the failure is in the status and in `require`."""
     settings = small_lab(fail="task")
     stack.up(settings)
     wait_for(lambda: part(settings, "task").state == "failed")
@@ -358,7 +353,7 @@ def test_a_part_that_is_not_essential_may_fail(small_lab):
         stack.require(settings, "task")
 
 
-def test_two_labs_side_by_side_do_not_meet(small_lab):
+def test_two_labs_on_one_machine_are_independent(small_lab):
     """Taking one down leaves the other as it is."""
     first = small_lab("one")
     stack.up(first)
@@ -368,24 +363,24 @@ def test_two_labs_side_by_side_do_not_meet(small_lab):
     stack.require(second, "web", "other")
 
 
-def test_a_state_folder_that_cannot_be_written_is_said_first(tmp_path):
-    """Before anything is started. (A file in its place: root may write everywhere else.)"""
+def test_a_state_folder_that_cannot_be_written_is_reported_first(tmp_path):
+    """Nothing is started. (A file is in its place, as root may write to any folder.)"""
     settings = load_settings(state_dir=tmp_path / "lab")
     (tmp_path / "lab").write_text("")
     with pytest.raises(SettingsError, match="cannot be written"):
         stack.up(settings)
 
 
-def test_without_a_lab_it_is_said(tmp_path):
-    """`require` and `status` before `lab up`."""
+def test_without_a_lab_require_is_an_error(tmp_path):
+    """`status` and `down` return nothing before `lab up`."""
     settings = load_settings(state_dir=tmp_path)
     assert stack.status(settings) == [] and stack.down(settings) == []
     with pytest.raises(NotUp, match="no lab is running"):
         stack.require(settings)
 
 
-def test_an_unreadable_state_file_is_said(tmp_path):
-    """And `down` works nevertheless."""
+def test_an_unreadable_state_file_is_an_error(tmp_path):
+    """`down` works nevertheless."""
     (tmp_path / "stack.json").write_text("{")
     settings = load_settings(state_dir=tmp_path)
     with pytest.raises(StackError, match="cannot be read"):
@@ -393,7 +388,7 @@ def test_an_unreadable_state_file_is_said(tmp_path):
     assert stack.down(settings) == []
 
 
-def test_elsewhere_nothing_is_required(tmp_path):
-    """On a cluster, or with the user's own server, there is no process of ours to look at."""
+def test_in_other_places_nothing_is_required(tmp_path):
+    """With a cluster or external servers there is no local process to check."""
     stack.require(load_settings(state_dir=tmp_path, place="cluster"))
     stack.require(load_settings(state_dir=tmp_path, vllm_url="http://gpu:8000"), "vllm")

@@ -1,4 +1,4 @@
-"""Where the programs are: what `make setup` wrote, else PATH, else an error that names them all."""
+"""Programs come from what `make setup` wrote, then from PATH; an error names all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.stack import toolbox
 
 @pytest.fixture
 def tools_file(tmp_path):
-    """A tools.json whose every path exists."""
+    """Write a tools.json whose paths all exist."""
     path = tmp_path / "tools.json"
     keys = (
         "python_lab",
@@ -27,33 +27,33 @@ def tools_file(tmp_path):
     return path
 
 
-def test_what_set_up_found_is_taken(tools_file, tmp_path):
-    """Keys that are for others are no obstacle."""
-    found = toolbox.find_tools(tools_file)
-    assert (found.python_vllm, found.vllm_build) == (str(tmp_path), "cpu")
+def test_the_programs_of_set_up_are_used(tools_file, tmp_path):
+    """Unknown keys are ignored."""
+    tools = toolbox.find_tools(tools_file)
+    assert (tools.python_vllm, tools.vllm_build) == (str(tmp_path), "cpu")
 
 
-def test_a_program_on_path_will_do(tools_file, tmp_path, monkeypatch):
+def test_a_program_on_path_is_used(tools_file, tmp_path, monkeypatch):
     """Prometheus may have been installed by hand."""
-    known = json.loads(tools_file.read_text())
-    del known["prometheus"]
-    tools_file.write_text(json.dumps(known))
+    entries = json.loads(tools_file.read_text())
+    del entries["prometheus"]
+    tools_file.write_text(json.dumps(entries))
     monkeypatch.setattr(
         toolbox.shutil, "which", lambda name: sys.executable if name == "prometheus" else None
     )
     assert toolbox.find_tools(tools_file).prometheus == sys.executable
 
 
-def test_everything_that_is_missing_is_named_at_once(tmp_path, monkeypatch):
-    """With the command that gets it."""
+def test_all_missing_programs_are_reported_at_once(tmp_path, monkeypatch):
+    """The error has the command that installs them."""
     monkeypatch.setattr(toolbox.shutil, "which", lambda _: None)
     with pytest.raises(SetupError, match="python_vllm, prometheus, node_exporter") as e:
         toolbox.find_tools(tmp_path / "tools.json")
     assert "make setup" in str(e.value)
 
 
-def test_a_file_that_cannot_be_read_is_said(tools_file):
-    """Half written, or edited by hand."""
+def test_an_unreadable_file_is_an_error(tools_file):
+    """The file may be incomplete or edited by hand."""
     tools_file.write_text("{")
     with pytest.raises(SetupError, match="cannot be read"):
         toolbox.find_tools(tools_file)

@@ -1,4 +1,4 @@
-"""vLLM's access log with the caller's trace id."""
+"""vLLM's access log has the caller's trace id."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def test_a_request_is_logged_with_status_and_trace(caplog):
 
 
 def test_a_request_that_fails_is_logged_too(caplog):
-    """The exception goes on to vLLM's own handling."""
+    """The exception reaches vLLM's handling."""
     with caplog.at_level(logging.INFO, "vllm.access"), pytest.raises(RuntimeError):
         _call(_fail, "/v1/embeddings")
     assert caplog.records[0].getMessage() == "POST /v1/embeddings no answer"
 
 
-def test_scrapes_and_health_checks_are_quiet(caplog):
-    """They come every second."""
+def test_scrapes_and_health_checks_are_not_logged(caplog):
+    """They arrive every second."""
     with caplog.at_level(logging.INFO, "vllm.access"):
         _call(_answer, "/metrics")
     assert not caplog.records
 
 
 @pytest.mark.parametrize("header", [b"", b"00-xyz-1-01", TRACE.encode()])
-def test_a_malformed_traceparent_is_no_trace(header):
-    """W3C: ignore what does not parse."""
+def test_a_malformed_traceparent_is_ignored(header):
+    """The W3C specification requires this."""
     assert trace_field({"headers": [(b"traceparent", header)]}) == {}

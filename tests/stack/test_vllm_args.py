@@ -1,4 +1,4 @@
-"""The command lines that vLLM is started with."""
+"""vLLM's command line has the flags that the lab needs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def value(args: list[str], flag: str) -> str:
     return args[args.index(flag) + 1]
 
 
-def test_chat_on_a_cpu_has_what_the_lab_needs():
-    """Tool calls, traces, per-request metrics, cached tokens, fine buckets, all on loopback."""
+def test_chat_on_a_cpu_has_the_flags_of_the_lab():
+    """Tool calls, traces, per-request metrics, cached tokens and fine buckets are on."""
     args = chat_args(server(max_context=2048))
     assert value(args, "--tool-call-parser") == "hermes"
     assert value(args, "--host") == "127.0.0.1"
@@ -48,53 +48,42 @@ def test_chat_on_a_cpu_has_what_the_lab_needs():
 
 
 def test_usage_is_not_forced_into_every_chunk():
-    """Llama Stack adds up what every chunk reports.
-
-    Its token totals would be many times the truth.
-    """
+    """Llama Stack adds up the usage in every chunk, so its totals would be far too high."""
     assert "--enable-force-include-usage" not in chat_args(server())
 
 
-def test_a_long_context_is_cut_on_a_cpu_only():
-    """A model of 128 k tokens would not find its KV cache's memory on a laptop.
-
-    On a GPU vLLM decides.
-    """
+def test_a_long_context_is_limited_on_a_cpu_only():
+    """A laptop lacks the memory for the KV cache of 128 k tokens; on a GPU vLLM decides."""
     assert value(chat_args(server(max_context=131_072)), "--max-model-len") == "8192"
     assert "--max-model-len" not in chat_args(server("cuda", max_context=131_072))
 
 
 def test_on_a_gpu_vllm_chooses_the_number_format_and_compiles():
-    """Same path, fewer flags."""
+    """The parts run the same way with fewer flags."""
     args = chat_args(server("cuda"))
     assert not {"--enforce-eager", "--dtype", "--kv-cache-memory-bytes"} & set(args)
     assert {"--enable-auto-tool-choice", "--enable-per-request-metrics"} <= set(args)
 
 
 def test_the_users_arguments_come_last():
-    """argparse takes the last of two: LAB_VLLM_ARGS wins."""
+    """argparse uses the last value of a flag, so LAB_VLLM_ARGS wins."""
     args = chat_args(server(extra="--tool-call-parser llama3_json --max-num-seqs 4"))
     assert args[-4:] == ["--tool-call-parser", "llama3_json", "--max-num-seqs", "4"]
 
 
-def test_message_parts_go_to_a_template_that_joins_them():
-    """What file search found comes in parts.
-
-    Put together by vLLM it would have line breaks that nobody trained on.
-    """
+def test_message_parts_are_passed_to_a_template_that_joins_them():
+    """vLLM would join the parts of a search result with line breaks unknown from training."""
     assert value(chat_args(server(text_parts=True)), "--chat-template-content-format") == "openai"
     assert "--chat-template-content-format" not in chat_args(server())
 
 
 def test_no_traces_without_a_receiver():
-    """vLLM is not told of an endpoint that does not exist."""
+    """vLLM does not get an endpoint that does not exist."""
     assert "--otlp-traces-endpoint" not in chat_args(VllmServer("m", "n", 1, None, "cpu"))
 
 
-def test_embeddings_take_no_kv_cache_worth_speaking_of():
-    """Without a size, the CPU build reserves most of the machine's memory and refuses to start
-    beside the first.
-    """
+def test_embeddings_reserve_almost_no_kv_cache():
+    """By default the CPU build reserves most of the memory and fails next to another vLLM."""
     args = embed_args(server())
     assert value(args, "--runner") == "pooling"
     assert int(value(args, "--kv-cache-memory-bytes")) <= 64 * 1024**2
@@ -110,22 +99,19 @@ def test_embeddings_take_no_kv_cache_worth_speaking_of():
     ],
 )
 def test_the_number_format_fits_the_cpu(flags, machine, dtype):
-    """bfloat16 only where the CPU has instructions for it."""
+    """bfloat16 is used only where the CPU has instructions for it."""
     assert cpu_dtype(f"processor : 0\nflags\t\t: {flags}\n", machine) == dtype
 
 
-def test_buckets_are_even_in_the_logarithm_and_rise():
-    """Ten a decade: a quantile is known to 13 % either way.
-
-    VLLM refuses bounds that do not rise.
-    """
+def test_buckets_are_logarithmic_and_increasing():
+    """Ten bounds per decade give quantiles within 13 %, and vLLM requires increasing bounds."""
     for bounds in BUCKETS.values():
         assert all(1.0 < b / a <= 3 for a, b in pairwise(bounds))
     assert log_spaced(0.001, 1)[::10] == [0.001, 0.01, 0.1, 1.0]
 
 
 def test_engine_and_worker_share_a_process_on_a_cpu_only():
-    """OpenMP's threads are set from outside there; one core is left to the API server."""
+    """OpenMP's threads are set from outside, and one core is left to the API server."""
     env = base_env("cpu", Path("/cache"), Path("/log.json"), cores=4)
     assert env["OMP_NUM_THREADS"] == "3" and env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert base_env("cpu", Path("/cache"), Path("/log.json"), cores=1)["OMP_NUM_THREADS"] == "1"
@@ -133,13 +119,13 @@ def test_engine_and_worker_share_a_process_on_a_cpu_only():
 
 
 def test_a_folder_is_served_without_the_hub(tmp_path):
-    """A model by name may be fetched; a folder never asks the network."""
+    """A model by name may be fetched; a folder never uses the network."""
     assert server_env("vllm", str(tmp_path))["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in server_env("vllm", "Qwen/Qwen3-0.6B")
 
 
-def test_the_logging_config_is_one_that_python_takes():
-    """vLLM reads it when it is imported; a mistake would stop it there."""
+def test_python_accepts_the_logging_config():
+    """vLLM reads it when it is imported, and a mistake would stop it."""
     import logging.config
 
     logging.config.dictConfig(json.loads(logging_config()))

@@ -1,0 +1,75 @@
+"""Make slides from notebooks: `python -m scripts.slides [--out FOLDER] [NOTEBOOK ...]`.
+
+`jupyter nbconvert --to slides` alone puts a whole notebook on one slide. Here every heading begins
+a new one, code follows below it (down key), and the cells that check an exercise are left out. Take
+executed notebooks, such as those of `lab run` in out/, to have their tables and figures too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import SlidesExporter
+from nbformat import NotebookNode
+
+from lab.errors import LabError
+from lab.settings import REPO
+
+HIDDEN_TAGS = {"parameters", "injected-parameters", "ci", "solution"}
+
+
+def slide_type(cell: NotebookNode) -> str:
+    """Return where nbconvert's slides put a cell."""
+    tags = set(cell.metadata.get("tags", []))
+    if cell.cell_type == "raw" or tags & HIDDEN_TAGS or "lab.check(" in cell.source:
+        return "skip"
+    if cell.cell_type == "code":
+        return "subslide"
+    return "slide" if cell.source.lstrip().startswith("#") else "subslide"
+
+
+def make_slides(notebook: Path, folder: Path, reveal: str = "") -> Path:
+    """Write the slides of a notebook to `folder`, and return their file.
+
+    `reveal` is the address of a copy of reveal.js; the default is nbconvert's, on the internet.
+    Raises LabError for a file that is not a notebook.
+    """
+    try:
+        document = nbformat.read(notebook, as_version=4)
+    except (OSError, ValueError) as e:
+        raise LabError(
+            f"{notebook} cannot be read as a notebook", got=str(e), fix="name a file NN_*.ipynb"
+        ) from e
+    for cell in document.cells:
+        cell.metadata["slideshow"] = {"slide_type": slide_type(cell)}
+
+    exporter = SlidesExporter(**({"reveal_url_prefix": reveal} if reveal else {}))
+    resources = {"metadata": {"name": notebook.stem}}
+    html, _ = exporter.from_notebook_node(document, resources=resources)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{notebook.stem}.slides.html"
+    target.write_text(html, encoding="utf-8")
+    return target
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make the slides. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.slides", description=__doc__)
+    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
+    parser.add_argument("--out", type=Path, default=REPO / "out/slides", metavar="FOLDER")
+    parser.add_argument("--reveal", default="", help="address of a copy of reveal.js")
+    options = parser.parse_args(argv)
+
+    for notebook in options.notebooks or sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
+        print(make_slides(notebook, options.out, options.reveal))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LabError as e:
+        sys.exit(f"{type(e).__name__}: {e}")

@@ -1,0 +1,54 @@
+"""The pages in docs/ agree with the notebooks, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from lab.settings import REPO
+
+DOCS = REPO / "docs"
+
+
+def minutes_of_notebooks() -> dict[str, int]:
+    """Return {"00 Stand up the lab": 15, ...}, as the notebooks' first cells say."""
+    minutes = {}
+    for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
+        head = nbformat.read(path, as_version=4).cells[0].source
+        title = re.search(r"^# (.+)$", head, re.MULTILINE)[1]
+        minutes[title] = int(re.search(r"Time: (\d+) minutes", head)[1])
+    return minutes
+
+
+def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
+    """Each notebook has notes with its time, and the sums of the timetable are right."""
+    text = (DOCS / "facilitator.md").read_text(encoding="utf-8")
+    minutes = minutes_of_notebooks()
+    headings = dict(re.findall(r"^### (\d\d .+) \((\d+) minutes\)$", text, re.MULTILINE))
+    assert {title: int(n) for title, n in headings.items()} == minutes
+
+    times = list(minutes.values())
+    first, rest = sum(times[:4]), sum(times[4:])
+    assert f"00 to 03 take {first} minutes, 04 to 08 take {rest}" in text
+    assert first + rest == 4 * 60 + 20 and "four hours and\ntwenty minutes" in text
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    """Pictures and other pages exist."""
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert all((page.parent / target).exists() for target in targets), targets
+
+
+def test_every_term_has_a_meaning_and_a_link() -> None:
+    """One sentence that ends, and one link."""
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    terms = [row for row in rows if row[0].strip() != "term"]
+    assert len(terms) >= 40
+    for term, meaning, link in terms:
+        assert re.search(r"\. \((\d\d|alerts|dashboards)\)$", meaning), term
+        assert re.fullmatch(r"\[[^]]+\]\(https://[^ ]+\) ?", link), term
