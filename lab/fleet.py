@@ -48,7 +48,8 @@ OUTLIER = {  # column: (what, least difference, least factor)
     "preemptions": ("preemptions", 10.0, 3.0),
 }
 # Labels that some metrics of an engine lack, and others have.
-FILLED = ("engine", "dp_rank", *LABELS["model"])
+RANKS = ("engine", "dp_rank")
+FILLED = (*RANKS, *LABELS["model"])
 # Labels that depend on who scraped an engine, or under which job.
 APART = 0.25  # of a counter's growth in the window: how far two scrapes of one engine differ
 NOT_THE_ENGINES = (
@@ -75,7 +76,7 @@ class Fleet:
 
     `engines` has one row per engine, named by what tells it apart:
 
-    - `server` (vLLM, SGLang, ...), `model`;
+    - `server` (vLLM, SGLang, ...), `model`, and `stem`, with which its metrics' names begin;
     - `running_mean`, `running_max`, `waiting_mean`, `waiting_max`: requests, time-weighted;
     - `kv_mean`, `kv_max`: usage of the KV cache, 0 to 1;
     - `prompt_tokens`, `cached_tokens`, `transferred_tokens`, `generation_tokens`, `requests`,
@@ -390,13 +391,13 @@ def _is_same_engine(a: _Life, b: _Life) -> bool:
     """
     if a.pod and b.pod and a.pod != b.pod:
         return False
-    shared = a.counters.index.intersection(b.counters.index)
-    mine = a.counters.loc[shared]
-    other = b.counters.loc[shared]
-    apart = (mine["total"] - other["total"]).abs()
-    growth = np.maximum(mine["increase"], other["increase"])
-    near = apart <= APART * growth + 1e-9 * mine["total"].abs()
-    return bool(len(shared) and near.all() and mine["total"].gt(0).any())
+    if not a.counters.index.equals(b.counters.index):
+        return False
+    total = a.counters["total"]
+    apart = (total - b.counters["total"]).abs()
+    growth = np.maximum(a.counters["increase"], b.counters["increase"])
+    near = apart <= APART * growth + 1e-9 * total.abs()
+    return bool(near.all() and total.gt(0).any())
 
 
 def _answers(
@@ -484,6 +485,7 @@ def _engine_table(observed: _Observed) -> pd.DataFrame:
     table = table.drop(columns=[*PREFIX, *(f"{name}_total" for name in PREFIX), "external_hits"])
     table.insert(0, "name", _names(table.index))
     table.insert(1, "server", observed.dialect.engine.title)
+    table["stem"] = observed.dialect.stem
     labels = table.index.to_frame()
     model = pd.Series("", index=table.index)
     for name in LABELS["model"]:
@@ -523,13 +525,15 @@ def _names(index: pd.MultiIndex) -> list[str]:
     varying = [name for name in varying if name not in LABELS["model"]] or varying
     if not varying:
         varying = [name for name in ("pod", "instance", "server", "job") if name in frame][:1]
+    ranks = [label for label in RANKS if label in varying]
+    others = [label for label in varying if label not in ranks]
+    alone = ~frame.duplicated(others, keep=False) if others else [len(frame) == 1] * len(frame)
     names = []
-    for row in frame[varying].itertuples(index=False):
-        parts = []
-        for label, value in zip(varying, row, strict=True):
-            ranked = label in ("engine", "dp_rank")
-            rank = f"{label} {value}" if value else f"all {label}s"
-            parts.append(rank if ranked else value)
+    for row, single in zip(frame[varying].to_dict("records"), alone, strict=True):
+        parts = [row[label] for label in others]
+        for label in ranks:
+            everything = "" if single else f"all {label}s"
+            parts.append(f"{label} {row[label]}" if row[label] else everything)
         names.append(" ".join(filter(None, parts)) or "engine")
     return names
 
@@ -629,10 +633,16 @@ def _unknown(observed: _Observed, table: pd.DataFrame) -> list[tuple[str, str, s
     for question in shown:
         if question not in observed.dialect.alternatives:
             rows.append((title, question, observed.dialect.reason(question)))
-        elif question in ("running", "waiting") and table[f"{question}_mean"].isna().any():
+        elif question in ("running", "waiting") and _contradicting(observed, question):
             why = "its processes report different values, and none can be told to be stale"
             rows.append((title, question, why))
     return rows
+
+
+def _contradicting(observed: _Observed, question: str) -> bool:
+    """Return whether processes of an engine report different values, of which none is stale."""
+    answer = _answers(observed, question)
+    return bool(len(answer)) and bool(answer["mean"].isna().any())
 
 
 def _work_without_requests(observed: _Observed, table: pd.DataFrame) -> list[Remark]:

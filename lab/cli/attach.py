@@ -201,7 +201,8 @@ def scrape_job(settings: Settings) -> tuple[str, list[str]]:
 
     jobs = "; ".join(f"{job} (serving {', '.join(sorted(m))})" for job, m in sorted(models.items()))
     line = (
-        f"{' and '.join(sorted(titles))} is scraped as the job {jobs}; "
+        f"{' and '.join(sorted(titles))} {'is' if len(titles) == 1 else 'are'} scraped as the job "
+        f"{jobs}; "
         f"the analysis asks for the job {settings.vllm_job}"
     )
     if len(models) == 1:

@@ -83,7 +83,7 @@ def _as_json(shown: Fleet) -> dict[str, object]:
 def _sections(shown: Fleet, usd_per_hour: float | None) -> list[str]:
     start, end = shown.window
     kinds = "\n".join(
-        f"  {dialect}: {(shown.engines['server'] == dialect.engine.title).sum()} engines"
+        f"  {dialect}: {(shown.engines['stem'] == dialect.stem).sum()} engines"
         for dialect in shown.dialects
     )
     sections = [f"From {utc(start)} to {utc(end)} ({end - start:,.0f} s)\n{kinds}"]

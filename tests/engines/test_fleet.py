@@ -374,6 +374,10 @@ def test_a_store_of_many_kinds_of_servers_is_shown_whole(store: Settings) -> Non
     assert {"vLLM", "SGLang", "Text Generation Inference", "TensorRT-LLM"} < servers
     assert (shown.engines["kv_max"].dropna() <= 1).all()
     assert shown.totals().loc["SGLang", "prompt_tokens"] == 52_100
+    assert (shown.engines["engine"].str.startswith("m06 ")).sum() == 8
+    assert not shown.engines["engine"].str.startswith("m02 all").any()
+    why = shown.unknown[(shown.unknown["server"] == "SGLang")].set_index("question")["why"]
+    assert "running" not in why
 
 
 def test_the_command_prints_tables_and_json(
