@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
 
     for attribute, values in _kinds().items():
         if attribute in spans and spans[attribute].dtype != "float64":
-            claimed = _by_category(spans[attribute], lambda value, v=values: v.get(value, _UNKNOWN))
+            claimed = _by_category(spans[attribute], partial(_role_of_value, values))
             roles = np.where(roles == _UNKNOWN, claimed, roles)
 
     roles = np.where(roles == _UNKNOWN, _by_category(spans["name"], _role_of_prefix), roles)
@@ -64,7 +65,7 @@ def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
         given = text_column(spans, attribute, rows)
         if given is not None:
             empty = pd.isna(values)
-            values = given if empty.all() else np.where(empty, given, values)
+            values = given.copy() if empty.all() else np.where(empty, given, values)
     return values
 
 
@@ -88,6 +89,10 @@ def _kinds() -> dict[str, dict[str, Role]]:
         for attribute, values in dialect.kinds.items():
             kinds.setdefault(attribute, {}).update(values)
     return kinds
+
+
+def _role_of_value(values: dict[str, Role], value: str) -> int:
+    return values.get(value, _UNKNOWN)
 
 
 def _role_of_prefix(name: str) -> int:

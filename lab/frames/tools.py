@@ -110,8 +110,8 @@ def _reports_error(results: Any) -> np.ndarray:
 def _first(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the first value of each wanted group that is not None, else None."""
     first = pd.Series(values, dtype=object).groupby(group).first()
-    result = first.reindex(wanted).to_numpy(object)
-    return np.where(pd.isna(result), None, result)
+    result = first.reindex(wanted)
+    return np.array([None if pd.isna(value) else value for value in result], dtype=object)
 
 
 def _with_messages(frame: pd.DataFrame, spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:

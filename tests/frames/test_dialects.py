@@ -351,6 +351,18 @@ def test_tool_failures_that_the_status_hides() -> None:
     assert requests(spans)[["tool_runs", "tool_failures"]].to_numpy().tolist() == [[6, 6]]
 
 
+def test_failures_by_type_and_by_status_together() -> None:
+    """One call has an error.type, another only a status, a third succeeded."""
+    spans = made(
+        span(1, 0, "app", "execute_tool a", 0.0, 0.1, **{"error.type": "timeout"}),
+        span(2, 1, "app", "invoke_agent b", 0.0, 0.1),
+        span(3, 2, "app", "execute_tool b", 0.2, 0.3, error="no such order"),
+        span(4, 2, "app", "execute_tool c", 0.4, 0.5, error=""),
+    )
+    assert tool_frame(spans)["error"].tolist() == ["timeout", "no such order", ""]
+    assert tool_frame(spans)["failed"].tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("result", "failed"),
     [
