@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock slides up down clean
+.PHONY: help setup run test test-fast lab bench lint lock slides recorded up down clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +26,10 @@ test-fast: setup lint ## lint, then run the tests that are neither live nor slow
 
 lab: setup ## start the stack and JupyterLab on the loopback interface
 	@$(LAB)/python -m lab.runner.jupyter
+
+recorded: ## open JupyterLab on a recording (LAB_RECORDING) after a light set-up without vLLM; nothing is sent
+	@$(PYTHON) -m scripts.setup light
+	@LAB_PLACE=recorded $(LAB)/python -m lab.runner.jupyter
 
 bench: setup ## run all benchmarks; print a table and write benchmarks/results.json
 	@$(PYTHON) -m scripts.setup bench

@@ -90,7 +90,7 @@ def write_protobufs(folder: Path) -> None:
     from google.protobuf import json_format
     from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-    from lab.tracestore.tempopb import trace_by_id_response
+    from lab.tracestore.rebuild import trace_by_id_response
 
     responses = []
     with (folder / "traces.jsonl").open("rb") as lines:

@@ -1,10 +1,12 @@
-"""Attack a trace store of its own, and report how many cases were tried and how many failed.
+"""Attack a temporary trace store, and report the numbers of cases and of failures.
 
     python -m benchmarks.store_campaign --cases 100000 --kills 20
 
-- fuzz: OTLP requests with values at every bound of every protobuf field, then queries of every endpoint, with parameters
-  at every bound. A failure is a 5xx other than a 503 with Retry-After, or a process that ended.
-- kills: kill -9 while spans arrive. A failure is an acknowledged span that is missing or there twice.
+- fuzz: OTLP requests with values at the bounds of every protobuf field, and queries of every
+  endpoint with parameters at their bounds. A failure is a 5xx other than a 503 with Retry-After, a
+  traceback in the log, or a process that ended.
+- kills: kill -9 while spans arrive. A failure is an acknowledged span that is missing or stored
+  twice.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -55,16 +58,33 @@ _TEXTS = (
 )
 _BYTES = (b"", b"\x00" * 16, b"\x00" * 8, b"\xff" * 16, b"\xff" * 8, b"t" * 16, b"s" * 8, b"short")
 _NUMBERS = (
-    "", "0", "-1", "1", "20", "1700000000", "1700000001", "9223372036854775807", "9223372036854775808", "-0", "+1", "1_0",
-    "1e30", "nan", "inf", "0.5", "١", "9" * 25, "9" * 400, "9" * 5000, "1700000000.5", "2023-11-14T22:13:20Z", "1h", "1e30h",
-    "9" * 30 + "h", "0s", "100ms", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "true", "x", " ", "%",
-)  # fmt: skip
+    *("", "0", "-1", "1", "20", "1700000000", "1700000001"),
+    *("9223372036854775807", "9223372036854775808", "-0", "+1", "1_0"),
+    *("1e30", "nan", "inf", "0.5", "١", "9" * 25, "9" * 400, "9" * 5000, "1700000000.5"),
+    *("2023-11-14T22:13:20Z", "1h", "1e30h", "9" * 30 + "h", "0s", "100ms"),
+    *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "true", "x", " ", "%"),
+)
 _QUERIES = (
-    "{}", "{ -span.x != 1 }", "{ span.x > 0 }", "{ event:timeSinceStart > 1s }", "{ kind = client || status = error }",
-    "{ span.a - span.b > 1 }", "{ .x = 1.5 } | count() > 0", "{} | rate()", "{} | quantile_over_time(duration, .5)",
-    "{ link:spanID = \"\" }", "{ event.x = \"a\" }", "{ nestedSetLeft > 0 }", "{", "{} >> {}", "{} | by(span.x)",
-    "{ resource.service.name = nil }", "{} | max_over_time(span.x)", "{} | avg(span.x) > 1", "{ instrumentation:name =~ \".*\" }",
-)  # fmt: skip
+    "{}",
+    "{ -span.x != 1 }",
+    "{ span.x > 0 }",
+    "{ event:timeSinceStart > 1s }",
+    "{ kind = client || status = error }",
+    "{ span.a - span.b > 1 }",
+    "{ .x = 1.5 } | count() > 0",
+    "{} | rate()",
+    "{} | quantile_over_time(duration, .5)",
+    '{ link:spanID = "" }',
+    '{ event.x = "a" }',
+    "{ nestedSetLeft > 0 }",
+    "{",
+    "{} >> {}",
+    "{} | by(span.x)",
+    "{ resource.service.name = nil }",
+    "{} | max_over_time(span.x)",
+    "{} | avg(span.x) > 1",
+    '{ instrumentation:name =~ ".*" }',
+)
 _PARAMETERS = {
     "/api/search": ("q", "start", "end", "limit", "spss", "tags", "minDuration", "maxDuration"),
     "/api/search/tags": ("scope", "start", "end", "limit"),
@@ -84,12 +104,12 @@ _PARAMETERS = {
 
 
 def fill(message: Message, r: random.Random, depth: int = 0) -> None:
-    """Set each field of a message, or not, to a value at a bound of its type."""
+    """Set a random selection of a message's fields to values at the bounds of their types."""
     for field in message.DESCRIPTOR.fields:
-        likely = 0.5 if depth < 8 else 0.1
+        probability = 0.5 if depth < 8 else 0.1
         if field.containing_oneof:
-            likely /= 4
-        if r.random() > likely:
+            probability /= 4
+        if r.random() > probability:
             continue
         count = r.choice((1, 1, 2, 3)) if field.is_repeated else 1
         for _ in range(count):
@@ -105,7 +125,7 @@ def _fill_field(message: Message, field: Field, r: random.Random, depth: int) ->
     value = _value(field, r)
     if field.is_repeated:
         getattr(message, field.name).append(value)
-    elif field.type == Field.TYPE_ENUM:  # around the library's own check
+    elif field.type == Field.TYPE_ENUM:  # bypasses the check of the protobuf library
         message.MergeFromString(bytes([field.number << 3]) + _varint(value))
     else:
         setattr(message, field.name, value)
@@ -126,15 +146,15 @@ def _value(field: Field, r: random.Random) -> Any:
 
 def _varint(number: int) -> bytes:
     number &= 2**64 - 1
-    out = bytearray()
+    encoded = bytearray()
     while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*out, number])
+    return bytes([*encoded, number])
 
 
 def random_request(r: random.Random) -> ExportTraceServiceRequest:
-    """Return a request with at least one span, most of them valid."""
+    """Return an OTLP request with at least one span; most requests are valid."""
     request = ExportTraceServiceRequest()
     fill(request, r)
     span = request.resource_spans.add().scope_spans.add().spans.add()
@@ -144,8 +164,8 @@ def random_request(r: random.Random) -> ExportTraceServiceRequest:
     return request
 
 
-def random_question(r: random.Random) -> tuple[str, dict[str, str]]:
-    """Return a path and parameters at the bounds of their types."""
+def random_query(r: random.Random) -> tuple[str, dict[str, str]]:
+    """Return the path and parameters of a query, with values at the bounds of their types."""
     path, names = r.choice(list(_PARAMETERS.items()))
     parameters = {}
     for name in names:
@@ -157,7 +177,7 @@ def random_question(r: random.Random) -> tuple[str, dict[str, str]]:
 
 
 class Store:
-    """A trace store as a process on free ports."""
+    """A trace store in a separate process, on free ports."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-m", "lab.tracestore", "--port", "0", "--otlp-port", "0"]
@@ -184,24 +204,24 @@ class Store:
 
     @property
     def tracebacks(self) -> list[str]:
-        """Log lines with a traceback."""
+        """The log lines that contain a traceback."""
         return list(self._lines)
 
     def end(self, sign: int = signal.SIGKILL) -> None:
-        """Send a signal and wait for the end."""
+        """Send a signal and wait until the process has ended."""
         self.process.send_signal(sign)
         self.process.wait(timeout=60)
 
 
-def is_failure(answer: httpx.Response) -> bool:
-    """Whether an answer is a 5xx other than a 503 that says when to come again."""
-    if answer.status_code == 503:
-        return "Retry-After" not in answer.headers
-    return answer.status_code >= 500
+def is_failure(response: httpx.Response) -> bool:
+    """Return whether a response is a 5xx other than a 503 with Retry-After."""
+    if response.status_code == 503:
+        return "Retry-After" not in response.headers
+    return response.status_code >= 500
 
 
 def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
-    """Send hostile requests and questions in turn; return the counts and the first failures."""
+    """Alternate hostile writes and queries; return the counts and the first failures."""
     r = random.Random(seed)
     store = Store(folder)
     codes: Counter[str] = Counter()
@@ -210,22 +230,27 @@ def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
         for i in range(cases):
             if i % 3 == 0:
                 body = random_request(r).SerializeToString()
-                answer = client.post(store.otlp, content=body, headers=PROTOBUF)
-                what = f"body {body.hex()[:400]}"
+                response = client.post(store.otlp, content=body, headers=PROTOBUF)
+                kind = "write"
+                case = f"body {body.hex()[:400]}"
             else:
-                path, parameters = random_question(r)
-                answer = client.get(store.tempo + path, params=parameters)
-                what = f"{path} {json.dumps(parameters)[:300]}"
-            codes[f"{'write' if i % 3 == 0 else 'read'} {answer.status_code}"] += 1
-            if is_failure(answer):
-                failures.append(f"{answer.status_code} {what}: {answer.text[:200]}")
+                path, parameters = random_query(r)
+                response = client.get(store.tempo + path, params=parameters)
+                kind = "read"
+                case = f"{path} {json.dumps(parameters)[:300]}"
+            codes[f"{kind} {response.status_code}"] += 1
+            if is_failure(response):
+                failures.append(f"{response.status_code} {case}: {response.text[:200]}")
     failures += store.tracebacks
     store.end(signal.SIGTERM)
     return {"cases": cases, "failed": len(failures), "codes": dict(codes), "first": failures[:10]}
 
 
 def kills(folder: Path, cycles: int, seed: int = 0) -> dict[str, Any]:
-    """Kill the store again and again while spans arrive; return what was acknowledged, missing and double."""
+    """Kill the store `cycles` times while spans arrive.
+
+    Returns the numbers of acknowledged spans, and of those that are missing or stored twice.
+    """
     r = random.Random(seed)
     acknowledged: set[str] = set()
     slowest_s = 0.0
@@ -238,17 +263,17 @@ def kills(folder: Path, cycles: int, seed: int = 0) -> dict[str, Any]:
             with httpx.Client(timeout=30) as client:
                 while True:
                     request, ids = _plain_request(r)
-                    answer = client.post(store.otlp, content=request, headers=PROTOBUF)
-                    if answer.status_code == 200:
+                    response = client.post(store.otlp, content=request, headers=PROTOBUF)
+                    if response.status_code == 200:
                         acknowledged |= ids
         except httpx.TransportError:
             pass
         killer.join()
-    store = Store(folder)
-    import pyarrow as pa
 
-    answer = httpx.get(f"{store.tempo}/api/lab/spans", params={"columns": "span_id"}, timeout=300)
-    stored = pa.ipc.open_stream(answer.content).read_all().column("span_id").to_pylist()
+    store = Store(folder)
+    url = f"{store.tempo}/api/lab/spans"
+    response = httpx.get(url, params={"columns": "span_id"}, timeout=300)
+    stored = pa.ipc.open_stream(response.content).read_all().column("span_id").to_pylist()
     store.end(signal.SIGTERM)
     missing = len(acknowledged - set(stored))
     double = len(stored) - len(set(stored))
@@ -280,11 +305,11 @@ def _plain_request(r: random.Random, spans: int = 200) -> tuple[bytes, set[str]]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the campaign; return 1 where a case failed."""
+    """Run the campaign; return 1 if a case failed, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store_campaign")
-    parser.add_argument("--cases", type=int, default=100_000, help="hostile requests and questions")
+    parser.add_argument("--cases", type=int, default=100_000, help="hostile writes and queries")
     parser.add_argument("--kills", type=int, default=20, help="cycles of kill -9")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     options = parser.parse_args(argv)
     failed = 0
     for name, attack, count in (("fuzz", fuzz, options.cases), ("kills", kills, options.kills)):

@@ -1,14 +1,15 @@
-"""arize-phoenix and ours on the same small sample: until every span can be queried, and one filter by name and duration.
+"""Compare the lab's trace store with arize-phoenix on the same small sample.
 
-Phoenix answers a request before it has stored it, so both clocks stop when all spans can be found. It runs from an
-environment of its own, its telemetry off, its database (SQLite) in a temporary folder, with a queue that refuses nothing.
+Measured are the time until every span can be queried, and a filter by name and duration. Phoenix
+responds to a write before it has stored the spans, so both times end when all spans are found. It
+runs in a separate environment with its telemetry off, with a database (SQLite) in a temporary
+folder, and with a queue that is long enough to refuse nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks._process import free_port
 from benchmarks.tracestore_corpus import requests
 from lab.settings import REPO
 
@@ -32,20 +34,21 @@ _FILTER = {
 
 
 def installed() -> Path | None:
-    """The interpreter of `.venvs/bench`, where Phoenix is there."""
+    """Return the interpreter of `.venvs/bench`, or None if Phoenix is not installed there."""
     folder = REPO / ".venvs" / "bench"
-    return (
-        folder / "bin" / "python"
-        if list(folder.glob("lib/python*/site-packages/phoenix/server"))
-        else None
-    )
+    if list(folder.glob("lib/python*/site-packages/phoenix/server")):
+        return folder / "bin" / "python"
+    return None
 
 
 def measure(
-    python: Path, ours: Callable[[int], tuple[float, float]], spans: int = SAMPLE
+    python: Path, measure_lab: Callable[[int], tuple[float, float]], spans: int = SAMPLE
 ) -> list[dict[str, Any]]:
-    """Rows of both. `ours(spans)` ingests the sample into a new store of ours: (seconds until all found, median query)."""
-    note = f"the same {spans:,} spans, one sender, until all can be queried"
+    """Return the rows of Phoenix, which runs on the interpreter `python`, and of the lab.
+
+    `measure_lab(spans)` ingests the sample into an empty trace store of the lab and returns the
+    seconds until all spans are found, and the median seconds of the query.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="lab-bench-phoenix-") as folder,
         _server(python, Path(folder)) as client,
@@ -56,25 +59,30 @@ def measure(
         _send(client.base_url.port, spans)
         while _count(client) < spans:
             time.sleep(0.2)
-        took_s = time.perf_counter() - began
-        query_s = median_s(lambda: client.post("/v1/spans", json=_FILTER).raise_for_status())
-    our_s, our_query_s = ours(spans)
+        phoenix_s = time.perf_counter() - began
+        phoenix_query_s = median_s(
+            lambda: client.post("/v1/spans", json=_FILTER).raise_for_status()
+        )
+
+    lab_s, lab_query_s = measure_lab(spans)
+    ingest = "small_sample_ingest_spans_per_s"
+    query = "small_sample_filter_p50_s"
+    note = f"the same {spans:,} spans, one sender, until all can be queried"
+    query_note = "name and duration, all that match"
     return [
-        _row(name, "small_sample_ingest_spans_per_s", spans / took_s, "higher", note),
-        _row("lab", "small_sample_ingest_spans_per_s", spans / our_s, "higher", note),
-        _row(
-            name, "small_sample_filter_p50_s", query_s, "lower", "name and duration, all that match"
-        ),
-        _row("lab", "small_sample_filter_p50_s", our_query_s, "lower", "the same, /api/search"),
+        _row(name, ingest, spans / phoenix_s, "higher", note),
+        _row("lab", ingest, spans / lab_s, "higher", note),
+        _row(name, query, phoenix_query_s, "lower", query_note),
+        _row("lab", query, lab_query_s, "lower", "the same, /api/search"),
     ]
 
 
-def median_s(question: Callable[[], Any]) -> float:
-    """The median seconds of a question, after one to warm up."""
+def median_s(query: Callable[[], Any]) -> float:
+    """Return the median seconds of a query, after one to warm up."""
     times = []
     for _ in range(_REPEATS + 1):
         began = time.perf_counter()
-        question()
+        query()
         times.append(time.perf_counter() - began)
     return sorted(times[1:])[_REPEATS // 2]
 
@@ -84,35 +92,40 @@ def _row(subject: str, metric: str, value: float, better: str, note: str) -> dic
 
 
 def _send(port: int, spans: int) -> None:
+    """Send the sample, retrying when the server refuses. Raises RuntimeError for other errors."""
+    headers = {"Content-Type": "application/x-protobuf"}
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     for payload in requests(spans):
         while True:
-            connection.request(
-                "POST", "/v1/traces", payload, {"Content-Type": "application/x-protobuf"}
-            )
-            answer = connection.getresponse()
-            answer.read()
-            if answer.status == 200:
+            connection.request("POST", "/v1/traces", payload, headers)
+            response = connection.getresponse()
+            response.read()
+            if response.status == 200:
                 break
-            if answer.status not in (429, 503):
-                raise RuntimeError(f"the server answered {answer.status}")
+            if response.status not in (429, 503):
+                raise RuntimeError(f"the server answered {response.status}")
             time.sleep(0.2)
 
 
 def _count(client: httpx.Client) -> int:
-    answer = client.post("/graphql", json={"query": _COUNT}).raise_for_status().json()
-    return sum(edge["node"]["recordCount"] for edge in answer["data"]["projects"]["edges"])
+    """Return the number of spans that can be queried."""
+    response = client.post("/graphql", json={"query": _COUNT}).raise_for_status().json()
+    return sum(edge["node"]["recordCount"] for edge in response["data"]["projects"]["edges"])
 
 
 @contextlib.contextmanager
 def _server(python: Path, folder: Path) -> Iterator[httpx.Client]:
-    """Phoenix as a process of its own."""
-    port, grpc_port = _free_port(), _free_port()
+    """Run Phoenix in a separate process and yield a client for it."""
+    port = free_port()
     env = os.environ | {
-        "PHOENIX_WORKING_DIR": str(folder), "PHOENIX_HOST": "127.0.0.1", "PHOENIX_PORT": str(port),
-        "PHOENIX_GRPC_PORT": str(grpc_port), "PHOENIX_TELEMETRY_ENABLED": "false",
-        "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false", "PHOENIX_MAX_SPANS_QUEUE_SIZE": "1000000",
-    }  # fmt: skip
+        "PHOENIX_WORKING_DIR": str(folder),
+        "PHOENIX_HOST": "127.0.0.1",
+        "PHOENIX_PORT": str(port),
+        "PHOENIX_GRPC_PORT": str(free_port()),
+        "PHOENIX_TELEMETRY_ENABLED": "false",
+        "PHOENIX_ALLOW_EXTERNAL_RESOURCES": "false",
+        "PHOENIX_MAX_SPANS_QUEUE_SIZE": "1000000",
+    }
     log = (folder / "log").open("w")
     process = subprocess.Popen(
         [python, "-m", "phoenix.server.main", "serve"], env=env, stdout=log, stderr=log
@@ -131,6 +144,7 @@ def _server(python: Path, folder: Path) -> Iterator[httpx.Client]:
 
 
 def _wait(client: httpx.Client, process: subprocess.Popen, log: Path) -> None:
+    """Wait until Phoenix is healthy. Raises RuntimeError if it ends or needs over five minutes."""
     for _ in range(3000):
         with contextlib.suppress(httpx.TransportError):
             if client.get("/healthz").status_code == 200:
@@ -139,9 +153,3 @@ def _wait(client: httpx.Client, process: subprocess.Popen, log: Path) -> None:
             break
         time.sleep(0.1)
     raise RuntimeError(f"Phoenix did not start: {log.read_text()[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

@@ -50,8 +50,9 @@ OUTLIER = {  # column: (what, least difference, least factor)
 # Labels that some metrics of an engine lack, and others have.
 FILLED = ("engine", "dp_rank", *LABELS["model"])
 # Labels that depend on who scraped an engine, or under which job.
+APART = 0.25  # of a counter's growth in the window: how far two scrapes of one engine differ
 NOT_THE_ENGINES = (
-    *("cluster", "namespace", "exported_namespace", "job", "exported_job"),
+    *("namespace", "exported_namespace", "job", "exported_job"),
     *("instance", "exported_instance", "pod", "exported_pod"),
 )
 
@@ -318,18 +319,15 @@ def _fill(table: pd.DataFrame, others: list[str], name: str, values: pd.Series) 
 
 def _without_duplicates(observed: list[_Observed]) -> list[_Observed]:
     """Leave out engines that are scraped twice: by two jobs, or under two names."""
-    seen: dict[tuple[str, ...], str] = {}
+    kept: dict[tuple[str, ...], list[_Life]] = {}
     for each in observed:
-        if each.series.empty:
-            continue
-        rows = _print_of(each)
         drop = set()
-        for place, fingerprint in rows.items():
-            before = (
-                seen.setdefault(fingerprint, each.dialect.stem + str(place)) if fingerprint else ""
-            )
-            if fingerprint and before != each.dialect.stem + str(place):
+        for place, life in _lives(each).items():
+            before = kept.setdefault(life.target, [])
+            if any(_is_same_engine(life, other) for other in before):
                 drop.add(place)
+            else:
+                before.append(life)
         if drop:
             keep = ~_places(each.series, each.identity).isin(drop)
             keep_buckets = ~_places(each.buckets, each.identity).isin(drop)
@@ -346,30 +344,59 @@ def _places(table: pd.DataFrame, identity: Sequence[str]) -> pd.Series:
     return pd.Series(list(zip(*columns, strict=True)), index=table.index, dtype=object)
 
 
-def _print_of(observed: _Observed) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Return what identifies an engine whatever job scraped it: target, rank, lifetime tokens.
+@dataclass
+class _Life:
+    """An engine whatever job scraped it: its target and rank, its pod, and its counters.
 
-    An engine that has no tokens yet has no fingerprint: two of them may look alike.
+    `counters` has the columns `total` and `increase` by metric name without the stem.
     """
+
+    target: tuple[str, ...]
+    pod: str
+    counters: pd.DataFrame
+
+
+def _lives(observed: _Observed) -> dict[tuple[str, ...], _Life]:
+    """Return the life of each engine with a target, by its identity."""
+    kinds = questions()
     counters = []
-    for question in ("prompt_tokens", "generation_tokens"):
-        for name in observed.dialect.alternatives.get(question, ())[:1]:
-            counters.append(observed.series[observed.series["metric"] == name.metric])
-    if not counters:
+    for question, names in observed.dialect.alternatives.items():
+        histogram = kinds[question] == "histogram"
+        for name in names if histogram or kinds[question] == "counter" else ():
+            counters += [f"{name.metric}_sum"] if histogram else [name.metric]
+    table = observed.series[observed.series["metric"].isin(counters)]
+    if table.empty:
         return {}
-    table = without_copies(pd.concat(counters), "counter")
+    table = without_copies(table, "counter")
     table["place"] = _places(table, observed.identity)
-    prints = {}
+    table["metric"] = table["metric"].str.removeprefix(observed.dialect.stem)
+    lives = {}
     for place, rows in table.groupby("place", sort=False):
         labels = dict(zip(observed.identity, place, strict=True))
-        target = labels.get("instance") or labels.get("pod") or ""
-        rank = "/".join(text for name, text in labels.items() if name not in NOT_THE_ENGINES)
-        totals = [f"{total:.6g}" for total in sorted(rows["total"])]
-        if target and rows["total"].max() > 0:
-            prints[place] = (observed.dialect.engine.key, target, rank, *totals)
-        else:
-            prints[place] = ()
-    return prints
+        address = labels.get("instance") or labels.get("pod") or ""
+        rank = [text for name, text in labels.items() if name not in NOT_THE_ENGINES]
+        if address:
+            target = (observed.dialect.engine.key, address, *filter(None, rank))
+            sums = rows.groupby("metric")[["total", "increase"]].sum()
+            lives[place] = _Life(target, labels.get("pod", ""), sums)
+    return lives
+
+
+def _is_same_engine(a: _Life, b: _Life) -> bool:
+    """Return whether two lives of one target are one engine, scraped at other instants.
+
+    All their counters are then a scrape's growth apart. An engine that has counted nothing yet
+    looks like any other, so it is not the same.
+    """
+    if a.pod and b.pod and a.pod != b.pod:
+        return False
+    shared = a.counters.index.intersection(b.counters.index)
+    mine = a.counters.loc[shared]
+    other = b.counters.loc[shared]
+    apart = (mine["total"] - other["total"]).abs()
+    growth = np.maximum(mine["increase"], other["increase"])
+    near = apart <= APART * growth + 1e-9 * mine["total"].abs()
+    return bool(len(shared) and near.all() and mine["total"].gt(0).any())
 
 
 def _answers(

@@ -10,7 +10,8 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.frames import trace_tree, turn_frame
-from lab.frames.roles import Role, roles_of
+from lab.frames.completeness import roles_of
+from lab.frames.roles import Role
 from lab.measures import (
     OTEL_DEFAULT,
     VLLM_REQUEST_LATENCY_S,

@@ -108,9 +108,17 @@ REQUEST_FRAME = _columns(
         for c in CLIENT_RECORD
         if c.name not in ("chunk_offsets_s", "error_message")
     ),
-    ("turns", "int64", "model calls in the trace (vLLM's llm_request spans)"),
+    (
+        "turns",
+        "int64",
+        "model calls in the trace: the engine's spans, or the callers' where it writes none",
+    ),
     ("tool_runs", "int64", "tool calls in the trace, as the caller (Llama Stack) made them"),
-    ("tool_failures", "int64", "of these, calls that the tool server itself reports as failed"),
+    (
+        "tool_failures",
+        "int64",
+        "of these, calls that failed by any of their spans: the tool server's, or their result",
+    ),
     (
         "network_s",
         "float64",
@@ -146,12 +154,12 @@ REQUEST_FRAME = _columns(
         "float64",
         "what no span accounts for; near 0 when the trace is whole and the clocks agree",
     ),
-    ("span_prompt_tokens", "int64", "sum over vLLM's spans"),
-    ("span_completion_tokens", "int64", "sum over vLLM's spans"),
+    ("span_prompt_tokens", "int64", "sum over turns, of the engine's spans where it writes any"),
+    ("span_completion_tokens", "int64", "the same of the generated tokens"),
     (
         "span_cached_tokens",
         "int64",
-        "sum over Llama Stack's model call spans: prompt tokens from the prefix cache",
+        "sum over turns, as engine or caller reports it: prompt tokens from the prefix cache",
     ),
     ("spans", "int64", "spans in the trace"),
     (

@@ -15,6 +15,7 @@ LAB = Path(__file__).resolve().parent.parent / "lab"
 # Values and small helpers, which every package may use. They may use each other.
 FLOOR = {
     "schema",
+    "dialects",
     "errors",
     "settings",
     "files",

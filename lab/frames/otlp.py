@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from lab.dialects import HOST_ATTRIBUTES
 from lab.errors import FrameError
 from lab.frames.protobuf import Messages, Places
 from lab.frames.samples import batches
@@ -37,6 +38,7 @@ CORE = (
     "status",
     "status_message",
 )
+HOST = HOST_ATTRIBUTES[0]  # the column with the machine that a resource names
 _TEXT = pa.large_string()
 _BATCH_BYTES = 2 << 20  # the working set stays in the processor's cache
 _STRING, _BOOL, _INT, _DOUBLE = 1, 2, 3, 4  # AnyValue's fields
@@ -68,14 +70,15 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
     spans = messages.fields(scopes).of(2)
     span = messages.fields(spans)
     status = messages.fields(span.last(15))
-    services = _services(messages, owner.last(1))
+    services, hosts = _resources(messages, owner.last(1))
+    of_resource = pa.array(scopes.owner[spans.owner])
     core = (
         _ids(messages, span.last(1), 16, required=True),
         _ids(messages, span.last(2), 8, required=True),
         _ids(messages, span.last(4), 8),
         messages.texts(span.last(5)).cast(_TEXT),
         _words(messages, span.last(6), KINDS),
-        services.take(pa.array(scopes.owner[spans.owner])),
+        services.take(of_resource),
         _times_ns(messages, span.last(7)),
         _times_ns(messages, span.last(8)),
         _words(messages, status.last(3), STATUSES),
@@ -84,17 +87,26 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
     columns = dict(zip(CORE, core, strict=True))
     for name, values in _attributes(messages, spans, span.of(9), attributes):
         columns.setdefault(name, values)
+
+    if attributes is not None and HOST in attributes and hosts.null_count < len(hosts):
+        columns.setdefault(HOST, hosts.take(of_resource))
     return pa.table(columns)
 
 
-def _services(messages: Messages, resources: Places) -> pa.Array:
-    """Return the service.name of every resource, '' where it has none."""
+def _resources(messages: Messages, resources: Places) -> tuple[pa.Array, pa.Array]:
+    """Return the service.name ('' for none) and the host (null for none) of every resource."""
     encoded = messages.texts(resources).dictionary_encode()
-    names = []
+    services = []
+    hosts = []
     for body in encoded.dictionary.to_pylist():
-        pairs = Resource.FromString(body).attributes
-        names.append(next((a.value.string_value for a in pairs if a.key == "service.name"), ""))
-    return pa.array(names, _TEXT).take(encoded.indices)
+        values = {
+            pair.key: pair.value.string_value for pair in Resource.FromString(body).attributes
+        }
+        services.append(values.get("service.name", ""))
+        hosts.append(next((values[name] for name in HOST_ATTRIBUTES if values.get(name)), None))
+
+    of_each = encoded.indices
+    return pa.array(services, _TEXT).take(of_each), pa.array(hosts, _TEXT).take(of_each)
 
 
 def _ids(messages: Messages, places: Places, size: int, *, required: bool = False) -> pa.Array:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lab.frames.completeness import TraceShapes, shapes_of
-from lab.frames.roles import Role
+from lab.dialects import attributes_of
+from lab.errors import FrameError
+from lab.frames.completeness import TraceShapes, shapes_of, usage
+from lab.frames.roles import Role, field_numbers
 from lab.frames.spans import numbers, start_ns
 from lab.schema import CLIENT_RECORD, Attr
 
@@ -14,11 +16,11 @@ HTTP_STATUS = "http.response.status_code"
 UNKNOWN = -1  # a whole number that no span has
 _NS = 1e9
 _IDENTITY = {
-    "tenant": Attr.TENANT,
-    "user_id": Attr.USER,
-    "session_id": Attr.SESSION,
-    "scenario_id": Attr.SCENARIO,
-    "model": Attr.REQUEST_MODEL,
+    "tenant": (Attr.TENANT,),
+    "user_id": attributes_of("user_id"),
+    "session_id": attributes_of("session_id"),
+    "scenario_id": (Attr.SCENARIO,),
+    "model": attributes_of("model"),
 }
 # error.type -> status, as the driver records it
 _STATUS = {"timeout": "timeout", "cancelled": "cancelled", "predecessor_failed": "cancelled"}
@@ -43,7 +45,7 @@ def with_roots(spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def records_from_spans(spans: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per trace with a request to Llama Stack or vLLM, with CLIENT_RECORD's columns.
+    """Return one row per trace with an agent's request or a model call, in CLIENT_RECORD's columns.
 
     Rows are in order of their start. The outermost span stands for the client: `scheduled_at` and
     `sent_at` are its start, `done_at` its end, `e2e_s` its duration. Where it is the server's own
@@ -53,18 +55,26 @@ def records_from_spans(spans: pd.DataFrame) -> pd.DataFrame:
 
     - `status` is 'error' where that span or Llama Stack's has an error or an HTTP status of 400 or
       more ('timeout' and 'cancelled' where its `error.type` says so);
-    - tokens are those that the callers of vLLM received (their spans of the model calls, if all of
-      them have tokens), else those of vLLM's spans;
+    - tokens are those that the callers of the engine received (their spans of the model calls, if
+      all of them have tokens), else those of the engine's spans;
     - `request_id` is the trace id;
     - what no span has is NA: times of the first and last token, chunks, question, answer, tool
       calls, and the user where no attribute names one. Unknown whole numbers are -1 (`turn_index`,
       `http_status`, `cached_tokens`).
 
-    Raises FrameError for another frame.
+    Raises FrameError for another frame, and for spans of which no trace has a request that
+    `lab.dialects` knows.
     """
     shapes = shapes_of(spans)
     is_server = shapes.count(shapes.role == Role.SERVER) > 0
-    has_request = is_server | (shapes.count(shapes.role == Role.ENGINE) > 0)
+    is_call = np.isin(shapes.role, (Role.MODEL_CALL, Role.ENGINE))
+    has_request = is_server | (shapes.count(is_call) > 0)
+    if len(spans) and not has_request.any():
+        raise FrameError(
+            "no trace here has a request to an agent or a model that the lab knows",
+            got=describe_traces(spans),
+            fix="add the library that wrote them to lab/dialects.py",
+        )
     first = _outermost(spans, shapes)
     first = first[has_request[shapes.group[first]]]
     trace = shapes.group[first]
@@ -91,6 +101,13 @@ def records_from_spans(spans: pd.DataFrame) -> pd.DataFrame:
     return records.sort_values("scheduled_at", kind="stable", ignore_index=True)
 
 
+def describe_traces(spans: pd.DataFrame) -> str:
+    """Return how many traces there are, and which spans they have most, for a message."""
+    both = spans["service"].astype(str) + ": " + spans["name"].astype(str)
+    names = "; ".join(f"{count} x {name!r}" for name, count in both.value_counts()[:5].items())
+    return f"{spans['trace_id'].nunique()} traces with {names}"
+
+
 def _outermost(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
     """Return the row of each trace's outermost span: a root, else a span without its parent.
 
@@ -105,10 +122,18 @@ def _outermost(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
 
 
 def _identity(spans: pd.DataFrame, shapes: TraceShapes, trace: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the first value of each attribute in the trace."""
-    columns = {name: attribute for name, attribute in _IDENTITY.items() if attribute in spans}
-    values = spans[list(columns.values())].groupby(shapes.group).first()
-    return {name: values[attr].to_numpy(object)[trace] for name, attr in columns.items()}
+    """Return each trace's first value of the first of the attributes that the trace has."""
+    wanted = {attribute for attributes in _IDENTITY.values() for attribute in attributes}
+    present = [name for name in spans.columns if name in wanted and not spans[name].isna().all()]
+    first = spans[present].groupby(shapes.group).first()
+    columns = {}
+    for name, attributes in _IDENTITY.items():
+        values = np.full(len(trace), None, dtype=object)
+        for attribute in (attribute for attribute in attributes if attribute in first):
+            given = first[attribute].to_numpy(object)[trace]
+            values = np.where(pd.isna(values), given, values)
+        columns[name] = values
+    return columns
 
 
 def _outcome(spans: pd.DataFrame, shapes: TraceShapes, first: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,21 +161,23 @@ def _outcome(spans: pd.DataFrame, shapes: TraceShapes, first: np.ndarray) -> dic
 
 
 def _tokens(spans: pd.DataFrame, shapes: TraceShapes, trace: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the callers' tokens if every model call of the trace has them, else vLLM's own."""
+    """Return the callers' tokens if every model call of the trace has them, else the engine's."""
     is_call = shapes.role == Role.MODEL_CALL
-    is_engine = shapes.role == Role.ENGINE
-    prompt = numbers(spans, Attr.INPUT_TOKENS)
-    completion = numbers(spans, Attr.OUTPUT_TOKENS)
+    prompt = field_numbers(spans, "prompt_tokens")
+    completion = field_numbers(spans, "completion_tokens")
     counted = is_call & ~np.isnan(prompt) & ~np.isnan(completion)
     calls = shapes.count(is_call)
     by_callers = (calls > 0) & (shapes.count(counted) == calls)
-    columns = {
-        "prompt_tokens": (prompt, numbers(spans, Attr.VLLM_PROMPT_TOKENS)),
-        "completion_tokens": (completion, numbers(spans, Attr.VLLM_COMPLETION_TOKENS)),
-        "cached_tokens": (numbers(spans, Attr.CACHE_READ_TOKENS), None),
-    }
+
     tokens = {}
-    for name, (callers, engine) in columns.items():
-        otherwise = UNKNOWN if engine is None else shapes.total(is_engine, engine)
-        tokens[name] = np.where(by_callers, shapes.total(counted, callers), otherwise)[trace]
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+        given = field_numbers(spans, name)
+        is_given = ~np.isnan(given)
+        # What the callers report of the cache is a part of their own prompt tokens only.
+        of_turns = given if name == "cached_tokens" else usage(spans, shapes, name)
+        of_turns = np.where(shapes.turn, of_turns, np.nan)
+        is_known = shapes.count(~np.isnan(of_turns)) > 0
+        engine = np.where(is_known, shapes.total(shapes.turn, of_turns), UNKNOWN)
+        callers_know = by_callers & (shapes.count(counted & is_given) > 0)
+        tokens[name] = np.where(callers_know, shapes.total(counted, given), engine)[trace]
     return tokens

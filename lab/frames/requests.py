@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.completeness import TraceShapes, problems_of, shapes_of
+from lab.frames.completeness import TraceShapes, problems_of, shapes_of, usage
 from lab.frames.roles import Role
+from lab.frames.sanity import REMAINDER_RATIO, REMAINDER_S
 from lab.frames.spans import numbers, start_ns
+from lab.frames.tools import failed_calls
 from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
 
 _NS = 1e9
@@ -16,9 +18,9 @@ _CALLS = (Role.MODEL_CALL, Role.TOOL_CALL, Role.TOOL_LIST)
 _COLUMNS = [c.name for c in REQUEST_FRAME]
 _FROM_RECORD = _COLUMNS[: _COLUMNS.index("turns")]
 _TOKENS = {
-    "span_prompt_tokens": (Role.ENGINE, Attr.VLLM_PROMPT_TOKENS),
-    "span_completion_tokens": (Role.ENGINE, Attr.VLLM_COMPLETION_TOKENS),
-    "span_cached_tokens": (Role.MODEL_CALL, Attr.CACHE_READ_TOKENS),
+    "span_prompt_tokens": "prompt_tokens",
+    "span_completion_tokens": "completion_tokens",
+    "span_cached_tokens": "cached_tokens",
 }
 _ENGINE_PHASES = {
     "queue_s": Attr.VLLM_QUEUE_S,
@@ -42,9 +44,9 @@ def request_frame(
     `overlap_s` is the time that calls running at once have in common.
 
     A phase that would be negative (a child that outlasts its parent) is 0 and the difference is in
-    `unexplained_s`; a phase whose spans are missing is NaN, and all of its time is in
-    `unexplained_s`. Raises FrameError for frames that lack columns, or more than one judgement per
-    request.
+    `unexplained_s`; if that is not small, the trace counts as incomplete. A phase whose spans are
+    missing is NaN, and all of its time is in `unexplained_s`. Raises FrameError for frames that
+    lack columns, or more than one judgement per request.
     """
     missing = [c for c in _FROM_RECORD if c not in records]
     if missing:
@@ -64,6 +66,11 @@ def request_frame(
     # Row -1 is the last element.
     problems = np.append(problems_of(shapes), "no span of it has arrived")[row]
     problems = _with_missing_spans(problems, records, traces)
+    e2e_s = records["e2e_s"].astype("float64")
+    ok = (records["status"] == "ok").to_numpy(bool)
+    allowed_s = REMAINDER_S + REMAINDER_RATIO * e2e_s
+    too_long = ok & (frame["unexplained_s"] < -allowed_s).to_numpy(bool) & (problems == "")
+    problems[too_long] = "its parts add up to more than the whole"
     frame["trace_complete"] = pd.array(problems == "", dtype="boolean")
     frame["trace_problem"] = pd.array(problems, dtype="str")
     frame = frame[_COLUMNS]
@@ -99,21 +106,19 @@ def _traces(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     """Return counts, summed durations and tokens, one row per trace."""
     role = shapes.role
     duration_s = spans["duration_s"].to_numpy()
-    failed = (spans["status"] == "error").to_numpy(bool)
     is_engine = role == Role.ENGINE
     is_server = role == Role.SERVER
-    # A search inside a tool call is the same call.
     is_tool = role == Role.TOOL_CALL
-    is_tool &= ~((shapes.parent >= 0) & (role[shapes.parent] == Role.TOOL_CALL))
     is_call = np.isin(role, _CALLS)
     start = start_ns(spans)[is_call]
     end = start + np.rint(duration_s[is_call] * _NS).astype(np.int64)
     columns = {
-        "turns": shapes.count(is_engine),
+        "turns": shapes.count(shapes.turn),
+        "engines": shapes.count(is_engine),
         "servers": shapes.count(is_server),
         "unanswered": shapes.unanswered,
         "tool_runs": shapes.count(is_tool),
-        "tool_failures": shapes.count((role == Role.TOOL_RUN) & failed),
+        "tool_failures": shapes.count(failed_calls(spans, shapes)),
         "spans": np.bincount(shapes.group, minlength=len(shapes.ids)),
         "server_s": shapes.total(is_server, duration_s),
         "engine_s": shapes.total(is_engine, duration_s),
@@ -125,8 +130,8 @@ def _traces(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     }
     for name, attribute in _ENGINE_PHASES.items():
         columns[name] = shapes.total(is_engine, numbers(spans, attribute))
-    for name, (role_with, attribute) in _TOKENS.items():
-        columns[name] = shapes.total(role == role_with, numbers(spans, attribute))
+    for name, field in _TOKENS.items():
+        columns[name] = shapes.total(shapes.turn, usage(spans, shapes, field))
     return pd.DataFrame(columns, dtype="float64")
 
 
@@ -136,9 +141,10 @@ def _phases(records: pd.DataFrame, traces: pd.DataFrame) -> dict[str, pd.Series]
     `traces` is aligned with the records; a request without a trace has NaN.
     """
     is_agent = (records["api"] == "responses").to_numpy(bool)
-    has_engine = (traces["turns"] > 0).to_numpy()
+    has_engine = (traces["engines"] > 0).to_numpy()
     server_s = traces["server_s"].where(traces["servers"] > 0)
-    served_s = np.where(is_agent, server_s, traces["engine_s"].where(has_engine))
+    called_s = traces["model_call_s"].where((traces["turns"] > 0).to_numpy())
+    served_s = np.where(is_agent, server_s, traces["engine_s"].where(has_engine, called_s))
     failed = (records["status"] != "ok").to_numpy(bool)
     without_call = ((traces["turns"] == 0) & (traces["model_call_s"] == 0)).to_numpy()
     known = has_engine | (is_agent & failed & without_call)

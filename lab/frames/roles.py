@@ -1,51 +1,114 @@
-"""The part that a span plays in a request, by its name and service."""
+"""The vocabulary of `lab.dialects` applied to a span frame: roles and fields, whole columns."""
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from lab.schema import Service, Span
+from lab.dialects import DIALECTS, ENGINE_ATTRIBUTES, Role, attributes_of
+from lab.frames.spans import numbers
+from lab.schema import Service
 
+__all__ = ["Role", "claimed_roles", "field_numbers", "field_texts", "text_column"]
 
-class Role(IntEnum):
-    """The roles that the request frame knows."""
-
-    OTHER = 0
-    CLIENT = 1  # the driver's root span
-    SERVER = 2  # Llama Stack's span of the whole request
-    MODEL_CALL = 3  # Llama Stack's view of one model call
-    ENGINE = 4  # vLLM's view of it
-    TOOL_CALL = 5  # Llama Stack's view of one tool call, searches included
-    TOOL_LIST = 6  # Llama Stack lists the tools of the tool server
-    TOOL_RUN = 7  # the tool server's view of one tool call
+_UNKNOWN = -1  # no table knows the span
 
 
-def roles_of(spans: pd.DataFrame) -> np.ndarray:
-    """Return one Role (int8) per span."""
-    name = spans["name"].astype("category").cat
-    service = spans["service"].astype("category").cat
-    # The last element of each array serves code -1, a missing name.
-    role_of_name = [*(_role_of_name(str(n)) for n in name.categories), Role.OTHER]
-    roles = np.array(role_of_name, dtype=np.int8)[name.codes.to_numpy()]
-    is_embedding = np.array([*(service.categories == Service.VLLM_EMBED), False], dtype=bool)
+def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
+    """Return one Role (int8) per span by its own name and attributes, whatever is around it.
+
+    `lab.frames.calls` decides which of several views of one call is which.
+    """
+    exact = {name: role for dialect in DIALECTS for name, role in dialect.names.items()}
+    roles = _by_category(spans["name"], lambda name: exact.get(name, _UNKNOWN))
+
+    for attribute, values in _kinds().items():
+        if attribute in spans and spans[attribute].dtype != "float64":
+            claimed = _by_category(spans[attribute], lambda value, v=values: v.get(value, _UNKNOWN))
+            roles = np.where(roles == _UNKNOWN, claimed, roles)
+
+    roles = np.where(roles == _UNKNOWN, _by_category(spans["name"], _role_of_prefix), roles)
+    has_usage = ~np.isnan(field_numbers(spans, "prompt_tokens"))
+    unknown = roles == _UNKNOWN
+    for attribute in ENGINE_ATTRIBUTES:
+        roles[unknown & ~np.isnan(numbers(spans, attribute))] = Role.ENGINE
+
+    roles[(roles == _UNKNOWN) & has_usage] = Role.MODEL_CALL
+    weak = {name for dialect in DIALECTS for name in dialect.with_usage}
+    is_weak = _by_category(spans["name"], lambda name: int(name in weak)) == 1
+    roles[(roles == _UNKNOWN) | (is_weak & ~has_usage)] = Role.OTHER
+
     # Embeddings belong to a file search, which counts as a tool call.
-    roles[(roles == Role.ENGINE) & is_embedding[service.codes.to_numpy()]] = Role.OTHER
+    is_embedding = _by_category(spans["service"], lambda name: int(name == Service.VLLM_EMBED)) == 1
+    roles[(roles == Role.ENGINE) & is_embedding] = Role.OTHER
     return roles
 
 
-def _role_of_name(name: str) -> Role:
-    exact = {
-        Span.CLIENT: Role.CLIENT,
-        Span.LLAMA_STACK_RESPONSES: Role.SERVER,
-        Span.VLLM: Role.ENGINE,
-        Span.LIST_TOOLS: Role.TOOL_LIST,
-        **dict.fromkeys(Span.INVOKE_TOOL, Role.TOOL_CALL),
-    }
-    if name in exact:
-        return exact[name]
-    if name.startswith(Span.CHAT_PREFIX):
-        return Role.MODEL_CALL
-    return Role.TOOL_RUN if name.startswith(Span.EXECUTE_TOOL_PREFIX) else Role.OTHER
+def field_numbers(spans: pd.DataFrame, name: str) -> np.ndarray:
+    """Return a field as float64 per span: the first of its attributes that the span has, or NaN."""
+    values = np.full(len(spans), np.nan)
+    for attribute in attributes_of(name):
+        if attribute in spans:
+            given = numbers(spans, attribute)
+            values = np.where(np.isnan(values), given, values)
+    return values
+
+
+def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
+    """Return a field of these spans as text, None where one has none of its attributes."""
+    values = np.full(len(rows), None, dtype=object)
+    for attribute in attributes_of(name):
+        given = text_column(spans, attribute, rows)
+        if given is not None:
+            empty = pd.isna(values)
+            values = given if empty.all() else np.where(empty, given, values)
+    return values
+
+
+def text_column(
+    spans: pd.DataFrame, attribute: str, rows: np.ndarray | slice = slice(None)
+) -> np.ndarray | None:
+    """Return an attribute of these spans as objects, None where none of them has it."""
+    if attribute not in spans:
+        return None
+    column = spans[attribute].iloc[rows]
+    if column.isna().all():
+        return None
+    values = column.astype(object)
+    return values.where(values.notna(), None).to_numpy(object)
+
+
+def _kinds() -> dict[str, dict[str, Role]]:
+    """Return {attribute: {value: role}} of all dialects."""
+    kinds: dict[str, dict[str, Role]] = {}
+    for dialect in DIALECTS:
+        for attribute, values in dialect.kinds.items():
+            kinds.setdefault(attribute, {}).update(values)
+    return kinds
+
+
+def _role_of_prefix(name: str) -> int:
+    for dialect in DIALECTS:
+        for prefix, role in dialect.prefixes.items():
+            if name.startswith(prefix) or name == prefix.rstrip():
+                return role
+    return _UNKNOWN
+
+
+def _by_category(column: pd.Series, role_of: Callable[[str], int]) -> np.ndarray:
+    """Return a number for every row, found once per distinct text; _UNKNOWN for a missing one."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = column.cat.codes.to_numpy()
+        texts: Iterable[object] = column.cat.categories
+    else:
+        array = pa.array(column, from_pandas=True)
+        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+        encoded = array.dictionary_encode()
+        codes = np.asarray(encoded.indices.fill_null(-1))
+        texts = encoded.dictionary.to_pylist()
+    # The last element serves code -1.
+    roles = np.array([*(role_of(str(text)) for text in texts), _UNKNOWN], dtype=np.int8)
+    return roles[codes]

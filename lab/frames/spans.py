@@ -11,8 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from lab.dialects import ATTRIBUTES
 from lab.errors import FrameError
-from lab.frames.otlp import CORE, KINDS, STATUSES, span_table
+from lab.frames.otlp import CORE, HOST, KINDS, STATUSES, span_table
 from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
 
 _NOT_ATTRIBUTES = (*CORE, "attributes", "resource", "events", "duration_nano")
@@ -38,20 +39,26 @@ def spans_frame(
 
     The columns are those of `lab.schema.SPAN_FRAME`, then one per attribute under its own name.
     `attributes` are those that get a column (None: every attribute that occurs); a span without the
-    attribute has NaN or None. Numbers are float64, integers too, since most spans lack most
-    attributes (exact up to 2**53); texts are `str`, booleans `boolean`. Spans that the store holds
-    twice are returned once.
+    attribute has NaN or None. By default the attributes of `lab.dialects` have columns, too, where
+    they occur, and so has HOST, the machine that the span's resource names. Numbers are float64,
+    integers too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
+    booleans `boolean`. Spans that the store holds twice are returned once; `frame.attrs` counts
+    them by trace, as `duplicates`, and as `collisions` other spans that had the same id.
 
     Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream, and for a
     stream that was queried without one of the attributes.
     """
+    optional = (*ATTRIBUTES, HOST) if attributes is SPAN_ATTRIBUTES else ()
     if answer.arrow is None:
-        table = span_table(answer.protobufs, attributes)
+        table = span_table(answer.protobufs, attributes and (*attributes, *optional))
         names = table.column_names[len(CORE) :] if attributes is None else attributes
         values = {name: _attribute(table, name) for name in names}
     else:
         table = _read_stream(answer.arrow)
         values = _streamed_attributes(table, attributes)
+
+    occurring = set(table.column_names) - set(values)
+    values |= {name: _attribute(table, name) for name in optional if name in occurring}
     start_ns, end_ns = (np.asarray(_whole(table, f"{e}_time_unix_nano")) for e in ("start", "end"))
     frame = pd.DataFrame(
         {
@@ -69,11 +76,29 @@ def spans_frame(
         },
         copy=False,
     )
-    # Exporters repeat what was not acknowledged, and not every store notices. Span ids are 64
-    # random bits: unique in all traces, unless a span came twice.
-    if not frame["span_id"].is_unique:
-        frame = frame[~frame.duplicated(["trace_id", "span_id"])].reset_index(drop=True)
-    return frame
+    return frame if frame["span_id"].is_unique else _without_repeated_ids(frame)
+
+
+def _without_repeated_ids(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return one span per id: the first, but not one that is its own parent if there is another.
+
+    Exporters repeat what was not acknowledged, and not every store notices. Span ids are 64 random
+    bits: unique in all traces, unless a span came twice or a server reuses its caller's id.
+    """
+    identity = ["trace_id", "span_id"]
+    own_parent = (frame["span_id"] == frame["parent_id"]).to_numpy(bool)
+    by_rank = frame.iloc[np.argsort(own_parent, kind="stable")]
+    kept = frame.loc[np.sort(by_rank.index[~by_rank.duplicated(identity)])]
+    dropped = frame.drop(kept.index)
+
+    columns = [*identity, "name", "start_at"]
+    same = dropped[columns].merge(kept[columns], on=columns, how="inner")
+    duplicates = same["trace_id"].astype(str).value_counts()
+    collisions = dropped["trace_id"].astype(str).value_counts().sub(duplicates, fill_value=0)
+    kept = kept.reset_index(drop=True)
+    kept.attrs["duplicates"] = duplicates.to_dict()
+    kept.attrs["collisions"] = collisions[collisions > 0].astype(int).to_dict()
+    return kept
 
 
 def check_spans(frame: pd.DataFrame) -> None:
@@ -94,7 +119,10 @@ def numbers(spans: pd.DataFrame, attribute: str) -> np.ndarray:
     """Return an attribute as float64, NaN where a span lacks it."""
     if attribute not in spans:
         return np.full(len(spans), np.nan)
-    return spans[attribute].to_numpy("float64")
+    if spans[attribute].dtype == "float64":
+        return spans[attribute].to_numpy()
+    # Some libraries write numbers as text.
+    return pd.to_numeric(spans[attribute], errors="coerce").to_numpy("float64", na_value=np.nan)
 
 
 def _read_stream(stream: bytes) -> pa.Table:

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.completeness import MAX_LEVELS, TraceShapes, shapes_of
-from lab.frames.roles import Role
+from lab.frames.completeness import TraceShapes, shapes_of, usage
+from lab.frames.roles import Role, field_numbers, field_texts
 from lab.frames.spans import numbers, start_ns
 from lab.schema import Attr
 
@@ -25,11 +25,15 @@ WHO = (
     "status",
     "api",
 )
+_TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
 _NS = 1e9
 
 
 def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each of vLLM's `llm_request` spans, in order of its start.
+    """Return one row per model call, in order of its start.
+
+    It is the engine's span, or the caller's where the engine writes none: then the times of the
+    engine are NaN.
 
     - `trace_id`, `turn` (1 for a request's first call), and the request's columns WHO: '(others)'
       where the trace belongs to none of these requests, so that a shared server's other work shows;
@@ -37,48 +41,48 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
       joined by ' + ', or '(question)'. So every token belongs to one tool or to the question, and
       sums over tools are sums over all;
     - `prompt_tokens`, `cached_tokens` (the part of them from the prefix cache),
-      `completion_tokens` (int64);
+      `completion_tokens` (int64), `reasoning_tokens` (the part of them that is not the answer, NA
+      where no span reports it);
     - `queue_s`, `prefill_s`, `decode_s`, and when the engine worked on it: `scheduled_at`,
       `first_token_at`, `ended_at` (seconds since the epoch, on vLLM's clock: its span's start and
       its own latencies).
 
     `requests` is a request frame, `spans` a span frame that may hold other traces too. vLLM's span
     does not have the cached tokens: they are Llama Stack's attribute of the model call, or the
-    client's record of a direct call. Raises FrameError without a span of vLLM.
+    client's record of a direct call. Raises FrameError without a model call.
     """
     shapes = shapes_of(spans)
     start_s = start_ns(spans) / _NS
-    rows = np.flatnonzero(shapes.role == Role.ENGINE)
+    rows = np.flatnonzero(shapes.turn)
     rows = rows[np.argsort(start_s[rows], kind="stable")]
     if not len(rows):
         raise FrameError(
             "there is no model call in these spans",
             fix="wait for the traces; check that vLLM exports any",
         )
-    call = _model_calls(shapes, rows)
     engine = spans.iloc[rows].reset_index(drop=True)
     queue_s = numbers(engine, Attr.VLLM_QUEUE_S)
     prefill_s = numbers(engine, Attr.VLLM_PREFILL_S)
     decode_s = numbers(engine, Attr.VLLM_DECODE_S)
-    ttft_s = numbers(engine, Attr.VLLM_TTFT_S)
+    ttft_s = field_numbers(engine, "ttft_s")
     first_token_at = start_s[rows] + np.where(np.isnan(ttft_s), queue_s + prefill_s, ttft_s)
     trace = pd.Series(shapes.group[rows])
-    cached = np.where(call >= 0, numbers(spans, Attr.CACHE_READ_TOKENS)[call], np.nan)
+    is_engine = shapes.role[rows] == Role.ENGINE
+    ended_at = first_token_at + decode_s
+    span_ended_at = start_s[rows] + engine["duration_s"].to_numpy()
     turns = pd.DataFrame(
         {
             "trace_id": engine["trace_id"].astype(str),
             "turn": trace.groupby(trace).cumcount() + 1,
-            "model": _texts(spans, Attr.REQUEST_MODEL, call),
+            "model": _models(spans, shapes, rows),
             "reads": _reads(spans, shapes, rows, start_s),
-            "prompt_tokens": numbers(engine, Attr.VLLM_PROMPT_TOKENS),
-            "cached_tokens": cached,
-            "completion_tokens": numbers(engine, Attr.VLLM_COMPLETION_TOKENS),
+            **{name: usage(spans, shapes, name)[rows] for name in _TOKENS},
             "queue_s": queue_s,
             "prefill_s": prefill_s,
             "decode_s": decode_s,
             "scheduled_at": first_token_at - prefill_s,
             "first_token_at": first_token_at,
-            "ended_at": first_token_at + decode_s,
+            "ended_at": np.where(is_engine, ended_at, span_ended_at),
         }
     )
     return _with_requests(turns, requests)
@@ -95,28 +99,26 @@ def _with_requests(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     joined["cached_tokens"] = joined["cached_tokens"].where(~is_direct, joined["_cached"])
     joined["model"] = joined["model"].fillna(joined["_model"]).fillna(OTHERS).astype(str)
     joined[who] = joined[who].astype(object).fillna(OTHERS)
-    for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+    for name in _TOKENS[:3]:
         joined[name] = joined[name].fillna(0).clip(lower=0).astype("int64")
+    joined["reasoning_tokens"] = joined["reasoning_tokens"].astype("Int64")
     return joined[["trace_id", *who, *turns.columns[1:]]]
 
 
-def _model_calls(shapes: TraceShapes, rows: np.ndarray) -> np.ndarray:
-    """Return the row of the model call above each of these spans, -1 for a client's direct call."""
-    above = shapes.parent[rows].copy()
-    for _ in range(MAX_LEVELS):
-        climb = (above >= 0) & (shapes.role[above] != Role.MODEL_CALL)
-        above[climb] = shapes.parent[above[climb]]
-    return np.where((above >= 0) & (shapes.role[above] == Role.MODEL_CALL), above, -1)
+def _models(spans: pd.DataFrame, shapes: TraceShapes, rows: np.ndarray) -> np.ndarray:
+    """Return the requested model of these calls, None where no span of a call names it."""
+    views = np.flatnonzero(shapes.call >= 0)
+    names = pd.Series(field_texts(spans, "model", views), dtype=object)
+    of_call = names.groupby(shapes.call[views]).first().reindex(shapes.call[rows])
+    return of_call.where(of_call.notna(), None).to_numpy(object)
 
 
 def _reads(
     spans: pd.DataFrame, shapes: TraceShapes, rows: np.ndarray, start_s: np.ndarray
 ) -> np.ndarray:
     """Return what each call is the first to read: the tool calls since the request's last call."""
-    is_tool = shapes.role == Role.TOOL_CALL
-    inside = (shapes.parent >= 0) & is_tool[shapes.parent]
-    tools = np.flatnonzero(is_tool & ~inside)
-    names = _texts(spans, Attr.LLAMA_STACK_TOOL_NAME, tools)
+    tools = np.flatnonzero(shapes.role == Role.TOOL_CALL)
+    names = pd.Series(field_texts(spans, "tool", tools), dtype=object)
     names = names.where(names.notna(), spans["name"].astype(str).iloc[tools].to_numpy())
     both = np.concatenate((rows, tools))
     events = pd.DataFrame(
@@ -135,11 +137,3 @@ def _reads(
     # A call that follows another without a tool between them reads on in the same question.
     otherwise = np.where(turns["before"] > 0, "(again)", QUESTION)
     return np.where(reads.isna(), otherwise, reads.to_numpy(object))
-
-
-def _texts(spans: pd.DataFrame, attribute: str, rows: np.ndarray) -> pd.Series:
-    """Return an attribute of these spans, None for row -1 and where a span lacks it."""
-    if attribute not in spans:
-        return pd.Series([None] * len(rows), dtype=object)
-    values = np.where(rows >= 0, spans[attribute].to_numpy(object)[rows], None)
-    return pd.Series(values, dtype=object)

@@ -27,6 +27,7 @@ from lab.measures.cost import (
 )
 from lab.measures.latency import (
     Slope,
+    blocking_prefills,
     critical_path,
     longest_gaps,
     slope,
@@ -143,6 +144,7 @@ __all__ = [
     "alert_quality",
     "batch_mean",
     "bill_by",
+    "blocking_prefills",
     "bucket_quantile",
     "busy_cores",
     "by_tokens",

@@ -169,6 +169,41 @@ def critical_path(trees: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def blocking_prefills(
+    turns: pd.DataFrame, *, min_wait_s: float = 0.5, tolerance_s: float = 0.1
+) -> pd.DataFrame:
+    """Return the model calls whose prefill held up others (head-of-line blocking).
+
+    `turns` is a turn frame of one engine. A call was held up where it waited at least `min_wait_s`,
+    was scheduled within `tolerance_s` after a long prefill's end, and spent most of its wait beside
+    that prefill. Queues that end one after another are no such case: there the engine lacked room.
+
+    One row per culprit, the worst first: `trace_id`, `prompt_tokens`, `prefill_s`,
+    `first_token_at`, `victims` (calls held up), `waited_s` (their waits, in total). Calls without
+    the engine's times are left out.
+    """
+    timed = turns.dropna(subset=["queue_s", "prefill_s", "scheduled_at", "first_token_at"])
+    culprits = timed[timed["prefill_s"] >= min_wait_s / 2]
+    waiting = timed[timed["queue_s"] >= min_wait_s]
+    columns = ["trace_id", "prompt_tokens", "prefill_s", "scheduled_at", "first_token_at"]
+    pairs = pd.merge_asof(
+        waiting[["queue_s", "scheduled_at"]]
+        .rename(columns={"scheduled_at": "at"})
+        .sort_values("at"),
+        culprits[columns].assign(at=culprits["first_token_at"]).sort_values("at"),
+        on="at",
+        tolerance=tolerance_s,
+    ).dropna(subset="first_token_at")
+
+    arrived = pairs["at"] - pairs["queue_s"]
+    beside_s = pairs["first_token_at"] - np.maximum(arrived, pairs["scheduled_at"])
+    pairs = pairs[beside_s >= pairs["queue_s"] / 2]
+    table = pairs.groupby(["trace_id", "prompt_tokens", "prefill_s", "first_token_at"])["queue_s"]
+    table = table.agg(victims="size", waited_s="sum").reset_index()
+    table["prompt_tokens"] = table["prompt_tokens"].astype("int64")
+    return table.sort_values("waited_s", ascending=False, ignore_index=True)
+
+
 def _chunk_offsets(records: pd.DataFrame) -> list[np.ndarray]:
     if "chunk_offsets_s" not in records:
         raise FrameError(

@@ -21,8 +21,9 @@ from lab.frames import (
     spans_frame,
     trace_problems,
 )
+from lab.frames.completeness import roles_of
 from lab.frames.replicas import merge_copies
-from lab.frames.roles import Role, roles_of
+from lab.frames.roles import Role
 from lab.observation.judging import VERDICTS, judge_requests
 from lab.observation.window import LACKS, WindowRun
 from lab.places import place_of

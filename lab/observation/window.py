@@ -6,15 +6,18 @@ import re
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 import pandas as pd
 
+from lab.dialects import ATTRIBUTES, traceql
 from lab.durations import parse_duration_s
-from lab.errors import NoData, SettingsError, StoreError, WorkloadError
-from lab.frames import spans_frame, trace_problems
+from lab.errors import FrameError, NoData, SettingsError, StoreError, WorkloadError
+from lab.frames import join_split_traces, spans_frame, trace_problems, trace_sanity
 from lab.frames.records import records_from_spans, with_roots
+from lab.frames.sanity import Sanity
 from lab.observation.judging import find_scenario
-from lab.schema import Service, Span
+from lab.schema import SPAN_ATTRIBUTES, Service, Span
 from lab.settings import Settings
 from lab.stores import Arrival, Tempo
 from lab.stores.timestamps import utc
@@ -24,9 +27,10 @@ from lab.workload import Plan, Poisson, Run
 ARRIVED_S = 12.0
 MAX_TRACES = 100_000
 QUERY = (
-    f'{{ name = "{Span.LLAMA_STACK_RESPONSES}" || '
-    f'(name = "{Span.VLLM}" && resource.service.name != "{Service.VLLM_EMBED}") }}'
+    f'{{ (name = "{Span.VLLM}" || {traceql()}) '
+    f'&& resource.service.name != "{Service.VLLM_EMBED}" }}'
 )
+EXAMPLES = 20  # traces of an unknown kind that an error describes
 FORMS = (
     "write START/END in ISO 8601 with a time zone "
     "(2026-11-26T12:00:00Z/2026-11-26T12:10:00Z), or 'last 15m'"
@@ -66,7 +70,12 @@ class WindowRun(Run):
                 f"\n{unknown.sum()} of them do not say what was in the prefix cache: "
                 "counted as nothing"
             )
-        return text
+        return f"{text}\n{self.sanity}"
+
+    @cached_property
+    def sanity(self) -> Sanity:
+        """Return the checks of its traces: `lab.frames.trace_sanity`."""
+        return trace_sanity(self.spans)
 
     def save(self, out_dir: object) -> None:  # type: ignore[override]
         """Raise WorkloadError: there is no plan to save."""
@@ -78,6 +87,7 @@ class WindowRun(Run):
     def arrival(self) -> Arrival:
         """Return which of its traces are complete. Nothing is waited for."""
         problems = {str(i): why for i, why in trace_problems(self.spans).items() if why}
+        problems = self.sanity.excluded | problems
         complete = tuple(i for i in self.records["trace_id"].astype(str) if i not in problems)
         return Arrival(complete, problems, 0.0)
 
@@ -87,18 +97,23 @@ def window_run(
 ) -> WindowRun:
     """Return the requests that began in the window as a run; with a `model`, only those to it.
 
-    A request is a trace with Llama Stack's request or a model call of vLLM in it. The run's window
-    ends with the last of their answers, so that the counters of the same time hold all of them.
+    A request is a trace with an agent's request or a model call in it, in one of the dialects of
+    `lab.dialects`. The run's window ends with the last of their answers, so that the counters of
+    the same time hold all of them.
 
-    Raises WorkloadError for a window that cannot be read, NoData where there is no request,
-    StoreError where there are more than `max_traces`: Tempo chooses which of them it returns, so
-    any number would be wrong.
+    Raises WorkloadError for a window that cannot be read, NoData where there is no request (it
+    describes the traces that there are instead), StoreError where there are more than `max_traces`:
+    Tempo chooses which of them it returns, so any number would be wrong.
     """
     start, end = parse_window(window)
     time.sleep(max(0.0, min(ARRIVED_S, end + ARRIVED_S - time.time())))
     tempo = Tempo(settings)
     answer = tempo.spans(QUERY, start, end, max_traces=max_traces)
     spans = spans_frame(answer)
+    if answer.arrow is not None and _lacks_dialects(spans):
+        names = (*SPAN_ATTRIBUTES, *ATTRIBUTES)
+        answer = tempo.spans(QUERY, start, end, max_traces=max_traces, attributes=names)
+        spans = spans_frame(answer, attributes=list(dict.fromkeys(names)))
     if answer.limited or spans["trace_id"].nunique() > max_traces:
         raise StoreError(
             f"there are more than {max_traces:,} requests in this window",
@@ -107,12 +122,19 @@ def window_run(
             fix="take a shorter window",
         )
 
-    spans = with_roots(spans)
-    records = records_from_spans(spans)
+    where = f"{utc(start)} to {utc(end)} at {tempo.url}"
+    spans = with_roots(join_split_traces(spans))
+    try:
+        records = records_from_spans(spans)
+    except FrameError as e:
+        raise _unknown_kind(where, e.got) from e
+    if spans.empty and (others := tempo.search("{}", start, end, limit=EXAMPLES).traces):
+        names = sorted({f"{trace.root_service}: {trace.root_name}" for trace in others})
+        raise _unknown_kind(where, f"{len(others)} or more traces, of {'; '.join(names)}")
     records = records[records["scheduled_at"].between(start, end, inclusive="left")]
     chosen = records[records["model"] == model] if model else records
     if chosen.empty:
-        raise _no_request(f"{utc(start)} to {utc(end)} at {tempo.url}", model, records, spans)
+        raise _no_request(where, model, records, spans)
 
     run_id = f"window-{utc(start)}"
     chosen = _with_scenarios(chosen.reset_index(drop=True)).assign(run_id=run_id)
@@ -162,6 +184,28 @@ def _with_scenarios(records: pd.DataFrame) -> pd.DataFrame:
     return records
 
 
+def _lacks_dialects(spans: pd.DataFrame) -> bool:
+    """Return whether some trace has no request by the names that the lab's own store streams."""
+    if spans.empty:
+        return False
+    try:
+        known = records_from_spans(spans)["trace_id"]
+    except FrameError:
+        return True
+    return len(known) < spans["trace_id"].nunique()
+
+
+def _unknown_kind(where: str, got: str) -> NoData:
+    """Return the error for a window whose traces are all of a kind that the lab does not know."""
+    return NoData(
+        "there are traces in this window, but no request in them that the lab can read",
+        query=QUERY,
+        got=f"{where}: {got}",
+        fix="see lab/dialects.py for the libraries and servers that it reads; add the one that "
+        "wrote these, or let the model server export its spans",
+    )
+
+
 def _no_request(where: str, model: str, records: pd.DataFrame, spans: pd.DataFrame) -> NoData:
     """Return the error for a window without a request: what there was instead."""
     if len(records):
@@ -172,7 +216,7 @@ def _no_request(where: str, model: str, records: pd.DataFrame, spans: pd.DataFra
             f"{spans['trace_id'].nunique()} such traces, all begun before {where.split(' to ')[0]}"
         )
     else:
-        got = f"{where}: no trace with Llama Stack's request or a model call of vLLM"
+        got = f"{where}: no trace at all"
     return NoData(
         f"no request{f' to {model}' if model else ''} began in this window",
         query=QUERY,

@@ -109,6 +109,7 @@ class Allowance:
     """
 
     def __init__(self, limit: int = MAX_MESSAGES) -> None:
+        """Allow `limit` messages."""
         self.left = limit
         self._uncounted_bytes = _UNCOUNTED_BYTES
 
@@ -169,6 +170,7 @@ class BodyBudget:
     """Bytes of all bodies in flight. For one event loop."""
 
     def __init__(self, limit: int | None = None) -> None:
+        """Allow `limit` bytes in flight; `MAX_BODIES_BYTES` by default."""
         self.limit = MAX_BODIES_BYTES if limit is None else limit
         self.used = 0
 
@@ -186,6 +188,7 @@ class Body:
     """The part of a budget that one body takes."""
 
     def __init__(self, budget: BodyBudget) -> None:
+        """Take nothing of the budget yet."""
         self._budget = budget
         self.size = 0
 

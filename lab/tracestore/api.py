@@ -6,6 +6,7 @@ Shapes, parameters, defaults, limits and error codes follow Tempo; see README.md
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import time
@@ -26,10 +27,9 @@ from lab.tracestore.guard import PAGE_HEADER
 from lab.tracestore.legacy import legacy_query
 from lab.tracestore.otlp_http import ENGINE
 from lab.tracestore.otlp_json import as_protobuf_json
-from lab.tracestore.rebuild import traces
+from lab.tracestore.rebuild import trace_by_id_response, traces
 from lab.tracestore.search import SearchRequest, read_query, search
 from lab.tracestore.tags import TagRequest, read_tag, read_tag_v1, tag_names, tag_values
-from lab.tracestore.tempopb import trace_by_id_response
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
 
@@ -55,7 +55,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Errors as Tempo words them: the status code, and plain text. Every query is timed."""
-    engine, started = request.app[ENGINE], time.monotonic()
+    engine = request.app[ENGINE]
+    started = time.monotonic()
     route = request.match_info.route.resource
     endpoint = route.canonical if route else "unknown"
     code = 500
@@ -147,7 +148,7 @@ async def own_metrics(request: web.Request) -> web.Response:
 
 
 async def status(request: web.Request) -> web.Response:
-    """The store's state as JSON: readiness, sizes, and what was found damaged (ours, not Tempo's)."""
+    """Answer with readiness, sizes and damage as JSON (ours, not Tempo's)."""
     engine = request.app[ENGINE]
     return json_response(await asyncio.to_thread(engine.status))
 
@@ -271,7 +272,7 @@ async def tag_values_v1(request: web.Request) -> web.Response:
     return json_response({"tagValues": sorted({v.get("value", "") for v in values}), "metrics": {}})
 
 
-def _metrics_query(request: web.Request) -> ast.Query:
+def _metrics_query(request: web.Request) -> ast.MetricsQuery:
     from lab.tracestore.series import read_metrics_query
 
     text = request.query.get("q") or request.query.get("query") or ""
@@ -355,14 +356,17 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
     """Return the spans of a TraceQL filter as an Arrow IPC stream (ours, not Tempo's)."""
     from lab.tracestore import bulk
 
-    q, engine = request.query, request.app[ENGINE]
-    query = read_query(q.get("q", ""))
-    window = _window(request)
-    options = {
-        "whole_traces": params.flag(q, "whole_traces"),
-        "columns": bulk.read_columns(q.get("columns", "")),
-        "limit": params.integer(q, "limit", MAX_BULK_SPANS, low=1, high=MAX_BULK_SPANS),
-    }
+    q = request.query
+    engine = request.app[ENGINE]
+    spans = functools.partial(
+        bulk.spans,
+        engine.store,
+        query=read_query(q.get("q", "")),
+        window=_window(request),
+        whole_traces=params.flag(q, "whole_traces"),
+        columns=bulk.read_columns(q.get("columns", "")),
+        limit=params.integer(q, "limit", MAX_BULK_SPANS, low=1, high=MAX_BULK_SPANS),
+    )
     parts: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(maxsize=4)
     loop = asyncio.get_running_loop()
 
@@ -370,7 +374,7 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
         asyncio.run_coroutine_threadsafe(parts.put(part), loop).result(timeout=60)
 
     def produce(con: duckdb.DuckDBPyConnection) -> None:
-        for part in bulk.ipc_stream(bulk.spans(engine.store, con, query, window, **options)):
+        for part in bulk.ipc_stream(spans(con)):
             put(part)
 
     def run() -> None:
@@ -412,11 +416,13 @@ async def export_spans(request: web.Request) -> web.Response:
             status=403, text=f"an export needs a header {PAGE_HEADER}: send it with any value"
         )
 
-    engine, q = request.app[ENGINE], request.query
+    engine = request.app[ENGINE]
+    q = request.query
     name = q.get("name", "")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise BadRequest("invalid name: letters, digits, . _ - only", got=repr(name[:100]))
-    window, folder = _window(request), engine.folder / "exports" / name
+    window = _window(request)
+    folder = engine.folder / "exports" / name
     count = await ask(
         request, lambda con: export_window(con, folder, window.start_ns, window.end_ns)
     )

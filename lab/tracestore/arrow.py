@@ -42,4 +42,5 @@ def _schema(columns: tuple[Column, ...]) -> pa.Schema:
     return pa.schema([(c.name, _type(c.duck)) for c in columns])
 
 
-SPAN_SCHEMA, OWNER_SCHEMA = _schema(SPAN_COLUMNS), _schema(OWNER_COLUMNS)
+SPAN_SCHEMA = _schema(SPAN_COLUMNS)
+OWNER_SCHEMA = _schema(OWNER_COLUMNS)

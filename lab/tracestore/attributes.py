@@ -99,7 +99,8 @@ def _parse(blob: bytes) -> tuple[bytes, int, Any]:
 def _kinds(
     raw: np.ndarray, value: np.ndarray, value_length: np.ndarray, regular: np.ndarray
 ) -> np.ndarray:
-    tag, first = raw[value + 2], raw[value + 3]
+    tag = raw[value + 2]
+    first = raw[value + 3]
     kind = np.full(len(value), _SLOW, dtype=np.uint8)
     kind[regular & (tag == 0x0A) & (first == value_length - 2)] = STR
     kind[regular & (tag == 0x18) & (value_length >= 2) & (value_length <= 11)] = INT
@@ -109,7 +110,8 @@ def _kinds(
         kind == INT
     )  # a varint ends with the first byte below 128: that must be the last one here
     if len(ints):
-        at, length = value[ints] + 3, value_length[ints] - 1
+        at = value[ints] + 3
+        length = value_length[ints] - 1
         ended_early = np.zeros(len(ints), dtype=bool)
         for i in range(9):
             ended_early |= (i < length - 1) & (raw[np.minimum(at + i, len(raw) - 1)] < 128)
@@ -127,8 +129,10 @@ def _texts(
     if len(slow):
         extra = np.frombuffer(b"".join(slow_texts), dtype=np.uint8)
         slow_length = np.array([len(t) for t in slow_texts], dtype=np.int64)
-        at, length = at.copy(), length.copy()
-        at[slow], length[slow] = len(raw) + np.cumsum(slow_length) - slow_length, slow_length
+        at = at.copy()
+        length = length.copy()
+        at[slow] = len(raw) + np.cumsum(slow_length) - slow_length
+        length[slow] = slow_length
         raw = np.concatenate([raw, extra])
     offsets = np.zeros(len(at) + 1, dtype=np.int64)
     np.cumsum(length, out=offsets[1:])
@@ -147,7 +151,8 @@ def _ints(
     raw: np.ndarray, value: np.ndarray, length: np.ndarray, places: np.ndarray, slow: list[Any]
 ) -> pa.Array:
     result = np.zeros(len(value), dtype=np.uint64)
-    at, bytes_left = value + 3, np.where(length <= 11, length - 1, 0)
+    at = value + 3
+    bytes_left = np.where(length <= 11, length - 1, 0)
     for i in range(10):
         some = np.flatnonzero(bytes_left > i)
         if len(some) == 0:

@@ -79,7 +79,6 @@ def spans(
     In no order.
     """
     compiler = SpansetCompiler(store.catalogue, window)
-    assert query.pipeline is not None  # `read_query` refuses metrics queries
     stages = query.pipeline.stages
     filters = [s for s in stages if isinstance(s, ast.Filter)]
     if not whole_traces and len(filters) == len(stages):
@@ -95,7 +94,8 @@ def spans(
         relation = compiler.pipeline(query.pipeline)
         key = "trace_id" if whole_traces else "rid"
         column = "s.trace_id" if whole_traces else "s.rowid"
-        source, condition = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {column}", "TRUE"
+        source = f"spans s SEMI JOIN ({relation.sql}) b ON b.{key} = {column}"
+        condition = "TRUE"
     maps = ", ".join(c.name for c in MAP_COLUMNS)
     resources = f"(SELECT id, {_json_object('x')} AS resource, {maps} FROM resources x)"
     selected = ", ".join(f"{COLUMNS[c]} AS {quote(c)}" for c in columns)
@@ -133,7 +133,8 @@ class _Parts(io.RawIOBase):
         return len(part)
 
     def take(self) -> bytes:
-        taken, self.parts = b"".join(self.parts), []
+        taken = b"".join(self.parts)
+        self.parts = []
         return taken
 
 

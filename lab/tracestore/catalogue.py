@@ -41,6 +41,7 @@ class Catalogue:
     """
 
     def __init__(self) -> None:
+        """Begin without keys; `load` reads those of a database."""
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, str, str], Seen] = {}
 

@@ -15,7 +15,7 @@ import numpy as np
 from lab.tracestore.columns import MAP_TYPES, PROMOTED, quote
 from lab.tracestore.metrics_source import Spans
 from lab.tracestore.seriesops import Label, Series
-from lab.tracestore.traceql.ast import Type
+from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import DEDICATED
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES
 from lab.tracestore.values import any_value
@@ -33,7 +33,7 @@ _INTRINSICS = {
 }
 
 
-def compare(spans: Spans) -> list[Series]:
+def compare(spans: Spans, arguments: ast.Compare) -> list[Series]:
     """Return Tempo's series of compare()."""
     con = spans.con
     con.execute(
@@ -41,13 +41,13 @@ def compare(spans: Spans) -> list[Series]:
         "type VARCHAR, value VARCHAR, i BIGINT, n BIGINT)"
     )
     try:
-        picked = _Picked(spans)
+        picked = _Picked(spans, arguments)
         for statement in (picked.columns(), picked.roots(), *picked.maps()):
             spans.insert("compared", statement)
         for table, scope in (("resources", "resource"), ("scopes", "instrumentation")):
             con.execute(f"INSERT INTO compared {_of_owners(table, scope)}")
         con.execute(f"INSERT INTO compared {_missing()}")
-        rows = con.execute(_most_frequent(spans.query.aggregate.compare.limit)).fetchall()
+        rows = con.execute(_most_frequent(arguments.limit)).fetchall()
     finally:
         con.execute("DROP TABLE compared")
     return _Answer(spans.request.intervals).series(rows)
@@ -60,8 +60,7 @@ class _Picked:
     no attributes of spans.
     """
 
-    def __init__(self, spans: Spans) -> None:
-        arguments = spans.query.aggregate.compare
+    def __init__(self, spans: Spans, arguments: ast.Compare) -> None:
         selected = spans.fields.strict(arguments.selection.condition)
         if arguments.start_ns and arguments.end_ns:
             selected += (
@@ -153,7 +152,7 @@ def _of_owners(table: str, scope: str) -> str:
 
 def _missing() -> str:
     """Count the spans without the attributes of `DEDICATED`: they have the text nil."""
-    words = {Type.STRING: "str", Type.INT: "int"}
+    words = {ast.Type.STRING: "str", ast.Type.INT: "int"}
     listed = ", ".join(f"('{s}.{key}', '{words[t]}')" for (s, key), t in DEDICATED.items())
     return (
         "SELECT d.attribute, a.selected, 'nil', 'nil', a.i, "

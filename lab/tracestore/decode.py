@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 from typing import Any
 
 import msgspec
@@ -28,7 +29,8 @@ from lab.tracestore.otlp_lazy import RawRequest
 _MAX_NS = 2**63
 _MAX_KIND = 5
 _MAX_STATUS = 2
-_NO_TRACE, _NO_SPAN = bytes(16), bytes(8)
+_NO_TRACE = bytes(16)
+_NO_SPAN = bytes(8)
 _encode = msgspec.json.Encoder().encode
 _FIELD_OF = {"string_value": "str", "int_value": "int", "double_value": "dbl", "bool_value": "bool"}
 
@@ -37,6 +39,7 @@ class MapLists:
     """A column of maps under construction: the keys and values of all rows, with their rows."""
 
     def __init__(self) -> None:
+        """Begin an empty column."""
         self.rows: list[int] = []
         self.keys: list[str] = []
         self.values: list[Any] = []
@@ -47,17 +50,16 @@ class MapLists:
         Of a key twice in a row the first stays: a map cannot hold both, and OTLP forbids it.
         """
         of_row = np.array(self.rows, dtype=np.int64)
-        keys, values = pa.array(self.keys, pa.string()), pa.array(self.values, ARROW_OF[type_name])
+        keys = pa.array(self.keys, pa.string())
+        values = pa.array(self.values, ARROW_OF[type_name])
         codes = keys.dictionary_encode()
         mix = of_row * (len(codes.dictionary) + 1) + codes.indices.to_numpy()
         _, first = np.unique(mix, return_index=True)
         if len(first) != len(mix):
             first.sort()
-            of_row, keys, values = (
-                of_row[first],
-                keys.take(pa.array(first)),
-                values.take(pa.array(first)),
-            )
+            of_row = of_row[first]
+            keys = keys.take(pa.array(first))
+            values = values.take(pa.array(first))
         offsets = np.searchsorted(of_row, np.arange(rows + 1)).astype(np.int32)
         return pa.MapArray.from_arrays(pa.array(offsets), keys, values)
 
@@ -69,6 +71,7 @@ class Owners:
     """
 
     def __init__(self, kind: Any, fields: admission.Fields) -> None:
+        """Begin without resources or scopes; `fields` are those that hold messages."""
         self.kind = kind
         self._fields = fields
         self.rows: dict[int, tuple[str | None, str | None, str, bytes]] = {}
@@ -148,6 +151,7 @@ class SpanBatch:
     """
 
     def __init__(self) -> None:
+        """Begin an empty batch."""
         self.rows = 0
         self.rejected = 0
         self.reasons: dict[str, int] = {}
@@ -157,13 +161,13 @@ class SpanBatch:
         self.ids: tuple[list[bytes], list[bytes], list[bytes]] = ([], [], [])
         self.times: tuple[list[int], list[int]] = ([], [])
         self.names: list[bytes] = []
-        self._events: list[bytes] = []  # of the payload that is being added
-        self._links: list[bytes] = []
         self.kinds: list[int] = []
         self.runs: dict[str, list[tuple[int, Any]]] = {
             c: [] for c in ("service", "res_id", "scope_id")
         }
-        self.sparse: dict[str, tuple[list[int], list[Any]]] = {c: ([], []) for c in _SPARSE}
+        self.sparse: dict[str, tuple[list[int], list[Any]]] = {
+            name: ([], []) for name, _ in _SPARSE
+        }
         self.attributes: list[bytes] = []
         self.attribute_counts: list[int] = []
 
@@ -172,11 +176,12 @@ class SpanBatch:
 
         Raises BadRequest or TooLarge.
         """
-        rows, rejected = self.rows, self.rejected
+        rows = self.rows
+        rejected = self.rejected
         self.reasons = {}
-        self._events = []
-        self._links = []
         first = len(self.attributes)
+        first_events = len(self.sparse["events"][1])
+        first_links = len(self.sparse["links"][1])
         admission.check_spans(payload)
         allowance = admission.Allowance()
         try:
@@ -191,13 +196,22 @@ class SpanBatch:
                         self.rows - before, service=service, res_id=res_id, scope_id=scope_id
                     )
             allowance.spend(len(self.attributes) - first)
-            allowance.spend_on(self._events, admission.EVENT)
-            allowance.spend_on(self._links, admission.LINK)
+            allowance.spend_on(self._unpack("events", first_events), admission.EVENT)
+            allowance.spend_on(self._unpack("links", first_links), admission.LINK)
         except (DecodeError, UnicodeDecodeError) as e:
             raise _not_otlp(payload, e) from e
         self.messages += admission.MAX_MESSAGES - allowance.left
         why = "; ".join(f"{reason} ({n} spans)" for reason, n in self.reasons.items())
         return self.rows - rows, self.rejected - rejected, why
+
+    def _unpack(self, name: str, first: int) -> list[bytes]:
+        """Turn the repeated fields of a payload into lists, and return all their elements.
+
+        A repeated field would keep the whole payload in memory.
+        """
+        values = self.sparse[name][1]
+        values[first:] = map(list, values[first:])
+        return list(itertools.chain.from_iterable(values[first:]))
 
     def _repeat(self, times: int, **values: Any) -> None:
         if times:
@@ -212,18 +226,19 @@ class SpanBatch:
         """Add spans one by one. The time per span here decides how fast the store ingests."""
         trace_ids, span_ids, parents = self.ids
         starts, ends = self.times
-        names, kinds, attributes, counts = (
-            self.names,
-            self.kinds,
-            self.attributes,
-            self.attribute_counts,
-        )
+        names = self.names
+        kinds = self.kinds
+        attributes = self.attributes
+        counts = self.attribute_counts
         sparse = self.sparse
         few = 100  # fewer attributes of one span are only counted at the end
         row = self.rows
         for s in spans:
-            trace_id, span_id, parent = s.trace_id, s.span_id, s.parent_span_id
-            start, end = s.start_time_unix_nano, s.end_time_unix_nano
+            trace_id = s.trace_id
+            span_id = s.span_id
+            parent = s.parent_span_id
+            start = s.start_time_unix_nano
+            end = s.end_time_unix_nano
             if (
                 len(trace_id) != 16
                 or len(span_id) != 8
@@ -237,7 +252,7 @@ class SpanBatch:
                     self._reject("parent span id must be 8 bytes or absent")
                     continue
                 parent = _NO_SPAN
-            if start >= _MAX_NS or end >= _MAX_NS:
+            if start | end >= _MAX_NS:  # either has the highest bit
                 self._reject("time is after the year 2262")
                 continue
             trace_ids.append(trace_id)
@@ -253,20 +268,10 @@ class SpanBatch:
                 allowance.check(count)
             counts.append(count)
             attributes += own
-            for name, field in _RARE:
+            for name, field in _SPARSE:
                 if value := getattr(s, field):
                     sparse[name][0].append(row)
                     sparse[name][1].append(value)
-            if blobs := s.events:
-                blobs = list(blobs)
-                self._events += blobs
-                sparse["events"][0].append(row)
-                sparse["events"][1].append(blobs)
-            if blobs := s.links:
-                blobs = list(blobs)
-                self._links += blobs
-                sparse["links"][0].append(row)
-                sparse["links"][1].append(blobs)
             row += 1
         self.rows = row
 
@@ -287,7 +292,8 @@ class SpanBatch:
         columns["span_id"] = pa.array(_big_endian(span_ids))
         columns["parent_id"] = pa.array(_big_endian(parents))
         start, end = (np.array(times, dtype=np.int64) for times in self.times)
-        columns["start_ns"], columns["end_ns"] = pa.array(start), pa.array(end)
+        columns["start_ns"] = pa.array(start)
+        columns["end_ns"] = pa.array(end)
         columns["dur_ns"] = pa.array(np.maximum(end - start, 0))
         columns["name"] = pa.array(self.names, pa.binary()).cast(pa.string())
         columns["kind"] = pa.array(_enum(self.kinds, _MAX_KIND))
@@ -328,15 +334,16 @@ class SpanBatch:
 
 
 # Column and field of values that most spans do not have
-_RARE = (
+_SPARSE = (
     ("status", "status"),
     ("flags", "flags"),
     ("trace_state", "trace_state"),
     ("dropped_attributes", "dropped_attributes_count"),
     ("dropped_events", "dropped_events_count"),
     ("dropped_links", "dropped_links_count"),
+    ("events", "events"),
+    ("links", "links"),
 )
-_SPARSE = (*(name for name, _ in _RARE), "events", "links")
 
 
 def _not_otlp(payload: bytes, error: Exception) -> BadRequest:
@@ -361,7 +368,8 @@ def attribute_columns(blobs: list[bytes], counts: list[int]) -> dict[str, pa.Arr
         column = found.columns.get(number)
         index = column.index if column else np.empty(0, dtype=np.int64)
         values = column.values if column else pa.array([], ARROW_OF[type_name])
-        codes, of_row = found.codes[index], row_of[index]
+        codes = found.codes[index]
+        of_row = row_of[index]
         index, codes, of_row, values = _without_repeated(index, codes, of_row, values, len(names))
         promoted = np.array([PROMOTED.get(name) == type_name for name in names], dtype=bool)
         for name in (k for k, t in PROMOTED.items() if t == type_name):

@@ -23,6 +23,7 @@ class Reserve:
     """
 
     def __init__(self, folder: Path, size: int | None = None) -> None:
+        """Name the file in `folder`; `size` is in bytes, `RESERVE_BYTES` by default."""
         self.path = folder / "reserve"
         self.size = RESERVE_BYTES if size is None else size
         self.held = False

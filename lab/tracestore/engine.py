@@ -40,6 +40,7 @@ class Engine:
         retention: Retention | None = None,
         query_timeout_s: float = 30.0,
     ) -> None:
+        """Open the store below `folder`; nothing is accepted before `start`."""
         self.folder = folder
         self.telemetry = Telemetry()
         self.query_timeout_s = query_timeout_s

@@ -25,6 +25,7 @@ class TraceStoreError(Exception):
     status = 500
 
     def __init__(self, happened: str, *, got: str = "", fix: str = "") -> None:
+        """Compose the message of what happened, what was found and how to fix it."""
         self.happened = happened
         self.got = got
         self.fix = fix
@@ -49,12 +50,11 @@ class TraceQLError(BadRequest):
     def __init__(
         self, message: str, *, query: str = "", position: int = 0, construct: str = ""
     ) -> None:
-        self.message, self.query, self.position, self.construct = (
-            message,
-            query,
-            position,
-            construct,
-        )
+        """Compose the message with the place in the query, an offset in characters."""
+        self.message = message
+        self.query = query
+        self.position = position
+        self.construct = construct
         before = query[:position]
         self.line = before.count("\n") + 1
         self.column = position - (before.rfind("\n") + 1) + 1
@@ -102,6 +102,7 @@ class Overloaded(TraceStoreError):
     def __init__(
         self, happened: str, *, got: str = "", fix: str = "", retry_after_s: int = 1
     ) -> None:
+        """Name when a client may try again, in seconds."""
         self.retry_after_s = retry_after_s
         super().__init__(happened, got=got, fix=fix or f"send it again after {retry_after_s} s")
 
@@ -120,5 +121,6 @@ class StoreBroken(TraceStoreError):
     def __init__(
         self, happened: str, *, got: str = "", fix: str = "", retry_after_s: int = 5
     ) -> None:
+        """Name when a client may try again, in seconds."""
         self.retry_after_s = retry_after_s
         super().__init__(happened, got=got, fix=fix)

@@ -39,6 +39,7 @@ class HostGuard:
     """
 
     def __init__(self, host: str, names: Iterable[str] = ()) -> None:
+        """Allow the address that the server listens on, and further host names."""
         self._names = LOOPBACK | {hostname(name) or name.lower() for name in (host, *names)}
         self._any_address = host in ("", "0.0.0.0", "::")
 
@@ -87,6 +88,7 @@ class IdleConnections:
     """Closes connections without a complete request for `IDLE_S`, half-open ones included."""
 
     def __init__(self) -> None:
+        """Begin without connections."""
         self._since: dict[RequestHandler, float] = {}
 
     def middleware(self) -> Middleware:

@@ -82,7 +82,8 @@ def _in_range(value_ns: int, text: str, name: str) -> int:
 
 def window_s(params: Mapping[str, str], *, max_hours: float | None = None) -> tuple[int, int]:
     """Return `start` and `end` (unix s) in nanoseconds; (0, 2^63 - 1) where both are absent."""
-    start, end = integer(params, "start", 0, high=2**33), integer(params, "end", 0, high=2**33)
+    start = integer(params, "start", 0, high=2**33)
+    end = integer(params, "end", 0, high=2**33)
     if start == 0 and end == 0:
         return 0, _MAX_NS
     if end <= start:
@@ -125,7 +126,8 @@ def metrics_window(params: Mapping[str, str], *, max_hours: float = 24) -> tuple
     """
     now = time.time_ns()
     if params.get("since"):
-        start, end = now - duration_ns(params["since"], "since"), now
+        start = now - duration_ns(params["since"], "since")
+        end = now
     else:
         end = instant_ns(params["end"], "end") if params.get("end") else now
         start = instant_ns(params["start"], "start") if params.get("start") else end - 3600 * 10**9

@@ -103,6 +103,7 @@ class Ingest:
     def __init__(
         self, store: SpanStore, wal_folder: Path, telemetry: Telemetry, limits: Limits | None = None
     ) -> None:
+        """Prepare the queues; nothing is read or accepted before `start`."""
         self.store = store
         self.telemetry = telemetry
         self.limits = limits or Limits()
@@ -321,7 +322,8 @@ class Ingest:
             self._lock.wait_for(lambda: self._queue or self._stopping)
             if not self._queue:
                 return None
-            group, size = [], 0
+            group = []
+            size = 0
             while self._queue and size < GROUP_BYTES:
                 group.append(self._queue.popleft())
                 size += len(group[-1][0])
@@ -437,18 +439,17 @@ class Ingest:
                 )
                 if not self._pending and not self.reserve.held and not self._stopping:
                     return []
-            if not self._pending:
-                return None
+            return self._take_batch() if self._pending else None
 
-            items: list[_Decoded] = []
-            spans = 0
-            while self._pending and (
-                not items or spans + self._pending[0].spans.num_rows <= self.limits.batch_spans
-            ):
-                items.append(self._pending.popleft())
-                spans += items[-1].spans.num_rows
-            self._flush_now = self._flush_now and bool(self._pending)
-            return items
+    def _take_batch(self) -> list[_Decoded]:
+        """Take what is pending, at most `batch_spans` spans; called with the lock held."""
+        items = [self._pending.popleft()]
+        spans = items[0].spans.num_rows
+        while self._pending and spans + self._pending[0].spans.num_rows <= self.limits.batch_spans:
+            items.append(self._pending.popleft())
+            spans += items[-1].spans.num_rows
+        self._flush_now = self._flush_now and bool(self._pending)
+        return items
 
     def _flush(self, items: list[_Decoded]) -> None:
         import pyarrow as pa

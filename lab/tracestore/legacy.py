@@ -36,7 +36,8 @@ def _condition(key: str, value: str) -> str:
 
 
 def _logfmt(text: str) -> list[tuple[str, str]]:
-    pairs, position = [], 0
+    pairs = []
+    position = 0
     while position < len(text.rstrip()):
         match = _PAIR.match(text, position)
         if not match:

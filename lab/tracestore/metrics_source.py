@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import duckdb
 
 from lab.tracestore import windows
+from lab.tracestore.columns import single_value
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import fetch_plan
@@ -24,7 +25,7 @@ class MetricsRequest:
     `exact` requests exact quantiles, also of floats: ours, not Tempo's.
     """
 
-    query: ast.Query
+    query: ast.MetricsQuery
     start_ns: int
     end_ns: int
     step_ns: int
@@ -49,9 +50,10 @@ class Spans:
     def __init__(
         self, store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
     ) -> None:
+        """Find the traces that overlap the range, and prepare the compiler."""
         self.con = con
         self.request = request
-        self.query = request.query.metrics
+        self.query = request.query
         window = windows.overlapping(con, request.start_ns, request.end_ns)
         plan = fetch_plan(request.query)
         self.compiler = SpansetCompiler(store.catalogue, window, plan=plan)
@@ -69,7 +71,7 @@ class Spans:
 
     def sample(self) -> str:
         """Return `source` of a sample of the spans, where reading all again would take long."""
-        (count,) = self.con.execute("SELECT count(*) FROM spans").fetchone()
+        count = single_value(self.con, "SELECT count(*) FROM spans")
         if count <= _SAMPLE or "FROM spans s " not in self.source():
             return self.source()
         share = f"TABLESAMPLE system({100 * _SAMPLE / count:.3f} PERCENT)"
@@ -87,8 +89,9 @@ class Spans:
             f"AND s.start_ns <= {add(request.end_ns)}::BIGINT"
         )
         stages = self.query.pipeline.stages
-        if all(isinstance(s, ast.Filter) for s in stages):
-            conditions = " AND ".join(f"({self.fields.filter(s)})" for s in stages)
+        filters = [s for s in stages if isinstance(s, ast.Filter)]
+        if len(filters) == len(stages):
+            conditions = " AND ".join(f"({self.fields.filter(s)})" for s in filters)
             return f"FROM {self.compiler.source(self.fields.needs)} WHERE {inside} AND {conditions}"
 
         if self._from is None:

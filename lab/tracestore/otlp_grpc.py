@@ -19,7 +19,8 @@ from lab.tracestore.errors import BadRequest, StoreBroken, TooLarge, TraceStoreE
 
 log = logging.getLogger("lab.tracestore.otlp_grpc")
 
-SERVICE, METHOD = "opentelemetry.proto.collector.trace.v1.TraceService", "Export"
+SERVICE = "opentelemetry.proto.collector.trace.v1.TraceService"
+METHOD = "Export"
 MAX_MESSAGE_BYTES = 32 * 2**20
 _WORKERS = 8
 
@@ -31,6 +32,7 @@ class GrpcServer:
     """
 
     def __init__(self, engine: Engine, host: str, port: int) -> None:
+        """Bind the port; calls are answered after `start`."""
         try:
             import grpc
         except ImportError as e:
@@ -39,7 +41,8 @@ class GrpcServer:
                 got="it is not installed",
                 fix="pip install grpcio, or send OTLP over HTTP",
             ) from e
-        self._grpc, self._engine = grpc, engine
+        self._grpc = grpc
+        self._engine = engine
         export = grpc.unary_unary_rpc_method_handler(
             self._export
         )  # bytes in, bytes out: the decoding is ours

@@ -17,7 +17,8 @@ from lab.tracestore.errors import BadRequest, StoreBroken, TooLarge, TooSlow, Tr
 from lab.tracestore.ingest import Accepted
 from lab.tracestore.otlp_json import request_from_json
 
-PROTOBUF, JSON = "application/x-protobuf", "application/json"
+PROTOBUF = "application/x-protobuf"
+JSON = "application/json"
 MAX_BODY_BYTES = 32 * 2**20
 _MAX_MEMBERS = 10_000  # of one gzip body
 _GRPC_CODE = {400: 3, 408: 4, 413: 3, 415: 3, 429: 8, 503: 14}

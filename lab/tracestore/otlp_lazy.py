@@ -59,7 +59,8 @@ def _request_class() -> Any:
             declared = message.field.add(name=field, number=number)
             declared.label = _F.LABEL_REPEATED if repeated else _F.LABEL_OPTIONAL
             if isinstance(kind, str):
-                declared.type, declared.type_name = _F.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+                declared.type = _F.TYPE_MESSAGE
+                declared.type_name = f".{_PACKAGE}.{kind}"
             else:
                 declared.type = kind
     pool = descriptor_pool.DescriptorPool()

@@ -13,6 +13,10 @@ from lab.tracestore import extents
 from lab.tracestore.anyvalue import from_json
 from lab.tracestore.columns import PROMOTED
 
+_TRACE_FIELD = 0x0A  # field 1, length-delimited
+_STATUS_FIELD = 0x18  # field 3, varint
+_PARTIAL = 1
+
 
 def traces(con: duckdb.DuckDBPyConnection, trace_ids: list[UUID]) -> TracesData:
     """Every span of these traces, grouped by resource and scope, in the order of their start."""
@@ -38,7 +42,8 @@ def _assemble(con: duckdb.DuckDBPyConnection, rows: list[dict[str, Any]]) -> Tra
     by_resource: dict[int, ResourceSpans] = {}
     by_scope: dict[tuple[int, int], ScopeSpans] = {}
     for row in rows:
-        res_id, scope_id = row["res_id"], row["scope_id"]
+        res_id = row["res_id"]
+        scope_id = row["scope_id"]
         if res_id not in by_resource:
             by_resource[res_id] = rs = data.resource_spans.add()
             rs.resource.SetInParent()
@@ -80,9 +85,12 @@ def _fill(span: Span, row: dict[str, Any]) -> None:
     span.span_id = row["span_id"].to_bytes(8, "big")
     if row["parent_id"]:
         span.parent_span_id = row["parent_id"].to_bytes(8, "big")
-    span.name, span.kind = row["name"], row["kind"]
-    span.start_time_unix_nano, span.end_time_unix_nano = row["start_ns"], row["end_ns"]
-    span.trace_state, span.flags = row["trace_state"] or "", row["flags"]
+    span.name = row["name"]
+    span.kind = row["kind"]
+    span.start_time_unix_nano = row["start_ns"]
+    span.end_time_unix_nano = row["end_ns"]
+    span.trace_state = row["trace_state"] or ""
+    span.flags = row["flags"]
     span.status.SetInParent()
     span.status.code = row["status"]
     span.status.message = row["status_message"] or ""
@@ -92,20 +100,17 @@ def _fill(span: Span, row: dict[str, Any]) -> None:
     _attributes(span.attributes, row)
     for e in msgspec.json.decode(row["events"] or "[]"):
         event = span.events.add()
-        event.time_unix_nano, event.name, event.dropped_attributes_count = (
-            e["t"],
-            e["n"],
-            e.get("d", 0),
-        )
+        event.time_unix_nano = e["t"]
+        event.name = e["n"]
+        event.dropped_attributes_count = e.get("d", 0)
         _json_attributes(event.attributes, e.get("a", {}))
     for k in msgspec.json.decode(row["links"] or "[]"):
         link = span.links.add()
-        link.trace_id, link.span_id, link.trace_state = (
-            bytes.fromhex(k["t"]),
-            bytes.fromhex(k["s"]),
-            k.get("w", ""),
-        )
-        link.dropped_attributes_count, link.flags = k.get("d", 0), k.get("f", 0)
+        link.trace_id = bytes.fromhex(k["t"])
+        link.span_id = bytes.fromhex(k["s"])
+        link.trace_state = k.get("w", "")
+        link.dropped_attributes_count = k.get("d", 0)
+        link.flags = k.get("f", 0)
         _json_attributes(link.attributes, k.get("a", {}))
 
 
@@ -134,3 +139,23 @@ def _json_attributes(attributes: Any, found: dict[str, Any]) -> None:
         kv = attributes.add()
         kv.key = key
         from_json(value, kv.value)
+
+
+def trace_by_id_response(trace: TracesData, *, partial: bool = False) -> bytes:
+    """Return Tempo's TraceByIDResponse as protobuf.
+
+    A Trace is OTLP's TracesData on the wire. Of the status only PARTIAL is written: COMPLETE is
+    the default.
+    """
+    body = trace.SerializeToString()
+    head = bytes([_TRACE_FIELD]) + _varint(len(body))
+    return head + body + (bytes([_STATUS_FIELD, _PARTIAL]) if partial else b"")
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

@@ -57,7 +57,7 @@ class SearchRequest:
 def read_query(text: str) -> ast.Query:
     """Parse and check a query for spansets. Raises TraceQLError."""
     query = validate(parse(text or "{}"))
-    if query.pipeline is None:
+    if isinstance(query, ast.MetricsQuery):
         raise TraceQLInvalid(
             "a metrics query cannot be searched; send it to /api/metrics/query_range", query=text
         )
@@ -161,7 +161,6 @@ class _Search:
         """Read the spans of the traces once, each with whether it matches."""
         compiler = judged.compiler
         columns = self._attribute_columns(judged.needs, compiler)
-        first, last = extents.of_traces(self.con, traces)
         ids = compiler.parameters.add([str(t) for t in traces])
         cursor = self._execute(
             compiler,
@@ -169,7 +168,7 @@ class _Search:
             f"{CORE}, ({judged.condition}) AS matched{columns.sql} "
             f"FROM {compiler.source(judged.needs)} "
             f"WHERE s.trace_id IN (SELECT unnest({ids}::UUID[])) "
-            f"AND s.start_ns BETWEEN {first:d} AND {last:d}",
+            f"AND {self._started(traces)}",
         )
         described = [Trace(t) for t in traces]
         for row in _dicts(cursor):
@@ -179,6 +178,11 @@ class _Search:
                 trace.sets = trace.sets or [Spanset()]
                 trace.sets[0].rows.append(row)
         return [self._shown(t, columns) for t in described if t.sets]
+
+    def _started(self, traces: list[UUID]) -> str:
+        """Return the condition of when the spans of these traces started."""
+        extent = extents.of_traces(self.con, traces)
+        return "FALSE" if extent is None else "s.start_ns BETWEEN {:d} AND {:d}".format(*extent)
 
     # -- whole traces
 
@@ -208,12 +212,10 @@ class _Search:
 
     def _choose(self, traces: list[UUID]) -> None:
         """Copy the spans of these traces into the temporary table `chosen`."""
-        first, last = extents.of_traces(self.con, traces)
         columns = ", ".join(quote(c) for c in self._columns())
         self.con.execute(
-            f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT {columns} FROM spans "
-            f"WHERE trace_id IN (SELECT unnest($ids::UUID[])) "
-            f"AND start_ns BETWEEN {first:d} AND {last:d}",
+            f"CREATE OR REPLACE TEMP TABLE chosen AS SELECT {columns} FROM spans s "
+            f"WHERE s.trace_id IN (SELECT unnest($ids::UUID[])) AND {self._started(traces)}",
             {"ids": [str(t) for t in traces]},
         )
 

@@ -48,6 +48,7 @@ class AttributeColumns:
     def __init__(
         self, catalogue: Catalogue, shown: list[Reference], needs: Needs, parameters: Parameters
     ) -> None:
+        """Find the columns of the shown references; joins that they need go to `needs`."""
         self._keys: dict[str, tuple[str, str]] = {}  # column -> (map, key)
         self._columns: dict[str, str] = {}
         for reference in shown:
@@ -109,6 +110,7 @@ class Trace:
     """Takes every span of one trace; `sets` are the spansets of those that matched."""
 
     def __init__(self, trace_id: UUID) -> None:
+        """Begin without spans."""
         self.trace_id = trace_id
         self.rows: list[Row] = []
         self.sets: list[Spanset] = []

@@ -9,6 +9,7 @@ durations only, as in Tempo.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,11 @@ MAX_EXEMPLARS = 100
 _EXAMPLES = 4  # spans read per exemplar: some are of the same trace or interval
 _SECOND = 10**9
 _NIL = {"stringValue": "nil"}
+_COMBINE: dict[str, Callable[[float, float], float]] = {
+    "min": min,
+    "max": max,
+    "sum": operator.add,
+}
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,10 @@ class MetricsResult:
     message: str = ""
 
 
-def read_metrics_query(text: str) -> ast.Query:
+def read_metrics_query(text: str) -> ast.MetricsQuery:
     """Parse and check a metrics query. Raises TraceQLError."""
     query = validate(parse(text))
-    if query.metrics is None:
+    if not isinstance(query, ast.MetricsQuery):
         raise TraceQLInvalid("not a metrics query: add a function such as `| rate()`", query=text)
     return query
 
@@ -86,7 +92,7 @@ def exemplars_of(query: ast.Query, requested: int) -> int:
 
 
 def range_request(
-    query: ast.Query, start_ns: int, end_ns: int, step_ns: int, **options: Any
+    query: ast.MetricsQuery, start_ns: int, end_ns: int, step_ns: int, **options: Any
 ) -> MetricsRequest:
     """Return a range query, aligned as Tempo aligns it: outwards to the step, and one step earlier.
 
@@ -109,12 +115,13 @@ def evaluate(
     store: SpanStore, con: duckdb.DuckDBPyConnection, request: MetricsRequest
 ) -> MetricsResult:
     """Return the series of a metrics query, in the order of their labels."""
-    query = request.query.metrics
-    if query.aggregate.op == "compare":
-        series = compare(Spans(store, con, request))
+    query = request.query
+    spans = Spans(store, con, request)
+    if isinstance(query.aggregate, ast.Compare):
+        series = compare(spans, query.aggregate)
         complete = True
     else:
-        aggregation = _Aggregation(Spans(store, con, request))
+        aggregation = _Aggregation(spans, query.aggregate)
         series = apply_second(aggregation.series(), query.second)
         complete = aggregation.complete
 
@@ -141,10 +148,10 @@ class _Group:
 class _Aggregation:
     """One `{...} | function() by (...)`."""
 
-    def __init__(self, spans: Spans) -> None:
+    def __init__(self, spans: Spans, aggregate: ast.MetricsAggregate) -> None:
         self.spans = spans
         self.request = spans.request
-        self.aggregate = spans.query.aggregate
+        self.aggregate = aggregate
         self.complete = True
         self.labels = [attribute_text(a) for a in self.aggregate.by]
         self.by = [spans.fields.group_slots(a) for a in self.aggregate.by]
@@ -211,7 +218,7 @@ class _Aggregation:
         rows: Iterable[tuple],
         fill: float,
         labels: Callable[[tuple], tuple[Label, ...]],
-        combine: Callable[[float, float], float] = lambda a, b: a + b,
+        combine: Callable[[float, float], float] = operator.add,
     ) -> dict[tuple[Label, ...], _Group]:
         """Gather rows into series by their labels; rows of one series and interval are combined."""
         groups: dict[tuple[Label, ...], _Group] = {}
@@ -256,9 +263,8 @@ class _Aggregation:
         if function == "avg":
             groups = self._averages(value, where)
         else:
-            combine = {"min": min, "max": max, "sum": lambda a, b: a + b}[function]
             rows = self._rows([f"{function}({value})"], where)
-            groups = self._collect(rows, math.nan, self._named, combine)
+            groups = self._collect(rows, math.nan, self._named, _COMBINE[function])
         self._add_examples(groups, self._named, value=value, where=where)
         return self._finished(groups)
 
@@ -272,7 +278,7 @@ class _Aggregation:
         return groups
 
     def _value(self) -> str:
-        attribute = self.aggregate.attribute
+        attribute = self.aggregate.operand
         if attribute == ast.Intrinsic("span:duration"):
             return f"s.dur_ns / {_SECOND}.0"
         parts = [f"({sql})::DOUBLE" for sql in self._numbers(attribute).values()]
@@ -287,7 +293,7 @@ class _Aggregation:
 
         Values under 2 are left out.
         """
-        for type_name, sql in self._numbers(self.aggregate.attribute).items():
+        for type_name, sql in self._numbers(self.aggregate.operand).items():
             if type_name == "dbl":
                 continue
             unit = _SECOND if type_name == "dur" else 1

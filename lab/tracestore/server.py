@@ -71,6 +71,7 @@ class Server:
         grpc_port: int | None = None,
         allowed_hosts: tuple[str, ...] = (),
     ) -> None:
+        """Prepare the HTTP applications; nothing listens before `start`."""
         self.engine = engine
         self.host = host
         self.port = port

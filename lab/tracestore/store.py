@@ -53,6 +53,7 @@ class SpanStore:
     def __init__(
         self, folder: Path, *, threads: int = 2, memory_limit: str = _MEMORY_LIMIT
     ) -> None:
+        """Open or create the database in `folder`, with DuckDB's threads and memory limit."""
         self.path = folder / "spans.duckdb"
         self._log_path = folder / "spans.duckdb.wal"
         self._config: dict[str, str | bool | int | float | list[str]] = {

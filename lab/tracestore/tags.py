@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,8 @@ _TYPE = {
     "kind": "keyword",
 }
 _CONDITION = re.compile(
-    r'(?:\.|span\.|resource\.|event\.|link\.|instrumentation\.|[a-z]+:)?(?:"(?:\\.|[^"\\])*"|[^\s{}()=~!<>&|^,"])+'
+    r"(?:\.|span\.|resource\.|event\.|link\.|instrumentation\.|[a-z]+:)?"
+    r'(?:"(?:\\.|[^"\\])*"|[^\s{}()=~!<>&|^,"])+'
     r'\s*(?:=~|!~|!=|>=|<=|=|>|<)\s*(?:"(?:\\.|[^"\\])*"|`[^`]*`|[^\s{}()=~!<>&|^,"]+)'
 )
 
@@ -198,22 +200,26 @@ def usable_conditions(query: str) -> list[ast.FieldExpression]:
     if not query.strip():
         return []
     try:
-        whole = validate(parse(query))
-        stages = whole.pipeline.stages if whole.pipeline else ()
-        if len(stages) == 1 and isinstance(stages[0], ast.Filter):
-            return [stages[0].condition]
-        return []
+        condition = _only_condition(validate(parse(query)))
+        return [] if condition is None else [condition]
     except TraceQLError:
-        pass
-    if "||" in query:
-        return []
-    found = []
-    for text in _CONDITION.findall(query):
-        try:
-            found.append(validate(parse("{ " + text + " }")).pipeline.stages[0].condition)
-        except TraceQLError:
-            continue
-    return found
+        texts = [] if "||" in query else _CONDITION.findall(query)
+
+    conditions = []
+    for text in texts:
+        with contextlib.suppress(TraceQLError):
+            condition = _only_condition(validate(parse("{ " + text + " }")))
+            if condition is not None:
+                conditions.append(condition)
+    return conditions
+
+
+def _only_condition(query: ast.Query) -> ast.FieldExpression | None:
+    """Return the condition of a query that is one filter; None for any other."""
+    first, *others = query.pipeline.stages
+    if isinstance(query, ast.MetricsQuery) or others or not isinstance(first, ast.Filter):
+        return None
+    return first.condition
 
 
 def read_tag(text: str) -> ast.Attribute | ast.Intrinsic:
@@ -225,12 +231,11 @@ def read_tag(text: str) -> ast.Attribute | ast.Intrinsic:
     if braces:
         return ast.Attribute(braces.group(1) or "", braces.group(2))
     try:
-        stages = parse("{" + text + "}").pipeline.stages
-    except (TraceQLError, AttributeError) as e:
+        condition = _only_condition(parse("{" + text + "}"))
+    except TraceQLError as e:
         raise BadRequest("please provide a valid tag name", got=repr(text[:100])) from e
 
-    condition = stages[0].condition if isinstance(stages[0], ast.Filter) else None
-    if len(stages) > 1 or not isinstance(condition, ast.Attribute | ast.Intrinsic):
+    if not isinstance(condition, ast.Attribute | ast.Intrinsic):
         raise BadRequest("please provide a valid tag name", got=repr(text[:100]))
     return condition
 

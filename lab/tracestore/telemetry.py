@@ -14,6 +14,7 @@ class Telemetry:
     """Counters, gauges and histograms of one running store."""
 
     def __init__(self) -> None:
+        """Register all metrics."""
         self.registry = r = CollectorRegistry()
         ProcessCollector(registry=r)
         GCCollector(registry=r)

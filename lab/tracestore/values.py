@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from lab.tracestore.anyvalue import double_to_json
-from lab.tracestore.columns import PROMOTED
+from lab.tracestore.columns import MAP_TYPES, PROMOTED
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import (
     ABSENT,
@@ -25,7 +25,6 @@ from lab.tracestore.traceql.fetch import (
 from lab.tracestore.traceql.text import KIND_NAMES, STATUS_NAMES, attribute_text, go_duration
 from lab.tracestore.traceql.validate import implied_type
 
-_JSON_FIELD = {"str": "stringValue", "int": "intValue", "dbl": "doubleValue", "bool": "boolValue"}
 # Shown in fields of their own, so not among the attributes.
 _SHOWN_ELSEWHERE = {
     "span:name",
@@ -71,6 +70,7 @@ class ShownFields:
     """
 
     def __init__(self, plan: FetchPlan) -> None:
+        """Prepare one reader per key that the plan's query reads."""
         self._name = plan.column(ast.Intrinsic("span:name"), "")
         self._readers = [reader for r in plan.references for reader in _readers(r, plan)]
 
@@ -135,23 +135,15 @@ def _listed_intrinsic(
 
 def _plain_intrinsic(row: dict[str, Any], name: str) -> tuple[str, Any]:
     """Return the type and value of an intrinsic that every span has."""
-    match name:
-        case "span:status":
-            return "status", row["status"]
-        case "span:kind":
-            return "kind", row["kind"]
-        case "span:statusMessage":
-            return "str", row["status_message"] or ""
-        case "span:parentID":
-            return "str", f"{row['parent_id']:016x}"
-        case "instrumentation:name":
-            return "str", row["c_name"] or ""
-        case "instrumentation:version":
-            return "str", row["c_version"] or ""
-        case "event:timeSinceStart":
-            events = msgspec.json.decode(row["events"] or "[]")
-            return "dur", events[-1]["t"] - row["start_ns"] if events else 0
-    return "int", row[_NUMBERED[name]]
+    if name == "span:parentID":
+        return "str", f"{row['parent_id']:016x}"
+    if name == "event:timeSinceStart":
+        events = msgspec.json.decode(row["events"] or "[]")
+        return "dur", events[-1]["t"] - row["start_ns"] if events else 0
+
+    slot, column = _COLUMN_OF_INTRINSIC[name]
+    value = row[column]
+    return slot, "" if slot == "str" and value is None else value
 
 
 def _names_of_events(row: dict[str, Any]) -> list[str]:
@@ -171,11 +163,16 @@ _LISTED = {
     "link:traceID": _traces_of_links,
     "link:spanID": _spans_of_links,
 }
-_NUMBERED = {
-    "span:childCount": "children",
-    "nestedSetLeft": "n_left",
-    "nestedSetRight": "n_right",
-    "nestedSetParent": "n_parent",
+_COLUMN_OF_INTRINSIC = {
+    "span:status": ("status", "status"),
+    "span:kind": ("kind", "kind"),
+    "span:statusMessage": ("str", "status_message"),
+    "instrumentation:name": ("str", "c_name"),
+    "instrumentation:version": ("str", "c_version"),
+    "span:childCount": ("int", "children"),
+    "nestedSetLeft": ("int", "n_left"),
+    "nestedSetRight": ("int", "n_right"),
+    "nestedSetParent": ("int", "n_parent"),
 }
 
 
@@ -200,10 +197,11 @@ def _attribute(
 
 
 def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:
-    field, content = next(iter(value.items()), ("", None))
+    field = next(iter(value), "")
     kind = _TYPE_OF_FIELD.get(field)
     if kind is None:
         return any(c.op in (ANY, EXISTS) for c in conditions)
+    content = value[field]
     return passes(conditions, kind, int(content) if kind is ast.Type.INT else content)
 
 
@@ -213,22 +211,31 @@ def _scoped(row: dict[str, Any], scope: str, name: str) -> list[dict[str, Any]]:
     Several for arrays, events and links.
     """
     if scope in ("event", "link"):
-        bags = msgspec.json.decode(row.get(f"{scope}s") or "[]")
-        held = [bag["a"][name] for bag in bags if name in bag.get("a", {})]
-        return [v for value in held for v in _elements(value)]
-
+        return _in_bags(row.get(f"{scope}s"), name)
     if scope == "resource" and name == "service.name":
         return [any_value("str", row["service"])] if row["service"] is not None else []
     if scope == "span" and name in PROMOTED and row.get(name) is not None:
         return [any_value(PROMOTED[name], row[name])]
+    return _in_maps(row, {"span": "a", "resource": "r", "instrumentation": "c"}[scope], name)
 
-    prefix = {"span": "a", "resource": "r", "instrumentation": "c"}[scope]
-    for t in _JSON_FIELD:
-        held = row.get(f"{prefix}_{t}")
-        if held and name in held:
-            return [any_value(t, held[name])]
-    held = row.get(f"{prefix}_json")
-    return _elements(msgspec.json.decode(held[name])) if held and name in held else []
+
+def _in_bags(json_text: str | None, name: str) -> list[dict[str, Any]]:
+    """Return the AnyValues that events or links have under a name."""
+    bags = msgspec.json.decode(json_text or "[]")
+    values = [bag["a"][name] for bag in bags if name in bag.get("a", {})]
+    return [element for value in values for element in _elements(value)]
+
+
+def _in_maps(row: dict[str, Any], prefix: str, name: str) -> list[dict[str, Any]]:
+    """Return the AnyValues that the maps of a row, one per type, have under a name."""
+    for type_name in MAP_TYPES:
+        values = row.get(f"{prefix}_{type_name}") or {}
+        if name not in values:
+            continue
+        if type_name == "json":
+            return _elements(msgspec.json.decode(values[name]))
+        return [any_value(type_name, values[name])]
+    return []
 
 
 def _elements(value: dict[str, Any]) -> list[dict[str, Any]]:

@@ -66,6 +66,7 @@ class WriteAheadLog:
     """
 
     def __init__(self, folder: Path, next_seq: int) -> None:
+        """Open the log in `folder`; the next record has the number `next_seq`."""
         self.folder = folder
         self.bytes = 0
         self._segments: list[tuple[int, Path, int]] = []  # first sequence number, path, size

@@ -23,7 +23,7 @@ def overlapping(con: duckdb.DuckDBPyConnection, start_ns: int, end_ns: int) -> W
     if start_ns <= 0 and end_ns >= _END_OF_TIME:
         return Window()
 
-    first, last = con.execute("SELECT min(first_ns), max(end_ns) FROM extents").fetchone()
+    ((first, last),) = con.execute("SELECT min(first_ns), max(end_ns) FROM extents").fetchall()
     if first is None or (start_ns <= first and last <= end_ns):
         return Window()
 

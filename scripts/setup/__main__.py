@@ -1,4 +1,8 @@
-"""`python3 -m scripts.setup [bench]`: set up what is missing; print nothing when nothing is."""
+"""`python3 -m scripts.setup [light] [bench]`: set up what is missing, silent if nothing is.
+
+`light` leaves out vLLM and the models' data: enough to work with a recording, or to analyse servers
+that run elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +55,14 @@ def main() -> int:
 
 def _set_up(build: str, extra: list[str]) -> list[str]:
     """Build what is missing, and return its names."""
-    if unknown := set(extra) - {"bench"}:
+    if unknown := set(extra) - {"bench", "light"}:
         raise SetupError(
-            f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, or `bench`"
+            f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, `light` or `bench`"
         )
     digests = environments.digests(build)
-    names = (*environments.ALWAYS, *extra)
+    names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
+    if "bench" in extra:
+        names.append("bench")
     missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
     if not missing and prometheus.is_complete(known):

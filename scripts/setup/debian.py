@@ -17,11 +17,23 @@ def available() -> bool:
     return bool(shutil.which("apt-get") and shutil.which("dpkg-deb"))
 
 
-def unpack(package: str, folder: Path, *, part: str, companions: tuple[str, ...] = ()) -> Path:
+# Unpacks $1 to $2 without $3: `dpkg-deb --extract` has no option that leaves something out.
+_EXTRACT = 'dpkg-deb --fsys-tarfile "$1" | tar --extract --directory "$2" --exclude "$3"'
+
+
+def unpack(
+    package: str,
+    folder: Path,
+    *,
+    part: str,
+    companions: tuple[str, ...] = (),
+    exclude: str = "",
+) -> Path:
     """Unpack `package` to `folder`, completely or not at all.
 
     Installing would start a service on a fixed port; unpacking needs no root and starts nothing.
-    Dependencies whose name begins with one of `companions` are unpacked into the same folder.
+    Dependencies whose name begins with one of `companions` are unpacked into the same folder;
+    `exclude` is a path ("./usr/...") to leave out.
     Raises SetupError without apt, or without such a package.
     """
     if not available():
@@ -36,16 +48,19 @@ def unpack(package: str, folder: Path, *, part: str, companions: tuple[str, ...]
     say(part, f"fetching Debian's package {package}")
     fetched: set[str] = set()
     missing = {package}
+    root = work / "root"
+    root.mkdir(parents=True)
     while missing:
         debs = _download(sorted(missing), work, part, log)
         fetched |= missing
         for deb in debs:
-            run(part, ["dpkg-deb", "-x", str(deb), str(work / "root")], log=log, env=_environment())
+            extract = ["sh", "-c", _EXTRACT, "sh", str(deb), str(root), exclude or "./none"]
+            run(part, extract, log=log, env=_environment())
         needed = {name for deb in debs for name in dependencies(deb)}
         missing = {name for name in needed - fetched if name.startswith(companions)}
 
     shutil.rmtree(folder, ignore_errors=True)
-    (work / "root").rename(folder)
+    root.rename(folder)
     shutil.rmtree(work, ignore_errors=True)
     return folder
 

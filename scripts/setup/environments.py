@@ -164,6 +164,7 @@ def build_bench(b: Builder, digest: str, base: Base) -> None:
 
 BUILDS = {"lab": build_lab, "vllm": build_vllm, "assets": build_assets, "bench": build_bench}
 ALWAYS = ("lab", "vllm", "assets")
+LIGHT = ("lab",)  # enough for a recording, and for Prometheus and Tempo that run elsewhere
 
 
 def _finish(part: str, digest: str, **facts: str) -> None:

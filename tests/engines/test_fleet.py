@@ -137,6 +137,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     engine = (filled(ENGINE, 0, 3, 0.4), filled(ENGINE, 1000, 3, 0.4))
     other = (filled(ENGINE, 0, 5, 0.6), filled(ENGINE, 500, 5, 0.6))
     twice = growing(ENGINE, 40, 140)
+    m03 = page("m03_vllm_default_buckets.t1")
+    x4 = page("m03_vllm_default_buckets_prefill_x4.t1")
     with scraped(
         *pairs,
         (target("routed", "10.0.1.1:8000"), *engine),
@@ -158,6 +160,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         (target("ha", prometheus_replica="b"), *engine),
         (target("twice", "10.0.4.1:8000", pod="p"), *twice),
         (target("twice", "10.0.4.1:8000", pod="p", namespace="again"), *twice),
+        (target("phase", "10.0.5.1:8000"), *growing(ENGINE, 0, 1000)),
+        (target("phase", "10.0.5.1:8000", namespace="again"), *growing(ENGINE, 0, 1010)),
+        (target("alike", "10.0.6.1:8000"), page("m03_vllm_default_buckets.t0"), m03),
+        (target("alike", "10.0.6.1:8000", namespace="b"), page("m03_vllm_default_buckets.t0"), x4),
         folder=tmp_path_factory.mktemp("fleet"),
     ) as settings:
         yield settings
@@ -353,6 +359,21 @@ def test_a_target_of_two_monitors_is_one_engine(store: Settings) -> None:
     shown = look(store, "twice")
     assert shown.totals().loc["vLLM", ["engines", "prompt_tokens"]].tolist() == [1, 100]
     assert "twice" in kinds(shown)
+
+
+def test_two_scrapes_of_one_engine_differ_and_two_engines_differ_more(store: Settings) -> None:
+    """Two jobs scrape at other instants; of two engines at one address some counter is apart."""
+    assert look(store, "phase").totals().loc["vLLM", "engines"] == 1
+    assert look(store, "alike").totals().loc["vLLM", "engines"] == 2
+
+
+def test_a_store_of_many_kinds_of_servers_is_shown_whole(store: Settings) -> None:
+    """Without a job: every kind by itself, none added to another."""
+    shown = fleet.look(store, window())
+    servers = set(shown.engines["server"])
+    assert {"vLLM", "SGLang", "Text Generation Inference", "TensorRT-LLM"} < servers
+    assert (shown.engines["kv_max"].dropna() <= 1).all()
+    assert shown.totals().loc["SGLang", "prompt_tokens"] == 52_100
 
 
 def test_the_command_prints_tables_and_json(

@@ -9,10 +9,11 @@ import pytest
 import lab
 from lab import cost, frames, latency
 from lab.errors import NoData, StoreError, WorkloadError
-from lab.observation.window import ARRIVED_S, parse_window, window_run
-from lab.schema import Service
+from lab.observation.window import ARRIVED_S, QUERY, parse_window, window_run
+from lab.schema import Service, Span
 from lab.settings import Settings, load_settings
-from tests.frames.telemetry import T0, agent_request, document
+from lab.tracestore.traceql.parse import parse
+from tests.frames.telemetry import SERVER, T0, agent_request, document, span
 from tests.stores.servers import RecordingServer, Reply, serving
 
 NOW = T0 + 1000.0
@@ -155,3 +156,70 @@ def test_useful_work_is_unknown_without_ground_truth(tempo: RecordingServer) -> 
     turns = frames.turn_frame(seen.requests, seen.spans)
     work = cost.classify_work(turns, seen.requests, cost.needed_turns(seen.requests))
     assert set(work) == {"not known"}
+
+
+def told(*traces: list[tuple[str, dict]]):
+    """Return a Tempo with these traces, the first of which has the id 1."""
+    made = {f"{n:032x}": spans for n, spans in enumerate(traces, start=1)}
+
+    def answer(path: str, params: dict[str, str]) -> Reply:
+        if path == "/api/search":
+            # As Tempo: a query finds what it names, an empty one finds everything.
+            known = [i for i, spans in made.items() if spans[0][0] != "shop"]
+            ids = list(made) if params["q"] == "{}" else known
+            return Reply(json.dumps({"traces": [_summary(i, made[i]) for i in ids]}).encode())
+        if path.startswith("/api/v2/traces/"):
+            return Reply(b'{"trace":' + document(*made[path.rsplit("/", 1)[1]]) + b"}")
+        return Reply(b"no", 404)
+
+    return serving(answer)
+
+
+def _summary(trace_id: str, spans: list[tuple[str, dict]]) -> dict[str, str]:
+    service, root = spans[0]
+    return {"traceID": trace_id, "rootServiceName": service, "rootTraceName": root["name"]}
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab.observation.window.time.time", lambda: NOW)
+
+
+def test_requests_of_another_dialect_are_requests(now: None) -> None:
+    """OpenInference spans of an application, without Llama Stack and vLLM."""
+    usage = {"llm.token_count.prompt": 900, "llm.token_count.completion": 60}
+    chain = {"openinference.span.kind": "CHAIN", "user.id": "u-1"}
+    spans = [
+        span(1, 0, "app", "AgentExecutor", 0.0, 0.9, **chain),
+        span(2, 1, "app", "ChatOpenAI", 0.1, 0.6, **{"openinference.span.kind": "LLM"}, **usage),
+    ]
+    with told(spans) as tempo:
+        run = window_run(settings_of(tempo), WINDOW)
+        seen = lab.observe(run, settings_of(tempo))
+    assert run.records[["user_id", "prompt_tokens"]].to_numpy().tolist() == [["u-1", 900]]
+    assert seen.requests["trace_complete"].all() and seen.requests["turns"].tolist() == [1]
+    assert "1 traces checked, 0 excluded from phases" in repr(run)
+
+
+def test_traces_of_an_unknown_kind_are_named(now: None) -> None:
+    """They never count as zero requests: the error names what there is, and what to do."""
+    with told([span(1, 0, "shop", "GET /cart", 0.0, 0.1, SERVER)]) as tempo:
+        with pytest.raises(
+            NoData, match=r"no request in them(.|\n)*shop: GET /cart(.|\n)*dialects"
+        ):
+            window_run(settings_of(tempo), WINDOW)
+
+
+def test_spans_of_others_exclude_a_trace(now: None) -> None:
+    """Its phases are marked as unusable, and the run counts it."""
+    late = span(90, 104, Service.VLLM, Span.VLLM, 40.0, 41.0, SERVER, trace=1)
+    with told([*agent_request(1), late]) as tempo:
+        run = window_run(settings_of(tempo), WINDOW)
+        arrival = lab.observe(run, settings_of(tempo)).arrival
+    assert list(arrival.incomplete.values()) == ["1 of its spans belong to other requests"]
+    assert "1 excluded from phases" in repr(run) and "1 with spans of other requests" in repr(run)
+
+
+def test_the_query_is_traceql() -> None:
+    """By the grammar of the lab's own store, which is Tempo's."""
+    assert parse(QUERY)

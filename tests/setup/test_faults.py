@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from lab.errors import SetupError
+from lab.stack import toolbox
 from scripts.setup import (
     debian,
     environments,
@@ -129,6 +130,28 @@ def test_prometheus_without_the_scripts_of_its_pages_is_not_complete(tmp_path: P
     assert not prometheus.is_complete(known | {"promtool": str(tmp_path / "absent")})
 
 
+def test_light_set_up_builds_no_vllm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the lab's environment, with less disk; the stack then reports what is missing."""
+    spaces: list[int] = []
+    monkeypatch.setattr(
+        requirements, "check_space", lambda needed_bytes: spaces.append(needed_bytes)
+    )
+    monkeypatch.setattr(environments, "base_for", lambda _builder, _name: None)
+    requirements.check(None, list(environments.LIGHT))
+    requirements.check(None, list(environments.ALWAYS))
+    assert spaces == [places.LIGHT_BYTES, places.NEEDED_BYTES]
+
+    for name in ("VENVS", "ASSETS", "TOOLS_FILE"):
+        monkeypatch.setattr(tools, name, tmp_path / name.lower())
+    program = str(tmp_path / "prometheus")
+    Path(program).write_text("")
+    tools.write_tools(dict.fromkeys(prometheus.TOOLS, program), "cpu", "uv")
+    with pytest.raises(SetupError, match=r"(?s)lacks .*python_vllm.*make setup"):
+        toolbox.find_tools(tmp_path / "tools_file")
+    light = toolbox.find_tools(tmp_path / "tools_file", needs=("prometheus", "promtool"))
+    assert light.prometheus == program and light.embedding_model_dir == ""
+
+
 @pytest.mark.slow
 def test_prometheus_comes_with_its_pages(tmp_path: Path) -> None:
     """The scripts and fonts of the pages are fetched, but not 200 MB of time zones."""
@@ -153,7 +176,9 @@ def test_everything_that_is_missing_is_reported_at_once(
 
     searched: list[str] = []
     monkeypatch.setattr(environments.interpreters, "find", none_found)
-    monkeypatch.setattr(requirements, "check_space", lambda: places.check_space(tmp_path, 10**18))
+    monkeypatch.setattr(
+        requirements, "check_space", lambda **_: places.check_space(tmp_path, 10**18)
+    )
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(prometheus, "ELSEWHERE", "")
     monkeypatch.setattr(prometheus.check_available, "__defaults__", (tmp_path,))

@@ -15,7 +15,7 @@ from lab.errors import FrameError
 from lab.frames import spans_frame
 from lab.stores import SpansAnswer, Tempo, read_otlp_json
 from lab.stores.otlp import JSON, PROTOBUF
-from lab.tracestore.tempopb import trace_by_id_response
+from lab.tracestore.rebuild import trace_by_id_response
 from tests.stores.servers import Reply, serving
 
 TRACE_ID = "00000000abcdef0123456789abcdef01"  # some tools drop the leading zeros

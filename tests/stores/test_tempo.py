@@ -14,7 +14,7 @@ from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreError, Stor
 from lab.stores import Tempo
 from lab.stores.otlp import span_ids
 from lab.stores.tempo import BULK_COLUMNS
-from lab.tracestore.tempopb import trace_by_id_response
+from lab.tracestore.rebuild import trace_by_id_response
 from tests.stores.servers import Reply, serving
 
 

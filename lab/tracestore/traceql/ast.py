@@ -169,7 +169,7 @@ Stage = Filter | SpansetOp | ScalarFilter | GroupBy | Coalesce | Select | Aggreg
 
 @dataclass(frozen=True)
 class Compare(Node):
-    """The arguments of compare().
+    """`compare()`.
 
     `selection` says which spans are selected, `limit` how many values per attribute are kept.
     Unless both times are 0, only spans that start between them (unix ns) can be selected.
@@ -183,16 +183,22 @@ class Compare(Node):
 
 @dataclass(frozen=True)
 class MetricsAggregate(Node):
-    """`rate() by (...)` and its like. `quantiles` for quantile_over_time.
+    """`rate() by (...)` and its like.
 
-    `compare` for compare().
+    `attribute` is None where spans are counted; `quantiles` are those of quantile_over_time.
     """
 
     op: str
     attribute: Attribute | Intrinsic | None
     quantiles: tuple[float, ...]
     by: tuple[Attribute | Intrinsic, ...]
-    compare: Compare | None = None
+
+    @property
+    def operand(self) -> Attribute | Intrinsic:
+        """The attribute that is aggregated. Raises TypeError where spans are counted."""
+        if self.attribute is None:
+            raise TypeError(f"{self.op}() has no attribute")
+        return self.attribute
 
 
 @dataclass(frozen=True)
@@ -214,20 +220,21 @@ class MetricsFilter(Node):
 SecondStage = TopBottom | MetricsFilter
 
 
-@dataclass(frozen=True)
-class MetricsQuery(Node):
-    """One metrics pipeline."""
-
-    pipeline: Pipeline
-    aggregate: MetricsAggregate
-    second: tuple[SecondStage, ...] = ()
+# ---- whole queries
 
 
 @dataclass(frozen=True)
 class Query(Node):
-    """A whole query: either spansets (`metrics` is None) or metrics (`pipeline` is None)."""
+    """A query for spansets."""
 
     text: str
-    pipeline: Pipeline | None
-    metrics: MetricsQuery | None = None
-    hints: dict[str, int | float | str | bool] = field(default_factory=dict)
+    pipeline: Pipeline
+    hints: dict[str, int | float | str | bool] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True)
+class MetricsQuery(Query):
+    """A query for series: what is computed of the spans that the pipeline leaves."""
+
+    aggregate: MetricsAggregate | Compare
+    second: tuple[SecondStage, ...] = ()

@@ -73,6 +73,7 @@ class Builder:
     """Builds field expressions from lark's trees, and binds operators for all."""
 
     def __init__(self, text: str) -> None:
+        """Keep the query's text, for errors."""
         self.text = text
 
     def fail(self, message: str, pos: int) -> TraceQLSyntax:
@@ -90,7 +91,7 @@ class Builder:
 
         A minus before what `is_number` says to be a number belongs to the number.
         """
-        items = list(tree.children)
+        items: list[Any] = list(tree.children)
         position = 0
 
         def expression(lowest: int) -> Any:
@@ -147,7 +148,8 @@ class Builder:
         return ast.Unary(str(operator), operand, pos=place(operator))
 
     def _field_binary(self, operator: Token, left: Any, right: Any) -> ast.FieldExpression:
-        op, pos = str(operator), place(operator)
+        op = str(operator)
+        pos = place(operator)
         if op not in _FIELD_OPERATORS:
             raise self.fail(f"unexpected {op} inside a span filter", pos)
         if isinstance(left, _Nil) or isinstance(right, _Nil):
@@ -179,9 +181,11 @@ class Builder:
 
     def attribute(self, token: Token) -> ast.Attribute:
         """Return an attribute such as `span.foo`."""
-        scope, parent, rest = "", False, str(token)
+        parent = False
+        rest = str(token)
         if rest.startswith("parent."):
-            parent, rest = True, rest[len("parent") :]
+            parent = True
+            rest = rest[len("parent") :]
             rest = re.sub(r"^\.(span|resource)\.", r"\1.", rest)
         scope, _, name = rest.partition(".")
         return ast.Attribute(scope, unquote_attribute(name), parent, pos=place(token))
@@ -193,9 +197,9 @@ class Builder:
             raise self.fail(f"unknown intrinsic {scope}:{name}", place(token))
         return ast.Intrinsic(f"{scope}:{name}", pos=place(token))
 
-    def static(self, tree: Tree) -> ast.Static:
+    def static(self, tree: Any) -> ast.Static:
         """Return a literal."""
-        token = tree.children[0]
+        token: Token = tree.children[0]
         found = literal(token)
         if found is None:
             raise self.fail(f"unknown identifier: {token}", place(token))

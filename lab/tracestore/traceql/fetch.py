@@ -135,10 +135,9 @@ def _reads(reference: Reference, scope: str) -> bool:
 def fetch_plan(query: ast.Query) -> FetchPlan:
     """Return what Tempo reads for a query."""
     extractor = _Extractor()
-    if query.pipeline is not None:
-        extractor.pipeline(query.pipeline)
-    elif query.metrics is not None:
-        extractor.metrics(query.metrics)
+    extractor.pipeline(query.pipeline)
+    if isinstance(query, ast.MetricsQuery) and isinstance(query.aggregate, ast.MetricsAggregate):
+        extractor.aggregate(query.aggregate)
     return extractor.plan
 
 
@@ -185,9 +184,7 @@ class _Extractor:
         new = (*later.plan.conditions, *later.plan.second)
         self.plan.second += [c for c in new if c.attribute not in read]
 
-    def metrics(self, query: ast.MetricsQuery) -> None:
-        self.pipeline(query.pipeline)
-        aggregate = query.aggregate
+    def aggregate(self, aggregate: ast.MetricsAggregate) -> None:
         attribute = [] if aggregate.attribute is None else [aggregate.attribute]
         self.plan.second += [Condition(a) for a in (*attribute, *aggregate.by)]
 

@@ -35,6 +35,7 @@ _FLIP = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 _ARITHMETIC = ("+", "-", "*", "/", "%", "^")
 _ID_COLUMNS = {"span:id": "s.span_id", "span:parentID": "s.parent_id"}
 _SQL_OP = {"=": "=", "!=": "<>", ">": ">", ">=": ">=", "<": "<", "<=": "<="}
+_REGEX_SQL = {"=~": "regexp_full_match", "!~": "NOT regexp_full_match"}
 
 Slots = dict[str, str]
 _PARAMETER = re.compile(r"\$(p\d+)")
@@ -44,6 +45,7 @@ class Parameters:
     """Values that a statement binds, by name."""
 
     def __init__(self) -> None:
+        """Begin without values."""
         self.values: dict[str, object] = {}
 
     def add(self, value: object) -> str:
@@ -90,9 +92,7 @@ class FieldCompiler:
     # -- booleans
 
     def filter(self, stage: ast.Filter) -> str:
-        """Return the condition of `{ .
-
-        }`, restricted to the spans that Tempo evaluates at all.
+        """Return the condition of a span filter, restricted to the spans that Tempo evaluates.
 
         That matters only where a negation could be true of a span that none of the query's
         conditions selects.
@@ -109,10 +109,10 @@ class FieldCompiler:
 
     def _is_read(self, condition: fetch.Condition) -> str:
         """Whether a span has a value that meets a condition of the plan."""
-        if condition.op in (fetch.ANY, fetch.EXISTS):
-            return f"coalesce({self._exists(condition.attribute)}, FALSE)"
         if condition.op == fetch.ABSENT:
             return self._absent(condition.attribute)
+        if condition.operand is None:  # ANY or EXISTS
+            return f"coalesce({self._exists(condition.attribute)}, FALSE)"
         node = ast.Binary(condition.op, condition.attribute, condition.operand)
         return f"coalesce({self._comparison(node)}, FALSE)"
 
@@ -126,18 +126,23 @@ class FieldCompiler:
             case ast.Exists():
                 return self._absent(node.operand) if node.negated else self._exists(node.operand)
             case ast.Unary(op="!"):
-                inner = node.operand
-                # Not of something that is no boolean is no boolean either: NULL stays NULL.
-                plain = isinstance(inner, ast.Attribute | ast.Intrinsic | ast.Unary)
-                return f"NOT {self.condition(inner)}" if plain else f"NOT {self.strict(inner)}"
-            case ast.Binary(op="&&" | "||"):
-                word = " AND " if node.op == "&&" else " OR "
-                return "(" + word.join(self.condition(n) for n in _chain(node)) + ")"
-            case ast.Binary() if node.op in _ARITHMETIC:
-                return "FALSE"  # a number is not true
+                return self._not(node.operand)
             case ast.Binary():
-                return self._comparison(node)
+                return self._binary_condition(node)
         return "FALSE"
+
+    def _not(self, node: ast.FieldExpression) -> str:
+        """Negate a condition. A value that is not a boolean has no negation: NULL stays NULL."""
+        may_be_null = isinstance(node, ast.Attribute | ast.Intrinsic | ast.Unary)
+        return f"NOT {self.condition(node) if may_be_null else self.strict(node)}"
+
+    def _binary_condition(self, node: ast.Binary) -> str:
+        if node.op in _ARITHMETIC:
+            return "FALSE"  # a number is not true
+        if node.op not in ("&&", "||"):
+            return self._comparison(node)
+        word = " AND " if node.op == "&&" else " OR "
+        return "(" + word.join(self.condition(n) for n in _chain(node)) + ")"
 
     def strict(self, node: ast.FieldExpression) -> str:
         """Return a boolean that is never NULL, for NOT and for values."""
@@ -284,17 +289,21 @@ class FieldCompiler:
         return {slot: f"{self.parameters.add(node.value)}::{cast}"}
 
     def _arithmetic(self, node: ast.Binary) -> Slots:
-        left, right = self.slots(node.left), self.slots(node.right)
+        left = self.slots(node.left)
+        right = self.slots(node.right)
+        numeric = {slot for slot in (*left, *right) if slot in _NUMERIC}
+        left_double = _as_double(left)
+        right_double = _as_double(right)
+        if left_double is None or right_double is None:
+            return {}
+
         result: Slots = {}
-        ints = left.get("int"), right.get("int")
-        if all(ints):
-            result["int"] = _int_arithmetic(node.op, *ints)
-        as_double = [_as_double(side) for side in (left, right)]
-        only_ints = set(left) & set(_NUMERIC) == set(right) & set(_NUMERIC) == {"int"}
-        if all(as_double) and not only_ints:
-            sql = _double_arithmetic(node.op, *as_double)
-            if all(ints):
-                sql = f"CASE WHEN {ints[0]} IS NULL OR {ints[1]} IS NULL THEN {sql} END"
+        if "int" in left and "int" in right:
+            result["int"] = _int_arithmetic(node.op, left["int"], right["int"])
+        if numeric != {"int"}:
+            sql = _double_arithmetic(node.op, left_double, right_double)
+            if result:
+                sql = f"CASE WHEN {left['int']} IS NULL OR {right['int']} IS NULL THEN {sql} END"
             result["dbl"] = sql
         return result
 
@@ -469,25 +478,27 @@ def _array_of(json_text: str, type_name: str) -> str:
 
 
 def _compare_scalars(op: str, ls: str, left: str, rs: str, right: str) -> str | None:
-    if op in ("=~", "!~"):
-        if (ls, rs) != ("str", "str"):
-            return None
-        return f"{'NOT ' if op == '!~' else ''}regexp_full_match({left}, {right}, 's')"
-    if op in ("&&", "||"):
+    """Return a comparison of two types; None where TraceQL does not compare them."""
+    if op in _REGEX_SQL:
+        return f"{_REGEX_SQL[op]}({left}, {right}, 's')" if ls == rs == "str" else None
+    if op not in _SQL_OP:
         return None
     if ls in _NUMERIC and rs in _NUMERIC:
-        if "dbl" in (ls, rs) and ls != rs:
-            left, right = (
-                sql if s == "dbl" else f"{sql}::DOUBLE" for s, sql in ((ls, left), (rs, right))
-            )
-        return _guard_nan(
-            op,
-            [sql for t, sql in ((ls, left), (rs, right)) if t == "dbl"],
-            f"{left} {_SQL_OP[op]} {right}",
-        )
+        return _compare_numbers(op, ls, left, rs, right)
     if ls != rs or (op not in ("=", "!=") and ls != "str"):
         return None
     return f"{left} {_SQL_OP[op]} {right}"
+
+
+def _compare_numbers(op: str, ls: str, left: str, rs: str, right: str) -> str:
+    """Return a comparison of two numbers, as doubles if either is one."""
+    if "dbl" not in (ls, rs):
+        return f"{left} {_SQL_OP[op]} {right}"
+
+    doubles = [sql for slot, sql in ((ls, left), (rs, right)) if slot == "dbl"]
+    left = left if ls == "dbl" else f"{left}::DOUBLE"
+    right = right if rs == "dbl" else f"{right}::DOUBLE"
+    return _guard_nan(op, doubles, f"{left} {_SQL_OP[op]} {right}")
 
 
 def _guard_nan(op: str, doubles: list[str], comparison: str) -> str:

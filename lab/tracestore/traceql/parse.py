@@ -62,7 +62,8 @@ def parse_attribute(text: str) -> ast.Attribute:
     parts = re.fullmatch(r"(?:(span|resource|event|link|instrumentation)?\.)?(.+)", text, re.S)
     if not parts:
         raise TraceQLSyntax("an attribute is expected", query=text)
-    scope, name = parts.group(1) or "", parts.group(2)
+    scope = parts.group(1) or ""
+    name = parts.group(2)
     return ast.Attribute(scope, unquote_attribute(name))
 
 
@@ -80,7 +81,9 @@ def _syntax_error(text: str, error: lark.UnexpectedInput) -> TraceQLSyntax:
 
 def _check_size(tree: Tree, text: str) -> None:
     """Refuse what would only exhaust the stack: deep brackets, endless chains."""
-    operators, deepest, stack = 0, 0, [(tree, 0)]
+    operators = 0
+    deepest = 0
+    stack = [(tree, 0)]
     while stack:
         node, depth = stack.pop()
         deepest = max(deepest, depth)

@@ -61,6 +61,7 @@ class PipelineReader:
     """Reads the pipeline level of a query with the builder's means."""
 
     def __init__(self, builder: Builder) -> None:
+        """Read with this builder of field expressions."""
         self.b = builder
 
     # -- the whole query
@@ -68,7 +69,8 @@ class PipelineReader:
     def query(self, tree: Tree, hints: dict[str, Any]) -> ast.Query:
         """Return the tree of a whole query."""
         pieces = self.pieces(tree)
-        first, text = pieces[0], self.b.text
+        first = pieces[0]
+        text = self.b.text
         if len(pieces) == 1 and first.kind in ("wrapped", "pipe", "pipefilter"):
             node = (
                 first.node
@@ -77,7 +79,7 @@ class PipelineReader:
             )
             return ast.Query(text, node, hints=hints)
         if any(p.kind == "metrics" for p in pieces):
-            return ast.Query(text, None, self._metrics(pieces), hints=hints)
+            return self._metrics(pieces, hints)
         return ast.Query(text, self._pipeline(pieces), hints=hints)
 
     def pieces(self, tree: Tree) -> list[Piece]:
@@ -93,7 +95,7 @@ class PipelineReader:
                 raise self.b.fail(_misplaced(piece, i), piece.pos)
         return ast.Pipeline(tuple(p.node for p in pieces), pos=pieces[0].pos)
 
-    def _metrics(self, pieces: list[Piece]) -> ast.MetricsQuery:
+    def _metrics(self, pieces: list[Piece], hints: dict[str, Any]) -> ast.MetricsQuery:
         at = next(i for i, p in enumerate(pieces) if p.kind == "metrics")
         metrics = pieces[at]
         if at == 0:
@@ -101,7 +103,14 @@ class PipelineReader:
                 "a metrics function needs spans before it, as in `{} | rate()`", metrics.pos
             )
         second = metrics.second + self._second(pieces[at + 1 :])
-        return ast.MetricsQuery(self._pipeline(pieces[:at]), metrics.node, second, pos=metrics.pos)
+        return ast.MetricsQuery(
+            self.b.text,
+            self._pipeline(pieces[:at]),
+            metrics.node,
+            second,
+            hints=hints,
+            pos=metrics.pos,
+        )
 
     def _second(self, pieces: list[Piece]) -> tuple[ast.SecondStage, ...]:
         for piece in pieces:
@@ -144,7 +153,8 @@ class PipelineReader:
 
     def _group(self, tree: Tree) -> Piece:
         pieces = self.pieces(tree.children[0])
-        pos, first = place(tree.meta), pieces[0]
+        pos = place(tree.meta)
+        first = pieces[0]
         if any(p.kind == "metrics" for p in pieces):
             raise self.b.fail(
                 "metrics in brackets, and arithmetic with them, came after Tempo 3.0", pos
@@ -179,7 +189,8 @@ class PipelineReader:
 
     def combine(self, op_token: Token, left: Piece, right: Piece) -> Piece:
         """Return what an operator makes of two operands."""
-        op, pos = str(op_token), place(op_token)
+        op = str(op_token)
+        pos = place(op_token)
         kinds = {left.kind, right.kind}
         made: Piece | None = None
         if kinds <= _SPANSETS and (op in STRUCTURAL or op in ("&&", "||")):
@@ -230,8 +241,10 @@ class PipelineReader:
     # -- functions
 
     def _call(self, tree: Tree) -> Piece:
-        token, rest = tree.children[0], tree.children[1:]
-        name, pos = str(token), place(token)
+        token = tree.children[0]
+        rest = tree.children[1:]
+        name = str(token)
+        pos = place(token)
         arguments = next((c for c in rest if c.data == "arguments"), None)
         grouping = next((c for c in rest if c.data == "grouping"), None)
         is_metrics = name in _OVER_TIME or name in ("rate", "count_over_time")
@@ -241,16 +254,17 @@ class PipelineReader:
             return self._aggregate(name, arguments, pos)
         if is_metrics:
             return self._metrics_call(name, arguments, grouping, pos)
+        return self._stage_call(name, arguments, pos)
+
+    def _stage_call(self, name: str, arguments: Tree | None, pos: int) -> Piece:
         if name in ("topk", "bottomk"):
-            return Piece(
-                "top", ast.TopBottom(name, self._integer(arguments, name, pos), pos=pos), pos
-            )
+            limit = self._integer(arguments, name, pos)
+            return Piece("top", ast.TopBottom(name, limit, pos=pos), pos)
         if name == "coalesce" and arguments is None:
             return Piece("coalesce", ast.Coalesce(pos=pos), pos)
         if name == "select":
-            return Piece(
-                "select", ast.Select(self.b.attributes(arguments, "select()", pos), pos=pos), pos
-            )
+            attributes = self.b.attributes(arguments, "select()", pos)
+            return Piece("select", ast.Select(attributes, pos=pos), pos)
         if name == "compare":
             return self._compare(arguments, pos)
         raise self.b.fail(f"unknown function {name}()", pos)
@@ -308,9 +322,8 @@ class PipelineReader:
         if not all(n.is_integer() for n in numbers):
             raise self.b.fail("compare() takes whole numbers after the span filter", pos)
 
-        compared = ast.Compare(self._spanset(given[0]).node, *(int(n) for n in numbers), pos=pos)
-        node = ast.MetricsAggregate("compare", None, (), (), compared, pos=pos)
-        return Piece("metrics", node, pos)
+        selection = self._spanset(given[0]).node
+        return Piece("metrics", ast.Compare(selection, *(int(n) for n in numbers), pos=pos), pos)
 
 
 def _is_number(piece: Piece) -> bool:

@@ -72,6 +72,7 @@ class SpansetCompiler:
         parameters: Parameters | None = None,
         plan: FetchPlan | None = None,
     ) -> None:
+        """Compile for the spans of a window, and with a plan as Tempo reads them."""
         self.catalogue = catalogue
         self.window = window
         self.parameters = parameters or Parameters()
@@ -165,8 +166,9 @@ class SpansetCompiler:
 
         `inside` restricts the first stage, for a pipeline within a pipeline.
         """
-        relation = inside
-        for stage in pipeline.stages:
+        first, *others = pipeline.stages
+        relation = self.stage(first, inside)
+        for stage in others:
             relation = self.stage(stage, relation)
         return relation
 
@@ -220,11 +222,16 @@ class SpansetCompiler:
         return Relation(sql, (*before.groups, stage.operand), before.values)
 
     def _scalar_filter(self, stage: ast.ScalarFilter, before: Relation) -> Relation:
-        aggregate, static = stage.left, stage.right
+        aggregate = stage.left
+        static = stage.right
+        if not isinstance(aggregate, ast.Aggregate) or not isinstance(static, ast.Static):
+            raise TypeError(stage)  # refused by `validate`
+
         keys = ["trace_id", *before.group_columns]
         column = f"v{len(before.values) + 1}"
         if aggregate.operand is None:
-            rows, value = before.sql, "count(*)"
+            rows = before.sql
+            value = "count(*)"
         else:
             compiler = self.fields()
             number = _number(compiler.slots(aggregate.operand))
@@ -251,13 +258,12 @@ class SpansetCompiler:
             if before
             else None
         )
-        left, right = self.stage(node.left, base), self.stage(node.right, base)
+        left = self.stage(node.left, base)
+        right = self.stage(node.right, base)
         keys = ["trace_id", *(base.group_columns if base else [])]
         columns = ", ".join([*_KEYS.split(", "), *(base.extra_columns if base else [])])
-        lname, rname = (
-            self.name(f"SELECT {columns} FROM ({left.sql})"),
-            self.name(f"SELECT {columns} FROM ({right.sql})"),
-        )
+        lname = self.name(f"SELECT {columns} FROM ({left.sql})")
+        rname = self.name(f"SELECT {columns} FROM ({right.sql})")
         sql = self._combined(node.op, lname, rname, keys, columns)
         return Relation(sql, base.groups if base else (), base.values if base else ())
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import TypeVar
 
 import duckdb
 
 from lab.tracestore.errors import TraceQLInvalid, TraceQLUnsupported
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.ast import Type
+
+Q = TypeVar("Q", bound=ast.Query)
 
 MAX_GROUP_BY = 5
 MAX_SPANSET_OPERATORS = 20
@@ -58,7 +61,7 @@ _OPS_OF = {
 _OPS_OF[Type.FLOAT] = _OPS_OF[Type.DURATION] = _OPS_OF[Type.INT]
 
 
-def implied_type(node: ast.FieldExpression | ast.ScalarExpression) -> Type:
+def implied_type(node: ast.FieldExpression | ast.ScalarExpression | ast.Stage) -> Type:
     """Return the type of an expression as far as the query tells.
 
     ATTRIBUTE where only the span can.
@@ -112,13 +115,12 @@ def walk(node: object) -> Iterator[ast.Node]:
             stack.extend(current)
 
 
-def validate(query: ast.Query) -> ast.Query:
+def validate(query: Q) -> Q:
     """Check a parsed query and hand it back."""
     checker = _Checker(query.text)
-    if query.pipeline is not None:
-        checker.pipeline(query.pipeline)
-    elif query.metrics is not None:
-        checker.metrics(query.metrics)
+    checker.pipeline(query.pipeline)
+    if isinstance(query, ast.MetricsQuery):
+        checker.metrics(query)
     checker.size(query)
     return query
 
@@ -243,7 +245,8 @@ class _Checker:
             )
 
     def _operands(self, node: ast.Binary | ast.ScalarOp | ast.ScalarFilter) -> None:
-        left, right = implied_type(node.left), implied_type(node.right)
+        left = implied_type(node.left)
+        right = implied_type(node.right)
         if not _match(left, right):
             raise self.invalid(
                 "binary operations must operate on the same type: "
@@ -267,12 +270,14 @@ class _Checker:
     # -- metrics
 
     def metrics(self, node: ast.MetricsQuery) -> None:
-        self.pipeline(node.pipeline)
-        self._aggregate_over_time(node.aggregate)
-        if node.second and node.aggregate.op == "compare":
-            raise self.invalid(
-                "compare() cannot be used with second stage functions", node.second[0]
-            )
+        if isinstance(node.aggregate, ast.MetricsAggregate):
+            self._aggregate_over_time(node.aggregate)
+        else:
+            self._compare(node.aggregate)
+            if node.second:
+                raise self.invalid(
+                    "compare() cannot be used with second stage functions", node.second[0]
+                )
         for stage in node.second:
             if isinstance(stage, ast.TopBottom) and stage.limit <= 0:
                 raise self.invalid(f"{stage.op}(): limit must be greater than 0", stage)
@@ -289,8 +294,6 @@ class _Checker:
             raise self.invalid("compare(): the end must be after the start", node)
 
     def _aggregate_over_time(self, node: ast.MetricsAggregate) -> None:
-        if node.compare is not None:
-            self._compare(node.compare)
         for attribute in (node.attribute, *node.by):
             if attribute is not None:
                 self.field(attribute)

@@ -1,0 +1,300 @@
+"""Which spans are views of one call: a proxy, a library and an engine each report the same one.
+
+Several libraries in one process, and every hop between the caller and the engine, write a span of
+the same model call, often with the same tokens. Every call is counted once here, however many spans
+repeat it; an outer span that holds several calls is a wrapper, whose tokens are sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lab.frames.roles import Role, claimed_roles, field_numbers
+from lab.frames.spans import start_ns
+from lab.schema import Service
+
+_NS = 1_000_000_000
+MAX_LEVELS = 64  # spans between two views of one call; also ends the search in a circle
+STRANGER_NS = 1 * _NS  # a child that begins so much later than its parent's end is not its child
+MIN_SKEWED = 3  # so many children of one service, all of them late: its clock is wrong
+TOLERANCE_NS = 50_000_000  # of two machines' clocks, for spans that should lie within each other
+RAW_REQUEST = "raw_gen_ai_request"
+
+
+@dataclass(frozen=True)
+class Calls:
+    """One element per span.
+
+    - `role`: its Role, after all views of a call were compared;
+    - `parent`: the row of its parent, -1 for none. An engine's span beside the call that it
+      answers is below that call here: some proxies pass on their caller's context, not their own;
+    - `call`: the row of the outermost span of the model call that it is a view of, -1 for none;
+    - `tool`: the same of a tool call.
+    """
+
+    role: np.ndarray
+    parent: np.ndarray
+    call: np.ndarray
+    tool: np.ndarray
+
+
+def resolve_calls(
+    spans: pd.DataFrame, group: np.ndarray, parent: np.ndarray, parent_id: np.ndarray
+) -> Calls:
+    """Return the calls of a span frame.
+
+    `group` is each span's trace, `parent` its parent's row (-1 for none), `parent_id` the id of its
+    parent as a number (0 for none), also where the parent is absent.
+    """
+    role = claimed_roles(spans)
+    is_call = _is_any(role, Role.MODEL_CALL, Role.ENGINE, Role.TOOL_CALL, Role.AGENT)
+    own = parent == np.arange(len(parent))
+    parent = np.where(own, -1, parent)
+    strangers = _strangers(spans, parent, own, is_call)
+    role = np.where(strangers, Role.STRANGER, role)
+    parent = _with_brothers(spans, group, parent, parent_id, role)
+    _promote_agents(spans, parent, role)
+    call = _model_calls(parent, role)
+    tool = _tool_calls(spans, parent, role)
+    _name_servers(group, parent, role)
+    return Calls(role, parent, call, tool)
+
+
+def _is_any(role: np.ndarray, *wanted: Role) -> np.ndarray:
+    """Return which spans have one of these roles; faster than np.isin for few small numbers."""
+    table = np.zeros(len(Role), dtype=bool)
+    table[list(wanted)] = True
+    return table[role]
+
+
+def ancestor(parent: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the nearest ancestor of each row that is wanted (a mask of all spans), -1 for none."""
+    above = parent[rows].copy()
+    for _ in range(MAX_LEVELS):
+        climb = (above >= 0) & ~wanted[above]
+        if not climb.any():
+            break
+        above[climb] = parent[above[climb]]
+    return np.where((above >= 0) & wanted[above], above, -1) if len(wanted) else above
+
+
+def _outermost(parent: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return for each span of the mask the outermost span of the mask above it or itself, else -1.
+
+    Only unbroken chains of the mask's spans count, with any other spans between them.
+    """
+    rows = np.flatnonzero(mask)
+    top = np.full(len(mask), -1)
+    up = ancestor(parent, rows, mask)
+    top[rows] = np.where(up >= 0, up, rows)
+    for _ in range(MAX_LEVELS):
+        higher = top[top[rows]]
+        if (higher == top[rows]).all():
+            break
+        top[rows] = higher
+    return top
+
+
+def _strangers(
+    spans: pd.DataFrame, parent: np.ndarray, own: np.ndarray, is_call: np.ndarray
+) -> np.ndarray:
+    """Return which spans belong to another request than their trace says, with all below them.
+
+    Such a span is its `own` parent, or began long after its parent in another service had ended.
+    """
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    start = start_ns(spans)
+    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    crossing = is_call & (parent >= 0) & (service[parent] != service)
+    late = crossing & (start - end[parent] > STRANGER_NS)
+    if late.any():
+        size = int(service.max()) + 2
+        crossings = np.bincount(service[crossing] + 1, minlength=size)
+        skewed = np.bincount(service[late] + 1, minlength=size) == crossings
+        late &= ~(skewed & (crossings >= MIN_SKEWED))[service + 1]
+
+    strangers = own | late
+    # What is below a stranger came with it.
+    for _ in range(MAX_LEVELS if strangers.any() else 0):
+        below = ~strangers & (parent >= 0) & strangers[parent]
+        if not below.any():
+            break
+        strangers |= below
+    return strangers
+
+
+def _mixed_siblings(
+    spans: pd.DataFrame, rows: np.ndarray, parent: np.ndarray, parent_id: np.ndarray
+) -> np.ndarray:
+    """Return those of the rows whose parent has children of several services among them.
+
+    Beside LiteLLM's raw request there may be another span of the same service.
+    """
+    rows = rows[parent_id[rows] != 0]
+    key = parent[rows].copy()
+    absent = key < 0
+    key[absent] = len(parent) + pd.factorize(parent_id[rows[absent]])[0]
+    service = spans["service"].astype("category").cat.codes.to_numpy()[rows].astype(np.int64)
+    service[_has_name(spans, RAW_REQUEST)[rows]] = -2  # counts as a service of its own
+    # Where siblings differ, some of them are not the one that was written last.
+    last = np.empty(len(parent) + len(rows), dtype=np.int64)
+    last[key] = service
+    is_mixed = np.zeros(len(last), dtype=bool)
+    is_mixed[key[last[key] != service]] = True
+    return rows[is_mixed[key]]
+
+
+def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
+    return (spans["name"] == name).to_numpy(bool)
+
+
+def _with_brothers(
+    spans: pd.DataFrame,
+    group: np.ndarray,
+    parent: np.ndarray,
+    parent_id: np.ndarray,
+    role: np.ndarray,
+) -> np.ndarray:
+    """Return the parents, with spans that repeat a call beside it placed below that call.
+
+    The inner one lies within the outer one's time, was written by another service or library, and
+    has the same tokens where both have any.
+    """
+    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
+    rows = _mixed_siblings(spans, rows, parent, parent_id)
+    if not len(rows):
+        return parent
+
+    siblings = pd.DataFrame({"group": group[rows], "parent": parent_id[rows], "row": rows})
+    pairs = siblings.merge(siblings, on=["group", "parent"], suffixes=("", "_inner"))
+    outer = pairs["row"].to_numpy()
+    inner = pairs["row_inner"].to_numpy()
+    start = start_ns(spans)
+    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    possible = (outer != inner) & (role[outer] == Role.MODEL_CALL)
+    possible &= (start[inner] >= start[outer] - TOLERANCE_NS) & (
+        end[inner] <= end[outer] + TOLERANCE_NS
+    )
+    length = end - start
+    possible &= (length[inner] < length[outer]) | (
+        (length[inner] == length[outer]) & (outer < inner)
+    )
+    agree, same_tokens = _tokens_agree(spans, outer, inner)
+    possible &= agree
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    raw = _has_name(spans, RAW_REQUEST)
+    is_raw = raw[inner] & ~raw[outer]
+    possible &= (service[outer] != service[inner]) | is_raw
+    chosen = pairs.assign(
+        same=same_tokens, gap=np.abs(start[inner] - start[outer]), engine=role[inner] == Role.ENGINE
+    )[possible]
+    chosen = chosen.sort_values(["same", "gap"], ascending=[False, True], kind="stable")
+    chosen = chosen.drop_duplicates("row_inner").drop_duplicates(["row", "engine"])
+    parent = parent.copy()
+    parent[chosen["row_inner"].to_numpy()] = chosen["row"].to_numpy()
+    return parent
+
+
+def _tokens_agree(
+    spans: pd.DataFrame, outer: np.ndarray, inner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pairs of spans have no different tokens, and which have the same ones."""
+    agree = np.ones(len(outer), dtype=bool)
+    same = np.ones(len(outer), dtype=bool)
+    for name in ("prompt_tokens", "completion_tokens"):
+        tokens = field_numbers(spans, name)
+        known = ~np.isnan(tokens[outer]) & ~np.isnan(tokens[inner])
+        equal = tokens[outer] == tokens[inner]
+        agree &= ~known | equal
+        same &= equal
+    return agree, same
+
+
+def _promote_agents(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> None:
+    """Take agents with tokens, but without any model call below, for the call itself."""
+    agents = np.flatnonzero(role == Role.AGENT)
+    if not len(agents):
+        return
+    has_call = np.zeros(len(role), dtype=bool)
+    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
+    for _ in range(MAX_LEVELS):
+        rows = np.unique(parent[rows])
+        rows = rows[rows >= 0]
+        rows = rows[~has_call[rows]]
+        if not len(rows):
+            break
+        has_call[rows] = True
+    tokens = field_numbers(spans, "prompt_tokens")[agents]
+    role[agents[~has_call[agents] & ~np.isnan(tokens)]] = Role.MODEL_CALL
+
+
+def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
+    """Return each view's outermost span of its model call; `role` gets wrappers and repetitions."""
+    calls = np.flatnonzero(role == Role.MODEL_CALL)
+    up = ancestor(parent, calls, role == Role.MODEL_CALL)
+    if (up >= 0).any():
+        inner = np.zeros(len(role), dtype=np.int64)  # innermost calls below each
+        above = np.zeros(len(role), dtype=np.int64) - 1
+        above[calls] = up
+        has_inner = np.zeros(len(role), dtype=bool)
+        has_inner[up[up >= 0]] = True
+        rows = calls[~has_inner[calls]]
+        for _ in range(MAX_LEVELS):
+            rows = above[rows]
+            rows = rows[rows >= 0]
+            if not len(rows):
+                break
+            np.add.at(inner, rows, 1)
+        role[inner > 1] = Role.AGENT
+
+    top = _outermost(parent, role == Role.MODEL_CALL)
+    role[(top >= 0) & (top != np.arange(len(top)))] = Role.REPEAT
+    engines = np.flatnonzero(role == Role.ENGINE)
+    role[engines[ancestor(parent, engines, role == Role.ENGINE) >= 0]] = Role.REPEAT
+    engines = np.flatnonzero(role == Role.ENGINE)
+    is_view = (role == Role.MODEL_CALL) | ((role == Role.REPEAT) & (top >= 0))
+    nearest = ancestor(parent, engines, is_view)
+    top[engines] = np.where(nearest >= 0, top[nearest], engines)
+    return top
+
+
+def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np.ndarray:
+    """Return each view's outermost span of its tool call; `role` gets servers' and repeated views.
+
+    A tool that is an agent itself has tool calls of its own below that agent.
+    """
+    rows = np.flatnonzero(role == Role.TOOL_CALL)
+    tool = np.full(len(role), -1)
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    is_server = (spans["kind"] == "server").to_numpy(bool)[rows]
+    is_lab = (spans["service"] == Service.TOOLS).to_numpy(bool)[rows]
+    wanted = _is_any(role, Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL)
+    up = ancestor(parent, rows, wanted)
+    inside = (up >= 0) & (role[up] == Role.TOOL_CALL) if len(rows) else np.zeros(0, dtype=bool)
+    tool[rows] = np.where(inside, up, rows)
+    for _ in range(MAX_LEVELS):
+        higher = tool[tool[rows]]
+        if (higher == tool[rows]).all():
+            break
+        tool[rows] = higher
+
+    is_run = (service[rows] != service[tool[rows]]) | is_server
+    alone_at_server = ~inside & is_lab
+    role[rows[inside]] = np.where(is_run[inside], Role.TOOL_RUN, Role.REPEAT)
+    role[rows[alone_at_server]] = Role.TOOL_RUN
+    return tool
+
+
+def _name_servers(group: np.ndarray, parent: np.ndarray, role: np.ndarray) -> None:
+    """Take the outermost agent above a model call for the server, in traces without another."""
+    if not (role == Role.AGENT).any():
+        return
+    top = _outermost(parent, role == Role.AGENT)
+    calls = np.flatnonzero(role == Role.MODEL_CALL)
+    agents = ancestor(parent, calls, role == Role.AGENT)
+    with_server = np.unique(group[role == Role.SERVER])
+    outermost = np.unique(top[agents[agents >= 0]])
+    role[outermost[~np.isin(group[outermost], with_server)]] = Role.SERVER

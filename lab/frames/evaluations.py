@@ -1,0 +1,66 @@
+"""Evaluation results that judges write as OpenTelemetry log events (gen_ai.evaluation.result)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from lab.errors import FrameError
+
+EVENT = "gen_ai.evaluation.result"
+_COLUMNS = ("trace_id", "span_id", "name", "score", "label", "explanation")
+_FIELDS = {
+    "name": "gen_ai.evaluation.name",
+    "score": "gen_ai.evaluation.score.value",
+    "label": "gen_ai.evaluation.score.label",
+    "explanation": "gen_ai.evaluation.explanation",
+}
+
+
+def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
+    """Return one row per evaluation in OTLP JSON logs, in their order.
+
+    Columns: `trace_id` and `span_id` of the model call that was judged (hex digits), `name`,
+    `score` (float64, NaN where there is only a label), `label`, `explanation`. Other log records
+    are skipped. Raises FrameError for anything that is not OTLP JSON of logs.
+    """
+    rows = []
+    for document in documents:
+        try:
+            logs = json.loads(document)
+            for record in _records(logs):
+                rows += _row(record)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+            raise FrameError(
+                "these are not logs in OTLP JSON",
+                got=f"{str(e)[:200]}; it begins with {document[:80]!r}",
+                fix="give the file of a collector's file exporter, or the body of /v1/logs",
+            ) from e
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+    return frame.astype({"score": "float64"})
+
+
+def _records(logs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for owner in logs["resourceLogs"]:
+        for scope in owner.get("scopeLogs") or ():
+            yield from scope.get("logRecords") or ()
+
+
+def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Return the record's row in a list, or none if it is another event."""
+    values = {pair["key"]: _plain(pair["value"]) for pair in record.get("attributes") or ()}
+    name = record.get("eventName") or values.get("event.name")
+    if name != EVENT:
+        return []
+    ids = (str(record.get("traceId", "")).lower(), str(record.get("spanId", "")).lower())
+    score = values.get(_FIELDS["score"])
+    number = None if score is None else float(score)
+    texts = {field: values.get(attribute) for field, attribute in _FIELDS.items()}
+    return [(*ids, texts["name"], number, texts["label"], texts["explanation"])]
+
+
+def _plain(value: dict[str, Any]) -> Any:
+    return next(iter(value.values()), None)

@@ -1,0 +1,213 @@
+"""Tool calls: one row per call, with its arguments and whether it failed, wherever that is written.
+
+The status of a span often hides a failure: MCP reports a tool's error in its result, and the caller
+then answered correctly. Arguments and results are often only in the messages of the model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.dialects import INDEXED_CALLS
+from lab.frames.completeness import TraceShapes, shapes_of
+from lab.frames.roles import Role, field_texts, text_column
+from lab.frames.spans import start_ns
+
+_NS = 1e9
+# A result that reports an error: MCP's and others' flag, Llama Stack's code, or nothing but it.
+_REPORTS_ERROR = (
+    r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]'
+    r'|^\s*\{\s*"error"\s*:\s*(?:"[^"]|\{\s*"|true|[1-9])'
+)
+_COLUMNS = ("group", "call_id", "tool", "arguments", "result")
+
+
+def tool_frame(spans: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per tool call, in order of its start.
+
+    - `trace_id`, `span_id` (of the outermost span of the call), `tool`, `call_id`;
+    - `arguments` and `result` as text: of the call's spans, else of the model's messages (by
+      `call_id`, else the model's calls of this tool in their order), None where neither has them;
+    - `failed`, and `error`: the type, message or result that shows it, '' for a call that
+      succeeded; `status_error`: whether the outermost span's own status shows it;
+    - `start_s` (seconds since the epoch), `duration_s`.
+
+    Raises FrameError for another frame.
+    """
+    shapes = shapes_of(spans)
+    views = _views(shapes)
+    calls = np.unique(shapes.tool[views])
+    calls = calls[np.argsort(start_ns(spans)[calls], kind="stable")]
+    names = spans["name"].astype(str).to_numpy(object)[calls]
+    frame = pd.DataFrame(
+        {
+            "trace_id": shapes.ids[shapes.group[calls]],
+            "span_id": spans["span_id"].to_numpy(object)[calls],
+            **{
+                name: _first(shapes.tool[views], field_texts(spans, name, views), calls)
+                for name in ("tool", "call_id", "arguments", "result")
+            },
+        }
+    )
+    frame["tool"] = frame["tool"].where(
+        frame["tool"].notna(), [n.rpartition(" ")[2] for n in names]
+    )
+    frame = _with_messages(frame.assign(group=shapes.group[calls]), spans, shapes)
+    errors = _errors(spans, views)
+    error = _first(shapes.tool[views], errors, calls)
+    from_message = _reports_error(frame["result"])
+    frame["failed"] = pd.notna(error) | from_message
+    frame["error"] = np.where(pd.notna(error), error, np.where(from_message, frame["result"], ""))
+    frame["status_error"] = (spans["status"].to_numpy(object)[calls]) == "error"
+    frame["start_s"] = start_ns(spans)[calls] / _NS
+    frame["duration_s"] = spans["duration_s"].to_numpy()[calls]
+    return frame.drop(columns="group")
+
+
+def failed_calls(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
+    """Return the outermost span of each tool call that failed by any of its spans (a mask)."""
+    views = _views(shapes)
+    failed = np.zeros(len(shapes.role), dtype=bool)
+    failed[shapes.tool[views[pd.notna(_errors(spans, views))]]] = True
+    return failed
+
+
+def _views(shapes: TraceShapes) -> np.ndarray:
+    return np.flatnonzero((shapes.tool >= 0) & (shapes.role != Role.STRANGER))
+
+
+def _errors(spans: pd.DataFrame, views: np.ndarray) -> np.ndarray:
+    """Return what shows that these spans' calls failed, None where nothing does."""
+    errors = field_texts(spans, "error", views)
+    result = field_texts(spans, "result", views)
+    in_result = _reports_error(result)
+    if in_result.any():
+        errors = np.where(pd.isna(errors) & in_result, result, errors)
+    flag = field_texts(spans, "is_error", views)
+    if not pd.isna(flag).all():
+        is_set = (pd.Series(flag).astype(str).str.lower() == "true").to_numpy(bool)
+        errors = np.where(pd.isna(errors) & is_set, "is_error", errors)
+
+    by_status = np.flatnonzero((spans["status"] == "error").to_numpy(bool)[views] & pd.isna(errors))
+    message = spans["status_message"].iloc[views[by_status]].to_numpy(object)
+    errors[by_status] = np.where(message == "", "error", message)
+    return errors
+
+
+def _reports_error(results: Any) -> np.ndarray:
+    texts = pd.Series(results, dtype=object)
+    if texts.isna().all():
+        return np.zeros(len(texts), dtype=bool)
+    found = texts.astype("string").str.contains(_REPORTS_ERROR, case=False, regex=True)
+    return found.fillna(False).to_numpy(bool)
+
+
+def _first(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the first value of each wanted group that is not None, else None."""
+    first = pd.Series(values, dtype=object).groupby(group).first()
+    result = first.reindex(wanted).to_numpy(object)
+    return np.where(pd.isna(result), None, result)
+
+
+def _with_messages(frame: pd.DataFrame, spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
+    """Fill in arguments and results from the messages of the same trace."""
+    messages = _messages(spans, shapes)
+    if messages.empty or frame.empty:
+        return frame
+    by_id = messages.dropna(subset="call_id").groupby(["group", "call_id"]).first()
+    keys = pd.MultiIndex.from_frame(frame[["group", "call_id"]])
+    for name in ("arguments", "result"):
+        frame[name] = _filled(frame[name], by_id[name].reindex(keys))
+
+    # Without an id: the model's first call of a tool is the tool's first span.
+    named = messages.dropna(subset=["tool", "arguments"]).copy()
+    named = named.drop_duplicates(["group", "call_id", "tool", "arguments"])
+    named["place"] = named.groupby(["group", "tool"]).cumcount()
+    by_place = named.set_index(["group", "tool", "place"])["arguments"]
+    place = frame.groupby(["group", "tool"]).cumcount()
+    keys = pd.MultiIndex.from_arrays([frame["group"], frame["tool"], place])
+    unknown = frame["call_id"].isna().to_numpy()
+    values = by_place.reindex(keys).where(unknown)
+    frame["arguments"] = _filled(frame["arguments"], values)
+    return frame
+
+
+def _filled(column: pd.Series, values: pd.Series) -> pd.Series:
+    filled = column.astype(object).where(column.notna(), values.to_numpy(object))
+    return filled.where(filled.notna(), None)
+
+
+def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
+    """Return the tool calls and tool results that the messages of model calls contain."""
+    rows = []
+    in_order = np.argsort(start_ns(spans), kind="stable")
+    of_calls = in_order[shapes.call[in_order] >= 0]
+    for name in ("calls", "messages"):
+        texts = field_texts(spans, name, of_calls)
+        for row in np.flatnonzero(pd.notna(texts)):
+            for item in _tool_parts(texts[row]):
+                rows.append((shapes.group[of_calls[row]], *item))
+
+    for id_name, tool_name, arguments_name in INDEXED_CALLS:
+        tools = text_column(spans, tool_name)
+        if tools is None:
+            continue
+        ids = text_column(spans, id_name)
+        arguments = text_column(spans, arguments_name)
+        for row in of_calls[pd.notna(tools[of_calls])]:
+            call_id = None if ids is None else ids[row]
+            given = None if arguments is None else arguments[row]
+            rows.append((shapes.group[row], call_id, tools[row], given, None))
+    return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(_COLUMNS[1:], object))
+
+
+def _tool_parts(text: str) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Yield (call id, tool, arguments, result) of every tool call and result in messages."""
+    try:
+        messages = _plain(json.loads(text))
+    except (ValueError, RecursionError):
+        return
+    for message in messages if isinstance(messages, list) else [messages]:
+        if not isinstance(message, dict):
+            continue
+        for part in message.get("parts") or ():
+            if isinstance(part, dict) and part.get("type") == "tool_call":
+                yield part.get("id"), part.get("name"), _text(part.get("arguments")), None
+            elif isinstance(part, dict) and part.get("type") == "tool_call_response":
+                result = part.get("response", part.get("result"))
+                yield part.get("id"), None, None, _text(result)
+        for call in message.get("tool_calls") or ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                yield call.get("id"), function.get("name"), _text(function.get("arguments")), None
+        if message.get("role") == "tool" and message.get("tool_call_id"):
+            yield message["tool_call_id"], None, None, _text(message.get("content"))
+
+
+def _plain(value: Any) -> Any:
+    """Return OTLP's AnyValue (an attribute that is not a text, as JSON) as plain JSON."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"values"}:
+        items = value["values"]
+        if items and all(
+            isinstance(item, dict) and set(item) == {"key", "value"} for item in items
+        ):
+            return {item["key"]: _plain(item["value"]) for item in items}
+        return [_plain(item) for item in items]
+    if len(value) == 1 and next(iter(value)).endswith("Value"):
+        return _plain(next(iter(value.values())))
+    return value
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
