@@ -1,4 +1,4 @@
-"""A page in a real Chromium, after its scripts have run."""
+"""Load pages in a real Chromium."""
 
 from __future__ import annotations
 

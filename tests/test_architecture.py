@@ -1,4 +1,4 @@
-"""The architecture picture shows the lab that runs."""
+"""The architecture picture shows the actual lab."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _no_settings_of_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_picture_is_current() -> None:
-    """It is what the script draws from the plan; it names every part, and no path of a machine."""
+    """The script draws the same picture, which names every part and no local path."""
     plan = architecture.default_plan()
     drawn = architecture.PICTURE.read_text(encoding="utf-8")
     assert drawn == architecture.draw(plan), "run `python -m scripts.architecture`"
@@ -31,7 +31,7 @@ def test_the_picture_is_current() -> None:
 
 
 def test_arrows_come_from_the_configuration() -> None:
-    """Who calls whom, who sends spans, and what Prometheus scrapes."""
+    """Calls, spans and scrapes are arrows."""
     plan = architecture.default_plan()
     links = architecture.find_links(plan)
     assert ("llama-stack", "vllm") in links.requests and (
@@ -47,8 +47,8 @@ def test_arrows_come_from_the_configuration() -> None:
     assert ("llama-stack", "vllm-embed") not in changed.requests
 
 
-def test_a_new_part_needs_a_place() -> None:
-    """A part without a place is an error: the picture cannot leave it out."""
+def test_a_new_part_needs_a_position() -> None:
+    """A part without a position is an error, so that the picture is complete."""
     plan = architecture.default_plan()
     new = replace(plan.parts[0], name="cache-server")
     with pytest.raises(LabError, match="no place for cache-server"):

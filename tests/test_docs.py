@@ -1,4 +1,4 @@
-"""The pages in docs/ agree with the notebooks, and their links lead somewhere."""
+"""The pages in docs/ agree with the notebooks, and their links are valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOCS = REPO / "docs"
 
 
 def minutes_of_notebooks() -> dict[str, int]:
-    """Return {"00 Stand up the lab": 15, ...}, as the notebooks' first cells say."""
+    """Return {"00 Stand up the lab": 15, ...} from the notebooks' first cells."""
     minutes = {}
     for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
         head = nbformat.read(path, as_version=4).cells[0].source
@@ -24,7 +24,7 @@ def minutes_of_notebooks() -> dict[str, int]:
 
 
 def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
-    """Each notebook has notes with its time, and the sums of the timetable are right."""
+    """Each notebook has notes with its duration, and the timetable's sums are correct."""
     text = (DOCS / "facilitator.md").read_text(encoding="utf-8")
     minutes = minutes_of_notebooks()
     headings = dict(re.findall(r"^### (\d\d .+) \((\d+) minutes\)$", text, re.MULTILINE))
@@ -37,14 +37,14 @@ def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
-def test_links_to_files_lead_somewhere(page: Path) -> None:
-    """Pictures and other pages exist."""
+def test_links_to_files_are_valid(page: Path) -> None:
+    """All linked pictures and pages exist."""
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
     assert all((page.parent / target).exists() for target in targets), targets
 
 
 def test_every_term_has_a_meaning_and_a_link() -> None:
-    """One sentence that ends, and one link."""
+    """Each term has one complete sentence and one link."""
     text = (DOCS / "glossary.md").read_text(encoding="utf-8")
     rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("| ")]
     terms = [row for row in rows if row[0].strip() != "term"]

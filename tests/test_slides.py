@@ -1,4 +1,4 @@
-"""Slides from a notebook."""
+"""Slides are made from a notebook."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from scripts import slides
 NOTEBOOK = REPO / "notebooks/01_follow_one_request.ipynb"
 
 
-def test_every_heading_begins_a_slide(tmp_path: Path) -> None:
-    """The headings are there in order, and the checks of exercises are left out."""
+def test_every_heading_starts_a_slide(tmp_path: Path) -> None:
+    """Headings are in order, and the checks of exercises are left out."""
     assert slides.main(["--out", str(tmp_path), str(NOTEBOOK)]) == 0
     html = (tmp_path / "01_follow_one_request.slides.html").read_text(encoding="utf-8")
     headings = re.findall(r"<section><section.*?<h[12][^>]*>([^<]+)", html, re.DOTALL)
@@ -25,7 +25,7 @@ def test_every_heading_begins_a_slide(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_a_notebook_is_refused(tmp_path: Path) -> None:
-    """With its name."""
+    """The error names the file."""
     (tmp_path / "x.ipynb").write_text("no JSON")
     with pytest.raises(LabError, match="x.ipynb cannot be read as a notebook"):
         slides.make_slides(tmp_path / "x.ipynb", tmp_path)

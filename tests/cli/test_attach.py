@@ -108,10 +108,12 @@ def test_a_password_is_kept_in_a_private_file(
 KSERVE = ["kserve_vllm:num_requests_running", "kserve_vllm:prompt_tokens_total"]
 
 
-def a_store(names: list[str], engines: list[dict[str, str]], warnings: tuple[str, ...] = ()):  # noqa: ANN201
-    """Serve a Prometheus with these metric names; every query is answered with these series."""
+def prometheus_with(
+    names: list[str], engines: list[dict[str, str]], warnings: tuple[str, ...] = ()
+):  # noqa: ANN201
+    """Serve a Prometheus with these metric names that answers every query with these series."""
 
-    def answer(path: str, params: dict[str, str]) -> Reply:
+    def respond(path: str, params: dict[str, str]) -> Reply:
         if path == "/api/v1/query":
             series = [{"metric": labels, "value": [1, "1"]} for labels in engines]
             data = {"resultType": "vector", "result": series}
@@ -121,16 +123,16 @@ def a_store(names: list[str], engines: list[dict[str, str]], warnings: tuple[str
             return Reply(json.dumps({"status": "success", "data": names}).encode())
         return Reply(b"404 page not found", 404)
 
-    return serving(answer)
+    return serving(respond)
 
 
 def test_prometheus_alone_is_enough(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
-    """Engines under a prefix are recognised; their job is kept; no Tempo is not an error."""
+    """Prefixed engines are recognised, their job is written, and Tempo is optional."""
     engines = [{"job": "team-a/chat", "pod": f"p{i}", "model_name": "acme"} for i in range(3)]
-    with a_store(KSERVE, engines) as server:
+    with prometheus_with(KSERVE, engines) as server:
         assert main(["--prometheus", server.url, "--write"]) == 0
-        kept = tomllib.loads((tmp_path / "lab.toml").read_text())
-        assert kept == {"prometheus_url": server.url, "vllm_job": "team-a/chat"}
+        written = tomllib.loads((tmp_path / "lab.toml").read_text())
+        assert written == {"prometheus_url": server.url, "vllm_job": "team-a/chat"}
     printed = capsys.readouterr().out
     assert "vLLM V1, prefixed 'kserve_': 3 engines (3 in job team-a/chat)" in printed
     assert "kserve_vllm:prompt_tokens_total for vllm:prompt_tokens_total" in printed
@@ -138,42 +140,42 @@ def test_prometheus_alone_is_enough(capsys: pytest.CaptureFixture, tmp_path: Pat
     assert "lab fleet" in printed
 
 
-def test_a_tempo_of_the_settings_that_is_down_does_not_hide_the_metrics(
+def test_an_unreachable_tempo_from_the_settings_does_not_hide_the_metrics(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only with --tempo it has to answer."""
+    """Tempo must answer only if --tempo is given."""
     monkeypatch.setenv("LAB_TEMPO_URL", "http://127.0.0.1:9")
-    with a_store(KSERVE, [{"job": "vllm"}]) as server:
+    with prometheus_with(KSERVE, [{"job": "vllm"}]) as server:
         assert main(["--prometheus", server.url]) == 0
         assert main(["--prometheus", server.url, "--tempo", "http://127.0.0.1:9"]) == 1
     assert "Tempo at http://127.0.0.1:9 cannot be reached" in capsys.readouterr().out
 
 
-def test_a_partial_answer_is_said_and_replicas_of_a_prometheus_count_once(
+def test_a_partial_answer_is_reported_and_replicated_engines_count_once(
     capsys: pytest.CaptureFixture,
 ) -> None:
-    """Thanos: a store is missing, and both Prometheus servers of a pair have the engine."""
+    """Thanos may lack a store, and both Prometheus servers of a pair have the engine."""
     engines = [{"job": "vllm", "prometheus_replica": str(i)} for i in range(2)]
-    with a_store(KSERVE, engines, ("no StoreAPIs matched for this query",)) as server:
+    with prometheus_with(KSERVE, engines, ("no StoreAPIs matched for this query",)) as server:
         assert main(["--prometheus", server.url]) == 0
     printed = capsys.readouterr().out
     assert "1 engine (1 in job vllm); the store says: no StoreAPIs matched" in printed
 
 
-def test_attach_asks_for_names_and_engines_only() -> None:
-    """On a store of any size: no query returns more than one series per engine."""
-    with a_store([*KSERVE, "sglang:num_running_reqs"], [{"job": "vllm"}]) as server:
+def test_attach_queries_only_names_and_engines() -> None:
+    """Whatever the store's size, no query returns more than one series per engine."""
+    with prometheus_with([*KSERVE, "sglang:num_running_reqs"], [{"job": "vllm"}]) as server:
         assert main(["--prometheus", server.url]) == 0
     queries = [params["query"] for path, params in server.requests if path == "/api/v1/query"]
     assert all(query.startswith("group by (") for query in queries)
     assert len(server.requests) <= 6
 
 
-def test_metrics_that_were_renamed_need_a_prefix(
-    capsys: pytest.CaptureFixture, tmp_path: Path
-) -> None:
-    """What cannot be guessed is an option, which is kept."""
-    with a_store(["acme_num_running_reqs", "acme_num_queue_reqs"], [{"job": "vllm"}]) as server:
+def test_renamed_metrics_need_a_prefix(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """A prefix that cannot be guessed is an option, which is written to lab.toml."""
+    with prometheus_with(
+        ["acme_num_running_reqs", "acme_num_queue_reqs"], [{"job": "vllm"}]
+    ) as server:
         assert main(["--prometheus", server.url]) == 1
         assert "set LAB_METRIC_PREFIX" in capsys.readouterr().out
         assert main(["--prometheus", server.url, "--prefix", "acme_", "--write"]) == 0

@@ -1,4 +1,4 @@
-"""Series of many engines: what is added up, what is taken once, what is left out."""
+"""Series of many engines are summed, counted once or left out, as their meaning requires."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lab.measures import read_histogram
 
 
 @dataclass
-class One:
-    """A series as a store answers it."""
+class OneSeries:
+    """An object with the fields of a Series."""
 
     labels: dict[str, str]
     pieces: Sequence[bytes] = ()
@@ -24,15 +24,17 @@ class One:
 
 @dataclass
 class Answer:
-    series: list[One] = field(default_factory=list)
+    series: list[OneSeries] = field(default_factory=list)
 
 
-def series(labels: dict[str, str], *samples: tuple[float, str]) -> One:
-    return One(labels, [msgspec.Raw(json.dumps([list(sample) for sample in samples]).encode())])
+def series(labels: dict[str, str], *samples: tuple[float, str]) -> OneSeries:
+    return OneSeries(
+        labels, [msgspec.Raw(json.dumps([list(sample) for sample in samples]).encode())]
+    )
 
 
 def test_a_series_of_a_target_that_was_scraped_before_counts_from_0() -> None:
-    """A new label set is a first event; a new target had counted before anybody looked."""
+    """A new label set starts at 0, but a new target may have counted before its first scrape."""
     old = {"__name__": "n", "instance": "a"}
     answer = Answer(
         [
@@ -47,12 +49,13 @@ def test_a_series_of_a_target_that_was_scraped_before_counts_from_0() -> None:
 
 
 def test_a_restart_counts_from_0() -> None:
+    """A value below the previous one counts from zero."""
     answer = Answer([series({"__name__": "n"}, (0, "5"), (10, "9"), (20, "2"))])
     assert series_summary(answer, 0, 20)["increase"].tolist() == [6]
 
 
-def test_a_gauge_holds_until_its_next_sample_and_not_after_its_target_is_gone() -> None:
-    """2 for 10 s, 4 for 10 s; the one that ended counts for five minutes more."""
+def test_a_gauge_is_valid_until_its_next_sample_but_not_long_after_its_target_ended() -> None:
+    """2 and 4 for 10 s each are 3, and a series that ended counts for five more minutes."""
     alive = series({"__name__": "g", "instance": "a"}, (0, "2"), (10, "4"), (20, "4"))
     gone = series({"__name__": "g", "instance": "b"}, (0, "7"))
     table = series_summary(Answer([alive, gone]), 0, 20)
@@ -62,15 +65,15 @@ def test_a_gauge_holds_until_its_next_sample_and_not_after_its_target_is_gone() 
 
 
 def test_samples_that_are_not_numbers_are_left_out_and_counted() -> None:
-    """p23: NaN and both infinities."""
+    """NaN and both infinities are left out."""
     answer = Answer([series({"__name__": "g"}, (0, "NaN"), (1, "+Inf"), (2, "-Inf"), (3, "0.2"))])
     table = series_summary(answer, 0, 10)
     assert table["mean"].tolist() == [0.2]
     assert table.attrs["not_finite"] == 3
 
 
-def test_a_share_is_never_added_up() -> None:
-    """Whatever labels divide it: the largest part counts; requests are added."""
+def test_shares_are_never_summed() -> None:
+    """Of a share the largest part counts, whatever labels divide it; requests are summed."""
     parts = [
         series({"__name__": "g", "instance": "a", "part": part}, (0, value), (10, value))
         for part, value in (("x", "0.4"), ("y", "0.7"))
@@ -81,7 +84,7 @@ def test_a_share_is_never_added_up() -> None:
 
 
 def test_replica_is_a_copy_only_where_the_target_is_known() -> None:
-    """A label of Thanos, or of an engine."""
+    """`replica` may be a label of Thanos or of an engine."""
     rows = pd.DataFrame({"replica": ["a", "b"], "value": [1.0, 2.0]})
     assert merge_copies(rows, ["value"])["value"].tolist() == [1, 2]
     assert merge_copies(rows.assign(instance="i"), ["value"])["value"].tolist() == [2]
@@ -105,10 +108,10 @@ def buckets(*counts: float) -> pd.DataFrame:
         ((0.0, 0.0, 10.0), 90.0, "one bucket"),
     ],
 )
-def test_a_histogram_says_why_it_has_no_quantile(
+def test_a_missing_quantile_of_a_histogram_is_explained(
     counts: tuple[float, ...], sum_s: float, why: str
 ) -> None:
-    """A number only where buckets and sum can both be true."""
+    """There is a number only if buckets and sum are consistent."""
     reading = read_histogram(buckets(*counts), sum_s)
     assert why in reading.why_not
     assert bool(reading.why_not) == bool(why)

@@ -203,8 +203,9 @@ def test_requests_of_another_dialect_are_requests(now: None) -> None:
 
 def test_traces_of_an_unknown_kind_are_named(now: None) -> None:
     """They never count as zero requests: the error names what there is, and what to do."""
-    with told([span(1, 0, "shop", "GET /cart", 0.0, 0.1, SERVER)]) as tempo, pytest.raises(
-        NoData, match=r"no request in them(.|\n)*shop: GET /cart(.|\n)*dialects"
+    with (
+        told([span(1, 0, "shop", "GET /cart", 0.0, 0.1, SERVER)]) as tempo,
+        pytest.raises(NoData, match=r"no request in them(.|\n)*shop: GET /cart(.|\n)*dialects"),
     ):
         window_run(settings_of(tempo), WINDOW)
 

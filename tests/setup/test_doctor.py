@@ -1,4 +1,4 @@
-"""`lab doctor --here`: one list of what the lab needs from this machine."""
+"""`lab doctor --here` lists what the lab needs from this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "pa55word"
 
 @pytest.fixture
 def index() -> Iterator[tuple[str, list[str]]]:
-    """Serve a package index that wants a login; yields its host and the requests it got."""
+    """Serve a package index that requires a login; yield its host and its requests."""
     requests: list[str] = []
 
     class Index(http.server.BaseHTTPRequestHandler):
@@ -48,7 +48,7 @@ def test_the_list_names_everything(
     capsys: pytest.CaptureFixture[str],
     index: tuple[str, list[str]],
 ) -> None:
-    """On the machine that the tests run on, which is set up, nothing is a problem."""
+    """All checks are listed, without secrets, and problems decide the exit status."""
     host, _ = index
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://user:{SECRET}@{host}/simple")
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:{SECRET}@proxy.example:3128")
@@ -65,7 +65,7 @@ def test_the_list_names_everything(
 
 
 def test_it_runs_before_set_up() -> None:
-    """With the system's Python alone; what set-up would have to do is in the list."""
+    """The system's Python is enough, without any package."""
     python = shutil.which("python3", path="/usr/bin:/usr/local/bin")
     if not python:
         pytest.skip("no system Python")
@@ -79,8 +79,8 @@ def test_it_runs_before_set_up() -> None:
     assert done.stdout.startswith("ok       disk")
 
 
-def test_a_registry_that_refuses_or_is_not_there(index: tuple[str, list[str]]) -> None:
-    """A problem only while something has to be downloaded; a login in the URL is not shown."""
+def test_a_registry_that_refuses_or_is_unreachable(index: tuple[str, list[str]]) -> None:
+    """It is a problem only if a download is needed, and a login in the URL is not shown."""
     host, requests = index
     refused = doctor.check_registry(f"http://{host}/simple/", needed=True)
     assert refused.state == doctor.PROBLEM and "status 401" in refused.found and refused.fix
@@ -95,8 +95,8 @@ def test_a_registry_that_refuses_or_is_not_there(index: tuple[str, list[str]]) -
         assert doctor.check_registry(closed, needed=False).state == doctor.OK
 
 
-def test_what_is_too_little(tmp_path: Path) -> None:
-    """Each has what was found, what is needed, and what to do."""
+def test_insufficient_resources_are_reported(tmp_path: Path) -> None:
+    """Each finding has what was found, what is needed and a fix."""
     disk = doctor.check_disk(10**18, tmp_path)
     assert disk.state == doctor.PROBLEM and "needed" in disk.found and disk.fix
     memory = doctor.check_memory(total_bytes=2 * 1024**3)
@@ -106,7 +106,7 @@ def test_what_is_too_little(tmp_path: Path) -> None:
     assert python.state == doctor.WARNING and "pyenv install 3.99" in python.fix
 
 
-def test_a_taken_port_is_named() -> None:
+def test_a_taken_port_is_reported() -> None:
     """It is not a problem, since the lab chooses another one."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -117,7 +117,7 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_a_report_shows_the_fix_below_its_entry() -> None:
-    """In the order of the checks."""
+    """Entries are in the order of the checks."""
     text = doctor.report([doctor.Finding("disk", doctor.PROBLEM, "full", "free some space")])
     assert text.splitlines()[0].split() == ["problem", "disk", "full"]
     assert text.splitlines()[1].strip() == "Fix: free some space"

@@ -97,7 +97,7 @@ def test_a_package_that_apt_does_not_have(tmp_path: Path) -> None:
 
 
 def test_dependencies_of_a_package(tmp_path: Path) -> None:
-    """Read from a package that dpkg-deb builds: names only, the first of alternatives."""
+    """Only names are read, and of alternatives the first."""
     if not shutil.which("dpkg-deb"):
         pytest.skip("no dpkg-deb on this system")
     control = tmp_path / "tree/DEBIAN/control"
@@ -113,7 +113,7 @@ def test_dependencies_of_a_package(tmp_path: Path) -> None:
 
 
 def test_prometheus_without_the_scripts_of_its_pages_is_not_complete(tmp_path: Path) -> None:
-    """Debian's package links to files of other packages, which an older set-up did not fetch."""
+    """Debian's package links to files of other packages, which must be there too."""
     program = tmp_path / "usr/bin/prometheus"
     static = tmp_path / "usr/share/prometheus/web/static"
     scripts = tmp_path / "usr/share/javascript"

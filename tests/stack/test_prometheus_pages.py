@@ -1,4 +1,4 @@
-"""Prometheus' own pages in a real browser: graphs, targets, rules and alerts of a lab."""
+"""Prometheus' pages show a lab's graphs, targets, rules and alerts in a real browser."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run Prometheus as the lab does, with one target that answers and one that does not."""
+    """Run Prometheus as the lab does, with one target up and one down, and yield its address."""
     tools = find_tools(needs=("prometheus",))
     if not has_web_pages(tools.prometheus):
         pytest.skip("Prometheus was set up without its web pages: run `make setup`")
@@ -55,7 +55,7 @@ def _prometheus(state: Path, tools: Toolbox, port: int) -> store_parts.Part:
 
 
 def _wait_for_samples(url: str, timeout_s: float = 60.0) -> None:
-    """Wait until one target was scraped, and the other has led to an alert."""
+    """Wait until one target was scraped and the other has raised an alert."""
     query = 'up{job="prometheus"} == 1 and on() ALERTS{alertname="TargetDown"}'
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -70,7 +70,7 @@ def _wait_for_samples(url: str, timeout_s: float = 60.0) -> None:
 
 
 def page(address: str, name: str, profile: Path) -> str:
-    """Return a page by its name in the menu; Debian's build has it below /classic."""
+    """Return a page by its name in the menu (below /classic in Debian's build)."""
     home = httpx.get(f"{address}/", follow_redirects=True)
     prefix = "/classic" if "/classic/" in str(home.url) else ""
     return dom(f"{address}{prefix}/{name}", profile)
@@ -93,6 +93,6 @@ def test_the_graph_is_drawn(address: str, tmp_path: Path) -> None:
 def test_targets_rules_and_alerts_are_shown(
     address: str, tmp_path: Path, name: str, texts: tuple[str, ...]
 ) -> None:
-    """What the lab scrapes and the rules it evaluates, as on a cluster."""
+    """The pages show what the lab scrapes and which rules it evaluates."""
     html = page(address, name, tmp_path / "profile")
     assert all(text in html for text in texts)

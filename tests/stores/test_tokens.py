@@ -1,4 +1,4 @@
-"""Bearer tokens that are replaced while they are used, of a file or of a command."""
+"""Bearer tokens come from a file or a command and are replaced while in use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_file_is_read_for_every_request(tmp_path: Path) -> None:
 
 
 def test_a_command_is_run_once_for_many_requests(tmp_path: Path) -> None:
-    """As `gcloud auth print-access-token`, which takes a second."""
+    """The output is cached, as commands such as `gcloud` may take a second."""
     script = tmp_path / "print token.sh"
     script.write_text(f'echo run >> "{tmp_path}/runs"; echo token-$(wc -l < "{tmp_path}/runs")')
     with serving(lambda *_: EMPTY) as server:
@@ -43,18 +43,18 @@ def test_a_command_is_run_once_for_many_requests(tmp_path: Path) -> None:
 
 
 def test_a_refused_token_is_replaced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a kept token only: one that was printed a moment ago is refused for another reason."""
+    """Only a cached token is replaced, as a fresh one is refused for another reason."""
     script = tmp_path / "token.sh"
     script.write_text(f'echo run >> "{tmp_path}/runs"; echo token-$(wc -l < "{tmp_path}/runs")')
     clock = [1000.0]
     monkeypatch.setattr(stores_http.time, "monotonic", lambda: clock[0])
     refused: set[str] = set()
 
-    def answer(*_: object) -> Reply:
+    def respond(*_: object) -> Reply:
         used = server.headers[-1]["Authorization"]
         return Reply(b"expired", 401) if used in refused else EMPTY
 
-    with serving(answer) as server:
+    with serving(respond) as server:
         prometheus = Prometheus(settings(server.url, store_token_command=f"sh {script}"))
         prometheus.query("up")
         clock[0] += 60
@@ -68,8 +68,8 @@ def test_a_refused_token_is_replaced_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("content", ["", "two words", "a\nb", "käse"])
-def test_what_is_not_a_token_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
-    """An empty file, a login page."""
+def test_an_invalid_token_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
+    """The file may be empty or contain a login page."""
     file = tmp_path / "token"
     file.write_text(content)
     with pytest.raises(StoreError, match="does not hold a token") as caught:
@@ -81,6 +81,7 @@ def test_what_is_not_a_token_is_refused_without_showing_it(tmp_path: Path, conte
     "command", ["false", "/no/such/program", "sh -c 'echo secret >&2; exit 3'"]
 )
 def test_a_command_that_fails_is_an_error_without_its_output(command: str) -> None:
+    """The output of the command may contain secrets."""
     with pytest.raises(StoreError, match="command that prints the token") as caught:
         Tempo(settings("http://127.0.0.1:9", store_token_command=command)).search("{}", 0, 1)
     assert "secret" not in str(caught.value)
@@ -89,7 +90,7 @@ def test_a_command_that_fails_is_an_error_without_its_output(command: str) -> No
 def test_a_foreign_lab_toml_may_not_run_a_command_or_take_the_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder that someone else made: its command would run, its address would get the token."""
+    """Its command would run on this machine, and its address would get the token."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lab.toml").write_text('store_token_command = "touch ran"\n')
     with pytest.raises(SettingsError, match="only the checkout's own file may"):

@@ -1,4 +1,4 @@
-"""Packages that Grafana publishes read the store's answers.
+r"""Packages that Grafana publishes read the store's answers.
 
 Opt-in: `LAB_GRAFANA_MODULES` names a folder in which this command has run:
 

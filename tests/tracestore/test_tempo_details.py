@@ -1,4 +1,4 @@
-"""Details of Tempo's answers that clients rely on: each was once different here."""
+"""Details of Tempo's answers that clients rely on are the same; each once differed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ WINDOW = {"start": T0 // 10**9 - 10, "end": T0 // 10**9 + 60}
 
 
 def request_with(*spans: dict) -> bytes:
-    """OTLP with one resource and these spans: id, and optionally trace, parent, name, start, length, attributes, ..."""
+    """Return OTLP with one resource and these spans.
+
+    A span has an id, and optionally trace, parent, name, start, length, attributes, events, ...
+    """
     request = ExportTraceServiceRequest()
     group = request.resource_spans.add()
     add_attributes(group.resource, {"service.name": ("str", "api")})
@@ -45,7 +48,7 @@ def send(running: Running, *spans: dict) -> None:
 
 
 def matched(tempo: httpx.Client, q: str, **more: object) -> set[int]:
-    """The span ids that a search matches."""
+    """Return the span ids that a search matches."""
     answer = tempo.get("/api/search", params={"q": q, "spss": 100, **WINDOW, **more})
     assert answer.status_code == 200, answer.text
     traces = answer.json()["traces"]
@@ -53,7 +56,7 @@ def matched(tempo: httpx.Client, q: str, **more: object) -> set[int]:
 
 
 def series(tempo: httpx.Client, q: str, **more: object) -> dict[str, float]:
-    """Values of an instant query by the text of the last label."""
+    """Return the values of an instant query by the text of the last label."""
     answer = tempo.get("/api/metrics/query", params={"q": q, **WINDOW, **more})
     assert answer.status_code == 200, answer.text
     return {
@@ -65,8 +68,8 @@ def series(tempo: httpx.Client, q: str, **more: object) -> dict[str, float]:
 # ---- searches
 
 
-def test_arithmetic_is_no_truth(running: Running) -> None:
-    """A filter that is a number matches nothing; a negated smallest integer neither."""
+def test_arithmetic_is_not_a_condition(running: Running) -> None:
+    """A filter that is a number, or the negated smallest integer, matches nothing."""
     smallest = {"a": ("int", -(2**63)), "b": ("int", 2)}
     send(running, {"id": 1, "attributes": smallest})
     for q in ("{ .a + .b }", "{ span.a - span.b }", "{ -span.a > 0 }", "{ -span.a != 1 }"):
@@ -74,8 +77,8 @@ def test_arithmetic_is_no_truth(running: Running) -> None:
     assert matched(running.tempo, "{ -span.b = -2 }") == {1}
 
 
-def test_absent_from_events(running: Running) -> None:
-    """`= nil` holds where any event lacks the attribute, or there is none; `!= nil` where any has it."""
+def test_attributes_absent_from_events(running: Running) -> None:
+    """`= nil` is true if an event lacks the attribute or there is none, `!= nil` if one has it."""
     e = {"e": ("str", "x")}
     send(
         running,
@@ -90,8 +93,8 @@ def test_absent_from_events(running: Running) -> None:
     assert matched(running.tempo, "{ event:name != nil }") == {2, 3, 4}
 
 
-def test_an_event_after_2262_spoils_no_query(running: Running) -> None:
-    """Its time is clamped on arrival, so its offset is centuries long; every span is answered."""
+def test_an_event_after_2262_does_not_break_queries(running: Running) -> None:
+    """Its time is clamped on arrival, so its offset is centuries long; all spans are answered."""
     send(
         running,
         {"id": 1, "events": [{}], "event_ns": 2**64 - 1},
@@ -101,8 +104,8 @@ def test_an_event_after_2262_spoils_no_query(running: Running) -> None:
     assert matched(running.tempo, "{ event:timeSinceStart > 1h }") == {1}
 
 
-def test_an_array_is_shown_as_far_as_it_was_read(running: Running) -> None:
-    """One element is shown as itself, several as an array; a condition picks elements."""
+def test_an_array_is_shown_with_the_selected_elements(running: Running) -> None:
+    """One element is shown as itself, several as an array; a condition selects elements."""
     send(
         running,
         {"id": 1, "attributes": {"tags": ("str[]", ["a", "b"])}},
@@ -122,7 +125,7 @@ def test_an_array_is_shown_as_far_as_it_was_read(running: Running) -> None:
 
 
 def test_groups_of_arrays_and_events(running: Running) -> None:
-    """by() shows arrays as arrays, those of one as their element, and of several events the first."""
+    """by() shows arrays, the element of an array of one, and the first of several events."""
     e = [{"e": ("int", 1)}, {"e": ("int", 2)}]
     send(
         running,
@@ -141,7 +144,7 @@ def test_groups_of_arrays_and_events(running: Running) -> None:
 
 
 def test_a_window_selects_traces(running: Running) -> None:
-    """A trace that overlaps the window is evaluated with its spans outside, too."""
+    """A trace that overlaps the window is evaluated with its spans outside it too."""
     hour = 3600 * 10**9
     send(
         running,
@@ -156,21 +159,21 @@ def test_a_window_selects_traces(running: Running) -> None:
 
 
 def test_durations_stay_inside_uint32(running: Running) -> None:
-    """Tempo's field has 32 bits: JSON readers of its protobuf refuse more."""
+    """Tempo's field has 32 bits, and JSON readers of its protobuf refuse more."""
     send(running, {"id": 1, "length": (2**32 + 5) * 10**6})
     (trace,) = running.tempo.get("/api/search", params={"q": "{}"}).json()["traces"]
     assert trace["durationMs"] == 5
 
 
 def test_ids_with_signs_match_nothing(running: Running) -> None:
-    """What is no id is compared as text."""
+    """Text that is not an id is compared as text."""
     send(running, {"id": 1})
     assert matched(running.tempo, '{ span:id = "-000000000000001" }') == set()
     assert matched(running.tempo, '{ span:id = "0000000000000001" }') == {1}
 
 
-def test_tables_know_nested_sets(running: Running) -> None:
-    """The bulk endpoint takes the same filters."""
+def test_the_bulk_endpoint_supports_nested_sets(running: Running) -> None:
+    """The bulk endpoint accepts the same filters."""
     send(running, {"id": 1}, {"id": 2, "parent": 1})
     for q, ids in (("{ nestedSetLeft = 1 }", [1]), ("{ nestedSetParent = 1 }", [2])):
         answer = running.tempo.get("/api/lab/spans", params={"q": q, "columns": "span_id"})
@@ -181,8 +184,8 @@ def test_tables_know_nested_sets(running: Running) -> None:
 # ---- metrics
 
 
-def test_exemplars_are_there_unless_declined(running: Running) -> None:
-    """By default, by parameter and by hint; for counts the sample's value, for durations the span's."""
+def test_exemplars_are_returned_unless_declined(running: Running) -> None:
+    """They have the sample's value for counts and the span's for durations, unless declined."""
     send(
         running,
         *({"id": i, "trace": i, "start": i * 10**9, "length": i * 10**6} for i in range(1, 9)),
@@ -206,7 +209,7 @@ def test_exemplars_are_there_unless_declined(running: Running) -> None:
 
 
 def test_more_than_a_thousand_groups_are_not_cut_before_topk(running: Running) -> None:
-    """The largest of 1,500 groups is found; without topk the answer says that it is partial."""
+    """The largest of 1,500 groups is found, and without topk the answer is marked as partial."""
     many = [{"id": i, "attributes": {"user": ("int", i)}} for i in range(1, 1501)]
     most = [{"id": 5000 + i, "attributes": {"user": ("int", 1499)}} for i in range(3)]
     send(running, *many, *most)
@@ -223,16 +226,16 @@ def test_more_than_a_thousand_groups_are_not_cut_before_topk(running: Running) -
     )
 
 
-def test_ties(running: Running) -> None:
-    """Of equal values topk keeps what comes first in the alphabet, bottomk what comes last."""
+def test_equal_values_are_ranked_by_name(running: Running) -> None:
+    """Of equal values topk keeps the alphabetically first and bottomk the last."""
     send(running, *({"id": i, "name": n} for i, n in enumerate("bacd", start=1)))
     q = "{} | count_over_time() by (name)"
     assert set(series(running.tempo, f"{q} | topk(2)")) == {"a", "b"}
     assert set(series(running.tempo, f"{q} | bottomk(2)")) == {"c", "d"}
 
 
-def test_exact_quantiles_of_what_is_no_number(running: Running) -> None:
-    """No series, and no error."""
+def test_exact_quantiles_of_values_that_are_not_numbers(running: Running) -> None:
+    """Without numbers there is no series and no error."""
     send(running, {"id": 1})
     assert series(running.tempo, "{} | quantile_over_time(name, .5)", exact="true") == {}
 
@@ -252,7 +255,7 @@ def test_a_span_at_the_start_of_an_instant_query_is_before_it(running: Running) 
 
 
 def test_compare_counts_both_sides(running: Running) -> None:
-    """Selected spans apart from all others, and only inside the given times; the most frequent values."""
+    """Selected spans are separated from others, within the times, by most frequent values."""
     send(
         running,
         {"id": 1, "status": 2, "attributes": {"a": ("str", "x")}},
@@ -287,7 +290,7 @@ def test_compare_counts_both_sides(running: Running) -> None:
 
 
 def test_tag_names_follow_a_query(running: Running) -> None:
-    """`q` leaves the keys of matching spans; resources and events included."""
+    """`q` restricts the keys to matching spans, their resources and their events."""
     send(
         running,
         {"id": 1, "name": "one", "attributes": {"a": ("str", "x")}, "events": [{"e": ("int", 1)}]},
@@ -305,7 +308,7 @@ def test_tag_names_follow_a_query(running: Running) -> None:
 
 @pytest.mark.parametrize("name", ["app.kubernetes.io/name", "a{b}c", "x y"])
 def test_values_of_names_with_odd_characters(running: Running, name: str) -> None:
-    """As Grafana sends them: slashes as they are."""
+    """Grafana sends slashes unescaped."""
     send(running, {"id": 1, "attributes": {name: ("str", "v")}})
     text = f'"{name}"' if " " in name else name
     path = f"/api/v2/search/tag/span.{quote(text, safe='/')}/values"
@@ -329,14 +332,14 @@ def test_values_of_names_with_odd_characters(running: Running, name: str) -> Non
         f"/api/search?maxDuration={'9' * 20}h",
     ],
 )
-def test_nonsense_is_refused(running: Running, path: str) -> None:
-    """400 and a sentence."""
+def test_invalid_requests_are_refused(running: Running, path: str) -> None:
+    """Invalid requests are answered with 400 and a sentence."""
     answer = running.tempo.get(path)
     assert (answer.status_code, len(answer.text) > 10) == (400, True)
 
 
 def test_the_intrinsics_are_listed(running: Running) -> None:
-    """In both spellings, ids and links included; the older endpoint lists them only by their scope."""
+    """Both notations, ids and links are listed; the older endpoint lists them by scope only."""
     (scope,) = running.tempo.get("/api/v2/search/tags?scope=intrinsic").json()["scopes"]
     assert len(scope["tags"]) == 25 and {"link:traceID", "span:parentID", "trace:id"} <= set(
         scope["tags"]
@@ -386,7 +389,7 @@ SEARCHES = (
 
 @pytest.fixture(scope="module")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, int]]:
-    """A store that holds the recorded agent traces, and the instant at which they begin (unix s)."""
+    """Yield a store with the recorded agent traces, and their start (unix s)."""
     parts = start(tmp_path_factory.mktemp("drilldown"))
     t0_s = now_t0_s()
     body = json.dumps(corpus_at(t0_s * 10**9)).encode()
@@ -400,7 +403,7 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Cli
     "filter_", ["true", "resource.service.name != nil", "span.http.route = `/v1/responses`"]
 )
 def test_drilldown_is_answered(agents: tuple[httpx.Client, int], signal: str, filter_: str) -> None:
-    """Every template of Traces Drilldown, with every signal and breakdown; roots have nested sets."""
+    """Every template of Traces Drilldown is answered, for every signal and breakdown."""
     tempo, t0_s = agents
     window = {"start": t0_s, "end": t0_s + 60}
 
