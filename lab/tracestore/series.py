@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import duckdb
 import numpy as np
@@ -29,7 +28,7 @@ from lab.tracestore.traceql.fields import Slots
 from lab.tracestore.traceql.parse import parse
 from lab.tracestore.traceql.text import attribute_text
 from lab.tracestore.traceql.validate import validate
-from lab.tracestore.values import any_value, trace_hex
+from lab.tracestore.values import any_value
 
 MAX_INTERVALS = 10_000
 MAX_SERIES = 1_000  # in an answer, as in Tempo
@@ -38,6 +37,7 @@ MAX_EXEMPLARS = 100
 _EXAMPLES = 2  # spans read per exemplar: some are of the same trace or interval
 _SECOND = 10**9
 _NIL = {"stringValue": "nil"}
+_TRACE_ID_TEXT = "ltrim(replace(exemplar_trace::VARCHAR, '-', ''), '0')"
 _COMBINE: dict[str, Callable[[float, float], float]] = {
     "min": min,
     "max": max,
@@ -157,7 +157,10 @@ class _Aggregation:
         self.labels = [attribute_text(a) for a in self.aggregate.by]
         self.by = [spans.fields.group_slots(a) for a in self.aggregate.by]
         self._first_column = 1 + sum(len(slots) for slots in self.by)  # behind interval and labels
-        self._known_labels: dict[tuple[str, bool], tuple[Label, ...]] = {}
+        # Without arrays, which cannot be hashed, and floats, of which 0.0 and -0.0 are equal.
+        slots = [slot for of_label in self.by for slot in of_label]
+        self._is_hashable = not any(slot == "dbl" or slot.endswith("[]") for slot in slots)
+        self._known_labels: dict[Hashable, tuple[Label, ...]] = {}
 
     def series(self) -> list[Series]:
         """Return the series before the second stage."""
@@ -172,18 +175,20 @@ class _Aggregation:
 
     # -- labels
 
-    def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
-        """Return the labels of a row. Absent values are left out.
+    def _labels(self, row: tuple) -> tuple[Label, ...]:
+        """Return the labels of a row.
 
-        `forced` keeps the first where all are absent.
+        Absent values are left out, but for the first where all are absent: only histograms and
+        quantiles, which have a label more, leave it out too.
         """
-        key = (repr(row[1 : self._first_column]), forced)
+        values = row[1 : self._first_column]
+        key = values if self._is_hashable else repr(values)
         known = self._known_labels.get(key)
         if known is None:
-            known = self._known_labels[key] = self._new_labels(row, forced)
+            known = self._known_labels[key] = self._new_labels(row)
         return known
 
-    def _new_labels(self, row: tuple, forced: bool) -> tuple[Label, ...]:
+    def _new_labels(self, row: tuple) -> tuple[Label, ...]:
         labels = []
         position = 1
         for name, reference, slots in zip(self.labels, self.aggregate.by, self.by, strict=True):
@@ -194,7 +199,8 @@ class _Aggregation:
                 value = _NIL if (reference.scope, reference.name) in DEDICATED else None
             if value is not None:
                 labels.append(Label.of(name, value))
-        if not labels and self.labels and forced:
+        may_be_empty = self.aggregate.op in ("histogram_over_time", "quantile_over_time")
+        if not labels and self.labels and not may_be_empty:
             labels = [Label.of(self.labels[0], _NIL)]
         return tuple(labels)
 
@@ -229,6 +235,7 @@ class _Aggregation:
         """Gather rows into series by their labels; rows of one series and interval are combined."""
         groups: dict[tuple[Label, ...], _Group] = {}
         column = self._first_column
+        may_be_new = math.isnan(fill)
         for row in rows:
             if row[column] is None:
                 continue
@@ -243,7 +250,7 @@ class _Aggregation:
             interval = row[0]
             value = float(row[column])
             before = group.values[interval]
-            is_new = math.isnan(before) if math.isnan(fill) else False
+            is_new = may_be_new and math.isnan(before)
             group.values[interval] = value if is_new else combine(before, value)
         return groups
 
@@ -313,7 +320,7 @@ class _Aggregation:
             power = row[column]
             if power not in bounds:
                 bounds[power] = Label.of("__bucket", {"doubleValue": buckets.upper_bound(power)})
-            return (*self._labels(row, forced=False), bounds[power])
+            return (*self._labels(row), bounds[power])
 
         groups = self._collect(self._rows(["count(*)", buckets.power], buckets.where), 0.0, labels)
         self._add_examples(groups, labels, columns=["1", buckets.power], where=buckets.where)
@@ -327,12 +334,12 @@ class _Aggregation:
         counts: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
         column = self._first_column
         for row in self._rows(["count(*)", buckets.power], buckets.where):
-            in_interval = counts.setdefault(self._unnamed(row), {}).setdefault(row[0], {})
+            in_interval = counts.setdefault(self._labels(row), {}).setdefault(row[0], {})
             upper = buckets.upper_bound(row[column + 1])
             in_interval[upper] = in_interval.get(upper, 0) + row[column]
 
         examples = {labels: _Group(np.zeros(0)) for labels in counts}
-        self._add_examples(examples, self._unnamed, value=buckets.value, where=buckets.where)
+        self._add_examples(examples, self._labels, value=buckets.value, where=buckets.where)
         groups: dict[tuple[Label, ...], _Group] = {}
         for labels, intervals in counts.items():
             if len(groups) * self.request.intervals >= MAX_VALUES:
@@ -343,9 +350,6 @@ class _Aggregation:
             for q, group in zip(self.aggregate.quantiles, of_labels, strict=True):
                 groups[(*labels, Label.of("p", {"doubleValue": q}))] = group
         return self._finished(groups)
-
-    def _unnamed(self, row: tuple) -> tuple[Label, ...]:
-        return self._labels(row, forced=False)
 
     def _quantile(self, q: float, intervals: dict[int, dict[float, int]]) -> np.ndarray:
         values = np.zeros(self.request.intervals)
@@ -367,7 +371,7 @@ class _Aggregation:
             marks = (Label.of("p", {"doubleValue": q}), Label.of("exact", {"boolValue": True}))
 
             def labels(row: tuple, marks: tuple[Label, ...] = marks) -> tuple[Label, ...]:
-                return (*self._labels(row, forced=False), *marks)
+                return (*self._labels(row), *marks)
 
             numbers = [row for row in rows if row[column] is not None]
             groups |= self._collect(numbers, math.nan, labels, lambda _, new: new)
@@ -391,28 +395,29 @@ class _Aggregation:
         if not self.request.exemplars or not groups:
             return
 
-        selected = self._selected(
-            [
-                *columns,
-                "s.trace_id",
-                "s.start_ns",
-                f"({value}) AS value",
-            ]
-        )
-        chosen = f"ORDER BY hash(s.span_id) LIMIT {self.request.exemplars * _EXAMPLES:d}"
-        spans = self.spans
-        rows = spans.execute(f"SELECT {selected} {spans.sample()} AND {where} {chosen}")
+        example = ["s.trace_id AS exemplar_trace", "s.start_ns", f"({value}) AS value"]
+        selected = self._selected([*columns, *example])
+        rows = self._drawn(selected, self.spans.sample(), where)
         if len(rows) < self.request.exemplars:  # rare spans are not in a sample
-            rows = spans.execute(f"SELECT {selected} {spans.source()} AND {where} {chosen}")
+            rows = self._drawn(selected, self.spans.source(), where)
         for row in rows:
             group = groups.get(labels(row))
             if group is not None:
                 group.examples.append((row[0], *row[-3:]))
 
+    def _drawn(self, selected: str, source: str, where: str) -> list[tuple]:
+        """Return some spans of `source`, drawn by a hash of their start."""
+        limit = self.request.exemplars * _EXAMPLES
+        drawn = f"SELECT {selected} {source} AND {where} ORDER BY hash(s.start_ns) LIMIT {limit:d}"
+        # The ids of all spans as text would take longer than all the rest.
+        return self.spans.execute(
+            f"SELECT * REPLACE ({_TRACE_ID_TEXT} AS exemplar_trace) FROM ({drawn})"
+        )
+
     def _finished(self, groups: dict[tuple[Label, ...], _Group]) -> list[Series]:
         """Return the series with exemplars: at most one per interval and one per trace."""
         left = self.request.exemplars
-        traces: set[UUID] = set()
+        traces: set[str] = set()
         finished = []
         for labels, group in groups.items():
             series = Series(labels, group.values)
@@ -429,11 +434,11 @@ class _Aggregation:
         return finished
 
     def _exemplar(
-        self, series: Series, interval: int, trace: UUID, start_ns: int, value: float | None
+        self, series: Series, interval: int, trace: str, start_ns: int, value: float | None
     ) -> dict[str, Any]:
         own = [label for label in series.labels if label.name in self.labels]
         labels = [{"key": label.name, "value": label.value} for label in own]
-        labels.append({"key": "trace:id", "value": {"stringValue": trace_hex(trace)}})
+        labels.append({"key": "trace:id", "value": {"stringValue": trace}})
         return {
             "labels": labels,
             "value": float(series.values[interval]) if value is None else float(value),
