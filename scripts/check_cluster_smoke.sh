@@ -37,10 +37,10 @@ assert len(up) >= 8 and not down, f"targets down: {down}, up: {len(up)}"
 assert httpx.get(urls["tempo"] + "/ready", timeout=60).status_code == 200, "Tempo is not ready"
 assert httpx.get(urls["grafana"] + "/api/health", timeout=60).status_code == 200, "Grafana is not healthy"
 there = load_settings(place="cluster")
-parts, tools = lab.status_frame(there), lab.tools_frame(there)
+parts, tools = places.status_frame(there), places.tools_frame(there)
 assert (parts.state.isin(["ready", "done"])).all(), parts
 plan = lab.make_plan(requests=10, arrivals=lab.Poisson(1.0), seed=1, settings=there)
-run = lab.run_shards(plan, there, shards=2)
+run = places.run_shards(plan, there, shards=2)
 answered = int((run.records.status == "ok").sum())
 assert len(run.records) == 10 and answered, run
 seen = lab.observe(run, there, wait_s=120)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import duckdb
 
 from lab.tracestore import windows
-from lab.tracestore.columns import single_value
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.fetch import fetch_plan
@@ -54,6 +53,7 @@ class Spans:
         self.con = con
         self.request = request
         self.query = request.query
+        self._estimated_spans = store.estimated_spans
         window = windows.overlapping(con, request.start_ns, request.end_ns)
         plan = fetch_plan(request.query)
         self.compiler = SpansetCompiler(store.catalogue, window, plan=plan)
@@ -71,7 +71,7 @@ class Spans:
 
     def sample(self) -> str:
         """Return `source` of a sample of the spans, where reading all again would take long."""
-        count = single_value(self.con, "SELECT count(*) FROM spans")
+        count = self._estimated_spans
         if count <= _SAMPLE or "FROM spans s " not in self.source():
             return self.source()
         share = f"TABLESAMPLE system({100 * _SAMPLE / count:.3f} PERCENT)"

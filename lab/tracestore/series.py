@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,9 +34,10 @@ MAX_INTERVALS = 10_000
 MAX_SERIES = 1_000  # in an answer, as in Tempo
 MAX_VALUES = 20_000_000  # series times intervals that are held at once
 MAX_EXEMPLARS = 100
-_EXAMPLES = 4  # spans read per exemplar: some are of the same trace or interval
+_EXAMPLES = 2  # spans read per exemplar: some are of the same trace or interval
 _SECOND = 10**9
 _NIL = {"stringValue": "nil"}
+_TRACE_ID_TEXT = "ltrim(replace(exemplar_trace::VARCHAR, '-', ''), '0')"
 _COMBINE: dict[str, Callable[[float, float], float]] = {
     "min": min,
     "max": max,
@@ -155,6 +156,11 @@ class _Aggregation:
         self.complete = True
         self.labels = [attribute_text(a) for a in self.aggregate.by]
         self.by = [spans.fields.group_slots(a) for a in self.aggregate.by]
+        self._first_column = 1 + sum(len(slots) for slots in self.by)  # behind interval and labels
+        # Without arrays, which cannot be hashed, and floats, of which 0.0 and -0.0 are equal.
+        slots = [slot for of_label in self.by for slot in of_label]
+        self._is_hashable = not any(slot == "dbl" or slot.endswith("[]") for slot in slots)
+        self._known_labels: dict[Hashable, tuple[Label, ...]] = {}
 
     def series(self) -> list[Series]:
         """Return the series before the second stage."""
@@ -169,11 +175,20 @@ class _Aggregation:
 
     # -- labels
 
-    def _labels(self, row: tuple, *, forced: bool = True) -> tuple[Label, ...]:
-        """Return the labels of a row. Absent values are left out.
+    def _labels(self, row: tuple) -> tuple[Label, ...]:
+        """Return the labels of a row.
 
-        `forced` keeps the first where all are absent.
+        Absent values are left out, but for the first where all are absent: only histograms and
+        quantiles, which have a label more, leave it out too.
         """
+        values = row[1 : self._first_column]
+        key = values if self._is_hashable else repr(values)
+        known = self._known_labels.get(key)
+        if known is None:
+            known = self._known_labels[key] = self._new_labels(row)
+        return known
+
+    def _new_labels(self, row: tuple) -> tuple[Label, ...]:
         labels = []
         position = 1
         for name, reference, slots in zip(self.labels, self.aggregate.by, self.by, strict=True):
@@ -184,7 +199,8 @@ class _Aggregation:
                 value = _NIL if (reference.scope, reference.name) in DEDICATED else None
             if value is not None:
                 labels.append(Label.of(name, value))
-        if not labels and self.labels and forced:
+        may_be_empty = self.aggregate.op in ("histogram_over_time", "quantile_over_time")
+        if not labels and self.labels and not may_be_empty:
             labels = [Label.of(self.labels[0], _NIL)]
         return tuple(labels)
 
@@ -194,10 +210,6 @@ class _Aggregation:
         return (Label.of("__name__", {"stringValue": self.aggregate.op}),)
 
     # -- rows
-
-    @property
-    def _first_column(self) -> int:
-        return 1 + sum(len(slots) for slots in self.by)
 
     def _rows(self, columns: list[str], where: str = "TRUE") -> list[tuple]:
         """Return rows of (interval, every slot of every label, columns ...).
@@ -223,6 +235,7 @@ class _Aggregation:
         """Gather rows into series by their labels; rows of one series and interval are combined."""
         groups: dict[tuple[Label, ...], _Group] = {}
         column = self._first_column
+        may_be_new = math.isnan(fill)
         for row in rows:
             if row[column] is None:
                 continue
@@ -237,7 +250,7 @@ class _Aggregation:
             interval = row[0]
             value = float(row[column])
             before = group.values[interval]
-            is_new = math.isnan(before) if math.isnan(fill) else False
+            is_new = may_be_new and math.isnan(before)
             group.values[interval] = value if is_new else combine(before, value)
         return groups
 
@@ -288,45 +301,45 @@ class _Aggregation:
         slots = self.spans.fields.slots(attribute)
         return {t: sql for t, sql in slots.items() if t in ("int", "dbl", "dur")}
 
-    def _buckets(self) -> Iterator[tuple[str, str, str]]:
-        """Yield (bucket's upper bound, value, condition) as SQL. Floats have no bucket.
-
-        Values under 2 are left out.
-        """
-        for type_name, sql in self._numbers(self.aggregate.operand).items():
-            if type_name == "dbl":
-                continue
-            unit = _SECOND if type_name == "dur" else 1
-            bucket = f"2.0 ** {_log2_bucket(sql)} / {unit}"
-            yield bucket, f"({sql}) / {unit}.0", f"{sql} >= 2"
+    def _buckets(self) -> _Buckets | None:
+        """Return the buckets of the attribute. None for floats, which have none."""
+        slots = self._numbers(self.aggregate.operand)
+        if "dur" in slots:
+            return _Buckets(slots["dur"], _SECOND)
+        return _Buckets(slots["int"], 1) if "int" in slots else None
 
     def _histogram(self) -> list[Series]:
-        column = self._first_column
+        buckets = self._buckets()
+        if buckets is None:
+            return []
+
+        column = self._first_column + 1
+        bounds: dict[int, Label] = {}
 
         def labels(row: tuple) -> tuple[Label, ...]:
-            bucket = Label.of("__bucket", {"doubleValue": row[column + 1]})
-            return (*self._labels(row, forced=False), bucket)
+            power = row[column]
+            if power not in bounds:
+                bounds[power] = Label.of("__bucket", {"doubleValue": buckets.upper_bound(power)})
+            return (*self._labels(row), bounds[power])
 
-        buckets = list(self._buckets())
-        rows = [row for b, _, where in buckets for row in self._rows(["count(*)", b], where)]
-        groups = self._collect(rows, 0.0, labels)
-        for bucket, _, where in buckets:
-            self._add_examples(groups, labels, columns=["1", bucket], where=where)
+        groups = self._collect(self._rows(["count(*)", buckets.power], buckets.where), 0.0, labels)
+        self._add_examples(groups, labels, columns=["1", buckets.power], where=buckets.where)
         return self._finished(groups)
 
     def _quantiles(self) -> list[Series]:
-        column = self._first_column
-        counts: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
-        examples: dict[tuple[Label, ...], _Group] = {}
-        for bucket, value, where in self._buckets():
-            for row in self._rows(["count(*)", bucket], where):
-                labels = self._unnamed(row)
-                in_interval = counts.setdefault(labels, {}).setdefault(row[0], {})
-                upper = row[column + 1]
-                in_interval[upper] = in_interval.get(upper, 0) + row[column]
-                examples.setdefault(labels, _Group(np.zeros(0)))
-            self._add_examples(examples, self._unnamed, value=value, where=where)
+        buckets = self._buckets()
+        if buckets is None:
+            return []
 
+        counts: dict[tuple[Label, ...], dict[int, dict[float, int]]] = {}
+        column = self._first_column
+        for row in self._rows(["count(*)", buckets.power], buckets.where):
+            in_interval = counts.setdefault(self._labels(row), {}).setdefault(row[0], {})
+            upper = buckets.upper_bound(row[column + 1])
+            in_interval[upper] = in_interval.get(upper, 0) + row[column]
+
+        examples = {labels: _Group(np.zeros(0)) for labels in counts}
+        self._add_examples(examples, self._labels, value=buckets.value, where=buckets.where)
         groups: dict[tuple[Label, ...], _Group] = {}
         for labels, intervals in counts.items():
             if len(groups) * self.request.intervals >= MAX_VALUES:
@@ -337,9 +350,6 @@ class _Aggregation:
             for q, group in zip(self.aggregate.quantiles, of_labels, strict=True):
                 groups[(*labels, Label.of("p", {"doubleValue": q}))] = group
         return self._finished(groups)
-
-    def _unnamed(self, row: tuple) -> tuple[Label, ...]:
-        return self._labels(row, forced=False)
 
     def _quantile(self, q: float, intervals: dict[int, dict[float, int]]) -> np.ndarray:
         values = np.zeros(self.request.intervals)
@@ -361,7 +371,7 @@ class _Aggregation:
             marks = (Label.of("p", {"doubleValue": q}), Label.of("exact", {"boolValue": True}))
 
             def labels(row: tuple, marks: tuple[Label, ...] = marks) -> tuple[Label, ...]:
-                return (*self._labels(row, forced=False), *marks)
+                return (*self._labels(row), *marks)
 
             numbers = [row for row in rows if row[column] is not None]
             groups |= self._collect(numbers, math.nan, labels, lambda _, new: new)
@@ -385,23 +395,24 @@ class _Aggregation:
         if not self.request.exemplars or not groups:
             return
 
-        selected = self._selected(
-            [
-                *columns,
-                "ltrim(replace(s.trace_id::VARCHAR, '-', ''), '0')",
-                "s.start_ns",
-                f"({value}) AS value",
-            ]
-        )
-        newest = f"ORDER BY hash(s.trace_id) LIMIT {self.request.exemplars * _EXAMPLES:d}"
-        spans = self.spans
-        rows = spans.execute(f"SELECT {selected} {spans.sample()} AND {where} {newest}")
+        example = ["s.trace_id AS exemplar_trace", "s.start_ns", f"({value}) AS value"]
+        selected = self._selected([*columns, *example])
+        rows = self._drawn(selected, self.spans.sample(), where)
         if len(rows) < self.request.exemplars:  # rare spans are not in a sample
-            rows = spans.execute(f"SELECT {selected} {spans.source()} AND {where} {newest}")
+            rows = self._drawn(selected, self.spans.source(), where)
         for row in rows:
             group = groups.get(labels(row))
             if group is not None:
                 group.examples.append((row[0], *row[-3:]))
+
+    def _drawn(self, selected: str, source: str, where: str) -> list[tuple]:
+        """Return some spans of `source`, drawn by a hash of their start."""
+        limit = self.request.exemplars * _EXAMPLES
+        drawn = f"SELECT {selected} {source} AND {where} ORDER BY hash(s.start_ns) LIMIT {limit:d}"
+        # The ids of all spans as text would take longer than all the rest.
+        return self.spans.execute(
+            f"SELECT * REPLACE ({_TRACE_ID_TEXT} AS exemplar_trace) FROM ({drawn})"
+        )
 
     def _finished(self, groups: dict[tuple[Label, ...], _Group]) -> list[Series]:
         """Return the series with exemplars: at most one per interval and one per trace."""
@@ -456,12 +467,39 @@ def _assign_examples(groups: list[_Group], examples: list[tuple]) -> None:
         groups[int(np.argmin(distances))].examples.append(example)
 
 
-def _log2_bucket(sql: str) -> str:
-    """Return SQL of ceil(log2(x)) of an integer x >= 2, exact where a double's logarithm is not."""
-    rough = f"ceil(log2({sql}))::INTEGER"
-    up = f"({sql} > (1::BIGINT << least({rough}, 62)))::INTEGER"
-    down = f"({sql} <= (1::BIGINT << ({rough} - 1)))::INTEGER"
-    return f"({rough} + {up} - {down})"
+@dataclass(frozen=True)
+class _Buckets:
+    """Buckets of powers of two, for the integers of an SQL expression; `unit` is 1 of a label.
+
+    Values under 2 are left out.
+    """
+
+    sql: str
+    unit: int
+
+    @property
+    def where(self) -> str:
+        """SQL of whether a value has a bucket."""
+        return f"{self.sql} >= 2"
+
+    @property
+    def value(self) -> str:
+        """SQL of the value in units."""
+        return f"({self.sql}) / {self.unit}.0"
+
+    @property
+    def power(self) -> str:
+        """SQL of ceil(log2(x)), which is the number of bits of x - 1.
+
+        A double's logarithm may round up to the next power, never down below one.
+        """
+        below = f"(({self.sql}) - 1)"
+        rough = f"least(floor(log2({below}))::INTEGER, 62)"
+        return f"({rough} + 1 - ((1::BIGINT << {rough}) > {below})::INTEGER)"
+
+    def upper_bound(self, power: int) -> float:
+        """Return the upper bound of a bucket in units."""
+        return 2.0**power / self.unit
 
 
 def log2_quantile(q: float, buckets: list[tuple[float, int]]) -> float:

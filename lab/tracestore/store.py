@@ -45,7 +45,8 @@ _CORRUPT = (
 class SpanStore:
     """Opens or creates `folder/spans.duckdb`.
 
-    A damaged file is set aside, and `flushed_seq` is then lower or 0.
+    A damaged file is set aside, and `flushed_seq` is then lower or 0. `estimated_spans` is the
+    number of spans, apart from what other threads are changing.
 
     Raises StoreBroken where the file cannot be opened (held by another process, no rights).
     """
@@ -72,6 +73,7 @@ class SpanStore:
         self.catalogue = cat.Catalogue()
         self.catalogue.load(self._con)
         self.flushed_seq: int = single_value(self._con, "SELECT max(seq) FROM log_position")
+        self.estimated_spans: int = single_value(self._con, "SELECT count(*) FROM spans")
 
     def _open(self, *, repair: bool) -> duckdb.DuckDBPyConnection:
         """Open the database.
@@ -215,6 +217,7 @@ class SpanStore:
                     # Not UPDATE: after it DuckDB does not checkpoint beside running queries.
                     con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
             self.catalogue.mark_saved(rows)
+            self.estimated_spans += added
             if seq is not None:
                 self.flushed_seq = seq
             self.checkpoint()
@@ -266,6 +269,7 @@ class SpanStore:
             for table, column in (("resources", "res_id"), ("scopes", "scope_id")) if gone else ():
                 con.execute(f"DELETE FROM {table} WHERE id NOT IN (SELECT {column} FROM spans)")
         if gone:
+            self.estimated_spans -= gone
             self.checkpoint(0)
         return gone
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from lab.tracestore import bulk
+from lab.tracestore import bulk, windows
 from lab.tracestore import store as store_module
 from lab.tracestore.archive import export_window, import_folder
 from lab.tracestore.decode import SpanBatch
@@ -150,6 +150,43 @@ def test_late_spans_join_their_trace_and_repeated_spans_do_not(tmp_path: Path) -
     assert everything(store, first) == spans_as_text(request_of(all_spans))
     assert store.insert(*batch_of([*late, *other, *first]).tables()) == len(other)
     assert everything(store, first) == spans_as_text(request_of(all_spans))
+    store.close()
+
+
+def test_the_newest_traces_are_the_same_however_many_extents_they_have(tmp_path: Path) -> None:
+    """Traces that came in many batches, and with equal times, are neither repeated nor left out."""
+    store = SpanStore(tmp_path)
+    with store.reader() as con:
+        con.execute(
+            "INSERT INTO extents SELECT md5((i % 40)::VARCHAR)::UUID, t, t, t + 1 "
+            "FROM (SELECT i, hash(i) % 90 + 5 AS t FROM range(2000) r(i))"
+        )
+        con.execute(
+            "INSERT INTO extents SELECT md5(i::VARCHAR)::UUID, 3, 3, 4 FROM range(40, 60) r(i)"
+        )
+    wide = Window(start_ns=1, end_ns=10**6)  # holds everything, and is answered by grouping
+    with store.reader() as con:
+        every = windows.newest_traces(con, wide, 100, 0)
+        assert len(every) == 60
+        for limit in (1, 7, 40, 41, 60, 100):
+            assert windows.newest_traces(con, Window(), limit, 0) == every[:limit]
+            assert windows.newest_traces(con, Window(), limit, 35) == every[35 : 35 + limit]
+    store.close()
+
+
+def test_the_number_of_spans_is_kept(tmp_path: Path) -> None:
+    """It follows inserts, repeated spans and deletions, and is read at a start."""
+    spans = random_spans(3, traces=20)
+    store = SpanStore(tmp_path)
+    store.insert(*batch_of(spans).tables())
+    store.insert(*batch_of(spans).tables())
+    assert store.estimated_spans == store.span_count() == len(spans)
+
+    store.delete_before(sorted(s.end for s in spans)[len(spans) // 2])
+    assert 0 < store.estimated_spans == store.span_count() < len(spans)
+    store.close()
+    store = SpanStore(tmp_path)
+    assert store.estimated_spans == store.span_count()
     store.close()
 
 

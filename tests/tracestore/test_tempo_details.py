@@ -208,6 +208,21 @@ def test_exemplars_are_returned_unless_declined(running: Running) -> None:
     assert exemplars("{} | max_over_time(duration)")[0]["value"] == 0.001
 
 
+def test_buckets_are_exact_at_every_power_of_two(running: Running) -> None:
+    """The upper bound of x is the smallest power of two that is not below it, also beyond 2^53."""
+    values = [2**k + d for k in range(1, 63) for d in (-1, 0, 1)] + [2**63 - 1]
+    values = [v for v in values if v >= 2]
+    spans = ({"id": i, "attributes": {"n": ("int", v)}} for i, v in enumerate(values, 1))
+    send(running, *spans)
+
+    expected: dict[str, float] = {}
+    for v in values:
+        bound = str(float(1 << (v - 1).bit_length()))
+        expected[bound] = expected.get(bound, 0) + 1
+    counted = series(running.tempo, "{} | histogram_over_time(span.n)")
+    assert {str(float(bound)): n for bound, n in counted.items()} == expected
+
+
 def test_more_than_a_thousand_groups_are_not_cut_before_topk(running: Running) -> None:
     """The largest of 1,500 groups is found, and without topk the answer is marked as partial."""
     many = [{"id": i, "attributes": {"user": ("int", i)}} for i in range(1, 1501)]
