@@ -24,7 +24,8 @@ RENAMED = {
     "filelog": "file_log",
     "cumulativetodelta": "cumulative_to_delta",
 }
-KINDS = ("receivers", "processors", "exporters", "connectors", "extensions")
+PIPELINE_KINDS = ("receivers", "processors", "exporters")
+KINDS = (*PIPELINE_KINDS, "connectors", "extensions")
 
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
@@ -83,24 +84,31 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
     pipelines = config["service"]["pipelines"]
     connectors = set(config.get("connectors", {}))
     yield from _unknown_options(config)
-    used: dict[str, set[str]] = {kind: set() for kind in ("receivers", "processors", "exporters")}
     for pipeline, parts in pipelines.items():
-        for kind in used:
-            for component in parts.get(kind, []):
-                used[kind].add(component)
-                if component not in config.get(kind, {}) and component not in connectors:
-                    yield f"pipeline {pipeline} uses {component}, which is not defined"
+        for component in _undefined(config, parts):
+            yield f"pipeline {pipeline} uses {component}, which is not defined"
         yield from (f"pipeline {pipeline}: {p}" for p in _order(parts))
-    for kind, names in used.items():
-        for component in set(config.get(kind, {})) - names:
+
+    used: dict[str, set[str]] = {}
+    for kind in PIPELINE_KINDS:
+        used[kind] = set().union(*(parts.get(kind, []) for parts in pipelines.values()))
+        for component in set(config.get(kind, {})) - used[kind]:
             yield f"{component} is defined and not used"
-    for connector in connectors:
-        if connector not in used["exporters"] or connector not in used["receivers"]:
-            yield f"connector {connector} does not join two pipelines"
+    for connector in connectors - (used["exporters"] & used["receivers"]):
+        yield f"connector {connector} does not join two pipelines"
     for extension in config["service"].get("extensions", []):
         if extension not in config.get("extensions", {}):
             yield f"extension {extension} is not defined"
     yield from _sampling(pipelines)
+
+
+def _undefined(config: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[str]:
+    """Yield the components that a pipeline uses and the configuration does not define."""
+    for kind in PIPELINE_KINDS:
+        defined = config.get(kind, {}).keys() | config.get("connectors", {}).keys()
+        for component in pipeline.get(kind, []):
+            if component not in defined:
+                yield component
 
 
 def _unknown_options(config: dict[str, Any]) -> Iterator[str]:

@@ -65,18 +65,11 @@ def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterat
         for label, (operator, value) in matchers.items():
             if label not in there[name] | TARGET_LABELS:
                 yield f"{name} has no label {label}"
-            elif (
-                label == "le"
-                and operator == "="
-                and name in k.bounds
-                and value not in k.bounds[name]
-            ):
+            elif (label, operator) == ("le", "=") and value not in k.bounds.get(name, {value}):
                 yield f"{name} has no bucket bound {value}"
     if all(name in there for name, _ in names.metrics):
-        yield from (
-            f"no metric in it has label {label} to group by"
-            for label in sorted(names.groups - labels)
-        )
+        for label in sorted(names.groups - labels):
+            yield f"no metric in it has label {label} to group by"
 
 
 def check_dashboards(

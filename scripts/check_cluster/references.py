@@ -14,17 +14,19 @@ import yaml
 
 from scripts.check_cluster.render import containers, is_openshift, name, pods
 
-# Secrets that `lab up` or the user creates; everything else must be in the manifests.
-EXTERNAL_SECRETS = {
-    "grafana-admin",
-    "hf-token",
-    "tempo-s3",
-    "prometheus-remote-write",
-    "otlp-backend",
-    "alert-receiver",
+# Objects that `lab up` or the user creates; everything else must be in the manifests.
+EXTERNAL = {
+    "Secret": {
+        "grafana-admin",
+        "hf-token",
+        "tempo-s3",
+        "prometheus-remote-write",
+        "otlp-backend",
+        "alert-receiver",
+    },
+    "ConfigMap": {"load-plan"},
 }
 EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's
-EXTERNAL_CONFIG_MAPS = {"load-plan"}
 EXTERNAL_NAMESPACES = {"gpu-operator"}  # whose pods are not in the manifests
 LARGEST = 250_000
 _SERVICE_URL = re.compile(
@@ -39,6 +41,7 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
         *_labels(world),
         *_services(world),
         *_monitors(world),
+        *_operators_prometheus(world),
         *_workloads(world),
         *_addresses(world),
         *_bindings(world),
@@ -134,75 +137,83 @@ def _monitors(world: _World) -> Iterator[str]:
         namespaces = spec.get("namespaceSelector", {}).get("matchNames", [own])
         if set(namespaces) <= EXTERNAL_NAMESPACES:
             continue
+
         labels = spec["selector"].get("matchLabels", {})
         if monitor["kind"] == "PodMonitor":
             endpoints = spec["podMetricsEndpoints"]
-            have = [set(p) for n in namespaces for p in world.ports_of(n, labels)]
+            selected = [set(p) for n in namespaces for p in world.ports_of(n, labels)]
         else:
             endpoints = spec["endpoints"]
-            have = [
-                {p["name"] for p in s["spec"]["ports"]}
-                for s in world.kind("Service")
-                if s["metadata"]["namespace"] in namespaces
-                and labels.items() <= s["metadata"].get("labels", {}).items()
-                and s["spec"].get("type") != "ExternalName"
-            ]
-        if not have:
+            selected = _service_ports(world, namespaces, labels)
+        if not selected:
             yield f"{name(monitor)}: selects nothing"
         for endpoint in endpoints:
-            if have and not any(endpoint["port"] in ports for ports in have):
-                port = endpoint["port"]
-                yield f"{name(monitor)}: nothing that it selects has a port named {port!r}"
-            if not any(r.get("targetLabel") == "job" for r in endpoint.get("relabelings", [])):
-                yield f"{name(monitor)}: does not set the job's name"
-    external = is_openshift(world.documents)
-    if (
-        not external
-        and not world.kind("Prometheus")
-        and not any(
-            m["metadata"]["labels"].get("release")
-            for m in world.kind("PodMonitor", "ServiceMonitor")
-        )
-    ):
+            yield from (f"{name(monitor)}: {p}" for p in _endpoint(endpoint, selected))
+
+
+def _service_ports(world: _World, namespaces: list[str], labels: dict[str, str]) -> list[set[str]]:
+    """Return the port names of each Service that carries the labels."""
+    return [
+        {port["name"] for port in service["spec"]["ports"]}
+        for service in world.kind("Service")
+        if service["metadata"]["namespace"] in namespaces
+        and labels.items() <= service["metadata"].get("labels", {}).items()
+        and service["spec"].get("type") != "ExternalName"
+    ]
+
+
+def _endpoint(endpoint: dict[str, Any], selected: list[set[str]]) -> Iterator[str]:
+    """Yield the problems of a monitor's endpoint, given the port names of what it selects."""
+    if selected and not any(endpoint["port"] in ports for ports in selected):
+        yield f"nothing that it selects has a port named {endpoint['port']!r}"
+    if not any(r.get("targetLabel") == "job" for r in endpoint.get("relabelings", [])):
+        yield "does not set the job's name"
+
+
+def _operators_prometheus(world: _World) -> Iterator[str]:
+    """Yield a problem if no Prometheus would read the monitors. OpenShift has its own."""
+    if is_openshift(world.documents) or world.kind("Prometheus"):
+        return
+    monitors = world.kind("PodMonitor", "ServiceMonitor")
+    if not any(monitor["metadata"]["labels"].get("release") for monitor in monitors):
         yield "there is no Prometheus, and no monitor has a release label for an existing one"
 
 
 def _workloads(world: _World) -> Iterator[str]:
     for d, template in pods(world.documents):
-        namespace, spec = d["metadata"]["namespace"], template["spec"]
+        namespace = d["metadata"]["namespace"]
+        spec = template["spec"]
         selector = d["spec"].get("selector", {}).get("matchLabels", {})
         if not selector.items() <= template["metadata"].get("labels", {}).items():
             yield f"{name(d)}: its selector does not fit its own pods"
         account = spec.get("serviceAccountName")
         if account and not world.has("ServiceAccount", namespace, account):
             yield f"{name(d)}: there is no ServiceAccount {account}"
+
         claims = {t["metadata"]["name"] for t in d["spec"].get("volumeClaimTemplates", [])}
         volumes = {v["name"] for v in spec.get("volumes", [])} | claims
         for c in containers(template):
-            for mount in c.get("volumeMounts", []):
-                if mount["name"] not in volumes:
-                    what = f"container {c['name']} mounts {mount['name']}"
-                    yield f"{name(d)}: {what}, which is not a volume"
-            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                port = c.get(probe, {}).get("httpGet", {}).get("port")
-                if isinstance(port, str) and port not in {
-                    p.get("name") for p in c.get("ports", [])
-                }:
-                    what = f"{probe} of {c['name']} uses port {port!r}"
-                    yield f"{name(d)}: {what}, which does not exist"
+            yield from (f"{name(d)}: {p}" for p in _container(c, volumes))
         yield from (f"{name(d)}: {p}" for p in _objects(world, namespace, spec))
+
+
+def _container(container: dict[str, Any], volumes: set[str]) -> Iterator[str]:
+    """Yield mounts of volumes that the pod lacks, and probes of ports that have no such name."""
+    for mount in container.get("volumeMounts", []):
+        if mount["name"] not in volumes:
+            what = f"container {container['name']} mounts {mount['name']}"
+            yield f"{what}, which is not a volume"
+
+    ports = {port.get("name") for port in container.get("ports", [])}
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        port = container.get(probe, {}).get("httpGet", {}).get("port")
+        if isinstance(port, str) and port not in ports:
+            yield f"{probe} of {container['name']} uses port {port!r}, which does not exist"
 
 
 def _objects(world: _World, namespace: str, spec: dict[str, Any]) -> Iterator[str]:
     for kind, wanted in _named_objects(spec):
-        outside = (
-            EXTERNAL_SECRETS
-            if kind == "Secret"
-            else EXTERNAL_CONFIG_MAPS
-            if kind == "ConfigMap"
-            else set()
-        )
-        if wanted not in outside and not world.has(kind, namespace, wanted):
+        if wanted not in EXTERNAL.get(kind, ()) and not world.has(kind, namespace, wanted):
             yield f"there is no {kind} {wanted} in {namespace}"
 
 
@@ -289,26 +300,32 @@ def _grafana(world: _World) -> Iterator[str]:
     texts = [
         (d, key, text) for d in world.kind("ConfigMap") for key, text in d.get("data", {}).items()
     ]
-    provisioned, uses = set(), []
+    provisioned = {"-- Grafana --", "grafana"}
+    uses = []
     for d, key, text in texts:
+        where = f"{name(d)} {key}"
         if key.endswith(".json"):
-            dashboard = json.loads(text)
-            defaults = _data_source_variables(dashboard) if isinstance(dashboard, dict) else {}
-            uses += [
-                (f"{name(d)} {key}", defaults.get(uid, uid))
-                for uid in _uids(dashboard, "uid", inside="datasource")
-            ]
+            uses += [(where, uid) for uid in _dashboard_uids(json.loads(text))]
         elif "datasources:" in text and d["metadata"]["name"].startswith("grafana-datasource"):
             sources = yaml.safe_load(text)["datasources"]
             provisioned |= {s["uid"] for s in sources}
-            uses += [(f"{name(d)} {key}", uid) for uid in _uids(sources, "datasourceUid")]
+            uses += [(where, uid) for uid in _uids(sources, "datasourceUid")]
     for where, uid in uses:
-        if uid not in provisioned and uid not in ("-- Grafana --", "grafana"):
+        if uid not in provisioned:
             yield f"{where}: there is no data source {uid!r}"
 
 
-def _data_source_variables(dashboard: dict[str, Any]) -> dict[str, str]:
+def _dashboard_uids(dashboard: Any) -> Iterator[str]:
+    """Yield the data sources of a dashboard, with variables replaced by their defaults."""
+    defaults = _data_source_variables(dashboard)
+    for uid in _uids(dashboard, "uid", inside="datasource"):
+        yield defaults.get(uid, uid)
+
+
+def _data_source_variables(dashboard: Any) -> dict[str, str]:
     """Return the default of every data source variable, by the text that refers to it."""
+    if not isinstance(dashboard, dict):
+        return {}
     return {
         f"${{{variable['name']}}}": variable["current"]["value"]
         for variable in dashboard.get("templating", {}).get("list", [])
