@@ -1,8 +1,8 @@
-"""The lab model from nothing: `python -m scripts.train_lab_model train`, then the other commands.
+"""Train the lab model from scratch: `python -m scripts.train_lab_model train`.
 
-They are `probe`, `export`, `ask`, `evaluate` and `speed`. All but `evaluate` and `speed` need torch
-and transformers (the environment `.venvs/vllm` has them); these two need only a vLLM that serves
-the model (and the environment `.venvs/lab`).
+The other commands are `probe`, `export`, `ask`, `evaluate` and `speed`. `evaluate` and `speed` need
+a vLLM that serves the model, and the environment `.venvs/lab`. All others need torch and
+transformers, which are in the environment `.venvs/vllm`.
 """
 
 from __future__ import annotations
@@ -44,39 +44,60 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(run=run)
         return added.add_argument
 
-    add = command("train", _train, "train; run it again to resume where it was stopped")
-    add("--folder", type=Path, default=TRAINING, help="checkpoints and the loss")
+    add = command("train", _train, "train the model; run again to resume from the last checkpoint")
+    add("--folder", type=Path, default=TRAINING, help="folder for checkpoints and the loss")
     for field in NUMBERS:
         name = field.name.replace("_", "-")
-        text = "of the recipe (default: %(default)s)"
+        text = "parameter of the recipe (default: %(default)s)"
         add(f"--{name}", type=type(field.default), default=field.default, help=text)
-    add("--curriculum", type=Path, default=CURRICULUM, help="stages (default: curriculum.toml)")
+    add(
+        "--curriculum",
+        type=Path,
+        default=CURRICULUM,
+        help="TOML file with the stages (default: curriculum.toml)",
+    )
     add("--save-every", type=int, default=25, metavar="STEPS")
-    add("--keep-every", type=int, default=50, metavar="STEPS", help="keep weights, for a canary")
-    add("--probe-every", type=int, default=200, metavar="STEPS", help="measure what is learned")
-    add("--processes", type=int, help="of one thread each (default: one per core and share)")
-    add("--no-compile", action="store_true", help="start at once, with steps of twice the time")
+    add(
+        "--keep-every",
+        type=int,
+        default=50,
+        metavar="STEPS",
+        help="keep weights at these intervals, for a canary",
+    )
+    add(
+        "--probe-every",
+        type=int,
+        default=200,
+        metavar="STEPS",
+        help="run a probe at these intervals",
+    )
+    add("--processes", type=int, help="single-threaded processes (default: one per core and share)")
+    add(
+        "--no-compile",
+        action="store_true",
+        help="do not compile: starts at once, but steps take twice as long",
+    )
 
-    add = command("probe", _probe, "measure a kept step, without a server: to choose a canary")
-    add("--folder", type=Path, default=TRAINING, help="where it was trained")
-    add("--step", type=int, help="a kept step instead of the last one")
+    add = command("probe", _probe, "measure a kept checkpoint without a server, to choose a canary")
+    add("--folder", type=Path, default=TRAINING, help="folder of the training")
+    add("--step", type=int, help="use this kept step instead of the last one")
     add("--per-kind", type=int, default=64, metavar="CONVERSATIONS")
 
     add = command("export", _export, "write a checkpoint as a folder that vLLM serves")
-    add("--folder", type=Path, default=TRAINING, help="where it was trained")
-    add("--step", type=int, help="a kept step instead of the last one")
+    add("--folder", type=Path, default=TRAINING, help="folder of the training")
+    add("--step", type=int, help="use this kept step instead of the last one")
     add("--to", type=Path, default=MODEL)
 
-    add = command("ask", _ask, "print what an exported model answers, greedily, without a server")
+    add = command("ask", _ask, "print the answer of an exported model (greedy decoding, no server)")
     add("--model", type=Path, default=MODEL, help="an exported folder")
     add("--max-tokens", type=int, default=96)
     add("text", nargs="?", help="a question; without one, JSON on stdin: [{messages, tools}]")
 
-    add = command("evaluate", _evaluate, "judge the model that a running vLLM serves")
+    add = command("evaluate", _evaluate, "evaluate the model that a running vLLM serves")
     _server(add)
     add("--per-kind", type=int, default=400, metavar="CASES")
     add("--seed", type=int, default=1)
-    add("--json", type=Path, help="write the counts there, too")
+    add("--json", type=Path, help="also write the counts to this file")
 
     add = command("speed", _speed, "time a running vLLM that has no other load")
     _server(add)
@@ -85,9 +106,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _server(add: Any) -> None:
-    add("--base-url", required=True, help="of vLLM, such as http://127.0.0.1:8000")
-    add("--model", default="lab-model", help="the name that it is served under")
-    add("--card", type=Path, help="put the table into this model card, between its marks")
+    add("--base-url", required=True, help="base URL of vLLM, such as http://127.0.0.1:8000")
+    add("--model", default="lab-model", help="name that the model is served under")
+    add("--card", type=Path, help="model card to write the table to, between its markers")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -139,9 +160,9 @@ def _trained(folder: Path, step: int | None) -> tuple[dict[str, Any], Recipe, An
     for path in (last, kept) if step else (last,):
         if not path.exists():
             raise ModelError(
-                f"there is no checkpoint {path}",
+                f"the checkpoint {path} does not exist",
                 got=", ".join(sorted(p.name for p in folder.glob("*.pt"))) or "nothing",
-                fix="train first, or use a step that was kept",
+                fix="train first, or choose a step that was kept",
             )
     state = torch.load(last, weights_only=True)
     weights = torch.load(kept, weights_only=True) if step else state["model"]

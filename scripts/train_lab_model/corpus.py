@@ -32,7 +32,7 @@ def draw(
     kinds: tuple[str, ...] = (*KINDS, DRILL),
     weights: Mapping[str, int] = WEIGHTS,
 ) -> Conversation:
-    """Return a random conversation. The same state of `rng` gives the same one."""
+    """Return a random conversation, which depends only on the state of `rng`."""
     kind = rng.choices(kinds, [weights.get(k, 0) for k in kinds])[0]
     if kind == DRILL:
         intent = DRILL
@@ -44,10 +44,10 @@ def draw(
 
 
 def _several(rng: random.Random) -> Turn:
-    """Return several questions for the documents at once.
+    """Return a turn with several questions about documents.
 
-    Every passage states each attribute that is asked for, and each is asked of one thing alone:
-    neither the attribute by itself nor the text before it gives the value away.
+    Every passage states each of the requested attributes, and each attribute is requested for only
+    one thing, so neither the attribute alone nor the text before it determines the value.
     """
     attributes = tuple(rng.sample(sorted(documents.ATTRIBUTES), rng.choice((2, 2, 3))))
     number = rng.choice((2, 2, 3))
@@ -66,7 +66,7 @@ def _several(rng: random.Random) -> Turn:
 
 
 def messages_of(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """Return the turns as chat messages, tool calls and their results included."""
+    """Return the turns as chat messages, including tool calls and their results."""
     messages: list[dict[str, Any]] = []
     for turn in turns:
         messages.append({"role": "user", "content": turn.text})

@@ -1,8 +1,8 @@
-"""Evaluate a running vLLM: held-out questions at temperature 0, with tools that really answer.
+"""Evaluate a running vLLM on held-out questions at temperature 0, with real tool calls.
 
-Each scenario is a conversation: the model's tool calls are run on the help desk's database (a
-scenario that is about a failing upstream fails as planned), their results go back, until the model
-answers. `lab.world.judge` judges it.
+Each scenario is a conversation: the model's tool calls are executed on the help desk's database (or
+fail, if the scenario plans a failing upstream) and their results are returned to the model until it
+answers. `lab.world.judge` judges the conversation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The Wilson 95 % confidence interval of the rate."""
+        """Return the Wilson 95 % confidence interval of the rate."""
         interval = binomtest(self.hits, self.of).proportion_ci(0.95, method="wilson")
         return interval.low, interval.high
 
@@ -60,7 +60,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Server:
-    """A vLLM, the model on it, and the client that talks to it."""
+    """A vLLM, the name of its model, and an HTTP client."""
 
     http: aiohttp.ClientSession
     base_url: str
@@ -93,7 +93,7 @@ async def evaluate(
 
     Return one row per kind: {kind, cases, measure: Rate}.
 
-    A case is a scenario; it counts as a hit only if every turn of it is one. Raises ModelError if
+    A case is a scenario; it is a hit only if every turn is one. Raises ModelError if
     the server refuses.
     """
     scenarios = make_scenarios(per_kind * len(KINDS), seed, kinds=list(KINDS))
@@ -124,7 +124,7 @@ def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, Any]:
 
 
 async def _converse(server: Server, scenario: Scenario, db: sqlite3.Connection) -> list[Verdict]:
-    """Play one scenario; return the verdict of each turn."""
+    """Run one scenario; return the verdict of each turn."""
     tools = [BY_NAME[name].openai() for name in scenario.offered]
     messages: list[dict[str, Any]] = []
     verdicts = []
@@ -151,9 +151,9 @@ async def _converse(server: Server, scenario: Scenario, db: sqlite3.Connection) 
 
 
 def _run(db: sqlite3.Connection, turn: Turn, index: int, function: dict[str, str]) -> ActualCall:
-    """Run a call as the scenario plans it: its time-outs and passages.
+    """Execute a tool call: with the time-outs and passages that the scenario plans, if any.
 
-    Otherwise on the database.
+    All other calls are executed on the database.
     """
     name = function["name"]
     try:
@@ -168,7 +168,7 @@ def _run(db: sqlite3.Connection, turn: Turn, index: int, function: dict[str, str
         return ActualCall(name, arguments, f"unknown tool {name}", error=True)
     try:
         return ActualCall(name, arguments, as_text(call_tool(db, name, arguments)))
-    except (ToolFailed, TypeError) as e:  # TypeError: an argument too many or too few
+    except (ToolFailed, TypeError) as e:  # TypeError: too many or too few arguments
         return ActualCall(name, arguments, str(e), error=True)
 
 
@@ -186,9 +186,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def put_table(card: Path, table: str, name: str) -> None:
-    """Replace the table between the marks of that name in a model card.
+    """Replace the table between the markers of that name in a model card.
 
-    Raises ModelError if the card has no such marks.
+    Raises ModelError if the card has no such markers.
     """
     begins = f"<!-- {name} -->"
     ends = f"<!-- end of {name} -->"

@@ -1,6 +1,6 @@
 """The recipe of a training run: seed, length, curriculum, shape of the model.
 
-It needs no torch, because the command line reads it.
+The command line imports this module, so it does not import torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from lab.errors import ModelError
 from lab.world.scenarios import KINDS
 
-# No scenario has it: several look-ups in one conversation, so that looking up is learned sooner.
+# A kind of conversation that no scenario has: several look-ups at once, to learn them sooner.
 DRILL = "several"
 CURRICULUM = Path(__file__).with_name("curriculum.toml")
 STEPS_DRAWN_TOGETHER = 8
@@ -21,7 +21,7 @@ STEPS_DRAWN_TOGETHER = 8
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the training, from `first_step` to the next stage's."""
+    """A part of the training, from `first_step` until the next stage begins."""
 
     first_step: int
     weights: dict[str, int]
@@ -56,12 +56,12 @@ def _check(stages: tuple[Stage, ...]) -> None:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Two runs of the same recipe on the same machine give the same model.
+    """The parameters of a training; on the same machine, the same recipe gives the same model.
 
-    - `conversations` are those of one step, drawn in `shares`: for as many processes at most.
-    - `prompt_weight` is the weight of the loss on what others say, beside that on what the
-      assistant says.
-    - `decay_share` is the share of the steps, at the end, with a falling learning rate.
+    - `conversations` is the number of conversations per step. They are drawn in `shares`, which is
+      also the maximum number of processes.
+    - `prompt_weight` is the weight of the loss on all other tokens relative to the assistant's.
+    - `decay_share` is the share of the steps, at the end, in which the learning rate falls.
     """
 
     seed: int = 20261125
@@ -84,23 +84,23 @@ class Recipe:
         return [stage for stage in self.curriculum if stage.first_step <= step][-1]
 
     def learning_rate_at(self, step: int) -> float:
-        """Return the learning rate of a step: warm up, stay, decay to zero."""
+        """Return the learning rate of a step: warm-up, constant, decay to zero."""
         left = (self.steps - step) / (self.steps * self.decay_share)
         shape = min(1.0, (step + 1) / self.warm_up_steps, max(0.0, left))
         return self.learning_rate * self.stage(step).learning_rate_factor * shape
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the recipe as `from_dict` reads it."""
+        """Return the recipe as a dict for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Return the recipe of a checkpoint; one without a curriculum had the first one."""
+        """Return the recipe of a checkpoint; those without a curriculum used the default one."""
         stages = values.get("curriculum")
         if stages is None:
             return cls(**values)
         return cls(**values | {"curriculum": tuple(Stage(**stage) for stage in stages)})
 
 
-# The parameters that are numbers, which the command line can set.
+# The numeric parameters, which the command line can set.
 NUMBERS = tuple(field for field in fields(Recipe) if field.name != "curriculum")

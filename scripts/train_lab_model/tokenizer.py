@@ -38,8 +38,8 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            # With spaces of their own, a name is spelt alike after a space and in quotes, and can
-            # be copied.
+            # Spaces are separate tokens, so that a name has the same tokens after a space and in
+            # quotes, and can be copied.
             pre_tokenizers.Split(" ", "isolated"),
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -51,7 +51,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         max_token_length=ENTITY_MERGE_LIMIT,
-        # Names are drawn at random: what is rarer is a piece of a name, better spelt than merged.
+        # Names are random, so rarer merges are parts of names, which are better spelt than merged.
         min_frequency=60,
     )
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END)
@@ -85,7 +85,7 @@ def render(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> st
 class Encoder:
     """Encodes conversations as (token ids, mask).
 
-    The mask is true where the assistant speaks, its end token included.
+    The mask is true for the assistant's tokens, including the end token.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -55,9 +55,9 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Yield (ids, spoken) of each step from `first_step`, for the given shares.
 
-    ids: (conversations, tokens), padded on the right; spoken: the same shape, true where the
-    assistant speaks. Eight steps are drawn together and cut by length, so that little of a batch is
-    padding.
+    `ids` has the shape (conversations, tokens) and is padded on the right. `spoken` has the same
+    shape and is true for the assistant's tokens. Eight steps are drawn together and grouped by
+    length, which reduces padding.
     """
     encode = Encoder(tokenizer)
     together = STEPS_DRAWN_TOGETHER
@@ -90,7 +90,7 @@ def _padded(
 
 @dataclass(frozen=True)
 class Run:
-    """How a training is carried out; unlike the recipe it may change from one start to the next.
+    """Options of a training run. Unlike the recipe, they may change when a training is resumed.
 
     `folder` holds checkpoints, loss.jsonl and probes.jsonl. Every `keep_every` steps the weights
     are kept as step-N.pt, for a canary.
@@ -104,7 +104,7 @@ class Run:
 
 
 def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
-    """Train to the recipe's last step as one of several processes; resume a checkpoint.
+    """Train to the recipe's last step as one of several processes; resume from a checkpoint.
 
     Raises ModelError if the checkpoint is of another recipe.
     """
@@ -139,7 +139,7 @@ def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
 
 
 def _optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Return Muon for the matrices and AdamW for the rest."""
+    """Return Muon for the matrices and AdamW for all other parameters."""
     matrices: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -180,7 +180,7 @@ def _backward(
 
 
 class Log:
-    """What the first process writes: the loss of each step, weights, probes, a progress bar."""
+    """Output of the first process: the loss of each step, weights, probes and a progress bar."""
 
     def __init__(
         self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast
