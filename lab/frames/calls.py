@@ -309,6 +309,8 @@ def _adopt_runs(
     MCP sessions often pass on the context of the session, not of the call. `rows` are the outermost
     spans of tool calls, those `at_server` of tool servers; `role` and `tool` are changed.
     """
+    if not at_server.any():
+        return
     table = pd.DataFrame({"group": group[rows], "row": rows})
     pairs = table[at_server].merge(table[~at_server], on="group", suffixes=("", "_call"))
     if pairs.empty:
