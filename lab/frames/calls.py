@@ -58,7 +58,7 @@ def resolve_calls(
     parent = _with_brothers(spans, group, parent, parent_id, role)
     _promote_agents(spans, parent, role)
     call = _model_calls(parent, role)
-    tool = _tool_calls(spans, parent, role)
+    tool = _tool_calls(spans, group, parent, role)
     _name_servers(group, parent, role)
     return Calls(role, parent, call, tool)
 
@@ -261,7 +261,9 @@ def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
     return top
 
 
-def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np.ndarray:
+def _tool_calls(
+    spans: pd.DataFrame, group: np.ndarray, parent: np.ndarray, role: np.ndarray
+) -> np.ndarray:
     """Return each view's outermost span of its tool call; `role` gets servers' and repeated views.
 
     A tool that is an agent itself has tool calls of its own below that agent.
@@ -285,7 +287,48 @@ def _tool_calls(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -> np
     alone_at_server = ~inside & is_lab
     role[rows[inside]] = np.where(is_run[inside], Role.TOOL_RUN, Role.REPEAT)
     role[rows[alone_at_server]] = Role.TOOL_RUN
+    _adopt_runs(spans, group, rows[~inside], is_server[~inside] | is_lab[~inside], role, tool)
+    # A list is the agent's; what a tool server writes of it, is a view of it.
+    lists = np.flatnonzero(role == Role.TOOL_LIST)
+    at_server = (spans["kind"] == "server").to_numpy(bool)[lists]
+    inner = ancestor(parent, lists, role == Role.TOOL_LIST) >= 0
+    role[lists[inner | at_server]] = Role.REPEAT
     return tool
+
+
+def _adopt_runs(
+    spans: pd.DataFrame,
+    group: np.ndarray,
+    rows: np.ndarray,
+    at_server: np.ndarray,
+    role: np.ndarray,
+    tool: np.ndarray,
+) -> None:
+    """Take a tool server's span in the time of a caller's tool call of its trace for its run.
+
+    MCP sessions often pass on the context of the session, not of the call. `rows` are the outermost
+    spans of tool calls, those `at_server` of tool servers; `role` and `tool` are changed.
+    """
+    if not at_server.any():
+        return
+    table = pd.DataFrame({"group": group[rows], "row": rows})
+    pairs = table[at_server].merge(table[~at_server], on="group", suffixes=("", "_call"))
+    if pairs.empty:
+        return
+    run = pairs["row"].to_numpy()
+    call = pairs["row_call"].to_numpy()
+    start = start_ns(spans)
+    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    service = spans["service"].astype("category").cat.codes.to_numpy()
+    inside = (start[run] >= start[call] - TOLERANCE_NS) & (end[run] <= end[call] + TOLERANCE_NS)
+    pairs = pairs.assign(gap=np.abs(start[run] - start[call]))
+    pairs = pairs[inside & (service[run] != service[call])]
+    pairs = pairs.sort_values("gap", kind="stable").drop_duplicates("row")
+    adopted = pairs["row"].to_numpy()
+    tool[adopted] = pairs["row_call"].to_numpy()
+    role[adopted] = Role.TOOL_RUN
+    views = np.flatnonzero(tool >= 0)
+    tool[views] = tool[tool[views]]
 
 
 def _name_servers(group: np.ndarray, parent: np.ndarray, role: np.ndarray) -> None:

@@ -178,6 +178,8 @@ def _tokens(spans: pd.DataFrame, shapes: TraceShapes, trace: np.ndarray) -> dict
         of_turns = np.where(shapes.turn, of_turns, np.nan)
         is_known = shapes.count(~np.isnan(of_turns)) > 0
         engine = np.where(is_known, shapes.total(shapes.turn, of_turns), UNKNOWN)
-        callers_know = by_callers & (shapes.count(counted & is_given) > 0)
+        # A library that reports the cache for other calls leaves it out where nothing was cached.
+        reporting = spans["service"].isin(spans["service"][counted & is_given].unique())
+        callers_know = by_callers & (shapes.count(counted & reporting.to_numpy(bool)) > 0)
         tokens[name] = np.where(callers_know, shapes.total(counted, given), engine)[trace]
     return tokens

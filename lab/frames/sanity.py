@@ -15,8 +15,8 @@ from lab.schema import Attr
 _NS = 1e9
 _HOST = "host.name"
 SKEW_S = 0.002  # a child that begins earlier than its parent by more than this
-REMAINDER_S = 0.05  # parts that add up to more than their whole by more than this, and by
-REMAINDER_RATIO = 0.05  # this share of it
+REMAINDER_S = 0.1  # parts that add up to more than their whole by more than this, and by
+REMAINDER_RATIO = 0.1  # this share of it
 SPLIT_TOLERANCE_S = 0.25  # between the clocks of the two halves of a split trace
 
 

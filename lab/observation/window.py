@@ -129,8 +129,8 @@ def window_run(
     except FrameError as e:
         raise _unknown_kind(where, e.got) from e
     if spans.empty and (others := tempo.search("{}", start, end, limit=EXAMPLES).traces):
-        roots = sorted({f"{trace.root_service}: {trace.root_name}" for trace in others})
-        raise _unknown_kind(where, f"{len(others)} or more traces, of {'; '.join(roots)}")
+        kinds = sorted({f"{trace.root_service}: {trace.root_name}" for trace in others})
+        raise _unknown_kind(where, f"{len(others)} or more traces, of {'; '.join(kinds)}")
     records = records[records["scheduled_at"].between(start, end, inclusive="left")]
     chosen = records[records["model"] == model] if model else records
     if chosen.empty:

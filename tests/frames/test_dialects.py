@@ -351,6 +351,25 @@ def test_tool_failures_that_the_status_hides() -> None:
     assert requests(spans)[["tool_runs", "tool_failures"]].to_numpy().tolist() == [[6, 6]]
 
 
+def test_a_servers_span_elsewhere_in_the_trace_is_the_call_that_holds_it() -> None:
+    """An MCP session passes on its own context: the server's spans are not below the call."""
+    mcp = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "get_invoice"}
+    spans = made(
+        span(1, 0, "agent", "POST /v1/responses", 0.0, 1.0, SERVER),
+        span(2, 1, "agent", "list_mcp_tools", 0.0, 0.1),
+        span(3, 2, "tools", "POST /mcp", 0.02, 0.05, SERVER, **{"mcp.method.name": "tools/list"}),
+        span(4, 1, "agent", "invoke_mcp_tool", 0.2, 0.4, tool_name="get_invoice"),
+        span(5, 2, "tools", "POST /mcp", 0.22, 0.38, SERVER, **mcp),
+        span(6, 2, "tools", "execute_tool get_invoice", 0.23, 0.37, SERVER, error="no invoice"),
+    )
+    tools = tool_frame(spans)
+    assert tools[["tool", "failed"]].to_numpy().tolist() == [["get_invoice", True]]
+    row = requests(spans).iloc[0]
+    assert (row["tool_runs"], row["tool_failures"]) == (1, 1)
+    assert row["tool_list_s"] == pytest.approx(0.1)
+    assert row["overlap_s"] == pytest.approx(0.0, abs=1e-9)
+
+
 def test_failures_by_type_and_by_status_together() -> None:
     """One call has an error.type, another only a status, a third succeeded."""
     spans = made(
