@@ -19,6 +19,7 @@ kubectl --context "$profile" apply --server-side -f \
 import sys
 import httpx
 import lab
+from lab import places
 from lab.settings import load_settings
 from lab.stack import cluster
 

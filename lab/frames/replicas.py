@@ -26,7 +26,9 @@ _TARGET = ("job", "instance", "pod", "exported_instance", "exported_pod", "serve
 def series_summary(
     answer: AnswerLike, start: float, end: float, *, gauges: bool = True
 ) -> pd.DataFrame:
-    """Return one row per series of raw samples: its labels as text, and
+    """Return one row per series of raw samples.
+
+    Columns: its labels as text, and
 
     - `metric`: its name;
     - `increase`: its exact growth as a counter from `start` to `end` (epoch seconds). A series that

@@ -1,6 +1,7 @@
-"""Writes what must not be written twice: vLLM's arguments and Llama Stack's configuration come from lab.stack, images
-from versions.env, dashboards from lab.dashboards. `python -m scripts.check_cluster generate`; a
-test holds them equal.
+"""Write the files that must agree with the code: `python -m scripts.check_cluster generate`.
+
+vLLM's arguments and Llama Stack's configuration come from lab.stack, images from versions.env, and
+dashboards and rules from lab.dashboards. A test holds the files equal.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def _no_user(template: dict[str, Any]) -> list[str]:
 
 
 def _fixed_ids(template: dict[str, Any]) -> list[str]:
-    """Return the users and groups that are fixed: OpenShift's restricted-v2 takes only its own range."""
+    """Return fixed users and groups; OpenShift's restricted-v2 admits its own range only."""
     contexts = [template["spec"], *containers(template)]
     return [
         f"{field} is fixed, which OpenShift's restricted-v2 refuses"
