@@ -385,12 +385,25 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
             put(e)
 
     running = loop.run_in_executor(engine.pool, run)
-    first = await parts.get()
-    if isinstance(first, Exception):
-        raise first
-    response = web.StreamResponse(headers={"Content-Type": bulk.MEDIA_TYPE})
+    response = await _send_parts(request, parts, bulk.MEDIA_TYPE)
+    await running
+    await response.write_eof()
+    return response
+
+
+async def _send_parts(
+    request: web.Request, parts: asyncio.Queue[bytes | Exception | None], media_type: str
+) -> web.StreamResponse:
+    """Send what comes through a queue until None.
+
+    Raises the exception that comes first, or ConnectionResetError for one that comes later.
+    """
+    part = await parts.get()
+    if isinstance(part, Exception):
+        raise part
+
+    response = web.StreamResponse(headers={"Content-Type": media_type})
     await response.prepare(request)
-    part: bytes | Exception | None = first
     while part is not None:
         if isinstance(part, Exception):
             log.error("a bulk answer broke off", extra={"error": repr(part)})
@@ -398,8 +411,6 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
             raise ConnectionResetError("the answer broke off")
         await response.write(part)
         part = await parts.get()
-    await running
-    await response.write_eof()
     return response
 
 

@@ -99,15 +99,7 @@ class Builder:
             operand = items[position]
             position += 1
             left = prefixed(list(operand.children[:-1]), operand.children[-1])
-            while position < len(items):
-                operator = items[position]
-                precedence = _PRECEDENCE[str(operator)]
-                if precedence < lowest:
-                    break
-                position += 1
-                right = expression(precedence if operator == "^" else precedence + 1)
-                left = binary(operator, left, right)
-            return left
+            return absorb(left, lowest)
 
         def prefixed(prefixes: list[Token], atom: Any) -> Any:
             """Give a prefix what binds tighter: -a * b is -(a * b), !a = b is (!a) = b."""
@@ -120,6 +112,7 @@ class Builder:
             return unary(operator, absorb(inner, _PREFIX[str(operator)] + 1))
 
         def absorb(left: Any, lowest: int) -> Any:
+            """Bind the operators that follow to `left`, as far as they bind at least so tightly."""
             nonlocal position
             while position < len(items) and _PRECEDENCE[str(items[position])] >= lowest:
                 operator = items[position]
