@@ -489,22 +489,26 @@ def _cache_columns(observed: _Observed, columns: dict[str, pd.Series]) -> dict[s
 def _names(index: pd.MultiIndex) -> list[str]:
     """Return a short name of each engine: the labels that differ between them."""
     frame = index.to_frame(index=False)
+    labels = _naming_labels(frame)
+    return [_short_name(labels, row) for row in frame[labels].itertuples(index=False)]
+
+
+def _naming_labels(frame: pd.DataFrame) -> list[str]:
+    """Return the labels that differ between engines; of equal ones the first that names them."""
     varying = [name for name in frame if frame[name].nunique() > 1]
     # A pod says more than its address; the model's name is a column of its own.
     if "pod" in varying and "instance" in varying:
         varying.remove("instance")
     varying = [name for name in varying if name not in LABELS["model"]] or varying
-    if not varying:
-        varying = [name for name in ("pod", "instance", "server", "job") if name in frame][:1]
-    names = []
-    for row in frame[varying].itertuples(index=False):
-        parts = []
-        for label, value in zip(varying, row, strict=True):
-            ranked = label in ("engine", "dp_rank")
-            rank = f"{label} {value}" if value else f"all {label}s"
-            parts.append(rank if ranked else value)
-        names.append(" ".join(filter(None, parts)) or "engine")
-    return names
+    return varying or [n for n in ("pod", "instance", "server", "job") if n in frame][:1]
+
+
+def _short_name(labels: list[str], values: Sequence[str]) -> str:
+    parts = []
+    for label, value in zip(labels, values, strict=True):
+        rank = f"{label} {value}" if value else f"all {label}s"
+        parts.append(rank if label in ("engine", "dp_rank") else value)
+    return " ".join(filter(None, parts)) or "engine"
 
 
 _NO_BUCKETS = pd.DataFrame(columns=["key", "upper", "cumulative"])
