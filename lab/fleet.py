@@ -518,24 +518,33 @@ def _cache_columns(observed: _Observed, columns: dict[str, pd.Series]) -> dict[s
 def _names(index: pd.MultiIndex) -> list[str]:
     """Return a short name of each engine: the labels that differ between them."""
     frame = index.to_frame(index=False)
+    labels = _naming_labels(frame)
+    others = [label for label in labels if label not in RANKS]
+    if others:
+        alone = ~frame.duplicated(others, keep=False)
+    else:
+        alone = [len(frame) == 1] * len(frame)
+    rows = frame[labels].to_dict("records")
+    return [_short_name(row, single) for row, single in zip(rows, alone, strict=True)]
+
+
+def _naming_labels(frame: pd.DataFrame) -> list[str]:
+    """Return the labels that differ between engines; of equal ones the first that names them."""
     varying = [name for name in frame if frame[name].nunique() > 1]
     # A pod says more than its address; the model's name is a column of its own.
     if "pod" in varying and "instance" in varying:
         varying.remove("instance")
     varying = [name for name in varying if name not in LABELS["model"]] or varying
-    if not varying:
-        varying = [name for name in ("pod", "instance", "server", "job") if name in frame][:1]
-    ranks = [label for label in RANKS if label in varying]
-    others = [label for label in varying if label not in ranks]
-    alone = ~frame.duplicated(others, keep=False) if others else [len(frame) == 1] * len(frame)
-    names = []
-    for row, single in zip(frame[varying].to_dict("records"), alone, strict=True):
-        parts = [row[label] for label in others]
-        for label in ranks:
-            everything = "" if single else f"all {label}s"
-            parts.append(f"{label} {row[label]}" if row[label] else everything)
-        names.append(" ".join(filter(None, parts)) or "engine")
-    return names
+    return varying or [n for n in ("pod", "instance", "server", "job") if n in frame][:1]
+
+
+def _short_name(row: dict[str, str], single: bool) -> str:
+    """Return the names of one engine, its ranks last; `single`: no other engine shares them."""
+    parts = [value for label, value in row.items() if label not in RANKS]
+    for label in (label for label in RANKS if label in row):
+        everything = "" if single else f"all {label}s"
+        parts.append(f"{label} {row[label]}" if row[label] else everything)
+    return " ".join(filter(None, parts)) or "engine"
 
 
 _NO_BUCKETS = pd.DataFrame(columns=["key", "upper", "cumulative"])

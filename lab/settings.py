@@ -313,6 +313,11 @@ def _check_foreign_toml() -> None:
             f"{path} sets {', '.join(refused)}, which only the checkout's own file may",
             fix=f"set it in the environment (LAB_{refused[0].upper()}) or in {REPO / TOML_FILE}",
         )
+    _check_foreign_stores(path, content)
+
+
+def _check_foreign_stores(path: Path, content: dict[str, Any]) -> None:
+    """Raise SettingsError if credentials would be sent to an address of a foreign lab.toml."""
     stores = [n for n in ("prometheus_url", "tempo_url") if n in content and not _in_environ(n)]
     own = _read_toml(REPO / TOML_FILE)
     has_credentials = any(_in_environ(name) or name in own for name in CREDENTIALS)

@@ -109,15 +109,13 @@ def find_links(plan: StackPlan) -> Links:
     requests = []
     spans = set()
     for part in plan.parts:
-        text = _configuration(part, plan)
         if part.name == "prometheus":
             continue
+        text = _configuration(part, plan)
         if _names_port(text, PREFERRED["otlp"]) and part.name != "tracestore":
             spans.add(part.name)
-        for other in plan.parts:
-            ports = [port for name, port in other.ports.items() if name != "otlp"]
-            if other is not part and any(_names_port(text, port) for port in ports):
-                requests.append((part.name, other.name))
+        others = [other for other in plan.parts if other is not part]
+        requests += [(part.name, other.name) for other in others if _names_part(text, other)]
 
     forks = [(part.base, part.name) for part in plan.parts if part.base]
     return Links(requests, forks, spans, _scraped(plan))
@@ -135,6 +133,11 @@ def _configuration(part: Part, plan: StackPlan) -> str:
     """Return all text that configures a part: arguments, environment, files that it reads."""
     files = [text for path, text in plan.files.items() if part.uses(str(path))]
     return "\n".join([*part.argv, *part.env.values(), *files])
+
+
+def _names_part(text: str, part: Part) -> bool:
+    """Return whether a text has an address of a part other than that for its spans."""
+    return any(_names_port(text, port) for name, port in part.ports.items() if name != "otlp")
 
 
 def _names_port(text: str, port: int) -> bool:

@@ -75,16 +75,7 @@ def attach(
     options = {"prometheus_url": prometheus, "tempo_url": tempo, "metric_prefix": prefix}
     given: dict[str, Any] = {name: text for name, text in options.items() if text}
     settings = load_settings(**given)
-    prometheus_is_good = _report(look_at_prometheus, settings)
-    metrics_only = bool(prometheus) and not tempo
-    if metrics_only and not settings.tempo_url:
-        print("Tempo: no address (--tempo, LAB_TEMPO_URL)")
-        tempo_is_good = False
-    else:
-        tempo_is_good = _report(look_at_tempo, settings)
-    if prometheus_is_good and not tempo_is_good and metrics_only:
-        print("without traces: `lab fleet` shows the engines side by side, from metrics only")
-    if not prometheus_is_good or not (tempo_is_good or metrics_only):
+    if not _are_good(settings, metrics_only=bool(prometheus) and not tempo):
         return 1
 
     job, lines = scrape_job(settings)
@@ -95,6 +86,19 @@ def attach(
     if write and given:
         print(f"written to {_write(_toml_file(settings), given)}")
     return 0
+
+
+def _are_good(settings: Settings, metrics_only: bool) -> bool:
+    """Print what the two servers have. Returns whether they can be used for the analysis."""
+    prometheus_is_good = _report(look_at_prometheus, settings)
+    if metrics_only and not settings.tempo_url:
+        print("Tempo: no address (--tempo, LAB_TEMPO_URL)")
+        tempo_is_good = False
+    else:
+        tempo_is_good = _report(look_at_tempo, settings)
+    if prometheus_is_good and not tempo_is_good and metrics_only:
+        print("without traces: `lab fleet` shows the engines side by side, from metrics only")
+    return prometheus_is_good and (tempo_is_good or metrics_only)
 
 
 def _report(check: Callable[[Settings], list[str]], settings: Settings) -> bool:
@@ -121,11 +125,8 @@ def look_at_prometheus(settings: Settings) -> list[str]:
     present = False
     for what, metrics in NEEDS:
         names = {metric: _name_in(known, metric, settings) for metric in metrics}
-        missing = [metric for metric, name in names.items() if not name]
-        renamed = [f"{name} for {m}" for m, name in names.items() if name and name != m]
-        present = present or len(missing) < len(metrics)
-        state = f"lacks {', '.join(missing)}" if missing else "there"
-        lines.append(f"  {what}: {state}" + (f" (as {', '.join(renamed)})" if renamed else ""))
+        present = present or any(names.values())
+        lines.append(f"  {what}: {_state_of(names)}")
 
     if not present:
         raise NoData(
@@ -135,6 +136,14 @@ def look_at_prometheus(settings: Settings) -> list[str]:
             "its metrics were renamed, set LAB_METRIC_PREFIX to what stands before their names",
         )
     return lines
+
+
+def _state_of(names: dict[str, str]) -> str:
+    """Return which metrics are missing or renamed, given what this store calls each of them."""
+    missing = [metric for metric, name in names.items() if not name]
+    renamed = [f"{name} for {m}" for m, name in names.items() if name and name != m]
+    state = f"lacks {', '.join(missing)}" if missing else "there"
+    return state + (f" (as {', '.join(renamed)})" if renamed else "")
 
 
 def _name_in(known: list[str], metric: str, settings: Settings) -> str:

@@ -157,22 +157,26 @@ def _has_core_type(column: pa.Field) -> bool:
 def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> dict[str, Any]:
     """Return one column per attribute: a column of the stream, or values of its JSON objects."""
     streamed = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
-    names = streamed if attributes is None else attributes
-    values = {name: _attribute(table, name) for name in names if name in streamed}
-    others = None if attributes is None else [name for name in names if name not in streamed]
-    if others != []:
-        if "attributes" not in table.column_names:
-            raise FrameError(
-                "the store was queried without the attributes "
-                f"{', '.join(others or ['beyond the promoted ones'])}",
-                fix="repeat the query: Tempo.spans(..., attributes=[...])",
-            )
-        values |= _attributes_in_json(_whole(table, "attributes"), others)
-    return values if attributes is None else {name: values[name] for name in attributes}
+    if attributes is None:
+        values = {name: _attribute(table, name) for name in streamed}
+        return values | _attributes_in_json(table, None)
+
+    values = {name: _attribute(table, name) for name in attributes if name in streamed}
+    others = [name for name in attributes if name not in streamed]
+    if others:
+        values |= _attributes_in_json(table, others)
+    return {name: values[name] for name in attributes}
 
 
-def _attributes_in_json(objects: pa.Array, names: Sequence[str] | None) -> dict[str, Any]:
+def _attributes_in_json(table: pa.Table, names: Sequence[str] | None) -> dict[str, Any]:
     """Return one column per attribute from the spans' JSON objects (names None: all of them)."""
+    if "attributes" not in table.column_names:
+        raise FrameError(
+            "the store was queried without the attributes "
+            f"{', '.join(names or ['beyond the promoted ones'])}",
+            fix="repeat the query: Tempo.spans(..., attributes=[...])",
+        )
+    objects = _whole(table, "attributes")
     try:
         rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as e:

@@ -386,11 +386,11 @@ def _wait_until_up(
     while True:
         if progress:
             progress(current.parts, time.monotonic() - began)
-        needed = [p for p in current.parts if _is_needed(p, wait_for)]
-        if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
+        needed = _needed_parts(current, wait_for)
+        if current.phase == "up" and _all_run(needed):
             return current.endpoints
 
-        broken = next((p for p in needed if p.state in _FAILURES), None)
+        broken = _first_failure(needed)
         if broken and broken.state != state.FAILED and repairs:
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
@@ -403,8 +403,18 @@ def _wait_until_up(
 _FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
 
 
-def _is_needed(part: PartStatus, wait_for: str) -> bool:
-    return part.essential or (wait_for == "all" and part.state != state.OFF)
+def _needed_parts(current: StackState, wait_for: str) -> list[PartStatus]:
+    """Return the essential parts; with 'all', every part that is not off."""
+    wait_for_all = wait_for == "all"
+    return [p for p in current.parts if p.essential or (wait_for_all and p.state != state.OFF)]
+
+
+def _all_run(parts: list[PartStatus]) -> bool:
+    return all(part.ready and _runs(part) for part in parts)
+
+
+def _first_failure(parts: list[PartStatus]) -> PartStatus | None:
+    return next((part for part in parts if part.state in _FAILURES), None)
 
 
 def _next_state(state_dir: Path) -> StackState:

@@ -194,10 +194,7 @@ class Supervisor:
             if p.state != state.OFF:
                 await p.switch_off()
 
-        due = [p for p in self._parts.values() if p not in off]
-        broken = [p for p in due if p.is_broken() or p.state == state.OFF or p.port_taken]
-        bases = {p.part.name for p in broken}
-        broken += [p for p in due if p.part.base in bases and p not in broken]
+        broken = self._to_start(off)
         self._phase = "starting"
         for p in broken:
             await p.stop()
@@ -207,6 +204,13 @@ class Supervisor:
 
         await self._start(broken)
         self._phase = "up"
+
+    def _to_start(self, off: list[PartProcess]) -> list[PartProcess]:
+        """Return what should run and does not, and what is forked from it."""
+        due = [p for p in self._parts.values() if p not in off]
+        broken = [p for p in due if p.is_broken() or p.state == state.OFF or p.port_taken]
+        bases = {p.part.name for p in broken}
+        return broken + [p for p in due if p.part.base in bases and p not in broken]
 
     async def _end_all(self, phase: str) -> None:
         self._phase = "stopping" if phase == "down" else phase

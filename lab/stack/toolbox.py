@@ -43,6 +43,19 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     """
     path = path or Path(os.environ.get("LAB_TOOLS", TOOLS_FILE))
     known = _read(path)
+    tools = _with_path(known)
+
+    needed = [n for n in tools if n not in ("promtool", "vllm_build")] if needs is None else needs
+    missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
+    if missing:
+        got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
+        fix = "run `make setup`"
+        raise SetupError(f"the stack lacks {', '.join(missing)}", got=got, fix=fix)
+    return Toolbox(**tools)
+
+
+def _with_path(known: dict[str, str]) -> dict[str, str]:
+    """Return every tool's path, from PATH where it is not known; empty if it is nowhere."""
     on_path = {
         "python_lab": sys.executable,
         "prometheus": shutil.which("prometheus"),
@@ -50,16 +63,8 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
         "node_exporter": shutil.which("prometheus-node-exporter"),
         "vllm_build": "cpu",
     }
-    names = [f.name for f in fields(Toolbox)]
-    tools = {name: known.get(name) or on_path.get(name) or "" for name in names}
-
-    needed = [n for n in names if n not in ("promtool", "vllm_build")] if needs is None else needs
-    missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
-    if missing:
-        got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
-        fix = "run `make setup`"
-        raise SetupError(f"the stack lacks {', '.join(missing)}", got=got, fix=fix)
-    return Toolbox(**tools)
+    names = [field.name for field in fields(Toolbox)]
+    return {name: known.get(name) or on_path.get(name) or "" for name in names}
 
 
 def _read(path: Path) -> dict[str, str]:

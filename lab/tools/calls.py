@@ -142,9 +142,14 @@ def _validate(tool: str, arguments: dict[str, Any]) -> str | None:
     for name, value in arguments.items():
         if name not in parameters:
             return f"unexpected argument {name}"
-        type_ = parameters[name].type
-        if isinstance(value, bool) or not isinstance(value, _TYPES[type_]):
-            return f"argument {name} must be a {type_}"
-        if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
-            return f"argument {name} is out of range"
+        if problem := _validate_value(value, parameters[name].type):
+            return f"argument {name} {problem}"
+    return None
+
+
+def _validate_value(value: Any, type_: str) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, _TYPES[type_]):
+        return f"must be a {type_}"
+    if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+        return "is out of range"
     return None

@@ -26,6 +26,7 @@ from scripts.check_cluster import (
     rules,
     schemas,
     tempo,
+    vllm_arguments,
     workloads,
 )
 from scripts.check_cluster.paths import K8S, OVERLAYS
@@ -60,6 +61,9 @@ def _check() -> int:
     overlays = {name: render.overlay(name) for name in OVERLAYS}
     overlays["load"] = overlays["minikube-cpu"] + render.folder(K8S / "load")
     print(f"{clock}  rendered {', '.join(overlays)}", flush=True)
+    operated = {
+        name: d for name, d in overlays.items() if any(x["kind"] == "Prometheus" for x in d)
+    }
     everything = [d for documents in overlays.values() for d in documents]
     known = metrics.known()
     texts = metrics.notebook_texts() | metrics.analysis_texts()
@@ -73,6 +77,10 @@ def _check() -> int:
         "permissions": lambda: _each(overlays, permissions.check),
         "monitoring": lambda: _each(overlays, monitoring.check),
         "network policies": lambda: _each(overlays, network.check),
+        "arguments (vLLM's parser)": lambda: _each(overlays, vllm_arguments.check),
+        "scrape configuration (promtool)": lambda: _each(
+            operated, rules.check_scrape_configuration
+        ),
         "collector": lambda: _each(overlays, collector.check),
         "Tempo": lambda: _each(overlays, tempo.check),
         "rules and panels (promtool)": lambda: rules.check_syntax() + rules.check_panels(),

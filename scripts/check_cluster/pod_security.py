@@ -6,6 +6,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/ . Namespace
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from scripts.check_cluster.render import containers, is_openshift, name, pods
@@ -61,27 +62,29 @@ def _restricted(template: dict[str, Any]) -> list[str]:
         if not _VOLUMES & volume.keys():
             problems.append(f"volume {volume['name']} is not one of {', '.join(sorted(_VOLUMES))}")
     for c in containers(template):
-        own = c.get("securityContext", {})
-        if own.get("privileged"):
-            problems.append(f"container {c['name']} is privileged")
-        if own.get("allowPrivilegeEscalation") is not False:
-            problems.append(f"container {c['name']} does not forbid privilege escalation")
-        if own.get("capabilities", {}).get("drop") != ["ALL"]:
-            problems.append(f"container {c['name']} does not drop all capabilities")
-        if set(own.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
-            problems.append(f"container {c['name']} adds capabilities")
-        if not own.get("runAsNonRoot", pod.get("runAsNonRoot")):
-            problems.append(f"container {c['name']} may run as root")
-        profile = own.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
-        if profile not in ("RuntimeDefault", "Localhost"):
-            problems.append(f"container {c['name']} has no seccomp profile")
-        ports = c.get("ports", [])
-        problems += [
-            f"container {c['name']} takes host port {p['hostPort']}"
-            for p in ports
-            if "hostPort" in p
-        ]
+        problems += [f"container {c['name']} {p}" for p in _restricted_container(c, pod)]
     return problems
+
+
+def _restricted_container(container: dict[str, Any], pod: dict[str, Any]) -> Iterator[str]:
+    """Yield what the standard forbids, given the security context of the pod."""
+    context = container.get("securityContext", {})
+    if context.get("privileged"):
+        yield "is privileged"
+    if context.get("allowPrivilegeEscalation") is not False:
+        yield "does not forbid privilege escalation"
+    if context.get("capabilities", {}).get("drop") != ["ALL"]:
+        yield "does not drop all capabilities"
+    if set(context.get("capabilities", {}).get("add", [])) - {"NET_BIND_SERVICE"}:
+        yield "adds capabilities"
+    if not context.get("runAsNonRoot", pod.get("runAsNonRoot")):
+        yield "may run as root"
+    profile = context.get("seccompProfile", pod.get("seccompProfile", {})).get("type")
+    if profile not in ("RuntimeDefault", "Localhost"):
+        yield "has no seccomp profile"
+    for port in container.get("ports", []):
+        if "hostPort" in port:
+            yield f"takes host port {port['hostPort']}"
 
 
 def _no_user(template: dict[str, Any]) -> list[str]:
@@ -115,14 +118,7 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
     if "automountServiceAccountToken" not in spec:
         problems.append("automountServiceAccountToken is not set")
     for c in containers(template):
-        resources = c.get("resources", {})
-        if "memory" not in resources.get("limits", {}) or "cpu" not in resources.get(
-            "requests", {}
-        ):
-            problems.append(f"container {c['name']} has no memory limit or no CPU request")
-        gpu = "nvidia.com/gpu"
-        if resources.get("requests", {}).get(gpu) != resources.get("limits", {}).get(gpu):
-            problems.append(f"container {c['name']} requests another number of GPUs than its limit")
+        problems += [f"container {c['name']} {p}" for p in _resources(c.get("resources", {}))]
         ports = c.get("ports", [])
         problems += [
             f"port {p.get('name')} does not name its protocol" for p in ports if "protocol" not in p
@@ -137,6 +133,15 @@ def _ours(document: dict[str, Any], template: dict[str, Any]) -> list[str]:
             "use Recreate or maxSurge 0"
         )
     return problems
+
+
+def _resources(resources: dict[str, Any]) -> Iterator[str]:
+    limits = resources.get("limits", {})
+    requests = resources.get("requests", {})
+    if "memory" not in limits or "cpu" not in requests:
+        yield "has no memory limit or no CPU request"
+    if requests.get("nvidia.com/gpu") != limits.get("nvidia.com/gpu"):
+        yield "requests another number of GPUs than its limit"
 
 
 def _one_gpu_deadlock(document: dict[str, Any], spec: dict[str, Any]) -> bool:

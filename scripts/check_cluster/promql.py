@@ -42,18 +42,19 @@ def read(expr: str) -> Names:
     while i < len(tokens):
         kind, text = tokens[i]
         following = tokens[i + 1][1] if i + 1 < len(tokens) else ""
-        if kind == "name" and text in _GROUPING and following == "(":
+        role = _role(kind, text, following)
+        if role == "grouping":
             end = _close(tokens, i + 1, "(", ")")
             names.groups |= {t for k, t in tokens[i + 2 : end] if k == "name"}
             i = end
-        elif kind == "name" and text not in _WORDS and following not in _AFTER_FUNCTION:
+        elif role == "metric":
             matchers = {}
             if following == "{":
                 end = _close(tokens, i + 1, "{", "}")
                 matchers = _matchers(tokens[i + 2 : end])
                 i = end
             names.metrics.append((text, matchers))
-        elif text == "{":  # a selector without a name before it: {__name__=~"..."}
+        elif role == "selector":
             end = _close(tokens, i, "{", "}")
             matchers = _matchers(tokens[i + 1 : end])
             operator, pattern = matchers.pop("__name__", ("", ""))
@@ -61,6 +62,17 @@ def read(expr: str) -> Names:
             i = end
         i += 1
     return names
+
+
+def _role(kind: str | None, text: str, following: str) -> str:
+    """Return what begins with a token: 'grouping', 'metric', 'selector' or nothing ('')."""
+    if text == "{":  # without a name before it: {__name__=~"..."}
+        return "selector"
+    if kind != "name":
+        return ""
+    if text in _GROUPING and following == "(":
+        return "grouping"
+    return "" if text in _WORDS or following in _AFTER_FUNCTION else "metric"
 
 
 def _spelled_out(operator: str, pattern: str) -> list[str]:

@@ -56,6 +56,21 @@ def check_runbooks(folder: Path = REPO) -> list[str]:
     ]
 
 
+def check_scrape_configuration(documents: list[dict[str, Any]]) -> list[str]:
+    """Return what promtool reports about the scrape configuration that the monitors lead to."""
+    from scripts.smoke_podman import pods, scrape
+
+    running = pods.pods_of(documents)
+    pods.give_addresses(running)
+    text, _ = scrape.configuration(documents, running)
+    config = yaml.safe_load(text)
+    config.pop("rule_files")  # checked by themselves
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prometheus.yml"
+        path.write_text(yaml.safe_dump(config))
+        return _promtool("check", "config", str(path))
+
+
 def run_tests(tests: list[dict[str, Any]], groups: dict[str, Any] | None = None) -> list[str]:
     """Return what promtool reports about unit tests of the rules; empty if all pass.
 

@@ -159,12 +159,21 @@ def _keys(documents: list[Document], owner: Document, template: Document) -> Ite
 
 
 def _used_keys(spec: Document) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, object, key) of each key of a ConfigMap or Secret that a pod uses."""
+    yield from _keys_of_variables(spec)
+    yield from _keys_of_volumes(spec)
+
+
+def _keys_of_variables(spec: Document) -> Iterator[tuple[str, str, str]]:
     for container in [*spec.get("initContainers", []), *spec["containers"]]:
         for variable in container.get("env", []):
             source = variable.get("valueFrom", {})
             for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
                 if field in source:
                     yield kind, source[field]["name"], source[field]["key"]
+
+
+def _keys_of_volumes(spec: Document) -> Iterator[tuple[str, str, str]]:
     for volume in spec.get("volumes", []):
         for source in (volume, *volume.get("projected", {}).get("sources", [])):
             for field, kind in (("secret", "Secret"), ("configMap", "ConfigMap")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -167,21 +168,31 @@ def _targets(
 ) -> list[tuple[Pod, int]]:
     """Return the (pod, port number) pairs that a monitor's endpoint finds."""
     namespace = monitor["metadata"]["namespace"]
-    labels = monitor["spec"]["selector"]["matchLabels"].items()
+    labels = monitor["spec"]["selector"]["matchLabels"]
     here = [p for p in pods if p.namespace == namespace]
     if monitor["kind"] == "PodMonitor":
-        chosen = [p for p in here if labels <= p.labels.items()]
-        ports = [(p, _named_ports(p).get(port)) for p in chosen]
-        return [(p, number) for p, number in ports if number]
-    found = []
-    for service in (d for d in documents if d["kind"] == "Service"):
-        meta = service["metadata"]
-        if meta["namespace"] != namespace or not labels <= meta.get("labels", {}).items():
-            continue
-        number = next((p["port"] for p in service["spec"]["ports"] if p["name"] == port), None)
-        selector = service["spec"].get("selector", {}).items()
-        found += [(p, number) for p in here if number and selector <= p.labels.items()]
-    return found
+        pairs = [(p, _named_ports(p).get(port)) for p in _with_labels(here, labels)]
+    else:
+        pairs = []
+        for spec in _service_specs(documents, namespace, labels):
+            number = {p.get("name"): p["port"] for p in spec["ports"]}.get(port)
+            pairs += [(p, number) for p in _with_labels(here, spec.get("selector", {}))]
+    return [(p, number) for p, number in pairs if number]
+
+
+def _with_labels(pods: list[Pod], labels: dict[str, str]) -> list[Pod]:
+    return [pod for pod in pods if labels.items() <= pod.labels.items()]
+
+
+def _service_specs(
+    documents: list[Document], namespace: str, labels: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the specs of the Services in a namespace that carry these labels."""
+    for document in documents:
+        meta = document["metadata"]
+        is_there = document["kind"] == "Service" and meta["namespace"] == namespace
+        if is_there and labels.items() <= meta.get("labels", {}).items():
+            yield document["spec"]
 
 
 def _named_ports(pod: Pod) -> dict[str, int]:

@@ -100,29 +100,35 @@ def _version(version: dict[str, Any]) -> Finding:
 
 
 def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iterator[Finding]:
-    for name in (d["metadata"]["name"] for d in documents if d["kind"] == "Namespace"):
-        there = api.get(f"api/v1/namespaces/{name}")
-        labels = (there or {}).get("metadata", {}).get("labels") or {}
-        ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
-        fix = (
-            "it is not this lab's: rename it, or remove it yourself "
-            f"(kubectl delete namespace {name})"
-        )
-        found = "not there yet" if there is None else "ours" if ours else "there, without our label"
-        yield Finding(f"namespace {name}", there is None or ours, found, fix)
-        if there and there.get("status", {}).get("phase") == "Terminating":
-            yield Finding(
-                f"namespace {name} is going",
-                False,
-                "Terminating",
-                "wait until it is gone, then try again",
-            )
-        stands = ((there or {}).get("metadata", {}).get("annotations") or {}).get(OVERLAY, overlay)
-        if (
-            stands != overlay
-        ):  # what that one has and this one has not would stay, and scrape, and sample
-            fix = f"lab down --place cluster --context {api.context}"
-            yield Finding(f"overlay in {name}", False, f"{stands} stands there", fix)
+    for document in documents:
+        if document["kind"] == "Namespace":
+            yield from _namespace(api, document["metadata"]["name"], overlay)
+
+
+def _namespace(api: Api, name: str, overlay: str) -> Iterator[Finding]:
+    fix = (
+        f"it is not this lab's: rename it, or remove it yourself (kubectl delete namespace {name})"
+    )
+    there = api.get(f"api/v1/namespaces/{name}")
+    if there is None:
+        yield Finding(f"namespace {name}", True, "not there yet", fix)
+        return
+
+    meta = there.get("metadata", {})
+    labels = meta.get("labels") or {}
+    ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
+    got = "ours" if ours else "there, without our label"
+    yield Finding(f"namespace {name}", ours, got, fix)
+
+    if there.get("status", {}).get("phase") == "Terminating":
+        fix = "wait until it is gone, then try again"
+        yield Finding(f"namespace {name} is going", False, "Terminating", fix)
+
+    # What only the other overlay has would stay, and scrape, and sample.
+    present = (meta.get("annotations") or {}).get(OVERLAY, overlay)
+    if present != overlay:
+        fix = f"lab down --place cluster --context {api.context}"
+        yield Finding(f"overlay in {name}", False, f"{present} stands there", fix)
 
 
 def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:

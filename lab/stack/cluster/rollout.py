@@ -68,19 +68,26 @@ def wait(
         elapsed_s = time.monotonic() - begun
         if progress:
             progress(rows, elapsed_s)
-        for s in rows:
-            if s.failed:
-                raise _failure(api, s, f"{s.kind} {s.name} cannot get ready")
-        stuck = _stuck(rows, since)
-        if stuck and not _nodes_are_added(api, stuck):
-            happened = f"{stuck.kind} {stuck.name} has not got ready for {PATIENCE_S:.0f} s"
-            raise _failure(api, stuck, happened)
+        _check_failures(api, rows, since)
         waiting = [s for s in rows if not s.ready]
         if not waiting and len(rows) == len(wanted):
             return
         if elapsed_s > limit_s:
             raise _out_of_time(api, wanted, rows, waiting, limit_s)
         time.sleep(poll_s)
+
+
+def _check_failures(
+    api: Api, rows: list[WorkloadStatus], since: dict[tuple[str, str], float]
+) -> None:
+    """Raise PartFailed for a workload that has failed or is stuck. Changes `since`."""
+    for s in rows:
+        if s.failed:
+            raise _failure(api, s, f"{s.kind} {s.name} cannot get ready")
+    stuck = _stuck(rows, since)
+    if stuck and not _nodes_are_added(api, stuck):
+        happened = f"{stuck.kind} {stuck.name} has not got ready for {PATIENCE_S:.0f} s"
+        raise _failure(api, stuck, happened)
 
 
 def _stuck(
@@ -169,9 +176,12 @@ def _fix_of(reason: str) -> str:
 
 
 def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
-    meta, spec, now = item["metadata"], item["spec"], item.get("status", {})
+    meta = item["metadata"]
+    spec = item["spec"]
+    now = item.get("status", {})
     if kind == "Job":
-        wanted, done = spec.get("completions", 1), now.get("succeeded", 0)
+        wanted = spec.get("completions", 1)
+        done = now.get("succeeded", 0)
         failed = any(
             c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])
         )
