@@ -520,10 +520,7 @@ def _names(index: pd.MultiIndex) -> list[str]:
     frame = index.to_frame(index=False)
     labels = _naming_labels(frame)
     others = [label for label in labels if label not in RANKS]
-    if others:
-        alone = ~frame.duplicated(others, keep=False)
-    else:
-        alone = [len(frame) == 1] * len(frame)
+    alone = ~frame.duplicated(others, keep=False) if others else [len(frame) == 1] * len(frame)
     rows = frame[labels].to_dict("records")
     return [_short_name(row, single) for row, single in zip(rows, alone, strict=True)]
 

@@ -16,7 +16,9 @@ from scripts.check_cluster import (
     monitoring,
     network,
     permissions,
+    rules,
     tempo,
+    vllm_arguments,
     workloads,
 )
 from scripts.check_cluster.paths import K8S
@@ -394,3 +396,31 @@ def test_image_build_finds_a_source_that_does_not_exist(tmp_path: Path) -> None:
     ]
     dockerfile.write_text("COPY assets /opt/\n")
     assert "does not exist" in image_build.check(dockerfile, tmp_path)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_vllm_arguments_finds_what_its_own_parser_rejects(overlay: Callable) -> None:
+    """A flag that does not exist, and a context that is longer than the model's."""
+    if not vllm_arguments.TOOLS.exists():
+        pytest.skip("vLLM is not installed: make setup")
+    documents = overlay("minikube-cpu")
+    assert vllm_arguments.check(documents) == []
+
+    arguments = Plant(documents).container("vllm")["args"]
+    arguments[arguments.index("--max-model-len") + 1] = "8192"
+    arguments.append("--enable-turbo")
+    assert vllm_arguments.check(documents) == [
+        "Deployment llm-lab/vllm: unrecognized arguments: --enable-turbo",
+        "Deployment llm-lab/vllm: a context of 8192 tokens, but the model has 4096",
+    ]
+
+
+def test_promtool_reads_the_configuration_that_the_monitors_lead_to(overlay: Callable) -> None:
+    """A relabelling action that does not exist is found before the monitor is applied."""
+    documents = overlay("minikube-cpu")
+    assert rules.check_scrape_configuration(documents) == []
+
+    endpoint = Plant(documents).find_object("PodMonitor", "vllm")["spec"]["podMetricsEndpoints"][0]
+    endpoint["relabelings"] = [{"action": "replce", "targetLabel": "job", "replacement": "vllm"}]
+    assert any("replce" in line for line in rules.check_scrape_configuration(documents))
