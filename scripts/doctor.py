@@ -7,6 +7,7 @@ with the standard library only.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shutil
 import socket
@@ -27,7 +28,6 @@ from scripts.setup.requirements import STACK_MEMORY_BYTES
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 MIN_CORES = 2
 RUNNING_BYTES = GIB  # for the state of a lab that is set up
-DEFAULT_INDEX = "https://pypi.org/simple"
 TIMEOUT_S = 10.0
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")
 
@@ -155,15 +155,27 @@ def check_proxy(environ: dict[str, str]) -> Finding:
 
 
 def index_url() -> str:
-    """Return the package index that set-up uses: uv's variables, then pip's settings."""
+    """Return the package index that set-up uses: uv's variables, then pip's settings or default.
+
+    '' if there is no setting, and no pip that could name its default.
+    """
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL"):
         if os.environ.get(name):
             return os.environ[name]
-    return pip_config.pip_settings().get("index-url") or DEFAULT_INDEX
+    configured = pip_config.pip_settings().get("index-url")
+    if configured:
+        return configured
+    with contextlib.suppress(ImportError):
+        from pip._internal.models.index import PyPI
+
+        return PyPI.simple_url
+    return ""
 
 
 def check_registry(url: str, needed: bool) -> Finding:
     """Request the index page of one package; only a problem where set-up still has to download."""
+    if not url:
+        return Finding("registry", OK, "not known: no index is configured, and pip is missing")
     shown = without_login(url)
     try:
         with urllib.request.urlopen(_request(url), timeout=TIMEOUT_S, context=_tls()):
