@@ -211,14 +211,12 @@ LATENCY = Row(
         ),
         Panel(
             "Output speed per request",
-            "Generated tokens per second divided by the running requests: how fast one answer "
-            "grows. It falls as the batch grows, which is the price of throughput.",
+            "Generated tokens per second of decode time: how fast one answer grows. It falls as the "
+            "batch grows, which is the price of throughput. Decode time is recorded when a request "
+            "ends, so the value is off for a moment while many begin or end.",
             (
                 Query(
-                    ratio(
-                        rate(M.GENERATION_TOKENS),
-                        f"sum(avg_over_time({M.RUNNING}{{{VLLM}}}{R}))",
-                    ),
+                    ratio(rate(M.GENERATION_TOKENS), rate(f"{M.DECODE}_sum")),
                     "per request",
                 ),
             ),
