@@ -211,9 +211,9 @@ LATENCY = Row(
         ),
         Panel(
             "Output speed per request",
-            "Generated tokens per second of decode time: how fast one answer grows. It falls as the "
-            "batch grows, which is the price of throughput. Decode time is recorded when a request "
-            "ends, so the value is off for a moment while many begin or end.",
+            "Generated tokens per second of decode time: how fast one answer grows. It falls as "
+            "the batch grows, which is the price of throughput. Decode time is recorded when a "
+            "request ends, so the value is off for a moment while many begin or end.",
             (
                 Query(
                     ratio(rate(M.GENERATION_TOKENS), rate(f"{M.DECODE}_sum")),
