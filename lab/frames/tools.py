@@ -173,20 +173,30 @@ def _tool_parts(text: str) -> Iterator[tuple[Any, Any, Any, Any]]:
     except (ValueError, RecursionError):
         return
     for message in messages if isinstance(messages, list) else [messages]:
-        if not isinstance(message, dict):
-            continue
-        for part in message.get("parts") or ():
-            if isinstance(part, dict) and part.get("type") == "tool_call":
-                yield part.get("id"), part.get("name"), _text(part.get("arguments")), None
-            elif isinstance(part, dict) and part.get("type") == "tool_call_response":
-                result = part.get("response", part.get("result"))
-                yield part.get("id"), None, None, _text(result)
-        for call in message.get("tool_calls") or ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                yield call.get("id"), function.get("name"), _text(function.get("arguments")), None
-        if message.get("role") == "tool" and message.get("tool_call_id"):
-            yield message["tool_call_id"], None, None, _text(message.get("content"))
+        if isinstance(message, dict):
+            yield from _parts_of(message)
+            yield from _calls_of(message)
+            if message.get("role") == "tool" and message.get("tool_call_id"):
+                yield message["tool_call_id"], None, None, _text(message.get("content"))
+
+
+def _parts_of(message: dict[str, Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Yield the calls and results in a message's parts (OpenTelemetry GenAI conventions)."""
+    for part in message.get("parts") or ():
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "tool_call":
+            yield part.get("id"), part.get("name"), _text(part.get("arguments")), None
+        elif kind == "tool_call_response":
+            result = part.get("response", part.get("result"))
+            yield part.get("id"), None, None, _text(result)
+
+
+def _calls_of(message: dict[str, Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Yield the calls in a message's `tool_calls` (the chat completions API)."""
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            yield call.get("id"), function.get("name"), _text(function.get("arguments")), None
 
 
 def _plain(value: Any) -> Any:
