@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from lab.dashboards.model import GREEN, RED, YELLOW, Dashboard, Panel, Query, Row
-from lab.dashboards.promql import R, distribution, mean, quantile, rate, ratio, share_of, total
+from lab.dashboards.promql import (
+    TOKENS_PER_S,
+    R,
+    distribution,
+    mean,
+    quantile,
+    rate,
+    ratio,
+    share_of,
+    total,
+)
 
 SERVER = 'job="llama-stack"'
 TOOL_SERVER = 'job="lab-tools"'
@@ -118,7 +128,7 @@ TURNS = Row(
             "Generated tokens per second of one call, as Llama Stack sees it. Includes the wait "
             "for the first token, so short answers look slow.",
             distribution("llama_stack_inference_tokens_per_second", SERVER),
-            unit="count:tok/s",
+            unit=TOKENS_PER_S,
         ),
     ),
 )

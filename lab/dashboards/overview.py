@@ -6,12 +6,11 @@ from lab.dashboards.cost import MACHINE_USD_PER_HOUR, usd_per_million_generated
 from lab.dashboards.llama_stack import SERVER as LLAMA_STACK
 from lab.dashboards.llama_stack import TOOL_SERVER, error_rate
 from lab.dashboards.model import GREEN, RED, YELLOW, Dashboard, Panel, Query, Row
-from lab.dashboards.promql import VLLM, R, mean, quantile, rate, ratio, total
+from lab.dashboards.promql import TOKENS_PER_S, VLLM, R, mean, quantile, rate, ratio, total
 from lab.dashboards.vllm import (
     KV_COLOURS,
     OBJECTIVE_COLOURS,
     SLO_VARIABLES,
-    TOKENS_PER_S,
     VARIABLES,
     attainment,
 )

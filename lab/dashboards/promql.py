@@ -6,6 +6,7 @@ from lab.dashboards.model import Query
 
 VLLM = 'job=~"$job",model_name=~"$model_name",instance=~"$instance",engine=~"$engine"'
 R = "[$__rate_interval]"
+TOKENS_PER_S = "count:tok/s"  # Grafana's unit of a rate of tokens
 QUANTILES = (0.5, 0.95, 0.99)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lab.dashboards.model import GREEN, RED, YELLOW, Dashboard, Panel, Query, Row, Variable
 from lab.dashboards.promql import (
     QUANTILES,
+    TOKENS_PER_S,
     VLLM,
     R,
     distribution,
@@ -24,7 +25,6 @@ SERVER = 'job=~"$job",instance=~"$instance"'
 ENGINES = f'{SERVER},engine=~"$engine"'  # of metrics without a model label
 PARSER = 'job=~"$job",model_name=~"$model_name"'
 RECENT = "[5m]"  # the window of the instances' table
-TOKENS_PER_S = "count:tok/s"
 ENGINE = "{{instance}} engine {{engine}}"
 OBJECTIVE_COLOURS = ((0, RED), (0.9, YELLOW), (0.99, GREEN))
 KV_COLOURS = ((0, GREEN), (0.9, YELLOW), (0.98, RED))

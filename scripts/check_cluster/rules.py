@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,20 +11,13 @@ import yaml
 
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.rules import alerts, rule_groups
-from lab.errors import SetupError
+from lab.stack.toolbox import find_tools
 from scripts.check_cluster.paths import REPO
 
 
 def promtool() -> str:
     """Return the path of promtool. Raises SetupError if it is not installed."""
-    tools = REPO / ".venvs" / "tools.json"
-    recorded = json.loads(tools.read_text()).get("promtool") if tools.exists() else None
-    path = recorded if recorded and Path(recorded).exists() else shutil.which("promtool")
-    if not path:
-        raise SetupError(
-            "promtool is not installed", fix="run `make setup`, or apt-get install prometheus"
-        )
-    return path
+    return find_tools(needs=["promtool"]).promtool
 
 
 def check_syntax(groups: dict[str, Any] | None = None) -> list[str]:

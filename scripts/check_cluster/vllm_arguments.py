@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from lab.errors import SetupError
+from lab.stack.toolbox import find_tools
 from scripts.check_cluster.paths import REPO
 from scripts.check_cluster.render import name, pods
 
-TOOLS = REPO / ".venvs" / "tools.json"
 LAB_MODEL = REPO / "data" / "lab-model" / "config.json"  # what pods without a GPU serve
 CHAT_FOLDER = "/models/chat"
 _PROGRAM = """
@@ -68,11 +68,7 @@ def _parse(lines: list[str]) -> list[str]:
     """Return vLLM's message per argument list, '' for an accepted one."""
     if not lines:
         return []
-    if not TOOLS.exists():
-        raise SetupError(
-            "vLLM is not installed, so its arguments cannot be checked", fix="make setup"
-        )
-    python = json.loads(TOOLS.read_text())["python_vllm"]
+    python = find_tools(needs=["python_vllm"]).python_vllm
     done = subprocess.run(
         [python, "-c", _PROGRAM],
         input="\n".join(lines) + "\n",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.stack.toolbox import TOOLS_FILE
 from scripts.check_cluster import (
     collector,
     image_build,
@@ -402,7 +403,7 @@ def test_image_build_finds_a_source_that_does_not_exist(tmp_path: Path) -> None:
 @pytest.mark.model
 def test_vllm_arguments_finds_what_its_own_parser_rejects(overlay: Callable) -> None:
     """A flag that does not exist, and a context that is longer than the model's."""
-    if not vllm_arguments.TOOLS.exists():
+    if not TOOLS_FILE.exists():
         pytest.skip("vLLM is not installed: make setup")
     documents = overlay("minikube-cpu")
     assert vllm_arguments.check(documents) == []
