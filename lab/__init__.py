@@ -42,6 +42,7 @@ _MODULES = (
     "figures",
     "fleet",
     "frames",
+    "incidents",
     "latency",
     "measures",
     "places",

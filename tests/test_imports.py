@@ -46,11 +46,13 @@ ABOVE = {
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
     "exercises": {"latency", "measures"},
+    "incidents": {"stack", "workload"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
         "measures",
         "fleet",
+        "incidents",
         "observation",
         "recording",
         "runs",
