@@ -44,6 +44,7 @@ ABOVE = {
     "cost": {"observation", "frames", "measures"},
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
+    "comparison": {"observation", "frames", "runs", "stores", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
     "exercises": {"latency", "measures"},
     "incidents": {"stack", "workload"},
