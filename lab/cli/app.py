@@ -49,6 +49,10 @@ DELEGATED = {
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
     ),
+    "alerts": (
+        "lab.cli.alerts",
+        "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
+    ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }
