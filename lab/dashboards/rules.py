@@ -211,7 +211,7 @@ SYMPTOMS = (
         f"{_PROMPT} / ({_FINISHED} > 0) > 1800",
         "3m",
         "ticket",
-        "Requests to {{ $labels.model_name }} have {{ $value | humanize }} prompt tokens on average",
+        "Prompts to {{ $labels.model_name }} have {{ $value | humanize }} tokens on average",
         "Long prompts delay the requests beside them: find the tenant that sends them.",
         LATENCY,
     ),
