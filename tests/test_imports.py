@@ -50,6 +50,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "comparison",
         "measures",
         "fleet",
         "observation",
