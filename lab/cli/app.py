@@ -41,6 +41,10 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
+    "compare": (
+        "lab.cli.compare",
+        "Compare two runs, windows or recordings, or one with a baseline; for CI too.",
+    ),
     "fleet": (
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
