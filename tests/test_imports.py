@@ -51,6 +51,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "exercises",
         "measures",
         "fleet",
         "incidents",
