@@ -22,6 +22,9 @@ from lab.settings import REPO, Settings, load_settings
 # A login shell, which Jupyter starts where its own output is not a terminal, would set PATH anew.
 TERMINAL = {"shell_command": [os.environ.get("SHELL") or "/bin/sh"]}
 STOP_S = 20.0
+QUIET = {  # no pop-up that asks about news or updates
+    "LabApp": {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+}
 FIRST = "00_stand_up_the_lab.ipynb"
 
 
@@ -63,7 +66,10 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
 def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
+    (folder / "jupyter_lab_config.json").write_text(json.dumps(QUIET))
     env = {**os.environ, **kernel.environment(settings), "JUPYTER_PATH": str(folder)}
+    config_path = (str(folder), os.environ.get("JUPYTER_CONFIG_PATH", ""))
+    env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, config_path))
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     command = [
         *(sys.executable, "-m", "jupyter", "lab"),
@@ -71,8 +77,6 @@ def _serve(settings: Settings) -> int:
         "--no-browser",
         f"--ServerApp.root_dir={REPO}",
         f"--LabApp.default_url=/lab/tree/{WORK.name}/{FIRST}",
-        "--LabApp.news_url=None",  # no pop-up that asks about news
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         f"--ServerApp.terminado_settings={TERMINAL}",
         *(["--allow-root"] if is_root else []),
         *sys.argv[1:],
