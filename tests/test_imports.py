@@ -52,6 +52,7 @@ ABOVE = {
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
         "comparison",
+        "exercises",
         "measures",
         "fleet",
         "incidents",
