@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab.command_line import term_as_interrupt
 from lab.environment import command_hint
 from lab.errors import LabError
 from lab.runner import kernel
-from lab.runner.lifecycle import stack_for, term_as_interrupt
+from lab.runner.lifecycle import stack_for
 from lab.runner.session import NOTEBOOKS
 from lab.runner.show import Show
 from lab.settings import Settings, load_settings
