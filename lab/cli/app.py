@@ -45,6 +45,10 @@ DELEGATED = {
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "incident": (
+        "lab.cli.incident",
+        "Bring about a real incident in the running lab, undo it, and reveal what it was.",
+    ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
 }
