@@ -21,6 +21,7 @@ FLOOR = {
     "files",
     "durations",
     "environment",
+    "json_logging",
     "command_line",
     "world",
     "prices",
