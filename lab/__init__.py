@@ -44,6 +44,7 @@ _MODULES = (
     "figures",
     "fleet",
     "frames",
+    "incidents",
     "latency",
     "measures",
     "places",

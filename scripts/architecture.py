@@ -38,6 +38,8 @@ PLACES = {
     "tracestore": (1, 4.3),
     "prometheus": (2, 4.3),
     "node": (3, 4.3),
+    "alertmanager": (3, 3.2),
+    "incident": (0, 2.5),
 }
 # Each request names its tool server; no configuration does.
 CALLS_BY_REQUEST = ((USER, "llama-stack"), (USER, "vllm"), ("llama-stack", "tools"))
@@ -85,6 +87,7 @@ def default_plan() -> StackPlan:
     tools = Toolbox(
         **paths,
         node_exporter="node_exporter",
+        alertmanager="alertmanager",
         embedding_model_dir=tools.embedding_model_dir,
         tiktoken_cache_dir="tiktoken",
     )
@@ -126,7 +129,7 @@ def _scraped(plan: StackPlan) -> set[str]:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in PREFERRED.items()}
     targets = prometheus_config.targets(PREFERRED, urls, {}).values()
     ports = {int(target.rpartition(":")[2]) for target in targets}
-    return {p.name for p in plan.parts if p.on_demand or ports & set(p.ports.values())}
+    return {p.name for p in plan.parts if (p.on_demand and p.port) or ports & set(p.ports.values())}
 
 
 def _configuration(part: Part, plan: StackPlan) -> str:
