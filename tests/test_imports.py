@@ -25,6 +25,7 @@ FLOOR = {
     "world",
     "prices",
     "notebook",
+    "headlines",
     "engines",
 }
 
