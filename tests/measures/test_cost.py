@@ -24,6 +24,7 @@ from lab.measures import (
     reconcile_money,
     scaled,
     slopes_by_half,
+    usd_per_thousand,
     with_shares,
 )
 from lab.measures.cost import Energy
