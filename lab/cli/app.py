@@ -41,6 +41,10 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
+    "compare": (
+        "lab.cli.compare",
+        "Compare two runs, windows or recordings, or one with a baseline; for CI too.",
+    ),
     "fleet": (
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
@@ -48,6 +52,10 @@ DELEGATED = {
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
+    ),
+    "alerts": (
+        "lab.cli.alerts",
+        "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
     ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
