@@ -26,6 +26,7 @@ FLOOR = {
     "world",
     "prices",
     "notebook",
+    "headlines",
     "engines",
 }
 
