@@ -38,6 +38,7 @@ PLACES = {
     "tracestore": (1, 4.3),
     "prometheus": (2, 4.3),
     "node": (3, 4.3),
+    "live-view": (0, 2.8),  # on the arrow of the queries
 }
 # Each request names its tool server; no configuration does.
 CALLS_BY_REQUEST = ((USER, "llama-stack"), (USER, "vllm"), ("llama-stack", "tools"))

@@ -46,6 +46,7 @@ ABOVE = {
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
     "exercises": {"latency", "measures"},
+    "liveview": {"dashboards", "places", "stack", "stores", "tools"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
