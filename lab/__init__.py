@@ -24,6 +24,7 @@ _MODULE_OF = {
     "Tempo": "lab.stores",
     "Users": "lab.workload",
     "check": "lab.exercises",
+    "compare": "lab.comparison",
     "drive": "lab.observation",
     "load_settings": "lab.settings",
     "make_plan": "lab.workload",
@@ -36,12 +37,14 @@ _MODULE_OF = {
 }
 _MODULES = (
     "capacity",
+    "comparison",
     "cost",
     "dashboards",
     "engines",
     "figures",
     "fleet",
     "frames",
+    "incidents",
     "latency",
     "measures",
     "places",

@@ -129,10 +129,15 @@ def engine_turns(seen: Observation) -> pd.DataFrame:
     time could not be divided and its counters would not match.
     """
     start, end = seen.run.window
-    spans = spans_frame(seen.tempo.spans(ENGINE, start - BEFORE_S, end))
-    turns = turn_frame(seen.requests, spans)
+    turns = _turns_between(seen, start, end)
     during = (turns["ended_at"] > start) & (turns["scheduled_at"] < end)
     return turns[during | (turns["request_id"] != OTHERS)].reset_index(drop=True)
+
+
+def _turns_between(seen: Observation, start: float, end: float) -> pd.DataFrame:
+    """Return the run's model calls, and all others that the chat model's spans show."""
+    spans = spans_frame(seen.tempo.spans(ENGINE, start - BEFORE_S, end))
+    return turn_frame(seen.requests, spans)
 
 
 def with_busy_time(seen: Observation) -> pd.DataFrame:
@@ -253,7 +258,7 @@ class TokenReconciliation:
         return differences
 
 
-def reconcile(seen: Observation, turns: pd.DataFrame | None = None) -> TokenReconciliation:
+def reconcile(seen: Observation) -> TokenReconciliation:
     """Compare the run's tokens by client, spans and Prometheus, to the token.
 
     Prometheus' counters cannot tell users apart. So `spans` is everything that vLLM worked on, and
@@ -262,19 +267,20 @@ def reconcile(seen: Observation, turns: pd.DataFrame | None = None) -> TokenReco
     counts the tokens of every engine step (`iteration_tokens_total`), which must equal the uncached
     prompt tokens plus the generated ones.
 
-    `turns` are `engine_turns(seen)`, queried where not given. Raises NoData without vLLM's
-    counters.
+    Raises NoData without vLLM's counters.
     """
-    turns = engine_turns(seen) if turns is None else turns
     growth = {kind: seen.increases(metric) for kind, metric in COUNTERS.items()}
     increases = {kind: float(table["increase"].sum()) for kind, table in growth.items()}
-    start = pd.Timestamp(seen.run.window[0], unit="s", tz="UTC")
-    firsts = [table["first_at"].min() for table in growth.values()]
-    first = min(start if pd.isna(at) else at for at in firsts).timestamp()
+    # The counters' window is wider than the run's, by up to one scrape at each end, and by a whole
+    # restart where vLLM has just started: its readiness probe is one of the others' calls then.
+    firsts = pd.concat([table["first_at"] for table in growth.values()]).dropna()
+    born = seen.run.window[0] - BEFORE_S
+    first = born if firsts.empty else firsts.min().timestamp()
     end = seen.scraped_until
 
-    foreign = turns["request_id"] == OTHERS
-    theirs = turns[foreign & (turns["ended_at"] > first) & (turns["ended_at"] <= end)]
+    turns = _turns_between(seen, first, end)
+    ended_at = turns["ended_at"]
+    theirs = turns[(turns["request_id"] == OTHERS) & (ended_at > first) & (ended_at <= end)]
     others = pd.Series({kind: float(theirs[f"{kind}_tokens"].sum()) for kind in COUNTERS})
     totals = token_totals(seen.requests, increases)
     silent = totals.attrs["client_silent"]

@@ -38,7 +38,12 @@ PLACES = {
     "tracestore": (1, 4.3),
     "prometheus": (2, 4.3),
     "node": (3, 4.3),
+<<<<<<< HEAD
     "live-view": (0, 2.8),  # on the arrow of the queries
+=======
+    "alertmanager": (3, 3.2),
+    "incident": (0, 2.5),
+>>>>>>> main
 }
 # Each request names its tool server; no configuration does.
 CALLS_BY_REQUEST = ((USER, "llama-stack"), (USER, "vllm"), ("llama-stack", "tools"))
@@ -86,6 +91,7 @@ def default_plan() -> StackPlan:
     tools = Toolbox(
         **paths,
         node_exporter="node_exporter",
+        alertmanager="alertmanager",
         embedding_model_dir=tools.embedding_model_dir,
         tiktoken_cache_dir="tiktoken",
     )
@@ -127,7 +133,7 @@ def _scraped(plan: StackPlan) -> set[str]:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in PREFERRED.items()}
     targets = prometheus_config.targets(PREFERRED, urls, {}).values()
     ports = {int(target.rpartition(":")[2]) for target in targets}
-    return {p.name for p in plan.parts if p.on_demand or ports & set(p.ports.values())}
+    return {p.name for p in plan.parts if (p.on_demand and p.port) or ports & set(p.ports.values())}
 
 
 def _configuration(part: Part, plan: StackPlan) -> str:

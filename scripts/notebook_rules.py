@@ -23,7 +23,7 @@ WIDEST_LINE = 88  # columns of code, which fit beside JupyterLab's folders
 # One typed and commented scalar per line: papermill shows type, default and comment.
 PARAMETER = re.compile(r"^\w+: (int|float|str|bool) = (?P<value>.+?)  # \S.*$")
 LINK = re.compile(r"\[(?P<title>[^\]]+)\]\((?P<file>[^)#]+\.ipynb)\)")
-ANSWER = re.compile(r"^\w+ = \.\.\.$")
+CHECK = re.compile(r'lab\.check\(\s*"(?P<exercise>[^"]+)",\s*(?P<answer>\w+)')
 STRIP = "strip it with `python -m scripts.check_notebooks --fix`"
 
 
@@ -63,9 +63,27 @@ def exercises_in(cells: list[Any]) -> dict[str, int]:
     checks = {}
     for index, cell in enumerate(cells):
         if cell.cell_type == "code":
-            for name in re.findall(r'lab\.check\(\s*"([^"]+)"', cell.source):
-                checks[name] = index
+            for match in CHECK.finditer(cell.source):
+                checks[match["exercise"]] = index
     return checks
+
+
+def answers_in(cells: list[Any]) -> dict[str, int]:
+    """Return {name of an exercise: index of its cell `answer = ...`}, before the check.
+
+    Predictions are asked long before they are checked.
+    """
+    answers = {}
+    for name, index in exercises_in(cells).items():
+        variables = {
+            match["answer"]
+            for match in CHECK.finditer(cells[index].source)
+            if match["exercise"] == name
+        }
+        for before in range(index):
+            if cells[before].source.strip() in {f"{variable} = ..." for variable in variables}:
+                answers[name] = before
+    return answers
 
 
 def problems(notebook: Path) -> list[str]:
@@ -156,11 +174,12 @@ def _links(notebook: Path, cells: list[Any]) -> Iterator[str]:
 
 def _exercises(notebook: Path, cells: list[Any]) -> Iterator[str]:
     """Yield what is wrong with the cells `answer = ...` and with the checks that follow them."""
+    answers = answers_in(cells)
     for name, index in exercises_in(cells).items():
         if name not in EXERCISES or name[:2] != notebook.name[:2]:
             yield f"cell {index + 1} checks '{name}', which is not an exercise of this notebook"
-        if index == 0 or not ANSWER.match(cells[index - 1].source.strip()):
-            yield f"cell {index} must be 'answer = ...', for the check in the cell after it"
+        if name not in answers:
+            yield f"a cell before cell {index + 1} must be 'answer = ...', with the checked name"
     for number, cell in enumerate(cells, 1):
         if "solution" in _tags(cell):
             yield f"cell {number} shows a solution; solutions belong in tests/solutions.py"

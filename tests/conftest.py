@@ -68,3 +68,17 @@ def live_lab(request: pytest.FixtureRequest) -> Iterator[Settings]:
         if not up or request.session.testsfailed:
             shutil.copytree(state_dir / "logs", KEPT_LOGS, dirs_exist_ok=True)
         shutil.rmtree(state_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def recorded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """Yield the settings of the recording `workshop`, replayed by stores of its own."""
+    from lab import stack
+
+    state_dir = tmp_path_factory.mktemp("recorded")
+    where = {"place": "recorded", "recording": "workshop", "state_dir": state_dir}
+    try:
+        stack.up(load_settings(**where))
+        yield load_settings(**where)
+    finally:
+        stack.down(load_settings(running_stack=False, **where))

@@ -43,6 +43,8 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     - `prompt_tokens`, `cached_tokens` (the part of them from the prefix cache),
       `completion_tokens` (int64), `reasoning_tokens` (the part of them that is not the answer, NA
       where no span reports it);
+    - `called_at`: when the caller sent it, by its span or, in a direct call, the client's record.
+      An engine that is busy may accept a call late, and its own span begins only then;
     - `queue_s`, `prefill_s`, `decode_s`, and when the engine worked on it: `scheduled_at`,
       `first_token_at`, `ended_at` (seconds since the epoch, on vLLM's clock: its span's start and
       its own latencies).
@@ -77,6 +79,7 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
             "model": _models(spans, shapes, rows),
             "reads": _reads(spans, shapes, rows, start_s),
             **{name: usage(spans, shapes, name)[rows] for name in _TOKENS},
+            "called_at": start_s[np.where(shapes.call[rows] >= 0, shapes.call[rows], rows)],
             "queue_s": queue_s,
             "prefill_s": prefill_s,
             "decode_s": decode_s,
@@ -91,12 +94,17 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 def _with_requests(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     """Return the turns with the columns WHO, and with tokens as integers."""
     who = list(WHO)
-    known = requests[["trace_id", *who, "model", "cached_tokens"]].astype({"trace_id": str})
-    known = known.rename(columns={"model": "_model", "cached_tokens": "_cached"})
+    known = requests[["trace_id", *who, "model", "cached_tokens", "sent_at"]]
+    known = known.astype({"trace_id": str})
+    known = known.rename(
+        columns={"model": "_model", "cached_tokens": "_cached", "sent_at": "_sent"}
+    )
     known[who] = known[who].astype(object).where(known[who].notna(), UNKNOWN)
     joined = turns.merge(known, on="trace_id", how="left", validate="many_to_one")
     is_direct = joined["api"] == "chat"
     joined["cached_tokens"] = joined["cached_tokens"].where(~is_direct, joined["_cached"])
+    sent_at = joined["_sent"].astype(float).where(is_direct & (joined["turn"] == 1))
+    joined["called_at"] = sent_at.fillna(joined["called_at"])
     joined["model"] = joined["model"].fillna(joined["_model"]).fillna(OTHERS).astype(str)
     joined[who] = joined[who].astype(object).fillna(OTHERS)
     for name in _TOKENS[:3]:

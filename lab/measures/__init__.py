@@ -1,5 +1,6 @@
 """Frames become judgements: pure functions that name their formula, its source and its limits."""
 
+from lab.measures.blame import Blame, blame
 from lab.measures.capacity import (
     Goodput,
     ReplicaNeed,
@@ -126,6 +127,7 @@ __all__ = [
     "SIGNALS",
     "UNCLEAR",
     "VLLM_REQUEST_LATENCY_S",
+    "Blame",
     "BucketQuantile",
     "HistogramReading",
     "Energy",
@@ -144,6 +146,7 @@ __all__ = [
     "alert_quality",
     "batch_mean",
     "bill_by",
+    "blame",
     "blocking_prefills",
     "bucket_quantile",
     "busy_cores",

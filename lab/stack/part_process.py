@@ -171,6 +171,18 @@ class PartProcess:
             self._log.close()
             self._log = None
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        for member in self.processes():
+            with contextlib.suppress(psutil.Error):
+                member.send_signal(number)
+
+    def resume(self) -> None:
+        """Let it go on where an incident has stopped its processes."""
+        self.send(signal.SIGCONT)
+        if self.state == state.HANGS:
+            self._set(state.READY)
+
     async def switch_off(self) -> None:
         """End a part on demand that is no longer requested."""
         await self.stop()
@@ -325,7 +337,7 @@ class PartProcess:
                     if kind == "exit" and self._exit.result() == 0:
                         return
                     raise ready.NotReady(f"it ended while starting: {describe_exit(self._exit)}")
-                if kind == "imported" and self._zygote.imported.is_set():
+                if kind == "running" or (kind == "imported" and self._zygote.imported.is_set()):
                     return
                 if kind in ready.PROBES:
                     reason = await self._probe(client)

@@ -13,8 +13,8 @@ AGENT_PATH = ("tracestore", "prometheus", "vllm", "tools", "llama-stack")
 class Probe:
     """How to find out whether a part is ready: a function of ready.py by name, and its arguments.
 
-    Two kinds have no such function: `exit` (a task is ready when it has ended well) and `imported`
-    (the zygote reports when it has imported vLLM).
+    Three kinds have no such function: `exit` (a task is ready when it has ended well), `imported`
+    (the zygote reports when it has imported vLLM) and `running` (it is ready once it runs).
     """
 
     kind: str
@@ -33,6 +33,9 @@ class Part:
         needs: names of the parts that must be ready before this one is started
         task: whether it runs once and ends, instead of serving
         on_demand: whether it is started and stopped by name only (lab.stack.start)
+        temporary: whether its end, for any reason, undoes what it changed in the others; it is
+            not started again
+        reloads: whether it reads its files again on SIGHUP, without a restart
         essential: whether agent requests need it; if it fails at the start, the lab is stopped
         startup_s: how long it may take to become ready
         grace_s: how long it may take to end after SIGTERM
@@ -50,6 +53,8 @@ class Part:
     needs: tuple[str, ...] = ()
     task: bool = False
     on_demand: bool = False
+    temporary: bool = False
+    reloads: bool = False
     essential: bool = True
     startup_s: float = 300.0
     grace_s: float = 5.0

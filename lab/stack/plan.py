@@ -10,6 +10,7 @@ from pathlib import Path
 from lab.schema import Service
 from lab.settings import REPO, Settings
 from lab.stack import llama_stack_config, prometheus_config, replay_plan, store_parts, vllm_args
+from lab.stack.changes import NO_CHANGES, Changes
 from lab.stack.model_folder import check_model_folder, joins_text_parts
 from lab.stack.parts import Part, Probe
 from lab.stack.ports import HOST
@@ -19,6 +20,7 @@ from lab.stack.toolbox import Toolbox
 # server imports vLLM itself.
 CAN_FORK = sys.platform == "linux"
 CANARY = "lab-model-canary"  # a folder of data/, and the name under which it is served
+INCIDENT = "incident"
 LAB_MODULES = {"PYTHONPATH": str(REPO)}
 OURS = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus", "vllm_canary")
 
@@ -46,6 +48,7 @@ class _Lab:
     Attributes:
         external: endpoints that the user runs elsewhere, {name: URL}
         url: URLs of all endpoints, external or not
+        changes: of an incident
     """
 
     settings: Settings
@@ -53,6 +56,7 @@ class _Lab:
     ports: dict[str, int]
     external: dict[str, str]
     url: dict[str, str]
+    changes: Changes
 
     @property
     def state(self) -> Path:
@@ -68,9 +72,13 @@ class _Lab:
 
 
 def make_plan(
-    settings: Settings, tools: Toolbox, ports: dict[str, int], external: dict[str, str]
+    settings: Settings,
+    tools: Toolbox,
+    ports: dict[str, int],
+    external: dict[str, str],
+    changes: Changes = NO_CHANGES,
 ) -> StackPlan:
-    """Return all parts, without those whose endpoint is in `external`.
+    """Return all parts, without those whose endpoint is in `external`, with an incident's changes.
 
     In the place `recorded` they are the recording's stores. Raises ModelError for a model folder
     that is not complete, StackError for such a recording, SettingsError for a state folder that
@@ -84,10 +92,14 @@ def make_plan(
         return _plan(parts, {config: "global: {}\n"} | mark, external)
 
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
-    lab = _Lab(settings, tools, ports, external, url)
+    lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+<<<<<<< HEAD
     if "view" not in external:
         ours.append(store_parts.live_view(settings, tools, ports))
+=======
+    ours.append(_incident(lab))
+>>>>>>> main
     names = {p.name for p in ours}
     ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
     return _plan(ours, _files(lab), external)
@@ -145,11 +157,16 @@ def _files(lab: _Lab) -> dict[Path, str]:
     on_demand = lab.file("on-demand-targets.json")
     rules = lab.file("prometheus-rules.yml")
     targets = prometheus_config.targets(lab.ports, lab.url, lab.external)
+    targets.pop(lab.changes.unscraped, None)
+    url = lab.url | ({"vllm": lab.changes.chat_url} if lab.changes.chat_url else {})
     canary = CANARY if _has_canary(lab) else ""
-    llama_stack = llama_stack_config.render(lab.settings, lab.ports, lab.url, lab.state, canary)
+    llama_stack = llama_stack_config.render(lab.settings, lab.ports, url, lab.state, canary)
     return {
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
-        lab.file("prometheus.yml"): prometheus_config.render(targets, on_demand, rules),
+        lab.file("prometheus.yml"): prometheus_config.render(
+            targets, on_demand, rules, alertmanager=_alertmanager(lab)
+        ),
+        lab.file("alertmanager.yml"): prometheus_config.alertmanager_config(),
         rules: prometheus_config.rules(),
         on_demand: "[]",
         lab.file("llama-stack.yaml"): llama_stack,
@@ -179,6 +196,7 @@ def _prometheus(lab: _Lab) -> list[Part]:
     prometheus = replace(
         prometheus,
         ready=Probe("prometheus", {"url": lab.url["prometheus"], "jobs": jobs}),
+        reloads=True,
         startup_s=900.0,  # it waits for the others to be scraped, each of which has its own limit
     )
 
@@ -200,7 +218,15 @@ def _prometheus(lab: _Lab) -> list[Part]:
         alive=f"http://{listen}/",
         essential=False,
     )
-    return [prometheus, node]
+    if not _alertmanager(lab):
+        return [prometheus, node]
+    config = lab.file("alertmanager.yml")
+    return [prometheus, node, store_parts.alertmanager(lab.tools, lab.ports, lab.state, config)]
+
+
+def _alertmanager(lab: _Lab) -> str:
+    """Return host:port of Alertmanager; empty where set-up could not fetch it."""
+    return f"{HOST}:{lab.ports['alertmanager']}" if lab.tools.alertmanager else ""
 
 
 def _vllm(lab: _Lab) -> list[Part]:
@@ -228,6 +254,7 @@ def _vllm(lab: _Lab) -> list[Part]:
 
 def _chat(lab: _Lab) -> Part:
     server = chat_server(lab.settings, lab.ports["vllm"], lab.url["otlp"], lab.tools.vllm_build)
+    server = replace(server, extra=f"{server.extra} {lab.changes.vllm_args}".strip())
     return replace(
         _chat_part(lab, "vllm", Service.VLLM, server),
         what=f"vLLM: serves the chat model {server.model}",
@@ -358,4 +385,18 @@ def _documents(lab: _Lab) -> Part:
         ready=Probe("exit"),
         task=True,
         essential=False,
+    )
+
+
+def _incident(lab: _Lab) -> Part:
+    """Return the process of an incident, which makes its changes and undoes them as it ends."""
+    return Part(
+        name=INCIDENT,
+        what="an incident on purpose, on demand (`lab incident`)",
+        argv=(lab.tools.python_lab, "-m", "lab.incidents.worker", str(lab.state)),
+        env=LAB_MODULES,
+        ready=Probe("running"),
+        essential=False,
+        on_demand=True,
+        temporary=True,
     )

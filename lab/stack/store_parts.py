@@ -56,6 +56,7 @@ def prometheus(
     )
 
 
+<<<<<<< HEAD
 def live_view(settings: Settings, tools: Toolbox, ports: dict[str, int]) -> Part:
     """Return the live view, which finds the stores by the state folder."""
     url = f"http://{HOST}:{ports['view']}"
@@ -75,6 +76,26 @@ def live_view(settings: Settings, tools: Toolbox, ports: dict[str, int]) -> Part
         alive=f"{url}/healthz",
         essential=False,
         endpoints={"view": url},
+=======
+def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Path) -> Part:
+    """Return Alertmanager, with its data below `state`. It sends nothing: its API is queried."""
+    listen = f"{HOST}:{ports['alertmanager']}"
+    return Part(
+        name="alertmanager",
+        what="Alertmanager: holds the alerts that Prometheus raises",
+        argv=(
+            tools.alertmanager,
+            f"--config.file={config}",
+            f"--storage.path={state / 'alertmanager'}",
+            f"--web.listen-address={listen}",
+            "--cluster.listen-address=",  # no peers, and no port for them
+            "--log.format=json",
+        ),
+        ports={"alertmanager": ports["alertmanager"]},
+        ready=Probe("http", {"url": f"http://{listen}/-/ready"}),
+        alive=f"http://{listen}/-/healthy",
+        essential=False,
+>>>>>>> main
     )
 
 

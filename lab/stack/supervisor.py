@@ -24,7 +24,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.files import write_atomically
 from lab.settings import Settings, load_settings
-from lab.stack import processes, replay_plan, state
+from lab.stack import changes, processes, replay_plan, state
 from lab.stack.jsonlog import config as json_logging
 from lab.stack.part_process import PartProcess, Zygote
 from lab.stack.plan import StackPlan, make_plan
@@ -54,6 +54,8 @@ class Supervisor:
         self.repair_requested = asyncio.Event()
 
         self._make = make
+        changes.remove(state_dir)  # of an incident of an earlier lab
+        self._changes = changes.NO_CHANGES
         self._plan, self._ports = make({})
         self._parts: dict[str, PartProcess] = {}
         zygote = Zygote()
@@ -170,8 +172,11 @@ class Supervisor:
         affected = []
         for part in self._plan.parts:
             p = self._parts[part.name]
-            if part != p.part or p.is_broken() or any(part.uses(str(path)) for path in changed):
+            reads = any(part.uses(str(path)) for path in changed)
+            if part != p.part or p.is_broken() or (reads and not part.reloads):
                 affected.append(p)
+            elif reads:
+                p.send(signal.SIGHUP)
             p.part = part
         return affected
 
@@ -181,7 +186,7 @@ class Supervisor:
 
     def _switched_off(self) -> list[PartProcess]:
         """Return the parts on demand that are not requested."""
-        requested = state.requested(self.state_dir)
+        requested = state.requested(self.state_dir) | set(self._changes.parts)
         return [p for n, p in self._parts.items() if p.part.on_demand and n not in requested]
 
     async def _repair(self) -> None:
@@ -189,12 +194,15 @@ class Supervisor:
 
         If that fails, only these parts are stopped again.
         """
+        await self._end_temporary()
+        affected = self._apply_changes()
         off = self._switched_off()
         for p in off:
             if p.state != state.OFF:
                 await p.switch_off()
 
         broken = self._to_start(off)
+        broken += [p for p in affected if p not in (*broken, *off)]
         self._phase = "starting"
         for p in broken:
             await p.stop()
@@ -204,6 +212,42 @@ class Supervisor:
 
         await self._start(broken)
         self._phase = "up"
+
+    async def _end_temporary(self) -> None:
+        """End temporary parts that are no longer requested, or have died, and undo their changes.
+
+        What they stopped with a signal goes on, and the plan is again that of the settings.
+        """
+        temporary = [p for p in self._parts.values() if p.part.temporary]
+        died = {p.part.name for p in temporary if p.is_broken()}
+        requested = state.requested(self.state_dir) - died
+        if died:
+            state.write_requested(self.state_dir, requested)
+        if requested & {p.part.name for p in temporary}:
+            return
+
+        changes.remove(self.state_dir)
+        ending = [p for p in temporary if p.state != state.OFF]
+        for p in ending:
+            await p.switch_off()
+        if ending:
+            for p in self._parts.values():
+                p.resume()
+
+    def _apply_changes(self) -> list[PartProcess]:
+        """Plan anew where the changes to the plan are others now; return what has to restart."""
+        now = changes.read(self.state_dir)
+        if now == self._changes:
+            return []
+
+        before = self._plan
+        try:
+            self._plan, self._ports = self._make(self._ports)
+        except LabError as e:
+            log.error("the changed plan is not usable: %s", e.happened)
+            return []
+        self._changes = now
+        return self._adopt_plan(before)
 
     def _to_start(self, off: list[PartProcess]) -> list[PartProcess]:
         """Return what should run and does not, and what is forked from it."""
@@ -234,8 +278,8 @@ class Supervisor:
             if self._changed.is_set() or time.monotonic() > self._counted_at + COUNT_S:
                 self._count_processes()
             self._changed.clear()
-            if self._phase == "up" and any(p.port_taken for p in self._parts.values()):
-                self.repair_requested.set()  # a part that no agent request needs, after the start
+            if self._phase == "up" and any(map(_needs_attention, self._parts.values())):
+                self.repair_requested.set()
             self._write()
             await asyncio.sleep(0.1)
 
@@ -277,9 +321,8 @@ class Supervisor:
 
     def _write_targets(self) -> None:
         """Have Prometheus scrape the parts on demand that run, each as a job of its own name."""
-        ready = [
-            p.part for p in self._parts.values() if p.part.on_demand and p.state == state.READY
-        ]
+        parts = [p for p in self._parts.values() if p.part.on_demand and p.part.port]
+        ready = [p.part for p in parts if p.state == state.READY]
         targets = [{"targets": [f"{HOST}:{p.port}"], "labels": {"job": p.name}} for p in ready]
         if targets != self._targets:
             state.write_json(self.state_dir / TARGETS_FILE, targets)
@@ -291,6 +334,11 @@ class Supervisor:
             return ""
         result = json.loads((self.state_dir / "run" / "documents.json").read_text())
         return str(result["vector_store_id"])
+
+
+def _needs_attention(p: PartProcess) -> bool:
+    """Return whether to act without a request: a port was taken, or a temporary part has died."""
+    return p.port_taken or (p.part.temporary and p.is_broken())
 
 
 def take_lock(state_dir: Path) -> int | None:
@@ -317,7 +365,8 @@ def build(
     fixed = {name: port for name, port in settings.ports.items() if name not in external}
     ports = choose(fixed, locks, keep)
     tools = find_tools(needs=replay_plan.NEEDS if settings.place == "recorded" else None)
-    return make_plan(settings, tools, ports, external), ports
+    applied = changes.read(settings.state_dir.resolve())
+    return make_plan(settings, tools, ports, external, applied), ports
 
 
 def planner(settings: Settings, external: dict[str, str]) -> MakePlan:

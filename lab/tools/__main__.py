@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     from lab.tools.app import make_app
     from lab.tools.origin import AllowedHosts
 
-    provider = tracer_provider(args.otlp_endpoint or None)
+    provider = tracer_provider(args.otlp_endpoint or None, lease=faults.lease)
     calls = Calls(database, faults, Metrics(), provider)
     allowed = AllowedHosts.for_bind_address(args.host, args.allowed_host)
     config = uvicorn.Config(

@@ -213,7 +213,10 @@ def _faults(calls: Calls) -> Callable[[Request], Any]:
                 return _refuse(415, f"send the fault as {JSON}")
             try:
                 fault = json.loads(await request.body())
-                calls.faults.set(fault.pop("tool"), **fault)
+                if "for_s" in fault:
+                    calls.faults.set_lease(**fault)
+                else:
+                    calls.faults.set(fault.pop("tool"), **fault)
             except WorldError as e:
                 return _refuse(400, str(e))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

@@ -51,6 +51,7 @@ class Calls:
         self.faults = faults
         self.metrics = metrics
         self._tracer = provider.get_tracer("lab.tools")
+        self._answers: dict[str, list[str]] = {}
 
     async def run(
         self, tool: str, arguments: dict[str, Any], parent: Context | None, call_id: str = ""
@@ -86,11 +87,12 @@ class Calls:
         problem = _validate(tool, arguments)
         if problem is not None:
             return Result(problem, "invalid")
-        delay_s, fail = self.faults.of(tool)
-        if delay_s:
-            span.set_attribute("lab.delay_s", delay_s)
-            await asyncio.sleep(delay_s)
-        if fail:
+        fault = self.faults.of(tool)
+        if fault.shown_s:
+            span.set_attribute("lab.delay_s", fault.shown_s)
+        if fault.delay_s:
+            await asyncio.sleep(fault.delay_s)
+        if fault.fails:
             await asyncio.sleep(UPSTREAM_WAIT_S)
             return Result(facts.TIMED_OUT, "error")
         # In a thread, because a writer may wait for another; in this context, so that its span is a
@@ -99,11 +101,23 @@ class Calls:
         loop = asyncio.get_running_loop()
         query = partial(context.run, self._query, tool, arguments, set_span_in_context(span))
         try:
-            return Result(as_text(await loop.run_in_executor(self.database.executor, query)))
+            text = as_text(await loop.run_in_executor(self.database.executor, query))
         except facts.ToolFailed as e:
             return Result(str(e), "error")
         except sqlite3.Error as e:
             return Result(f"the database failed: {e}", "error")
+        return Result(self._stale(tool, text) if fault.stale else self._remember(tool, text))
+
+    def _remember(self, tool: str, text: str) -> str:
+        """Keep the last two different answers of a tool; returns the text."""
+        answers = self._answers.setdefault(tool, [])
+        if text not in answers:
+            self._answers[tool] = [*answers, text][-2:]
+        return text
+
+    def _stale(self, tool: str, text: str) -> str:
+        """Return an earlier, different answer of this tool, as a cache with a wrong key would."""
+        return next((old for old in self._answers.get(tool, []) if old != text), text)
 
     def _query(self, tool: str, arguments: dict[str, Any], parent: Context) -> dict[str, Any]:
         attributes = {"db.system.name": "sqlite", "db.namespace": self.database.path.name}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ from lab.errors import WorldError
 from lab.world import catalogue, facts
 
 MAX_DELAY_S = 120.0
+ALL_TOOLS = "*"
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,51 @@ class Fault:
     error_ratio: float = 0.0
 
 
+@dataclass(frozen=True)
+class Lease(Fault):
+    """What an incident changes until `expires_at`, unless it renews the lease before.
+
+    The fault goes away with the incident's process, however that ends. It is neither listed nor
+    named in spans, because an incident may be hidden.
+
+    Attributes:
+        tool: the tool that has the fault, or ALL_TOOLS
+        stale_ratio: share of calls that get the answer to an earlier call with other arguments
+        lost_spans_ratio: share of this server's spans that are not sent
+        clock_skew_s: seconds by which the times of this server's spans are wrong
+        expires_at: on the clock of the Faults, in seconds
+    """
+
+    tool: str = ALL_TOOLS
+    stale_ratio: float = 0.0
+    lost_spans_ratio: float = 0.0
+    clock_skew_s: float = 0.0
+    expires_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What happens to one call: seconds to wait, whether it fails, whether the answer is stale.
+
+    `shown_s` is the part of the delay that spans may name.
+    """
+
+    delay_s: float = 0.0
+    fails: bool = False
+    stale: bool = False
+    shown_s: float = 0.0
+
+
 class Faults:
     """The fault of every tool. Draws are seeded: the same calls in the same order fail again."""
 
     def __init__(
-        self, *, slow_s: float, failure_ratio: float, seed: int = facts.WORLD_SEED
+        self,
+        *,
+        slow_s: float,
+        failure_ratio: float,
+        seed: int = facts.WORLD_SEED,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lock = threading.Lock()
         self._usual = {
@@ -36,13 +79,40 @@ class Faults:
             _check(fault)
         self._now = dict(self._usual)
         self._draws = {name: random.Random(f"{seed} {name}") for name in self._usual}
+        self._clock = clock
+        self._lease = Lease()
 
-    def of(self, tool: str) -> tuple[float, bool]:
-        """Return (seconds to wait, whether to fail) for the next call of a tool."""
+    def of(self, tool: str) -> Draw:
+        """Return what happens to the next call of a tool."""
         with self._lock:
             fault = self._now.get(tool, Fault())
             draw = self._draws[tool].random() if tool in self._draws else 1.0
-            return fault.delay_s, draw < fault.error_ratio
+            lease = self._current_lease()
+            if lease.tool not in (tool, ALL_TOOLS):
+                lease = Lease()
+            return Draw(
+                delay_s=fault.delay_s + lease.delay_s,
+                fails=draw < max(fault.error_ratio, lease.error_ratio),
+                stale=draw < lease.stale_ratio,
+                shown_s=fault.delay_s,
+            )
+
+    def lease(self) -> Lease:
+        """Return what an incident changes now; a Lease of zeros without one."""
+        with self._lock:
+            return self._current_lease()
+
+    def set_lease(self, for_s: float, **values: Any) -> None:
+        """Replace the lease; with `for_s` 0, end it. Raises WorldError for a value out of range."""
+        lease = Lease(**values, expires_at=self._clock() + for_s)
+        _check(lease)
+        if lease.tool != ALL_TOOLS and lease.tool not in self._now:
+            raise WorldError(f"there is no tool {lease.tool!r}")
+        with self._lock:
+            self._lease = lease
+
+    def _current_lease(self) -> Lease:
+        return self._lease if self._clock() < self._lease.expires_at else Lease()
 
     def set(
         self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None

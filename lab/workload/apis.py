@@ -71,11 +71,15 @@ class _ResponsesConversation:
 
 @dataclass
 class ChatApi:
-    """Chat completions: tools are offered, not run; each request holds the whole conversation."""
+    """Chat completions: tools are offered, not run; each request holds the whole conversation.
+
+    `extra` are further fields of each request's body, such as vLLM's own `ignore_eos`.
+    """
 
     pool: Pool
     instructions: str = ""
     path: str = chat_api.PATH
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def begin(self) -> _ChatConversation:
         """Begin a conversation."""
@@ -84,6 +88,7 @@ class ChatApi:
 
 class _ChatConversation:
     def __init__(self, api: ChatApi) -> None:
+        self._extra = api.extra
         self._messages: list[dict[str, Any]] = []
         if api.instructions:
             self._messages.append({"role": "system", "content": api.instructions})
@@ -97,6 +102,7 @@ class _ChatConversation:
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             tools=[catalogue.BY_NAME[name].openai() for name in request.tools],
+            extra=self._extra,
         )
 
     def read(self, events: list[tuple[float, bytes]]) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -67,10 +68,11 @@ def body(
     max_tokens: int,
     temperature: float,
     tools: list[dict[str, Any]],
+    extra: Mapping[str, Any] | None = None,
 ) -> bytes:
     """Return the request: streamed, with usage at the end.
 
-    `tools` are OpenAI function definitions.
+    `tools` are OpenAI function definitions, `extra` further fields of the body.
     """
     request: dict[str, Any] = {
         "model": model,
@@ -79,6 +81,7 @@ def body(
         "stream_options": {"include_usage": True},
         "max_tokens": max_tokens,
         "temperature": temperature,
+        **(extra or {}),
     }
     return msgspec.json.encode(request | {"tools": tools} if tools else request)
 

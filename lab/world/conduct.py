@@ -63,6 +63,8 @@ def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdic
     """Judge the conduct of one turn. `calls` hold the tools' own error texts, where known."""
     failed = [c for c in calls if c.error]
     given = [c for c in failed if _expected(c, turn)]
+    # The last call failed and should not have been made.
+    failed_by_itself = bool(calls) and calls[-1].error and not _expected(calls[-1], turn)
     timed_out = sum(TIMED_OUT in c.output for c in given)
     passage_found, passage_faithful = _search(turn, calls, answer)
 
@@ -71,7 +73,7 @@ def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdic
         steps_needed=len(without_repeats(turn.calls)) + timed_out,
         own_errors=len(failed) - len(given),
         given_errors=len(given),
-        answer_right=verdict.answer_states and not _failed_by_itself(turn, calls),
+        answer_right=verdict.answer_states and not failed_by_itself,
         recovered=_recovered(calls, answer, verdict, turn) if failed else None,
         answer_faithful=_faithful(calls, answer),
         passage_found=passage_found,
@@ -81,11 +83,6 @@ def conduct_of(turn: Turn, calls: list[ActualCall], answer: str, verdict: Verdic
 
 def _expected(call: ActualCall, turn: Turn) -> bool:
     return any((call.tool, call.arguments) == (e.tool, e.arguments) for e in turn.calls)
-
-
-def _failed_by_itself(turn: Turn, calls: list[ActualCall]) -> bool:
-    """Return whether the last call failed and should not have been made."""
-    return bool(calls) and calls[-1].error and not _expected(calls[-1], turn)
 
 
 def _recovered(calls: list[ActualCall], answer: str, verdict: Verdict, turn: Turn) -> bool:

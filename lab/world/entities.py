@@ -6,6 +6,7 @@ names drawn at random by two people at two times still fall on the same side.
 
 from __future__ import annotations
 
+import functools
 import random
 import string
 import zlib
@@ -90,10 +91,16 @@ def split_of(entity: str) -> Split:
     return "held_out" if zlib.crc32(entity.casefold().encode()) % HELD_OUT_EVERY == 0 else "train"
 
 
-def _of_split(make: Callable[[random.Random], str], rng: random.Random, split: Split) -> str:
-    while split_of(name := make(rng)) != split:
-        pass
-    return name
+def _of_split(make: Callable[[random.Random], str]) -> Callable[[random.Random, Split], str]:
+    """Turn a function that draws a name into one that draws until the name is of a split."""
+
+    @functools.wraps(make)
+    def draw(rng: random.Random, split: Split) -> str:
+        while split_of(name := make(rng)) != split:
+            pass
+        return name
+
+    return draw
 
 
 def _word(rng: random.Random, syllables: int) -> str:
@@ -110,7 +117,9 @@ def _hex(rng: random.Random, n: int) -> str:
     return "".join(rng.choice("0123456789abcdef") for _ in range(n))
 
 
-def _node(rng: random.Random) -> str:
+@_of_split
+def node(rng: random.Random) -> str:
+    """Draw the name of a GPU node, such as `kra-412`."""
     letters = "".join(rng.choice(string.ascii_lowercase) for _ in range(rng.randint(1, 3)))
     return rng.choice(
         (
@@ -123,7 +132,9 @@ def _node(rng: random.Random) -> str:
     )
 
 
-def _job(rng: random.Random) -> str:
+@_of_split
+def job(rng: random.Random) -> str:
+    """Draw the id of a job, such as `job-88213`."""
     return rng.choice(
         (
             f"job-{_digits(rng, 4, 6)}",
@@ -134,7 +145,9 @@ def _job(rng: random.Random) -> str:
     )
 
 
-def _invoice(rng: random.Random) -> str:
+@_of_split
+def invoice(rng: random.Random) -> str:
+    """Draw the number of an invoice, such as `INV-20418`."""
     return rng.choice(
         (
             f"INV-{_digits(rng, 4, 6)}",
@@ -144,7 +157,9 @@ def _invoice(rng: random.Random) -> str:
     )
 
 
-def _order(rng: random.Random) -> str:
+@_of_split
+def order(rng: random.Random) -> str:
+    """Draw the number of a hardware order, such as `PO-8841`."""
     return rng.choice(
         (
             f"PO-{_digits(rng, 4, 6)}",
@@ -154,7 +169,9 @@ def _order(rng: random.Random) -> str:
     )
 
 
-def _thing(rng: random.Random) -> str:
+@_of_split
+def thing(rng: random.Random) -> str:
+    """Draw an invented thing that a document may be about, such as `brouvea queues`."""
     nouns = (
         "nodes",
         "accounts",
@@ -170,63 +187,33 @@ def _thing(rng: random.Random) -> str:
     return f"{_word(rng, rng.choice((1, 2)))} {rng.choice(nouns)}"
 
 
-def _team(rng: random.Random) -> str:
+@_of_split
+def team(rng: random.Random) -> str:
+    """Draw the name of a team, such as `breath-ml`."""
     return rng.choice(
         (_word(rng, 2), f"{_word(rng, 1)}-{rng.choice(('ml', 'ops', 'lab', 'core', 'data'))}")
     )
 
 
-def _city(rng: random.Random) -> str:
-    return _word(rng, rng.randint(2, 3)).capitalize()
-
-
-def node(rng: random.Random, split: Split) -> str:
-    """Draw the name of a GPU node, such as `kra-412`."""
-    return _of_split(_node, rng, split)
-
-
-def job(rng: random.Random, split: Split) -> str:
-    """Draw the id of a job, such as `job-88213`."""
-    return _of_split(_job, rng, split)
-
-
-def invoice(rng: random.Random, split: Split) -> str:
-    """Draw the number of an invoice, such as `INV-20418`."""
-    return _of_split(_invoice, rng, split)
-
-
-def order(rng: random.Random, split: Split) -> str:
-    """Draw the number of a hardware order, such as `PO-8841`."""
-    return _of_split(_order, rng, split)
-
-
-def team(rng: random.Random, split: Split) -> str:
-    """Draw the name of a team, such as `breath-ml`."""
-    return _of_split(_team, rng, split)
-
-
-def city(rng: random.Random, split: Split) -> str:
+@_of_split
+def city(rng: random.Random) -> str:
     """Draw the invented city of a region, such as `Gousdria`."""
-    return _of_split(_city, rng, split)
-
-
-def thing(rng: random.Random, split: Split) -> str:
-    """Draw an invented thing that a document may be about, such as `brouvea queues`."""
-    return _of_split(_thing, rng, split)
+    return _word(rng, rng.randint(2, 3)).capitalize()
 
 
 def amount(rng: random.Random, split: Split) -> float:
     """Draw USD with no, one or two decimals, split by its text."""
     digits = rng.choice((0, 1, 2))
 
-    def make(r: random.Random) -> str:
+    @_of_split
+    def text(r: random.Random) -> str:
         return f"{round(r.uniform(2, 10 ** r.uniform(1, 4.3)), digits):g}"
 
-    return float(_of_split(make, rng, split))
+    return float(text(rng, split))
 
 
 def number(rng: random.Random, low: int, high: int, split: Split) -> int:
     """Draw a whole number; small ranges exist in both splits, as they must."""
     if high - low < 30:
         return rng.randint(low, high)
-    return int(_of_split(lambda r: str(r.randint(low, high)), rng, split))
+    return int(_of_split(lambda r: str(r.randint(low, high)))(rng, split))

@@ -217,6 +217,13 @@ _RATES = {
 }
 _USD_PER_HOUR = (3.0, 3.8, 1.6, 5.2, 1.1, 0.6, 0.75, 0.35, 2.9, 3.4)
 FIRST_TICKET = 1001
+_SELECT: dict[type, str] = {
+    Node: "SELECT name, state, gpus_free, failed_check FROM nodes",
+    Job: "SELECT id, state, node FROM jobs",
+    Invoice: "SELECT number, usd, state FROM invoices",
+    Quota: "SELECT team, region, gpus FROM quotas",
+    Order: "SELECT number, arrives_on FROM orders",
+}
 
 
 def build_database(path: Path, seed: int = WORLD_SEED) -> None:
@@ -283,14 +290,16 @@ class DatabaseFacts:
             self._rows[sql] = self.db.execute(sql).fetchall()
         return self.rng.choice(self._rows[sql])
 
+    def _draw_one(self, kind: type[Any], order: str) -> Any:
+        return kind(*self._draw(f"{_SELECT[kind]} ORDER BY {order}"))
+
     def node(self) -> Node:
         """Draw a node."""
-        sql = "SELECT name, state, gpus_free, failed_check FROM nodes ORDER BY name"
-        return Node(*self._draw(sql))
+        return self._draw_one(Node, "name")
 
     def job(self) -> Job:
         """Draw a job."""
-        return Job(*self._draw("SELECT id, state, node FROM jobs ORDER BY id"))
+        return self._draw_one(Job, "id")
 
     def node_of(self, job: Job) -> Node:
         """Return the node that a job runs on."""
@@ -298,15 +307,15 @@ class DatabaseFacts:
 
     def invoice(self) -> Invoice:
         """Draw an invoice."""
-        return Invoice(*self._draw("SELECT number, usd, state FROM invoices ORDER BY number"))
+        return self._draw_one(Invoice, "number")
 
     def quota(self) -> Quota:
         """Draw a team's quota in a region."""
-        return Quota(*self._draw("SELECT team, region, gpus FROM quotas ORDER BY team, region"))
+        return self._draw_one(Quota, "team, region")
 
     def order(self) -> Order:
         """Draw an order."""
-        return Order(*self._draw("SELECT number, arrives_on FROM orders ORDER BY number"))
+        return self._draw_one(Order, "number")
 
     def gpu(self) -> tuple[str, float]:
         """Draw a GPU type and its price in USD per hour."""
@@ -332,13 +341,16 @@ def _get(db: sqlite3.Connection, sql: str, key: tuple, kind: str) -> tuple:
 
 def find_node(db: sqlite3.Connection, name: str) -> Node:
     """Return the node of this name. Raises ToolFailed if there is none."""
-    sql = "SELECT name, state, gpus_free, failed_check FROM nodes WHERE name = ?"
-    return Node(*_get(db, sql, (name,), "node"))
+    return _find(db, Node, "name = ?", name)
 
 
 def find_rate(db: sqlite3.Connection, to: str) -> float:
     """Return how much of currency `to` one USD is. Raises ToolFailed if it is not traded."""
     return _get(db, "SELECT per_usd FROM rates WHERE currency = ?", (to,), "currency")[0]
+
+
+def _find_price(db: sqlite3.Connection, gpu: str) -> float:
+    return _get(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU")[0]
 
 
 def call_tool(db: sqlite3.Connection, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -351,39 +363,6 @@ def call_tool(db: sqlite3.Connection, tool: str, arguments: dict[str, Any]) -> d
         names = ", ".join(IMPLEMENTATIONS)
         raise WorldError(f"there is no tool {tool}", fix=f"use one of {names}")
     return IMPLEMENTATIONS[tool](db, **arguments)
-
-
-def _get_node_status(db: sqlite3.Connection, node: str) -> dict[str, Any]:
-    return node_status(find_node(db, node))
-
-
-def _get_job_status(db: sqlite3.Connection, job: str) -> dict[str, Any]:
-    sql = "SELECT id, state, node FROM jobs WHERE id = ?"
-    return job_status(Job(*_get(db, sql, (job,), "job")))
-
-
-def _quote_price(db: sqlite3.Connection, gpu: str, hours: int) -> dict[str, Any]:
-    usd_per_hour = _get(db, "SELECT usd_per_hour FROM prices WHERE gpu = ?", (gpu,), "GPU")[0]
-    return quote(usd_per_hour, hours)
-
-
-def _get_invoice(db: sqlite3.Connection, invoice: str) -> dict[str, Any]:
-    sql = "SELECT number, usd, state FROM invoices WHERE number = ?"
-    return invoice_found(Invoice(*_get(db, sql, (invoice,), "invoice")))
-
-
-def _convert_currency(db: sqlite3.Connection, amount_usd: float, to: str) -> dict[str, Any]:
-    return converted(amount_usd, find_rate(db, to), to)
-
-
-def _get_quota(db: sqlite3.Connection, team: str, region: str) -> dict[str, Any]:
-    sql = "SELECT team, region, gpus FROM quotas WHERE team = ? AND region = ?"
-    return quota(Quota(*_get(db, sql, (team, region), "team")))
-
-
-def _get_delivery_eta(db: sqlite3.Connection, order: str) -> dict[str, Any]:
-    sql = "SELECT number, arrives_on FROM orders WHERE number = ?"
-    return delivery(Order(*_get(db, sql, (order,), "order")))
 
 
 def _open_ticket(db: sqlite3.Connection, node: str, severity: str, problem: str) -> dict[str, Any]:
@@ -400,18 +379,22 @@ def _open_ticket(db: sqlite3.Connection, node: str, severity: str, problem: str)
     return ticket(number)
 
 
-def _run_diagnostics(db: sqlite3.Connection, node: str) -> dict[str, Any]:
-    return diagnostics(find_node(db, node))
+def _find(db: sqlite3.Connection, kind: type[Any], where: str, *key: str) -> Any:
+    """Return the one row of a table as its class. Raises ToolFailed."""
+    sql = f"{_SELECT[kind]} WHERE {where}"
+    return kind(*_get(db, sql, key, "team" if kind is Quota else kind.__name__.lower()))
 
 
 IMPLEMENTATIONS: dict[str, Callable[..., dict[str, Any]]] = {
-    "get_node_status": _get_node_status,
-    "get_job_status": _get_job_status,
-    "quote_price": _quote_price,
-    "get_invoice": _get_invoice,
-    "convert_currency": _convert_currency,
-    "get_quota": _get_quota,
+    "get_node_status": lambda db, node: node_status(find_node(db, node)),
+    "get_job_status": lambda db, job: job_status(_find(db, Job, "id = ?", job)),
+    "quote_price": lambda db, gpu, hours: quote(_find_price(db, gpu), hours),
+    "get_invoice": lambda db, invoice: invoice_found(_find(db, Invoice, "number = ?", invoice)),
+    "convert_currency": lambda db, amount_usd, to: converted(amount_usd, find_rate(db, to), to),
+    "get_quota": lambda db, team, region: quota(
+        _find(db, Quota, "team = ? AND region = ?", team, region)
+    ),
     "open_ticket": _open_ticket,
-    "get_delivery_eta": _get_delivery_eta,
-    "run_diagnostics": _run_diagnostics,
+    "get_delivery_eta": lambda db, order: delivery(_find(db, Order, "number = ?", order)),
+    "run_diagnostics": lambda db, node: diagnostics(find_node(db, node)),
 }

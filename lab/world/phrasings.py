@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import re
 import tomllib
-from functools import cache
 from pathlib import Path
 
 from lab.world.entities import Split
@@ -47,23 +46,6 @@ def say(intent: str, rng: random.Random, split: Split, **slots: str) -> str:
         pattern = pattern[: match.start()] + chosen + pattern[match.end() :]
 
     return dress(_one_spaced(pattern), rng, slots)
-
-
-def expansions(pattern: str) -> set[str]:
-    """Return every text that a pattern can become, slots unfilled."""
-    return set(_expand(pattern))
-
-
-@cache
-def _expand(pattern: str) -> tuple[str, ...]:
-    match = _GROUP.search(pattern)
-    if not match:
-        return (_one_spaced(pattern),)
-
-    texts: list[str] = []
-    for option in match.group(1).split("|"):
-        texts += _expand(pattern[: match.start()] + option + pattern[match.end() :])
-    return tuple(texts)
 
 
 def _one_spaced(pattern: str) -> str:

@@ -10,7 +10,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -304,16 +304,19 @@ def _then_convert(world: Facts, split: Split) -> tuple[Turn, Turn]:
     return first, Turn(text, (call,), f"{facts.plain(usd)} USD is {amount} {code}.", (amount,))
 
 
-def _then_node(world: Facts, split: Split) -> tuple[Turn, Turn]:
-    return _node_status(world, split), _node_status(world, split, intent="then_node")
-
-
 def _then_hours(world: Facts, split: Split) -> tuple[Turn, Turn]:
     gpu = world.gpu()
     return _quote(world, split, gpu), _quote(world, split, gpu, intent="then_hours")
 
 
-FOLLOW_UPS = {"then_convert": _then_convert, "then_node": _then_node, "then_hours": _then_hours}
+FOLLOW_UPS: dict[str, Callable[[Facts, Split], tuple[Turn, Turn]]] = {
+    "then_convert": _then_convert,
+    "then_node": lambda world, split: (
+        _node_status(world, split),
+        _node_status(world, split, intent="then_node"),
+    ),
+    "then_hours": _then_hours,
+}
 
 
 # --- everything else ---
@@ -345,9 +348,9 @@ def _tool_error(world: Facts, split: Split) -> tuple[str, Turn]:
         intent = world.rng.choice(tuple(SINGLES))
     turn = SINGLES[intent](world, split)
     call = turn.calls[0]
-    failed = Call(call.tool, call.arguments, facts.TIMED_OUT, error=True)
+    failed = replace(call, result=facts.TIMED_OUT, error=True)
     if world.rng.random() < 0.6:
-        return intent, Turn(turn.text, (failed, call), turn.answer, turn.states)
+        return intent, replace(turn, calls=(failed, call))
     return intent, Turn(turn.text, (failed, failed), NO_ANSWER, ("did not answer",))
 
 
@@ -355,7 +358,7 @@ def not_found(turn: Turn) -> Turn:
     """Return the same question about something that does not exist."""
     call = turn.calls[0]
     kind, name = next(iter(call.arguments.items()))
-    failed = Call(call.tool, call.arguments, facts.unknown(kind, name), error=True)
+    failed = replace(call, result=facts.unknown(kind, name), error=True)
     return Turn(turn.text, (failed,), f"I could not find {kind} {name}.", ("could not find",))
 
 
@@ -456,7 +459,9 @@ def make_scenarios(
     """
     rng = random.Random(seed)
     world = facts.DatabaseFacts(db or facts.memory_database(), rng)
-    rag = partial(_library_turn, rng, _library())
+    all_documents = documents.all_documents().values()  # lab.stack stores them without line ends
+    library = [(text.rstrip(), fact) for text, stated in all_documents for fact in stated]
+    rag = partial(_library_turn, rng, library)
     every_tool = tuple(BY_NAME)
 
     scenarios = []
@@ -464,20 +469,13 @@ def make_scenarios(
         kind = kinds[i % len(kinds)] if kinds else rng.choices(KINDS, _WEIGHTS)[0]
         intent, turns = build(kind, world, "held_out", rag)
         offered = offer(rng, intent, kind, turns) if kind == "not_offered" else every_tool
-        scenarios.append(Scenario(_id(seed, kinds, i), kind, intent, turns, offered))
+        name = f"s{seed}-{i:05d}" + (f"-{'+'.join(kinds)}" if kinds else "")
+        scenarios.append(Scenario(name, kind, intent, turns, offered))
     return scenarios
 
 
-def _library() -> list[tuple[str, tuple[str, str]]]:
-    """Return [(text, (topic, value))] of all documents, with the texts as lab.stack stores them."""
-    return [
-        (text.rstrip(), fact)
-        for text, document_facts in documents.all_documents().values()
-        for fact in document_facts
-    ]
-
-
 def _library_turn(rng: random.Random, library: list[tuple[str, tuple[str, str]]]) -> Turn:
+    """Return a question about one of [(text, (topic, value))], the facts of all documents."""
     texts = list(dict.fromkeys(text for text, _ in library))
     holder, fact = rng.choice(library)
     passages = [holder, rng.choice([text for text in texts if text != holder])]
@@ -485,13 +483,11 @@ def _library_turn(rng: random.Random, library: list[tuple[str, tuple[str, str]]]
     return rag_turn(rng, "held_out", [fact], passages)
 
 
-def _id(seed: int, kinds: tuple[str, ...] | list[str] | None, index: int) -> str:
-    """Return an id to make the scenario from: `s7-00003`, or `s7-00003-chain+rag` with kinds."""
-    return f"s{seed}-{index:05d}" + (f"-{'+'.join(kinds)}" if kinds else "")
-
-
 def scenario_of(scenario_id: str) -> Scenario:
-    """Make the scenario with this id again. Raises WorldError for a text that is not an id."""
+    """Make the scenario with this id again: `s7-00003`, or `s7-00003-chain+rag` with kinds.
+
+    Raises WorldError for a text that is not an id.
+    """
     try:
         seed, index, *kinds = scenario_id.removeprefix("s").split("-", 2)
         number = int(index)

@@ -14,12 +14,8 @@ from scripts.check_cluster import (
     custom_resources,
     generate,
     image_build,
-    images,
     metrics,
-    monitoring,
     network,
-    permissions,
-    pod_security,
     policies,
     references,
     render,
@@ -69,13 +65,9 @@ def _check() -> int:
     texts = metrics.notebook_texts() | metrics.analysis_texts()
     checks: dict[str, Callable[[], list[str]]] = {
         "generated files are current": _stale,
-        "pod security": lambda: _each(overlays, pod_security.check),
-        "images": lambda: _each(overlays, images.check),
         "image build": image_build.check,
         "references": lambda: _each(overlays, references.check),
         "workloads": lambda: _each(overlays, workloads.check),
-        "permissions": lambda: _each(overlays, permissions.check),
-        "monitoring": lambda: _each(overlays, monitoring.check),
         "network policies": lambda: _each(overlays, network.check),
         "arguments (vLLM's parser)": lambda: _each(overlays, vllm_arguments.check),
         "scrape configuration (promtool)": lambda: _each(

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import yaml
 
 from scripts.check_cluster import options
-from scripts.check_cluster.render import name, pods
+from scripts.check_cluster.render import Document, Pod, name, pods
 
 RENAMED = {
     "otlp": "otlp_grpc",  # the exporter; the receiver keeps its name
@@ -28,50 +27,42 @@ PIPELINE_KINDS = ("receivers", "processors", "exporters")
 KINDS = (*PIPELINE_KINDS, "connectors", "extensions")
 
 
-def check(documents: list[dict[str, Any]]) -> list[str]:
+def check(documents: list[Document]) -> list[str]:
     """Return the problems of every collector in an overlay."""
     problems = []
-    for d, template in pods(documents):
-        for c in template["spec"]["containers"]:
+    for pod in pods(documents):
+        for c in pod.spec["containers"]:
             if "opentelemetry-collector" in c["image"]:
-                config = merged(documents, d, template["spec"], c)
+                config = merged(documents, pod, c)
                 problems += [
-                    f"{name(d)}: {p}" for p in (*check_config(config), *_against_pod(config, c))
+                    f"{name(pod.owner)}: {p}"
+                    for p in (*check_config(config), *_against_pod(config, c))
                 ]
     return problems
 
 
-def merged(
-    documents: list[dict[str, Any]],
-    owner: dict[str, Any],
-    spec: dict[str, Any],
-    container: dict[str, Any],
-) -> dict[str, Any]:
+def merged(documents: list[Document], pod: Pod, container: Document) -> Document:
     """Return the configuration that the collector reads from its --config files.
 
     Maps are merged, and everything else is replaced by the later file.
     """
-    mounted = {}
-    volumes = {v["name"]: v for v in spec["volumes"]}
+    maps = {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
+    mounted: dict[str, str] = {}
     for mount in container["volumeMounts"]:
-        volume = volumes[mount["name"]]
+        volume = next(v for v in pod.spec["volumes"] if v["name"] == mount["name"])
         for source in (volume, *volume.get("projected", {}).get("sources", [])):
-            wanted = source.get("configMap", {}).get("name")
-            for d in documents:
-                if d["kind"] == "ConfigMap" and d["metadata"]["name"] == wanted:
-                    mounted |= {
-                        f"{mount['mountPath']}/{file}": text for file, text in d["data"].items()
-                    }
-    config: dict[str, Any] = {}
+            texts = maps.get(source.get("configMap", {}).get("name"), {})
+            mounted |= {f"{mount['mountPath']}/{file}": text for file, text in texts.items()}
+    config: Document = {}
     for argument in container["args"]:
         path = argument.removeprefix("--config=")
         if path not in mounted:
-            raise ValueError(f"{name(owner)}: {path} is not mounted")
+            raise ValueError(f"{name(pod.owner)}: {path} is not mounted")
         config = _merge(config, yaml.safe_load(mounted[path]))
     return config
 
 
-def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def _merge(a: Document, b: Document) -> Document:
     out = dict(a)
     for key, value in b.items():
         both = isinstance(out.get(key), dict) and isinstance(value, dict)
@@ -79,10 +70,9 @@ def _merge(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def check_config(config: dict[str, Any]) -> Iterator[str]:
+def check_config(config: Document) -> Iterator[str]:
     """Yield the problems of one configuration."""
     pipelines = config["service"]["pipelines"]
-    connectors = set(config.get("connectors", {}))
     yield from _unknown_options(config)
     for pipeline, parts in pipelines.items():
         for component in _undefined(config, parts):
@@ -94,7 +84,7 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
         used[kind] = set().union(*(parts.get(kind, []) for parts in pipelines.values()))
         for component in set(config.get(kind, {})) - used[kind]:
             yield f"{component} is defined and not used"
-    for connector in connectors - (used["exporters"] & used["receivers"]):
+    for connector in set(config.get("connectors", {})) - (used["exporters"] & used["receivers"]):
         yield f"connector {connector} does not join two pipelines"
     for extension in config["service"].get("extensions", []):
         if extension not in config.get("extensions", {}):
@@ -102,7 +92,7 @@ def check_config(config: dict[str, Any]) -> Iterator[str]:
     yield from _sampling(pipelines)
 
 
-def _undefined(config: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[str]:
+def _undefined(config: Document, pipeline: Document) -> Iterator[str]:
     """Yield the components that a pipeline uses and the configuration does not define."""
     for kind in PIPELINE_KINDS:
         defined = config.get(kind, {}).keys() | config.get("connectors", {}).keys()
@@ -111,7 +101,7 @@ def _undefined(config: dict[str, Any], pipeline: dict[str, Any]) -> Iterator[str
                 yield component
 
 
-def _unknown_options(config: dict[str, Any]) -> Iterator[str]:
+def _unknown_options(config: Document) -> Iterator[str]:
     known = options.known_options("collector")
     for block in config.keys() - known.keys():
         yield f"{block} is not a block of a collector's configuration"
@@ -129,7 +119,7 @@ def _unknown_options(config: dict[str, Any]) -> Iterator[str]:
     yield from (f"service: {p}" for p in options.problems(config["service"], known["service"]))
 
 
-def _order(parts: dict[str, Any]) -> Iterator[str]:
+def _order(parts: Document) -> Iterator[str]:
     processors = parts.get("processors", [])
     if not processors or processors[0] != "memory_limiter":
         yield "memory_limiter is not first"
@@ -138,14 +128,14 @@ def _order(parts: dict[str, Any]) -> Iterator[str]:
         yield "batch is not last"
 
 
-def _sampling(pipelines: dict[str, Any]) -> Iterator[str]:
+def _sampling(pipelines: Document) -> Iterator[str]:
     """Yield pipelines that sample before span metrics are counted."""
     for pipeline, parts in pipelines.items():
         if "tail_sampling" in parts.get("processors", []) and "span_metrics" in parts["exporters"]:
             yield f"pipeline {pipeline} samples before span_metrics counts"
 
 
-def _against_pod(config: dict[str, Any], container: dict[str, Any]) -> Iterator[str]:
+def _against_pod(config: Document, container: Document) -> Iterator[str]:
     open_ports = {p["containerPort"] for p in container["ports"]}
     for port in _listening(config):
         if port not in open_ports:
@@ -156,7 +146,7 @@ def _against_pod(config: dict[str, Any], container: dict[str, Any]) -> Iterator[
             yield f"{variable} is not in its environment"
 
 
-def _listening(config: dict[str, Any]) -> set[int]:
+def _listening(config: Document) -> set[int]:
     parts = [
         config.get("receivers", {}),
         config.get("extensions", {}),

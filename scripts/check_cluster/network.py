@@ -11,7 +11,8 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.check_cluster.render import is_openshift, pods
+from scripts.check_cluster.objects import Overlay, selects
+from scripts.check_cluster.render import Document, is_openshift
 
 SENDERS = ("load", "vllm", "vllm-embed", "llama-stack", "lab-tools")
 # What the lab needs, and nothing else: (from, to, ports). Components that an overlay does not have
@@ -106,48 +107,30 @@ def _outside(net: _Net, part: str) -> list[str]:
 
 
 class _Net:
-    def __init__(self, documents: list[dict[str, Any]]) -> None:
-        self.openshift = is_openshift(documents)
-        self.policies = [d for d in documents if d["kind"] == "NetworkPolicy"]
-        self.parts: dict[str, tuple[str, dict[str, str]]] = {}
-        for d, template in pods(documents):
-            labels = template["metadata"].get("labels", {})
-            self.parts[labels["app.kubernetes.io/name"]] = (d["metadata"]["namespace"], labels)
-        for d in documents:
-            if d["kind"] in ("Prometheus", "Alertmanager"):
-                # The operator's pods, as it labels them.
-                part = d["kind"].lower()
-                labels = {
-                    "app.kubernetes.io/name": part,
-                    "app.kubernetes.io/part-of": "llm-lab",
-                    part: d["metadata"]["name"],
-                    **d["spec"].get("podMetadata", {}).get("labels", {}),
-                }
-                self.parts[part] = (d["metadata"]["namespace"], labels)
-        self.parts.setdefault("load", ("llm-lab", {"app.kubernetes.io/name": "load"}))
-        if any(d["kind"] == "ScaledObject" for d in documents):
-            self.parts["keda-operator"] = ("keda", {"app.kubernetes.io/name": "keda-operator"})
-        if "prometheus" not in self.parts:
-            # The cluster's: user workload monitoring, or kube-prometheus-stack.
-            namespace = "openshift-user-workload-monitoring" if self.openshift else "monitoring"
-            self.parts["prometheus"] = (namespace, {"app.kubernetes.io/name": "prometheus"})
-        if self.openshift:
-            thanos = ("openshift-monitoring", {"app.kubernetes.io/name": "thanos-query"})
-            self.parts["thanos-query"] = thanos
-        self.parts["another-namespace"] = ("default", {"app.kubernetes.io/name": "another"})
-        self.ports = self._ports(documents)
+    """The pods of an overlay and of the cluster, and which of them may open a connection."""
 
-    def _ports(self, documents: list[dict[str, Any]]) -> dict[str, set[int]]:
-        ports: dict[str, set[int]] = {}
-        for _, template in pods(documents):
-            part = template["metadata"].get("labels", {})["app.kubernetes.io/name"]
-            declared = [c.get("ports", []) for c in template["spec"]["containers"]]
-            ports.setdefault(part, set()).update(p["containerPort"] for ps in declared for p in ps)
-        if any(d["kind"] == "Prometheus" for d in documents):
-            ports["prometheus"] = {9090}
-        if any(d["kind"] == "Alertmanager" for d in documents):
-            ports["alertmanager"] = {9093}
-        return ports
+    def __init__(self, documents: list[Document]) -> None:
+        overlay = Overlay(documents)
+        self.openshift = is_openshift(documents)
+        self.policies = overlay.kind("NetworkPolicy")
+        # The cluster's Prometheus: user workload monitoring, or kube-prometheus-stack.
+        monitoring = "openshift-user-workload-monitoring" if self.openshift else "monitoring"
+        namespaces = {
+            "load": "llm-lab",
+            "prometheus": monitoring,
+            **({"keda-operator": "keda"} if overlay.kind("ScaledObject") else {}),
+            **({"thanos-query": "openshift-monitoring"} if self.openshift else {}),
+            "another-namespace": "default",
+        }
+        self.parts: dict[str, tuple[str, dict[str, str]]] = {
+            part: (namespace, {"app.kubernetes.io/name": part})
+            for part, namespace in namespaces.items()
+        }
+        self.ports: dict[str, set[int]] = {}
+        for pod in overlay.all_pods:
+            self.parts[pod.component] = (pod.namespace, pod.labels)
+            ports = {port["containerPort"] for port in pod.ports}
+            self.ports.setdefault(pod.component, set()).update(ports)
 
     def flows(self) -> Iterator[tuple[str, str, int]]:
         """Yield (source, target, port) of every connection that the policies allow."""
@@ -182,14 +165,11 @@ class _Net:
 
         The API server's ports are open without a block to the components that need it.
         """
-        for policy in self._selecting("Egress", self.parts[part]):
-            for rule in policy["spec"].get("egress", []):
-                for peer in rule.get("to", []):
-                    if "ipBlock" in peer and _OUTSIDE in ipaddress.ip_network(
-                        peer["ipBlock"]["cidr"]
-                    ):
-                        return True
-        return False
+        policies = self._selecting("Egress", self.parts[part])
+        rules = [rule for policy in policies for rule in policy["spec"].get("egress", [])]
+        peers = [peer for rule in rules for peer in rule.get("to", [])]
+        blocks = [peer["ipBlock"]["cidr"] for peer in peers if "ipBlock" in peer]
+        return any(_OUTSIDE in ipaddress.ip_network(block) for block in blocks)
 
     def _selecting(
         self, direction: str, pod: tuple[str, dict[str, str]]
@@ -232,20 +212,3 @@ def _is(peer: dict[str, Any], pod: tuple[str, dict[str, str]], own_namespace: st
     elif pod[0] != own_namespace:
         return False
     return selects(peer.get("podSelector", {}), pod[1])
-
-
-def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    """Return whether a label selector selects these labels."""
-    if not selector.get("matchLabels", {}).items() <= labels.items():
-        return False
-    for e in selector.get("matchExpressions", []):
-        value = labels.get(e["key"])
-        fits = {
-            "In": value in e.get("values", []),
-            "NotIn": value not in e.get("values", []),
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }
-        if not fits[e["operator"]]:
-            return False
-    return True

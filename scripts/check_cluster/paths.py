@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from lab.settings import REPO
+from lab.stack.cluster import OVERLAYS
+from lab.stack.cluster.kubectl import K8S, versions
 
-REPO = Path(__file__).resolve().parents[2]
-K8S = REPO / "lab" / "k8s"
-OVERLAYS = (
-    "minikube-cpu",
-    "minikube-cpu-arm64",
-    "minikube-gpu",
-    "cluster",
-    "cluster-existing-prometheus",
-    "openshift",
-)
+__all__ = ["K8S", "OVERLAYS", "RECORDED_METRICS", "REPO", "versions"]
+
 RECORDED_METRICS = REPO / "data" / "recorded" / "metrics"
-
-
-def versions(path: Path = K8S / "versions" / "versions.env") -> dict[str, str]:
-    """Return the versions of versions.env by name."""
-    lines = (line.strip() for line in path.read_text().splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
-    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -110,8 +110,8 @@ def _as_admitted(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Elsewhere no pod is without one: pod_security sees to that.
     """
     admitted = copy.deepcopy(documents)
-    for _, template in pods(admitted):
-        template["spec"].setdefault("securityContext", {}).setdefault("runAsUser", 1000650000)
+    for pod in pods(admitted):
+        pod.spec.setdefault("securityContext", {}).setdefault("runAsUser", 1000650000)
     return admitted
 
 

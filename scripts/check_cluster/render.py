@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,61 +13,124 @@ import yaml
 from lab.stack.cluster import kubectl
 from scripts.check_cluster.paths import K8S
 
+Document = dict[str, Any]
+OPERATED = {"Prometheus": 9090, "Alertmanager": 9093}  # kinds of which the operator makes pods
+
 
 class CannotRender(Exception):
     """Kustomize refused to render; the message is its own."""
 
 
-def overlay(name: str) -> list[dict[str, Any]]:
+def overlay(name: str) -> list[Document]:
     """Return the documents of lab/k8s/overlays/<name>, a fresh copy each time."""
-    return list(yaml.load_all(_text(str(K8S / "overlays" / name)), Loader=_LOADER))
+    return list(yaml.load_all(_text(K8S / "overlays" / name), Loader=_LOADER))
 
 
-def folder(path: Path) -> list[dict[str, Any]]:
+def folder(path: Path) -> list[Document]:
     """Return the documents of any kustomization."""
-    return list(yaml.load_all(_run(str(path)), Loader=_LOADER))
+    return list(yaml.load_all(_text(path), Loader=_LOADER))
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@functools.lru_cache
-def _text(path: str) -> str:
-    return _run(path)
-
-
-def _run(path: str) -> str:
+@functools.cache
+def _text(path: Path) -> str:
     done = subprocess.run(
-        [kubectl.program(), "kustomize", path], capture_output=True, text=True, timeout=60
+        [kubectl.program(), "kustomize", str(path)], capture_output=True, text=True, timeout=60
     )
     if done.returncode:
         raise CannotRender(done.stderr.strip())
     return done.stdout
 
 
-def name(document: dict[str, Any]) -> str:
+def name(document: Document) -> str:
     """Return `Kind namespace/name`, for messages."""
     meta = document["metadata"]
     return f"{document['kind']} {meta.get('namespace', '-')}/{meta['name']}"
 
 
-def is_openshift(documents: list[dict[str, Any]]) -> bool:
+def is_openshift(documents: list[Document]) -> bool:
     """Return whether an overlay is for OpenShift: only there are Routes."""
     return any(d["kind"] == "Route" for d in documents)
 
 
-def pods(documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return (document, pod template) of everything that makes pods."""
+@dataclass(frozen=True)
+class Pod:
+    """A pod template, and the document that makes pods of it."""
+
+    owner: Document
+    template: Document
+
+    @property
+    def namespace(self) -> str:
+        """Return the namespace of the pods."""
+        return self.owner["metadata"]["namespace"]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels of the pods."""
+        return self.template["metadata"].get("labels", {})
+
+    @property
+    def component(self) -> str:
+        """Return the name of the component that the pods are."""
+        return self.labels.get("app.kubernetes.io/name", "")
+
+    @property
+    def spec(self) -> Document:
+        """Return the specification of the pods."""
+        return self.template["spec"]
+
+    @property
+    def containers(self) -> list[Document]:
+        """Return the init containers, then the containers."""
+        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
+
+    @property
+    def ports(self) -> list[Document]:
+        """Return the ports of all containers."""
+        return [port for container in self.containers for port in container.get("ports", [])]
+
+    @property
+    def sources(self) -> list[Document]:
+        """Return the volumes, and the parts of projected ones."""
+        volumes = self.spec.get("volumes", [])
+        parts = [part for v in volumes for part in v.get("projected", {}).get("sources", [])]
+        return [*volumes, *parts]
+
+
+def pods(documents: list[Document]) -> list[Pod]:
+    """Return the pods that the documents make themselves, which the API server's are made of."""
     found = []
     for d in documents:
-        template = d.get("spec", {}).get("template") if isinstance(d.get("spec"), dict) else None
-        if d["kind"] == "CronJob":
-            template = d["spec"]["jobTemplate"]["spec"]["template"]
-        if isinstance(template, dict) and "spec" in template and "containers" in template["spec"]:
-            found.append((d, template))
+        spec = d.get("spec")
+        template = spec.get("template") if isinstance(spec, dict) else None
+        if isinstance(template, dict) and "containers" in template.get("spec", {}):
+            found.append(Pod(d, template))
     return found
 
 
-def containers(template: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the init containers and containers of a pod template."""
-    return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+def operated_pods(documents: list[Document]) -> list[Pod]:
+    """Return the pods that the Prometheus operator makes of its resources, as it labels them."""
+    found = []
+    for d in documents:
+        if d["kind"] not in OPERATED:
+            continue
+        component = d["kind"].lower()
+        labels = {
+            "app.kubernetes.io/name": component,
+            "operator.prometheus.io/name": d["metadata"]["name"],
+            component: d["metadata"]["name"],
+            **d["spec"].get("podMetadata", {}).get("labels", {}),
+        }
+        container = {
+            "name": component,
+            "image": d["spec"].get("image", ""),
+            "ports": [{"name": "web", "containerPort": OPERATED[d["kind"]]}],
+        }
+        spec = {"containers": [container], "automountServiceAccountToken": True}
+        account = d["spec"].get("serviceAccountName", "default")
+        template = {"metadata": {"labels": labels}, "spec": spec | {"serviceAccountName": account}}
+        found.append(Pod(d, template))
+    return found

@@ -27,20 +27,14 @@ REMOVED = {
 def check(documents: list[dict[str, Any]]) -> list[str]:
     """Return the problems of the Tempo configuration in an overlay."""
     problems = []
-    for d, template in pods(documents):
-        if d["metadata"]["name"] != "tempo":
-            continue
-        container = template["spec"]["containers"][0]
-        wanted = next(
-            v["configMap"]["name"] for v in template["spec"]["volumes"] if v["name"] == "config"
-        )
-        for c in documents:
-            if c["kind"] == "ConfigMap" and c["metadata"]["name"] == wanted:
-                text = c["data"]["tempo.yaml"]
-                problems += [
-                    f"{name(d)}: {p}"
-                    for p in (*check_config(_expanded(text)), *_pod(text, container))
-                ]
+    configs = [d for d in documents if d["metadata"]["name"].startswith("tempo-config")]
+    for pod in pods(documents):
+        volumes = {v["name"]: v.get("configMap", {}) for v in pod.spec.get("volumes", [])}
+        for config in configs if pod.component == "tempo" else ():
+            if config["metadata"]["name"] == volumes["config"]["name"]:
+                text = config["data"]["tempo.yaml"]
+                found = (*check_config(_expanded(text)), *_pod(text, pod.spec["containers"][0]))
+                problems += [f"{name(pod.owner)}: {p}" for p in found]
     return problems
 
 

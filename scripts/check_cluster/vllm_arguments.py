@@ -36,32 +36,22 @@ for line in sys.stdin:
 
 def check(documents: list[dict[str, Any]]) -> list[str]:
     """Return what vLLM's parser rejects, and contexts that are longer than the model's."""
-    found = list(_argument_lists(documents))
-    distinct = list(dict.fromkeys(json.dumps(arguments) for _, arguments in found))
-    verdicts = dict(zip(distinct, _parse(distinct), strict=True))
     problems = []
-    for owner, arguments in found:
-        verdict = verdicts[json.dumps(arguments)]
-        if verdict:
-            problems.append(f"{owner}: {verdict}")
-    for document, container in _containers(documents):
+    containers = [
+        (name(pod.owner), container)
+        for pod in pods(documents)
+        for container in pod.spec["containers"]
+        if container["name"] == "vllm" and "args" in container
+    ]
+    lines = [json.dumps([str(argument) for argument in c["args"]]) for _, c in containers]
+    distinct = list(dict.fromkeys(lines))
+    verdicts = dict(zip(distinct, _parse(distinct), strict=True))
+    for (owner, container), line in zip(containers, lines, strict=True):
+        found = [verdicts[line]] if verdicts[line] else []
         if "nvidia.com/gpu" not in container.get("resources", {}).get("limits", {}):
-            problems += [f"{name(document)}: {p}" for p in _context(container["args"])]
+            found += _context(container["args"])
+        problems += [f"{owner}: {problem}" for problem in found]
     return problems
-
-
-def _argument_lists(documents: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    for document, container in _containers(documents):
-        yield name(document), [str(argument) for argument in container["args"]]
-
-
-def _containers(
-    documents: list[dict[str, Any]],
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for document, template in pods(documents):
-        for container in template["spec"]["containers"]:
-            if container["name"] == "vllm" and "args" in container:
-                yield document, container
 
 
 def _parse(lines: list[str]) -> list[str]:

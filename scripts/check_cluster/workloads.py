@@ -1,21 +1,37 @@
-"""Check what the API server or the kubelet would reject, and what would fail at run time.
+"""Check every pod: what the API server or the kubelet would reject, and what fails at run time.
 
-Limits and requests, volumes and their keys, probes, duplicate names, disruption budgets, scaling,
-storage that one pod holds, file system groups, and namespaces.
+- The restricted Pod Security Standard (namespaces with the label `privileged` are excluded), and
+  what the lab requires beyond it:
+  https://kubernetes.io/docs/concepts/security/pod-security-standards/
+- Limits and requests, duplicate names, probes, mounts, file system groups, grace periods.
+- ConfigMaps, Secrets and their keys, claims, accounts and their permissions, images.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from scripts.check_cluster.render import containers, name, pods
+from scripts.check_cluster.objects import Overlay, Problems, broken
+from scripts.check_cluster.paths import versions
+from scripts.check_cluster.render import Document, Pod, is_openshift, name
 
-Document = dict[str, Any]
-
+PRIVILEGED = "pod-security.kubernetes.io/enforce"
+RESTRICTED_VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 # Paths that each container answers, by the name of its container and its port.
 ANSWERS: dict[str, dict[int, set[str]]] = {
     "vllm": {8000: {"/health", "/metrics", "/ping", "/version"}},
@@ -31,179 +47,12 @@ ANSWERS: dict[str, dict[int, set[str]]] = {
     "prometheus": {9090: {"/-/healthy", "/-/ready", "/metrics"}},
     "postgres": {},
 }
-PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
-
-
-def check(documents: list[Document]) -> list[str]:
-    """Return the problems of one overlay."""
-    problems = []
-    for document, template in pods(documents):
-        found = [
-            *_resources(template),
-            *_duplicates(template),
-            *_probes(template),
-            *_file_system_group(document, template),
-            *_grace_period(template),
-            *_keys(documents, document, template),
-        ]
-        problems += [f"{name(document)}: {problem}" for problem in found]
-    return [
-        *problems,
-        *_namespaces(documents),
-        *_secrets_in_manifests(documents),
-        *_exposed_services(documents),
-        *_stateful_sets(documents),
-        *_disruption_budgets(documents),
-        *_scaling(documents),
-        *_exclusive_claims(documents),
-    ]
-
-
-def _resources(template: Document) -> Iterator[str]:
-    """Yield requests above their limit, and quantities that Kubernetes cannot parse."""
-    for container in containers(template):
-        resources = container.get("resources", {})
-        limits = resources.get("limits", {})
-        for resource, requested in resources.get("requests", {}).items():
-            try:
-                above = resource in limits and parse_quantity(requested) > parse_quantity(
-                    limits[resource]
-                )
-            except ValueError:
-                yield f"container {container['name']}: {requested!r} is not a quantity"
-                continue
-            if above:
-                yield (
-                    f"container {container['name']} requests {requested} of {resource}, above its "
-                    f"limit of {limits[resource]}"
-                )
-
-
-def _duplicates(template: Document) -> Iterator[str]:
-    spec = template["spec"]
-    yield from _repeated("container", [c["name"] for c in containers(template)])
-    yield from _repeated("volume", [volume["name"] for volume in spec.get("volumes", [])])
-    all_ports = [port for c in spec["containers"] for port in c.get("ports", [])]
-    yield from _repeated("port name", [port["name"] for port in all_ports if "name" in port])
-    yield from _repeated("port", [port["containerPort"] for port in all_ports])
-    for container in containers(template):
-        yield from _repeated(
-            f"variable of {container['name']}", [v["name"] for v in container.get("env", [])]
-        )
-        yield from _repeated(
-            f"mount of {container['name']}",
-            [mount["mountPath"] for mount in container.get("volumeMounts", [])],
-        )
-
-
-def _repeated(what: str, values: Iterable[Any]) -> Iterator[str]:
-    for value, count in Counter(values).items():
-        if count > 1:
-            yield f"{what} {value} is defined {count} times"
-
-
-def _probes(template: Document) -> Iterator[str]:
-    for container in template["spec"]["containers"]:
-        by_name = {p.get("name"): p["containerPort"] for p in container.get("ports", [])}
-        for probe in PROBES:
-            settings = container.get(probe, {})
-            yield from (
-                f"{probe} of {container['name']}: {problem}"
-                for problem in _probe(settings, container["name"], by_name)
-            )
-
-
-def _probe(settings: Document, container: str, by_name: dict[str, int]) -> Iterator[str]:
-    action = settings.get("httpGet") or settings.get("tcpSocket") or settings.get("grpc")
-    if not action:
-        return
-    port = by_name.get(action["port"], action["port"])
-    if port not in by_name.values():
-        yield f"port {action['port']!r} is not a port of the container"
-    elif "httpGet" in settings and action.get("path", "/") not in ANSWERS.get(container, {}).get(
-        port, {action.get("path", "/")}
-    ):
-        yield f"nothing answers {action['path']!r} on port {port}"
-    if settings.get("timeoutSeconds", 1) > settings.get("periodSeconds", 10):
-        yield "its timeout is longer than its period"
-
-
-def _file_system_group(document: Document, template: Document) -> Iterator[str]:
-    """Yield pods that write to a claim as a user other than root without a file system group."""
-    spec = template["spec"]
-    claims = any("persistentVolumeClaim" in volume for volume in spec.get("volumes", []))
-    claims = claims or bool(document["spec"].get("volumeClaimTemplates"))
-    security = spec.get("securityContext", {})
-    if claims and security.get("runAsUser") and "fsGroup" not in security:
-        yield "it mounts a claim as a user other than root, but has no fsGroup: it cannot write"
-
-
-def _grace_period(template: Document) -> Iterator[str]:
-    grace_s = template["spec"].get("terminationGracePeriodSeconds", 30)
-    for container in template["spec"]["containers"]:
-        pause_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds")
-        if pause_s and pause_s >= grace_s:
-            yield (
-                f"container {container['name']} sleeps {pause_s} s before it stops, but is killed "
-                f"after {grace_s} s"
-            )
-
-
-def _keys(documents: list[Document], owner: Document, template: Document) -> Iterator[str]:
-    """Yield keys of ConfigMaps and Secrets that are used and not written by anything."""
-    namespace = owner["metadata"]["namespace"]
-    for kind, wanted, key in _used_keys(template["spec"]):
-        written = _written_keys(documents, kind, namespace, wanted)
-        if written is not None and key not in written:
-            yield f"nothing writes the key {key!r} of {kind} {wanted}"
-
-
-def _used_keys(spec: Document) -> Iterator[tuple[str, str, str]]:
-    """Yield (kind, object, key) of each key of a ConfigMap or Secret that a pod uses."""
-    yield from _keys_of_variables(spec)
-    yield from _keys_of_volumes(spec)
-
-
-def _keys_of_variables(spec: Document) -> Iterator[tuple[str, str, str]]:
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        for variable in container.get("env", []):
-            source = variable.get("valueFrom", {})
-            for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
-                if field in source:
-                    yield kind, source[field]["name"], source[field]["key"]
-
-
-def _keys_of_volumes(spec: Document) -> Iterator[tuple[str, str, str]]:
-    for volume in spec.get("volumes", []):
-        for source in (volume, *volume.get("projected", {}).get("sources", [])):
-            for field, kind in (("secret", "Secret"), ("configMap", "ConfigMap")):
-                block = source.get(field, {})
-                wanted = block.get("secretName") or block.get("name")
-                for item in block.get("items", []):
-                    yield kind, wanted, item["key"]
-                if field in volume and not block.get("items"):
-                    yield from ((kind, wanted, key) for key in _sub_paths(spec, volume["name"]))
-
-
-def _sub_paths(spec: Document, volume: str) -> Iterator[str]:
-    for container in [*spec.get("initContainers", []), *spec["containers"]]:
-        for mount in container.get("volumeMounts", []):
-            if mount["name"] == volume and "subPath" in mount:
-                yield mount["subPath"]
-
-
-# Keys of the Secrets that `lab up` makes or that the README tells the user to make.
-SECRET_KEYS = {
+# Secrets that `lab up` makes or that the README tells the user to make, with their keys.
+SECRETS = {
     "grafana-admin": {"password"},
     "hf-token": {"token"},
     "tempo-s3": {
-        "endpoint",
-        "bucket",
-        "region",
-        "insecure",
-        "path_style",
-        "access_key",
-        "secret_key",
+        *("endpoint", "bucket", "region", "insecure", "path_style", "access_key", "secret_key"),
     },
     "grafana-token": {"token"},
     "prometheus-remote-write": {"username", "password"},
@@ -211,169 +60,307 @@ SECRET_KEYS = {
     "alertmanager-config": {"alertmanager.yaml"},
     "llama-stack-postgres": {"username", "password", "database", "host", "port"},
 }
+# Objects that `lab up` or the user creates; everything else must be in the manifests.
+EXTERNAL = {
+    *(("Secret", "grafana-admin"), ("Secret", "hf-token"), ("Secret", "tempo-s3")),
+    *(("Secret", "prometheus-remote-write"), ("Secret", "otlp-backend")),
+    *(("Secret", "alert-receiver"), ("ConfigMap", "load-plan")),
+}
+READ = {"get", "list", "watch"}
+# What each component asks the API server for: {(API group, resource): verbs}.
+PERMISSIONS: dict[str, dict[tuple[str, str], set[str]]] = {
+    "otel-collector": {("", "pods"): READ, ("apps", "replicasets"): READ},
+    "otel-agent": {("", "pods"): READ, ("apps", "replicasets"): READ},
+    "vllm-router": {("", "pods"): READ},
+    "prometheus": {
+        ("", "pods"): READ,
+        ("", "services"): READ,
+        ("", "endpoints"): READ,
+        ("discovery.k8s.io", "endpointslices"): READ,
+    },
+}
 
 
-def _written_keys(
-    documents: list[Document], kind: str, namespace: str, wanted: str
-) -> set[str] | None:
-    """Return the keys of an object, or None for one that is made elsewhere with unknown keys."""
-    for document in documents:
-        meta = document["metadata"]
-        same = (document["kind"], meta["name"], meta.get("namespace")) == (kind, wanted, namespace)
-        if same and document.get("type") == "kubernetes.io/service-account-token":
-            return {"token", "ca.crt", "namespace"}  # Kubernetes writes them
-        if same:
-            return {
-                *document.get("data", {}),
-                *document.get("stringData", {}),
-                *document.get("binaryData", {}),
-            }
-    return SECRET_KEYS.get(wanted) if kind == "Secret" else None
+def check(documents: list[Document]) -> list[str]:
+    """Return the problems of the pods of one overlay."""
+    overlay = Overlay(documents)
+    for_all = (_image, _permissions)
+    for_ours = (_security, _requirements, _containers, _storage, _references, _keys)
+    problems = [
+        f"{name(pod.owner)}: {problem}"
+        for pods, checks in ((overlay.pods, for_ours), (overlay.all_pods, for_all))
+        for pod in pods
+        for one in checks
+        for problem in one(overlay, pod)
+    ]
+    unlabelled = [d for d in overlay.kind("Namespace") if not _enforced(d)]
+    return [*problems, *(f"{name(d)}: no {PRIVILEGED} label" for d in unlabelled)]
 
 
-def _namespaces(documents: list[Document]) -> Iterator[str]:
-    there = {d["metadata"]["name"] for d in documents if d["kind"] == "Namespace"}
-    for document in documents:
-        namespace = document["metadata"].get("namespace")
-        if namespace and namespace not in there:
-            yield f"{name(document)}: there is no Namespace {namespace}"
+def _enforced(namespace: Document | None) -> str:
+    return (namespace or {"metadata": {}})["metadata"].get("labels", {}).get(PRIVILEGED, "")
 
 
-def _secrets_in_manifests(documents: list[Document]) -> Iterator[str]:
-    for document in documents:
-        if document["kind"] == "Secret" and (document.get("data") or document.get("stringData")):
-            yield f"{name(document)}: its content is in the manifests, and so in git"
+def _security(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield what the restricted standard forbids, and users that the platform does not admit."""
+    if _enforced(overlay.get("Namespace", None, pod.namespace)) == "privileged":
+        return
+    for field in ("hostNetwork", "hostPID", "hostIPC"):
+        if pod.spec.get(field):
+            yield f"{field} is set"
+    for volume in pod.spec.get("volumes", []):
+        if not RESTRICTED_VOLUMES & volume.keys():
+            allowed = ", ".join(sorted(RESTRICTED_VOLUMES))
+            yield f"volume {volume['name']} is not one of {allowed}"
+
+    openshift = is_openshift(overlay.documents)
+    contexts = [pod.spec.get("securityContext", {})]
+    contexts += [c.get("securityContext", {}) for c in pod.containers]
+    for field in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"):
+        if openshift and any(field in context for context in contexts):
+            yield f"{field} is fixed, which OpenShift's restricted-v2 refuses"
+    for container in pod.containers:
+        context = {**contexts[0], **container.get("securityContext", {})}
+        capabilities = context.get("capabilities", {})
+        profile = context.get("seccompProfile", {}).get("type")
+        faults = {
+            "is privileged": context.get("privileged"),
+            "does not forbid privilege escalation": context.get("allowPrivilegeEscalation", True),
+            "does not drop all capabilities": capabilities.get("drop") != ["ALL"],
+            "adds capabilities": set(capabilities.get("add", [])) - {"NET_BIND_SERVICE"},
+            "may run as root": not context.get("runAsNonRoot"),
+            "has no seccomp profile": profile not in ("RuntimeDefault", "Localhost"),
+            "takes a host port": any("hostPort" in port for port in container.get("ports", [])),
+            "has no user other than root": not (openshift or context.get("runAsUser")),
+        }
+        yield from broken(f"container {container['name']}", faults)
 
 
-def _exposed_services(documents: list[Document]) -> Iterator[str]:
-    for document in documents:
-        if document["kind"] == "Service":
-            kind = document["spec"].get("type", "ClusterIP")
-            if kind in ("NodePort", "LoadBalancer") or document["spec"].get("externalIPs"):
-                yield f"{name(document)}: reachable from outside the cluster ({kind})"
+def _requirements(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield what the lab requires of every pod, beyond Kubernetes' standard."""
+    selector = pod.owner["spec"].get("selector", {}).get("matchLabels", {})
+    yield from broken(
+        "",
+        {
+            "enableServiceLinks is not false: a Service's name becomes environment variables": (
+                pod.spec.get("enableServiceLinks") is not False
+            ),
+            "automountServiceAccountToken is not set": (
+                "automountServiceAccountToken" not in pod.spec
+            ),
+            "a rolling update would wait for a GPU that the old pod holds: "
+            "use Recreate or maxSurge 0": _one_gpu_deadlock(pod),
+            "its selector does not fit its own pods": not selector.items() <= pod.labels.items(),
+            "its pods have no label app.kubernetes.io/part-of: llm-lab": (
+                pod.labels.get("app.kubernetes.io/part-of") != "llm-lab"
+            ),
+        },
+    )
+    is_server = pod.owner["kind"] in ("Deployment", "StatefulSet")
+    for container in pod.spec["containers"]:
+        for probe in ("readinessProbe", "startupProbe"):
+            if is_server and probe not in container:
+                yield f"container {container['name']} has no {probe}"
 
 
-def _stateful_sets(documents: list[Document]) -> Iterator[str]:
-    services = {
-        (d["metadata"].get("namespace"), d["metadata"]["name"])
-        for d in documents
-        if d["kind"] == "Service"
-    }
-    for document in documents:
-        if document["kind"] == "StatefulSet":
-            wanted = document["spec"].get("serviceName")
-            if wanted and (document["metadata"]["namespace"], wanted) not in services:
-                yield f"{name(document)}: there is no Service {wanted} for its pods' names"
+def _one_gpu_deadlock(pod: Pod) -> bool:
+    strategy = pod.owner["spec"].get("strategy", {})
+    surge = strategy.get("rollingUpdate", {}).get("maxSurge", "25%")
+    rolls = pod.owner["kind"] == "Deployment" and strategy.get("type") != "Recreate"
+    limits = [c.get("resources", {}).get("limits", {}) for c in pod.spec["containers"]]
+    return rolls and surge != 0 and any("nvidia.com/gpu" in limit for limit in limits)
 
 
-def _disruption_budgets(documents: list[Document]) -> Iterator[str]:
-    """Yield budgets that allow no pod to be evicted, so that a node can never be drained."""
-    for budget in documents:
-        if budget["kind"] != "PodDisruptionBudget":
-            continue
-        spec = budget["spec"]
-        if "maxUnavailable" in spec and _is_zero(spec["maxUnavailable"]):
-            yield f"{name(budget)}: maxUnavailable 0 blocks every drain"
-        for document in _selected(documents, budget):
-            replicas = _fewest_replicas(documents, document)
-            needed = spec.get("minAvailable")
-            if needed is not None and _at_least(needed, replicas) >= replicas:
-                yield (
-                    f"{name(budget)}: {needed} of {replicas} pods of {name(document)} must stay, "
-                    "which blocks every drain"
-                )
-
-
-def _is_zero(value: Any) -> bool:
-    return str(value) in ("0", "0%")
-
-
-def _at_least(needed: Any, replicas: int) -> float:
-    if isinstance(needed, str) and needed.endswith("%"):
-        return float(needed[:-1]) / 100 * replicas
-    return float(needed)
-
-
-def _selected(documents: list[Document], budget: Document) -> Iterator[Document]:
-    wanted = budget["spec"]["selector"].get("matchLabels", {}).items()
-    for document, template in pods(documents):
-        same = document["metadata"]["namespace"] == budget["metadata"]["namespace"]
-        if same and wanted <= template["metadata"].get("labels", {}).items():
-            yield document
-
-
-def _fewest_replicas(documents: list[Document], document: Document) -> int:
-    for scaler in _scalers(documents, document):
-        return int(scaler["spec"].get("minReplicaCount", 0))
-    return int(document["spec"].get("replicas", 1))
-
-
-def _scalers(documents: list[Document], document: Document) -> Iterator[Document]:
-    for scaler in documents:
-        if scaler["kind"] == "ScaledObject":
-            target = scaler["spec"]["scaleTargetRef"]
-            same = target["name"] == document["metadata"]["name"]
-            if same and scaler["metadata"]["namespace"] == document["metadata"]["namespace"]:
-                yield scaler
-
-
-def _scaling(documents: list[Document]) -> Iterator[str]:
-    for scaler in documents:
-        if scaler["kind"] != "ScaledObject":
-            continue
-        spec = scaler["spec"]
-        fewest = int(spec.get("minReplicaCount", 0))
-        most = int(spec.get("maxReplicaCount", 100))
-        if fewest > most:
-            yield f"{name(scaler)}: minReplicaCount {fewest} is above maxReplicaCount {most}"
-        fallback = spec.get("fallback", {})
-        if "replicas" in fallback and not fewest <= int(fallback["replicas"]) <= most:
-            bounds = f"{fewest} to {most}"
-            yield f"{name(scaler)}: its fallback of {fallback['replicas']} is not in {bounds}"
-        if fallback and fallback.get("behavior", "static") == "static" and most > 1:
+def _containers(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield problems of single containers, and names that are used twice."""
+    yield from _repeated("container", [c["name"] for c in pod.containers])
+    yield from _repeated("volume", [volume["name"] for volume in pod.spec.get("volumes", [])])
+    yield from _repeated("port name", [port["name"] for port in pod.ports if "name" in port])
+    yield from _repeated("port", [port["containerPort"] for port in pod.ports])
+    for port in pod.ports:
+        if "protocol" not in port:
+            yield f"port {port.get('name')} does not name its protocol"
+    grace_s = pod.spec.get("terminationGracePeriodSeconds", 30)
+    for container in pod.containers:
+        label = container["name"]
+        mounts = container.get("volumeMounts", [])
+        yield from _repeated(f"variable of {label}", [v["name"] for v in container.get("env", [])])
+        yield from _repeated(f"mount of {label}", [mount["mountPath"] for mount in mounts])
+        yield from (f"container {label} {p}" for p in _resources(container.get("resources", {})))
+        for probe in PROBES:
+            problems = _probe(container.get(probe, {}), container)
+            yield from (f"{probe} of {label} {problem}" for problem in problems)
+        pause_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds")
+        if pause_s and pause_s >= grace_s:
             yield (
-                f"{name(scaler)}: a static fallback removes replicas under load when Prometheus "
-                "does not answer; use behavior: currentReplicasIfHigher"
+                f"container {label} sleeps {pause_s} s before it stops, but is killed after "
+                f"{grace_s} s"
             )
-        for trigger in spec["triggers"]:
-            yield from (f"{name(scaler)}: {problem}" for problem in _trigger(trigger["metadata"]))
 
 
-def _trigger(metadata: Document) -> Iterator[str]:
-    numbers = {}
-    for field in ("threshold", "activationThreshold"):
+def _repeated(what: str, values: Iterable[Any]) -> Problems:
+    for value, count in Counter(values).items():
+        if count > 1:
+            yield f"{what} {value} is defined {count} times"
+
+
+def _resources(resources: Document) -> Problems:
+    """Yield what is not limited, requests above their limit, and texts that are not quantities."""
+    limits = resources.get("limits", {})
+    requests = resources.get("requests", {})
+    if "memory" not in limits or "cpu" not in requests:
+        yield "has no memory limit or no CPU request"
+    if requests.get("nvidia.com/gpu") != limits.get("nvidia.com/gpu"):
+        yield "requests another number of GPUs than its limit"
+    for resource, requested in requests.items():
         try:
-            numbers[field] = float(metadata.get(field, 0))
+            limit = limits.get(resource, requested)
+            if parse_quantity(requested) > parse_quantity(limit):
+                yield f"requests {requested} of {resource}, above its limit of {limit}"
         except ValueError:
-            yield f"{field} {metadata[field]!r} is not a number"
-    if len(numbers) == 2 and numbers["activationThreshold"] > numbers["threshold"]:
-        yield "activationThreshold is above threshold: load between them scales nothing"
+            yield f"requests {requested!r} of {resource}, which is not a quantity"
 
 
-def _exclusive_claims(documents: list[Document]) -> Iterator[str]:
-    """Yield claims for one node that several replicas mount."""
-    modes = {
-        (d["metadata"]["namespace"], d["metadata"]["name"]): d["spec"]["accessModes"]
-        for d in documents
-        if d["kind"] == "PersistentVolumeClaim"
+def _probe(settings: Document, container: Document) -> Problems:
+    action = settings.get("httpGet") or settings.get("tcpSocket") or settings.get("grpc")
+    if not action:
+        return
+    numbers = {p.get("name"): p["containerPort"] for p in container.get("ports", [])}
+    port = numbers.get(action["port"], action["port"])
+    path = action.get("path", "/")
+    if port not in numbers.values():
+        yield f"uses port {action['port']!r}, but port {port} is not a port of the container"
+    elif "httpGet" in settings and path not in ANSWERS.get(container["name"], {}).get(port, {path}):
+        yield f"fails: nothing answers {path!r} on port {port}"
+    if settings.get("timeoutSeconds", 1) > settings.get("periodSeconds", 10):
+        yield "fails: its timeout is longer than its period"
+
+
+def _storage(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield mounts without a volume, and claims that a pod cannot write or share."""
+    claims = {t["metadata"]["name"] for t in pod.owner["spec"].get("volumeClaimTemplates", [])}
+    volumes = {v["name"] for v in pod.spec.get("volumes", [])}
+    for container in pod.containers:
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes | claims:
+                what = f"container {container['name']} mounts {mount['name']}"
+                yield f"{what}, which is not a volume"
+
+    most = max(overlay.replicas(pod.owner))
+    claimed = [s["persistentVolumeClaim"]["claimName"] for s in _with(pod, "persistentVolumeClaim")]
+    for claim in claimed:
+        document = overlay.get("PersistentVolumeClaim", pod.namespace, claim)
+        modes = document["spec"]["accessModes"] if document else ["ReadWriteMany"]
+        if most > 1 and not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+            yield f"{most} replicas mount {claim}, which is {modes[0]}"
+    security = pod.spec.get("securityContext", {})
+    if (claims or claimed) and security.get("runAsUser") and "fsGroup" not in security:
+        yield "it mounts a claim as a user other than root, but has no fsGroup: it cannot write"
+
+
+def _with(pod: Pod, field: str) -> list[Document]:
+    return [source for source in pod.sources if field in source]
+
+
+def _references(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield objects that the pod names and that do not exist."""
+    named = {(kind, wanted) for kind, wanted, _ in _used_keys(pod)}
+    named |= {
+        ("PersistentVolumeClaim", s["persistentVolumeClaim"]["claimName"])
+        for s in _with(pod, "persistentVolumeClaim")
     }
-    for document, template in pods(documents):
-        most = int(document["spec"].get("replicas", 1))
-        for scaler in _scalers(documents, document):
-            most = int(scaler["spec"].get("maxReplicaCount", 100))
-        for volume in template["spec"].get("volumes", []):
-            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
-            shared = modes.get((document["metadata"]["namespace"], claim), ["ReadWriteMany"])
-            if claim and most > 1 and not {"ReadWriteMany", "ReadOnlyMany"} & set(shared):
-                yield f"{name(document)}: {most} replicas mount {claim}, which is {shared[0]}"
+    if "serviceAccountName" in pod.spec:
+        named.add(("ServiceAccount", pod.spec["serviceAccountName"]))
+    for kind, wanted in sorted(named - EXTERNAL):
+        if not overlay.get(kind, pod.namespace, wanted):
+            yield f"there is no {kind} {wanted} in {pod.namespace}"
 
 
-def answers(documents: list[Document], labels: Document, namespace: str) -> dict[int, set[str]]:
-    """Return the paths that the pods with these labels answer, by port."""
-    found: dict[int, set[str]] = {}
-    for document, template in pods(documents):
-        mine = template["metadata"].get("labels", {})
-        if document["metadata"]["namespace"] == namespace and labels.items() <= mine.items():
-            for container in template["spec"]["containers"]:
-                found |= ANSWERS.get(container["name"], {})
-    return found
+def _keys(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield keys of ConfigMaps and Secrets that are used and not written by anything."""
+    for kind, wanted, key in _used_keys(pod):
+        written = SECRETS.get(wanted, {key}) if kind == "Secret" else {key}
+        if document := overlay.get(kind, pod.namespace, wanted):
+            blocks = [document.get(field, {}) for field in ("data", "stringData", "binaryData")]
+            written = set().union(*blocks)
+            if document.get("type") == "kubernetes.io/service-account-token":
+                written = {"token", "ca.crt", "namespace"}  # Kubernetes writes them
+        if key and key not in written:
+            yield f"nothing writes the key {key!r} of {kind} {wanted}"
+
+
+def _used_keys(pod: Pod) -> Iterator[tuple[str, str, str]]:
+    """Yield (kind, object, key) of each ConfigMap and Secret, with '' for all of its keys."""
+    for container in pod.containers:
+        for variable in container.get("env", []):
+            source = variable.get("valueFrom", {})
+            for field, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
+                if field in source:
+                    yield kind, source[field]["name"], source[field]["key"]
+    for source in pod.sources:
+        for field, kind in (("secret", "Secret"), ("configMap", "ConfigMap")):
+            if field in source:
+                block = source[field]
+                wanted = block.get("secretName") or block["name"]
+                keys = [item["key"] for item in block.get("items", [])]
+                for key in keys or ["", *_sub_paths(pod, source.get("name", ""))]:
+                    yield kind, wanted, key
+
+
+def _sub_paths(pod: Pod, volume: str) -> list[str]:
+    mounts = [mount for c in pod.containers for mount in c.get("volumeMounts", [])]
+    return [m["subPath"] for m in mounts if m["name"] == volume and "subPath" in m]
+
+
+def _image(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield images without a fixed version, or with one that versions.env does not list."""
+    for container in pod.containers:
+        image = container["image"]
+        if not re.search(r":(?=\S*\d)[^:/]+$", image):
+            yield f"image {image!r} has no fixed version"
+        elif image not in versions().values():
+            yield f"image {image!r} is not in versions.env"
+
+
+def _permissions(overlay: Overlay, pod: Pod) -> Problems:
+    """Yield verbs that an account lacks, and tokens that are not mounted where they are needed."""
+    needs = PERMISSIONS.get(pod.component, {})
+    if not needs or not _asks_api_server(overlay, pod.component):
+        return
+    if not pod.spec.get("automountServiceAccountToken"):
+        yield "it asks the API server, but mounts no token"
+    account = (pod.namespace, pod.spec.get("serviceAccountName", "default"))
+    rules = list(_rules(overlay, account))
+    for (group, resource), verbs in needs.items():
+        granted: set[str] = set()
+        for rule in rules:
+            if group in rule["apiGroups"] and resource in rule["resources"]:
+                granted |= set(rule["verbs"])
+        lacking = verbs - granted if "*" not in granted else set()
+        if lacking:
+            yield f"its account may not {', '.join(sorted(lacking))} {resource}"
+
+
+def _asks_api_server(overlay: Overlay, component: str) -> bool:
+    """Return whether a collector is configured with k8s_attributes; others always ask."""
+    configs = [
+        "\n".join(d.get("data", {}).values())
+        for d in overlay.kind("ConfigMap")
+        if d["metadata"]["name"].startswith(component)
+    ]
+    return not component.startswith("otel") or any("k8s_attributes:" in text for text in configs)
+
+
+def _rules(overlay: Overlay, account: tuple[str, str]) -> Iterator[Document]:
+    """Yield the rules of every role that is bound to a service account."""
+    for binding in overlay.kind("RoleBinding", "ClusterRoleBinding"):
+        role = overlay.bound_role(binding)
+        subjects = [(s.get("namespace"), s["name"]) for s in binding["subjects"]]
+        if role and account in subjects:
+            yield from role["rules"]
+
+
+def answers(pod: Pod) -> set[str]:
+    """Return the paths that a pod answers, at any of its ports."""
+    answered = [ANSWERS.get(container["name"], {}) for container in pod.spec["containers"]]
+    return {path for ports in answered for paths in ports.values() for path in paths}

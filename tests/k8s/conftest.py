@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts.check_cluster import render
+from scripts.check_cluster import references, render, workloads
 
 Documents = list[dict[str, Any]]
 RENDER = {
@@ -30,6 +30,11 @@ def with_kubectl(request: pytest.FixtureRequest) -> None:
     """
     if request.node.path.name in RENDER and shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: https://kubernetes.io/docs/tasks/tools/")
+
+
+def find_problems(documents: Documents) -> list[str]:
+    """Return the problems of the pods and of all other objects."""
+    return [*workloads.check(documents), *references.check(documents)]
 
 
 @functools.cache

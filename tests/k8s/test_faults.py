@@ -14,15 +14,13 @@ from lab.stack.toolbox import TOOLS_FILE
 from scripts.check_cluster import (
     collector,
     image_build,
-    monitoring,
     network,
-    permissions,
     rules,
     tempo,
     vllm_arguments,
-    workloads,
 )
 from scripts.check_cluster.paths import K8S
+from tests.k8s.conftest import find_problems
 
 Documents = list[dict[str, Any]]
 
@@ -161,7 +159,7 @@ def test_workloads_finds(plant_fault: Callable[[Plant], None], overlay: Callable
     """The check reports a workload that Kubernetes would reject or that would fail at run time."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
-    assert any(IN_WORKLOADS[plant_fault] in p for p in workloads.check(documents))
+    assert any(IN_WORKLOADS[plant_fault] in p for p in find_problems(documents))
 
 
 def _minimum_above_maximum(plant: Plant) -> None:
@@ -200,7 +198,7 @@ def test_workloads_finds_in_scaling(plant_fault: Callable, overlay: Callable) ->
     """The check reports a scaler that cannot scale, or that removes loaded replicas."""
     documents = overlay("cluster")
     plant_fault(Plant(documents))
-    assert any(IN_SCALING[plant_fault] in p for p in workloads.check(documents))
+    assert any(IN_SCALING[plant_fault] in p for p in find_problems(documents))
 
 
 def _role_without_watch(plant: Plant) -> None:
@@ -235,7 +233,7 @@ def test_permissions_finds(plant_fault: Callable, overlay: Callable) -> None:
     """The check reports a component that lacks a permission that it needs."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
-    assert any(IN_PERMISSIONS[plant_fault] in p for p in permissions.check(documents))
+    assert any(IN_PERMISSIONS[plant_fault] in p for p in find_problems(documents))
 
 
 def _selects_nothing(plant: Plant) -> None:
@@ -285,7 +283,7 @@ def test_monitoring_finds(plant_fault: Callable, overlay: Callable) -> None:
     """The check reports a Prometheus that scrapes nothing, rejects writes or uses a wrong path."""
     documents = overlay("minikube-cpu")
     plant_fault(Plant(documents))
-    assert any(IN_MONITORING[plant_fault] in p for p in monitoring.check(documents))
+    assert any(IN_MONITORING[plant_fault] in p for p in find_problems(documents))
 
 
 @pytest.mark.parametrize(
@@ -300,7 +298,7 @@ def test_monitoring_finds_in_scaling_queries(query: str, words: str, overlay: Ca
     documents = overlay("cluster")
     trigger = Plant(documents).find_object("ScaledObject", "vllm")["spec"]["triggers"][0]
     trigger["metadata"]["query"] = query
-    assert any(words in p for p in monitoring.check(documents))
+    assert any(words in p for p in find_problems(documents))
 
 
 def test_network_finds_a_component_open_to_every_namespace(overlay: Callable) -> None:

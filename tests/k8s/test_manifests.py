@@ -10,26 +10,19 @@ import pytest
 from lab.stack.cluster.preflight_checks import GPU, requested
 from scripts.check_cluster import (
     collector,
-    images,
-    monitoring,
     network,
-    permissions,
-    pod_security,
     references,
     render,
     tempo,
     workloads,
 )
 from scripts.check_cluster.paths import K8S, OVERLAYS
+from tests.k8s.conftest import find_problems
 
 CHECKS = (
-    pod_security,
-    images,
     references,
     workloads,
-    permissions,
     network,
-    monitoring,
     collector,
     tempo,
 )
@@ -62,9 +55,7 @@ def test_the_readme_states_what_an_overlay_requests(name: str, overlay: Callable
 def test_the_load_generator_has_no_fault(overlay: Callable) -> None:
     """The Job fits the policies, accounts and Secrets of the overlay that it is applied to."""
     documents = overlay("minikube-cpu") + render.folder(K8S / "load")
-    assert [
-        p for check in (pod_security, images, references, network) for p in check.check(documents)
-    ] == []
+    assert [p for check in (workloads, references, network) for p in check.check(documents)] == []
 
 
 def test_components_fit_on_top_of_each_other(tmp_path) -> None:
@@ -135,7 +126,7 @@ def test_pod_security_finds(fault: str, overlay: Callable, container: Callable) 
     spoil, words = POD_FAULTS[fault]
     documents = overlay("minikube-cpu")
     spoil(container(documents, "lab-tools"))
-    assert any(words in p for p in pod_security.check(documents))
+    assert any(words in p for p in find_problems(documents))
 
 
 def test_pod_security_finds_service_links_and_host_paths(
@@ -146,7 +137,7 @@ def test_pod_security_finds_service_links_and_host_paths(
     spec = find_object(documents, "Deployment", "vllm")["spec"]["template"]["spec"]
     spec["enableServiceLinks"] = True
     spec["volumes"].append({"name": "host", "hostPath": {"path": "/"}})
-    problems = "\n".join(pod_security.check(documents))
+    problems = "\n".join(find_problems(documents))
     assert "enableServiceLinks" in problems and "volume host" in problems
 
 
@@ -156,7 +147,7 @@ def test_pod_security_finds_a_rollout_that_waits_for_its_own_gpu(
     """A rolling update of a pod that holds the only GPU is reported, as it never ends."""
     documents = overlay("minikube-gpu")
     find_object(documents, "Deployment", "vllm")["spec"]["strategy"] = {"type": "RollingUpdate"}
-    assert any("waits" in p or "would wait" in p for p in pod_security.check(documents))
+    assert any("waits" in p or "would wait" in p for p in find_problems(documents))
 
 
 @pytest.mark.parametrize("image", ["llm-lab/lab", "llm-lab/lab:latest", "llm-lab/lab:0.0.9"])
@@ -164,7 +155,7 @@ def test_images_finds(image: str, overlay: Callable, container: Callable) -> Non
     """An image without a version, or with one that is not in versions.env, is reported."""
     documents = overlay("minikube-cpu")
     container(documents, "lab-tools")["image"] = image
-    assert len(images.check(documents)) == 1
+    assert len(find_problems(documents)) == 1
 
 
 def _no_such_secret(documents, find_object, container):
@@ -282,7 +273,7 @@ def test_references_finds(
     """A reference to an object that does not exist is reported."""
     documents = overlay("minikube-cpu")
     spoil(documents, find_object, container)
-    assert any(REFERENCE_FAULTS[spoil] in p for p in references.check(documents))
+    assert any(REFERENCE_FAULTS[spoil] in p for p in find_problems(documents))
 
 
 def test_references_finds_scaling_that_each_apply_undoes(
@@ -291,7 +282,7 @@ def test_references_finds_scaling_that_each_apply_undoes(
     """With KEDA, a Deployment that sets its number of replicas is reported."""
     documents = overlay("cluster")
     find_object(documents, "Deployment", "vllm")["spec"]["replicas"] = 1
-    assert any("undo the scaling" in p for p in references.check(documents))
+    assert any("undo the scaling" in p for p in find_problems(documents))
 
 
 def test_network_finds_a_closed_path_and_an_open_one(

@@ -52,7 +52,8 @@ def test_a_known_tool_delay_is_in_the_interval_and_on_the_critical_path(
     assert longer.low <= INJECTED_S + 0.02 and longer.high >= INJECTED_S - 0.02, longer
     trees = latency.critical_trees(after)
     runs = trees[trees["name"] == "execute_tool get_invoice"]
-    assert len(runs) and (runs["critical_s"] >= INJECTED_S).all()
+    # The delay is slept by the monotonic clock; spans have the wall clock's times, which is slewed.
+    assert len(runs) and (runs["critical_s"] >= INJECTED_S * 0.99).all(), runs["critical_s"]
     path = measures.critical_path(trees)
     assert path["critical_s"].sum() == pytest.approx(path.attrs["root_s"], rel=0.02)
 

@@ -210,7 +210,7 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
     begun = time.perf_counter()
     asyncio.run(call(tool_server, "get_node_status", {"node": name}))
     assert time.perf_counter() - begun >= 0.3
-    drawn = [tool_server.calls.faults.of("get_quota")[1] for _ in range(4000)]
+    drawn = [tool_server.calls.faults.of("get_quota").fails for _ in range(4000)]
     assert sum(drawn) / 4000 == pytest.approx(0.25, abs=0.035)  # five standard deviations
     assert httpx.delete(url).json()["get_quota"]["error_ratio"] == 0.0
 

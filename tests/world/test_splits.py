@@ -14,7 +14,7 @@ import pytest
 from lab.world import documents, entities
 from lab.world.catalogue import MCP_TOOLS
 from lab.world.facts import TIMED_OUT, RandomFacts
-from lab.world.phrasings import AFTER, BEFORE, FILLERS, PHRASINGS, expansions
+from lab.world.phrasings import AFTER, BEFORE, FILLERS, PHRASINGS
 from lab.world.scenarios import build
 from scripts.train_lab_model.corpus import DRILL, draw
 
@@ -25,10 +25,21 @@ def test_phrasings_of_the_splits_are_disjoint(intent: str) -> None:
     however dressed.
     """
     trained, held_out = (
-        {_bare(t) for p in patterns for t in expansions(p)} for patterns in PHRASINGS[intent]
+        {_bare(t) for p in patterns for t in _expansions(p)} for patterns in PHRASINGS[intent]
     )
     assert not trained & held_out
     assert len(PHRASINGS[intent][0]) >= 4 and len(PHRASINGS[intent][1]) >= 2
+
+
+def _expansions(pattern: str) -> set[str]:
+    """Return every text that a pattern can become, slots unfilled."""
+    match = re.search(r"\(([^()]*)\)", pattern)
+    if not match:
+        return {" ".join(pattern.replace(" ,", ",").split())}
+    pieces = [
+        pattern[: match.start()] + option + pattern[match.end() :] for option in match[1].split("|")
+    ]
+    return set().union(*map(_expansions, pieces))
 
 
 def _bare(text: str) -> str:

@@ -19,7 +19,10 @@ from lab.stack.cluster.rollout import WorkloadStatus
 
 
 def preflight(settings: Settings, context: str, overlay: str) -> list[checks.Finding]:
-    """See lab.stack.cluster.preflight."""
+    """Return every check of the cluster, good or bad; changes nothing.
+
+    Raises SettingsError, SetupError, StackError.
+    """
     kube.named(context)
     return checks.check(Api(context), kube.render(overlay), overlay)
 
@@ -28,10 +31,15 @@ def up(
     settings: Settings,
     context: str,
     overlay: str,
-    progress: Callable[[list[WorkloadStatus], float], None] | None,
-    wait_s: float,
+    progress: Callable[[list[WorkloadStatus], float], None] | None = None,
+    wait_s: float = 2400.0,
 ) -> dict[str, str]:
-    """See lab.stack.cluster.up."""
+    """Apply the overlay, wait until all of it is ready and forward its ports.
+
+    Returns {endpoint name: URL}. A second call changes what has changed. Raises SettingsError for a
+    context or overlay that does not exist, StackError where the cluster lacks something (with the
+    fix), PartFailed when a workload does not get ready.
+    """
     kubectl = kube.named(context)
     documents = kube.render(overlay)
     _no_local_lab(settings.state_dir.resolve())
@@ -57,13 +65,16 @@ def up(
 
 
 def status(settings: Settings, context: str) -> list[WorkloadStatus]:
-    """See lab.stack.cluster.status."""
+    """Return how each workload of the lab is now; empty if there is none."""
     kube.named(context)
     return rollout.statuses(Api(context))
 
 
-def down(settings: Settings, context: str, wait_s: float) -> list[str]:
-    """See lab.stack.cluster.down."""
+def down(settings: Settings, context: str, wait_s: float = 600.0) -> list[str]:
+    """Remove the lab's namespaces and its labelled cluster-wide objects.
+
+    Returns what was removed. Raises StackError if something is still there after `wait_s`.
+    """
     kube.named(context)
     port_forwards.close_forwards(settings.state_dir.resolve())
     api = Api(context)

@@ -1,4 +1,4 @@
-"""One row a pod: what `lab.status_frame` shows of a cluster."""
+"""One row per pod: what `lab.status_frame` shows of a cluster."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from lab.settings import Settings
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, Api
@@ -32,8 +33,8 @@ class PodStatus:
     why: str
 
 
-def pods(context: str) -> list[PodStatus]:
-    """See lab.stack.cluster.pods."""
+def pods(settings: Settings, context: str) -> list[PodStatus]:
+    """Return how each pod of the lab is now; empty if there is none."""
     kube.named(context)
     api = Api(context)
     memory = dict(_memory(api))

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from lab.stack.cluster.api import PART_OF, Api
 from lab.stack.cluster.kubectl import versions
 
@@ -45,17 +47,6 @@ LOAD_REQUESTS = {
     "memory": 256 * 2**20,
 }  # of one pod; a test holds it equal to lab/k8s/load
 OURS = {"grafana-admin"}  # Secrets that `up` makes
-_UNITS = {
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "m": 1e-3,
-}
 
 
 @dataclass(frozen=True)
@@ -74,11 +65,10 @@ class Finding:
 
 def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Finding]:
     """All findings. Raises StackError if the API server does not answer at all."""
-    version = api.get("version") or {}
     nodes = list(api.items("api/v1", "nodes"))
     return [
-        _version(version),
-        *_namespaces(api, documents, overlay),
+        _version(api.get("version") or {}),
+        *(f for d in documents if d["kind"] == "Namespace" for f in _namespace(api, d, overlay)),
         *_storage(api, documents),
         *_custom_resources(api, documents),
         *_secrets(api, documents),
@@ -99,13 +89,8 @@ def _version(version: dict[str, Any]) -> Finding:
     return Finding("Kubernetes", ok, text, fix, required=False)
 
 
-def _namespaces(api: Api, documents: list[dict[str, Any]], overlay: str) -> Iterator[Finding]:
-    for document in documents:
-        if document["kind"] == "Namespace":
-            yield from _namespace(api, document["metadata"]["name"], overlay)
-
-
-def _namespace(api: Api, name: str, overlay: str) -> Iterator[Finding]:
+def _namespace(api: Api, document: dict[str, Any], overlay: str) -> Iterator[Finding]:
+    name = document["metadata"]["name"]
     fix = (
         f"it is not this lab's: rename it, or remove it yourself (kubectl delete namespace {name})"
     )
@@ -148,11 +133,11 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         classes[0]["metadata"]["name"] if classes else "none",
         fix,
     )
-    many = [
-        d for d in documents if _is_claim(d) and "ReadWriteMany" in d["spec"].get("accessModes", [])
-    ]
-    for claim, c in ((m, c) for m in many for c in classes[:1]):
-        one_node = c.get("provisioner", "").startswith(ONE_NODE_AT_A_TIME)
+    provisioner = classes[0].get("provisioner", "") if classes else ""
+    for claim in documents if classes else ():
+        is_claim = claim["kind"] == "PersistentVolumeClaim"
+        if not is_claim or "ReadWriteMany" not in claim["spec"].get("accessModes", []):
+            continue
         name = claim["metadata"]["name"]
         fix = (
             "make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, "
@@ -160,14 +145,10 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         )
         yield Finding(
             "shared volume",
-            not one_node,
-            f"{name} is ReadWriteMany, class of {c.get('provisioner')}",
+            not provisioner.startswith(ONE_NODE_AT_A_TIME),
+            f"{name} is ReadWriteMany, class of {provisioner}",
             fix,
         )
-
-
-def _is_claim(document: dict[str, Any]) -> bool:
-    return document["kind"] == "PersistentVolumeClaim"
 
 
 def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -392,7 +373,4 @@ def requested(document: dict[str, Any], resource: str) -> float:
 
 def quantity(text: str) -> float:
     """Convert a Kubernetes quantity to a number: '500m' -> 0.5, '2Gi' -> 2**31."""
-    for unit, factor in _UNITS.items():
-        if text.endswith(unit):
-            return float(text.removesuffix(unit)) * factor
-    return float(text)
+    return float(parse_quantity(text))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import PartFailed, StackError, WorkloadError
+from lab.settings import Settings
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, Api, remove_job
@@ -32,8 +33,12 @@ _RECORD = re.compile(
 )
 
 
-def start(context: str, plan: Path, shards: int, lead_s: float) -> str:
-    """See lab.stack.cluster.load."""
+def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: float = 60.0) -> str:
+    """Start a Job of `shards` pods that drive a saved plan from `lead_s` s on.
+
+    Returns the run's id. Raises WorkloadError for a plan that is not a file or too large for a
+    ConfigMap, StackError if the Job is refused.
+    """
     kubectl = kube.named(context)
     packed = _packed(plan, shards)
     api = Api(context)
@@ -60,13 +65,18 @@ def fill_in(documents: list[dict[str, Any]], shards: int, run_id: str, start_at:
 
 
 def collect(
+    settings: Settings,
     context: str,
     run_id: str,
     out_dir: Path,
-    wait_s: float,
-    progress: Callable[[str, float], None] | None,
+    wait_s: float = 3600.0,
+    progress: Callable[[str, float], None] | None = None,
 ) -> list[Path]:
-    """See lab.stack.cluster.collect."""
+    """Wait until all shards of a load have ended; return a folder of records for each.
+
+    A folder has records.parquet and run.json. Raises PartFailed with the pods' last words for a
+    shard that could not be driven, WorkloadError for a record that is not whole.
+    """
     kube.named(context)
     api = Api(context)
     shards = _wait(api, run_id, wait_s, progress)
@@ -76,8 +86,9 @@ def collect(
         raise WorkloadError(
             f"the pods of shards {sorted(missing)} are gone, and their records with them", fix=fix
         )
+    names = [pods[i]["metadata"]["name"] for i in range(shards)]
     return [
-        _record(api, pods[i]["metadata"]["name"], out_dir / f"shard-{i}") for i in range(shards)
+        unpack_record(_log(api, name), name, out_dir / f"shard-{i}") for i, name in enumerate(names)
     ]
 
 
@@ -103,7 +114,7 @@ def _packed(plan: Path, shards: int) -> bytes:
 def _wait(
     api: Api, run_id: str, wait_s: float, progress: Callable[[str, float], None] | None
 ) -> int:
-    """How many shards there are, once all have ended well."""
+    """Wait until all shards have ended well, and return their number."""
     begun = time.monotonic()
     while True:
         job = api.get(JOB)
@@ -111,11 +122,9 @@ def _wait(
             raise WorkloadError(
                 f"the Job of run {run_id} is not there", fix="a later load has taken its place"
             )
-        now, shards, elapsed_s = (
-            job.get("status", {}),
-            job["spec"]["completions"],
-            time.monotonic() - begun,
-        )
+        now = job.get("status", {})
+        shards = job["spec"]["completions"]
+        elapsed_s = time.monotonic() - begun
         if progress:
             progress(f"{now.get('succeeded', 0)} of {shards} shards have ended", elapsed_s)
         if any(c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])):
@@ -128,7 +137,7 @@ def _wait(
 
 
 def _failure(api: Api, happened: str) -> PartFailed:
-    """With the last words of the pods that did not end well."""
+    """Return the error with the last words of the pods that did not end well."""
     words = []
     for pod in _pods(api):
         if pod.get("status", {}).get("phase") != "Succeeded":
@@ -156,10 +165,6 @@ def _log(api: Api, pod: str, **query: str) -> str:
         return api.text(f"api/v1/namespaces/llm-lab/pods/{pod}/log", container="load", **query)
     except StackError as e:  # a container that never started has none
         return str(e.got or e)
-
-
-def _record(api: Api, pod: str, folder: Path) -> Path:
-    return unpack_record(_log(api, pod), pod, folder)
 
 
 def unpack_record(log: str, pod: str, folder: Path) -> Path:

@@ -1,0 +1,247 @@
+"""Estimates and resamplings of every measure of two sides."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.meta_analysis import combine_effects
+
+from lab.comparison.blocks import MIN_BLOCKS, block_length, blocks_of, resampling_weights, same_plan
+from lab.comparison.mix import covariates, decompose
+from lab.comparison.sample import OTHER, PHASES, Sample, cost_usd
+from lab.prices import ApiPrice
+
+ALL = ("kinds", "calls", "lengths", "cache", "concurrency")
+PHASE_NAMES = (*PHASES, OTHER)
+SHARES = ("failed", "right")
+MEASURES = {  # measure -> the groups of covariates that count as its mix
+    "e2e_s": ALL,
+    "ttft_s": ALL,
+    "tpot_s": ALL,
+    **dict.fromkeys(PHASE_NAMES, ALL),
+    "prompt_tokens": ("kinds",),
+    "completion_tokens": ("kinds",),
+    "cached_ratio": ("kinds",),
+    "cost_usd": ("kinds",),
+    "failed": ("kinds",),
+    "right": ("kinds",),
+}
+DRIFT = "drift"  # the group of the pairs of neighbouring runs
+MIN_OF_PAIR = 4  # blocks of each run, where runs are compared in pairs
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Both sides in one table: a sample's columns, `is_b`, `pair`, `load` and derived measures.
+
+    The rows are in order of sides, runs, conversations and time.
+    """
+
+    requests: pd.DataFrame
+    pairs: int  # of neighbouring runs; 1 where the sides do not alternate
+    overlap: float  # of the two sides' shares of kinds, 0 to 1
+
+    @classmethod
+    def of(cls, a: Sample, b: Sample, price: ApiPrice) -> Pooled:
+        """Return the pooled requests of a and b."""
+        first_b = int(a.requests["run"].max()) + 1
+        of_b = b.requests.assign(is_b=True, run=b.requests["run"] + first_b)
+        requests = pd.concat([a.requests.assign(is_b=False), of_b], ignore_index=True)
+        began = requests.groupby(["run", "session"])["at"].transform("min")
+        order = np.lexsort((requests["at"], requests["session"], began, requests["run"]))
+        requests = requests.iloc[order].reset_index(drop=True)
+        tokens = requests["prompt_tokens"]
+        requests["cached_ratio"] = requests["cached_tokens"] / tokens.where(tokens > 0)
+        requests["cost_usd"] = cost_usd(requests, price)
+        requests["load"] = _offered_load(requests)
+        requests["pair"], pairs = _pairs(requests)
+
+        kinds = pd.crosstab(requests["kind"], requests["is_b"], normalize="columns")
+        overlap = float(kinds.min(axis=1).sum())
+        return cls(requests, pairs, overlap)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Return the numbers of requests of a and b."""
+        n_b = int(self.requests["is_b"].sum())
+        return len(self.requests) - n_b, n_b
+
+
+def _offered_load(requests: pd.DataFrame) -> np.ndarray:
+    """Return how many other requests of its run were due within one mean E2E before each."""
+    within_s = float(requests["e2e_s"].mean())
+    load = np.zeros(len(requests))
+    for rows in requests.groupby("run").indices.values():
+        due = requests["at"].to_numpy()[rows]
+        ordered = np.sort(due)
+        load[rows] = np.searchsorted(ordered, due) - np.searchsorted(ordered, due - within_s)
+    return load
+
+
+def _pairs(requests: pd.DataFrame) -> tuple[np.ndarray, int]:
+    """Return each request's pair of neighbouring runs, and the number of pairs."""
+    runs = requests.groupby("run").agg(at=("at", "min"), is_b=("is_b", "first")).sort_values("at")
+    sides = runs["is_b"].to_numpy()
+    alternate = len(sides) >= 4 and len(sides) % 2 == 0
+    if not alternate or (sides[0::2] == sides[1::2]).any():
+        return np.zeros(len(requests), dtype=int), 1
+    pair = pd.Series(np.arange(len(sides)) // 2, index=runs.index)
+    return requests["run"].map(pair).to_numpy(), len(sides) // 2
+
+
+@dataclass
+class Fit:
+    """Measures of two sides. Arrays over resamplings have the estimate in row 0.
+
+    `means` are (a, b), `sizes` the numbers of requests of which a measure is known, `error` the
+    standard error of `system` with its degrees of freedom.
+    """
+
+    length: int
+    blocks: tuple[int, int] = (0, 0)
+    too_short: bool = False  # the blocks should be longer than the runs allow
+    together: bool = False  # both sides sent the same questions, so that blocks are drawn in pairs
+    means: dict[str, tuple[float, float]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    total: dict[str, np.ndarray] = field(default_factory=dict)
+    system: dict[str, np.ndarray] = field(default_factory=dict)
+    mix: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    error: dict[str, tuple[float, float]] = field(default_factory=dict)
+    scale: float = 1.0  # of standard errors, for the number of blocks
+
+
+def fit(data: Pooled, replicates: int, seed: int) -> Fit:
+    """Return the fit of all measures that both sides have."""
+    requests = data.requests
+    alike = _alike(requests)
+    together = same_plan(requests)
+    lengths = [_length(data, key, names, together) for key, names in alike.items()]
+    wanted_length = max(lengths, default=1)
+    most = max(1, min(data.sizes) // MIN_BLOCKS)
+    length = min(wanted_length, most)
+    block = blocks_of(requests, length)
+    blocks = pd.DataFrame({"is_b": requests["is_b"], "run": requests["run"]}).groupby(block).first()
+    paired = data.pairs > 1 and blocks["run"].value_counts().min() >= MIN_OF_PAIR
+    strata = (blocks["run"] if paired else blocks["is_b"]).to_numpy(int)
+    is_b = blocks["is_b"].to_numpy()
+    rng = np.random.default_rng(seed)
+    if together:
+        strata = strata[~is_b]
+        drawn = resampling_weights(strata, replicates, rng)
+        weights = np.zeros((replicates, len(blocks)))
+        weights[:, ~is_b] = drawn
+        weights[:, is_b] = drawn
+    else:
+        weights = resampling_weights(strata, replicates, rng)
+
+    sizes = (int((~is_b).sum()), int(is_b.sum()))
+    result = Fit(length, sizes, too_short=wanted_length > most, together=together)
+    df = max(1.0, float(len(strata) - len(np.unique(strata))))
+    result.scale = math.sqrt(len(strata) / df)
+    for key, names in alike.items():
+        _add(result, data, key, names, block, weights, df)
+    return result
+
+
+Key = tuple[tuple[str, ...], bytes]  # groups of covariates, and which requests have the measures
+
+
+def _alike(requests: pd.DataFrame) -> dict[Key, list[str]]:
+    """Return the measures that both sides have and that vary, by what they can be fitted with."""
+    alike: dict[Key, list[str]] = defaultdict(list)
+    for name, groups in MEASURES.items():
+        known = requests[name].notna().to_numpy()
+        counts = requests["is_b"][known].value_counts()
+        varies = requests.loc[known, name].nunique() > 1
+        if len(counts) == 2 and counts.min() >= MIN_BLOCKS and (varies or name in SHARES):
+            alike[groups, known.tobytes()].append(name)
+    return alike
+
+
+def _design(data: Pooled, key: Key) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the rows in which the measures are known, their covariates and the groups of these."""
+    groups, known = key
+    rows = np.flatnonzero(np.frombuffer(known, dtype=bool))
+    requests = data.requests.iloc[rows]
+    x, names = covariates(requests, groups)
+    if data.pairs > 1:
+        dummies = pd.get_dummies(requests["pair"], dtype=float).iloc[:, 1:].to_numpy()
+        x = np.column_stack([x, dummies])
+        names = [*names, *[DRIFT] * dummies.shape[1]]
+    return rows, x, names
+
+
+def _length(data: Pooled, key: Key, names: list[str], together: bool) -> int:
+    """Return the longest block length that a measure in seconds needs.
+
+    It is that of either side or, where both sent the same questions, of their differences.
+    """
+    rows, x, _ = _design(data, key)
+    seconds = [name for name in names if name.endswith("_s")]
+    is_b = data.requests["is_b"].to_numpy()
+    design = np.column_stack([np.ones(len(rows)), is_b[rows], x])
+    y = data.requests[seconds].to_numpy(float)[rows]
+    residuals = np.zeros((len(is_b), len(seconds)))
+    residuals[rows] = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    sides = [residuals[~is_b], residuals[is_b]]
+    series = [sides[1] - sides[0]] if together else sides
+    return max((block_length(column) for side in series for column in side.T), default=1)
+
+
+def _add(
+    result: Fit,
+    data: Pooled,
+    key: Key,
+    names: list[str],
+    block: np.ndarray,
+    weights: np.ndarray,
+    df: float,
+) -> None:
+    """Add the measures with one set of covariates to the result."""
+    rows, x, groups = _design(data, key)
+    requests = data.requests.iloc[rows]
+    is_b = requests["is_b"].to_numpy()
+    y = requests[names].to_numpy(float)
+    parts = decompose(x, groups, is_b, y, block[rows], weights)
+    pairs = requests["pair"].to_numpy()
+    adjusted = y - x @ parts.coefficients
+    scale = result.scale * math.sqrt(len(rows) / max(1, len(rows) - x.shape[1] - 2))
+    for column, name in enumerate(names):
+        result.means[name] = float(parts.a[0, column]), float(parts.b[0, column])
+        result.sizes[name] = int((~is_b).sum()), int(is_b.sum())
+        result.total[name] = parts.total[:, column]
+        result.system[name] = parts.system[:, column]
+        result.mix[name] = {group: values[:, column] for group, values in parts.mix.items()}
+        error = scale * float(parts.system[1:, column].std())
+        result.error[name] = error, df
+        if data.pairs > 1:
+            between = _between_pairs(adjusted[:, column], is_b, pairs, block[rows], weights)
+            if between > 0:
+                result.error[name] = math.sqrt(error**2 + between / data.pairs), data.pairs - 1.0
+
+
+def _between_pairs(
+    y: np.ndarray, is_b: np.ndarray, pair: np.ndarray, block: np.ndarray, weights: np.ndarray
+) -> float:
+    """Return the variance of the difference between pairs of runs (DerSimonian and Laird 1986)."""
+    effects = []
+    variances = []
+    for each in np.unique(pair):
+        means = []
+        for side in (is_b, ~is_b):
+            rows = (pair == each) & side
+            sums = np.bincount(block[rows], weights=y[rows], minlength=weights.shape[1])
+            counts = np.bincount(block[rows], minlength=weights.shape[1])
+            draws = np.vstack([np.ones(len(sums)), weights])
+            means.append(draws @ sums / np.maximum(draws @ counts, 1e-9))
+        difference = means[0] - means[1]
+        effects.append(float(difference[0]))
+        variances.append(float(difference[1:].var()))
+    if min(variances) <= 0:
+        return 0.0
+    combined = combine_effects(np.array(effects), np.array(variances), method_re="chi2")
+    return max(0.0, float(combined.tau2))

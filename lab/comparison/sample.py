@@ -1,0 +1,221 @@
+"""One side of a comparison: the numbers of its requests, without prompts, answers or names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lab.errors import FrameError
+from lab.files import write_atomically
+from lab.observation import Observation, parse_tool_calls
+from lab.prices import ApiPrice
+from lab.schema import PHASES as REQUEST_PHASES
+
+FORMAT = "lab-comparison-sample"
+VERSION = 1
+
+# The phases of a comparison; they add up to E2E. `other` is all that the rest does not cover.
+PHASES = {
+    "queue_s": ("queue_s",),
+    "prefill_s": ("prefill_s",),
+    "decode_s": ("decode_s",),
+    "tool_s": ("tool_s",),
+    "stack_s": ("stack_s", "tool_list_s", "model_http_s"),
+}
+OTHER = "other_s"
+UNKNOWN = -1
+COLUMNS = {
+    "run": "int64",  # number of the run within this side
+    "at": "float64",  # when it was due, seconds since the epoch
+    "session": "int64",  # number of the conversation within the run
+    "question": "int64",  # hash of the scenario and turn; -1 where it is not known
+    "kind": "str",  # API and intent; where that is not known, the tools called, or the tenant
+    "whole": "bool",  # answered, with a complete trace: its phases are known
+    "e2e_s": "float64",
+    "ttft_s": "float64",
+    "tpot_s": "float64",
+    **dict.fromkeys((*PHASES, OTHER), "float64"),
+    "prompt_tokens": "float64",
+    "completion_tokens": "float64",
+    "cached_tokens": "float64",
+    "turns": "float64",
+    "tool_runs": "float64",
+    "failed": "float64",  # 1 for a request that failed, otherwise 0
+    "right": "float64",  # 1 for a right answer, 0 for a wrong one, NaN where it is not known
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Sample:
+    """The requests of one or several runs: `requests` has COLUMNS, `about` says what it is."""
+
+    label: str
+    requests: pd.DataFrame
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def __repr__(self) -> str:
+        return f"<Sample {self.label}: {len(self)} requests in {self.runs} runs>"
+
+    @property
+    def runs(self) -> int:
+        """Return the number of runs."""
+        return int(self.requests["run"].nunique())
+
+    def save(self, path: str | Path) -> Path:
+        """Write a Parquet file with numbers only, small enough for a repository."""
+        table = pa.Table.from_pandas(self.requests, preserve_index=False)
+        about = {"format": FORMAT, "version": VERSION, "label": self.label, "about": self.about}
+        table = table.replace_schema_metadata({FORMAT: json.dumps(about)})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, buffer.getvalue().to_pybytes())
+        except OSError as e:
+            fix = "choose a path that can be written"
+            raise FrameError(f"the baseline {path} cannot be written", got=str(e), fix=fix) from e
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Sample:
+        """Read what `save` wrote. Raises FrameError for another file."""
+        try:
+            table = pq.read_table(path)
+            about = json.loads((table.schema.metadata or {})[FORMAT.encode()])
+            if about["version"] != VERSION:
+                raise ValueError(f"version {about['version']}, not {VERSION}")
+            return cls(about["label"], table.to_pandas().astype(COLUMNS), about["about"])
+        except (OSError, ValueError, KeyError, pa.ArrowException) as e:
+            raise FrameError(
+                f"{path} is not a baseline",
+                got=f"{type(e).__name__}: {e}",
+                fix="write one with `lab compare RUN --save FILE`",
+            ) from e
+
+
+Source: TypeAlias = Observation | Sample | pd.DataFrame
+
+
+def sample_of(source: Source | Sequence[Source], label: str = "") -> Sample:
+    """Return the sample of an observation, a request frame, or a list of runs of one system.
+
+    Raises FrameError for anything else, and for a frame that lacks columns or has no row.
+    """
+    if isinstance(source, Sample):
+        return source if not label else Sample(label, source.requests, source.about)
+    if isinstance(source, Sequence):
+        parts = [sample_of(each) for each in source]
+        return _joined(parts, label)
+
+    about = {}
+    frame = source
+    if isinstance(source, Observation):
+        frame = source.requests
+        about = {"runs": [source.run.run_id], "window": list(source.run.window)}
+        label = label or source.run.run_id
+    if not isinstance(frame, pd.DataFrame):
+        raise FrameError(
+            "this cannot be compared",
+            got=type(source).__name__,
+            fix="give an Observation (lab.observe), a request frame, a Sample, or a list of them",
+        )
+    return Sample(label or "requests", _numbers(frame), about)
+
+
+def _joined(parts: Sequence[Sample], label: str) -> Sample:
+    if not parts:
+        raise FrameError("there is no run to compare", fix="give at least one for each side")
+    frames = []
+    first = 0
+    for part in parts:
+        frames.append(part.requests.assign(run=part.requests["run"] + first))
+        first += int(part.requests["run"].max()) + 1
+    about = dict(parts[0].about)
+    about["runs"] = [run for part in parts for run in part.about.get("runs", [part.label])]
+    label = label or " + ".join(dict.fromkeys(part.label for part in parts))
+    return Sample(label, pd.concat(frames, ignore_index=True), about)
+
+
+def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return COLUMNS of a request frame, in order of time."""
+    needed = {"scheduled_at", "status", "api", "intent", "e2e_s", "ttft_s", *REQUEST_PHASES}
+    if missing := sorted(needed - set(frame)):
+        raise FrameError(
+            "this is not a request frame",
+            got=f"no column {', '.join(missing)}",
+            fix="take it from lab.observe(...).requests",
+        )
+    if frame.empty:
+        raise FrameError("there is no request to compare", fix="choose another run or window")
+
+    frame = frame.sort_values("scheduled_at", ignore_index=True)
+    ok = (frame["status"] == "ok").to_numpy(bool)
+    whole = ok & frame["trace_complete"].fillna(False).to_numpy(bool)
+    numbers = pd.DataFrame({"run": 0, "at": frame["scheduled_at"]})
+    numbers["session"] = pd.factorize(frame["session_id"].fillna(frame["request_id"]))[0]
+    asked = frame["scenario_id"].astype(str) + " " + frame["turn_index"].astype(str)
+    hashes = pd.util.hash_array(asked.to_numpy(object)).astype("int64")
+    numbers["question"] = np.where(frame["scenario_id"].notna(), hashes, UNKNOWN)
+    numbers["kind"] = frame["api"].astype(str) + " " + _kinds(frame)
+    numbers["whole"] = whole
+    for name in ("e2e_s", "ttft_s"):
+        numbers[name] = frame[name].astype(float).where(ok)
+
+    for name, parts in PHASES.items():
+        seconds = frame[list(parts)].astype(float)
+        numbers[name] = seconds.fillna(0.0).sum(axis=1).where(whole)
+    numbers[OTHER] = (numbers["e2e_s"] - numbers[list(PHASES)].sum(axis=1)).where(whole)
+
+    for name in ("prompt_tokens", "completion_tokens", "cached_tokens"):
+        # Llama Stack reports the tokens of a request's last call only, so spans come first.
+        spans = frame[f"span_{name}"].astype(float)
+        client = frame[name].astype(float)
+        client = client.where(client >= 0)
+        numbers[name] = np.fmax(spans.where(spans > 0), client).fillna(0.0).where(ok)
+    numbers["tpot_s"] = _per_token_s(frame, numbers).where(ok)
+    for name in ("turns", "tool_runs"):
+        numbers[name] = frame[name].astype(float)
+    numbers["failed"] = (~ok).astype(float)
+    numbers["right"] = np.nan
+    for name in ("answer_states", "answer_right"):
+        if name in frame:
+            numbers["right"] = frame[name].astype("Float64").to_numpy(float, na_value=np.nan)
+    return numbers.astype(COLUMNS)
+
+
+def _kinds(frame: pd.DataFrame) -> pd.Series:
+    """Return what kind of request each is; it explains most of the time that tools take."""
+    kind = frame["intent"].astype(object)
+    if "tool_calls" in frame and kind.isna().any():
+        tools = frame["tool_calls"].map(parse_tool_calls)
+        called = tools.map(lambda calls: "+".join(str(call["tool"]) for call in calls))
+        kind = kind.fillna(called.where(called != ""))
+    return kind.fillna(frame["tenant"]).fillna("unknown").astype(str)
+
+
+def _per_token_s(frame: pd.DataFrame, numbers: pd.DataFrame) -> pd.Series:
+    """Return the seconds per output token: the engine's, or the client's where it has none."""
+    after_first = numbers["completion_tokens"] - frame["turns"].clip(lower=1)
+    after_first = after_first.where(after_first > 0)
+    stream_s = (frame["last_token_at"] - frame["first_token_at"]).astype(float)
+    seconds = numbers["decode_s"].fillna(stream_s)
+    return seconds.where(seconds > 0) / after_first
+
+
+def cost_usd(requests: pd.DataFrame, price: ApiPrice) -> pd.Series:
+    """Return the price of each request's tokens in USD."""
+    tokens = requests[["prompt_tokens", "completion_tokens", "cached_tokens"]]
+    usd = [price.cost_usd(*row) for row in tokens.itertuples(index=False)]
+    return pd.Series(usd, index=requests.index, dtype=float)

@@ -1,0 +1,183 @@
+"""Judge an answer: right, or what kind of mistake it is, never an exception."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+RIGHT = "Right."
+TOLERANCE_RATIO = 0.02
+GUESS_RATIO = 0.25  # a prediction within this share of what was measured is a good one
+SHARE = "share"  # between 0 and 1, where many would write percent
+PERCENTAGE = "is a percentage; write it as a share (ten percent is 0.1)"
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """The message for an attendee.
+
+    `right` is None where there is nothing to judge: no answer, no data, a prediction that missed.
+    """
+
+    right: bool | None
+    message: str
+
+    def __repr__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """A question about the run's data.
+
+    `expected(*data)` is the right answer for the data of the notebook's run. `unit` is SHARE, or a
+    unit for the messages. Numbers may differ by `tolerance_ratio`.
+    """
+
+    expected: Callable[..., Any]
+    hint: str
+    unit: str = ""
+    tolerance_ratio: float = TOLERANCE_RATIO
+
+    def judge(self, answer: Any, *data: Any) -> Feedback:
+        """Compare an answer with the expected one."""
+        expected = plain(self.expected(*data))
+        if is_missing(expected):
+            return no_data(self.hint)
+        problem = problem_of(plain(answer), expected, self.unit, self.tolerance_ratio)
+        return not_yet(problem, self.hint) if problem else Feedback(True, RIGHT)
+
+
+@dataclass(frozen=True)
+class Prediction(Exercise):
+    """A guess before the measurement. It shows what was measured; a miss is not a wrong answer."""
+
+    def judge(self, answer: Any, *data: Any) -> Feedback:
+        """Show the guess beside what was measured."""
+        answer = plain(answer)
+        expected = plain(self.expected(*data))
+        if is_missing(expected):
+            return no_data(self.hint)
+        if problem := _unusable(answer, expected, self.unit):
+            return not_yet(problem, self.hint)
+
+        unit = f" {self.unit}" if self.unit and self.unit != SHARE else ""
+        if isinstance(expected, str):
+            close = not _problem_of_text(answer, expected)
+            distance = "you were right" if close else "not what you expected; why?"
+        else:
+            close = math.isclose(answer, expected, rel_tol=GUESS_RATIO, abs_tol=1e-9)
+            distance = f"{answer / expected - 1:+.0%}" if expected else f"{answer - expected:+g}"
+            answer = f"{answer:.3g}"
+            expected = f"{expected:.3g}"
+        return Feedback(
+            close or None, f"Predicted {answer}, measured {expected}{unit}: {distance}."
+        )
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something to break. `problem(answer)` is what is missing, '' when it is done.
+
+    `shows(answer)` is what the attendee should have seen then.
+    """
+
+    problem: Callable[[Any], str]
+    shows: Callable[[Any], str]
+    hint: str
+
+    def judge(self, answer: Any) -> Feedback:
+        """Check that it was broken, and say what that shows."""
+        problem = self.problem(answer)
+        if problem:
+            return not_yet(problem, self.hint)
+        return Feedback(True, f"{RIGHT} {self.shows(answer)}")
+
+
+def plain(value: Any) -> Any:
+    """Return numpy's scalars, and arrays and Series with one value, as Python's own values."""
+    return value.item() if hasattr(value, "item") and getattr(value, "size", 1) == 1 else value
+
+
+def is_missing(expected: Any) -> bool:
+    """Return whether the run gives no expected value: None or NaN."""
+    return expected is None or expected != expected
+
+
+def no_data(hint: str) -> Feedback:
+    """Return the feedback where the run cannot answer the question."""
+    return Feedback(None, f"This run has no data for this exercise. Hint: {hint}.")
+
+
+def not_yet(problem: str, hint: str) -> Feedback:
+    """Return the feedback on a wrong answer."""
+    return Feedback(False, f"Not yet: {problem}. Hint: {hint}.")
+
+
+def problem_of(answer: Any, expected: Any, unit: str, tolerance_ratio: float) -> str:
+    """Return what is wrong with an answer, '' for a right one."""
+    problem = _unusable(answer, expected)
+    if problem:
+        return problem
+    if isinstance(expected, str):
+        return _problem_of_text(answer, expected)
+    return problem_of_number(float(answer), float(expected), unit, tolerance_ratio)
+
+
+def _unusable(answer: Any, expected: Any, unit: str = "") -> str:
+    """Return why an answer cannot be compared with the expected one, '' if it can."""
+    kind = type(answer).__name__
+    if isinstance(expected, str):
+        if not isinstance(answer, str):
+            return f"this is a {kind}; the answer is a single name, as a text in quotes"
+        return ""
+    if isinstance(answer, str):
+        return "this is text; write a number, without quotes"
+    if isinstance(answer, bool) or not isinstance(answer, (int, float)):
+        return f"this is a {kind}; the answer is a single number"
+    if unit == SHARE and not 0 <= answer <= 1:
+        return f"{answer:g} {PERCENTAGE}"
+    return ""
+
+
+def _problem_of_text(answer: str, expected: str) -> str:
+    given = answer.strip().casefold()
+    right = expected.strip().casefold()
+    if given == right:
+        return ""
+    if given and (right.startswith(given) or given.startswith(right)):
+        return f"{answer!r} is nearly it; write the whole name, exactly as in the table"
+    return f"{answer!r} is not what this run shows"
+
+
+def problem_of_number(
+    answer: float,
+    expected: float,
+    unit: str,
+    tolerance_ratio: float,
+    factors: Mapping[float, str] | None = None,
+) -> str:
+    """Return what is wrong with a number, '' if it is within the tolerance.
+
+    `factors` are {how many times too high: what that means}, beside percentages and thousands.
+    """
+
+    def close(value: float) -> bool:
+        return math.isclose(value, expected, rel_tol=max(tolerance_ratio, 1e-12), abs_tol=1e-9)
+
+    if close(answer):
+        return ""
+    if unit == SHARE and close(answer / 100):
+        return f"{answer:g} {PERCENTAGE}"
+    for factor, meaning in (factors or {}).items():
+        if expected and close(answer / factor):
+            return f"{answer:g} is {meaning}"
+    if expected and (close(answer / 1000) or close(answer * 1000)):
+        right_unit = f": the answer is in {unit}" if unit else ""
+        return f"{answer:g} is a thousand times off{right_unit}"
+    return (
+        f"{answer:g} is not what this run shows (every run is measured anew, so calculate it from "
+        "the variables above)"
+    )

@@ -1,0 +1,208 @@
+"""The table of incidents: what each changes, where it shows, and which alerts must fire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Literal
+
+from lab.world.catalogue import MCP_TOOLS
+
+# How an incident is brought about; see worker.py.
+Kind = Literal["tool", "plan", "rollout", "traffic", "embeddings", "cpu", "hang"]
+
+# Tools whose faults are not by design, and which only read.
+PLAIN_TOOLS = tuple(t.name for t in MCP_TOOLS if not (t.slow or t.flaky or t.writes))
+TENANTS = ("hooli", "soylent", "tyrell", "vandelay", "wonka")
+CAN_HANG = ("tools", "llama-stack", "vllm")
+KV_BLOCKS = 136  # of 32 tokens: the fewest in which one request of the longest context fits
+
+
+@dataclass(frozen=True)
+class Incident:
+    """One kind of incident.
+
+    Attributes:
+        changes: what it changes
+        kind: how it is brought about
+        phase: the phase of lab.schema.PHASES that grows, or what else it shows in
+        place: the part, tenant or tool that is responsible; a parameter's name in braces
+        draw: returns the parameters of one incident, from its random numbers and strength
+        alerts: which must fire while requests come; () where no alert covers it
+        alert_within_s: within how long after the onset
+        restarts: whether vLLM (or Llama Stack) restarts, at the start and at the end
+        needs: the parts that it acts on
+    """
+
+    changes: str
+    kind: Kind
+    phase: str
+    place: str
+    draw: Callable[[Random, float], dict[str, Any]]
+    alerts: tuple[str, ...] = ()
+    alert_within_s: float = 0.0
+    restarts: bool = False
+    needs: tuple[str, ...] = ()
+
+
+def _tool(random: Random, **values: float) -> dict[str, Any]:
+    return {"tool": random.choice(PLAIN_TOOLS), **values}
+
+
+def _tenant(random: Random, users: float, **values: Any) -> dict[str, Any]:
+    return {"tenant": random.choice(TENANTS), "users": round(users), **values}
+
+
+INCIDENTS: dict[str, Incident] = {
+    "slow_tool": Incident(
+        "one tool takes 0.5 to 3 s longer",
+        "tool",
+        phase="tool_s",
+        place="{tool}",
+        draw=lambda random, s: _tool(random, delay_s=round(0.5 + 2.5 * s, 2)),
+        needs=("tools",),
+    ),
+    "failing_tool": Incident(
+        "more than half of one tool's calls fail",
+        "tool",
+        phase="tool_failures",
+        place="{tool}",
+        draw=lambda random, s: _tool(random, error_ratio=round(0.6 + 0.4 * s, 2)),
+        needs=("tools",),
+    ),
+    "wrong_tool": Incident(
+        "one tool returns the answer to an earlier question, without an error",
+        "tool",
+        phase="quality of answers",
+        place="{tool}",
+        draw=lambda random, s: _tool(random, stale_ratio=round(0.5 + 0.5 * s, 2)),
+        needs=("tools",),
+    ),
+    "spans_lost": Incident(
+        "the tool server loses a share of its spans",
+        "tool",
+        phase="telemetry: incomplete traces",
+        place="tools",
+        draw=lambda _, s: {"lost_spans_ratio": round(0.3 + 0.7 * s, 2)},
+        needs=("tools",),
+    ),
+    "clock_skew": Incident(
+        "the clock of the tool server's spans is seconds early or late",
+        "tool",
+        phase="telemetry: times of spans",
+        place="tools",
+        draw=lambda random, s: {"clock_skew_s": round(random.choice((-1, 1)) * (2 + 8 * s), 2)},
+        needs=("tools",),
+    ),
+    "small_kv_cache": Incident(
+        "vLLM has a KV cache for two to five requests",
+        "plan",
+        phase="queue_s",
+        place="vllm",
+        draw=lambda _, s: {
+            "vllm_args": f"--num-gpu-blocks-override {KV_BLOCKS + round(120 * (1 - s))}"
+        },
+        restarts=True,
+        needs=("vllm",),
+    ),
+    "small_batch_limit": Incident(
+        "vLLM runs one or two requests at a time",
+        "plan",
+        phase="queue_s",
+        place="vllm",
+        draw=lambda _, s: {"vllm_args": f"--max-num-seqs {1 if s > 0.6 else 2}"},
+        restarts=True,
+        needs=("vllm",),
+    ),
+    "prefix_cache_off": Incident(
+        "vLLM computes each prompt from the beginning",
+        "plan",
+        phase="prefill_s",
+        place="vllm",
+        draw=lambda _, __: {"vllm_args": "--no-enable-prefix-caching"},
+        restarts=True,
+        needs=("vllm",),
+    ),
+    "bad_rollout": Incident(
+        "Llama Stack sends a share of its model calls to the canary, an earlier checkpoint",
+        "rollout",
+        phase="quality of answers",
+        place="vllm-canary",
+        draw=lambda _, s: {"share": round(0.3 + 0.5 * s, 2)},
+        restarts=True,
+        needs=("vllm", "vllm-canary", "llama-stack"),
+    ),
+    "scrape_gap": Incident(
+        "Prometheus no longer scrapes vLLM",
+        "plan",
+        phase="telemetry: missing samples",
+        place="prometheus",
+        draw=lambda _, __: {"unscraped": "vllm"},
+        needs=("prometheus", "vllm"),
+    ),
+    "noisy_neighbour": Incident(
+        "one more tenant sends prompts of nearly the longest context",
+        "traffic",
+        phase="prefill_s",
+        place="{tenant}",
+        draw=lambda random, s: _tenant(random, 2 + 4 * s, prompt_tokens=3000),
+        needs=("vllm",),
+    ),
+    "unique_system_prompts": Incident(
+        "one more tenant begins each prompt with text that no other has, so nothing is cached",
+        "traffic",
+        phase="prefill_s",
+        place="{tenant}",
+        draw=lambda random, s: _tenant(random, 3 + 5 * s, prompt_tokens=1200),
+        needs=("vllm",),
+    ),
+    "token_runaway": Incident(
+        "the answers to one more tenant do not end before thousands of tokens",
+        "traffic",
+        phase="decode_s",
+        place="{tenant}",
+        draw=lambda random, s: _tenant(random, 3 + 9 * s, max_tokens=2000),
+        needs=("vllm",),
+    ),
+    "retry_storm": Incident(
+        "clients of one more tenant give up too early and send the same question again",
+        "traffic",
+        phase="queue_s",
+        place="{tenant}",
+        draw=lambda random, s: _tenant(random, 6 + 14 * s, timeout_s=0.3, attempts=5),
+        needs=("llama-stack",),
+    ),
+    "agent_loop": Incident(
+        "the agent of one more tenant asks the same again and again, with all tools",
+        "traffic",
+        phase="model_http_s",
+        place="{tenant}",
+        draw=lambda random, s: _tenant(random, 2 + 6 * s, turns=10),
+        needs=("llama-stack", "tools"),
+    ),
+    "busy_cpu": Incident(
+        "other processes take the CPU",
+        "cpu",
+        phase="all phases",
+        place="machine",
+        draw=lambda _, s: {"processes": max(1, round((os.cpu_count() or 1) * (0.5 + 2 * s)))},
+    ),
+    "slow_embeddings": Incident(
+        "a job that indexes documents again keeps the embedding server busy",
+        "embeddings",
+        phase="stack_s",
+        place="vllm-embed",
+        draw=lambda _, s: {"users": round(2 + 6 * s)},
+        needs=("vllm-embed",),
+    ),
+    "hanging_component": Incident(
+        "the processes of one component stop without ending",
+        "hang",
+        phase="no answers",
+        place="{part}",
+        draw=lambda random, _: {"part": random.choice(CAN_HANG)},
+        needs=CAN_HANG,
+    ),
+}

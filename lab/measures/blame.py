@@ -1,0 +1,306 @@
+"""Who delayed whom: the seconds that model calls lost to others on the same engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from scipy.optimize import nnls
+
+from lab.errors import FrameError
+
+ENGINE = "(engine)"  # what no other call explains: preemption, other processes, the network
+WAITING = "waiting"  # before the engine scheduled the call
+PREFILL = "prefill"  # in its own prefill, beside another one
+DECODE = "decode"  # its tokens came late, beside another call's prefill
+BATCH = "batch"  # its tokens came late, since the batch held other calls' tokens
+MIN_CALLS = 10
+REPLICATES = 200
+SEED = 20_261_128
+_NEEDED = ("trace_id", "called_at", "scheduled_at", "first_token_at", "ended_at")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a call's tokens come: fitted to all calls of an engine.
+
+    Tokens = `alone_per_s` * (seconds - `shared` * seconds of others' decoding at the same time)
+    while no other prefill runs, and `beside_per_s` * seconds + `per_prefill` * number while it
+    does. A step that holds a prefill takes longer, and gives each call one token all the same.
+    """
+
+    alone_per_s: float
+    shared: float
+    beside_per_s: float
+    per_prefill: float
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Seconds lost, by victim and culprit.
+
+    - `losses`: one row per pair of calls and kind of loss: `victim`, `culprit` (values of the
+      column `by`), `victim_trace`, `culprit_trace`, `kind` (WAITING, PREFILL, DECODE, BATCH),
+      `lost_s`. Pairs of one group are left out;
+    - `culprits`: one row per culprit, the worst first: `calls`, `victims` (requests of others that
+      lost by it), `lost_s` with its 95 % interval `low_s`, `high_s`; `usual_s`, the most that so
+      many requests would cause if they were like all the others; and `blamed`: the interval lies
+      above it;
+    - `victims`: one row per victim: `lost_s` to others, `unexplained_s` (beyond what the pace and
+      the losses explain, to ENGINE: vLLM's spans do not report preemptions);
+    - `pace`: by engine.
+    """
+
+    by: str
+    losses: pd.DataFrame
+    culprits: pd.DataFrame
+    victims: pd.DataFrame
+    pace: dict[Hashable, Pace]
+
+    @property
+    def blamed(self) -> list[str]:
+        """Return the culprits beyond doubt, the worst first; empty where there is none."""
+        return self.culprits.loc[self.culprits["blamed"], "culprit"].tolist()
+
+
+def blame(turns: pd.DataFrame, *, by: str = "request_id", engine: str = "model") -> Blame:
+    """Return what calls lost to each other, from their spans alone.
+
+    `turns` is a turn frame (`lab.frames.turn_frame`); calls are compared within an engine (a
+    column). `by` names who can be blamed: request_id, tenant, user_id, session_id, kind, ...
+
+    A call that waits to be scheduled loses the time in which others were in prefill (shared between
+    these), one in prefill the others' share of the tokens. Lost decoding follows from the pace of
+    tokens beside others' prefills and in large batches, fitted to all calls (`Pace`).
+
+    `usual_s` is the mean of the others' requests, plus their spread at 95 % for all culprits at
+    once, and at least Tukey's outer fence (1977) of the logarithm of a single request's losses: a
+    run without a culprit has many small losses.
+
+    Raises FrameError where fewer than MIN_CALLS calls have the engine's times, or a column is
+    missing.
+    """
+    if missing := {*_NEEDED, by, engine, "completion_tokens", "prompt_tokens"} - set(turns):
+        raise FrameError(
+            f"the turns lack {', '.join(sorted(missing))}", fix="make them with turn_frame"
+        )
+    timed = turns.dropna(subset=list(_NEEDED)).sort_values("called_at", ignore_index=True)
+    if len(timed) < MIN_CALLS:
+        raise FrameError(
+            "too few model calls to see who delayed whom",
+            got=f"{len(timed)} calls with the engine's times, of {len(turns)}",
+            fix=f"give at least {MIN_CALLS}; vLLM reports the times with --otlp-traces-endpoint",
+        )
+
+    engines = timed.groupby(engine, sort=False, observed=True)
+    parts = [_Engine(name, calls.reset_index(drop=True), by) for name, calls in engines]
+    losses = pd.concat([part.losses for part in parts], ignore_index=True)
+    culprits = _culprits(timed, by, losses, sum(part.totals for part in parts))
+    victims = pd.concat([part.victims for part in parts]).groupby("victim", as_index=False).sum()
+    others = losses["victim"] != losses["culprit"]
+    victims = victims.sort_values("lost_s", ascending=False, ignore_index=True)
+    return Blame(
+        by,
+        losses[others].sort_values("lost_s", ascending=False, ignore_index=True),
+        culprits,
+        victims,
+        {part.name: part.pace for part in parts},
+    )
+
+
+class _Engine:
+    """The calls of one engine, in order of time: their losses to each other."""
+
+    def __init__(self, name: Hashable, calls: pd.DataFrame, by: str) -> None:
+        self.name = name
+        self._calls = calls
+        self._by = by
+        self._codes = calls[by].astype("category").cat
+        self._find_pairs()
+        self._find_overlaps()
+        self.pace = self._fit(np.ones(len(calls)))
+        seconds = self._seconds(self.pace)
+        self.losses = self._table(seconds)
+        self.victims = self._victims(seconds)
+        self.totals = self._resample()
+
+    def _find_pairs(self) -> None:
+        """Find the pairs (victim, culprit) of calls that were on the engine at the same time."""
+        calls = self._calls
+        called = calls["called_at"].to_numpy()
+        ended = calls["ended_at"].to_numpy()
+        longest = float((ended - called).max())
+        first = np.searchsorted(called, called - longest)
+        counts = np.searchsorted(called, ended) - first
+        victim = np.repeat(np.arange(len(calls)), counts)
+        within = np.arange(len(victim)) - np.repeat(np.cumsum(counts) - counts, counts)
+        culprit = first[victim] + within
+        trace = pd.factorize(calls["trace_id"])[0]
+        kept = (ended[culprit] > called[victim]) & (trace[victim] != trace[culprit])
+        self._victim = victim[kept]
+        self._culprit = culprit[kept]
+
+    def _find_overlaps(self) -> None:
+        """Find how long each victim's phases ran beside each culprit's prefill and decoding."""
+        calls = self._calls
+        called, scheduled, first, ended = (calls[name].to_numpy() for name in _NEEDED[1:])
+        victim = self._victim
+        culprit = self._culprit
+        wait_s = np.maximum(0.0, scheduled - called)
+
+        beside = self._overlap(called, scheduled, scheduled, first)
+        total = self._per_victim(beside)
+        beside *= np.minimum(1.0, wait_s / np.maximum(total, 1e-12))[victim]
+        # What is left of a wait, beyond what every call waits, is the running batch's.
+        left = wait_s - np.minimum(total, wait_s)
+        left = np.maximum(0.0, left - np.median(left))
+        running = self._overlap(called, scheduled, first, ended)
+        shares = running / np.maximum(self._per_victim(running), 1e-12)[victim]
+        self._waiting_s = beside + left[victim] * shares
+
+        fresh = np.maximum(1, calls["prompt_tokens"] - calls["cached_tokens"]).to_numpy(float)
+        share = fresh[culprit] / (fresh[victim] + fresh[culprit])
+        self._prefill_s = self._overlap(scheduled, first, scheduled, first) * share
+
+        decode_s = ended - first
+        stalled = self._overlap(first, ended, scheduled, first)
+        total = self._per_victim(stalled)
+        self._stalled_s = stalled * np.minimum(1.0, decode_s / np.maximum(total, 1e-12))[victim]
+        self._together_s = self._overlap(first, ended, first, ended)
+        self._decode_s = decode_s
+        self._tokens = calls["completion_tokens"].to_numpy(float) - 1
+
+    def _overlap(
+        self, start: np.ndarray, end: np.ndarray, other_start: np.ndarray, other_end: np.ndarray
+    ) -> np.ndarray:
+        """Return the seconds that a victim's and a culprit's interval have in common, per pair."""
+        latest = np.maximum(start[self._victim], other_start[self._culprit])
+        earliest = np.minimum(end[self._victim], other_end[self._culprit])
+        return np.maximum(0.0, earliest - latest)
+
+    def _per_victim(self, values: np.ndarray) -> np.ndarray:
+        return np.bincount(self._victim, weights=values, minlength=len(self._calls))
+
+    def _fit(self, weights: np.ndarray) -> Pace:
+        """Fit the pace by non-negative least squares to all calls with several tokens."""
+        stalled = self._per_victim(self._stalled_s)
+        free = np.maximum(0.0, self._decode_s - stalled)
+        count = self._per_victim((self._stalled_s > 0).astype(float))
+        columns = np.column_stack([free, -self._per_victim(self._together_s), stalled, count])
+        root = np.sqrt(weights)
+        used = (self._tokens > 0) & (self._decode_s > 0)
+        if not used.any():
+            return Pace(0.0, 0.0, 0.0, 0.0)
+        x = (columns * root[:, None])[used]
+        alone, together, beside, per_prefill = nnls(x, (self._tokens * root)[used])[0]
+        return Pace(alone, together / alone if alone else 0.0, beside, per_prefill)
+
+    def _seconds(self, pace: Pace) -> dict[str, np.ndarray]:
+        """Return the lost seconds of every pair, by kind."""
+        lost = np.zeros_like(self._stalled_s)
+        batch = np.zeros_like(lost)
+        if pace.alone_per_s > 0:
+            tokens = pace.beside_per_s * self._stalled_s + pace.per_prefill
+            lost = np.maximum(0.0, self._stalled_s - tokens / pace.alone_per_s)
+            batch = pace.shared * self._together_s
+        return {WAITING: self._waiting_s, PREFILL: self._prefill_s, DECODE: lost, BATCH: batch}
+
+    def _table(self, seconds: dict[str, np.ndarray]) -> pd.DataFrame:
+        calls = self._calls
+        group = calls[self._by].to_numpy(object)
+        trace = calls["trace_id"].to_numpy(object)
+        tables = []
+        for kind, lost_s in seconds.items():
+            rows = np.flatnonzero(lost_s > 0)
+            victim = self._victim[rows]
+            culprit = self._culprit[rows]
+            columns = {
+                "victim": group[victim],
+                "culprit": group[culprit],
+                "victim_trace": trace[victim],
+                "culprit_trace": trace[culprit],
+                "kind": kind,
+                "lost_s": lost_s[rows],
+            }
+            tables.append(pd.DataFrame(columns))
+        return pd.concat(tables, ignore_index=True)
+
+    def _victims(self, seconds: dict[str, np.ndarray]) -> pd.DataFrame:
+        """Return the losses to other groups, and what nothing explains, one row per call."""
+        codes = self._codes.codes.to_numpy()
+        others = codes[self._victim] != codes[self._culprit]
+        lost_s = self._per_victim(sum(seconds.values(), np.zeros(len(others))) * others)
+        explained = self._per_victim(seconds[DECODE] + seconds[BATCH])
+        alone_s = np.zeros(len(codes))
+        if self.pace.alone_per_s > 0:
+            alone_s = np.maximum(0.0, self._tokens) / self.pace.alone_per_s
+        return pd.DataFrame(
+            {
+                "victim": self._calls[self._by],
+                "lost_s": lost_s,
+                "unexplained_s": self._decode_s - alone_s - explained,
+            }
+        )
+
+    def _resample(self) -> pd.DataFrame:
+        """Return each culprit's losses to others (columns) in resamplings of the victims (rows)."""
+        rng = np.random.default_rng(SEED)
+        codes = self._codes.codes.to_numpy()
+        others = codes[self._victim] != codes[self._culprit]
+        by_culprit = codes[self._culprit]
+        names = self._codes.categories
+        rows = []
+        for _ in range(REPLICATES):
+            weights = rng.poisson(1.0, len(codes)).astype(float)
+            seconds = sum(self._seconds(self._fit(weights)).values(), np.zeros(len(others)))
+            drawn = seconds * others * weights[self._victim]
+            rows.append(np.bincount(by_culprit, weights=drawn, minlength=len(names)))
+        return pd.DataFrame(rows, columns=pd.Index(names.astype(str)))
+
+
+def _culprits(
+    timed: pd.DataFrame, by: str, losses: pd.DataFrame, totals: pd.DataFrame
+) -> pd.DataFrame:
+    """Return the table of culprits."""
+    by_trace = losses.groupby("culprit_trace")["lost_s"].sum()
+    traces = timed.drop_duplicates("trace_id").set_index("trace_id")[by]
+    caused = by_trace.reindex(traces.index).fillna(0.0).to_numpy()
+    groups = timed.groupby(by, observed=True)
+    level = float(stats.norm.isf(0.05 / max(2, len(groups))))
+    to_others = losses[losses["victim"] != losses["culprit"]].groupby("culprit")
+    rows = []
+    for culprit, calls in groups:
+        own = (traces == culprit).to_numpy()
+        usual_s = _usual(caused[~own], int(own.sum()), level) * float((timed[by] != culprit).mean())
+        low_s, high_s = np.quantile(totals[str(culprit)], [0.025, 0.975])
+        lost = to_others.get_group(culprit) if culprit in to_others.groups else losses.iloc[:0]
+        rows.append(
+            {
+                "culprit": culprit,
+                "calls": len(calls),
+                "victims": lost["victim_trace"].nunique(),
+                "lost_s": float(lost["lost_s"].sum()),
+                "low_s": float(low_s),
+                "high_s": float(high_s),
+                "usual_s": usual_s,
+                "blamed": bool(low_s > usual_s),
+            }
+        )
+    return pd.DataFrame(rows).sort_values("lost_s", ascending=False, ignore_index=True)
+
+
+def _usual(others: np.ndarray, count: int, level: float) -> float:
+    """Return the most that `count` requests cause if they are like the others; inf without any."""
+    positive = others[others > 0]
+    if len(others) < MIN_CALLS:
+        return math.inf
+    total = count * others.mean() + level * math.sqrt(count) * others.std()
+    if not len(positive):
+        return float(total)
+    low, high = np.quantile(np.log(positive), [0.25, 0.75])
+    fence = math.exp(high + 3 * (high - low))
+    return float(max(total, fence + (count - 1) * others.mean()))
