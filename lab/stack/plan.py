@@ -94,12 +94,9 @@ def make_plan(
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
-<<<<<<< HEAD
     if "view" not in external:
         ours.append(store_parts.live_view(settings, tools, ports))
-=======
     ours.append(_incident(lab))
->>>>>>> main
     names = {p.name for p in ours}
     ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
     return _plan(ours, _files(lab), external)

@@ -56,7 +56,6 @@ def prometheus(
     )
 
 
-<<<<<<< HEAD
 def live_view(settings: Settings, tools: Toolbox, ports: dict[str, int]) -> Part:
     """Return the live view, which finds the stores by the state folder."""
     url = f"http://{HOST}:{ports['view']}"
@@ -76,7 +75,9 @@ def live_view(settings: Settings, tools: Toolbox, ports: dict[str, int]) -> Part
         alive=f"{url}/healthz",
         essential=False,
         endpoints={"view": url},
-=======
+    )
+
+
 def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Path) -> Part:
     """Return Alertmanager, with its data below `state`. It sends nothing: its API is queried."""
     listen = f"{HOST}:{ports['alertmanager']}"
@@ -95,7 +96,6 @@ def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Pat
         ready=Probe("http", {"url": f"http://{listen}/-/ready"}),
         alive=f"http://{listen}/-/healthy",
         essential=False,
->>>>>>> main
     )
 
 
