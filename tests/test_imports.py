@@ -57,6 +57,7 @@ ABOVE = {
         "measures",
         "fleet",
         "incidents",
+        "liveview",
         "observation",
         "recording",
         "runs",
