@@ -147,6 +147,24 @@ def status(as_json: Json = False, place: Place = "local", context: Context = "")
 
 
 @app.command()
+def view(
+    port: Annotated[int, typer.Option(help="Port on loopback, if it is not running yet.")] = 19001,
+) -> None:
+    """Print the address of the live view; where none runs, serve one until Ctrl-C.
+
+    The lab on this machine has one. This serves the lab on a cluster, and your own Prometheus and
+    Tempo (LAB_PROMETHEUS_URL, LAB_TEMPO_URL), unless they need a login.
+    """
+    from lab.liveview.__main__ import serve
+    from lab.settings import load_settings
+
+    if url := load_settings().view_url:
+        return print(url)
+    print(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+    serve(port)
+
+
+@app.command()
 def logs(
     part: Annotated[
         str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")
