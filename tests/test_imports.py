@@ -45,10 +45,12 @@ ABOVE = {
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
+    "doctor": {"fleet", "frames", "measures", "observation", "stores"},
     "exercises": {"latency", "measures"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "doctor",
         "measures",
         "fleet",
         "observation",
