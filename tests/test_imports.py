@@ -48,6 +48,7 @@ ABOVE = {
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
     "comparison": {"observation", "frames", "runs", "stores", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
+    "doctor": {"fleet", "frames", "measures", "observation", "stores"},
     "exercises": {"latency", "measures"},
     "liveview": {"dashboards", "places", "stack", "stores", "tools"},
     "incidents": {"stack", "workload"},
@@ -56,6 +57,7 @@ ABOVE = {
     "cli": {
         "comparison",
         "exercises",
+        "doctor",
         "measures",
         "fleet",
         "incidents",
