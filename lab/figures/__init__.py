@@ -9,6 +9,7 @@ from lab.figures.capacity import (
     throughput_goodput,
 )
 from lab.figures.cost import machine_costs, prices, tokens_cost
+from lab.figures.investigation import signal_change
 from lab.figures.latency import (
     bucketed_against_exact,
     critical_bars,
@@ -42,6 +43,7 @@ __all__ = [
     "quantile_intervals",
     "service_line",
     "share_rows",
+    "signal_change",
     "throughput_goodput",
     "timeline",
     "tokens_cost",
