@@ -49,6 +49,10 @@ DELEGATED = {
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "investigate": (
+        "lab.cli.investigate",
+        "Report what changed in a window, since when, where, and the likely causes.",
+    ),
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
