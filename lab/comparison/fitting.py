@@ -227,7 +227,7 @@ def _add(
 def _between_pairs(
     y: np.ndarray, is_b: np.ndarray, pair: np.ndarray, block: np.ndarray, weights: np.ndarray
 ) -> float:
-    """Return the variance of the difference between pairs of runs (DerSimonian and Laird 1986)."""
+    """Return the variance of the difference between pairs of runs (Paule and Mandel 1982)."""
     effects = []
     variances = []
     for each in np.unique(pair):
@@ -243,5 +243,5 @@ def _between_pairs(
         variances.append(float(difference[1:].var()))
     if min(variances) <= 0:
         return 0.0
-    combined = combine_effects(np.array(effects), np.array(variances), method_re="chi2")
+    combined = combine_effects(np.array(effects), np.array(variances), method_re="iterated")
     return max(0.0, float(combined.tau2))
