@@ -73,7 +73,7 @@ class Pooled:
 
 def _offered_load(requests: pd.DataFrame) -> np.ndarray:
     """Return how many other requests of its run were due within one mean E2E before each."""
-    within_s = float(requests["e2e_s"].mean())
+    within_s = float(requests["e2e_s"].fillna(0.0).mean())
     load = np.zeros(len(requests))
     for rows in requests.groupby("run").indices.values():
         due = requests["at"].to_numpy()[rows]

@@ -176,6 +176,15 @@ def test_what_cannot_be_compared_is_said() -> None:
     assert "no complete trace" in " ".join(untraced.notes)
     assert "decode_s" not in untraced.table.index and "e2e_s" in untraced.table.index
 
+    seconds = ["e2e_s", "ttft_s", "tpot_s", *phases]
+    dead = b.requests.assign(
+        whole=False, failed=1.0, right=np.nan, **dict.fromkeys(seconds, np.nan)
+    )
+    down = compare(a, Sample("down", dead))
+    assert down.measures(WORSE) == ["failed"]
+    assert compare(Sample("down", dead), Sample("down", dead)).measures(WORSE) == []
+    assert compare(Sample("one", a.requests.head(1)), b).verdict == UNCLEAR
+
     for nothing in ([], pd.DataFrame(), 3, [a.requests.head(0)]):
         with pytest.raises(FrameError):
             sample_of(nothing)
