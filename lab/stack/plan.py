@@ -94,6 +94,8 @@ def make_plan(
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    if "view" not in external:
+        ours.append(store_parts.live_view(settings, tools, ports))
     ours.append(_incident(lab))
     names = {p.name for p in ours}
     ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
