@@ -52,7 +52,9 @@ class LocalPlace:
     def stand_up(self, settings: Settings, wait_for: WaitFor, window: str) -> None:
         """Start what is not running; nothing for a window, whose telemetry is there already."""
         if not (window and self.live):
-            stack.up(settings, wait_for=wait_for)
+            waiting = notebook.WaitingLine()
+            stack.up(settings, waiting, wait_for)
+            waiting.end()
 
     def run(self, settings: Settings, conditions: Conditions, plan: PlanMaker, **play: Any) -> Run:
         """Drive the plan and return the run, which is saved with its conditions.

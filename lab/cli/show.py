@@ -37,6 +37,7 @@ BAD_STYLE = "bold red"
 EVERY_S = 10.0
 # Parts with pages for a browser -> what the pages show. Both run on this machine.
 _PAGES = {
+    "live-view": "live view: components, dashboards, alerts, traces and queries in one page",
     "prometheus": "Prometheus: graphs (PromQL), targets, rules and alerts",
     "tracestore": "traces: search (TraceQL) and waterfalls",
 }
