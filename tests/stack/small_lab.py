@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from lab.stack import supervisor
 from lab.stack.parts import Part, Probe
@@ -53,7 +54,8 @@ def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str
         for p in parts
     ]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
-    plan = StackPlan(tuple(parts), {}, endpoints, endpoints)
+    files = {Path(name): "text" for name in given.get("files", ())}
+    plan = StackPlan(tuple(parts), files, endpoints, endpoints)
     return plan, {"web": web_port, "other": other_port}
 
 
