@@ -21,10 +21,12 @@ FLOOR = {
     "files",
     "durations",
     "environment",
+    "json_logging",
     "command_line",
     "world",
     "prices",
     "notebook",
+    "headlines",
     "engines",
 }
 

@@ -22,8 +22,9 @@ def block_length(series: np.ndarray) -> int:
     """Return the number of neighbours to resample together, at least the root of n.
 
     The root is the usual size of batch means (Flegal and Jones 2010), and holds where few requests
-    show little of their autocorrelation. By Politis and White's rule the autocorrelation counts up to the lag m after which it stays
-    insignificant, weighted by the flat-top window; the length is (2 g^2 / d)^(1/3) n^(1/3).
+    show little of their autocorrelation. By Politis and White's rule the autocorrelation counts up
+    to the lag m after which it stays insignificant, weighted by the flat-top window; the length is
+    (2 g^2 / d)^(1/3) n^(1/3).
     """
     n = len(series)
     least = math.ceil(math.sqrt(n))

@@ -1,5 +1,6 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
+from lab.figures.blame import culprits, stalls
 from lab.figures.capacity import (
     backlogs,
     engine_parts,
@@ -29,6 +30,7 @@ __all__ = [
     "busy_by",
     "cpu_modes",
     "critical_bars",
+    "culprits",
     "ecdf",
     "engine_parts",
     "gauge_against_truth",
@@ -42,6 +44,7 @@ __all__ = [
     "quantile_intervals",
     "service_line",
     "share_rows",
+    "stalls",
     "throughput_goodput",
     "timeline",
     "tokens_cost",

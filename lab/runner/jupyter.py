@@ -11,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab.command_line import term_as_interrupt
 from lab.environment import command_hint
 from lab.errors import LabError
 from lab.runner import kernel
 from lab.runner.copies import WORK, make_copies
-from lab.runner.lifecycle import stack_for, term_as_interrupt
+from lab.runner.lifecycle import stack_for
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings
 

@@ -24,6 +24,7 @@ from lab.measures import (
     reconcile_money,
     scaled,
     slopes_by_half,
+    usd_per_thousand,
     with_shares,
 )
 from lab.measures.cost import Energy
@@ -253,3 +254,11 @@ def test_energy_says_what_it_knows() -> None:
         and str(unknown) == "no energy figure: nobody counts it"
         and not unknown.known
     )
+
+
+def test_the_price_of_a_thousand_has_the_interval_of_their_number() -> None:
+    """Garwood's interval of 60 arrivals is 45.8 to 77.2 (tables of the Poisson distribution)."""
+    value, low, high = usd_per_thousand(0.6, 60)
+    assert value == pytest.approx(10.0)
+    assert (600 / high, 600 / low) == pytest.approx((45.8, 77.2), abs=0.05)
+    assert math.isnan(usd_per_thousand(0.6, 0)[0])
