@@ -1,8 +1,8 @@
 """Supervise a lab of three small real processes, for test_supervisor.py.
 
 `LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once),
-"on_demand" (a part that runs only when requested) and "temporary" (whether that is
-temporary). A port that is taken is increased by 1.
+"on_demand" (a part that runs only when requested), "temporary" (whether that is temporary) and
+"files" (paths that are written before the start). A port that is taken is increased by 1.
 """
 
 from __future__ import annotations
