@@ -49,6 +49,10 @@ DELEGATED = {
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "investigate": (
+        "lab.cli.investigate",
+        "Report what changed in a window, since when, where, and the likely causes.",
+    ),
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
@@ -56,6 +60,11 @@ DELEGATED = {
     "alerts": (
         "lab.cli.alerts",
         "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
+    ),
+    "doctor": (
+        "lab.cli.doctor",
+        "Check whether telemetry is true: a store, a page, traces, dashboards, rules, manifests; "
+        "--here: this machine.",
     ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
@@ -185,21 +194,6 @@ def logs(
     from lab.cli import show
 
     show.show_logs(part, trace, follow, as_json, last)
-
-
-@app.command()
-def doctor(
-    here: Annotated[
-        bool, typer.Option("--here", help="Check this machine: what the lab needs to run on it.")
-    ] = False,
-) -> None:
-    """Check what the lab needs: Python, disk, memory, ports, proxy, package registry.
-
-    Exit status 1 if there is a problem. Before set-up, run `python3 -m scripts.doctor`.
-    """
-    if not here:
-        raise typer.BadParameter("name what to check: --here, for this machine")
-    sys.exit(importlib.import_module("scripts.doctor").main())
 
 
 @app.command()

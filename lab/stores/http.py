@@ -44,6 +44,8 @@ _WAYS_OUT = {
     "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
     "Missing Authentication Token": "Amazon's service wants signed requests (SigV4): run "
     "aws-sigv4-proxy, and give its address; elsewhere " + LOGIN,
+    "The request or configuration is malformed": "OpenShift's tenancy port wants a namespace: add "
+    "?namespace=NAME to the address, or use the port for the whole cluster (9091)",
     "too many samples": LESS,
     "maximum resolution": LESS,
 }

@@ -113,6 +113,19 @@ class _Alerts(msgspec.Struct):
     alerts: list[Alert]
 
 
+class _Rule(msgspec.Struct):
+    name: str = ""
+    query: str = ""
+
+
+class _Group(msgspec.Struct):
+    rules: list[_Rule] = []
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Group] | None = None
+
+
 class Prometheus:
     """A client of one Prometheus, or of a server with the same API.
 
@@ -242,6 +255,14 @@ class Prometheus:
         """Return the alerts that are pending or firing, the oldest first."""
         answer: _Alerts = self._decode("/api/v1/alerts", None, _Alerts, "alerts")
         return sorted(answer.alerts, key=lambda alert: alert.activeAt)
+
+    def rules(self) -> list[tuple[str, str]]:
+        """Return (name, expression) of every rule; none for a server without this API."""
+        reply = self._http.request("/api/v1/rules")
+        if reply.status in (404, 405, 501):
+            return []
+        groups = self._data_of(reply, _Groups, "rules").groups or []
+        return [(rule.name, rule.query) for group in groups for rule in group.rules]
 
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
