@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock slides recorded up down clean
+.PHONY: help setup run test test-fast lab bench lint lock slides solutions handout recorded up down clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,12 @@ bench: setup ## run all benchmarks; print a table and write benchmarks/results.j
 
 slides: setup ## make slides of all notebooks in out/slides (docs/facilitator.md)
 	@$(LAB)/python -m scripts.slides
+
+solutions: setup ## write notebooks with the solutions of the exercises to out/solutions
+	@$(LAB)/python -m scripts.handout --solutions
+
+handout: setup ## make out/handout.zip from the newest run: executed notebooks, report, glossary
+	@$(LAB)/python -m scripts.handout
 
 lint: setup ## run ruff, mypy and the notebook checks
 	@$(LAB)/ruff check --quiet .

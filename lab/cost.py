@@ -27,6 +27,7 @@ from lab.measures import (
     reconcile_totals,
     scaled,
     token_totals,
+    usd_per_thousand,
     with_shares,
 )
 from lab.observation import Observation, WindowRun
@@ -60,6 +61,7 @@ __all__ = [
     "saved_ratio",
     "scaled",
     "token_totals",
+    "usd_per_thousand",
     "with_busy_time",
     "with_shares",
 ]

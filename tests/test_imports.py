@@ -21,10 +21,12 @@ FLOOR = {
     "files",
     "durations",
     "environment",
+    "json_logging",
     "command_line",
     "world",
     "prices",
     "notebook",
+    "headlines",
     "engines",
 }
 
@@ -46,6 +48,8 @@ ABOVE = {
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
     "comparison": {"observation", "frames", "runs", "stores", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
+    "doctor": {"fleet", "frames", "measures", "observation", "stores"},
+    "liveview": {"dashboards", "places", "stack", "stores", "tools"},
     "investigation": {
         "figures",
         "frames",
@@ -61,9 +65,13 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "comparison",
+        "exercises",
+        "doctor",
         "measures",
         "fleet",
         "incidents",
+        "liveview",
         "investigation",
         "observation",
         "recording",

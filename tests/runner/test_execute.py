@@ -152,7 +152,7 @@ def test_an_interrupt_keeps_the_results(tmp_path: Path) -> None:
         child.kill()
     assert child.returncode == 130
     assert "passed" in output and "interrupted" in output and NOT_RUN in output
-    assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
+    assert "interrupted" in (tmp_path / "out" / "index.html").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
 
 
@@ -161,7 +161,7 @@ def test_a_stack_that_does_not_start(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", data_dir=tmp_path / "no-data")
     path = write(tmp_path / "00_a.ipynb")
     assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
     assert "0 of 1 notebooks passed" in page and "not run" in page and "ModelError" in page
 
 
