@@ -238,9 +238,11 @@ async function labPage() {
 
 async function dashboardPage(name, rowTitle) {
   const { shown, node } = await dashboard(name);
+  // Panels above the row change their height while they fill, so it is scrolled to again until the reader does something.
   const scroll = () => {
     const target = [...node.querySelectorAll("[data-row], [data-title]")].find(n => (n.dataset.row || n.dataset.title) === rowTitle);
-    target?.scrollIntoView();
+    const timers = [0, 500, 1500, 3000].map(delay => setTimeout(() => target?.scrollIntoView(), delay));
+    for (const event of ["wheel", "pointerdown", "keydown"]) addEventListener(event, () => timers.forEach(clearTimeout), { once: true });
   };
   return { node, opened: scroll, update: () => shown.update(), close: () => shown.close() };
 }
