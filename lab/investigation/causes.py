@@ -137,7 +137,7 @@ def _reason(
     changed = math.log(with_cause / usual)
     unchanged = math.log((1 - with_cause) / (1 - usual))
     if expected == "never" and observed.signal.common:
-        changed = max(changed, -1.5)
+        changed = max(changed, -0.5)
     if agreement >= 1:
         log_odds = changed
     elif agreement > 0:

@@ -100,7 +100,8 @@ def _compare_blocks(
     values = np.array([difference, difference - reach, difference + reach])
     if scale == "ratio":
         values = np.exp(np.clip(values, -50, 50))
-    return Effect(before, after, *map(float, values), p_value, len(a), len(b))
+    size, low, high = (float(value) for value in values)
+    return Effect(before, after, size, low, high, p_value, len(a), len(b))
 
 
 def _block_means(points: pd.DataFrame, block: float, scale: Scale, floor: float) -> np.ndarray:
