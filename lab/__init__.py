@@ -27,6 +27,7 @@ _MODULE_OF = {
     "compare": "lab.comparison",
     "drive": "lab.observation",
     "headline": "lab.headlines",
+    "live_view": "lab.notebook",
     "load_settings": "lab.settings",
     "make_plan": "lab.workload",
     "make_scenarios": "lab.workload",

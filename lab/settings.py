@@ -53,6 +53,7 @@ ENDPOINTS = {
     "vllm_embed": "vLLM serving the embedding model",
     "mcp": "the MCP tool server",
     "grafana": "Grafana",
+    "view": "the live view: components, dashboards, alerts, traces, queries",
 }
 
 
@@ -83,6 +84,7 @@ class Settings(BaseSettings):
     vllm_embed_url: str | None = None
     mcp_url: str | None = None
     grafana_url: str | None = None
+    view_url: str | None = None
 
     model: str = Field(
         "", description="a model name or folder that vLLM should serve; empty: the lab's own model"

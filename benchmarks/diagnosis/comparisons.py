@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.diagnosis.live import DATA
-from lab.comparison import BETTER, EQUAL, UNCLEAR, WORSE, Comparison, Sample, compare, sample_of
+from lab.comparison import BETTER, WORSE, Comparison, Sample, compare, sample_of
 from lab.comparison.comparing import OF_E2E
 
 BLOCK = 10  # requests that stay together when runs are resampled
@@ -25,6 +25,7 @@ PILOT = 150  # requests of each side
 PILOTS = 5  # at most, until one says how many more are needed
 MAX_N = 12_000  # of each side; where the tool promises more, power is not tried
 REPLICATES = 600
+SEED = 77  # of no run in development
 BEFORE_FIRST_TOKEN = ("queue_s", "prefill_s", "stack_s")
 
 
@@ -86,8 +87,8 @@ def slowed(
     return changed
 
 
-def false_alarms(pools: dict[str, Pool], pairs: int, seed: int) -> tuple[int, list[dict]]:
-    """Return how many of the pairs of equal runs were judged different, and one row per pair."""
+def false_alarms(pools: dict[str, Pool], pairs: int, seed: int) -> pd.DataFrame:
+    """Return one row per pair of equal runs: `alarms`, the measures that were judged different."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(pairs):
@@ -95,20 +96,12 @@ def false_alarms(pools: dict[str, Pool], pairs: int, seed: int) -> tuple[int, li
         n = int(rng.integers(60, 400))
         pool = pools[name]
         result = _compare(pool.draw(n, rng), pool.draw(n, rng), 0.10)
-        rows.append({"traffic": name, "n": n, "alarms": _alarms(result), **_summary(result)})
-    return sum(bool(row["alarms"]) for row in rows), rows
+        rows.append({"traffic": name, "n": n, "alarms": ", ".join(_alarms(result))})
+    return pd.DataFrame(rows)
 
 
 def _alarms(result: Comparison) -> list[str]:
     return result.measures(WORSE) + result.measures(BETTER)
-
-
-def _summary(result: Comparison) -> dict:
-    verdicts = result.table["verdict"]
-    return {verdict: int((verdicts == verdict_).sum()) for verdict, verdict_ in _COUNTED.items()}
-
-
-_COUNTED = {"equal": EQUAL, "unclear": UNCLEAR}
 
 
 def _compare(a: pd.DataFrame, b: pd.DataFrame, margin: float) -> Comparison:
@@ -141,7 +134,7 @@ def power(pool: Pool, phase: str, margin: float, repeats: int, seed: int) -> dic
     return row
 
 
-def live_pairs(folder: Path = DATA) -> list[dict]:
+def live_pairs(folder: Path = DATA) -> pd.DataFrame:
     """Return the verdicts on real runs of the same system: single pairs, and lists (ABAB)."""
     rows = []
     for stage in ("agent", "chat"):
@@ -151,10 +144,45 @@ def live_pairs(folder: Path = DATA) -> list[dict]:
         for kind, pairs in (("single", singles), ("ABAB", lists)):
             for a, b in pairs:
                 result = compare(a, b, margin=0.10, replicates=REPLICATES)
-                rows.append({"traffic": stage, "kind": kind, "alarms": _alarms(result)})
-    return rows
+                rows.append({"traffic": stage, "kind": kind, "alarms": ", ".join(_alarms(result))})
+    return pd.DataFrame(rows)
 
 
 def live_slow_tools(folder: Path = DATA) -> Comparison:
     """Return the comparison of the runs whose tools were slower with those between them."""
     return compare(runs_of("tools usual", folder), runs_of("tools slow", folder), margin=0.10)
+
+
+def rows(small: bool, folder: Path = DATA) -> list[dict]:
+    """Return the rows for `lab bench`."""
+    pools = {stage: Pool(runs_of(stage, folder)) for stage in ("agent", "chat")}
+    pairs = 40 if small else 200
+    equal = false_alarms(pools, pairs, SEED)
+    live = live_pairs(folder)
+    for table in (equal[equal["alarms"] != ""], live[live["alarms"] != ""]):
+        print(table.to_string(index=False), flush=True)
+
+    powers = []
+    for phase in SLOWED:
+        for margin in SLOWER[1:] if small else SLOWER:
+            powers.append(power(pools["agent"], phase, margin, 4 if small else 20, SEED))
+            print(powers[-1], flush=True)
+    tried = pd.DataFrame(powers)
+    totals = tried[["seen", "named", "right", "tried"]].sum()
+    slow = live_slow_tools(folder)
+    named = slow.phase.name if slow.phase else "none"
+    seen = float(totals["seen"] / totals["tried"])
+    right = float(totals["right"] / max(1, totals["named"]))
+    false = float((equal["alarms"] != "").mean())
+    false_live = float((live["alarms"] != "").mean())
+    values = (
+        ("false_alarm_ratio", false, "lower", 0.05, f"{pairs} pairs, resampled by blocks"),
+        ("false_alarm_live_ratio", false_live, "lower", 0.05, f"{len(live)} pairs of real runs"),
+        ("power_ratio", seen, "higher", 0.8, f"{totals['tried']} runs of the promised n"),
+        ("guilty_phase_ratio", right, "higher", 0.95, f"of {totals['named']} that were named"),
+        ("slow_tools_named", float(named == "tool_s"), "higher", 1.0, f"live; named: {named}"),
+    )
+    return [
+        {"subject": "lab", "metric": m, "value": v, "better": b, "bound": bound, "note": note}
+        for m, v, b, bound, note in values
+    ]

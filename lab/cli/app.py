@@ -49,6 +49,10 @@ DELEGATED = {
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "investigate": (
+        "lab.cli.investigate",
+        "Report what changed in a window, since when, where, and the likely causes.",
+    ),
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
@@ -56,6 +60,11 @@ DELEGATED = {
     "alerts": (
         "lab.cli.alerts",
         "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
+    ),
+    "doctor": (
+        "lab.cli.doctor",
+        "Check whether telemetry is true: a store, a page, traces, dashboards, rules, manifests; "
+        "--here: this machine.",
     ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
@@ -88,7 +97,8 @@ def up(
         str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")
     ] = "",
     also: Annotated[
-        list[str] | None, typer.Option("--with", help="Start this part on demand too: vllm-canary.")
+        list[str] | None,
+        typer.Option("--with", help="Start this on demand too: vllm-canary, grafana."),
     ] = None,
 ) -> None:
     """Stand the stack up, or start again what died or hangs.
@@ -147,6 +157,24 @@ def status(as_json: Json = False, place: Place = "local", context: Context = "")
 
 
 @app.command()
+def view(
+    port: Annotated[int, typer.Option(help="Port on loopback, if it is not running yet.")] = 19001,
+) -> None:
+    """Print the address of the live view; where none runs, serve one until Ctrl-C.
+
+    The lab on this machine has one. This serves the lab on a cluster, and your own Prometheus and
+    Tempo (LAB_PROMETHEUS_URL, LAB_TEMPO_URL), unless they need a login.
+    """
+    from lab.liveview.__main__ import serve
+    from lab.settings import load_settings
+
+    if url := load_settings().view_url:
+        return print(url)
+    print(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+    serve(port)
+
+
+@app.command()
 def logs(
     part: Annotated[
         str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")
@@ -166,21 +194,6 @@ def logs(
     from lab.cli import show
 
     show.show_logs(part, trace, follow, as_json, last)
-
-
-@app.command()
-def doctor(
-    here: Annotated[
-        bool, typer.Option("--here", help="Check this machine: what the lab needs to run on it.")
-    ] = False,
-) -> None:
-    """Check what the lab needs: Python, disk, memory, ports, proxy, package registry.
-
-    Exit status 1 if there is a problem. Before set-up, run `python3 -m scripts.doctor`.
-    """
-    if not here:
-        raise typer.BadParameter("name what to check: --here, for this machine")
-    sys.exit(importlib.import_module("scripts.doctor").main())
 
 
 @app.command()

@@ -53,8 +53,11 @@ def panels(
     )
 
 
-def grafana_json(name: str) -> str:
-    """Return a dashboard as Grafana's JSON. Needs grafana-foundation-sdk."""
+def grafana_json(name: str, *, local: bool = False) -> str:
+    """Return a dashboard as Grafana's JSON, with the panels of a cluster or of a local lab.
+
+    Needs grafana-foundation-sdk.
+    """
     from lab.dashboards.grafana import as_json
 
-    return as_json(DASHBOARDS[name])
+    return as_json(DASHBOARDS[name], local=local)

@@ -30,6 +30,7 @@ __all__ = [
     "own_names",
     "questions",
     "recognise",
+    "split_name",
 ]
 
 PARTS = ("_bucket", "_sum", "_count")
@@ -64,6 +65,10 @@ class Engine:
     why_not: Mapping[str, str]
     router: tuple[str, ...] = ()
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    others: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    removed: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,8 +158,20 @@ def engines() -> dict[str, Engine]:
             entry.get("why_not", {}),
             tuple(entry.get("router", ())),
             {version: tuple(names) for version, names in entry.get("versions", {}).items()},
+            tuple(entry.get("others", ())),
+            tuple(entry.get("families", ())),
+            entry.get("removed", {}),
+            {question: tuple(bounds) for question, bounds in entry.get("bounds", {}).items()},
         )
     return result
+
+
+def split_name(name: str) -> tuple[Engine | None, str, str]:
+    """Return the engine to which a metric's name points, its stem, and the name after the stem."""
+    for key, pattern in _patterns().items():
+        if match := pattern.fullmatch(name):
+            return engines()[key], match["stem"], match["bare"]
+    return None, "", name
 
 
 def questions() -> dict[str, str]:

@@ -34,7 +34,8 @@ def main() -> int:
     settings = load_settings()
     try:
         make_copies()
-        with Show() as show, stack_for(settings, show):
+        with Show(opens_view=True) as show, stack_for(settings, show):
+            show.live_view(load_settings().view_url or "")  # of a lab that was up already
             show.close()  # the terminal is JupyterLab's now
             if hint := command_hint():
                 print(hint, flush=True)

@@ -36,6 +36,7 @@ ENDPOINT_PARTS = {
     "vllm_embed": "vllm-embed",
     "llama_stack": "llama-stack",
     "prometheus": "prometheus",
+    "view": "live-view",
 }
 
 # Receives the parts and the seconds waited, a few times per second.

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from lab.schema import Service
 from lab.settings import REPO, Settings
-from lab.stack import llama_stack_config, prometheus_config, replay_plan, store_parts, vllm_args
+from lab.stack import (
+    grafana,
+    llama_stack_config,
+    prometheus_config,
+    replay_plan,
+    store_parts,
+    vllm_args,
+)
 from lab.stack.changes import NO_CHANGES, Changes
 from lab.stack.model_folder import check_model_folder, joins_text_parts
 from lab.stack.parts import Part, Probe
@@ -94,6 +101,10 @@ def make_plan(
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    if "view" not in external:
+        ours.append(store_parts.live_view(settings, tools, ports))
+    if tools.grafana and "grafana" not in external:
+        ours.append(grafana.part(tools.grafana, ports["grafana"], state))
     ours.append(_incident(lab))
     names = {p.name for p in ours}
     ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
@@ -157,6 +168,7 @@ def _files(lab: _Lab) -> dict[Path, str]:
     canary = CANARY if _has_canary(lab) else ""
     llama_stack = llama_stack_config.render(lab.settings, lab.ports, url, lab.state, canary)
     return {
+        **(grafana.files(lab.state, lab.url) if lab.tools.grafana else {}),
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
         lab.file("prometheus.yml"): prometheus_config.render(
             targets, on_demand, rules, alertmanager=_alertmanager(lab)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import time
@@ -111,6 +112,19 @@ class Alert(msgspec.Struct):
 
 class _Alerts(msgspec.Struct):
     alerts: list[Alert]
+
+
+class _Rule(msgspec.Struct):
+    name: str = ""
+    query: str = ""
+
+
+class _Group(msgspec.Struct):
+    rules: list[_Rule] = []
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Group] | None = None
 
 
 class Prometheus:
@@ -242,6 +256,14 @@ class Prometheus:
         """Return the alerts that are pending or firing, the oldest first."""
         answer: _Alerts = self._decode("/api/v1/alerts", None, _Alerts, "alerts")
         return sorted(answer.alerts, key=lambda alert: alert.activeAt)
+
+    def rules(self) -> list[tuple[str, str]]:
+        """Return (name, expression) of every rule; none for a server without this API."""
+        reply = self._http.request("/api/v1/rules")
+        if reply.status in (404, 405, 501):
+            return []
+        groups = self._data_of(reply, _Groups, "rules").groups or []
+        return [(rule.name, rule.query) for group in groups for rule in group.rules]
 
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
@@ -423,6 +445,11 @@ def pieces(
         last = min(first + size, points) - 1
         windows.append(((start_ms + first * step_ms) / 1000, (start_ms + last * step_ms) / 1000))
     return windows
+
+
+def job_matcher(name: str) -> str:
+    """Return the label matcher of a scrape job. PromQL's strings are Go's, which read JSON's."""
+    return f"job={json.dumps(name, ensure_ascii=False)}"
 
 
 def metric_names_in(promql: str) -> list[str]:
