@@ -195,7 +195,7 @@ def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str)
     answer = store.samples(_any_of([*plain, *router], matcher), start, end)
     series = series_summary(answer, start, end)
     histograms = [
-        f"{name.metric}_bucket"
+        name.metric if name.native else f"{name.metric}_bucket"
         for question in HISTOGRAMS
         for name in dialect.alternatives.get(question, ())
     ]
@@ -223,7 +223,7 @@ def _metrics_of(dialect: Dialect) -> list[str]:
     metrics = []
     for question, names in dialect.alternatives.items():
         for name in names:
-            if kinds[question] == "histogram":
+            if kinds[question] == "histogram" and not name.native:
                 metrics += [f"{name.metric}_sum", f"{name.metric}_count"]
             else:
                 metrics.append(name.metric)

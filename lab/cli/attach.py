@@ -188,7 +188,7 @@ def _any_answer(dialect: Dialect) -> Name:
     """Return a metric that this dialect has; of a histogram its count."""
     name = next(iter(dialect.names.values()))
     part = "" if name.metric.removeprefix(dialect.stem) in dialect.bare else "_count"
-    return Name(name.metric + part, name.matchers)
+    return Name(name.metric + part, name.matchers, name.native)
 
 
 def scrape_job(settings: Settings) -> tuple[str, list[str]]:

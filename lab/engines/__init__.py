@@ -39,14 +39,19 @@ _FILE = Path(__file__).parent / "names.toml"
 
 @dataclass(frozen=True)
 class Name:
-    """A metric of a store, with the label matchers (PromQL text) that select the series."""
+    """A metric of a store, with the label matchers (PromQL text) that select the series.
+
+    `native`: it is a native histogram, whose parts have no series of their own.
+    """
 
     metric: str
     matchers: str = ""
+    native: bool = False
 
     def selector(self, *matchers: str, part: str = "") -> str:
         """Return a PromQL selector of this metric; `part` is '_bucket', '_sum' or '_count'."""
         texts = [text for text in (self.matchers, *matchers) if text]
+        part = "" if self.native else part
         return f"{self.metric}{part}{{{','.join(texts)}}}" if texts else f"{self.metric}{part}"
 
     def __str__(self) -> str:
@@ -77,15 +82,13 @@ class Dialect:
 
     `stem` is the beginning of all names (`kserve_vllm:`). `names` has the questions with an answer;
     `alternatives` all their names in this store, of which a single engine exports one, or several
-    with equal values. `bare` has all names after the stem, `native` the questions that only a
-    native histogram would answer.
+    with equal values. `bare` has all names after the stem.
     """
 
     engine: Engine
     stem: str
     alternatives: Mapping[str, tuple[Name, ...]]
     bare: frozenset[str] = field(repr=False, default=frozenset())
-    native: frozenset[str] = field(repr=False, default=frozenset())
 
     @property
     def names(self) -> dict[str, Name]:
@@ -122,8 +125,6 @@ class Dialect:
 
     def reason(self, question: str) -> str:
         """Return why there is no answer to a question."""
-        if question in self.native:
-            return "it is exported as a native histogram only, whose buckets are not read"
         if question in self.engine.why_not:
             return self.engine.why_not[question]
         expected = self.engine.names.get(question)
@@ -224,7 +225,8 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
     for dialect in recognise(names, prefix):
         if question in dialect.alternatives:
             name = dialect.name_of(question)
-            return Name(name.metric + part, name.matchers)
+            part = "" if name.native else part
+            return Name(name.metric + part, name.matchers, name.native)
     return None
 
 
@@ -288,7 +290,6 @@ def _chosen_stems(prefix: str, names: Iterable[str]) -> dict[tuple[str, str], se
 def _dialect(engine: Engine, stem: str, bare: frozenset[str]) -> Dialect:
     kinds = questions()
     alternatives = {}
-    native = set()
     for question, candidates in engine.names.items():
         present = []
         for candidate in candidates:
@@ -296,10 +297,10 @@ def _dialect(engine: Engine, stem: str, bare: frozenset[str]) -> Dialect:
             forms = _forms(name, kinds[question], bare)
             present += [Name(stem + form, matchers) for form in forms]
             if kinds[question] == "histogram" and name in bare and not forms:
-                native.add(question)
+                present.append(Name(stem + name, matchers, native=True))
         if present:
             alternatives[question] = tuple(present)
-    return Dialect(engine, stem, alternatives, bare, frozenset(native - set(alternatives)))
+    return Dialect(engine, stem, alternatives, bare)
 
 
 def _forms(name: str, kind: str, bare: frozenset[str]) -> list[str]:
