@@ -55,6 +55,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "dashboards",
         "comparison",
         "exercises",
         "doctor",

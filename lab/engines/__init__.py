@@ -30,10 +30,12 @@ __all__ = [
     "own_names",
     "questions",
     "recognise",
+    "renamed",
     "split_name",
 ]
 
 PARTS = ("_bucket", "_sum", "_count")
+_OWN_METRIC = re.compile(r"(?<![\w:])vllm:\w+")
 _FILE = Path(__file__).parent / "names.toml"
 
 
@@ -228,6 +230,29 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
             part = "" if name.native else part
             return Name(name.metric + part, name.matchers, name.native)
     return None
+
+
+def renamed(promql: str, names: Sequence[str], prefix: str = "") -> str:
+    """Return an expression with a store's names in place of the lab's own (`vllm:...`).
+
+    Raises NoData, with the reason, where the store does not have one of the metrics.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        metric = match[0]
+        if name := actual_name(metric, names, prefix):
+            return name.metric
+        for dialect in recognise(names, prefix):
+            other = metric.replace(f"{dialect.engine.mark}:", dialect.stem, 1)
+            if other in names:
+                return other
+        raise NoData(
+            f"this store does not have {metric}",
+            got=f"{len(names):,} other metrics",
+            fix="scrape the engine that has it, or set LAB_METRIC_PREFIX if it was renamed",
+        )
+
+    return _OWN_METRIC.sub(replaced, promql)
 
 
 def own_names(names: Iterable[str], prefix: str = "") -> dict[str, str]:
