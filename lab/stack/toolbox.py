@@ -28,6 +28,7 @@ class Toolbox:
     tiktoken_cache_dir: str
     vllm_build: str = "cpu"
     promtool: str = ""
+    python_ogx: str = ""
 
     @property
     def cache_dir(self) -> Path:
@@ -45,7 +46,8 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     known = _read(path)
     tools = _with_path(known)
 
-    needed = [n for n in tools if n not in ("promtool", "vllm_build")] if needs is None else needs
+    optional = ("promtool", "vllm_build", "python_ogx")
+    needed = [n for n in tools if n not in optional] if needs is None else needs
     missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
     if missing:
         got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
