@@ -38,6 +38,7 @@ PLACES = {
     "tracestore": (1, 4.3),
     "prometheus": (2, 4.3),
     "node": (3, 4.3),
+    "alertmanager": (3, 3.2),
     "incident": (0, 2.5),
 }
 # Each request names its tool server; no configuration does.
@@ -86,6 +87,7 @@ def default_plan() -> StackPlan:
     tools = Toolbox(
         **paths,
         node_exporter="node_exporter",
+        alertmanager="alertmanager",
         embedding_model_dir=tools.embedding_model_dir,
         tiktoken_cache_dir="tiktoken",
     )

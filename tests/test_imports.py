@@ -21,6 +21,7 @@ FLOOR = {
     "files",
     "durations",
     "environment",
+    "json_logging",
     "command_line",
     "world",
     "prices",
@@ -51,6 +52,8 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "comparison",
+        "exercises",
         "measures",
         "fleet",
         "incidents",

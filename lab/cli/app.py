@@ -41,6 +41,10 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
+    "compare": (
+        "lab.cli.compare",
+        "Compare two runs, windows or recordings, or one with a baseline; for CI too.",
+    ),
     "fleet": (
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
@@ -48,6 +52,10 @@ DELEGATED = {
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
+    ),
+    "alerts": (
+        "lab.cli.alerts",
+        "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
     ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
@@ -173,6 +181,42 @@ def doctor(
     if not here:
         raise typer.BadParameter("name what to check: --here, for this machine")
     sys.exit(importlib.import_module("scripts.doctor").main())
+
+
+@app.command()
+def exercises() -> None:
+    """Show which exercises of the notebooks are solved, as the state folder remembers them."""
+    from lab.exercises import EXERCISES, score
+
+    solved = score()
+    for number in sorted({name[:2] for name in EXERCISES}):
+        names = [name for name in EXERCISES if name.startswith(number)]
+        done = sum(name in solved for name in names)
+        shown = ", ".join(f"[{'x' if name in solved else ' '}] {name[3:]}" for name in names)
+        print(f"{number}  {done} of {len(names)}  {shown}")
+
+
+reset = typer.Typer(help="Begin again with a clean copy of the notebooks.", **STYLE)
+app.add_typer(reset, name="reset")
+
+
+@reset.command()
+def notebooks(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or numbers (01). Default: all.")
+    ] = None,
+    score: Annotated[bool, typer.Option("--score", help="Forget solved exercises too.")] = False,
+) -> None:
+    """Replace your copies in work/ by clean ones. The old ones are kept in work/before-<time>/."""
+    from lab.exercises import forget_score
+    from lab.runner import copies
+
+    aside = copies.reset(names or [])
+    print(f"clean notebooks are in {copies.WORK}")
+    if aside:
+        print(f"your earlier ones are kept in {aside}")
+    if score:
+        forget_score()
 
 
 def _choose_place(place: str | None) -> None:

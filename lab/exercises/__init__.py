@@ -27,7 +27,17 @@ from lab.files import write_atomically
 from lab.schema import Metric
 from lab.settings import load_settings
 
-__all__ = ["EXERCISES", "RIGHT", "SHARE", "Exercise", "Feedback", "Prediction", "check", "score"]
+__all__ = [
+    "EXERCISES",
+    "RIGHT",
+    "SHARE",
+    "Exercise",
+    "Feedback",
+    "Prediction",
+    "check",
+    "forget_score",
+    "score",
+]
 
 NOT_ANSWERED = "Not answered yet: replace the ... above, then run both cells again."
 SCORE_FILE = "exercises.json"
@@ -68,6 +78,11 @@ def score() -> dict[str, list[str]]:
     with contextlib.suppress(OSError, ValueError, TypeError, LabError):
         return {str(k): list(v) for k, v in json.loads(_score_file().read_text()).items()}
     return {}
+
+
+def forget_score() -> None:
+    """Begin again with an empty score."""
+    _score_file().unlink(missing_ok=True)
 
 
 def _score_file() -> Path:

@@ -13,7 +13,7 @@ import typer
 import yaml
 
 from lab import stack
-from lab.command_line import run_verb
+from lab.command_line import run_verb, term_as_interrupt
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
 from lab.runner.execute import (
@@ -25,7 +25,7 @@ from lab.runner.execute import (
     run_notebooks,
     title_of,
 )
-from lab.runner.lifecycle import ignore_interrupts, stack_for, term_as_interrupt
+from lab.runner.lifecycle import ignore_interrupts, stack_for
 from lab.runner.parameters import assign
 from lab.runner.report import write_report
 from lab.runner.show import Show

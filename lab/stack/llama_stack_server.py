@@ -21,8 +21,8 @@ import mimetypes
 import os
 from typing import TYPE_CHECKING, Any
 
+from lab.json_logging import config as json_logging
 from lab.schema import BAGGAGE
-from lab.stack.jsonlog import config as json_logging
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import log_spaced
 

@@ -159,7 +159,10 @@ def _files(lab: _Lab) -> dict[Path, str]:
     llama_stack = llama_stack_config.render(lab.settings, lab.ports, url, lab.state, canary)
     return {
         lab.file("vllm-logging.json"): vllm_args.logging_config(),
-        lab.file("prometheus.yml"): prometheus_config.render(targets, on_demand, rules),
+        lab.file("prometheus.yml"): prometheus_config.render(
+            targets, on_demand, rules, alertmanager=_alertmanager(lab)
+        ),
+        lab.file("alertmanager.yml"): prometheus_config.alertmanager_config(),
         rules: prometheus_config.rules(),
         on_demand: "[]",
         lab.file("llama-stack.yaml"): llama_stack,
@@ -211,7 +214,15 @@ def _prometheus(lab: _Lab) -> list[Part]:
         alive=f"http://{listen}/",
         essential=False,
     )
-    return [prometheus, node]
+    if not _alertmanager(lab):
+        return [prometheus, node]
+    config = lab.file("alertmanager.yml")
+    return [prometheus, node, store_parts.alertmanager(lab.tools, lab.ports, lab.state, config)]
+
+
+def _alertmanager(lab: _Lab) -> str:
+    """Return host:port of Alertmanager; empty where set-up could not fetch it."""
+    return f"{HOST}:{lab.ports['alertmanager']}" if lab.tools.alertmanager else ""
 
 
 def _vllm(lab: _Lab) -> list[Part]:

@@ -25,6 +25,7 @@ PREFERRED = {
     "llama_stack_metrics": 19464,
     "prometheus": 19090,
     "node": 19100,
+    "alertmanager": 19093,
 }
 STEP = 20  # between the ports that are tried for a name
 ATTEMPTS = 20

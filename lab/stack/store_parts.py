@@ -56,6 +56,27 @@ def prometheus(
     )
 
 
+def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Path) -> Part:
+    """Return Alertmanager, with its data below `state`. It sends nothing: its API is queried."""
+    listen = f"{HOST}:{ports['alertmanager']}"
+    return Part(
+        name="alertmanager",
+        what="Alertmanager: holds the alerts that Prometheus raises",
+        argv=(
+            tools.alertmanager,
+            f"--config.file={config}",
+            f"--storage.path={state / 'alertmanager'}",
+            f"--web.listen-address={listen}",
+            "--cluster.listen-address=",  # no peers, and no port for them
+            "--log.format=json",
+        ),
+        ports={"alertmanager": ports["alertmanager"]},
+        ready=Probe("http", {"url": f"http://{listen}/-/ready"}),
+        alive=f"http://{listen}/-/healthy",
+        essential=False,
+    )
+
+
 def web_pages(prometheus: str) -> list[str]:
     """Return the option with the folder of web pages, for a Debian package that set-up unpacked.
 

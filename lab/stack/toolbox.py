@@ -14,6 +14,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
+OPTIONAL = ("promtool", "alertmanager", "vllm_build")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,11 @@ class Toolbox:
     tiktoken_cache_dir: str
     vllm_build: str = "cpu"
     promtool: str = ""
+<<<<<<< HEAD
     python_ogx: str = ""
+=======
+    alertmanager: str = ""
+>>>>>>> main
 
     @property
     def cache_dir(self) -> Path:
@@ -46,8 +51,12 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     known = _read(path)
     tools = _with_path(known)
 
+<<<<<<< HEAD
     optional = ("promtool", "vllm_build", "python_ogx")
     needed = [n for n in tools if n not in optional] if needs is None else needs
+=======
+    needed = [n for n in tools if n not in OPTIONAL] if needs is None else needs
+>>>>>>> main
     missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
     if missing:
         got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
@@ -63,6 +72,7 @@ def _with_path(known: dict[str, str]) -> dict[str, str]:
         "prometheus": shutil.which("prometheus"),
         "promtool": shutil.which("promtool"),
         "node_exporter": shutil.which("prometheus-node-exporter"),
+        "alertmanager": shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"),
         "vllm_build": "cpu",
     }
     names = [field.name for field in fields(Toolbox)]

@@ -91,6 +91,28 @@ class _Targets(msgspec.Struct):
     activeTargets: list[_Target] | None
 
 
+class Alert(msgspec.Struct):
+    """An alert that Prometheus evaluates to true: pending, or firing after its `for`.
+
+    `value` is that of its expression, as text.
+    """
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    state: str
+    activeAt: datetime
+    value: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of its rule."""
+        return self.labels["alertname"]
+
+
+class _Alerts(msgspec.Struct):
+    alerts: list[Alert]
+
+
 class Prometheus:
     """A client of one Prometheus, or of a server with the same API.
 
@@ -215,6 +237,11 @@ class Prometheus:
         else:
             targets = _targets_of(self._data_of(reply, _Targets, "targets"))
         return sorted(targets, key=lambda t: (t.job, t.instance))
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts that are pending or firing, the oldest first."""
+        answer: _Alerts = self._decode("/api/v1/alerts", None, _Alerts, "alerts")
+        return sorted(answer.alerts, key=lambda alert: alert.activeAt)
 
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0

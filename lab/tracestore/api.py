@@ -49,6 +49,8 @@ MAX_METRICS_HOURS = 24
 MAX_BULK_SPANS = 5_000_000
 VERSION = "3.0.3"  # the Tempo whose answers we follow
 
+_INCOMPLETE = "incomplete"  # set on requests whose answer lacks acknowledged spans
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -63,8 +65,6 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     try:
         response = await handler(request)
         code = response.status
-        if engine.ready and engine.ingest.is_incomplete and not response.prepared:
-            response.headers["X-Lab-Incomplete"] = "acknowledged spans cannot be queried yet"
         return response
     except web.HTTPException as e:
         code = e.status
@@ -85,7 +85,18 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 async def ask(request: web.Request, question: Callable[[duckdb.DuckDBPyConnection], Any]) -> Any:
     """Run a question in the query pool."""
     engine = request.app[ENGINE]
-    return await asyncio.get_running_loop().run_in_executor(engine.pool, engine.query, question)
+    query = functools.partial(engine.query, question, on_incomplete=_marker(request))
+    return await asyncio.get_running_loop().run_in_executor(engine.pool, query)
+
+
+def _marker(request: web.Request) -> Callable[[], None]:
+    """Return a function that marks the answer to a request as incomplete."""
+    return lambda: request.__setitem__(_INCOMPLETE, True)
+
+
+async def _add_incomplete(request: web.Request, response: web.StreamResponse) -> None:
+    if _INCOMPLETE in request:
+        response.headers["X-Lab-Incomplete"] = "acknowledged spans cannot be queried yet"
 
 
 def json_response(obj: Any, status: int = 200) -> web.Response:
@@ -100,6 +111,7 @@ def add_routes(app: web.Application) -> None:
 
     It has an Engine under `ENGINE`.
     """
+    app.on_response_prepare.append(_add_incomplete)
     get = app.router.add_get
     get("/", page)
     get("/ready", ready)
@@ -379,7 +391,7 @@ async def bulk_spans(request: web.Request) -> web.StreamResponse:
 
     def run() -> None:
         try:
-            engine.query(produce)
+            engine.query(produce, on_incomplete=_marker(request))
             put(None)
         except Exception as e:
             put(e)

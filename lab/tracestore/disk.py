@@ -53,13 +53,17 @@ class Reserve:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def release(self) -> None:
-        """Free the room for the next write."""
+    def release(self) -> bool:
+        """Free the room for the next write; return whether that freed any."""
         self.held = False
         try:
-            self.path.unlink(missing_ok=True)
+            self.path.unlink()
+        except FileNotFoundError:
+            return False
         except OSError as e:
             log.warning("the reserve cannot be deleted", extra={"error": str(e)})
+            return False
+        return True
 
     def refusal(self) -> StoreBroken:
         """Build the error for a sender while the reserve is not held."""

@@ -108,13 +108,21 @@ class Engine:
             log.warning("stopped before everything was flushed; the next start replays it")
         return is_flushed
 
-    def query(self, ask: Callable[[duckdb.DuckDBPyConnection], T], *, wait_s: float = 5.0) -> T:
+    def query(
+        self,
+        ask: Callable[[duckdb.DuckDBPyConnection], T],
+        *,
+        wait_s: float = 5.0,
+        on_incomplete: Callable[[], None] = lambda: None,
+    ) -> T:
         """Run `ask` on a connection of its own that sees every span acknowledged before this call.
 
-        (Under a storm of spans it waits `wait_s` for them and then answers with what is there.)
-        Raises QueryTooSlow after `query_timeout_s`, StoreBroken where the database fails.
+        Under a storm of spans, or on a full disk, wait `wait_s` for them at most; then call
+        `on_incomplete` and answer with what is there. Raises QueryTooSlow after `query_timeout_s`,
+        StoreBroken where the database fails.
         """
-        self.ingest.wait_visible(self.ingest.acked_seq, wait_s)
+        if not self.ingest.wait_visible(self.ingest.acked_seq, wait_s):
+            on_incomplete()
         try:
             return self._query(ask)
         except StoreBroken:

@@ -121,6 +121,7 @@ class Ingest:
         self._flush_now = False
         self._stopping = False
         self._fault: StoreBroken | None = None
+        self._is_stuck = False
         self._log_fault: StoreBroken | None = None
         self._is_replayed = False
         self._threads: list[threading.Thread] = []
@@ -133,6 +134,8 @@ class Ingest:
         trying.
         """
         replayed = self._try_replay()
+        if not self._is_replayed and not self._is_stuck:
+            replayed = self._try_replay()
         self.reserve.hold()
         for target in (self._log_forever, self._flush_forever):
             thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
@@ -173,16 +176,21 @@ class Ingest:
             self.acked_seq = self.store.flushed_seq
             self._is_replayed = True
             self._fault = None
+            self._is_stuck = False
             self._lock.notify_all()
         return replayed
 
     def _fail(self, fault: StoreBroken) -> None:
-        """Note that the database fails, and give it the room of the reserve."""
+        """Note that the database fails, and give it the room of the reserve.
+
+        Where that frees nothing, the store is stuck until there is space.
+        """
         if self._fault is None:
             log.error(fault.happened, extra={"error": fault.got})
-        self.reserve.release()
+        is_stuck = not self.reserve.release()
         with self._lock:
             self._fault = fault
+            self._is_stuck = is_stuck
             self._lock.notify_all()
 
     def _report_damage(self) -> None:
@@ -278,16 +286,16 @@ class Ingest:
     def wait_visible(self, seq: int, timeout_s: float) -> bool:
         """Request a flush and wait until the database holds everything up to `seq`.
 
-        Return False on timeout, and at once while the database fails.
+        Return False on timeout, and at once while the database waits for space.
         """
+        if not self._is_replayed:
+            return False
         if self.store.flushed_seq >= seq:
             return True
         with self._lock:
             self._flush_now = True
             self._lock.notify_all()
-            self._lock.wait_for(
-                lambda: self.store.flushed_seq >= seq or self._fault is not None, timeout_s
-            )
+            self._lock.wait_for(lambda: self.store.flushed_seq >= seq or self._is_stuck, timeout_s)
             return self.store.flushed_seq >= seq
 
     def stop(self) -> bool:
@@ -434,10 +442,9 @@ class Ingest:
         with self._lock:
             while not self._due():
                 idle = not self._pending and not self._stopping
-                self._lock.wait(
-                    None if idle and self.reserve.held else self.limits.flush_every_s / 2
-                )
-                if not self._pending and not self.reserve.held and not self._stopping:
+                is_accepting = self.reserve.held and self._log_fault is None
+                self._lock.wait(None if idle and is_accepting else self.limits.flush_every_s / 2)
+                if idle and not is_accepting and not self._pending and not self._stopping:
                     return []
             return self._take_batch() if self._pending else None
 
@@ -464,7 +471,8 @@ class Ingest:
                 break
             except StoreBroken as e:
                 self._fail(e)
-                self._pause()
+                if self._is_stuck:
+                    self._pause()
                 if self._stopping:
                     return  # it is in the log, and will be replayed
         self.telemetry.spans_duplicate.inc(spans.num_rows - added)
@@ -473,6 +481,7 @@ class Ingest:
             self._pending_spans -= spans.num_rows
             self._pending_bytes -= sum(i.bytes for i in items)
             self._fault = None
+            self._is_stuck = False
             self._lock.notify_all()
         self.wal.forget(items[-1].seq)
         self.reserve.hold()

@@ -223,19 +223,23 @@ class SpanStore:
             self.checkpoint()
         except duckdb.Error as e:
             self.reopen_if_given_up()
-            raise StoreBroken(
-                "spans cannot be written to the database",
-                got=str(e).splitlines()[0],
-                fix="they stay in the log; check the disk",
-            ) from e
+            raise _not_written(e) from e
         return added
 
     def set_position(self, seq: int) -> None:
-        """Note that the database is complete up to this sequence number of the log."""
-        if seq != self.flushed_seq:
+        """Note that the database is complete up to this sequence number of the log.
+
+        Raises StoreBroken.
+        """
+        if seq == self.flushed_seq:
+            return
+        try:
             with self._transaction() as con:
                 con.execute("INSERT INTO log_position VALUES ($seq)", {"seq": seq})
-            self.flushed_seq = seq
+        except duckdb.Error as e:
+            self.reopen_if_given_up()
+            raise _not_written(e) from e
+        self.flushed_seq = seq
 
     def _save_keys(
         self, con: duckdb.DuckDBPyConnection, everything: bool = False
@@ -310,3 +314,11 @@ class SpanStore:
             self.checkpoint(0)
         with self._write_lock:
             self._con.close()
+
+
+def _not_written(error: duckdb.Error) -> StoreBroken:
+    return StoreBroken(
+        "spans cannot be written to the database",
+        got=str(error).splitlines()[0],
+        fix="they stay in the log; check the disk",
+    )

@@ -14,9 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from lab.tracestore.disk import make_folder, set_aside
@@ -70,6 +72,7 @@ class WriteAheadLog:
         self.folder = folder
         self.bytes = 0
         self._segments: list[tuple[int, Path, int]] = []  # first sequence number, path, size
+        self._segments_lock = threading.Lock()  # the flusher forgets segments meanwhile
         self._file: int | None = None
         self._size = 0
 
@@ -111,10 +114,11 @@ class WriteAheadLog:
             ) from e
 
         self._size += len(block)
-        self.bytes += len(block)
         self.next_seq = seq
-        first, path, _ = self._segments[-1]
-        self._segments[-1] = (first, path, self._size)
+        with self._segments_lock:
+            self.bytes += len(block)
+            first, path, _ = self._segments[-1]
+            self._segments[-1] = (first, path, self._size)
         return seq - 1
 
     def _open_segment(self) -> int:
@@ -137,7 +141,8 @@ class WriteAheadLog:
             ) from e
 
         self._file = file
-        self._segments.append((self.next_seq, path, 0))
+        with self._segments_lock:
+            self._segments.append((self.next_seq, path, 0))
         self._size = 0
         return file
 
@@ -150,20 +155,20 @@ class WriteAheadLog:
             self.close()
 
     def forget(self, seq: int) -> None:
-        """Delete the segments whose records the database has, that is up to number `seq`."""
-        keep = []
-        for i, (first, path, size) in enumerate(self._segments):
-            is_last = i + 1 == len(self._segments)
-            last_here = self.next_seq - 1 if is_last else self._segments[i + 1][0] - 1
-            is_whole = size >= SEGMENT_BYTES or not is_last
-            if last_here > seq or not is_whole:
-                keep.append((first, path, size))
-                continue
-            if is_last:
-                self.close()
-            path.unlink(missing_ok=True)
-            self.bytes -= size
-        self._segments = keep
+        """Delete the segments whose records the database has, that is up to number `seq`.
+
+        The last segment stays: it may be open in the thread that appends.
+        """
+        with self._segments_lock:
+            keep = []
+            for segment, (following, _, _) in pairwise(self._segments):
+                if following - 1 > seq:
+                    keep.append(segment)
+                    continue
+                _, path, size = segment
+                path.unlink(missing_ok=True)
+                self.bytes -= size
+            self._segments = keep + self._segments[-1:]
 
     def begin(self, next_seq: int, damage: Damage) -> None:
         """Start a new segment at `next_seq` or later, when the database has all readable records.

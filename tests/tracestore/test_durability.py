@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import httpx
@@ -229,6 +231,50 @@ def test_a_full_disk_is_reported_to_the_sender_and_nothing_is_kept(
     engine.stop()
 
 
+def test_a_query_waits_for_the_room_of_the_reserve(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that comes while the database gets the reserve's room sees all that was accepted.
+
+    Once that room is used up too, it answers at once, and reports that spans are missing.
+    """
+    engine = Engine(tmp_path)
+    engine.start()
+    real = engine.store.insert
+    failures = 1
+
+    def insert(*arguments: Any) -> int:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise StoreBroken("the disk is full")
+        return real(*arguments)
+
+    monkeypatch.setattr(engine.store, "insert", insert)
+    body = request_of(random_spans(5, traces=1)).SerializeToString()
+    accepted = engine.ingest.submit(body).result(timeout=120).spans
+    missing: list[bool] = []
+
+    def count() -> int:
+        return engine.query(
+            lambda con: con.execute("SELECT count(*) FROM spans").fetchone()[0],
+            wait_s=300,
+            on_incomplete=lambda: missing.append(True),
+        )
+
+    assert (count(), missing) == (accepted, [])
+
+    deadline = time.monotonic() + 60
+    while engine.fault is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    failures = 10**6
+    other = request_of(random_spans(6, traces=1)).SerializeToString()
+    engine.ingest.submit(other).result(timeout=120)
+    assert (count(), missing) == (accepted, [True])
+    engine.stop()
+
+
 def test_a_second_process_is_refused_with_the_reason(tmp_path: Path) -> None:
     """The folder of a running store cannot be opened."""
     store = SpanStore(tmp_path)
@@ -277,6 +323,7 @@ class Child:
                 *command,
             ]
         self.process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+        atexit.register(self.process.kill)  # of a test that fails
         for line in self.process.stderr:
             if ports := re.search(r'"port":(\d+),"otlp_port":(\d+)', line):
                 self.tempo, self.otlp = (f"http://127.0.0.1:{p}" for p in ports.groups())

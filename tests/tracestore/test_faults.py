@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from lab.tracestore import wal
 from lab.tracestore.errors import QueryTooSlow
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import T0, random_spans, request_of
@@ -68,6 +70,20 @@ def test_a_full_disk_loses_nothing_acknowledged(tmp_path: Path) -> None:
     stored = span_ids(child.tempo)
     child.kill(signal.SIGTERM)
     assert sorted(stored) == sorted(acknowledged)
+
+
+def test_spans_are_accepted_again_after_a_failed_log_write(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log write that fails, with an idle database, does not have all later ones refused."""
+    body = request_of(random_spans(64, traces=1)).SerializeToString()
+    with monkeypatch.context() as broken:
+        broken.setattr(wal, "_write_all", Mock(side_effect=OSError(28, "No space left on device")))
+        assert running.export(body).status_code == 503
+    deadline = time.monotonic() + 60
+    while running.export(body).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_half_a_request_is_dropped_and_does_not_block(running: Running) -> None:
