@@ -14,7 +14,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
-OPTIONAL = ("promtool", "alertmanager", "vllm_build")
+OPTIONAL = ("promtool", "alertmanager", "vllm_build", "python_ogx")
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,8 @@ class Toolbox:
     tiktoken_cache_dir: str
     vllm_build: str = "cpu"
     promtool: str = ""
-<<<<<<< HEAD
-    python_ogx: str = ""
-=======
     alertmanager: str = ""
->>>>>>> main
+    python_ogx: str = ""
 
     @property
     def cache_dir(self) -> Path:
@@ -51,12 +48,7 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     known = _read(path)
     tools = _with_path(known)
 
-<<<<<<< HEAD
-    optional = ("promtool", "vllm_build", "python_ogx")
-    needed = [n for n in tools if n not in optional] if needs is None else needs
-=======
     needed = [n for n in tools if n not in OPTIONAL] if needs is None else needs
->>>>>>> main
     missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
     if missing:
         got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
