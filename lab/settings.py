@@ -101,6 +101,11 @@ class Settings(BaseSettings):
         description="what stands before the names of the engine's metrics where they were renamed "
         "beyond recognition (`acme_llm_`), or ENGINE=PREFIX (`sglang=acme_llm_`); see lab/engines",
     )
+    agent_server: Literal["llama-stack", "ogx"] = Field(
+        "llama-stack",
+        description="the agent server: Llama Stack 0.7, or OGX 1.5 (Llama Stack's newest name), "
+        "which `python3 -m scripts.setup ogx` installs",
+    )
     ports: dict[str, int] = Field(
         {}, description="ports that `lab up` must take, by name; others are chosen free"
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from lab.errors import SetupError
 from lab.schema import Service
 from lab.settings import REPO, Settings, split_login
 from lab.stack import (
@@ -370,10 +371,17 @@ def _llama_stack_server(lab: _Lab) -> Part:
         "TIKTOKEN_CACHE_DIR": lab.tools.tiktoken_cache_dir,
         "HF_HUB_OFFLINE": "1",
     }
+    python = lab.tools.python_lab
+    product = "Llama Stack"
+    if lab.settings.agent_server == "ogx":
+        python = lab.tools.python_ogx
+        product = "OGX (Llama Stack's newest name)"
+        if not python:
+            raise SetupError("OGX is not installed", fix="run `python3 -m scripts.setup ogx`")
     return Part(
         name="llama-stack",
-        what="Llama Stack: runs the agent loop, finds documents",
-        argv=(lab.tools.python_lab, "-m", "lab.stack.llama_stack_server"),
+        what=f"{product}: runs the agent loop, finds documents",
+        argv=(python, "-m", "lab.stack.llama_stack_server"),
         env=LAB_MODULES | env,
         ports=lab.ports_of("llama_stack", "llama_stack_metrics"),
         ready=Probe("models", {"url": url, "model": model}),

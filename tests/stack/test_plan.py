@@ -12,7 +12,7 @@ import pytest
 import yaml
 from opentelemetry.util.re import parse_env_headers
 
-from lab.errors import ModelError
+from lab.errors import ModelError, SetupError
 from lab.settings import load_settings
 from lab.stack import control, plan
 from lab.stack.changes import Changes
@@ -152,6 +152,20 @@ def test_a_missing_model_is_an_error_that_names_its_setting(lab, tmp_path):
     (tmp_path / "data" / "lab-model" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="data/lab-model"):
         make(settings(), tools)
+
+
+def test_the_agent_server_is_ogx_where_it_is_chosen_and_installed(lab):
+    """OGX has its own environment, and the same part, ports and configuration as Llama Stack."""
+    settings, tools = lab
+    with pytest.raises(SetupError, match=r"(?s)OGX is not installed.*scripts\.setup ogx"):
+        make(settings(agent_server="ogx"), tools)
+
+    made = make(settings(agent_server="ogx"), replace(tools, python_ogx="ogxpy"))
+    ours = {p.name: p for p in make(settings(), tools).parts}["llama-stack"]
+    ogx = {p.name: p for p in made.parts}["llama-stack"]
+    assert ours.argv[0] == "py"
+    assert ogx == replace(ours, argv=("ogxpy", *ours.argv[1:]), what=ogx.what)
+    assert "OGX" in ogx.what
 
 
 def test_alertmanager_runs_where_set_up_found_it(lab):
