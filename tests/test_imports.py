@@ -49,8 +49,6 @@ ABOVE = {
     "comparison": {"observation", "frames", "runs", "stores", "workload"},
     "fleet": {"observation", "frames", "measures", "stores"},
     "doctor": {"fleet", "frames", "measures", "observation", "stores"},
-    "investigation": {"observation", "figures", "frames", "measures", "runs", "stores", "workload"},
-    "exercises": {"latency", "measures"},
     "liveview": {"dashboards", "places", "stack", "stores", "tools"},
     "investigation": {
         "figures",
@@ -67,6 +65,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "dashboards",
         "comparison",
         "exercises",
         "doctor",
