@@ -200,6 +200,16 @@ SYMPTOMS = (
         CAPACITY,
     ),
     Symptom(
+        "RequestsPreempted",
+        f'sum by (model_name) (increase({M.PREEMPTIONS}{{job="vllm"}}[10m])) > 1',
+        "1m",
+        "ticket",
+        "{{ $value | humanize }} running requests of {{ $labels.model_name }} were put back",
+        "The KV cache is too small for what runs at once, so work is thrown away and done again: "
+        "give it more memory, run fewer requests at once, or use a shorter context.",
+        CAPACITY,
+    ),
+    Symptom(
         "ToolSlow",
         f"{_TOOL_SECONDS} / ({_TOOL_COUNT} > 0) > 0.5",
         "3m",

@@ -109,6 +109,8 @@ INCIDENTS: dict[str, Incident] = {
         "plan",
         phase="queue_s",
         place="vllm",
+        alerts=("RequestsPreempted",),
+        alert_within_s=90.0,
         draw=lambda _, s: {
             "vllm_args": f"--max-model-len {SHORT_CONTEXT} "
             f"--num-gpu-blocks-override {KV_BLOCKS + round(20 * (1 - s))}"

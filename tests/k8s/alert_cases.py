@@ -117,6 +117,11 @@ CASES = {
         "30m",
     ),
     "RequestsWait": Case(_queue_seconds(60), _queue_seconds(1), "30m"),
+    "RequestsPreempted": Case(
+        {f"vllm:num_preemptions_total{{{VLLM}}}": "0+2x40"},
+        {f"vllm:num_preemptions_total{{{VLLM}}}": "7x40"},
+        "30m",
+    ),
     "ToolSlow": Case(_tool_seconds(8), _tool_seconds(0.05), "30m"),
     "PrefixCacheMisses": Case(
         _tokens(prompt=60_000, cached=6_000), _tokens(prompt=60_000, cached=50_000), "30m"
