@@ -97,7 +97,8 @@ def up(
         str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")
     ] = "",
     also: Annotated[
-        list[str] | None, typer.Option("--with", help="Start this part on demand too: vllm-canary.")
+        list[str] | None,
+        typer.Option("--with", help="Start this on demand too: vllm-canary, grafana."),
     ] = None,
 ) -> None:
     """Stand the stack up, or start again what died or hangs.

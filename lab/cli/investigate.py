@@ -50,7 +50,7 @@ def investigate_window(
     """
     if out is not None and out.suffix not in FORMS:
         raise refuse(f"{out} is neither .md nor .html", "--out")
-    given = {"prometheus_url": prometheus, "tempo_url": tempo}
+    given: dict[str, Any] = {"prometheus_url": prometheus, "tempo_url": tempo}
     settings = load_settings(**{name: url for name, url in given.items() if url})
     result = investigate(settings, window, baseline)
     if out is not None:

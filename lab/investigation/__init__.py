@@ -9,11 +9,20 @@ Signals (signals.py) are compared between both times; causes (causes.toml) are r
 would change. Both are tables: a new one is a row.
 """
 
-from lab.investigation.causes import NOTHING, Cause, rank
+from lab.investigation.causes import NOTHING, Cause, kinds, rank
 from lab.investigation.evidence import Evidence, gather
-from lab.investigation.grading import Diagnosis, Grade, Truth, grade, scoreboard
-from lab.investigation.investigating import Investigation, investigate, judge
-from lab.investigation.report import as_html, as_markdown, changes_table
+from lab.investigation.grading import (
+    Diagnosis,
+    Grade,
+    Truth,
+    grade,
+    save_score,
+    score_line,
+    scoreboard,
+)
+from lab.investigation.investigating import Investigation, diagnosis_of, investigate, judge
+from lab.investigation.rehearsal import Rehearsal, rehearse, truth_of
+from lab.investigation.report import as_html, as_markdown, causes_table, changes_table
 
 __all__ = [
     "NOTHING",
@@ -22,14 +31,22 @@ __all__ = [
     "Evidence",
     "Grade",
     "Investigation",
+    "Rehearsal",
     "Truth",
     "as_html",
     "as_markdown",
+    "causes_table",
     "changes_table",
+    "diagnosis_of",
     "gather",
     "grade",
     "investigate",
     "judge",
+    "kinds",
     "rank",
+    "rehearse",
+    "save_score",
+    "score_line",
     "scoreboard",
+    "truth_of",
 ]

@@ -41,6 +41,7 @@ OTHER_METRICS = {  # ours: a name of the lab; any of its exporters' names is loo
     "started_at": "process_start_time_seconds",
     "process_cpu": "process_cpu_seconds_total",
     "machine_cpu": "node_cpu_seconds_total",
+    "procs_running": "node_procs_running",
     "cache_config": "vllm:cache_config_info",
 }
 LABELS_KEPT = ("job", "model_name", "tool", "outcome", "status", "mode")
@@ -106,7 +107,7 @@ def gather(settings: Settings, window: Span, baseline: Span) -> Evidence:
             fix="check the window's time zone and the addresses of the stores (`lab attach`)",
         )
     evidence = Evidence(window, baseline, samples=samples, **tables)
-    return _with_notes(evidence, notes)
+    return note_limits(evidence, notes)
 
 
 def tables_of_spans(
@@ -232,13 +233,13 @@ def _samples_of_prometheus(settings: Settings, window: Span, baseline: Span) -> 
     for start, end in (baseline, window):
         answer = prometheus.samples(selector, start, end, lookback_s=0.0)
         tables.append(sample_table(answer.series, names))
-    return pd.concat(tables, ignore_index=True).drop_duplicates()
+    return pd.concat(tables).drop_duplicates(ignore_index=True)
 
 
 def metric_names(known: Iterable[str], prefix: str = "") -> dict[str, str]:
     """Return {name in this store: our name} of the metrics that signals are made of."""
     known = set(known)
-    names = {}
+    names: dict[str, str] = {}
     for dialect in recognise(known, prefix):
         names |= _engine_names(dialect, known)
     for ours, name in OTHER_METRICS.items():
@@ -276,10 +277,11 @@ def sample_table(series: Sequence[SeriesLike], names: Mapping[str, str]) -> pd.D
     table["value"] = values
     for name in columns:
         table[name] = table[name].astype(object)
-    return table[np.isfinite(values)]
+    return table[np.isfinite(values)].reset_index(drop=True)
 
 
-def _with_notes(evidence: Evidence, notes: Sequence[str]) -> Evidence:
+def note_limits(evidence: Evidence, notes: Sequence[str] = ()) -> Evidence:
+    """Return the evidence with notes on what it is not enough for, after the given ones."""
     added = list(notes)
     if len(evidence.requests):
         at = evidence.requests["scheduled_at"]

@@ -74,7 +74,7 @@ def grade(diagnosis: Diagnosis, truth: Truth) -> Grade:
     Raises LabError for a cause that does not exist, or a time that is not one: a mistyped name must
     not cost points.
     """
-    _check(diagnosis)
+    check_diagnosis(diagnosis)
     parts = {
         "what": _grade_what(diagnosis.what, truth.what),
         "where": _grade_where(diagnosis.where, truth.where),
@@ -87,11 +87,13 @@ def grade(diagnosis: Diagnosis, truth: Truth) -> Grade:
     return Grade(points, tuple(message for _, message in parts.values()))
 
 
-def _check(diagnosis: Diagnosis) -> None:
+def check_diagnosis(diagnosis: Diagnosis) -> None:
+    """Raise LabError for a cause that does not exist, and for a time that is not one."""
     known = kinds()
     if diagnosis.what and diagnosis.what not in known:
         fix = f"use one of {', '.join(known)}"
         raise LabError("there is no such cause", got=repr(diagnosis.what), fix=fix)
+    _seconds(diagnosis.since)
 
 
 def _seconds(since: float | str) -> float:
@@ -114,7 +116,7 @@ def _grade_what(given: str, truth: str) -> tuple[float, str]:
     if given == truth:
         return 1.0, "What: right."
     if truth in kinds() and kinds()[given].phase == kinds()[truth].phase:
-        return 0.4, f"What: it was {truth}; {given} shows in the same phase, so that is near."
+        return 0.2, f"What: it was {truth}; {given} shows in the same phase, so that is near."
     return 0.0, f"What: it was {truth}, not {given}."
 
 

@@ -12,12 +12,14 @@ from lab.errors import WorkloadError
 from lab.investigation.causes import NOTHING, UNKNOWN, Cause, rank
 from lab.investigation.change import Effect, Onset, Span, compare, find_onset
 from lab.investigation.evidence import Evidence, gather
+from lab.investigation.grading import Diagnosis
 from lab.investigation.signals import SIGNALS, Observed, extract
 from lab.measures import holm
 from lab.observation.window import parse_window
 from lab.settings import Settings
 
-ALPHA = 0.002  # of all signals of a window at once
+ALPHA = 0.01  # of all signals of a window at once
+SCANNED = 20  # times a p-value, since the time of the change was chosen by the same values
 LIKELY = 0.01  # of one signal alone, once another one has changed for certain
 BASELINE_S = 1.5  # times the window: the default baseline before it
 BEST = 5  # signals by which the onset is found
@@ -90,7 +92,7 @@ def judge(evidence: Evidence) -> Investigation:
         for key, source, points in extract(evidence, signal)
     ]
     notes = (*evidence.notes, *_unknown(extracted))
-    first = _observe(extracted, [evidence.baseline], [evidence.window])
+    first = _first_look(evidence, extracted)
     certain = [each for each in first if abs(each.state) == 1]
     result = Investigation(evidence.window, evidence.baseline, tuple(first), notes=notes)
     if not certain:
@@ -100,16 +102,39 @@ def judge(evidence: Evidence) -> Investigation:
     onset = _onset(evidence, certain)
     second = first
     if onset is not None:
-        before, after = _times(evidence, onset)
-        second = _observe(extracted, before, after)
         # What the first look saw stays: it has the more cautious test.
+        again = _observe(extracted, *_times(evidence, onset))
         second = [
-            again if abs(again.state) >= abs(once.state) else once
-            for once, again in zip(first, second, strict=True)
+            other if abs(other.state) >= abs(once.state) else once
+            for once, other in zip(first, again, strict=True)
         ]
     causes = rank(second)
     refined = _onset(evidence, _supporting(causes[0], second)) or onset
     return replace(result, observed=tuple(second), causes=tuple(causes), onset=refined)
+
+
+def _first_look(evidence: Evidence, extracted: Sequence[Observed]) -> list[Observed]:
+    """Return all signals, each between baseline and window, or since its own change.
+
+    An incident that fills a part of the window only is diluted by the rest of it, so each signal is
+    also compared at the time at which it changed most; that choice costs certainty (SCANNED).
+    """
+    effects = []
+    for each in extracted:
+        scale = each.signal.scale
+        whole = compare(
+            each.points, [evidence.baseline], [evidence.window], scale, each.signal.floor
+        )
+        effect = replace(whole, p_value=min(1.0, 2 * whole.p_value))
+        onset = _onset(evidence, [each])
+        if onset is not None:
+            times = _times(evidence, onset)
+            part = compare(each.points, *times, scale, each.signal.floor)
+            p_value = min(1.0, 2 * SCANNED * part.p_value)
+            if p_value < effect.p_value:
+                effect = replace(part, p_value=p_value)
+        effects.append(effect)
+    return _judged(extracted, effects)
 
 
 def _observe(
@@ -120,10 +145,20 @@ def _observe(
         compare(each.points, before, after, each.signal.scale, each.signal.floor)
         for each in extracted
     ]
+    return _judged(extracted, effects)
+
+
+def _judged(extracted: Sequence[Observed], effects: Sequence[Effect]) -> list[Observed]:
+    """Return the signals with their effects, and with states by all p-values at once (Holm).
+
+    A signal that is constant (no failure in either time) cannot be a false finding, so it is not
+    counted.
+    """
     p_values = np.array([effect.p_value for effect in effects])
-    corrected = np.full(len(p_values), math.nan)
-    known = ~np.isnan(p_values)
-    corrected[known] = holm(p_values[known])
+    corrected = np.where(np.isnan(p_values), math.nan, 1.0)
+    counted = p_values < 1.0
+    if counted.any():
+        corrected[counted] = holm(p_values[counted])
     return [
         replace(each, effect=effect, p_value=float(p), state=_state(each, effect, float(p)))
         for each, effect, p in zip(extracted, effects, corrected, strict=True)
@@ -149,7 +184,7 @@ def _onset(evidence: Evidence, changed: Sequence[Observed]) -> Onset | None:
     start, end = evidence.window
     if evidence.adjacent:
         start = evidence.baseline[0] + 0.25 * (evidence.baseline[1] - evidence.baseline[0])
-    best = sorted(changed, key=lambda each: each.p_value)[:BEST]
+    best = sorted(changed, key=lambda each: (each.signal.common, each.p_value))[:BEST]
     series = [(each.points, each.signal.scale, each.signal.floor) for each in best]
     return find_onset(series, evidence.window, start)
 
@@ -176,3 +211,29 @@ def _unknown(extracted: Sequence[Observed]) -> list[str]:
     known = {each.signal.name for each in extracted}
     missing = [signal.title for signal in SIGNALS if signal.name not in known]
     return [f"not known: {', '.join(missing)}"] if missing else []
+
+
+# Of a first cause: the signal that says how much, as its incident counts it, and how to read it.
+AMOUNTS = {
+    "slow_tool": ("tool_time", lambda effect: effect.after - effect.before),
+    "failing_tool": ("tool_failures", lambda effect: effect.after),
+    "wrong_tool": ("wrong_with_tool", lambda effect: effect.after),
+    "spans_lost": ("missing_spans", lambda effect: effect.after),
+    "clock_skew": ("skew", lambda effect: effect.after),
+    "bad_rollout": ("new_engine", lambda effect: effect.after),
+    "busy_cpu": ("foreign_cpu", lambda effect: effect.size),
+}
+
+
+def diagnosis_of(result: Investigation) -> Diagnosis:
+    """Return the investigation's answer, in the form in which people answer."""
+    if result.cause in (NOTHING, UNKNOWN):
+        return Diagnosis()
+    since = result.onset.at if result.onset else math.nan
+    signal, amount_of = AMOUNTS.get(result.cause, ("", None))
+    amount = math.nan
+    for each in result.changed:
+        if amount_of and each.signal.name == signal and each.key in ("", result.where):
+            amount = amount_of(each.effect)
+            break
+    return Diagnosis(result.cause, result.where, since, amount)

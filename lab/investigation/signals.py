@@ -11,6 +11,7 @@ import pandas as pd
 from lab.investigation.change import Effect, Scale
 from lab.investigation.evidence import Evidence
 
+NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
 LONG = 1.3  # times nearly the longest prompt of the baseline
 BIN_S = 2.0  # of counts and of gaps between samples
 SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
@@ -90,8 +91,27 @@ def _table(name: str, column: str, key: str = "") -> Points:
     return points
 
 
+def _tool_times(evidence: Evidence) -> pd.DataFrame:
+    """Return the time of each tool call, less what all tools have in common at that time.
+
+    On a machine that is busy all tools are slower, which is not the fault of one of them.
+    """
+    points = _table("tools", "duration_s", "tool")(evidence)
+    if points.empty:
+        return points
+    points = points.sort_values("time", ignore_index=True)
+    before = points[points["time"].between(*evidence.baseline)]
+    usual = points["key"].map(before.groupby("key")["value"].median())
+    slowness = (points["value"] / usual.clip(lower=0.005)).fillna(1.0)
+    common = slowness.rolling(NEIGHBOURS, center=True, min_periods=1).median()
+    return points.assign(value=points["value"] / common.clip(lower=1.0))
+
+
 def _turns(column: str) -> Points:
-    """Return points of model calls of tenants that the baseline has, too: one population."""
+    """Return points of model calls of tenants that the baseline has, too: one population.
+
+    The time is that of their end: what had ended before a change was not touched by it.
+    """
 
     def points(evidence: Evidence) -> pd.DataFrame:
         turns = evidence.turns
@@ -100,7 +120,8 @@ def _turns(column: str) -> Points:
         before = turns["time"].between(*evidence.baseline)
         resident = turns["tenant"].isin(turns.loc[before, "tenant"].unique())
         table = turns[resident if before.any() else slice(None)]
-        return table[["time", column]].set_axis(["time", "value"], axis=1).assign(key="").dropna()
+        table = table[["ended_at", column]].set_axis(["time", "value"], axis=1)
+        return table.assign(key="").dropna()
 
     return points
 
@@ -121,7 +142,7 @@ def _phase(column: str) -> Points:
         if table.empty:
             return _EMPTY
         values = table[column].astype(float)
-        return pd.DataFrame({"time": table["scheduled_at"], "value": values, "key": ""}).dropna()
+        return pd.DataFrame({"time": table["done_at"], "value": values, "key": ""}).dropna()
 
     return points
 
@@ -347,7 +368,8 @@ def _restarted(evidence: Evidence) -> pd.DataFrame:
     table = samples[samples["metric"] == "started_at"] if len(samples) else samples
     if table.empty:
         return _EMPTY
-    first = table.sort_values("time").groupby("job")["value"].transform("first")
+    table = table.sort_values("time", ignore_index=True)
+    first = table.groupby("job")["value"].transform("first")
     changed = (table["value"] > first + 1.0) * 1.0
     return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
 
@@ -442,7 +464,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "tool_time", "time of a tool call", "s", "ratio", 1.5,
-        _table("tools", "duration_s", "tool"), _ratio("tool_sum", "tool_count", "tool"),
+        _tool_times, _ratio("tool_sum", "tool_count", "tool"),
         "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
         "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
         '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
@@ -510,6 +532,15 @@ SIGNALS: tuple[Signal, ...] = (
         _table("turns", "completion_tokens"), _ratio("generation_tokens", "requests"),
         "sum(rate(vllm:generation_tokens_total[1m])) / sum(rate(vllm:request_success_total[1m]))",
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.completion_tokens)", floor=5, role="payer",
+    ),
+    Signal(
+        "generation_rate", "generated tokens per second", "1/s", "ratio", 1.8,
+        metrics=_rate("generation_tokens"), promql="sum(rate(vllm:generation_tokens_total[1m]))",
+        floor=5.0, role="payer",
+    ),
+    Signal(
+        "cpu_wanted", "processes that run or wait for a core", "processes", "level", 1.0,
+        metrics=_gauge("procs_running"), promql="node_procs_running", common=True,
     ),
     Signal(
         "new_engine", "model calls to a model that the baseline did not use", "share", "share",
