@@ -15,7 +15,7 @@ NOTHING = "nothing changed"
 UNKNOWN = "another cause"
 _FILE = Path(__file__).parent / "causes.toml"
 # How often a signal changes: with a cause that predicts it, and in any incident.
-EXPECTED = {"always": 0.9, "often": 0.5, "never": 0.02}
+EXPECTED = {"always": 0.9, "often": 0.5, "never": 0.004}
 ANY = {True: 0.3, False: 0.04}  # by Signal.common
 HALF = 0.4  # of the weight, for a change that is not certain
 
@@ -132,7 +132,7 @@ def _reason(
     if observed is None:
         return None
     usual = ANY[observed.signal.common]
-    with_cause = EXPECTED[expected] if expected != "never" else min(EXPECTED["never"], usual / 2)
+    with_cause = EXPECTED[expected]
     agreement = observed.state * direction
     changed = math.log(with_cause / usual)
     unchanged = math.log((1 - with_cause) / (1 - usual))
