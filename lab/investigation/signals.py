@@ -171,7 +171,7 @@ def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
 
 
 def _long_prompts(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether its prompt is many times longer than nearly all of the baseline."""
+    """Return for each model call whether its prompt is many times longer than usual."""
     turns = evidence.turns
     if turns.empty:
         return _EMPTY
@@ -517,7 +517,7 @@ SIGNALS: tuple[Signal, ...] = (
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.prompt_tokens)", floor=10, role="payer",
     ),
     Signal(
-        "long_prompts", "very long prompts (of six times the usual maximum)", "share", "share", 0.05,
+        "long_prompts", "very long prompts (six times the usual maximum)", "share", "share", 0.05,
         _long_prompts, promql="histogram_quantile(0.95, sum by (le) "
         "(rate(vllm:request_prompt_tokens_bucket[1m])))", role="payer",
     ),
