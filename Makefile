@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lab bench lint lock slides solutions handout recorded up down clean
+.PHONY: help attach setup run test test-fast lab bench lint lock slides solutions handout recorded up down clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,15 @@ lab: setup ## start the stack and JupyterLab on the loopback interface
 recorded: ## open JupyterLab on a recording (LAB_RECORDING) after a light set-up without vLLM; nothing is sent
 	@$(PYTHON) -m scripts.setup light
 	@LAB_PLACE=recorded $(LAB)/python -m lab.runner.jupyter
+
+attach: ## after a light set-up without vLLM: check PROMETHEUS=URL (and TEMPO=URL), and show its engines
+	@$(PYTHON) -m scripts.setup light
+ifdef PROMETHEUS
+	@$(LAB)/lab attach --prometheus "$(PROMETHEUS)" $(if $(TEMPO),--tempo "$(TEMPO)") --write
+	@$(LAB)/lab fleet
+else
+	@echo "ready. Next: $(LAB)/lab attach --prometheus URL --write, then $(LAB)/lab fleet (docs/hosting.md)"
+endif
 
 bench: setup ## run all benchmarks; print a table and write benchmarks/results.json
 	@$(PYTHON) -m scripts.setup bench

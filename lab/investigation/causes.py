@@ -151,5 +151,7 @@ def _reason(
 
 def _where(kind: Kind, strongest: dict[tuple[str, int], Observed]) -> str:
     """Return the place of a cause: a fixed name, or the key of the signal that names it."""
+    if not any(name == kind.place for name, _ in kind.predicts):
+        return kind.place
     observed = strongest.get((kind.place, 1))
-    return observed.key if observed is not None and observed.signal.by else kind.place
+    return observed.key if observed is not None and observed.state > 0 else ""

@@ -54,7 +54,8 @@ def headline(result: Investigation) -> str:
     also = ""
     if cause.share < PROBABLE:
         also = f", or {result.causes[1].kind.title}"
-    sentences.append(f"The likely cause: {cause.kind.title} ({cause.where}){also}.")
+    where = f" ({cause.where})" if cause.where else ""
+    sentences.append(f"The likely cause: {cause.kind.title}{where}{also}.")
     sentences.append(f"What decides: {cause.kind.decide}; what helps: {cause.kind.fix}.")
     return " ".join(sentences)
 
