@@ -72,10 +72,13 @@ def bench(
 
 
 def available(folder: Path = FOLDER) -> list[str]:
-    """Return the names of the benchmarks: modules with a `main(argv)`; others are helpers."""
-    modules = [path for path in folder.glob("*.py") if not path.stem.startswith("_")]
+    """Return the names of the benchmarks: modules or packages with a `main(argv)`."""
+    modules = {path.stem: path for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    modules |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
     has_main = re.compile(r"(?m)^def main\(argv")
-    return sorted(p.stem for p in modules if has_main.search(p.read_text(encoding="utf-8")))
+    return sorted(
+        name for name, path in modules.items() if has_main.search(path.read_text(encoding="utf-8"))
+    )
 
 
 def run_one(name: str, argv: list[str]) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ _MODULE_OF = {
     "check": "lab.exercises",
     "compare": "lab.comparison",
     "drive": "lab.observation",
+    "headline": "lab.headlines",
+    "live_view": "lab.notebook",
     "load_settings": "lab.settings",
     "make_plan": "lab.workload",
     "make_scenarios": "lab.workload",

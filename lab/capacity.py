@@ -20,6 +20,7 @@ from lab.engines import actual_name
 from lab.errors import FrameError, NoData
 from lab.frames import series_frame
 from lab.frames.replicas import merge_copies
+from lab.headlines import LAGGED
 from lab.latency import engine_calls
 from lab.measures import (
     SATURATED,
@@ -235,7 +236,7 @@ def sweep(
         )
         row = step_row(run.records, rate, warm_s=warm_s, slo=slo)
         measured.add(run, row)
-        lagged = " (the driver lagged)" if run.lag.lagged else ""
+        lagged = f" ({LAGGED})" if run.lag.lagged else ""
         print(
             f"{rate:6g}/s offered, {row['answered_per_s']:6.1f}/s answered, "
             f"mean {row['e2e_mean_s']:.3f} s: {row['verdict']}{lagged}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
@@ -35,6 +37,16 @@ def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) ->
     except SystemExit as e:
         return int(e.code or status)
     return status
+
+
+@contextlib.contextmanager
+def term_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, as Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def refuse(message: str, option: str) -> typer.BadParameter:

@@ -11,10 +11,10 @@ Nothing is sent or started, and no trace is needed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -22,14 +22,22 @@ import pandas as pd
 
 from lab.engines import LABELS, Dialect, Name, questions, recognise
 from lab.errors import NoData
-from lab.frames.replicas import copies_in, per_engine, series_summary, without_copies
+from lab.frames.replicas import (
+    NUMBERS,
+    copies_in,
+    merge_copies,
+    per_engine,
+    series_summary,
+    without_copies,
+)
 from lab.measures import cache_tokens, read_histogram
 from lab.observation.window import parse_window
 from lab.settings import Settings
 from lab.stores import MetricAnswer, Prometheus
+from lab.stores.prometheus import job_matcher
 from lab.stores.timestamps import utc
 
-__all__ = ["Fleet", "Remark", "look"]
+__all__ = ["Fleet", "Remark", "look", "look_at"]
 
 HISTOGRAMS = ("ttft", "itl", "tpot", "e2e", "queue", "prefill", "decode", "inference")
 QUANTILES = (0.5, 0.95, 0.99)
@@ -47,6 +55,7 @@ OUTLIER = {  # column: (what, least difference, least factor)
     "running_mean": ("running requests", 8.0, 2.5),
     "preemptions": ("preemptions", 10.0, 3.0),
 }
+UNCOUNTED = 0.05  # of prompt tokens: less in no request metric is not worth a remark
 # Labels that some metrics of an engine lack, and others have.
 RANKS = ("engine", "dp_rank")
 FILLED = (*RANKS, *LABELS["model"])
@@ -56,6 +65,20 @@ NOT_THE_ENGINES = (
     *("namespace", "exported_namespace", "job", "exported_job"),
     *("instance", "exported_instance", "pod", "exported_pod"),
 )
+
+
+class Store(Protocol):
+    """What a fleet is read from."""
+
+    @property
+    def url(self) -> str:
+        """Return the address, for messages."""
+
+    def label_values(self, label: str, *, match: str = "") -> list[str]:
+        """Return every value of a label."""
+
+    def samples(self, selector: str, start: float, end: float) -> MetricAnswer:
+        """Return the samples of the series that a selector matches, with some before the start."""
 
 
 @dataclass(frozen=True)
@@ -119,25 +142,32 @@ def look(settings: Settings, window: str = "last 15m", *, job: str = "") -> Flee
     engine is recognised (LAB_METRIC_PREFIX names metrics that were renamed).
     """
     start, end = parse_window(window)
-    prometheus = Prometheus(settings)
-    match = f"{{{_job(job)}}}" if job else ""
-    names = prometheus.label_values("__name__", match=match)
-    dialects = recognise(names, settings.metric_prefix)
+    return look_at(Prometheus(settings), start, end, job=job, prefix=settings.metric_prefix)
+
+
+def look_at(store: Store, start: float, end: float, *, job: str = "", prefix: str = "") -> Fleet:
+    """Return the engines of a store (a Prometheus, or pages of one) in a window; see `look`."""
+    match = f"{{{job_matcher(job)}}}" if job else ""
+    names = store.label_values("__name__", match=match)
+    dialects = recognise(names, prefix)
     if not dialects:
         raise NoData(
-            f"no metric of a known model server at {prometheus.url}",
+            f"no metric of a known model server at {store.url}",
             got=f"{len(names):,} other metrics",
             fix="scrape the engine's /metrics; if its metrics were renamed, set LAB_METRIC_PREFIX "
             "to what stands before their names, such as acme_ or sglang=acme_",
         )
-    observed = [_observe(prometheus, dialect, start, end, job) for dialect in dialects]
+    observed = [_observe(store, dialect, start, end, job) for dialect in dialects]
+    warnings = {remark.text for each in observed for remark in each.remarks}
     observed = _without_duplicates(observed)
     if not observed:
         stems = ", ".join(dialect.stem for dialect in dialects)
         raise NoData(
-            f"Prometheus at {prometheus.url} knows metrics {stems}..., but has no sample of them "
+            f"Prometheus at {store.url} knows metrics {stems}..., but has no sample of them "
             "in this window",
-            got=f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}",
+            got="; ".join(
+                [f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}", *sorted(warnings)]
+            ),
             fix="check the window's time zone, that the engines are up (`up`), and the store's "
             "warnings: a partial answer lacks series",
         )
@@ -160,23 +190,21 @@ class _Observed:
         self.buckets = self.buckets[buckets].reset_index(drop=True)
 
 
-def _observe(
-    prometheus: Prometheus, dialect: Dialect, start: float, end: float, job: str
-) -> _Observed:
+def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str) -> _Observed:
     """Query everything that a dialect answers, and leave out copies of routers."""
-    matcher = _job(job) if job else ""
+    matcher = job_matcher(job) if job else ""
     plain = _metrics_of(dialect)
     router = [dialect.stem + name for name in dialect.engine.router if name in dialect.bare]
-    answer = prometheus.samples(_any_of([*plain, *router], matcher), start, end)
+    answer = store.samples(_any_of([*plain, *router], matcher), start, end)
     series = series_summary(answer, start, end)
     histograms = [
-        f"{name.metric}_bucket"
+        name.metric if name.native else f"{name.metric}_bucket"
         for question in HISTOGRAMS
         for name in dialect.alternatives.get(question, ())
     ]
     buckets = pd.DataFrame(columns=["metric", "le"])
     if histograms:
-        bucket_answer = prometheus.samples(_any_of(histograms, matcher), start, end)
+        bucket_answer = store.samples(_any_of(histograms, matcher), start, end)
         if bucket_answer.series:
             buckets = series_summary(bucket_answer, start, end, gauges=False)
     observed = _Observed(dialect, series, buckets)
@@ -187,18 +215,13 @@ def _observe(
     return observed
 
 
-def _job(name: str) -> str:
-    # PromQL's strings are Go's, which read JSON's.
-    return f"job={json.dumps(name, ensure_ascii=False)}"
-
-
 def _metrics_of(dialect: Dialect) -> list[str]:
     """Return the metrics of all answers but the buckets."""
     kinds = questions()
     metrics = []
     for question, names in dialect.alternatives.items():
         for name in names:
-            if kinds[question] == "histogram":
+            if kinds[question] == "histogram" and not name.native:
                 metrics += [f"{name.metric}_sum", f"{name.metric}_count"]
             else:
                 metrics.append(name.metric)
@@ -284,7 +307,8 @@ def _set_identity(observed: _Observed) -> None:
     """
     tables = [observed.series, observed.buckets]
     observed.identity = [name for name in LABELS["identity"] if name in observed.series]
-    if repeated := copies_in(observed.series):
+    repeated = copies_in(observed.series)
+    if repeated and len(merge_copies(observed.series, NUMBERS)) < len(observed.series):
         observed.remarks.append(
             Remark(
                 "copies",
@@ -359,12 +383,13 @@ class _Life:
 
 def _lives(observed: _Observed) -> dict[tuple[str, ...], _Life]:
     """Return the life of each engine with a target, by its identity."""
-    kinds = questions()
-    counters = []
-    for question, names in observed.dialect.alternatives.items():
-        histogram = kinds[question] == "histogram"
-        for name in names if histogram or kinds[question] == "counter" else ():
-            counters += [f"{name.metric}_sum"] if histogram else [name.metric]
+    parts = {"histogram": "_sum", "counter": ""}
+    counters = [
+        name.metric + parts[kind]
+        for question, kind in questions().items()
+        for name in observed.dialect.alternatives.get(question, ())
+        if kind in parts
+    ]
     table = observed.series[observed.series["metric"].isin(counters)]
     if table.empty:
         return {}
@@ -665,6 +690,8 @@ def _work_without_requests(observed: _Observed, table: pd.DataFrame) -> list[Rem
         mean_length = totals.get(key, np.nan) / means.get(key, np.nan)
         under_way = running.loc[key, ["first", "last"]].max() if key in running.index else np.nan
         if not extra > 3 * mean_length * (0 if np.isnan(under_way) else under_way):
+            continue
+        if extra < UNCOUNTED * row["prompt_tokens"]:
             continue
         caveat = ", or still under way: how many were running is not known"
         text = (

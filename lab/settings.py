@@ -54,6 +54,7 @@ ENDPOINTS = {
     "vllm_embed": "vLLM serving the embedding model",
     "mcp": "the MCP tool server",
     "grafana": "Grafana",
+    "view": "the live view: components, dashboards, alerts, traces, queries",
 }
 
 
@@ -84,6 +85,7 @@ class Settings(BaseSettings):
     vllm_embed_url: str | None = None
     mcp_url: str | None = None
     grafana_url: str | None = None
+    view_url: str | None = None
 
     model: str = Field(
         "", description="a model name or folder that vLLM should serve; empty: the lab's own model"
@@ -98,6 +100,11 @@ class Settings(BaseSettings):
         "",
         description="what stands before the names of the engine's metrics where they were renamed "
         "beyond recognition (`acme_llm_`), or ENGINE=PREFIX (`sglang=acme_llm_`); see lab/engines",
+    )
+    agent_server: Literal["llama-stack", "ogx"] = Field(
+        "llama-stack",
+        description="the agent server: Llama Stack 0.7, or OGX 1.5 (Llama Stack's newest name), "
+        "which `python3 -m scripts.setup ogx` installs",
     )
     ports: dict[str, int] = Field(
         {}, description="ports that `lab up` must take, by name; others are chosen free"

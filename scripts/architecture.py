@@ -38,7 +38,9 @@ PLACES = {
     "tracestore": (1, 4.3),
     "prometheus": (2, 4.3),
     "node": (3, 4.3),
-    "incident": (0, 2.5),
+    "live-view": (0, 2.6),  # on the arrow of the queries
+    "alertmanager": (3, 3.2),
+    "incident": (3, 0.4),
 }
 # Each request names its tool server; no configuration does.
 CALLS_BY_REQUEST = ((USER, "llama-stack"), (USER, "vllm"), ("llama-stack", "tools"))
@@ -86,6 +88,7 @@ def default_plan() -> StackPlan:
     tools = Toolbox(
         **paths,
         node_exporter="node_exporter",
+        alertmanager="alertmanager",
         embedding_model_dir=tools.embedding_model_dir,
         tiktoken_cache_dir="tiktoken",
     )

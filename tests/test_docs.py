@@ -36,6 +36,18 @@ def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
     assert first + rest == 4 * 60 + 20 and "four hours and\ntwenty minutes" in text
 
 
+def test_every_notebook_states_its_goal() -> None:
+    """The learning goal in the first cell is that of the facilitator's notes."""
+    text = (DOCS / "facilitator.md").read_text(encoding="utf-8")
+    pattern = r"^### (\d\d .+?) \(.+?\n\n\*\*Goal:\*\* (.+?)\n\n"
+    goals = dict(re.findall(pattern, text, re.MULTILINE | re.DOTALL))
+    assert set(goals) == set(minutes_of_notebooks())
+    for path in sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
+        head = nbformat.read(path, as_version=4).cells[0].source
+        title = re.search(r"^# (.+)$", head, re.MULTILINE)[1]
+        assert f"**Goal:** {goals[title]}" in head
+
+
 @pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda p: p.name)
 def test_links_to_files_are_valid(page: Path) -> None:
     """All linked pictures and pages exist."""

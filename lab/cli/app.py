@@ -41,13 +41,30 @@ DELEGATED = {
         "lab.cli.attach",
         "Check your own Prometheus and Tempo for the analysis, and remember their addresses.",
     ),
+    "compare": (
+        "lab.cli.compare",
+        "Compare two runs, windows or recordings, or one with a baseline; for CI too.",
+    ),
     "fleet": (
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "investigate": (
+        "lab.cli.investigate",
+        "Report what changed in a window, since when, where, and the likely causes.",
+    ),
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
+    ),
+    "alerts": (
+        "lab.cli.alerts",
+        "Show the alerts that fire or are pending, and what to do. Exit status 3 if one fires.",
+    ),
+    "doctor": (
+        "lab.cli.doctor",
+        "Check whether telemetry is true: a store, a page, traces, dashboards, rules, manifests; "
+        "--here: this machine.",
     ),
     "tracestore": ("lab.cli.tracestore", "Run the embedded trace store alone."),
     "bench": ("benchmarks", "Run every benchmark and print one table."),
@@ -80,7 +97,8 @@ def up(
         str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")
     ] = "",
     also: Annotated[
-        list[str] | None, typer.Option("--with", help="Start this part on demand too: vllm-canary.")
+        list[str] | None,
+        typer.Option("--with", help="Start this on demand too: vllm-canary, grafana."),
     ] = None,
 ) -> None:
     """Stand the stack up, or start again what died or hangs.
@@ -139,6 +157,24 @@ def status(as_json: Json = False, place: Place = "local", context: Context = "")
 
 
 @app.command()
+def view(
+    port: Annotated[int, typer.Option(help="Port on loopback, if it is not running yet.")] = 19001,
+) -> None:
+    """Print the address of the live view; where none runs, serve one until Ctrl-C.
+
+    The lab on this machine has one. This serves the lab on a cluster, and your own Prometheus and
+    Tempo (LAB_PROMETHEUS_URL, LAB_TEMPO_URL), unless they need a login.
+    """
+    from lab.liveview.__main__ import serve
+    from lab.settings import load_settings
+
+    if url := load_settings().view_url:
+        return print(url)
+    print(f"http://127.0.0.1:{port}/ (Ctrl-C ends it)", flush=True)
+    serve(port)
+
+
+@app.command()
 def logs(
     part: Annotated[
         str | None, typer.Argument(help="A part, as `lab status` names it. Without: all parts.")
@@ -161,18 +197,39 @@ def logs(
 
 
 @app.command()
-def doctor(
-    here: Annotated[
-        bool, typer.Option("--here", help="Check this machine: what the lab needs to run on it.")
-    ] = False,
-) -> None:
-    """Check what the lab needs: Python, disk, memory, ports, proxy, package registry.
+def exercises() -> None:
+    """Show which exercises of the notebooks are solved, as the state folder remembers them."""
+    from lab.exercises import EXERCISES, score
 
-    Exit status 1 if there is a problem. Before set-up, run `python3 -m scripts.doctor`.
-    """
-    if not here:
-        raise typer.BadParameter("name what to check: --here, for this machine")
-    sys.exit(importlib.import_module("scripts.doctor").main())
+    solved = score()
+    for number in sorted({name[:2] for name in EXERCISES}):
+        names = [name for name in EXERCISES if name.startswith(number)]
+        done = sum(name in solved for name in names)
+        shown = ", ".join(f"[{'x' if name in solved else ' '}] {name[3:]}" for name in names)
+        print(f"{number}  {done} of {len(names)}  {shown}")
+
+
+reset = typer.Typer(help="Begin again with a clean copy of the notebooks.", **STYLE)
+app.add_typer(reset, name="reset")
+
+
+@reset.command()
+def notebooks(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names or numbers (01). Default: all.")
+    ] = None,
+    score: Annotated[bool, typer.Option("--score", help="Forget solved exercises too.")] = False,
+) -> None:
+    """Replace your copies in work/ by clean ones. The old ones are kept in work/before-<time>/."""
+    from lab.exercises import forget_score
+    from lab.runner import copies
+
+    aside = copies.reset(names or [])
+    print(f"clean notebooks are in {copies.WORK}")
+    if aside:
+        print(f"your earlier ones are kept in {aside}")
+    if score:
+        forget_score()
 
 
 def _choose_place(place: str | None) -> None:

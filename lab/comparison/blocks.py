@@ -1,7 +1,8 @@
 """Blocks of requests, which are resampled whole, since neighbouring requests are not independent.
 
 The block length is chosen by Politis and White (2004, corrected 2009) for the mean of a series,
-from the autocorrelation of the requests' residuals in order of time. Conversations stay whole.
+from the autocorrelation of the requests' residuals in order of time, and is at least the root of
+their number. Conversations stay whole.
 """
 
 from __future__ import annotations
@@ -12,17 +13,21 @@ import numpy as np
 import pandas as pd
 from statsmodels.tsa.stattools import acf
 
+from lab.comparison.sample import UNKNOWN
+
 MIN_BLOCKS = 6  # of a side; fewer say nothing about the spread between them
 
 
 def block_length(series: np.ndarray) -> int:
-    """Return the number of neighbours to resample together, at least n^(1/3).
+    """Return the number of neighbours to resample together, at least the root of n.
 
-    Politis and White's rule: the autocorrelation counts up to the lag m after which it stays
-    insignificant, weighted by the flat-top window; the length is (2 g^2 / d)^(1/3) n^(1/3).
+    The root is the usual size of batch means (Flegal and Jones 2010), and holds where few requests
+    show little of their autocorrelation. By Politis and White's rule the autocorrelation counts up
+    to the lag m after which it stays insignificant, weighted by the flat-top window; the length is
+    (2 g^2 / d)^(1/3) n^(1/3).
     """
     n = len(series)
-    least = math.ceil(n ** (1 / 3))
+    least = math.ceil(math.sqrt(n))
     if n < 10 or np.ptp(series) == 0:
         return least
 
@@ -59,6 +64,20 @@ def blocks_of(requests: pd.DataFrame, length: int) -> np.ndarray:
     within = (first.to_numpy() * count // size).astype(int)
     pairs = pd.MultiIndex.from_arrays([requests["run"], within])
     return pd.factorize(pairs, sort=True)[0]
+
+
+def same_plan(requests: pd.DataFrame) -> bool:
+    """Return whether both sides sent the same questions, in the same order of conversations.
+
+    Then their runs can be resampled together, and what the plan does to both (bursts, long
+    questions) does not count as uncertainty. The requests are in order of runs and conversations.
+    """
+    sides = [requests[requests["is_b"] == is_b] for is_b in (False, True)]
+    sizes = [side.groupby("run").size().tolist() for side in sides]
+    questions = [side["question"].to_numpy() for side in sides]
+    if sizes[0] != sizes[1] or (requests["question"] == UNKNOWN).any():
+        return False
+    return bool((questions[0] == questions[1]).all())
 
 
 def resampling_weights(strata: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:

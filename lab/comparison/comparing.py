@@ -23,8 +23,9 @@ BETTER = "better"
 UNCLEAR = "cannot tell"
 
 MIN_REQUESTS = 20  # of a side
-MIN_OVERLAP = 0.5  # of the two sides' shares of kinds; below, it is another workload
+MIN_OVERLAP = 0.25  # of the two sides' shares of kinds; below, it is another workload
 POWER = 0.9  # of the promised number of requests, for a difference as large as the margin
+CAUTION = 0.8  # one-sided confidence of the variance from which that number is promised
 OF_E2E = 0.1  # margins are of a measure's own mean, and of at least this share of E2E
 NAMED = 0.95  # share of resamplings in which a phase must be the largest to be named
 SEED = 20_261_128
@@ -41,8 +42,9 @@ COLUMNS = (
 class Phase:
     """The phase that is responsible for a change of E2E.
 
-    `seconds` per request with its interval, and its `share_ratio` of E2E's change. `certainty` is
-    the share of resamplings in which no other phase changed more.
+    `seconds` per request with its interval, and its `share_ratio` of E2E's change (NaN where that
+    is not clear). `certainty` is the share of resamplings in which it changed most of all the
+    phases whose verdict is clear.
     """
 
     name: str
@@ -153,12 +155,12 @@ def compare(
             "neighbouring requests depend on each other over a longer time than these runs can "
             "show: the intervals are too narrow; drive longer runs"
         )
-    table, critical = _judge(fitted, margin, share_margin, confidence)
+    table = _judge(fitted, margin, share_margin, confidence)
     if min(data.sizes) < MIN_REQUESTS or data.overlap < MIN_OVERLAP:
         table["verdict"] = UNCLEAR
     if data.overlap < MIN_OVERLAP:
         table["n_more"] = math.nan
-    phase, candidates = _responsible(table, fitted, critical)
+    phase, candidates = _responsible(table, fitted)
     estimates = {
         name: {group: values[0] for group, values in parts.items()}
         for name, parts in fitted.mix.items()
@@ -210,14 +212,13 @@ def _limits(data: Pooled) -> list[str]:
     return notes
 
 
-def _judge(
-    fitted: Fit, margin: float, share_margin: float, confidence: float
-) -> tuple[pd.DataFrame, float]:
-    """Return the table of verdicts, and the two-sided level per measure that keeps the family's."""
+def _judge(fitted: Fit, margin: float, share_margin: float, confidence: float) -> pd.DataFrame:
+    """Return the table of verdicts; one level per measure keeps the family's confidence."""
     names = list(fitted.system)
     largest = _largest_deviations(fitted, names)
-    critical = float(np.quantile(largest, confidence)) if len(largest) else math.nan
-    level = 2 * float(stats.norm.sf(critical))
+    level = 1 - confidence
+    if len(largest):
+        level = 2 * float(stats.norm.sf(np.quantile(largest, confidence)))
     e2e = abs(fitted.means["e2e_s"][0]) if "e2e_s" in fitted.means else 0.0
     rows = []
     for name in names:
@@ -225,8 +226,7 @@ def _judge(
         limit = margin * max(abs(fitted.means[name][0]), least)
         limit = share_margin if name in SHARES else limit
         rows.append(_row(fitted, name, limit, level, largest))
-    table = pd.DataFrame(rows, columns=COLUMNS).set_index("measure")
-    return table, level
+    return pd.DataFrame(rows, columns=list(COLUMNS)).set_index("measure")
 
 
 def _largest_deviations(fitted: Fit, names: list[str]) -> np.ndarray:
@@ -317,11 +317,15 @@ def _share_interval(fitted: Fit, name: str, level: float) -> tuple[float, float]
 def _needed(fitted: Fit, name: str, error: float, limit: float, level: float) -> float:
     """Return the requests per side that show a difference of `limit` with the probability POWER.
 
-    By the power of the t test on the means of blocks; NaN where no number is enough.
+    By the power of the t test on the means of blocks. Since few blocks often show too little of the
+    spread, the upper 80 % limit of their variance is taken (Browne 1995). NaN where no number of
+    requests is enough.
     """
     n_a, n_b = fitted.sizes[name]
     length = (n_a + n_b) / sum(fitted.blocks)
-    of_block = error * math.sqrt(n_a * n_b / (n_a + n_b) / length)
+    df = sum(fitted.blocks) - 2
+    cautious = math.sqrt(df / float(stats.chi2.ppf(1 - CAUTION, df)))
+    of_block = cautious * error * math.sqrt(n_a * n_b / (n_a + n_b) / length)
     if not (limit > 0 and of_block > 0):
         return math.nan
     effect = min(limit / of_block, 3.0)
@@ -329,34 +333,23 @@ def _needed(fitted: Fit, name: str, error: float, limit: float, level: float) ->
     return math.ceil(float(np.max(blocks)) * length)
 
 
-def _responsible(
-    table: pd.DataFrame, fitted: Fit, level: float
-) -> tuple[Phase | None, tuple[str, ...]]:
-    """Return the phase that changed most, where that is certain, and all phases that changed."""
+def _responsible(table: pd.DataFrame, fitted: Fit) -> tuple[Phase | None, tuple[str, ...]]:
+    """Return the phase that changed most, where that is certain, and all that changed with E2E."""
     phases = table[table.index.isin(PHASE_NAMES)]
-    changed = phases[phases["verdict"].isin([WORSE, BETTER])]
-    if changed.empty or "e2e_s" not in table.index:
-        return None, ()
-    e2e = table.loc["e2e_s"]
-    slower = e2e["system"] > 0
-    same_way = changed[(changed["system"] > 0) == slower]
-    candidates = tuple(same_way["system"].abs().sort_values(ascending=False).index)
+    e2e_verdict = table["verdict"].get("e2e_s", UNCLEAR)
+    direction = e2e_verdict if e2e_verdict in (WORSE, BETTER) else WORSE
+    if direction not in phases["verdict"].to_numpy() and e2e_verdict == UNCLEAR:
+        direction = BETTER
+    changed = phases[phases["verdict"] == direction]
+    candidates = changed["system"].abs().sort_values(ascending=False).index.tolist()
     if not candidates:
         return None, ()
 
-    values = np.column_stack([fitted.system[name][1:] for name in phases.index])
-    largest = (values if slower else -values).argmax(axis=1)
-    certainty = float(np.mean(largest == phases.index.get_loc(candidates[0])))
+    values = np.abs([fitted.system[name][1:] for name in candidates])
+    certainty = float(np.mean(values.argmax(axis=0) == 0))
     if certainty < NAMED:
-        return None, candidates
-    row = phases.loc[candidates[0]]
-    share = float(row["system"] / e2e["system"])
-    phase = Phase(
-        candidates[0],
-        float(row["system"]),
-        float(row["low"]),
-        float(row["high"]),
-        share,
-        certainty,
-    )
-    return phase, candidates
+        return None, tuple(candidates)
+    row = changed.loc[candidates[0]]
+    share = row["system"] / table.loc["e2e_s", "system"] if e2e_verdict == direction else math.nan
+    seconds = (float(row["system"]), float(row["low"]), float(row["high"]))
+    return Phase(candidates[0], *seconds, float(share), certainty), tuple(candidates)

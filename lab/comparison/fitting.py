@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.meta_analysis import combine_effects
 
-from lab.comparison.blocks import MIN_BLOCKS, block_length, blocks_of, resampling_weights
+from lab.comparison.blocks import MIN_BLOCKS, block_length, blocks_of, resampling_weights, same_plan
 from lab.comparison.mix import covariates, decompose
 from lab.comparison.sample import OTHER, PHASES, Sample, cost_usd
 from lab.prices import ApiPrice
@@ -36,7 +36,10 @@ MIN_OF_PAIR = 4  # blocks of each run, where runs are compared in pairs
 
 @dataclass(frozen=True)
 class Pooled:
-    """Both sides in one table: a sample's columns, `is_b`, `pair`, `load` and derived measures."""
+    """Both sides in one table: a sample's columns, `is_b`, `pair`, `load` and derived measures.
+
+    The rows are in order of sides, runs, conversations and time.
+    """
 
     requests: pd.DataFrame
     pairs: int  # of neighbouring runs; 1 where the sides do not alternate
@@ -48,6 +51,9 @@ class Pooled:
         first_b = int(a.requests["run"].max()) + 1
         of_b = b.requests.assign(is_b=True, run=b.requests["run"] + first_b)
         requests = pd.concat([a.requests.assign(is_b=False), of_b], ignore_index=True)
+        began = requests.groupby(["run", "session"])["at"].transform("min")
+        order = np.lexsort((requests["at"], requests["session"], began, requests["run"]))
+        requests = requests.iloc[order].reset_index(drop=True)
         tokens = requests["prompt_tokens"]
         requests["cached_ratio"] = requests["cached_tokens"] / tokens.where(tokens > 0)
         requests["cost_usd"] = cost_usd(requests, price)
@@ -67,7 +73,7 @@ class Pooled:
 
 def _offered_load(requests: pd.DataFrame) -> np.ndarray:
     """Return how many other requests of its run were due within one mean E2E before each."""
-    within_s = float(requests["e2e_s"].mean())
+    within_s = float(requests["e2e_s"].fillna(0.0).mean())
     load = np.zeros(len(requests))
     for rows in requests.groupby("run").indices.values():
         due = requests["at"].to_numpy()[rows]
@@ -98,6 +104,7 @@ class Fit:
     length: int
     blocks: tuple[int, int] = (0, 0)
     too_short: bool = False  # the blocks should be longer than the runs allow
+    together: bool = False  # both sides sent the same questions, so that blocks are drawn in pairs
     means: dict[str, tuple[float, float]] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     total: dict[str, np.ndarray] = field(default_factory=dict)
@@ -111,19 +118,30 @@ def fit(data: Pooled, replicates: int, seed: int) -> Fit:
     """Return the fit of all measures that both sides have."""
     requests = data.requests
     alike = _alike(requests)
-    wanted_length = max((_length(data, key, names) for key, names in alike.items()), default=1)
+    together = same_plan(requests)
+    lengths = [_length(data, key, names, together) for key, names in alike.items()]
+    wanted_length = max(lengths, default=1)
     most = max(1, min(data.sizes) // MIN_BLOCKS)
     length = min(wanted_length, most)
     block = blocks_of(requests, length)
     blocks = pd.DataFrame({"is_b": requests["is_b"], "run": requests["run"]}).groupby(block).first()
     paired = data.pairs > 1 and blocks["run"].value_counts().min() >= MIN_OF_PAIR
-    strata = blocks["run"] if paired else blocks["is_b"]
-    weights = resampling_weights(strata.to_numpy(int), replicates, np.random.default_rng(seed))
+    strata = (blocks["run"] if paired else blocks["is_b"]).to_numpy(int)
+    is_b = blocks["is_b"].to_numpy()
+    rng = np.random.default_rng(seed)
+    if together:
+        strata = strata[~is_b]
+        drawn = resampling_weights(strata, replicates, rng)
+        weights = np.zeros((replicates, len(blocks)))
+        weights[:, ~is_b] = drawn
+        weights[:, is_b] = drawn
+    else:
+        weights = resampling_weights(strata, replicates, rng)
 
-    n_b = int(blocks["is_b"].sum())
-    result = Fit(length, (len(blocks) - n_b, n_b), too_short=wanted_length > most)
-    df = max(1.0, len(blocks) - strata.nunique())
-    result.scale = math.sqrt(len(blocks) / df)
+    sizes = (int((~is_b).sum()), int(is_b.sum()))
+    result = Fit(length, sizes, too_short=wanted_length > most, together=together)
+    df = max(1.0, float(len(strata) - len(np.unique(strata))))
+    result.scale = math.sqrt(len(strata) / df)
     for key, names in alike.items():
         _add(result, data, key, names, block, weights, df)
     return result
@@ -157,20 +175,21 @@ def _design(data: Pooled, key: Key) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return rows, x, names
 
 
-def _length(data: Pooled, key: Key, names: list[str]) -> int:
-    """Return the longest block length that a measure in seconds needs on either side."""
+def _length(data: Pooled, key: Key, names: list[str], together: bool) -> int:
+    """Return the longest block length that a measure in seconds needs.
+
+    It is that of either side or, where both sent the same questions, of their differences.
+    """
     rows, x, _ = _design(data, key)
-    requests = data.requests.iloc[rows]
-    is_b = requests["is_b"].to_numpy()
-    design = np.column_stack([np.ones(len(rows)), is_b, x])
     seconds = [name for name in names if name.endswith("_s")]
-    y = requests[seconds].to_numpy(float)
-    residuals = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
-    lengths = [1]
-    for side in (is_b, ~is_b):
-        order = np.argsort(requests["at"].to_numpy()[side], kind="stable")
-        lengths += [block_length(column) for column in residuals[side][order].T]
-    return max(lengths)
+    is_b = data.requests["is_b"].to_numpy()
+    design = np.column_stack([np.ones(len(rows)), is_b[rows], x])
+    y = data.requests[seconds].to_numpy(float)[rows]
+    residuals = np.zeros((len(is_b), len(seconds)))
+    residuals[rows] = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    sides = [residuals[~is_b], residuals[is_b]]
+    series = [sides[1] - sides[0]] if together else sides
+    return max((block_length(column) for side in series for column in side.T), default=1)
 
 
 def _add(
@@ -208,7 +227,7 @@ def _add(
 def _between_pairs(
     y: np.ndarray, is_b: np.ndarray, pair: np.ndarray, block: np.ndarray, weights: np.ndarray
 ) -> float:
-    """Return the variance of the difference between pairs of runs (DerSimonian and Laird 1986)."""
+    """Return the variance of the difference between pairs of runs (Paule and Mandel 1982)."""
     effects = []
     variances = []
     for each in np.unique(pair):
@@ -224,5 +243,5 @@ def _between_pairs(
         variances.append(float(difference[1:].var()))
     if min(variances) <= 0:
         return 0.0
-    combined = combine_effects(np.array(effects), np.array(variances), method_re="chi2")
+    combined = combine_effects(np.array(effects), np.array(variances), method_re="iterated")
     return max(0.0, float(combined.tau2))

@@ -30,6 +30,7 @@ def value_text(measure: str, value: float, *, signed: bool = False) -> str:
     """Return a measure's value with its unit."""
     if math.isnan(value):
         return "-"
+    value = round(value, 12)  # a sum of parts that is zero but for rounding
     sign = "+" if signed else ""
     if measure.endswith("_s"):
         return f"{value * 1e3:{sign},.4g} ms" if abs(value) < 1 else f"{value:{sign},.3f} s"

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lab.errors import FrameError
 from lab.files import write_atomically
-from lab.observation import Observation
+from lab.observation import Observation, parse_tool_calls
 from lab.prices import ApiPrice
 from lab.schema import PHASES as REQUEST_PHASES
 
@@ -31,11 +31,13 @@ PHASES = {
     "stack_s": ("stack_s", "tool_list_s", "model_http_s"),
 }
 OTHER = "other_s"
+UNKNOWN = -1
 COLUMNS = {
     "run": "int64",  # number of the run within this side
     "at": "float64",  # when it was due, seconds since the epoch
     "session": "int64",  # number of the conversation within the run
-    "kind": "str",  # API and kind of scenario, or the tenant where no kind is known
+    "question": "int64",  # hash of the scenario and turn; -1 where it is not known
+    "kind": "str",  # API and intent; where that is not known, the tools called, or the tenant
     "whole": "bool",  # answered, with a complete trace: its phases are known
     "e2e_s": "float64",
     "ttft_s": "float64",
@@ -148,7 +150,7 @@ def _joined(parts: Sequence[Sample], label: str) -> Sample:
 
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     """Return COLUMNS of a request frame, in order of time."""
-    needed = {"scheduled_at", "status", "api", "kind", "e2e_s", "ttft_s", "turns", *REQUEST_PHASES}
+    needed = {"scheduled_at", "status", "api", "intent", "e2e_s", "ttft_s", *REQUEST_PHASES}
     if missing := sorted(needed - set(frame)):
         raise FrameError(
             "this is not a request frame",
@@ -163,8 +165,10 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     whole = ok & frame["trace_complete"].fillna(False).to_numpy(bool)
     numbers = pd.DataFrame({"run": 0, "at": frame["scheduled_at"]})
     numbers["session"] = pd.factorize(frame["session_id"].fillna(frame["request_id"]))[0]
-    kind = frame["kind"].astype(object).fillna(frame["tenant"]).fillna("unknown").astype(str)
-    numbers["kind"] = frame["api"].astype(str) + " " + kind
+    asked = frame["scenario_id"].astype(str) + " " + frame["turn_index"].astype(str)
+    hashes = pd.util.hash_array(asked.to_numpy(object)).astype("int64")
+    numbers["question"] = np.where(frame["scenario_id"].notna(), hashes, UNKNOWN)
+    numbers["kind"] = frame["api"].astype(str) + " " + _kinds(frame)
     numbers["whole"] = whole
     for name in ("e2e_s", "ttft_s"):
         numbers[name] = frame[name].astype(float).where(ok)
@@ -189,6 +193,16 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
         if name in frame:
             numbers["right"] = frame[name].astype("Float64").to_numpy(float, na_value=np.nan)
     return numbers.astype(COLUMNS)
+
+
+def _kinds(frame: pd.DataFrame) -> pd.Series:
+    """Return what kind of request each is; it explains most of the time that tools take."""
+    kind = frame["intent"].astype(object)
+    if "tool_calls" in frame and kind.isna().any():
+        tools = frame["tool_calls"].map(parse_tool_calls)
+        called = tools.map(lambda calls: "+".join(str(call["tool"]) for call in calls))
+        kind = kind.fillna(called.where(called != ""))
+    return kind.fillna(frame["tenant"]).fillna("unknown").astype(str)
 
 
 def _per_token_s(frame: pd.DataFrame, numbers: pd.DataFrame) -> pd.Series:

@@ -25,12 +25,16 @@ _HEIGHT = 8
 _AXIS_LABELS = {"reqps": "requests per second", "ops": "operations per second"}
 
 
-def as_json(dashboard: Dashboard) -> str:
-    """Return the dashboard's JSON, ending in a newline. The same dashboard gives the same text."""
-    return JSONEncoder(sort_keys=True, indent=1).encode(_build(dashboard)) + "\n"
+def as_json(dashboard: Dashboard, *, local: bool = False) -> str:
+    """Return the dashboard's JSON, ending in a newline. The same dashboard gives the same text.
+
+    A cluster has its own collector and Tempo in place of a laptop's components: panels that need
+    the one are left out for the other.
+    """
+    return JSONEncoder(sort_keys=True, indent=1).encode(_build(dashboard, local)) + "\n"
 
 
-def _build(dashboard: Dashboard) -> model.Dashboard:
+def _build(dashboard: Dashboard, local: bool) -> model.Dashboard:
     built = (
         builder.Dashboard(dashboard.title)
         .uid(dashboard.uid)
@@ -49,8 +53,7 @@ def _build(dashboard: Dashboard) -> model.Dashboard:
     built = built.with_variable(builder.AdHocVariable("filters").label("Filter").datasource(SOURCE))
 
     for row in dashboard.rows:
-        # A cluster has its own collector and Tempo in place of the laptop's components.
-        shown = [panel for panel in row.panels if panel.needs != "local"]
+        shown = [panel for panel in row.panels if panel.needs != ("cluster" if local else "local")]
         if shown:
             built = built.with_row(builder.Row(row.title))
         for panel in shown:
@@ -133,8 +136,8 @@ def _target(panel: Panel, query: Query, letter: str) -> prometheus.Dataquery:
 
 
 def _description(panel: Panel) -> str:
-    needs = {"gpu": " Needs a GPU.", "cluster": " Available on a cluster only.", "": ""}
-    return panel.description + needs[panel.needs]
+    needs = {"gpu": " Needs a GPU.", "cluster": " Available on a cluster only."}
+    return panel.description + needs.get(panel.needs, "")
 
 
 def _thresholds(panel: Panel) -> builder.ThresholdsConfig:

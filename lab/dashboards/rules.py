@@ -139,6 +139,18 @@ _LOST_SPANS = " or ".join(
 )
 
 
+_TOOL_CALLS = 'sum by (tool) (increase(lab_tool_calls_total{job="lab-tools"}[10m]))'
+_TOOL_SECONDS, _TOOL_COUNT = (
+    f'sum by (tool) (rate(lab_tool_duration_seconds_{part}{{job="lab-tools",'
+    'tool!="run_diagnostics"}[10m]))'
+    for part in ("sum", "count")
+)
+_PROMPT, _CACHED, _GENERATED, _FINISHED = (
+    f'sum by (model_name) (rate({metric}{{job="vllm"}}[10m]))'
+    for metric in (M.PROMPT_TOKENS, M.CACHED_TOKENS, M.GENERATION_TOKENS, M.REQUESTS)
+)
+
+
 SYMPTOMS = (
     Symptom(
         "KVCacheNearlyFull",
@@ -163,13 +175,55 @@ SYMPTOMS = (
     ),
     Symptom(
         "ToolFailsOften",
-        "lab:tool_call_errors:ratio_rate10m > 0.4 and lab:tool_calls:rate10m > 0.01",
+        # Two standard deviations of as many calls above what the flaky tool does by design.
+        "lab:tool_call_errors:ratio_rate10m > 0.4 and lab:tool_call_errors:ratio_rate10m "
+        f"> 0.3 + 2 * sqrt(0.21 / {_TOOL_CALLS})",
         "5m",
         "ticket",
         "Tool {{ $labels.tool }} fails in {{ $value | humanizePercentage }} of its calls",
         "The agent receives errors instead of results and invents an answer, retries or gives up. "
         "The help desk's flaky tool fails in 30 % of calls by design; this is more.",
         TOOL_USE,
+    ),
+    Symptom(
+        "ToolSlow",
+        f"{_TOOL_SECONDS} / ({_TOOL_COUNT} > 0) > 0.5",
+        "3m",
+        "ticket",
+        "Tool {{ $labels.tool }} takes {{ $value | humanizeDuration }} per call",
+        "Each request that calls it waits as long: look at the tool's own upstream. The help "
+        "desk's slow tool takes seconds by design and is left out.",
+        TOOL_USE,
+    ),
+    Symptom(
+        "PrefixCacheMisses",
+        f"{_CACHED} / ({_PROMPT} > 50) < 0.3",
+        "3m",
+        "ticket",
+        "Of the prompt tokens of {{ $labels.model_name }}, {{ $value | humanizePercentage }} are "
+        "cached",
+        "Prompts are computed from the beginning: the cache is off or too small, or prompts no "
+        "longer begin alike (a time or an id in the system prompt).",
+        LATENCY,
+    ),
+    Symptom(
+        "LongPrompts",
+        f"{_PROMPT} / ({_FINISHED} > 0) > 1800",
+        "3m",
+        "ticket",
+        "Prompts to {{ $labels.model_name }} have {{ $value | humanize }} tokens on average",
+        "Long prompts delay the requests beside them: find the tenant that sends them.",
+        LATENCY,
+    ),
+    Symptom(
+        "LongAnswers",
+        f"{_GENERATED} / ({_FINISHED} > 0) > 250",
+        "3m",
+        "ticket",
+        "An answer of {{ $labels.model_name }} has {{ $value | humanize }} tokens on average",
+        "Answers no longer end by themselves, or a tenant asks for long ones: look at finish "
+        "reasons and at the limits on output tokens.",
+        LATENCY,
     ),
     Symptom(
         "NoSpans",

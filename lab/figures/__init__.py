@@ -1,5 +1,6 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
+from lab.figures.blame import culprits, stalls
 from lab.figures.capacity import (
     backlogs,
     engine_parts,
@@ -9,6 +10,7 @@ from lab.figures.capacity import (
     throughput_goodput,
 )
 from lab.figures.cost import machine_costs, prices, tokens_cost
+from lab.figures.investigation import signal_change
 from lab.figures.latency import (
     bucketed_against_exact,
     critical_bars,
@@ -29,6 +31,7 @@ __all__ = [
     "busy_by",
     "cpu_modes",
     "critical_bars",
+    "culprits",
     "ecdf",
     "engine_parts",
     "gauge_against_truth",
@@ -42,6 +45,8 @@ __all__ = [
     "quantile_intervals",
     "service_line",
     "share_rows",
+    "stalls",
+    "signal_change",
     "throughput_goodput",
     "timeline",
     "tokens_cost",

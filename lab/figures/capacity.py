@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from lab.figures.style import PHASE_COLOURS, figure, legend_above, log_axis, need_rows
+from lab.headlines import LAGGED
 
 VERDICT_COLOURS = {"keeps up": "#0072B2", "cannot tell": "#E69F00", "saturated": "#D55E00"}
 _GOOD = "#009E73"
@@ -215,7 +216,7 @@ def _mark_lagged(ax: Axes, steps: pd.DataFrame, x: str, y: str) -> None:
     """Ring the steps in which the driver was late (`lagged`): the figure carries the warning."""
     lagged = steps[steps["lagged"].astype(bool)] if "lagged" in steps else steps[:0]
     if len(lagged):
-        label = "the driver lagged: its own delay is in the times"
+        label = f"{LAGGED}: its own delay is in the times"
         ax.plot(lagged[x], lagged[y], "o", color="black", fillstyle="none", ms=12, label=label)
 
 

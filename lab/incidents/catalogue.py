@@ -30,8 +30,9 @@ class Incident:
         phase: the phase of lab.schema.PHASES that grows, or what else it shows in
         place: the part, tenant or tool that is responsible; a parameter's name in braces
         draw: returns the parameters of one incident, from its random numbers and strength
-        alerts: which must fire while requests come; () where no alert covers it
-        alert_within_s: within how long after the onset
+        alerts: which must fire while about two agent requests per second come; () where no alert
+            covers it
+        alert_within_s: within how long after it is in effect
         restarts: whether vLLM (or Llama Stack) restarts, at the start and at the end
         needs: the parts that it acts on
     """
@@ -61,6 +62,8 @@ INCIDENTS: dict[str, Incident] = {
         "tool",
         phase="tool_s",
         place="{tool}",
+        alerts=("ToolSlow",),
+        alert_within_s=60.0,
         draw=lambda random, s: _tool(random, delay_s=round(0.5 + 2.5 * s, 2)),
         needs=("tools",),
     ),
@@ -69,6 +72,8 @@ INCIDENTS: dict[str, Incident] = {
         "tool",
         phase="tool_failures",
         place="{tool}",
+        alerts=("ToolFailsOften",),
+        alert_within_s=60.0,
         draw=lambda random, s: _tool(random, error_ratio=round(0.6 + 0.4 * s, 2)),
         needs=("tools",),
     ),
@@ -112,6 +117,8 @@ INCIDENTS: dict[str, Incident] = {
         "plan",
         phase="queue_s",
         place="vllm",
+        alerts=("QueueGrows",),
+        alert_within_s=60.0,
         draw=lambda _, s: {"vllm_args": f"--max-num-seqs {1 if s > 0.6 else 2}"},
         restarts=True,
         needs=("vllm",),
@@ -121,6 +128,8 @@ INCIDENTS: dict[str, Incident] = {
         "plan",
         phase="prefill_s",
         place="vllm",
+        alerts=("PrefixCacheMisses",),
+        alert_within_s=60.0,
         draw=lambda _, __: {"vllm_args": "--no-enable-prefix-caching"},
         restarts=True,
         needs=("vllm",),
@@ -139,6 +148,8 @@ INCIDENTS: dict[str, Incident] = {
         "plan",
         phase="telemetry: missing samples",
         place="prometheus",
+        alerts=("NoModelMetrics",),
+        alert_within_s=60.0,
         draw=lambda _, __: {"unscraped": "vllm"},
         needs=("prometheus", "vllm"),
     ),
@@ -147,6 +158,8 @@ INCIDENTS: dict[str, Incident] = {
         "traffic",
         phase="prefill_s",
         place="{tenant}",
+        alerts=("LongPrompts",),
+        alert_within_s=60.0,
         draw=lambda random, s: _tenant(random, 2 + 4 * s, prompt_tokens=3000),
         needs=("vllm",),
     ),
@@ -155,6 +168,8 @@ INCIDENTS: dict[str, Incident] = {
         "traffic",
         phase="prefill_s",
         place="{tenant}",
+        alerts=("PrefixCacheMisses",),
+        alert_within_s=60.0,
         draw=lambda random, s: _tenant(random, 3 + 5 * s, prompt_tokens=1200),
         needs=("vllm",),
     ),
@@ -163,6 +178,8 @@ INCIDENTS: dict[str, Incident] = {
         "traffic",
         phase="decode_s",
         place="{tenant}",
+        alerts=("LongAnswers",),
+        alert_within_s=90.0,
         draw=lambda random, s: _tenant(random, 3 + 9 * s, max_tokens=2000),
         needs=("vllm",),
     ),
@@ -202,6 +219,8 @@ INCIDENTS: dict[str, Incident] = {
         "hang",
         phase="no answers",
         place="{part}",
+        alerts=("TargetDown",),
+        alert_within_s=60.0,
         draw=lambda random, _: {"part": random.choice(CAN_HANG)},
         needs=CAN_HANG,
     ),

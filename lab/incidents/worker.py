@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
             while True:
                 time.sleep(RENEW_EVERY_S)
                 renew()
+    except SystemExit:
+        pass
     except Exception as e:  # into the record, because a log would name the incident
         record.update(state_dir, error=str(e) or type(e).__name__)
         status = 1
@@ -215,4 +217,4 @@ def _apply(state_dir: Path, applied: Changes) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    os._exit(main(sys.argv[1:]))  # without waiting for the threads of the traffic

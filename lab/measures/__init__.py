@@ -24,6 +24,7 @@ from lab.measures.cost import (
     machine_bill,
     reconcile_money,
     scaled,
+    usd_per_thousand,
     with_shares,
 )
 from lab.measures.latency import (
@@ -197,6 +198,7 @@ __all__ = [
     "replicas_for",
     "saturation",
     "scaled",
+    "usd_per_thousand",
     "settle_verdicts",
     "share_table",
     "signals",

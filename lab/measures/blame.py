@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import sparse, stats
 from scipy.optimize import nnls
 
 from lab.errors import FrameError
@@ -18,7 +18,9 @@ WAITING = "waiting"  # before the engine scheduled the call
 PREFILL = "prefill"  # in its own prefill, beside another one
 DECODE = "decode"  # its tokens came late, beside another call's prefill
 BATCH = "batch"  # its tokens came late, since the batch held other calls' tokens
+PASSED = "passed on"  # lost to a call that was there only because the culprit had delayed it
 MIN_CALLS = 10
+MIN_PASSED_S = 1e-4
 REPLICATES = 200
 SEED = 20_261_128
 _NEEDED = ("trace_id", "called_at", "scheduled_at", "first_token_at", "ended_at")
@@ -28,15 +30,14 @@ _NEEDED = ("trace_id", "called_at", "scheduled_at", "first_token_at", "ended_at"
 class Pace:
     """How fast a call's tokens come: fitted to all calls of an engine.
 
-    Tokens = `alone_per_s` * (seconds - `shared` * seconds of others' decoding at the same time)
-    while no other prefill runs, and `beside_per_s` * seconds + `per_prefill` * number while it
-    does. A step that holds a prefill takes longer, and gives each call one token all the same.
+    Tokens = `alone_per_s` * (free seconds - `shared` * seconds of others' decoding at the same
+    time) + `beside_per_s` * seconds in which another call was in prefill. A step that holds a
+    prefill takes longer, and gives each call one token all the same.
     """
 
     alone_per_s: float
     shared: float
     beside_per_s: float
-    per_prefill: float
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Blame:
     """Seconds lost, by victim and culprit.
 
     - `losses`: one row per pair of calls and kind of loss: `victim`, `culprit` (values of the
-      column `by`), `victim_trace`, `culprit_trace`, `kind` (WAITING, PREFILL, DECODE, BATCH),
-      `lost_s`. Pairs of one group are left out;
+      column `by`), `victim_trace`, `culprit_trace`, `kind` (WAITING, PREFILL, DECODE, BATCH,
+      PASSED), `lost_s`. Pairs of one group are left out;
     - `culprits`: one row per culprit, the worst first: `calls`, `victims` (requests of others that
       lost by it), `lost_s` with its 95 % interval `low_s`, `high_s`; `usual_s`, the most that so
       many requests would cause if they were like all the others; and `blamed`: the interval lies
@@ -77,9 +78,10 @@ def blame(turns: pd.DataFrame, *, by: str = "request_id", engine: str = "model")
     these), one in prefill the others' share of the tokens. Lost decoding follows from the pace of
     tokens beside others' prefills and in large batches, fitted to all calls (`Pace`).
 
-    `usual_s` is the mean of the others' requests, plus their spread at 95 % for all culprits at
-    once, and at least Tukey's outer fence (1977) of the logarithm of a single request's losses: a
-    run without a culprit has many small losses.
+    A call that was delayed itself delays others for longer: that part of its blame is passed on to
+    the calls that delayed it. `usual_s` is the mean of the others' requests, plus their spread at
+    95 % for all culprits at once, and at least Tukey's outer fence (1977) for one of them: a run
+    without a culprit has many small losses.
 
     Raises FrameError where fewer than MIN_CALLS calls have the engine's times, or a column is
     missing.
@@ -124,8 +126,9 @@ class _Engine:
         self._find_overlaps()
         self.pace = self._fit(np.ones(len(calls)))
         seconds = self._seconds(self.pace)
-        self.losses = self._table(seconds)
         self.victims = self._victims(seconds)
+        direct, passed = self._pass_on(seconds)
+        self.losses = self._table(direct, passed)
         self.totals = self._resample()
 
     def _find_pairs(self) -> None:
@@ -145,34 +148,40 @@ class _Engine:
         self._culprit = culprit[kept]
 
     def _find_overlaps(self) -> None:
-        """Find how long each victim's phases ran beside each culprit's prefill and decoding."""
+        """Find how long each victim's phases ran beside others' prefill and decoding, and whose."""
         calls = self._calls
         called, scheduled, first, ended = (calls[name].to_numpy() for name in _NEEDED[1:])
-        victim = self._victim
-        culprit = self._culprit
-        wait_s = np.maximum(0.0, scheduled - called)
-
-        beside = self._overlap(called, scheduled, scheduled, first)
-        total = self._per_victim(beside)
-        beside *= np.minimum(1.0, wait_s / np.maximum(total, 1e-12))[victim]
-        # What is left of a wait, beyond what every call waits, is the running batch's.
-        left = wait_s - np.minimum(total, wait_s)
-        left = np.maximum(0.0, left - np.median(left))
-        running = self._overlap(called, scheduled, first, ended)
-        shares = running / np.maximum(self._per_victim(running), 1e-12)[victim]
-        self._waiting_s = beside + left[victim] * shares
-
         fresh = np.maximum(1, calls["prompt_tokens"] - calls["cached_tokens"]).to_numpy(float)
-        share = fresh[culprit] / (fresh[victim] + fresh[culprit])
-        self._prefill_s = self._overlap(scheduled, first, scheduled, first) * share
+        per_s = fresh / np.maximum(first - scheduled, 1e-9)
+        busy = _busy_until(scheduled, first)
+        work = per_s[self._culprit]  # tokens per second that a culprit's prefill computed
 
-        decode_s = ended - first
-        stalled = self._overlap(first, ended, scheduled, first)
-        total = self._per_victim(stalled)
-        self._stalled_s = stalled * np.minimum(1.0, decode_s / np.maximum(total, 1e-12))[victim]
+        wait_s = np.maximum(0.0, scheduled - called)
+        beside_s = busy(np.maximum(called, scheduled)) - busy(called)
+        self._waiting_s = self._divided(
+            beside_s, work * self._overlap(called, scheduled, scheduled, first)
+        )
+        # What is left of a wait, beyond what every call waits, is the running batch's.
+        left_s = wait_s - beside_s
+        left_s = np.maximum(0.0, left_s - np.median(left_s))
+        self._waiting_s += self._divided(left_s, self._overlap(called, scheduled, first, ended))
+
+        others = work * self._overlap(scheduled, first, scheduled, first)
+        total = self._per_victim(others)
+        self._prefill_s = self._divided((first - scheduled) * total / (total + fresh), others)
+
+        self._decode_s = ended - first
+        self._stalled_s = busy(ended) - busy(first)
+        self._stalled_by = self._divided(
+            np.ones(len(calls)), work * self._overlap(first, ended, scheduled, first)
+        )
         self._together_s = self._overlap(first, ended, first, ended)
-        self._decode_s = decode_s
         self._tokens = calls["completion_tokens"].to_numpy(float) - 1
+
+    def _divided(self, seconds: np.ndarray, shares: np.ndarray) -> np.ndarray:
+        """Return each victim's seconds divided among its culprits in proportion to `shares`."""
+        total = self._per_victim(shares)
+        return (seconds / np.maximum(total, 1e-12))[self._victim] * shares
 
     def _overlap(
         self, start: np.ndarray, end: np.ndarray, other_start: np.ndarray, other_end: np.ndarray
@@ -187,47 +196,66 @@ class _Engine:
 
     def _fit(self, weights: np.ndarray) -> Pace:
         """Fit the pace by non-negative least squares to all calls with several tokens."""
-        stalled = self._per_victim(self._stalled_s)
-        free = np.maximum(0.0, self._decode_s - stalled)
-        count = self._per_victim((self._stalled_s > 0).astype(float))
-        columns = np.column_stack([free, -self._per_victim(self._together_s), stalled, count])
+        free_s = self._decode_s - self._stalled_s
+        together_s = self._per_victim(self._together_s)
+        columns = np.column_stack([free_s, -together_s, self._stalled_s])
         root = np.sqrt(weights)
         used = (self._tokens > 0) & (self._decode_s > 0)
         if not used.any():
-            return Pace(0.0, 0.0, 0.0, 0.0)
+            return Pace(0.0, 0.0, 0.0)
         x = (columns * root[:, None])[used]
-        alone, together, beside, per_prefill = nnls(x, (self._tokens * root)[used])[0]
-        return Pace(alone, together / alone if alone else 0.0, beside, per_prefill)
+        alone, together, beside = nnls(x, (self._tokens * root)[used])[0]
+        return Pace(float(alone), float(together / alone) if alone else 0.0, float(beside))
 
     def _seconds(self, pace: Pace) -> dict[str, np.ndarray]:
         """Return the lost seconds of every pair, by kind."""
-        lost = np.zeros_like(self._stalled_s)
+        lost = np.zeros_like(self._together_s)
         batch = np.zeros_like(lost)
         if pace.alone_per_s > 0:
-            tokens = pace.beside_per_s * self._stalled_s + pace.per_prefill
-            lost = np.maximum(0.0, self._stalled_s - tokens / pace.alone_per_s)
+            ratio = max(0.0, 1 - pace.beside_per_s / pace.alone_per_s)
+            lost = ratio * self._stalled_s[self._victim] * self._stalled_by
             batch = pace.shared * self._together_s
         return {WAITING: self._waiting_s, PREFILL: self._prefill_s, DECODE: lost, BATCH: batch}
 
-    def _table(self, seconds: dict[str, np.ndarray]) -> pd.DataFrame:
+    def _pass_on(
+        self, seconds: dict[str, np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], sparse.coo_array]:
+        """Return the losses less what is passed on, and (victim, culprit) of what was passed on."""
         calls = self._calls
-        group = calls[self._by].to_numpy(object)
-        trace = calls["trace_id"].to_numpy(object)
+        size = (len(calls), len(calls))
+        lost = sparse.coo_array(
+            (sum(seconds.values()), (self._victim, self._culprit)), shape=size
+        ).tocsr()
+        by_victim = lost.sum(axis=1)
+        on_engine_s = (calls["ended_at"] - calls["called_at"]).to_numpy()
+        delayed = np.minimum(1.0, by_victim / np.maximum(on_engine_s, 1e-9))
+        shares = sparse.diags_array(delayed / np.maximum(by_victim, 1e-12)) @ lost
+        passed = (lost @ shares).tocoo()
+        kept = (passed.row != passed.col) & (passed.data > MIN_PASSED_S)
+        passed = sparse.coo_array(
+            (passed.data[kept], (passed.row[kept], passed.col[kept])), shape=size
+        )
+        remains = 1 - delayed[self._culprit]
+        return {kind: lost_s * remains for kind, lost_s in seconds.items()}, passed
+
+    def _table(self, direct: dict[str, np.ndarray], passed: sparse.coo_array) -> pd.DataFrame:
+        group = self._calls[self._by].to_numpy(object)
+        trace = self._calls["trace_id"].to_numpy(object)
+        parts = [(kind, self._victim, self._culprit, lost_s) for kind, lost_s in direct.items()]
         tables = []
-        for kind, lost_s in seconds.items():
+        for kind, victim, culprit, lost_s in (*parts, (PASSED, *passed.coords, passed.data)):
             rows = np.flatnonzero(lost_s > 0)
-            victim = self._victim[rows]
-            culprit = self._culprit[rows]
             columns = {
-                "victim": group[victim],
-                "culprit": group[culprit],
-                "victim_trace": trace[victim],
-                "culprit_trace": trace[culprit],
+                "victim": group[victim[rows]],
+                "culprit": group[culprit[rows]],
+                "victim_trace": trace[victim[rows]],
+                "culprit_trace": trace[culprit[rows]],
                 "kind": kind,
                 "lost_s": lost_s[rows],
             }
             tables.append(pd.DataFrame(columns))
-        return pd.concat(tables, ignore_index=True)
+        table = pd.concat(tables, ignore_index=True)
+        return table[table["victim_trace"] != table["culprit_trace"]]
 
     def _victims(self, seconds: dict[str, np.ndarray]) -> pd.DataFrame:
         """Return the losses to other groups, and what nothing explains, one row per call."""
@@ -249,17 +277,38 @@ class _Engine:
     def _resample(self) -> pd.DataFrame:
         """Return each culprit's losses to others (columns) in resamplings of the victims (rows)."""
         rng = np.random.default_rng(SEED)
-        codes = self._codes.codes.to_numpy()
-        others = codes[self._victim] != codes[self._culprit]
-        by_culprit = codes[self._culprit]
         names = self._codes.categories
+        codes = self._codes.codes.to_numpy()
         rows = []
         for _ in range(REPLICATES):
             weights = rng.poisson(1.0, len(codes)).astype(float)
-            seconds = sum(self._seconds(self._fit(weights)).values(), np.zeros(len(others)))
-            drawn = seconds * others * weights[self._victim]
-            rows.append(np.bincount(by_culprit, weights=drawn, minlength=len(names)))
-        return pd.DataFrame(rows, columns=pd.Index(names.astype(str)))
+            rows.append(self._per_group(self._seconds(self._fit(weights)), weights))
+        direct = self._per_group(self._seconds(self.pace), np.ones(len(codes)))
+        table = self.losses[self.losses["victim"] != self.losses["culprit"]]
+        whole = table.groupby("culprit")["lost_s"].sum().reindex(names).fillna(0.0).to_numpy()
+        scale = np.where(direct > 0, whole / np.maximum(direct, 1e-12), 1.0)
+        return pd.DataFrame(np.array(rows) * scale, columns=pd.Index(names.astype(str)))
+
+    def _per_group(self, seconds: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
+        """Return what each group's calls took from others, with weights of the victims."""
+        codes = self._codes.codes.to_numpy()
+        others = codes[self._victim] != codes[self._culprit]
+        lost_s = sum(seconds.values(), np.zeros(len(others))) * others * weights[self._victim]
+        size = len(self._codes.categories)
+        return np.bincount(codes[self._culprit], weights=lost_s, minlength=size)
+
+
+def _busy_until(start: np.ndarray, end: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function of time: the seconds up to it in which at least one interval ran."""
+    order = np.argsort(start)
+    reach = np.maximum.accumulate(end[order])
+    begins = np.r_[True, start[order][1:] > reach[:-1]]
+    starts = start[order][begins]
+    ends = reach[np.r_[begins[1:], True]]
+    before = np.cumsum(ends - starts)
+    times = np.column_stack([starts, ends]).ravel()
+    totals = np.column_stack([before - (ends - starts), before]).ravel()
+    return lambda t: np.interp(t, times, totals)
 
 
 def _culprits(
@@ -294,13 +343,11 @@ def _culprits(
 
 
 def _usual(others: np.ndarray, count: int, level: float) -> float:
-    """Return the most that `count` requests cause if they are like the others; inf without any."""
-    positive = others[others > 0]
+    """Return the most that `count` requests cause if they are like the others; inf for too few."""
     if len(others) < MIN_CALLS:
         return math.inf
-    total = count * others.mean() + level * math.sqrt(count) * others.std()
-    if not len(positive):
-        return float(total)
-    low, high = np.quantile(np.log(positive), [0.25, 0.75])
-    fence = math.exp(high + 3 * (high - low))
-    return float(max(total, fence + (count - 1) * others.mean()))
+    low, high = np.quantile(others, [0.25, 0.75])
+    fence = high + 3 * (high - low)
+    clipped = np.minimum(others, fence)
+    total = count * clipped.mean() + level * math.sqrt(count) * clipped.std()
+    return float(max(total, fence + (count - 1) * clipped.mean()))

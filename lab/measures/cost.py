@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from lab.errors import FrameError
 from lab.measures.latency import Slope, slope
@@ -178,6 +179,19 @@ def scaled(bill: pd.DataFrame, factor: float) -> pd.DataFrame:
     """
     usd = [name for name in bill if str(name).endswith("usd")]
     return bill.assign(**(bill[usd] * factor))
+
+
+def usd_per_thousand(usd: float, requests: int) -> tuple[float, float, float]:
+    """Return (value, low, high): the USD of 1,000 requests, if `requests` came for `usd`.
+
+    The machine costs the same however many come, so the interval is that of their number: the exact
+    95 % interval of a Poisson count (Garwood 1936). NaN without requests.
+    """
+    if requests < 1:
+        return math.nan, math.nan, math.nan
+    fewest = stats.chi2.ppf(0.025, 2 * requests) / 2
+    most = stats.chi2.ppf(0.975, 2 * requests + 2) / 2
+    return 1000 * usd / requests, 1000 * usd / most, 1000 * usd / fewest
 
 
 def reconcile_money(

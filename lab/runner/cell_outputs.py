@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from typing import Any
 import nbformat
 from bs4 import BeautifulSoup, Tag
 
+from lab import headlines
+from lab.headlines import Headline
+
 # The formats in which a notebook saves a figure, best first.
 FORMATS = ("image/png", "image/svg+xml", "image/jpeg")
 MAX_ROWS = 20
+UNITS = {"s": "s", "ms": "ms", "usd": "USD", "mib": "MiB"}
 MISSING = "\N{EN DASH}"
 _NO_VALUE = ("<NA>", "NaN", "NaT", "None")
 _STRUCTURE = ("thead", "tbody", "tr", "th", "td")
@@ -27,6 +32,11 @@ class Figure:
     heading: str
     caption: str
     source: str
+
+    @property
+    def anchor(self) -> str:
+        """Return a name for links to the figure: the same picture has the same."""
+        return f"figure-{hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ def figures_of(notebook: Path) -> list[Figure]:
 
 
 def captions(cells: list[Any]) -> Iterator[tuple[Any, str, str]]:
-    """Yield each cell with its heading and the first sentence of the markdown before it."""
+    """Yield each cell with its heading and the first whole sentence of the markdown before it."""
     heading = ""
     caption = ""
     for cell in cells:
@@ -87,6 +97,7 @@ def table_of(html: str) -> Table | None:
     for row in rows[MAX_ROWS:]:
         row.decompose()
     _merge_head(table)
+    _drop_numbering(table)
     table.attrs = {}
     for tag in table.find_all(True):
         _clean(tag)
@@ -102,9 +113,34 @@ def _clean(tag: Tag) -> None:
     tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
     if tag.name in ("th", "td"):
         text = tag.get_text(strip=True)
+        if tag.name == "th":
+            text = _in_words(text)
         tag.string = MISSING if text in _NO_VALUE else text
     if tag.name == "th":
         tag["scope"] = "col" if tag.find_parent("thead") else "row"
+
+
+def _in_words(name: str) -> str:
+    """Return the name of a column or row as a reader would write it: `only_a_ratio`: only a."""
+    if not re.fullmatch(r"[a-z0-9_]*_[a-z0-9_]*", name):
+        return name
+    words = name.removesuffix("_ratio").split("_")
+    unit = f" ({UNITS[words.pop()]})" if words[-1] in UNITS and len(words) > 1 else ""
+    return " ".join(words) + unit
+
+
+def _drop_numbering(table: Tag) -> None:
+    """Remove an index that only counts the rows from 0."""
+    firsts = [row.find(["th", "td"]) for row in table.select("tbody tr")]
+    numbers = [cell.get_text(strip=True) if cell and cell.name == "th" else "" for cell in firsts]
+    heads = [row.find("th") for row in table.select("thead tr")]
+    if numbers != [str(i) for i in range(len(numbers))] or any(
+        h and h.get_text(strip=True) for h in heads
+    ):
+        return
+    for cell in (*firsts, *heads):
+        if cell:
+            cell.decompose()
 
 
 def _merge_head(table: Tag) -> None:
@@ -128,10 +164,15 @@ def _last_heading(markdown: str) -> str:
 
 
 def _first_sentence(markdown: str) -> str:
+    """Return the first sentence, with a second one after a few words in bold."""
     for paragraph in re.split(r"\n\s*\n", markdown):
-        text = plain(" ".join(line for line in paragraph.splitlines() if not line.startswith("#")))
+        lines = [line for line in paragraph.splitlines() if not line.startswith("#")]
+        text = plain(" ".join(lines))
         if text and not text.startswith(("- ", "|", "<", "```")):
-            return re.split(r"(?<=[.!?:])\s", text, maxsplit=1)[0]
+            sentences = re.split(r"(?<=[.!?])\s+(?=[^a-z])", text)
+            count = 2 if lines[0].startswith("**") else 1
+            caption = " ".join(sentences[:count])
+            return f"{caption[:-1]}." if caption.endswith(":") else caption
     return ""
 
 
@@ -139,3 +180,20 @@ def plain(markdown: str) -> str:
     """Return Markdown without its marks of emphasis, code and links."""
     text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
     return re.sub(r"[*`]|(?<!\w)_|_(?!\w)", "", text).strip()
+
+
+def headlines_of(notebook: Path) -> list[Headline]:
+    """Return the figures that a notebook has for the beginning of the report."""
+    outputs = [o for cell in read_cells(notebook) for o in cell.get("outputs", [])]
+    bundles = [output.get("data", {}) for output in outputs]
+    return [headlines.read(data[headlines.MIME]) for data in bundles if headlines.MIME in data]
+
+
+def warnings_of(notebook: Path) -> list[str]:
+    """Return what a reader of this notebook's figures has to know: that the driver lagged."""
+    for cell in read_cells(notebook):
+        for output in cell.get("outputs", []):
+            printed = (output.get("text", ""), output.get("data", {}).get("text/plain", ""))
+            if any(headlines.LAGGED in "".join(text).casefold() for text in printed):
+                return [headlines.LAGGED_MEANS]
+    return []

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ def collect(settings: Settings) -> dict[str, str]:
     tools = _read_json(TOOLS)
     memory_gib = psutil.virtual_memory().total / 1024**3
     facts = {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "place": settings.place,
         "model": settings.model or f"{settings.model_name} (the lab's own)",
         "machine": f"{_cpu_name()}, {psutil.cpu_count()} logical cores, {memory_gib:.0f} GiB",

@@ -1,4 +1,7 @@
-"""`make lab`: the stack and JupyterLab, on loopback with its token; Ctrl-C ends both."""
+"""`make lab`: the stack and JupyterLab, on loopback with its token; Ctrl-C ends both.
+
+It opens the attendee's copies of the notebooks (lab.runner.copies), not those of the repository.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +11,31 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lab.command_line import term_as_interrupt
 from lab.environment import command_hint
 from lab.errors import LabError
 from lab.runner import kernel
-from lab.runner.lifecycle import stack_for, term_as_interrupt
-from lab.runner.session import NOTEBOOKS
+from lab.runner.copies import WORK, make_copies
+from lab.runner.lifecycle import stack_for
 from lab.runner.show import Show
-from lab.settings import Settings, load_settings
+from lab.settings import REPO, Settings, load_settings
 
 # A login shell, which Jupyter starts where its own output is not a terminal, would set PATH anew.
 TERMINAL = {"shell_command": [os.environ.get("SHELL") or "/bin/sh"]}
 STOP_S = 20.0
+QUIET = {  # no pop-up that asks about news or updates
+    "LabApp": {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+}
+FIRST = "00_stand_up_the_lab.ipynb"
 
 
 def main() -> int:
     """Return JupyterLab's exit status; 1 if the stack did not come up."""
     settings = load_settings()
     try:
-        with Show() as show, stack_for(settings, show):
+        make_copies()
+        with Show(opens_view=True) as show, stack_for(settings, show):
+            show.live_view(load_settings().view_url or "")  # of a lab that was up already
             show.close()  # the terminal is JupyterLab's now
             if hint := command_hint():
                 print(hint, flush=True)
@@ -58,14 +68,17 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
 def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
+    (folder / "jupyter_lab_config.json").write_text(json.dumps(QUIET))
     env = {**os.environ, **kernel.environment(settings), "JUPYTER_PATH": str(folder)}
+    config_path = (str(folder), os.environ.get("JUPYTER_CONFIG_PATH", ""))
+    env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, config_path))
     is_root = hasattr(os, "geteuid") and os.geteuid() == 0
     command = [
         *(sys.executable, "-m", "jupyter", "lab"),
         "--ServerApp.ip=127.0.0.1",
         "--no-browser",
-        f"--ServerApp.root_dir={NOTEBOOKS.parent}",
-        f"--LabApp.default_url=/lab/tree/{NOTEBOOKS.name}",
+        f"--ServerApp.root_dir={REPO}",
+        f"--LabApp.default_url=/lab/tree/{WORK.name}/{FIRST}",
         f"--ServerApp.terminado_settings={TERMINAL}",
         *(["--allow-root"] if is_root else []),
         *sys.argv[1:],

@@ -41,20 +41,6 @@ def is_up(settings: Settings) -> bool:
 
 
 @contextlib.contextmanager
-def term_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM end a run as Ctrl-C does: with its report, and the stack taken down."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
 def ignore_interrupts() -> Iterator[None]:
     """Ignore Ctrl-C and SIGTERM: a second, impatient one must not leave the stack running."""
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,8 @@
-"""One self-contained page about a run: what passed, on what machine, figures and failures."""
+"""One self-contained page about a run: the answers, then each role's view, then the notebooks."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,13 +14,15 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from lab.command_line import run_verb
 from lab.errors import NotebookError
 from lab.files import write_atomically
-from lab.runner.cell_outputs import figures_of
+from lab.headlines import HEADLINES
+from lab.runner.cell_outputs import figures_of, headlines_of, warnings_of
 from lab.runner.execute import PASSED, NotebookRun
 from lab.runner.roles import views_of
 from lab.settings import REPO
 
 RUN_FILE = "run.json"
-REPORT_FILE = "report.html"
+REPORT_FILE = "index.html"
+BUSY_RATIO = 0.5  # of the cores
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +42,7 @@ def report(
 def write_report(
     out_dir: Path, runs: list[NotebookRun], facts: dict[str, str], notes: list[str] | None = None
 ) -> Path:
-    """Write run.json and report.html into `out_dir`, and return the page's path.
+    """Write run.json and index.html into `out_dir`, and return the page's path.
 
     `notes` are shown above the table.
     """
@@ -77,15 +80,36 @@ def _render(out_dir: Path) -> Path:
         lstrip_blocks=True,
     )
     executed = {run.name: out_dir / "notebooks" / f"{run.name}.ipynb" for run in runs}
+    measured = {h.key: (run, h) for run in runs for h in headlines_of(executed[run.name])}
+    views = views_of({executed[run.name]: run.title for run in runs})
+    in_views = {figure.anchor for view in views for f in view.findings for figure in f.figures}
     page = templates.get_template("report.html").render(
         facts=record["facts"],
         notes=record["notes"],
         runs=runs,
         figures={name: figures_of(path) for name, path in executed.items()},
-        views=views_of({executed[run.name]: run.title for run in runs}),
+        views=views,
+        in_views=in_views,
+        answers=[(name, *measured.get(key, (None, None))) for key, (name, _) in HEADLINES.items()],
+        warnings={name: warnings_of(path) for name, path in executed.items()},
+        saved={name for name, path in executed.items() if path.exists()},
+        busy=_was_busy(record["facts"]),
         passed=sum(run.status == PASSED for run in runs),
         folder=out_dir.name,
         logs=sorted(p.name for p in (out_dir / "logs").glob("*") if p.is_file()),
     )
     write_atomically(out_dir / REPORT_FILE, page)
     return out_dir / REPORT_FILE
+
+
+def _was_busy(facts: dict[str, str]) -> str:
+    """Return a warning if other work kept the machine busy before the run, '' otherwise."""
+    with contextlib.suppress(KeyError, ValueError, IndexError):
+        load = float(facts["load average before"])
+        cores = int(facts["machine"].partition(" logical cores")[0].rpartition(" ")[2])
+        if load > BUSY_RATIO * cores:
+            return (
+                f"The machine was busy before the run (load average {load:g} on {cores} cores): "
+                "latencies are longer than on a quiet one, and the capacity is lower."
+            )
+    return ""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
+import webbrowser
 from types import TracebackType
 
 from rich.console import Console
@@ -18,6 +21,7 @@ from rich.progress import (
 
 from lab.runner.execute import FAILED, INTERRUPTED, PASSED, TIMED_OUT
 from lab.runner.execute import Progress as NotebookProgress
+from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
 
 EVERY_S = 15.0
@@ -26,8 +30,10 @@ EVERY_S = 15.0
 class Show:
     """Receives the progress of the stack and of the notebooks, and shows it. A context manager."""
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, opens_view: bool = False) -> None:
         self._console = console or Console()
+        self._opens_view = opens_view
+        self._view = ""
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -64,10 +70,21 @@ class Show:
         note = f"waiting for {names}" if names else ""
         self._bar("stack", len(parts) - len(pending), len(parts), note)
         for p in parts:
+            if p.name == "live-view" and p.ready:
+                self.live_view(f"http://{HOST}:{p.port}/")
             if self._seen.get(p.name) != p.state:
                 self._seen[p.name] = p.state
                 self._line(f"{p.name} {p.state} {p.error}".rstrip())
         self._sign_of_life(note)
+
+    def live_view(self, url: str) -> None:
+        """Print the address of the live view, and open it if `opens_view`; once per address."""
+        if not url or url == self._view:
+            return
+        self._view = url
+        self._console.print(f"live view: {url}", highlight=False, soft_wrap=True)
+        if self._opens_view and has_desktop():
+            webbrowser.open(url)
 
     def notebook(self, now: NotebookProgress) -> None:
         """Show how far a notebook is: the progress callback of run_notebooks."""
@@ -96,3 +113,10 @@ class Show:
     def _sign_of_life(self, text: str) -> None:
         if text and time.monotonic() - self._last_line >= EVERY_S:
             self._line(text)
+
+
+def has_desktop() -> bool:
+    """Return whether a browser's window can open: not over SSH, nor in a container."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))

@@ -36,6 +36,7 @@ ENDPOINT_PARTS = {
     "vllm_embed": "vllm-embed",
     "llama_stack": "llama-stack",
     "prometheus": "prometheus",
+    "view": "live-view",
 }
 
 # Receives the parts and the seconds waited, a few times per second.
@@ -534,18 +535,9 @@ def _as_it_is(part: PartStatus, current: StackState) -> PartStatus:
 def _measured(part: PartStatus, current: StackState) -> PartStatus:
     """Add the memory of its processes."""
     if part.pid:
-        others = {p.pid for p in current.parts if p.name != part.name}
-        part.rss_bytes, part.pss_bytes = _memory(_own_tree(part.pid, others))
+        others = {p.pid for p in current.parts if p.name != part.name and p.pid}
+        part.rss_bytes, part.pss_bytes = _memory(processes.tree(part.pid, without=others))
     return part
-
-
-def _own_tree(pid: int, others: set[int | None]) -> list[psutil.Process]:
-    """Return the process and its descendants, without other parts and their descendants."""
-    with contextlib.suppress(psutil.Error):
-        root = psutil.Process(pid)
-        below = [c for c in root.children() if c.pid not in others]
-        return [root, *(p for child in below for p in _own_tree(child.pid, others))]
-    return []
 
 
 def _memory(tree: list[psutil.Process]) -> tuple[int, int]:

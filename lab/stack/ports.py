@@ -25,6 +25,9 @@ PREFERRED = {
     "llama_stack_metrics": 19464,
     "prometheus": 19090,
     "node": 19100,
+    "view": 19001,
+    "grafana": 13000,
+    "alertmanager": 19093,
 }
 STEP = 20  # between the ports that are tried for a name
 ATTEMPTS = 20

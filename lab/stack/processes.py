@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import psutil
@@ -52,13 +53,18 @@ def is_same(pid: int, create_time: float) -> bool:
     return now is not None and abs(now[1] - create_time) < 1.0
 
 
-def tree(pid: int) -> list[psutil.Process]:
-    """Return the process and all its descendants; empty if it is gone."""
-    try:
+def tree(pid: int, without: AbstractSet[int] = frozenset()) -> list[psutil.Process]:
+    """Return the process and all its descendants; empty if it is gone.
+
+    Processes in `without` and their own descendants are left out.
+    """
+    with contextlib.suppress(psutil.Error):
         root = psutil.Process(pid)
-        return [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return []
+        if not without:
+            return [root, *root.children(recursive=True)]
+        below = [child.pid for child in root.children() if child.pid not in without]
+        return [root, *(p for child in below for p in tree(child, without))]
+    return []
 
 
 def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 
+from lab.durations import parse_duration_s
 from lab.settings import REPO
 from lab.stack.ports import HOST
 
@@ -17,6 +19,12 @@ ONLY_ON_A_CLUSTER = {"CollectorLosesSpans"}  # no OpenTelemetry Collector runs o
 
 # Runs last a minute or less here; at 1 s, scraping alone used a tenth of two small cores.
 SCRAPE_INTERVAL = "2s"
+# Rules and alerts are those of a cluster, but an hour of theirs is two minutes here: a window, an
+# offset and a duration are divided by ALERT_SCALE. Shorter windows than SHORTEST_WINDOW_S would
+# hold too few scrapes.
+ALERT_SCALE = 30
+SHORTEST_WINDOW_S = 10
+_WINDOW = re.compile(r"(?<=\[)\w+(?=\])|(?<=offset )\w+")
 _FROM_ENDPOINT = {
     "vllm": "vllm",
     "vllm-embed": "vllm_embed",
@@ -47,11 +55,13 @@ def render(
     on_demand: Path | None = None,
     rules_file: Path | None = None,
     interval: str = SCRAPE_INTERVAL,
+    alertmanager: str = "",
 ) -> str:
     """Return prometheus.yml as text. `targets` is {job: host:port}.
 
     `on_demand` is a file with more targets, which Prometheus watches: parts that are off must not
-    look like parts that are down. `rules_file` is a file with the text of `rules()`.
+    look like parts that are down. `rules_file` is a file with the text of `rules()`,
+    `alertmanager` the host:port that receives the alerts.
     """
     jobs: list[dict[str, Any]] = [
         {"job_name": job, "static_configs": [{"targets": [target]}]}
@@ -59,7 +69,7 @@ def render(
     ]
     if on_demand:
         jobs.append({"job_name": "on-demand", "file_sd_configs": [{"files": [str(on_demand)]}]})
-    document = {
+    document: dict[str, Any] = {
         "global": {
             "scrape_interval": interval,
             "scrape_timeout": interval,
@@ -68,13 +78,44 @@ def render(
         "rule_files": [str(rules_file)] if rules_file else [],
         "scrape_configs": jobs,
     }
+    if alertmanager:
+        managers = [{"static_configs": [{"targets": [alertmanager]}]}]
+        document["alerting"] = {"alertmanagers": managers}
     return yaml.safe_dump(document, sort_keys=False)
 
 
+def alertmanager_config() -> str:
+    """Return alertmanager.yml as text: one group per alert, sent to no one."""
+    route = {"receiver": "lab", "group_by": ["..."], "group_wait": "0s", "group_interval": "5s"}
+    document = {
+        "global": {"resolve_timeout": "30s"},
+        "route": route,
+        "receivers": [{"name": "lab"}],
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def scaled(window: str, shortest_s: float = 0.0) -> str:
+    """Return a window of the rules as this machine's Prometheus uses it."""
+    seconds = max(parse_duration_s(window) / ALERT_SCALE, shortest_s)
+    return f"{seconds:g}s"
+
+
 def rules() -> str:
-    """Return the recording rules and alerts that make sense on one machine, as a rule file."""
+    """Return the rules and alerts that make sense on one machine, with scaled times, as a file."""
     resource = yaml.safe_load(RULES.read_text(encoding="utf-8"))
     groups = resource["spec"]["groups"]
     for group in groups:
         group["rules"] = [r for r in group["rules"] if r.get("alert") not in ONLY_ON_A_CLUSTER]
+        group["interval"] = SCRAPE_INTERVAL
+        for rule in group["rules"]:
+            _scale(rule)
     return yaml.safe_dump({"groups": groups}, sort_keys=False)
+
+
+def _scale(rule: dict[str, Any]) -> None:
+    """Divide the times of a rule by ALERT_SCALE; an alert says so in an annotation."""
+    rule["expr"] = _WINDOW.sub(lambda w: scaled(w[0], SHORTEST_WINDOW_S), rule["expr"])
+    if "alert" in rule:
+        rule["for"] = scaled(rule["for"])
+        rule["annotations"]["scale"] = f"an hour of this rule is {3600 / ALERT_SCALE:.0f} s here"

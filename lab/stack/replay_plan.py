@@ -50,6 +50,7 @@ def parts(
         # Nothing sends spans to a recording, so its receiver is not an endpoint.
         replace(tracestore, endpoints={"tempo": tracestore.endpoints["tempo"]}),
         replace(traces, needs=(tracestore.name,)),
+        store_parts.live_view(settings, tools, ports),
     )
 
 

@@ -15,7 +15,7 @@ from lab.settings import ENDPOINTS_FILE, REPO
 STACK_FILE = "stack.json"
 FOLDERS = ("logs", "run", "llama-stack")
 # Folders of the parts and the notebooks, with prompts and answers in them.
-PRIVATE_FOLDERS = (*FOLDERS, "traces", "prometheus", "runs", "jupyter")
+PRIVATE_FOLDERS = (*FOLDERS, "traces", "prometheus", "alertmanager", "runs", "jupyter")
 REQUESTED_FILE = Path("run") / "requested.json"
 PRIVATE = 0o600
 

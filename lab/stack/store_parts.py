@@ -1,10 +1,10 @@
-"""The parts that store telemetry, live or recorded: the trace store and Prometheus."""
+"""The parts of live and recorded labs alike: trace store, Prometheus, and the live view of both."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from lab.settings import REPO
+from lab.settings import REPO, Settings
 from lab.stack.parts import Part, Probe
 from lab.stack.ports import HOST
 from lab.stack.toolbox import Toolbox
@@ -53,6 +53,49 @@ def prometheus(
         ready=Probe("http", {"url": f"{url}/-/ready"}),
         alive=f"{url}/-/healthy",
         endpoints={"prometheus": url},
+    )
+
+
+def live_view(settings: Settings, tools: Toolbox, ports: dict[str, int]) -> Part:
+    """Return the live view, which finds the stores by the state folder."""
+    url = f"http://{HOST}:{ports['view']}"
+    return Part(
+        name="live-view",
+        what="live view: components, dashboards, alerts, traces, queries in one page",
+        argv=(tools.python_lab, "-m", "lab.liveview", "--port", str(ports["view"])),
+        env={
+            "PYTHONPATH": str(REPO),
+            "LAB_STATE_DIR": str(settings.state_dir.resolve()),
+            "LAB_DATA_DIR": str(settings.data_dir.resolve()),
+            "LAB_PLACE": settings.place,
+            "LAB_RECORDING": settings.recording,
+        },
+        ports={"view": ports["view"]},
+        ready=Probe("http", {"url": f"{url}/healthz"}),
+        alive=f"{url}/healthz",
+        essential=False,
+        endpoints={"view": url},
+    )
+
+
+def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Path) -> Part:
+    """Return Alertmanager, with its data below `state`. It sends nothing: its API is queried."""
+    listen = f"{HOST}:{ports['alertmanager']}"
+    return Part(
+        name="alertmanager",
+        what="Alertmanager: holds the alerts that Prometheus raises",
+        argv=(
+            tools.alertmanager,
+            f"--config.file={config}",
+            f"--storage.path={state / 'alertmanager'}",
+            f"--web.listen-address={listen}",
+            "--cluster.listen-address=",  # no peers, and no port for them
+            "--log.format=json",
+        ),
+        ports={"alertmanager": ports["alertmanager"]},
+        ready=Probe("http", {"url": f"http://{listen}/-/ready"}),
+        alive=f"http://{listen}/-/healthy",
+        essential=False,
     )
 
 

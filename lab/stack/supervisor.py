@@ -23,9 +23,9 @@ from typing import Any
 
 from lab.errors import LabError
 from lab.files import write_atomically
+from lab.json_logging import config as json_logging
 from lab.settings import Settings, load_settings
 from lab.stack import changes, processes, replay_plan, state
-from lab.stack.jsonlog import config as json_logging
 from lab.stack.part_process import PartProcess, Zygote
 from lab.stack.plan import StackPlan, make_plan
 from lab.stack.ports import HOST, PortLocks, choose
@@ -77,6 +77,7 @@ class Supervisor:
     async def run(self) -> int:
         """Run until a stop is requested or the first start has failed. Returns the exit status."""
         for path, text in self._plan.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text, state.PRIVATE)
         state.write_endpoints(self.state_dir, self._plan.own_endpoints)
         state.write_requested(self.state_dir, set())

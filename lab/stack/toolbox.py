@@ -14,6 +14,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
+OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build", "python_ogx")
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Toolbox:
     tiktoken_cache_dir: str
     vllm_build: str = "cpu"
     promtool: str = ""
+    alertmanager: str = ""
+    grafana: str = ""
+    python_ogx: str = ""
 
     @property
     def cache_dir(self) -> Path:
@@ -45,7 +49,7 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     known = _read(path)
     tools = _with_path(known)
 
-    needed = [n for n in tools if n not in ("promtool", "vllm_build")] if needs is None else needs
+    needed = [n for n in tools if n not in OPTIONAL] if needs is None else needs
     missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
     if missing:
         got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
@@ -61,6 +65,8 @@ def _with_path(known: dict[str, str]) -> dict[str, str]:
         "prometheus": shutil.which("prometheus"),
         "promtool": shutil.which("promtool"),
         "node_exporter": shutil.which("prometheus-node-exporter"),
+        "alertmanager": shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"),
+        "grafana": shutil.which("grafana-server"),
         "vllm_build": "cpu",
     }
     names = [field.name for field in fields(Toolbox)]

@@ -163,6 +163,6 @@ def server_env(service: str, model: str) -> dict[str, str]:
 
 def logging_config() -> str:
     """Return the JSON for VLLM_LOGGING_CONFIG_PATH: all loggers write one JSON object per line."""
-    from lab.stack.jsonlog import config
+    from lab.json_logging import config
 
     return json.dumps(config(("vllm", "uvicorn", "uvicorn.error")), indent=1)

@@ -44,6 +44,8 @@ _WAYS_OUT = {
     "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
     "Missing Authentication Token": "Amazon's service wants signed requests (SigV4): run "
     "aws-sigv4-proxy, and give its address; elsewhere " + LOGIN,
+    "The request or configuration is malformed": "OpenShift's tenancy port wants a namespace: add "
+    "?namespace=NAME to the address, or use the port for the whole cluster (9091)",
     "too many samples": LESS,
     "maximum resolution": LESS,
 }
@@ -175,7 +177,8 @@ class HttpClient:
     ) -> None:
         parts = _split(url)
         self.name = name
-        self.url = _without_secrets(parts)
+        host = parts.netloc.rpartition("@")[2]  # without a login
+        self.url = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
         self._params = parse_qsl(parts.query, keep_blank_values=True)
         # Uncompressed: on one machine, compressing a large response takes ten times as long as
         # sending it.
@@ -441,11 +444,6 @@ def _split(url: str) -> SplitResult:
             ": as %3A, # as %23",
         )
     return parts
-
-
-def _without_secrets(parts: SplitResult) -> str:
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
 
 
 def _login(parts: SplitResult) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import time
@@ -89,6 +90,41 @@ class _Target(msgspec.Struct):
 
 class _Targets(msgspec.Struct):
     activeTargets: list[_Target] | None
+
+
+class Alert(msgspec.Struct):
+    """An alert that Prometheus evaluates to true: pending, or firing after its `for`.
+
+    `value` is that of its expression, as text.
+    """
+
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    state: str
+    activeAt: datetime
+    value: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of its rule."""
+        return self.labels["alertname"]
+
+
+class _Alerts(msgspec.Struct):
+    alerts: list[Alert]
+
+
+class _Rule(msgspec.Struct):
+    name: str = ""
+    query: str = ""
+
+
+class _Group(msgspec.Struct):
+    rules: list[_Rule] = []
+
+
+class _Groups(msgspec.Struct):
+    groups: list[_Group] | None = None
 
 
 class Prometheus:
@@ -215,6 +251,19 @@ class Prometheus:
         else:
             targets = _targets_of(self._data_of(reply, _Targets, "targets"))
         return sorted(targets, key=lambda t: (t.job, t.instance))
+
+    def alerts(self) -> list[Alert]:
+        """Return the alerts that are pending or firing, the oldest first."""
+        answer: _Alerts = self._decode("/api/v1/alerts", None, _Alerts, "alerts")
+        return sorted(answer.alerts, key=lambda alert: alert.activeAt)
+
+    def rules(self) -> list[tuple[str, str]]:
+        """Return (name, expression) of every rule; none for a server without this API."""
+        reply = self._http.request("/api/v1/rules")
+        if reply.status in (404, 405, 501):
+            return []
+        groups = self._data_of(reply, _Groups, "rules").groups or []
+        return [(rule.name, rule.query) for group in groups for rule in group.rules]
 
     def wait_for_scrape(
         self, after: Instant, *, jobs: Sequence[str] = (), timeout_s: float = 30.0
@@ -396,6 +445,11 @@ def pieces(
         last = min(first + size, points) - 1
         windows.append(((start_ms + first * step_ms) / 1000, (start_ms + last * step_ms) / 1000))
     return windows
+
+
+def job_matcher(name: str) -> str:
+    """Return the label matcher of a scrape job. PromQL's strings are Go's, which read JSON's."""
+    return f"job={json.dumps(name, ensure_ascii=False)}"
 
 
 def metric_names_in(promql: str) -> list[str]:

@@ -26,6 +26,7 @@ from lab.settings import Settings
 from lab.stack import toolbox
 from lab.stack.control import external_endpoints
 from lab.stack.plan import chat_model
+from lab.stack.processes import tree
 from lab.stack.vllm_args import base_env, cpu_dtype
 
 EVERY_S = 1.0
@@ -67,7 +68,7 @@ def cpu_now(processes: dict[int, str]) -> pd.DataFrame:
         with contextlib.suppress(psutil.Error):  # it has ended
             process = psutil.Process(pid)
             own_s = _cpu_s(process)
-            below = _descendants(process, set(processes))
+            below = tree(pid, without=processes.keys())[1:]
             rows.append((at, part, own_s, own_s + sum(map(_cpu_s, below)), len(below)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -80,16 +81,6 @@ def recorded_cpu(folder: Path | None) -> pd.DataFrame:
 
 def _no_samples() -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS))
-
-
-def _descendants(process: psutil.Process, parts: set[int]) -> list[psutil.Process]:
-    """Return all processes below this one, without those below another part."""
-    below = []
-    with contextlib.suppress(psutil.Error):
-        for child in process.children():
-            if child.pid not in parts:
-                below += [child, *_descendants(child, parts)]
-    return below
 
 
 def _cpu_s(process: psutil.Process) -> float:

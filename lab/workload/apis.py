@@ -64,7 +64,7 @@ class _ResponsesConversation:
 
     def read(self, events: list[tuple[float, bytes]]) -> Outcome:
         """Read the answer to it."""
-        outcome = responses_api.read(events)
+        outcome = responses_api.ResponseStream().read(events)
         self._previous = outcome.response_id
         return outcome
 
@@ -107,7 +107,7 @@ class _ChatConversation:
 
     def read(self, events: list[tuple[float, bytes]]) -> Outcome:
         """Read the answer to it."""
-        outcome = chat_api.read(events)
+        outcome = chat_api.ChatStream().read(events)
         self._messages.append({"role": "assistant", "content": outcome.answer})
         return outcome
 

@@ -23,6 +23,18 @@ class Arrivals:
 
     kind: ClassVar[str] = ""
     closed: ClassVar[bool] = False
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Raise WorkloadError for a number that is negative, or zero where it may not be."""
+        for name, number in asdict(self).items():
+            is_number = isinstance(number, (int, float)) and np.isfinite(number)
+            may_be_zero = name in self.may_be_zero
+            if not is_number or number < 0 or (number == 0 and not may_be_zero):
+                rule = "must not be negative" if may_be_zero else "must be above 0"
+                raise WorkloadError(
+                    f"{name} of the arrival process {self.kind!r} {rule}", got=repr(number)
+                )
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield ascending offsets in seconds of the sessions' first requests, without end."""
@@ -40,9 +52,6 @@ class Constant(Arrivals):
     rate_per_s: float
     kind: ClassVar[str] = "constant"
 
-    def __post_init__(self) -> None:
-        _positive(self, "rate_per_s")
-
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Return equally spaced offsets."""
         return (i / self.rate_per_s for i in itertools.count())
@@ -54,9 +63,6 @@ class Poisson(Arrivals):
 
     rate_per_s: float
     kind: ClassVar[str] = "poisson"
-
-    def __post_init__(self) -> None:
-        _positive(self, "rate_per_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Return offsets with exponential gaps."""
@@ -72,10 +78,7 @@ class Burst(Arrivals):
     off_s: float
     quiet_rate_per_s: float = 0.0
     kind: ClassVar[str] = "burst"
-
-    def __post_init__(self) -> None:
-        _positive(self, "rate_per_s", "on_s", "off_s")
-        _not_negative(self, "quiet_rate_per_s")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("quiet_rate_per_s",)
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield offsets, burst by burst."""
@@ -97,10 +100,7 @@ class Ramp(Arrivals):
     end_rate_per_s: float
     ramp_s: float
     kind: ClassVar[str] = "ramp"
-
-    def __post_init__(self) -> None:
-        _positive(self, "end_rate_per_s", "ramp_s")
-        _not_negative(self, "start_rate_per_s")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("start_rate_per_s",)
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Yield candidates at the highest rate, each kept with probability rate(t) / highest.
@@ -127,10 +127,7 @@ class Users(Arrivals):
     start_over_s: float = 0.0
     kind: ClassVar[str] = "users"
     closed: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _positive(self, "count")
-        _not_negative(self, "think_s", "start_over_s")
+    may_be_zero: ClassVar[tuple[str, ...]] = ("think_s", "start_over_s")
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Return the start of each user."""
@@ -168,20 +165,3 @@ def _within(start: float, end: float, rate: float, rng: np.random.Generator) -> 
         yield from itertools.takewhile(
             lambda t: t < end, (start + t for t in _exponential(rate, rng))
         )
-
-
-def _positive(value: Arrivals, *names: str) -> None:
-    _check(value, names, lambda x: x > 0, "must be above 0")
-
-
-def _not_negative(value: Arrivals, *names: str) -> None:
-    _check(value, names, lambda x: x >= 0, "must not be negative")
-
-
-def _check(value: Arrivals, names: tuple[str, ...], good: Any, rule: str) -> None:
-    for name in names:
-        number = getattr(value, name)
-        if not isinstance(number, (int, float)) or not np.isfinite(number) or not good(number):
-            raise WorkloadError(
-                f"{name} of the arrival process {value.kind!r} {rule}", got=repr(number)
-            )

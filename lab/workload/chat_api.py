@@ -9,8 +9,9 @@ import msgspec
 
 from lab.workload.outcome import (
     ABSENT,
-    UNREADABLE,
     Outcome,
+    PromptDetails,
+    Stream,
     TokenCount,
     error_message,
     is_present,
@@ -42,14 +43,10 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: TokenCount | None = None
-
-
 class _Usage(msgspec.Struct):
     prompt_tokens: TokenCount = -1
     completion_tokens: TokenCount | None = None
-    prompt_tokens_details: _PromptDetails | None = None
+    prompt_tokens_details: PromptDetails | None = None
 
 
 class _Chunk(msgspec.Struct):
@@ -86,26 +83,11 @@ def body(
     return msgspec.json.encode(request | {"tools": tools} if tools else request)
 
 
-def read(events: list[tuple[float, bytes]]) -> Outcome:
-    """Read a stream of chat chunks. One that does not end properly is an error in the outcome."""
-    stream = _Stream()
-    for at, data in events:
-        if data == b"[DONE]":
-            stream.ended = True
-            break
-        try:
-            stream.add(at, data)
-        except UNREADABLE as e:
-            stream.outcome.fail("malformed_event", f"{e}: {data[:200]!r}")
-    return stream.finish()
-
-
-class _Stream:
+class ChatStream(Stream):
     """The pieces of one answer as they come."""
 
     def __init__(self) -> None:
-        self.outcome = Outcome()
-        self.ended = False
+        super().__init__()
         self._texts: list[str] = []
         self._calls: dict[int, tuple[list[str], list[str]]] = {}  # pieces of (name, arguments)
 
@@ -115,20 +97,15 @@ class _Stream:
         if is_present(chunk.error):
             self.outcome.fail("stream_error", error_message(data))
         if chunk.usage is not None:
-            self._take_usage(chunk.usage)
+            usage = chunk.usage
+            self.outcome.take_usage(
+                usage.prompt_tokens, usage.completion_tokens, usage.prompt_tokens_details
+            )
         for choice in chunk.choices:
             if choice.finish_reason:
                 self.outcome.finish_reason = choice.finish_reason
             if choice.delta is not None:
                 self._take_delta(at, choice.delta)
-
-    def _take_usage(self, usage: _Usage) -> None:
-        self.outcome.prompt_tokens = usage.prompt_tokens
-        if usage.completion_tokens is not None:
-            self.outcome.completion_tokens = usage.completion_tokens
-        details = usage.prompt_tokens_details
-        if details is not None and details.cached_tokens is not None:
-            self.outcome.cached_tokens = details.cached_tokens
 
     def _take_delta(self, at: float, delta: _Delta) -> None:
         if delta.content:

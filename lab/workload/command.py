@@ -6,16 +6,13 @@ The pods of a cluster's load job run it too.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import run_verb
+from lab.command_line import run_verb, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
 from lab.workload.arrivals import KINDS, Arrivals
@@ -100,7 +97,7 @@ def load(
         if save_plan:
             print(f"the plan is in {planned.save(save_plan)}")
             return 0
-        with _sigterm_as_ctrl_c():  # a pod that is evicted gets a SIGTERM
+        with term_as_interrupt():  # a pod that is evicted gets a SIGTERM
             run = run_plan(
                 planned,
                 load_settings(),
@@ -121,15 +118,6 @@ def load(
     print(run)
     print(f"saved in {run.folder}")
     return 0 if not run.not_sent and (run.records.status == "ok").all() else 1
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse_arrivals(text: str) -> Arrivals:

@@ -18,6 +18,12 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 TokenCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class PromptDetails(msgspec.Struct):
+    """Details of the prompt's tokens in an answer's usage; the same in both APIs."""
+
+    cached_tokens: TokenCount | None = None
+
+
 @dataclass(slots=True)
 class Outcome:
     """What was read from one answer.
@@ -56,11 +62,49 @@ class Outcome:
             }
         )
 
+    def take_usage(
+        self, prompt: int, completion: int | None, details: PromptDetails | None
+    ) -> None:
+        """Record the numbers of tokens, of which some may not be reported."""
+        self.prompt_tokens = prompt
+        if completion is not None:
+            self.completion_tokens = completion
+        if details is not None and details.cached_tokens is not None:
+            self.cached_tokens = details.cached_tokens
+
     def fail(self, error_type: str, message: str) -> None:
         """Record what went wrong; the first error stays."""
         if not self.error_type:
             self.error_type = error_type
             self.error_message = message[:MESSAGE_CHARS]
+
+
+class Stream:
+    """The events of one answer as they come. Each API has a subclass that reads its own."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome()
+        self.ended = False
+
+    def add(self, at: float, data: bytes) -> None:
+        """Take one event. Raises one of UNREADABLE."""
+        raise NotImplementedError
+
+    def finish(self) -> Outcome:
+        """Put the pieces together. A stream that did not end properly is an error."""
+        raise NotImplementedError
+
+    def read(self, events: list[tuple[float, bytes]]) -> Outcome:
+        """Read all events up to the end mark."""
+        for at, data in events:
+            if data == b"[DONE]":
+                self.ended = True
+                break
+            try:
+                self.add(at, data)
+            except UNREADABLE as e:
+                self.outcome.fail("malformed_event", f"{e}: {data[:200]!r}")
+        return self.finish()
 
 
 def is_present(raw: msgspec.Raw) -> bool:

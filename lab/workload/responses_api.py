@@ -8,8 +8,9 @@ import msgspec
 
 from lab.workload.outcome import (
     ABSENT,
-    UNREADABLE,
     Outcome,
+    PromptDetails,
+    Stream,
     TokenCount,
     error_message,
     is_present,
@@ -39,14 +40,10 @@ class _Event(msgspec.Struct):
     error: msgspec.Raw = ABSENT
 
 
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: TokenCount | None = None
-
-
 class _Usage(msgspec.Struct):
     input_tokens: TokenCount = -1
     output_tokens: TokenCount = -1
-    input_tokens_details: _PromptDetails | None = None
+    input_tokens_details: PromptDetails | None = None
 
 
 class _Reason(msgspec.Struct):
@@ -116,24 +113,11 @@ def file_search_tool(vector_store_id: str, max_results: int) -> dict[str, Any]:
     }
 
 
-def read(events: list[tuple[float, bytes]]) -> Outcome:
-    """Read a stream of response events. One without a final event is an error in the outcome."""
-    stream = _Stream()
-    for at, data in events:
-        if data == b"[DONE]":
-            break
-        try:
-            stream.add(at, data)
-        except UNREADABLE as e:
-            stream.outcome.fail("malformed_event", f"{e}: {data[:200]!r}")
-    return stream.finish()
-
-
-class _Stream:
+class ResponseStream(Stream):
     """The events of one answer as they come."""
 
     def __init__(self) -> None:
-        self.outcome = Outcome()
+        super().__init__()
         self._items: list[dict[str, Any]] = []  # finished ones, for an answer that is cut
         self._final: _Response | None = None
 
@@ -169,11 +153,8 @@ class _Stream:
         outcome.response_id = response.id
         outcome.finish_reason = response.status
         if response.usage is not None:
-            outcome.prompt_tokens = response.usage.input_tokens
-            outcome.completion_tokens = response.usage.output_tokens
-            details = response.usage.input_tokens_details
-            if details is not None and details.cached_tokens is not None:
-                outcome.cached_tokens = details.cached_tokens
+            usage = response.usage
+            outcome.take_usage(usage.input_tokens, usage.output_tokens, usage.input_tokens_details)
         if response.status == "failed":
             reason = response.error or _Reason()
             message = f"{reason.code or 'no code'}: {reason.message or 'no message'}"

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import WorkloadError
+from lab.headlines import LAGGED
 from lab.workload.journal import journal_path, read_journal
 from lab.workload.plan import Plan
 from lab.workload.record import frame, with_added_columns
@@ -63,7 +64,7 @@ class Lag:
         text = f"driver's lag p99: {send_ms:.1f} ms to send, {notice_ms:.1f} ms to notice"
         if self.lagged:
             text += (
-                f"\nTHE DRIVER LAGGED (bound {self.bound_s * 1e3:.0f} ms): this run's latencies "
+                f"\n{LAGGED.upper()} (bound {self.bound_s * 1e3:.0f} ms): this run's latencies "
                 "contain the driver's own delay. Lower the load, free the CPU, or spread the plan "
                 "over more drivers (plan.shard)."
             )

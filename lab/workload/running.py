@@ -13,6 +13,7 @@ from time import monotonic, time
 from tqdm import tqdm
 
 from lab.errors import WorkloadError
+from lab.notebook import progress_file
 from lab.settings import Settings
 from lab.workload import record, servers
 from lab.workload.driver import Driver, undisturbed
@@ -174,7 +175,11 @@ class _Watch:
         self._journal = journal
         self._journal_at = monotonic()
         self._bar = tqdm(
-            total=len(driver.plan), unit="request", disable=not progress, mininterval=2.0
+            total=len(driver.plan),
+            unit="request",
+            disable=not progress,
+            mininterval=2.0,
+            file=progress_file(),
         )
 
     def __enter__(self) -> _Watch:

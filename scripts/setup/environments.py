@@ -1,4 +1,4 @@
-"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data) and `bench`."""
+"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data), `bench`, `ogx`."""
 
 from __future__ import annotations
 
@@ -95,6 +95,7 @@ def digests(vllm_build: str) -> dict[str, str]:
         "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
         "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
         "bench": stamp.digest([LOCKS / "bench.txt"], RECIPE),
+        "ogx": stamp.digest([LOCKS / "ogx.txt"], RECIPE),
     }
 
 
@@ -162,7 +163,22 @@ def build_bench(b: Builder, digest: str, base: Base) -> None:
     _finish("bench", digest, python=str(base.python))
 
 
-BUILDS = {"lab": build_lab, "vllm": build_vllm, "assets": build_assets, "bench": build_bench}
+def build_ogx(b: Builder, digest: str, base: Base) -> None:
+    """Build OGX's environment; the lab's server script is imported from the repository."""
+    python = b.venv("ogx", base.python)
+    b.sync("ogx", python, LOCKS / "ogx.txt")
+    b.import_once("ogx", python, ["ogx.core.server.server"])
+    _finish("ogx", digest, python=str(base.python))
+
+
+BUILDS = {
+    "lab": build_lab,
+    "vllm": build_vllm,
+    "assets": build_assets,
+    "bench": build_bench,
+    "ogx": build_ogx,
+}
+OPTIONAL = ("bench", "ogx")
 ALWAYS = ("lab", "vllm", "assets")
 LIGHT = ("lab",)  # enough for a recording, and for Prometheus and Tempo that run elsewhere
 

@@ -1,4 +1,4 @@
-"""Find Prometheus, promtool and the node exporter: on PATH or in Debian's packages."""
+"""Find Prometheus, promtool, node exporter and Alertmanager: on PATH or in Debian's packages."""
 
 from __future__ import annotations
 
@@ -16,16 +16,34 @@ TOOLS = {
     "prometheus": (("prometheus",), "prometheus"),
     "promtool": (("promtool",), "prometheus"),
     "node_exporter": (("node_exporter", "prometheus-node-exporter"), "prometheus-node-exporter"),
+    "alertmanager": (("alertmanager", "prometheus-alertmanager"), "prometheus-alertmanager"),
 }
+OPTIONAL = ("alertmanager",)  # without it, Prometheus still evaluates and shows the alerts
 # Debian keeps the scripts and fonts of Prometheus' web pages in packages of their own.
 WEB_PACKAGES = ("libjs-", "fonts-")
 UNUSED = "./usr/share/javascript/moment-timezone/data"  # 200 MB of files that no page loads
+# Debian's Alertmanager reads templates from a fixed folder, which an unpacked package lacks.
+# The path in the program is replaced by one as long, from the folder of the checkout, where all
+# parts run: as conda does to the prefix in its programs.
+TEMPLATES = b"/usr/share/prometheus/alertmanager"
+OWN_TEMPLATES = b"/proc/self/cwd/.venvs/am-templates"
 ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # often not on PATH
 
 
 def find_tools(root: Path = VENVS) -> dict[str, str]:
-    """Return the path of each tool, fetched if necessary. Raises SetupError without one."""
-    tools = {tool: _look(tool, root) or _fetch(tool, root) for tool in TOOLS}
+    """Return the path of each tool, fetched if necessary; empty for an optional one without it.
+
+    Raises SetupError where another one cannot be had.
+    """
+    tools = {}
+    for tool in TOOLS:
+        try:
+            tools[tool] = _look(tool, root) or _fetch(tool, root)
+        except SetupError as e:
+            if tool not in OPTIONAL:
+                raise
+            tools[tool] = ""
+            say("prometheus", f"WARNING: {e.happened}; the lab works without it: {e.got}")
     if not has_web_pages(tools["prometheus"]):
         try:
             _fetch("prometheus", root)
@@ -36,7 +54,8 @@ def find_tools(root: Path = VENVS) -> dict[str, str]:
 
 def is_complete(known: dict[str, str]) -> bool:
     """Return whether all tools of an earlier set-up, and the web pages, still exist."""
-    exist = all(Path(known.get(tool, "")).is_file() for tool in TOOLS)
+    needed = [tool for tool in TOOLS if tool not in OPTIONAL or known.get(tool) != ""]
+    exist = all(Path(known.get(tool, "")).is_file() for tool in needed)
     return exist and has_web_pages(known["prometheus"])
 
 
@@ -53,7 +72,7 @@ def has_web_pages(prometheus: str) -> bool:
 
 def check_available(root: Path = VENVS) -> None:
     """Raise SetupError for a tool that is not on this machine and cannot be fetched either."""
-    for tool in TOOLS:
+    for tool in (t for t in TOOLS if t not in OPTIONAL):
         if not debian.available() and not _look(tool, root):
             raise _missing(tool, "no apt-get or dpkg-deb here")
 
@@ -77,10 +96,22 @@ def _fetch(tool: str, root: Path) -> str:
         )
     except SetupError as e:
         raise _missing(tool, f"{e.happened} ({e.got})") from e
+    if tool == "alertmanager":
+        _relocate_templates(root)
     path = _look(tool, root)
     if path is None:
         raise _missing(tool, f"Debian's package {package} does not contain it")
     return path
+
+
+def _relocate_templates(root: Path) -> None:
+    """Have the unpacked Alertmanager read its templates from below `root`."""
+    package = root / TOOLS["alertmanager"][1]
+    program = package / "usr/bin/prometheus-alertmanager"
+    program.write_bytes(program.read_bytes().replace(TEMPLATES, OWN_TEMPLATES))
+    link = root / Path(OWN_TEMPLATES.decode()).name
+    link.unlink(missing_ok=True)
+    link.symlink_to(package.name + TEMPLATES.decode())
 
 
 def _missing(tool: str, reason: str) -> SetupError:

@@ -40,6 +40,27 @@ def _late(metric: str, bound: str, within: int, of: int, n: int) -> dict[str, st
     }
 
 
+def _tool_seconds(seconds: float) -> dict[str, str]:
+    """Return ten calls per minute of a tool, which take `seconds` together."""
+    return {
+        f"lab_tool_duration_seconds_sum{{{TOOLS}}}": f"0+{seconds}x40",
+        f"lab_tool_duration_seconds_count{{{TOOLS}}}": "0+10x40",
+    }
+
+
+def _tokens(
+    prompt: int = 0, cached: int = 0, generated: int = 0, finished: int = 0
+) -> dict[str, str]:
+    """Return vLLM's counters of tokens and finished requests, each growing by that per minute."""
+    counters = {
+        "vllm:prompt_tokens_total": prompt,
+        "vllm:prompt_tokens_cached_total": cached,
+        "vllm:generation_tokens_total": generated,
+        "vllm:request_success_total": finished,
+    }
+    return {f"{name}{{{VLLM}}}": f"0+{by}x40" for name, by in counters.items() if by}
+
+
 TTFT, ITL = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"
 UP = {'up{job="vllm",instance="a"}': "1x60"}
 
@@ -86,6 +107,16 @@ CASES = {
             f'lab_tool_calls_total{{{TOOLS},outcome="error"}}': "0+3x40",
         },
         "30m",
+    ),
+    "ToolSlow": Case(_tool_seconds(8), _tool_seconds(0.05), "30m"),
+    "PrefixCacheMisses": Case(
+        _tokens(prompt=60_000, cached=6_000), _tokens(prompt=60_000, cached=50_000), "30m"
+    ),
+    "LongPrompts": Case(
+        _tokens(prompt=60_000, finished=20), _tokens(prompt=12_000, finished=20), "30m"
+    ),
+    "LongAnswers": Case(
+        _tokens(generated=12_000, finished=20), _tokens(generated=900, finished=20), "30m"
     ),
     "NoSpans": Case(
         {f'vllm:request_success_total{{{VLLM},finished_reason="stop"}}': "0+5x40"},

@@ -152,7 +152,7 @@ def test_an_interrupt_keeps_the_results(tmp_path: Path) -> None:
         child.kill()
     assert child.returncode == 130
     assert "passed" in output and "interrupted" in output and NOT_RUN in output
-    assert "interrupted" in (tmp_path / "out" / "report.html").read_text()
+    assert "interrupted" in (tmp_path / "out" / "index.html").read_text()
     assert not psutil.wait_procs(kernels, timeout=10)[1]
 
 
@@ -161,7 +161,7 @@ def test_a_stack_that_does_not_start(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path / "state", data_dir=tmp_path / "no-data")
     path = write(tmp_path / "00_a.ipynb")
     assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "index.html").read_text()
     assert "0 of 1 notebooks passed" in page and "not run" in page and "ModelError" in page
 
 
@@ -174,6 +174,22 @@ def test_the_terminal_shows_why_a_notebook_failed(
     path = write(tmp_path / "00_fails.ipynb", code)
     assert session.run_session(settings, [path], tmp_path / "out", {}) == 1
     assert "cell 3: NoData: no series" in (out := capsys.readouterr().out) and "Fix: wait" in out
+
+
+def test_a_window_starts_nothing(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lab run NB -p window=...` analyses telemetry that is there; no stack is stood up for it."""
+
+    def stood_up(*_: object, **__: object) -> None:
+        raise AssertionError("the stack was stood up")
+
+    monkeypatch.setattr(session, "stack_for", stood_up)
+    parameters = 'window: str = ""  # a window of your telemetry'
+    code = "assert window == 'last 15m'"
+    path = write(tmp_path / "00_window.ipynb", code, parameters=parameters)
+    given = {"window": "last 15m"}
+    assert session.run_session(settings, [path], tmp_path / "out", given) == 0
 
 
 def test_two_runs_in_the_same_second_get_different_folders(tmp_path: Path) -> None:

@@ -67,11 +67,11 @@ def test_each_role_gets_its_tagged_output_in_order(executed: Path) -> None:
     assert views["developer"].findings == []
 
 
-def test_the_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
-    """Three sections, linked from the top, follow the notebooks, and tables are plain text."""
-    page = (executed / "report.html").read_text()
+def test_the_page_shows_the_views_before_the_notebooks_and_escapes_them(executed: Path) -> None:
+    """Three sections, linked from the top, precede the notebooks, and tables are plain text."""
+    page = (executed / "index.html").read_text()
     positions = [page.index(f'id="for-{role}"') for role in ROLES]
-    assert positions == sorted(positions) and positions[0] > page.index('id="07_bad"')
+    assert positions == sorted(positions) and positions[-1] < page.index('id="06_good"')
     assert all(f'href="#for-{role}"' in page for role in ROLES)
     assert "&lt;i&gt;acme&lt;/i&gt;" in page and "<i>acme" not in page
     assert page.count("12 &lt; 13 USD") == 2
@@ -79,7 +79,7 @@ def test_the_page_shows_the_views_last_and_escapes_them(executed: Path) -> None:
 
 def test_a_cell_that_was_not_reached_is_reported(executed: Path) -> None:
     """A view must not look complete when a notebook failed."""
-    page = (executed / "report.html").read_text()
+    page = (executed / "index.html").read_text()
     developer = page[page.index('id="for-developer"') : page.index('id="for-sre"')]
     assert "Too late" in developer and "No result in this run" in developer
 
@@ -130,3 +130,14 @@ def test_markup_in_a_table_stays_out_of_the_page() -> None:
     assert table_of(html).html == (
         '<table><tbody><tr><td colspan="2">link</td></tr></tbody></table>'
     )
+
+
+def test_names_are_words_and_row_numbers_are_left_out() -> None:
+    """A reader of the report does not know the code: `only_a_ratio` is a name of ours."""
+    frame = pd.DataFrame({"only_a_ratio": [0.1, 0.2], "mean_s": [1, 2]}, index=["right_tool", "b"])
+    html = table_of(frame.to_html()).html
+    assert cells(html, "thead") == [["", "only a", "mean (s)"]]
+    assert cells(html)[0][0] == "right tool"
+    numbered = table_of(frame.reset_index(drop=True).to_html()).html
+    assert cells(numbered) == [["0.1", "1"], ["0.2", "2"]]
+    assert cells(numbered, "thead") == [["only a", "mean (s)"]]

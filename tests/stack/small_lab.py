@@ -1,7 +1,8 @@
 """Supervise a lab of three small real processes, for test_supervisor.py.
 
-`LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once) and
-"on_demand" (a part that runs only when requested). A port that is taken is increased by 1.
+`LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once),
+"on_demand" (a part that runs only when requested), "temporary" (whether that is temporary) and
+"files" (paths that are written before the start). A port that is taken is increased by 1.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from lab.stack import supervisor
 from lab.stack.parts import Part, Probe
@@ -46,10 +48,14 @@ def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str
     parts = [_failing(p) if p.name == given.get("fail") else p for p in (web, other, task)]
     on_demand = given.get("on_demand")
     parts = [
-        replace(p, on_demand=True, essential=False) if p.name == on_demand else p for p in parts
+        replace(p, on_demand=True, essential=False, temporary=given.get("temporary", False))
+        if p.name == on_demand
+        else p
+        for p in parts
     ]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
-    plan = StackPlan(tuple(parts), {}, endpoints, endpoints)
+    files = {Path(name): "text" for name in given.get("files", ())}
+    plan = StackPlan(tuple(parts), files, endpoints, endpoints)
     return plan, {"web": web_port, "other": other_port}
 
 

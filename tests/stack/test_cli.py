@@ -127,7 +127,7 @@ def test_delegated_commands_get_all_their_arguments(monkeypatch):
     assert calls == [["--help", "--rate", "3"]]
 
 
-@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", "doctor", *commands.DELEGATED])
+@pytest.mark.parametrize("verb", ["up", "down", "status", "logs", *commands.DELEGATED])
 def test_every_option_of_every_command_has_help(monkeypatch, capsys, verb):
     """All help pages have the same layout, and every option is explained."""
     monkeypatch.setenv("COLUMNS", "200")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 import yaml
 
 from lab.dashboards import rules
+from lab.durations import parse_duration_s
 from lab.schema import JOBS
 from lab.settings import Settings
 from lab.stack import llama_stack_config, llama_stack_server, prometheus_config
 from lab.stack.ports import PREFERRED
+from lab.stack.toolbox import find_tools
 
 URLS = {n: f"http://127.0.0.1:{p}" for n, p in PREFERRED.items()}
 
@@ -55,6 +58,37 @@ def test_the_rules_are_those_of_the_dashboards_for_one_machine(tmp_path: Path):
 
     config = yaml.safe_load(prometheus_config.render({}, rules_file=tmp_path / "rules.yml"))
     assert config["rule_files"] == [str(tmp_path / "rules.yml")]
+
+
+def test_the_rules_have_the_same_expressions_with_scaled_windows():
+    """Only windows, offsets and waits differ: an hour is two minutes, the least is 5 scrapes."""
+    local = yaml.safe_load(prometheus_config.rules())["groups"]
+    here = {r.get("alert") or r["record"]: r for group in local for r in group["rules"]}
+    pattern = r"\d+[smhd](?=\])|(?<=offset )\d+[smhd]"
+    for rule in (*rules.alerts(), *rules.recording_rules()):
+        name = rule.get("alert") or rule["record"]
+        if name in prometheus_config.ONLY_ON_A_CLUSTER:
+            continue
+        assert re.sub(pattern, "W", here[name]["expr"]) == re.sub(pattern, "W", rule["expr"])
+        windows = zip(
+            re.findall(pattern, here[name]["expr"]), re.findall(pattern, rule["expr"]), strict=True
+        )
+        for scaled, original in windows:
+            expected_s = max(parse_duration_s(original) / prometheus_config.ALERT_SCALE, 10.0)
+            assert parse_duration_s(scaled) == expected_s, (name, scaled, original)
+        if "alert" in rule:
+            scale = parse_duration_s(rule["for"]) / prometheus_config.ALERT_SCALE
+            assert parse_duration_s(here[name]["for"]) == scale
+            assert here[name]["annotations"]["scale"] == "an hour of this rule is 120 s here"
+
+
+def test_promtool_accepts_the_scaled_rules(tmp_path: Path):
+    """Prometheus loads the rule file."""
+    promtool = find_tools(needs=("promtool",)).promtool
+    path = tmp_path / "rules.yml"
+    path.write_text(prometheus_config.rules())
+    done = subprocess.run([promtool, "check", "rules", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_llama_stack_accepts_its_configuration(tmp_path: Path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import NotUp, StackError
-from lab.stack.jsonlog import TraceJsonFormatter
+from lab.json_logging import TraceJsonFormatter
 from lab.stack.logbook import LogSink, as_json_line, causes, last_lines, read
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"

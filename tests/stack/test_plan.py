@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from opentelemetry.util.re import parse_env_headers
 
-from lab.errors import ModelError
+from lab.errors import ModelError, SetupError
 from lab.settings import load_settings
 from lab.stack import control, plan
+from lab.stack.changes import Changes
 from lab.stack.parts import AGENT_PATH
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
@@ -149,3 +152,48 @@ def test_a_missing_model_is_an_error_that_names_its_setting(lab, tmp_path):
     (tmp_path / "data" / "lab-model" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="data/lab-model"):
         make(settings(), tools)
+
+
+def test_the_agent_server_is_ogx_where_it_is_chosen_and_installed(lab):
+    """OGX has its own environment, and the same part, ports and configuration as Llama Stack."""
+    settings, tools = lab
+    with pytest.raises(SetupError, match=r"(?s)OGX is not installed.*scripts\.setup ogx"):
+        make(settings(agent_server="ogx"), tools)
+
+    made = make(settings(agent_server="ogx"), replace(tools, python_ogx="ogxpy"))
+    ours = {p.name: p for p in make(settings(), tools).parts}["llama-stack"]
+    ogx = {p.name: p for p in made.parts}["llama-stack"]
+    assert ours.argv[0] == "py"
+    assert ogx == replace(ours, argv=("ogxpy", *ours.argv[1:]), what=ogx.what)
+    assert "OGX" in ogx.what
+
+
+def test_alertmanager_runs_where_set_up_found_it(lab):
+    """It listens on loopback only, has no port for peers, and receives Prometheus' alerts."""
+    settings, tools = lab
+    without = make(settings(), tools)
+    assert "alertmanager" not in {p.name for p in without.parts}
+    config = settings().state_dir / "run" / "prometheus.yml"
+    assert "alerting" not in yaml.safe_load(without.files[config])
+
+    made = make(settings(), replace(tools, alertmanager="alertmanager"))
+    part = next(p for p in made.parts if p.name == "alertmanager")
+    assert not part.essential and f"--web.listen-address=127.0.0.1:{part.port}" in part.argv
+    assert "--cluster.listen-address=" in part.argv
+    managers = yaml.safe_load(made.files[config])["alerting"]["alertmanagers"]
+    assert managers == [{"static_configs": [{"targets": [f"127.0.0.1:{part.port}"]}]}]
+
+
+def test_an_incident_changes_the_plan(lab):
+    """More arguments of vLLM come last, a job is not scraped, and Llama Stack has a new address."""
+    settings, tools = lab
+    changes = Changes(vllm_args="--max-num-seqs 2", unscraped="vllm", chat_url="http://127.0.0.1:9")
+    before = make(settings(), tools)
+    made = plan.make_plan(settings(), tools, dict(PREFERRED), {}, changes)
+    by_name = {p.name: p for p in made.parts}
+    assert by_name["vllm"].argv[-2:] == ("--max-num-seqs", "2")
+    assert {p.name for p in made.parts if p not in before.parts} == {"vllm"}
+    run = settings().state_dir / "run"
+    jobs = yaml.safe_load(made.files[run / "prometheus.yml"])["scrape_configs"]
+    assert "vllm" not in {j["job_name"] for j in jobs} and by_name["prometheus"].reloads
+    assert "http://127.0.0.1:9/v1" in made.files[run / "llama-stack.yaml"]

@@ -1,4 +1,4 @@
-"""What a stream said comes out of it: text, tokens, tool calls, usage, and what went wrong."""
+"""Reading a stream returns its text, tokens, tool calls, usage and errors."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"
 
 
 def test_chat_text_and_usage() -> None:
-    """Text is joined; a chunk without generated text (the role) is no token.
+    """Text is joined; a chunk without generated text (the role) does not count as a token.
 
     Usage and its cached part are taken.
     """
-    out = chat_api.read(
+    out = chat_api.ChatStream().read(
         timed(
             choice({"role": "assistant", "content": ""}),
             choice({"content": "Hel"}),
@@ -78,7 +78,7 @@ def test_chat_tool_calls_are_put_together() -> None:
             }
         ),
     ]
-    out = chat_api.read(timed(*call, choice(finish="tool_calls"), b"[DONE]"))
+    out = chat_api.ChatStream().read(timed(*call, choice(finish="tool_calls"), b"[DONE]"))
     assert out.tool_calls == [
         {"tool": "get_node_status", "arguments": {"node": "kra-1"}, "output": None, "error": None},
         {"tool": "get_invoice", "arguments": "{bad", "output": None, "error": None},
@@ -89,11 +89,13 @@ def test_chat_tool_calls_are_put_together() -> None:
 def test_chat_failures() -> None:
     """An error inside the stream, broken JSON, and a stream without its end each have a name."""
     assert (
-        chat_api.read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
+        chat_api.ChatStream().read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
         == "stream_error"
     )
-    assert chat_api.read(timed(b"{nonsense", b"[DONE]")).error_type == "malformed_event"
-    cut = chat_api.read(timed(choice({"content": "Hel"})))
+    assert (
+        chat_api.ChatStream().read(timed(b"{nonsense", b"[DONE]")).error_type == "malformed_event"
+    )
+    cut = chat_api.ChatStream().read(timed(choice({"content": "Hel"})))
     assert (cut.error_type, cut.answer, cut.token_times) == ("stream_incomplete", "Hel", [0.0])
 
 
@@ -134,7 +136,7 @@ def test_responses_agent_loop() -> None:
         {"type": "message", "content": [{"type": "output_text", "text": "It is 7."}]},
     ]
     usage = {"input_tokens": 50, "output_tokens": 9, "input_tokens_details": {"cached_tokens": 16}}
-    out = responses_api.read(
+    out = responses_api.ResponseStream().read(
         timed(
             response("created") | {"type": "response.created"},
             {"type": "response.mcp_list_tools.completed"},
@@ -157,22 +159,22 @@ def test_responses_agent_loop() -> None:
 
 def test_responses_failed_and_incomplete() -> None:
     """A failed response is an error with the server's words; one that ran out of tokens is not."""
-    failed = responses_api.read(
+    failed = responses_api.ResponseStream().read(
         timed(response("failed", error={"code": "server_error", "message": "boom"}))
     )
     assert (failed.error_type, failed.error_message) == ("response_failed", "server_error: boom")
-    short = responses_api.read(
+    short = responses_api.ResponseStream().read(
         timed(response("incomplete", incomplete_details={"reason": "max_output_tokens"}))
     )
     assert (short.error_type, short.finish_reason) == ("", "incomplete")
 
 
 def test_responses_cut_keeps_finished_items() -> None:
-    """Of a stream that was cut, the tool calls that were done are kept, and the id that was told at
+    """Of a stream that was cut, finished tool calls are kept, and so is the id that was sent at
     the start.
     """
     item = {"type": "mcp_call", "name": "get_quota", "arguments": "{}", "output": "7"}
-    out = responses_api.read(
+    out = responses_api.ResponseStream().read(
         timed(
             response("created") | {"type": "response.created"},
             {"type": "response.output_item.done", "item": item},

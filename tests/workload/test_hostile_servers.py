@@ -112,8 +112,8 @@ def test_deep_arguments_stay_text(levels: int) -> None:
 def test_a_failure_of_the_driver_loses_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the driver raises: the rows of all other requests are saved, and the error is the
-    lab's own.
+    """For any error that the driver raises, the rows of all other requests are saved, and the error
+    is the lab's own.
     """
     note = Driver._record
 

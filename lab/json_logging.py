@@ -74,7 +74,7 @@ def config(loggers: tuple[str, ...] = ("",), level: str = "INFO") -> dict[str, A
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "lab.stack.jsonlog.TraceJsonFormatter"}},
+        "formatters": {"json": {"()": "lab.json_logging.TraceJsonFormatter"}},
         "handlers": {"json": handler},
         "loggers": {name: logger for name in loggers},
     }

@@ -1,0 +1,51 @@
+"""Doctor: whether telemetry is true, that is, says what its readers take it for.
+
+findings = lab.doctor.examine(["http://prometheus:9090", "dashboard.json"])
+
+A target is a Prometheus, a Tempo, a /metrics page (address or file), OTLP JSON, a dashboard, rules,
+a KEDA trigger, manifests, or a folder of such files. Queries are checked against the series of the
+pages and stores that are examined with them, or against the engines' own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lab.doctor.findings import Check, Finding, checks
+from lab.doctor.queries import Query, check_queries
+from lab.doctor.targets import Subject, documents_findings, known_in, read_target
+from lab.errors import LabError
+from lab.settings import Settings, hide_password, load_settings
+
+__all__ = ["Check", "Finding", "checks", "examine"]
+
+
+def examine(
+    targets: Sequence[str],
+    settings: Settings | None = None,
+    *,
+    queries: Sequence[str] = (),
+    before: str = "",
+    window: str = "last 15m",
+) -> list[Finding]:
+    """Return all faults of these targets and PromQL expressions, errors first.
+
+    `before` is an earlier page of the same target, with which a page is compared; `window` is what
+    of a store is examined. A target that cannot be read is a finding, too ('unreadable').
+    """
+    settings = settings or load_settings()
+    subjects = []
+    findings = []
+    for target in targets:
+        try:
+            subjects.append(read_target(target, settings, before, window))
+        except LabError as e:
+            evidence = f"{e.happened}: {e.got}" if e.got else e.happened
+            findings.append(Finding("unreadable", hide_password(target), "", evidence, e.fix))
+    subjects.append(Subject(queries=[Query("query", "", expr) for expr in queries]))
+    for subject in subjects:
+        findings += subject.findings
+        findings += check_queries(subject.queries, known_in(subjects))
+    files = [target for target in targets if "://" not in target]
+    findings += documents_findings(subjects, ", ".join(files))
+    return sorted(dict.fromkeys(findings), key=lambda each: each.level)

@@ -1,0 +1,403 @@
+"""Faults of metrics: of one /metrics page, of two of them, or of a Prometheus' series now."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+import pandas as pd
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from lab import fleet
+from lab.doctor.findings import Finding
+from lab.engines import Dialect, questions, recognise
+from lab.engines import engines as all_engines
+from lab.errors import FrameError, NoData
+from lab.measures import read_histogram
+from lab.stores import MetricAnswer, Provenance, Series
+
+MIN_OBSERVATIONS = 10  # in a histogram, before its quantiles are worth a word
+UNRESOLVED = 0.95  # of the observations in the first or the last bucket
+TOLERANCE = 0.05  # between two totals of the same thing
+WINDOW_S = 60.0  # between the two pages that are compared
+OTEL_BOUNDS = (5.0, 10.0, 25.0, 50.0)  # the SDK's default after 0, meant for milliseconds
+LATENCIES = ("ttft", "itl", "tpot", "e2e", "prefill", "decode", "inference", "queue")
+# Of `lab.fleet`'s remarks.
+CHECKS = {
+    "router": "router-copies",
+    "copies": "repeated-by-ranks",
+    "twice": "scraped-twice",
+    "aborted": "totals-differ",
+    "transfer": "transfer-as-cached",
+    "sequences": "several-answers",
+    "outlier": "uneven-engines",
+}
+# (question, part), relation, (question, part): totals of one engine that must agree.
+TOTALS = (
+    (("prefix_hits", ""), "<=", ("prefix_queries", "")),
+    (("cached_tokens", ""), "<=", ("prompt_tokens", "")),
+    (("tokens_by_source", ""), "==", ("prompt_tokens", "")),
+    (("prompt_lengths", "_sum"), "<=", ("prompt_tokens", "")),
+    (("requests", ""), "==", ("e2e", "_count")),
+    (("e2e", "_count"), "==", ("inference", "_count")),
+)
+_WRITTEN = re.compile(r"^\s*([\w:]+)", re.MULTILINE)
+_NAMES = re.compile(r'__name__=~"([^"]*)"')
+
+
+class Sample(NamedTuple):
+    """One series of a page: its name, its labels without the name, and its value."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """The series of one exposition, with those of an earlier one in `before` if there is one.
+
+    It answers `lab.fleet` as a Prometheus does that scraped the page: without an earlier one,
+    counters begin at 0. `types` has each metric's type as the page declares it.
+    """
+
+    url: str
+    samples_now: list[Sample] = field(repr=False)
+    before: list[Sample] = field(repr=False, default_factory=list)
+    types: Mapping[str, str] = field(repr=False, default_factory=dict)
+    warnings: list[str] = field(default_factory=list)  # of the store
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all series."""
+        return sorted({sample.name for sample in self.samples_now})
+
+    def label_values(self, label: str, *, match: str = "") -> list[str]:
+        """Return the names, for `lab.fleet`, which wants no other label."""
+        return self.names
+
+    def samples(self, selector: str, start: float, end: float) -> MetricAnswer:
+        """Return two samples per series that a selector of `lab.fleet` matches."""
+        match = _NAMES.search(selector)
+        wanted = set(match[1].split("|")) if match else set()
+        earlier = {_key(sample): sample.value for sample in self.before}
+        series = []
+        for sample in self.samples_now:
+            if sample.name in wanted:
+                first = earlier.get(_key(sample), 0.0 if self.before else self._begun(sample))
+                values = [[start, _text(first)], [end, _text(sample.value)]]
+                labels = {"instance": self.url, **sample.labels, "__name__": sample.name}
+                series.append(Series(labels, (msgspec.Raw(json.dumps(values).encode()),)))
+        return MetricAnswer("matrix", tuple(series), Provenance("page", self.url, "", start, end))
+
+    def _begun(self, sample: Sample) -> float:
+        """Return 0 for a counter, and the value itself for a gauge."""
+        base = re.sub(r"_(total|bucket|sum|count)$", "", sample.name)
+        kind = self.types.get(sample.name, self.types.get(base, ""))
+        is_counter = kind in ("counter", "histogram", "summary") or (
+            not kind and base != sample.name
+        )
+        return 0.0 if is_counter else sample.value
+
+    def increases(self) -> list[Sample]:
+        """Return the samples as growth since the earlier page; as they are without one."""
+        if not self.before:
+            return self.samples_now
+        earlier = {_key(sample): sample.value for sample in self.before}
+        return [s._replace(value=s.value - earlier.get(_key(s), 0.0)) for s in self.samples_now]
+
+
+def _key(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:
+    return sample.name, frozenset(sample.labels.items())
+
+
+def _text(value: float) -> str:
+    return "NaN" if math.isnan(value) else repr(value).replace("inf", "Inf")
+
+
+def read_page(text: str, url: str, before: str = "") -> Page:
+    """Return a page of Prometheus' text or OpenMetrics. Raises FrameError for anything else."""
+    now, types = _parse(text, url)
+    earlier = _parse(before, url)[0] if before else []
+    return Page(url, now, earlier, types)
+
+
+def _parse(text: str, url: str) -> tuple[list[Sample], dict[str, str]]:
+    parse = parse_openmetrics if text.rstrip().endswith("# EOF") else parse_text
+    written = set(_WRITTEN.findall(text))
+    samples = []
+    types = {}
+    try:
+        for family in parse(text):
+            types[family.name] = family.type
+            for s in family.samples:
+                # The parser gives every counter a _total.
+                name = s.name if s.name in written else s.name.removesuffix("_total")
+                samples.append(Sample(name, dict(s.labels), float(s.value)))
+    except (ValueError, KeyError, IndexError) as e:
+        raise FrameError(
+            "this is not a page of metrics",
+            got=f"{url}: {e}",
+            fix="give a /metrics page in Prometheus' text format or OpenMetrics",
+        ) from e
+    return samples, types
+
+
+def check_page(page: Page, *, engines: bool = True) -> list[Finding]:
+    """Return the faults of a page's metrics; without `engines` those of single metrics only."""
+    findings = [
+        Finding(
+            "repeated-by-ranks" if "same targets" in text else "partial-answer", page.url, "", text
+        )
+        for text in page.warnings
+    ]
+    if not page.samples_now:
+        if not page.warnings:
+            findings.append(Finding("silent-target", page.url, "", "the page has no sample"))
+        return findings
+    dialects = recognise(page.names)
+    findings += [*_histograms(page, dialects), *_not_finite(page, dialects), *_gpu(page)]
+    for dialect in dialects:
+        findings += _totals(page, dialect)
+        findings += _share_values(page, dialect)
+    if not engines:
+        return findings
+    for dialect in dialects:
+        findings += check_names(page.url, dialect, page.names)
+    if dialects:
+        now = time.time()
+        known = {each.check for each in findings} & {"not-finite"}
+        remarks = check_fleet(page, page.url, now - WINDOW_S, now)
+        findings += [each for each in remarks if each.check not in known]
+    else:
+        findings += _renamed(page)
+    return findings
+
+
+def check_fleet(
+    store: fleet.Store, target: str, start: float, end: float, prefix: str = ""
+) -> list[Finding]:
+    """Return what `lab.fleet` remarks on a store's engines, as findings."""
+    try:
+        shown = fleet.look_at(store, start, end, prefix=prefix)
+    except NoData as e:
+        return [Finding("no-engine-metrics", target, "", f"{e.happened}: {e.got}", e.fix)]
+    findings = []
+    for remark in shown.remarks:
+        check = CHECKS.get(remark.kind)
+        if remark.kind == "store":
+            check = "not-finite" if "not numbers" in remark.text else "partial-answer"
+            check = "repeated-by-ranks" if "same targets" in remark.text else check
+        if check:
+            where = "" if remark.where == target else remark.where
+            findings.append(Finding(check, target, where, remark.text))
+    unknown = shown.unknown[shown.unknown["why"].str.contains("contradict|told to be stale")]
+    for row in unknown.itertuples():
+        findings.append(Finding("not-known", target, str(row.question), str(row.why)))
+    return findings
+
+
+def check_names(target: str, dialect: Dialect, names: Iterable[str]) -> list[Finding]:
+    """Return names with a prefix, two names at once, and counters that lack their _total."""
+    findings = []
+    if dialect.prefix or (dialect.engine.key == "vllm" and dialect.stem.endswith("_")):
+        evidence = f"{dialect.engine.title}'s metrics begin with {dialect.stem!r}"
+        findings.append(Finding("prefixed-names", target, "", evidence))
+
+    known = set(names)
+    kinds = questions()
+    for question, alternatives in dialect.alternatives.items():
+        bases = {name.metric.removesuffix("_total") for name in alternatives}
+        if len(bases) > 1 and dialect.engine.others:
+            text = " and ".join(sorted(bases))
+            findings.append(Finding("both-names", target, question, text))
+        newest = dialect.engine.names[question][0]
+        first = alternatives[0].metric
+        bare = first.removeprefix(dialect.stem)
+        lacks = kinds[question] == "counter" and newest == f"{bare}_total"
+        if lacks and f"{first}_total" not in known:
+            findings.append(Finding("total-missing", target, question, first))
+    return findings
+
+
+def _renamed(page: Page) -> Iterator[Finding]:
+    """Yield an engine whose metrics have another beginning than its mark."""
+    for engine in all_engines().values():
+        beginnings: Counter[str] = Counter()
+        for candidates in engine.names.values():
+            bare = candidates[0].partition("{")[0].removesuffix("_total")
+            pattern = re.compile(rf"(\w*[_:]){bare}(_total|_count)?")
+            matches = (pattern.fullmatch(name) for name in page.names)
+            beginnings.update({match[1] for match in matches if match})
+        prefix, hits = next(iter(beginnings.most_common(1)), ("", 0))
+        if hits >= 4:
+            evidence = f"{hits} of {engine.title}'s metrics begin with {prefix!r}"
+            yield Finding(
+                "prefixed-names", page.url, "", evidence, f"LAB_METRIC_PREFIX={engine.key}={prefix}"
+            )
+            return
+
+
+# Histograms.
+
+
+def _histograms(page: Page, dialects: Sequence[Dialect]) -> list[Finding]:
+    """Return histograms that contradict themselves, or cannot resolve their quantiles."""
+    latency = {
+        name.metric: question
+        for dialect in dialects
+        for question in LATENCIES
+        for name in dialect.alternatives.get(question, ())
+    }
+    groups = _groups(page.increases())
+    faults: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for (base, _), (buckets, total) in groups.items():
+        question = latency.get(base, "")
+        check, evidence = _reading(buckets, total, question, base)
+        if check:
+            faults[check, base].append(evidence)
+    unresolved = {
+        latency.get(base, base) for check, base in faults if check == "unresolved-buckets"
+    }
+    findings = []
+    for (check, base), texts in faults.items():
+        # A queue that is empty is in the first bucket; alone it is the normal state.
+        if check == "unresolved-buckets" and unresolved == {"queue"}:
+            continue
+        more = f" (and {len(texts) - 1} more series)" if len(texts) > 1 else ""
+        findings.append(Finding(check, page.url, base, texts[0] + more))
+    return findings
+
+
+Group = tuple[list[tuple[float, float]], float]
+
+
+def _groups(samples: Iterable[Sample]) -> dict[tuple[str, frozenset[tuple[str, str]]], Group]:
+    """Return (bound and cumulative count, sorted; sum) by the base name and labels."""
+    buckets: dict[tuple[str, frozenset[tuple[str, str]]], list[tuple[float, float]]] = {}
+    sums: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    for sample in samples:
+        base, _, part = sample.name.rpartition("_")
+        labels = dict(sample.labels)
+        le = labels.pop("le", None)
+        key = base, frozenset(labels.items())
+        if part == "bucket" and le is not None:
+            buckets.setdefault(key, []).append((float(le), sample.value))
+        elif part == "sum":
+            sums[key] = sample.value
+    return {key: (sorted(each), sums.get(key, math.nan)) for key, each in buckets.items()}
+
+
+def _reading(
+    buckets: list[tuple[float, float]], total: float, question: str, base: str
+) -> tuple[str, str]:
+    """Return (check, evidence) of one histogram's fault, ('', '') for none."""
+    upper = [bound for bound, _ in buckets]
+    cumulative = [count for _, count in buckets]
+    falling = any(b < a for a, b in zip(cumulative, cumulative[1:], strict=False))
+    if falling:
+        pairs = ", ".join(f"le={bound:g}: {count:g}" for bound, count in buckets[:6])
+        return "broken-histogram", f"a wider bucket counts less: {pairs}"
+    n = cumulative[-1]
+    if n < MIN_OBSERVATIONS or not math.isinf(upper[-1]):
+        return "", ""
+
+    if question:
+        table = pd.DataFrame(
+            {
+                "lower": [0.0, *upper[:-1]],
+                "upper": upper,
+                "count": [b - a for a, b in zip([0.0, *cumulative], cumulative, strict=False)],
+            }
+        )
+        reading = read_histogram(table, total)
+        if reading.why_not and math.isnan(reading.mean_s) and not math.isnan(total):
+            return "broken-histogram", reading.why_not
+    is_otel = tuple(upper[1:5]) == OTEL_BOUNDS and upper[0] == 0 and "second" in base
+    if not question and not is_otel:
+        return "", ""
+    first = cumulative[1] if is_otel else cumulative[0]
+    bound = upper[1] if is_otel else upper[0]
+    beyond = n - cumulative[-2] if len(cumulative) > 1 else n
+    mean = f"; the mean is {total / n:.4g} s" if math.isfinite(total) else ""
+    if first >= UNRESOLVED * n:
+        return "unresolved-buckets", f"{first / n:.0%} of {n:g} are below {bound:g} s{mean}"
+    if beyond > (1 - UNRESOLVED) * n:
+        return "unresolved-buckets", f"{beyond / n:.0%} of {n:g} are above {upper[-2]:g} s{mean}"
+    return "", ""
+
+
+# Numbers.
+
+
+def _not_finite(page: Page, dialects: Sequence[Dialect]) -> Iterator[Finding]:
+    """Yield values that are not numbers, of engines or of an answer without names."""
+    stems = tuple(dialect.stem for dialect in dialects)
+    mine = [s for s in page.samples_now if not s.name or (stems and s.name.startswith(stems))]
+    bad = [sample for sample in mine if not math.isfinite(sample.value)]
+    if bad:
+        values = ", ".join(sorted({_text(sample.value) for sample in bad}))
+        yield Finding("not-finite", page.url, bad[0].name, f"{len(bad)} samples are {values}")
+
+
+def _totals(page: Page, dialect: Dialect) -> Iterator[Finding]:
+    """Yield totals of the same thing that differ, by the sums over the page."""
+    sums: dict[str, float] = defaultdict(float)
+    for sample in page.increases():
+        sums[sample.name] += sample.value
+    for (question, part), relation, (other, other_part) in TOTALS:
+        if question not in dialect.alternatives or other not in dialect.alternatives:
+            continue
+        name = dialect.names[question].metric + part
+        other_name = dialect.names[other].metric + other_part
+        if name not in sums or other_name not in sums:
+            continue
+        a = sums[name]
+        b = sums[other_name]
+        apart = a - b if relation == "<=" else abs(a - b)
+        if apart > TOLERANCE * max(a, b) and apart > MIN_OBSERVATIONS:
+            evidence = f"{name} is {a:,.0f}, {other_name} is {b:,.0f}"
+            yield Finding("totals-differ", page.url, question, evidence)
+
+
+def _share_values(page: Page, dialect: Dialect) -> Iterator[Finding]:
+    for question, kind in questions().items():
+        if kind != "share" or question not in dialect.alternatives:
+            continue
+        for name in dialect.alternatives[question]:
+            values = [s.value for s in page.samples_now if s.name == name.metric]
+            if not name.matchers and values and max(values) > 1.0 + 1e-9:
+                evidence = f"its value is {max(values):g}, and a share is at most 1"
+                yield Finding("share-scale", page.url, name.metric, evidence)
+
+
+def _gpu(page: Page) -> Iterator[Finding]:
+    """Yield MIG instances, and values of a whole GPU that several series repeat."""
+    gpu = [s for s in page.samples_now if s.name.upper().startswith("DCGM_FI_")]
+    names = {sample.name.upper() for sample in gpu}
+    instances = {s.labels.get("GPU_I_ID", "") for s in gpu} - {""}
+    repeated: Counter[tuple[str, str]] = Counter()
+    for sample in gpu:
+        if re.search(r"POWER_USAGE|TOTAL_ENERGY", sample.name.upper()):
+            device = sample.labels.get("UUID") or sample.labels.get("gpu", "")
+            host = sample.labels.get("Hostname") or sample.labels.get("hostname", "")
+            repeated[sample.name, f"{host} {device}".strip()] += 1
+    facts = [
+        f"{name} {count} times for GPU {device}"
+        for (name, device), count in repeated.items()
+        if count > 1
+    ]
+    if instances and "DCGM_FI_DEV_GPU_UTIL" not in names:
+        facts.insert(0, f"{len(instances)} MIG instances, and no DCGM_FI_DEV_GPU_UTIL")
+    if facts:
+        yield Finding("gpu-instances", page.url, "", "; ".join(facts))

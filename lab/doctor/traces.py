@@ -1,0 +1,233 @@
+"""Faults of traces: lost context, foreign and missing spans, clocks, hidden failures, secrets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lab.dialects import Role, attributes_of
+from lab.doctor.findings import Finding
+from lab.doctor.secrets import secrets_in, strings_of
+from lab.frames import spans_frame, tool_frame
+from lab.frames.completeness import TraceShapes, shapes_of, trace_problems
+from lab.frames.sanity import join_split_traces, trace_sanity
+from lab.frames.spans import numbers, start_ns
+from lab.measures import blocking_prefills
+from lab.schema import Attr
+from lab.stores import SpansAnswer
+
+# In the texts of trace_problems, what has a check of its own.
+OTHER_CHECKS = ("belong to other requests", "joined from split traces")
+MIN_VICTIMS = 3
+MIN_ROOTS = 5  # of a service that never continues a trace
+_NS = 1e9
+_YEAR_2000_NS = 946_684_800 * 10**9
+_YEAR_2100_NS = 4_102_444_800 * 10**9
+
+
+def check_traces(answer: SpansAnswer, target: str) -> list[Finding]:
+    """Return the faults of an answer's traces. Raises FrameError for what is not a trace."""
+    spans = spans_frame(answer)
+    if spans.empty:
+        return [Finding("incomplete-trace", target, "", "there is no span")]
+    spans = join_split_traces(spans)
+    shapes = shapes_of(spans)
+    findings = [*_incomplete(answer, spans, target), *_sanity(spans, target)]
+    findings += [*_unpropagated(spans, shapes, target), *_tokens(spans, shapes, target)]
+    findings += [*_failures(spans, target), *_blocked(spans, shapes, target)]
+    findings += _raw(answer, target)
+    return findings
+
+
+def _incomplete(answer: SpansAnswer, spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+    problems = {
+        trace: text
+        for trace, text in trace_problems(spans).items()
+        if text and not any(other in text for other in OTHER_CHECKS)
+    }
+    for trace in answer.partial:
+        problems.setdefault(trace, "the store reports it as cut")
+    if problems:
+        trace, text = next(iter(problems.items()))
+        more = f", and {len(problems) - 1} more traces" if len(problems) > 1 else ""
+        yield Finding("incomplete-trace", target, str(trace), f"{text}{more}")
+
+
+def _sanity(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+    sanity = trace_sanity(spans)
+    faults = sanity.faults
+    for column, check, text in (
+        ("strangers", "foreign-spans", "spans belong to other requests"),
+        ("duplicates", "repeated-spans", "spans came twice"),
+        ("joined", "unpropagated", "traces are a part of it, by tokens and time"),
+    ):
+        rows = faults[faults[column] > 0]
+        if len(rows):
+            number = int(rows[column].sum())
+            yield Finding(check, target, str(rows["trace_id"].iloc[0]), f"{number} {text}")
+    rows = faults[faults["remainder_s"] > 0]
+    if len(rows):
+        worst = rows["remainder_s"].max()
+        evidence = f"the parts of {len(rows)} traces add up to {worst:.3f} s more than the whole"
+        yield Finding("span-times", target, str(rows["trace_id"].iloc[0]), evidence)
+    for row in sanity.skew.itertuples():
+        evidence = f"{row.spans} spans begin up to {row.behind_s:.3f} s before their parents"
+        yield Finding("clock-skew", target, str(row.where), evidence)
+
+
+def _unpropagated(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+    """Yield engines whose spans are alone in their traces, beside callers without an engine."""
+    if spans.attrs.get("joined"):
+        return
+    is_engine = shapes.role == Role.ENGINE
+    callers = np.isin(shapes.role, (Role.MODEL_CALL, Role.SERVER, Role.CLIENT))
+    alone = is_engine & (shapes.count(callers) == 0)[shapes.group]
+    unanswered = (shapes.role == Role.MODEL_CALL) & ~shapes.answered
+    inside = _inside(spans, np.flatnonzero(alone), np.flatnonzero(unanswered))
+    if inside:
+        evidence = (
+            f"{inside} engine spans are alone in their traces, within the time of model calls "
+            f"without an engine's span ({unanswered.sum()})"
+        )
+        yield Finding(
+            "unpropagated", target, str(spans["service"].iloc[np.argmax(alone)]), evidence
+        )
+        return
+    yield from _never_continues(spans, shapes, target)
+
+
+def _never_continues(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+    """Yield services whose spans always begin a trace, within calls of another service."""
+    root = shapes.parent < 0
+    server = (spans["kind"] == "server").to_numpy(bool)
+    has_child = np.zeros(len(root), dtype=bool)
+    has_child[shapes.parent[~root]] = True
+    calls = np.flatnonzero((spans["kind"] == "client").to_numpy(bool) & ~has_child)
+    services = spans["service"].astype(str).to_numpy(object)
+    for service in np.unique(services[root & server]):
+        mine = (services == service) & server
+        roots = np.flatnonzero(mine & root)
+        if len(roots) < MIN_ROOTS or len(roots) < mine.sum():
+            continue
+        others = calls[services[calls] != service]
+        inside = _inside(spans, roots, others)
+        if inside >= 0.8 * len(roots):
+            evidence = f"all {len(roots)} spans of {service} begin a trace, within calls of others"
+            yield Finding("unpropagated", target, str(service), evidence)
+
+
+def _inside(spans: pd.DataFrame, rows: np.ndarray, others: np.ndarray) -> int:
+    """Return how many spans lie in the time of one of the others, of another trace."""
+    if not len(rows) or not len(others):
+        return 0
+    start_s = start_ns(spans) / _NS
+    end_s = start_s + spans["duration_s"].to_numpy()
+    slack_s = 0.25
+    count = 0
+    for row in rows:
+        around = (start_s[others] - slack_s <= start_s[row]) & (
+            end_s[row] <= end_s[others] + slack_s
+        )
+        count += bool(around.any())
+    return count
+
+
+def _tokens(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+    """Yield attributes of tokens that several spans of one model call repeat, or an agent sums."""
+    sums = {}
+    for name in attributes_of("prompt_tokens"):
+        if name not in spans:
+            continue
+        values = pd.to_numeric(spans[name], errors="coerce").to_numpy(float)
+        has = np.isfinite(values) & (shapes.role != Role.STRANGER)
+        part = shapes.role[has]
+        counted = (
+            np.isin(part, (Role.MODEL_CALL, Role.ENGINE))
+            & ~pd.Series(shapes.call[has]).duplicated().to_numpy()
+        )
+        all_tokens = values[has].sum()
+        once = values[has][counted].sum()
+        if once and all_tokens > once:
+            sums[name] = (all_tokens, once)
+    for name, (all_tokens, once) in sums.items():
+        evidence = f"all spans have {all_tokens:,.0f}, the model calls {once:,.0f}"
+        yield Finding("tokens-repeated", target, name, evidence)
+
+
+def _failures(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+    tools = tool_frame(spans)
+    hidden = tools[tools["failed"] & ~tools["status_error"]]
+    if len(hidden):
+        evidence = (
+            f"{int(tools['failed'].sum())} of {len(tools)} tool calls failed, the status of "
+            f"{int(tools['status_error'].sum())} shows it: {hidden['error'].iloc[0]!s:.80}"
+        )
+        yield Finding("hidden-failures", target, str(hidden["tool"].iloc[0]), evidence)
+
+
+def _blocked(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+    rows = np.flatnonzero(shapes.role == Role.ENGINE)
+    part = spans.iloc[rows]
+    start_s = start_ns(part) / _NS
+    queue_s = numbers(part, Attr.VLLM_QUEUE_S)
+    prefill_s = numbers(part, Attr.VLLM_PREFILL_S)
+    turns = pd.DataFrame(
+        {
+            "trace_id": part["trace_id"].to_numpy(object),
+            "prompt_tokens": numbers(part, Attr.VLLM_PROMPT_TOKENS),
+            "queue_s": queue_s,
+            "prefill_s": prefill_s,
+            "scheduled_at": start_s + queue_s,
+            "first_token_at": start_s + queue_s + prefill_s,
+        }
+    ).dropna()
+    for row in blocking_prefills(turns).itertuples():
+        if row.victims >= MIN_VICTIMS:
+            evidence = (
+                f"a prefill of {row.prompt_tokens:,} tokens took {row.prefill_s:.1f} s, and "
+                f"{row.victims} requests waited for its end"
+            )
+            yield Finding("head-of-line", target, str(row.trace_id), evidence)
+
+
+def _raw(answer: SpansAnswer, target: str) -> Iterator[Finding]:
+    """Yield what only the spans as they were sent show: their times, and every attribute."""
+    if answer.arrow is not None:
+        frame = spans_frame(answer, attributes=None)
+        texts = frame.select_dtypes(include=["str", "object"])
+        pairs = [(str(k), str(v)) for k in texts for v in texts[k].dropna().unique()]
+    else:
+        documents = [json.loads(document) for document in answer.documents]
+        pairs = [pair for document in documents for pair in strings_of(document)]
+        yield from _times(documents, target)
+    for key, (what, masked, count) in secrets_in(pairs).items():
+        yield Finding("secret", target, key, f"{what}: {masked}, {count} times")
+
+
+def _times(documents: list[Any], target: str) -> Iterator[Finding]:
+    faults: Counter[str] = Counter()
+    for span in (span for document in documents for span in _spans(document)):
+        start = int(span.get("startTimeUnixNano", 0))
+        end = int(span.get("endTimeUnixNano", 0))
+        if not _YEAR_2000_NS < start < _YEAR_2100_NS:
+            faults["spans begin before 2000 or after 2100: are their times in nanoseconds?"] += 1
+        elif end < start:
+            faults["spans end before they begin"] += 1
+    for text, count in faults.items():
+        yield Finding("span-times", target, "", f"{count} {text}")
+
+
+def _spans(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if "spanId" in node and "name" in node:
+            yield node
+            return
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _spans(value)
