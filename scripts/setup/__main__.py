@@ -55,14 +55,14 @@ def main() -> int:
 
 def _set_up(build: str, extra: list[str]) -> list[str]:
     """Build what is missing, and return its names."""
-    if unknown := set(extra) - {"bench", "light"}:
+    if unknown := set(extra) - {"light", *environments.OPT_IN}:
         raise SetupError(
-            f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, `light` or `bench`"
+            f"set-up knows no {', '.join(sorted(unknown))}",
+            fix=f"name nothing, light, or {' or '.join(environments.OPT_IN)}",
         )
     digests = environments.digests(build)
     names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
-    if "bench" in extra:
-        names.append("bench")
+    names += [name for name in environments.OPT_IN if name in extra]
     missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
     if not missing and prometheus.is_complete(known):
