@@ -1,10 +1,12 @@
 """Attack a temporary trace store, and report the numbers of cases and of failures.
 
-    python -m benchmarks.store_campaign --cases 100000 --kills 20
+    python -m benchmarks.store_campaign --cases 1000000 --expanding 200 --kills 20
 
 - fuzz: OTLP requests with values at the bounds of every protobuf field, and queries of every
   endpoint with parameters at their bounds. A failure is a 5xx other than a 503 with Retry-After, a
   traceback in the log, or a process that ended.
+- expand: bodies in which one field is repeated up to six million times, beside other clients. A
+  failure is a 5xx as above, or a store that takes more than 1.2 GB.
 - kills: kill -9 while spans arrive. A failure is an acknowledged span that is missing or stored
   twice.
 """
@@ -12,9 +14,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import dataclasses
+import gzip
 import json
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,16 +28,22 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
+import psutil
 import pyarrow as pa
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
+ROUND = 96  # cases sent at once
+MAX_RSS_MB = 1_200
+STORE_CASES = 9_600  # cases on one store; more spans of one trace would only make queries slow
 T0 = 1_700_000_000 * 10**9
 
 _INTEGERS = {
@@ -213,37 +225,200 @@ class Store:
         self.process.wait(timeout=60)
 
 
-def is_failure(response: httpx.Response) -> bool:
+def is_failure(status: int, headers: Mapping[str, str]) -> bool:
     """Return whether a response is a 5xx other than a 503 with Retry-After."""
-    if response.status_code == 503:
-        return "Retry-After" not in response.headers
-    return response.status_code >= 500
+    if status == 503:
+        return "Retry-After" not in headers
+    return status >= 500
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts of a fuzz, and its failures with their cases."""
+
+    codes: Counter[str] = dataclasses.field(default_factory=Counter)
+    failures: list[str] = dataclasses.field(default_factory=list)
+
+    async def send(self, name: str, case: str, request: Any) -> None:
+        """Await one response and count it; `request` is aiohttp's context manager."""
+        try:
+            async with request as response:
+                text = await response.text(errors="replace")
+        except (aiohttp.ClientError, TimeoutError) as e:
+            self.codes[f"{name} {type(e).__name__}"] += 1
+            self.failures.append(f"{e!r} {case}")
+            return
+        self.codes[f"{name} {response.status}"] += 1
+        if is_failure(response.status, response.headers):
+            self.failures.append(f"{response.status} {case}: {text[:200]}")
 
 
 def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
-    """Alternate hostile writes and queries; return the counts and the first failures."""
+    """Send hostile writes and queries, two queries per write; return counts and first failures.
+
+    `ROUND` of them are sent at once, and every `STORE_CASES` the store begins anew, so that a
+    million cases take an hour or two.
+    """
+    r = random.Random(seed)
+    tally = Tally()
+    for first in range(0, cases, STORE_CASES):
+        store = Store(folder / str(first))
+        asyncio.run(_fuzz_store(store, min(STORE_CASES, cases - first), r, tally))
+        tally.failures += store.tracebacks
+        store.end(signal.SIGTERM)
+        shutil.rmtree(folder / str(first))
+        if first % (10 * STORE_CASES) == 0:
+            done = first + STORE_CASES
+            print(f"{done} cases, {len(tally.failures)} failed", file=sys.stderr, flush=True)
+    codes = dict(sorted(tally.codes.items()))
+    failures = tally.failures
+    return {"cases": cases, "failed": len(failures), "codes": codes, "first": failures[:10]}
+
+
+async def _fuzz_store(store: Store, cases: int, r: random.Random, tally: Tally) -> None:
+    timeout = aiohttp.ClientTimeout(total=300)
+    connector = aiohttp.TCPConnector(limit=16)
+    async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
+        for first in range(0, cases, ROUND):
+            writes = []
+            reads = []
+            for i in range(first, min(first + ROUND, cases)):
+                if i % 3 == 0:
+                    body = random_request(r).SerializeToString()
+                    sent = client.post(store.otlp, data=body, headers=PROTOBUF)
+                    writes.append(tally.send("write", f"body {body.hex()[:400]}", sent))
+                else:
+                    path, parameters = random_query(r)
+                    case = f"{path} {json.dumps(parameters)[:300]}"
+                    sent = client.get(store.tempo + path, params=parameters)
+                    reads.append(tally.send("read", case, sent))
+            await asyncio.gather(*writes)
+            await asyncio.gather(*reads)
+
+
+def expand(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
+    """Send bodies that expand to much more, with other clients beside them.
+
+    A failure is a body that takes the store over `MAX_RSS_MB`, or an answer that is neither success
+    nor refusal. Returns the longest waits of the others in s, and the largest memory in MB.
+    """
     r = random.Random(seed)
     store = Store(folder)
     codes: Counter[str] = Counter()
     failures: list[str] = []
-    with httpx.Client(timeout=120) as client:
-        for i in range(cases):
-            if i % 3 == 0:
-                body = random_request(r).SerializeToString()
-                response = client.post(store.otlp, content=body, headers=PROTOBUF)
-                kind = "write"
-                case = f"body {body.hex()[:400]}"
-            else:
-                path, parameters = random_query(r)
-                response = client.get(store.tempo + path, params=parameters)
-                kind = "read"
-                case = f"{path} {json.dumps(parameters)[:300]}"
-            codes[f"{kind} {response.status_code}"] += 1
-            if is_failure(response):
-                failures.append(f"{response.status_code} {case}: {response.text[:200]}")
-    failures += store.tracebacks
+    rss_mb = 0
+    others = Others(store)
+    others.start()
+    with httpx.Client(timeout=300) as client:
+        for _ in range(cases):
+            name, body = expanding_body(r)
+            headers = PROTOBUF | {"Content-Encoding": "gzip"}
+            others.case = name
+            response = client.post(store.otlp, content=gzip.compress(body, 1), headers=headers)
+            codes[str(response.status_code)] += 1
+            if is_failure(response.status_code, response.headers):
+                failures.append(f"{response.status_code} {name}")
+            rss_mb = max(rss_mb, _peak_rss_mb(store.process.pid))
+            if rss_mb > MAX_RSS_MB:
+                failures.append(f"{rss_mb} MB {name}")
+    failures += others.stop() + store.tracebacks
     store.end(signal.SIGTERM)
-    return {"cases": cases, "failed": len(failures), "codes": dict(codes), "first": failures[:10]}
+    return {
+        "cases": cases,
+        "failed": len(failures),
+        "codes": dict(codes),
+        "rss_mb": rss_mb,
+        "longest_waits_s": others.longest_s,
+        "over_1_s": others.late,
+        "first": failures[:10],
+    }
+
+
+def _peak_rss_mb(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    if status.exists():
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        assert peak is not None
+        return int(peak[1]) >> 10
+    return psutil.Process(pid).memory_info().rss >> 20
+
+
+def expanding_body(r: random.Random) -> tuple[str, bytes]:
+    """Return a request in which one repeated field of the schema is repeated very often."""
+    message = random_request(r)
+    inner: Message = message
+    names = []
+    while True:
+        fields = [f for f in inner.DESCRIPTOR.fields if f.is_repeated or f.message_type]
+        chosen = r.choice(fields) if fields else None
+        if chosen is None:
+            break
+        names.append(chosen.name)
+        child = getattr(inner, chosen.name)
+        if chosen.is_repeated and (r.random() < 0.3 or chosen.message_type is None):
+            break
+        inner = child.add() if chosen.is_repeated else child
+        inner.SetInParent()
+    count = int(10 ** r.uniform(4, 6.8))
+    tag = _varint(chosen.number << 3 | 2) if chosen else b""
+    element = tag + (b"\x00" if r.random() < 0.5 else b"\x02\x0a\x00")
+    repeated = element * min(count, 2**25 // len(element)) if chosen else b""
+    return ".".join(names) + f" x {count}", _with(message, names, repeated)
+
+
+def _with(message: Message, names: list[str], repeated: bytes) -> bytes:
+    """Serialize a message, with `repeated` at the end of its submessage at the path `names`."""
+    if len(names) <= 1:
+        return message.SerializeToString() + repeated
+    name = names[0]
+    descriptor = message.DESCRIPTOR.fields_by_name[name]
+    value = getattr(message, name)
+    child = value[-1] if descriptor.is_repeated else value
+    inner = _with(child, names[1:], repeated)
+    return _varint(descriptor.number << 3 | 2) + _varint(len(inner)) + inner
+
+
+class Others:
+    """Clients that search, send a span, and read /ready while bodies expand."""
+
+    def __init__(self, store: Store) -> None:
+        self.case = ""
+        self.longest_s: dict[str, float] = {}
+        self.late: Counter[str] = Counter()
+        self._failures: list[str] = []
+        self._ended = threading.Event()
+        span = _plain_request(random.Random(0), spans=1)[0]
+        calls: dict[str, Callable[[httpx.Client], httpx.Response]] = {
+            "ready": lambda client: client.get(f"{store.tempo}/ready"),
+            "search": lambda client: client.get(f"{store.tempo}/api/search"),
+            "write": lambda client: client.post(store.otlp, content=span, headers=PROTOBUF),
+        }
+        self._threads = [threading.Thread(target=self._ask, args=call) for call in calls.items()]
+
+    def start(self) -> None:
+        """Begin all clients."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> list[str]:
+        """End all clients and return their failures."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+        return self._failures
+
+    def _ask(self, name: str, call: Callable[[httpx.Client], httpx.Response]) -> None:
+        with httpx.Client(timeout=300) as client:
+            while not self._ended.wait(0.05):
+                started = time.monotonic()
+                response = call(client)
+                seconds = time.monotonic() - started
+                if is_failure(response.status_code, response.headers):
+                    self._failures.append(f"{name} {response.status_code} beside {self.case}")
+                if seconds > 1:
+                    self.late[name] += 1
+                if seconds > self.longest_s.get(name, 0):
+                    self.longest_s[name] = round(seconds, 2)
 
 
 def kills(folder: Path, cycles: int, seed: int = 0) -> dict[str, Any]:
@@ -308,11 +483,19 @@ def main(argv: list[str] | None = None) -> int:
     """Run the campaign; return 1 if a case failed, otherwise 0."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.store_campaign")
     parser.add_argument("--cases", type=int, default=100_000, help="hostile writes and queries")
+    parser.add_argument("--expanding", type=int, default=200, help="bodies that expand")
     parser.add_argument("--kills", type=int, default=20, help="cycles of kill -9")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     options = parser.parse_args(argv)
     failed = 0
-    for name, attack, count in (("fuzz", fuzz, options.cases), ("kills", kills, options.kills)):
+    attacks = (
+        ("fuzz", fuzz, options.cases),
+        ("expand", expand, options.expanding),
+        ("kills", kills, options.kills),
+    )
+    for name, attack, count in attacks:
+        if count == 0:
+            continue
         with tempfile.TemporaryDirectory(prefix="store-campaign-") as folder:
             started = time.monotonic()
             result = attack(Path(folder), count, options.seed)

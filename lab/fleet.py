@@ -11,7 +11,6 @@ Nothing is sent or started, and no trace is needed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +34,7 @@ from lab.measures import cache_tokens, read_histogram
 from lab.observation.window import parse_window
 from lab.settings import Settings
 from lab.stores import MetricAnswer, Prometheus
+from lab.stores.prometheus import job_matcher
 from lab.stores.timestamps import utc
 
 __all__ = ["Fleet", "Remark", "look", "look_at"]
@@ -147,7 +147,7 @@ def look(settings: Settings, window: str = "last 15m", *, job: str = "") -> Flee
 
 def look_at(store: Store, start: float, end: float, *, job: str = "", prefix: str = "") -> Fleet:
     """Return the engines of a store (a Prometheus, or pages of one) in a window; see `look`."""
-    match = f"{{{_job(job)}}}" if job else ""
+    match = f"{{{job_matcher(job)}}}" if job else ""
     names = store.label_values("__name__", match=match)
     dialects = recognise(names, prefix)
     if not dialects:
@@ -192,7 +192,7 @@ class _Observed:
 
 def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str) -> _Observed:
     """Query everything that a dialect answers, and leave out copies of routers."""
-    matcher = _job(job) if job else ""
+    matcher = job_matcher(job) if job else ""
     plain = _metrics_of(dialect)
     router = [dialect.stem + name for name in dialect.engine.router if name in dialect.bare]
     answer = store.samples(_any_of([*plain, *router], matcher), start, end)
@@ -213,11 +213,6 @@ def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str)
         _leave_out_routers(observed, router)
         _set_identity(observed)
     return observed
-
-
-def _job(name: str) -> str:
-    # PromQL's strings are Go's, which read JSON's.
-    return f"job={json.dumps(name, ensure_ascii=False)}"
 
 
 def _metrics_of(dialect: Dialect) -> list[str]:
@@ -388,12 +383,13 @@ class _Life:
 
 def _lives(observed: _Observed) -> dict[tuple[str, ...], _Life]:
     """Return the life of each engine with a target, by its identity."""
-    kinds = questions()
-    counters = []
-    for question, names in observed.dialect.alternatives.items():
-        histogram = kinds[question] == "histogram"
-        for name in names if histogram or kinds[question] == "counter" else ():
-            counters += [f"{name.metric}_sum"] if histogram else [name.metric]
+    parts = {"histogram": "_sum", "counter": ""}
+    counters = [
+        name.metric + parts[kind]
+        for question, kind in questions().items()
+        for name in observed.dialect.alternatives.get(question, ())
+        if kind in parts
+    ]
     table = observed.series[observed.series["metric"].isin(counters)]
     if table.empty:
         return {}

@@ -23,7 +23,7 @@ from lab.runs import RUNS, Conditions, recorded_run, save_conditions
 from lab.settings import Settings, load_settings
 from lab.stack import cluster
 from lab.stack.cluster.port_forwards import Connection
-from lab.stack.cluster.rollout import WorkloadStatus
+from lab.stack.cluster.rollout import ProgressLines
 from lab.stores import Prometheus
 from lab.workload import Plan, Run, join_shards, run_plan
 
@@ -128,7 +128,7 @@ class ClusterPlace(LocalPlace):
         same = before and before.alive and (before.context, before.overlay) == (context, overlay)
         workloads = cluster.status(settings, context) if same else []
         if not (workloads and all(workload.ready for workload in workloads)):
-            cluster.up(settings, context, overlay, _print_progress())
+            cluster.up(settings, context, overlay, ProgressLines())
 
     def tools_url(self, settings: Settings) -> str:
         """Return the forwarded address; the settings' `mcp` is the one inside of the cluster."""
@@ -257,20 +257,6 @@ def _connection(settings: Settings) -> Connection:
         fix = "`lab up --place cluster`"
         raise NotUp("no cluster is connected", got=f"{settings.state_dir}", fix=fix)
     return connection
-
-
-def _print_progress() -> Callable[[list[WorkloadStatus], float], None]:
-    printed: set[str] = set()
-
-    def progress(workloads: list[WorkloadStatus], elapsed_s: float) -> None:
-        for workload in workloads:
-            state = "is ready" if workload.ready else f": {workload.why}" if workload.why else ""
-            line = f"{workload.name} {state}".replace(" :", ":")
-            if state and line not in printed:
-                printed.add(line)
-                print(f"{elapsed_s:6.0f} s  {line}", flush=True)
-
-    return progress
 
 
 def _exported_memory(settings: Settings) -> dict[tuple[str, str], float]:

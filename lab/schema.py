@@ -83,6 +83,20 @@ CLIENT_RECORD = _columns(
     ("finish_reason", "string", "of the last model call, or the Responses status"),
 )
 
+# The columns of every span in a store's bulk answer and in a table of OTLP, before its attributes.
+SPAN_COLUMNS = (
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "name",
+    "kind",
+    "service_name",
+    "start_time_unix_nano",
+    "end_time_unix_nano",
+    "status",
+    "status_message",
+)
+
 # One row per span (lab.frames.spans_frame); one column per attribute follows, under the attribute's
 # name.
 SPAN_FRAME = _columns(

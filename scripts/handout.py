@@ -58,6 +58,7 @@ def write_handout(run: Path, folder: Path) -> Path:
         links.append(("report.html", "The report"))
     for notebook in executed:
         page, _ = HTMLExporter().from_notebook_node(nbformat.read(notebook, as_version=4))
+        page = page.replace('src="../docs/images/', 'src="images/')
         (folder / f"{notebook.stem}.html").write_text(page, encoding="utf-8")
         shutil.copy(notebook, folder)
         links.append((f"{notebook.stem}.html", title_of(notebook)))

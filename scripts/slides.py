@@ -45,9 +45,12 @@ def make_slides(notebook: Path, folder: Path, reveal: str = "") -> Path:
         ) from e
     for cell in document.cells:
         cell.metadata["slideshow"] = {"slide_type": slide_type(cell)}
+        # nbconvert embeds pictures below the path in the resources only.
+        cell.source = cell.source.replace("](../docs/images/", "](docs/images/")
 
     exporter = SlidesExporter(**({"reveal_url_prefix": reveal} if reveal else {}))
-    resources = {"metadata": {"name": notebook.stem}}
+    exporter.embed_images = True
+    resources = {"metadata": {"name": notebook.stem, "path": str(REPO)}}
     html, _ = exporter.from_notebook_node(document, resources=resources)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{notebook.stem}.slides.html"

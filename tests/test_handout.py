@@ -21,6 +21,7 @@ def test_the_handout_has_executed_notebooks_and_valid_links(tmp_path: Path) -> N
     (tmp_path / "run/notebooks").mkdir(parents=True)
     notebook = write(tmp_path / "run/notebooks/07_look.ipynb", "1 + 1")
     content = nbformat.read(notebook, as_version=4)
+    content.cells[0].source += "\n\n![parts](../docs/images/architecture.svg)"
     content.cells[2].outputs = [nbformat.v4.new_output("stream", text="the output")]
     nbformat.write(content, notebook)
     (tmp_path / "run/index.html").write_text("the report")
@@ -33,8 +34,11 @@ def test_the_handout_has_executed_notebooks_and_valid_links(tmp_path: Path) -> N
     assert {f"handout/{link}" for link in links} <= names
     assert "the output" in (tmp_path / "handout/07_look.html").read_text()
     assert "<table>" in (tmp_path / "handout/glossary.html").read_text()
-    pictures = re.findall('src="([^":]+)"', (tmp_path / "handout/architecture.html").read_text())
-    assert all((tmp_path / "handout" / picture).exists() for picture in pictures)
+    for page in ("architecture.html", "07_look.html"):
+        pictures = re.findall('<img[^>]* src="([^":]+)"', (tmp_path / "handout" / page).read_text())
+        assert pictures
+        assert all((tmp_path / "handout" / picture).resolve().exists() for picture in pictures)
+        assert all(picture.startswith("images/") for picture in pictures)
 
 
 def test_without_executed_notebooks_there_is_no_handout(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ def test_the_container_sets_up_and_forwards_the_pages() -> None:
     makefile = (REPO / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:", makefile, re.MULTILINE)
     assert re.search(r"python:([\d.]+)-", container["image"])[1] in environments.LAB_PYTHONS
-    assert {PREFERRED["prometheus"], PREFERRED["tempo"]} < set(container["forwardPorts"])
+    ports = {PREFERRED[name] for name in ("view", "prometheus", "tempo")}
+    assert ports < set(container["forwardPorts"])
 
 
 def test_binder_installs_what_set_up_would_fetch() -> None:

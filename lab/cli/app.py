@@ -49,6 +49,10 @@ DELEGATED = {
         "lab.cli.fleet",
         "Show model servers side by side, from the metrics of any Prometheus; starts nothing.",
     ),
+    "investigate": (
+        "lab.cli.investigate",
+        "Report what changed in a window, since when, where, and the likely causes.",
+    ),
     "incident": (
         "lab.cli.incident",
         "Bring about a real incident in the running lab, undo it, and reveal what it was.",
@@ -93,7 +97,8 @@ def up(
         str, typer.Option(help="A folder of lab/k8s/overlays, for --place cluster.")
     ] = "",
     also: Annotated[
-        list[str] | None, typer.Option("--with", help="Start this part on demand too: vllm-canary.")
+        list[str] | None,
+        typer.Option("--with", help="Start this on demand too: vllm-canary, grafana."),
     ] = None,
 ) -> None:
     """Stand the stack up, or start again what died or hangs.

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.console import Console
 
 from lab.settings import ENDPOINTS, load_settings
 from lab.stack import cluster
-from lab.stack.cluster.rollout import WorkloadStatus
-
-EVERY_S = 15.0
+from lab.stack.cluster.rollout import ProgressLines
 
 
 def stand_up(context: str, overlay: str) -> None:
@@ -27,7 +23,7 @@ def stand_up(context: str, overlay: str) -> None:
         line = f"  {mark} {finding.name}: {finding.found}{fix}"
         console.print(line, highlight=False, soft_wrap=True)
 
-    endpoints = cluster.up(settings, context, overlay, _Progress())
+    endpoints = cluster.up(settings, context, overlay, ProgressLines())
     for name, url in sorted(endpoints.items()):
         line = f"  {name:<14}{url:<36}[dim]{ENDPOINTS[name]}[/dim]"
         console.print(line, highlight=False, soft_wrap=True)
@@ -51,23 +47,3 @@ def show_status(context: str) -> int:
     if not rows:
         print("no lab is in that cluster")
     return 0 if rows and all(r.ready for r in rows) else 1
-
-
-class _Progress:
-    """A line when a workload gets ready, and one every 15 s for what is waited for."""
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._next = 0.0
-
-    def __call__(self, rows: list[WorkloadStatus], elapsed_s: float) -> None:
-        for r in rows:
-            if r.ready and r.name not in self._seen:
-                self._seen.add(r.name)
-                print(f"{elapsed_s:6.0f} s  {r.name} is ready", flush=True)
-
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + EVERY_S
-            pending = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
-            if pending:
-                print(f"{elapsed_s:6.0f} s  waiting for {pending}", flush=True)

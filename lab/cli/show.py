@@ -20,7 +20,7 @@ from lab import stack
 from lab.environment import command_hint
 from lab.errors import StackError
 from lab.settings import ENDPOINTS, Settings, load_settings, settings_files
-from lab.stack import processes
+from lab.stack import grafana, processes
 from lab.stack.control import Progress
 from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
@@ -37,6 +37,7 @@ BAD_STYLE = "bold red"
 EVERY_S = 10.0
 # Parts with pages for a browser -> what the pages show. Both run on this machine.
 _PAGES = {
+    "grafana": "Grafana: the lab's dashboards, Explore",
     "live-view": "live view: components, dashboards, alerts, traces and queries in one page",
     "prometheus": "Prometheus: graphs (PromQL), targets, rules and alerts",
     "tracestore": "traces: search (TraceQL) and waterfalls",
@@ -53,6 +54,8 @@ def stand_up(wait: Literal["agent", "all"], also: list[str]) -> None:
     """Stand the lab up with progress, start the parts on demand in `also`, print all addresses."""
     settings = load_settings()
     console = Console()
+    if "grafana" in also:
+        grafana.check_installed()
     try:
         with _progress(console, "lab up") as progress:
             endpoints = stack.up(settings, progress, wait)

@@ -119,7 +119,7 @@ def compare(
     *,
     margin: float = 0.05,
     share_margin: float = 0.02,
-    confidence: float = 0.98,
+    confidence: float = 0.95,
     price: ApiPrice | None = None,
     replicates: int = 2000,
     seed: int = SEED,
@@ -216,8 +216,9 @@ def _judge(fitted: Fit, margin: float, share_margin: float, confidence: float) -
     """Return the table of verdicts; one level per measure keeps the family's confidence."""
     names = list(fitted.system)
     largest = _largest_deviations(fitted, names)
-    critical = float(np.quantile(largest, confidence)) if len(largest) else math.nan
-    level = 2 * float(stats.norm.sf(critical))
+    level = 1 - confidence
+    if len(largest):
+        level = 2 * float(stats.norm.sf(np.quantile(largest, confidence)))
     e2e = abs(fitted.means["e2e_s"][0]) if "e2e_s" in fitted.means else 0.0
     rows = []
     for name in names:

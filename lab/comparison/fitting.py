@@ -73,7 +73,7 @@ class Pooled:
 
 def _offered_load(requests: pd.DataFrame) -> np.ndarray:
     """Return how many other requests of its run were due within one mean E2E before each."""
-    within_s = float(requests["e2e_s"].mean())
+    within_s = float(requests["e2e_s"].fillna(0.0).mean())
     load = np.zeros(len(requests))
     for rows in requests.groupby("run").indices.values():
         due = requests["at"].to_numpy()[rows]
@@ -227,7 +227,7 @@ def _add(
 def _between_pairs(
     y: np.ndarray, is_b: np.ndarray, pair: np.ndarray, block: np.ndarray, weights: np.ndarray
 ) -> float:
-    """Return the variance of the difference between pairs of runs (DerSimonian and Laird 1986)."""
+    """Return the variance of the difference between pairs of runs (Paule and Mandel 1982)."""
     effects = []
     variances = []
     for each in np.unique(pair):
@@ -243,5 +243,5 @@ def _between_pairs(
         variances.append(float(difference[1:].var()))
     if min(variances) <= 0:
         return 0.0
-    combined = combine_effects(np.array(effects), np.array(variances), method_re="chi2")
+    combined = combine_effects(np.array(effects), np.array(variances), method_re="iterated")
     return max(0.0, float(combined.tau2))

@@ -3,12 +3,13 @@
 An attendee's answer is checked here, and the expected value is computed here, out of sight.
 
 A notebook hands over the answer with the data of its own run: `lab.check("01-model-calls",
-model_calls, seen)`. A wrong answer gets a hint and never stops the notebook. There are four kinds:
+model_calls, seen)`. A wrong answer gets a hint and never stops the notebook. There are five kinds:
 
 - Exercise: a value that the run's data shows;
 - Prediction: a guess before the measurement, shown beside the result;
 - PromQL, TraceQL: a query, which is run against the run's own stores;
-- Action: something to break.
+- Action: something to break;
+- Graded: an answer with several parts, for points.
 
 The score is kept in the state folder.
 """
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.exercises.judging import RIGHT, SHARE, Action, Exercise, Feedback, Prediction
+from lab.exercises.judging import RIGHT, SHARE, Action, Exercise, Feedback, Graded, Prediction
 from lab.exercises.queries import PromQL, TraceQL
 from lab.files import write_atomically
 from lab.schema import Metric
@@ -135,6 +136,17 @@ def _dearest_tool(by_reads: Any) -> str | None:
     return str(costs.idxmax()) if len(costs) else None
 
 
+def _grade_diagnosis(answer: Any, reveal: Any) -> tuple[int, str]:
+    from lab.investigation.grading import Diagnosis, check_diagnosis, grade
+
+    if not isinstance(answer, Diagnosis):
+        got = type(answer).__name__
+        raise LabError("this is not a diagnosis", got=got, fix="write investigation.Diagnosis(...)")
+    check_diagnosis(answer)  # before the truth is revealed
+    result = grade(answer, reveal())
+    return result.score, str(result)
+
+
 def _only_one_right(compared: Any) -> int:
     row = compared.loc["answer_right"]
     return int(row["only_a"] + row["only_b"])
@@ -172,7 +184,7 @@ def _lost_users(run: Any) -> str:
     return "" if lost >= half else f"{lost} of {len(run.records)} requests timed out, not half"
 
 
-EXERCISES: dict[str, Exercise | PromQL | TraceQL | Action] = {
+EXERCISES: dict[str, Exercise | PromQL | TraceQL | Action | Graded] = {
     "00-most-memory": Exercise(_largest_part, "sort the table of parts by rss_mib"),
     "00-writing-tools": Exercise(
         lambda tools: tools["writes"].sum(),
@@ -308,5 +320,17 @@ EXERCISES: dict[str, Exercise | PromQL | TraceQL | Action] = {
     "08-hungriest-part": Exercise(
         lambda by_part: str(by_part["tree_s"].idxmax()) if len(by_part) else None,
         "the column tree_s",
+    ),
+    "09-certain-changes": Exercise(
+        lambda result: sum(abs(each.state) == 1 for each in result.observed),
+        "the column `certain` of the table of changes",
+    ),
+    "09-onset-interval": Exercise(
+        lambda result: result.onset.high - result.onset.low if result.onset else 0.0,
+        "result.onset has `low` and `high`",
+        "seconds",
+    ),
+    "10-diagnosis": Graded(
+        _grade_diagnosis, "compare both times by tool, by tenant and by part, then name one cause"
     ),
 }

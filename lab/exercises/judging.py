@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lab.errors import LabError
+
 RIGHT = "Right."
 TOLERANCE_RATIO = 0.02
 GUESS_RATIO = 0.25  # a prediction within this share of what was measured is a good one
@@ -94,6 +96,24 @@ class Action:
         if problem:
             return not_yet(problem, self.hint)
         return Feedback(True, f"{RIGHT} {self.shows(answer)}")
+
+
+@dataclass(frozen=True)
+class Graded:
+    """An answer with several parts: `grade(answer, *data)` returns its points of 100, and why."""
+
+    grade: Callable[..., tuple[int, str]]
+    hint: str
+
+    def judge(self, answer: Any, *data: Any) -> Feedback:
+        """Grade the answer; half of the points are enough."""
+        try:
+            points, message = self.grade(answer, *data)
+        except LabError as e:
+            return not_yet(str(e), self.hint)
+        if points < 50:
+            return not_yet(message, self.hint)
+        return Feedback(True, f"{RIGHT} {message}")
 
 
 def plain(value: Any) -> Any:

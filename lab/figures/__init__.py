@@ -10,6 +10,7 @@ from lab.figures.capacity import (
     throughput_goodput,
 )
 from lab.figures.cost import machine_costs, prices, tokens_cost
+from lab.figures.investigation import signal_change
 from lab.figures.latency import (
     bucketed_against_exact,
     critical_bars,
@@ -45,6 +46,7 @@ __all__ = [
     "service_line",
     "share_rows",
     "stalls",
+    "signal_change",
     "throughput_goodput",
     "timeline",
     "tokens_cost",

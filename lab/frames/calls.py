@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lab.frames.roles import Role, claimed_roles, field_numbers
-from lab.frames.spans import start_ns
+from lab.frames.spans import end_ns, service_codes, start_ns
 from lab.schema import Service
 
 _NS = 1_000_000_000
@@ -90,12 +90,17 @@ def _outermost(parent: np.ndarray, mask: np.ndarray) -> np.ndarray:
     top = np.full(len(mask), -1)
     up = ancestor(parent, rows, mask)
     top[rows] = np.where(up >= 0, up, rows)
+    _climb(top, rows)
+    return top
+
+
+def _climb(top: np.ndarray, rows: np.ndarray) -> None:
+    """Replace the `top` of these rows by the top of that, until it is its own."""
     for _ in range(MAX_LEVELS):
         higher = top[top[rows]]
         if (higher == top[rows]).all():
             break
         top[rows] = higher
-    return top
 
 
 def _strangers(
@@ -105,9 +110,9 @@ def _strangers(
 
     Such a span is its `own` parent, or began long after its parent in another service had ended.
     """
-    service = spans["service"].astype("category").cat.codes.to_numpy()
+    service = service_codes(spans)
     start = start_ns(spans)
-    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    end = end_ns(spans)
     crossing = is_call & (parent >= 0) & (service[parent] != service)
     late = crossing & (start - end[parent] > STRANGER_NS)
     if late.any():
@@ -137,7 +142,7 @@ def _mixed_siblings(
     key = parent[rows].copy()
     absent = key < 0
     key[absent] = len(parent) + pd.factorize(parent_id[rows[absent]])[0]
-    service = spans["service"].astype("category").cat.codes.to_numpy()[rows].astype(np.int64)
+    service = service_codes(spans)[rows].astype(np.int64)
     service[_has_name(spans, RAW_REQUEST)[rows]] = -2  # counts as a service of its own
     # Where siblings differ, some of them are not the one that was written last.
     last = np.empty(len(parent) + len(rows), dtype=np.int64)
@@ -173,7 +178,7 @@ def _with_brothers(
     outer = pairs["row"].to_numpy()
     inner = pairs["row_inner"].to_numpy()
     start = start_ns(spans)
-    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    end = end_ns(spans)
     possible = (outer != inner) & (role[outer] == Role.MODEL_CALL)
     possible &= (start[inner] >= start[outer] - TOLERANCE_NS) & (
         end[inner] <= end[outer] + TOLERANCE_NS
@@ -184,7 +189,7 @@ def _with_brothers(
     )
     agree, same_tokens = _tokens_agree(spans, outer, inner)
     possible &= agree
-    service = spans["service"].astype("category").cat.codes.to_numpy()
+    service = service_codes(spans)
     raw = _has_name(spans, RAW_REQUEST)
     is_raw = raw[inner] & ~raw[outer]
     possible &= (service[outer] != service[inner]) | is_raw
@@ -270,18 +275,14 @@ def _tool_calls(
     """
     rows = np.flatnonzero(role == Role.TOOL_CALL)
     tool = np.full(len(role), -1)
-    service = spans["service"].astype("category").cat.codes.to_numpy()
+    service = service_codes(spans)
     is_server = (spans["kind"] == "server").to_numpy(bool)[rows]
     is_lab = (spans["service"] == Service.TOOLS).to_numpy(bool)[rows]
     wanted = _is_any(role, Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL)
     up = ancestor(parent, rows, wanted)
     inside = (up >= 0) & (role[up] == Role.TOOL_CALL) if len(rows) else np.zeros(0, dtype=bool)
     tool[rows] = np.where(inside, up, rows)
-    for _ in range(MAX_LEVELS):
-        higher = tool[tool[rows]]
-        if (higher == tool[rows]).all():
-            break
-        tool[rows] = higher
+    _climb(tool, rows)
 
     is_run = (service[rows] != service[tool[rows]]) | is_server
     alone_at_server = ~inside & is_lab
@@ -318,8 +319,8 @@ def _adopt_runs(
     run = pairs["row"].to_numpy()
     call = pairs["row_call"].to_numpy()
     start = start_ns(spans)
-    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
-    service = spans["service"].astype("category").cat.codes.to_numpy()
+    end = end_ns(spans)
+    service = service_codes(spans)
     inside = (start[run] >= start[call] - TOLERANCE_NS) & (end[run] <= end[call] + TOLERANCE_NS)
     pairs = pairs.assign(gap=np.abs(start[run] - start[call]))
     pairs = pairs[inside & (service[run] != service[call])]

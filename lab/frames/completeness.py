@@ -14,7 +14,7 @@ from lab.dialects import OGX
 from lab.errors import FrameError
 from lab.frames.calls import resolve_calls
 from lab.frames.roles import Role, field_numbers
-from lab.frames.spans import check_spans
+from lab.frames.spans import check_spans, service_codes
 
 SERVER_NAMES = [name for name, role in OGX.names.items() if role == Role.SERVER]
 
@@ -150,7 +150,7 @@ def _expecting_engine(
     expecting = np.zeros(len(role), dtype=bool)
     if not len(silent):
         return expecting
-    service = spans["service"].astype("category").cat.codes.to_numpy()
+    service = service_codes(spans)
     servers = np.flatnonzero(role == Role.SERVER)
     servers = servers[spans["name"].iloc[servers].isin(SERVER_NAMES).to_numpy(bool)]
     with_answers = np.unique(service[answered])

@@ -30,8 +30,7 @@ def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
     rows = []
     for document in documents:
         try:
-            logs = json.loads(document)
-            for record in _records(logs):
+            for record in _records(json.loads(document)):
                 rows += _row(record)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
             raise FrameError(
@@ -64,7 +63,8 @@ def _events(traces: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:
     """Return the record's row in a list, or none if it is another event."""
-    values = {pair["key"]: _plain(pair["value"]) for pair in record.get("attributes") or ()}
+    attributes = record.get("attributes") or ()
+    values = {pair["key"]: next(iter(pair["value"].values()), None) for pair in attributes}
     name = record.get("eventName") or values.get("event.name")
     if name != EVENT:
         return []
@@ -73,7 +73,3 @@ def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:
     number = None if score is None else float(score)
     texts = {field: values.get(attribute) for field, attribute in _FIELDS.items()}
     return [(*ids, texts["name"], number, texts["label"], texts["explanation"])]
-
-
-def _plain(value: dict[str, Any]) -> Any:
-    return next(iter(value.values()), None)

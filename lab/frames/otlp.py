@@ -22,22 +22,10 @@ from lab.dialects import HOST_ATTRIBUTES
 from lab.errors import FrameError
 from lab.frames.protobuf import Messages, Places
 from lab.frames.samples import batches
+from lab.schema import SPAN_COLUMNS
 
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUSES = ("unset", "ok", "error")
-# The first columns of every table of spans, which are also those of the bulk endpoint.
-CORE = (
-    "trace_id",
-    "span_id",
-    "parent_span_id",
-    "name",
-    "kind",
-    "service_name",
-    "start_time_unix_nano",
-    "end_time_unix_nano",
-    "status",
-    "status_message",
-)
 HOST = HOST_ATTRIBUTES[0]  # the column with the machine that a resource names
 _TEXT = pa.large_string()
 _BATCH_BYTES = 2 << 20  # the working set stays in the processor's cache
@@ -45,7 +33,7 @@ _STRING, _BOOL, _INT, _DOUBLE = 1, 2, 3, 4  # AnyValue's fields
 
 
 def span_table(traces: Sequence[bytes], attributes: Sequence[str] | None) -> pa.Table:
-    """Return one row per span: the columns CORE, then those of the given attributes that occur.
+    """Return one row per span: SPAN_COLUMNS, then those of the given attributes that occur.
 
     `attributes` None: all of them. Raises FrameError for anything that is not OTLP.
     """
@@ -84,7 +72,7 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
         _words(messages, status.last(3), STATUSES),
         messages.texts(status.last(2)).cast(_TEXT),
     )
-    columns = dict(zip(CORE, core, strict=True))
+    columns = dict(zip(SPAN_COLUMNS, core, strict=True))
     for name, values in _attributes(messages, spans, span.of(9), attributes):
         columns.setdefault(name, values)
 

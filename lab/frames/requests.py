@@ -9,7 +9,7 @@ from lab.errors import FrameError
 from lab.frames.completeness import TraceShapes, problems_of, shapes_of, usage
 from lab.frames.roles import Role
 from lab.frames.sanity import REMAINDER_RATIO, REMAINDER_S
-from lab.frames.spans import numbers, start_ns
+from lab.frames.spans import end_ns, numbers, start_ns
 from lab.frames.tools import failed_calls
 from lab.schema import PHASES, REQUEST_FRAME, Attr, Span
 
@@ -111,7 +111,7 @@ def _traces(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     is_tool = role == Role.TOOL_CALL
     is_call = np.isin(role, _CALLS)
     start = start_ns(spans)[is_call]
-    end = start + np.rint(duration_s[is_call] * _NS).astype(np.int64)
+    end = end_ns(spans)[is_call]
     columns = {
         "turns": shapes.count(shapes.turn),
         "engines": shapes.count(is_engine),

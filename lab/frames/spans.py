@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from lab.dialects import ATTRIBUTES
 from lab.errors import FrameError
-from lab.frames.otlp import CORE, HOST, KINDS, STATUSES, span_table
-from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
+from lab.frames.otlp import HOST, KINDS, STATUSES, span_table
+from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS, SPAN_FRAME
 
-_NOT_ATTRIBUTES = (*CORE, "attributes", "resource", "events", "duration_nano")
+_NOT_ATTRIBUTES = (*SPAN_COLUMNS, "attributes", "resource", "events", "duration_nano")
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -51,7 +51,7 @@ def spans_frame(
     optional = (*ATTRIBUTES, HOST) if attributes is SPAN_ATTRIBUTES else ()
     if answer.arrow is None:
         table = span_table(answer.protobufs, attributes and (*attributes, *optional))
-        names = table.column_names[len(CORE) :] if attributes is None else attributes
+        names = table.column_names[len(SPAN_COLUMNS) :] if attributes is None else attributes
         values = {name: _attribute(table, name) for name in names}
     else:
         table = _read_stream(answer.arrow)
@@ -115,6 +115,16 @@ def start_ns(spans: pd.DataFrame) -> np.ndarray:
     return spans["start_at"].dt.as_unit("ns").astype("int64").to_numpy()
 
 
+def end_ns(spans: pd.DataFrame) -> np.ndarray:
+    """Return the end of every span in nanoseconds since the epoch."""
+    return start_ns(spans) + np.rint(spans["duration_s"].to_numpy() * 1e9).astype(np.int64)
+
+
+def service_codes(spans: pd.DataFrame) -> np.ndarray:
+    """Return a number per span that stands for its service."""
+    return spans["service"].astype("category").cat.codes.to_numpy()
+
+
 def numbers(spans: pd.DataFrame, attribute: str) -> np.ndarray:
     """Return an attribute as float64, NaN where a span lacks it."""
     if attribute not in spans:
@@ -137,7 +147,7 @@ def _read_stream(stream: bytes) -> pa.Table:
             got=str(e),
             fix="repeat the query: the stream may be cut",
         ) from e
-    missing = [name for name in CORE if name not in usable]
+    missing = [name for name in SPAN_COLUMNS if name not in usable]
     if missing:
         raise FrameError(
             f"the store's Arrow stream lacks {', '.join(missing)}",
@@ -147,7 +157,7 @@ def _read_stream(stream: bytes) -> pa.Table:
 
 
 def _has_core_type(column: pa.Field) -> bool:
-    """Return whether a column has the type that a column of its name has in CORE."""
+    """Return whether a column has the type that a column of its name has in SPAN_COLUMNS."""
     if column.name.endswith("_nano"):
         return pa.types.is_integer(column.type) and column.type.bit_width == 64
     is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)

@@ -203,18 +203,18 @@ def _plain(value: Any) -> Any:
     """Return OTLP's AnyValue (an attribute that is not a text, as JSON) as plain JSON."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"values"}:
-        items = value["values"]
-        if items and all(
-            isinstance(item, dict) and set(item) == {"key", "value"} for item in items
-        ):
-            return {item["key"]: _plain(item["value"]) for item in items}
-        return [_plain(item) for item in items]
-    if len(value) == 1 and next(iter(value)).endswith("Value"):
-        return _plain(next(iter(value.values())))
-    return value
+    name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
+    if name == "values":
+        return _plain_items(value[name])
+    return _plain(value[name]) if name.endswith("Value") else value
+
+
+def _plain_items(items: list[Any]) -> Any:
+    """Return the values of an AnyValue: an object where all of them are pairs, else a list."""
+    pair = {"key", "value"}
+    if items and all(isinstance(item, dict) and set(item) == pair for item in items):
+        return {item["key"]: _plain(item["value"]) for item in items}
+    return [_plain(item) for item in items]
 
 
 def _text(value: Any) -> str | None:

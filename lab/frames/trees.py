@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
-from lab.frames.spans import check_spans, start_ns
+from lab.frames.spans import check_spans, end_ns, start_ns
 
 _NS = 1_000_000_000
 Children = dict[int, list[int]]
@@ -41,7 +41,7 @@ def trace_tree(spans: pd.DataFrame) -> pd.DataFrame:
         )
     spans = spans.reset_index(drop=True)
     start = start_ns(spans)
-    end = start + np.rint(spans["duration_s"].to_numpy() * _NS).astype(np.int64)
+    end = end_ns(spans)
     row_of = {span_id: i for i, span_id in enumerate(spans["span_id"])}
     parents = [row_of.get(p, -1) for p in spans["parent_id"]]
     children: Children = {}

@@ -8,8 +8,8 @@ import sys
 
 import uvicorn
 
+from lab.json_logging import config
 from lab.liveview.server import make_app
-from lab.stack.jsonlog import config
 from lab.stack.ports import HOST
 
 

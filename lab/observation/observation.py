@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from lab.observation.window import LACKS, WindowRun
 from lab.places import place_of
 from lab.settings import Settings
 from lab.stores import Arrival, Prometheus, Tempo
+from lab.stores.prometheus import job_matcher
 from lab.workload import Run
 
 AFTER_S = 120.0  # a later scrape may count other clients' requests too
@@ -81,7 +81,7 @@ class Observation:
         engine exports them under. An embedding server exports metrics of the same names, under
         another job.
         """
-        job = _job(self.settings.vllm_job)
+        job = job_matcher(self.settings.vllm_job)
         known = self._engine_names
         prefix = self.settings.metric_prefix
         names = [actual_name(metric, known, prefix) for metric in metrics]
@@ -95,7 +95,7 @@ class Observation:
     @cached_property
     def _engine_names(self) -> list[str]:
         """Return the names of all metrics of the chat model's scrape job."""
-        match = f"{{{_job(self.settings.vllm_job)}}}"
+        match = f"{{{job_matcher(self.settings.vllm_job)}}}"
         return self.prometheus.label_values("__name__", match=match)
 
     def _selector(self, metric: str, job: str) -> str:
@@ -106,8 +106,8 @@ class Observation:
         if job == self.settings.vllm_job:
             name = actual_name(metric, self._engine_names, self.settings.metric_prefix)
             if name:
-                return name.selector(_job(job))
-        return f"{self.prometheus.present(metric)}{{{_job(job)}}}"
+                return name.selector(job_matcher(job))
+        return f"{self.prometheus.present(metric)}{{{job_matcher(job)}}}"
 
     @property
     def scraped_until(self) -> float:
@@ -200,7 +200,7 @@ class Observation:
             if time.monotonic() > limit:
                 raise NoData(
                     f"no scrape of {job} succeeded within {AFTER_S:.0f} s after the run",
-                    query=f"up{{{_job(job)}}}",
+                    query=f"up{{{job_matcher(job)}}}",
                     fix="see `lab status`; a recording must last until a scrape after its last run",
                 )
             time.sleep(POLL_S)
@@ -209,7 +209,7 @@ class Observation:
         """Return when each instance was first scraped after the run; 0 for never."""
         ended = self.run.window[1]
         up = self.prometheus.samples(
-            f"up{{{_job(job)}}}", ended, ended + AFTER_S, lookback_s=0.0
+            f"up{{{job_matcher(job)}}}", ended, ended + AFTER_S, lookback_s=0.0
         ).metrics
         firsts = []
         for series in up:
@@ -281,8 +281,3 @@ def direct_ids(records: pd.DataFrame) -> set[str]:
     """Return the trace ids of the answered requests that were sent straight to vLLM."""
     direct = (records["api"] == "chat") & (records["status"] == "ok")
     return set(records.loc[direct, "trace_id"].astype(str))
-
-
-def _job(name: str) -> str:
-    # PromQL's strings are Go's, which read JSON's.
-    return f"job={json.dumps(name, ensure_ascii=False)}"

@@ -7,6 +7,7 @@ import itertools
 import shutil
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,14 +202,18 @@ def _matching(name: str, every: list[Path]) -> list[Path]:
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
-    """Return {"rate": 2.5} for ["rate=2.5"]; values are YAML scalars. Raises NotebookError."""
+    """Return {"rate": 2.5} for ["rate=2.5"]; values are YAML scalars, but times stay texts.
+
+    Raises NotebookError for a pair that cannot be read.
+    """
     parameters = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise NotebookError(f"{pair!r} is not a parameter", fix="write -p name=value")
         try:
-            parameters[name] = yaml.safe_load(value) if value else ""
+            read = yaml.safe_load(value) if value else ""
+            parameters[name] = value if isinstance(read, date) else read
         except yaml.YAMLError as e:
             raise NotebookError(
                 f"the value of {name} cannot be read", got=repr(value), fix="quote it"

@@ -241,7 +241,8 @@ class PartProcess:
         self._set(state.STARTING)
         self.started_at = time.time()
         try:
-            self._check_ports()
+            if names := self.taken_ports():
+                raise PortTaken(", ".join(str(self.part.ports[name]) for name in names))
             self._exit = await self._start_process()
             await self._wait_until_ready()
         except (OSError, TimeoutError, ready.NotReady, asyncio.InvalidStateError, PortTaken) as e:
@@ -260,10 +261,6 @@ class PartProcess:
     def taken_ports(self) -> list[str]:
         """Return its ports on which another program listens. It must not run itself."""
         return [name for name, port in self.part.ports.items() if not is_free(port)]
-
-    def _check_ports(self) -> None:
-        if names := self.taken_ports():
-            raise PortTaken(", ".join(str(self.part.ports[name]) for name in names))
 
     def _fail_or_move(self, error: Exception) -> bool:
         """Fail, unless a port was taken: then the supervisor starts it again on another one."""

@@ -26,6 +26,7 @@ PREFERRED = {
     "prometheus": 19090,
     "node": 19100,
     "view": 19001,
+    "grafana": 13000,
     "alertmanager": 19093,
 }
 STEP = 20  # between the ports that are tried for a name

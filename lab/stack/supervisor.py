@@ -77,6 +77,7 @@ class Supervisor:
     async def run(self) -> int:
         """Run until a stop is requested or the first start has failed. Returns the exit status."""
         for path, text in self._plan.files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text, state.PRIVATE)
         state.write_endpoints(self.state_dir, self._plan.own_endpoints)
         state.write_requested(self.state_dir, set())

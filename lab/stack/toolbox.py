@@ -14,7 +14,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
-OPTIONAL = ("promtool", "alertmanager", "vllm_build")
+OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build", "python_ogx")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Toolbox:
     vllm_build: str = "cpu"
     promtool: str = ""
     alertmanager: str = ""
+    grafana: str = ""
+    python_ogx: str = ""
 
     @property
     def cache_dir(self) -> Path:
@@ -64,6 +66,7 @@ def _with_path(known: dict[str, str]) -> dict[str, str]:
         "promtool": shutil.which("promtool"),
         "node_exporter": shutil.which("prometheus-node-exporter"),
         "alertmanager": shutil.which("prometheus-alertmanager") or shutil.which("alertmanager"),
+        "grafana": shutil.which("grafana-server"),
         "vllm_build": "cpu",
     }
     names = [field.name for field in fields(Toolbox)]

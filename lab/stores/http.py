@@ -177,7 +177,8 @@ class HttpClient:
     ) -> None:
         parts = _split(url)
         self.name = name
-        self.url = _without_secrets(parts)
+        host = parts.netloc.rpartition("@")[2]  # without a login
+        self.url = f"{parts.scheme}://{host}{parts.path}".rstrip("/")
         self._params = parse_qsl(parts.query, keep_blank_values=True)
         # Uncompressed: on one machine, compressing a large response takes ten times as long as
         # sending it.
@@ -443,11 +444,6 @@ def _split(url: str) -> SplitResult:
             ": as %3A, # as %23",
         )
     return parts
-
-
-def _without_secrets(parts: SplitResult) -> str:
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
 
 
 def _login(parts: SplitResult) -> dict[str, str]:

@@ -51,7 +51,8 @@ def read_otlp_json(*documents: bytes | str) -> SpansAnswer:
         for value in _json_values(document):
             trace, cut = _trace_of(value)
             protobufs.append(trace)
-            partial += [_first_trace_id(trace)] if cut else []
+            first = next(_spans_of(_parse(trace)), None)
+            partial += [first.trace_id.hex() if first else ""] if cut else []
     provenance = Provenance("OTLP JSON", "", f"{len(documents)} documents", 0.0, 0.0)
     return SpansAnswer(provenance, tuple(filter(None, protobufs)), partial=tuple(partial))
 
@@ -151,7 +152,9 @@ def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
             {"resourceSpans": owners}, TracesData(), ignore_unknown_fields=True
         )
         for span in _spans_of(message):
-            _check_ids(span)
+            parent_bytes = len(span.parent_span_id)
+            if (len(span.trace_id), len(span.span_id)) != (16, 8) or parent_bytes not in (0, 8):
+                raise ValueError("a span has no ids, or ids of another length")
     except (json_format.ParseError, AttributeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("a trace is not OTLP JSON", got=_excerpt(e, json.dumps(value))) from e
     has_spans = any(True for _ in _spans_of(message))
@@ -183,11 +186,6 @@ def _base64(text: str, size: int) -> str:
     return base64.b64encode(bytes.fromhex(text.zfill(2 * size))).decode()
 
 
-def _check_ids(span: Any) -> None:
-    if len(span.trace_id) != 16 or len(span.span_id) != 8 or len(span.parent_span_id) not in (0, 8):
-        raise ValueError("a span has no ids, or ids of another length")
-
-
 def _spans_of(traces: TracesData) -> Iterator[Any]:
     for owner in traces.resource_spans:
         for scope in owner.scope_spans:
@@ -199,10 +197,6 @@ def _parse(body: bytes) -> TracesData:
         return TracesData.FromString(body)
     except DecodeError as e:
         raise FrameError("a trace is not OTLP protobuf", got=_excerpt(e, body)) from e
-
-
-def _first_trace_id(trace: bytes) -> str:
-    return next((span.trace_id.hex() for span in _spans_of(_parse(trace))), "")
 
 
 def _ids_in_arrow(stream: bytes) -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 import time
@@ -444,6 +445,11 @@ def pieces(
         last = min(first + size, points) - 1
         windows.append(((start_ms + first * step_ms) / 1000, (start_ms + last * step_ms) / 1000))
     return windows
+
+
+def job_matcher(name: str) -> str:
+    """Return the label matcher of a scrape job. PromQL's strings are Go's, which read JSON's."""
+    return f"job={json.dumps(name, ensure_ascii=False)}"
 
 
 def metric_names_in(promql: str) -> list[str]:

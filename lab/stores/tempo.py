@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from lab.errors import FrameError, IncompleteTraces, NoData, StoreError
-from lab.schema import SPAN_ATTRIBUTES
+from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS
 from lab.settings import Settings
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
 from lab.stores.http import Reply, connect
@@ -30,18 +30,6 @@ from lab.stores.otlp import (
 from lab.stores.timestamps import Instant, window_s
 
 BULK_PATH = "/api/lab/spans"  # offered by lab.tracestore only; a Tempo answers 404
-BULK_COLUMNS = (
-    "trace_id",
-    "span_id",
-    "parent_span_id",
-    "name",
-    "kind",
-    "service_name",
-    "start_time_unix_nano",
-    "end_time_unix_nano",
-    "status",
-    "status_message",
-)
 TRACE_PATH = "/api/v2/traces/"
 OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is the trace itself
 MAX_BULK_SPANS = 5_000_000
@@ -347,7 +335,7 @@ class Tempo:
             **_whole_seconds(start, end),
             "whole_traces": "true",
             "limit": MAX_BULK_SPANS,
-            "columns": ",".join([*BULK_COLUMNS, *sorted(columns - set(BULK_COLUMNS))]),
+            "columns": ",".join([*SPAN_COLUMNS, *sorted(columns - set(SPAN_COLUMNS))]),
         }
         queried_at = time.time()
         reply = self._http.request(BULK_PATH, params, query=traceql)

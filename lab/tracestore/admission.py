@@ -12,8 +12,12 @@ from contextlib import contextmanager
 
 from lab.tracestore.errors import StoreBroken, TooLarge
 
-MAX_SPANS = 2**18  # of one body, its resources and scopes included
-MAX_MESSAGES = 2**20  # attributes, events, links and nested values of one body, or of one batch
+MAX_SPANS = 2**17  # of one body, its resources and scopes included
+# Attributes, events, links and nested values of one body, or of one batch. Those that need the
+# protobuf library (all but plain attributes of spans) count `_SLOW_WEIGHT` times.
+MAX_MESSAGES = 2**20
+_SLOW_WEIGHT = 2
+MAX_KEYS = 2**16  # different names of attributes of the spans of one body
 _UNCOUNTED_BYTES = 2**17  # of nested messages in one body: at most half as many messages
 MAX_JSON_OBJECTS = 2**18  # of one body; JSON costs more per object
 MAX_JSON_VALUES = 2**22
@@ -125,12 +129,12 @@ class Allowance:
             raise too_many("messages", MAX_MESSAGES)
 
     def spend_on(self, parts: list[bytes], fields: Fields) -> None:
-        """Take off the messages inside these serialized messages.
+        """Take off these serialized messages and the messages inside them, by their weight.
 
         The first bytes of a body are free: they cannot hold many. After that an upper bound is used
         where it is small, else the exact number.
         """
-        self.spend(len(parts))
+        self.spend(_SLOW_WEIGHT * len(parts))
         self._uncounted_bytes -= sum(map(len, parts))
         if self._uncounted_bytes >= 0:
             return
@@ -141,7 +145,7 @@ class Allowance:
                 messages += count_messages(part, fields, self.left)
                 if messages > self.left:
                     break
-        self.spend(messages)
+        self.spend(_SLOW_WEIGHT * messages)
 
 
 def check_spans(payload: bytes) -> None:

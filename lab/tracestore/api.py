@@ -145,8 +145,13 @@ async def ready(request: web.Request) -> web.Response:
         return web.Response(status=503, text="starting: the log is being replayed")
     if fault := engine.fault:
         return web.Response(status=503, text=str(fault))
-    await ask(request, lambda con: con.execute("SELECT 1 FROM spans LIMIT 1").fetchall())
+    query = functools.partial(engine.query, _any_span, wait_s=0)
+    await asyncio.get_running_loop().run_in_executor(engine.pool, query)
     return web.Response(text="ready")
+
+
+def _any_span(con: duckdb.DuckDBPyConnection) -> object:
+    return con.execute("SELECT 1 FROM spans LIMIT 1").fetchall()
 
 
 async def own_metrics(request: web.Request) -> web.Response:

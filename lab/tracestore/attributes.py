@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
-from lab.tracestore.admission import KEY_VALUE, Allowance
+from lab.tracestore.admission import KEY_VALUE, MAX_KEYS, Allowance, too_many
 from lab.tracestore.anyvalue import to_json
 
 STR, INT, DBL, BOOL, JSON = range(5)
@@ -45,7 +45,7 @@ def read(blobs: list[bytes]) -> KeyValues:
     """Read serialized KeyValues.
 
     Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8,
-    TooLarge where they hold too many nested values.
+    TooLarge where they hold too many nested values or different keys.
     """
     data = b"".join(blobs)
     lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
@@ -74,6 +74,8 @@ def read(blobs: list[bytes]) -> KeyValues:
         slow_of[number][1].append(plain)
 
     keys = _texts(raw, starts + 2, key_length, slow, slow_keys).dictionary_encode()
+    if len(keys.dictionary) > MAX_KEYS:
+        raise too_many("different attribute names", MAX_KEYS)
     columns = {}
     for number, reader in enumerate((_strings, _ints, _doubles, _bools, _jsons)):
         index = np.flatnonzero(kind == number)

@@ -181,19 +181,22 @@ def _attribute(
 ) -> dict[str, Any] | None:
     """Return the value of an attribute in a scope, as far as Tempo read it."""
     conditions = plan.column(reference, scope)
-    own = [c for c in conditions if c.attribute.name == reference.name]
     held = _scoped(row, scope, reference.name)
     read = [v for v in held if _passes_json(conditions, v)]
     if scope in ("event", "link"):
         read = read[-1:]  # of several events or links the last is shown
-    if len(read) == 1:
-        return read[0]
-    if read:
+    if len(read) > 1:
         return {"arrayValue": {"values": read}}
+    if read or held:
+        return read[0] if read else None
 
-    absent = any(c.op == ABSENT for c in own)
-    unconditional = any(c.op == ANY for c in own) and (scope, reference.name) in DEDICATED
-    return any_value("str", "nil") if not held and (absent or unconditional) else None
+    own = {c.op for c in conditions if c.attribute.name == reference.name}
+    return any_value("str", "nil") if _is_shown_absent(own, scope, reference.name) else None
+
+
+def _is_shown_absent(operators: set[str], scope: str, name: str) -> bool:
+    """Return whether an attribute that a span lacks is shown as nil, by what reads it."""
+    return ABSENT in operators or (ANY in operators and (scope, name) in DEDICATED)
 
 
 def _passes_json(conditions: list[Condition], value: dict[str, Any]) -> bool:

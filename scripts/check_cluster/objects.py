@@ -62,6 +62,11 @@ class Overlay:
         replicas = int(workload["spec"].get("replicas", 1))
         return replicas, replicas
 
+    def access_modes(self, namespace: str, claim: str) -> list[str]:
+        """Return the access modes of a claim; one that is not in the overlay may be shared."""
+        document = self.get("PersistentVolumeClaim", namespace, claim)
+        return document["spec"]["accessModes"] if document else ["ReadWriteMany"]
+
     def bound_role(self, binding: Document) -> Document | None:
         """Return the Role or ClusterRole of a binding, or None if the overlay lacks it."""
         role = binding["roleRef"]

@@ -82,8 +82,7 @@ def _service(overlay: Overlay, service: Document) -> Problems:
     pods = overlay.selected(service["metadata"]["namespace"], spec.get("selector"))
     if not pods:
         yield "its selector finds no pod"
-    ports = [port for pod in pods for port in pod.ports]
-    known = {p.get("name") for p in ports} | {p["containerPort"] for p in ports}
+    known = set[str | int]().union(*(pod.targets for pod in pods))
     for port in spec["ports"]:
         target = port.get("targetPort", port["port"])
         if "protocol" not in port:
@@ -103,7 +102,7 @@ def _monitor(overlay: Overlay, monitor: Document) -> Problems:
     labels = spec["selector"].get("matchLabels", {})
     if monitor["kind"] == "PodMonitor":
         pods = [pod for namespace in namespaces for pod in overlay.selected(namespace, labels)]
-        ports = {port.get("name") for pod in pods for port in pod.ports}
+        ports = set[str | int]().union(*(pod.targets for pod in pods))
     else:
         services = overlay.services(namespaces, labels)
         ports = {port["name"] for service in services for port in service["spec"]["ports"]}

@@ -87,10 +87,21 @@ class Pod:
         """Return the init containers, then the containers."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
+    def security_of(self, container: Document) -> Document:
+        """Return the security context of a container: its own values, else those of the pod."""
+        pod = self.spec.get("securityContext", {})
+        return {**pod, **container.get("securityContext", {})}
+
     @property
     def ports(self) -> list[Document]:
         """Return the ports of all containers."""
         return [port for container in self.containers for port in container.get("ports", [])]
+
+    @property
+    def targets(self) -> set[str | int]:
+        """Return what a Service's targetPort may be: the names and numbers of the ports."""
+        names = {port["name"] for port in self.ports if "name" in port}
+        return names | {port["containerPort"] for port in self.ports}
 
     @property
     def sources(self) -> list[Document]:

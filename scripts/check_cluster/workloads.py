@@ -112,15 +112,9 @@ def _security(overlay: Overlay, pod: Pod) -> Problems:
         if not RESTRICTED_VOLUMES & volume.keys():
             allowed = ", ".join(sorted(RESTRICTED_VOLUMES))
             yield f"volume {volume['name']} is not one of {allowed}"
-
-    openshift = is_openshift(overlay.documents)
-    contexts = [pod.spec.get("securityContext", {})]
-    contexts += [c.get("securityContext", {}) for c in pod.containers]
-    for field in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"):
-        if openshift and any(field in context for context in contexts):
-            yield f"{field} is fixed, which OpenShift's restricted-v2 refuses"
+    yield from _users(pod, is_openshift(overlay.documents))
     for container in pod.containers:
-        context = {**contexts[0], **container.get("securityContext", {})}
+        context = pod.security_of(container)
         capabilities = context.get("capabilities", {})
         profile = context.get("seccompProfile", {}).get("type")
         faults = {
@@ -131,9 +125,19 @@ def _security(overlay: Overlay, pod: Pod) -> Problems:
             "may run as root": not context.get("runAsNonRoot"),
             "has no seccomp profile": profile not in ("RuntimeDefault", "Localhost"),
             "takes a host port": any("hostPort" in port for port in container.get("ports", [])),
-            "has no user other than root": not (openshift or context.get("runAsUser")),
         }
         yield from broken(f"container {container['name']}", faults)
+
+
+def _users(pod: Pod, openshift: bool) -> Problems:
+    """Yield fixed ids on OpenShift, which admits its own range only; elsewhere, root."""
+    for container in pod.containers:
+        context = pod.security_of(container)
+        for field in ("runAsUser", "runAsGroup", "fsGroup", "supplementalGroups"):
+            if openshift and field in context:
+                yield f"{field} is fixed, which OpenShift's restricted-v2 refuses"
+        if not openshift and not context.get("runAsUser"):
+            yield f"container {container['name']} has no user other than root"
 
 
 def _requirements(overlay: Overlay, pod: Pod) -> Problems:
@@ -182,20 +186,22 @@ def _containers(overlay: Overlay, pod: Pod) -> Problems:
             yield f"port {port.get('name')} does not name its protocol"
     grace_s = pod.spec.get("terminationGracePeriodSeconds", 30)
     for container in pod.containers:
-        label = container["name"]
-        mounts = container.get("volumeMounts", [])
-        yield from _repeated(f"variable of {label}", [v["name"] for v in container.get("env", [])])
-        yield from _repeated(f"mount of {label}", [mount["mountPath"] for mount in mounts])
-        yield from (f"container {label} {p}" for p in _resources(container.get("resources", {})))
-        for probe in PROBES:
-            problems = _probe(container.get(probe, {}), container)
-            yield from (f"{probe} of {label} {problem}" for problem in problems)
-        pause_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds")
-        if pause_s and pause_s >= grace_s:
-            yield (
-                f"container {label} sleeps {pause_s} s before it stops, but is killed after "
-                f"{grace_s} s"
-            )
+        yield from _container(container, grace_s)
+
+
+def _container(container: Document, grace_s: float) -> Problems:
+    label = container["name"]
+    mounts = container.get("volumeMounts", [])
+    yield from _repeated(f"variable of {label}", [v["name"] for v in container.get("env", [])])
+    yield from _repeated(f"mount of {label}", [mount["mountPath"] for mount in mounts])
+    yield from (f"container {label} {p}" for p in _resources(container.get("resources", {})))
+    for probe in PROBES:
+        problems = _probe(container.get(probe, {}), container)
+        yield from (f"{probe} of {label} {problem}" for problem in problems)
+    pause_s = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+    if pause_s >= grace_s:
+        end = f"but is killed after {grace_s} s"
+        yield f"container {label} sleeps {pause_s} s before it stops, {end}"
 
 
 def _repeated(what: str, values: Iterable[Any]) -> Problems:
@@ -239,23 +245,24 @@ def _probe(settings: Document, container: Document) -> Problems:
 def _storage(overlay: Overlay, pod: Pod) -> Problems:
     """Yield mounts without a volume, and claims that a pod cannot write or share."""
     claims = {t["metadata"]["name"] for t in pod.owner["spec"].get("volumeClaimTemplates", [])}
-    volumes = {v["name"] for v in pod.spec.get("volumes", [])}
-    for container in pod.containers:
-        for mount in container.get("volumeMounts", []):
-            if mount["name"] not in volumes | claims:
-                what = f"container {container['name']} mounts {mount['name']}"
-                yield f"{what}, which is not a volume"
-
-    most = max(overlay.replicas(pod.owner))
+    yield from _mounts(pod, claims | {v["name"] for v in pod.spec.get("volumes", [])})
     claimed = [s["persistentVolumeClaim"]["claimName"] for s in _with(pod, "persistentVolumeClaim")]
-    for claim in claimed:
-        document = overlay.get("PersistentVolumeClaim", pod.namespace, claim)
-        modes = document["spec"]["accessModes"] if document else ["ReadWriteMany"]
-        if most > 1 and not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
+    most = max(overlay.replicas(pod.owner))
+    for claim in claimed if most > 1 else ():
+        modes = overlay.access_modes(pod.namespace, claim)
+        if not {"ReadWriteMany", "ReadOnlyMany"} & set(modes):
             yield f"{most} replicas mount {claim}, which is {modes[0]}"
     security = pod.spec.get("securityContext", {})
     if (claims or claimed) and security.get("runAsUser") and "fsGroup" not in security:
         yield "it mounts a claim as a user other than root, but has no fsGroup: it cannot write"
+
+
+def _mounts(pod: Pod, volumes: set[str]) -> Problems:
+    for container in pod.containers:
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] not in volumes:
+                what = f"container {container['name']} mounts {mount['name']}"
+                yield f"{what}, which is not a volume"
 
 
 def _with(pod: Pod, field: str) -> list[Document]:

@@ -1,4 +1,4 @@
-"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data) and those of OPT_IN."""
+"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data), and OPTIONAL ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.setup.progress import run, say
 RECIPE = "1"  # raise it when environments made by an older set-up must be built again
 LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 VLLM_BUILDS = ("cpu", "cuda", "source")
-OPT_IN = ("bench", "instrumentations")  # built for their own make targets only
+OPTIONAL = ("bench", "ogx", "instrumentations")  # built only where they are named
 
 # What the servers, the kernels and the notebooks import; imported once at the end.
 LAB_MODULES = [
@@ -96,7 +96,7 @@ def digests(vllm_build: str) -> dict[str, str]:
         "lab": stamp.digest([LOCKS / "lab.txt"], RECIPE, project),
         "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
         "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
-        **{name: stamp.digest([LOCKS / f"{name}.txt"], RECIPE) for name in OPT_IN},
+        **{name: stamp.digest([LOCKS / f"{name}.txt"], RECIPE) for name in OPTIONAL},
     }
 
 
@@ -157,10 +157,12 @@ def build_assets(b: Builder, digest: str, base: Base) -> None:
     _finish("assets", digest)
 
 
-def build_opt_in(name: str, b: Builder, digest: str, base: Base) -> None:
-    """Build an environment that only its own make target needs, of its lock alone."""
+def build_optional(name: str, b: Builder, digest: str, base: Base) -> None:
+    """Build an environment that only its own make target or setting needs, of its lock alone."""
     python = b.venv(name, base.python)
     b.sync(name, python, LOCKS / f"{name}.txt")
+    if name == "ogx":  # the lab's server script is imported from the repository
+        b.import_once(name, python, ["ogx.core.server.server"])
     _finish(name, digest, python=str(base.python))
 
 
@@ -168,7 +170,7 @@ BUILDS = {
     "lab": build_lab,
     "vllm": build_vllm,
     "assets": build_assets,
-    **{name: functools.partial(build_opt_in, name) for name in OPT_IN},
+    **{name: functools.partial(build_optional, name) for name in OPTIONAL},
 }
 ALWAYS = ("lab", "vllm", "assets")
 LIGHT = ("lab",)  # enough for a recording, and for Prometheus and Tempo that run elsewhere

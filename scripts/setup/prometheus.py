@@ -22,6 +22,11 @@ OPTIONAL = ("alertmanager",)  # without it, Prometheus still evaluates and shows
 # Debian keeps the scripts and fonts of Prometheus' web pages in packages of their own.
 WEB_PACKAGES = ("libjs-", "fonts-")
 UNUSED = "./usr/share/javascript/moment-timezone/data"  # 200 MB of files that no page loads
+# Debian's Alertmanager reads templates from a fixed folder, which an unpacked package lacks.
+# The path in the program is replaced by one as long, from the folder of the checkout, where all
+# parts run: as conda does to the prefix in its programs.
+TEMPLATES = b"/usr/share/prometheus/alertmanager"
+OWN_TEMPLATES = b"/proc/self/cwd/.venvs/am-templates"
 ELSEWHERE = ":/opt/homebrew/bin:/usr/local/bin"  # often not on PATH
 
 
@@ -91,10 +96,22 @@ def _fetch(tool: str, root: Path) -> str:
         )
     except SetupError as e:
         raise _missing(tool, f"{e.happened} ({e.got})") from e
+    if tool == "alertmanager":
+        _relocate_templates(root)
     path = _look(tool, root)
     if path is None:
         raise _missing(tool, f"Debian's package {package} does not contain it")
     return path
+
+
+def _relocate_templates(root: Path) -> None:
+    """Have the unpacked Alertmanager read its templates from below `root`."""
+    package = root / TOOLS["alertmanager"][1]
+    program = package / "usr/bin/prometheus-alertmanager"
+    program.write_bytes(program.read_bytes().replace(TEMPLATES, OWN_TEMPLATES))
+    link = root / Path(OWN_TEMPLATES.decode()).name
+    link.unlink(missing_ok=True)
+    link.symlink_to(package.name + TEMPLATES.decode())
 
 
 def _missing(tool: str, reason: str) -> SetupError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import os
+from collections.abc import Iterator
 
 from lab.errors import SetupError
 from scripts.setup import environments, prometheus
@@ -20,23 +21,20 @@ def check(builder: environments.Builder, names: list[str]) -> dict[str, environm
     """
     problems: list[SetupError] = []
     bases: dict[str, environments.Base] = {}
-    unavailable = set()
+    by_versions: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        versions = tuple(environments.pythons_for(name))
-        if versions not in unavailable:  # those that need the same versions fail together
-            try:
+        by_versions.setdefault(tuple(environments.pythons_for(name)), []).append(name)
+    for needing_the_same in by_versions.values():  # they fail together
+        with _collected(problems):
+            for name in needing_the_same:
                 bases[name] = environments.base_for(builder, name)
-            except SetupError as e:
-                unavailable.add(versions)
-                problems.append(e)
-    is_light = "vllm" not in names
-    space = functools.partial(check_space, needed_bytes=LIGHT_BYTES if is_light else NEEDED_BYTES)
-    for requirement in (prometheus.check_available, space) if names else ():
-        try:
-            requirement()
-        except SetupError as e:
-            problems.append(e)
 
+    is_light = "vllm" not in names
+    if names:
+        with _collected(problems):
+            prometheus.check_available()
+        with _collected(problems):
+            check_space(needed_bytes=LIGHT_BYTES if is_light else NEEDED_BYTES)
     if not is_light:
         _warn_of_little_memory()
     if len(problems) > 1:
@@ -48,6 +46,15 @@ def check(builder: environments.Builder, names: list[str]) -> dict[str, environm
     if problems:
         raise problems[0]
     return bases
+
+
+@contextlib.contextmanager
+def _collected(problems: list[SetupError]) -> Iterator[None]:
+    """Append the error of the block to `problems`, if it raises one."""
+    try:
+        yield
+    except SetupError as e:
+        problems.append(e)
 
 
 def _warn_of_little_memory() -> None:

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lab.errors import SetupError, StackError
@@ -68,51 +69,49 @@ class Builder:
     def debian(self) -> None:
         """Import a minimal Debian, made of the packages of the machine's own package source."""
         uri, release = _package_source()
-        if self._is_current(DEBIAN, uri, release, *LIBRARIES):
-            return
-        self.say(f"debootstrap of {release} with {len(LIBRARIES)} libraries")
-        root = self.work / "debian"
-        shutil.rmtree(root, ignore_errors=True)
-        options = ["--variant=minbase", f"--include={','.join(LIBRARIES)}"]
-        debootstrap = shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin")
-        self._command([debootstrap, *options, release, str(root), uri], "debootstrap")
-        archive = self.work / "debian.tar"
-        self._command(["tar", "-C", str(root), "-cf", str(archive), "."], "tar")
-        path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-        self.engine.run("import", "--change", path, str(archive), DEBIAN)
-        shutil.rmtree(root)
-        archive.unlink()
-        self._keep(DEBIAN, uri, release, *LIBRARIES)
+
+        def build() -> None:
+            root = self.work / "debian"
+            archive = self.work / "debian.tar"
+            shutil.rmtree(root, ignore_errors=True)
+            options = ["--variant=minbase", f"--include={','.join(LIBRARIES)}"]
+            debootstrap = shutil.which("debootstrap", path=f"{os.environ['PATH']}:/usr/sbin")
+            self._command([debootstrap, *options, release, str(root), uri], "debootstrap")
+            self._command(["tar", "-C", str(root), "-cf", str(archive), "."], "tar")
+            path = "ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+            self.engine.run("import", "--change", path, str(archive), DEBIAN)
+            shutil.rmtree(root)
+            archive.unlink()
+
+        what = f"debootstrap of {release} with {len(LIBRARIES)} libraries"
+        self._make(DEBIAN, (uri, release, *LIBRARIES), what, build)
 
     def python(self, image: str, interpreter: Path) -> None:
         """Build an image with the interpreter that an environment of `make setup` is based on."""
         prefix, name = _prefix(interpreter)
-        if self._is_current(image, str(prefix), DEBIAN):
-            return
-        self.say(f"{image} with {name}")
         ignore = ["lib/*/test", "lib/*/config-*", "lib/*/site-packages/*", "**/__pycache__"]
         ignore += ["share", "lib/*.a", "bin/*", f"!bin/{name}"]
         text = _PYTHON.format(debian=DEBIAN, name=name)
-        self._build(image, text, prefix, ignore)
-        self._keep(image, str(prefix), DEBIAN)
+        build = partial(self._build, image, text, prefix, ignore)
+        self._make(image, (str(prefix), DEBIAN), f"{image} with {name}", build)
 
     def lab(self) -> None:
         """Build the lab's image from its own Dockerfile, if anything that it copies has changed."""
         self.python(versions()["PYTHON_BASE"], Path(self.tools.python_lab))
         dockerfile = K8S / "image" / "Dockerfile"
         image = versions()["LAB"]
+
+        def build() -> None:
+            self.engine.run(
+                *("build", "--network", "host", "--layers=false", "--pull=never"),
+                *self._package_sources(),
+                *("--file", str(dockerfile), "--tag", image, str(REPO)),
+                timeout_s=1800,
+                log=self.work / "lab.log",
+            )
+
         digest = _digest([dockerfile, *_context()])
-        if self._is_current(image, digest):
-            return
-        self.say(f"{image} from lab/k8s/image/Dockerfile")
-        self.engine.run(
-            *("build", "--network", "host", "--layers=false", "--pull=never"),
-            *self._package_sources(),
-            *("--file", str(dockerfile), "--tag", image, str(REPO)),
-            timeout_s=1800,
-            log=self.work / "lab.log",
-        )
-        self._keep(image, digest)
+        self._make(image, (digest,), f"{image} from lab/k8s/image/Dockerfile", build)
 
     def vllm(self) -> None:
         """Build vLLM's image from the packages that `make setup` installed: its CPU build."""
@@ -123,27 +122,36 @@ class Builder:
         stamp = packages.parents[2] / ".ready.json"
         digest = hashlib.sha256(stamp.read_bytes()).hexdigest() if stamp.exists() else ""
         version = image.rpartition(":v")[2]
-        if self._is_current(image, base, digest, _VLLM):
-            return
-        self.say(f"{image} from the packages of .venvs/vllm")
         text = _VLLM.format(python=base, name=packages.parent.name, version=version)
         # Headers are for compiling kernels, which a CPU does not: a quarter of all files.
         ignore = ["llm_observability_lab.pth", "torch/include"]
-        self._build(image, text, packages, ignore)
-        self._keep(image, base, digest, _VLLM)
+        build = partial(self._build, image, text, packages, ignore)
+        self._make(image, (base, digest, _VLLM), f"{image} from the packages of .venvs/vllm", build)
 
     def program(self, image: str, program: Path) -> None:
         """Build an image of one program."""
+
+        def build() -> None:
+            context = self.work / program.name
+            shutil.rmtree(context, ignore_errors=True)
+            context.mkdir()
+            shutil.copy2(program, context)
+            text = _PROGRAM.format(debian=DEBIAN, program=program.name)
+            self._build(image, text, context, [])
+
         digest = hashlib.sha256(program.read_bytes()).hexdigest()
-        if self._is_current(image, digest):
-            return
-        self.say(f"{image} with {program.name}")
-        context = self.work / program.name
-        shutil.rmtree(context, ignore_errors=True)
-        context.mkdir()
-        shutil.copy2(program, context)
-        self._build(image, _PROGRAM.format(debian=DEBIAN, program=program.name), context, [])
-        self._keep(image, digest)
+        self._make(image, (digest,), f"{image} with {program.name}", build)
+
+    def _make(
+        self, image: str, facts: tuple[str, ...], what: str, build: Callable[[], None]
+    ) -> None:
+        """Build an image and report it, unless it is there and was built from the same facts."""
+        mark = self.work / f"{hashlib.sha256(image.encode()).hexdigest()[:12]}.facts"
+        is_current = mark.exists() and mark.read_text() == "\n".join(facts)
+        if not (is_current and self.engine.has_image(image)):
+            self.say(what)
+            build()
+            mark.write_text("\n".join(facts))
 
     def _build(self, image: str, text: str, context: Path, ignore: list[str]) -> None:
         name = hashlib.sha256(image.encode()).hexdigest()[:12]
@@ -185,17 +193,6 @@ class Builder:
         if code:
             got = "\n".join(log.read_text().splitlines()[-5:])
             raise StackError(f"{name} failed with exit status {code}", got=got, fix=f"read {log}")
-
-    def _is_current(self, image: str, *facts: str) -> bool:
-        mark = self._mark(image)
-        there = mark.exists() and mark.read_text() == "\n".join(facts)
-        return there and self.engine.has_image(image)
-
-    def _keep(self, image: str, *facts: str) -> None:
-        self._mark(image).write_text("\n".join(facts))
-
-    def _mark(self, image: str) -> Path:
-        return self.work / f"{hashlib.sha256(image.encode()).hexdigest()[:12]}.facts"
 
 
 def _context() -> list[Path]:

@@ -11,6 +11,8 @@ import asyncio
 import json
 import sqlite3
 from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,23 +68,26 @@ class Server:
     base_url: str
     model: str
 
-    async def answer(self, messages: list[dict], tools: list[dict]) -> dict[str, Any]:
-        """Return the model's next message. Raises ModelError if the server refuses."""
-        body = {
-            "model": self.model,
-            "messages": messages,
-            "tools": tools,
-            "temperature": 0,
-            "max_tokens": MAX_TOKENS,
-        }
-        url = f"{self.base_url}/v1/chat/completions"
-        async with self.http.post(url, json=body) as response:
+    @asynccontextmanager
+    async def request(
+        self, messages: list[dict], tools: list[dict], **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a chat completion at temperature 0. Raises ModelError if the server refuses."""
+        question = {"model": self.model, "messages": messages, "tools": tools}
+        body = question | {"temperature": 0, "max_tokens": MAX_TOKENS} | options
+        async with self.http.post(f"{self.base_url}/v1/chat/completions", json=body) as response:
             if response.status != 200:
                 raise ModelError(
                     f"the model server refused a request with {response.status}",
                     got=(await response.text())[:500],
-                    fix="start vLLM with --enable-auto-tool-choice --tool-call-parser hermes",
+                    fix="check that vLLM serves the model under this name, with "
+                    "--enable-auto-tool-choice --tool-call-parser hermes",
                 )
+            yield response
+
+    async def answer(self, messages: list[dict], tools: list[dict]) -> dict[str, Any]:
+        """Return the model's next message. Raises ModelError if the server refuses."""
+        async with self.request(messages, tools) as response:
             return (await response.json())["choices"][0]["message"]
 
 

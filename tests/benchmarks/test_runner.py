@@ -30,12 +30,15 @@ def test_promises(value: float, better: str, broken: bool) -> None:
     assert not breaks_promise({**ROW, "better": better})
 
 
-def test_every_module_with_a_main_is_found(tmp_path: Path) -> None:
+def test_every_module_or_package_with_a_main_is_found(tmp_path: Path) -> None:
     """Helpers beside them are not benchmarks."""
     (tmp_path / "ingest.py").write_text("def main(argv):\n    return []\n")
     (tmp_path / "server.py").write_text("def main() -> None:\n    pass\n")
     (tmp_path / "__main__.py").write_text("def main(argv): ...\n")
-    assert available(tmp_path) == ["ingest"]
+    for package, content in (("campaign", "def main(argv): ...\n"), ("helpers", "")):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(content)
+    assert available(tmp_path) == ["campaign", "ingest"]
 
 
 def test_one_that_fails_is_named() -> None:

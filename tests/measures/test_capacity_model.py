@@ -60,7 +60,7 @@ def test_the_closed_form_is_the_mean_of_the_states_by_littles_law(
 
 
 def test_the_line_is_found_through_times_without_noise() -> None:
-    """W(n) = 0.08 + 0.005 (n - 1), whatever the levels;
+    """W(n) = 0.08 + 0.005 (n - 1), for any levels;
     a server that gets faster with more users is refused.
     """
     users = np.array([1, 2, 4, 8, 64])
@@ -213,7 +213,7 @@ def test_the_answer_says_what_it_rests_on() -> None:
 
 def test_verdicts_in_order_stay() -> None:
     """Keeps up, cannot tell, saturated:
-    nothing contradicts, in whatever order the steps were run.
+    nothing contradicts, in any order of the steps.
     """
     steps = noisy_sweep().iloc[[4, 0]]
     assert settle_verdicts(steps)["verdict"].tolist() == ["saturated", "keeps up"]

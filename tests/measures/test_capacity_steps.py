@@ -42,18 +42,18 @@ def queue(rate: float, capacity: float, seconds: float, seed: int) -> tuple[np.n
 
 def test_overload_is_called_saturated_and_moderate_load_is_not() -> None:
     """Of 60 simulated steps of 12 s: at 130 % of the capacity all are saturated, at 60 % none is,
-    and at least nine in ten are said to keep up; at 110 % none keeps up for sure in more than
+    and at least nine in ten are judged to keep up; at 110 % none keeps up for sure in more than
     one of ten.
     """
-    said = {
+    verdicts = {
         load: [
             saturation(*queue(100 * load, 100, 12, seed), (1.0, 11.5)).verdict for seed in range(60)
         ]
         for load in (0.6, 1.1, 1.3)
     }
-    assert set(said[1.3]) == {"saturated"}
-    assert "saturated" not in said[0.6] and said[0.6].count("keeps up") >= 54
-    assert said[1.1].count("keeps up") <= 6
+    assert set(verdicts[1.3]) == {"saturated"}
+    assert "saturated" not in verdicts[0.6] and verdicts[0.6].count("keeps up") >= 54
+    assert verdicts[1.1].count("keeps up") <= 6
 
 
 def test_the_backlogs_growth_is_what_is_offered_less_what_is_served() -> None:
@@ -225,7 +225,7 @@ def test_errors_of_predictions_say_whether_the_intervals_touch() -> None:
             "verdict": "keeps up",
         }
     )
-    told = pd.DataFrame(
+    predicted = pd.DataFrame(
         {
             "offered_per_s": [1.0, 2.0, 3.0],
             "value_s": [0.11, 0.2, math.inf],
@@ -233,7 +233,7 @@ def test_errors_of_predictions_say_whether_the_intervals_touch() -> None:
             "high_s": [0.12, 0.21, math.inf],
         }
     )
-    table = prediction_errors(steps, told)
+    table = prediction_errors(steps, predicted)
     assert table["error_ratio"].tolist()[:2] == pytest.approx([0.1, 1.0]) and math.isnan(
         table["error_ratio"][2]
     )

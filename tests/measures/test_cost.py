@@ -84,7 +84,7 @@ def test_what_lies_outside_the_window_is_not_shared() -> None:
     st.integers(0, 4 * 10**8),
 )
 def test_shares_add_up_to_what_was_covered(intervals: list[tuple[int, int]], cut: int) -> None:
-    """Whatever overlaps: nothing is counted twice or lost.
+    """However calls overlap, nothing is counted twice or lost.
 
     And who runs longer within another's time gets no less.
     """
@@ -171,7 +171,7 @@ def test_two_recorded_measurements_of_the_cache_agree_where_prompts_are_alike() 
     """A probe with prompts of up to 1,916 tokens and an agent's calls of at most 172 fresh ones.
 
     A token of a long prompt costs several times as much as one of a short prompt, so one line
-    through the whole probe is no price of the agent's tokens; the probe's shorter half is.
+    through the whole probe is not a price of the agent's tokens; the probe's shorter half is.
     """
     probe = recorded_records("run-20261126T171121-4c29").sort_values("scheduled_at")
     probe = probe[~probe["prompt"].duplicated()]
@@ -234,7 +234,7 @@ def test_what_a_call_was_good_for() -> None:
 
 
 def test_questions_that_were_asked_before() -> None:
-    """By whomever, in the order in which they were asked; follow-ups are not compared."""
+    """From any user, in the order in which they were sent; follow-ups are not compared."""
     requests = pd.DataFrame(
         {
             "prompt": ["x", "y", "x", "y"],
@@ -247,11 +247,11 @@ def test_questions_that_were_asked_before() -> None:
 
 def test_energy_says_what_it_knows() -> None:
     """7.2 MJ are 2 kWh; a missing counter is a reason, not a zero."""
-    known, unknown = Energy(7.2e6, "some_joules_total"), Energy(math.nan, "", "nobody counts it")
+    known, unknown = Energy(7.2e6, "some_joules_total"), Energy(math.nan, "", "there is no counter")
     assert known.cost_usd(0.25) == pytest.approx(0.5) and known.per_token_j(7.2e6) == 1.0
     assert (
         "2 kWh" in str(known)
-        and str(unknown) == "no energy figure: nobody counts it"
+        and str(unknown) == "no energy figure: there is no counter"
         and not unknown.known
     )
 

@@ -78,7 +78,7 @@ def test_the_interval_is_that_of_plain_resampling() -> None:
 
 
 def test_quantiles_by_group() -> None:
-    """One row a group and q; an unknown column is named."""
+    """One row per group and q; an unknown column is named."""
     frame = pd.DataFrame({"kind": ["a", "a", "b"], "e2e_s": [1.0, 3.0, 10.0]})
     table = quantiles(frame, "e2e_s", q=[0.5], by=["kind"])
     assert (
@@ -93,7 +93,7 @@ def test_quantiles_by_group() -> None:
 
 
 def test_one_bucket_that_holds_all_says_so() -> None:
-    """Whatever is under the first bound reads p95 = 0.285 in PromQL:
+    """Any value under the first bound reads p95 = 0.285 in PromQL:
     the bounds are all that is known.
     """
     fast, slow = (bucket_quantile(histogram([v] * 100), 0.95) for v in (0.002, 0.29))
@@ -128,7 +128,7 @@ def test_the_buckets_interval_holds_the_true_quantile(values: list[float], q: fl
 
 
 def test_sources_side_by_side_say_what_kind_of_interval() -> None:
-    """One row a source and q."""
+    """One row per source and q."""
     table = quantiles_by_source(
         [0.5, 0.95],
         samples={"client": [0.1, 0.2, 0.3]},

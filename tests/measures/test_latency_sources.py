@@ -60,7 +60,7 @@ def test_what_a_dashboard_of_default_buckets_shows_whatever_the_truth() -> None:
 
 @given(st.lists(st.floats(0.0001, 100), min_size=1, max_size=60), st.floats(0.01, 1))
 def test_the_rebinned_bucket_holds_the_true_quantile(values: list[float], q: float) -> None:
-    """Whatever the values: every one is counted once,
+    """For any values, each one is counted once,
     and the quantile's bucket is the true one's.
     """
     buckets = rebin(values, VLLM_REQUEST_LATENCY_S)

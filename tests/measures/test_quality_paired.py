@@ -42,7 +42,7 @@ def _frame(values: list[bool | None], seed: int = 0) -> pd.DataFrame:
 
 
 def test_pairs_are_the_requests_that_both_have() -> None:
-    """Whatever their order; a request that is there twice,
+    """In any order; a request that is there twice,
     and runs with nothing in common, are refused.
     """
     a, b = _frame([True, False, True]), _frame([True, True, True]).iloc[[2, 1]]
@@ -215,7 +215,7 @@ def test_the_fewest_pairs_are_found_where_all_numbers_are_tried(
 
 
 def test_no_difference_needs_no_number() -> None:
-    """As many each way, or none at all: no number of pairs will do, and that is said."""
+    """As many each way, or none at all: no number of pairs suffices, and None is returned."""
     assert pairs_to_see(0.0, 0.0) is None
     assert pairs_to_see(0.05, 0.05) is None
     assert power_curve(0.05, 0.05, [50, 500]).max() < 0.05

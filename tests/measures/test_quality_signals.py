@@ -83,7 +83,7 @@ def test_what_was_said_before_in_the_session_is_a_source() -> None:
 
 
 def test_values_are_compared_as_numbers_and_words_as_words() -> None:
-    """36 is 36.0; a trailing full stop is no part of a value;
+    """36 is 36.0; a trailing full stop is not part of a value;
     a node's name is one value, not two numbers.
     """
     assert ungrounded_values("It costs 36 USD.", ["the price is 36.0"]) == set()
@@ -94,11 +94,11 @@ def test_values_are_compared_as_numbers_and_words_as_words() -> None:
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=5), st.integers(10**7, 10**8))
 def test_an_answer_made_of_its_sources_is_grounded_and_one_more_value_is_not(
-    said: list[int], new: int
+    known: list[int], new: int
 ) -> None:
-    """Exactly the values that nobody said are found, however many there are."""
-    sources = [f'{{"value": {n}}}' for n in said]
-    answer = " and ".join(map(str, said))
+    """Exactly the values that no source states are found, however many there are."""
+    sources = [f'{{"value": {n}}}' for n in known]
+    answer = " and ".join(map(str, known))
     assert ungrounded_values(answer, sources) == set()
     assert ungrounded_values(f"{answer}, {new}", sources) == {f"{float(new):.10g}"}
 

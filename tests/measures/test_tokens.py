@@ -46,7 +46,7 @@ def test_totals_of_every_source_side_by_side() -> None:
 
 
 def test_the_books_balance_to_the_token_or_say_by_how_much_not() -> None:
-    """Differences are explicit; an unknown total is no difference."""
+    """Differences are explicit; an unknown total is not a difference."""
     balance = reconcile_totals(
         token_totals(requests(), {"prompt": 1_000_500, "completion": 100_007})
     )

@@ -19,7 +19,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def with_torch() -> Command:
-    """Runs python with the arguments, in whichever environment has torch."""
+    """Runs python with the arguments, in the environment that has torch."""
     python = REPO / ".venvs" / "vllm" / "bin" / "python"
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         python = Path(sys.executable)

@@ -1,4 +1,4 @@
-"""The chat template: what was trained on is what arrives live, whatever form a server gives the
+"""The chat template: live requests look like training data, in each form that a server gives the
 messages.
 """
 

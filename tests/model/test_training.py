@@ -61,8 +61,8 @@ def test_what_it_exports_loads_and_speaks(
     assert names >= {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert names >= {"chat_template.jinja", "generation_config.json"}
     assert sum(p.stat().st_size for p in to.iterdir()) < 12e6
-    said = train_lab_model("ask", "--model", to, "hello")
-    assert said.returncode == 0, said.stderr
+    done = train_lab_model("ask", "--model", to, "hello")
+    assert done.returncode == 0, done.stderr
 
 
 def test_probes_say_what_is_learned(folder: Path) -> None:

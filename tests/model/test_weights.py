@@ -1,4 +1,4 @@
-"""The committed models load and say, greedily, what they said when they were committed."""
+"""The committed models load, and their greedy answers are those of the commit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def prompts() -> list[dict[str, Any]]:
         },
         {"role": "tool", "content": '{"usd": 36}'},
     ]
-    told = [
+    messages = [
         *quoted,
         {"role": "assistant", "content": "12 hours of H100 cost 36 USD."},
         _user("and in euros"),
@@ -84,7 +84,7 @@ def prompts() -> list[dict[str, Any]]:
         {"messages": [_user("how is node kra-412 doing")], "tools": everything},
         {"messages": [_user("what is the status of job train-51af?")], "tools": two},
         {"messages": quoted, "tools": everything},
-        {"messages": told, "tools": everything},
+        {"messages": messages, "tools": everything},
         {"messages": [_user("write me a poem about the moon")], "tools": everything},
         {"messages": [_user("open a high ticket for kra-412: fan is loud")], "tools": two},
     ]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lab.errors import SetupError
-from lab.stack import toolbox
+from lab.stack import prometheus_config, store_parts, toolbox
 from scripts.setup import (
     debian,
     environments,
@@ -288,3 +291,35 @@ def test_a_debian_package_is_unpacked_and_not_installed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0 and "node_exporter" in done.stdout + done.stderr
     assert not (tmp_path / "node.part").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not debian.available(), reason="needs apt")
+def test_the_unpacked_alertmanager_finds_its_templates(tmp_path: Path) -> None:
+    """It serves, though Debian's build looks for its templates in a folder of the system."""
+    root = tmp_path / ".venvs"
+    root.mkdir()
+    program = prometheus._fetch("alertmanager", root)
+    config = tmp_path / "alertmanager.yml"
+    config.write_text(prometheus_config.alertmanager_config())
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    part = store_parts.alertmanager(
+        toolbox.Toolbox("", "", "", "", "", "", alertmanager=program),
+        {"alertmanager": port},
+        tmp_path,
+        config,
+    )
+    process = subprocess.Popen(part.argv, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < limit:
+            with contextlib.suppress(OSError):
+                assert urllib.request.urlopen(part.alive).status == 200
+                return
+            time.sleep(0.2)
+        pytest.fail(f"it does not answer; exit status {process.poll()}")
+    finally:
+        process.terminate()
+        process.wait(10)

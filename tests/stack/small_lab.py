@@ -1,8 +1,8 @@
 """Supervise a lab of three small real processes, for test_supervisor.py.
 
 `LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once),
-"on_demand" (a part that runs only when requested) and "temporary" (whether that is
-temporary). A port that is taken is increased by 1.
+"on_demand" (a part that runs only when requested), "temporary" (whether that is temporary) and
+"files" (paths that are written before the start). A port that is taken is increased by 1.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from lab.stack import supervisor
 from lab.stack.parts import Part, Probe
@@ -53,7 +54,8 @@ def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str
         for p in parts
     ]
     endpoints = {"prometheus": f"http://127.0.0.1:{web_port}"}
-    plan = StackPlan(tuple(parts), {}, endpoints, endpoints)
+    files = {Path(name): "text" for name in given.get("files", ())}
+    plan = StackPlan(tuple(parts), files, endpoints, endpoints)
     return plan, {"web": web_port, "other": other_port}
 
 

@@ -11,9 +11,9 @@ from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreError, StoreUnreachable
+from lab.schema import SPAN_COLUMNS
 from lab.stores import Tempo
 from lab.stores.otlp import span_ids
-from lab.stores.tempo import BULK_COLUMNS
 from lab.tracestore.rebuild import trace_by_id_response
 from tests.stores.servers import Reply, serving
 
@@ -194,7 +194,7 @@ def stream(*rows: tuple[str, str, str], **more: list) -> bytes:
         )
     )
     columns = {
-        name: pa.array(list(ids.get(name, [""] * len(rows))), pa.string()) for name in BULK_COLUMNS
+        name: pa.array(list(ids.get(name, [""] * len(rows))), pa.string()) for name in SPAN_COLUMNS
     }
     table = pa.table({**columns, **more})
     sink = pa.BufferOutputStream()
@@ -220,7 +220,7 @@ def test_the_labs_trace_store_streams() -> None:
     assert span_ids(answer) == [("t", "s", "")]
     queries = [params for path, params in server.requests if path == "/api/lab/spans"][1:]
     assert queries[0]["whole_traces"] == "true"
-    extra = [set(p["columns"].split(",")) - set(BULK_COLUMNS) for p in queries]
+    extra = [set(p["columns"].split(",")) - set(SPAN_COLUMNS) for p in queries]
     assert extra == [
         {"tool_name"},
         {"tool_name", "attributes"},

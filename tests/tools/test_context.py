@@ -1,4 +1,4 @@
-"""A tool call hangs under who called it, also when the client's session was opened by somebody
+"""A tool call is a child of its caller, also when the client's session was opened by someone
 else.
 """
 

@@ -43,7 +43,7 @@ def test_another_origin_is_refused(tool_server: ToolServer, path: str, origin: s
 
 @pytest.mark.parametrize("host", ["localhost:9", "127.0.0.1", "[::1]:8200", "LOCALHOST"])
 def test_this_machine_is_served(tool_server: ToolServer, host: str) -> None:
-    """Clients of this machine, whatever they call it, list the tools."""
+    """Clients of this machine list the tools, by any of its names."""
     answer = httpx.post(tool_server.url + "/mcp", headers={"host": host} | MCP, json=MESSAGE)
     assert answer.status_code == 200 and answer.json()["result"]["tools"]
 

@@ -100,26 +100,26 @@ def _wait_until_healthy(process: subprocess.Popen[str], port: int) -> None:
 
 
 def test_a_taken_port_is_told(tmp_path: Path) -> None:
-    """Somebody else's port: exit status 1 and a sentence, no traceback."""
+    """A port in use: exit status 1 and a sentence, no traceback."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         s.listen()
         process = start("--port", str(s.getsockname()[1]), "--db", str(tmp_path / "world.sqlite"))
-        _, said = process.communicate(timeout=240)
-    assert process.returncode == 1 and "cannot listen" in said and "Traceback" not in said
+        _, output = process.communicate(timeout=240)
+    assert process.returncode == 1 and "cannot listen" in output and "Traceback" not in output
 
 
 def test_a_foreign_database_is_told(tmp_path: Path) -> None:
-    """A file that is no database, or another one, is refused and not touched."""
+    """A file that is not a database, or another one, is refused and not touched."""
     foreign = tmp_path / "world.sqlite"
     foreign.write_text("This is a letter to my aunt, and it is long enough to be no database." * 20)
     before = foreign.read_bytes()
     process = start("--port", str(free_port()), "--db", str(foreign))
-    _, said = process.communicate(timeout=240)
+    _, output = process.communicate(timeout=240)
     assert (
         process.returncode == 1
-        and "not the help desk's database" in said
-        and "Traceback" not in said
+        and "not the help desk's database" in output
+        and "Traceback" not in output
     )
     assert foreign.read_bytes() == before
 
@@ -129,5 +129,5 @@ def test_wrong_faults_are_told(tmp_path: Path) -> None:
     process = start(
         "--port", str(free_port()), "--db", str(tmp_path / "w.sqlite"), "--failure-ratio", "3"
     )
-    _, said = process.communicate(timeout=240)
-    assert process.returncode == 1 and "out of range" in said
+    _, output = process.communicate(timeout=240)
+    assert process.returncode == 1 and "out of range" in output

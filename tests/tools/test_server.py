@@ -47,7 +47,7 @@ async def call(
         return await opened.call_tool(tool, arguments)
 
 
-def told(result: CallToolResult) -> tuple[bool, str]:
+def outcome_of(result: CallToolResult) -> tuple[bool, str]:
     return bool(result.isError), result.content[0].text  # type: ignore[union-attr]
 
 
@@ -71,7 +71,7 @@ async def test_the_catalogue_is_what_is_offered(tool_server: ToolServer) -> None
 async def test_results_are_the_databases(tool_server: ToolServer) -> None:
     """A call answers with what the database holds, as one JSON text."""
     name, state, free = a_node(tool_server)
-    failed, text = told(await call(tool_server, "get_node_status", {"node": name}))
+    failed, text = outcome_of(await call(tool_server, "get_node_status", {"node": name}))
     assert not failed and json.loads(text) == {"state": state, "gpus_free": free}
 
 
@@ -94,8 +94,8 @@ async def test_results_are_the_databases(tool_server: ToolServer) -> None:
 async def test_errors_are_results(
     tool_server: ToolServer, tool: str, arguments: dict, expected: str
 ) -> None:
-    """What the model got wrong is told to it as an error result; the server stays."""
-    assert told(await call(tool_server, tool, arguments)) == (True, expected)
+    """The model gets an error result for its mistakes; the server stays up."""
+    assert outcome_of(await call(tool_server, tool, arguments)) == (True, expected)
     assert tool_server.calls.database.rows() > 0
 
 
@@ -179,7 +179,7 @@ async def test_a_slow_tool_holds_up_no_other(tool_server: ToolServer) -> None:
     await asyncio.sleep(0.3)
     await call(tool_server, "get_node_status", {"node": name})
     assert not any(task.done() for task in slow)
-    assert all(not told(result)[0] for result in await asyncio.gather(*slow))
+    assert all(not outcome_of(result)[0] for result in await asyncio.gather(*slow))
 
 
 async def test_tickets_are_written_once_each(tool_server: ToolServer) -> None:
@@ -189,8 +189,8 @@ async def test_tickets_are_written_once_each(tool_server: ToolServer) -> None:
     results = await asyncio.gather(
         *(call(tool_server, "open_ticket", arguments) for _ in range(12))
     )
-    numbers = {json.loads(told(r)[1])["ticket"] for r in results}
-    assert len(numbers) == 12 and not any(told(r)[0] for r in results)
+    numbers = {json.loads(outcome_of(r)[1])["ticket"] for r in results}
+    assert len(numbers) == 12 and not any(outcome_of(r)[0] for r in results)
     with sqlite3.connect(tool_server.db) as db:
         assert {f"T-{n}" for (n,) in db.execute("SELECT number FROM tickets")} == numbers
 
@@ -228,7 +228,7 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
     ],
 )
 def test_wrong_faults_are_refused(tool_server: ToolServer, wrong: Any) -> None:
-    """A fault that makes no sense is told, and nothing changes."""
+    """A fault that makes no sense is reported, and nothing changes."""
     before = tool_server.calls.faults.as_dict()
     answer = httpx.post(f"{tool_server.url}/admin/faults", json=wrong)
     assert answer.status_code == 400 and answer.json()["error"]

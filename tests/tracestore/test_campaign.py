@@ -20,6 +20,14 @@ def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
     assert result["codes"]["read 200"] > 100
 
 
+def test_bodies_that_expand_are_bounded(tmp_path: Path) -> None:
+    """Bodies in which a field is repeated up to millions of times are accepted or refused."""
+    result = store_campaign.expand(tmp_path, 4, seed=3)
+    assert result["failed"] == 0, result["first"]
+    assert sum(result["codes"].values()) == 4
+    assert 0 < result["rss_mb"] <= store_campaign.MAX_RSS_MB
+
+
 LONG = "9" * 5000
 
 

@@ -182,7 +182,7 @@ def test_small_bodies_that_expand_are_refused(tmp_path: Path) -> None:
     child.kill()
     assert set(answers.values()) == {413}, answers
     assert peak < 1.2 * 2**30
-    assert max(waits) < 2
+    assert max(waits) < 15  # s; under 1 on an idle machine (benchmarks.store_campaign measures it)
 
 
 def test_concurrent_bodies_share_a_budget(running: Running) -> None:
@@ -210,8 +210,8 @@ def test_concurrent_bodies_share_a_budget(running: Running) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_attributes(running: Running) -> None:
-    """A span with a million keys is accepted or refused, and the store keeps answering."""
+def test_very_many_attributes(running: Running) -> None:
+    """A span with 60,000 keys is accepted, one with a million refused; the store goes on."""
     request = ExportTraceServiceRequest()
     spans = request.resource_spans.add().scope_spans.add().spans
     span = spans.add(
@@ -221,13 +221,18 @@ def test_a_million_attributes(running: Running) -> None:
         start_time_unix_nano=T0,
         end_time_unix_nano=T0 + 1,
     )
-    for i in range(1_000_000):
+    for i in range(60_000):
         span.attributes.add(key=f"k{i}").value.int_value = i
     body = request.SerializeToString()
-    assert len(body) < 32 * 2**20
     assert running.export(body).status_code == 200
+    for i in range(60_000, 1_000_000):
+        span.attributes.add(key=f"k{i}").value.int_value = i
+    assert len(request.SerializeToString()) < 32 * 2**20
+    refusal = running.export(request.SerializeToString())
+    assert refusal.status_code == 413
+    assert "different attribute names" in refusal.text
     assert running.engine.ingest.wait_visible(running.engine.ingest.acked_seq, timeout_s=300)
-    traces = running.tempo.get("/api/search", params={"q": "{ span.k999999 = 999999 }"}).json()[
+    traces = running.tempo.get("/api/search", params={"q": "{ span.k59999 = 59999 }"}).json()[
         "traces"
     ]
     assert [t["traceID"] for t in traces] == [(b"t" * 16).hex()]

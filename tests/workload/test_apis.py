@@ -1,4 +1,4 @@
-"""What a stream said comes out of it: text, tokens, tool calls, usage, and what went wrong."""
+"""Reading a stream returns its text, tokens, tool calls, usage and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USAGE = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"
 
 
 def test_chat_text_and_usage() -> None:
-    """Text is joined; a chunk without generated text (the role) is no token.
+    """Text is joined; a chunk without generated text (the role) does not count as a token.
 
     Usage and its cached part are taken.
     """
@@ -170,7 +170,7 @@ def test_responses_failed_and_incomplete() -> None:
 
 
 def test_responses_cut_keeps_finished_items() -> None:
-    """Of a stream that was cut, the tool calls that were done are kept, and the id that was told at
+    """Of a stream that was cut, finished tool calls are kept, and so is the id that was sent at
     the start.
     """
     item = {"type": "mcp_call", "name": "get_quota", "arguments": "{}", "output": "7"}

@@ -12,7 +12,7 @@ from tests.workload.misbehaving import chat_answer, serving
 
 
 def test_arrivals_in_words() -> None:
-    """Each process can be asked for."""
+    """Each arrival process has a notation."""
     assert parse_arrivals("constant:2") == Constant(2.0)
     assert parse_arrivals("poisson:0.5") == Poisson(0.5)
     assert parse_arrivals("burst:8,2,5") == Burst(8.0, 2.0, 5.0)
@@ -23,13 +23,13 @@ def test_arrivals_in_words() -> None:
 @pytest.mark.parametrize(
     "words", ["tide:1", "poisson", "poisson:many", "burst:1", "poisson:1,2", "poisson:-1"]
 )
-def test_wrong_words_are_told(
+def test_wrong_words_are_reported(
     words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """What is no arrival process is told on stderr, with exit status 2, and nothing is sent."""
+    """Other notations are reported on stderr with exit status 2, and nothing is sent."""
     assert main(["--arrivals", words, "--out", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "not an arrival process" in said or "must be above 0" in said
+    error = capsys.readouterr().err
+    assert "not an arrival process" in error or "must be above 0" in error
 
 
 def test_plan_shard_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

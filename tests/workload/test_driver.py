@@ -1,4 +1,4 @@
-"""The driver sends on time whatever the server does, and whatever the server does becomes a row."""
+"""The driver sends on time however the server behaves, and every outcome becomes a row."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def only(run: Run) -> pd.Series:
 
 
 def test_a_good_answer_is_recorded_whole() -> None:
-    """Every column of the schema, with times in order, tokens as the server told, and the text."""
+    """Every column of the schema, with times in order, the server's tokens, and the text."""
     with serving(
         lambda p: chat_answer(p, first_s=0.05, texts=("one", " two"), gap_s=0.02)
     ) as server:
@@ -73,8 +73,8 @@ def test_trace_context_and_baggage_are_sent() -> None:
 
 
 def test_open_loop_is_open() -> None:
-    """A server that answers nobody holds up no later request, and each one's wait counts from when
-    it was due.
+    """A server that never answers does not delay later requests, and each one's wait counts from
+    when it was due.
     """
 
     async def stalls(peer: Peer) -> None:
@@ -194,7 +194,7 @@ async def _hangs(peer: Peer) -> None:
 def test_every_failure_is_a_row(
     script: object, status: str, http_status: int, error_type: str, api: str
 ) -> None:
-    """Whatever a server does wrong, the request has a row with a status, a kind of error and words
+    """For each fault of a server, the request has a row with a status, a kind of error and words
     about it.
     """
     if api == "responses" and script in (_garbage_events, _wrong_shape):
@@ -250,18 +250,18 @@ def test_follow_up_names_its_predecessor() -> None:
 
 
 def test_chat_follow_up_carries_the_conversation() -> None:
-    """With plain chat the client sends what was said before."""
+    """With plain chat the client sends the conversation so far."""
     with serving(lambda p: chat_answer(p, texts=("hi",))) as server:
         drive(
             server.url,
             plan(request(0, session=0, text="one"), request(1, session=0, turn=1, text="two")),
         )
-        said = [(m["role"], m["content"]) for m in server.requests[1].body["messages"]]
-    assert said == [("user", "one"), ("assistant", "hi"), ("user", "two")]
+        conversation = [(m["role"], m["content"]) for m in server.requests[1].body["messages"]]
+    assert conversation == [("user", "one"), ("assistant", "hi"), ("user", "two")]
 
 
 def test_follow_up_of_a_failure_is_not_sent() -> None:
-    """What cannot be asked without its predecessor is a row too."""
+    """A follow-up that cannot be sent without its predecessor is a row too."""
     with serving(_refuse_everything) as server:
         run = drive(server.url, plan(request(0, session=0), request(1, session=0, turn=1)))
         assert len(server.requests) == 1
@@ -384,7 +384,7 @@ def test_works_where_a_loop_is_running() -> None:
 
 def test_bad_input_is_told() -> None:
     """An empty plan, an unknown tool, an address that is none, and a Llama Stack that is not there
-    are told at once.
+    are reported at once.
     """
     with pytest.raises(WorkloadError, match="empty"):
         drive("http://127.0.0.1:1", Plan((), Constant(1.0), 0))

@@ -1,4 +1,4 @@
-"""An answer is read the same, wherever the network cuts it; what is no answer is refused."""
+"""An answer is read the same however the network cuts it; other bytes are refused."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def test_marks_tell_when_each_byte_came(chunks: list[bytes], places: list[int]) 
         position = message.index(b"\r\n", position) + 2
         body_at += came[position : position + len(chunk)]
         position += len(chunk) + 2
-    told = []
+    times = []
     for size, at in answer.marks:
-        told += [at] * (size - len(told))
-    assert told == body_at
+        times += [at] * (size - len(times))
+    assert times == body_at
 
 
 def test_body_until_close_is_complete_at_the_close() -> None:
@@ -144,7 +144,7 @@ def test_garbage_is_refused(garbage: bytes) -> None:
 
 @given(st.lists(st.binary(min_size=1, max_size=200), max_size=8))
 def test_any_bytes_are_read_or_refused(pieces: list[bytes]) -> None:
-    """Whatever comes, nothing but MalformedAnswer is raised."""
+    """No bytes raise anything but MalformedAnswer."""
     try:
         fed([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *pieces])
     except MalformedAnswer:

@@ -111,10 +111,10 @@ def test_shards_are_the_plan() -> None:
 
 
 def test_damaged_plans_are_refused(tmp_path: Path) -> None:
-    """A cut, changed, foreign, older or missing file is told, with what to do."""
+    """A cut, changed, foreign, older or missing file is reported with a fix."""
     path = make_plan(requests=10, arrivals=Poisson(1.0), seed=1).save(tmp_path / "plan.jsonl")
     whole = path.read_bytes()
-    for damaged, told in (
+    for damaged, words in (
         (whole[:-40], "damaged"),
         (whole.replace(b'"r00003"', b'"r00099"'), "damaged"),
         (b"run,request\n1,2\n", "not a plan"),
@@ -122,14 +122,14 @@ def test_damaged_plans_are_refused(tmp_path: Path) -> None:
         (whole.replace(b'"version":1', b'"version":9', 1), "version 9"),
     ):
         path.write_bytes(damaged)
-        with pytest.raises(WorkloadError, match=told):
+        with pytest.raises(WorkloadError, match=words):
             Plan.load(path)
     with pytest.raises(WorkloadError, match="cannot be read"):
         Plan.load(tmp_path / "nowhere.jsonl")
 
 
 def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    """An unwritable place is told, and no half file stays."""
+    """An unwritable place is reported, and no partial file stays."""
     (tmp_path / "file").write_text("")
     with pytest.raises(WorkloadError, match="cannot be written"):
         make_plan(requests=1, arrivals=Poisson(1.0)).save(tmp_path / "file" / "plan.jsonl")
@@ -137,7 +137,7 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "words"),
     [
         ({"arrivals": Poisson(1.0)}, "one end"),
         ({"arrivals": Poisson(1.0), "requests": 5, "duration_s": 5}, "one end"),
@@ -146,14 +146,14 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         ({"arrivals": Poisson(1.0), "duration_s": float("nan")}, "cannot be empty"),
     ],
 )
-def test_no_plan_from_nonsense(arguments: dict, told: str) -> None:
-    """Arguments that make no plan are told."""
-    with pytest.raises(WorkloadError, match=told):
+def test_no_plan_from_nonsense(arguments: dict, words: str) -> None:
+    """Arguments that make no plan are reported."""
+    with pytest.raises(WorkloadError, match=words):
         make_plan(**arguments)
 
 
 def test_arrivals_are_checked() -> None:
-    """A rate below 0, an unknown process and a malformed one are told."""
+    """A rate below 0, an unknown process and a malformed one are reported."""
     for wrong in (
         lambda: Poisson(0),
         lambda: Constant(float("nan")),

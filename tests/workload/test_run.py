@@ -49,7 +49,7 @@ def test_saving_twice_is_refused(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["records.parquet", "run.json", "plan.jsonl"])
 @pytest.mark.parametrize("how", ["gone", "cut"])
 def test_damaged_runs_are_refused(run: Run, tmp_path: Path, part: str, how: str) -> None:
-    """A folder with a part missing or cut is told, not half read."""
+    """A folder with a part missing or cut is reported, not partly read."""
     path = run.save(tmp_path) / part
     if how == "gone":
         path.unlink()

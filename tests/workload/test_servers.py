@@ -1,4 +1,4 @@
-"""What Llama Stack has is found out within a bound, whatever answers at its address."""
+"""Llama Stack's lists are read within a time limit, for any server at its address."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
     [b"", b"<html>", b"[]", b"null", DEEP, b'{"data": [1]}', b'{"data": [{"id": "\xff"}]}'],
 )
 def test_another_server_is_named(wrong: bytes) -> None:
-    """Whatever else answers there, it is reported as not being Llama Stack."""
+    """Any other server at that address is reported as not being Llama Stack."""
     with (
         serving(lambda peer: peer.write(answer(wrong))) as server,
         pytest.raises(NotUp, match="Llama Stack"),

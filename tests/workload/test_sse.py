@@ -50,7 +50,7 @@ def test_an_event_without_its_end_is_dropped() -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes(body: bytes) -> None:
-    """Whatever came, it is read without an exception."""
+    """Any bytes are read without an exception."""
     events(body, [(len(body), 1.0)] if body else [])
 
 

@@ -34,7 +34,7 @@ def conduct(turn: Turn, calls: list[ActualCall], answer: str) -> Conduct:
 
 
 def test_nothing_went_wrong() -> None:
-    """One step, as needed; nothing to recover from; the answer is what the tool said.
+    """One step, as needed; nothing to recover from; the answer is the tool's result.
 
     No search to judge.
     """
@@ -54,7 +54,7 @@ def test_nothing_went_wrong() -> None:
 
 
 def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
-    """The user asked for a node that exists; that another one does not is of no use.
+    """The question is about a node that exists; that another one does not is of no use.
 
     Where it is the truth, it is.
     """
@@ -70,9 +70,9 @@ def test_an_apology_for_ones_own_mistake_is_no_right_answer() -> None:
 
 
 def test_faithful_is_not_right() -> None:
-    """Asked for the wrong node, it still says what the tool said.
+    """For the wrong node, it still states the tool's result.
 
-    Asked for the right one, it may not.
+    For the right one, it may not.
     """
     other = replace(RIGHT, arguments={"node": "a2"}, output='{"state": "ready", "gpus_free": 0}')
     assert conduct(TURN, [other], "a2 is ready, 0 free").answer_faithful
@@ -90,7 +90,7 @@ def test_faithful_is_not_right() -> None:
         (TURN, [LATE, LATE], "It did not answer.", 0, 2, True),
         (TURN, [LATE], "It did not answer.", 0, 1, False),  # given up at the first try
         (TURN, [WRONG, RIGHT], "down, 3", 1, 0, True),
-        (TURN, [WRONG], "I could not find node a2.", 1, 0, False),  # nobody asked for a2
+        (TURN, [WRONG], "I could not find node a2.", 1, 0, False),  # the question is not about a2
         (ABSENT, [NOT_THERE], "I could not find node zz.", 0, 1, True),
         (ABSENT, [NOT_THERE], "Node zz is down.", 0, 1, False),
         (
@@ -134,19 +134,19 @@ def _search(passages: list[str]) -> ActualCall:
 
 @pytest.mark.parametrize("form", documents.FORMS)
 def test_an_answer_from_documents_is_held_against_the_passages(form: str) -> None:
-    """In whatever words a document states the fact: found, and faithful.
+    """In any words of the document, the fact is found, and the answer faithful.
 
     Another passage's number is neither.
     """
-    asked, value = "limit of trial accounts", "9 people"
+    topic, value = "limit of trial accounts", "9 people"
     turn = Turn(
-        "", (Call("file_search", {"query": asked}),), documents.sentence(asked, value), (value,)
+        "", (Call("file_search", {"query": topic}),), documents.sentence(topic, value), (value,)
     )
     here = "# Trial accounts\n\n" + form.format(
         thing="trial accounts", attribute="limit", value=value
     )
     here += " For trial accounts, the notice period is 7 days."
-    found = conduct(turn, [_search([here])], documents.sentence(asked, value))
+    found = conduct(turn, [_search([here])], documents.sentence(topic, value))
     assert (found.passage_found, found.passage_faithful, found.answer_faithful) == (
         True,
         True,
@@ -154,10 +154,10 @@ def test_an_answer_from_documents_is_held_against_the_passages(form: str) -> Non
     )
     for wrong in ("7 people", "7 days", "9 days"):
         assert not conduct(
-            turn, [_search([here])], documents.sentence(asked, wrong)
+            turn, [_search([here])], documents.sentence(topic, wrong)
         ).passage_faithful
     elsewhere = conduct(
-        turn, [_search([here.replace("rial", "rail")])], documents.sentence(asked, value)
+        turn, [_search([here.replace("rial", "rail")])], documents.sentence(topic, value)
     )
     assert (elsewhere.passage_found, elsewhere.passage_faithful) == (False, False)
     assert not conduct(turn, [_search([here])], "").passage_faithful

@@ -47,7 +47,7 @@ def test_price_of_hours_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "said"),
+    ("tool", "arguments", "words"),
     [
         ("get_node_status", {"node": "nowhere"}, "unknown node nowhere"),
         ("get_node_status", {"node": "x' OR '1'='1"}, "unknown node x' OR '1'='1"),
@@ -59,11 +59,13 @@ def test_price_of_hours_by_hand() -> None:
         ),
     ],
 )
-def test_what_is_not_there_is_said_to_the_agent(tool: str, arguments: dict, said: str) -> None:
+def test_the_agent_gets_an_error_for_what_does_not_exist(
+    tool: str, arguments: dict, words: str
+) -> None:
     """An unknown name is a tool error with the name in it, never a database error."""
     with pytest.raises(ToolFailed) as caught:
         call_tool(memory_database(), tool, arguments)
-    assert str(caught.value) == said
+    assert str(caught.value) == words
 
 
 def test_tickets_written_at_once_get_different_numbers(tmp_path: Path) -> None:

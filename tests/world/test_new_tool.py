@@ -59,18 +59,18 @@ from scripts.train_lab_model import corpus, evaluate
 rng = random.Random(1)
 drawn = [corpus.draw(rng) for _ in range(400)]
 live = scenarios.make_scenarios(200, 3, kinds=["single", "not_offered"])
-asked = next(s for s in live if s.intent == "reboot" and s.kind == "single")
-function = {"name": "reboot_node", "arguments": json.dumps(asked.turns[0].calls[0].arguments)}
-ran = evaluate._run(facts.memory_database(), asked.turns[0], 0, function)
+scenario = next(s for s in live if s.intent == "reboot" and s.kind == "single")
+function = {"name": "reboot_node", "arguments": json.dumps(scenario.turns[0].calls[0].arguments)}
+ran = evaluate._run(facts.memory_database(), scenario.turns[0], 0, function)
 print(json.dumps({
     "served": "reboot_node" in [t.name for t in app.tool_definitions()],
     "validated": calls._validate("reboot_node", {}),
     "trained on": any("reboot_node" in json.dumps(c.messages) for c in drawn),
     "offered in training": any("reboot_node" in json.dumps(c.tools) for c in drawn),
-    "offered live": "reboot_node" in asked.offered,
+    "offered live": "reboot_node" in scenario.offered,
     "not offered": all("reboot_node" not in s.offered for s in live
                        if s.intent == "reboot" and s.kind == "not_offered"),
-    "evaluated": ran.output == asked.turns[0].calls[0].result and not ran.error,
+    "evaluated": ran.output == scenario.turns[0].calls[0].result and not ran.error,
 }))
 """
 

@@ -63,7 +63,7 @@ def test_scenarios_repeat_by_seed() -> None:
 
 @pytest.mark.parametrize("kinds", [None, ["chain", "rag"]])
 def test_a_scenario_is_made_again_from_its_id(kinds: list[str] | None) -> None:
-    """So that a saved run can be judged later, by whoever has the ids."""
+    """A saved run can be judged later by its ids alone."""
     for scenario in make_scenarios(70, seed=8, kinds=kinds):
         assert scenario_of(scenario.id) == scenario
     for wrong in ("", "s8", "nonsense", "s8-x"):

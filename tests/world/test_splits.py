@@ -1,4 +1,4 @@
-"""What is asked live was never trained on."""
+"""Live questions were never trained on."""
 
 from __future__ import annotations
 
@@ -100,14 +100,14 @@ def test_the_drill_cannot_be_answered_by_the_attribute_alone() -> None:
 
 
 def test_a_seed_gives_the_same_conversations_in_every_process() -> None:
-    """Python orders sets of text anew in each process, unless told how."""
-    told = (
+    """Python orders sets of text anew in each process, unless a seed is set."""
+    program = (
         "import random; from scripts.train_lab_model.corpus import draw as d; r = random.Random(1)"
     )
-    told += "; print([d(r) for _ in range(200)])"
+    program += "; print([d(r) for _ in range(200)])"
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", told],
+            [sys.executable, "-c", program],
             env=os.environ | {"PYTHONHASHSEED": seed},
             capture_output=True,
             check=True,
@@ -120,7 +120,7 @@ def test_a_seed_gives_the_same_conversations_in_every_process() -> None:
 def test_any_tool_may_time_out_in_training() -> None:
     """Live, deliveries alone do so by themselves.
 
-    But whoever injects a fault may choose another tool.
+    But an injected fault may be of another tool.
     """
     rng = random.Random(7)
     tools = {

@@ -1,7 +1,4 @@
-"""The API server, through the official client: reading, Secrets, deleting.
-
-Plain dictionaries go out.
-"""
+"""Read, create and delete objects through the official client, as plain dictionaries."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ OUTSIDE_OUR_NAMESPACES = (
 class Api:
     """Requests to one context's API server.
 
-    Every method raises StackError with what the server said.
+    Every method raises StackError with the server's message.
     """
 
     def __init__(self, context: str) -> None:
@@ -60,7 +57,7 @@ class Api:
     def items(
         self, group: str, plural: str, selector: str = "", namespace: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """Every object of a kind, page by page; nothing where the kind is unknown to the server."""
+        """Yield every object of a kind, page by page; none of an unknown kind."""
         path = f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
         query = {"limit": "200"} | ({"labelSelector": selector} if selector else {})
         while True:
@@ -159,7 +156,7 @@ def _words(status: int, text: bytes) -> str:
 def _advice(code: int) -> str:
     if code in (401, 403):
         return (
-            "ask for the right to do this in that cluster, or name another context "
+            "request the right to do this in that cluster, or name another context "
             "(`kubectl auth can-i --list`)"
         )
     if code in (429, 500, 502, 503, 504):

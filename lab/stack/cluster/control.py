@@ -122,7 +122,7 @@ def _stop_for(findings: list[checks.Finding], context: str, overlay: str) -> Non
 
 
 def _grafana_password(api: Api) -> None:
-    """Made once; it never leaves the cluster but for who may read Secrets there."""
+    """Create the password as a Secret, once. Only those who may read Secrets there can see it."""
     meta = {
         "name": "grafana-admin",
         "namespace": "llm-lab-obs",

@@ -1,4 +1,4 @@
-"""Ways from this machine into the cluster: supervised port-forwards, in a process of their own.
+"""Supervised port forwards from this machine into the cluster, in a process of their own.
 
 `kubectl port-forward` ends with the pod that it was tied to. Here each is started again, with
 growing pauses, until told to end. `python -m lab.stack.cluster.forward` reads {"commands": {name:
@@ -20,7 +20,8 @@ from types import FrameType
 
 from lab.stack.processes import die_with_parent
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 10.0
 STEADY_S = 30.0  # a forward that held so long starts its pauses from the beginning
 
 
@@ -29,18 +30,20 @@ class Forward(threading.Thread):
 
     def __init__(self, name: str, command: list[str]) -> None:
         super().__init__(name=f"forward {name}", daemon=True)
-        self.forwarded, self.command, self.starts = name, command, 0
+        self.command = command
+        self.starts = 0
         self._end = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         """Start the forward, and again whenever it ends, until `stop`."""
-        pause_s, me = FIRST_PAUSE_S, os.getpid()
+        pause_s = FIRST_PAUSE_S
+        parent = os.getpid()
         while not self._end.is_set():
             begun = time.monotonic()
             self.starts += 1
             self._child = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: die_with_parent(me)
+                self.command, stdin=subprocess.DEVNULL, preexec_fn=lambda: die_with_parent(parent)
             )
             self._child.wait()
             pause_s = (
@@ -64,7 +67,7 @@ class Forward(threading.Thread):
 
 
 def answers(port: int) -> bool:
-    """Whether something accepts connections on that port of this machine."""
+    """Return whether something accepts connections on that port of this machine."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True

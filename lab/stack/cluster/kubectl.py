@@ -1,4 +1,4 @@
-"""kubectl as a subprocess: what an attendee would type, with the context always said."""
+"""kubectl as a subprocess: what an attendee would type, with the context always named."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Kubectl:
     context: str
 
     def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
-        """Run kubectl; return its standard output. Raises StackError with kubectl's own words."""
+        """Run kubectl; return its standard output. Raises StackError with kubectl's message."""
         command = [self.program, "--context", self.context, *arguments]
         return _run(command, stdin, timeout_s)
 
     def apply(self, documents: list[dict[str, Any]]) -> None:
-        """Server-side apply: the server merges, and says who owns what. Raises StackError."""
+        """Apply the documents on the server, which merges them. Raises StackError."""
         self.run(
             *(
                 "apply",
@@ -129,7 +129,7 @@ def program() -> str:
 
 @functools.lru_cache
 def _client_version(found: str) -> tuple[int, str]:
-    """Return (minor version, whole version) of a kubectl; a large number where it does not tell."""
+    """Return (minor version, whole version) of a kubectl; a large number where it is not known."""
     text = _run([found, "version", "--client", "--output=json"], None, 30.0)
     try:
         version = json.loads(text)["clientVersion"]

@@ -45,8 +45,9 @@ def pods(settings: Settings, context: str) -> list[PodStatus]:
 
 
 def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
-    meta, now = pod["metadata"], pod.get("status", {})
-    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in now.get("conditions", []))
+    meta = pod["metadata"]
+    now = pod.get("status", {})
+    ready = rollout.has_condition(now, "Ready")
     done = now.get("phase") == "Succeeded"
     state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
     why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")

@@ -68,9 +68,9 @@ def connection(settings: Settings) -> Connection | None:
 def open_forwards(
     kubectl: kube.Kubectl, settings: Settings, overlay: str, documents: list[dict[str, Any]]
 ) -> dict[str, str]:
-    """Make every part reachable and write down where; returns {endpoint.
+    """Make every part reachable and save its address.
 
-    URL} as requests should use them.
+    Returns {endpoint: URL} as requests should use them.
     """
     state_dir = settings.state_dir.resolve()
     state.prepare(state_dir)
@@ -154,7 +154,10 @@ def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]
 def _forward(
     state_dir: Path, local: dict[str, int], commands: dict[str, list[str]]
 ) -> tuple[int, float]:
-    """(pid, start time) of the process that forwards, once every way is open. Raises StackError."""
+    """Return (pid, start time) of the process that forwards, once all ports answer.
+
+    Raises StackError.
+    """
     process = _start(state_dir, commands)
     limit = time.monotonic() + FORWARDS_UP_S
     while closed := [name for name, port in local.items() if not answers(port)]:

@@ -64,7 +64,7 @@ class Finding:
 
 
 def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Finding]:
-    """All findings. Raises StackError if the API server does not answer at all."""
+    """Return all findings. Raises StackError if the API server does not answer at all."""
     nodes = list(api.items("api/v1", "nodes"))
     return [
         _version(api.get("version") or {}),

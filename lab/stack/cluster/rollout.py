@@ -22,6 +22,14 @@ HOPELESS = {
 PATIENCE_S = 45.0
 SUSPICIOUS = {"ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"}
 LOG_LINES = "8"
+LINE_EVERY_S = 15.0
+# What usually helps, for the reasons that newcomers meet.
+_LOAD_IMAGE = "build or load the image into the cluster (lab/k8s/README.md, Images)"
+FIXES = {
+    "ErrImagePull": _LOAD_IMAGE,
+    "ImagePullBackOff": _LOAD_IMAGE,
+    "Unschedulable": "give the cluster more room, or choose a smaller overlay",
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,28 @@ class WorkloadStatus:
     container: str = ""
 
 
+class ProgressLines:
+    """Prints a line when a workload gets ready, and one every 15 s for what is waited for."""
+
+    def __init__(self) -> None:
+        self._ready: set[str] = set()
+        self._next_s = 0.0
+
+    def __call__(self, rows: list[WorkloadStatus], elapsed_s: float) -> None:
+        """Print what has changed."""
+        for row in rows:
+            if row.ready and row.name not in self._ready:
+                self._ready.add(row.name)
+                print(f"{elapsed_s:6.0f} s  {row.name} is ready", flush=True)
+
+        pending = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
+        if pending and elapsed_s >= self._next_s:
+            self._next_s = elapsed_s + LINE_EVERY_S
+            print(f"{elapsed_s:6.0f} s  waiting for {pending}", flush=True)
+
+
 def statuses(api: Api) -> list[WorkloadStatus]:
-    """Every workload of the lab."""
+    """Return every workload of the lab."""
     found = []
     for kind, (group, plural) in WORKLOADS.items():
         for item in api.items(group, plural, PART_OF):
@@ -151,7 +179,7 @@ def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
     look = f"kubectl --context {api.context} --namespace {s.namespace}"
     kind = s.kind.lower()
     fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
-    got = "; ".join(t for t in (s.progress, s.why, _fix_of(s.reason)) if t)
+    got = "; ".join(t for t in (s.progress, s.why, FIXES.get(s.reason, "")) if t)
     if s.reason == "CrashLoopBackOff" and s.pod:
         path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
         query = {"container": s.container, "previous": "true", "tailLines": LOG_LINES}
@@ -166,15 +194,6 @@ def _log(api: Api, path: str, query: dict[str, str]) -> str:
         return ""
 
 
-def _fix_of(reason: str) -> str:
-    """Return what usually helps, for the reasons that newcomers meet."""
-    return {
-        "ErrImagePull": "build or load the image into the cluster (lab/k8s/README.md, Images)",
-        "ImagePullBackOff": "build or load the image into the cluster (lab/k8s/README.md, Images)",
-        "Unschedulable": "give the cluster more room, or choose a smaller overlay",
-    }.get(reason, "")
-
-
 def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
     meta = item["metadata"]
     spec = item["spec"]
@@ -182,9 +201,7 @@ def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
     if kind == "Job":
         wanted = spec.get("completions", 1)
         done = now.get("succeeded", 0)
-        failed = any(
-            c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])
-        )
+        failed = has_condition(now, "Failed")
     else:
         wanted = (
             now.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
@@ -207,6 +224,12 @@ def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
         why.pod,
         why.container,
     )
+
+
+def has_condition(status: dict[str, Any], kind: str) -> bool:
+    """Return whether an object's status has this condition."""
+    conditions = status.get("conditions", [])
+    return any(c["type"] == kind and c["status"] == "True" for c in conditions)
 
 
 @dataclass(frozen=True)

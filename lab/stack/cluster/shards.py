@@ -127,7 +127,7 @@ def _wait(
         elapsed_s = time.monotonic() - begun
         if progress:
             progress(f"{now.get('succeeded', 0)} of {shards} shards have ended", elapsed_s)
-        if any(c["type"] == "Failed" and c["status"] == "True" for c in now.get("conditions", [])):
+        if rollout.has_condition(now, "Failed"):
             raise _failure(api, f"a shard of {run_id} could not be driven")
         if now.get("succeeded", 0) >= shards:
             return shards

@@ -1,0 +1,621 @@
+"""The table of signals: what may change, how it is measured, and where a person can look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lab.investigation.change import Effect, Scale
+from lab.investigation.evidence import Evidence
+
+NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
+LONG = 1.3  # times nearly the longest prompt of the baseline
+BIN_S = 2.0  # of counts and of gaps between samples
+SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
+Points = Callable[[Evidence], pd.DataFrame]
+_EMPTY = pd.DataFrame({"time": [], "value": [], "key": []})
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One quantity.
+
+    Attributes:
+        name: as in causes.toml
+        title: for people
+        unit: of its values: s, tokens, share, per second, ...
+        scale: whether ratios, differences of shares, or differences of levels matter
+        least: the smallest change that matters: a ratio, a share, or a level
+        traces, metrics: return its points (time, value, key); traces are preferred
+        promql, traceql: a query that shows it, to paste into Grafana
+        floor: on the scale `ratio`, values below it do not differ
+        by: what the keys of its points are: tool, tenant, job, ...; empty without keys
+        role: who looks at it first: developer, sre or payer
+        common: whether many causes change it, so that it decides little
+    """
+
+    name: str
+    title: str
+    unit: str
+    scale: Scale
+    least: float
+    traces: Points | None = None
+    metrics: Points | None = None
+    promql: str = ""
+    traceql: str = ""
+    floor: float = 0.002
+    by: str = ""
+    role: str = "sre"
+    common: bool = False
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A signal in one investigation: for all, or for one key of it (a tool, a tenant, a job).
+
+    `state` is 1 (up), -1 (down), 0 (unchanged) or NaN (not known); halves are likely changes that
+    are not certain. `p_value` is corrected for all signals at once.
+    """
+
+    signal: Signal
+    source: str
+    key: str = ""
+    effect: Effect = field(default_factory=Effect)
+    p_value: float = float("nan")
+    state: float = float("nan")
+    points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+
+    @property
+    def where(self) -> str:
+        """Return the key with what it is a key of, as in 'tool get_order'."""
+        return f"{self.signal.by} {self.key}" if self.key else ""
+
+
+def _table(name: str, column: str, key: str = "") -> Points:
+    """Return a function that takes points from a column of one of an Evidence's tables."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        table = getattr(evidence, name)
+        if table.empty or column not in table:
+            return _EMPTY
+        time = "scheduled_at" if name == "requests" else "time"
+        keys = table[key].astype(object).fillna("?") if key else ""
+        result = pd.DataFrame(
+            {"time": table[time].astype(float), "value": table[column].astype(float), "key": keys}
+        )
+        return result.dropna(subset="value")
+
+    return points
+
+
+def _tool_times(evidence: Evidence) -> pd.DataFrame:
+    """Return the time of each tool call, less what all tools have in common at that time.
+
+    On a machine that is busy all tools are slower, which is not the fault of one of them.
+    """
+    points = _table("tools", "duration_s", "tool")(evidence)
+    if points.empty:
+        return points
+    points = points.sort_values("time", ignore_index=True)
+    before = points[points["time"].between(*evidence.baseline)]
+    usual = points["key"].map(before.groupby("key")["value"].median())
+    slowness = (points["value"] / usual.clip(lower=0.005)).fillna(1.0)
+    common = slowness.rolling(NEIGHBOURS, center=True, min_periods=1).median()
+    return points.assign(value=points["value"] / common.clip(lower=1.0))
+
+
+def _turns(column: str) -> Points:
+    """Return points of model calls of tenants that the baseline has, too: one population.
+
+    The time is that of their end: what had ended before a change was not touched by it.
+    """
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        turns = evidence.turns
+        if turns.empty:
+            return _EMPTY
+        before = turns["time"].between(*evidence.baseline)
+        resident = turns["tenant"].isin(turns.loc[before, "tenant"].unique())
+        table = turns[resident if before.any() else slice(None)]
+        table = table[["ended_at", column]].set_axis(["time", "value"], axis=1)
+        return table.assign(key="").dropna()
+
+    return points
+
+
+def _requests(evidence: Evidence) -> pd.DataFrame:
+    """Return the requests of tenants that the baseline has, too."""
+    requests = evidence.requests
+    if requests.empty:
+        return requests
+    before = requests["scheduled_at"].between(*evidence.baseline)
+    resident = requests["tenant"].isin(requests.loc[before, "tenant"].unique())
+    return requests[resident] if before.any() else requests
+
+
+def _phase(column: str) -> Points:
+    def points(evidence: Evidence) -> pd.DataFrame:
+        table = _requests(evidence)
+        if table.empty:
+            return _EMPTY
+        values = table[column].astype(float)
+        return pd.DataFrame({"time": table["done_at"], "value": values, "key": ""}).dropna()
+
+    return points
+
+
+def _failures(evidence: Evidence) -> pd.DataFrame:
+    table = evidence.requests
+    if table.empty:
+        return _EMPTY
+    failed = (table["status"] != "ok").astype(float)
+    return pd.DataFrame({"time": table["scheduled_at"], "value": failed, "key": ""})
+
+
+def _counts(table: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
+    """Return how many rows begin per second, in bins of time; bins of an outage are 0."""
+    times = []
+    for start, end in (evidence.baseline, evidence.window):
+        edges = np.arange(start, end, BIN_S)
+        values = np.histogram(table["time"], bins=np.append(edges, edges[-1] + BIN_S))[0]
+        times.append(pd.DataFrame({"time": edges, "value": values / BIN_S, "key": ""}))
+    return pd.concat(times, ignore_index=True)
+
+
+def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
+    """Return the requests per second that the embedding server finished, by its own counter."""
+    return _rate("requests", embed=True)(evidence)
+
+
+def _long_prompts(evidence: Evidence) -> pd.DataFrame:
+    """Return for each model call whether its prompt is longer than nearly all of the baseline."""
+    turns = evidence.turns
+    if turns.empty:
+        return _EMPTY
+    before = turns.loc[turns["time"].between(*evidence.baseline), "prompt_tokens"]
+    if before.empty:
+        return _EMPTY
+    bound = LONG * before.quantile(0.98)
+    values = (turns["prompt_tokens"] > bound) * 1.0
+    return pd.DataFrame({"time": turns["time"], "value": values, "key": ""})
+
+
+def _fresh_share(evidence: Evidence) -> pd.DataFrame:
+    hits = _ratio("prefix_hits", "prefix_queries")(evidence)
+    return hits.assign(value=1.0 - hits["value"])
+
+
+def _request_rate(evidence: Evidence) -> pd.DataFrame:
+    requests = evidence.requests
+    if requests.empty:
+        return _EMPTY
+    return _counts(pd.DataFrame({"time": requests["scheduled_at"]}), evidence)
+
+
+def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
+    """Return for each tenant whether each request is its own."""
+    requests = evidence.requests
+    if requests.empty or requests["tenant"].isna().all():
+        return _EMPTY
+    tenant = requests["tenant"].astype(str)
+    parts = [
+        pd.DataFrame(
+            {"time": requests["scheduled_at"], "value": (tenant == name) * 1.0, "key": name}
+        )
+        for name in tenant.value_counts().index[:12]
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _new_engine(evidence: Evidence) -> pd.DataFrame:
+    """Return for each model call whether the baseline has no call to this model."""
+    turns = evidence.turns
+    if turns.empty:
+        return _EMPTY
+    model = turns["model"].astype(str).str.rpartition("/")[2]
+    before = turns["time"].between(*evidence.baseline)
+    if not before.any():
+        return _EMPTY
+    usual = model[before].value_counts(normalize=True)
+    usual = set(usual[usual > 0.05].index)
+    return pd.DataFrame({"time": turns["time"], "value": (~model.isin(usual)) * 1.0, "key": ""})
+
+
+def _repeats(evidence: Evidence) -> pd.DataFrame:
+    """Return for each request whether the same scenario was asked by the same tenant before."""
+    requests = evidence.requests
+    if requests.empty or requests["scenario_id"].isna().all():
+        return _EMPTY
+    same = ["tenant", "scenario_id", "session_id"]
+    table = requests[["scheduled_at", *same]].sort_values("scheduled_at")
+    elsewhere = table.groupby(same[:2], dropna=False).cumcount() > 0
+    elsewhere &= ~table.duplicated(same)
+    return pd.DataFrame({"time": table["scheduled_at"], "value": elsewhere * 1.0, "key": ""})
+
+
+def _session_turns(evidence: Evidence) -> pd.DataFrame:
+    """Return how many requests of its session came before each request."""
+    requests = evidence.requests
+    if requests.empty or requests["session_id"].isna().all():
+        return _EMPTY
+    table = requests.sort_values("scheduled_at")
+    number = table.groupby(["tenant", "session_id"], dropna=False).cumcount()
+    return pd.DataFrame({"time": table["scheduled_at"], "value": (number >= 2) * 1.0, "key": ""})
+
+
+def _wrong_answers(evidence: Evidence) -> pd.DataFrame:
+    answers = evidence.answers
+    if answers.empty:
+        return _EMPTY
+    return answers.rename(columns={"wrong": "value"})[["time", "value"]].assign(key="")
+
+
+def _wrong_by_tool(evidence: Evidence) -> pd.DataFrame:
+    answers = evidence.answers
+    if answers.empty:
+        return _EMPTY
+    rows = answers.explode("tools").dropna(subset="tools")
+    return rows.rename(columns={"wrong": "value", "tools": "key"})[["time", "value", "key"]]
+
+
+def growth(samples: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the growth of each counter of a metric from sample to sample, with its labels."""
+    table = samples[samples["metric"] == metric] if len(samples) else samples
+    if table.empty:
+        return table
+    table = table.sort_values(["series", "time"])
+    first = ~table.duplicated("series")
+    step = table["value"].diff()
+    step = step.where(step >= 0, table["value"]).where(~first)
+    begins = samples.groupby("job")["time"].min()
+    late = table["time"] - table["job"].map(begins) > SETTLED_S / 6
+    return table.assign(value=step.where(~(first & late), table["value"])).dropna(subset="value")
+
+
+def _ratio(
+    top: str, bottom: str, key: str = "", *, only: dict[str, str] | None = None, embed: bool = False
+) -> Points:
+    """Return a function for the growth of one counter by the growth of another, in bins of time."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        sums = []
+        for metric in (top, bottom):
+            table = growth(evidence.samples, metric)
+            if table.empty:
+                return _EMPTY
+            if metric == top:
+                for label, text in (only or {}).items():
+                    table = table[table[label] == text]
+            is_embed = table["job"].str.contains("embed")
+            table = table[is_embed == embed]
+            bins = np.floor(table["time"] / (2 * BIN_S)) * 2 * BIN_S
+            sums.append(
+                table.groupby([bins, table[key] if key else table["time"] * 0])["value"].sum()
+            )
+        both = pd.concat(sums, axis=1, keys=["top", "bottom"]).fillna(0.0)
+        both = both[both["bottom"] > 0]
+        keys = both.index.get_level_values(1) if key else ""
+        return pd.DataFrame(
+            {
+                "time": both.index.get_level_values(0) + BIN_S,
+                "value": (both["top"] / both["bottom"]).to_numpy(),
+                "key": keys,
+            }
+        ).reset_index(drop=True)
+
+    return points
+
+
+def _rate(metric: str, *, embed: bool = False) -> Points:
+    def points(evidence: Evidence) -> pd.DataFrame:
+        table = growth(evidence.samples, metric)
+        if table.empty:
+            return _EMPTY
+        table = table[table["job"].str.contains("embed") == embed]
+        bins = np.floor(table["time"] / (2 * BIN_S)) * 2 * BIN_S
+        sums = table.groupby(bins)["value"].sum() / (2 * BIN_S)
+        return pd.DataFrame({"time": sums.index + BIN_S, "value": sums.to_numpy(), "key": ""})
+
+    return points
+
+
+def _gauge(metric: str, key: str = "", *, largest: bool = False) -> Points:
+    def points(evidence: Evidence) -> pd.DataFrame:
+        samples = evidence.samples
+        table = samples[samples["metric"] == metric] if len(samples) else samples
+        if table.empty:
+            return _EMPTY
+        table = table[~table["job"].str.contains("embed") | (key == "job")]
+        groups = table.groupby([table["time"].round(), table[key] if key else table["time"] * 0])
+        values = groups["value"].max() if largest else groups["value"].sum()
+        keys = values.index.get_level_values(1) if key else ""
+        return pd.DataFrame(
+            {"time": values.index.get_level_values(0), "value": values.to_numpy(), "key": keys}
+        )
+
+    return points
+
+
+def _down(evidence: Evidence) -> pd.DataFrame:
+    table = _gauge("up", "job", largest=True)(evidence)
+    return table.assign(value=1.0 - table["value"])
+
+
+def _unscraped(evidence: Evidence) -> pd.DataFrame:
+    """Return for each job and bin of time whether samples that were due did not come."""
+    ups = _gauge("up", "job", largest=True)(evidence)
+    if ups.empty:
+        return _EMPTY
+    step = max(float(ups.groupby("key")["time"].diff().median()), 1.0)
+    parts = []
+    for job, table in ups.groupby("key"):
+        for start, end in (evidence.baseline, evidence.window):
+            edges = np.arange(start + step, end - step, 3 * step)
+            if len(edges) < 2:
+                continue
+            counts = np.histogram(table["time"], bins=edges)[0]
+            missing = (counts == 0) * 1.0
+            parts.append(pd.DataFrame({"time": edges[:-1], "value": missing, "key": job}))
+    return pd.concat(parts, ignore_index=True) if parts else _EMPTY
+
+
+def _restarted(evidence: Evidence) -> pd.DataFrame:
+    """Return for each sample whether its process began within the window."""
+    samples = evidence.samples
+    table = samples[samples["metric"] == "started_at"] if len(samples) else samples
+    if table.empty:
+        return _EMPTY
+    table = table.sort_values("time", ignore_index=True)
+    first = table.groupby("job")["value"].transform("first")
+    changed = (table["value"] > first + 1.0) * 1.0
+    return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
+
+
+def _config(name: str) -> Points:
+    def points(evidence: Evidence) -> pd.DataFrame:
+        samples = evidence.samples
+        table = samples[samples["metric"] == "cache_config"] if len(samples) else samples
+        if len(table):
+            # A second engine (a rollout, embeddings) is not a change of the first.
+            job = table.sort_values("time")["job"].iloc[0]
+            job = "vllm" if (table["job"] == "vllm").any() else job
+            table = table[table["job"] == job]
+        if table.empty:
+            return _EMPTY
+        text = table[name].replace({"True": "1", "False": "0", "None": ""})
+        values = pd.to_numeric(text, errors="coerce")
+        return pd.DataFrame({"time": table["time"], "value": values, "key": ""}).dropna()
+
+    return points
+
+
+def _foreign_cpu(evidence: Evidence) -> pd.DataFrame:
+    """Return the busy cores of the machine less those of the processes that are scraped."""
+    machine = growth(evidence.samples, "machine_cpu")
+    if machine.empty:
+        return _EMPTY
+    bins = 4 * BIN_S
+    of_machine = machine.assign(bin=np.floor(machine["time"] / bins))
+    whole = of_machine.groupby("bin")["value"].sum()
+    idle = of_machine[of_machine["mode"].isin(["idle", "iowait"])].groupby("bin")["value"].sum()
+    scrapes = of_machine.groupby("bin")["time"].nunique()
+    ours = growth(evidence.samples, "process_cpu")
+    own = ours.groupby(np.floor(ours["time"] / bins))["value"].sum()
+    cores = machine["series"].str.extract(r"cpu=(\d+)")[0].nunique()
+    seconds = whole / max(cores, 1)
+    busy = ((whole - idle) - own.reindex(whole.index).fillna(0.0)) / seconds
+    busy = busy[scrapes >= scrapes.median()]
+    return pd.DataFrame({"time": busy.index * bins + bins / 2, "value": busy.to_numpy(), "key": ""})
+
+
+VLLM = '{job="vllm"}'
+VLLM_EMBED = '{job="vllm-embed"}'
+
+
+def _mean_of(histogram: str) -> str:
+    return f"sum(rate({histogram}_sum{VLLM}[1m])) / sum(rate({histogram}_count{VLLM}[1m]))"
+
+
+_LLM = 'name = "llm_request"'
+SIGNALS: tuple[Signal, ...] = (
+    Signal(
+        "e2e", "end-to-end time of a request", "s", "ratio", 1.25, _phase("e2e_s"),
+        _ratio("e2e_sum", "e2e_count"), _mean_of("vllm:e2e_request_latency_seconds"),
+        '{ name = "lab.request" } | quantile_over_time(duration, .5, .95)', floor=0.02,
+        common=True,
+    ),
+    Signal(
+        "queue", "time in vLLM's queue", "s", "ratio", 1.5, _turns("queue_s"),
+        _ratio("queue_sum", "queue_count"), _mean_of("vllm:request_queue_time_seconds"),
+        f"{{ {_LLM} && span.gen_ai.latency.time_in_queue > 0.1 }}", floor=0.01,
+        common=True,
+    ),
+    Signal(
+        "prefill", "prefill of a model call", "s", "ratio", 1.3, _turns("prefill_s"),
+        _ratio("prefill_sum", "prefill_count"), _mean_of("vllm:request_prefill_time_seconds"),
+        f"{{ {_LLM} }} | avg_over_time(span.gen_ai.latency.time_in_model_prefill)", floor=0.01,
+        common=True,
+    ),
+    Signal(
+        "token_time", "time per generated token", "s", "ratio", 1.25, _turns("token_s"),
+        _ratio("itl_sum", "itl_count"), _mean_of("vllm:inter_token_latency_seconds"),
+        f"{{ {_LLM} }} | avg_over_time(span.gen_ai.latency.time_in_model_decode)", floor=0.001,
+        common=True,
+    ),
+    Signal(
+        "stack", "Llama Stack's own time", "s", "ratio", 1.4, _phase("stack_s"), floor=0.01,
+        traceql='{ name = "POST /v1/responses" } | avg_over_time(duration)', role="developer",
+        common=True,
+    ),
+    Signal(
+        "embedding", "time of an embedding call", "s", "ratio", 1.5, _table("embeddings", "value"),
+        _ratio("e2e_sum", "e2e_count", embed=True),
+        'sum(rate(vllm:e2e_request_latency_seconds_sum{job="vllm-embed"}[1m])) / '
+        'sum(rate(vllm:e2e_request_latency_seconds_count{job="vllm-embed"}[1m]))',
+        '{ resource.service.name = "vllm-embed" }', floor=0.005,
+    ),
+    Signal(
+        "embedding_rate", "embedding calls per second", "1/s", "ratio", 2.0,
+        metrics=_embedding_rate, promql=f"sum(rate(vllm:request_success_total{VLLM_EMBED}[1m]))",
+        floor=1.0,
+    ),
+    Signal(
+        "tool_time", "time of a tool call", "s", "ratio", 1.5,
+        _tool_times, _ratio("tool_sum", "tool_count", "tool"),
+        "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
+        "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
+        '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
+        role="developer",
+    ),
+    Signal(
+        "tool_failures", "failed calls of a tool", "share", "share", 0.25,
+        _table("tools", "failed", "tool"),
+        _ratio("tool_calls", "tool_count", "tool", only={"outcome": "error"}),
+        'sum by (tool) (rate(lab_tool_calls_total{outcome="error"}[1m])) / '
+        "sum by (tool) (rate(lab_tool_calls_total[1m]))",
+        '{ name =~ "execute_tool .*" && status = error }', by="tool", role="developer",
+    ),
+    Signal(
+        "wrong_answers", "wrong answers", "share", "share", 0.15, _wrong_answers, role="developer",
+    ),
+    Signal(
+        "wrong_with_tool", "wrong answers of requests that used a tool", "share", "share", 0.3,
+        _wrong_by_tool, by="tool", role="developer",
+    ),
+    Signal(
+        "failures", "failed requests", "share", "share", 0.05, _failures,
+        _ratio("stack_requests", "stack_requests", only={"status": "error"}),
+        'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
+        "sum(rate(llama_stack_requests_total[1m]))",
+        '{ name = "lab.request" && status = error }',
+        common=True,
+    ),
+    Signal(
+        "request_rate", "requests per second", "1/s", "ratio", 1.4, _request_rate,
+        _rate("requests"), "sum(rate(vllm:request_success_total[1m]))", floor=0.5, role="payer",
+        common=True,
+    ),
+    Signal(
+        "tenant_share", "share of the requests", "share", "share", 0.15, _tenant_shares,
+        traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
+    ),
+    Signal(
+        "repeats", "questions that were sent before, in another session", "share", "share", 0.2,
+        _repeats, role="developer",
+    ),
+    Signal(
+        "session_length", "requests that continue a long session", "share", "share", 0.2,
+        _session_turns, role="developer",
+    ),
+    Signal(
+        "prompt_tokens", "prompt tokens of a model call", "tokens", "ratio", 1.3,
+        _table("turns", "prompt_tokens"), _ratio("prompt_tokens", "requests"),
+        "sum(rate(vllm:prompt_tokens_total[1m])) / sum(rate(vllm:request_success_total[1m]))",
+        f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.prompt_tokens)", floor=10, role="payer",
+    ),
+    Signal(
+        "long_prompts", "prompts longer than those of the baseline", "share", "share", 0.05,
+        _long_prompts, promql="histogram_quantile(0.95, sum by (le) "
+        "(rate(vllm:request_prompt_tokens_bucket[1m])))", role="payer",
+    ),
+    Signal(
+        "fresh_share", "prompt tokens that were not in the prefix cache", "share", "level", 0.15,
+        _table("turns", "fresh_ratio"), _fresh_share,
+        "1 - sum(rate(vllm:prefix_cache_hits_total[1m])) / "
+        "sum(rate(vllm:prefix_cache_queries_total[1m]))", role="payer",
+    ),
+    Signal(
+        "completion_tokens", "generated tokens of a model call", "tokens", "ratio", 1.5,
+        _table("turns", "completion_tokens"), _ratio("generation_tokens", "requests"),
+        "sum(rate(vllm:generation_tokens_total[1m])) / sum(rate(vllm:request_success_total[1m]))",
+        f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.completion_tokens)", floor=5, role="payer",
+    ),
+    Signal(
+        "generation_rate", "generated tokens per second", "1/s", "ratio", 1.8,
+        metrics=_rate("generation_tokens"), promql="sum(rate(vllm:generation_tokens_total[1m]))",
+        floor=5.0, role="payer",
+    ),
+    Signal(
+        "cpu_wanted", "processes that run or wait for a core", "processes", "level", 1.0,
+        metrics=_gauge("procs_running"), promql="node_procs_running", common=True,
+    ),
+    Signal(
+        "new_engine", "model calls to a model that the baseline did not use", "share", "share",
+        0.1, _new_engine, promql="sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
+    ),
+    Signal(
+        "running", "requests running in vLLM", "requests", "level", 1.0,
+        metrics=_gauge("running"), promql="sum(vllm:num_requests_running)",
+        common=True,
+    ),
+    Signal(
+        "waiting", "requests waiting in vLLM", "requests", "level", 0.5,
+        metrics=_gauge("waiting"), promql="sum(vllm:num_requests_waiting)",
+        common=True,
+    ),
+    Signal(
+        "kv_usage", "usage of the KV cache", "share", "level", 0.1,
+        metrics=_gauge("kv_usage", largest=True), promql="max(vllm:kv_cache_usage_perc)",
+        common=True,
+    ),
+    Signal(
+        "preemptions", "preemptions per second", "1/s", "level", 0.05,
+        metrics=_rate("preemptions"), promql="sum(rate(vllm:num_preemptions_total[1m]))",
+    ),
+    Signal(
+        "kv_blocks", "size of the KV cache", "blocks", "ratio", 1.1,
+        metrics=_config("num_gpu_blocks"), promql="vllm:cache_config_info", floor=1.0,
+    ),
+    Signal(
+        "caching", "prefix caching (1 on, 0 off)", "", "level", 0.5,
+        metrics=_config("enable_prefix_caching"), promql="vllm:cache_config_info",
+    ),
+    Signal(
+        "restarted", "process started anew", "share", "share", 0.2,
+        metrics=_restarted, promql="changes(process_start_time_seconds[5m]) > 0", by="job",
+    ),
+    Signal(
+        "down", "scrapes without an answer", "share", "share", 0.2,
+        metrics=_down, promql="up == 0", by="job",
+    ),
+    Signal(
+        "unscraped", "missing scrapes", "share", "share", 0.3,
+        metrics=_unscraped, promql='absent_over_time(up{job="vllm"}[30s])', by="job",
+    ),
+    Signal(
+        "foreign_cpu", "CPU cores used by other processes", "cores", "level", 0.3,
+        metrics=_foreign_cpu,
+        promql='sum(rate(node_cpu_seconds_total{mode!~"idle|iowait"}[1m])) - '
+        "sum(rate(process_cpu_seconds_total[1m]))",
+        common=True,
+    ),
+    Signal(
+        "missing_spans", "calls whose server's span is missing", "share", "share", 0.1,
+        _table("services", "value", "key"), by="service",
+        traceql='{ name = "invoke_mcp_tool" } !> { resource.service.name = "lab-tools" }',
+    ),
+    Signal(
+        "skew", "seconds that spans lie outside of their parents' time", "s", "ratio", 2.0,
+        _table("skew", "value", "key"), by="service", floor=0.1,
+    ),
+)  # fmt: skip
+
+
+def extract(evidence: Evidence, signal: Signal) -> list[tuple[str, str, pd.DataFrame]]:
+    """Return (key, source, points) of a signal: of the traces where they have it, else metrics."""
+    for source in ("traces", "metrics"):
+        points_of = getattr(signal, source)
+        points = points_of(evidence) if points_of else _EMPTY
+        if len(points):
+            if not signal.by:
+                return [("", source, points)]
+            return [(str(key), source, part) for key, part in points.groupby("key", observed=True)]
+    return []
+
+
+def names(chosen: Sequence[Observed]) -> list[str]:
+    """Return the names of these observations' signals."""
+    return [each.signal.name for each in chosen]
