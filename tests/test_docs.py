@@ -32,8 +32,8 @@ def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
 
     times = list(minutes.values())
     first, rest = sum(times[:4]), sum(times[4:])
-    assert f"00 to 03 take {first} minutes, 04 to 08 take {rest}" in text
-    assert first + rest == 4 * 60 + 20 and "four hours and\ntwenty minutes" in text
+    assert f"00 to 03 take {first} minutes, 04 to 10 take {rest}" in text
+    assert first + rest == 5 * 60 + 35 and "five hours and\n35 minutes" in text
 
 
 def test_every_notebook_states_its_goal() -> None:
