@@ -28,6 +28,13 @@ SMALLER: dict[str, dict[str, object]] = {
         "min_requests": 60,
     },
     "06_count_the_cost": {"n_requests": 20, "users": 2, "think_s": 0.2, "leavers": 8},
+    "09_investigate": {"calm_s": 20.0, "incident_s": 25.0},
+    "10_diagnose_an_incident": {
+        "incident": "slow_tool",
+        "seed": 3,
+        "calm_s": 20.0,
+        "incident_s": 25.0,
+    },
     "08_watch_the_processor": {"n_requests": 20},
     "07_judge_tool_use": {"requests": 40, "busy_users": 8},
 }

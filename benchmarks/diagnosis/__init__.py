@@ -1,7 +1,8 @@
-"""How often the diagnosis is right: comparisons (false alarms, power, guilty phase) and blame.
+"""How often the diagnosis is right: comparisons (false alarms, power), blame, and incidents.
 
-The requests are those of real runs in data/recorded/comparisons; nothing is sent. `--small` draws
-fewer runs. To drive the runs again, see `benchmarks/diagnosis/live.py`.
+The requests of the first two are those of real runs in data/recorded/comparisons. Incidents are a
+short live campaign on a lab of its own (a long one: `benchmarks/diagnosis/incidents.py`). `--small`
+draws fewer runs, and fewer incidents. To drive the runs again, see `benchmarks/diagnosis/live.py`.
 """
 
 from __future__ import annotations
@@ -11,4 +12,7 @@ from benchmarks.diagnosis import blame, comparisons
 
 def main(argv: list[str]) -> list[dict]:
     """Return the rows for `lab bench`."""
-    return comparisons.rows(small="--small" in argv) + blame.rows()
+    from benchmarks.diagnosis import incidents  # which can be run as a module of its own
+
+    small = "--small" in argv
+    return comparisons.rows(small=small) + blame.rows() + incidents.rows(small=small)

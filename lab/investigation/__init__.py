@@ -22,7 +22,7 @@ from lab.investigation.grading import (
 )
 from lab.investigation.investigating import Investigation, diagnosis_of, investigate, judge
 from lab.investigation.rehearsal import Rehearsal, rehearse, truth_of
-from lab.investigation.report import as_html, as_markdown, changes_table
+from lab.investigation.report import as_html, as_markdown, causes_table, changes_table
 
 __all__ = [
     "NOTHING",
@@ -35,6 +35,7 @@ __all__ = [
     "Truth",
     "as_html",
     "as_markdown",
+    "causes_table",
     "changes_table",
     "diagnosis_of",
     "gather",

@@ -23,7 +23,7 @@ Span = tuple[float, float]
 MIN_BLOCKS = 3
 SPREAD = {"ratio": 0.05, "level": 1e-6}  # least standard deviation of block means, so that constant
 # values do not make a trifle significant
-GRID = 150  # points in time at which a change is looked for
+GRID = 100  # points in time at which a change is looked for
 MAX_WEIGHT = 40  # of one signal's points in the joint search
 PULSE_GAIN = 8.0  # of log likelihood, for which a second change (the end) is believed
 INTERVAL_LOSS = 3.0  # of log likelihood, up to which a change point is possible
@@ -46,12 +46,16 @@ class Effect:
     n_after: int = 0
 
 
-def within(points: pd.DataFrame, spans: Sequence[Span]) -> pd.DataFrame:
-    """Return the points in any of these times (start included, end not)."""
-    mask = np.zeros(len(points), dtype=bool)
+Values = tuple[np.ndarray, np.ndarray]  # times and values
+
+
+def within(points: pd.DataFrame, spans: Sequence[Span]) -> Values:
+    """Return times and values in any of these spans (start included, end not)."""
+    time = points["time"].to_numpy(float)
+    mask = np.zeros(len(time), dtype=bool)
     for start, end in spans:
-        mask |= points["time"].between(start, end, inclusive="left").to_numpy()
-    return points[mask]
+        mask |= (time >= start) & (time < end)
+    return time[mask], points["value"].to_numpy(float)[mask]
 
 
 def compare(
@@ -63,10 +67,10 @@ def compare(
     """
     a = within(points, before)
     b = within(points, after)
-    if not len(a) or not len(b):
-        return Effect(n_before=len(a), n_after=len(b))
+    if not len(a[0]) or not len(b[0]):
+        return Effect(n_before=len(a[0]), n_after=len(b[0]))
     if scale == "share":
-        return _compare_shares(a["value"], b["value"])
+        return _compare_shares(a[1], b[1])
     return _compare_blocks(a, b, block_s(before, after), scale, floor)
 
 
@@ -79,15 +83,13 @@ def _length(spans: Sequence[Span]) -> float:
     return sum(end - start for start, end in spans)
 
 
-def _compare_blocks(
-    a: pd.DataFrame, b: pd.DataFrame, block: float, scale: Scale, floor: float
-) -> Effect:
+def _compare_blocks(a: Values, b: Values, block: float, scale: Scale, floor: float) -> Effect:
     blocks = [_block_means(part, block, scale, floor) for part in (a, b)]
     sizes = [len(part) for part in blocks]
-    before = float(a["value"].mean())
-    after = float(b["value"].mean())
+    before = float(a[1].mean())
+    after = float(b[1].mean())
     if min(sizes) < MIN_BLOCKS:
-        return Effect(before, after, n_before=len(a), n_after=len(b))
+        return Effect(before, after, n_before=len(a[1]), n_after=len(b[1]))
 
     means = [part.mean() for part in blocks]
     spreads = [max(float(part.std(ddof=1)), SPREAD[scale]) for part in blocks]
@@ -101,22 +103,26 @@ def _compare_blocks(
     if scale == "ratio":
         values = np.exp(np.clip(values, -50, 50))
     size, low, high = (float(value) for value in values)
-    return Effect(before, after, size, low, high, p_value, len(a), len(b))
+    return Effect(before, after, size, low, high, p_value, len(a[1]), len(b[1]))
 
 
-def _block_means(points: pd.DataFrame, block: float, scale: Scale, floor: float) -> np.ndarray:
-    values = _scaled(points["value"].to_numpy(float), scale, floor)
-    number = np.floor(points["time"].to_numpy(float) / block)
-    return pd.Series(values).groupby(number).mean().to_numpy()
+def _block_means(points: Values, block: float, scale: Scale, floor: float) -> np.ndarray:
+    time, values = points
+    number = np.floor(time / block).astype(np.int64)
+    place = np.unique(number, return_inverse=True)[1]
+    sums = np.bincount(place, weights=_scaled(values, scale, floor))
+    return sums / np.bincount(place)
 
 
 def _scaled(values: np.ndarray, scale: Scale, floor: float) -> np.ndarray:
     return np.log(np.maximum(values, 0.0) + floor) if scale == "ratio" else values
 
 
-def _compare_shares(a: pd.Series, b: pd.Series) -> Effect:
+def _compare_shares(a: np.ndarray, b: np.ndarray) -> Effect:
     counts = [round(float(a.sum())), round(float(b.sum()))]
     sizes = [len(a), len(b)]
+    if counts[0] / sizes[0] == counts[1] / sizes[1]:
+        return Effect(counts[0] / sizes[0], counts[1] / sizes[1], 0.0, 0.0, 0.0, 1.0, *sizes)
     table = [[k, n - k] for k, n in zip(counts, sizes, strict=True)]
     p_value = float(stats.fisher_exact(table).pvalue)
     low, high = confint_proportions_2indep(
@@ -177,14 +183,18 @@ def _likelihood(
     points: pd.DataFrame, scale: Scale, floor: float, grid: np.ndarray
 ) -> np.ndarray | None:
     """Return the log likelihood (of a change over none) of each (begin, end) on the grid."""
-    points = points[points["time"] < grid[-1]].sort_values("time")
-    n = len(points)
+    time, values = within(points, [(-math.inf, grid[-1])])
+    n = len(time)
     if n < 2 * MIN_BLOCKS:
         return None
-    values = _scaled(points["value"].to_numpy(float), scale, floor)
+    order = np.argsort(time, kind="stable")
+    time = time[order]
+    values = _scaled(values[order], scale, floor)
     values = values - values.mean()
-    whole = float((values**2).sum()) or 1.0
-    place = np.searchsorted(points["time"].to_numpy(float), grid)
+    whole = float((values**2).sum())
+    if whole < 1e-12:
+        return None
+    place = np.searchsorted(time, grid)
     sums = np.concatenate(([0.0], np.cumsum(values)))[place]
     count = place[None, :] - place[:, None]
     inside = sums[None, :] - sums[:, None]

@@ -107,7 +107,7 @@ def gather(settings: Settings, window: Span, baseline: Span) -> Evidence:
             fix="check the window's time zone and the addresses of the stores (`lab attach`)",
         )
     evidence = Evidence(window, baseline, samples=samples, **tables)
-    return _with_notes(evidence, notes)
+    return note_limits(evidence, notes)
 
 
 def tables_of_spans(
@@ -280,7 +280,8 @@ def sample_table(series: Sequence[SeriesLike], names: Mapping[str, str]) -> pd.D
     return table[np.isfinite(values)].reset_index(drop=True)
 
 
-def _with_notes(evidence: Evidence, notes: Sequence[str]) -> Evidence:
+def note_limits(evidence: Evidence, notes: Sequence[str] = ()) -> Evidence:
+    """Return the evidence with notes on what it is not enough for, after the given ones."""
     added = list(notes)
     if len(evidence.requests):
         at = evidence.requests["scheduled_at"]

@@ -54,7 +54,8 @@ def headline(result: Investigation) -> str:
     also = ""
     if cause.share < PROBABLE:
         also = f", or {result.causes[1].kind.title}"
-    sentences.append(f"The likely cause: {cause.kind.title} ({cause.where}){also}.")
+    where = f" ({cause.where})" if cause.where else ""
+    sentences.append(f"The likely cause: {cause.kind.title}{where}{also}.")
     sentences.append(f"What decides: {cause.kind.decide}; what helps: {cause.kind.fix}.")
     return " ".join(sentences)
 
@@ -189,6 +190,8 @@ def _changes(result: Investigation) -> list[str]:
 def _cause(number: int, cause: Cause) -> list[str]:
     lines = [f"- for: {reason_text(reason)}" for reason in cause.evidence(1)[:SHOWN_REASONS]]
     lines += [f"- against: {reason_text(reason)}" for reason in cause.evidence(-1)[:SHOWN_REASONS]]
+    if cause.unseen:
+        lines.append(f"- not known here: {', '.join(cause.unseen)}")
     lines += [f"- what would decide: {cause.kind.decide}", f"- what helps: {cause.kind.fix}"]
     title = f"## Cause {number}: {cause.kind.title} ({cause.where}), belief {cause.share:.0%}"
     return [title, "\n".join(lines)]

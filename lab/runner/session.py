@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import sys
@@ -92,7 +93,8 @@ def run_session(
 ) -> int:
     """Do everything after the command line. Returns the exit status.
 
-    `keep` leaves the stack up; one that was up before stays up in any case.
+    `keep` leaves the stack up; one that was up before stays up in any case. With a parameter
+    `window` nothing is started.
     """
     print(f"results go to {out_dir}", flush=True)
     about = facts.collect(settings)
@@ -100,7 +102,10 @@ def run_session(
     notes: list[str] = []
     began_at = time.time()
     try:
-        with Show() as show, stack_for(settings, show, keep=keep):
+        stack_is_needed = not parameters.get("window")  # a window is of telemetry that is there
+        with Show() as show, contextlib.ExitStack() as context:
+            if stack_is_needed:
+                context.enter_context(stack_for(settings, show, keep=keep))
             runs = run_notebooks(
                 paths,
                 out_dir / "notebooks",
@@ -109,7 +114,7 @@ def run_session(
                 cell_timeout_s=cell_timeout_s,
                 progress=show.notebook,
             )
-            if any(run.status != PASSED for run in runs):
+            if stack_is_needed and any(run.status != PASSED for run in runs):
                 notes += _parts_not_ready(settings)
     except LabError as e:
         notes.append(f"{type(e).__name__}: {e}")
