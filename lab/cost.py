@@ -319,9 +319,11 @@ def energy(seen: Observation) -> Energy:
     """Return the joules of the run by DCGM's counter, otherwise RAPL's, otherwise why none."""
     window = seen.run.window
     for metric, (unit_j, covers) in ENERGY.items():
-        series = seen.prometheus.samples(metric, *window).series
+        # DCGM's exporter can write lower-case names, and an OpenMetrics scrape adds _total.
+        series = seen.prometheus.samples(f'{{__name__=~"(?i:{metric})(_total)?"}}', *window).series
         if series:
-            growth = seen.increases(metric, job=series[0].labels.get("job", ""))
+            labels = series[0].labels
+            growth = seen.increases(labels["__name__"], job=labels.get("job", ""))
             # DCGM repeats a GPU's energy for every instance (MIG) and every pod that shares it.
             gpu = [name for name in GPU_LABELS if name in growth]
             if gpu:

@@ -158,13 +158,16 @@ def look_at(store: Store, start: float, end: float, *, job: str = "", prefix: st
             "to what stands before their names, such as acme_ or sglang=acme_",
         )
     observed = [_observe(store, dialect, start, end, job) for dialect in dialects]
+    warnings = {remark.text for each in observed for remark in each.remarks}
     observed = _without_duplicates(observed)
     if not observed:
         stems = ", ".join(dialect.stem for dialect in dialects)
         raise NoData(
             f"Prometheus at {store.url} knows metrics {stems}..., but has no sample of them "
             "in this window",
-            got=f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}",
+            got="; ".join(
+                [f"{utc(start)} to {utc(end)}{f', job {job}' if job else ''}", *sorted(warnings)]
+            ),
             fix="check the window's time zone, that the engines are up (`up`), and the store's "
             "warnings: a partial answer lacks series",
         )
@@ -195,7 +198,7 @@ def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str)
     answer = store.samples(_any_of([*plain, *router], matcher), start, end)
     series = series_summary(answer, start, end)
     histograms = [
-        f"{name.metric}_bucket"
+        name.metric if name.native else f"{name.metric}_bucket"
         for question in HISTOGRAMS
         for name in dialect.alternatives.get(question, ())
     ]
@@ -218,7 +221,7 @@ def _metrics_of(dialect: Dialect) -> list[str]:
     metrics = []
     for question, names in dialect.alternatives.items():
         for name in names:
-            if kinds[question] == "histogram":
+            if kinds[question] == "histogram" and not name.native:
                 metrics += [f"{name.metric}_sum", f"{name.metric}_count"]
             else:
                 metrics.append(name.metric)

@@ -8,13 +8,14 @@ defaults. So a notebook finds the local lab by itself, and one environment varia
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -99,6 +100,11 @@ class Settings(BaseSettings):
         "",
         description="what stands before the names of the engine's metrics where they were renamed "
         "beyond recognition (`acme_llm_`), or ENGINE=PREFIX (`sglang=acme_llm_`); see lab/engines",
+    )
+    agent_server: Literal["llama-stack", "ogx"] = Field(
+        "llama-stack",
+        description="the agent server: Llama Stack 0.7, or OGX 1.5 (Llama Stack's newest name), "
+        "which `python3 -m scripts.setup ogx` installs",
     )
     ports: dict[str, int] = Field(
         {}, description="ports that `lab up` must take, by name; others are chosen free"
@@ -288,6 +294,19 @@ def hide_password(url: str) -> str:
         return url
     login, _, host = parts.netloc.rpartition("@")
     return parts._replace(netloc=f"{login.partition(':')[0]}:***@{host}").geturl()
+
+
+def split_login(url: str) -> tuple[str, str]:
+    """Return a URL without its login, and the login as the value of an Authorization header.
+
+    The value is empty where the URL has no login.
+    """
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, ""
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    without = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return without, f"Basic {base64.b64encode(login.encode()).decode()}"
 
 
 def _unusable(name: str, why: str, got: str) -> SettingsError:

@@ -65,6 +65,7 @@ ABOVE = {
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {
+        "dashboards",
         "comparison",
         "exercises",
         "doctor",

@@ -13,6 +13,7 @@ import lab
 from lab.exercises import check
 from lab.observation import Observation
 from lab.settings import Settings
+from tests.measures.recorded import recorded_run
 from tests.solutions import SOLUTIONS
 
 pytestmark = pytest.mark.slow
@@ -30,8 +31,9 @@ def no_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def seen(recorded_lab: Settings) -> Observation:
     """Return the recorded run of notebook 07, in which tools failed."""
-    run = lab.drive(recorded_lab, n_requests=100, rate_per_s=4.0, seed=21)
-    return lab.observe(run, recorded_lab)
+    conditions, _ = recorded_run(recorded_lab, model="lab-model-canary")
+    same = {"rate_per_s": conditions.rate_per_s, "model": recorded_lab.model_name}
+    return lab.observe(recorded_run(recorded_lab, **same)[1], recorded_lab)
 
 
 @pytest.mark.parametrize("name", [name for name in SOLUTIONS if "ql-" in name])

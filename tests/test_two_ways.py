@@ -5,8 +5,6 @@ They are computed on the recording `workshop`, with the calls of the notebooks.
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,23 +13,30 @@ import lab
 from lab import cost, latency, quality, utilisation
 from lab.observation import Observation
 from lab.settings import Settings
+from tests.measures.recorded import recorded_run
 
 pytestmark = pytest.mark.slow
 OUTCOMES = ["right_tool", "arguments_exact", "answer_right", "recovered", "answer_faithful"]
 
 
+def observed(settings: Settings, **conditions: object) -> Observation:
+    """Observe the recording's run with these conditions."""
+    return lab.observe(recorded_run(settings, **conditions)[1], settings)
+
+
 @pytest.fixture(scope="module")
 def bill_run(recorded_lab: Settings) -> Observation:
     """Return the run of notebook 06."""
-    return lab.observe(lab.drive(recorded_lab, n_requests=60, seed=6), recorded_lab)
+    return observed(recorded_lab, seed=6, label="")
 
 
 @pytest.fixture(scope="module")
 def versions(recorded_lab: Settings) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the judged requests of both versions of notebook 07."""
-    same = {"n_requests": 100, "rate_per_s": 4.0, "seed": 21}
-    runs = [lab.drive(recorded_lab, **same, model=name) for name in ("", "lab-model-canary")]
-    old, new = (quality.judged(lab.observe(run, recorded_lab)) for run in runs)
+    conditions, _ = recorded_run(recorded_lab, model="lab-model-canary")
+    same = {"rate_per_s": conditions.rate_per_s, "seed": conditions.seed, "temperature": 0.0}
+    models = (recorded_lab.model_name, conditions.model)
+    old, new = (quality.judged(observed(recorded_lab, **same, model=name)) for name in models)
     return old, new
 
 
@@ -43,8 +48,7 @@ def test_phases_add_up_to_what_clients_waited(bill_run: Observation) -> None:
 
 def test_spans_and_histogram_agree(recorded_lab: Settings) -> None:
     """04: of the same calls, the quantile of the spans lies in the histogram's bucket."""
-    load = {"n_requests": 240, "rate_per_s": 8.0, "seed": 21, "api": "chat"}
-    seen = lab.observe(lab.drive(recorded_lab, **load), recorded_lab)
+    seen = observed(recorded_lab, api="chat", label="")
     calls = latency.chat_calls(seen)
     buckets = seen.histogram("vllm:e2e_request_latency_seconds")
     table = latency.quantiles_by_source(
@@ -89,7 +93,7 @@ def test_the_machine_s_bill_is_its_window_at_its_price(bill_run: Observation) ->
     terms = {"window": window, "usd_per_hour": 2.0, "price": price}
     assert cost.bill_by(turns, ["tenant"], **terms).machine_usd.sum() == pytest.approx(paid)
     thousand, low, high = cost.usd_per_thousand(bill.usd.sum(), len(bill_run.requests))
-    assert thousand == pytest.approx(paid / 60 * 1000) and low < thousand < high
+    assert thousand == pytest.approx(1000 * paid / len(bill_run.requests)) and low < thousand < high
 
 
 def test_tokens_agree_in_three_sources(bill_run: Observation) -> None:
@@ -102,7 +106,9 @@ def test_tokens_agree_in_three_sources(bill_run: Observation) -> None:
 
 def test_no_more_cores_are_busy_than_there_are(recorded_lab: Settings) -> None:
     """08: the modes add up to the machine's cores, and the lab's processes fit into them."""
-    load = {"n_requests": 60, "users": 6, "think_s": 0.2, "seed": 8}
+    conditions, _ = recorded_run(recorded_lab, seed=8)
+    names = ("n_requests", "users", "think_s", "seed")
+    load = {name: getattr(conditions, name) for name in names}
     run, cpu = utilisation.watched_drive(recorded_lab, **load)
     seen = lab.observe(run, recorded_lab)
     modes = utilisation.cores_by_mode(seen.samples("node_cpu_seconds_total"))
@@ -111,7 +117,7 @@ def test_no_more_cores_are_busy_than_there_are(recorded_lab: Settings) -> None:
     assert np.allclose(cores, recorded_on, rtol=0.02)
     assert utilisation.busy_cores(modes).value.max() <= recorded_on * 1.02
     by_part = utilisation.cpu_by_source(seen, cpu)
-    assert os.cpu_count() and by_part.tree_s.sum() <= recorded_on * run.duration_s * 1.02
+    assert by_part.tree_s.sum() <= recorded_on * run.duration_s * 1.02
 
 
 def test_the_figure_and_the_test_have_the_same_shares(

@@ -64,6 +64,10 @@ def attach(
         bool,
         typer.Option("--write", help="Keep the addresses, and vLLM's scrape job, in lab.toml."),
     ] = False,
+    dashboards: Annotated[
+        Path | None,
+        typer.Option(help="Write Grafana's dashboards with this Prometheus' names to this folder."),
+    ] = None,
 ) -> int:
     """Check your own Prometheus and Tempo for the analysis.
 
@@ -83,9 +87,26 @@ def attach(
         print(line)
     if job != settings.vllm_job:
         given["vllm_job"] = job
+    if dashboards:
+        _write_dashboards(settings, dashboards)
     if write and given:
         print(f"written to {_write(_toml_file(settings), given)}")
     return 0
+
+
+def _write_dashboards(settings: Settings, folder: Path) -> None:
+    """Write the engines' dashboards for this store, and print which panels it has no data for."""
+    from lab.dashboards import for_store
+    from lab.dashboards.grafana import as_json
+
+    names = Prometheus(settings).metric_names()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("overview", "vllm", "cost", "gpu"):
+        dashboard, left_out = for_store(name, names, settings.metric_prefix)
+        write_atomically(folder / f"{name}.json", as_json(dashboard))
+        print(f"{folder / name}.json: {len(dashboard.panels)} panels, {len(left_out)} left out")
+        for title, why in left_out.items():
+            print(f"  {title}: {why}")
 
 
 def _are_good(settings: Settings, metrics_only: bool) -> bool:
@@ -188,7 +209,7 @@ def _any_answer(dialect: Dialect) -> Name:
     """Return a metric that this dialect has; of a histogram its count."""
     name = next(iter(dialect.names.values()))
     part = "" if name.metric.removeprefix(dialect.stem) in dialect.bare else "_count"
-    return Name(name.metric + part, name.matchers)
+    return Name(name.metric + part, name.matchers, name.native)
 
 
 def scrape_job(settings: Settings) -> tuple[str, list[str]]:

@@ -3,17 +3,29 @@
 - `DASHBOARDS`: every dashboard by name.
 - `panels(name)`: the panels of one, with all variables replaced, in plain PromQL.
 - `grafana_json(name)`: the content of `lab/k8s/dashboards/<name>.json`.
+- `for_store(name, names)`: a dashboard with the names of another Prometheus, by lab.engines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lab.dashboards import cost, gpu, llama_stack, overview, self_monitoring, vllm
 from lab.dashboards.model import Dashboard, Panel, Query, expand
+from lab.engines import renamed
+from lab.errors import NoData
 
-__all__ = ["DASHBOARDS", "Dashboard", "Panel", "Query", "expand", "grafana_json", "panels"]
+__all__ = [
+    "DASHBOARDS",
+    "Dashboard",
+    "Panel",
+    "Query",
+    "expand",
+    "for_store",
+    "grafana_json",
+    "panels",
+]
 
 DASHBOARDS: dict[str, Dashboard] = {
     module.DASHBOARD.name: module.DASHBOARD
@@ -61,3 +73,33 @@ def grafana_json(name: str, *, local: bool = False) -> str:
     from lab.dashboards.grafana import as_json
 
     return as_json(DASHBOARDS[name], local=local)
+
+
+def for_store(
+    name: str, names: Sequence[str], prefix: str = ""
+) -> tuple[Dashboard, dict[str, str]]:
+    """Return a dashboard with the names of a store, and {panel: why it is left out}.
+
+    `names` are the store's metrics. `prefix` is LAB_METRIC_PREFIX: what stands before the engine's
+    own names, where it cannot be guessed. Queries of other exporters stay as they are.
+    """
+    dashboard = DASHBOARDS[name]
+    rows = []
+    left_out = {}
+    for row in dashboard.rows:
+        kept = []
+        for panel in row.panels:
+            try:
+                queries = [replace(q, expr=renamed(q.expr, names, prefix)) for q in panel.queries]
+                kept.append(replace(panel, queries=tuple(queries)))
+            except NoData as e:
+                left_out[panel.title] = e.happened
+        if kept:
+            rows.append(replace(row, panels=tuple(kept)))
+    variables = []
+    for variable in dashboard.variables:
+        try:
+            variables.append(replace(variable, query=renamed(variable.query, names, prefix)))
+        except NoData:
+            variables.append(replace(variable, query="", options=()))
+    return replace(dashboard, rows=tuple(rows), variables=tuple(variables)), left_out

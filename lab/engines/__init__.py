@@ -30,23 +30,30 @@ __all__ = [
     "own_names",
     "questions",
     "recognise",
+    "renamed",
     "split_name",
 ]
 
 PARTS = ("_bucket", "_sum", "_count")
+_OWN_METRIC = re.compile(r"(?<![\w:])vllm:\w+")
 _FILE = Path(__file__).parent / "names.toml"
 
 
 @dataclass(frozen=True)
 class Name:
-    """A metric of a store, with the label matchers (PromQL text) that select the series."""
+    """A metric of a store, with the label matchers (PromQL text) that select the series.
+
+    `native`: it is a native histogram, whose parts have no series of their own.
+    """
 
     metric: str
     matchers: str = ""
+    native: bool = False
 
     def selector(self, *matchers: str, part: str = "") -> str:
         """Return a PromQL selector of this metric; `part` is '_bucket', '_sum' or '_count'."""
         texts = [text for text in (self.matchers, *matchers) if text]
+        part = "" if self.native else part
         return f"{self.metric}{part}{{{','.join(texts)}}}" if texts else f"{self.metric}{part}"
 
     def __str__(self) -> str:
@@ -77,15 +84,13 @@ class Dialect:
 
     `stem` is the beginning of all names (`kserve_vllm:`). `names` has the questions with an answer;
     `alternatives` all their names in this store, of which a single engine exports one, or several
-    with equal values. `bare` has all names after the stem, `native` the questions that only a
-    native histogram would answer.
+    with equal values. `bare` has all names after the stem.
     """
 
     engine: Engine
     stem: str
     alternatives: Mapping[str, tuple[Name, ...]]
     bare: frozenset[str] = field(repr=False, default=frozenset())
-    native: frozenset[str] = field(repr=False, default=frozenset())
 
     @property
     def names(self) -> dict[str, Name]:
@@ -122,8 +127,6 @@ class Dialect:
 
     def reason(self, question: str) -> str:
         """Return why there is no answer to a question."""
-        if question in self.native:
-            return "it is exported as a native histogram only, whose buckets are not read"
         if question in self.engine.why_not:
             return self.engine.why_not[question]
         expected = self.engine.names.get(question)
@@ -224,8 +227,32 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
     for dialect in recognise(names, prefix):
         if question in dialect.alternatives:
             name = dialect.name_of(question)
-            return Name(name.metric + part, name.matchers)
+            part = "" if name.native else part
+            return Name(name.metric + part, name.matchers, name.native)
     return None
+
+
+def renamed(promql: str, names: Sequence[str], prefix: str = "") -> str:
+    """Return an expression with a store's names in place of the lab's own (`vllm:...`).
+
+    Raises NoData, with the reason, where the store does not have one of the metrics.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        metric = match[0]
+        if name := actual_name(metric, names, prefix):
+            return name.metric
+        for dialect in recognise(names, prefix):
+            other = metric.replace(f"{dialect.engine.mark}:", dialect.stem, 1)
+            if other in names:
+                return other
+        raise NoData(
+            f"this store does not have {metric}",
+            got=f"{len(names):,} other metrics",
+            fix="scrape the engine that has it, or set LAB_METRIC_PREFIX if it was renamed",
+        )
+
+    return _OWN_METRIC.sub(replaced, promql)
 
 
 def own_names(names: Iterable[str], prefix: str = "") -> dict[str, str]:
@@ -288,7 +315,6 @@ def _chosen_stems(prefix: str, names: Iterable[str]) -> dict[tuple[str, str], se
 def _dialect(engine: Engine, stem: str, bare: frozenset[str]) -> Dialect:
     kinds = questions()
     alternatives = {}
-    native = set()
     for question, candidates in engine.names.items():
         present = []
         for candidate in candidates:
@@ -296,10 +322,10 @@ def _dialect(engine: Engine, stem: str, bare: frozenset[str]) -> Dialect:
             forms = _forms(name, kinds[question], bare)
             present += [Name(stem + form, matchers) for form in forms]
             if kinds[question] == "histogram" and name in bare and not forms:
-                native.add(question)
+                present.append(Name(stem + name, matchers, native=True))
         if present:
             alternatives[question] = tuple(present)
-    return Dialect(engine, stem, alternatives, bare, frozenset(native - set(alternatives)))
+    return Dialect(engine, stem, alternatives, bare)
 
 
 def _forms(name: str, kind: str, bare: frozenset[str]) -> list[str]:

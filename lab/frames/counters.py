@@ -63,9 +63,9 @@ def histogram_frame(
 ) -> pd.DataFrame:
     """Return the observations between two times, one row per bucket, in order of `by` and `upper`.
 
-    `answer` holds raw samples of `<histogram>_bucket` (`Prometheus.samples`), which are summed over
-    all labels but those in `by`; ranks that repeat one engine's values count once. The columns are
-    those of `by`, then
+    `answer` holds raw samples (`Prometheus.samples`) of `<histogram>_bucket`, or of all parts of
+    the histogram, as a native one has them. They are summed over all labels but those in `by`;
+    ranks that repeat one engine's values count once. The columns are those of `by`, then
 
     - `lower`, `upper`: the bucket holds values in (lower, upper]; the first lower bound is 0, the
       last upper bound is inf;
@@ -86,6 +86,7 @@ def histogram_frame(
             got=f"labels {', '.join(c for c in buckets.columns if c not in (*_DTYPES, *_TIMES))}",
             fix="query the samples of a histogram's `_bucket` series",
         )
+    buckets = buckets[buckets["le"].notna()].copy()
     buckets["upper"] = _bounds(buckets["le"])
     sums = buckets.groupby([*by, "upper"], observed=True, sort=True)["increase"].sum()
     table = sums.rename("cumulative").reset_index()

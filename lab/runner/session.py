@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +93,8 @@ def run_session(
 ) -> int:
     """Do everything after the command line. Returns the exit status.
 
-    `keep` leaves the stack up; one that was up before stays up in any case.
+    `keep` leaves the stack up; one that was up before stays up in any case. With a parameter
+    `window` nothing is started.
     """
     print(f"results go to {out_dir}", flush=True)
     about = facts.collect(settings)
@@ -99,7 +102,10 @@ def run_session(
     notes: list[str] = []
     began_at = time.time()
     try:
-        with Show() as show, stack_for(settings, show, keep=keep):
+        stack_is_needed = not parameters.get("window")  # a window is of telemetry that is there
+        with Show() as show, contextlib.ExitStack() as context:
+            if stack_is_needed:
+                context.enter_context(stack_for(settings, show, keep=keep))
             runs = run_notebooks(
                 paths,
                 out_dir / "notebooks",
@@ -108,7 +114,7 @@ def run_session(
                 cell_timeout_s=cell_timeout_s,
                 progress=show.notebook,
             )
-            if any(run.status != PASSED for run in runs):
+            if stack_is_needed and any(run.status != PASSED for run in runs):
                 notes += _parts_not_ready(settings)
     except LabError as e:
         notes.append(f"{type(e).__name__}: {e}")
@@ -196,14 +202,18 @@ def _matching(name: str, every: list[Path]) -> list[Path]:
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
-    """Return {"rate": 2.5} for ["rate=2.5"]; values are YAML scalars. Raises NotebookError."""
+    """Return {"rate": 2.5} for ["rate=2.5"]; values are YAML scalars, but times stay texts.
+
+    Raises NotebookError for a pair that cannot be read.
+    """
     parameters = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise NotebookError(f"{pair!r} is not a parameter", fix="write -p name=value")
         try:
-            parameters[name] = yaml.safe_load(value) if value else ""
+            read = yaml.safe_load(value) if value else ""
+            parameters[name] = value if isinstance(read, date) else read
         except yaml.YAMLError as e:
             raise NotebookError(
                 f"the value of {name} cannot be read", got=repr(value), fix="quote it"

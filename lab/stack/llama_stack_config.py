@@ -1,4 +1,7 @@
-"""Llama Stack's configuration (0.7.3): agent loop, vLLM servers, MCP tools, documents in FAISS.
+"""The agent server's configuration: agent loop, vLLM servers, MCP tools, documents in FAISS.
+
+Llama Stack 0.7.3 and OGX 1.5 read the same file, except that OGX needs a provider for the text of
+uploaded files, which Llama Stack has built in.
 
 FAISS, not sqlite-vec: the sqlite3 of many interpreters (pyenv's, macOS's) loads no extensions.
 """
@@ -39,6 +42,9 @@ def render(
     The models are registered in it: discovered from vLLM, they would be available minutes later.
     """
     whole = document(settings.model_name, ports, url, state / "llama-stack", canary)
+    if settings.agent_server == "ogx":
+        whole["apis"].append("file_processors")
+        whole["providers"]["file_processors"] = [_provider("text", "inline::pypdf")]
     return yaml.safe_dump(whole, sort_keys=False)
 
 

@@ -1,5 +1,7 @@
 """Run Llama Stack's own server with the lab's telemetry: `python -m lab.stack.llama_stack_server`.
 
+In an environment that has OGX 1.5, Llama Stack's newest name, it runs that instead.
+
 It has the instrumentations of `opentelemetry-instrument llama stack run`, and what its environment
 variables cannot express: baggage (tenant, session) becomes span attributes, there is no span per
 streamed chunk, histograms get buckets that fit (the SDK's first bound above zero is 5 seconds), and
@@ -11,6 +13,9 @@ LAB_OTLP_ENDPOINT, OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen o
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import importlib.util
 import logging.config
 import mimetypes
 import os
@@ -56,11 +61,14 @@ def listen_host() -> str:
 
 def create_app() -> FastAPI:
     """Return Llama Stack's application, with server spans and JSON logs."""
-    from llama_stack.core.server.server import create_app as create
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
     register_document_types()
-    app = create()
+    package = "llama_stack"
+    if importlib.util.find_spec("ogx"):
+        package = "ogx"
+        os.environ["OGX_CONFIG"] = os.environ["LLAMA_STACK_CONFIG"]
+    app = importlib.import_module(f"{package}.core.server.server").create_app()
     _set_up_logging()  # creating it has installed handlers for a terminal
     FastAPIInstrumentor.instrument_app(
         app, excluded_urls=QUIET_URLS, exclude_spans=["send", "receive"]
@@ -118,8 +126,8 @@ def start_metrics(port: int) -> None:
         return View(instrument_type=Histogram, instrument_name=pattern, aggregation=aggregation)
 
     views = [
-        buckets("llama_stack.*_seconds", DURATION_BUCKETS_S),
-        buckets("llama_stack.*tokens_per_second", RATE_BUCKETS),
+        *(buckets(f"{name}.*_seconds", DURATION_BUCKETS_S) for name in ("llama_stack", "ogx")),
+        *(buckets(f"{name}.*tokens_per_second", RATE_BUCKETS) for name in ("llama_stack", "ogx")),
         buckets("gen_ai.client.operation.*", DURATION_BUCKETS_S),
     ]
     metrics.set_meter_provider(
@@ -138,7 +146,8 @@ def instrument_clients() -> None:
 
     for instrumentor in (HTTPXClientInstrumentor, HTTPX2ClientInstrumentor, OpenAIInstrumentor):
         instrumentor().instrument()
-    send_context_with_tool_calls()
+    if importlib.metadata.version("mcp").startswith("1."):  # mcp 2 sends the context itself
+        send_context_with_tool_calls()
 
 
 def send_context_with_tool_calls() -> None:

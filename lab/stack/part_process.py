@@ -371,9 +371,11 @@ class PartProcess:
         assert self._exit
         pause = ALIVE_EVERY_S
         silence = _Silence(self._cpu_s())
+        probe = self.part.ready
+        engine = ready.EngineWatch(**probe.target) if probe.kind == "chat" else None
         async with _client(ALIVE_TIMEOUT_S) as client:
             while not (await asyncio.wait({self._exit}, timeout=pause))[0]:
-                if await self._answers(client):
+                if await self._answers(client, engine):
                     silence = _Silence(self._cpu_s())
                     pause = ALIVE_EVERY_S
                     if self.state == state.HANGS:
@@ -385,8 +387,8 @@ class PartProcess:
                     self._set(state.HANGS, error=silence.describe())
         await self._ended(f"it ended on its own: {describe_exit(self._exit)}")
 
-    async def _answers(self, client: httpx.AsyncClient) -> bool:
-        """Return whether none of its processes is stopped, and it answers."""
+    async def _answers(self, client: httpx.AsyncClient, engine: ready.EngineWatch | None) -> bool:
+        """Return whether none of its processes is stopped, it answers, and its engine works."""
         for member in self._members or self.processes():
             with contextlib.suppress(psutil.Error):
                 if member.status() == psutil.STATUS_STOPPED:
@@ -396,9 +398,9 @@ class PartProcess:
 
         try:
             await client.get(self.part.alive)
-        except httpx.HTTPError:
+            return engine is None or await engine.works(client, self._cpu_s())
+        except (httpx.HTTPError, ready.NotReady):
             return False
-        return True
 
     def _cpu_s(self) -> float:
         """Return the CPU time that its processes have used."""

@@ -6,9 +6,11 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
+from lab.errors import SetupError
 from lab.schema import Service
-from lab.settings import REPO, Settings
+from lab.settings import REPO, Settings, split_login
 from lab.stack import (
     grafana,
     llama_stack_config,
@@ -28,6 +30,7 @@ from lab.stack.toolbox import Toolbox
 CAN_FORK = sys.platform == "linux"
 CANARY = "lab-model-canary"  # a folder of data/, and the name under which it is served
 INCIDENT = "incident"
+EXPORTERS = (Service.VLLM, Service.VLLM_CANARY, "vllm-embed", "tools", "llama-stack")  # of spans
 LAB_MODULES = {"PYTHONPATH": str(REPO)}
 OURS = ("tempo", "otlp", "vllm", "vllm_embed", "mcp", "llama_stack", "prometheus", "vllm_canary")
 
@@ -99,6 +102,7 @@ def make_plan(
         return _plan(parts, {config: "global: {}\n"} | mark, external)
 
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
+    url["otlp"], otlp_login = split_login(url["otlp"])
     lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
     if "view" not in external:
@@ -106,6 +110,9 @@ def make_plan(
     if tools.grafana and "grafana" not in external:
         ours.append(grafana.part(tools.grafana, ports["grafana"], state))
     ours.append(_incident(lab))
+    if otlp_login:  # in the environment, because every user of the machine can read command lines
+        header = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"authorization={quote(otlp_login)}"}
+        ours = [replace(p, env=p.env | header) if p.name in EXPORTERS else p for p in ours]
     names = {p.name for p in ours}
     ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
     return _plan(ours, _files(lab), external)
@@ -364,10 +371,17 @@ def _llama_stack_server(lab: _Lab) -> Part:
         "TIKTOKEN_CACHE_DIR": lab.tools.tiktoken_cache_dir,
         "HF_HUB_OFFLINE": "1",
     }
+    python = lab.tools.python_lab
+    product = "Llama Stack"
+    if lab.settings.agent_server == "ogx":
+        python = lab.tools.python_ogx
+        product = "OGX (Llama Stack's newest name)"
+        if not python:
+            raise SetupError("OGX is not installed", fix="run `python3 -m scripts.setup ogx`")
     return Part(
         name="llama-stack",
-        what="Llama Stack: runs the agent loop, finds documents",
-        argv=(lab.tools.python_lab, "-m", "lab.stack.llama_stack_server"),
+        what=f"{product}: runs the agent loop, finds documents",
+        argv=(python, "-m", "lab.stack.llama_stack_server"),
         env=LAB_MODULES | env,
         ports=lab.ports_of("llama_stack", "llama_stack_metrics"),
         ready=Probe("models", {"url": url, "model": model}),

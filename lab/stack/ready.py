@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
 
+from lab.schema import Metric
+
 PROBE_TIMEOUT_S = 20.0  # of one request; a start as a whole has a longer limit
+STALLED_S = 10.0
+STALLED_CPU_SHARE = 0.1
 
 
 class NotReady(Exception):
@@ -80,6 +86,49 @@ async def prometheus(client: httpx.AsyncClient, url: str, jobs: list[str]) -> No
     up = {series["metric"]["job"] for series in answer["data"]["result"]}
     if missing := [job for job in jobs if job not in up]:
         raise NotReady(f"it has not scraped {', '.join(missing)} yet")
+
+
+class EngineWatch:
+    """Finds a vLLM engine that is deadlocked: /health of its server answers nevertheless.
+
+    An engine is suspect where requests run, but for STALLED_S no step of it has ended and the
+    processes used hardly any CPU. The number of running requests also stays after a cancelled
+    request, so that only a suspect that does not answer a request either is deadlocked. No other
+    check sends requests, which would be in the counters that notebooks compare.
+    """
+
+    def __init__(self, url: str, model: str) -> None:
+        self._url = url
+        self._model = model
+        self._steps = -1.0
+        self._since = 0.0
+        self._cpu_s = 0.0
+
+    async def works(self, client: httpx.AsyncClient, cpu_s: float) -> bool:
+        """Return whether the engine works; `cpu_s` is the CPU time of its processes so far."""
+        page = (await _get(client, f"{self._url}/metrics")).text
+        steps = _total(page, f"{Metric.STEP_TOKENS}_count")
+        now = time.monotonic()
+        stalled_s = now - self._since
+        is_suspect = (
+            steps == self._steps
+            and _total(page, Metric.RUNNING) > 0
+            and cpu_s - self._cpu_s < STALLED_CPU_SHARE * stalled_s
+        )
+        if is_suspect and stalled_s < STALLED_S:
+            return True
+        if is_suspect:
+            await chat(client, self._url, self._model)
+        self._steps = steps
+        self._since = now
+        self._cpu_s = cpu_s
+        return True
+
+
+def _total(page: str, name: str) -> float:
+    """Return the sum of a metric's samples on a page of metrics."""
+    pattern = rf"^{re.escape(name)}(?:\{{.*\}})? (\S+)"
+    return sum(float(value) for value in re.findall(pattern, page, re.MULTILINE))
 
 
 PROBES: dict[str, Callable[..., Awaitable[None]]] = {

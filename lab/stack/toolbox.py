@@ -14,7 +14,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
-OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build")
+OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build", "python_ogx")
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Toolbox:
     promtool: str = ""
     alertmanager: str = ""
     grafana: str = ""
+    python_ogx: str = ""
 
     @property
     def cache_dir(self) -> Path:

@@ -10,6 +10,7 @@ import msgspec
 
 from lab.errors import StoreError
 from lab.stores.answers import MetricAnswer, Series
+from lab.stores.native_histograms import classic_series
 
 _ABSENT = msgspec.Raw()
 _REPLICA_LABELS = ("prometheus_replica", "receive_replica", "__replica__")
@@ -76,8 +77,9 @@ def usual_response(body: bytes) -> _UsualResponse | None:
 def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
     """Return ('vector' or 'matrix', the series, warnings).
 
-    Native histograms are left out with a warning that names them. Raises StoreError where there is
-    nothing else, and ValueError for a response in another format.
+    A native histogram becomes the classic series that it stands for. One without a name, as rate()
+    returns it, is left out with a warning. Raises StoreError where there is nothing else, and
+    ValueError for a response in another format.
     """
     data = response.data
     if not isinstance(data, _Series):
@@ -90,18 +92,24 @@ def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
 
     series = []
     native = []
+    named: dict[str, list[_Result]] = {}
     for result in data.result:
         if result.histogram is not _ABSENT or result.histograms is not _ABSENT:
             native.append(result.metric)
+            named.setdefault(result.metric.get("__name__", ""), []).append(result)
         if result.values is not _ABSENT:
             series.append(Series(result.metric, (result.values,)))
         elif result.value is not _ABSENT:
             series.append(Series(result.metric, (_list_of_one(result.value),)))
         elif result.metric not in native:
             raise ValueError(f"the series {result.metric} has no samples")
-    if native and not series:
-        raise _native_histograms(native)
-    warnings = [*_warnings(response), *_left_out(native), *_replicas(series)]
+    nameless = [result.metric for result in named.pop("", [])]
+    for name, results in named.items():
+        bodies = [_histograms(result) for result in results]
+        series += classic_series(name, [result.metric for result in results], bodies)
+    if nameless and not series:
+        raise _native_histograms(nameless)
+    warnings = [*_warnings(response), *_left_out(nameless), *_replicas(series)]
     return data.resultType, tuple(series), warnings
 
 
@@ -132,6 +140,11 @@ def joined(answers: list[MetricAnswer], start: float, end: float, step_s: float)
     return replace(first, series=tuple(whole), provenance=provenance)
 
 
+def _histograms(result: _Result) -> bytes:
+    one = result.histogram
+    return bytes(result.histograms if one is _ABSENT else _list_of_one(one))
+
+
 def _list_of_one(sample: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(b"[" + bytes(sample) + b"]")
 
@@ -158,13 +171,13 @@ def _replicas(series: Sequence[Series]) -> list[str]:
 
 def _native_histograms(metrics: Sequence[dict[str, Any]]) -> StoreError:
     return StoreError(
-        "the answer holds native histograms, which are not read",
+        "the answer holds native histograms without a name, which are not read",
         got="; ".join(str(m) for m in metrics[:3]),
-        fix="query histogram_quantile(), histogram_sum() or histogram_count() of it, or classic "
-        "buckets",
+        fix="query the raw samples (`Prometheus.samples`), or histogram_quantile(), "
+        "histogram_sum() or histogram_count() of it",
     )
 
 
 def _left_out(metrics: Sequence[dict[str, str]]) -> list[str]:
-    names = sorted({m.get("__name__", str(m)) for m in metrics})
-    return [f"native histograms are left out: {', '.join(names)}"] if names else []
+    labels = sorted({str(m) for m in metrics})
+    return [f"native histograms without a name are left out: {', '.join(labels)}"] if labels else []

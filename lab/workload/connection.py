@@ -26,6 +26,7 @@ from lab.workload.http1 import Answer, AnswerTooLarge, MalformedAnswer
 # Servers close idle connections (uvicorn after 5 s), and one that closes while we write looks like
 # a fault of the server.
 REUSE_IDLE_S = 1.0
+MAX_HELD_BYTES = 256 * 2**20  # of all answers of one pool that are under way
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,23 @@ class Exchange:
 
 
 class _Connection(asyncio.Protocol):
-    __slots__ = ("transport", "idle_since", "lost", "_exchange", "_answer", "_finished")
+    __slots__ = (
+        "transport",
+        "idle_since",
+        "lost",
+        "_pool",
+        "_received",
+        "_exchange",
+        "_answer",
+        "_finished",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, pool: Pool) -> None:
         self.transport: asyncio.Transport
         self.idle_since = 0.0
         self.lost = False
+        self._pool = pool
+        self._received = 0
         self._exchange: Exchange | None = None
         self._answer: Answer
         self._finished: asyncio.Future[None]
@@ -103,8 +115,12 @@ class _Connection(asyncio.Protocol):
         if self._exchange is None:  # unsolicited data: this connection cannot be used again
             self.transport.abort()
             return
+        self._received += len(data)
+        self._pool.held_bytes += len(data)
         try:
             self._answer.feed(data, now)
+            if self._pool.held_bytes > MAX_HELD_BYTES:
+                self._answer.limit(self._pool.share_bytes)
         except (MalformedAnswer, AnswerTooLarge) as e:
             kind = "too_large" if isinstance(e, AnswerTooLarge) else "malformed_http"
             self._end(now, kind, str(e))
@@ -135,6 +151,8 @@ class _Connection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         self._exchange = None
+        self._pool.held_bytes -= self._received
+        self._received = 0
         exchange.done = now
         exchange.error_type = error_type
         exchange.error_message = message
@@ -164,6 +182,12 @@ class Pool:
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
         self._addresses: list[str] = []
+        self.held_bytes = 0
+
+    @property
+    def share_bytes(self) -> int:
+        """Return what each answer may hold where all together hold too much."""
+        return MAX_HELD_BYTES // max(1, len(self._busy))
 
     async def send(self, request: bytes, *, timeout_s: float) -> Exchange:
         """Send one request and wait for the end of its answer, for `timeout_s` in all."""
@@ -242,7 +266,7 @@ class Pool:
     async def _connect_to(self, address: str) -> _Connection:
         server = self.server
         _, connection = await asyncio.get_running_loop().create_connection(
-            _Connection,
+            lambda: _Connection(self),
             address,
             server.port,
             ssl=server.tls,

@@ -82,6 +82,11 @@ class Answer:
         """
         self._feed(data, at)
 
+    def limit(self, size: int) -> None:
+        """Raise AnswerTooLarge where the body has more than `size` bytes so far."""
+        if self.size > size:
+            self._refuse(f"{self.size:,} bytes, and all answers under way are too large together")
+
     def finish(self) -> bool:
         """Handle the end of the connection; return whether that completes the answer."""
         if not self.done and self._feed == self._until_close:

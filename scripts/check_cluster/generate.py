@@ -138,8 +138,9 @@ def _versions() -> str:
     pinned = versions()
     images = []
     for placeholder in _IMAGES:
-        new_name, _, tag = pinned[placeholder].rpartition(":")
-        images.append({"name": placeholder, "newName": new_name, "newTag": tag})
+        image, at, digest = pinned[placeholder].partition("@")
+        new_name, _, tag = image.rpartition(":")
+        images.append({"name": placeholder, "newName": new_name, "newTag": f"{tag}{at}{digest}"})
     document = {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
@@ -152,7 +153,7 @@ def _versions() -> str:
 def _operated(kind: str, pinned: dict[str, str]) -> dict[str, Any]:
     """Return the patch that pins the image of a custom resource, which `images` does not reach."""
     image = pinned[kind.upper()]
-    version = image.rpartition(":")[2].split("-")[0]
+    version = image.partition("@")[0].rpartition(":")[2].split("-")[0]
     patch = [
         {"op": "replace", "path": "/spec/image", "value": image},
         {"op": "add", "path": "/spec/version", "value": version},

@@ -144,7 +144,8 @@ def queries_in(texts: dict[str, str]) -> list[tuple[str, str]]:
         plain = re.sub(r"(?m)^\s*[%!].*$", "", text)  # what only a notebook understands
         for expr in _strings(ast.parse(plain)):
             if re.search(r"[{(\[]", expr) and (_OURS.search(expr) or "__name__" in expr):
-                found.append((where, expr))
+                # A value of an f-string may stand for a whole matcher.
+                found.append((where, expr.replace(",1}", "}")))
     return found
 
 

@@ -1,4 +1,4 @@
-"""`python3 -m scripts.setup [light] [bench]`: set up what is missing, silent if nothing is.
+"""`python3 -m scripts.setup [light] [bench] [ogx]`: set up what is missing, silent if nothing is.
 
 `light` leaves out vLLM and the models' data: enough to work with a recording, or to analyse servers
 that run elsewhere.
@@ -55,14 +55,15 @@ def main() -> int:
 
 def _set_up(build: str, extra: list[str]) -> list[str]:
     """Build what is missing, and return its names."""
-    if unknown := set(extra) - {"bench", "light"}:
+    if unknown := set(extra) - {*environments.OPTIONAL, "light"}:
         raise SetupError(
-            f"set-up knows no {', '.join(sorted(unknown))}", fix="name nothing, `light` or `bench`"
+            "set-up has no such part",
+            got=", ".join(sorted(unknown)),
+            fix=f"name nothing, light, or {' or '.join(environments.OPTIONAL)}",
         )
     digests = environments.digests(build)
     names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
-    if "bench" in extra:
-        names.append("bench")
+    names += [name for name in environments.OPTIONAL if name in extra]
     missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
     if not missing and prometheus.is_complete(known):

@@ -17,6 +17,7 @@ _NOT_PASSED_ON = ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH", "CONDA_PREFIX")
 _started = time.monotonic()
 _children: set[subprocess.Popen] = set()
 _lock = threading.Lock()
+_ending = threading.Event()
 
 
 def say(part: str, text: str) -> None:
@@ -60,7 +61,12 @@ def attempt(
     cwd: Path | None = None,
     timeout_s: float = float("inf"),
 ) -> tuple[int | None, str]:
-    """Run `command` as `run` does; returns (exit status or None after `timeout_s`, output)."""
+    """Run `command` as `run` does; returns (exit status or None after `timeout_s`, output).
+
+    Raises SetupError after `end_children`: another way to the same end would only take longer.
+    """
+    if _ending.is_set():
+        raise SetupError(f"{part}: not begun, because set-up is ending")
     with open(log, "ab+") as out:
         out.write(f"\n$ {' '.join(command)}\n".encode())
         out.flush()
@@ -107,6 +113,7 @@ def _end(child: subprocess.Popen) -> None:
 
 def end_children() -> None:
     """End what is still running, after an interruption or the failure of another part."""
+    _ending.set()
     for child in list(_children):
         _end(child)
 

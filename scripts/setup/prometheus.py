@@ -22,7 +22,7 @@ OPTIONAL = ("alertmanager",)  # without it, Prometheus still evaluates and shows
 # Debian keeps the scripts and fonts of Prometheus' web pages in packages of their own.
 WEB_PACKAGES = ("libjs-", "fonts-")
 UNUSED = "./usr/share/javascript/moment-timezone/data"  # 200 MB of files that no page loads
-# Debian's Alertmanager reads templates from a fixed folder, which an unpacked package does not have.
+# Debian's Alertmanager reads templates from a fixed folder, which an unpacked package lacks.
 # The path in the program is replaced by one as long, from the folder of the checkout, where all
 # parts run: as conda does to the prefix in its programs.
 TEMPLATES = b"/usr/share/prometheus/alertmanager"

@@ -7,9 +7,11 @@ import re
 
 import pytest
 
-from lab.dashboards import DASHBOARDS, expand, grafana_json, panels
+from lab.dashboards import DASHBOARDS, expand, for_store, grafana_json, panels
 from lab.prices import api_prices, machine_prices
 from lab.settings import REPO
+
+RECORDED_METRICS = REPO / "data" / "recorded" / "metrics"
 
 
 def test_variables_are_expanded() -> None:
@@ -141,3 +143,35 @@ def test_every_metric_that_vllm_exports_has_a_panel_or_a_reason() -> None:
         for metric in re.findall(r"vllm:\w+", query.expr)
     }
     assert exported - shown == set(WITHOUT_A_PANEL)
+
+
+@pytest.mark.parametrize(
+    ("stem", "prefix"), [("kserve_vllm:", ""), ("ray_vllm_", ""), ("acme_llm_", "vllm=acme_llm_")]
+)
+def test_a_dashboard_has_the_names_of_another_store(stem: str, prefix: str) -> None:
+    """Every query goes through the maps of lab.engines; a prefix is a parameter."""
+    page = (RECORDED_METRICS / "vllm.prom").read_text()
+    exported = set(re.findall(r"(?m)^vllm:(\w+)", page))
+    names = [stem + name for name in sorted(exported)]
+    for name in DASHBOARDS:
+        dashboard, left_out = for_store(name, names, prefix)
+        used = set(
+            re.findall(r"[\w:]+", " ".join(q.expr for p in dashboard.panels for q in p.queries))
+        )
+        assert not {each for each in used if each.startswith("vllm:")}
+        renamed = {each for each in used if each.startswith(stem)}
+        assert renamed <= set(names)
+        complete = {p.title for p in DASHBOARDS[name].panels} - {p.title for p in dashboard.panels}
+        assert complete == set(left_out)
+        if name == "vllm":
+            assert len(renamed) > 30
+
+
+def test_a_dashboard_for_another_engine_leaves_out_what_it_does_not_export() -> None:
+    """With the reason, never another metric in its place."""
+    names = ["sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"]
+    dashboard, left_out = for_store("vllm", names)
+    exprs = " ".join(query.expr for panel in dashboard.panels for query in panel.queries)
+    assert "sglang:num_running_reqs{" in exprs and "sglang:token_usage{" in exprs
+    assert "vllm:" not in exprs
+    assert any("time_to_first_token" in why for why in left_out.values())

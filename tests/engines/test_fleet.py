@@ -12,9 +12,11 @@ import pytest
 
 from lab import fleet
 from lab.cli.fleet import main
+from lab.errors import NoData
 from lab.fleet import Fleet
-from lab.settings import Settings
+from lab.settings import Settings, load_settings
 from tests.engines.pages import DATA, page, scraped, window
+from tests.stores.servers import Reply, serving
 
 PAIRS = {
     "m02": ("m02_vllm_first_bucket", "m02_vllm_first_bucket"),
@@ -397,3 +399,21 @@ def test_the_command_prints_tables_and_json(
     content = json.loads(capsys.readouterr().out)
     assert len(content["engines"]) == 8
     assert content["remarks"][0]["where"] == "engine 5"
+
+
+def test_an_answer_of_which_a_storage_node_is_missing_says_so() -> None:
+    """VictoriaMetrics marks an answer without series as partial: no engine is not 'no data'."""
+    names = ["vllm:num_requests_running", "vllm:prompt_tokens_total"]
+    empty = {"resultType": "matrix", "result": []}
+
+    def answer(path: str, _query: dict[str, str]) -> Reply:
+        if path.endswith("/values"):
+            return Reply(json.dumps({"status": "success", "data": names}).encode())
+        body = {"status": "success", "isPartial": True, "data": empty, "warnings": None}
+        return Reply(json.dumps(body).encode())
+
+    with serving(answer) as server:
+        settings = load_settings(place="recorded", prometheus_url=server.url)
+        with pytest.raises(NoData) as error:
+            fleet.look(settings, "last 15m")
+    assert "partial" in str(error.value)

@@ -119,11 +119,6 @@ def test_each_engine_answers_by_its_own_name(names: list[str], question: str, an
         (["dynamo_frontend_inflight_requests"], "waiting", "includes prefill"),
         (["vllm:num_requests_running"], "cached_tokens", "does not count cached"),
         (["sglang:num_running_reqs", "sglang:num_retracted_reqs"], "preemptions", "only a gauge"),
-        (
-            ["vllm:num_requests_running", "vllm:e2e_request_latency_seconds"],
-            "e2e",
-            "native histogram",
-        ),
     ],
 )
 def test_what_an_engine_cannot_answer_has_a_reason(
@@ -135,6 +130,14 @@ def test_what_an_engine_cannot_answer_has_a_reason(
     assert why in dialect.reason(question)
     with pytest.raises(NoData, match=why):
         dialect.name_of(question)
+
+
+def test_a_native_histogram_is_selected_by_its_own_name() -> None:
+    """Its parts have no series; `_created` and other metrics do not make a histogram."""
+    names = ["vllm:num_requests_running", "vllm:e2e_request_latency_seconds"]
+    name = engines.actual_name("vllm:e2e_request_latency_seconds_bucket", names)
+    assert name is not None and name.native
+    assert name.selector('job="x"', part="_sum") == 'vllm:e2e_request_latency_seconds{job="x"}'
 
 
 def test_a_prefix_that_cannot_be_guessed_is_a_setting() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from lab.capacity import Measured, engine_pressure, in_engine
-from lab.cost import cache_savings, saved_ratio
+from lab.cost import cache_savings, energy, saved_ratio
 from lab.measures import level_over_time, time_share_above, time_weighted_mean
 from lab.observation import Observation
 from lab.settings import Settings
@@ -121,3 +122,18 @@ def test_replicas_that_are_scraped_at_different_instants() -> None:
 def test_a_page_of_any_engine_can_be_polled() -> None:
     text = 'sglang:num_running_reqs{a="b"} 3\nsglang:num_queue_reqs{a="b"} 2\n'
     assert in_engine(text) == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["dcgm_fi_dev_total_energy_consumption", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION_total"]
+)
+def test_energy_by_the_exporters_other_names(name: str, tmp_path: Path) -> None:
+    """Lower case, or with _total; a GPU that two pods share counts once."""
+    series = [f'{name}{{gpu="0",UUID="GPU-0",pod="{pod}"}} JOULES' for pod in "ab"]
+    gpu = "\n".join(series)
+    before = gpu.replace("JOULES", "1000000")
+    after = gpu.replace("JOULES", "1250000")
+    target = {"job": "dcgm", "instance": "node:9400"}
+    with scraped((target, before, after), folder=tmp_path) as settings:
+        used = energy(seen(settings, "vllm"))
+    assert used.joules == pytest.approx(250)

@@ -8,7 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from lab.runs import Conditions, runs_in
 from lab.schema import Attr
+from lab.settings import Settings
+from lab.workload import Run
 
 RECORDED = Path(__file__).parents[2] / "data" / "recorded"
 
@@ -59,6 +62,14 @@ def recorded_calls(run_id: str, recording: str = "workshop") -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def recorded_run(settings: Settings, **conditions: object) -> tuple[Conditions, Run]:
+    """Return the recording's run whose conditions have these values, and all its conditions."""
+    for known, run in runs_in(settings.recording_dir / "runs"):
+        if all(getattr(known, name) == value for name, value in conditions.items()):
+            return known, run
+    raise LookupError(f"the recording has no run with {conditions}")
 
 
 def recorded_requests(run_id: str, recording: str = "workshop") -> pd.DataFrame:

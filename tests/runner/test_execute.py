@@ -176,6 +176,22 @@ def test_the_terminal_shows_why_a_notebook_failed(
     assert "cell 3: NoData: no series" in (out := capsys.readouterr().out) and "Fix: wait" in out
 
 
+def test_a_window_starts_nothing(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`lab run NB -p window=...` analyses telemetry that is there; no stack is stood up for it."""
+
+    def stood_up(*_: object, **__: object) -> None:
+        raise AssertionError("the stack was stood up")
+
+    monkeypatch.setattr(session, "stack_for", stood_up)
+    parameters = 'window: str = ""  # a window of your telemetry'
+    code = "assert window == 'last 15m'"
+    path = write(tmp_path / "00_window.ipynb", code, parameters=parameters)
+    given = {"window": "last 15m"}
+    assert session.run_session(settings, [path], tmp_path / "out", given) == 0
+
+
 def test_two_runs_in_the_same_second_get_different_folders(tmp_path: Path) -> None:
     """Their results are not mixed."""
     folders = [session._make_unique(tmp_path, "20261128-142334") for _ in range(3)]

@@ -79,3 +79,13 @@ def test_values_on_the_command_line() -> None:
     for bad in ("rate", "=3", "a b=3"):
         with pytest.raises(NotebookError, match="name=value"):
             parse_parameters([bad])
+
+
+def test_a_time_stays_a_text() -> None:
+    """YAML would read a window's time as a date, which no parameter is."""
+    pairs = ["window=2026-11-28T14:50:00Z", "day=2026-11-28", "requests=3"]
+    assert parse_parameters(pairs) == {
+        "window": "2026-11-28T14:50:00Z",
+        "day": "2026-11-28",
+        "requests": 3,
+    }

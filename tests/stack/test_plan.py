@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from dataclasses import replace
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from opentelemetry.util.re import parse_env_headers
 
-from lab.errors import ModelError
+from lab.errors import ModelError, SetupError
 from lab.settings import load_settings
 from lab.stack import control, plan
 from lab.stack.changes import Changes
@@ -81,10 +83,28 @@ def test_external_servers_are_not_started(lab):
     parts = {p.name: p for p in made.parts}
     assert "tracestore" not in parts and "vllm" not in parts
     assert parts["tools"].argv[-1] == "http://tempo:4318"
+    assert not any("OTEL_EXPORTER_OTLP_TRACES_HEADERS" in p.env for p in made.parts)
     assert "http://gpu:8000/v1" in made.files[settings().state_dir / "run" / "llama-stack.yaml"]
     assert made.endpoints["tempo"] == "http://tempo:3200"
     assert "tempo" not in made.own_endpoints
     assert all(set(p.needs) <= set(parts) for p in made.parts)
+
+
+def test_the_login_of_a_receiver_is_in_no_command_line(lab):
+    """The password of LAB_OTLP_URL reaches the parts that send spans, by their environment only."""
+    settings, tools = lab
+    url = "https://me:s%40cret@collector:4318/otlp"
+    made = make(settings(tempo_url="http://tempo:3200", otlp_url=url), tools)
+    texts = [*(" ".join(p.argv) for p in made.parts), *made.files.values()]
+    assert not any("cret" in text for text in texts)
+    assert any("https://collector:4318/otlp/v1/traces" in text for text in texts)
+    headers = {p.name: p.env.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS") for p in made.parts}
+    senders = {name for name, header in headers.items() if header}
+    assert senders >= {"vllm", "vllm-embed", "tools", "llama-stack"}
+    assert "prometheus" not in senders
+    parsed = parse_env_headers(headers["tools"], liberal=True)
+    assert parsed == {"authorization": "Basic " + base64.b64encode(b"me:s@cret").decode()}
+    assert made.endpoints["otlp"] == url
 
 
 def test_addresses_written_by_a_lab_are_not_external(lab):
@@ -132,6 +152,20 @@ def test_a_missing_model_is_an_error_that_names_its_setting(lab, tmp_path):
     (tmp_path / "data" / "lab-model" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="data/lab-model"):
         make(settings(), tools)
+
+
+def test_the_agent_server_is_ogx_where_it_is_chosen_and_installed(lab):
+    """OGX has its own environment, and the same part, ports and configuration as Llama Stack."""
+    settings, tools = lab
+    with pytest.raises(SetupError, match=r"(?s)OGX is not installed.*scripts\.setup ogx"):
+        make(settings(agent_server="ogx"), tools)
+
+    made = make(settings(agent_server="ogx"), replace(tools, python_ogx="ogxpy"))
+    ours = {p.name: p for p in make(settings(), tools).parts}["llama-stack"]
+    ogx = {p.name: p for p in made.parts}["llama-stack"]
+    assert ours.argv[0] == "py"
+    assert ogx == replace(ours, argv=("ogxpy", *ours.argv[1:]), what=ogx.what)
+    assert "OGX" in ogx.what
 
 
 def test_alertmanager_runs_where_set_up_found_it(lab):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from lab.tracestore.engine import Engine
 from lab.tracestore.errors import TraceStoreError
-from lab.tracestore.ingest import Limits
-from lab.tracestore.otlp_grpc import METHOD, SERVICE, GrpcServer
+from lab.tracestore.ingest import Accepted, Limits
+from lab.tracestore.otlp_grpc import MAX_MESSAGE_BYTES, METHOD, SERVICE, GrpcServer
 from tests.tracestore.corpus import random_spans, request_of
+from tests.tracestore.test_faults import EXPANDING
 
 HAS_GRPC = importlib.util.find_spec("grpc") is not None
 
@@ -52,5 +55,55 @@ def test_spans_come_in_over_grpc(tmp_path: Path) -> None:
         with pytest.raises(grpc.RpcError) as full:
             export(request.SerializeToString())
         assert full.value.code() is grpc.StatusCode.UNAVAILABLE
+    server.stop()
+    engine.stop()
+
+
+@pytest.mark.skipif(not HAS_GRPC, reason="grpcio is not installed")
+def test_the_limits_hold_over_grpc(tmp_path: Path) -> None:
+    """Too large and expanding bodies are refused, and no more calls run at once than allowed."""
+    import grpc
+
+    engine = Engine(tmp_path)
+    engine.start()
+    server = GrpcServer(engine, "127.0.0.1", 0)
+    server.start()
+    waiting: list[Future] = []
+    real = engine.ingest.submit
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        export = channel.unary_unary(f"/{SERVICE}/{METHOD}")
+        for body, code in (
+            (bytes(MAX_MESSAGE_BYTES + 1), grpc.StatusCode.RESOURCE_EXHAUSTED),
+            (EXPANDING["attributes"], grpc.StatusCode.INVALID_ARGUMENT),
+            (EXPANDING["spans"], grpc.StatusCode.INVALID_ARGUMENT),
+        ):
+            with pytest.raises(grpc.RpcError) as refused:
+                export(body)
+            assert refused.value.code() is code
+
+        def submit(payload: bytes) -> Future:
+            waiting.append(Future())
+            return waiting[-1]
+
+        engine.ingest.submit = submit
+        body = request_of(random_spans(52, traces=1)).SerializeToString()
+        calls = [export.future(body) for _ in range(40)]
+        refusals = 0
+        for call in calls[16:]:
+            with pytest.raises(grpc.RpcError) as refused:
+                call.result(timeout=60)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            refusals += 1
+        assert refusals == 24
+        engine.ingest.submit = real
+        deadline = time.monotonic() + 60
+        while not all(call.done() for call in calls):
+            for future in waiting:
+                if not future.done():
+                    future.set_result(Accepted(1, 0, ""))
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert all(call.code() is grpc.StatusCode.OK for call in calls[:16])
+        export(body)
     server.stop()
     engine.stop()

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from lab.errors import WorkloadError
-from lab.workload import Plan, Run, run_plan
+from lab.workload import Plan, Run, connection, run_plan
 from lab.workload.driver import Driver
 from tests.workload.misbehaving import END, HEAD, Peer, chat_answer, delta, serving
 from tests.workload.plans import plan, request, settings
@@ -199,3 +199,42 @@ def test_a_request_has_one_deadline() -> None:
         run = drive(server.url, plan(request(0), request(1, offset_s=0.1)), timeout_s=1.0)
     assert run.records.error_type.tolist() == ["timeout", "timeout"]
     assert (run.records.e2e_s < 3).all()
+
+
+def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many answers are large, those over their share are cut; a small one beside them is not.
+
+    Each alone is far below the bound of one answer.
+    """
+    monkeypatch.setattr(connection, "MAX_HELD_BYTES", 8 * 2**20)
+    held = 0
+
+    async def answer(peer: Peer) -> None:
+        nonlocal held
+        if b"small" in peer.head:
+            while held < 12 * 2**20 and peer.writer.is_closing() is False:
+                await asyncio.sleep(0.01)
+            await peer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        await peer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(64):  # 4 MiB, and then nothing more
+            await peer.write((b"x" * 1023 + b"\n") * 64)
+            held += 2**16
+        await asyncio.sleep(60)
+
+    async def drive(url: str) -> list[connection.Exchange]:
+        pool = connection.Pool(connection.Server.at(url))
+        paths = ("/large", "/large", "/large", "/large", "/small")
+        heads = [f"POST {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n".encode() for path in paths]
+        try:
+            return await asyncio.gather(*(pool.send(head, timeout_s=20) for head in heads))
+        finally:
+            assert pool.held_bytes == 0
+            pool.close()
+
+    with serving(answer) as server:
+        *large, small = asyncio.run(drive(server.url))
+    assert (small.error_type, small.answer.body) == ("", b"ok")
+    kinds = [exchange.error_type for exchange in large]
+    assert "too_large" in kinds
+    assert set(kinds) <= {"too_large", "timeout"}

@@ -18,7 +18,7 @@ function editor(language, text, hint, run) {
   const state = EditorState.create({
     doc: text,
     extensions: [
-      runKeys, language, history(), closeBrackets(), autocompletion(), placeholder(hint), EditorView.lineWrapping,
+      runKeys, language, history(), closeBrackets(), autocompletion({ icons: false }), placeholder(hint), EditorView.lineWrapping,
       syntaxHighlighting(HIGHLIGHT), keymap.of([...completionKeymap, ...historyKeymap, ...defaultKeymap]),
     ],
   });

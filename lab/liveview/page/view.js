@@ -89,7 +89,8 @@ function componentTable() {
       return row([c.name, state, c.since ? duration(now - c.since) : "", where, c.rss_bytes ? format(c.rss_bytes, "bytes") : "", c.note || c.what],
         { dataset: { part: c.name, state: c.state } });
     });
-    const note = lab.error ? failure(new Error(lab.error)) : null;
+    const none = rows.length ? null : make("p", { className: "soft", textContent: "No part of the lab runs on this machine; the stores are those of the settings." });
+    const note = lab.error ? failure(new Error(lab.error)) : none;
     node.replaceChildren(...[note, table(["component", "state", "since", "address", "memory", "what it does, or waits for"], rows)].filter(Boolean));
   };
   update();
@@ -126,12 +127,17 @@ function alertSection(withRules) {
       else parts.push(make("p", { className: "soft", textContent: rules.length ? `None of ${rules.length} alerts fires.` : "This Prometheus evaluates no alerts; a recording has none." }));
       if (withRules && rules.length) {
         parts.push(make("h2", { textContent: "Rules" }), table(["alert", "state", "for", "expression", "description"], rules.map(rule =>
-          row([rule.name, rule.state, duration(rule.duration), queryLink(rule.query), rule.annotations.description || rule.annotations.summary], { dataset: { rule: rule.name } }))));
+          row([rule.name, rule.state, duration(rule.duration), queryLink(rule.query), plain(rule.annotations)], { dataset: { rule: rule.name } }))));
       }
       node.replaceChildren(...parts);
     } catch (error) { node.replaceChildren(make("h2", { textContent: "Alerts" }), failure(error)); }
   };
   return { node, update };
+}
+
+// A rule's text has templates, which only an alert fills in.
+function plain(annotations) {
+  return (annotations.description || annotations.summary || "").replace(/\{\{[^}]*\}\}/g, "…");
 }
 
 function queryLink(expr) {
@@ -238,9 +244,11 @@ async function labPage() {
 
 async function dashboardPage(name, rowTitle) {
   const { shown, node } = await dashboard(name);
+  // Panels above the row change their height while they fill, so it is scrolled to again until the reader does something.
   const scroll = () => {
     const target = [...node.querySelectorAll("[data-row], [data-title]")].find(n => (n.dataset.row || n.dataset.title) === rowTitle);
-    target?.scrollIntoView();
+    const timers = [0, 500, 1500, 3000].map(delay => setTimeout(() => target?.scrollIntoView(), delay));
+    for (const event of ["wheel", "pointerdown", "keydown"]) addEventListener(event, () => timers.forEach(clearTimeout), { once: true });
   };
   return { node, opened: scroll, update: () => shown.update(), close: () => shown.close() };
 }
