@@ -96,10 +96,13 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
 
     wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
     # Each exporter sends its spans in batches; on a busy machine the last one is seconds late.
-    spans: list[dict] = []
-    deadline = time.monotonic() + 30
-    while len(spans) != len(spans := spans_of(live_lab, trace_id)) and time.monotonic() < deadline:
-        time.sleep(5)
+    spans = spans_of(live_lab, trace_id)
+    for _ in range(6):
+        time.sleep(4)
+        before = spans
+        spans = spans_of(live_lab, trace_id)
+        if len(spans) == len(before):
+            break
     return trace_id, answer, spans
 
 
