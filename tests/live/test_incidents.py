@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from lab import incidents, stack
+from lab.errors import PartFailed
 from lab.incidents import INCIDENTS
 from lab.observation import observe
 from lab.schema import Metric
@@ -45,15 +46,13 @@ def wait_for(condition: Callable[[], bool], limit_s: float = ALERT_S) -> None:
 def test_a_hidden_slow_tool_shows_only_in_the_tool_phase(lab_with_incidents: Settings) -> None:
     """Calls of that tool take longer by the delay; no file and no process names the incident."""
     settings = lab_with_incidents
+    before = _files_with_its_name(settings)
     shown = incidents.start("slow_tool", settings, seed=3, strength=0.2, hidden=True)
     assert (shown.name, shown.parameters) == ("", {})
-    found = subprocess.run(
-        ["grep", "-rlaiE", "slow.?tool", str(settings.state_dir)], capture_output=True, text=True
-    )
-    assert found.stdout == ""
+    assert _files_with_its_name(settings) <= before
     processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True)
     ours = [line for line in processes.stdout.splitlines() if "lab." in line]
-    assert ours and not any("slow" in line for line in ours)
+    assert ours and not any("slow_tool" in line for line in ours)
 
     truth = incidents.reveal(settings)
     tool = truth.parameters["tool"]
@@ -66,6 +65,12 @@ def test_a_hidden_slow_tool_shows_only_in_the_tool_phase(lab_with_incidents: Set
 
     ended = incidents.stop(settings)
     assert ended.ended_at and ended.onset_at and ended.ended_at > ended.onset_at
+
+
+def _files_with_its_name(settings: Settings) -> set[str]:
+    """Return the files of the state folder that name the incident; notebooks in it may."""
+    command = ["grep", "-rlaiE", "slow.?tool", str(settings.state_dir)]
+    return set(subprocess.run(command, capture_output=True, text=True).stdout.splitlines())
 
 
 def test_a_scrape_gap_raises_its_alert(lab_with_incidents: Settings) -> None:
@@ -96,8 +101,12 @@ def test_a_killed_incident_is_undone(lab_with_incidents: Settings) -> None:
 
     def undone() -> bool:
         record = incidents.current(settings)
-        stack.require(settings, wait_s=ALERT_S)
-        return record is not None and record.ended_at is not None and _most_running(settings) > 1
+        try:
+            stack.require(settings, wait_s=ALERT_S)
+            several = _most_running(settings) > 1
+        except (PartFailed, httpx.HTTPError):
+            return False  # vLLM is just being restarted
+        return several and record is not None and record.ended_at is not None
 
     wait_for(undone)
     assert next(p for p in stack.status(settings) if p.name == INCIDENT).pid is None
