@@ -109,19 +109,19 @@ def _compare(a: pd.DataFrame, b: pd.DataFrame, margin: float) -> Comparison:
 
 
 def power(pool: Pool, phase: str, margin: float, repeats: int, seed: int) -> dict:
-    """Return how often a slow-down as large as the margin is seen with the promised n."""
+    """Return how often a slow-down as large as the margin is seen with the promised n.
+
+    Every repetition has a pilot of its own; `n` is the median of what they promised. Where more
+    than MAX_N are promised, it is not tried.
+    """
     rng = np.random.default_rng([seed, SLOWED.index(phase), round(margin * 100)])
-    n_more = math.nan
-    for _ in range(PILOTS):
-        pilot = _compare(pool.draw(PILOT, rng), pool.draw(PILOT, rng), margin)
-        n_more = float(pilot.table["n_more"].get(phase, math.nan))
-        if not math.isnan(n_more):
-            break
-    n = PILOT + (0 if math.isnan(n_more) else int(n_more))
-    row = {"phase": phase, "margin": margin, "n": n, "seen": 0, "named": 0, "right": 0, "tried": 0}
-    if n > MAX_N:
-        return row
+    row = {"phase": phase, "margin": margin, "seen": 0, "named": 0, "right": 0, "tried": 0}
+    promised = []
     for _ in range(repeats):
+        n = _promised(pool, phase, margin, rng)
+        promised.append(n)
+        if n > MAX_N:
+            continue
         a = pool.draw(n, rng)
         b = pool.draw(n, rng)
         seconds = margin * max(a[phase].mean(), OF_E2E * a["e2e_s"].mean())
@@ -131,7 +131,18 @@ def power(pool: Pool, phase: str, margin: float, repeats: int, seed: int) -> dic
         if result.phase is not None:
             row["named"] += 1
             row["right"] += int(result.phase.name == phase)
-    return row
+    return row | {"n": int(np.median(promised))}
+
+
+def _promised(pool: Pool, phase: str, margin: float, rng: np.random.Generator) -> int:
+    """Return how many requests per side a pilot promises to be enough."""
+    n_more = math.nan
+    for _ in range(PILOTS):
+        pilot = _compare(pool.draw(PILOT, rng), pool.draw(PILOT, rng), margin)
+        n_more = float(pilot.table["n_more"].get(phase, math.nan))
+        if not math.isnan(n_more):
+            break
+    return PILOT + (0 if math.isnan(n_more) else int(n_more))
 
 
 def live_pairs(folder: Path = DATA) -> pd.DataFrame:
