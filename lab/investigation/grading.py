@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -187,8 +187,3 @@ def _score(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": str(row["name"]), "score": float(row["score"])} | {
         part: float(row[part]) for part in POINTS
     }
-
-
-def as_json(value: Diagnosis | Truth | Grade) -> str:
-    """Return a diagnosis, truth or grade as JSON, for an agent."""
-    return json.dumps(asdict(value))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -614,8 +614,3 @@ def extract(evidence: Evidence, signal: Signal) -> list[tuple[str, str, pd.DataF
                 return [("", source, points)]
             return [(str(key), source, part) for key, part in points.groupby("key", observed=True)]
     return []
-
-
-def names(chosen: Sequence[Observed]) -> list[str]:
-    """Return the names of these observations' signals."""
-    return [each.signal.name for each in chosen]
