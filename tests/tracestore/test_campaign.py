@@ -57,6 +57,15 @@ def test_numbers_out_of_range_are_a_client_error(
     assert name in answer.text
 
 
+def test_a_url_that_is_too_long_leaves_no_traceback(
+    fuzzed: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the client's error: 400, and one line in the log."""
+    answer = fuzzed.tempo.get("/api/search", params={"q": "9" * 20_000})
+    assert answer.status_code == 400
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.parametrize(
     "query",
     [LONG, f"{{ span.x = {LONG} }}", f"{{ duration > {LONG}s }}", f"{{}} | count() > {LONG}"]
