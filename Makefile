@@ -6,7 +6,7 @@ LAB := .venvs/lab/bin
 OUT ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help attach setup run test test-fast lab bench soak lint lock slides solutions handout recorded up down clean
+.PHONY: help attach instrumentations setup run test test-fast lab bench soak lint lock slides solutions handout recorded up down clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -46,6 +46,13 @@ bench: setup ## run all benchmarks; print a table and write benchmarks/results.j
 
 soak: setup ## load the lab for 30 minutes and report how its memory grows (SOAK="--minutes 5" for less)
 	@$(LAB)/python -m benchmarks.soak $(SOAK)
+
+instrumentations: setup ## record the spans of all GenAI libraries again, with the running lab's vLLM
+	@$(PYTHON) -m scripts.setup instrumentations
+	@for library in genai openinference openllmetry litellm; do \
+		.venvs/instrumentations/bin/python tests/instrumentations/record.py $$library \
+			$$($(LAB)/python -c 'from lab.settings import load_settings as s; print(s().endpoint("vllm"))')/v1 \
+			lab-model || exit 1; done
 
 slides: setup ## make slides of all notebooks in out/slides (docs/facilitator.md)
 	@$(LAB)/python -m scripts.slides

@@ -59,6 +59,7 @@ FIELDS = (
     "prompt_tokens",
     "completion_tokens",
     "cached_tokens",
+    "cache_write_tokens",
     "reasoning_tokens",
     "ttft_s",
     "tool",
@@ -135,6 +136,10 @@ SEMCONV = Dialect(
         "prompt_tokens": (Attr.INPUT_TOKENS,),
         "completion_tokens": (Attr.OUTPUT_TOKENS,),
         "cached_tokens": (Attr.CACHE_READ_TOKENS, "gen_ai.usage.cache_read_input_tokens"),
+        "cache_write_tokens": (
+            "gen_ai.usage.cache_creation.input_tokens",
+            "gen_ai.usage.cache_creation_input_tokens",
+        ),
         "reasoning_tokens": (
             "gen_ai.usage.reasoning.output_tokens",
             "gen_ai.usage.reasoning_tokens",
@@ -171,6 +176,7 @@ OPENINFERENCE = Dialect(
         "prompt_tokens": ("llm.token_count.prompt",),
         "completion_tokens": ("llm.token_count.completion",),
         "cached_tokens": ("llm.token_count.prompt_details.cache_read",),
+        "cache_write_tokens": ("llm.token_count.prompt_details.cache_write",),
         "reasoning_tokens": ("llm.token_count.completion_details.reasoning",),
         "tool": ("tool.name", "tool_call.function.name"),
         "call_id": ("tool_call.id", "tool.id"),

@@ -31,9 +31,10 @@ def test_the_facilitators_minutes_are_those_of_the_notebooks() -> None:
     assert {title: int(n) for title, n in headings.items()} == minutes
 
     times = list(minutes.values())
-    first, rest = sum(times[:4]), sum(times[4:])
+    first, rest, incidents = sum(times[:4]), sum(times[4:9]), sum(times[9:])
     assert f"00 to 03 take {first} minutes, 04 to 08 take {rest}" in text
-    assert first + rest == 4 * 60 + 20 and "four hours and\ntwenty minutes" in text
+    assert f"09 and 10 take {incidents}:" in text
+    assert f"all of them are {first + rest + incidents} minutes without breaks" in text
 
 
 def test_every_notebook_states_its_goal() -> None:

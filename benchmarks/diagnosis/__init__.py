@@ -7,12 +7,11 @@ draws fewer runs, and fewer incidents. To drive the runs again, see `benchmarks/
 
 from __future__ import annotations
 
-from benchmarks.diagnosis import blame, comparisons
-
 
 def main(argv: list[str]) -> list[dict]:
     """Return the rows for `lab bench`."""
-    from benchmarks.diagnosis import incidents  # which can be run as a module of its own
+    # Imported here, since some of them can be run as modules of their own.
+    from benchmarks.diagnosis import blame, comparisons, incidents
 
     small = "--small" in argv
     return comparisons.rows(small=small) + blame.rows() + incidents.rows(small=small)

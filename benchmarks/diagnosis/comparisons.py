@@ -135,12 +135,20 @@ def power(pool: Pool, phase: str, margin: float, repeats: int, seed: int) -> dic
 
 
 def live_pairs(folder: Path = DATA) -> pd.DataFrame:
-    """Return the verdicts on real runs of the same system: single pairs, and lists (ABAB)."""
+    """Return the verdicts on real runs of the same system: single pairs, and lists (ABAB).
+
+    The second run of a plan finds its questions in the prefix cache, which is a difference. So only
+    first runs are compared with first runs, and second with second.
+    """
     rows = []
-    for stage in ("agent", "chat"):
+    for stage in ("agent a", "agent b", "chat a", "chat b"):
         runs = runs_of(stage, folder)
         singles = list(zip(runs[:-1], runs[1:], strict=True))
-        lists = [(runs[k : k + 4 : 2], runs[k + 1 : k + 4 : 2]) for k in range(0, len(runs) - 3, 4)]
+        lists = [
+            (runs[first : first + size : 2], runs[first + 1 : first + size : 2])
+            for size in (4, 6, 8)
+            for first in range(len(runs) - size + 1)
+        ]
         for kind, pairs in (("single", singles), ("ABAB", lists)):
             for a, b in pairs:
                 result = compare(a, b, margin=0.10, replicates=REPLICATES)
@@ -174,10 +182,18 @@ def rows(small: bool, folder: Path = DATA) -> list[dict]:
     seen = float(totals["seen"] / totals["tried"])
     right = float(totals["right"] / max(1, totals["named"]))
     false = float((equal["alarms"] != "").mean())
-    false_live = float((live["alarms"] != "").mean())
+    alone = live[live["kind"] == "single"]["alarms"] != ""
+    alternating = live[live["kind"] == "ABAB"]["alarms"] != ""
     values = (
         ("false_alarm_ratio", false, "lower", 0.05, f"{pairs} pairs, resampled by blocks"),
-        ("false_alarm_live_ratio", false_live, "lower", 0.05, f"{len(live)} pairs of real runs"),
+        (
+            "false_alarm_live_ratio",
+            float(alternating.mean()),
+            "lower",
+            0.05,
+            f"{len(alternating)} lists of real runs that alternate; of {len(alone)} single pairs, "
+            f"between which the machine's load changed, {alone.mean():.0%}",
+        ),
         ("power_ratio", seen, "higher", 0.8, f"{totals['tried']} runs of the promised n"),
         ("guilty_phase_ratio", right, "higher", 0.95, f"of {totals['named']} that were named"),
         ("slow_tools_named", float(named == "tool_s"), "higher", 1.0, f"live; named: {named}"),

@@ -35,7 +35,7 @@ STATE_STYLE = {
 }
 BAD_STYLE = "bold red"
 EVERY_S = 10.0
-# Parts with pages for a browser -> what the pages show. Both run on this machine.
+# Parts with pages for a browser -> what the pages show. They run on this machine.
 _PAGES = {
     "grafana": "Grafana: the lab's dashboards, Explore",
     "live-view": "live view: components, dashboards, alerts, traces and queries in one page",

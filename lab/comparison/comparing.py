@@ -119,7 +119,7 @@ def compare(
     *,
     margin: float = 0.05,
     share_margin: float = 0.02,
-    confidence: float = 0.95,
+    confidence: float = 0.98,
     price: ApiPrice | None = None,
     replicates: int = 2000,
     seed: int = SEED,
@@ -150,12 +150,8 @@ def compare(
     data = Pooled.of(side_a, side_b, price)
     fitted = fit(data, replicates, seed)
     notes = _limits(data)
-    if fitted.too_short:
-        notes.append(
-            "neighbouring requests depend on each other over a longer time than these runs can "
-            "show: the intervals are too narrow; drive longer runs"
-        )
     table = _judge(fitted, margin, share_margin, confidence)
+    notes += _cautions(fitted, table)
     if min(data.sizes) < MIN_REQUESTS or data.overlap < MIN_OVERLAP:
         table["verdict"] = UNCLEAR
     if data.overlap < MIN_OVERLAP:
@@ -208,6 +204,27 @@ def _limits(data: Pooled) -> list[str]:
         notes.append(
             "a and b did not alternate: if the machine drifted between them, that looks like a "
             "change of the system; give lists of runs that alternate (ABAB)"
+        )
+    return notes
+
+
+def _cautions(fitted: Fit, table: pd.DataFrame) -> list[str]:
+    """Return what may mislead in the numbers."""
+    notes = []
+    if fitted.too_short:
+        notes.append(
+            "neighbouring requests depend on each other over a longer time than these runs can "
+            "show: the intervals are too narrow; drive longer runs"
+        )
+    if fitted.between.get("e2e_s", 0.0) > 0.5:
+        notes.append(
+            "the difference varies more between pairs of runs than within them: more pairs would "
+            "help, longer runs would not"
+        )
+    if fitted.together and table["verdict"].get("cached_ratio") in (WORSE, BETTER):
+        notes.append(
+            "both sides sent the same questions, and the side that ran later may have had them in "
+            "the prefix cache: restart the engine before each run, or send the plan once before"
         )
     return notes
 

@@ -98,7 +98,7 @@ class Fit:
     """Measures of two sides. Arrays over resamplings have the estimate in row 0.
 
     `means` are (a, b), `sizes` the numbers of requests of which a measure is known, `error` the
-    standard error of `system` with its degrees of freedom.
+    standard error of `system` with its degrees of freedom (of several variances by Satterthwaite).
     """
 
     length: int
@@ -111,6 +111,7 @@ class Fit:
     system: dict[str, np.ndarray] = field(default_factory=dict)
     mix: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     error: dict[str, tuple[float, float]] = field(default_factory=dict)
+    between: dict[str, float] = field(default_factory=dict)  # part of the variance between pairs
     scale: float = 1.0  # of standard errors, for the number of blocks
 
 
@@ -220,8 +221,12 @@ def _add(
         result.error[name] = error, df
         if data.pairs > 1:
             between = _between_pairs(adjusted[:, column], is_b, pairs, block[rows], weights)
+            between /= data.pairs
+            result.between[name] = between / max(error**2 + between, 1e-300)
             if between > 0:
-                result.error[name] = math.sqrt(error**2 + between / data.pairs), data.pairs - 1.0
+                variance = error**2 + between
+                pooled_df = variance**2 / (error**4 / df + between**2 / (data.pairs - 1))
+                result.error[name] = math.sqrt(variance), pooled_df
 
 
 def _between_pairs(

@@ -75,16 +75,19 @@ def decompose(
 ) -> Parts:
     """Return the parts of the difference of each column of y.
 
-    `x` (requests, covariates) with the group of each column, `is_b` and `block` of each request,
-    `weights` (replicates, blocks).
+    `x` (requests, covariates) with the group of each column, `is_b` and `block` of each request in
+    order of blocks, `weights` (replicates, blocks).
     """
     n, width = x.shape
     design = np.column_stack([np.ones(n), is_b.astype(float), x])
     blocks = weights.shape[1]
     moments = np.zeros((blocks, width + 2, width + 2))
     products = np.zeros((blocks, width + 2, y.shape[1]))
-    np.add.at(moments, block, design[:, :, None] * design[:, None, :])
-    np.add.at(products, block, design[:, :, None] * y[:, None, :])
+    bounds = np.searchsorted(block, np.arange(blocks + 1))
+    for number in range(blocks):
+        rows = slice(bounds[number], bounds[number + 1])
+        moments[number] = design[rows].T @ design[rows]
+        products[number] = design[rows].T @ y[rows]
 
     draws = np.vstack([np.ones(blocks), weights])
     xx = np.tensordot(draws, moments, axes=1)

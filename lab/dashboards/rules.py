@@ -150,6 +150,10 @@ _PROMPT, _CACHED, _GENERATED, _FINISHED = (
     for metric in (M.PROMPT_TOKENS, M.CACHED_TOKENS, M.GENERATION_TOKENS, M.REQUESTS)
 )
 
+_QUEUE_SECONDS, _QUEUED = (
+    f'sum by (model_name) (rate({M.QUEUE}_{part}{{job="vllm"}}[10m]))' for part in ("sum", "count")
+)
+
 
 SYMPTOMS = (
     Symptom(
@@ -186,6 +190,26 @@ SYMPTOMS = (
         TOOL_USE,
     ),
     Symptom(
+        "RequestsWait",
+        f"{_QUEUE_SECONDS} / ({_QUEUED} > 0) > 0.1",
+        "3m",
+        "ticket",
+        "Requests to {{ $labels.model_name }} wait {{ $value | humanizeDuration }} before they run",
+        "More requests arrive than run at once: look at the limit of running requests, at the KV "
+        "cache, and at what takes the time of each step.",
+        CAPACITY,
+    ),
+    Symptom(
+        "RequestsPreempted",
+        f'sum by (model_name) (increase({M.PREEMPTIONS}{{job="vllm"}}[10m])) > 1',
+        "1m",
+        "ticket",
+        "{{ $value | humanize }} running requests of {{ $labels.model_name }} were put back",
+        "The KV cache is too small for what runs at once, so work is thrown away and done again: "
+        "give it more memory, run fewer requests at once, or use a shorter context.",
+        CAPACITY,
+    ),
+    Symptom(
         "ToolSlow",
         f"{_TOOL_SECONDS} / ({_TOOL_COUNT} > 0) > 0.5",
         "3m",
@@ -208,21 +232,22 @@ SYMPTOMS = (
     ),
     Symptom(
         "LongPrompts",
-        f"{_PROMPT} / ({_FINISHED} > 0) > 1800",
+        f"{_PROMPT} / ({_FINISHED} > 0) > 600",
         "3m",
         "ticket",
         "Prompts to {{ $labels.model_name }} have {{ $value | humanize }} tokens on average",
-        "Long prompts delay the requests beside them: find the tenant that sends them.",
+        "Long prompts delay the requests beside them: find the tenant that sends them. The help "
+        "desk's have 150 tokens on average.",
         LATENCY,
     ),
     Symptom(
         "LongAnswers",
-        f"{_GENERATED} / ({_FINISHED} > 0) > 250",
+        f"{_GENERATED} / ({_FINISHED} > 0) > 80",
         "3m",
         "ticket",
         "An answer of {{ $labels.model_name }} has {{ $value | humanize }} tokens on average",
         "Answers no longer end by themselves, or a tenant asks for long ones: look at finish "
-        "reasons and at the limits on output tokens.",
+        "reasons and at the limits on output tokens. The help desk's have 20 on average.",
         LATENCY,
     ),
     Symptom(

@@ -23,6 +23,7 @@ from lab.stores import SpansAnswer
 
 # In the texts of trace_problems, what has a check of its own.
 OTHER_CHECKS = ("belong to other requests", "joined from split traces")
+OF_CALLS = (Role.MODEL_CALL, Role.ENGINE, Role.REPEAT, Role.AGENT)
 MIN_VICTIMS = 3
 MIN_ROOTS = 5  # of a service that never continues a trace
 _NS = 1e9
@@ -144,12 +145,10 @@ def _tokens(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[F
         if name not in spans:
             continue
         values = pd.to_numeric(spans[name], errors="coerce").to_numpy(float)
-        has = np.isfinite(values) & (shapes.role != Role.STRANGER)
-        part = shapes.role[has]
-        counted = (
-            np.isin(part, (Role.MODEL_CALL, Role.ENGINE))
-            & ~pd.Series(shapes.call[has]).duplicated().to_numpy()
-        )
+        has = np.isfinite(values) & np.isin(shapes.role, OF_CALLS)
+        calls = pd.Series(shapes.call[has])
+        first = ~calls.duplicated().to_numpy() | (calls < 0).to_numpy()
+        counted = first & np.isin(shapes.role[has], (Role.MODEL_CALL, Role.ENGINE))
         all_tokens = values[has].sum()
         once = values[has][counted].sum()
         if once and all_tokens > once:

@@ -114,8 +114,15 @@ def usage(spans: pd.DataFrame, shapes: TraceShapes, name: str) -> np.ndarray:
 
     It is the engine's, else the first that a span of the same call has. Where several engines
     answered one call (a retry), the caller's number is of none of them alone.
+
+    Cached tokens are part of the prompt. Some libraries report Anthropic's own numbers, in which
+    they are not: a prompt with fewer tokens than were cached gets those added.
     """
     values = field_numbers(spans, name)
+    if name == "prompt_tokens":
+        cached = field_numbers(spans, "cached_tokens")
+        written = np.nan_to_num(field_numbers(spans, "cache_write_tokens"))
+        values = np.where(cached > values, values + cached + written, values)
     known = ~np.isnan(values)
     result = np.where(shapes.turn, values, np.nan)
     missing = np.flatnonzero(shapes.turn & ~known)

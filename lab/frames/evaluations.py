@@ -21,11 +21,11 @@ _FIELDS = {
 
 
 def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
-    """Return one row per evaluation in OTLP JSON logs, in their order.
+    """Return one row per evaluation in OTLP JSON, in their order: of logs, or of spans' events.
 
     Columns: `trace_id` and `span_id` of the model call that was judged (hex digits), `name`,
-    `score` (float64, NaN where there is only a label), `label`, `explanation`. Other log records
-    are skipped. Raises FrameError for anything that is not OTLP JSON of logs.
+    `score` (float64, NaN where there is only a label), `label`, `explanation`. Other records and
+    events are skipped. Raises FrameError for anything that is not OTLP JSON of logs or spans.
     """
     rows = []
     for document in documents:
@@ -34,7 +34,7 @@ def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
                 rows += _row(record)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
             raise FrameError(
-                "these are not logs in OTLP JSON",
+                "these are not logs in OTLP JSON, nor spans",
                 got=f"{str(e)[:200]}; it begins with {document[:80]!r}",
                 fix="give the file of a collector's file exporter, or the body of /v1/logs",
             ) from e
@@ -43,9 +43,22 @@ def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
 
 
 def _records(logs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "resourceSpans" in logs:
+        yield from _events(logs)
+        return
     for owner in logs["resourceLogs"]:
         for scope in owner.get("scopeLogs") or ():
             yield from scope.get("logRecords") or ()
+
+
+def _events(traces: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the events of all spans as log records have them, with their span's ids."""
+    for owner in traces["resourceSpans"]:
+        for scope in owner.get("scopeSpans") or ():
+            for span in scope.get("spans") or ():
+                ids = {name: span.get(name, "") for name in ("traceId", "spanId")}
+                for event in span.get("events") or ():
+                    yield {**event, **ids, "eventName": event.get("name")}
 
 
 def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:

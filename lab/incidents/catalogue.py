@@ -17,7 +17,10 @@ Kind = Literal["tool", "plan", "rollout", "traffic", "embeddings", "cpu", "hang"
 PLAIN_TOOLS = tuple(t.name for t in MCP_TOOLS if not (t.slow or t.flaky or t.writes))
 TENANTS = ("hooli", "soylent", "tyrell", "vandelay", "wonka")
 CAN_HANG = ("tools", "llama-stack", "vllm")
-KV_BLOCKS = 136  # of 32 tokens: the fewest in which one request of the longest context fits
+# vLLM's argument, and how many blocks of 32 tokens hold one request of that length. The help desk's
+# prompts and answers have up to 540 tokens, of which most have 170.
+SHORT_CONTEXT = 640
+KV_BLOCKS = 21
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ INCIDENTS: dict[str, Incident] = {
         phase="tool_failures",
         place="{tool}",
         alerts=("ToolFailsOften",),
-        alert_within_s=60.0,
-        draw=lambda random, s: _tool(random, error_ratio=round(0.6 + 0.4 * s, 2)),
+        alert_within_s=90.0,
+        draw=lambda random, s: _tool(random, error_ratio=round(0.7 + 0.3 * s, 2)),
         needs=("tools",),
     ),
     "wrong_tool": Incident(
@@ -102,12 +105,15 @@ INCIDENTS: dict[str, Incident] = {
         needs=("tools",),
     ),
     "small_kv_cache": Incident(
-        "vLLM has a KV cache for two to five requests",
+        "vLLM has a KV cache for two to five requests, and a shorter context",
         "plan",
         phase="queue_s",
         place="vllm",
+        alerts=("RequestsPreempted",),
+        alert_within_s=90.0,
         draw=lambda _, s: {
-            "vllm_args": f"--num-gpu-blocks-override {KV_BLOCKS + round(120 * (1 - s))}"
+            "vllm_args": f"--max-model-len {SHORT_CONTEXT} "
+            f"--num-gpu-blocks-override {KV_BLOCKS + round(20 * (1 - s))}"
         },
         restarts=True,
         needs=("vllm",),
@@ -117,7 +123,7 @@ INCIDENTS: dict[str, Incident] = {
         "plan",
         phase="queue_s",
         place="vllm",
-        alerts=("QueueGrows",),
+        alerts=("RequestsWait",),
         alert_within_s=60.0,
         draw=lambda _, s: {"vllm_args": f"--max-num-seqs {1 if s > 0.6 else 2}"},
         restarts=True,
@@ -160,7 +166,7 @@ INCIDENTS: dict[str, Incident] = {
         place="{tenant}",
         alerts=("LongPrompts",),
         alert_within_s=60.0,
-        draw=lambda random, s: _tenant(random, 2 + 4 * s, prompt_tokens=3000),
+        draw=lambda random, s: _tenant(random, 1 + 3 * s, prompt_tokens=3000),
         needs=("vllm",),
     ),
     "unique_system_prompts": Incident(
@@ -170,17 +176,17 @@ INCIDENTS: dict[str, Incident] = {
         place="{tenant}",
         alerts=("PrefixCacheMisses",),
         alert_within_s=60.0,
-        draw=lambda random, s: _tenant(random, 3 + 5 * s, prompt_tokens=1200),
+        draw=lambda random, s: _tenant(random, 2 + 4 * s, prompt_tokens=1200),
         needs=("vllm",),
     ),
     "token_runaway": Incident(
-        "the answers to one more tenant do not end before thousands of tokens",
+        "the answers to one more tenant do not end before hundreds of tokens",
         "traffic",
         phase="decode_s",
         place="{tenant}",
         alerts=("LongAnswers",),
         alert_within_s=90.0,
-        draw=lambda random, s: _tenant(random, 3 + 9 * s, max_tokens=2000),
+        draw=lambda random, s: _tenant(random, 3 + 9 * s, max_tokens=800),
         needs=("vllm",),
     ),
     "retry_storm": Incident(
@@ -204,14 +210,14 @@ INCIDENTS: dict[str, Incident] = {
         "cpu",
         phase="all phases",
         place="machine",
-        draw=lambda _, s: {"processes": max(1, round((os.cpu_count() or 1) * (0.5 + 2 * s)))},
+        draw=lambda _, s: {"processes": max(1, round((os.cpu_count() or 1) * (0.5 + 1.5 * s)))},
     ),
     "slow_embeddings": Incident(
         "a job that indexes documents again keeps the embedding server busy",
         "embeddings",
         phase="stack_s",
         place="vllm-embed",
-        draw=lambda _, s: {"users": round(2 + 6 * s)},
+        draw=lambda _, s: {"users": round(1 + 2 * s)},
         needs=("vllm-embed",),
     ),
     "hanging_component": Incident(

@@ -22,7 +22,7 @@ from threading import Thread
 import httpx
 
 from lab.errors import StackError
-from lab.incidents import record, rollout, traffic
+from lab.incidents import record
 from lab.incidents.catalogue import INCIDENTS
 from lab.settings import Settings, load_settings
 from lab.stack import changes, processes, state
@@ -111,6 +111,8 @@ def _changed_plan(incident: record.Record, settings: Settings) -> Iterator[Renew
 @contextmanager
 def _bad_rollout(incident: record.Record, settings: Settings) -> Iterator[Renew]:
     """Put a router in front of vLLM and the canary, and let Llama Stack use it."""
+    from lab.incidents import rollout  # here, as all but few incidents need no web server
+
     canary = _running(settings.state_dir).part("vllm-canary")
     assert canary  # control.start has checked it
     stable_url = settings.endpoint("vllm")
@@ -123,6 +125,8 @@ def _bad_rollout(incident: record.Record, settings: Settings) -> Iterator[Renew]
 @contextmanager
 def _more_traffic(incident: record.Record, settings: Settings) -> Iterator[Renew]:
     """Send requests of one more tenant."""
+    from lab.incidents import traffic  # here, as it imports pandas
+
     plan = traffic.plan(incident.name, incident.parameters, incident.seed, settings)
     yield _alive(lambda: traffic.drive(plan, incident.name, incident.parameters, settings))
 
@@ -130,6 +134,8 @@ def _more_traffic(incident: record.Record, settings: Settings) -> Iterator[Renew
 @contextmanager
 def _busy_embeddings(incident: record.Record, settings: Settings) -> Iterator[Renew]:
     """Send batches of texts to the embedding server."""
+    from lab.incidents import traffic
+
     yield _alive(lambda: asyncio.run(traffic.embed(settings, **incident.parameters)))
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.investigation.signals import Observed
@@ -15,8 +15,9 @@ NOTHING = "nothing changed"
 UNKNOWN = "another cause"
 _FILE = Path(__file__).parent / "causes.toml"
 # How often a signal changes: with a cause that predicts it, and in any incident.
-EXPECTED = {"always": 0.9, "often": 0.5, "never": 0.02}
+EXPECTED = {"always": 0.9, "often": 0.5, "never": 0.004}
 ANY = {True: 0.3, False: 0.04}  # by Signal.common
+UNSEEN = -0.7  # log odds of a signal that a cause always changes, and that is not known here
 HALF = 0.4  # of the weight, for a change that is not certain
 
 
@@ -46,13 +47,15 @@ class Reason:
 class Cause:
     """A possible cause, with its evidence; `log_odds` are the sum of the reasons'.
 
-    `share` is its share of the belief among all causes, and "another cause".
+    `share` is its share of the belief among all causes, and "another cause". `unseen` are signals
+    that it always changes, but that are not known here.
     """
 
     kind: Kind
     where: str
     log_odds: float
     reasons: tuple[Reason, ...]
+    unseen: tuple[str, ...] = ()
     share: float = math.nan
 
     @property
@@ -92,17 +95,19 @@ def rank(observed: Sequence[Observed]) -> list[Cause]:
             for (name, direction), expected in kind.predicts.items()
             if (reason := _reason(strongest, name, direction, expected)) is not None
         )
-        log_odds = sum(reason.log_odds for reason in reasons)
-        causes.append(Cause(kind, _where(kind, strongest), log_odds, reasons))
+        unseen = tuple(
+            signal
+            for (signal, direction), expected in kind.predicts.items()
+            if expected == "always" and (signal, direction) not in strongest
+        )
+        log_odds = sum(reason.log_odds for reason in reasons) + UNSEEN * len(unseen)
+        causes.append(Cause(kind, _where(kind, strongest), log_odds, reasons, unseen))
 
     causes.sort(key=lambda cause: -cause.log_odds)
     best = max(causes[0].log_odds, 0.0)
     weights = [math.exp(cause.log_odds - best) for cause in causes]
     total = sum(weights) + math.exp(-best)
-    return [
-        Cause(c.kind, c.where, c.log_odds, c.reasons, weight / total)
-        for c, weight in zip(causes, weights, strict=True)
-    ]
+    return [replace(c, share=weight / total) for c, weight in zip(causes, weights, strict=True)]
 
 
 def _strongest(observed: Sequence[Observed]) -> dict[tuple[str, int], Observed]:
@@ -132,7 +137,7 @@ def _reason(
     if observed is None:
         return None
     usual = ANY[observed.signal.common]
-    with_cause = EXPECTED[expected] if expected != "never" else min(EXPECTED["never"], usual / 2)
+    with_cause = EXPECTED[expected]
     agreement = observed.state * direction
     changed = math.log(with_cause / usual)
     unchanged = math.log((1 - with_cause) / (1 - usual))

@@ -190,6 +190,8 @@ def _changes(result: Investigation) -> list[str]:
 def _cause(number: int, cause: Cause) -> list[str]:
     lines = [f"- for: {reason_text(reason)}" for reason in cause.evidence(1)[:SHOWN_REASONS]]
     lines += [f"- against: {reason_text(reason)}" for reason in cause.evidence(-1)[:SHOWN_REASONS]]
+    if cause.unseen:
+        lines.append(f"- not known here: {', '.join(cause.unseen)}")
     lines += [f"- what would decide: {cause.kind.decide}", f"- what helps: {cause.kind.fix}"]
     title = f"## Cause {number}: {cause.kind.title} ({cause.where}), belief {cause.share:.0%}"
     return [title, "\n".join(lines)]

@@ -12,7 +12,7 @@ from lab.investigation.change import Effect, Scale
 from lab.investigation.evidence import Evidence
 
 NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
-LONG = 1.3  # times nearly the longest prompt of the baseline
+LONG = 6.0  # times nearly the longest prompt of the baseline: a very long one
 BIN_S = 2.0  # of counts and of gaps between samples
 SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
 Points = Callable[[Evidence], pd.DataFrame]
@@ -171,7 +171,7 @@ def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
 
 
 def _long_prompts(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether its prompt is longer than nearly all of the baseline."""
+    """Return for each model call whether its prompt is many times longer than usual."""
     turns = evidence.turns
     if turns.empty:
         return _EMPTY
@@ -517,7 +517,7 @@ SIGNALS: tuple[Signal, ...] = (
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.prompt_tokens)", floor=10, role="payer",
     ),
     Signal(
-        "long_prompts", "prompts longer than those of the baseline", "share", "share", 0.05,
+        "long_prompts", "very long prompts (six times the usual maximum)", "share", "share", 0.05,
         _long_prompts, promql="histogram_quantile(0.95, sum by (le) "
         "(rate(vllm:request_prompt_tokens_bucket[1m])))", role="payer",
     ),

@@ -104,7 +104,7 @@ from lab.measures.tokens import (
 from lab.measures.utilisation import (
     GPU_ENERGY,
     GPU_GAUGES,
-    OLD_GPU_NAMES,
+    OTHER_GPU_NAMES,
     Work,
     busy_cores,
     cores_by_mode,
@@ -122,7 +122,7 @@ __all__ = [
     "GPU_GAUGES",
     "KEEPS_UP",
     "NUMBERS",
-    "OLD_GPU_NAMES",
+    "OTHER_GPU_NAMES",
     "OTEL_DEFAULT",
     "SATURATED",
     "SIGNALS",

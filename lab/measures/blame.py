@@ -21,6 +21,7 @@ BATCH = "batch"  # its tokens came late, since the batch held other calls' token
 PASSED = "passed on"  # lost to a call that was there only because the culprit had delayed it
 MIN_CALLS = 10
 MIN_PASSED_S = 1e-4
+RELEVANT = 3.0  # times what others' requests cause; in a long window any difference is certain
 REPLICATES = 200
 SEED = 20_261_128
 _NEEDED = ("trace_id", "called_at", "scheduled_at", "first_token_at", "ended_at")
@@ -80,8 +81,8 @@ def blame(turns: pd.DataFrame, *, by: str = "request_id", engine: str = "model")
 
     A call that was delayed itself delays others for longer: that part of its blame is passed on to
     the calls that delayed it. `usual_s` is the mean of the others' requests, plus their spread at
-    95 % for all culprits at once, and at least Tukey's outer fence (1977) for one of them: a run
-    without a culprit has many small losses.
+    95 % for all culprits at once, and at least Tukey's outer fence (1977) for one of them and
+    RELEVANT times the mean: a run without a culprit has many small losses.
 
     Raises FrameError where fewer than MIN_CALLS calls have the engine's times, or a column is
     missing.
@@ -350,4 +351,5 @@ def _usual(others: np.ndarray, count: int, level: float) -> float:
     fence = high + 3 * (high - low)
     clipped = np.minimum(others, fence)
     total = count * clipped.mean() + level * math.sqrt(count) * clipped.std()
-    return float(max(total, fence + (count - 1) * clipped.mean()))
+    relevant = RELEVANT * count * others.mean()
+    return float(max(total, relevant, fence + (count - 1) * clipped.mean()))

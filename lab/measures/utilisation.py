@@ -30,8 +30,12 @@ GPU_GAUGES = {
     "DCGM_FI_DEV_FB_USED": ("memory_mib", 1.0),
 }
 GPU_ENERGY = "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"  # counter, mJ
-# dcgm-exporter 1.x, until 2020.
-OLD_GPU_NAMES = {
+# Of nvitop-exporter 1.7, which reads NVML and needs no DCGM, and of dcgm-exporter 1.x (until 2020).
+# NVML cannot know how busy tensor cores and memory are, and nvitop-exporter has no energy counter.
+OTHER_GPU_NAMES = {
+    "gpu_utilization_Percentage": "DCGM_FI_DEV_GPU_UTIL",
+    "gpu_power_usage_W": "DCGM_FI_DEV_POWER_USAGE",
+    "gpu_memory_used_MiB": "DCGM_FI_DEV_FB_USED",
     "dcgm_gpu_utilization": "DCGM_FI_DEV_GPU_UTIL",
     "dcgm_power_usage": "DCGM_FI_DEV_POWER_USAGE",
     "dcgm_fb_used": "DCGM_FI_DEV_FB_USED",
@@ -257,16 +261,16 @@ def _with_gpu_labels(samples: pd.DataFrame) -> pd.DataFrame:
     return samples.assign(
         series=series,
         host=_first_label(samples, "hostname", "Hostname", "exported_hostname", "node"),
-        gpu=_first_label(samples, "gpu", "exported_gpu"),
-        model=_first_label(samples, "modelName", "modelname"),
+        gpu=_first_label(samples, "gpu", "exported_gpu", "index"),
+        model=_first_label(samples, "modelName", "modelname", "devicename"),
         metric=metric,
         instance=instance.where(~metric.isin(_OF_WHOLE_GPU), ""),
     )
 
 
 def gpu_metric(name: str) -> str:
-    """Return DCGM's own name of a metric: of lower-case ones, and of those of exporter 1.x."""
-    return OLD_GPU_NAMES.get(name, name.upper() if name.lower().startswith("dcgm_fi_") else name)
+    """Return DCGM's own name of a metric: of lower-case ones, and of OTHER_GPU_NAMES."""
+    return OTHER_GPU_NAMES.get(name, name.upper() if name.lower().startswith("dcgm_fi_") else name)
 
 
 def gpu_activity(samples: pd.DataFrame) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from lab.headlines import Headline
 # The formats in which a notebook saves a figure, best first.
 FORMATS = ("image/png", "image/svg+xml", "image/jpeg")
 MAX_ROWS = 20
+PREDICTION = "**Predict first.**"  # a question to the attendee, not a caption
 UNITS = {"s": "s", "ms": "ms", "usd": "USD", "mib": "MiB"}
 MISSING = "\N{EN DASH}"
 _NO_VALUE = ("<NA>", "NaN", "NaT", "None")
@@ -70,7 +71,7 @@ def captions(cells: list[Any]) -> Iterator[tuple[Any, str, str]]:
     heading = ""
     caption = ""
     for cell in cells:
-        if cell.cell_type == "markdown":
+        if cell.cell_type == "markdown" and not cell.source.startswith(PREDICTION):
             heading = _last_heading(cell.source) or heading
             caption = _first_sentence(cell.source)
         yield cell, heading, caption

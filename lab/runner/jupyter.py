@@ -23,8 +23,8 @@ from lab.settings import REPO, Settings, load_settings
 # A login shell, which Jupyter starts where its own output is not a terminal, would set PATH anew.
 TERMINAL = {"shell_command": [os.environ.get("SHELL") or "/bin/sh"]}
 STOP_S = 20.0
-QUIET = {  # no pop-up that asks about news or updates
-    "LabApp": {"news_url": None, "check_for_updates_class": "jupyterlab.NeverCheckForUpdate"}
+QUIET = {  # JupyterLab's settings: no pop-up that asks about news or updates
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}
 }
 FIRST = "00_stand_up_the_lab.ipynb"
 
@@ -68,7 +68,8 @@ def register_kernel(folder: Path, settings: Settings) -> Path:
 def _serve(settings: Settings) -> int:
     folder = settings.state_dir.resolve() / "jupyter"
     register_kernel(folder, settings)
-    (folder / "jupyter_lab_config.json").write_text(json.dumps(QUIET))
+    (folder / "labconfig").mkdir(exist_ok=True)
+    (folder / "labconfig/default_setting_overrides.json").write_text(json.dumps(QUIET))
     env = {**os.environ, **kernel.environment(settings), "JUPYTER_PATH": str(folder)}
     config_path = (str(folder), os.environ.get("JUPYTER_CONFIG_PATH", ""))
     env["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, config_path))

@@ -17,7 +17,7 @@ from lab.frames import series_frame
 from lab.measures import (
     GPU_ENERGY,
     GPU_GAUGES,
-    OLD_GPU_NAMES,
+    OTHER_GPU_NAMES,
     Work,
     busy_cores,
     cores_by_mode,
@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 # Collectors write lower case, and old exporters had names of their own.
-DCGM = f'{{__name__=~"(?i:{"|".join([*GPU_GAUGES, GPU_ENERGY])})|{"|".join(OLD_GPU_NAMES)}"}}'
+DCGM = f'{{__name__=~"(?i:{"|".join([*GPU_GAUGES, GPU_ENERGY])})|{"|".join(OTHER_GPU_NAMES)}"}}'
 PART_OF_JOB = {
     "vllm": "vllm",
     "vllm-embed": "vllm-embed",

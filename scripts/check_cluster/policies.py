@@ -107,7 +107,7 @@ def check(documents: list[dict[str, Any]]) -> list[str]:
 def _as_admitted(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the documents with the user that OpenShift gives to pods that name none.
 
-    Elsewhere no pod is without one: pod_security sees to that.
+    Elsewhere no pod is without one, which `workloads` checks.
     """
     admitted = copy.deepcopy(documents)
     for pod in pods(admitted):

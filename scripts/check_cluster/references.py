@@ -15,7 +15,7 @@ import yaml
 
 from scripts.check_cluster import metrics
 from scripts.check_cluster.objects import Overlay, Problems, broken, selects
-from scripts.check_cluster.render import Document, is_openshift, name
+from scripts.check_cluster.render import Document, Pod, is_openshift, name
 from scripts.check_cluster.workloads import answers
 
 EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's
@@ -93,29 +93,16 @@ def _service(overlay: Overlay, service: Document) -> Problems:
 
 def _monitor(overlay: Overlay, monitor: Document) -> Problems:
     """Yield endpoints that find no port, or whose path nothing answers; monitors of nothing."""
-    spec = monitor["spec"]
     own = monitor["metadata"]["namespace"]
-    namespaces = spec.get("namespaceSelector", {}).get("matchNames", [own])
+    namespaces = monitor["spec"].get("namespaceSelector", {}).get("matchNames", [own])
     if set(namespaces) <= EXTERNAL_NAMESPACES:
         return
 
-    labels = spec["selector"].get("matchLabels", {})
-    if monitor["kind"] == "PodMonitor":
-        pods = [pod for namespace in namespaces for pod in overlay.selected(namespace, labels)]
-        ports = set[str | int]().union(*(pod.targets for pod in pods))
-    else:
-        services = overlay.services(namespaces, labels)
-        ports = {port["name"] for service in services for port in service["spec"]["ports"]}
-        pods = [
-            pod
-            for service in services
-            for pod in overlay.selected(
-                service["metadata"]["namespace"], service["spec"].get("selector")
-            )
-        ]
+    ports, pods = _scraped_by(overlay, monitor, namespaces)
     if not ports:
         yield "selects nothing"
-    paths = {path for pod in pods for path in answers(pod)}
+    paths = set[str]().union(*map(answers, pods))
+    spec = monitor["spec"]
     for endpoint in spec.get("podMetricsEndpoints", spec.get("endpoints", [])):
         path = endpoint.get("path", "/metrics")
         relabelled = [r.get("targetLabel") for r in endpoint.get("relabelings", [])]
@@ -132,6 +119,23 @@ def _monitor(overlay: Overlay, monitor: Document) -> Problems:
     released = monitor["metadata"]["labels"].get("release")
     if not (released or is_openshift(overlay.documents) or overlay.kind("Prometheus")):
         yield "there is no Prometheus, and it has no release label for an existing one"
+
+
+def _scraped_by(
+    overlay: Overlay, monitor: Document, namespaces: list[str]
+) -> tuple[set[str | int], list[Pod]]:
+    """Return the ports that a monitor's endpoints may name, and the pods behind them."""
+    labels = monitor["spec"]["selector"].get("matchLabels", {})
+    if monitor["kind"] == "PodMonitor":
+        pods = [pod for namespace in namespaces for pod in overlay.selected(namespace, labels)]
+        return set[str | int]().union(*(pod.targets for pod in pods)), pods
+    ports: set[str | int] = set()
+    pods = []
+    for service in overlay.services(namespaces, labels):
+        spec = service["spec"]
+        ports |= {port["name"] for port in spec["ports"]}
+        pods += overlay.selected(service["metadata"]["namespace"], spec.get("selector"))
+    return ports, pods
 
 
 def _prometheus(overlay: Overlay, server: Document) -> Problems:

@@ -59,7 +59,7 @@ def _set_up(build: str, extra: list[str]) -> list[str]:
         raise SetupError(
             "set-up has no such part",
             got=", ".join(sorted(unknown)),
-            fix="name nothing, `light`, `bench` or `ogx`",
+            fix=f"name nothing, light, or {' or '.join(environments.OPTIONAL)}",
         )
     digests = environments.digests(build)
     names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)

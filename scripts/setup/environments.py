@@ -1,7 +1,8 @@
-"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data), `bench`, `ogx`."""
+"""Build the environments: `lab` (with Llama Stack), `vllm`, `assets` (data), and OPTIONAL ones."""
 
 from __future__ import annotations
 
+import functools
 import platform
 import shutil
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from scripts.setup.progress import run, say
 RECIPE = "1"  # raise it when environments made by an older set-up must be built again
 LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 VLLM_BUILDS = ("cpu", "cuda", "source")
+OPTIONAL = ("bench", "ogx", "instrumentations")  # built only where they are named
 
 # What the servers, the kernels and the notebooks import; imported once at the end.
 LAB_MODULES = [
@@ -94,8 +96,7 @@ def digests(vllm_build: str) -> dict[str, str]:
         "lab": stamp.digest([LOCKS / "lab.txt"], RECIPE, project),
         "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
         "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
-        "bench": stamp.digest([LOCKS / "bench.txt"], RECIPE),
-        "ogx": stamp.digest([LOCKS / "ogx.txt"], RECIPE),
+        **{name: stamp.digest([LOCKS / f"{name}.txt"], RECIPE) for name in OPTIONAL},
     }
 
 
@@ -156,29 +157,21 @@ def build_assets(b: Builder, digest: str, base: Base) -> None:
     _finish("assets", digest)
 
 
-def build_bench(b: Builder, digest: str, base: Base) -> None:
-    """Build the environment of the load generators that ours is measured against."""
-    python = b.venv("bench", base.python)
-    b.sync("bench", python, LOCKS / "bench.txt")
-    _finish("bench", digest, python=str(base.python))
-
-
-def build_ogx(b: Builder, digest: str, base: Base) -> None:
-    """Build OGX's environment; the lab's server script is imported from the repository."""
-    python = b.venv("ogx", base.python)
-    b.sync("ogx", python, LOCKS / "ogx.txt")
-    b.import_once("ogx", python, ["ogx.core.server.server"])
-    _finish("ogx", digest, python=str(base.python))
+def build_optional(name: str, b: Builder, digest: str, base: Base) -> None:
+    """Build an environment that only its own make target or setting needs, of its lock alone."""
+    python = b.venv(name, base.python)
+    b.sync(name, python, LOCKS / f"{name}.txt")
+    if name == "ogx":  # the lab's server script is imported from the repository
+        b.import_once(name, python, ["ogx.core.server.server"])
+    _finish(name, digest, python=str(base.python))
 
 
 BUILDS = {
     "lab": build_lab,
     "vllm": build_vllm,
     "assets": build_assets,
-    "bench": build_bench,
-    "ogx": build_ogx,
+    **{name: functools.partial(build_optional, name) for name in OPTIONAL},
 }
-OPTIONAL = ("bench", "ogx")
 ALWAYS = ("lab", "vllm", "assets")
 LIGHT = ("lab",)  # enough for a recording, and for Prometheus and Tempo that run elsewhere
 

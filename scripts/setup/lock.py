@@ -32,6 +32,7 @@ FILES = {
     "vllm-cpu.txt": ("3.11", ["requirements/vllm-cpu.in", *_overrides("vllm-cpu")]),
     "vllm-cuda.txt": ("3.11", ["requirements/vllm-cuda.in"]),
     "checkov.txt": ("3.12", ["requirements/checkov.in"]),
+    "instrumentations.txt": ("3.12", ["requirements/instrumentations.in"]),
     "ogx.txt": ("3.12", ["requirements/ogx.in"]),
     "bench.txt": ("3.12", ["requirements/bench.in", *_overrides("bench")]),
 }

@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("promql_parser")
 
 from lab.cli.doctor import main
 from lab.doctor import checks, examine
+from lab.settings import REPO
 from tests.engines.pages import page, scraped, window
 from tests.engines.test_fleet import ENGINE, ROUTER, filled, growing, target
 
@@ -115,6 +117,15 @@ def test_two_pages_show_what_one_does_not(tmp_path: Path) -> None:
     (finding,) = examine([str(after)], before=str(before))
     assert finding.check == "totals-differ" and "3,010" in finding.evidence
     assert kinds(before) == set()
+
+
+def test_recorded_traces_of_the_lab_have_one_true_fault(tmp_path: Path) -> None:
+    """Llama Stack leaves the status of a failed MCP tool call unset; nothing else is reported."""
+    recording = pq.read_table(REPO / "data" / "recorded" / "first-look" / "traces.parquet")
+    file = tmp_path / "traces.json"
+    documents = [json.dumps(json.loads(text)) for text in recording["document"].to_pylist()[:60]]
+    file.write_text("\n".join(documents))
+    assert kinds(file) == {"hidden-failures"}
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from lab.frames import (
     trace_sanity,
     turn_frame,
 )
-from lab.frames.completeness import shapes_of
+from lab.frames.completeness import shapes_of, usage
 from lab.frames.records import with_roots
 from lab.frames.roles import Role
 from lab.stores import read_otlp_json
@@ -544,3 +544,47 @@ def test_every_table_uses_the_vocabulary() -> None:
     for dialect in DIALECTS:
         assert set(dialect.fields) <= set(FIELDS), dialect.name
         assert set(dialect.with_usage) <= set(dialect.names), dialect.name
+
+
+def test_evaluations_are_read_from_span_events() -> None:
+    """A judge inside of the process writes an event of the call's own span."""
+    logs = json.loads((DATA / "t25_semconv010_eval_logs.json").read_text())
+    (record,) = logs["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    event = {"name": record["eventName"], "attributes": record["attributes"]}
+    span = {
+        "traceId": record["traceId"],
+        "spanId": record["spanId"],
+        "events": [event, {"name": "x"}],
+    }
+    spans = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    expected = evaluation_frame(json.dumps(logs))
+    pd.testing.assert_frame_equal(evaluation_frame(json.dumps(spans)), expected)
+
+
+@pytest.mark.parametrize(("reported", "total"), [(120, 120 + 2000 + 300), (2420, 2420)])
+def test_anthropics_cached_tokens_are_part_of_the_prompt(reported: int, total: int) -> None:
+    """Its own input_tokens leaves them out, as a number below that of cached tokens shows."""
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.usage.input_tokens": reported,
+        "gen_ai.usage.output_tokens": 60,
+        "gen_ai.usage.cache_read_input_tokens": 2000,
+        "gen_ai.usage.cache_creation_input_tokens": 300,
+    }
+    span = {
+        "traceId": "0" * 31 + "1",
+        "spanId": "0" * 15 + "1",
+        "name": "chat claude",
+        "kind": 3,
+        "startTimeUnixNano": "1764300000000000000",
+        "endTimeUnixNano": "1764300001000000000",
+        "attributes": [
+            {"key": name, "value": {"stringValue" if isinstance(v, str) else "intValue": str(v)}}
+            for name, v in attributes.items()
+        ],
+    }
+    document = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]})
+    frame = spans_frame(read_otlp_json(document))
+    shapes = shapes_of(frame)
+    assert usage(frame, shapes, "prompt_tokens").tolist() == [total]
+    assert usage(frame, shapes, "cached_tokens").tolist() == [2000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ from lab.investigation.evidence import note_limits, tables_of_spans
 
 DATA = Path(__file__).parents[1] / "data" / "incidents"
 CALM = (1795898218.744, 1795898279.760)
+STILL = CALM[0] + 28  # from then on, other work on the machine makes each token slower
 WINDOWS = {
     "slow_tool": (1795898332.080, 1795898387.040),
     "noisy_neighbour": (1795898436.880, 1795898527.045),
@@ -55,3 +57,18 @@ def evidence(
         samples = samples[time.between(*window) | time.between(*baseline)]
     known = Evidence(window, baseline, samples=samples.reset_index(drop=True), **tables)
     return note_limits(known)
+
+
+def openmetrics() -> str:
+    """Return the recorded samples as OpenMetrics text, for a real Prometheus."""
+    samples = pd.read_parquet(DATA / "samples.parquet").drop_duplicates(["series", "time"])
+    lines = []
+    for series, rows in samples.groupby("series", observed=True):
+        labels = dict(part.split("=", 1) for part in str(series).split("|"))
+        name = labels.pop("__name__")
+        text = ",".join(f"{label}={json.dumps(value)}" for label, value in labels.items())
+        lines += [
+            f"{name}{{{text}}} {row.value} {row.time:.3f}"
+            for row in rows.sort_values("time").itertuples()
+        ]
+    return "\n".join([*lines, "# EOF\n"])

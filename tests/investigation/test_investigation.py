@@ -20,10 +20,10 @@ from lab.investigation import (
 )
 from lab.investigation.evidence import note_limits
 from lab.investigation.signals import SIGNALS
-from tests.investigation.recorded import CALM, TRUTHS, WINDOWS, evidence
+from tests.investigation.recorded import CALM, STILL, TRUTHS, WINDOWS, evidence
 
 ONSET_S = 15.0
-HALF = (CALM[0] + CALM[1]) / 2
+HALF = (CALM[0] + STILL) / 2
 
 
 @pytest.mark.parametrize("name", list(WINDOWS))
@@ -46,8 +46,8 @@ def test_the_amount_of_a_slow_tool_is_found() -> None:
 
 
 def test_calm_is_calm() -> None:
-    """Two halves of the same calm minute do not differ."""
-    result = judge(evidence((HALF, CALM[1]), (CALM[0], HALF)))
+    """Two halves of the same calm time do not differ."""
+    result = judge(evidence((HALF, STILL), (CALM[0], HALF)))
     assert result.cause == NOTHING
     assert result.changed == [] and result.causes == () and result.onset is None
     assert str(result).startswith("Nothing changed")

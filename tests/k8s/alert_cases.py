@@ -48,6 +48,14 @@ def _tool_seconds(seconds: float) -> dict[str, str]:
     }
 
 
+def _queue_seconds(seconds: float) -> dict[str, str]:
+    """Return a hundred calls per minute, which wait `seconds` together."""
+    return {
+        f"vllm:request_queue_time_seconds_sum{{{VLLM}}}": f"0+{seconds}x40",
+        f"vllm:request_queue_time_seconds_count{{{VLLM}}}": "0+100x40",
+    }
+
+
 def _tokens(
     prompt: int = 0, cached: int = 0, generated: int = 0, finished: int = 0
 ) -> dict[str, str]:
@@ -108,12 +116,18 @@ CASES = {
         },
         "30m",
     ),
+    "RequestsWait": Case(_queue_seconds(60), _queue_seconds(1), "30m"),
+    "RequestsPreempted": Case(
+        {f"vllm:num_preemptions_total{{{VLLM}}}": "0+2x40"},
+        {f"vllm:num_preemptions_total{{{VLLM}}}": "7x40"},
+        "30m",
+    ),
     "ToolSlow": Case(_tool_seconds(8), _tool_seconds(0.05), "30m"),
     "PrefixCacheMisses": Case(
         _tokens(prompt=60_000, cached=6_000), _tokens(prompt=60_000, cached=50_000), "30m"
     ),
     "LongPrompts": Case(
-        _tokens(prompt=60_000, finished=20), _tokens(prompt=12_000, finished=20), "30m"
+        _tokens(prompt=60_000, finished=20), _tokens(prompt=4_000, finished=20), "30m"
     ),
     "LongAnswers": Case(
         _tokens(generated=12_000, finished=20), _tokens(generated=900, finished=20), "30m"

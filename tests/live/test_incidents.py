@@ -109,7 +109,7 @@ def _most_running(settings: Settings) -> int:
     body = {
         "model": settings.model_name,
         "messages": [{"role": "user", "content": "hello"}],
-        "max_tokens": 300,
+        "max_tokens": 80,
         "ignore_eos": True,
     }
 

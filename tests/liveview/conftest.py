@@ -1,4 +1,4 @@
-"""A recorded lab with its live view, and a small real lab with one that shows its parts."""
+"""A recorded lab with its live view, and a page of a real Chromium."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lab.stack.toolbox import find_tools
 from tests.browser import Page, chromium
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recorded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Run Prometheus, the trace store and the live view on the recording `first-look`."""
     find_tools(needs=replay_plan.NEEDS)
@@ -27,8 +27,8 @@ def recorded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]
         stack.down(settings)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """Return a page of a Chromium that runs until the tests end."""
+    """Return a page of a Chromium that runs until the tests of a module end."""
     with chromium(tmp_path_factory.mktemp("chromium")) as opened:
         yield opened

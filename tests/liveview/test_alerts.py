@@ -15,6 +15,7 @@ from tests.tools.test_process import free_port
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 ALERT = "document.querySelector('tr[data-alert=TargetDown][data-state=firing]')?.innerText"

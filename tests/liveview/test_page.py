@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from urllib.parse import quote
 
+import psutil
 import pytest
 
+from lab import stack
 from lab.dashboards import DASHBOARDS, grafana_json
 from lab.settings import Settings
+from lab.stack import state
 from lab.stores import Prometheus
 from tests.browser import CHROMIUM, Page
 
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 
 SETTLED = "document.querySelectorAll('.panel').length > 0 && " + (
     "[...document.querySelectorAll('.panel')].every(p => p.dataset.state)"
 )
+
+STATE = "document.querySelector('#components tr[data-part=prometheus]')?.dataset.state"
 
 
 def open_view(page: Page, lab: Settings, route: str) -> None:
@@ -169,3 +175,23 @@ def test_the_page_is_complete_offline_and_shows_the_recording(
         page.wait_for(
             f"{root}.clientWidth > {width - 40} && {root}.scrollWidth <= {root}.clientWidth"
         )
+
+
+def test_a_part_that_died_is_shown_without_a_reload(page: Page, recorded_lab: Settings) -> None:
+    """The open page shows that Prometheus is dead, what that breaks, and that it is back."""
+    page.resize(1280, 900)
+    page.open("about:blank")
+    page.open(f"{recorded_lab.endpoint('view')}/#/lab")
+    page.wait_for(f"{STATE} === '{state.READY}'")
+
+    (prometheus,) = [p for p in stack.status(recorded_lab) if p.name == "prometheus"]
+    psutil.Process(prometheus.pid).kill()
+    try:
+        page.wait_for(f"{STATE} === '{state.DEAD}'")
+        page.evaluate("document.querySelector('#nav-alerts').click()")
+        message = "document.querySelector('#alerts .bad')?.innerText"
+        assert "Prometheus" in page.wait_for(message)
+    finally:
+        stack.up(recorded_lab, wait_for="all")
+    page.evaluate("document.querySelector('#nav-lab').click()")
+    page.wait_for(f"{STATE} === '{state.READY}'")

@@ -54,6 +54,16 @@ def test_nobody_is_blamed_where_calls_do_not_meet() -> None:
     assert answer.losses["lost_s"].sum() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_long_window_makes_no_culprit_of_a_small_difference() -> None:
+    """Thirty times the same run without a culprit, one after another."""
+    turns = pd.read_parquet(DATA / "agents-turns.parquet")
+    turns = turns[(turns["stage"] == "agent a") & (turns["seed"] == 101)]
+    times = ["called_at", "scheduled_at", "first_token_at", "ended_at"]
+    later = [turns.assign(**{name: turns[name] + 1e3 * k for name in times}) for k in range(30)]
+    parts = [each.assign(trace_id=each["trace_id"] + str(k)) for k, each in enumerate(later)]
+    assert blame(pd.concat(parts, ignore_index=True), by="tenant").blamed == []
+
+
 def test_engines_do_not_delay_each_other() -> None:
     turns = _turns(("bulk", 0.0, 0.0, 5.0, 5.1, 4000, 2), *[_quiet(0.3 * k) for k in range(12)])
     apart = turns.assign(model=["other"] + ["m"] * 12)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Gauge
 
 from lab.errors import FrameError
 from lab.frames import series_frame
@@ -199,6 +200,25 @@ def test_older_exporters_and_gpus_without_profiling_are_read() -> None:
     assert old.host == "node-1" and old.gpu == "1"
     bare = gpu_table(samples(dcgm("DCGM_FI_DEV_GPU_UTIL", "0", [99, 99]))).iloc[0]
     assert "not known" in bare.verdict and math.isnan(bare.tensor_ratio)
+
+
+def test_nvitops_exporter_answers_what_nvml_knows() -> None:
+    """Its gauges are named as prometheus_client names them; what NVML cannot know is not known."""
+    gauges = {"gpu_utilization": "Percentage", "gpu_power_usage": "W", "gpu_memory_used": "MiB"}
+    labels = {"hostname": "laptop", "index": "0", "devicename": "RTX", "uuid": "GPU-1"}
+    registry = CollectorRegistry()
+    for name, unit in gauges.items():
+        Gauge(name, "x", list(labels), unit=unit, registry=registry).labels(**labels).set(80)
+    series = [
+        ({"__name__": sample.name, **sample.labels}, [sample.value] * 2)
+        for family in registry.collect()
+        for sample in family.samples
+    ]
+    (row,) = gpu_table(samples(*series)).to_dict("records")
+    assert (row["host"], row["gpu"], row["model"]) == ("laptop", "0", "RTX")
+    assert (row["util_ratio"], row["power_w"], row["memory_mib"]) == (0.8, 80, 80)
+    assert math.isnan(row["tensor_ratio"]) and math.isnan(row["dram_ratio"])
+    assert "not known" in row["verdict"]
 
 
 def test_every_gpu_is_a_row_and_a_line() -> None:

@@ -131,3 +131,5 @@ def test_captions_are_whole(answers: str) -> None:
     assert "The mechanism. A table of three sources follows." in answers
     cell = nbformat.v4.new_markdown_cell("One, i.e. two: three! Four.")
     assert next(captions([cell]))[2] == "One, i.e. two: three!"
+    question = nbformat.v4.new_markdown_cell("**Predict first.** How many?")
+    assert [caption for _, _, caption in captions([cell, question])][1] == "One, i.e. two: three!"

@@ -106,6 +106,20 @@ def test_llama_stack_accepts_its_configuration(tmp_path: Path):
     assert config.vector_stores.default_embedding_model.embedding_dimensions == 384
 
 
+def test_ogx_gets_a_provider_for_the_text_of_files(tmp_path: Path):
+    """OGX 1.5 indexes no document without one, while Llama Stack 0.7 refuses this API's name."""
+    configs = {
+        server: yaml.safe_load(
+            llama_stack_config.render(Settings(agent_server=server), PREFERRED, URLS, tmp_path)
+        )
+        for server in ("llama-stack", "ogx")
+    }
+    extra = configs["ogx"]["providers"].pop("file_processors")
+    assert [provider["provider_type"] for provider in extra] == ["inline::pypdf"]
+    configs["ogx"]["apis"].remove("file_processors")
+    assert configs["ogx"] == configs["llama-stack"]
+
+
 def test_markdown_is_text_without_a_system_list_of_types(monkeypatch):
     """Llama Stack would index no document in slim images, which have no /etc/mime.types."""
     monkeypatch.setattr(mimetypes, "_db", None)

@@ -95,8 +95,12 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
         return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in names
 
     wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
-    time.sleep(2)  # wait for the last batch of each exporter
-    return trace_id, answer, spans_of(live_lab, trace_id)
+    # Each exporter sends its spans in batches; on a busy machine the last one is seconds late.
+    spans: list[dict] = []
+    deadline = time.monotonic() + 30
+    while len(spans) != len(spans := spans_of(live_lab, trace_id)) and time.monotonic() < deadline:
+        time.sleep(5)
+    return trace_id, answer, spans
 
 
 def test_every_part_is_ready(live_lab):

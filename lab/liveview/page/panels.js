@@ -182,6 +182,7 @@ export class Panel {
     });
     const bands = stacked ? series.slice(1).map((_, i) => ({ series: [i + 2, i + 1] })) : [];
     const axis = { label: this.json.fieldConfig?.defaults?.custom?.axisLabel || undefined, labelSize: 16, labelFont: "11px system-ui" };
+    if (this.unit === "bytes") axis.incrs = Array.from({ length: 45 }, (_, power) => 2 ** power);
     const top = (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.05 : low < 0 ? 0 : 1];
     return { ...this.options({ ...axis, values: (_, ticks) => ticks.map(v => format(v, this.unit)) }, top), series: [{}, ...lines], bands };
   }
@@ -195,7 +196,7 @@ export class Panel {
       legend: { show: false },
       cursor: { sync: { key: "lab", scales: ["x", null] }, drag: { x: true, y: false, setScale: false }, points: { size: 5 } },
       scales: { x: { time: true, range: () => [this.range.from, this.range.to] }, y: { range: yRange } },
-      axes: [{ ...axes, size: 26, space: 70, values: times }, { ...axes, size: 64, ...yAxis }],
+      axes: [{ ...axes, size: 26, space: 52, values: times }, { ...axes, size: 64, ...yAxis }],
       plugins: [tooltip(this)],
       hooks: { setSelect: [plot => this.zoom(plot)] },
     };
@@ -301,10 +302,9 @@ function swatch(index) {
   return node;
 }
 
-function times(plot, ticks) {
-  const span = plot.scales.x.max - plot.scales.x.min;
-  const options = span > 86400 ? { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit" }
-    : span > 600 ? { hour: "2-digit", minute: "2-digit" } : { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+function times(plot, ticks, axis, space, distance) {
+  const minutes = { hour: "2-digit", minute: "2-digit" };
+  const options = distance >= 86400 ? { month: "short", day: "numeric" } : distance % 60 ? { ...minutes, second: "2-digit" } : minutes;
   return ticks.map(t => new Date(t * 1000).toLocaleString([], { ...options, hour12: false }));
 }
 
