@@ -239,6 +239,11 @@ class Tally:
     codes: Counter[str] = dataclasses.field(default_factory=Counter)
     failures: list[str] = dataclasses.field(default_factory=list)
 
+    def fail(self, failure: str) -> None:
+        """Count a failure, and print it at once: a campaign may be ended early."""
+        self.failures.append(failure)
+        print(failure[:500], file=sys.stderr, flush=True)
+
     async def send(self, name: str, case: str, request: Any) -> None:
         """Await one response and count it; `request` is aiohttp's context manager."""
         try:
@@ -246,11 +251,11 @@ class Tally:
                 text = await response.text(errors="replace")
         except (aiohttp.ClientError, TimeoutError) as e:
             self.codes[f"{name} {type(e).__name__}"] += 1
-            self.failures.append(f"{e!r} {case}")
+            self.fail(f"{e!r} {case}")
             return
         self.codes[f"{name} {response.status}"] += 1
         if is_failure(response.status, response.headers):
-            self.failures.append(f"{response.status} {case}: {text[:200]}")
+            self.fail(f"{response.status} {case}: {text[:200]}")
 
 
 def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
@@ -264,12 +269,12 @@ def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
     for first in range(0, cases, STORE_CASES):
         store = Store(folder / str(first))
         asyncio.run(_fuzz_store(store, min(STORE_CASES, cases - first), r, tally))
-        tally.failures += store.tracebacks
+        for line in store.tracebacks:
+            tally.fail(line)
         store.end(signal.SIGTERM)
         shutil.rmtree(folder / str(first))
-        if first % (10 * STORE_CASES) == 0:
-            done = first + STORE_CASES
-            print(f"{done} cases, {len(tally.failures)} failed", file=sys.stderr, flush=True)
+        done = min(first + STORE_CASES, cases)
+        print(f"{done} cases, {len(tally.failures)} failed", file=sys.stderr, flush=True)
     codes = dict(sorted(tally.codes.items()))
     failures = tally.failures
     return {"cases": cases, "failed": len(failures), "codes": codes, "first": failures[:10]}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from lab.tracestore import api, otlp_http
 from lab.tracestore.engine import Engine
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("lab.tracestore.server")
 
 _SHUTDOWN_S = 2  # for open requests; with the flush it stays below a supervisor's grace of 10 s
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Drop the traceback of a request that is not HTTP: aiohttp answers it with 400."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info = None
+        record.msg = f"{record.getMessage()}: {type(error).__name__}"
+        record.args = ()
+    return True
+
+
+logging.getLogger("aiohttp.server").addFilter(_without_traceback)
 
 
 def _warm_up() -> None:

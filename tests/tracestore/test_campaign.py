@@ -57,6 +57,26 @@ def test_numbers_out_of_range_are_a_client_error(
     assert name in answer.text
 
 
+def test_a_url_that_is_too_long_leaves_no_traceback(
+    fuzzed: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the client's error: 400, and one line in the log."""
+    answer = fuzzed.tempo.get("/api/search", params={"q": "9" * 20_000})
+    assert answer.status_code == 400
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [LONG, f"{{ span.x = {LONG} }}", f"{{ duration > {LONG}s }}", f"{{}} | count() > {LONG}"]
+    + ["{ duration > " + "9" * 400 + "h }", f"{{}} | rate() > {LONG}"],
+)
+def test_numbers_of_any_length_in_a_query_are_a_client_error(fuzzed: Running, query: str) -> None:
+    """Python itself refuses to read a number of more than 4,300 digits."""
+    for path in ("/api/search", "/api/lab/spans", "/api/metrics/query_range"):
+        assert fuzzed.tempo.get(path, params={"q": query}).status_code == 400
+
+
 @pytest.mark.parametrize("tag", ["span.app.kubernetes.io/name", 'span."{x}"', "span.a%2Fb"])
 def test_tags_with_any_character_have_values(fuzzed: Running, tag: str) -> None:
     """A slash, or braces in quotes, are part of the tag's name, not of the path."""

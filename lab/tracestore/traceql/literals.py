@@ -51,12 +51,14 @@ def literal(token: Token) -> Static | None:
     pos = place(token)
     text = str(token)
     if token.type == "INTEGER":
-        value = int(text)
+        digits = text.lstrip("0") or "0"  # Python refuses to read thousands of them
+        value = int(digits[:20])
         return Static(Type.INT, value, pos=pos) if value < 2**63 else None
     if token.type == "FLOAT":
         return Static(Type.FLOAT, float(text), pos=pos)
     if token.type == "DURATION":
-        return Static(Type.DURATION, duration_ns(text), pos=pos)
+        ns = duration_ns(text)
+        return Static(Type.DURATION, ns, pos=pos) if ns < 2**63 else None
     if token.type == "STRING":
         unquoted = unquote(text)
         return None if unquoted is None else Static(Type.STRING, unquoted, pos=pos)
@@ -77,13 +79,11 @@ def place(node: Any) -> int:
 
 
 def duration_ns(text: str) -> int:
-    """Nanoseconds of a duration token."""
+    """Return the nanoseconds of a duration token, 2**63 where they are that many or more."""
     total = 0.0
     for number, unit in _DURATION_PART.findall(text):
-        total += (
-            int(number) * _UNIT_NS[unit] if number.isdigit() else float(number) * _UNIT_NS[unit]
-        )
-    return int(total)
+        total += float(number) * _UNIT_NS[unit]
+    return int(min(total, 2.0**63))
 
 
 def unquote(text: str) -> str | None:
