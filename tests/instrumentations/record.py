@@ -83,7 +83,7 @@ def instrumented(library: str, base_url: str) -> Any:
         import litellm
         from litellm.integrations.opentelemetry import OpenTelemetry
 
-        litellm.callbacks = [OpenTelemetry()]
+        litellm.callbacks = [OpenTelemetry(tracer_provider=trace.get_tracer_provider())]
 
         def complete(model: str, **options: Any) -> Any:
             return litellm.completion(model=f"openai/{model}", api_base=base_url, **options)
@@ -105,7 +105,7 @@ def instrumented(library: str, base_url: str) -> Any:
 def run_agent(complete: Any, model: str) -> None:
     """Ask for a tool, run it, and ask again with its result."""
     tracer = trace.get_tracer("agent")
-    with tracer.start_as_current_span("POST /v1/responses", kind=trace.SpanKind.SERVER):
+    with tracer.start_as_current_span("answer a question", kind=trace.SpanKind.SERVER):
         messages: list[Any] = [{"role": "user", "content": QUESTION}]
         choice = {"type": "function", "function": {"name": "get_order"}}
         options = {"tools": [TOOL], "temperature": 0, "max_tokens": 48}
