@@ -170,7 +170,9 @@ def _files(lab: _Lab) -> dict[Path, str]:
     on_demand = lab.file("on-demand-targets.json")
     rules = lab.file("prometheus-rules.yml")
     targets = prometheus_config.targets(lab.ports, lab.url, lab.external)
-    targets.pop(lab.changes.unscraped, None)
+    if lab.changes.unscraped in targets:
+        # Not without the job: only a target that goes away makes its series stale at once.
+        targets[lab.changes.unscraped] = ""
     url = lab.url | ({"vllm": lab.changes.chat_url} if lab.changes.chat_url else {})
     canary = CANARY if _has_canary(lab) else ""
     llama_stack = llama_stack_config.render(lab.settings, lab.ports, url, lab.state, canary)

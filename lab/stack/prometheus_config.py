@@ -64,7 +64,7 @@ def render(
     `alertmanager` the host:port that receives the alerts.
     """
     jobs: list[dict[str, Any]] = [
-        {"job_name": job, "static_configs": [{"targets": [target]}]}
+        {"job_name": job, "static_configs": [{"targets": [target] if target else []}]}
         for job, target in sorted(targets.items())
     ]
     if on_demand:

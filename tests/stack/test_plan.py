@@ -195,5 +195,6 @@ def test_an_incident_changes_the_plan(lab):
     assert {p.name for p in made.parts if p not in before.parts} == {"vllm"}
     run = settings().state_dir / "run"
     jobs = yaml.safe_load(made.files[run / "prometheus.yml"])["scrape_configs"]
-    assert "vllm" not in {j["job_name"] for j in jobs} and by_name["prometheus"].reloads
+    vllm = next(j for j in jobs if j["job_name"] == "vllm")
+    assert vllm["static_configs"] == [{"targets": []}] and by_name["prometheus"].reloads
     assert "http://127.0.0.1:9/v1" in made.files[run / "llama-stack.yaml"]
