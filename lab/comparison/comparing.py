@@ -25,7 +25,7 @@ UNCLEAR = "cannot tell"
 MIN_REQUESTS = 20  # of a side
 MIN_OVERLAP = 0.25  # of the two sides' shares of kinds; below, it is another workload
 POWER = 0.9  # of the promised number of requests, for a difference as large as the margin
-CAUTION = 0.8  # one-sided confidence of the variance from which that number is promised
+CAUTION = 0.95  # one-sided confidence of the variance from which that number is promised
 OF_E2E = 0.1  # margins are of a measure's own mean, and of at least this share of E2E
 NAMED = 0.95  # share of resamplings in which a phase must be the largest to be named
 SEED = 20_261_128
@@ -335,7 +335,7 @@ def _needed(fitted: Fit, name: str, error: float, limit: float, level: float) ->
     """Return the requests per side that show a difference of `limit` with the probability POWER.
 
     By the power of the t test on the means of blocks. Since few blocks often show too little of the
-    spread, the upper 80 % limit of their variance is taken (Browne 1995). NaN where no number of
+    spread, the upper 95 % limit of their variance is taken (Browne 1995). NaN where no number of
     requests is enough.
     """
     n_a, n_b = fitted.sizes[name]
