@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab.doctor.findings import Check, Finding, checks
-from lab.doctor.queries import Query, check_queries
+from lab.doctor.queries import Query, check_query
 from lab.doctor.targets import Subject, documents_findings, known_in, read_target
 from lab.errors import LabError
 from lab.settings import Settings, hide_password, load_settings
@@ -43,9 +43,10 @@ def examine(
             evidence = f"{e.happened}: {e.got}" if e.got else e.happened
             findings.append(Finding("unreadable", hide_password(target), "", evidence, e.fix))
     subjects.append(Subject(queries=[Query("query", "", expr) for expr in queries]))
+    known = known_in(subjects)
     for subject in subjects:
         findings += subject.findings
-        findings += check_queries(subject.queries, known_in(subjects))
+        findings += [found for query in subject.queries for found in check_query(query, known)]
     files = [target for target in targets if "://" not in target]
     findings += documents_findings(subjects, ", ".join(files))
     return sorted(dict.fromkeys(findings), key=lambda each: each.level)

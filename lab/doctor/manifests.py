@@ -4,41 +4,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import yaml
+
 from lab.doctor.findings import Finding
+from lab.doctor.kubernetes import (
+    MONITORS,
+    PROMETHEUS_SELECTS,
+    Document,
+    Selectable,
+    flattened,
+    name_of,
+    namespace_of,
+    nested,
+    of_kinds,
+    pods_in,
+    selects,
+    services_in,
+)
 from lab.doctor.queries import Query
-from lab.doctor.secrets import secrets_in, strings_of
+from lab.doctor.secrets import check_secrets, strings_of
 from lab.durations import parse_duration_s
-from lab.engines import engines
+from lab.engines import PARTS, engines
 from lab.errors import LabError
 
-Document = dict[str, Any]
-MONITORS = {"ServiceMonitor": "endpoints", "PodMonitor": "podMetricsEndpoints"}
+Fault = tuple[str, str]  # (check, evidence)
+WITH_SECRETS = (*MONITORS, "ScaledObject", "ScaledJob", "TriggerAuthentication", "")
 NOT_METRICS_PATHS = ("/federate", "/probe")
 NEEDED_LABELS = ("le", "engine", "model_name", "finished_reason")
 SCALER_TYPES = ("AverageValue", "Value")
-_METRIC_QUERY = re.compile(r"^\s*(label_values|query_result|metrics)\((.*)\)\s*$", re.DOTALL)
-
-
-def name_of(document: Document) -> str:
-    """Return KIND/NAME of a document."""
-    metadata = document.get("metadata") or {}
-    return f"{document.get('kind', 'document')}/{metadata.get('name', '')}".rstrip("/")
-
-
-def flattened(documents: Sequence[Any]) -> list[Document]:
-    """Return the documents, those of a List among them."""
-    result: list[Document] = []
-    for document in documents:
-        if isinstance(document, list):
-            result += flattened(document)
-        elif isinstance(document, dict) and isinstance(document.get("items"), list):
-            result += flattened(document["items"])
-        elif isinstance(document, dict):
-            result.append(document)
-    return result
+PROMETHEUS_SOURCES = ("", "prometheus", "grafana", "mixed")
+_METRIC_QUERY = re.compile(r"^\s*(label_values|query_result)\((.*)\)\s*$", re.DOTALL)
 
 
 def check_manifests(documents: Sequence[Document], target: str) -> list[Finding]:
@@ -46,31 +44,29 @@ def check_manifests(documents: Sequence[Document], target: str) -> list[Finding]
     documents = _with_common_labels(documents)
     findings: list[Finding] = []
     for document in documents:
-        kind = str(document.get("kind", ""))
-        if kind in MONITORS:
-            findings += _monitor(document, documents, target)
-        for trigger in triggers_of(document):
-            findings += _trigger(document, trigger, target)
-        if kind in (*MONITORS, "ScaledObject", "ScaledJob", "TriggerAuthentication") or not kind:
-            for key, (what, masked, _) in secrets_in(strings_of(document)).items():
-                findings.append(Finding("secret", target, key, f"{what}: {masked}"))
+        faults = [fault for trigger in triggers_of(document) for fault in _trigger(trigger)]
+        if of_kinds([document], *MONITORS):
+            faults += _monitor(document, documents)
+        for check, evidence in faults:
+            findings.append(Finding(check, target, name_of(document), evidence))
+        if of_kinds([document], *WITH_SECRETS):
+            findings += check_secrets(strings_of(document), target)
     return findings
 
 
 def _with_common_labels(documents: Sequence[Document]) -> list[Document]:
     """Return the documents with the labels that a kustomization among them adds."""
     common: dict[str, str] = {}
-    for each in documents:
-        if str(each.get("kind", "")) in ("Kustomization", "Component"):
-            common |= each.get("commonLabels") or {}
-            for entry in each.get("labels") or []:
-                common |= entry.get("pairs") or {}
+    for each in of_kinds(documents, "Kustomization", "Component"):
+        common |= nested(each, "commonLabels")
+        for entry in nested(each, "labels"):
+            common |= nested(entry, "pairs")
     if not common:
         return list(documents)
     result = []
     for each in documents:
-        metadata = each.get("metadata") or {}
-        labels = {**common, **(metadata.get("labels") or {})}
+        metadata = nested(each, "metadata")
+        labels = {**common, **nested(metadata, "labels")}
         result.append({**each, "metadata": {**metadata, "labels": labels}})
     return result
 
@@ -80,86 +76,90 @@ def _with_common_labels(documents: Sequence[Document]) -> list[Document]:
 
 def queries_in(document: Document, target: str) -> list[Query]:
     """Return the queries of a document: a dashboard, rules, a KEDA trigger, or what holds them."""
-    kind = document.get("kind", "")
-    if kind == "ConfigMap":
-        return [q for inner in _embedded(document) for q in queries_in(inner, target)]
-    if kind == "GrafanaDashboard" and isinstance(document["spec"].get("json"), str):
-        return queries_in(json.loads(document["spec"]["json"]), target)
-    rules = [
-        Query(target, _rule_name(rule), str(rule["expr"]), "alert" if "alert" in rule else "record")
-        for rule in _rules(document)
+    embedded = _embedded(document)
+    if embedded is not None:
+        return [query for inner in embedded for query in queries_in(inner, target)]
+    where = name_of(document)
+    scalers = [nested(trigger, "metadata") for trigger in triggers_of(document)]
+    return [
+        *(_rule(rule, target) for rule in _rules(document)),
+        *(
+            Query(target, where, str(each["query"]), "scaler", "", _threshold(each))
+            for each in scalers
+            if each.get("query")
+        ),
+        *_panels(document, target),
     ]
-    scalers = [
-        Query(target, name_of(document), str(values["query"]), "scaler", "", _number(values))
-        for values in (trigger.get("metadata") or {} for trigger in triggers_of(document))
-        if values.get("query")
-    ]
-    return rules + scalers + list(_panels(document, target))
 
 
-def _embedded(document: Document) -> Iterator[Document]:
-    import yaml
-
-    for text in (document.get("data") or {}).values():
-        try:
-            content = yaml.safe_load(str(text))
-        except yaml.YAMLError:
-            continue
-        yield from flattened([content])
-
-
-def _rules(document: Document) -> Iterator[Document]:
-    groups = document.get("groups") or (document.get("spec") or {}).get("groups") or []
-    for group in groups if isinstance(groups, list) else []:
-        for rule in group.get("rules") or []:
-            if "expr" in rule:
-                yield rule
+def _embedded(document: Document) -> list[Document] | None:
+    """Return the documents in the texts of a document; None for a kind that has none."""
+    if document.get("kind") == "ConfigMap":
+        return flattened([_yaml(text) for text in nested(document, "data").values()])
+    text = nested(document, "spec", "json")
+    if document.get("kind") == "GrafanaDashboard" and isinstance(text, str):
+        return [json.loads(text)]
+    return None
 
 
-def _rule_name(rule: Document) -> str:
-    return str(rule.get("alert") or rule.get("record") or "rule")
+def _yaml(text: Any) -> Any:
+    try:
+        return yaml.safe_load(str(text))
+    except yaml.YAMLError:
+        return None
+
+
+def _rules(document: Document) -> list[Document]:
+    groups = document.get("groups") or nested(document, "spec", "groups")
+    if not isinstance(groups, list):
+        return []
+    return [rule for group in groups for rule in nested(group, "rules") if "expr" in rule]
+
+
+def _rule(rule: Document, target: str) -> Query:
+    name = str(rule.get("alert") or rule.get("record") or "rule")
+    return Query(target, name, str(rule["expr"]), "alert" if "alert" in rule else "record")
 
 
 def _panels(node: Any, target: str, title: str = "", unit: str = "") -> Iterator[Query]:
     """Yield the PromQL of a dashboard's panels and variables, at any depth."""
     if isinstance(node, list):
-        for value in node:
-            yield from _panels(value, target, title, unit)
-        return
+        node = dict(enumerate(node))
     if not isinstance(node, dict) or _is_other_store(node):
         return
+
     title = str(node.get("title") or title)
-    config = node.get("fieldConfig")
-    if isinstance(config, dict):
-        unit = str((config.get("defaults") or {}).get("unit") or "")
+    if isinstance(node.get("fieldConfig"), dict):
+        unit = str(nested(node, "fieldConfig", "defaults", "unit") or "")
+    if expr := _expression(node):
+        yield Query(target, title, expr, "panel", unit)
+    if selector := _selector(node.get("query")) or _selector(node.get("definition")):
+        where = f"variable {node.get('name', '')}"
+        yield Query(target, where, f"count({selector})", "variable")
+    for key, value in node.items():
+        if key not in ("groups", "metadata"):
+            yield from _panels(value, target, title, unit)
+
+
+def _expression(node: Document) -> str:
+    """Return the expression of a panel's target, '' for anything else; rules are read apart."""
     expr = node.get("expr")
     is_rule = "alert" in node or "record" in node
-    if isinstance(expr, str) and expr.strip() and not is_rule:
-        yield Query(target, title, expr, "panel", unit)
-    for query in (node.get("query"), node.get("definition")):
-        match = _METRIC_QUERY.match(query) if isinstance(query, str) else None
-        if match and match[1] != "metrics" and (selector := _selector(match[1], match[2])):
-            yield Query(
-                target, f"variable {node.get('name', '')}", f"count({selector})", "variable"
-            )
-            break
-    for key, value in node.items():
-        if key not in ("groups", "metadata") and isinstance(value, dict | list):
-            yield from _panels(value, target, title, unit)
+    return expr if isinstance(expr, str) and expr.strip() and not is_rule else ""
 
 
 def _is_other_store(node: Document) -> bool:
     source = node.get("datasource")
     kind = source.get("type") if isinstance(source, dict) else ""
-    return bool(kind) and "expr" in node and kind not in ("prometheus", "grafana", "mixed")
+    return "expr" in node and (kind or "") not in PROMETHEUS_SOURCES
 
 
-def _selector(function: str, arguments: str) -> str:
+def _selector(query: Any) -> str:
     """Return the selector of label_values(SELECTOR, LABEL), '' of label_values(LABEL)."""
-    if function == "query_result":
-        return arguments
-    selector, comma, _ = arguments.rpartition(",")
-    return selector if comma else ""
+    match = _METRIC_QUERY.match(query) if isinstance(query, str) else None
+    if match is None:
+        return ""
+    return match[2] if match[1] == "query_result" else match[2].rpartition(",")[0]
 
 
 # Scalers.
@@ -167,71 +167,75 @@ def _selector(function: str, arguments: str) -> str:
 
 def triggers_of(document: Document) -> list[Document]:
     """Return the Prometheus triggers of a ScaledObject, or of a trigger alone."""
-    triggers = (document.get("spec") or {}).get("triggers") or document.get("triggers") or []
-    if document.get("type") == "prometheus" and "metadata" in document:
-        triggers = [document]
+    triggers = nested(document, "spec", "triggers") or document.get("triggers") or []
+    if "metadata" in document:
+        triggers = [document, *triggers]
     return [each for each in triggers if each.get("type") == "prometheus"]
 
 
-def _number(values: Document) -> float | None:
+def _threshold(values: Document) -> float | None:
     try:
         return float(values["threshold"])
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _trigger(document: Document, trigger: Document, target: str) -> Iterator[Finding]:
-    values = trigger.get("metadata") or {}
+def _trigger(trigger: Document) -> Iterator[Fault]:
+    values = nested(trigger, "metadata")
     missing = [name for name in ("serverAddress", "query", "threshold") if not values.get(name)]
     if missing:
-        evidence = f"the trigger has no {', '.join(missing)}"
-        yield Finding("scaler-incomplete", target, name_of(document), evidence)
-    elif _number(values) is None:
-        evidence = f"threshold {values['threshold']!r} is not a number"
-        yield Finding("scaler-incomplete", target, name_of(document), evidence)
+        yield "scaler-incomplete", f"the trigger has no {', '.join(missing)}"
+    elif _threshold(values) is None:
+        yield "scaler-incomplete", f"threshold {values['threshold']!r} is not a number"
     kind = trigger.get("metricType")
     if kind and kind not in SCALER_TYPES:
-        evidence = f"metricType {kind!r} is not possible with Prometheus"
-        yield Finding("scaler-incomplete", target, name_of(document), evidence)
+        yield "scaler-incomplete", f"metricType {kind!r} is not possible with Prometheus"
 
 
 # Monitors.
 
 
-def _monitor(monitor: Document, documents: Sequence[Document], target: str) -> Iterator[Finding]:
-    def found(check: str, evidence: str) -> Finding:
-        return Finding(check, target, name_of(monitor), evidence)
-
-    spec = monitor.get("spec") or {}
-    endpoints_key = MONITORS[monitor["kind"]]
-    endpoints = spec.get(endpoints_key)
-    if not isinstance(spec.get("selector"), dict):
-        yield found("monitor-invalid", "spec.selector is missing")
+def _monitor(monitor: Document, documents: Sequence[Document]) -> Iterator[Fault]:
+    field = MONITORS[monitor["kind"]]
+    endpoints = nested(monitor, "spec", field)
+    if not isinstance(nested(monitor, "spec").get("selector"), dict):
+        yield "monitor-invalid", "spec.selector is missing"
     if not endpoints:
-        yield found("monitor-invalid", f"spec.{endpoints_key} is missing or empty")
+        yield "monitor-invalid", f"spec.{field} is missing or empty"
         return
     for endpoint in endpoints:
-        for check, evidence in _endpoint(endpoint):
-            yield found(check, evidence)
-    for check, evidence in _selection(monitor, documents):
-        yield found(check, evidence)
+        yield from _port(endpoint)
+        yield from _path(endpoint)
+        yield from _times(endpoint)
+        for rule in nested(endpoint, "metricRelabelings"):
+            yield from _relabelling(rule)
+    yield from _unselected(monitor, documents)
+    yield from _selection(monitor, documents)
 
 
-def _endpoint(endpoint: Document) -> Iterator[tuple[str, str]]:
+def _port(endpoint: Document) -> Iterator[Fault]:
     port = endpoint.get("port")
-    if port is None and endpoint.get("targetPort") is None and endpoint.get("portNumber") is None:
+    if all(endpoint.get(name) is None for name in ("port", "targetPort", "portNumber")):
         yield "monitor-invalid", "an endpoint names no port"
-    elif port is not None and (not isinstance(port, str) or port.isdigit()):
+    elif port is not None and not _is_name(port):
         yield "monitor-invalid", f"port is {port!r}: it must be the name of a port"
+
+
+def _is_name(port: Any) -> bool:
+    return isinstance(port, str) and not port.isdigit()
+
+
+def _path(endpoint: Document) -> Iterator[Fault]:
     path = str(endpoint.get("path", "/metrics"))
     if not path.endswith("metrics") and path not in NOT_METRICS_PATHS:
         yield "monitor-path", f"path is {path}"
-    times = {name: endpoint.get(name) for name in ("interval", "scrapeTimeout")}
-    seconds = {name: _seconds(text) for name, text in times.items() if text}
-    if len(seconds) == 2 and seconds["scrapeTimeout"] > seconds["interval"]:
-        yield "monitor-invalid", f"scrapeTimeout {times['scrapeTimeout']} > {times['interval']}"
-    for rule in endpoint.get("metricRelabelings") or []:
-        yield from _relabelling(rule)
+
+
+def _times(endpoint: Document) -> Iterator[Fault]:
+    interval = endpoint.get("interval")
+    timeout = endpoint.get("scrapeTimeout")
+    if interval and timeout and _seconds(timeout) > _seconds(interval):
+        yield "monitor-invalid", f"scrapeTimeout {timeout} > {interval}"
 
 
 def _seconds(text: str) -> float:
@@ -241,7 +245,7 @@ def _seconds(text: str) -> float:
         return 0.0
 
 
-def _relabelling(rule: Document) -> Iterator[tuple[str, str]]:
+def _relabelling(rule: Document) -> Iterator[Fault]:
     """Yield a rule that loses needed labels, or metrics of a model server."""
     action = str(rule.get("action", "replace")).lower()
     pattern = str(rule.get("regex", "(.*)"))
@@ -250,176 +254,116 @@ def _relabelling(rule: Document) -> Iterator[tuple[str, str]]:
     except re.error as e:
         yield "monitor-invalid", f"regex {pattern!r}: {e}"
         return
+
+    def stays(name: str) -> bool:
+        return (regex.fullmatch(name) is None) == action.endswith("drop")
+
     if action in ("labeldrop", "labelkeep"):
-        lost = [
-            label
-            for label in NEEDED_LABELS
-            if (regex.fullmatch(label) is not None) == (action == "labeldrop")
-        ]
+        lost = [label for label in NEEDED_LABELS if not stays(label)]
         if lost:
             yield "monitor-drops", f"{action} {pattern!r} removes the label {', '.join(lost)}"
-    if action not in ("drop", "keep") or rule.get("sourceLabels") != ["__name__"]:
-        return
+    elif action in ("drop", "keep") and rule.get("sourceLabels") == ["__name__"]:
+        yield from _lost_metrics(action, pattern, stays)
+
+
+def _lost_metrics(action: str, pattern: str, stays: Callable[[str], bool]) -> Iterator[Fault]:
     for engine in engines().values():
-        if engine.mark not in pattern:
-            continue
         names = [f"{engine.mark}:{each[0]}" for each in engine.names.values()]
-        kept = [name for name in names if (regex.fullmatch(name) is None) == (action == "drop")]
-        parts = ("_bucket", "_sum", "_count")
-        kept += [
-            n for n in names for p in parts if (not regex.fullmatch(n + p)) == (action == "drop")
-        ]
-        if not kept:
+        kept = (stays(name + part) for name in names for part in ("", *PARTS))
+        if engine.mark in pattern and not any(kept):
             yield "monitor-drops", f"{action} {pattern!r} leaves no metric {engine.mark}:..."
-    if action == "drop" and any(
-        regex.fullmatch(f"vllm:time_to_first_token_seconds{part}") for part in ("_bucket", "_count")
-    ):
+    first_token = "vllm:time_to_first_token_seconds"
+    if action == "drop" and not (stays(f"{first_token}_bucket") and stays(f"{first_token}_count")):
         yield "monitor-drops", f"drop {pattern!r} removes parts of histograms"
 
 
-def _selection(monitor: Document, documents: Sequence[Document]) -> Iterator[tuple[str, str]]:
+def _unselected(monitor: Document, documents: Sequence[Document]) -> Iterator[Fault]:
+    """Yield a monitor that no Prometheus among the manifests selects."""
+    field = f"{PROMETHEUS_SELECTS[monitor['kind']]}Selector"
+    labels = nested(monitor, "metadata", "labels")
+    servers = of_kinds(documents, "Prometheus")
+    selectors = [nested(each, "spec").get(field) for each in servers]
+    if servers and not any(selects(selector, labels) for selector in selectors):
+        yield "monitor-unselected", f"{field} {selectors[0]} does not fit its labels {labels}"
+
+
+def _selection(monitor: Document, documents: Sequence[Document]) -> Iterator[Fault]:
     """Yield why a monitor finds nothing among the manifests that are there."""
-    spec = monitor["spec"]
-    selector = spec.get("selector") or {}
     is_service = monitor["kind"] == "ServiceMonitor"
-    everything = _services(documents) if is_service else _pods(documents)
-    candidates = [each for each in everything if _is_in_scope(each, monitor)]
     what = "Service" if is_service else "pod"
-    yield from _prometheus_reads(monitor, documents)
+    selector = nested(monitor, "spec", "selector")
+    everything = services_in(documents) if is_service else pods_in(documents)
+    candidates = [each for each in everything if _is_in_scope(each, monitor)]
     if not candidates:
-        if everything and spec.get("namespaceSelector") is None:
-            namespaces = sorted({each[0] for each in everything})
-            own = _namespace(monitor)
-            if own and all(namespaces) and _any_matches(selector, everything):
-                text = (
-                    f"the monitor selects in {own} only; the {what}s are in {', '.join(namespaces)}"
-                )
-                yield "monitor-empty", text
+        yield from _elsewhere(monitor, everything, what)
         return
-    chosen = [each for each in candidates if _matches(selector, each[1])]
+    chosen = [each for each in candidates if selects(selector, each.labels)]
     if not chosen:
-        labels = "; ".join(str(dict(each[1])) for each in candidates[:3])
-        yield "monitor-empty", f"selector {selector} fits no {what} (labels: {labels})"
-        return
-    for endpoint in spec.get(MONITORS[monitor["kind"]]) or []:
-        port = endpoint.get("port")
-        ports = sorted({name for each in chosen for name in each[2]})
-        if isinstance(port, str) and not port.isdigit() and port not in ports:
-            yield "monitor-port", f"no port {port!r}: the {what} has {', '.join(ports) or 'none'}"
-    if is_service:
-        yield from _behind(chosen, documents)
-
-
-Object = tuple[str, Mapping[str, str], tuple[str, ...], Document]
-
-
-def _namespace(document: Document) -> str:
-    return str((document.get("metadata") or {}).get("namespace") or "")
-
-
-def _services(documents: Sequence[Document]) -> list[Object]:
-    return [
-        (
-            _namespace(each),
-            (each.get("metadata") or {}).get("labels") or {},
-            tuple(str(p.get("name", "")) for p in (each.get("spec") or {}).get("ports") or []),
-            each,
+        yield (
+            "monitor-empty",
+            f"selector {selector} fits no {what} (labels: {_labels(candidates)})",
         )
-        for each in documents
-        if each.get("kind") == "Service"
-    ]
+        return
+
+    for endpoint in nested(monitor, "spec", MONITORS[monitor["kind"]]):
+        yield from _missing_port(endpoint, chosen, what)
+    for service in chosen if is_service else []:
+        yield from _behind(service, pods_in(documents))
 
 
-def _pods(documents: Sequence[Document]) -> list[Object]:
-    """Return the pods of every document that has a template of one, or is one."""
-    pods = []
-    for each in documents:
-        template = each if each.get("kind") == "Pod" else _template(each.get("spec"))
-        if template is None:
-            continue
-        spec = template.get("spec") or {}
-        containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-        ports = [str(p.get("name", "")) for c in containers for p in c.get("ports") or []]
-        labels = (template.get("metadata") or {}).get("labels") or {}
-        pods.append((_namespace(each), labels, tuple(ports), template))
-    return pods
+def _missing_port(endpoint: Document, chosen: Sequence[Selectable], what: str) -> Iterator[Fault]:
+    port = endpoint.get("port")
+    ports = sorted({name for each in chosen for name in each.ports})
+    if _is_name(port) and port not in ports:
+        yield "monitor-port", f"no port {port!r}: the {what} has {', '.join(ports) or 'none'}"
 
 
-def _template(spec: Any) -> Document | None:
-    if not isinstance(spec, dict):
-        return None
-    template = spec.get("template")
-    if isinstance(template, dict) and "containers" in (template.get("spec") or {}):
-        return template
-    for value in spec.values():
-        if isinstance(value, dict) and (inner := _template(value)):
-            return inner
-    return None
+def _labels(objects: Sequence[Selectable]) -> str:
+    return "; ".join(str(dict(each.labels)) for each in objects[:3])
 
 
-def _is_in_scope(each: Object, monitor: Document) -> bool:
+def _is_in_scope(each: Selectable, monitor: Document) -> bool:
     """Return whether a monitor looks into an object's namespace, as far as both are given."""
-    selected = (monitor.get("spec") or {}).get("namespaceSelector") or {}
-    if selected.get("any"):
-        return True
-    namespaces = selected.get("matchNames") or [_namespace(monitor)]
-    return not each[0] or not any(namespaces) or each[0] in namespaces
+    selected = nested(monitor, "spec", "namespaceSelector")
+    namespaces = selected.get("matchNames") or [namespace_of(monitor)]
+    unknown = selected.get("any") or not each.namespace or not any(namespaces)
+    return bool(unknown) or each.namespace in namespaces
 
 
-def _any_matches(selector: Document, objects: Sequence[Object]) -> bool:
-    return any(_matches(selector, each[1]) for each in objects)
+def _share_namespace(one: Selectable, other: Selectable) -> bool:
+    return "" in (one.namespace, other.namespace) or one.namespace == other.namespace
 
 
-def _matches(selector: Document, labels: Mapping[str, str]) -> bool:
-    wanted = selector.get("matchLabels") or {}
-    if any(str(labels.get(name)) != str(value) for name, value in wanted.items()):
-        return False
-    for rule in selector.get("matchExpressions") or []:
-        value = labels.get(rule.get("key"))
-        fits = {
-            "In": value in (rule.get("values") or []),
-            "NotIn": value not in (rule.get("values") or []),
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }
-        if not fits.get(str(rule.get("operator")), True):
-            return False
-    return True
+def _elsewhere(monitor: Document, objects: Sequence[Selectable], what: str) -> Iterator[Fault]:
+    """Yield a monitor whose objects are in other namespaces than its own, the only one it reads."""
+    own = namespace_of(monitor)
+    spec = nested(monitor, "spec")
+    namespaces = sorted({each.namespace for each in objects})
+    if spec.get("namespaceSelector") is not None or not own or not all(namespaces):
+        return
+    if any(selects(nested(spec, "selector"), each.labels) for each in objects):
+        text = f"the monitor selects in {own} only; the {what}s are in {', '.join(namespaces)}"
+        yield "monitor-empty", text
 
 
-def _behind(services: Sequence[Object], documents: Sequence[Document]) -> Iterator[tuple[str, str]]:
-    """Yield Services that find no pod, or name a port that their pods lack.
+def _behind(service: Selectable, pods: Sequence[Selectable]) -> Iterator[Fault]:
+    """Yield a Service that finds no pod, or names a port that its pods lack.
 
     The pods of an operator's Prometheus are in no manifest.
     """
-    pods = _pods(documents)
-    for namespace, _, _, service in services:
-        spec = service.get("spec") or {}
-        selector = {"matchLabels": spec.get("selector") or {}}
-        near = [pod for pod in pods if not namespace or not pod[0] or pod[0] == namespace]
-        operated = any("prometheus" in name for name in selector["matchLabels"])
-        if not near or not selector["matchLabels"] or operated:
-            continue
-        chosen = [pod for pod in near if _matches(selector, pod[1])]
-        if not chosen:
-            labels = "; ".join(str(dict(pod[1])) for pod in near[:3])
-            yield "monitor-empty", f"{name_of(service)} selects no pod (labels: {labels})"
-            continue
-        named = {name for pod in chosen for name in pod[2]}
-        for port in spec.get("ports") or []:
-            wanted = port.get("targetPort")
-            if isinstance(wanted, str) and not wanted.isdigit() and wanted not in named:
-                yield "monitor-port", f"{name_of(service)}: no container has a port {wanted!r}"
+    labels = nested(service.document, "spec", "selector")
+    near = [pod for pod in pods if _share_namespace(pod, service)]
+    if not near or not labels or any("prometheus" in name for name in labels):
+        return
+    name = name_of(service.document)
+    chosen = [pod for pod in near if selects({"matchLabels": labels}, pod.labels)]
+    if not chosen:
+        yield "monitor-empty", f"{name} selects no pod (labels: {_labels(near)})"
+    for port in nested(service.document, "spec", "ports") if chosen else []:
+        yield from _missing_target(port, chosen, name)
 
 
-def _prometheus_reads(
-    monitor: Document, documents: Sequence[Document]
-) -> Iterator[tuple[str, str]]:
-    servers = [each for each in documents if each.get("kind") == "Prometheus"]
-    field = (
-        "serviceMonitorSelector" if monitor["kind"] == "ServiceMonitor" else "podMonitorSelector"
-    )
-    labels = (monitor.get("metadata") or {}).get("labels") or {}
-    selectors = [(each.get("spec") or {}).get(field) for each in servers]
-    if servers and not any(s is not None and _matches(s, labels) for s in selectors):
-        yield "monitor-unselected", f"{field} {selectors[0]} does not fit its labels {labels}"
+def _missing_target(port: Document, pods: Sequence[Selectable], name: str) -> Iterator[Fault]:
+    target = port.get("targetPort")
+    if _is_name(target) and not any(target in pod.ports for pod in pods):
+        yield "monitor-port", f"{name}: no container has a port {target!r}"

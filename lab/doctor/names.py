@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 
-from lab.engines import PARTS, Dialect, Engine, questions, recognise, split_name
+from lab.engines import PARTS, Dialect, Engine, engines, questions, recognise, split_name
 
 SHARE = re.compile(
     r"(?i)_(perc|percent|ratio|usage_percent)$|^DCGM_FI_(DEV_(GPU|MEM_COPY|ENC|DEC)_UTIL|PROF_\w+_ACTIVE)$"
@@ -48,9 +49,14 @@ class Known:
     labels: Mapping[str, frozenset[str]] = field(default_factory=dict)
     bounds: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
+    @cached_property
     def dialects(self) -> list[Dialect]:
         """Return the engines whose metrics are among the names."""
         return recognise(self.names)
+
+    def dialects_of(self, engine: Engine | None) -> list[Dialect]:
+        """Return those of one engine."""
+        return [each for each in self.dialects if each.engine == engine]
 
 
 def known_of(series: Iterable[tuple[str, Mapping[str, str]]]) -> Known:
@@ -73,121 +79,106 @@ def metric_of(name: str, known: Known | None = None) -> Metric:
     engine, stem, bare = split_name(name)
     if engine is None:
         return _foreign(name)
-    question, kind, part, age = _identify(engine, bare)
+    if bare in _parts_of(engine.key):
+        question, part, age = _parts_of(engine.key)[bare]
+        kind = questions()[question]
+    else:
+        question, age = "", 0
+        part = next((part for part in (*PARTS, "_created") if bare.endswith(part)), "")
+        kind = "histogram" if part in PARTS else "counter" if bare.endswith("_total") else ""
     metric = Metric(name, engine, question, kind, part)
-    if known is not None and known.dialects():
-        return _in_store(metric, stem, bare, known)
+    if known is not None and known.dialects:
+        return _in_store(metric, stem, known)
 
-    direct = f"{engine.mark}:"
-    if engine.key == "vllm" and stem in (f"{engine.mark}_", f"ray_{direct}"):
-        why = f"vLLM's names begin with {direct}, and Ray's with ray_{engine.mark}_"
-        hint = f"write {direct}{bare}, or the name that your store has"
-        return _with(metric, "dead-name", why, hint)
+    mark = engine.mark
+    if engine.key == "vllm" and stem in (f"{mark}_", f"ray_{mark}:"):
+        why = f"vLLM's names begin with {mark}:, and Ray's with ray_{mark}_"
+        hint = f"write {mark}:{bare}, or the name that your store has"
+        return replace(metric, fault="dead-name", why=why, hint=hint)
     return _current(metric, engine, bare, age)
 
 
-def _with(metric: Metric, fault: str, why: str, hint: str = "") -> Metric:
-    return Metric(
-        metric.name, metric.engine, metric.question, metric.kind, metric.part, fault, why, hint
-    )
-
-
 def _foreign(name: str) -> Metric:
-    base = next((name.removesuffix(part) for part in PARTS if name.endswith(part)), name)
-    if name.endswith("_total"):
-        return Metric(name, kind="counter")
-    if SHARE.search(name):
-        return Metric(name, kind="share")
-    if GAUGE.search(name):
-        return Metric(name, kind="gauge")
-    if name.endswith("_created"):
-        return Metric(name, part="_created")
-    return Metric(
-        name, kind="histogram" if name.endswith("_bucket") else "", part=name[len(base) :]
-    )
+    """Return what the form of a name tells of a metric that no known engine exports."""
+    part = next((part for part in (*PARTS, "_created") if name.endswith(part)), "")
+    forms = {
+        "counter": name.endswith("_total"),
+        "share": SHARE.search(name),
+        "gauge": GAUGE.search(name),
+    }
+    for kind, fits in forms.items():
+        if fits:
+            return Metric(name, kind=kind)
+    return Metric(name, kind="histogram" if part == "_bucket" else "", part=part)
 
 
-def _identify(engine: Engine, bare: str) -> tuple[str, str, str, int]:
-    """Return (question, kind, part, place among the question's names: 0 is the newest)."""
-    kinds = questions()
+@cache
+def _parts_of(key: str) -> dict[str, tuple[str, str, int]]:
+    """Return {name: (question, part, place)} of an engine's series; place 0 is the newest name."""
+    result: dict[str, tuple[str, str, int]] = {}
     for part in ("", *PARTS, "_created"):
-        base = bare.removesuffix(part) if part else bare
-        if part and base == bare:
-            continue
-        for question, names in engine.names.items():
-            for place, candidate in enumerate(names):
-                own = candidate.partition("{")[0]
-                if base == own or (part == "_created" and base == own.removesuffix("_total")):
-                    return question, kinds[question], part, place
-    if bare.endswith("_total"):
-        return "", "counter", "", 0
-    part = next((part for part in (*PARTS, "_created") if bare.endswith(part)), "")
-    return "", "histogram" if part in PARTS else "", part, 0
+        for question, names in engines()[key].names.items():
+            for age, name in enumerate(names):
+                base = name.partition("{")[0]
+                result.setdefault(base + part, (question, part, age))
+                if part == "_created":
+                    result.setdefault(base.removesuffix("_total") + part, (question, part, age))
+    return result
 
 
 def _current(metric: Metric, engine: Engine, bare: str, age: int) -> Metric:
     """Return the metric, with a fault if the newest version of its engine has no such name."""
-    base = bare.removesuffix(metric.part) if metric.part else bare
+    base = bare.removesuffix(metric.part)
     removed = engine.removed.get(base, engine.removed.get(bare))
     if removed is not None:
+        why = f"{engine.title} has removed {metric.name}"
         hint = f"use {engine.mark}:{removed}" if removed else "remove the query"
-        return _with(metric, "dead-name", f"{engine.title} has removed {metric.name}", hint)
-
-    if metric.question and age and engine.others:
+    elif metric.question and age and engine.others:
         newest = engine.names[metric.question][0]
         why = f"{engine.title} has renamed it to {newest}"
-        return _with(metric, "dead-name", why, f"use {engine.mark}:{newest}{metric.part}")
-    if metric.question:
+        hint = f"use {engine.mark}:{newest}{metric.part}"
+    elif metric.question:
         return metric
-    names = _all_names(engine)
+    else:
+        return _unlisted(metric, engine, base)
+    return replace(metric, fault="dead-name", why=why, hint=hint)
+
+
+def _unlisted(metric: Metric, engine: Engine, base: str) -> Metric:
+    """Return a metric that answers no question, with a fault if its engine does not export it."""
+    names = [name.partition("{")[0] for each in engine.names.values() for name in each]
+    names += [*engine.others, *engine.router]
     if f"{base}_total" in names:
         why = f"{engine.title} exports {base}_total"
-        return _with(metric, "total-missing", why, f"use {metric.name}_total")
-    if base in names or f"{base}_total" in names or not engine.others:
-        return _similar(metric, base, names) if not engine.others else metric
-    if base.startswith(engine.families):
+        return replace(metric, fault="total-missing", why=why, hint=f"use {metric.name}_total")
+    if base in names or (engine.others and base.startswith(engine.families)):
         return metric
-    similar = difflib.get_close_matches(base, names, 1, 0.6)
-    hint = f"perhaps {engine.mark}:{similar[0]}" if similar else ""
-    return _with(metric, "dead-name", f"no version of {engine.title} exports {metric.name}", hint)
 
-
-def _similar(metric: Metric, base: str, names: list[str]) -> Metric:
-    """Return a fault for a name that is nearly one, of an engine whose names are not all known."""
-    similar = difflib.get_close_matches(base, names, 1, 0.9)
-    if not similar or base in names or base.startswith(similar[0]):
+    # Where not all names of an engine are known, only one that is nearly another is a fault.
+    similar = difflib.get_close_matches(base, names, 1, 0.6 if engine.others else 0.9)
+    if engine.others:
+        why = f"no version of {engine.title} exports {metric.name}"
+        hint = f"perhaps {engine.mark}:{similar[0]}" if similar else ""
+    elif not similar or base.startswith(similar[0]):
         return metric
-    return _with(
-        metric, "dead-name", f"{metric.name} is not a known metric", f"perhaps {similar[0]}"
-    )
+    else:
+        why = f"{metric.name} is not a known metric"
+        hint = f"perhaps {similar[0]}"
+    return replace(metric, fault="dead-name", why=why, hint=hint)
 
 
-def _all_names(engine: Engine) -> list[str]:
-    names = [name.partition("{")[0] for each in engine.names.values() for name in each]
-    return [*names, *engine.others, *engine.router]
-
-
-def _in_store(metric: Metric, stem: str, bare: str, known: Known) -> Metric:
+def _in_store(metric: Metric, stem: str, known: Known) -> Metric:
     """Return the metric, with a fault if a store does not have it although it has its engine."""
-    if metric.name in known.names or metric.part == "_created":
+    dialects = known.dialects_of(metric.engine)
+    if metric.name in known.names or metric.part == "_created" or not dialects:
         return metric
-    mine = [each for each in known.dialects() if each.engine == metric.engine]
-    if not mine:
-        return metric
-    if f"{metric.name}_total" in known.names:
-        return _with(
-            metric,
-            "total-missing",
-            f"the store has {metric.name}_total",
-            f"use {metric.name}_total",
-        )
-    if stem not in {each.stem for each in mine} and metric.question:
-        answers = [each.names[metric.question] for each in mine if metric.question in each.names]
-        if answers:
-            name = answers[0].metric + metric.part
-            return _with(metric, "dead-name", f"the store calls it {name}", f"use {name}")
-    alternatives = [
-        each.names[metric.question].metric for each in mine if metric.question in each.names
-    ]
-    hint = f"use {alternatives[0]}{metric.part}" if alternatives else ""
-    return _with(metric, "dead-name", f"the store has no {metric.name}", hint)
+    total = f"{metric.name}_total"
+    if total in known.names:
+        why = f"the store has {total}"
+        return replace(metric, fault="total-missing", why=why, hint=f"use {total}")
+    answers = [each.names.get(metric.question) for each in dialects]
+    names = [answer.metric + metric.part for answer in answers if answer]
+    why = f"the store has no {metric.name}"
+    if names and stem not in {each.stem for each in dialects}:
+        why = f"the store calls it {names[0]}"
+    return replace(metric, fault="dead-name", why=why, hint=f"use {names[0]}" if names else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,25 @@ import promql_parser as promql
 
 from lab.doctor.findings import Finding
 from lab.doctor.names import PERCENT, Known, Metric, metric_of
+from lab.engines import PARTS, Engine
+
+Faults = Iterator[tuple[str, ...]]  # of (check, evidence) or (check, evidence, hint)
 
 RATES = ("rate", "irate", "increase")
 # What may be done with a counter, or its buckets, without a rate.
 COUNTS = ("absent", "absent_over_time", "changes", "resets", "timestamp", "present_over_time")
 PRESENCE = ("count", "group")
-AVERAGES = ("avg", "sum", "quantile", "stddev")
-AVERAGES_OVER_TIME = ("avg_over_time", "sum_over_time", "quantile_over_time")
+MANY = ("topk", "bottomk", "count_values", "limitk", "limit_ratio")
+AVERAGES = (
+    "avg",
+    "sum",
+    "quantile",
+    "stddev",
+    "avg_over_time",
+    "sum_over_time",
+    "quantile_over_time",
+)
+PARTITIONS = {"engine", "dp_rank", "GPU_I_ID"}  # labels of parts whose shares may be added up
 COMPARISONS = (">", ">=", "<", "<=", "==", "!=")
 MIN_RANGE_S = 30.0
 PYTHON_CLIENTS = ("vllm", "sglang", "trtllm")  # which write 1.0 for 1
@@ -52,11 +64,15 @@ class _Use:
     selector: Any
     above: tuple[Any, ...]
 
-    def is_in_call(self, *functions: str) -> bool:
-        return any(_function(node) in functions for node in self.above)
+    def is_in(self, *names: str) -> bool:
+        """Return whether it is in one of these functions, aggregations or binary operations."""
+        return any(_name(node) in names for node in self.above)
 
-    def is_in_aggregate(self, *operators: str) -> bool:
-        return any(_operator(node) in operators for node in self.above)
+    def numbers(self, *operators: str) -> list[float]:
+        """Return the numbers that one of these binary operations above it has on a side."""
+        operations = [node for node in self.above if _name(node) in operators]
+        sides = [_plain(side) for node in operations for side in (node.lhs, node.rhs)]
+        return [side.val for side in sides if isinstance(side, promql.NumberLiteral)]
 
 
 def check_query(query: Query, known: Known | None = None) -> list[Finding]:
@@ -64,20 +80,27 @@ def check_query(query: Query, known: Known | None = None) -> list[Finding]:
     try:
         tree = parse(query.expr)
     except ValueError as e:
-        return [_found("syntax", query, f"{_short(query.expr)}: {e}")]
+        return [Finding("syntax", query.target, query.where, f"{_short(query.expr)}: {e}")]
+
     uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
-    findings: list[Finding] = []
-    for check in (_names, _labels, _counters, _gauges, _shares, _ranges, _bounds, _busy):
-        for use in uses:
-            findings += check(query, use, known)
-    for node, above in _walk(tree):
-        for inner in (_histogram_quantile, _binary, _aggregate):
-            findings += inner(query, node, above)
-    if query.use == "scaler":
-        findings += _scaler(query, tree)
+    faults = {fault[:2]: fault for fault in _faults(query, tree, uses, known)}
+    findings = [
+        Finding(check, query.target, query.where, *rest) for check, *rest in faults.values()
+    ]
     if known and any(use.metric.name in known.names for use in uses):
-        findings = [each for each in findings if each.check != "bucket-missing"]  # a native one
-    return list({(each.check, each.evidence): each for each in findings}.values())
+        return [each for each in findings if each.check != "bucket-missing"]  # a native histogram
+    return findings
+
+
+def _faults(query: Query, tree: Any, uses: list[_Use], known: Known | None) -> Faults:
+    for check_selector in SELECTOR_CHECKS:
+        for use in uses:
+            yield from check_selector(query, use, known)
+    for node, above in _walk(tree):
+        for check_node in NODE_CHECKS:
+            yield from check_node(node, above)
+    if query.use == "scaler" and not _is_single(tree):
+        yield "scaler-many-series", _short(query.expr)
 
 
 def parse(expr: str) -> Any:
@@ -85,13 +108,13 @@ def parse(expr: str) -> Any:
 
     Raises ValueError, with the parser's message, for anything else.
     """
-    error: ValueError | None = None
+    errors = []
     for stand_in in (rf"{VARIABLE}\g<name>", "1", ""):
         try:
             return promql.parse(_without_variables(expr, stand_in))
         except ValueError as e:
-            error = error or e
-    raise ValueError(f"{error}")
+            errors.append(e)
+    raise errors[0]
 
 
 def _without_variables(expr: str, stand_in: str) -> str:
@@ -129,12 +152,12 @@ def _walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[A
 
 
 def _uses(node: Any, known: Known | None = None) -> list[_Use]:
-    uses = []
-    for each, above in _walk(node):
-        if isinstance(each, promql.VectorSelector):
-            for name in _names_of(each):
-                uses.append(_Use(metric_of(name, known), each, above))
-    return uses
+    return [
+        _Use(metric_of(name, known), each, above)
+        for each, above in _walk(node)
+        if isinstance(each, promql.VectorSelector)
+        for name in _names_of(each)
+    ]
 
 
 def _names_of(selector: Any) -> list[str]:
@@ -146,18 +169,12 @@ def _names_of(selector: Any) -> list[str]:
     return []
 
 
-def _function(node: Any) -> str:
-    return node.func.name if isinstance(node, promql.Call) else ""
-
-
-def _operator(node: Any) -> str:
-    if isinstance(node, promql.AggregateExpr):
-        return str(node.op)
-    return ""
-
-
-def _is_binary(node: Any, *operators: str) -> bool:
-    return isinstance(node, promql.BinaryExpr) and (not operators or str(node.op) in operators)
+def _name(node: Any) -> str:
+    """Return the name of a function, or the operator of an aggregation or a binary operation."""
+    if isinstance(node, promql.Call):
+        return str(node.func.name)
+    is_operation = isinstance(node, promql.AggregateExpr | promql.BinaryExpr)
+    return str(node.op) if is_operation else ""
 
 
 def _plain(node: Any) -> Any:
@@ -167,8 +184,14 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _found(check: str, query: Query, evidence: str, hint: str = "") -> Finding:
-    return Finding(check, query.target, query.where, evidence, hint)
+def _by(node: Any) -> set[str]:
+    """Return the labels of an aggregation's `by`."""
+    is_aggregation = isinstance(node, promql.AggregateExpr)
+    return set(node.modifier.labels) if is_aggregation and node.modifier and _is_by(node) else set()
+
+
+def _is_by(node: Any) -> bool:
+    return bool(node.modifier.type == promql.AggModifierType.By)
 
 
 def _short(text: str, size: int = 160) -> str:
@@ -179,77 +202,67 @@ def _short(text: str, size: int = 160) -> str:
 # Checks of a selector.
 
 
-def _names(query: Query, use: _Use, known: Known | None) -> list[Finding]:
+def _names(query: Query, use: _Use, known: Known | None) -> Faults:
     metric = use.metric
-    if metric.part == "_created" and not use.is_in_call("time", "timestamp"):
-        return [_found("created-counted", query, f"{metric.name} is used as a number")]
-    if not metric.fault:
-        return []
-    return [_found(metric.fault, query, f"{metric.name}: {metric.why}", metric.hint)]
+    if metric.part == "_created" and not use.is_in("time", "timestamp"):
+        yield "created-counted", f"{metric.name} is used as a number"
+    elif metric.fault:
+        yield metric.fault, f"{metric.name}: {metric.why}", metric.hint
 
 
-def _labels(query: Query, use: _Use, known: Known | None) -> list[Finding]:
+def _labels(query: Query, use: _Use, known: Known | None) -> Faults:
     metric = use.metric
     if metric.engine is None or metric.engine.key != "vllm" or "_vllm" in metric.name:
-        return []
+        return
     own = known.labels.get(metric.name, frozenset()) if known else frozenset()
-    findings = []
-    for label in _labels_used(use):
-        right = MISTAKEN_LABELS.get(label)
-        if right and label not in own:
-            evidence = f"{metric.name} has the label {right}, not {label}"
-            findings.append(_found("wrong-label", query, evidence, f"use {right}"))
-    return findings
+    used = {matcher.name for matcher in use.selector.matchers.matchers}.union(*map(_by, use.above))
+    for label, right in MISTAKEN_LABELS.items():
+        if label in used - own:
+            yield "wrong-label", f"{metric.name} has the label {right}, not {label}", f"use {right}"
 
 
-def _labels_used(use: _Use) -> set[str]:
-    labels = {matcher.name for matcher in use.selector.matchers.matchers}
-    for node in use.above:
-        if isinstance(node, promql.AggregateExpr) and node.modifier and _is_by(node):
-            labels |= set(node.modifier.labels)
-    return labels
-
-
-def _counters(query: Query, use: _Use, known: Known | None) -> list[Finding]:
-    """Return a counter, or a part of a histogram, that is used without a rate."""
+def _counters(query: Query, use: _Use, known: Known | None) -> Faults:
+    """Yield a counter, or a part of a histogram, that is used without a rate."""
     metric = use.metric
-    is_part = metric.kind == "histogram" and metric.part in ("_sum", "_count", "_bucket")
-    if not is_part and (metric.kind != "counter" or metric.part):
-        return []
-    if use.is_in_call("delta", "idelta", "deriv"):
-        return [_found("delta-of-counter", query, f"{metric.name} is a counter")]
-    if use.is_in_call(*RATES, *COUNTS) or use.is_in_aggregate(*PRESENCE):
-        return []
-    if _is_compared_with_its_past(use) or _is_only_a_condition(use):
-        return []
+    is_counter = metric.kind == "counter" and not metric.part
+    if not is_counter and (metric.kind != "histogram" or metric.part not in PARTS):
+        return
+    if use.is_in("delta", "idelta", "deriv"):
+        yield "delta-of-counter", f"{metric.name} is a counter"
+    elif use.is_in(*RATES, *COUNTS, *PRESENCE) or _is_compared_with_its_past(use):
+        return
+    elif not _is_only_a_condition(use):
+        yield from _lifetime(use)
+
+
+def _lifetime(use: _Use) -> Faults:
+    """Yield what is made of all that a counter without a rate has counted since its start."""
+    metric = use.metric
     if metric.part == "_bucket":
-        if not use.is_in_call("histogram_quantile"):
-            return []
-        evidence = f"histogram_quantile() of {metric.name} without rate()"
-        return [_found("lifetime-quantile", query, evidence)]
-    divided = [node for node in use.above if _is_binary(node, "/")]
-    if divided and all(_is_raw(side) for side in (divided[-1].lhs, divided[-1].rhs)):
-        if is_part and metric.engine is None and not _is_mean_of_one(divided[-1]):
-            return []
-        return [_found("lifetime-average", query, f"{metric.name} is divided without rate()")]
-    if is_part and metric.engine is None:
-        return []
-    return [_found("counter-raw", query, f"{metric.name} is a counter, used without rate()")]
+        if use.is_in("histogram_quantile"):
+            yield "lifetime-quantile", f"histogram_quantile() of {metric.name} without rate()"
+        return
+    # A part of an unknown metric may be anything.
+    is_known = metric.engine is not None or not metric.part
+    divisions = [node for node in use.above if _name(node) == "/"]
+    if divisions and _is_raw(divisions[-1].lhs) and _is_raw(divisions[-1].rhs):
+        if is_known or _is_mean_of_one(divisions[-1]):
+            yield "lifetime-average", f"{metric.name} is divided without rate()"
+    elif is_known:
+        yield "counter-raw", f"{metric.name} is a counter, used without rate()"
 
 
 def _is_raw(node: Any) -> bool:
     """Return whether a side of a division is made of counters without a rate."""
     uses = _uses(node)
-    kinds = {"counter", "histogram"}
-    return bool(uses) and all(
-        use.metric.kind in kinds and not use.is_in_call(*RATES) for use in uses
-    )
+    is_rated = any(use.is_in(*RATES) for use in uses)
+    return bool(uses) and not is_rated and {u.metric.kind for u in uses} <= {"counter", "histogram"}
 
 
 def _is_mean_of_one(node: Any) -> bool:
     """Return whether a division is of a _sum by the _count of the same metric."""
-    names = [{use.metric.name for use in _uses(side)} for side in (node.lhs, node.rhs)]
-    return names[0] == {name.removesuffix("_count") + "_sum" for name in names[1]}
+    sums = {use.metric.name for use in _uses(node.lhs)}
+    return sums == {use.metric.name.removesuffix("_count") + "_sum" for use in _uses(node.rhs)}
 
 
 def _is_compared_with_its_past(use: _Use) -> bool:
@@ -263,182 +276,147 @@ def _is_compared_with_its_past(use: _Use) -> bool:
 
 def _is_only_a_condition(use: _Use) -> bool:
     """Return whether a selector is the right side of `and` or `unless`."""
+    text = str(use.selector)
     return any(
-        _is_binary(node, "and", "unless") and not _contains(node.lhs, use.selector)
+        _name(node) in ("and", "unless") and text not in {str(each) for each, _ in _walk(node.lhs)}
         for node in use.above
     )
 
 
-def _contains(node: Any, other: Any) -> bool:
-    text = str(other)
-    return any(str(each) == text for each, _ in _walk(node))
-
-
-def _gauges(query: Query, use: _Use, known: Known | None) -> list[Finding]:
+def _gauges(query: Query, use: _Use, known: Known | None) -> Faults:
     metric = use.metric
-    if metric.kind in ("gauge", "share") and not metric.part and use.is_in_call(*RATES):
-        return [_found("rate-of-gauge", query, f"{metric.name} is a gauge")]
-    return []
+    if metric.kind in ("gauge", "share") and not metric.part and use.is_in(*RATES):
+        yield "rate-of-gauge", f"{metric.name} is a gauge"
 
 
-def _shares(query: Query, use: _Use, known: Known | None) -> list[Finding]:
-    if use.metric.kind != "share":
-        return []
-    findings = []
-    for place, node in enumerate(use.above):
-        summed = _operator(node) == "sum" or _function(node) == "sum_over_time"
-        if not summed or _keeps_engines_apart(node):
+def _share_sums(query: Query, use: _Use, known: Known | None) -> Faults:
+    for place, node in enumerate(use.above if use.metric.kind == "share" else ()):
+        if _name(node) not in ("sum", "sum_over_time") or _by(node) & PARTITIONS:
             continue
-        around = use.above[:place]
-        inside = use.above[place + 1 :]
-        compared = any(_is_binary(n, *COMPARISONS) for n in inside)
-        if not compared and not any(_is_mean(n) for n in around):
-            evidence = f"sum of {use.metric.name}, a share"
-            findings.append(_found("share-summed", query, evidence))
-    if not PERCENT.search(use.metric.name) or use.metric.engine:
-        findings += _share_scale(query, use)
-    return findings
-
-
-def _keeps_engines_apart(node: Any) -> bool:
-    if not isinstance(node, promql.AggregateExpr) or node.modifier is None or not _is_by(node):
-        return False
-    labels = set(node.modifier.labels)
-    return bool(labels & {"engine", "dp_rank"}) or "GPU_I_ID" in labels
+        is_compared = any(_name(inner) in COMPARISONS for inner in use.above[place + 1 :])
+        if not is_compared and not any(map(_is_mean, use.above[:place])):
+            yield "share-summed", f"sum of {use.metric.name}, a share"
 
 
 def _is_mean(node: Any) -> bool:
     """Return whether a node divides by a number of series."""
-    if not _is_binary(node, "/"):
+    if _name(node) != "/":
         return False
-    divisor = _plain(node.rhs)
-    return (
-        _operator(divisor) == "count"
-        or isinstance(divisor, promql.NumberLiteral)
-        or bool([each for each, _ in _walk(divisor) if _operator(each) == "count"])
-    )
+    is_number = _is_number(node.rhs)
+    return is_number or any(_name(each) == "count" for each, _ in _walk(node.rhs))
 
 
-def _share_scale(query: Query, use: _Use) -> list[Finding]:
-    """Return a threshold or a unit of 0 to 100 for a share of 0 to 1."""
-    if use.is_in_aggregate(*PRESENCE):
-        return []
-    numbers = [n for node in use.above for n in _factors(node)]
-    if any(abs(number) >= 10 for number in numbers):
-        return []
+def _is_zero_to_one(use: _Use) -> bool:
+    """Return whether a query takes the value of a share as it is, not times 100."""
+    metric = use.metric
+    if metric.kind != "share" or (PERCENT.search(metric.name) and not metric.engine):
+        return False
+    return not use.is_in(*PRESENCE) and all(abs(factor) < 10 for factor in use.numbers("*"))
+
+
+def _share_scale(query: Query, use: _Use, known: Known | None) -> Faults:
+    """Yield a threshold or a unit of 0 to 100 for a share of 0 to 1."""
     name = use.metric.name
-    for node in use.above:
-        if _is_binary(node, *COMPARISONS):
-            for side in (_plain(node.lhs), _plain(node.rhs)):
-                if isinstance(side, promql.NumberLiteral) and side.val > 1:
-                    return [_found("share-scale", query, f"{name} is compared with {side.val:g}")]
-    if query.use == "scaler" and query.threshold is not None and query.threshold > 1:
-        evidence = f"{name} is scaled by the threshold {query.threshold:g}"
-        return [_found("share-scale", query, evidence)]
-    divided = any(_is_binary(n, "/") for n in use.above)
-    if query.unit == "percent" and not divided:
-        return [_found("share-scale", query, f"{name} is drawn with the unit percent (0-100)")]
-    return []
+    if not _is_zero_to_one(use):
+        return
+    bound = next((number for number in use.numbers(*COMPARISONS) if number > 1), None)
+    if bound is not None:
+        yield "share-scale", f"{name} is compared with {bound:g}"
+    elif query.use == "scaler" and (query.threshold or 0) > 1:
+        yield "share-scale", f"{name} is scaled by the threshold {query.threshold:g}"
+    elif query.unit == "percent" and not use.is_in("/"):
+        yield "share-scale", f"{name} is drawn with the unit percent (0-100)"
 
 
-def _factors(node: Any) -> list[float]:
-    if not _is_binary(node, "*"):
-        return []
-    sides = (_plain(node.lhs), _plain(node.rhs))
-    return [side.val for side in sides if isinstance(side, promql.NumberLiteral)]
+def _ranges(query: Query, use: _Use, known: Known | None) -> Faults:
+    for node in use.above if use.is_in(*RATES) else ():
+        if isinstance(node, promql.MatrixSelector) and node.range.total_seconds() < MIN_RANGE_S:
+            yield "range-too-short", f"{use.metric.name}[{node.range.total_seconds():g}s]"
 
 
-def _ranges(query: Query, use: _Use, known: Known | None) -> list[Finding]:
-    findings = []
+def _subqueries(query: Query, use: _Use, known: Known | None) -> Faults:
     for place, node in enumerate(use.above):
-        if isinstance(node, promql.MatrixSelector) and use.is_in_call(*RATES):
-            range_s = node.range.total_seconds()
-            if range_s < MIN_RANGE_S:
-                evidence = f"{use.metric.name}[{range_s:g}s]"
-                findings.append(_found("range-too-short", query, evidence))
-        if isinstance(node, promql.SubqueryExpr):
-            outside = any(_function(each) in RATES for each in use.above[:place])
-            inside = use.above[place + 1 :]
-            rated = any(_function(each) in RATES for each in inside)
-            if outside and not rated and any(_operator(each) == "sum" for each in inside):
-                findings.append(_found("rate-after-sum", query, _short(str(node))))
-    return findings
+        outside = {_name(each) for each in use.above[:place]}
+        inside = {_name(each) for each in use.above[place + 1 :]}
+        is_rated = not outside.isdisjoint(RATES) and inside.isdisjoint(RATES)
+        if isinstance(node, promql.SubqueryExpr) and is_rated and "sum" in inside:
+            yield "rate-after-sum", _short(str(node))
 
 
-def _bounds(query: Query, use: _Use, known: Known | None) -> list[Finding]:
-    """Return a `le` that no bucket has: by a store's buckets, or an engine's defaults."""
+def _bounds(query: Query, use: _Use, known: Known | None) -> Faults:
+    """Yield a `le` that no bucket has: by a store's buckets, or an engine's defaults."""
     metric = use.metric
     if metric.part != "_bucket" or metric.engine is None:
-        return []
-    for matcher in use.selector.matchers.matchers:
-        if matcher.name != "le" or matcher.op != promql.MatchOp.Equal or "$" in matcher.value:
-            continue
-        why = _why_no_bound(metric, matcher.value, known)
-        if why:
-            return [_found("no-such-bound", query, f'{metric.name}{{le="{matcher.value}"}}: {why}')]
-    return []
-
-
-def _why_no_bound(metric: Metric, value: str, known: Known | None) -> str:
-    assert metric.engine is not None
+        return
     there = known.bounds.get(metric.name) if known else None
-    if there:
-        return "" if value in there else f"the bounds are {', '.join(sorted(there, key=float))}"
+    for matcher in use.selector.matchers.matchers:
+        value = matcher.value
+        if matcher.name != "le" or matcher.op != promql.MatchOp.Equal or "$" in value:
+            continue
+        if why := _not_among(there, value) if there else _not_usual(metric, metric.engine, value):
+            yield "no-such-bound", f'{metric.name}{{le="{value}"}}: {why}'
+            return
+
+
+def _not_among(bounds: Iterable[str], value: str) -> str:
+    return "" if value in bounds else f"the bounds are {', '.join(sorted(bounds, key=float))}"
+
+
+def _not_usual(metric: Metric, engine: Engine, value: str) -> str:
+    """Return why an engine has no such bound by default, '' if it does or may."""
     if value == "+Inf":
         return ""
     try:
         bound = float(value)
     except ValueError:
         return "it is not a number"
-    if metric.engine.key in PYTHON_CLIENTS and value != repr(bound):
+    if engine.key in PYTHON_CLIENTS and value != repr(bound):
         return f"it is exposed as {bound!r}"
-    defaults = metric.engine.bounds.get(metric.question)
-    if defaults and bound not in defaults:
-        return f"the default bounds are {', '.join(f'{each:g}' for each in defaults)}"
-    return ""
+    defaults = engine.bounds.get(metric.question, (bound,))
+    texts = ", ".join(f"{each:g}" for each in defaults)
+    return "" if bound in defaults else f"the default bounds are {texts}"
 
 
-def _busy(query: Query, use: _Use, known: Known | None) -> list[Finding]:
-    """Return a rate of seconds that nothing divides."""
+def _busy(query: Query, use: _Use, known: Known | None) -> Faults:
+    """Yield a rate of seconds that nothing divides."""
     metric = use.metric
     is_time = metric.part == "_sum" and metric.kind == "histogram" and "second" in metric.name
-    if not is_time or metric.engine is None or query.unit not in ("s", "ms", "dtdurations"):
-        return []
-    if any(_is_binary(node, "/") for node in use.above):
-        return []
-    return [_found("busy-seconds", query, f"rate of {metric.name} with the unit seconds")]
+    if not is_time or metric.engine is None or use.is_in("/"):
+        return
+    if query.unit in ("s", "ms", "dtdurations"):
+        yield "busy-seconds", f"rate of {metric.name} with the unit seconds"
 
 
 # Checks of a node.
 
 
-def _histogram_quantile(query: Query, node: Any, above: tuple[Any, ...]) -> list[Finding]:
-    if _function(node) != "histogram_quantile":
-        return []
-    findings = []
+def _quantile(node: Any, above: tuple[Any, ...]) -> Faults:
+    """Yield a quantile outside of 0 to 1, and one that is averaged or added up."""
+    if _name(node) != "histogram_quantile":
+        return
     quantile = _plain(node.args[0])
     if isinstance(quantile, promql.NumberLiteral) and not 0 <= quantile.val <= 1:
-        findings.append(
-            _found("quantile-range", query, f"histogram_quantile({quantile.val:g}, ...)")
-        )
-    uses = _uses(node.args[1])
-    for use in uses:
-        if not use.metric.part and use.metric.kind == "histogram" and use.metric.engine:
-            evidence = f"histogram_quantile() of {use.metric.name}"
-            findings.append(_found("bucket-missing", query, evidence))
-    if any(use.metric.part == "_bucket" for use in uses):
-        for inner, _ in _walk(node.args[1]):
-            if isinstance(inner, promql.AggregateExpr) and not _keeps(inner, "le"):
-                findings.append(_found("le-lost", query, _short(str(inner))))
+        yield "quantile-range", f"histogram_quantile({quantile.val:g}, ...)"
+    yield from _buckets(node.args[1])
     for outer in above:
-        if _operator(outer) in AVERAGES or _function(outer) in AVERAGES_OVER_TIME:
-            evidence = f"{_operator(outer) or _function(outer)} of histogram_quantile()"
-            findings.append(_found("quantile-of-quantiles", query, evidence))
-    return findings
+        if _name(outer) in AVERAGES:
+            yield "quantile-of-quantiles", f"{_name(outer)} of histogram_quantile()"
 
 
-def _is_by(node: Any) -> bool:
-    return node.modifier.type == promql.AggModifierType.By
+def _buckets(node: Any) -> Faults:
+    """Yield what is not made of buckets, or loses their bounds, inside of histogram_quantile()."""
+    metrics = [use.metric for use in _uses(node)]
+    for metric in metrics:
+        if not metric.part and metric.kind == "histogram" and metric.engine:
+            yield "bucket-missing", f"histogram_quantile() of {metric.name}"
+    if any(metric.part == "_bucket" for metric in metrics):
+        for each in _aggregations(node):
+            if not _keeps(each, "le"):
+                yield "le-lost", _short(str(each))
+
+
+def _aggregations(node: Any) -> list[Any]:
+    return [each for each, _ in _walk(node) if isinstance(each, promql.AggregateExpr)]
 
 
 def _keeps(node: Any, label: str) -> bool:
@@ -446,76 +424,66 @@ def _keeps(node: Any, label: str) -> bool:
     if node.modifier is None:
         return False
     labels = node.modifier.labels
-    if any(each.startswith(VARIABLE) for each in labels):
-        return True
-    return (label in labels) == _is_by(node)
+    is_open = any(each.startswith(VARIABLE) for each in labels)
+    return is_open or (label in labels) == _is_by(node)
 
 
-def _binary(query: Query, node: Any, above: tuple[Any, ...]) -> list[Finding]:
-    if not _is_binary(node, "/", "-", "*", "+"):
-        return []
-    if node.modifier is not None and node.modifier.matching is not None:
-        return []
+def _two_sides(node: Any, above: tuple[Any, ...]) -> Faults:
+    """Yield operations on two metrics whose series do not match each other."""
+    if _name(node) not in ("/", "-", "*", "+"):
+        return
     left = _uses(node.lhs)
     right = _uses(node.rhs)
-    if len(left) != 1 or len(right) != 1:
-        return []
-    if _is_binary(node, "/") and left[0].metric.name == right[0].metric.name:
-        differing = _differing(left[0].selector, right[0].selector)
-        kept = [
-            label
-            for label in differing
-            if _survives(node.lhs, label) and _survives(node.rhs, label)
-        ]
-        if kept:
-            evidence = f"both sides keep the label {', '.join(kept)}: {_short(str(node))}"
-            return [_found("labels-on-both-sides", query, evidence)]
-    return _labels_differ(query, node, left[0], right[0])
+    is_matched = node.modifier is not None and node.modifier.matching is not None
+    if is_matched or len(left) != 1 or len(right) != 1:
+        return
+    kept = _kept_on_both(node, left[0], right[0])
+    if kept and _name(node) == "/" and left[0].metric.name == right[0].metric.name:
+        evidence = f"both sides keep the label {', '.join(kept)}: {_short(str(node))}"
+        yield "labels-on-both-sides", evidence
+    else:
+        yield from _labels_differ(node, left[0].metric, right[0].metric)
 
 
-def _differing(left: Any, right: Any) -> list[str]:
-    """Return the labels that only one of two selectors restricts, or each in its own way."""
-    sides = [
-        {(m.name, m.value, str(m.op)) for m in side.matchers.matchers} for side in (left, right)
+def _kept_on_both(node: Any, left: _Use, right: _Use) -> list[str]:
+    """Return the labels that the sides restrict differently, and keep."""
+    restricted = [
+        {(matcher.name, matcher.value, str(matcher.op)) for matcher in side.matchers.matchers}
+        for side in (left.selector, right.selector)
     ]
-    return sorted({name for name, _, _ in sides[0] ^ sides[1]})
+    labels = sorted({name for name, _, _ in restricted[0] ^ restricted[1]})
+    around = [*_aggregations(node.lhs), *_aggregations(node.rhs)]
+    return [label for label in labels if all(_keeps(each, label) for each in around)]
 
 
-def _survives(node: Any, label: str) -> bool:
-    return all(
-        _keeps(each, label) for each, _ in _walk(node) if isinstance(each, promql.AggregateExpr)
-    )
-
-
-def _labels_differ(query: Query, node: Any, left: _Use, right: _Use) -> list[Finding]:
-    groups = [_groups(side) for side in (node.lhs, node.rhs)]
-    if None not in groups and groups[0] != groups[1]:
+def _labels_differ(node: Any, left: Metric, right: Metric) -> Faults:
+    groups = [_groups(node.lhs), _groups(node.rhs)]
+    families = {_family(left), _family(right)}
+    if groups == [None, None]:
+        if len(families) == 2 and "" not in families:
+            yield "labels-differ", f"{left.name} and {right.name} have different labels"
+    elif None not in groups and groups[0] != groups[1]:
         names = [", ".join(sorted(group or ())) or "no label" for group in groups]
         evidence = f"the sides have {names[0]} and {names[1]}: {_short(str(node))}"
-        return [_found("labels-differ", query, evidence)]
-    if groups == [None, None]:
-        families = [_family(use.metric) for use in (left, right)]
-        if families[0] != families[1] and "" not in families:
-            evidence = f"{left.metric.name} and {right.metric.name} have different labels"
-            return [_found("labels-differ", query, evidence)]
-    return []
+        yield "labels-differ", evidence
 
 
 def _groups(node: Any) -> frozenset[str] | None:
     """Return the labels that the outermost aggregation leaves; None if it is not known."""
     node = _plain(node)
-    while isinstance(node, promql.BinaryExpr) and isinstance(
-        _plain(node.rhs), promql.NumberLiteral
-    ):
+    while isinstance(node, promql.BinaryExpr) and _is_number(node.rhs):
         node = _plain(node.lhs)
-    if not isinstance(node, promql.AggregateExpr) or _operator(node) in ("topk", "bottomk"):
+    if not isinstance(node, promql.AggregateExpr) or _name(node) in ("topk", "bottomk"):
         return None
     if node.modifier is None:
         return frozenset()
-    labels = node.modifier.labels
-    if not _is_by(node) or any(label.startswith(VARIABLE) for label in labels):
-        return None
-    return frozenset(labels)
+    labels = frozenset(node.modifier.labels)
+    is_open = not _is_by(node) or any(label.startswith(VARIABLE) for label in labels)
+    return None if is_open else labels
+
+
+def _is_number(node: Any) -> bool:
+    return isinstance(_plain(node), promql.NumberLiteral)
 
 
 def _family(metric: Metric) -> str:
@@ -526,43 +494,47 @@ def _family(metric: Metric) -> str:
     return match[0] if match else ""
 
 
-def _aggregate(query: Query, node: Any, above: tuple[Any, ...]) -> list[Finding]:
-    """Return an unweighted mean of means."""
-    if _operator(node) != "avg":
-        return []
-    inner = _plain(node.expr)
-    if not _is_binary(inner, "/"):
-        return []
+def _mean_of_means(node: Any, above: tuple[Any, ...]) -> Faults:
+    """Yield an unweighted mean of means."""
+    inner = _plain(node.expr) if _name(node) == "avg" else None
+    if _name(inner) != "/":
+        return
     parts = [{use.metric.part for use in _uses(side)} for side in (inner.lhs, inner.rhs)]
-    if parts == [{"_sum"}, {"_count"}] and all(use.is_in_call(*RATES) for use in _uses(inner)):
-        return [_found("mean-of-means", query, _short(str(node)))]
-    return []
-
-
-def _scaler(query: Query, tree: Any) -> list[Finding]:
-    if _is_single(tree):
-        return []
-    return [_found("scaler-many-series", query, _short(query.expr))]
+    if parts == [{"_sum"}, {"_count"}] and all(use.is_in(*RATES) for use in _uses(inner)):
+        yield "mean-of-means", _short(str(node))
 
 
 def _is_single(node: Any) -> bool:
     """Return whether an expression has one result at most."""
     node = _plain(node)
-    if isinstance(node, promql.NumberLiteral):
+    name = _name(node)
+    if isinstance(node, promql.NumberLiteral) or name in ("scalar", "vector", "absent", "time"):
         return True
     if isinstance(node, promql.AggregateExpr):
-        many = _operator(node) in ("topk", "bottomk", "count_values", "limitk", "limit_ratio")
-        return node.modifier is None and not many
-    if isinstance(node, promql.BinaryExpr):
-        sides = [_is_single(node.lhs), _is_single(node.rhs)]
-        return all(sides) if _is_binary(node, "or") else any(sides)
+        return node.modifier is None and name not in MANY
+    children = _children(node)
     if isinstance(node, promql.Call):
-        if node.func.name in ("scalar", "vector", "absent", "time"):
-            return True
-        return bool(node.args) and _is_single(node.args[-1])
-    return any(_is_single(child) for child in _children(node))
+        children = children[-1:]
+    enough = all if name == "or" else any
+    return bool(children) and enough(_is_single(child) for child in children)
 
 
-def check_queries(queries: Sequence[Query], known: Known | None = None) -> list[Finding]:
-    """Return the faults of several expressions."""
-    return [finding for query in queries for finding in check_query(query, known)]
+# Each gets a query, a use of a metric in it, and the known series.
+SELECTOR_CHECKS: tuple[Callable[[Query, _Use, Known | None], Faults], ...] = (
+    _names,
+    _labels,
+    _counters,
+    _gauges,
+    _share_sums,
+    _share_scale,
+    _ranges,
+    _subqueries,
+    _bounds,
+    _busy,
+)
+# Each gets a node of a query's tree, and the nodes above it.
+NODE_CHECKS: tuple[Callable[[Any, tuple[Any, ...]], Faults], ...] = (
+    _quantile,
+    _two_sides,
+    _mean_of_means,
+)

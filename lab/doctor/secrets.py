@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from lab.doctor.findings import Finding
+
 KEY = re.compile(
     r"(?i)authorization|api[-_.]?key|passw(or)?d|secret|access[-_.]?token|bearer|cookie|private[-_.]?key"
 )
@@ -57,12 +59,20 @@ def strings_of(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, node
 
 
-def secrets_in(pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str, int]]:
-    """Return {key: (kind, a masked value, how many)} of the secrets among keys and values."""
-    result: dict[str, tuple[str, str, int]] = {}
+def check_secrets(
+    pairs: Iterable[tuple[str, str]], target: str, prefix: str = "", *, counted: bool = False
+) -> list[Finding]:
+    """Return one finding per key with secrets among keys and values, if `counted` with a count."""
+    texts: dict[str, list[str]] = {}
     for key, value in pairs:
         if what := secret_in(key, value):
-            before = result.get(key)
-            count = before[2] + 1 if before else 1
-            result[key] = (what, before[1] if before else masked(value), count)
-    return result
+            texts.setdefault(key, []).append(f"{what}: {masked(value)}")
+    return [
+        Finding(
+            "secret",
+            target,
+            f"{prefix}{key}",
+            each[0] + (f", {len(each)} times" if counted else ""),
+        )
+        for key, each in texts.items()
+    ]

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 import yaml
 
 from lab.doctor.findings import Finding
-from lab.doctor.manifests import check_manifests, flattened, queries_in
+from lab.doctor.kubernetes import flattened
+from lab.doctor.manifests import check_manifests, queries_in
 from lab.doctor.names import Known, known_of
 from lab.doctor.pages import Page, Sample, check_fleet, check_names, check_page, read_page
 from lab.doctor.queries import Query, parse
-from lab.doctor.secrets import secrets_in
+from lab.doctor.secrets import check_secrets
 from lab.doctor.traces import check_traces
 from lab.engines import recognise
 from lab.errors import FrameError, LabError, QueryRejected, SettingsError, StoreError
@@ -171,10 +172,7 @@ def _of_page(page: Page) -> Subject:
 
 def _secrets_of(samples: list[Sample], target: str) -> list[Finding]:
     pairs = {(key, value) for sample in samples for key, value in sample.labels.items()}
-    return [
-        Finding("secret", target, f"label {key}", f"{what}: {masked}")
-        for key, (what, masked, _) in secrets_in(sorted(pairs)).items()
-    ]
+    return check_secrets(sorted(pairs), target, "label ")
 
 
 def _page_of_answer(body: bytes, target: str) -> Page:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lab.dialects import Role, attributes_of
 from lab.doctor.findings import Finding
-from lab.doctor.secrets import secrets_in, strings_of
+from lab.doctor.secrets import check_secrets, strings_of
 from lab.frames import spans_frame, tool_frame
 from lab.frames.completeness import TraceShapes, shapes_of, trace_problems
 from lab.frames.sanity import join_split_traces, trace_sanity
@@ -204,8 +204,7 @@ def _raw(answer: SpansAnswer, target: str) -> Iterator[Finding]:
         documents = [json.loads(document) for document in answer.documents]
         pairs = [pair for document in documents for pair in strings_of(document)]
         yield from _times(documents, target)
-    for key, (what, masked, count) in secrets_in(pairs).items():
-        yield Finding("secret", target, key, f"{what}: {masked}, {count} times")
+    yield from check_secrets(pairs, target, counted=True)
 
 
 def _times(documents: list[Any], target: str) -> Iterator[Finding]:
