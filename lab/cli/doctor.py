@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -12,7 +12,7 @@ import typer
 from lab.command_line import refuse, run_verb
 
 if TYPE_CHECKING:
-    from lab.doctor import Finding
+    from lab.doctor import Check, Finding
 
 UNREADABLE = "unreadable"
 
@@ -64,20 +64,27 @@ def doctor(
     from lab.doctor import checks, examine
 
     if show_checks:
-        for name, check in checks().items():
-            print(f"{name} ({check.level}): {check.consequence}\n  fix: {check.fix}")
-        return 0
-    if not targets and not query:
+        return _print_checks(checks())
+    targets = list(targets or ())
+    queries = list(query or ())
+    if not targets + queries:
         raise refuse("name what to check, or --here for this machine", "TARGETS")
-    findings = [
-        each
-        for each in examine(targets or [], queries=query or [], before=before, window=window)
-        if level == "note" or each.level == level
-    ]
+    findings = examine(targets, queries=queries, before=before, window=window)
+    findings = [each for each in findings if level in ("note", each.level)]
     if as_json:
         print(json.dumps({"findings": [each.as_dict() for each in findings]}, indent=1))
     else:
-        _print(findings, len(targets or []) + len(query or []))
+        _print(findings, len(targets + queries))
+    return _exit_status(findings)
+
+
+def _print_checks(checks: Mapping[str, Check]) -> int:
+    for name, check in checks.items():
+        print(f"{name} ({check.level}): {check.consequence}\n  fix: {check.fix}")
+    return 0
+
+
+def _exit_status(findings: Sequence[Finding]) -> int:
     if any(each.check == UNREADABLE for each in findings):
         return 2
     return 1 if findings else 0

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lab.doctor.findings import Check, Finding, checks
+from lab.doctor.manifests import check_manifests
 from lab.doctor.queries import Query, check_query
-from lab.doctor.targets import Subject, documents_findings, known_in, read_target
+from lab.doctor.targets import Subject, known_in, read_target
 from lab.errors import LabError
 from lab.settings import Settings, hide_password, load_settings
 
@@ -34,19 +35,22 @@ def examine(
     of a store is examined. A target that cannot be read is a finding, too ('unreadable').
     """
     settings = settings or load_settings()
-    subjects = []
-    findings = []
+    subjects: list[Subject] = []
+    findings: list[Finding] = []
     for target in targets:
         try:
-            subjects.append(read_target(target, settings, before, window))
+            subjects += read_target(target, settings, before, window)
         except LabError as e:
             evidence = f"{e.happened}: {e.got}" if e.got else e.happened
             findings.append(Finding("unreadable", hide_password(target), "", evidence, e.fix))
     subjects.append(Subject(queries=[Query("query", "", expr) for expr in queries]))
+
     known = known_in(subjects)
+    documents = []
     for subject in subjects:
+        documents += subject.documents
         findings += subject.findings
-        findings += [found for query in subject.queries for found in check_query(query, known)]
+        findings += [each for query in subject.queries for each in check_query(query, known)]
     files = [target for target in targets if "://" not in target]
-    findings += documents_findings(subjects, ", ".join(files))
+    findings += check_manifests(documents, ", ".join(files))
     return sorted(dict.fromkeys(findings), key=lambda each: each.level)

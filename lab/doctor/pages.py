@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -27,10 +28,11 @@ from lab.measures import read_histogram
 from lab.stores import MetricAnswer, Provenance, Series
 
 MIN_OBSERVATIONS = 10  # in a histogram, before its quantiles are worth a word
-UNRESOLVED = 0.95  # of the observations in the first or the last bucket
+UNRESOLVED = "unresolved-buckets"
+MAX_SHARE = 0.95  # of the observations in the first bucket; the rest may be in the last
 TOLERANCE = 0.05  # between two totals of the same thing
 WINDOW_S = 60.0  # between the two pages that are compared
-OTEL_BOUNDS = (5.0, 10.0, 25.0, 50.0)  # the SDK's default after 0, meant for milliseconds
+OTEL_BOUNDS = [0.0, 5.0, 10.0, 25.0, 50.0]  # the SDK's default, meant for milliseconds
 LATENCIES = ("ttft", "itl", "tpot", "e2e", "prefill", "decode", "inference", "queue")
 # Of `lab.fleet`'s remarks.
 CHECKS = {
@@ -52,6 +54,7 @@ TOTALS = (
     (("e2e", "_count"), "==", ("inference", "_count")),
 )
 _WRITTEN = re.compile(r"^\s*([\w:]+)", re.MULTILINE)
+_OF_WHOLE_GPU = re.compile(r"(?i)POWER_USAGE|TOTAL_ENERGY")
 _NAMES = re.compile(r'__name__=~"([^"]*)"')
 
 
@@ -155,32 +158,22 @@ def _parse(text: str, url: str) -> tuple[list[Sample], dict[str, str]]:
 
 def check_page(page: Page, *, engines: bool = True) -> list[Finding]:
     """Return the faults of a page's metrics; without `engines` those of single metrics only."""
-    findings = [
-        Finding(
-            "repeated-by-ranks" if "same targets" in text else "partial-answer", page.url, "", text
-        )
-        for text in page.warnings
-    ]
+    findings = [Finding(_check_of(text), page.url, "", text) for text in page.warnings]
     if not page.samples_now:
-        if not page.warnings:
-            findings.append(Finding("silent-target", page.url, "", "the page has no sample"))
-        return findings
+        return findings or [Finding("silent-target", page.url, "", "the page has no sample")]
+
     dialects = recognise(page.names)
     findings += [*_histograms(page, dialects), *_not_finite(page, dialects), *_gpu(page)]
     for dialect in dialects:
-        findings += _totals(page, dialect)
-        findings += _share_values(page, dialect)
-    if not engines:
-        return findings
-    for dialect in dialects:
-        findings += check_names(page.url, dialect, page.names)
-    if dialects:
+        findings += [*_totals(page, dialect), *_share_values(page, dialect)]
+        findings += check_names(page.url, dialect, page.names) if engines else []
+    if engines and not dialects:
+        findings += _renamed(page)
+    elif engines:
         now = time.time()
         known = {each.check for each in findings} & {"not-finite"}
         remarks = check_fleet(page, page.url, now - WINDOW_S, now)
         findings += [each for each in remarks if each.check not in known]
-    else:
-        findings += _renamed(page)
     return findings
 
 
@@ -194,17 +187,22 @@ def check_fleet(
         return [Finding("no-engine-metrics", target, "", f"{e.happened}: {e.got}", e.fix)]
     findings = []
     for remark in shown.remarks:
-        check = CHECKS.get(remark.kind)
-        if remark.kind == "store":
-            check = "not-finite" if "not numbers" in remark.text else "partial-answer"
-            check = "repeated-by-ranks" if "same targets" in remark.text else check
+        check = _check_of(remark.text) if remark.kind == "store" else CHECKS.get(remark.kind)
         if check:
             where = "" if remark.where == target else remark.where
             findings.append(Finding(check, target, where, remark.text))
     unknown = shown.unknown[shown.unknown["why"].str.contains("contradict|told to be stale")]
-    for row in unknown.itertuples():
-        findings.append(Finding("not-known", target, str(row.question), str(row.why)))
-    return findings
+    return findings + [
+        Finding("not-known", target, str(row.question), str(row.why))
+        for row in unknown.itertuples()
+    ]
+
+
+def _check_of(warning: str) -> str:
+    """Return the check for a warning of a store, or about its answers."""
+    if "same targets" in warning:
+        return "repeated-by-ranks"
+    return "not-finite" if "not numbers" in warning else "partial-answer"
 
 
 def check_names(target: str, dialect: Dialect, names: Iterable[str]) -> list[Finding]:
@@ -251,6 +249,15 @@ def _renamed(page: Page) -> Iterator[Finding]:
 # Histograms.
 
 
+@dataclass(frozen=True)
+class Histogram:
+    """Upper bounds in ascending order, the cumulative counts, and the sum of all values."""
+
+    bounds: list[float]
+    counts: list[float]
+    total: float
+
+
 def _histograms(page: Page, dialects: Sequence[Dialect]) -> list[Finding]:
     """Return histograms that contradict themselves, or cannot resolve their quantiles."""
     latency = {
@@ -259,31 +266,24 @@ def _histograms(page: Page, dialects: Sequence[Dialect]) -> list[Finding]:
         for question in LATENCIES
         for name in dialect.alternatives.get(question, ())
     }
-    groups = _groups(page.increases())
     faults: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for (base, _), (buckets, total) in groups.items():
-        question = latency.get(base, "")
-        check, evidence = _reading(buckets, total, question, base)
-        if check:
+    for base, histogram in _read_histograms(page.increases()):
+        for check, evidence in _histogram_faults(histogram, base, base in latency):
             faults[check, base].append(evidence)
-    unresolved = {
-        latency.get(base, base) for check, base in faults if check == "unresolved-buckets"
-    }
+
+    # A queue that is empty is in the first bucket; alone it is the normal state.
+    unresolved = {latency.get(base, base) for check, base in faults if check == UNRESOLVED}
+    ignored = UNRESOLVED if unresolved == {"queue"} else ""
     findings = []
     for (check, base), texts in faults.items():
-        # A queue that is empty is in the first bucket; alone it is the normal state.
-        if check == "unresolved-buckets" and unresolved == {"queue"}:
-            continue
         more = f" (and {len(texts) - 1} more series)" if len(texts) > 1 else ""
-        findings.append(Finding(check, page.url, base, texts[0] + more))
+        if check != ignored:
+            findings.append(Finding(check, page.url, base, texts[0] + more))
     return findings
 
 
-Group = tuple[list[tuple[float, float]], float]
-
-
-def _groups(samples: Iterable[Sample]) -> dict[tuple[str, frozenset[tuple[str, str]]], Group]:
-    """Return (bound and cumulative count, sorted; sum) by the base name and labels."""
+def _read_histograms(samples: Iterable[Sample]) -> Iterator[tuple[str, Histogram]]:
+    """Yield the base name and the content of each series of histograms."""
     buckets: dict[tuple[str, frozenset[tuple[str, str]]], list[tuple[float, float]]] = {}
     sums: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
     for sample in samples:
@@ -295,46 +295,55 @@ def _groups(samples: Iterable[Sample]) -> dict[tuple[str, frozenset[tuple[str, s
             buckets.setdefault(key, []).append((float(le), sample.value))
         elif part == "sum":
             sums[key] = sample.value
-    return {key: (sorted(each), sums.get(key, math.nan)) for key, each in buckets.items()}
+    for key, each in buckets.items():
+        bounds, counts = zip(*sorted(each), strict=True)
+        yield key[0], Histogram(list(bounds), list(counts), sums.get(key, math.nan))
 
 
-def _reading(
-    buckets: list[tuple[float, float]], total: float, question: str, base: str
-) -> tuple[str, str]:
-    """Return (check, evidence) of one histogram's fault, ('', '') for none."""
-    upper = [bound for bound, _ in buckets]
-    cumulative = [count for _, count in buckets]
-    falling = any(b < a for a, b in zip(cumulative, cumulative[1:], strict=False))
-    if falling:
-        pairs = ", ".join(f"le={bound:g}: {count:g}" for bound, count in buckets[:6])
-        return "broken-histogram", f"a wider bucket counts less: {pairs}"
-    n = cumulative[-1]
-    if n < MIN_OBSERVATIONS or not math.isinf(upper[-1]):
-        return "", ""
+def _histogram_faults(
+    histogram: Histogram, base: str, is_latency: bool
+) -> Iterator[tuple[str, str]]:
+    """Yield the (check, evidence) of the first fault of a histogram."""
+    bounds = histogram.bounds
+    counts = histogram.counts
+    if any(wider < narrower for narrower, wider in pairwise(counts)):
+        pairs = zip(bounds[:6], counts[:6], strict=True)
+        text = ", ".join(f"le={bound:g}: {count:g}" for bound, count in pairs)
+        yield "broken-histogram", f"a wider bucket counts less: {text}"
+    elif counts[-1] >= MIN_OBSERVATIONS and math.isinf(bounds[-1]):
+        is_otel = bounds[:5] == OTEL_BOUNDS and "second" in base
+        if is_latency and (contradiction := _contradiction(histogram)):
+            yield "broken-histogram", contradiction
+        elif is_latency or is_otel:
+            yield from _unresolved(histogram, int(is_otel))
 
-    if question:
-        table = pd.DataFrame(
-            {
-                "lower": [0.0, *upper[:-1]],
-                "upper": upper,
-                "count": [b - a for a, b in zip([0.0, *cumulative], cumulative, strict=False)],
-            }
-        )
-        reading = read_histogram(table, total)
-        if reading.why_not and math.isnan(reading.mean_s) and not math.isnan(total):
-            return "broken-histogram", reading.why_not
-    is_otel = tuple(upper[1:5]) == OTEL_BOUNDS and upper[0] == 0 and "second" in base
-    if not question and not is_otel:
-        return "", ""
-    first = cumulative[1] if is_otel else cumulative[0]
-    bound = upper[1] if is_otel else upper[0]
-    beyond = n - cumulative[-2] if len(cumulative) > 1 else n
-    mean = f"; the mean is {total / n:.4g} s" if math.isfinite(total) else ""
-    if first >= UNRESOLVED * n:
-        return "unresolved-buckets", f"{first / n:.0%} of {n:g} are below {bound:g} s{mean}"
-    if beyond > (1 - UNRESOLVED) * n:
-        return "unresolved-buckets", f"{beyond / n:.0%} of {n:g} are above {upper[-2]:g} s{mean}"
-    return "", ""
+
+def _contradiction(histogram: Histogram) -> str:
+    """Return why the sum cannot be of values in these buckets, '' if it can."""
+    table = pd.DataFrame(
+        {
+            "lower": [0.0, *histogram.bounds[:-1]],
+            "upper": histogram.bounds,
+            "count": [b - a for a, b in pairwise([0.0, *histogram.counts])],
+        }
+    )
+    reading = read_histogram(table, histogram.total)
+    is_readable = math.isnan(histogram.total) or not math.isnan(reading.mean_s)
+    return "" if is_readable else reading.why_not
+
+
+def _unresolved(histogram: Histogram, first: int) -> Iterator[tuple[str, str]]:
+    """Yield that nearly all values are in the lowest bucket (up to `first`), or many above all."""
+    n = histogram.counts[-1]
+    below = histogram.counts[first]
+    above = n - histogram.counts[-2] if len(histogram.counts) > 1 else n
+    mean = f"; the mean is {histogram.total / n:.4g} s" if math.isfinite(histogram.total) else ""
+    if below >= MAX_SHARE * n:
+        bound = histogram.bounds[first]
+        yield UNRESOLVED, f"{below / n:.0%} of {n:g} are below {bound:g} s{mean}"
+    elif above > (1 - MAX_SHARE) * n:
+        bound = histogram.bounds[-2]
+        yield UNRESOLVED, f"{above / n:.0%} of {n:g} are above {bound:g} s{mean}"
 
 
 # Numbers.
@@ -356,48 +365,46 @@ def _totals(page: Page, dialect: Dialect) -> Iterator[Finding]:
     for sample in page.increases():
         sums[sample.name] += sample.value
     for (question, part), relation, (other, other_part) in TOTALS:
-        if question not in dialect.alternatives or other not in dialect.alternatives:
+        if not {question, other} <= dialect.alternatives.keys():
             continue
         name = dialect.names[question].metric + part
         other_name = dialect.names[other].metric + other_part
-        if name not in sums or other_name not in sums:
+        if not {name, other_name} <= sums.keys():
             continue
         a = sums[name]
         b = sums[other_name]
         apart = a - b if relation == "<=" else abs(a - b)
-        if apart > TOLERANCE * max(a, b) and apart > MIN_OBSERVATIONS:
+        if apart > max(TOLERANCE * max(a, b), MIN_OBSERVATIONS):
             evidence = f"{name} is {a:,.0f}, {other_name} is {b:,.0f}"
             yield Finding("totals-differ", page.url, question, evidence)
 
 
 def _share_values(page: Page, dialect: Dialect) -> Iterator[Finding]:
-    for question, kind in questions().items():
-        if kind != "share" or question not in dialect.alternatives:
-            continue
-        for name in dialect.alternatives[question]:
-            values = [s.value for s in page.samples_now if s.name == name.metric]
-            if not name.matchers and values and max(values) > 1.0 + 1e-9:
-                evidence = f"its value is {max(values):g}, and a share is at most 1"
-                yield Finding("share-scale", page.url, name.metric, evidence)
+    shares = [question for question, kind in questions().items() if kind == "share"]
+    for name in (name for share in shares for name in dialect.alternatives.get(share, ())):
+        values = [s.value for s in page.samples_now if s.name == name.metric]
+        if not name.matchers and values and max(values) > 1.0 + 1e-9:
+            evidence = f"its value is {max(values):g}, and a share is at most 1"
+            yield Finding("share-scale", page.url, name.metric, evidence)
 
 
 def _gpu(page: Page) -> Iterator[Finding]:
     """Yield MIG instances, and values of a whole GPU that several series repeat."""
     gpu = [s for s in page.samples_now if s.name.upper().startswith("DCGM_FI_")]
-    names = {sample.name.upper() for sample in gpu}
     instances = {s.labels.get("GPU_I_ID", "") for s in gpu} - {""}
-    repeated: Counter[tuple[str, str]] = Counter()
-    for sample in gpu:
-        if re.search(r"POWER_USAGE|TOTAL_ENERGY", sample.name.upper()):
-            device = sample.labels.get("UUID") or sample.labels.get("gpu", "")
-            host = sample.labels.get("Hostname") or sample.labels.get("hostname", "")
-            repeated[sample.name, f"{host} {device}".strip()] += 1
+    repeated = Counter((s.name, _device(s)) for s in gpu if _OF_WHOLE_GPU.search(s.name))
     facts = [
         f"{name} {count} times for GPU {device}"
         for (name, device), count in repeated.items()
         if count > 1
     ]
-    if instances and "DCGM_FI_DEV_GPU_UTIL" not in names:
+    if instances and "DCGM_FI_DEV_GPU_UTIL" not in {sample.name.upper() for sample in gpu}:
         facts.insert(0, f"{len(instances)} MIG instances, and no DCGM_FI_DEV_GPU_UTIL")
     if facts:
         yield Finding("gpu-instances", page.url, "", "; ".join(facts))
+
+
+def _device(sample: Sample) -> str:
+    labels = sample.labels
+    device = labels.get("UUID") or labels.get("gpu", "")
+    return f"{labels.get('Hostname') or labels.get('hostname', '')} {device}".strip()

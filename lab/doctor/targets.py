@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import yaml
 
 from lab.doctor.findings import Finding
 from lab.doctor.kubernetes import flattened
-from lab.doctor.manifests import check_manifests, queries_in
+from lab.doctor.manifests import queries_in
 from lab.doctor.names import Known, known_of
 from lab.doctor.pages import Page, Sample, check_fleet, check_names, check_page, read_page
 from lab.doctor.queries import Query, parse
@@ -44,18 +45,19 @@ class Subject:
     series: list[Sample] = field(default_factory=list)
 
 
-def read_target(target: str, settings: Settings, before: str, window: str) -> Subject:
-    """Return what a file, a folder, a page or a store holds.
+def read_target(target: str, settings: Settings, before: str, window: str) -> list[Subject]:
+    """Return what a file, a page or a store holds, or each file of a folder.
 
     Raises LabError, with what to do, where it cannot be read.
     """
+    earlier = _text(Path(before)) if before else ""
     if urlsplit(target).scheme in ("http", "https"):
-        return _read_url(target, settings, before, window)
+        return [_read_url(target, settings, earlier, window)]
     path = Path(target)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-        return _together([_read_text(_text(p), str(p), "") for p in files])
-    return _read_text(_text(path), target, _text(Path(before)) if before else "")
+        return [_read_text(_text(file), str(file), "") for file in files]
+    return [_read_text(_text(path), target, earlier)]
 
 
 def _text(path: Path) -> str:
@@ -67,16 +69,6 @@ def _text(path: Path) -> str:
             got=type(e).__name__,
             fix="name a text file, a folder or a URL",
         ) from e
-
-
-def _together(subjects: Sequence[Subject]) -> Subject:
-    whole = Subject()
-    for each in subjects:
-        whole.findings += each.findings
-        whole.documents += each.documents
-        whole.queries += each.queries
-        whole.series += each.series
-    return whole
 
 
 # Files.
@@ -115,12 +107,15 @@ def _read_json(text: str, target: str) -> Subject | None:
         return Subject(check_traces(read_otlp_json(text), target))
     if not isinstance(content, dict):
         return _of_documents([content], target)
-    trace = content.get("trace")
-    if {"resourceSpans", "batches"} & {*content, *(trace if isinstance(trace, dict) else ())}:
+    if _is_trace(content) or _is_trace(content.get("trace")):
         return Subject(check_traces(read_otlp_json(text), target))
     if "status" in content and ("data" in content or "error" in content):
         return _of_page(_page_of_answer(text.encode(), target))
     return _of_documents([content.get("dashboard", content)], target)
+
+
+def _is_trace(node: Any) -> bool:
+    return isinstance(node, dict) and ("resourceSpans" in node or "batches" in node)
 
 
 def _read_yaml(text: str, target: str) -> Subject:
@@ -144,24 +139,30 @@ def _of_documents(documents: list[Any], target: str) -> Subject:
 
 def _read_table(text: str, target: str) -> list[Query]:
     """Return the queries of a file with one per line, or of a tab-separated table."""
-    rows = [line.split("\t") for line in text.splitlines() if line.strip() and line[0] != "#"]
-    heads = [cell.strip().lower() for cell in rows[0]] if rows else []
-    column = next((heads.index(name) for name in COLUMNS if name in heads), None)
-    if column is None:
-        cells = [cell for row in rows if len(row) == 1 for cell in row]
-        return [Query(target, "", cell) for cell in cells] if _are_queries(cells) else []
-    queries = []
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) > column and row[column].strip():
-            queries.append(Query(target, f"line {number}", row[column]))
-    return queries
+    lines = _content_lines(text)
+    heads = [cell.strip().lower() for cell in "".join(lines[:1]).split("\t")]
+    column = next((name for name in COLUMNS if name in heads), "")
+    if not column:
+        return _read_lines([line for line in lines if "\t" not in line], target)
+    rows = csv.DictReader(lines[1:], heads, delimiter="\t", quoting=csv.QUOTE_NONE)
+    return [
+        Query(target, f"line {number}", row[column])
+        for number, row in enumerate(rows, 2)
+        if (row[column] or "").strip()
+    ]
 
 
-def _are_queries(cells: list[str]) -> bool:
+def _content_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and line[0] != "#"]
+
+
+def _read_lines(lines: list[str], target: str) -> list[Query]:
+    """Return the lines as queries if the first one is PromQL."""
     try:
-        return bool(cells) and parse(cells[0]) is not None
+        is_promql = bool(lines) and parse(lines[0]) is not None
     except ValueError:
-        return False
+        is_promql = False
+    return [Query(target, "", line) for line in lines if is_promql]
 
 
 def _of_page(page: Page) -> Subject:
@@ -187,9 +188,7 @@ def _page_of_answer(body: bytes, target: str) -> Page:
         )
     kind, series, warnings = series_of(response)
     answer = MetricAnswer(kind, series, read_otlp_json().provenance)
-    page = Page(target, _samples(answer))
-    page.warnings.extend(warnings)
-    return page
+    return Page(target, _samples(answer), warnings=list(warnings))
 
 
 def _samples(answer: MetricAnswer) -> list[Sample]:
@@ -212,9 +211,9 @@ def _read_url(target: str, settings: Settings, before: str, window: str) -> Subj
     text = _fetch(target, settings)
     if text is not None:
         if urlsplit(target).path.rstrip("/").endswith("metrics") or text.startswith("# "):
-            return _of_page(read_page(text, shown, _text(Path(before)) if before else ""))
+            return _of_page(read_page(text, shown, before))
         try:
-            return _read_text(text, shown, _text(Path(before)) if before else "")
+            return _read_text(text, shown, before)
         except LabError:
             pass  # a page for people, of a store
     there = load_settings(prometheus_url=target, tempo_url=target)
@@ -246,29 +245,29 @@ def _read_prometheus(
     prometheus: Prometheus, target: str, prefix: str, start: float, end: float
 ) -> Subject:
     names = prometheus.metric_names()
-    subject = Subject()
     dialects = recognise(names, prefix)
+    stems = tuple(dialect.stem for dialect in dialects)
+    patterns = "|".join([*(f"{stem}.*" for stem in stems), GPU])
+    selector = f'{{__name__=~"{patterns}"}}'
+    answer = prometheus.query(selector, end)
+    now = _samples(answer)
+    earlier = _samples(prometheus.query(selector, start))
+    page = Page(target, now, earlier, warnings=list(answer.provenance.warnings))
+
+    subject = Subject(series=now)
     if not dialects and not any(name.upper().startswith("DCGM_FI_") for name in names):
         evidence = f"{len(names):,} metrics, none of a known model server"
         subject.findings.append(Finding("no-engine-metrics", target, "", evidence))
-    stems = [f"{dialect.stem}.*" for dialect in dialects]
-    selector = f'{{__name__=~"{"|".join([*stems, GPU])}"}}'
-    answer = prometheus.query(selector, end)
-    earlier = prometheus.query(selector, start)
-    now = _samples(answer)
-    page = Page(target, now, _samples(earlier))
-    page.warnings.extend(answer.provenance.warnings)
-    subject.series = now
     subject.findings += check_page(page, engines=False) if now else []
-    subject.findings += [f for d in dialects for f in check_names(target, d, names)]
-    if dialects:
-        subject.findings += check_fleet(prometheus, target, start, end, prefix)
-    subject.findings += _targets(prometheus, target)
-    subject.findings += _secrets_of(now, target)
-    mine = tuple(dialect.stem for dialect in dialects)
-    for name, expr in prometheus.rules():
-        if any(stem in expr for stem in mine) or "DCGM_FI_" in expr:
-            subject.queries.append(Query(target, f"rule {name}", expr, "record"))
+    for dialect in dialects:
+        subject.findings += check_names(target, dialect, names)
+    subject.findings += check_fleet(prometheus, target, start, end, prefix) if dialects else []
+    subject.findings += [*_targets(prometheus, target), *_secrets_of(now, target)]
+    subject.queries = [
+        Query(target, f"rule {name}", expr, "record")
+        for name, expr in prometheus.rules()
+        if any(stem in expr for stem in (*stems, "DCGM_FI_"))
+    ]
     return subject
 
 
@@ -289,9 +288,3 @@ def known_in(subjects: Sequence[Subject]) -> Known | None:
     """Return the series of all targets, against which queries are checked; None without any."""
     series = [(sample.name, sample.labels) for each in subjects for sample in each.series]
     return known_of(series) if series else None
-
-
-def documents_findings(subjects: Sequence[Subject], target: str) -> list[Finding]:
-    """Return the faults of all manifests, which refer to each other."""
-    documents = [document for each in subjects for document in each.documents]
-    return check_manifests(documents, target)
