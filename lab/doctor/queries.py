@@ -496,9 +496,9 @@ def _family(metric: Metric) -> str:
 
 def _mean_of_means(node: Any, above: tuple[Any, ...]) -> Faults:
     """Yield an unweighted mean of means."""
-    inner = _plain(node.expr) if _name(node) == "avg" else None
-    if _name(inner) != "/":
+    if _name(node) != "avg" or _name(_plain(node.expr)) != "/":
         return
+    inner = _plain(node.expr)
     parts = [{use.metric.part for use in _uses(side)} for side in (inner.lhs, inner.rhs)]
     if parts == [{"_sum"}, {"_count"}] and all(use.is_in(*RATES) for use in _uses(inner)):
         yield "mean-of-means", _short(str(node))

@@ -11,7 +11,8 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from scripts.check_cluster.objects import Overlay, selects
+from lab.doctor.kubernetes import selects
+from scripts.check_cluster.objects import Overlay
 from scripts.check_cluster.render import Document, is_openshift
 
 SENDERS = ("load", "vllm", "vllm-embed", "llama-stack", "lab-tools")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from lab.doctor.kubernetes import selects
 from scripts.check_cluster.render import Document, Pod, operated_pods, pods
 
 Problems = Iterator[str]
@@ -41,13 +42,13 @@ class Overlay:
             if labels and pod.namespace == namespace and labels.items() <= pod.labels.items()
         ]
 
-    def services(self, namespaces: list[str], labels: dict[str, str]) -> list[Document]:
-        """Return the Services of these namespaces that carry the labels and select pods."""
+    def services(self, namespaces: list[str], selector: Document) -> list[Document]:
+        """Return the Services of these namespaces that a selector selects and that select pods."""
         return [
             service
             for service in self.kind("Service")
             if service["metadata"]["namespace"] in namespaces
-            and labels.items() <= service["metadata"].get("labels", {}).items()
+            and selects(selector, service["metadata"].get("labels", {}))
             and service["spec"].get("type") != "ExternalName"
         ]
 
@@ -72,23 +73,6 @@ class Overlay:
         role = binding["roleRef"]
         namespace = binding["metadata"].get("namespace") if role["kind"] == "Role" else None
         return self.get(role["kind"], namespace, role["name"])
-
-
-def selects(selector: Document | None, labels: dict[str, str]) -> bool:
-    """Return whether a label selector selects these labels. None selects nothing."""
-    if selector is None or not selector.get("matchLabels", {}).items() <= labels.items():
-        return False
-    for e in selector.get("matchExpressions", []):
-        value = labels.get(e["key"])
-        fits = {
-            "In": value in e.get("values", []),
-            "NotIn": value not in e.get("values", []),
-            "Exists": value is not None,
-            "DoesNotExist": value is None,
-        }
-        if not fits[e["operator"]]:
-            return False
-    return True
 
 
 def broken(subject: str, faults: dict[str, Any]) -> list[str]:

@@ -13,19 +13,15 @@ from typing import Any
 
 import yaml
 
+from lab.doctor.kubernetes import MONITORS, PROMETHEUS_SELECTS, selects
 from scripts.check_cluster import metrics
-from scripts.check_cluster.objects import Overlay, Problems, broken, selects
+from scripts.check_cluster.objects import Overlay, Problems, broken
 from scripts.check_cluster.render import Document, Pod, is_openshift, name
 from scripts.check_cluster.workloads import answers
 
 EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's
 EXTERNAL_NAMESPACES = {"gpu-operator"}  # whose pods are not in the manifests
 LARGEST = 250_000
-SELECTORS = {
-    "ServiceMonitor": "serviceMonitor",
-    "PodMonitor": "podMonitor",
-    "PrometheusRule": "rule",
-}
 PROVISIONED = {"-- Grafana --", "grafana"}  # data sources that every Grafana has
 _SERVICE_URL = re.compile(
     r"\b([a-z][a-z0-9-]*)\.(llm-lab(?:-[a-z]+)?)\.svc(?:\.cluster\.local)?(?::(\d+))?"
@@ -103,7 +99,7 @@ def _monitor(overlay: Overlay, monitor: Document) -> Problems:
         yield "selects nothing"
     paths = set[str]().union(*map(answers, pods))
     spec = monitor["spec"]
-    for endpoint in spec.get("podMetricsEndpoints", spec.get("endpoints", [])):
+    for endpoint in spec[MONITORS[monitor["kind"]]]:
         path = endpoint.get("path", "/metrics")
         relabelled = [r.get("targetLabel") for r in endpoint.get("relabelings", [])]
         faults = {
@@ -125,13 +121,14 @@ def _scraped_by(
     overlay: Overlay, monitor: Document, namespaces: list[str]
 ) -> tuple[set[str | int], list[Pod]]:
     """Return the ports that a monitor's endpoints may name, and the pods behind them."""
-    labels = monitor["spec"]["selector"].get("matchLabels", {})
+    selector = monitor["spec"]["selector"]
     if monitor["kind"] == "PodMonitor":
+        labels = selector.get("matchLabels", {})
         pods = [pod for namespace in namespaces for pod in overlay.selected(namespace, labels)]
         return set[str | int]().union(*(pod.targets for pod in pods)), pods
     ports: set[str | int] = set()
     pods = []
-    for service in overlay.services(namespaces, labels):
+    for service in overlay.services(namespaces, selector):
         spec = service["spec"]
         ports |= {port["name"] for port in spec["ports"]}
         pods += overlay.selected(service["metadata"]["namespace"], spec.get("selector"))
@@ -142,12 +139,7 @@ def _prometheus(overlay: Overlay, server: Document) -> Problems:
     """Yield what a Prometheus resource does not select, and writes that it does not accept."""
     own = server["metadata"]["namespace"]
     spec = server["spec"]
-    kinds = {
-        "ServiceMonitor": "serviceMonitor",
-        "PodMonitor": "podMonitor",
-        "PrometheusRule": "rule",
-    }
-    for kind, field in kinds.items():
+    for kind, field in PROMETHEUS_SELECTS.items():
         for document in overlay.kind(kind):
             namespace = document["metadata"]["namespace"]
             by_namespace = spec.get(

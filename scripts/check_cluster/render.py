@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lab.doctor.kubernetes import pod_template
 from lab.stack.cluster import kubectl
 from scripts.check_cluster.paths import K8S
 
@@ -113,13 +114,8 @@ class Pod:
 
 def pods(documents: list[Document]) -> list[Pod]:
     """Return the pods that the documents make themselves, which the API server's are made of."""
-    found = []
-    for d in documents:
-        spec = d.get("spec")
-        template = spec.get("template") if isinstance(spec, dict) else None
-        if isinstance(template, dict) and "containers" in template.get("spec", {}):
-            found.append(Pod(d, template))
-    return found
+    templates = [(document, pod_template(document.get("spec"))) for document in documents]
+    return [Pod(document, template) for document, template in templates if template]
 
 
 def operated_pods(documents: list[Document]) -> list[Pod]:
