@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ERROR = "error"
+FIELDS = ("check", "level", "target", "where", "evidence", "consequence", "fix")
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,7 @@ class Finding:
 
     def as_dict(self) -> dict[str, str]:
         """Return all of it, for JSON."""
-        return {
-            "check": self.check,
-            "level": self.level,
-            "target": self.target,
-            "where": self.where,
-            "evidence": self.evidence,
-            "consequence": self.consequence,
-            "fix": self.fix,
-        }
+        return {name: getattr(self, name) for name in FIELDS}
 
 
 @cache

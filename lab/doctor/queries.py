@@ -35,8 +35,10 @@ MIN_RANGE_S = 30.0
 PYTHON_CLIENTS = ("vllm", "sglang", "trtllm")  # which write 1.0 for 1
 MISTAKEN_LABELS = {"finish_reason": "finished_reason", "model": "model_name"}  # of vLLM
 VARIABLE = "grafana_"
-_VARIABLE = re.compile(r"\$\{(\w+)(?::\w+)?\}|\$(\w+)|\[\[(\w+)\]\]")
-_QUOTED = re.compile(r"\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`")
+_VARIABLE_OR_QUOTED = re.compile(
+    r"\$\{(\w+)(?::\w+)?\}|\$(\w+)|\[\[(\w+)\]\]"
+    r"|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
+)
 _DURATION = re.compile(r"\[[^\]\[]*\$[^\]]*\]|\boffset\s+\$\{?\w+\}?")
 _DURATION_VARIABLE = re.compile(r"\$\{?\w+(?::\w+)?\}?")
 
@@ -109,7 +111,7 @@ def parse(expr: str) -> Any:
     Raises ValueError, with the parser's message, for anything else.
     """
     errors = []
-    for stand_in in (rf"{VARIABLE}\g<name>", "1", ""):
+    for stand_in in (f"{VARIABLE}{{}}", "1", ""):
         try:
             return promql.parse(_without_variables(expr, stand_in))
         except ValueError as e:
@@ -119,17 +121,13 @@ def parse(expr: str) -> Any:
 
 def _without_variables(expr: str, stand_in: str) -> str:
     """Return an expression with values in place of variables outside of quoted text."""
-    expr = _DURATION.sub(lambda m: _DURATION_VARIABLE.sub("5m", m[0]), expr)
-    pieces = []
-    end = 0
-    for quoted in _QUOTED.finditer(expr):
-        pieces += [_replaced(expr[end : quoted.start()], stand_in), quoted[0]]
-        end = quoted.end()
-    return "".join([*pieces, _replaced(expr[end:], stand_in)])
 
+    def replaced(match: re.Match[str]) -> str:
+        name = match[1] or match[2] or match[3]
+        return stand_in.format(name) if name else match[0]
 
-def _replaced(text: str, stand_in: str) -> str:
-    return _VARIABLE.sub(lambda m: stand_in.replace(r"\g<name>", m[1] or m[2] or m[3]), text)
+    expr = _DURATION.sub(lambda match: _DURATION_VARIABLE.sub("5m", match[0]), expr)
+    return _VARIABLE_OR_QUOTED.sub(replaced, expr)
 
 
 def _children(node: Any) -> list[Any]:

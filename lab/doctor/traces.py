@@ -26,6 +26,7 @@ OTHER_CHECKS = ("belong to other requests", "joined from split traces")
 OF_CALLS = (Role.MODEL_CALL, Role.ENGINE, Role.REPEAT, Role.AGENT)
 MIN_VICTIMS = 3
 MIN_ROOTS = 5  # of a service that never continues a trace
+SLACK_S = 0.25  # by which a span may begin before, or end after, the call that it is in
 _NS = 1e9
 _YEAR_2000_NS = 946_684_800 * 10**9
 _YEAR_2100_NS = 4_102_444_800 * 10**9
@@ -38,11 +39,15 @@ def check_traces(answer: SpansAnswer, target: str) -> list[Finding]:
         return [Finding("incomplete-trace", target, "", "there is no span")]
     spans = join_split_traces(spans)
     shapes = shapes_of(spans)
-    findings = [*_incomplete(answer, spans, target), *_sanity(spans, target)]
-    findings += [*_unpropagated(spans, shapes, target), *_tokens(spans, shapes, target)]
-    findings += [*_failures(spans, target), *_blocked(spans, shapes, target)]
-    findings += _raw(answer, target)
-    return findings
+    return [
+        *_incomplete(answer, spans, target),
+        *_sanity(spans, target),
+        *_unpropagated(spans, shapes, target),
+        *_tokens(spans, shapes, target),
+        *_failures(spans, target),
+        *_blocked(spans, shapes, target),
+        *_raw(answer, target),
+    ]
 
 
 def _incomplete(answer: SpansAnswer, spans: pd.DataFrame, target: str) -> Iterator[Finding]:
@@ -124,38 +129,27 @@ def _never_continues(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> I
 
 def _inside(spans: pd.DataFrame, rows: np.ndarray, others: np.ndarray) -> int:
     """Return how many spans lie in the time of one of the others, of another trace."""
-    if not len(rows) or not len(others):
-        return 0
     start_s = start_ns(spans) / _NS
     end_s = start_s + spans["duration_s"].to_numpy()
-    slack_s = 0.25
-    count = 0
-    for row in rows:
-        around = (start_s[others] - slack_s <= start_s[row]) & (
-            end_s[row] <= end_s[others] + slack_s
-        )
-        count += bool(around.any())
-    return count
+    earliest_s = start_s[others] - SLACK_S
+    latest_s = end_s[others] + SLACK_S
+    around = (((earliest_s <= start_s[row]) & (end_s[row] <= latest_s)).any() for row in rows)
+    return sum(map(bool, around))
 
 
 def _tokens(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
     """Yield attributes of tokens that several spans of one model call repeat, or an agent sums."""
-    sums = {}
-    for name in attributes_of("prompt_tokens"):
-        if name not in spans:
-            continue
+    for name in (name for name in attributes_of("prompt_tokens") if name in spans):
         values = pd.to_numeric(spans[name], errors="coerce").to_numpy(float)
         has = np.isfinite(values) & np.isin(shapes.role, OF_CALLS)
         calls = pd.Series(shapes.call[has])
         first = ~calls.duplicated().to_numpy() | (calls < 0).to_numpy()
         counted = first & np.isin(shapes.role[has], (Role.MODEL_CALL, Role.ENGINE))
-        all_tokens = values[has].sum()
+        tokens = values[has].sum()
         once = values[has][counted].sum()
-        if once and all_tokens > once:
-            sums[name] = (all_tokens, once)
-    for name, (all_tokens, once) in sums.items():
-        evidence = f"all spans have {all_tokens:,.0f}, the model calls {once:,.0f}"
-        yield Finding("tokens-repeated", target, name, evidence)
+        if 0 < once < tokens:
+            evidence = f"all spans have {tokens:,.0f}, the model calls {once:,.0f}"
+            yield Finding("tokens-repeated", target, name, evidence)
 
 
 def _failures(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
