@@ -381,7 +381,8 @@ def _totals(page: Page, dialect: Dialect) -> Iterator[Finding]:
 
 def _share_values(page: Page, dialect: Dialect) -> Iterator[Finding]:
     shares = [question for question, kind in questions().items() if kind == "share"]
-    for name in (name for share in shares for name in dialect.alternatives.get(share, ())):
+    names = [name for share in shares for name in dialect.alternatives.get(share, ())]
+    for name in names:
         values = [s.value for s in page.samples_now if s.name == name.metric]
         if not name.matchers and values and max(values) > 1.0 + 1e-9:
             evidence = f"its value is {max(values):g}, and a share is at most 1"

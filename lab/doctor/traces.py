@@ -21,6 +21,7 @@ from lab.measures import blocking_prefills
 from lab.schema import Attr
 from lab.stores import SpansAnswer
 
+Faults = Iterator[tuple[str, str, str]]  # of (check, where, evidence)
 # In the texts of trace_problems, what has a check of its own.
 OTHER_CHECKS = ("belong to other requests", "joined from split traces")
 OF_CALLS = (Role.MODEL_CALL, Role.ENGINE, Role.REPEAT, Role.AGENT)
@@ -39,18 +40,25 @@ def check_traces(answer: SpansAnswer, target: str) -> list[Finding]:
         return [Finding("incomplete-trace", target, "", "there is no span")]
     spans = join_split_traces(spans)
     shapes = shapes_of(spans)
-    return [
-        *_incomplete(answer, spans, target),
-        *_sanity(spans, target),
-        *_unpropagated(spans, shapes, target),
-        *_tokens(spans, shapes, target),
-        *_failures(spans, target),
-        *_blocked(spans, shapes, target),
-        *_raw(answer, target),
+    faults = [
+        *_incomplete(answer, spans),
+        *_sanity(spans),
+        *_unpropagated(spans, shapes),
+        *_tokens(spans, shapes),
+        *_failures(spans),
+        *_blocked(spans, shapes),
     ]
+    if answer.arrow is None:
+        documents = [json.loads(document) for document in answer.documents]
+        faults += _times(documents)
+        texts = [pair for document in documents for pair in strings_of(document)]
+    else:
+        texts = _texts(spans_frame(answer, attributes=None))
+    findings = [Finding(check, target, where, evidence) for check, where, evidence in faults]
+    return findings + check_secrets(texts, target, counted=True)
 
 
-def _incomplete(answer: SpansAnswer, spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+def _incomplete(answer: SpansAnswer, spans: pd.DataFrame) -> Faults:
     problems = {
         trace: text
         for trace, text in trace_problems(spans).items()
@@ -61,10 +69,10 @@ def _incomplete(answer: SpansAnswer, spans: pd.DataFrame, target: str) -> Iterat
     if problems:
         trace, text = next(iter(problems.items()))
         more = f", and {len(problems) - 1} more traces" if len(problems) > 1 else ""
-        yield Finding("incomplete-trace", target, str(trace), f"{text}{more}")
+        yield "incomplete-trace", str(trace), f"{text}{more}"
 
 
-def _sanity(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+def _sanity(spans: pd.DataFrame) -> Faults:
     sanity = trace_sanity(spans)
     faults = sanity.faults
     for column, check, text in (
@@ -75,18 +83,18 @@ def _sanity(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
         rows = faults[faults[column] > 0]
         if len(rows):
             number = int(rows[column].sum())
-            yield Finding(check, target, str(rows["trace_id"].iloc[0]), f"{number} {text}")
+            yield check, str(rows["trace_id"].iloc[0]), f"{number} {text}"
     rows = faults[faults["remainder_s"] > 0]
     if len(rows):
         worst = rows["remainder_s"].max()
         evidence = f"the parts of {len(rows)} traces add up to {worst:.3f} s more than the whole"
-        yield Finding("span-times", target, str(rows["trace_id"].iloc[0]), evidence)
+        yield "span-times", str(rows["trace_id"].iloc[0]), evidence
     for row in sanity.skew.itertuples():
         evidence = f"{row.spans} spans begin up to {row.behind_s:.3f} s before their parents"
-        yield Finding("clock-skew", target, str(row.where), evidence)
+        yield "clock-skew", str(row.where), evidence
 
 
-def _unpropagated(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+def _unpropagated(spans: pd.DataFrame, shapes: TraceShapes) -> Faults:
     """Yield engines whose spans are alone in their traces, beside callers without an engine."""
     if spans.attrs.get("joined"):
         return
@@ -100,14 +108,12 @@ def _unpropagated(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iter
             f"{inside} engine spans are alone in their traces, within the time of model calls "
             f"without an engine's span ({unanswered.sum()})"
         )
-        yield Finding(
-            "unpropagated", target, str(spans["service"].iloc[np.argmax(alone)]), evidence
-        )
+        yield "unpropagated", str(spans["service"].iloc[np.argmax(alone)]), evidence
         return
-    yield from _never_continues(spans, shapes, target)
+    yield from _never_continues(spans, shapes)
 
 
-def _never_continues(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+def _never_continues(spans: pd.DataFrame, shapes: TraceShapes) -> Faults:
     """Yield services whose spans always begin a trace, within calls of another service."""
     root = shapes.parent < 0
     server = (spans["kind"] == "server").to_numpy(bool)
@@ -124,7 +130,7 @@ def _never_continues(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> I
         inside = _inside(spans, roots, others)
         if inside >= 0.8 * len(roots):
             evidence = f"all {len(roots)} spans of {service} begin a trace, within calls of others"
-            yield Finding("unpropagated", target, str(service), evidence)
+            yield "unpropagated", str(service), evidence
 
 
 def _inside(spans: pd.DataFrame, rows: np.ndarray, others: np.ndarray) -> int:
@@ -137,9 +143,10 @@ def _inside(spans: pd.DataFrame, rows: np.ndarray, others: np.ndarray) -> int:
     return sum(map(bool, around))
 
 
-def _tokens(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+def _tokens(spans: pd.DataFrame, shapes: TraceShapes) -> Faults:
     """Yield attributes of tokens that several spans of one model call repeat, or an agent sums."""
-    for name in (name for name in attributes_of("prompt_tokens") if name in spans):
+    names = [name for name in attributes_of("prompt_tokens") if name in spans]
+    for name in names:
         values = pd.to_numeric(spans[name], errors="coerce").to_numpy(float)
         has = np.isfinite(values) & np.isin(shapes.role, OF_CALLS)
         calls = pd.Series(shapes.call[has])
@@ -149,10 +156,10 @@ def _tokens(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[F
         once = values[has][counted].sum()
         if 0 < once < tokens:
             evidence = f"all spans have {tokens:,.0f}, the model calls {once:,.0f}"
-            yield Finding("tokens-repeated", target, name, evidence)
+            yield "tokens-repeated", name, evidence
 
 
-def _failures(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
+def _failures(spans: pd.DataFrame) -> Faults:
     tools = tool_frame(spans)
     hidden = tools[tools["failed"] & ~tools["status_error"]]
     if len(hidden):
@@ -160,10 +167,10 @@ def _failures(spans: pd.DataFrame, target: str) -> Iterator[Finding]:
             f"{int(tools['failed'].sum())} of {len(tools)} tool calls failed, the status of "
             f"{int(tools['status_error'].sum())} shows it: {hidden['error'].iloc[0]!s:.80}"
         )
-        yield Finding("hidden-failures", target, str(hidden["tool"].iloc[0]), evidence)
+        yield "hidden-failures", str(hidden["tool"].iloc[0]), evidence
 
 
-def _blocked(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[Finding]:
+def _blocked(spans: pd.DataFrame, shapes: TraceShapes) -> Faults:
     rows = np.flatnonzero(shapes.role == Role.ENGINE)
     part = spans.iloc[rows]
     start_s = start_ns(part) / _NS
@@ -185,23 +192,16 @@ def _blocked(spans: pd.DataFrame, shapes: TraceShapes, target: str) -> Iterator[
                 f"a prefill of {row.prompt_tokens:,} tokens took {row.prefill_s:.1f} s, and "
                 f"{row.victims} requests waited for its end"
             )
-            yield Finding("head-of-line", target, str(row.trace_id), evidence)
+            yield "head-of-line", str(row.trace_id), evidence
 
 
-def _raw(answer: SpansAnswer, target: str) -> Iterator[Finding]:
-    """Yield what only the spans as they were sent show: their times, and every attribute."""
-    if answer.arrow is not None:
-        frame = spans_frame(answer, attributes=None)
-        texts = frame.select_dtypes(include=["str", "object"])
-        pairs = [(str(k), str(v)) for k in texts for v in texts[k].dropna().unique()]
-    else:
-        documents = [json.loads(document) for document in answer.documents]
-        pairs = [pair for document in documents for pair in strings_of(document)]
-        yield from _times(documents, target)
-    yield from check_secrets(pairs, target, counted=True)
+def _texts(spans: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the distinct texts of each attribute."""
+    texts = spans.select_dtypes(include=["str", "object"])
+    return [(str(key), str(text)) for key in texts for text in texts[key].dropna().unique()]
 
 
-def _times(documents: list[Any], target: str) -> Iterator[Finding]:
+def _times(documents: list[Any]) -> Faults:
     faults: Counter[str] = Counter()
     for span in (span for document in documents for span in _spans(document)):
         start = int(span.get("startTimeUnixNano", 0))
@@ -211,7 +211,7 @@ def _times(documents: list[Any], target: str) -> Iterator[Finding]:
         elif end < start:
             faults["spans end before they begin"] += 1
     for text, count in faults.items():
-        yield Finding("span-times", target, "", f"{count} {text}")
+        yield "span-times", "", f"{count} {text}"
 
 
 def _spans(node: Any) -> Iterator[dict[str, Any]]:
