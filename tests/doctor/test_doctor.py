@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 pytest.importorskip("promql_parser")
 
@@ -100,6 +101,17 @@ def test_a_kustomizations_labels_count(tmp_path: Path) -> None:
     kustomization = {"kind": "Kustomization", "labels": [{"pairs": {"app": "chat"}}]}
     (tmp_path / "kustomization.yaml").write_text(json.dumps(kustomization))
     assert "monitor-empty" not in kinds(tmp_path)
+
+
+def test_an_empty_container_is_no_obstacle(tmp_path: Path) -> None:
+    """A half-written pod among manifests: its port is missing, and nothing breaks."""
+    service, deployment, *others = yaml.safe_load_all(
+        (DOCTOR / "good" / "manifests.yaml").read_text()
+    )
+    deployment["spec"]["template"]["spec"]["containers"] = [None]
+    file = tmp_path / "manifests.yaml"
+    file.write_text(yaml.safe_dump_all([service, deployment, *others]))
+    assert kinds(file) == {"monitor-port"}
 
 
 def test_a_secret_is_never_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,14 @@ def test_an_overlay_has_no_fault(name: str, check, overlay: Callable) -> None:
     assert check.check(overlay(name)) == []
 
 
+def test_a_jobs_pods_are_checked_at_any_depth() -> None:
+    """A CronJob has the template of its pods inside of the template of its Jobs."""
+    template = {"metadata": {}, "spec": {"containers": [{"name": "nightly"}]}}
+    job = {"kind": "CronJob", "spec": {"jobTemplate": {"spec": {"template": template}}}}
+    (pod,) = render.pods([job, {"kind": "ConfigMap", "data": {}}])
+    assert pod.owner is job and pod.template is template
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_readme_states_what_an_overlay_requests(name: str, overlay: Callable) -> None:
     """The CPUs, GiB and GPUs in the README's table are those of the manifests."""
