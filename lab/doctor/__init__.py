@@ -21,6 +21,16 @@ from lab.settings import Settings, hide_password, load_settings
 __all__ = ["Check", "Finding", "checks", "examine"]
 
 
+# What a value of another type than its kind has raises where it is used.
+MISSHAPEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+SHAPE_FIX = "validate it with the program that reads it (kubectl, promtool, Grafana)"
+
+
+def misshapen(error: Exception) -> str:
+    """Return what is known of a document whose values do not have the types of its kind."""
+    return f"a value has another type than its kind has: {type(error).__name__}: {error}"
+
+
 def examine(
     targets: Sequence[str],
     settings: Settings | None = None,
@@ -40,6 +50,9 @@ def examine(
     for target in targets:
         try:
             subjects += read_target(target, settings, before, window)
+        except MISSHAPEN as e:
+            hidden = hide_password(target)
+            findings.append(Finding("unreadable", hidden, "", misshapen(e), SHAPE_FIX))
         except LabError as e:
             evidence = f"{e.happened}: {e.got}" if e.got else e.happened
             findings.append(Finding("unreadable", hide_password(target), "", evidence, e.fix))
@@ -51,6 +64,9 @@ def examine(
         documents += subject.documents
         findings += subject.findings
         findings += [each for query in subject.queries for each in check_query(query, known)]
-    files = [target for target in targets if "://" not in target]
-    findings += check_manifests(documents, ", ".join(files))
+    files = ", ".join(target for target in targets if "://" not in target)
+    try:
+        findings += check_manifests(documents, files)
+    except MISSHAPEN as e:
+        findings.append(Finding("unreadable", files, "", misshapen(e), SHAPE_FIX))
     return sorted(dict.fromkeys(findings), key=lambda each: each.level)

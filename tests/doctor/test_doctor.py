@@ -208,3 +208,27 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_an_address(web: str, path: str, expected: set[str]) -> None:
     """A page or a file over HTTP is read as what it is."""
     assert kinds(f"{web}/{path}") == expected
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"kind": "Deployment", "metadata": 3, "spec": {"template": []}},
+        {"kind": "ServiceMonitor", "spec": {"selector": "app", "endpoints": 7}},
+        {
+            "kind": "PodMonitor",
+            "metadata": {"name": "m"},
+            "spec": {"podMetricsEndpoints": {"a": 1}},
+        },
+        {"title": "board", "panels": {"targets": 5}},
+        {"title": "board", "panels": [{"type": "timeseries", "title": "p", "targets": [4]}]},
+        {"groups": [{"rules": [{"record": [], "expr": {"a": 2}}]}]},
+        {"kind": "ScaledObject", "spec": {"triggers": [{"type": "prometheus", "metadata": 9}]}},
+    ],
+)
+def test_a_document_of_another_shape_is_a_finding_or_ignored(tmp_path: Path, document: dict):
+    """A number for a mapping is reported, and never a traceback."""
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(document))
+    findings = examine([str(file)])
+    assert all(each.evidence for each in findings)
