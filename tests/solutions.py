@@ -82,7 +82,7 @@ SOLUTIONS = {
     "08-tokens-per-busy-second": "steps.tokens_per_step * steps.steps / busy_s",
     "08-hungriest-part": "by_part.sort_values('tree_s').index[-1]",
     "09-certain-changes": "int(changes.certain.sum())",
-    "09-onset-interval": "result.onset.high - result.onset.low",
+    "09-onset-interval": "result.onset.high - result.onset.low if result.onset else 0",
     "10-diagnosis": (
         "(lambda t: investigation.Diagnosis(t.what, t.where, t.since, t.how_much))"
         "(investigation.truth_of(incidents.reveal(settings)))"

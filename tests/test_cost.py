@@ -90,7 +90,8 @@ def test_the_clients_bill_misses_most_cache_hits(seen) -> None:
     by_spans = bill_by(
         own_turns, ["tenant"], window=run.window, usd_per_hour=HOURLY_USD, price=PRICE
     ).api_usd.sum()
-    assert by_spans <= cost_by(requests, PRICE, by=["tenant"]).usd.sum()
+    by_client = cost_by(requests, PRICE, by=["tenant"]).usd.sum()
+    assert by_spans <= by_client * (1 + 1e-9)  # equal where nothing was cached, but for rounding
     assert (own_turns.cached_tokens <= own_turns.prompt_tokens).all()
 
 

@@ -28,7 +28,7 @@ SMALLER: dict[str, dict[str, object]] = {
         "min_requests": 60,
     },
     "06_count_the_cost": {"n_requests": 20, "users": 2, "think_s": 0.2, "leavers": 8},
-    "09_investigate": {"calm_s": 20.0, "incident_s": 25.0},
+    "09_investigate": {"calm_s": 20.0, "incident_s": 25.0, "strength": 1.0},
     "10_diagnose_an_incident": {
         "incident": "slow_tool",
         "seed": 3,

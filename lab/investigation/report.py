@@ -97,6 +97,12 @@ def _number(value: float) -> str:
     return f"{value:.3g}"
 
 
+CHANGE_COLUMNS = (
+    *("signal", "where", "before", "after", "unit", "size", "low", "high"),
+    *("as", "certain", "p_value", "from"),
+)
+
+
 def changes_table(result: Investigation) -> pd.DataFrame:
     """Return one row per changed signal: where, before, after, size with interval, certainty."""
     rows = [
@@ -116,7 +122,7 @@ def changes_table(result: Investigation) -> pd.DataFrame:
         }
         for each in result.changed
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=CHANGE_COLUMNS)
 
 
 def causes_table(result: Investigation) -> pd.DataFrame:
@@ -131,7 +137,7 @@ def causes_table(result: Investigation) -> pd.DataFrame:
         }
         for cause in result.causes
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["cause", "where", "belief", "for", "against"])
 
 
 def _reasons(reasons: Iterable[Reason]) -> str:

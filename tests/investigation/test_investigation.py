@@ -53,6 +53,13 @@ def test_calm_is_calm() -> None:
     assert str(result).startswith("Nothing changed")
 
 
+def test_the_tables_of_no_change_have_their_columns() -> None:
+    """Notebook 09 goes on where nothing changed."""
+    nothing = judge(evidence((HALF, STILL), (CALM[0], HALF)))
+    assert changes_table(nothing).empty and "where" in changes_table(nothing)
+    assert causes_table(nothing).empty and "belief" in causes_table(nothing)
+
+
 def test_metrics_alone_show_that_load_grew() -> None:
     """Without traces the tenant is not known, and that is said; the engine's load still shows."""
     result = judge(evidence(WINDOWS["noisy_neighbour"], traces=False))
