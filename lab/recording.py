@@ -49,7 +49,7 @@ AFTER_S = 12.0  # after the runs, for a scrape after them: a part exports every 
 SLICE_S = 600.0  # of samples per query
 MAX_TRACES = 50_000
 PARALLEL = 8
-HERE = f"{REPO}/"  # removed from file paths: the place of a checkout is private
+HERE = f"{REPO}/"
 BESIDE = (saved_runs.FILE, machine.CPU_FILE)  # files next to a run that belong to it
 
 
@@ -94,8 +94,9 @@ def record(
     draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
     try:
         prometheus = Prometheus(settings)
-        counts = _save_samples(draft, prometheus, selector, start, end)
-        counts["traces"] = _save_traces(draft, Tempo(settings), traceql, start, end)
+        state = settings.state_dir
+        counts = _save_samples(draft, prometheus, selector, start, end, state)
+        counts["traces"] = _save_traces(draft, Tempo(settings), traceql, start, end, state)
         for run in runs:
             _save_run(draft / RUNS, run)
 
@@ -111,6 +112,11 @@ def record(
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return Recorded(target, about)
+
+
+def public_text(text: str, state_dir: Path) -> str:
+    """Return a text with file paths that do not show where the checkout and its state are."""
+    return text.replace(f"{state_dir.resolve()}/", ".lab/").replace(HERE, "")
 
 
 def window_of(runs: Sequence[Run]) -> tuple[float, float]:
@@ -134,7 +140,7 @@ def _target(settings: Settings, name: str, replace: bool) -> Path:
 
 
 def _save_samples(
-    folder: Path, prometheus: Prometheus, selector: str, start: float, end: float
+    folder: Path, prometheus: Prometheus, selector: str, start: float, end: float, state: Path
 ) -> dict[str, int]:
     """Write series.parquet and samples.parquet; return their numbers of rows."""
     edges = [start + k * SLICE_S for k in range(int((end - start) // SLICE_S) + 1)] + [end]
@@ -143,7 +149,7 @@ def _save_samples(
         after = first if first == start else first + 0.001
         answer = prometheus.samples(selector, after, last, lookback_s=0.0)
         for series in answer.metrics:
-            labels = json.dumps(dict(sorted(series["metric"].items()))).replace(HERE, "")
+            labels = public_text(json.dumps(dict(sorted(series["metric"].items()))), state)
             table = pd.DataFrame(series["values"], columns=["time_s", "value"])
             parts.append(table.assign(labels=labels))
     if not parts:
@@ -172,7 +178,9 @@ def _save_samples(
     return {"series": len(series), "samples": len(samples)}
 
 
-def _save_traces(folder: Path, tempo: Tempo, traceql: str, start: float, end: float) -> int:
+def _save_traces(
+    folder: Path, tempo: Tempo, traceql: str, start: float, end: float, state: Path
+) -> int:
     """Write traces.parquet; return the number of traces."""
     search = tempo.search(traceql, start, end, limit=MAX_TRACES).require()
     if search.limited:
@@ -187,7 +195,7 @@ def _save_traces(folder: Path, tempo: Tempo, traceql: str, start: float, end: fl
     rows = []
     for trace_id, answer in zip(search.trace_ids, answers, strict=True):
         for document in answer.documents:
-            rows.append((trace_id, bytes(document).decode().replace(HERE, "")))
+            rows.append((trace_id, public_text(bytes(document).decode(), state)))
     table = pd.DataFrame(rows, columns=["trace_id", "document"])
     _write(folder / "traces.parquet", table.sort_values("trace_id", ignore_index=True))
     return len(table)

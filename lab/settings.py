@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(REPO / "data", description="lab model, world, prices, recorded runs")
     recording: str = Field(
-        "first-look", description="the folder of data/recorded that the place `recorded` replays"
+        "notebooks", description="the folder of data/recorded that the place `recorded` replays"
     )
 
     prometheus_url: str | None = None

@@ -15,7 +15,7 @@ from lab import recording
 from lab.cli.record import main
 from lab.errors import NoData, SettingsError, StoreError
 from lab.runs import runs_in
-from lab.settings import Settings, load_settings
+from lab.settings import REPO, Settings, load_settings
 from tests.frames.telemetry import agent_request, document
 from tests.observation.test_driving import a_run
 from tests.stores.servers import Reply, serving
@@ -141,3 +141,10 @@ def test_invalid_arguments_are_refused(
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     with pytest.raises(SettingsError, match=words):
         main(argv)
+
+
+def test_file_paths_do_not_show_where_the_lab_is(tmp_path: Path) -> None:
+    """Neither the checkout's folder nor a state folder outside of it is in a recording."""
+    labels = f'{{"a": "{tmp_path}/run/rules.yml;g", "b": "{REPO}/data/lab-model"}}'
+    expected = '{"a": ".lab/run/rules.yml;g", "b": "data/lab-model"}'
+    assert recording.public_text(labels, tmp_path) == expected

@@ -101,6 +101,6 @@ def test_a_recording_does_not_take_the_live_lab_s_folder(monkeypatch: pytest.Mon
     live, replayed = load_settings(place="local"), load_settings(place="recorded", recording="x")
     assert replayed.state_dir == live.state_dir / "recorded" / "x"
     monkeypatch.setenv("LAB_PLACE", "recorded")
-    assert load_settings().state_dir == live.state_dir / "recorded" / "first-look"
+    assert load_settings().state_dir == live.state_dir / "recorded" / "notebooks"
     with pytest.raises(NotUp, match="place is `recorded`"):
         load_settings(recording="x").endpoint("vllm")
