@@ -31,7 +31,6 @@ SMALLER: dict[str, dict[str, object]] = {
     "09_investigate": {"calm_s": 20.0, "incident_s": 25.0, "strength": 1.0},
     "10_diagnose_an_incident": {
         "incident": "slow_tool",
-        "seed": 3,
         "calm_s": 20.0,
         "incident_s": 25.0,
     },

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 from lab import incidents
@@ -77,27 +78,40 @@ def rehearse(
     """
     n_requests = round((calm_s + incident_s) * rate_per_s)
     began = time.time()
+    abandoned = threading.Event()
 
     def start() -> None:
-        time.sleep(max(0.0, began + calm_s - time.time()))
-        if incident:
+        abandoned.wait(max(0.0, began + calm_s - time.time()))
+        if incident and not abandoned.is_set():
             incidents.start(
                 incident, settings, seed=seed, strength=strength, hidden=hidden, wait=False
             )
 
     with ThreadPoolExecutor(1) as pool:
         starting = pool.submit(start)
-        run = drive(
-            settings,
-            n_requests=n_requests,
-            rate_per_s=rate_per_s,
-            seed=load_seed,
-            label="rehearsal",
-            progress=progress,
-        )
-        starting.result()
+        try:
+            run = drive(
+                settings,
+                n_requests=n_requests,
+                rate_per_s=rate_per_s,
+                seed=load_seed,
+                label="rehearsal",
+                progress=progress,
+            )
+            starting.result()
+        except BaseException:
+            abandoned.set()
+            wait([starting])
+            _undo(settings)
+            raise
     record = _stop(settings) if incident else None
     return Rehearsal(run, record, began + max(calm_s - 3.0, calm_s / 2))
+
+
+def _undo(settings: Settings) -> None:
+    record = incidents.current(settings)
+    if record is not None and record.ended_at is None:
+        _stop(settings)
 
 
 def _stop(settings: Settings) -> Record:

@@ -45,6 +45,8 @@ def make_plan(
     kind.
     """
     _check(arrivals, requests, duration_s)
+    if seed < 0:
+        raise WorkloadError("a seed is negative", got=str(seed), fix="use 0 or a larger number")
     rng = np.random.default_rng(seed)
     starts = _starts(arrivals, seed, requests, duration_s)
     scenarios = make_scenarios(len(starts), seed, kinds=list(kinds) if kinds else None)

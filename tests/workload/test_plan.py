@@ -143,6 +143,7 @@ def test_a_plan_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         ({"arrivals": Poisson(1.0), "requests": 5, "duration_s": 5}, "one end"),
         ({"arrivals": Users(2), "duration_s": 5}, "closed-loop"),
         ({"arrivals": Poisson(1.0), "requests": 0}, "cannot be empty"),
+        ({"arrivals": Poisson(1.0), "requests": 5, "seed": -1}, "seed is negative"),
         ({"arrivals": Poisson(1.0), "duration_s": float("nan")}, "cannot be empty"),
     ],
 )
