@@ -55,7 +55,9 @@ SOLUTIONS = {
         """'increase(vllm:time_to_first_token_seconds_bucket{job="vllm"}[$__range])))'"""
     ),
     "05-knee": (
-        "sweep.table.offered_per_s[(sweep.table.answered_per_s / sweep.table.e2e_mean_s).idxmax()]"
+        "sweep.table[sweep.table.verdict == 'keeps up']"
+        ".eval('power = answered_per_s / e2e_mean_s')"
+        ".sort_values('power').offered_per_s.iloc[-1]"
     ),
     "05-latency-at-half": "2 * services[0].alone_s * 1e3",
     "05-good-share": "sweep.table.sort_values('offered_per_s').good_ratio.iloc[-1]",

@@ -275,7 +275,9 @@ EXERCISES: dict[str, Exercise | PromQL | TraceQL | Action | Graded] = {
         "times",
     ),
     "05-knee": Exercise(
-        _knee, "answered requests per second, divided by mean latency: the greatest"
+        _knee,
+        "of the steps whose `verdict` is 'keeps up', the one with the greatest "
+        "answered_per_s / e2e_mean_s",
     ),
     "05-latency-at-half": Exercise(
         lambda services: services[0].open_loop_s(services[0].capacity_per_s / 2) * 1e3,
