@@ -83,6 +83,21 @@ def test_too_few_requests_are_no_evidence() -> None:
     assert any(note.startswith("only ") for note in result.notes)
 
 
+def test_a_tool_with_three_failed_calls_is_undecided() -> None:
+    """Three failures of three calls are too few to be certain, which is not 'nothing changed'."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    tools = known.tools.copy()
+    rows = tools.index[(tools["tool"] == "convert_currency") & (tools["time"] > HALF)]
+    assert len(rows) == 3
+    tools.loc[rows, "failed"] = True
+    result = judge(Evidence(**{**vars(known), "tools": tools}))
+
+    assert result.cause == NOTHING
+    assert [each.where for each in result.undecided] == ["tool convert_currency"]
+    assert str(result).startswith("It cannot be told whether something changed")
+    assert "on too few values (" in str(result)
+
+
 def test_half_a_window_is_noted() -> None:
     """A window of which a part has no request is named as such."""
     start, end = WINDOWS["slow_tool"]
