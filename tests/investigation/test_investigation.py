@@ -159,3 +159,27 @@ def test_answers_show_a_tool_that_is_wrong() -> None:
     parts = {**vars(known), "tools": calls, "answers": answers}
     result = judge(Evidence(**parts))
     assert (result.cause, result.where) == ("wrong_tool", "convert_currency")
+
+
+def test_a_router_to_another_engine_is_seen_by_its_spans() -> None:
+    """Callers still request the same model: only the engine's own spans and counters show it."""
+    known = evidence((HALF, STILL), (CALM[0], HALF), metrics=False)
+    assert set(known.engines["value"]) == {"vllm"}
+    engines = known.engines.copy()
+    engines.loc[(engines["time"] > HALF) & (engines.index % 2 == 0), "value"] = "vllm-canary"
+    result = judge(Evidence(**{**vars(known), "engines": engines}))
+    assert "new_engine" in {each.signal.name for each in result.changed}
+    assert (result.cause, result.where) == ("bad_rollout", "vllm-canary")
+
+
+@pytest.mark.parametrize("job", ["vllm", "llama-stack"])
+def test_only_the_restart_of_an_engine_speaks_for_its_configuration(job: str) -> None:
+    """A restarted agent server is not a reason to suspect the engine's cache or limits."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    samples = known.samples.copy()
+    begun = (samples["metric"] == "started_at") & (samples["job"] == job)
+    samples.loc[begun & (samples["time"] > HALF), "value"] += 60.0
+    result = judge(Evidence(**{**vars(known), "samples": samples}))
+    name = "engine_restarted" if job == "vllm" else "restarted"
+    certain = [each for each in result.changed if abs(each.state) == 1]
+    assert [(each.signal.name, each.key) for each in certain] == [(name, job)]
