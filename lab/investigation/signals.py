@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lab.investigation.change import Effect, Scale
+from lab.investigation.change import Effect, Pool, Scale
 from lab.investigation.evidence import Evidence
 
 NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
@@ -36,6 +36,8 @@ class Signal:
         by: what the keys of its points are: tool, tenant, job, ...; empty without keys
         role: who looks at it first: developer, sre or payer
         common: whether many causes change it, so that it decides little
+        only_rises: whether a fall says nothing: one share falls whenever another rises
+        alike: whether its keys are alike, so that a key with few values borrows from all
     """
 
     name: str
@@ -51,6 +53,8 @@ class Signal:
     by: str = ""
     role: str = "sre"
     common: bool = False
+    only_rises: bool = False
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Observed:
     p_value: float = float("nan")
     state: float = float("nan")
     points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    pooled: Pool | None = None
 
     @property
     def where(self) -> str:
@@ -200,10 +205,13 @@ def _request_rate(evidence: Evidence) -> pd.DataFrame:
 
 
 def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
-    """Return for each tenant whether each request is its own."""
+    """Return for each tenant whether each session is its own; requests of one are no news."""
     requests = evidence.requests
     if requests.empty or requests["tenant"].isna().all():
         return _EMPTY
+    requests = requests.sort_values("scheduled_at")
+    is_later = requests["session_id"].notna() & requests.duplicated(["tenant", "session_id"])
+    requests = requests[~is_later]
     tenant = requests["tenant"].astype(str)
     parts = [
         pd.DataFrame(
@@ -485,7 +493,7 @@ SIGNALS: tuple[Signal, ...] = (
         _ratio("e2e_sum", "e2e_count", embed=True),
         'sum(rate(vllm:e2e_request_latency_seconds_sum{job="vllm-embed"}[1m])) / '
         'sum(rate(vllm:e2e_request_latency_seconds_count{job="vllm-embed"}[1m]))',
-        '{ resource.service.name = "vllm-embed" }', floor=0.005,
+        '{ resource.service.name = "vllm-embed" }', floor=0.005, common=True,
     ),
     Signal(
         "embedding_rate", "embedding calls per second", "1/s", "ratio", 2.0,
@@ -498,7 +506,7 @@ SIGNALS: tuple[Signal, ...] = (
         "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
         "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
         '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
-        role="developer",
+        role="developer", alike=True,
     ),
     Signal(
         "tool_failures", "failed calls of a tool", "share", "share", 0.25,
@@ -507,13 +515,14 @@ SIGNALS: tuple[Signal, ...] = (
         'sum by (tool) (rate(lab_tool_calls_total{outcome="error"}[1m])) / '
         "sum by (tool) (rate(lab_tool_calls_total[1m]))",
         '{ name =~ "execute_tool .*" && status = error }', by="tool", role="developer",
+        alike=True,
     ),
     Signal(
-        "wrong_answers", "wrong answers", "share", "share", 0.15, _wrong_answers, role="developer",
+        "wrong_answers", "wrong answers", "share", "share", 0.05, _wrong_answers, role="developer",
     ),
     Signal(
         "wrong_with_tool", "wrong answers of requests that used a tool", "share", "share", 0.3,
-        _wrong_by_tool, by="tool", role="developer",
+        _wrong_by_tool, by="tool", role="developer", alike=True,
     ),
     Signal(
         "failures", "failed requests", "share", "share", 0.05, _failures,
@@ -531,6 +540,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares,
         traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
+        only_rises=True,
     ),
     Signal(
         "repeats", "questions that were sent before, in another session", "share", "share", 0.1,
@@ -626,6 +636,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "unscraped", "missing scrapes", "share", "share", 0.3,
         metrics=_unscraped, promql='absent_over_time(up{job="vllm"}[30s])', by="job",
+        only_rises=True,
     ),
     Signal(
         "foreign_cpu", "CPU cores used by other processes", "cores", "level", 0.3,
