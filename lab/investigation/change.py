@@ -30,7 +30,8 @@ SPREAD = {"ratio": 0.05, "level": 1e-6}  # least standard deviation of block mea
 GRID = 100  # points in time at which a change is looked for
 MAX_WEIGHT = 40  # of one signal's points in the joint search
 PULSE_GAIN = 8.0  # of log likelihood, for which a second change (the end) is believed
-POOL_WEIGHT = 4.0  # values or degrees of freedom for which all keys together count in each of them
+POOL_WEIGHT = 4.0  # values for which the share of all keys counts in each of them
+POOL_FREEDOM = 6.0  # degrees of freedom for which their common variance counts
 POOLED = (2, 3)  # values before and after the change that are then enough
 INTERVAL_LOSS = 3.0  # of log likelihood, up to which a change point is possible
 
@@ -138,8 +139,8 @@ def _compare_blocks(
     freedoms = np.array(sizes) - 1.0
     variances = np.array([part.var(ddof=1) if len(part) > 1 else 0.0 for part in blocks])
     if moderated and pooled is not None:
-        total = freedoms * variances + POOL_WEIGHT * pooled.variance
-        freedoms = freedoms + POOL_WEIGHT
+        total = freedoms * variances + POOL_FREEDOM * pooled.variance
+        freedoms = freedoms + POOL_FREEDOM
         variances = total / freedoms
     errors = np.maximum(variances, SPREAD[scale] ** 2) / np.array(sizes)
     error = math.sqrt(errors.sum())

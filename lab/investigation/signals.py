@@ -98,13 +98,15 @@ def _table(name: str, column: str, key: str = "") -> Points:
 
 
 def _tool_times(evidence: Evidence) -> pd.DataFrame:
-    """Return the time of each tool call, less what all tools have in common at that time.
+    """Return the time of each call that did not fail, less what all tools have in common then.
 
-    On a machine that is busy all tools are slower, which is not the fault of one of them.
+    On a machine that is busy all tools are slower, which is not the fault of one of them. A call
+    that fails takes another time, such as that of a timeout.
     """
     points = _table("tools", "duration_s", "tool")(evidence)
     if points.empty:
         return points
+    points = points[~evidence.tools["failed"].astype(bool)]
     points = points.sort_values("time", ignore_index=True)
     before = points[points["time"].between(*evidence.baseline)]
     usual = points["key"].map(before.groupby("key")["value"].median())
@@ -377,21 +379,23 @@ def _down(evidence: Evidence) -> pd.DataFrame:
 
 
 def _unscraped(evidence: Evidence) -> pd.DataFrame:
-    """Return for each job and bin of time whether samples that were due did not come."""
+    """Return for each job and time of a scrape whether no sample came near it; one may be late."""
     ups = _gauge("up", "job", largest=True)(evidence)
     if ups.empty:
         return _EMPTY
     step = max(float(ups.groupby("key")["time"].diff().median()), 1.0)
+    due = np.concatenate(
+        [np.arange(a + step, b - step, step) for a, b in (evidence.baseline, evidence.window)]
+    )
     parts = []
     for job, table in ups.groupby("key"):
-        for start, end in (evidence.baseline, evidence.window):
-            edges = np.arange(start + step, end - step, 3 * step)
-            if len(edges) < 2:
-                continue
-            counts = np.histogram(table["time"], bins=edges)[0]
-            missing = (counts == 0) * 1.0
-            parts.append(pd.DataFrame({"time": edges[:-1], "value": missing, "key": job}))
-    return pd.concat(parts, ignore_index=True) if parts else _EMPTY
+        times = np.concatenate(([-np.inf], np.sort(table["time"]), [np.inf]))
+        after = np.searchsorted(times, due)
+        distance = np.minimum(times[after] - due, due - times[after - 1])
+        parts.append(
+            pd.DataFrame({"time": due, "value": (distance > 1.5 * step) * 1.0, "key": job})
+        )
+    return pd.concat(parts, ignore_index=True)
 
 
 def _restarted(*, engines: bool) -> Points:
