@@ -222,10 +222,10 @@ def notebooks(
 ) -> None:
     """Replace your copies in work/ by clean ones. The old ones are kept in work/before-<time>/."""
     from lab.exercises import forget_score
-    from lab.runner import copies
+    from lab.runner import jupyter
 
-    aside = copies.reset(names or [])
-    print(f"clean notebooks are in {copies.WORK}")
+    aside = jupyter.reset(names or [])
+    print(f"clean notebooks are in {jupyter.WORK}")
     if aside:
         print(f"your earlier ones are kept in {aside}")
     if score:

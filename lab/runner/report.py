@@ -15,9 +15,8 @@ from lab.command_line import run_verb
 from lab.errors import NotebookError
 from lab.files import write_atomically
 from lab.headlines import HEADLINES
-from lab.runner.cell_outputs import figures_of, headlines_of, warnings_of
+from lab.runner.cell_outputs import figures_of, headlines_of, views_of, warnings_of
 from lab.runner.execute import PASSED, NotebookRun
-from lab.runner.roles import views_of
 from lab.settings import REPO
 
 RUN_FILE = "run.json"

@@ -24,11 +24,11 @@ from lab.runner.execute import (
     NOT_RUN,
     PASSED,
     NotebookRun,
+    assign,
     run_notebooks,
     title_of,
 )
 from lab.runner.lifecycle import ignore_interrupts, stack_for
-from lab.runner.parameters import assign
 from lab.runner.report import write_report
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings, settings_files
