@@ -105,12 +105,10 @@ def up(
 
     Reports what it waits for, and which log to read if a part fails.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        return cluster.stand_up(context, overlay)
     from lab.cli import show
 
+    if place == "cluster":
+        return show.stand_up_cluster(context, overlay)
     _choose_place(place)
     show.stand_up(wait, also or [])
 
@@ -130,12 +128,10 @@ def down(
 
     With --place cluster, it removes what is ours from the cluster, and nothing else.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        return cluster.take_down(context)
     from lab.cli import show
 
+    if place == "cluster":
+        return show.take_down_cluster(context)
     _choose_place(place)
     show.take_down(only or [], every_place=place is None)
 
@@ -146,12 +142,10 @@ def status(as_json: Json = False, place: Place = "local", context: Context = "")
 
     Exit status 1 if a needed part is not ready, or if one hangs.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        sys.exit(cluster.show_status(context))
     from lab.cli import show
 
+    if place == "cluster":
+        sys.exit(show.show_cluster(context))
     _choose_place(place)
     sys.exit(show.show_status(as_json))
 
