@@ -25,7 +25,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 # verb -> (module, help). Each module has `main(argv) -> exit status`, with options of its own.
 DELEGATED = {
     "run": (
-        "lab.runner",
+        "lab.runner.session",
         "Execute the notebooks in order on the real stack; results, report and logs go to out/.",
     ),
     "report": ("lab.runner.report", "Write the HTML report of an earlier run again."),
