@@ -98,8 +98,8 @@ def make_plan(
     if settings.place == "recorded":
         config = state / "run" / "prometheus.yml"
         mark = replay.claim_state(state, settings.recording)
-        parts = replay.recorded_parts(settings, tools, ports, config)
-        return _plan(parts, {config: "global: {}\n"} | mark, external)
+        recorded = replay.recorded_parts(settings, tools, ports, config)
+        return _plan(recorded, {config: "global: {}\n"} | mark, external)
 
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     url["otlp"], otlp_login = split_login(url["otlp"])
@@ -118,10 +118,10 @@ def make_plan(
     return _plan(ours, _files(lab), external)
 
 
-def _plan(parts: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:
-    parts = tuple(parts)
-    own = {name: url for part in parts for name, url in part.endpoints.items()}
-    return StackPlan(parts, files, own | external, own)
+def _plan(ours: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:
+    ours = tuple(ours)
+    own = {name: url for part in ours for name, url in part.endpoints.items()}
+    return StackPlan(ours, files, own | external, own)
 
 
 def chat_model(settings: Settings) -> tuple[str, int | None]:
