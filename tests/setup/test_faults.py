@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from lab.errors import SetupError
-from lab.stack import prometheus_config, store_parts, toolbox
+from lab.stack import parts, prometheus_config, toolbox
 from scripts.setup import (
     debian,
     environments,
@@ -305,7 +305,7 @@ def test_the_unpacked_alertmanager_finds_its_templates(tmp_path: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    part = store_parts.alertmanager(
+    part = parts.alertmanager(
         toolbox.Toolbox("", "", "", "", "", "", alertmanager=program),
         {"alertmanager": port},
         tmp_path,
