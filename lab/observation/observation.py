@@ -24,7 +24,7 @@ from lab.frames.completeness import roles_of
 from lab.frames.replicas import merge_copies
 from lab.frames.roles import Role
 from lab.observation.judging import VERDICTS, judge_requests
-from lab.observation.window import LACKS, WindowRun
+from lab.observation.window import WindowRun
 from lab.places import place_of
 from lab.settings import Settings
 from lab.stores import Arrival, Prometheus, Tempo
@@ -63,16 +63,6 @@ class Observation:
     def tempo(self) -> Tempo:
         """Return a client of the run's Tempo."""
         return Tempo(self.settings)
-
-    def has(self, what: str) -> bool:
-        """Return whether this is known of the run: 'chunks', 'client', 'truth' or 'experiment'.
-
-        A window of other clients' requests has none of them; the reason is printed.
-        """
-        if isinstance(self.run, WindowRun):
-            print(f"no data on {LACKS[what]}.")
-            return False
-        return True
 
     def of_vllm(self, *metrics: str) -> str:
         """Return a selector of these metrics of the chat model's vLLM.
