@@ -2,13 +2,30 @@
 
 from lab.measures.blame import Blame, blame
 from lab.measures.capacity import (
+    KEEPS_UP,
+    SATURATED,
+    UNCLEAR,
     Goodput,
+    LittlesLaw,
+    Prediction,
     ReplicaNeed,
+    Saturation,
+    ServiceCurve,
     Slo,
+    batch_mean,
+    concurrency,
+    expected_on_arrival,
+    fit_service_curve,
     goodput,
+    in_flight_at,
     knee,
     level_row,
+    littles_law,
+    predict,
+    prediction_errors,
     replicas_for,
+    saturation,
+    settle_verdicts,
     steady_window,
     step_row,
 )
@@ -18,12 +35,17 @@ from lab.measures.cost import (
     bill_by,
     by_tokens,
     cache_savings,
+    cache_tokens,
     classify_work,
+    cost_by,
     fair_shares,
     is_repeat,
     machine_bill,
+    machine_usd_per_mtok,
     reconcile_money,
+    reconcile_totals,
     scaled,
+    token_totals,
     usd_per_thousand,
     with_shares,
 )
@@ -37,16 +59,12 @@ from lab.measures.latency import (
     stream_gaps,
     token_latencies,
 )
-from lab.measures.prediction import (
-    Prediction,
-    ServiceCurve,
-    expected_on_arrival,
-    fit_service_curve,
-    predict,
-    prediction_errors,
-)
 from lab.measures.quality import (
+    NUMBERS,
+    SIGNALS,
+    alert_quality,
     compare_paired,
+    compare_signals,
     holm,
     pair_up,
     paired_difference,
@@ -55,7 +73,9 @@ from lab.measures.quality import (
     pairs_to_see,
     power_curve,
     share_table,
+    signals,
     tool_confusion,
+    ungrounded_values,
     wilson,
 )
 from lab.measures.quantiles import (
@@ -71,35 +91,6 @@ from lab.measures.quantiles import (
     quantiles_by_source,
     read_histogram,
     rebin,
-)
-from lab.measures.queueing import (
-    KEEPS_UP,
-    SATURATED,
-    UNCLEAR,
-    LittlesLaw,
-    Saturation,
-    batch_mean,
-    concurrency,
-    in_flight_at,
-    littles_law,
-    saturation,
-    settle_verdicts,
-)
-from lab.measures.signals import (
-    NUMBERS,
-    SIGNALS,
-    alert_quality,
-    compare_signals,
-    signals,
-    ungrounded_values,
-)
-from lab.measures.tokens import (
-    TokenPrice,
-    cache_tokens,
-    cost_by,
-    machine_usd_per_mtok,
-    reconcile_totals,
-    token_totals,
 )
 from lab.measures.utilisation import (
     GPU_ENERGY,
@@ -142,7 +133,6 @@ __all__ = [
     "ServiceCurve",
     "Slo",
     "Slope",
-    "TokenPrice",
     "Work",
     "alert_quality",
     "batch_mean",

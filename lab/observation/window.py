@@ -35,12 +35,6 @@ FORMS = (
     "write START/END in ISO 8601 with a time zone "
     "(2026-11-26T12:00:00Z/2026-11-26T12:10:00Z), or 'last 15m'"
 )
-LACKS = {  # what is not known of a window's run, and why
-    "chunks": "the client's chunks: no span says when each part of an answer reached its reader",
-    "client": "the client's clock: a window has spans only, of which the outermost is taken",
-    "truth": "right and wrong: the expected answers to these questions are not known",
-    "experiment": "this experiment: it sends its own requests, and with a window nothing is sent",
-}
 
 
 @dataclass(repr=False)
