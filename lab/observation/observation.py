@@ -257,8 +257,8 @@ def wait_for_spans(
 def problems(spans: pd.DataFrame, direct: set[str]) -> dict[str, str]:
     """Return `lab.frames.trace_problems`; the traces in `direct` also need vLLM's span.
 
-    In these the client called vLLM itself. The client's own span arrives seconds before it, and
-    such a trace looks complete without it.
+    In these the client called vLLM itself. The client's own span may arrive before it, and such
+    a trace looks complete without it.
     """
     reasons = {str(trace_id): why for trace_id, why in trace_problems(spans).items()}
     arrived = set(spans.loc[roles_of(spans) == Role.ENGINE, "trace_id"].astype(str))

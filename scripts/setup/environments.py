@@ -97,12 +97,14 @@ def digests(vllm_build: str) -> dict[str, str]:
         "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
         "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
         **{name: stamp.digest([LOCKS / f"{name}.txt"], RECIPE) for name in OPTIONAL},
+        "bench": stamp.digest([LOCKS / "bench.txt"], RECIPE, torch.VERSION),
     }
 
 
 def base_for(b: Builder, name: str) -> Base:
     """Find the interpreter for an environment. Raises SetupError."""
-    wheels = b.torch_wheels if name == "vllm" and b.vllm_build == "cpu" else []
+    needs_cpu_torch = name == "bench" or (name == "vllm" and b.vllm_build == "cpu")
+    wheels = b.torch_wheels if needs_cpu_torch else []
     for wheel in wheels:  # one on this machine decides which Python the environment gets
         for python in interpreters.installed(b.uv, wheel.python, b.env):
             if interpreters.works(python, wheel.python):
@@ -112,7 +114,7 @@ def base_for(b: Builder, name: str) -> Base:
 
 def pythons_for(name: str) -> list[str]:
     """Return the Python versions that this environment can have, best first."""
-    return torch.PYTHONS if name == "vllm" else LAB_PYTHONS
+    return torch.PYTHONS if name in ("vllm", "bench") else LAB_PYTHONS
 
 
 def build_lab(b: Builder, digest: str, base: Base) -> None:
@@ -133,7 +135,7 @@ def build_vllm(b: Builder, digest: str, base: Base) -> None:
     else:
         b.sync("vllm", python, _vllm_lock(b.vllm_build))
     if b.vllm_build == "cpu":
-        torch_source = torch.install(b.uv, python, base.wheel, b.env)
+        torch_source = torch.install("vllm", b.uv, python, base.wheel, b.env)
 
     # The zygote and the training script import lab beside vLLM, whose pins are not lab's: as a
     # path, not as a package.
@@ -158,9 +160,14 @@ def build_assets(b: Builder, digest: str, base: Base) -> None:
 
 
 def build_optional(name: str, b: Builder, digest: str, base: Base) -> None:
-    """Build an environment that only its own make target or setting needs, of its lock alone."""
+    """Build an environment that only its own make target or setting needs, of its lock.
+
+    `bench` gets torch's CPU build too.
+    """
     python = b.venv(name, base.python)
     b.sync(name, python, LOCKS / f"{name}.txt")
+    if name == "bench":  # guidellm reads its prompts with torch's data loader
+        torch.install(name, b.uv, python, base.wheel, b.env)
     if name == "ogx":  # the lab's server script is imported from the repository
         b.import_once(name, python, ["ogx.core.server.server"])
     _finish(name, digest, python=str(base.python))

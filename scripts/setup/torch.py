@@ -39,34 +39,37 @@ def wheels_in(folders: list[Path], machine: str = "") -> list[Wheel]:
     return [Wheel(path, f"3.{match[1]}") for path, match in matches if match]
 
 
-def install(uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> str:
-    """Install torch's CPU build and return its source. Raises SetupError if every source fails."""
-    log = LOGS / "vllm.log"
+def install(part: str, uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]) -> str:
+    """Install torch's CPU build into the environment `part` and return its source.
+
+    Raises SetupError if every source fails.
+    """
+    log = LOGS / f"{part}.log"
     pip = [uv, "pip", "install", "--python", str(python)]
     from_index = [*pip, "--no-deps", "--torch-backend", "cpu"]
     if wheel:
-        say("vllm", f"torch from {wheel.path}")
-        run("vllm", [*pip, "--no-deps", str(wheel.path)], log=log, env=env)
+        say(part, f"torch from {wheel.path}")
+        run(part, [*pip, "--no-deps", str(wheel.path)], log=log, env=env)
         return "find-links"
 
     # A dry run with a time limit: behind some firewalls the index neither answers nor refuses.
     version = f"torch=={VERSION}" + ("+cpu" if platform.system() == "Linux" else "")
     probe = [*from_index, "--dry-run", "--reinstall-package", "torch", version]
     impatient = {**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"}
-    code, _ = attempt("vllm", probe, log=log, env=impatient, timeout_s=PROBE_TIMEOUT_S)
+    code, _ = attempt(part, probe, log=log, env=impatient, timeout_s=PROBE_TIMEOUT_S)
     if code == 0:
-        say("vllm", "torch from its own index of CPU builds (about 200 MB)")
-        run("vllm", [*from_index, f"torch=={VERSION}"], log=log, env=env)
+        say(part, "torch from its own index of CPU builds (about 200 MB)")
+        run(part, [*from_index, f"torch=={VERSION}"], log=log, env=env)
         return "torch-index"
 
     is_x86 = platform.machine() == "x86_64"
     size = "about 3 GB of CUDA libraries that stay unused" if is_x86 else "about 430 MB"
     say(
-        "vllm",
+        part,
         "WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
         f"using the registry's default build: {size}",
     )
     # The CUDA lock has the versions and hashes of this build and of all that it requires.
     locked = ["--constraint", str(LOCKS / "vllm-cuda.txt"), f"torch=={VERSION}"]
-    run("vllm", [*pip, *locked], log=log, env=env)
+    run(part, [*pip, *locked], log=log, env=env)
     return "registry"
