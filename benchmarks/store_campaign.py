@@ -86,7 +86,7 @@ _NUMBERS = (
     *("2023-11-14T22:13:20Z", "1h", "1e30h", "9" * 30 + "h", "0s", "100ms"),
     *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "true", "x", " ", "%"),
 )
-_QUERIES = (
+_SEARCHES = (
     "{}",
     "{ -span.x != 1 }",
     "{ span.x > 0 }",
@@ -94,26 +94,31 @@ _QUERIES = (
     "{ kind = client || status = error }",
     "{ span.a - span.b > 1 }",
     "{ .x = 1.5 } | count() > 0",
-    "{} | rate()",
-    "{} | quantile_over_time(duration, .5)",
     '{ link:spanID = "" }',
     '{ event.x = "a" }',
     "{ nestedSetLeft > 0 }",
-    "{",
     "{} >> {}",
     "{} | by(span.x)",
-    "{ resource.service.name = nil }",
-    "{} | max_over_time(span.x)",
+    "{ resource.service.name != nil }",
     "{} | avg(span.x) > 1",
     '{ instrumentation:name =~ ".*" }',
 )
+_METRICS = (
+    "{} | rate()",
+    "{} | quantile_over_time(duration, .5)",
+    "{ span.x != nil } | max_over_time(span.x)",
+    "{} | rate() by (span.x, resource.service.name)",
+    "{} | histogram_over_time(duration)",
+    "{ status = error } | count_over_time() by (event.x)",
+)
+_HOSTILE_QUERIES = ("{", "{ -span.x = }", "{ span.a - span.b }", "{ resource.service.name = nil }")
 _PARAMETERS = {
     "/api/search": ("q", "start", "end", "limit", "spss", "tags", "minDuration", "maxDuration"),
     "/api/search/tags": ("scope", "start", "end", "limit"),
     "/api/v2/search/tags": ("scope", "start", "end", "limit"),
     "/api/search/tag/x/values": ("q", "start", "end", "limit"),
     "/api/v2/search/tag/span.x/values": ("q", "start", "end", "limit"),
-    "/api/v2/search/tag/{x}/y/values": ("start", "end"),
+    "/api/v2/search/tag/span.{/}/values": ("start", "end"),
     "/api/metrics/query_range": ("q", "start", "end", "since", "step", "exact", "exemplars"),
     "/api/metrics/query": ("q", "start", "end", "since", "exact"),
     **dict.fromkeys(TRACE_PATHS, ("start", "end")),
@@ -124,10 +129,9 @@ _PARAMETERS = {
 }
 # Values with which a query is answered, so that one hostile value meets the code behind the checks.
 _PLAUSIBLE = {
-    "q": _QUERIES,
-    "start": ("1699999000", "0"),
-    "end": ("1700003000", "1700000000"),
-    "limit": ("20", "1", "0"),
+    "start": ("1699999000", "1700000000"),
+    "end": ("1700000001", "1700003000"),
+    "limit": ("20", "1"),
     "spss": ("3",),
     "tags": ("x=a", "service.name=x"),
     "minDuration": ("1ms", "0s"),
@@ -138,7 +142,7 @@ _PLAUSIBLE = {
     "exact": ("true", "false"),
     "exemplars": ("0", "10"),
     "whole_traces": ("true", "false"),
-    "columns": ("span_id", "span_id,name,duration_ns"),
+    "columns": ("span_id", "span_id,name"),
 }
 
 
@@ -242,14 +246,18 @@ def random_query(r: random.Random) -> tuple[str, dict[str, str]]:
     """Return the path and parameters of a query, one in four with values at the bounds."""
     weights = [1 + len(names) for names in _PARAMETERS.values()]
     path, names = r.choices(list(_PARAMETERS.items()), weights)[0]
-    hostile = 0.25 if len(names) > 2 else 0.5
+    hostile = 0.1 if len(names) > 2 else 0.5
+    plausible = _PLAUSIBLE | {"q": _METRICS if "metrics" in path else _SEARCHES}
     parameters = {}
     for name in names:
         if name != "q" and r.random() > 0.4:
             continue
-        parameters[name] = r.choice(_PLAUSIBLE[name])
-        if r.random() < (hostile if name != "q" else 0.05):
-            parameters[name] = r.choice(_NUMBERS + _TEXTS)
+        parameters[name] = r.choice(plausible[name])
+        if r.random() < hostile:
+            hostile_values = _NUMBERS + _TEXTS
+            parameters[name] = r.choice(hostile_values + _HOSTILE_QUERIES * (name == "q"))
+    if "tags" in parameters and r.random() < 0.9:
+        parameters.pop("q")
     if path in TRACE_PATHS:
         path = path.replace("ID", r.choice(TRACES).hex())
     return path, parameters
