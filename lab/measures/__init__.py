@@ -50,10 +50,22 @@ from lab.measures.cost import (
     with_shares,
 )
 from lab.measures.latency import (
+    OTEL_DEFAULT,
+    VLLM_REQUEST_LATENCY_S,
+    BucketQuantile,
+    HistogramReading,
+    Quantile,
     Slope,
     blocking_prefills,
+    bucket_quantile,
     critical_path,
     longest_gaps,
+    quantile,
+    quantiles,
+    quantiles_by_bucketing,
+    quantiles_by_source,
+    read_histogram,
+    rebin,
     slope,
     slopes_by_half,
     stream_gaps,
@@ -77,20 +89,6 @@ from lab.measures.quality import (
     tool_confusion,
     ungrounded_values,
     wilson,
-)
-from lab.measures.quantiles import (
-    OTEL_DEFAULT,
-    VLLM_REQUEST_LATENCY_S,
-    BucketQuantile,
-    HistogramReading,
-    Quantile,
-    bucket_quantile,
-    quantile,
-    quantiles,
-    quantiles_by_bucketing,
-    quantiles_by_source,
-    read_histogram,
-    rebin,
 )
 from lab.measures.utilisation import (
     GPU_ENERGY,

@@ -16,8 +16,7 @@ from lab.command_line import run_verb, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
 from lab.workload.arrivals import KINDS, Arrivals
-from lab.workload.plan import Plan
-from lab.workload.planning import make_plan
+from lab.workload.plan import Plan, make_plan
 from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
