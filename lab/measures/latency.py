@@ -313,28 +313,6 @@ def quantile(
     return Quantile(q, value, min(float(low), value), max(float(high), value), n)
 
 
-def quantiles(
-    frame: pd.DataFrame,
-    column: str,
-    *,
-    q: Sequence[float] = (0.5, 0.95, 0.99),
-    by: Sequence[str] = (),
-) -> pd.DataFrame:
-    """Return `quantile` of a column, one row per group and q.
-
-    Columns: those of `by`, then `q`, `value`, `low`, `high`, `n`.
-    """
-    if column not in frame:
-        raise FrameError(f"there is no column {column}", got=", ".join(map(str, frame.columns)))
-
-    groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
-    rows = []
-    for key, part in groups:
-        group = dict(zip(by, key, strict=True))
-        rows += [group | asdict(quantile(part[column], each)) for each in q]
-    return pd.DataFrame(rows, columns=[*by, "q", "value", "low", "high", "n"])
-
-
 def bucket_quantile(buckets: pd.DataFrame, q: float) -> BucketQuantile:
     """Return the q-quantile as far as a histogram determines it.
 

@@ -15,7 +15,7 @@ import typer
 from lab.command_line import run_verb, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
-from lab.workload.arrivals import KINDS, Arrivals
+from lab.workload.arrivals import KINDS, Process
 from lab.workload.plan import Plan, make_plan
 from lab.workload.running import run_plan
 
@@ -119,7 +119,7 @@ def load(
     return 0 if not run.not_sent and (run.records.status == "ok").all() else 1
 
 
-def parse_arrivals(text: str) -> Arrivals:
+def parse_arrivals(text: str) -> Process:
     """Return the process of a text such as `poisson:2.5`. Raises WorkloadError for another one."""
     kind, _, numbers = text.partition(":")
     try:

@@ -24,8 +24,7 @@ import pandas as pd
 from lab.errors import WorkloadError
 from lab.files import write_atomically
 from lab.settings import Settings
-from lab.workload import arrivals as arrival_processes
-from lab.workload.arrivals import Arrivals, Constant, Users
+from lab.workload.arrivals import Constant, Process, Users
 from lab.world import facts
 from lab.world.scenarios import Scenario, make_scenarios
 
@@ -65,7 +64,7 @@ class _Header(msgspec.Struct):
     format: str
     version: int
     seed: int
-    arrivals: dict
+    arrivals: Process
     world: str
     shard: str
     requests: int
@@ -81,7 +80,7 @@ class Plan:
     """
 
     requests: tuple[PlannedRequest, ...]
-    arrivals: Arrivals
+    arrivals: Process
     seed: int
     world: str = ""
     shard_of: str = ""
@@ -136,7 +135,7 @@ class Plan:
             format=FORMAT,
             version=VERSION,
             seed=self.seed,
-            arrivals=self.arrivals.as_dict(),
+            arrivals=self.arrivals,
             world=self.world,
             shard=self.shard_of,
             requests=len(self.requests),
@@ -160,8 +159,7 @@ class Plan:
 
         array = b"[" + b",".join(lines.splitlines()) + b"]"
         requests = msgspec.json.decode(array, type=list[PlannedRequest])
-        arrivals = arrival_processes.from_dict(header.arrivals)
-        return cls(tuple(requests), arrivals, header.seed, header.world, header.shard)
+        return cls(tuple(requests), header.arrivals, header.seed, header.world, header.shard)
 
     def save(self, path: str | Path) -> Path:
         """Write the plan to a file, whole or not at all.
@@ -230,7 +228,7 @@ WORLD = f"seed {facts.WORLD_SEED}"
 
 def make_plan(
     *,
-    arrivals: Arrivals,
+    arrivals: Process,
     requests: int | None = None,
     duration_s: float | None = None,
     seed: int = 0,
@@ -337,7 +335,7 @@ def _model_name(settings: Settings | None) -> str:
     return settings.model_name if settings else Settings.model_fields["model_name"].default
 
 
-def _check(arrivals: Arrivals, requests: int | None, duration_s: float | None) -> None:
+def _check(arrivals: Process, requests: int | None, duration_s: float | None) -> None:
     if (requests is None) == (duration_s is None):
         raise WorkloadError(
             "a plan needs one end",
@@ -356,7 +354,7 @@ def _check(arrivals: Arrivals, requests: int | None, duration_s: float | None) -
 
 
 def _starts(
-    arrivals: Arrivals, seed: int, requests: int | None, duration_s: float | None
+    arrivals: Process, seed: int, requests: int | None, duration_s: float | None
 ) -> list[tuple[float | None, int]]:
     """Return (offset of the first request or None, user) of as many sessions as may be needed."""
     offsets = arrivals.offsets(np.random.default_rng([seed, 1]))
@@ -382,7 +380,7 @@ def _sender(rng: np.random.Generator, tenants: Sequence[str], user: int) -> tupl
 
 
 def _think_s(
-    rng: np.random.Generator, arrivals: Arrivals, first: bool, follow_up_think_s: float
+    rng: np.random.Generator, arrivals: Process, first: bool, follow_up_think_s: float
 ) -> float:
     if isinstance(arrivals, Users):
         mean_s = arrivals.think_s
