@@ -68,16 +68,12 @@ def phases(frame: pd.DataFrame, *, by: str = "kind", ax: Axes) -> None:
 def ecdf(
     sources: Mapping[str, Sequence[float]] | pd.DataFrame,
     *,
-    histograms: Mapping[str, pd.DataFrame] | None = None,
     unit: str = "seconds",
-    log: bool = True,
     ax: Axes,
 ) -> None:
     """Draw the share of requests that took at most so long, one curve per source.
 
-    Missing values are left out and counted. Of `histograms` (name -> lab.frames.histogram_frame)
-    the curve is known at the buckets' bounds only: in between it lies somewhere in the shaded
-    boxes. Raises FrameError if no source has a value.
+    Missing values are left out and counted. Raises FrameError if no source has a value.
     """
     for name in sources:
         values = np.sort(pd.Series(sources[name], dtype="float64").dropna())
@@ -85,25 +81,9 @@ def ecdf(
         if n:
             ax.step(values, np.arange(1, n + 1) / n, where="post", label=f"{name} (n={n})")
     need_rows(ax.lines, "source has a value")
-    for name, buckets in (histograms or {}).items():
-        _boxes(ax, name, buckets)
-    if log:
-        log_axis(ax, "x")
+    log_axis(ax, "x")
     ax.set(ylim=(0, 1.02), xlabel=unit, ylabel="share of requests")
     ax.legend(loc="lower right", fontsize=9)
-
-
-def _boxes(ax: Axes, name: str, buckets: pd.DataFrame) -> None:
-    """Shade where a histogram lets the curve run: from each bound to the next."""
-    total = buckets["count"].sum()
-    share = buckets["count"].cumsum() / total
-    label: str | None = f"{name} (n={total:,.0f})"
-    for bucket, upto in zip(buckets.itertuples(), share, strict=True):
-        if bucket.count > 0 and np.isfinite(bucket.upper):
-            bounds = [bucket.lower, bucket.upper]
-            below = upto - bucket.count / total
-            ax.fill_between(bounds, below, upto, alpha=0.3, linewidth=0, color=_BUCKET, label=label)
-            label = None
 
 
 @figure

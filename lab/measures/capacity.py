@@ -20,9 +20,8 @@ import pandas as pd
 from scipy import stats
 
 from lab.errors import FrameError
-from lab.measures.latency import token_latencies
+from lab.measures.latency import quantile, token_latencies
 from lab.measures.quality import wilson
-from lab.measures.quantiles import quantile
 
 
 @dataclass(frozen=True)

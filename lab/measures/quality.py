@@ -22,8 +22,6 @@ from lab.errors import FrameError
 
 NO_TOOL = "(none)"
 MAX_PAIRS = 5000  # a comparison that needs more is not going to be run
-_RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
-_TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -280,14 +278,13 @@ def power_curve(
 
     m = np.arange(max(pairs) + 1)
     significant = _significant_among(m, only_b_ratio / discordant, significance)
-    power = []
-    for n in pairs:
-        spread = _TAIL * math.sqrt(n * discordant * (1 - discordant)) + _TAIL
-        low = max(0, int(n * discordant - spread))
-        high = min(n, int(n * discordant + spread)) + 1
-        weights = stats.binom.pmf(m[low:high], n, discordant)
-        power.append(float((weights * significant[low:high]).sum()))
-    return np.array(power)
+    weights = (m == 0).astype(float)  # how probably so many pairs disagree, of n
+    power = np.zeros(len(m))
+    for n in m[1:]:
+        weights[1:] = (1 - discordant) * weights[1:] + discordant * weights[:-1]
+        weights[0] *= 1 - discordant
+        power[n] = weights @ significant
+    return power[np.asarray(pairs)]
 
 
 def _significant_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarray:
@@ -306,27 +303,10 @@ def pairs_to_see(
     None if more than `MAX_PAIRS`. The power of the exact test goes up and down a little from one
     number to the next: from the returned one on it stays above.
     """
-    low, high = _bracket(only_a_ratio, only_b_ratio, significance, power)
-    pairs = np.arange(low, high + 1)
+    pairs = np.arange(1, MAX_PAIRS + 1)
     reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
-    below = np.flatnonzero(~reached)
-    first = int(pairs[below[-1]]) + 1 if len(below) else low
+    first = int(pairs[~reached].max(initial=0)) + 1
     return first if first <= MAX_PAIRS else None
-
-
-def _bracket(
-    only_a_ratio: float, only_b_ratio: float, significance: float, power: float
-) -> tuple[int, int]:
-    """Return two numbers of pairs between which the power crosses `power`.
-
-    It goes up and down by less than `_RIPPLE` from one number to the next.
-    """
-    steps = np.unique(np.geomspace(1, MAX_PAIRS, 60).round().astype(int))
-    reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
-    below = steps[reached < power - _RIPPLE]
-    low = int(below[-1]) if len(below) else 1
-    above = steps[(reached > min(power + _RIPPLE, 1 - 1e-9)) & (steps > low)]
-    return low, int(above[0]) if len(above) else MAX_PAIRS
 
 
 def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:

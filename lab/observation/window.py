@@ -14,8 +14,8 @@ from lab.dialects import ATTRIBUTES, traceql
 from lab.durations import parse_duration_s
 from lab.errors import FrameError, NoData, SettingsError, StoreError, WorkloadError
 from lab.frames import join_split_traces, spans_frame, trace_problems, trace_sanity
-from lab.frames.records import records_from_spans, with_roots
-from lab.frames.sanity import Sanity
+from lab.frames.completeness import Sanity
+from lab.frames.requests import records_from_spans, with_roots
 from lab.observation.judging import find_scenario
 from lab.schema import SPAN_ATTRIBUTES, Service, Span
 from lab.settings import Settings
@@ -41,7 +41,7 @@ FORMS = (
 class WindowRun(Run):
     """A run made of spans.
 
-    `records` are those of `lab.frames.records.records_from_spans`, `spans` their source.
+    `records` are those of `lab.frames.requests.records_from_spans`, `spans` their source.
     """
 
     spans: pd.DataFrame = field(default_factory=pd.DataFrame)
