@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import SetupError
-from scripts.setup import environments, pip_config, tools, torch
+from scripts.setup import environments, pip_config, tools
 
 
 def test_the_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +32,8 @@ def test_a_torch_wheel_in_a_folder(tmp_path: Path) -> None:
         "torchvision-0.28.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
     ):
         (tmp_path / name).write_text("")
-    assert [w.python for w in torch.wheels_in([tmp_path], "x86_64")] == ["3.11"]
-    assert [w.python for w in torch.wheels_in([tmp_path], "aarch64")] == ["3.12"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "x86_64")] == ["3.11"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "aarch64")] == ["3.12"]
 
 
 def test_find_links_are_passed_to_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
