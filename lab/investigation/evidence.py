@@ -14,7 +14,7 @@ from lab.errors import FrameError, LabError, NoData
 from lab.frames import request_frame, tool_frame, turn_frame
 from lab.frames.completeness import TraceShapes, shapes_of
 from lab.frames.roles import Role
-from lab.frames.samples import SeriesLike, samples_of
+from lab.frames.series import SeriesLike, samples_of
 from lab.frames.spans import start_ns
 from lab.investigation.change import Span
 from lab.observation import judge_requests
