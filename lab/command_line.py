@@ -17,26 +17,31 @@ STYLE: dict[str, Any] = {
 }
 
 
-def run_verb(function: Callable[..., int | None], argv: list[str], verb: str) -> int:
-    """Parse `argv` for `function` (typer annotations) and call it. Returns the exit status.
+def as_main(function: Callable[..., int | None], verb: str) -> Callable[[list[str]], int]:
+    """Return `main(argv)` of a verb, which parses `argv` for `function` by its annotations.
 
-    A parameter of the type typer.Context receives `argv` as its `obj`. The status is 2, with a
-    message on stderr, for a wrong command line. Errors of the function are raised.
+    It returns the exit status: that of the function (None is 0), or 2, with a message on stderr,
+    for a wrong command line. Errors of the function are raised. A parameter of the type
+    typer.Context receives `argv` as its `obj`.
     """
-    status = 0
 
-    @functools.wraps(function)
-    def call(*args: Any, **options: Any) -> None:
-        nonlocal status
-        status = function(*args, **options) or 0
+    def main(argv: list[str]) -> int:
+        status = 0
 
-    app = typer.Typer(**STYLE)
-    app.command()(call)
-    try:
-        app(argv, prog_name=f"lab {verb}", obj=argv)
-    except SystemExit as e:
-        return int(e.code or status)
-    return status
+        @functools.wraps(function)
+        def call(*args: Any, **options: Any) -> None:
+            nonlocal status
+            status = function(*args, **options) or 0
+
+        app = typer.Typer(**STYLE)
+        app.command()(call)
+        try:
+            app(argv, prog_name=f"lab {verb}", obj=argv)
+        except SystemExit as e:
+            return int(e.code or status)
+        return status
+
+    return main
 
 
 @contextlib.contextmanager

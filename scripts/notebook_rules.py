@@ -12,7 +12,7 @@ from typing import Any
 import nbformat
 
 from lab.exercises import EXERCISES
-from lab.runner.roles import ROLES, roles_of
+from lab.runner.cell_outputs import ROLES, roles_of
 
 META_LINE = re.compile(
     r"^\*Level: (?P<level>[^·*]+) · Time: (?P<minutes>\d+) minutes · Needs: (?P<needs>[^*]+)\*$",

@@ -8,8 +8,7 @@ import nbformat
 import pytest
 
 from lab.exercises import EXERCISES
-from lab.runner.execute import PASSED, run_notebooks
-from lab.runner.parameters import assign
+from lab.runner.execute import PASSED, assign, run_notebooks
 from scripts import readme_table
 from scripts.notebook_rules import exercises_in, problems
 from tests.solutions import SOLUTIONS, not_right, solved

@@ -10,18 +10,13 @@ import msgspec
 import typer
 from rich.console import Console
 
-from lab.command_line import run_verb
+from lab.command_line import as_main
 from lab.settings import load_settings
 from lab.stores import Prometheus
 from lab.stores.prometheus import Alert
 
 FIRING = 3
 RULE_LABELS = ("alertname", "severity")
-
-
-def main(argv: list[str]) -> int:
-    """Return 3 if an alert fires, otherwise 0. Raises what the store raises."""
-    return run_verb(alerts, argv, "alerts")
 
 
 def alerts(
@@ -57,3 +52,6 @@ def _print(active: list[Alert]) -> None:
         for text in ("description", "runbook_url", "scale"):
             if text in alert.annotations:
                 console.print(f"  {alert.annotations[text]}")
+
+
+main = as_main(alerts, "alerts")

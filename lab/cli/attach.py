@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import run_verb
+from lab.command_line import as_main
 from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
@@ -38,11 +38,6 @@ NEEDS = (
     ("the machine", ("node_cpu_seconds_total",)),
     ("the GPU", ("DCGM_FI_DEV_GPU_UTIL",)),
 )
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 if both servers answer and have data, 1 if not."""
-    return run_verb(attach, argv, "attach")
 
 
 def attach(
@@ -293,3 +288,6 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     secret = any(hide_password(value) != value for value in given.values())
     write_atomically(path, text, 0o600 if secret or "store_headers" in text else mode)
     return path.resolve()
+
+
+main = as_main(attach, "attach")

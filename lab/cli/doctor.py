@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lab.command_line import refuse, run_verb
+from lab.command_line import as_main, refuse
 
 if TYPE_CHECKING:
     from lab.doctor import Check, Finding
 
 UNREADABLE = "unreadable"
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 without a finding, 1 with one, 2 where a target cannot be read."""
-    return run_verb(doctor, argv, "doctor")
 
 
 def doctor(
@@ -98,3 +93,6 @@ def _print(findings: Sequence[Finding], targets: int) -> None:
         print(f"  so: {each.consequence}")
         print(f"  fix: {each.fix}\n")
     print(f"{len(findings)} findings in {targets} targets")
+
+
+main = as_main(doctor, "doctor")

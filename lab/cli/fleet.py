@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from lab.command_line import run_verb
+from lab.command_line import as_main
 from lab.fleet import QUANTILES, Fleet, look
 from lab.measures import machine_usd_per_mtok
 from lab.settings import load_settings
@@ -31,11 +31,6 @@ COLUMNS = {  # of Fleet.engines: heading, format
     "requests": ("finished", "{:,.0f}"),
     "preemptions": ("preempted", "{:,.0f}"),
 }
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 when engines are shown. Raises what `lab.fleet.look` raises."""
-    return run_verb(fleet, argv, "fleet")
 
 
 def fleet(
@@ -165,3 +160,6 @@ def _text(value: object, form: str) -> str:
 
 def _indented(table: pd.DataFrame) -> str:
     return "\n".join(f"  {line}" for line in table.to_string().splitlines())
+
+
+main = as_main(fleet, "fleet")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import refuse, run_verb
+from lab.command_line import as_main, refuse
 from lab.errors import SettingsError
 from lab.files import write_atomically
 from lab.investigation import Investigation, as_html, as_markdown, investigate
@@ -18,11 +18,6 @@ from lab.investigation.report import causes_table, changes_table
 from lab.settings import load_settings
 
 FORMS = {".md": as_markdown, ".html": as_html}
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 where nothing changed, 1 where something did. Raises what `investigate` raises."""
-    return run_verb(investigate_window, argv, "investigate")
 
 
 def investigate_window(
@@ -76,3 +71,6 @@ def as_values(result: Investigation) -> dict[str, Any]:
         "causes": json.loads(causes_table(result).to_json(orient="records")),
         "notes": result.notes,
     }
+
+
+main = as_main(investigate_window, "investigate")

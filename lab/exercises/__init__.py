@@ -22,8 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.exercises.judging import RIGHT, SHARE, Action, Exercise, Feedback, Graded, Prediction
-from lab.exercises.queries import PromQL, TraceQL
+from lab.exercises.judging import (
+    RIGHT,
+    SHARE,
+    Action,
+    Exercise,
+    Feedback,
+    Graded,
+    Prediction,
+    PromQL,
+    TraceQL,
+)
 from lab.files import write_atomically
 from lab.schema import Metric
 from lab.settings import load_settings

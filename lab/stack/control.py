@@ -17,7 +17,7 @@ import psutil
 
 from lab.errors import NotUp, PartFailed, StackError
 from lab.settings import CREDENTIALS, ENDPOINTS, REPO, Settings
-from lab.stack import logbook, processes, replay_plan, state, supervisor
+from lab.stack import logbook, processes, replay, state, supervisor
 from lab.stack.parts import AGENT_PATH
 from lab.stack.state import PartStatus, StackState
 
@@ -57,7 +57,7 @@ def up(
     """
     state_dir = settings.state_dir.resolve()
     if settings.place != "recorded":
-        replay_plan.refuse_recorded_state(state_dir)
+        replay.refuse_recorded_state(state_dir)
     state.prepare(state_dir)
     began = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 Prometheus gets blocks that its own promtool makes of the samples; the trace store gets the traces
 as OTLP. So the analysis queries real stores, and need not know that the run is over.
+`recorded_parts` are the parts of the place `recorded`: both stores, and the tasks that fill them.
 """
 
 from __future__ import annotations
@@ -13,16 +14,24 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lab.errors import LabError, StackError
+from lab.errors import LabError, SettingsError, StackError
+from lab.settings import REPO, Settings
+from lab.stack import parts
+from lab.stack.parts import Part, Probe
+from lab.stack.toolbox import Toolbox
 
 SAMPLES = "samples.parquet"
 SERIES = "series.parquet"
 TRACES = "traces.parquet"
 ABOUT = "recording.json"
 MARK = "holds-recording"  # file in a state folder: the name of the recording in it
+NEEDS = ("python_lab", "prometheus", "promtool")  # of the toolbox
+_DATA_FOLDERS = ("prometheus", "traces")
+_OWN_FOLDER = "set LAB_STATE_DIR to a folder of its own, or leave it out"
 _NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 BATCH_TRACES = 100
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -139,6 +148,82 @@ def fill_tracestore(folder: Path, otlp_url: str) -> int:
                 "the trace store did not take the recorded traces", got=str(e), fix="see its log"
             ) from e
     return len(documents)
+
+
+def recorded_parts(
+    settings: Settings, tools: Toolbox, ports: dict[str, int], config: Path
+) -> tuple[Part, ...]:
+    """Return the parts; `config` is Prometheus' configuration file.
+
+    Raises StackError where there is no such recording.
+    """
+    folder = settings.recording_dir.resolve()
+    state = settings.state_dir.resolve()
+    about = check_recording(folder)
+    what = f"the recording {folder.name} of {about['recorded_at']}"
+
+    prometheus = parts.prometheus(
+        f"Prometheus: answers from {what}", tools, ports, state, config, retention="100y"
+    )
+    tracestore = parts.tracestore(f"trace store: answers from {what}", tools, ports, state)
+    otlp = tracestore.endpoints["otlp"]
+    metrics = _fill(
+        f"puts the samples of {what} into Prometheus' blocks",
+        tools,
+        ("metrics", "--recording", str(folder), "--target", str(state / "prometheus")),
+    )
+    traces = _fill(
+        f"puts the traces of {what} into the trace store",
+        tools,
+        ("traces", "--recording", str(folder), "--target", otlp),
+    )
+    return (
+        metrics,
+        replace(prometheus, needs=(metrics.name,)),
+        # Nothing sends spans to a recording, so its receiver is not an endpoint.
+        replace(tracestore, endpoints={"tempo": tracestore.endpoints["tempo"]}),
+        replace(traces, needs=(tracestore.name,)),
+        parts.live_view(settings, tools, ports),
+    )
+
+
+def _fill(what: str, tools: Toolbox, arguments: tuple[str, ...]) -> Part:
+    """Return a task that fills a store."""
+    promtool = ("--promtool", tools.promtool) if arguments[0] == "metrics" else ()
+    return Part(
+        name=f"recorded-{arguments[0]}",
+        what=what,
+        argv=(tools.python_lab, "-m", "lab.stack.replay", *arguments, *promtool),
+        env={"PYTHONPATH": str(REPO)},
+        ready=Probe("exit"),
+        task=True,
+    )
+
+
+def claim_state(state: Path, recording: str) -> dict[Path, str]:
+    """Return the file, {path: text}, that marks a state folder as one of this recording.
+
+    Raises SettingsError for a folder with other data in it: a recording replaces what is there.
+    """
+    mark = state / MARK
+    holds = mark.read_text().strip() if mark.is_file() else ""
+    made_by_default = state == REPO / ".lab" / "recorded" / recording
+    data = [name for name in _DATA_FOLDERS if any((state / name).glob("*"))]
+    if data and holds != recording and not made_by_default:
+        raise SettingsError(
+            f"{state} holds other data, which the recording {recording} would replace",
+            got=f"{' and '.join(data)} of {holds or 'a live lab'}",
+            fix=_OWN_FOLDER,
+        )
+    return {mark: f"{recording}\n"}
+
+
+def refuse_recorded_state(state: Path) -> None:
+    """Raise SettingsError for the state folder of a recording, in which no live lab may write."""
+    if (state / MARK).is_file():
+        raise SettingsError(
+            f"{state} holds the recording {(state / MARK).read_text().strip()}", fix=_OWN_FOLDER
+        )
 
 
 def main(argv: list[str]) -> int:

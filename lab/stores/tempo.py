@@ -34,7 +34,7 @@ OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is
 MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search returns
-POLL_S = 1.0
+POLL_S = 0.5
 NOTHING = "no span of it has arrived"
 GROWING = "its spans are still arriving"
 

@@ -12,11 +12,9 @@ from pathlib import Path
 import uvicorn
 
 from lab.errors import LabError, SetupError
-from lab.tools.calls import Calls
-from lab.tools.database import Database
+from lab.tools.calls import Calls, Database
 from lab.tools.faults import Faults
-from lab.tools.metrics import Metrics
-from lab.tools.telemetry import log_json_lines, tracer_provider
+from lab.tools.telemetry import Metrics, log_json_lines, tracer_provider
 
 log = logging.getLogger("lab.tools")
 

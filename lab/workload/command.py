@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import run_verb, term_as_interrupt
+from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
 from lab.workload.arrivals import KINDS, Process
@@ -23,14 +23,6 @@ ARRIVALS_HELP = (
     "use one of constant:RATE, poisson:RATE, burst:RATE,ON_S,OFF_S, ramp:FROM,TO,OVER_S "
     "(requests per second), or users:COUNT,THINK_S (closed loop)"
 )
-
-
-def main(argv: list[str]) -> int:
-    """Run the command.
-
-    Return 0 if every request was answered, 1 if not, 2 if none could be sent.
-    """
-    return run_verb(load, argv, "load")
 
 
 def load(
@@ -143,3 +135,6 @@ def _shard(text: str) -> tuple[int, int]:
             got=f"{type(e).__name__} {e}",
             fix="use I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment",
         ) from e
+
+
+main = as_main(load, "load")

@@ -12,9 +12,8 @@
 from __future__ import annotations
 
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
-from lab.world.conduct import Conduct, conduct_of
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
-from lab.world.judge import ActualCall, Verdict, compared, judge
+from lab.world.judge import ActualCall, Conduct, Verdict, compared, conduct_of, judge
 from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios, scenario_of
 
 __all__ = [

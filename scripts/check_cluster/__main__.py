@@ -11,7 +11,6 @@ from collections.abc import Callable
 from lab.errors import LabError
 from scripts.check_cluster import (
     collector,
-    custom_resources,
     generate,
     image_build,
     metrics,
@@ -21,11 +20,10 @@ from scripts.check_cluster import (
     render,
     rules,
     schemas,
-    tempo,
     vllm_arguments,
     workloads,
 )
-from scripts.check_cluster.paths import K8S, OVERLAYS
+from scripts.check_cluster.render import K8S, OVERLAYS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,8 +71,7 @@ def _check() -> int:
         "scrape configuration (promtool)": lambda: _each(
             operated, rules.check_scrape_configuration
         ),
-        "collector": lambda: _each(overlays, collector.check),
-        "Tempo": lambda: _each(overlays, tempo.check),
+        "collector and Tempo": lambda: _each(overlays, collector.check),
         "rules and panels (promtool)": lambda: rules.check_syntax() + rules.check_panels(),
         "runbooks": rules.check_runbooks,
         "metric names": lambda: (
@@ -83,7 +80,7 @@ def _check() -> int:
             + metrics.check_names(known, texts | metrics.schema_texts())
             + metrics.check_queries(known, metrics.queries_in(texts))
         ),
-        "custom resources": lambda: custom_resources.check(everything),
+        "custom resources": lambda: schemas.check_custom_resources(everything),
         "schemas of three releases": lambda: schemas.check(everything),
         "policies (checkov)": lambda: policies.check(everything) + policies.unused(everything),
     }

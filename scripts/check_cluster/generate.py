@@ -17,7 +17,7 @@ from lab.dashboards import DASHBOARDS, grafana_json
 from lab.dashboards.rules import prometheus_rule
 from lab.settings import Settings
 from lab.stack import llama_stack_config, plan, vllm_args
-from scripts.check_cluster.paths import K8S, versions
+from scripts.check_cluster.render import K8S, versions
 
 OTLP = "http://otel-collector.llm-lab-obs.svc:4318"
 LISTEN = "0.0.0.0"  # inside a pod: who may reach it is the network policies' matter

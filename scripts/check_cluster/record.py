@@ -17,7 +17,7 @@ import httpx
 from lab.files import write_atomically
 from lab.schema import JOBS
 from lab.settings import Settings, load_settings
-from scripts.check_cluster.paths import RECORDED_METRICS
+from scripts.check_cluster.render import RECORDED_METRICS
 
 _KEEP_PATHS = (
     "handler",

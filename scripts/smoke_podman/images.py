@@ -19,7 +19,7 @@ from pathlib import Path
 from lab.errors import SetupError, StackError
 from lab.settings import REPO
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster.paths import K8S, versions
+from scripts.check_cluster.render import K8S, versions
 from scripts.setup import pip_config
 from scripts.smoke_podman.engine import Engine
 

@@ -19,11 +19,6 @@ def losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     ).view(len(ids), -1)
 
 
-def predictions(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Return the likeliest next token at each place but the last: (conversations, tokens - 1)."""
-    return _logits(model, ids)[:, :-1].argmax(-1)
-
-
 def _logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     config = model.config
     tokens = ids.shape[1]

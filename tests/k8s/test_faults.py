@@ -16,10 +16,9 @@ from scripts.check_cluster import (
     image_build,
     network,
     rules,
-    tempo,
     vllm_arguments,
 )
-from scripts.check_cluster.paths import K8S
+from scripts.check_cluster.render import K8S
 from tests.k8s.conftest import find_problems
 
 Documents = list[dict[str, Any]]
@@ -376,9 +375,9 @@ def test_tempo_finds_keys_that_do_not_exist(fault: str) -> None:
     """A misspelt nested key is reported, and so is a retention that the worker does not know."""
     spoil, words = TEMPO_FAULTS[fault]
     config = copy.deepcopy(TEMPO)
-    assert list(tempo.check_config(config)) == []
+    assert list(collector.check_tempo_config(config)) == []
     spoil(config)
-    assert any(words in p for p in tempo.check_config(config))
+    assert any(words in p for p in collector.check_tempo_config(config))
 
 
 def test_image_build_finds_a_source_that_does_not_exist(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lab.stack import plan, vllm_args
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
 from scripts.check_cluster import generate, render
-from scripts.check_cluster.paths import K8S, REPO, versions
+from scripts.check_cluster.render import K8S, REPO, versions
 
 pytest.importorskip("grafana_foundation_sdk")
 

@@ -13,10 +13,9 @@ from scripts.check_cluster import (
     network,
     references,
     render,
-    tempo,
     workloads,
 )
-from scripts.check_cluster.paths import K8S, OVERLAYS
+from scripts.check_cluster.render import K8S, OVERLAYS
 from tests.k8s.conftest import find_problems
 
 CHECKS = (
@@ -24,7 +23,6 @@ CHECKS = (
     workloads,
     network,
     collector,
-    tempo,
 )
 
 

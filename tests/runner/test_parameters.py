@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import NotebookError
-from lab.runner.parameters import assign, parameters_of
+from lab.runner.execute import assign, parameters_of
 from lab.runner.session import parse_parameters
 from tests.runner.notebooks import write
 
