@@ -76,7 +76,7 @@ def judged(seen: Observation) -> pd.DataFrame:
     """Return the run's request frame with all judgements of its quality, one row per request.
 
     These are the columns of `lab.observation.judge_requests`, the signals of
-    `lab.measures.signals`, and `wrong`: the user has no right answer, for any reason.
+    `lab.measures.quality`, and `wrong`: the user has no right answer, for any reason.
     """
     frame = seen.requests
     judgements = judge_requests(frame, seen.spans).drop(columns="request_id")

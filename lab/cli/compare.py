@@ -11,7 +11,7 @@ import typer
 from lab.command_line import as_main, refuse
 from lab.comparison import UNCLEAR, WORSE, compare
 from lab.comparison.report import as_junit, as_markdown
-from lab.comparison.sources import load_sample
+from lab.comparison.sample import load_sample
 from lab.errors import SettingsError
 from lab.files import write_atomically
 from lab.runner import facts

@@ -88,15 +88,16 @@ def _compare_blocks(a: Values, b: Values, block: float, scale: Scale, floor: flo
     sizes = [len(part) for part in blocks]
     before = float(a[1].mean())
     after = float(b[1].mean())
-    if min(sizes) < MIN_BLOCKS:
-        return Effect(before, after, n_before=len(a[1]), n_after=len(b[1]))
-
     means = [part.mean() for part in blocks]
+    difference = float(means[1] - means[0])
+    if min(sizes) < MIN_BLOCKS:
+        size = math.exp(np.clip(difference, -50, 50)) if scale == "ratio" else difference
+        return Effect(before, after, size, n_before=len(a[1]), n_after=len(b[1]))
+
     spreads = [max(float(part.std(ddof=1)), SPREAD[scale]) for part in blocks]
     errors = [spread**2 / size for spread, size in zip(spreads, sizes, strict=True)]
     error = math.sqrt(sum(errors))
     freedom = sum(errors) ** 2 / sum(e**2 / (n - 1) for e, n in zip(errors, sizes, strict=True))
-    difference = means[1] - means[0]
     reach = float(stats.t.ppf(0.975, freedom)) * error
     p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom))
     values = np.array([difference, difference - reach, difference + reach])

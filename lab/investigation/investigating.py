@@ -13,7 +13,7 @@ from lab.investigation.causes import NOTHING, UNKNOWN, Cause, rank
 from lab.investigation.change import Effect, Onset, Span, compare, find_onset
 from lab.investigation.evidence import Evidence, gather
 from lab.investigation.grading import Diagnosis
-from lab.investigation.signals import SIGNALS, Observed, extract
+from lab.investigation.signals import SIGNALS, Observed, Signal, extract
 from lab.measures import holm
 from lab.observation.window import parse_window
 from lab.settings import Settings
@@ -23,6 +23,8 @@ SCANNED = 20  # times a p-value, since the time of the change was chosen by the 
 LIKELY = 0.01  # of one signal alone, once another one has changed for certain
 BASELINE_S = 1.5  # times the window: the default baseline before it
 BEST = 5  # signals by which the onset is found
+LARGE = 3.0  # times the least change that matters: a change that is worth naming on few values
+FEW = 8  # values of a signal on either side, which are too few to be certain
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Investigation:
         """Return the signals that changed for certain, and then the likely ones."""
         chosen = [each for each in self.observed if abs(each.state) > 0]
         return sorted(chosen, key=lambda each: (-abs(each.state), each.p_value))
+
+    @property
+    def undecided(self) -> list[Observed]:
+        """Return signals that seem to have changed much, but on too few values to be certain."""
+        return [each for each in self.observed if _is_undecided(each)]
 
     @property
     def cause(self) -> str:
@@ -165,15 +172,27 @@ def _judged(extracted: Sequence[Observed], effects: Sequence[Effect]) -> list[Ob
     ]
 
 
+def _is_undecided(each: Observed) -> bool:
+    effect = each.effect
+    few = min(effect.n_before, effect.n_after) < FEW
+    return few and not abs(each.state) >= 1 and _relative_size(each.signal, effect) >= LARGE
+
+
+def _relative_size(signal: Signal, effect: Effect) -> float:
+    """Return the size of a change in least changes that matter; NaN where it is not known."""
+    if signal.scale == "ratio":
+        return abs(math.log(effect.size)) / math.log(signal.least)
+    return abs(effect.size) / signal.least
+
+
 def _state(each: Observed, effect: Effect, corrected: float) -> float:
     """Return 1 (up), -1 (down), half of it where it is only likely, 0, or NaN (not known)."""
     if math.isnan(effect.p_value):
         return math.nan
-    size = math.log(effect.size) if each.signal.scale == "ratio" else effect.size
-    least = math.log(each.signal.least) if each.signal.scale == "ratio" else each.signal.least
-    if abs(size) < least:
+    if _relative_size(each.signal, effect) < 1:
         return 0.0
-    sign = math.copysign(1.0, size)
+    rises = effect.size > (1 if each.signal.scale == "ratio" else 0)
+    sign = 1.0 if rises else -1.0
     if corrected < ALPHA:
         return sign
     return sign / 2 if effect.p_value < LIKELY else 0.0

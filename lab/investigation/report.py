@@ -33,14 +33,7 @@ PROBABLE = 0.9  # of the belief: below it, the second cause is named, too
 def headline(result: Investigation) -> str:
     """Return three sentences: what changed and since when, why, and what to do next."""
     if result.cause == NOTHING:
-        start, end = map(utc, result.window)
-        return (
-            f"Nothing changed from {start} to {end}, compared with the time from "
-            f"{utc(result.baseline[0])} to {utc(result.baseline[1])}. "
-            f"{len(result.observed)} signals were compared, and none differs by more than chance "
-            "and by enough to matter. "
-            f"{_limits(result)}"
-        )
+        return _nothing_certain(result)
     first = result.changed[0]
     others = sum(abs(each.state) == 1 for each in result.changed) - 1
     what = f"{title_of(first)} changed {change_text(first)}"
@@ -58,6 +51,29 @@ def headline(result: Investigation) -> str:
     sentences.append(f"The likely cause: {cause.kind.title}{where}{also}.")
     sentences.append(f"What decides: {cause.kind.decide}; what helps: {cause.kind.fix}.")
     return " ".join(sentences)
+
+
+def _nothing_certain(result: Investigation) -> str:
+    """Return three sentences where nothing changed, or where too few values were there to tell."""
+    start, end = map(utc, result.window)
+    times = (
+        f"from {start} to {end}, compared with the time from "
+        f"{utc(result.baseline[0])} to {utc(result.baseline[1])}"
+    )
+    compared = (
+        f"{len(result.observed)} signals were compared, and none differs by more than chance "
+        "and by enough to matter."
+    )
+    if not result.undecided:
+        return f"Nothing changed {times}. {compared} {_limits(result)}"
+    each = result.undecided[0]
+    effect = each.effect
+    values = f"from {_number(effect.before)} to {_number(effect.after)} {each.signal.unit}"
+    return (
+        f"It cannot be told whether something changed {times}: {title_of(each)} went {values}, but "
+        f"on too few values ({effect.n_before} before, {effect.n_after} after). {compared} "
+        "A longer window or more requests would decide."
+    )
 
 
 def _limits(result: Investigation) -> str:

@@ -12,7 +12,8 @@ from lab.investigation.change import Effect, Scale
 from lab.investigation.evidence import Evidence
 
 NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
-LONG = 6.0  # times nearly the longest prompt of the baseline: a very long one
+LONG_PROMPT = 6.0  # times nearly the longest of the baseline: a very long one
+LONG_ANSWER = 4.0
 BIN_S = 2.0  # of counts and of gaps between samples
 SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
 Points = Callable[[Evidence], pd.DataFrame]
@@ -170,17 +171,20 @@ def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
     return _rate("requests", embed=True)(evidence)
 
 
-def _long_prompts(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether its prompt is many times longer than usual."""
-    turns = evidence.turns
-    if turns.empty:
-        return _EMPTY
-    before = turns.loc[turns["time"].between(*evidence.baseline), "prompt_tokens"]
-    if before.empty:
-        return _EMPTY
-    bound = LONG * before.quantile(0.98)
-    values = (turns["prompt_tokens"] > bound) * 1.0
-    return pd.DataFrame({"time": turns["time"], "value": values, "key": ""})
+def _longer(column: str, factor: float) -> Points:
+    """Return a function for each model call whether it has many times more tokens than usual."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        turns = evidence.turns
+        if turns.empty:
+            return _EMPTY
+        before = turns.loc[turns["time"].between(*evidence.baseline), column]
+        if before.empty:
+            return _EMPTY
+        is_long = turns[column] > factor * before.quantile(0.98)
+        return pd.DataFrame({"time": turns["time"], "value": is_long * 1.0, "key": ""})
+
+    return points
 
 
 def _fresh_share(evidence: Evidence) -> pd.DataFrame:
@@ -211,17 +215,37 @@ def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
 
 
 def _new_engine(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether the baseline has no call to this model."""
-    turns = evidence.turns
-    if turns.empty:
+    """Return for each model call whether its engine (else its model) is new since the baseline."""
+    engines = evidence.engines
+    if engines.empty and len(evidence.turns):
+        model = evidence.turns["model"].astype(str).str.rpartition("/")[2]
+        engines = pd.DataFrame({"time": evidence.turns["time"], "value": model})
+    if engines.empty:
         return _EMPTY
-    model = turns["model"].astype(str).str.rpartition("/")[2]
-    before = turns["time"].between(*evidence.baseline)
+    before = engines["time"].between(*evidence.baseline)
     if not before.any():
         return _EMPTY
-    usual = model[before].value_counts(normalize=True)
-    usual = set(usual[usual > 0.05].index)
-    return pd.DataFrame({"time": turns["time"], "value": (~model.isin(usual)) * 1.0, "key": ""})
+    shares = engines.loc[before, "value"].value_counts(normalize=True)
+    is_new = ~engines["value"].isin(shares[shares > 0.05].index)
+    return pd.DataFrame({"time": engines["time"], "value": is_new * 1.0, "key": ""})
+
+
+def _new_engine_by_counters(evidence: Evidence) -> pd.DataFrame:
+    """Return the share of the finished requests that a new engine finished, in bins of time."""
+    finished = growth(evidence.samples, "requests")
+    if finished.empty:
+        return _EMPTY
+    finished = finished[~finished["job"].str.contains("embed")]
+    engine = finished["job"] + " " + finished["model_name"]
+    usual = set(engine[finished["time"].between(*evidence.baseline) & (finished["value"] > 0)])
+    if not usual:
+        return _EMPTY
+    bins = np.floor(finished["time"] / (2 * BIN_S)) * 2 * BIN_S
+    of_new = finished["value"].where(~engine.isin(usual), 0.0)
+    sums = pd.DataFrame({"new": of_new, "all": finished["value"]}).groupby(bins).sum()
+    sums = sums[sums["all"] > 0]
+    share = (sums["new"] / sums["all"]).to_numpy()
+    return pd.DataFrame({"time": sums.index + BIN_S, "value": share, "key": ""})
 
 
 def _repeats(evidence: Evidence) -> pd.DataFrame:
@@ -362,16 +386,22 @@ def _unscraped(evidence: Evidence) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else _EMPTY
 
 
-def _restarted(evidence: Evidence) -> pd.DataFrame:
-    """Return for each sample whether its process began within the window."""
-    samples = evidence.samples
-    table = samples[samples["metric"] == "started_at"] if len(samples) else samples
-    if table.empty:
-        return _EMPTY
-    table = table.sort_values("time", ignore_index=True)
-    first = table.groupby("job")["value"].transform("first")
-    changed = (table["value"] > first + 1.0) * 1.0
-    return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
+def _restarted(*, engines: bool) -> Points:
+    """Return a function for each sample whether its process (of an engine or not) began anew."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        samples = evidence.samples
+        if samples.empty:
+            return _EMPTY
+        of_engines = samples.loc[samples["metric"] == "running", "job"].unique()
+        table = samples[samples["metric"] == "started_at"]
+        table = table[table["job"].isin(of_engines) == engines]
+        table = table.sort_values("time", ignore_index=True)
+        first = table.groupby("job")["value"].transform("first")
+        changed = (table["value"] > first + 1.0) * 1.0
+        return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
+
+    return points
 
 
 def _config(name: str) -> Points:
@@ -499,15 +529,15 @@ SIGNALS: tuple[Signal, ...] = (
         common=True,
     ),
     Signal(
-        "tenant_share", "share of the requests", "share", "share", 0.15, _tenant_shares,
+        "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares,
         traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
     ),
     Signal(
-        "repeats", "questions that were sent before, in another session", "share", "share", 0.2,
+        "repeats", "questions that were sent before, in another session", "share", "share", 0.1,
         _repeats, role="developer",
     ),
     Signal(
-        "session_length", "requests that continue a long session", "share", "share", 0.2,
+        "session_length", "requests that continue a long session", "share", "share", 0.1,
         _session_turns, role="developer",
     ),
     Signal(
@@ -518,7 +548,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "long_prompts", "very long prompts (six times the usual maximum)", "share", "share", 0.05,
-        _long_prompts, promql="histogram_quantile(0.95, sum by (le) "
+        _longer("prompt_tokens", LONG_PROMPT), promql="histogram_quantile(0.95, sum by (le) "
         "(rate(vllm:request_prompt_tokens_bucket[1m])))", role="payer",
     ),
     Signal(
@@ -534,6 +564,11 @@ SIGNALS: tuple[Signal, ...] = (
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.completion_tokens)", floor=5, role="payer",
     ),
     Signal(
+        "long_answers", "very long answers (four times the usual maximum)", "share", "share", 0.03,
+        _longer("completion_tokens", LONG_ANSWER), promql="histogram_quantile(0.95, sum by (le) "
+        "(rate(vllm:request_generation_tokens_bucket[1m])))", role="payer",
+    ),
+    Signal(
         "generation_rate", "generated tokens per second", "1/s", "ratio", 1.8,
         metrics=_rate("generation_tokens"), promql="sum(rate(vllm:generation_tokens_total[1m]))",
         floor=5.0, role="payer",
@@ -543,8 +578,9 @@ SIGNALS: tuple[Signal, ...] = (
         metrics=_gauge("procs_running"), promql="node_procs_running", common=True,
     ),
     Signal(
-        "new_engine", "model calls to a model that the baseline did not use", "share", "share",
-        0.1, _new_engine, promql="sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
+        "new_engine", "model calls that a new engine ran", "share", "share", 0.1,
+        _new_engine, _new_engine_by_counters,
+        "sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
     ),
     Signal(
         "running", "requests running in vLLM", "requests", "level", 1.0,
@@ -574,8 +610,14 @@ SIGNALS: tuple[Signal, ...] = (
         metrics=_config("enable_prefix_caching"), promql="vllm:cache_config_info",
     ),
     Signal(
-        "restarted", "process started anew", "share", "share", 0.2,
-        metrics=_restarted, promql="changes(process_start_time_seconds[5m]) > 0", by="job",
+        "restarted", "process started anew", "share", "level", 0.2,
+        metrics=_restarted(engines=False), by="job",
+        promql="changes(process_start_time_seconds[5m]) > 0",
+    ),
+    Signal(
+        "engine_restarted", "engine started anew", "share", "level", 0.2,
+        metrics=_restarted(engines=True), by="job",
+        promql="changes(process_start_time_seconds[5m]) > 0 and on (job) vllm:cache_config_info",
     ),
     Signal(
         "down", "scrapes without an answer", "share", "share", 0.2,

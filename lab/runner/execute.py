@@ -253,11 +253,20 @@ def parameters_of(notebook: Path) -> dict[str, dict[str, Any]]:
 def assign(notebooks: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
     """Return for each notebook those of the given parameters that it has.
 
-    Raises NotebookError for a name that none of them has (with similar names), and for a value of
-    another type than the parameter's default.
+    Raises NotebookError for a name that none of them has (with similar names), for a value of
+    another type than the parameter's default, and for a window with a notebook that takes none: it
+    would start the lab and analyse something else.
     """
     known = {path: parameters_of(path) for path in notebooks}
     names = {name for parameters in known.values() for name in parameters}
+    for path, parameters in known.items():
+        if "window" in given and "window" not in parameters:
+            raise NotebookError(
+                f"{path.name} takes no window: it sends its own requests",
+                got=f"window={given['window']}",
+                fix="use notebook 09 (lab run 09 -p window=...), or `lab investigate WINDOW`",
+            )
+
     for name in given:
         if name not in names:
             raise _unknown(name, notebooks, names)

@@ -8,26 +8,29 @@ under way, and a slow server lowers the load: that hides queueing, which is why 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
+import msgspec
 import numpy as np
 
 from lab.errors import WorkloadError
 
 
-@dataclass(frozen=True)
-class Arrivals:
-    """Base of the arrival processes."""
+class Arrivals(msgspec.Struct, frozen=True, tag_field="kind", tag=str.lower):
+    """Base of the arrival processes, which are saved by their `kind` and numbers."""
 
-    kind: ClassVar[str] = ""
     closed: ClassVar[bool] = False
     may_be_zero: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def kind(self) -> str:
+        """Return the name of the process, as in `lab load --arrivals KIND:...`."""
+        return type(self).__name__.lower()
+
     def __post_init__(self) -> None:
         """Raise WorkloadError for a number that is negative, or zero where it may not be."""
-        for name, number in asdict(self).items():
+        for name, number in msgspec.structs.asdict(self).items():
             is_number = isinstance(number, (int, float)) and np.isfinite(number)
             may_be_zero = name in self.may_be_zero
             if not is_number or number < 0 or (number == 0 and not may_be_zero):
@@ -40,44 +43,34 @@ class Arrivals:
         """Yield ascending offsets in seconds of the sessions' first requests, without end."""
         raise NotImplementedError
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the process as `from_dict` reads it."""
-        return {"kind": self.kind, **asdict(self)}
 
-
-@dataclass(frozen=True)
-class Constant(Arrivals):
+class Constant(Arrivals, frozen=True):
     """A session every 1/rate_per_s seconds."""
 
     rate_per_s: float
-    kind: ClassVar[str] = "constant"
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Return equally spaced offsets."""
         return (i / self.rate_per_s for i in itertools.count())
 
 
-@dataclass(frozen=True)
-class Poisson(Arrivals):
+class Poisson(Arrivals, frozen=True):
     """Independent arrivals, `rate_per_s` per second on average: exponential gaps."""
 
     rate_per_s: float
-    kind: ClassVar[str] = "poisson"
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
         """Return offsets with exponential gaps."""
         return _exponential(self.rate_per_s, rng)
 
 
-@dataclass(frozen=True)
-class Burst(Arrivals):
+class Burst(Arrivals, frozen=True):
     """Poisson arrivals: `rate_per_s` for `on_s`, `quiet_rate_per_s` for `off_s`, repeated."""
 
     rate_per_s: float
     on_s: float
     off_s: float
     quiet_rate_per_s: float = 0.0
-    kind: ClassVar[str] = "burst"
     may_be_zero: ClassVar[tuple[str, ...]] = ("quiet_rate_per_s",)
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
@@ -89,8 +82,7 @@ class Burst(Arrivals):
             yield from _within(start + self.on_s, start + period, self.quiet_rate_per_s, rng)
 
 
-@dataclass(frozen=True)
-class Ramp(Arrivals):
+class Ramp(Arrivals, frozen=True):
     """Poisson arrivals whose rate changes linearly for `ramp_s`, and then stays.
 
     It shows where the server stops keeping up.
@@ -99,7 +91,6 @@ class Ramp(Arrivals):
     start_rate_per_s: float
     end_rate_per_s: float
     ramp_s: float
-    kind: ClassVar[str] = "ramp"
     may_be_zero: ClassVar[tuple[str, ...]] = ("start_rate_per_s",)
 
     def offsets(self, rng: np.random.Generator) -> Iterator[float]:
@@ -115,8 +106,7 @@ class Ramp(Arrivals):
                 yield t
 
 
-@dataclass(frozen=True)
-class Users(Arrivals):
+class Users(Arrivals, frozen=True):
     """Closed loop: `count` users send, read the answer, think (mean `think_s`), repeat.
 
     They do not all start at once: their first requests are spread evenly over `start_over_s`.
@@ -125,7 +115,6 @@ class Users(Arrivals):
     count: int
     think_s: float = 0.0
     start_over_s: float = 0.0
-    kind: ClassVar[str] = "users"
     closed: ClassVar[bool] = True
     may_be_zero: ClassVar[tuple[str, ...]] = ("think_s", "start_over_s")
 
@@ -134,23 +123,14 @@ class Users(Arrivals):
         return (i * self.start_over_s / self.count for i in range(self.count))
 
 
-KINDS: dict[str, type[Arrivals]] = {c.kind: c for c in (Constant, Poisson, Burst, Ramp, Users)}
-
-
-def from_dict(value: dict[str, Any]) -> Arrivals:
-    """Return the process that `as_dict` described. Raises WorkloadError for another one."""
-    settings = dict(value)
-    kind = settings.pop("kind", None)
-    if kind not in KINDS:
-        raise WorkloadError(
-            f"there is no arrival process {kind!r}", fix=f"use one of {', '.join(KINDS)}"
-        )
-    try:
-        return KINDS[kind](**settings)
-    except TypeError as e:
-        raise WorkloadError(
-            f"the arrival process {kind!r} is malformed", got=f"{settings}: {e}"
-        ) from e
+Process = Constant | Poisson | Burst | Ramp | Users
+KINDS: dict[str, Callable[..., Process]] = {
+    "constant": Constant,
+    "poisson": Poisson,
+    "burst": Burst,
+    "ramp": Ramp,
+    "users": Users,
+}
 
 
 def _exponential(rate: float, rng: np.random.Generator) -> Iterator[float]:

@@ -15,9 +15,8 @@ import typer
 from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
-from lab.workload.arrivals import KINDS, Arrivals
-from lab.workload.plan import Plan
-from lab.workload.planning import make_plan
+from lab.workload.arrivals import KINDS, Process
+from lab.workload.plan import Plan, make_plan
 from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
@@ -112,7 +111,7 @@ def load(
     return 0 if not run.not_sent and (run.records.status == "ok").all() else 1
 
 
-def parse_arrivals(text: str) -> Arrivals:
+def parse_arrivals(text: str) -> Process:
     """Return the process of a text such as `poisson:2.5`. Raises WorkloadError for another one."""
     kind, _, numbers = text.partition(":")
     try:

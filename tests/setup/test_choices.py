@@ -36,6 +36,23 @@ def test_a_torch_wheel_in_a_folder(tmp_path: Path) -> None:
     assert [w.python for w in environments.wheels_in([tmp_path], "aarch64")] == ["3.12"]
 
 
+@pytest.mark.parametrize("name, expected", [("vllm", "3.11"), ("bench", "3.11"), ("lab", "3.12")])
+def test_a_torch_wheel_decides_on_the_python(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM and guidellm need torch: their environments get the Python of a wheel that is here."""
+    monkeypatch.setattr(environments.interpreters, "installed", lambda *of: [Path(of[1])])
+    monkeypatch.setattr(environments.interpreters, "works", lambda *_: True)
+    monkeypatch.setattr(
+        environments.interpreters, "find", lambda _uv, pythons, *_: Path(pythons[0])
+    )
+    wheel = environments.Wheel(Path("torch.whl"), "3.11")
+    builder = environments.Builder("uv", {}, "cpu", [wheel])
+    base = environments.base_for(builder, name)
+    assert base.python == Path(expected)
+    assert base.wheel == (wheel if expected == "3.11" else None)
+
+
 def test_find_links_are_passed_to_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip's find-links are written in uv's syntax, unless uv has its own setting."""
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} file://{tmp_path}/more")

@@ -107,13 +107,13 @@ def test_latency_counts_from_the_schedule() -> None:
 
     held: list[bool] = []
     with serving(chat_answer) as server:
-        from lab.workload import driver, servers
+        from lab.workload import apis, driver
         from lab.workload.run import Lag
 
         the_plan = plan(*requests)
         one = driver.Driver(
             the_plan,
-            servers.apis_for(the_plan, settings(server.url)),
+            apis.apis_for(the_plan, settings(server.url)),
             run_id="r",
             timeout_s=5,
             on_end=hold_up,
