@@ -39,8 +39,36 @@ ENDPOINT_PARTS = {
     "view": "live-view",
 }
 
+LINE_EVERY_S = 10.0
+
 # Receives the parts and the seconds waited, a few times per second.
 Progress = Callable[[list[PartStatus], float], None]
+
+
+class LineProgress:
+    """Prints a line per change of a part, and one every 10 s for what is waited for.
+
+    Also for the workloads of a cluster (`lab.stack.cluster.rollout.WorkloadStatus`).
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+        self._next_s = LINE_EVERY_S
+
+    def __call__(self, parts: Sequence[Any], elapsed_s: float) -> None:
+        """Print what changed."""
+        for p in parts:
+            if self._seen.get(p.name) != p.state:
+                self._seen[p.name] = p.state
+                took = f" after {p.ready_after_s:.1f} s" if p.ready and p.ready_after_s else ""
+                print(f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip())
+
+        pending = [p for p in parts if not p.ready and p.state != state.OFF and not p.error]
+        if pending and elapsed_s >= self._next_s:
+            self._next_s = elapsed_s + LINE_EVERY_S
+            waits = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
+            print(f"{elapsed_s:6.1f} s  waiting for {waits}")
+        sys.stdout.flush()
 
 
 def up(
