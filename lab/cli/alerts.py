@@ -54,4 +54,4 @@ def _print(active: list[Alert]) -> None:
                 console.print(f"  {alert.annotations[text]}")
 
 
-main = as_main(alerts, "alerts")
+main = as_main(alerts, "lab alerts")

@@ -290,4 +290,4 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     return path.resolve()
 
 
-main = as_main(attach, "attach")
+main = as_main(attach, "lab attach")

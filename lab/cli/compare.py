@@ -78,4 +78,4 @@ def _write(path: Path, text: str) -> None:
         raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
 
 
-main = as_main(compare_runs, "compare")
+main = as_main(compare_runs, "lab compare")

@@ -95,4 +95,4 @@ def _print(findings: Sequence[Finding], targets: int) -> None:
     print(f"{len(findings)} findings in {targets} targets")
 
 
-main = as_main(doctor, "doctor")
+main = as_main(doctor, "lab doctor")

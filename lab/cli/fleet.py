@@ -162,4 +162,4 @@ def _indented(table: pd.DataFrame) -> str:
     return "\n".join(f"  {line}" for line in table.to_string().splitlines())
 
 
-main = as_main(fleet, "fleet")
+main = as_main(fleet, "lab fleet")

@@ -73,4 +73,4 @@ def as_values(result: Investigation) -> dict[str, Any]:
     }
 
 
-main = as_main(investigate_window, "investigate")
+main = as_main(investigate_window, "lab investigate")

@@ -97,4 +97,4 @@ def _window(last: str, start: str, end: str) -> tuple[float, float]:
     return parse_window(f"{start}/{end}", now=time.time() + 86_400)
 
 
-main = as_main(record, "record")
+main = as_main(record, "lab record")

@@ -57,4 +57,4 @@ def tracestore(
     return serve([*arguments, *(f"--allowed-host={name}" for name in allowed_host or [])])
 
 
-main = as_main(tracestore, "tracestore")
+main = as_main(tracestore, "lab tracestore")

@@ -109,4 +109,4 @@ def _was_busy(facts: dict[str, str]) -> str:
     return ""
 
 
-main = as_main(report, "report")
+main = as_main(report, "lab report")

@@ -242,4 +242,4 @@ def _make_unique(parent: Path, name: str) -> Path:
     raise AssertionError("count() does not end")
 
 
-main = as_main(run_command, "run")
+main = as_main(run_command, "lab run")
