@@ -15,7 +15,8 @@ from pathlib import Path
 
 import httpx
 
-from lab.errors import LabError, SetupError
+from lab.command_line import as_main
+from lab.errors import SetupError
 from lab.settings import REPO
 
 K8S = REPO / "lab" / "k8s"
@@ -94,16 +95,11 @@ def pin(versions: Path, dockerfile: Path) -> list[str]:
     return list(pinned.values())
 
 
-def main() -> int:
-    """Pin all images; return 1 if a registry did not serve one."""
-    try:
-        images = pin(K8S / "versions" / "versions.env", K8S / "image" / "Dockerfile")
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
+def main() -> None:
+    """Pin all images."""
+    images = pin(K8S / "versions" / "versions.env", K8S / "image" / "Dockerfile")
     print(*images, "Now run `make cluster-generate`.", sep="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_main(main, "python -m scripts.pin_images", prints_errors=True)())

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import gzip
 import secrets
@@ -16,9 +15,12 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import lab
-from lab.errors import LabError
+from lab.command_line import as_main
 from lab.settings import REPO, Settings, load_settings
 from lab.stack.cluster import shards as shard_records
 from lab.stack.toolbox import find_tools
@@ -38,28 +40,20 @@ LEAD_S = 25.0  # both shards must be up before they begin together
 _BEGUN = time.monotonic()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return exit status 1 if anything did not come up, with what it said."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.smoke_podman", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--fast", action="store_true", help="no Prometheus and no load")
-    parser.add_argument(
-        "--keep-images", action="store_true", help="keep the images for the next time (5 GB)"
-    )
-    parser.add_argument(
-        "--if-possible", action="store_true", help="where containers cannot run, only say so"
-    )
-    args = parser.parse_args(argv)
-    if args.if_possible and (missing := missing_programs()):
+def play_overlay(
+    fast: Annotated[bool, typer.Option("--fast", help="No Prometheus and no load.")] = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the images for the next time (5 GB).")
+    ] = False,
+    if_possible: Annotated[
+        bool, typer.Option("--if-possible", help="Where containers cannot run, only say so.")
+    ] = False,
+) -> None:
+    """Run the rendered overlay minikube-cpu with podman, and prove that it works."""
+    if if_possible and (missing := missing_programs()):
         print(f"containers were not run: {'; '.join(missing)}")
-        return 0
-    try:
-        smoke(load_settings().state_dir.resolve() / "smoke-podman", args.fast, args.keep_images)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+        return
+    smoke(load_settings().state_dir.resolve() / "smoke-podman", fast, keep_images)
 
 
 def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
@@ -174,6 +168,9 @@ def _settings(folder: Path, names: dict[str, str]) -> Settings:
     # Llama Stack calls the tools, so requests name them as the pods know them.
     urls["mcp_url"] = "http://lab-tools.llm-lab.svc:8200"
     return load_settings(state_dir=folder / "volumes" / "state", **urls)
+
+
+main = as_main(play_overlay, "python -m scripts.smoke_podman", prints_errors=True)
 
 
 if __name__ == "__main__":
