@@ -7,7 +7,7 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,13 @@ STYLE: dict[str, Any] = {
     "pretty_exceptions_enable": False,
     "rich_markup_mode": "rich",
 }
+
+# Options that several verbs have.
+PrometheusUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
+]
+TempoUrl = Annotated[str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def as_main(

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import STYLE
+from lab.command_line import STYLE, Json
 
 app = typer.Typer(
     name="lab",
@@ -80,7 +80,6 @@ Place = Annotated[
 Context = Annotated[
     str, typer.Option(help="The Kubernetes context, for --place cluster. There is no default.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
