@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import NoData, SettingsError
+from lab.schema import PREFIXES
 
 __all__ = [
     "LABELS",
@@ -26,6 +27,7 @@ __all__ = [
     "Name",
     "actual_name",
     "dialect_of",
+    "either_name",
     "engines",
     "own_names",
     "questions",
@@ -253,6 +255,12 @@ def renamed(promql: str, names: Sequence[str], prefix: str = "") -> str:
         )
 
     return _OWN_METRIC.sub(replaced, promql)
+
+
+def either_name(promql: str) -> str:
+    """Return an expression that finds Llama Stack's metrics, or those of OGX, its newer name."""
+    older, newer = PREFIXES[:2]
+    return f"{promql} or {promql.replace(older, newer)}" if older in promql else promql
 
 
 def own_names(names: Iterable[str], prefix: str = "") -> dict[str, str]:

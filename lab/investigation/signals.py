@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from lab.engines import either_name
 from lab.investigation.change import Effect, Scale
 from lab.investigation.evidence import Evidence
 
@@ -518,8 +519,10 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "failures", "failed requests", "share", "share", 0.05, _failures,
         _ratio("stack_requests", "stack_requests", only={"status": "error"}),
-        'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
-        "sum(rate(llama_stack_requests_total[1m]))",
+        either_name(
+            'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
+            "sum(rate(llama_stack_requests_total[1m]))"
+        ),
         '{ name = "lab.request" && status = error }',
         common=True,
     ),

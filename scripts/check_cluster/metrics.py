@@ -17,7 +17,7 @@ import promql_parser
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.model import Dashboard
 from lab.dashboards.rules import alerts, recording_rules
-from lab.schema import JOBS, Metric
+from lab.schema import JOBS, PREFIXES, Metric
 from scripts.check_cluster import record
 from scripts.check_cluster.render import RECORDED_METRICS, REPO
 
@@ -40,7 +40,7 @@ class Known:
 
 
 def known(folder: Path = RECORDED_METRICS) -> Known:
-    """Return the metrics of the recorded pages and of documented.toml."""
+    """Return the metrics of the recorded pages and of documented.toml, and OGX's names of them."""
     recorded: dict[str, set[str]] = {name: set() for name in OF_EVERY_TARGET}
     bounds: dict[str, set[str]] = {}
     for job in JOBS:
@@ -51,6 +51,10 @@ def known(folder: Path = RECORDED_METRICS) -> Known:
             bounds.setdefault(name, set()).add(le)
     parts = tomllib.loads((folder / "documented.toml").read_text()).values()
     documented = {name: set(labels) for part in parts for name, labels in part["metrics"].items()}
+    older, newer = PREFIXES[:2]
+    for table in (recorded, documented, bounds):
+        of_ogx = {n.replace(older, newer): v for n, v in table.items() if n.startswith(older)}
+        table.update(of_ogx)
     return Known(recorded, documented, bounds)
 
 
