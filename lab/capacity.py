@@ -3,8 +3,6 @@
 Closed-loop levels give a model of the server; an open-loop sweep of load to saturation tests it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence

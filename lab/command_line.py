@@ -1,7 +1,5 @@
 """One parser, and one look, for every verb of `lab`: annotations are its command line."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import signal

@@ -1,7 +1,5 @@
 """Check notebooks against the rules; with --fix strip what a run left behind."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

@@ -7,8 +7,6 @@
 For a registry it also writes the overlay <overlay>-registry, which takes the image from there.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

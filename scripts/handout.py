@@ -5,8 +5,6 @@ in out/) as web pages, its report, the architecture picture and the glossary. Wi
 writes notebooks that contain the reference solutions to out/solutions/ instead.
 """
 
-from __future__ import annotations
-
 import html
 import shutil
 import sys

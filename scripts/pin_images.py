@@ -6,8 +6,6 @@ Writes `image:tag@sha256:...` for what each registry serves under the tag now. T
 is built from this repository and has no digest. Nothing is changed where one image fails.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys

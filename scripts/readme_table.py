@@ -1,7 +1,5 @@
 """Write the README's table of notebooks from their first cells; with --check only compare it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

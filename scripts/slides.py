@@ -5,8 +5,6 @@ a new one, code follows below it (down key), and the cells that check an exercis
 executed notebooks, such as those of `lab run` in out/, to have their tables and figures too.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated

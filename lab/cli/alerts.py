@@ -1,7 +1,5 @@
 """`lab alerts`: which alerts fire or are pending, since when, and what to do."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
 

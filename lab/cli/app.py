@@ -3,8 +3,6 @@
 Each imports what it needs when it is called, so that `lab --help` is quick.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

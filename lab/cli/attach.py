@@ -1,7 +1,5 @@
 """`lab attach`: check another Prometheus and Tempo for the analysis, and remember them."""
 
-from __future__ import annotations
-
 import json
 import re
 import stat

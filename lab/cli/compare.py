@@ -1,7 +1,5 @@
 """`lab compare`: two runs, windows or recordings, or one and a baseline; for people and for CI."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated

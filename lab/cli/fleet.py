@@ -1,7 +1,5 @@
 """`lab fleet`: model servers side by side, from the metrics of a Prometheus alone."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any
 

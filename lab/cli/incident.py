@@ -1,7 +1,5 @@
 """`lab incident`: bring a known fault about, undo it, and say what it was."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict

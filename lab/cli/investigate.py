@@ -1,7 +1,5 @@
 """`lab investigate`: what changed in a window, since when, where, and which causes are likely."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`lab record`: save a window of telemetry, and the runs in it, to data/recorded/NAME."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`lab up`, `down`, `status` and `logs` for a terminal, on this machine and on a cluster."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys

@@ -1,7 +1,5 @@
 """`lab tracestore`: the trace store's own command line, with help like that of every verb."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

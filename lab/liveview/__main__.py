@@ -1,7 +1,5 @@
 """`python -m lab.liveview`: serve the live view until SIGTERM."""
 
-from __future__ import annotations
-
 import logging.config
 import sys
 from typing import Annotated

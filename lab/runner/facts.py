@@ -1,7 +1,5 @@
 """The machine and the versions of a run: without them a latency is just a number."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import json

@@ -1,7 +1,5 @@
 """`lab run`: stand the stack up, execute the notebooks, write the report, take the stack down."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import shutil

@@ -1,7 +1,5 @@
 """What a shell or a notebook does with a lab; the supervisor does the work."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ It does nothing if the store of that name already holds these very files, so tha
 run it: `python -m lab.stack.ingest_documents`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 import time

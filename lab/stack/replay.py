@@ -5,8 +5,6 @@ as OTLP. So the analysis queries real stores, and need not know that the run is 
 `recorded_parts` are the parts of the place `recorded`: both stores, and the tasks that fill them.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

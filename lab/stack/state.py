@@ -1,7 +1,5 @@
 """How a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from dataclasses import asdict, dataclass

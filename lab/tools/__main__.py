@@ -1,7 +1,5 @@
 """`python -m lab.tools`: serve the tools until SIGTERM."""
 
-from __future__ import annotations
-
 import logging
 import signal
 import socket

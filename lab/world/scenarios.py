@@ -4,8 +4,6 @@ The same builders make training conversations (random facts, training phrasings)
 that are asked live and in evaluation (the database's facts, held-out phrasings).
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sqlite3

@@ -4,8 +4,6 @@ vLLM's arguments and Llama Stack's configuration come from lab.stack, images fro
 dashboards and rules from lab.dashboards. A test holds the files equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 The pages are those that the lab's Prometheus scrapes, without paths and addresses of the machine.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime

@@ -5,8 +5,6 @@
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import secrets

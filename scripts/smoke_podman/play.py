@@ -1,7 +1,5 @@
 """Start the pods of an overlay, wait for their probes, run its Jobs: a kubelet's work."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a pod's manifest means for a container: names, user, environment, volumes, probes."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import os

@@ -1,7 +1,5 @@
 """How far the workloads are, and why one does not get ready."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

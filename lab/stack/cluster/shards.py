@@ -3,8 +3,6 @@
 Each pod's record comes back through its log.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
