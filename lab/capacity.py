@@ -108,7 +108,6 @@ def run_levels(
     warm_s: float,
     slo: Slo,
     seed: int,
-    api: Literal["chat", "responses"] = "chat",
     first_round: int = 1,
 ) -> Measured:
     """Drive each number of closed-loop users, who never think, for about `level_s` seconds.
@@ -131,7 +130,7 @@ def run_levels(
                 think_s=0.0,
                 seed=seed + 100 * number + level,
                 kinds=SINGLE_TURN,
-                api=api,
+                api="chat",
                 progress=False,
                 label=f"{LABEL} round {number}",
             )
