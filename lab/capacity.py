@@ -3,8 +3,6 @@
 Closed-loop levels give a model of the server; an open-loop sweep of load to saturation tests it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -110,7 +108,6 @@ def run_levels(
     warm_s: float,
     slo: Slo,
     seed: int,
-    api: Literal["chat", "responses"] = "chat",
     first_round: int = 1,
 ) -> Measured:
     """Drive each number of closed-loop users, who never think, for about `level_s` seconds.
@@ -133,7 +130,7 @@ def run_levels(
                 think_s=0.0,
                 seed=seed + 100 * number + level,
                 kinds=SINGLE_TURN,
-                api=api,
+                api="chat",
                 progress=False,
                 label=f"{LABEL} round {number}",
             )

@@ -10,8 +10,6 @@ opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry), LiteLLM's integrations/
 SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama Stack 0.7.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum

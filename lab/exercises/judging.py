@@ -1,7 +1,5 @@
 """Judge an answer: right, or what kind of mistake it is, never an exception."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Read figures and tables from an executed notebook, with their heading and caption."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """A part of the stack as a value: plan.py says which parts there are, the supervisor runs them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

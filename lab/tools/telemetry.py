@@ -1,7 +1,5 @@
 """Traces and log lines of the tool server."""
 
-from __future__ import annotations
-
 import logging.config
 import random
 from collections.abc import Callable, Sequence

@@ -137,4 +137,4 @@ def _shard(text: str) -> tuple[int, int]:
         ) from e
 
 
-main = as_main(load, "load")
+main = as_main(load, "lab load")

@@ -9,8 +9,6 @@
 - `judge` compares an agent's calls and answer with it; `conduct` looks at how the agent got there.
 """
 
-from __future__ import annotations
-
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
 from lab.world.judge import ActualCall, Conduct, Verdict, compared, conduct_of, judge

@@ -3,8 +3,6 @@
 Pure functions, shared by live runs and the evaluation of the model.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Check that every metric and label in panels, rules and notebooks exists in pinned releases."""
 
-from __future__ import annotations
-
 import ast
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Render an overlay with `kubectl kustomize`, which needs no cluster, and find pods in it."""
 
-from __future__ import annotations
-
 import functools
 import subprocess
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 kubernetes-validate brings the schemas (108 MB).
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import json
