@@ -338,11 +338,12 @@ def _signal_and_wait(state_dir: Path, current: StackState) -> None:
 
 
 def _running_state(
-    state_dir: Path, process: subprocess.Popen[bytes] | None = None, limit_s: float = 60.0
+    state_dir: Path, process: subprocess.Popen[bytes] | None = None, limit_s: float = 180.0
 ) -> StackState:
     """Wait for the state of a living supervisor, or of one whose start has failed already.
 
-    Raises PartFailed if `process`, a supervisor just started, ends without a state.
+    On an overloaded machine it takes a minute to start. Raises PartFailed if `process`, a
+    supervisor just started, ends without a state.
     """
     limit = time.monotonic() + limit_s
     while time.monotonic() < limit:
