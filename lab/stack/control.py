@@ -27,6 +27,7 @@ REPAIR_BEGINS_S = 300.0  # the supervisor may still be busy with the first start
 STALE_S = 7.0  # a supervisor that has not written for so long hangs
 HEARTBEAT_WAIT_S = 3.0  # after a suspended machine wakes up, the next heartbeat takes a second
 STOP_S = 30.0
+START_S = 180.0  # for a supervisor to write its state; an overloaded machine needs a minute
 ENDPOINT_PARTS = {
     "tempo": "tracestore",
     "otlp": "tracestore",
@@ -97,7 +98,7 @@ def up(
             process = _start_supervisor(settings, lock)
         finally:
             os.close(lock)  # the supervisor holds it now, without a gap for a second `lab up`
-        current = _running_state(state_dir, process)
+        current = _running_state(state_dir, process, START_S)
     return _wait_until_up(state_dir, current, began, progress, wait_for, fresh=lock is not None)
 
 
