@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from lab.errors import FrameError
 
@@ -210,14 +209,15 @@ def holm(p_values: Sequence[float] | pd.Series) -> np.ndarray:
     """Return p-values corrected for looking at all of them (Holm 1979).
 
     The probability of one false alarm among them stays below the level. NaN stays NaN and does not
-    count.
+    count. Not by statsmodels' multipletests, which collects garbage in every call (v0.14).
     """
     p = np.asarray(p_values, dtype=float)
-    known = ~np.isnan(p)
-    if known.any():
-        p = p.copy()
-        p[known] = multipletests(p[known], method="holm")[1]
-    return p
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * np.arange(len(order), 0, -1)
+    corrected = np.full(len(p), math.nan)
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps))
+    return corrected
 
 
 def power_curve(
