@@ -10,9 +10,10 @@ opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry), LiteLLM's integrations/
 SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama Stack 0.7.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from lab.schema import Attr, Span
 
@@ -180,6 +181,8 @@ OPENINFERENCE = Dialect(
         "call_id": ("tool_call.id", "tool.id"),
         "arguments": ("tool_call.function.arguments", "input.value"),
         "result": ("output.value",),
+        "calls": ("llm.output_messages", "output.value"),
+        "messages": ("llm.input_messages", "input.value"),
         "session_id": (Attr.SESSION,),
         "user_id": (Attr.USER,),
     },
@@ -212,6 +215,8 @@ OPENLLMETRY = Dialect(
         "tool": ("traceloop.entity.name",),
         "arguments": ("traceloop.entity.input",),
         "result": ("traceloop.entity.output",),
+        "calls": ("gen_ai.completion",),
+        "messages": ("gen_ai.prompt",),
         "user_id": ("traceloop.association.properties.user_id", "gen_ai.user", "llm.user"),
         "session_id": (
             "traceloop.association.properties.session_id",
@@ -253,24 +258,9 @@ DIALECTS = (LAB, VLLM, SGLANG, OGX, SEMCONV, OPENINFERENCE, OPENLLMETRY, LITELLM
 # A span that is none of these, but has one of these attributes, is an engine's.
 ENGINE_ATTRIBUTES = (Attr.VLLM_E2E_S, Attr.VLLM_INFERENCE_S, Attr.VLLM_PREFILL_S)
 
-# The model's calls of tools, where each has attributes of its own: (id, name, arguments) of the
-# calls of the first answer.
-INDEXED_CALLS = tuple(
-    tuple(pattern.format(place) for pattern in patterns)
-    for place in range(4)
-    for patterns in (
-        (
-            "gen_ai.completion.0.tool_calls.{}.id",
-            "gen_ai.completion.0.tool_calls.{}.name",
-            "gen_ai.completion.0.tool_calls.{}.arguments",
-        ),
-        (
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.id",
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.function.name",
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.function.arguments",
-        ),
-    )
-)
+# Messages of which every leaf is an attribute (`llm.input_messages.0.message.role`): a frame of
+# spans has all leaves of one of these in one text, as JSON.
+FLATTENED = ("llm.input_messages", "llm.output_messages", "gen_ai.prompt", "gen_ai.completion")
 
 # Attributes of a resource that name its machine; the first that there is counts.
 HOST_ATTRIBUTES = ("host.name", "k8s.node.name", "k8s.pod.name")
@@ -282,11 +272,23 @@ def attributes_of(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attribute for attributes in each for attribute in attributes))
 
 
+def flattened(leaves: Iterable[tuple[str, Any]]) -> Any:
+    """Return messages from (the path of a leaf below its attribute's family, its value)."""
+    root: dict[str, Any] = {}
+    for path, value in leaves:
+        *above, last = path.split(".")
+        node = root
+        for step in above:
+            below = node.setdefault(step, {})
+            node = below if isinstance(below, dict) else {}
+        node[last] = value
+    return root
+
+
 def all_attributes() -> tuple[str, ...]:
     """Return every attribute that some dialect's table names."""
     names = [attribute for name in FIELDS for attribute in attributes_of(name)]
     names += [attribute for dialect in DIALECTS for attribute in dialect.kinds]
-    names += [attribute for call in INDEXED_CALLS for attribute in call]
     return tuple(dict.fromkeys((*names, *ENGINE_ATTRIBUTES)))
 
 
