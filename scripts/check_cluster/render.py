@@ -1,4 +1,4 @@
-"""Render an overlay with `kubectl kustomize`, which needs no cluster, and find pods in it."""
+"""Render an overlay with `kubectl kustomize`, which needs no cluster, and look things up in it."""
 
 import copy
 import functools
