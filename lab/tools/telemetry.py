@@ -1,4 +1,4 @@
-"""Traces and log lines of the tool server."""
+"""Traces, metrics and log lines of the tool server."""
 
 import logging.config
 import random

@@ -1,4 +1,7 @@
-"""Check that every metric and label in panels, rules and notebooks exists in pinned releases."""
+"""Check that every metric and label in panels, rules and notebooks exists in pinned releases.
+
+promtool checks the expressions of rules and panels; here promql-parser, whose tree names the parts.
+"""
 
 import ast
 import itertools

@@ -1,4 +1,7 @@
-"""What a pod's manifest means for a container: names, user, environment, volumes, probes."""
+"""What a pod's manifest means for a container: names, user, environment, volumes, probes.
+
+What has no package to come from is replaced by a part of the lab, or left out (`for_podman`).
+"""
 
 import base64
 import copy
