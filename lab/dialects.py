@@ -7,7 +7,8 @@ several: a proxy in one dialect calls an engine in another. To read another libr
 Names are those of the sources: OpenTelemetry's GenAI and MCP conventions
 (semantic-conventions-genai 0.1.0), OpenInference's specification,
 opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry), LiteLLM's integrations/opentelemetry.py,
-SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama Stack 0.7.
+SGLang's srt/observability, vLLM 0.33, OGX 1.5, Llama Stack 0.7, Vercel's AI SDK 4 to 6, Pydantic
+AI's pydantic_ai_slim/pydantic_ai/_instrumentation.py and Google ADK's telemetry/tracing.py.
 """
 
 from collections.abc import Iterable, Mapping
@@ -113,6 +114,8 @@ OGX = Dialect(
 
 _OPERATIONS = {
     **dict.fromkeys(("chat", "text_completion", "generate_content"), Role.MODEL_CALL),
+    # Semantic Kernel's names
+    **dict.fromkeys(("chat.completions", "text.completions"), Role.MODEL_CALL),
     **dict.fromkeys(("invoke_agent", "create_agent", "invoke_workflow", "plan"), Role.AGENT),
     "embeddings": Role.EMBEDDING,
     "retrieval": Role.RETRIEVAL,
@@ -253,7 +256,93 @@ LITELLM = Dialect(
     },
 )
 
-DIALECTS = (LAB, VLLM, SGLANG, OGX, SEMCONV, OPENINFERENCE, OPENLLMETRY, LITELLM)
+# Its outer span of a call repeats the tokens of the steps below it, which are the model's calls.
+VERCEL = Dialect(
+    "Vercel AI SDK",
+    kinds={
+        "ai.operationId": {
+            **dict.fromkeys(
+                ("ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject"),
+                Role.AGENT,
+            ),
+            **dict.fromkeys(
+                (
+                    "ai.generateText.doGenerate",
+                    "ai.streamText.doStream",
+                    "ai.generateObject.doGenerate",
+                    "ai.streamObject.doStream",
+                ),
+                Role.MODEL_CALL,
+            ),
+            "ai.toolCall": Role.TOOL_CALL,
+            **dict.fromkeys(("ai.embed", "ai.embedMany"), Role.OTHER),
+            **dict.fromkeys(("ai.embed.doEmbed", "ai.embedMany.doEmbed"), Role.EMBEDDING),
+        }
+    },
+    fields={
+        "model": ("ai.model.id",),
+        "prompt_tokens": ("ai.usage.inputTokens", "ai.usage.promptTokens"),
+        "completion_tokens": ("ai.usage.outputTokens", "ai.usage.completionTokens"),
+        "cached_tokens": (
+            "ai.usage.cachedInputTokens",
+            "ai.usage.inputTokenDetails.cacheReadTokens",
+        ),
+        "cache_write_tokens": ("ai.usage.inputTokenDetails.cacheWriteTokens",),
+        "reasoning_tokens": (
+            "ai.usage.reasoningTokens",
+            "ai.usage.outputTokenDetails.reasoningTokens",
+        ),
+        "tool": ("ai.toolCall.name",),
+        "call_id": ("ai.toolCall.id",),
+        "arguments": ("ai.toolCall.args",),
+        "result": ("ai.toolCall.result", "ai.toolCall.output"),
+        "calls": ("ai.response.toolCalls",),
+        "messages": ("ai.prompt.messages",),
+        "user_id": ("ai.telemetry.metadata.userId",),
+        "session_id": ("ai.telemetry.metadata.sessionId",),
+    },
+)
+
+# Version 3 and newer of its spans are OpenTelemetry's; these are the names of 1 and 2.
+PYDANTIC_AI = Dialect(
+    "Pydantic AI",
+    names={
+        "agent run": Role.AGENT,
+        "running tool": Role.TOOL_CALL,
+        "running tools": Role.OTHER,
+        "running 1 tool": Role.OTHER,
+    },
+    fields={
+        "ttft_s": ("gen_ai.client.operation.time_to_first_chunk",),
+        "arguments": ("tool_arguments",),
+        "result": ("tool_response",),
+    },
+)
+
+GOOGLE_ADK = Dialect(
+    "Google's Agent Development Kit",
+    names={"call_llm": Role.MODEL_CALL, "invocation": Role.AGENT},
+    prefixes={"agent_run ": Role.AGENT},
+    fields={
+        "arguments": ("gcp.vertex.agent.tool_call_args",),
+        "result": ("gcp.vertex.agent.tool_response",),
+        "session_id": ("gcp.vertex.agent.session_id",),
+    },
+)
+
+DIALECTS = (
+    LAB,
+    VLLM,
+    SGLANG,
+    OGX,
+    SEMCONV,
+    OPENINFERENCE,
+    OPENLLMETRY,
+    LITELLM,
+    VERCEL,
+    PYDANTIC_AI,
+    GOOGLE_ADK,
+)
 
 # A span that is none of these, but has one of these attributes, is an engine's.
 ENGINE_ATTRIBUTES = (Attr.VLLM_E2E_S, Attr.VLLM_INFERENCE_S, Attr.VLLM_PREFILL_S)

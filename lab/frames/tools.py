@@ -23,6 +23,7 @@ _NS = 1e9
 # A result that reports an error: MCP's and others' flag, Llama Stack's code, or nothing but it.
 _REPORTS_ERROR = (
     r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]'
+    r'|^\s*\{\s*"type"\s*:\s*"error-(?:text|json)"'
     r'|^\s*\{\s*"error"\s*:\s*(?:"[^"]|\{\s*"|true|[1-9])'
 )
 # A call or a result in a model's messages: names of its parts in the APIs of OpenAI, Anthropic and
@@ -168,7 +169,9 @@ def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     of_calls = in_order[shapes.call[in_order] >= 0]
     for name in _MESSAGES:
         texts = text_column(spans, name, of_calls)
-        for row in np.flatnonzero(pd.notna(texts)) if texts is not None else ():
+        if texts is None:
+            continue
+        for row in np.flatnonzero(pd.notna(texts)):
             rows += [(shapes.group[of_calls[row]], *item) for item in _tool_parts(texts[row])]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(_COLUMNS[1:], object))
 
@@ -199,7 +202,9 @@ def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
     if call_id and (_of(part, _CALL_IDS) or _IS_RESULT.search(kind)):
         result = _text(_of(part, _RESULTS))
         is_error = part.get("is_error") or part.get("isError") or part.get("status") == "error"
-        yield call_id, None, None, json.dumps({"is_error": result}) if is_error else result
+        if is_error:
+            result = json.dumps({"is_error": True, "content": result})
+        yield call_id, None, None, result
         return
     for name in sorted(value, key=_place):
         yield from _walk(value[name], name)
@@ -238,6 +243,7 @@ def _text(value: Any) -> str | None:
         return value
     parts = value if isinstance(value, list) else [value]
     texts = [part.get("text", part.get("content")) for part in parts if isinstance(part, dict)]
-    if texts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts):
-        return "\n".join(texts)
+    plain = [text for text in texts if isinstance(text, str)]
+    if plain and len(plain) == len(parts):
+        return "\n".join(plain)
     return json.dumps(value)
