@@ -76,6 +76,7 @@ class Engine:
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    gauges: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -165,6 +166,7 @@ def engines() -> dict[str, Engine]:
             {version: tuple(names) for version, names in entry.get("versions", {}).items()},
             tuple(entry.get("others", ())),
             tuple(entry.get("families", ())),
+            tuple(entry.get("gauges", ())),
             entry.get("removed", {}),
             {question: tuple(bounds) for question, bounds in entry.get("bounds", {}).items()},
         )

@@ -30,7 +30,7 @@ from lab.observation.window import WindowRun, window_run
 from lab.places import place_of
 from lab.runs import Conditions
 from lab.settings import Settings
-from lab.stores import Arrival, Prometheus, Tempo
+from lab.stores import Arrival, Prometheus, SpansAnswer, Tempo
 from lab.stores.prometheus import job_matcher
 from lab.workload import Plan, Poisson, Run, Users, make_plan
 
@@ -248,15 +248,21 @@ def wait_for_spans(
     if bulk:
         window = float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1
 
+    looks: list[pd.DataFrame] = []
+
+    def look(answer: SpansAnswer) -> dict[str, str]:
+        looks[:] = [spans_frame(answer)]
+        return problems(looks[0], direct)
+
     arrival = tempo.wait_for_traces(
         ids,
         timeout_s=min(wait_s, place_of(settings).max_trace_wait_s),
-        problems=lambda answer: problems(spans_frame(answer), direct),
+        problems=look,
         window=window,
     )
     arrival = replace(arrival, incomplete={**arrival.incomplete, **dict.fromkeys(unsent, NOT_SENT)})
-    if window and tempo.streams:
-        spans = spans_frame(tempo.spans("{}", *window))
+    if window and tempo.streams and looks:  # each look was at everything
+        spans = looks[0]
         return spans[spans["trace_id"].isin(ids)].reset_index(drop=True), arrival
     return spans_frame(tempo.traces(ids)), arrival
 

@@ -4,8 +4,6 @@ Neither is in any package registry, so their own parsers cannot run here. `optio
 options of the pinned releases.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

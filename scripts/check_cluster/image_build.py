@@ -1,7 +1,5 @@
 """Check the lab's Dockerfile: everything it copies exists and is in the build context."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

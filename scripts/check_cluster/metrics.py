@@ -1,6 +1,7 @@
-"""Check that every metric and label in panels, rules and notebooks exists in pinned releases."""
+"""Check that every metric and label in panels, rules and notebooks exists in pinned releases.
 
-from __future__ import annotations
+promtool checks the expressions of rules and panels; here promql-parser, whose tree names the parts.
+"""
 
 import ast
 import itertools

@@ -3,8 +3,6 @@
 It has an environment of its own (.venvs/checkov), which `make check-cluster` builds.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

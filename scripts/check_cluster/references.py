@@ -4,8 +4,6 @@ Pods by selectors, ports by names, Services by addresses, roles, accounts, data 
 Prometheus selects and accepts; disruption budgets, scaling, exposure, namespaces.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator

@@ -1,15 +1,11 @@
-"""Render an overlay with `kubectl kustomize`, which needs no cluster, and find pods in it."""
+"""Render an overlay with `kubectl kustomize`, which needs no cluster, and look things up in it."""
 
-from __future__ import annotations
-
+import copy
 import functools
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lab.doctor.kubernetes import pod_template, selects
 from lab.settings import REPO
@@ -20,31 +16,19 @@ Document = dict[str, Any]
 OPERATED = {"Prometheus": 9090, "Alertmanager": 9093}  # kinds of which the operator makes pods
 
 
-class CannotRender(Exception):
-    """Kustomize refused to render; the message is its own."""
-
-
 def overlay(name: str) -> list[Document]:
     """Return the documents of lab/k8s/overlays/<name>, a fresh copy each time."""
-    return list(yaml.load_all(_text(K8S / "overlays" / name), Loader=_LOADER))
+    return folder(K8S / "overlays" / name)
 
 
 def folder(path: Path) -> list[Document]:
-    """Return the documents of any kustomization."""
-    return list(yaml.load_all(_text(path), Loader=_LOADER))
-
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    """Return the documents of any kustomization, a fresh copy each time."""
+    return copy.deepcopy(_rendered(path))
 
 
 @functools.cache
-def _text(path: Path) -> str:
-    done = subprocess.run(
-        [kubectl.program(), "kustomize", str(path)], capture_output=True, text=True, timeout=60
-    )
-    if done.returncode:
-        raise CannotRender(done.stderr.strip())
-    return done.stdout
+def _rendered(path: Path) -> list[Document]:
+    return kubectl.render(path.name, path.parent)
 
 
 def name(document: Document) -> str:

@@ -1,7 +1,5 @@
 """Check rules and panels with promtool: syntax, lint, and whether alerts fire when they should."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ The parser runs in the environment that `make setup` builds for vLLM. A GPU buil
 options; values that depend on the machine are checked when vLLM starts (`make smoke-podman`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -7,8 +7,6 @@
 - ConfigMaps, Secrets and their keys, claims, accounts and their permissions, images.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator

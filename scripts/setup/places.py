@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from lab.errors import SetupError
-from lab.files import write_atomically
+from lab.files import read_json, write_atomically
 
 REPO = Path(__file__).resolve().parents[2]
 LOCKS = REPO / "requirements"
@@ -75,10 +75,7 @@ def is_ready(folder: Path, digest: str) -> bool:
 
 def read_stamp(folder: Path) -> dict[str, str]:
     """Return the stamp, empty where there is none."""
-    try:
-        return dict(json.loads((folder / STAMP).read_text()))
-    except (OSError, ValueError):
-        return {}
+    return read_json(folder / STAMP)
 
 
 def write_stamp(folder: Path, digest: str, **facts: str) -> None:

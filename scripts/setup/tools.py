@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import SetupError
-from lab.files import write_atomically
+from lab.files import read_json, write_atomically
 from scripts.setup import places
 from scripts.setup.places import TOOLS_FILE, VENVS
 
@@ -43,10 +43,7 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
 
 def read_tools() -> dict[str, Any]:
     """Return what an earlier set-up found, empty where there was none."""
-    try:
-        return dict(json.loads(TOOLS_FILE.read_text()))
-    except (OSError, ValueError):
-        return {}
+    return read_json(TOOLS_FILE)
 
 
 def _asset(name: str, pattern: str) -> str:

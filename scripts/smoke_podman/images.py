@@ -6,8 +6,6 @@ Each image has the name that the Dockerfile or the manifests use, and lives in t
 store only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from lab.errors import StackError
 from lab.stack.cluster.preflight_checks import GPU, requested
 from scripts.check_cluster import (
     collector,
@@ -106,7 +107,7 @@ def test_a_component_notices_a_changed_base(tmp_path) -> None:
     (tmp_path / "component").mkdir()
     (tmp_path / "component/kustomization.yaml").write_text(component)
     (tmp_path / "kustomization.yaml").write_text("resources: [base]\ncomponents: [component]\n")
-    with pytest.raises(render.CannotRender, match="test"):
+    with pytest.raises(StackError, match="test"):
         render.folder(tmp_path)
 
 
