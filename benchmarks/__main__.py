@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks._process import child_environment
-from lab.command_line import refuse, run_verb
+from lab.command_line import as_main, refuse
 from lab.errors import LabError
 from lab.files import write_atomically
 from lab.runner import facts
@@ -30,11 +30,6 @@ REQUIRED = {"subject": str, "metric": str, "value": (int, float), "better": str}
 
 class BenchmarkError(LabError):
     """A benchmark failed, or returned something that is not a row."""
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 if every benchmark ran and every bound was met, otherwise 1."""
-    return run_verb(bench, argv, "bench")
 
 
 def bench(
@@ -153,6 +148,9 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         cells = [row["benchmark"], row["metric"], row["subject"], value, row["better"], bound]
         table.add_row(*cells, row.get("note", ""))
     return table
+
+
+main = as_main(bench, "lab bench")
 
 
 if __name__ == "__main__":

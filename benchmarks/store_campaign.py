@@ -2,22 +2,28 @@
 
     python -m benchmarks.store_campaign --cases 1000000 --expanding 200 --kills 20
 
-- fuzz: OTLP requests with values at the bounds of every protobuf field, and queries of every
-  endpoint with parameters at their bounds. A failure is a 5xx other than a 503 with Retry-After, a
-  traceback in the log, or a process that ended.
+- fuzz: OTLP requests with values at the bounds of every protobuf field, as protobuf and as JSON,
+  whole and damaged; and queries of every endpoint with parameters at their bounds. A failure is a
+  5xx other than a 503 with Retry-After, a traceback in the log, a process that ended, or a store
+  that takes more than 1.2 GB.
 - expand: bodies in which one field is repeated up to six million times, beside other clients. A
   failure is a 5xx as above, or a store that takes more than 1.2 GB.
 - kills: kill -9 while spans arrive. A failure is an acknowledged span that is missing or stored
   twice.
+
+`--minutes`, SIGTERM and Ctrl-C end an attack early: its figures, then those of the attacks that
+have not begun, count what was tried. Progress goes to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import dataclasses
 import gzip
 import json
+import math
 import random
 import re
 import shutil
@@ -36,14 +42,18 @@ import aiohttp
 import httpx
 import psutil
 import pyarrow as pa
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor as Field
 from google.protobuf.message import Message
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
+JSON = {"Content-Type": "application/json"}
 ROUND = 96  # cases sent at once
 MAX_RSS_MB = 1_200
-STORE_CASES = 9_600  # cases on one store; more spans of one trace would only make queries slow
+STORE_CASES = 4_800  # cases on one store; more spans would only make queries slow
+TRACES = tuple(bytes([i]) * 16 for i in range(1, 65))
+TRACE_PATHS = ("/api/traces/ID", "/api/v2/traces/ID")
 T0 = 1_700_000_000 * 10**9
 
 _INTEGERS = {
@@ -76,7 +86,7 @@ _NUMBERS = (
     *("2023-11-14T22:13:20Z", "1h", "1e30h", "9" * 30 + "h", "0s", "100ms"),
     *("9999-12-31T23:59:59Z", "0001-01-01T00:00:00Z", "true", "x", " ", "%"),
 )
-_QUERIES = (
+_SEARCHES = (
     "{}",
     "{ -span.x != 1 }",
     "{ span.x > 0 }",
@@ -84,34 +94,55 @@ _QUERIES = (
     "{ kind = client || status = error }",
     "{ span.a - span.b > 1 }",
     "{ .x = 1.5 } | count() > 0",
-    "{} | rate()",
-    "{} | quantile_over_time(duration, .5)",
     '{ link:spanID = "" }',
     '{ event.x = "a" }',
     "{ nestedSetLeft > 0 }",
-    "{",
     "{} >> {}",
     "{} | by(span.x)",
-    "{ resource.service.name = nil }",
-    "{} | max_over_time(span.x)",
+    "{ resource.service.name != nil }",
     "{} | avg(span.x) > 1",
     '{ instrumentation:name =~ ".*" }',
 )
+_METRICS = (
+    "{} | rate()",
+    "{} | quantile_over_time(duration, .5)",
+    "{ span.x != nil } | max_over_time(span.x)",
+    "{} | rate() by (span.x, resource.service.name)",
+    "{} | histogram_over_time(duration)",
+    "{ status = error } | count_over_time() by (event.x)",
+)
+_HOSTILE_QUERIES = ("{", "{ -span.x = }", "{ span.a - span.b }", "{ resource.service.name = nil }")
 _PARAMETERS = {
     "/api/search": ("q", "start", "end", "limit", "spss", "tags", "minDuration", "maxDuration"),
     "/api/search/tags": ("scope", "start", "end", "limit"),
     "/api/v2/search/tags": ("scope", "start", "end", "limit"),
     "/api/search/tag/x/values": ("q", "start", "end", "limit"),
     "/api/v2/search/tag/span.x/values": ("q", "start", "end", "limit"),
-    "/api/v2/search/tag/{x}/y/values": ("start", "end"),
+    "/api/v2/search/tag/span.{/}/values": ("start", "end"),
     "/api/metrics/query_range": ("q", "start", "end", "since", "step", "exact", "exemplars"),
     "/api/metrics/query": ("q", "start", "end", "since", "exact"),
-    "/api/traces/" + "74" * 16: ("start", "end"),
-    "/api/v2/traces/" + "74" * 16: ("start", "end"),
+    **dict.fromkeys(TRACE_PATHS, ("start", "end")),
     "/api/lab/spans": ("q", "start", "end", "whole_traces", "columns", "limit"),
     "/api/lab/status": (),
     "/metrics": (),
     "/ready": (),
+}
+# Values with which a query is answered, so that one hostile value meets the code behind the checks.
+_PLAUSIBLE = {
+    "start": ("1699999000", "1700000000"),
+    "end": ("1700000001", "1700003000"),
+    "limit": ("20", "1"),
+    "spss": ("3",),
+    "tags": ("x=a", "service.name=x"),
+    "minDuration": ("1ms", "0s"),
+    "maxDuration": ("1h", "100ms"),
+    "scope": ("span", "resource", "intrinsic", "none"),
+    "since": ("1h",),
+    "step": ("60s", "15"),
+    "exact": ("true", "false"),
+    "exemplars": ("0", "10"),
+    "whole_traces": ("true", "false"),
+    "columns": ("span_id", "span_id,name"),
 }
 
 
@@ -171,20 +202,64 @@ def random_request(r: random.Random) -> ExportTraceServiceRequest:
     fill(request, r)
     span = request.resource_spans.add().scope_spans.add().spans.add()
     fill(span, r)
-    span.trace_id = b"t" * 16
+    span.trace_id = r.choice(TRACES)
     span.span_id = r.randbytes(8)
     return request
 
 
+def random_body(r: random.Random) -> tuple[bytes, dict[str, str]]:
+    """Return a body and its headers: protobuf or JSON, one in ten with damaged bytes."""
+    request = random_request(r)
+    if r.random() < 0.2:
+        body = json.dumps(_otlp_json(json_format.MessageToDict(request))).encode()
+        headers = JSON
+    else:
+        body = request.SerializeToString()
+        headers = PROTOBUF
+    if r.random() < 0.1:
+        body = _damaged(body, r)
+    return body, headers
+
+
+def _otlp_json(value: Any, name: str = "") -> Any:
+    """Return protobuf's JSON with hexadecimal ids, as OTLP has them."""
+    if isinstance(value, dict):
+        return {key: _otlp_json(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_otlp_json(inner) for inner in value]
+    if name in ("traceId", "spanId", "parentSpanId"):
+        return base64.b64decode(value).hex()
+    return value
+
+
+def _damaged(body: bytes, r: random.Random) -> bytes:
+    """Return a body that is cut off, or has up to four other bytes."""
+    if r.random() < 0.3:
+        return body[: r.randrange(len(body))]
+    changed = bytearray(body)
+    for _ in range(r.randint(1, 4)):
+        changed[r.randrange(len(changed))] = r.choice((0, 0x7F, 0x80, 0xFF, r.randrange(256)))
+    return bytes(changed)
+
+
 def random_query(r: random.Random) -> tuple[str, dict[str, str]]:
-    """Return the path and parameters of a query, with values at the bounds of their types."""
-    path, names = r.choice(list(_PARAMETERS.items()))
+    """Return the path and parameters of a query, one in four with values at the bounds."""
+    weights = [1 + len(names) for names in _PARAMETERS.values()]
+    path, names = r.choices(list(_PARAMETERS.items()), weights)[0]
+    hostile = 0.1 if len(names) > 2 else 0.5
+    plausible = _PLAUSIBLE | {"q": _METRICS if "metrics" in path else _SEARCHES}
     parameters = {}
     for name in names:
-        if name == "q" and r.random() < 0.9:
-            parameters[name] = r.choice(_QUERIES)
-        elif r.random() < 0.4:
-            parameters[name] = r.choice(_NUMBERS + _TEXTS)
+        if name != "q" and r.random() > 0.4:
+            continue
+        parameters[name] = r.choice(plausible[name])
+        if r.random() < hostile:
+            hostile_values = _NUMBERS + _TEXTS
+            parameters[name] = r.choice(hostile_values + _HOSTILE_QUERIES * (name == "q"))
+    if "tags" in parameters and r.random() < 0.9:
+        parameters.pop("q")
+    if path in TRACE_PATHS:
+        path = path.replace("ID", r.choice(TRACES).hex())
     return path, parameters
 
 
@@ -239,10 +314,21 @@ class Tally:
     codes: Counter[str] = dataclasses.field(default_factory=Counter)
     failures: list[str] = dataclasses.field(default_factory=list)
 
+    @property
+    def cases(self) -> int:
+        """The number of cases counted so far."""
+        return self.codes.total()
+
     def fail(self, failure: str) -> None:
         """Count a failure, and print it at once: a campaign may be ended early."""
         self.failures.append(failure)
-        print(failure[:500], file=sys.stderr, flush=True)
+        _progress(failure[:4000])
+
+    def result(self, **figures: Any) -> dict[str, Any]:
+        """Return all counts, other figures of the attack, and the first failures."""
+        counts = {"cases": self.cases, "failed": len(self.failures)}
+        codes = dict(sorted(self.codes.items()))
+        return counts | {"codes": codes} | figures | {"first": self.failures[:10]}
 
     async def send(self, name: str, case: str, request: Any) -> None:
         """Await one response and count it; `request` is aiohttp's context manager."""
@@ -258,40 +344,75 @@ class Tally:
             self.fail(f"{response.status} {case}: {text[:200]}")
 
 
-def fuzz(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
+class Limit:
+    """When to end early: after `minutes`, or at SIGTERM or Ctrl-C."""
+
+    def __init__(self, minutes: float = math.inf) -> None:
+        """Begin to count the minutes."""
+        self._end = time.monotonic() + minutes * 60
+        self._is_signalled = False
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT from now on."""
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, self._on_signal)
+
+    def _on_signal(self, sign: int, frame: object) -> None:
+        self._is_signalled = True
+
+    @property
+    def reached(self) -> bool:
+        """Whether no more cases are to begin."""
+        return self._is_signalled or time.monotonic() > self._end
+
+
+def fuzz(folder: Path, cases: int, seed: int = 0, limit: Limit | None = None) -> dict[str, Any]:
     """Send hostile writes and queries, two queries per write; return counts and first failures.
 
-    `ROUND` of them are sent at once, and every `STORE_CASES` the store begins anew, so that a
-    million cases take an hour or two.
+    `ROUND` of them are sent at once, and every `STORE_CASES` the store begins anew.
     """
     r = random.Random(seed)
+    limit = limit or Limit()
     tally = Tally()
-    for first in range(0, cases, STORE_CASES):
-        store = Store(folder / str(first))
-        asyncio.run(_fuzz_store(store, min(STORE_CASES, cases - first), r, tally))
+    rss_mb = 0
+    while tally.cases < cases and not limit.reached:
+        data = folder / str(tally.cases)
+        store = Store(data)
+        asyncio.run(_fuzz_store(store, min(STORE_CASES, cases - tally.cases), r, tally, limit))
+
         for line in store.tracebacks:
             tally.fail(line)
+        rss_mb = max(rss_mb, _peak_rss_mb(store.process.pid))
+        if rss_mb > MAX_RSS_MB:
+            tally.fail(f"{rss_mb} MB after {tally.cases} cases")
         store.end(signal.SIGTERM)
-        shutil.rmtree(folder / str(first))
-        done = min(first + STORE_CASES, cases)
-        print(f"{done} cases, {len(tally.failures)} failed", file=sys.stderr, flush=True)
-    codes = dict(sorted(tally.codes.items()))
-    failures = tally.failures
-    return {"cases": cases, "failed": len(failures), "codes": codes, "first": failures[:10]}
+        shutil.rmtree(data)
+        codes = json.dumps(dict(sorted(tally.codes.items())))
+        _progress(f"fuzz: {tally.cases} cases, {len(tally.failures)} failed, {codes}")
+    return tally.result(rss_mb=rss_mb)
 
 
-async def _fuzz_store(store: Store, cases: int, r: random.Random, tally: Tally) -> None:
+def _progress(line: str) -> None:
+    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)
+
+
+async def _fuzz_store(
+    store: Store, cases: int, r: random.Random, tally: Tally, limit: Limit
+) -> None:
     timeout = aiohttp.ClientTimeout(total=300)
     connector = aiohttp.TCPConnector(limit=16)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as client:
         for first in range(0, cases, ROUND):
+            if limit.reached:
+                return
             writes = []
             reads = []
             for i in range(first, min(first + ROUND, cases)):
                 if i % 3 == 0:
-                    body = random_request(r).SerializeToString()
-                    sent = client.post(store.otlp, data=body, headers=PROTOBUF)
-                    writes.append(tally.send("write", f"body {body.hex()[:400]}", sent))
+                    body, headers = random_body(r)
+                    sent = client.post(store.otlp, data=body, headers=headers)
+                    case = f"{headers['Content-Type']} {body.hex()}"
+                    writes.append(tally.send("write", case, sent))
                 else:
                     path, parameters = random_query(r)
                     case = f"{path} {json.dumps(parameters)[:300]}"
@@ -301,42 +422,38 @@ async def _fuzz_store(store: Store, cases: int, r: random.Random, tally: Tally) 
             await asyncio.gather(*reads)
 
 
-def expand(folder: Path, cases: int, seed: int = 0) -> dict[str, Any]:
+def expand(folder: Path, cases: int, seed: int = 0, limit: Limit | None = None) -> dict[str, Any]:
     """Send bodies that expand to much more, with other clients beside them.
 
     A failure is a body that takes the store over `MAX_RSS_MB`, or an answer that is neither success
     nor refusal. Returns the longest waits of the others in s, and the largest memory in MB.
     """
     r = random.Random(seed)
+    limit = limit or Limit()
     store = Store(folder)
-    codes: Counter[str] = Counter()
-    failures: list[str] = []
+    tally = Tally()
     rss_mb = 0
     others = Others(store)
     others.start()
     with httpx.Client(timeout=300) as client:
-        for _ in range(cases):
+        while tally.cases < cases and not limit.reached:
             name, body = expanding_body(r)
             headers = PROTOBUF | {"Content-Encoding": "gzip"}
             others.case = name
             response = client.post(store.otlp, content=gzip.compress(body, 1), headers=headers)
-            codes[str(response.status_code)] += 1
+            tally.codes[str(response.status_code)] += 1
             if is_failure(response.status_code, response.headers):
-                failures.append(f"{response.status_code} {name}")
+                tally.fail(f"{response.status_code} {name}")
             rss_mb = max(rss_mb, _peak_rss_mb(store.process.pid))
             if rss_mb > MAX_RSS_MB:
-                failures.append(f"{rss_mb} MB {name}")
-    failures += others.stop() + store.tracebacks
+                tally.fail(f"{rss_mb} MB {name}")
+            if tally.cases % 20 == 0:
+                waits = f"{rss_mb} MB, longest waits {others.longest_s}"
+                _progress(f"expand: {tally.cases} cases, {len(tally.failures)} failed, {waits}")
+    for failure in others.stop() + store.tracebacks:
+        tally.fail(failure)
     store.end(signal.SIGTERM)
-    return {
-        "cases": cases,
-        "failed": len(failures),
-        "codes": dict(codes),
-        "rss_mb": rss_mb,
-        "longest_waits_s": others.longest_s,
-        "over_1_s": others.late,
-        "first": failures[:10],
-    }
+    return tally.result(rss_mb=rss_mb, longest_waits_s=others.longest_s, over_1_s=others.late)
 
 
 def _peak_rss_mb(pid: int) -> int:
@@ -426,15 +543,18 @@ class Others:
                     self.longest_s[name] = round(seconds, 2)
 
 
-def kills(folder: Path, cycles: int, seed: int = 0) -> dict[str, Any]:
+def kills(folder: Path, cycles: int, seed: int = 0, limit: Limit | None = None) -> dict[str, Any]:
     """Kill the store `cycles` times while spans arrive.
 
     Returns the numbers of acknowledged spans, and of those that are missing or stored twice.
     """
     r = random.Random(seed)
+    limit = limit or Limit()
     acknowledged: set[str] = set()
     slowest_s = 0.0
-    for _ in range(cycles):
+    killed = 0
+    while killed < cycles and not limit.reached:
+        killed += 1
         store = Store(folder)
         slowest_s = max(slowest_s, store.start_s)
         killer = threading.Timer(r.uniform(0.05, 1.5), store.end)
@@ -458,7 +578,7 @@ def kills(folder: Path, cycles: int, seed: int = 0) -> dict[str, Any]:
     missing = len(acknowledged - set(stored))
     double = len(stored) - len(set(stored))
     return {
-        "cases": cycles,
+        "cases": killed,
         "failed": missing + double,
         "acknowledged": len(acknowledged),
         "missing": missing,
@@ -491,7 +611,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--expanding", type=int, default=200, help="bodies that expand")
     parser.add_argument("--kills", type=int, default=20, help="cycles of kill -9")
     parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="of all attacks together")
     options = parser.parse_args(argv)
+    limit = Limit(options.minutes)
+    limit.listen()
     failed = 0
     attacks = (
         ("fuzz", fuzz, options.cases),
@@ -503,7 +626,7 @@ def main(argv: list[str] | None = None) -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="store-campaign-") as folder:
             started = time.monotonic()
-            result = attack(Path(folder), count, options.seed)
+            result = attack(Path(folder), count, options.seed, limit)
         result["seconds"] = round(time.monotonic() - started, 1)
         failed += result["failed"]
         print(name, json.dumps(result, indent=2), flush=True)

@@ -1,7 +1,5 @@
 """Cost: whose tokens they were, whether all sources agree on them, and what they cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -30,7 +28,7 @@ from lab.measures import (
     usd_per_thousand,
     with_shares,
 )
-from lab.observation import Observation, WindowRun
+from lab.observation import Observation
 from lab.prices import ApiPrice, MachinePrice
 from lab.schema import Metric, Service, Span
 from lab.settings import Settings
@@ -49,7 +47,6 @@ __all__ = [
     "engine_turns",
     "finished_calls",
     "find_price",
-    "fresh_tokens",
     "is_repeat",
     "machine_bill",
     "machine_prices",
@@ -159,20 +156,6 @@ def needed_turns(requests: pd.DataFrame) -> pd.Series:
         for row in known.itertuples()
     }
     return pd.Series(needed, name="needed", dtype="int64")
-
-
-def fresh_tokens(seen: Observation, turns: pd.DataFrame) -> pd.Series:
-    """Return the prompt tokens of each model call that were not in the prefix cache.
-
-    No span says what was cached of a window's direct calls: NaN. Where all calls are such, their
-    whole prompts are returned as an upper bound, and a line says so.
-    """
-    fresh = turns["prompt_tokens"] - turns["cached_tokens"]
-    known = ~(turns["api"].eq("chat") & isinstance(seen.run, WindowRun))
-    if known.any():
-        return fresh.where(known)
-    print("cache hits are unknown for these calls; full prompt lengths are used as an upper bound")
-    return fresh
 
 
 def counter_totals(seen: Observation) -> dict[str, float]:

@@ -11,8 +11,6 @@ SGLang's srt/observability, vLLM 0.33, OGX 1.5, Llama Stack 0.7, Vercel's AI SDK
 AI's pydantic_ai_slim/pydantic_ai/_instrumentation.py and Google ADK's telemetry/tracing.py.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Latency: where the time of a request goes, by client, spans and histograms."""
 
-from __future__ import annotations
-
 import secrets
 
 import msgspec
@@ -27,7 +25,7 @@ from lab.measures import (
     stream_gaps,
     token_latencies,
 )
-from lab.observation import Observation, WindowRun, wait_for_spans
+from lab.observation import Observation, wait_for_spans
 from lab.places import place_of
 from lab.runs import Conditions
 from lab.schema import PHASES, Attr, Service
@@ -173,12 +171,9 @@ def chat_calls(seen: Observation) -> pd.DataFrame:
 
     One row per request whose span has arrived: the client's record, `engine_calls` of the same
     trace, and `held_back_s`, how much later the client had its first chunk than the engine its
-    first token. Of a window's run: every model call of its requests, with NaN where only a client
-    would know.
+    first token.
     """
     calls = engine_calls(seen.spans).astype({"trace_id": str})
-    if isinstance(seen.run, WindowRun):
-        return calls.assign(ttft_s=np.nan, e2e_s=np.nan, held_back_s=np.nan, finish_reason="")
     both = seen.run.records.merge(calls, on="trace_id", validate="one_to_one")
     return both.assign(held_back_s=both["ttft_s"] - both["lag_s"] - both["engine_ttft_s"])
 

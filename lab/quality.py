@@ -1,7 +1,5 @@
 """Quality: whether the agent called the right tools and gave the right answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +74,7 @@ def judged(seen: Observation) -> pd.DataFrame:
     """Return the run's request frame with all judgements of its quality, one row per request.
 
     These are the columns of `lab.observation.judge_requests`, the signals of
-    `lab.measures.signals`, and `wrong`: the user has no right answer, for any reason.
+    `lab.measures.quality`, and `wrong`: the user has no right answer, for any reason.
     """
     frame = seen.requests
     judgements = judge_requests(frame, seen.spans).drop(columns="request_id")

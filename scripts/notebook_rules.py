@@ -1,7 +1,5 @@
 """The rules for notebooks in git, and what can be read from a notebook that follows them."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +10,7 @@ from typing import Any
 import nbformat
 
 from lab.exercises import EXERCISES
-from lab.runner.roles import ROLES, roles_of
+from lab.runner.cell_outputs import ROLES, roles_of
 
 META_LINE = re.compile(
     r"^\*Level: (?P<level>[^·*]+) · Time: (?P<minutes>\d+) minutes · Needs: (?P<needs>[^*]+)\*$",

@@ -8,8 +8,7 @@ import nbformat
 import pytest
 
 from lab.exercises import EXERCISES
-from lab.runner.execute import PASSED, run_notebooks
-from lab.runner.parameters import assign
+from lab.runner.execute import PASSED, assign, run_notebooks
 from scripts import readme_table
 from scripts.notebook_rules import exercises_in, problems
 from tests.solutions import SOLUTIONS, not_right, solved
@@ -19,6 +18,8 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 # {notebook: parameters of a smaller workload}, for notebooks that would take minutes.
 SMALLER: dict[str, dict[str, object]] = {
+    "02_drive_a_workload": {"requests": 30},
+    "03_first_look": {"requests": 40},
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
     "05_find_capacity": {
         "max_users": 16,

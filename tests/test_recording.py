@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab import recording
 from lab.cli.record import main
-from lab.errors import NoData, SettingsError, StoreError
+from lab.errors import LabError, NoData, SettingsError, StoreError
 from lab.runs import runs_in
 from lab.settings import REPO, Settings, load_settings
 from tests.frames.telemetry import agent_request, document
@@ -129,7 +129,7 @@ def test_a_recording_is_replaced_only_with_the_option(attached: Settings) -> Non
     [
         (["x", "--last", "soon"], "is not a duration"),
         (["x", "--start", "2026-11-26T10:00:00", "--end", "2026-11-26T10:05:00Z"], "no time zone"),
-        (["x", "--start", "yesterday", "--end", "today"], "is not a timestamp"),
+        (["x", "--start", "yesterday", "--end", "today"], "not a window of time"),
         (["x", "--start", "2026-11-26T10:00:00Z"], "needs an end"),
         (["x"], "not 1 runs to record"),
     ],
@@ -139,7 +139,7 @@ def test_invalid_arguments_are_refused(
 ) -> None:
     """They are refused before any query is sent."""
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(LabError, match=words):
         main(argv)
 
 

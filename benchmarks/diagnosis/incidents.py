@@ -3,11 +3,12 @@
     python -m benchmarks.diagnosis.incidents --incidents 120 --quiet 60 --seed 9000 --out FILE
 
 Each case drives calm load, brings an incident about (kind, strength, onset and load by its seed),
-and investigates the window. On the same windows it asks what one would use otherwise: the dashboard
-panel with the largest z-score, and the alert that fired first. A panel or alert is right if it
-shows a metric of a signal that the true cause always changes (the causes' own table), or is one of
-the incident's declared alerts: generous to both. Results are one JSON line per case, so that a
-campaign can be cut off and continued.
+and investigates the window. The same windows are judged by what one would use otherwise: the
+dashboard panel with the largest z-score, and the first alert that begins to fire. Neither names a
+cause, so both are judged generously: a panel is right if it shows a metric of any signal that the
+true cause changes always or often (the causes' own table), an alert if the incident declares it. As
+no alert covers some incidents, its share among those that one covers is reported, too. Results are
+one JSON line per case, so that a campaign can be cut off and continued.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from lab.stores import Prometheus
 QUIET = "quiet"
 CALM_S, INCIDENT_S, RESTART_S = 45.0, 45.0, 75.0
 RATE_PER_S = 2.0
+ALREADY_S = 15.0  # an alert that fired within so many seconds before a time did not begin then
 SMALL = ("slow_tool", "noisy_neighbour")
 SHORT = (*SMALL, "spans_lost", "slow_embeddings", "clock_skew")
 METRIC = re.compile(r"[a-z_]+:?[a-z_]{6,}")
@@ -75,7 +77,8 @@ def case(settings: Settings, name: str, seed: int) -> dict[str, Any]:
             rate_per_s=RATE_PER_S,
             load_seed=seed,
         )
-        result |= judged(settings, rehearsal)
+        stopped_s = time.time() - rehearsal.run.window[1]
+        result |= judged(settings, rehearsal) | {"stopped_s": round(stopped_s, 1)}
     except LabError as e:
         result["error"] = f"{e.happened}: {e.got}"[:300]
     stack.require(settings, wait_s=90)
@@ -99,28 +102,31 @@ def judged(settings: Settings, rehearsal: Rehearsal) -> dict[str, Any]:
     baseline = parse_window(rehearsal.baseline)
     window = parse_window(rehearsal.window)
     result["panel"], panel_metrics = loudest_panel(settings, baseline, window)
-    result["alert"] = first_alert(settings, window)
+    result["alert"] = next(iter(alerts_since(settings, window[0])), "")
     if rehearsal.record is None:
         return result
 
     record = incidents.reveal(settings)
     truth = truth_of(record)
-    own = {metric for metric in metrics_of(truth.what)}
+    shown = metrics_of(truth.what)
     return result | {
         "strength": record.strength,
         "parameters": record.parameters,
         "error": record.error,
         "true_where": truth.where,
         "true_onset_at": truth.since,
-        "panel_right": bool(own & panel_metrics),
+        "started_s": round((record.in_effect_at or math.nan) - truth.since, 1),
+        "alerts": alerts_since(settings, record.in_effect_at or truth.since),
+        "panel_right": bool(shown & panel_metrics),
         "alert_right": result["alert"] in INCIDENTS[truth.what].alerts,
     }
 
 
 def metrics_of(cause: str) -> set[str]:
-    """Return the metrics in the queries of the signals that a cause always changes."""
-    always = {name for (name, _), how in kinds()[cause].predicts.items() if how == "always"}
-    return {m for s in SIGNALS if s.name in always for m in metrics_in(s.promql)}
+    """Return the metrics in the queries of the signals that a cause changes always or often."""
+    predicts = kinds()[cause].predicts
+    changed = {name for (name, _), how in predicts.items() if how != "never"}
+    return {m for s in SIGNALS if s.name in changed for m in metrics_in(s.promql)}
 
 
 def metrics_in(promql: str) -> set[str]:
@@ -160,13 +166,22 @@ def z_score(prometheus: Prometheus, expr: str, baseline: Span, window: Span) -> 
     return float(abs(values[1].mean() - values[0].mean()) / values[0].std())
 
 
-def first_alert(settings: Settings, window: Span) -> str:
-    """Return the alert that fired first in a window, '' for none."""
-    answer = Prometheus(settings).samples('ALERTS{alertstate="firing"}', *window, lookback_s=0.0)
-    begun = {series.labels["alertname"]: 0.0 for series in answer.series}
+def alerts_since(settings: Settings, since: float) -> dict[str, float]:
+    """Return how many seconds after a time each alert began to fire, without those that did."""
+    prometheus = Prometheus(settings)
+    answer = prometheus.samples(
+        'ALERTS{alertstate="firing"}', since - ALREADY_S, time.time(), lookback_s=0.0
+    )
+    begun: dict[str, float] = {}
     for series in answer.metrics:
-        begun[series["metric"]["alertname"]] = float(series["values"][0][0])
-    return min(begun, key=lambda name: begun[name]) if begun else ""
+        name = series["metric"]["alertname"]
+        after_s = float(series["values"][0][0]) - since
+        begun[name] = min(begun.get(name, math.inf), round(after_s, 1))
+    return {name: after_s for name, after_s in sorted(begun.items(), key=_second) if after_s > 0}
+
+
+def _second(item: tuple[str, float]) -> float:
+    return item[1]
 
 
 def summary(cases: pd.DataFrame) -> list[dict]:
@@ -178,18 +193,20 @@ def summary(cases: pd.DataFrame) -> list[dict]:
     right = real["cause"] == real["name"]
     among = [name in three for name, three in zip(real["name"], real["first_three"], strict=True)]
     off_s = (real["onset_at"].astype(float) - real["true_onset_at"].astype(float)).abs()
+    covered = real["name"].map(lambda name: bool(INCIDENTS[name].alerts))
     shares = {
         ("lab", "first_cause_right_ratio"): right,
         ("lab", "first_three_right_ratio"): pd.Series(among, dtype=bool),
         ("lab", "onset_within_15s_ratio"): off_s <= GOOD_S,
         ("panel with the largest z-score", "first_cause_right_ratio"): real["panel_right"],
         ("alert that fired first", "first_cause_right_ratio"): real["alert_right"],
+        ("alert that fired first", "right_where_covered_ratio"): real["alert_right"][covered],
     }
     result = [
         {"subject": subject, "metric": metric, "value": float(share.astype(bool).mean())}
         | {"better": "higher", "note": note}
         for (subject, metric), share in shares.items()
-        if len(real)
+        if len(share)
     ]
     if len(quiet):
         false = float((quiet["cause"] != NOTHING).mean())

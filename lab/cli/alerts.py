@@ -1,16 +1,12 @@
 """`lab alerts`: which alerts fire or are pending, since when, and what to do."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
-from typing import Annotated
 
 import msgspec
-import typer
 from rich.console import Console
 
-from lab.command_line import run_verb
+from lab.command_line import Json, as_main
 from lab.settings import load_settings
 from lab.stores import Prometheus
 from lab.stores.prometheus import Alert
@@ -19,13 +15,8 @@ FIRING = 3
 RULE_LABELS = ("alertname", "severity")
 
 
-def main(argv: list[str]) -> int:
-    """Return 3 if an alert fires, otherwise 0. Raises what the store raises."""
-    return run_verb(alerts, argv, "alerts")
-
-
 def alerts(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Show the alerts of Prometheus that fire or are pending.
 
@@ -57,3 +48,6 @@ def _print(active: list[Alert]) -> None:
         for text in ("description", "runbook_url", "scale"):
             if text in alert.annotations:
                 console.print(f"  {alert.annotations[text]}")
+
+
+main = as_main(alerts, "lab alerts")

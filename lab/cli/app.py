@@ -3,8 +3,6 @@
 Each imports what it needs when it is called, so that `lab --help` is quick.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -12,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import STYLE
+from lab.command_line import STYLE, Json
 
 app = typer.Typer(
     name="lab",
@@ -25,7 +23,7 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 # verb -> (module, help). Each module has `main(argv) -> exit status`, with options of its own.
 DELEGATED = {
     "run": (
-        "lab.runner",
+        "lab.runner.session",
         "Execute the notebooks in order on the real stack; results, report and logs go to out/.",
     ),
     "report": ("lab.runner.report", "Write the HTML report of an earlier run again."),
@@ -80,7 +78,6 @@ Place = Annotated[
 Context = Annotated[
     str, typer.Option(help="The Kubernetes context, for --place cluster. There is no default.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()
@@ -105,12 +102,10 @@ def up(
 
     Reports what it waits for, and which log to read if a part fails.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        return cluster.stand_up(context, overlay)
     from lab.cli import show
 
+    if place == "cluster":
+        return show.stand_up_cluster(context, overlay)
     _choose_place(place)
     show.stand_up(wait, also or [])
 
@@ -130,12 +125,10 @@ def down(
 
     With --place cluster, it removes what is ours from the cluster, and nothing else.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        return cluster.take_down(context)
     from lab.cli import show
 
+    if place == "cluster":
+        return show.take_down_cluster(context)
     _choose_place(place)
     show.take_down(only or [], every_place=place is None)
 
@@ -146,12 +139,10 @@ def status(as_json: Json = False, place: Place = "local", context: Context = "")
 
     Exit status 1 if a needed part is not ready, or if one hangs.
     """
-    if place == "cluster":
-        from lab.cli import cluster
-
-        sys.exit(cluster.show_status(context))
     from lab.cli import show
 
+    if place == "cluster":
+        sys.exit(show.show_cluster(context))
     _choose_place(place)
     sys.exit(show.show_status(as_json))
 
@@ -222,10 +213,10 @@ def notebooks(
 ) -> None:
     """Replace your copies in work/ by clean ones. The old ones are kept in work/before-<time>/."""
     from lab.exercises import forget_score
-    from lab.runner import copies
+    from lab.runner import jupyter
 
-    aside = copies.reset(names or [])
-    print(f"clean notebooks are in {copies.WORK}")
+    aside = jupyter.reset(names or [])
+    print(f"clean notebooks are in {jupyter.WORK}")
     if aside:
         print(f"your earlier ones are kept in {aside}")
     if score:

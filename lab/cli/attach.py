@@ -1,7 +1,5 @@
 """`lab attach`: check another Prometheus and Tempo for the analysis, and remember them."""
 
-from __future__ import annotations
-
 import json
 import re
 import stat
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import run_verb
+from lab.command_line import PrometheusUrl, TempoUrl, as_main
 from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
@@ -40,18 +38,9 @@ NEEDS = (
 )
 
 
-def main(argv: list[str]) -> int:
-    """Return 0 if both servers answer and have data, 1 if not."""
-    return run_verb(attach, argv, "attach")
-
-
 def attach(
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
-    ] = "",
-    tempo: Annotated[
-        str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
-    ] = "",
+    prometheus: PrometheusUrl = "",
+    tempo: TempoUrl = "",
     prefix: Annotated[
         str,
         typer.Option(
@@ -293,3 +282,6 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     secret = any(hide_password(value) != value for value in given.values())
     write_atomically(path, text, 0o600 if secret or "store_headers" in text else mode)
     return path.resolve()
+
+
+main = as_main(attach, "lab attach")

@@ -1,17 +1,15 @@
 """`lab compare`: two runs, windows or recordings, or one and a baseline; for people and for CI."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lab.command_line import refuse, run_verb
+from lab.command_line import as_main, refuse
 from lab.comparison import UNCLEAR, WORSE, compare
 from lab.comparison.report import as_junit, as_markdown
-from lab.comparison.sources import load_sample
+from lab.comparison.sample import load_sample
 from lab.errors import SettingsError
 from lab.files import write_atomically
 from lab.runner import facts
@@ -19,11 +17,6 @@ from lab.settings import load_settings
 
 STATUS_WORSE = 3
 STATUS_UNCLEAR = 4
-
-
-def main(argv: list[str]) -> int:
-    """Return the exit status: 0, or STATUS_WORSE or STATUS_UNCLEAR. Raises what loading raises."""
-    return run_verb(compare_runs, argv, "compare")
 
 
 def compare_runs(
@@ -81,3 +74,6 @@ def _write(path: Path, text: str) -> None:
         write_atomically(path, text)
     except OSError as e:
         raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
+
+
+main = as_main(compare_runs, "lab compare")

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lab.command_line import refuse, run_verb
+from lab.command_line import Json, as_main, refuse
 
 if TYPE_CHECKING:
     from lab.doctor import Check, Finding
 
 UNREADABLE = "unreadable"
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 without a finding, 1 with one, 2 where a target cannot be read."""
-    return run_verb(doctor, argv, "doctor")
 
 
 def doctor(
@@ -43,7 +38,7 @@ def doctor(
         Literal["note", "error"],
         typer.Option(help="note: report all; error: only what makes a number missing or wrong."),
     ] = "note",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
     show_checks: Annotated[
         bool, typer.Option("--checks", help="List everything that is looked for, and stop.")
     ] = False,
@@ -98,3 +93,6 @@ def _print(findings: Sequence[Finding], targets: int) -> None:
         print(f"  so: {each.consequence}")
         print(f"  fix: {each.fix}\n")
     print(f"{len(findings)} findings in {targets} targets")
+
+
+main = as_main(doctor, "lab doctor")

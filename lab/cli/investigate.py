@@ -1,7 +1,5 @@
 """`lab investigate`: what changed in a window, since when, where, and which causes are likely."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import refuse, run_verb
+from lab.command_line import Json, PrometheusUrl, TempoUrl, as_main, refuse
 from lab.errors import SettingsError
 from lab.files import write_atomically
 from lab.investigation import Investigation, as_html, as_markdown, investigate
@@ -20,11 +18,6 @@ from lab.settings import load_settings
 FORMS = {".md": as_markdown, ".html": as_html}
 
 
-def main(argv: list[str]) -> int:
-    """Return 0 where nothing changed, 1 where something did. Raises what `investigate` raises."""
-    return run_verb(investigate_window, argv, "investigate")
-
-
 def investigate_window(
     window: Annotated[
         str, typer.Argument(help="START/END in ISO 8601 with a time zone, or 'last 15m'.")
@@ -32,16 +25,12 @@ def investigate_window(
     baseline: Annotated[
         str, typer.Option(help="What to compare it with. Default: the time before the window.")
     ] = "",
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
-    ] = "",
-    tempo: Annotated[
-        str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
-    ] = "",
+    prometheus: PrometheusUrl = "",
+    tempo: TempoUrl = "",
     out: Annotated[
         Path | None, typer.Option(help="Write the report to this file: .md or .html.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Report what changed in a window, since when, where, and the likely causes.
 
@@ -76,3 +65,6 @@ def as_values(result: Investigation) -> dict[str, Any]:
         "causes": json.loads(causes_table(result).to_json(orient="records")),
         "notes": result.notes,
     }
+
+
+main = as_main(investigate_window, "lab investigate")

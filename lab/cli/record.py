@@ -1,28 +1,20 @@
 """`lab record`: save a window of telemetry, and the runs in it, to data/recorded/NAME."""
 
-from __future__ import annotations
-
 import shlex
 import time
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from lab.command_line import refuse, run_verb
-from lab.durations import parse_duration_s
+from lab.command_line import as_main, refuse
 from lab.errors import SettingsError
 from lab.observation import drive
+from lab.observation.window import parse_window
 from lab.recording import EVERYTHING, window_of
 from lab.recording import record as save
 from lab.runs import RUNS, runs_in
 from lab.settings import Settings, load_settings
 from lab.workload import Run
-
-
-def main(argv: list[str]) -> int:
-    """Return 0 when it is recorded. Raises what `lab.recording.record` raises."""
-    return run_verb(record, argv, "record")
 
 
 def record(
@@ -96,22 +88,11 @@ def _newest(settings: Settings, count: int) -> list[Run]:
 def _window(last: str, start: str, end: str) -> tuple[float, float]:
     """Return the window as (start, end) in seconds since the epoch."""
     if last:
-        now = time.time()
-        return now - parse_duration_s(last), now
+        return parse_window(f"last {last}")
     if not end:
         raise SettingsError("a window needs an end", got=f"--start {start}", fix="add --end")
-    return _timestamp(start), _timestamp(end)
+    # An end in the future is waited for, up to a day.
+    return parse_window(f"{start}/{end}", now=time.time() + 86_400)
 
 
-def _timestamp(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as e:
-        raise SettingsError(
-            f"{text!r} is not a timestamp", got=str(e), fix="write 2026-11-26T10:00:00Z"
-        ) from e
-    if moment.tzinfo is None:
-        raise SettingsError(
-            f"{text!r} has no time zone", fix=f"write {text}Z for UTC, or {text}+01:00"
-        )
-    return moment.timestamp()
+main = as_main(record, "lab record")

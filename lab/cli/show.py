@@ -1,6 +1,4 @@
-"""`lab up`, `down`, `status` and `logs` for a terminal."""
-
-from __future__ import annotations
+"""`lab up`, `down`, `status` and `logs` for a terminal, on this machine and on a cluster."""
 
 import itertools
 import json
@@ -20,8 +18,8 @@ from lab import stack
 from lab.environment import command_hint
 from lab.errors import StackError
 from lab.settings import ENDPOINTS, Settings, load_settings, settings_files
-from lab.stack import grafana, processes
-from lab.stack.control import Progress
+from lab.stack import cluster, grafana, processes
+from lab.stack.control import LineProgress, Progress
 from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
 
@@ -34,7 +32,6 @@ STATE_STYLE = {
     "off": "dim",
 }
 BAD_STYLE = "bold red"
-EVERY_S = 10.0
 # Parts with pages for a browser -> what the pages show. They run on this machine.
 _PAGES = {
     "grafana": "Grafana: the lab's dashboards, Explore",
@@ -184,29 +181,6 @@ def _progress(console: Console, title: str) -> Iterator[Progress]:
         yield lambda parts, elapsed_s: live.update(_progress_table(title, parts, elapsed_s))
 
 
-class LineProgress:
-    """Progress without a terminal: a line per change, and one every 10 s for what is waited for."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, str] = {}
-        self._next_s = EVERY_S
-
-    def __call__(self, parts: list[PartStatus], elapsed_s: float) -> None:
-        """Print what changed."""
-        for p in parts:
-            if self._seen.get(p.name) != p.state:
-                self._seen[p.name] = p.state
-                took = f" after {p.ready_after_s:.1f} s" if p.ready and p.ready_after_s else ""
-                line = f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip()
-                print(line, flush=True)
-
-        if elapsed_s >= self._next_s:
-            self._next_s = elapsed_s + EVERY_S
-            pending = [p for p in parts if not p.ready and p.state != "off" and not p.error]
-            waits = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
-            print(f"{elapsed_s:6.1f} s  waiting for {waits}", flush=True)
-
-
 def _progress_table(title: str, parts: list[PartStatus], elapsed_s: float) -> Table:
     table = Table(
         title=f"{title}: {elapsed_s:.0f} s", title_justify="left", box=None, padding=(0, 2, 0, 0)
@@ -248,3 +222,42 @@ def _as_text(entry: dict[str, Any], with_part: bool) -> str:
     more = " ".join(itertools.islice(others, 40))
     part = f"{entry['part']:<12} " if with_part else ""
     return f"{entry['ts'][:23]} {part}{entry.get('level', ''):<8}{entry['message']} {more}".rstrip()
+
+
+def stand_up_cluster(context: str, overlay: str) -> None:
+    """Check the cluster, stand the overlay up with progress, print where everything is."""
+    settings = load_settings(place="cluster")
+    console = Console()
+    context = context or settings.cluster_context
+    overlay = overlay or settings.cluster_overlay
+
+    for finding in cluster.preflight(settings, context, overlay):
+        mark = "[red]missing[/]" if finding.required else "[yellow]careful[/]"
+        mark = "[green]good[/]" if finding.ok else mark
+        fix = "" if finding.ok else f"; fix: {finding.fix}"
+        line = f"  {mark} {finding.name}: {finding.found}{fix}"
+        console.print(line, highlight=False, soft_wrap=True)
+
+    endpoints = cluster.up(settings, context, overlay, LineProgress())
+    for name, url in sorted(endpoints.items()):
+        _print(console, f"  {name:<14}{url:<36}{ENDPOINTS[name]}")
+
+
+def take_down_cluster(context: str) -> None:
+    """Take it down and print what was removed."""
+    settings = load_settings(place="cluster", running_stack=False)
+    removed = cluster.down(settings, context or settings.cluster_context)
+    lines = "\n".join(f"removed {name}" for name in removed)
+    print(lines or "there was nothing of the lab in that cluster")
+
+
+def show_cluster(context: str) -> int:
+    """Print one line per workload. Returns 1 if one is not ready or there is none."""
+    settings = load_settings(place="cluster")
+    rows = cluster.status(settings, context or settings.cluster_context)
+    for r in rows:
+        state = "ready" if r.ready else "NOT READY"
+        print(f"{state:<10}{r.namespace:<14}{r.kind:<12}{r.name:<18}{r.progress}  {r.why}")
+    if not rows:
+        print("no lab is in that cluster")
+    return 0 if rows and all(r.ready for r in rows) else 1

@@ -1,18 +1,11 @@
 """`lab tracestore`: the trace store's own command line, with help like that of every verb."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import run_verb
-
-
-def main(argv: list[str]) -> int:
-    """Run the trace store until it is stopped. Returns the exit status."""
-    return run_verb(tracestore, argv, "tracestore")
+from lab.command_line import as_main
 
 
 def tracestore(
@@ -60,3 +53,6 @@ def tracestore(
     given = {name: value for name, value in values.items() if value is not None}
     arguments = [f"--{name}={value}" for name, value in given.items()]
     return serve([*arguments, *(f"--allowed-host={name}" for name in allowed_host or [])])
+
+
+main = as_main(tracestore, "lab tracestore")

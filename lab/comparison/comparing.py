@@ -132,10 +132,10 @@ def compare(
 
     The method, for the mean of each measure:
 
-    - mix and system are divided by a Kitagawa-Oaxaca-Blinder decomposition (`lab.comparison.mix`);
-    - intervals are of a bootstrap of blocks (`lab.comparison.blocks`), with Student's t for the
-      number of blocks, and hold for all measures at once (single-step max-t; Westfall and Young
-      1993). Of shares they are Newcombe's, with the blocks' design effect;
+    - mix and system are divided by a Kitagawa-Oaxaca-Blinder decomposition (`fitting`);
+    - intervals are of a bootstrap of blocks (`fitting`), with Student's t for the number of blocks,
+      and hold for all measures at once (single-step max-t; Westfall and Young 1993). Of shares they
+      are Newcombe's, with the blocks' design effect;
     - equal means that the interval lies within the margin (two one-sided tests; Schuirmann 1987).
       `margin` is relative to a's mean, of phases at least to OF_E2E of E2E; `share_margin` is
       absolute, for shares of requests.

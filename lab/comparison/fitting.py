@@ -1,4 +1,16 @@
-"""Estimates and resamplings of every measure of two sides."""
+"""Estimates and resamplings of every measure of two sides: how much is mix, how much the system.
+
+Mix and system are divided by Kitagawa, Oaxaca and Blinder: a two-fold decomposition with the
+coefficients of a pooled regression that has an indicator of the side (Fortin 2008; Jann 2008), as
+statsmodels' `OaxacaBlinder(...).two_fold(type="pooled")`, which the tests compare it with. Here it
+is evaluated for many measures and many resamplings at once, and the part of the mix is divided
+among its groups of covariates.
+
+Blocks of requests are resampled whole, since neighbouring requests are not independent. Their
+length is chosen by Politis and White (2004, corrected 2009) for the mean of a series, from the
+autocorrelation of the requests' residuals in order of time, and is at least the root of their
+number. Conversations stay whole.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +21,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 from statsmodels.stats.meta_analysis import combine_effects
+from statsmodels.tsa.stattools import acf
 
-from lab.comparison.blocks import MIN_BLOCKS, block_length, blocks_of, resampling_weights, same_plan
-from lab.comparison.mix import covariates, decompose
-from lab.comparison.sample import OTHER, PHASES, Sample, cost_usd
+from lab.comparison.sample import OTHER, PHASES, UNKNOWN, Sample
 from lab.prices import ApiPrice
 
 ALL = ("kinds", "calls", "lengths", "cache", "concurrency")
@@ -56,7 +67,9 @@ class Pooled:
         requests = requests.iloc[order].reset_index(drop=True)
         tokens = requests["prompt_tokens"]
         requests["cached_ratio"] = requests["cached_tokens"] / tokens.where(tokens > 0)
-        requests["cost_usd"] = cost_usd(requests, price)
+        requests["cost_usd"] = price.cost_usd(
+            tokens, requests["completion_tokens"], requests["cached_tokens"]
+        )
         requests["load"] = _offered_load(requests)
         requests["pair"], pairs = _pairs(requests)
 
@@ -250,3 +263,179 @@ def _between_pairs(
         return 0.0
     combined = combine_effects(np.array(effects), np.array(variances), method_re="iterated")
     return max(0.0, float(combined.tau2))
+
+
+MIN_BLOCKS = 6  # of a side; fewer say nothing about the spread between them
+
+
+def block_length(series: np.ndarray) -> int:
+    """Return the number of neighbours to resample together, at least the root of n.
+
+    The root is the usual size of batch means (Flegal and Jones 2010), and holds where few requests
+    show little of their autocorrelation. By Politis and White's rule the autocorrelation counts up
+    to the lag m after which it stays insignificant, weighted by the flat-top window; the length is
+    (2 g^2 / d)^(1/3) n^(1/3).
+    """
+    n = len(series)
+    least = math.ceil(math.sqrt(n))
+    if n < 10 or np.ptp(series) == 0:
+        return least
+
+    quiet = max(5, round(math.sqrt(math.log10(n))))
+    lags = min(n - 1, math.ceil(math.sqrt(n)) + quiet)
+    rho = acf(series, nlags=lags, fft=True)[1:]
+    significant = np.abs(rho) > 2 * math.sqrt(math.log10(n) / n)
+    m = next((k for k in range(lags) if not significant[k : k + quiet].any()), lags)
+    if m == 0:
+        return least
+
+    k = np.arange(1, min(2 * m, len(rho)) + 1)
+    weights = np.clip(2 * (1 - k / (2 * m)), 0.0, 1.0)
+    weighted = weights * rho[: len(k)]
+    g = 2 * float(np.sum(k * weighted))
+    spectrum = 1 + 2 * float(np.sum(weighted))
+    d = 4 / 3 * spectrum**2
+    if d <= 0 or not math.isfinite(g / d):
+        return least
+    return max(least, math.ceil((2 * g**2 / d * n) ** (1 / 3)))
+
+
+def blocks_of(requests: pd.DataFrame, length: int) -> np.ndarray:
+    """Return each request's block, numbered over all runs in order of time.
+
+    `requests` has `run`, `session` and `at`. Runs are divided into blocks of at least `length`
+    requests; a conversation belongs to the block in which it began.
+    """
+    began = requests.groupby(["run", "session"])["at"].transform("min")
+    rank = began.groupby(requests["run"]).rank(method="first").to_numpy() - 1
+    first = pd.Series(rank).groupby([requests["run"], requests["session"]]).transform("min")
+    size = requests.groupby("run")["at"].transform("size").to_numpy()
+    count = np.maximum(1, size // length)
+    within = (first.to_numpy() * count // size).astype(int)
+    pairs = pd.MultiIndex.from_arrays([requests["run"], within])
+    return pd.factorize(pairs, sort=True)[0]
+
+
+def same_plan(requests: pd.DataFrame) -> bool:
+    """Return whether both sides sent the same questions, in the same order of conversations.
+
+    Then their runs can be resampled together, and what the plan does to both (bursts, long
+    questions) does not count as uncertainty. The requests are in order of runs and conversations.
+    """
+    sides = [requests[requests["is_b"] == is_b] for is_b in (False, True)]
+    sizes = [side.groupby("run").size().tolist() for side in sides]
+    questions = [side["question"].to_numpy() for side in sides]
+    if sizes[0] != sizes[1] or (requests["question"] == UNKNOWN).any():
+        return False
+    return bool((questions[0] == questions[1]).all())
+
+
+def resampling_weights(strata: np.ndarray, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """Return how often each replicate draws each block (replicates, blocks).
+
+    As many blocks are drawn from each stratum as it has.
+    """
+    weights = np.zeros((replicates, len(strata)))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        shares = np.full(len(members), 1 / len(members))
+        weights[:, members] = rng.multinomial(len(members), shares, size=replicates)
+    return weights
+
+
+MIN_OF_KIND = 10  # requests; rarer kinds are one kind
+_RIDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Differences b - a: row 0 is the estimate, the others are resamplings.
+
+    `a`, `b`, `total` and `system` are (rows, measures); `mix` has one such array per group.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    total: np.ndarray
+    system: np.ndarray
+    mix: dict[str, np.ndarray]
+    coefficients: np.ndarray  # (covariates, measures) of the estimate
+
+
+def covariates(requests: pd.DataFrame, groups: tuple[str, ...]) -> tuple[np.ndarray, list[str]]:
+    """Return the standardised covariates of requests, and the group of each column.
+
+    `requests` has `kind`, `turns`, `tool_runs`, the tokens and `load`. Columns that do not vary
+    are left out.
+    """
+    columns: list[pd.Series] = []
+    names: list[str] = []
+    if "kinds" in groups:
+        kind = requests["kind"]
+        common = kind.map(kind.value_counts()) >= MIN_OF_KIND
+        dummies = pd.get_dummies(kind.where(common, "(rare)"), dtype=float)
+        columns += [dummies[name] for name in dummies.columns[1:]]
+        names += ["kinds"] * (dummies.shape[1] - 1)
+    for group, members in (
+        ("calls", ("turns", "tool_runs")),
+        ("lengths", ("prompt_tokens", "completion_tokens")),
+        ("cache", ("cached_tokens",)),
+        ("concurrency", ("load",)),
+    ):
+        if group in groups:
+            columns += [requests[name] for name in members]
+            names += [group] * len(members)
+
+    if not columns:
+        return np.empty((len(requests), 0)), []
+    values = np.column_stack([column.to_numpy(float) for column in columns])
+    spread = values.std(axis=0)
+    kept = spread > 1e-12
+    scaled = (values[:, kept] - values[:, kept].mean(axis=0)) / spread[kept]
+    return scaled, [name for name, keep in zip(names, kept, strict=True) if keep]
+
+
+def decompose(
+    x: np.ndarray,
+    groups: list[str],
+    is_b: np.ndarray,
+    y: np.ndarray,
+    block: np.ndarray,
+    weights: np.ndarray,
+) -> Parts:
+    """Return the parts of the difference of each column of y.
+
+    `x` (requests, covariates) with the group of each column, `is_b` and `block` of each request in
+    order of blocks, `weights` (replicates, blocks).
+    """
+    n, width = x.shape
+    design = np.column_stack([np.ones(n), is_b.astype(float), x])
+    blocks = weights.shape[1]
+    moments = np.zeros((blocks, width + 2, width + 2))
+    products = np.zeros((blocks, width + 2, y.shape[1]))
+    bounds = np.searchsorted(block, np.arange(blocks + 1))
+    for number in range(blocks):
+        rows = slice(bounds[number], bounds[number + 1])
+        moments[number] = design[rows].T @ design[rows]
+        products[number] = design[rows].T @ y[rows]
+
+    draws = np.vstack([np.ones(blocks), weights])
+    xx = np.tensordot(draws, moments, axes=1)
+    xy = np.tensordot(draws, products, axes=1)
+    ridge = _RIDGE * np.trace(xx, axis1=1, axis2=2)[:, None, None] * np.eye(width + 2)
+    beta = np.linalg.solve(xx + ridge, xy)
+
+    # The first two rows of the moments hold the sums over all requests, and over those of b.
+    n_b = xx[:, 1, 1]
+    n_a = xx[:, 0, 0] - n_b
+    b_mean = xy[:, 1] / n_b[:, None]
+    a_mean = (xy[:, 0] - xy[:, 1]) / n_a[:, None]
+    shift = xx[:, 1] / n_b[:, None] - (xx[:, 0] - xx[:, 1]) / n_a[:, None]
+    contributions = shift[:, :, None] * beta
+    total = b_mean - a_mean
+    mix = {
+        group: contributions[:, 2:][:, [name == group for name in groups]].sum(axis=1)
+        for group in dict.fromkeys(groups)
+    }
+    system = total - sum(mix.values(), np.zeros_like(total))
+    return Parts(a_mean, b_mean, total, system, mix, beta[0, 2:])

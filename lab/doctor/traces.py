@@ -14,8 +14,13 @@ from lab.dialects import Role, attributes_of
 from lab.doctor.findings import Finding
 from lab.doctor.secrets import check_secrets, strings_of
 from lab.frames import spans_frame, tool_frame
-from lab.frames.completeness import TraceShapes, shapes_of, trace_problems
-from lab.frames.sanity import join_split_traces, trace_sanity
+from lab.frames.completeness import (
+    TraceShapes,
+    join_split_traces,
+    shapes_of,
+    trace_problems,
+    trace_sanity,
+)
 from lab.frames.spans import numbers, start_ns
 from lab.measures import blocking_prefills
 from lab.schema import Attr

@@ -14,16 +14,23 @@ model_calls, seen)`. A wrong answer gets a hint and never stops the notebook. Th
 The score is kept in the state folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError
-from lab.exercises.judging import RIGHT, SHARE, Action, Exercise, Feedback, Graded, Prediction
-from lab.exercises.queries import PromQL, TraceQL
+from lab.exercises.judging import (
+    RIGHT,
+    SHARE,
+    Action,
+    Exercise,
+    Feedback,
+    Graded,
+    Prediction,
+    PromQL,
+    TraceQL,
+)
 from lab.files import write_atomically
 from lab.schema import Metric
 from lab.settings import load_settings

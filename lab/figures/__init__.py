@@ -10,7 +10,6 @@ from lab.figures.capacity import (
     throughput_goodput,
 )
 from lab.figures.cost import machine_costs, prices, tokens_cost
-from lab.figures.investigation import signal_change
 from lab.figures.latency import (
     bucketed_against_exact,
     critical_bars,
@@ -18,11 +17,11 @@ from lab.figures.latency import (
     growth,
     phases,
     quantile_intervals,
+    waterfall,
 )
 from lab.figures.quality import interval_bars, power_curves, share_rows, tool_confusion
 from lab.figures.style import STYLE
-from lab.figures.utilisation import busy_by, cpu_modes, timeline
-from lab.figures.waterfall import waterfall
+from lab.figures.utilisation import busy_by, cpu_modes, signal_change, timeline
 
 __all__ = [
     "STYLE",

@@ -3,12 +3,10 @@
 The functions are pure: they query nothing, and change no argument.
 """
 
-from lab.frames.completeness import trace_problems
+from lab.frames.completeness import join_split_traces, trace_problems, trace_sanity
 from lab.frames.counters import histogram_frame, increase_exact
 from lab.frames.evaluations import evaluation_frame
-from lab.frames.records import records_from_spans
-from lab.frames.requests import PHASES, request_frame
-from lab.frames.sanity import join_split_traces, trace_sanity
+from lab.frames.requests import PHASES, records_from_spans, request_frame
 from lab.frames.series import series_frame
 from lab.frames.spans import spans_frame
 from lab.frames.tools import tool_frame

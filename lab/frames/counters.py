@@ -13,8 +13,7 @@ import pandas as pd
 
 from lab.errors import FrameError
 from lab.frames.replicas import merge_copies
-from lab.frames.samples import AnswerLike, samples_of
-from lab.frames.series import label_columns
+from lab.frames.series import AnswerLike, label_columns, samples_of
 
 _DTYPES = {"increase": "float64", "resets": "int64", "from_zero": "bool"}
 _TIMES = ("first_at", "last_at")

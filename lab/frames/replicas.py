@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lab.engines import LABELS
-from lab.frames.samples import AnswerLike, samples_of
+from lab.frames.series import AnswerLike, samples_of
 
 HELD_S = 300.0  # how long a value holds without a newer one: Prometheus' own look-back
 NUMBERS = ("increase", "total", "mean", "max", "first", "last")

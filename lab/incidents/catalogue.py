@@ -71,13 +71,13 @@ INCIDENTS: dict[str, Incident] = {
         needs=("tools",),
     ),
     "failing_tool": Incident(
-        "more than half of one tool's calls fail",
+        "most calls of one tool fail",
         "tool",
         phase="tool_failures",
         place="{tool}",
         alerts=("ToolFailsOften",),
         alert_within_s=90.0,
-        draw=lambda random, s: _tool(random, error_ratio=round(0.7 + 0.3 * s, 2)),
+        draw=lambda random, s: _tool(random, error_ratio=round(0.8 + 0.2 * s, 2)),
         needs=("tools",),
     ),
     "wrong_tool": Incident(
@@ -85,7 +85,7 @@ INCIDENTS: dict[str, Incident] = {
         "tool",
         phase="quality of answers",
         place="{tool}",
-        draw=lambda random, s: _tool(random, stale_ratio=round(0.5 + 0.5 * s, 2)),
+        draw=lambda random, s: _tool(random, stale_ratio=round(0.7 + 0.3 * s, 2)),
         needs=("tools",),
     ),
     "spans_lost": Incident(

@@ -12,11 +12,10 @@ from msgspec.structs import replace
 from lab.errors import StackError
 from lab.settings import Settings
 from lab.workload import Plan, Users, make_plan
-from lab.workload.apis import ChatApi
+from lab.workload.apis import ChatApi, apis_for
 from lab.workload.driver import Driver
 from lab.workload.plan import ApiName, PlannedRequest
 from lab.workload.running import new_run_id
-from lab.workload.servers import apis_for
 from lab.workload.tracing import RootSpans
 from lab.world import catalogue
 

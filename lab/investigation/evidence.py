@@ -14,7 +14,7 @@ from lab.errors import FrameError, LabError, NoData
 from lab.frames import request_frame, tool_frame, turn_frame
 from lab.frames.completeness import TraceShapes, shapes_of
 from lab.frames.roles import Role
-from lab.frames.samples import SeriesLike, samples_of
+from lab.frames.series import SeriesLike, samples_of
 from lab.frames.spans import start_ns
 from lab.investigation.change import Span
 from lab.observation import judge_requests
@@ -56,7 +56,8 @@ class Evidence:
     - `requests`: request frame; `turns`: one row per model call; `tools`: one row per tool call;
       `services`: one row per trace and service that belongs to it, `value` 1 where its spans came;
       `skew`: one row per span whose parent is in another service, `value` seconds that it begins
-      too early or too late; `embeddings`: one row per embedding call. All are empty without traces;
+      too early or too late; `embeddings`: one row per embedding call; `engines`: one row per
+      span of an engine, `value` its service. All are empty without traces;
     - `answers`: one row per request whose right answer is known (`value` 1 where it was wrong);
     - `samples`: one row per sample of a metric, under the names of QUESTIONS and OTHER_METRICS;
     - `notes`: what is not known, and why.
@@ -70,6 +71,7 @@ class Evidence:
     services: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     skew: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     embeddings: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    engines: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     answers: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     samples: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     notes: tuple[str, ...] = ()
@@ -128,6 +130,7 @@ def tables_of_spans(
         "services": _services(spans, shapes, start_s),
         "skew": _skew(spans, shapes, start_s),
         "embeddings": _embeddings(spans, start_s),
+        "engines": _engines(spans, shapes, start_s),
     }
     if records is not None and len(records):
         tables["answers"] = _answers(records, spans)
@@ -207,6 +210,14 @@ def _embeddings(spans: pd.DataFrame, start_s: np.ndarray) -> pd.DataFrame:
     is_embedding = (spans["service"] == Service.VLLM_EMBED) | names.str.startswith("embeddings")
     rows = np.flatnonzero(is_embedding.to_numpy(bool))
     return pd.DataFrame({"time": start_s[rows], "value": spans["duration_s"].to_numpy()[rows]})
+
+
+def _engines(spans: pd.DataFrame, shapes: TraceShapes, start_s: np.ndarray) -> pd.DataFrame:
+    """Return which service ran each model call: a router may send it elsewhere than requested."""
+    service = spans["service"].astype(str)
+    is_engine = (shapes.role == Role.ENGINE) & (service != Service.VLLM_EMBED).to_numpy(bool)
+    rows = np.flatnonzero(is_engine)
+    return pd.DataFrame({"time": start_s[rows], "value": service.to_numpy(object)[rows]})
 
 
 def _answers(records: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:

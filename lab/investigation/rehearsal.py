@@ -48,8 +48,12 @@ class Rehearsal:
 
     @property
     def window(self) -> str:
-        """Return the time to investigate: it begins a little before the incident."""
-        return text_of((self.calm_until, self.run.window[1]))
+        """Return the time to investigate: from a little before the incident to the last request.
+
+        The time in which only the last answers come is left out: its load is another one.
+        """
+        last_sent = float(self.run.records["scheduled_at"].max())
+        return text_of((self.calm_until, min(self.run.window[1], last_sent + 1.0)))
 
 
 def text_of(span: Span) -> str:

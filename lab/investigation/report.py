@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from nbconvert.filters import markdown2html
 
 from lab.figures import signal_change
 from lab.investigation.causes import NOTHING, UNKNOWN, Cause, Reason
@@ -33,14 +32,7 @@ PROBABLE = 0.9  # of the belief: below it, the second cause is named, too
 def headline(result: Investigation) -> str:
     """Return three sentences: what changed and since when, why, and what to do next."""
     if result.cause == NOTHING:
-        start, end = map(utc, result.window)
-        return (
-            f"Nothing changed from {start} to {end}, compared with the time from "
-            f"{utc(result.baseline[0])} to {utc(result.baseline[1])}. "
-            f"{len(result.observed)} signals were compared, and none differs by more than chance "
-            "and by enough to matter. "
-            f"{_limits(result)}"
-        )
+        return _nothing_certain(result)
     first = result.changed[0]
     others = sum(abs(each.state) == 1 for each in result.changed) - 1
     what = f"{title_of(first)} changed {change_text(first)}"
@@ -58,6 +50,29 @@ def headline(result: Investigation) -> str:
     sentences.append(f"The likely cause: {cause.kind.title}{where}{also}.")
     sentences.append(f"What decides: {cause.kind.decide}; what helps: {cause.kind.fix}.")
     return " ".join(sentences)
+
+
+def _nothing_certain(result: Investigation) -> str:
+    """Return three sentences where nothing changed, or where too few values were there to tell."""
+    start, end = map(utc, result.window)
+    times = (
+        f"from {start} to {end}, compared with the time from "
+        f"{utc(result.baseline[0])} to {utc(result.baseline[1])}"
+    )
+    compared = (
+        f"{len(result.observed)} signals were compared, and none differs by more than chance "
+        "and by enough to matter."
+    )
+    if not result.undecided:
+        return f"Nothing changed {times}. {compared} {_limits(result)}"
+    each = result.undecided[0]
+    effect = each.effect
+    values = f"from {_number(effect.before)} to {_number(effect.after)} {each.signal.unit}"
+    return (
+        f"It cannot be told whether something changed {times}: {title_of(each)} went {values}, but "
+        f"on too few values ({effect.n_before} before, {effect.n_after} after). {compared} "
+        "A longer window or more requests would decide."
+    )
 
 
 def _limits(result: Investigation) -> str:
@@ -221,6 +236,8 @@ def _queries(result: Investigation) -> list[str]:
 
 def as_html(result: Investigation) -> str:
     """Return the report as one HTML page, with its figure."""
+    from nbconvert.filters import markdown2html  # half a second, which few calls need
+
     figure = ""
     if result.cause != NOTHING and not all(math.isnan(each.state) for each in result.observed):
         canvas = Figure(figsize=(9, 4))

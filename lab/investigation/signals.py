@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from lab.engines import either_name
-from lab.investigation.change import Effect, Scale
+from lab.investigation.change import Effect, Pool, Scale
 from lab.investigation.evidence import Evidence
 
 NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
-LONG = 6.0  # times nearly the longest prompt of the baseline: a very long one
+LONG_PROMPT = 6.0  # times nearly the longest of the baseline: a very long one
+LONG_ANSWER = 4.0
 BIN_S = 2.0  # of counts and of gaps between samples
 SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
 Points = Callable[[Evidence], pd.DataFrame]
@@ -36,6 +37,8 @@ class Signal:
         by: what the keys of its points are: tool, tenant, job, ...; empty without keys
         role: who looks at it first: developer, sre or payer
         common: whether many causes change it, so that it decides little
+        only_rises: whether a fall says nothing: one share falls whenever another rises
+        alike: whether its keys are alike, so that a key with few values borrows from all
     """
 
     name: str
@@ -51,6 +54,8 @@ class Signal:
     by: str = ""
     role: str = "sre"
     common: bool = False
+    only_rises: bool = False
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Observed:
     p_value: float = float("nan")
     state: float = float("nan")
     points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    pooled: Pool | None = None
 
     @property
     def where(self) -> str:
@@ -93,13 +99,15 @@ def _table(name: str, column: str, key: str = "") -> Points:
 
 
 def _tool_times(evidence: Evidence) -> pd.DataFrame:
-    """Return the time of each tool call, less what all tools have in common at that time.
+    """Return the time of each call that did not fail, less what all tools have in common then.
 
-    On a machine that is busy all tools are slower, which is not the fault of one of them.
+    On a machine that is busy all tools are slower, which is not the fault of one of them. A call
+    that fails takes another time, such as that of a timeout.
     """
     points = _table("tools", "duration_s", "tool")(evidence)
     if points.empty:
         return points
+    points = points[~evidence.tools["failed"].astype(bool)]
     points = points.sort_values("time", ignore_index=True)
     before = points[points["time"].between(*evidence.baseline)]
     usual = points["key"].map(before.groupby("key")["value"].median())
@@ -171,17 +179,20 @@ def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
     return _rate("requests", embed=True)(evidence)
 
 
-def _long_prompts(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether its prompt is many times longer than usual."""
-    turns = evidence.turns
-    if turns.empty:
-        return _EMPTY
-    before = turns.loc[turns["time"].between(*evidence.baseline), "prompt_tokens"]
-    if before.empty:
-        return _EMPTY
-    bound = LONG * before.quantile(0.98)
-    values = (turns["prompt_tokens"] > bound) * 1.0
-    return pd.DataFrame({"time": turns["time"], "value": values, "key": ""})
+def _longer(column: str, factor: float) -> Points:
+    """Return a function for each model call whether it has many times more tokens than usual."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        turns = evidence.turns
+        if turns.empty:
+            return _EMPTY
+        before = turns.loc[turns["time"].between(*evidence.baseline), column]
+        if before.empty:
+            return _EMPTY
+        is_long = turns[column] > factor * before.quantile(0.98)
+        return pd.DataFrame({"time": turns["time"], "value": is_long * 1.0, "key": ""})
+
+    return points
 
 
 def _fresh_share(evidence: Evidence) -> pd.DataFrame:
@@ -197,10 +208,13 @@ def _request_rate(evidence: Evidence) -> pd.DataFrame:
 
 
 def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
-    """Return for each tenant whether each request is its own."""
+    """Return for each tenant whether each session is its own; requests of one are no news."""
     requests = evidence.requests
     if requests.empty or requests["tenant"].isna().all():
         return _EMPTY
+    requests = requests.sort_values("scheduled_at")
+    is_later = requests["session_id"].notna() & requests.duplicated(["tenant", "session_id"])
+    requests = requests[~is_later]
     tenant = requests["tenant"].astype(str)
     parts = [
         pd.DataFrame(
@@ -212,17 +226,37 @@ def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
 
 
 def _new_engine(evidence: Evidence) -> pd.DataFrame:
-    """Return for each model call whether the baseline has no call to this model."""
-    turns = evidence.turns
-    if turns.empty:
+    """Return for each model call whether its engine (else its model) is new since the baseline."""
+    engines = evidence.engines
+    if engines.empty and len(evidence.turns):
+        model = evidence.turns["model"].astype(str).str.rpartition("/")[2]
+        engines = pd.DataFrame({"time": evidence.turns["time"], "value": model})
+    if engines.empty:
         return _EMPTY
-    model = turns["model"].astype(str).str.rpartition("/")[2]
-    before = turns["time"].between(*evidence.baseline)
+    before = engines["time"].between(*evidence.baseline)
     if not before.any():
         return _EMPTY
-    usual = model[before].value_counts(normalize=True)
-    usual = set(usual[usual > 0.05].index)
-    return pd.DataFrame({"time": turns["time"], "value": (~model.isin(usual)) * 1.0, "key": ""})
+    shares = engines.loc[before, "value"].value_counts(normalize=True)
+    is_new = ~engines["value"].isin(shares[shares > 0.05].index)
+    return pd.DataFrame({"time": engines["time"], "value": is_new * 1.0, "key": ""})
+
+
+def _new_engine_by_counters(evidence: Evidence) -> pd.DataFrame:
+    """Return the share of the finished requests that a new engine finished, in bins of time."""
+    finished = growth(evidence.samples, "requests")
+    if finished.empty:
+        return _EMPTY
+    finished = finished[~finished["job"].str.contains("embed")]
+    engine = finished["job"] + " " + finished["model_name"]
+    usual = set(engine[finished["time"].between(*evidence.baseline) & (finished["value"] > 0)])
+    if not usual:
+        return _EMPTY
+    bins = np.floor(finished["time"] / (2 * BIN_S)) * 2 * BIN_S
+    of_new = finished["value"].where(~engine.isin(usual), 0.0)
+    sums = pd.DataFrame({"new": of_new, "all": finished["value"]}).groupby(bins).sum()
+    sums = sums[sums["all"] > 0]
+    share = (sums["new"] / sums["all"]).to_numpy()
+    return pd.DataFrame({"time": sums.index + BIN_S, "value": share, "key": ""})
 
 
 def _repeats(evidence: Evidence) -> pd.DataFrame:
@@ -346,33 +380,41 @@ def _down(evidence: Evidence) -> pd.DataFrame:
 
 
 def _unscraped(evidence: Evidence) -> pd.DataFrame:
-    """Return for each job and bin of time whether samples that were due did not come."""
+    """Return for each job and time of a scrape whether no sample came near it; one may be late."""
     ups = _gauge("up", "job", largest=True)(evidence)
     if ups.empty:
         return _EMPTY
     step = max(float(ups.groupby("key")["time"].diff().median()), 1.0)
+    due = np.concatenate(
+        [np.arange(a + step, b - step, step) for a, b in (evidence.baseline, evidence.window)]
+    )
     parts = []
     for job, table in ups.groupby("key"):
-        for start, end in (evidence.baseline, evidence.window):
-            edges = np.arange(start + step, end - step, 3 * step)
-            if len(edges) < 2:
-                continue
-            counts = np.histogram(table["time"], bins=edges)[0]
-            missing = (counts == 0) * 1.0
-            parts.append(pd.DataFrame({"time": edges[:-1], "value": missing, "key": job}))
-    return pd.concat(parts, ignore_index=True) if parts else _EMPTY
+        times = np.concatenate(([-np.inf], np.sort(table["time"]), [np.inf]))
+        after = np.searchsorted(times, due)
+        distance = np.minimum(times[after] - due, due - times[after - 1])
+        parts.append(
+            pd.DataFrame({"time": due, "value": (distance > 1.5 * step) * 1.0, "key": job})
+        )
+    return pd.concat(parts, ignore_index=True)
 
 
-def _restarted(evidence: Evidence) -> pd.DataFrame:
-    """Return for each sample whether its process began within the window."""
-    samples = evidence.samples
-    table = samples[samples["metric"] == "started_at"] if len(samples) else samples
-    if table.empty:
-        return _EMPTY
-    table = table.sort_values("time", ignore_index=True)
-    first = table.groupby("job")["value"].transform("first")
-    changed = (table["value"] > first + 1.0) * 1.0
-    return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
+def _restarted(*, engines: bool) -> Points:
+    """Return a function for each sample whether its process (of an engine or not) began anew."""
+
+    def points(evidence: Evidence) -> pd.DataFrame:
+        samples = evidence.samples
+        if samples.empty:
+            return _EMPTY
+        of_engines = samples.loc[samples["metric"] == "running", "job"].unique()
+        table = samples[samples["metric"] == "started_at"]
+        table = table[table["job"].isin(of_engines) == engines]
+        table = table.sort_values("time", ignore_index=True)
+        first = table.groupby("job")["value"].transform("first")
+        changed = (table["value"] > first + 1.0) * 1.0
+        return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
+
+    return points
 
 
 def _config(name: str) -> Points:
@@ -456,7 +498,7 @@ SIGNALS: tuple[Signal, ...] = (
         _ratio("e2e_sum", "e2e_count", embed=True),
         'sum(rate(vllm:e2e_request_latency_seconds_sum{job="vllm-embed"}[1m])) / '
         'sum(rate(vllm:e2e_request_latency_seconds_count{job="vllm-embed"}[1m]))',
-        '{ resource.service.name = "vllm-embed" }', floor=0.005,
+        '{ resource.service.name = "vllm-embed" }', floor=0.005, common=True,
     ),
     Signal(
         "embedding_rate", "embedding calls per second", "1/s", "ratio", 2.0,
@@ -469,7 +511,7 @@ SIGNALS: tuple[Signal, ...] = (
         "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
         "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
         '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
-        role="developer",
+        role="developer", alike=True,
     ),
     Signal(
         "tool_failures", "failed calls of a tool", "share", "share", 0.25,
@@ -478,13 +520,14 @@ SIGNALS: tuple[Signal, ...] = (
         'sum by (tool) (rate(lab_tool_calls_total{outcome="error"}[1m])) / '
         "sum by (tool) (rate(lab_tool_calls_total[1m]))",
         '{ name =~ "execute_tool .*" && status = error }', by="tool", role="developer",
+        alike=True,
     ),
     Signal(
-        "wrong_answers", "wrong answers", "share", "share", 0.15, _wrong_answers, role="developer",
+        "wrong_answers", "wrong answers", "share", "share", 0.05, _wrong_answers, role="developer",
     ),
     Signal(
         "wrong_with_tool", "wrong answers of requests that used a tool", "share", "share", 0.3,
-        _wrong_by_tool, by="tool", role="developer",
+        _wrong_by_tool, by="tool", role="developer", alike=True,
     ),
     Signal(
         "failures", "failed requests", "share", "share", 0.05, _failures,
@@ -502,15 +545,16 @@ SIGNALS: tuple[Signal, ...] = (
         common=True,
     ),
     Signal(
-        "tenant_share", "share of the requests", "share", "share", 0.15, _tenant_shares,
+        "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares,
         traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
+        only_rises=True,
     ),
     Signal(
-        "repeats", "questions that were sent before, in another session", "share", "share", 0.2,
+        "repeats", "questions that were sent before, in another session", "share", "share", 0.1,
         _repeats, role="developer",
     ),
     Signal(
-        "session_length", "requests that continue a long session", "share", "share", 0.2,
+        "session_length", "requests that continue a long session", "share", "share", 0.1,
         _session_turns, role="developer",
     ),
     Signal(
@@ -521,7 +565,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "long_prompts", "very long prompts (six times the usual maximum)", "share", "share", 0.05,
-        _long_prompts, promql="histogram_quantile(0.95, sum by (le) "
+        _longer("prompt_tokens", LONG_PROMPT), promql="histogram_quantile(0.95, sum by (le) "
         "(rate(vllm:request_prompt_tokens_bucket[1m])))", role="payer",
     ),
     Signal(
@@ -537,6 +581,11 @@ SIGNALS: tuple[Signal, ...] = (
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.completion_tokens)", floor=5, role="payer",
     ),
     Signal(
+        "long_answers", "very long answers (four times the usual maximum)", "share", "share", 0.03,
+        _longer("completion_tokens", LONG_ANSWER), promql="histogram_quantile(0.95, sum by (le) "
+        "(rate(vllm:request_generation_tokens_bucket[1m])))", role="payer",
+    ),
+    Signal(
         "generation_rate", "generated tokens per second", "1/s", "ratio", 1.8,
         metrics=_rate("generation_tokens"), promql="sum(rate(vllm:generation_tokens_total[1m]))",
         floor=5.0, role="payer",
@@ -546,8 +595,9 @@ SIGNALS: tuple[Signal, ...] = (
         metrics=_gauge("procs_running"), promql="node_procs_running", common=True,
     ),
     Signal(
-        "new_engine", "model calls to a model that the baseline did not use", "share", "share",
-        0.1, _new_engine, promql="sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
+        "new_engine", "model calls that a new engine ran", "share", "share", 0.1,
+        _new_engine, _new_engine_by_counters,
+        "sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
     ),
     Signal(
         "running", "requests running in vLLM", "requests", "level", 1.0,
@@ -577,8 +627,14 @@ SIGNALS: tuple[Signal, ...] = (
         metrics=_config("enable_prefix_caching"), promql="vllm:cache_config_info",
     ),
     Signal(
-        "restarted", "process started anew", "share", "share", 0.2,
-        metrics=_restarted, promql="changes(process_start_time_seconds[5m]) > 0", by="job",
+        "restarted", "process started anew", "share", "level", 0.2,
+        metrics=_restarted(engines=False), by="job",
+        promql="changes(process_start_time_seconds[5m]) > 0",
+    ),
+    Signal(
+        "engine_restarted", "engine started anew", "share", "level", 0.2,
+        metrics=_restarted(engines=True), by="job",
+        promql="changes(process_start_time_seconds[5m]) > 0 and on (job) vllm:cache_config_info",
     ),
     Signal(
         "down", "scrapes without an answer", "share", "share", 0.2,
@@ -587,6 +643,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "unscraped", "missing scrapes", "share", "share", 0.3,
         metrics=_unscraped, promql='absent_over_time(up{job="vllm"}[30s])', by="job",
+        only_rises=True,
     ),
     Signal(
         "foreign_cpu", "CPU cores used by other processes", "cores", "level", 0.3,

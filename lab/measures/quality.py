@@ -1,25 +1,27 @@
 """Shares of outcomes with their intervals, and two versions compared on the same requests.
 
-Ground truth is judged elsewhere (`lab.world.judge`).
+Ground truth is judged elsewhere (`lab.world.judge`). Signals are what telemetry alone shows without
+it: of each request, how two versions differ in them, and how well each picks out wrong requests.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
 
 from lab.errors import FrameError
 
 NO_TOOL = "(none)"
 MAX_PAIRS = 5000  # a comparison that needs more is not going to be run
-_RIPPLE = 0.06  # of the power, from one number of pairs to the next: the test is of whole numbers
-_TAIL = 8.0  # standard deviations of the number of discordant pairs that are summed over
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -81,43 +83,6 @@ def tool_confusion(
     return counts.reindex(index=names, columns=names, fill_value=0)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The same requests answered twice, by a and by b.
-
-    `difference_ratio` is share(b) - share(a), `p_value` that of McNemar's test.
-    """
-
-    only_a: int
-    only_b: int
-    n: int
-    difference_ratio: float
-    p_value: float
-
-
-def paired_difference(
-    a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
-) -> PairedDifference:
-    """Test whether b does better than a on the same requests, by McNemar's exact test.
-
-    Under no difference, each request on which they disagree is a fair coin (McNemar 1947; exact
-    form: binomial test on the discordant pairs). p is 1 where they never disagree.
-    """
-    first = np.asarray(a, dtype=bool)
-    second = np.asarray(b, dtype=bool)
-    if first.shape != second.shape:
-        raise FrameError(
-            "a paired test needs the same requests", got=f"{len(first)} and {len(second)} outcomes"
-        )
-
-    n = len(first)
-    only_a = int((first & ~second).sum())
-    only_b = int((second & ~first).sum())
-    discordant = only_a + only_b
-    p_value = float(stats.binomtest(only_b, discordant).pvalue) if discordant else 1.0
-    return PairedDifference(only_a, only_b, n, (only_b - only_a) / n if n else math.nan, p_value)
-
-
 def pair_up(
     a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")
 ) -> pd.DataFrame:
@@ -161,24 +126,26 @@ def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame
         known = both.dropna().astype(bool)
         a = known.iloc[:, 0].to_numpy()
         b = known.iloc[:, 1].to_numpy()
-        difference = paired_difference(a, b)
-        n = difference.n
-        low, high = paired_interval(int((a & b).sum()), difference.only_a, difference.only_b, n)
+        n = len(known)
+        only_a = int((a & ~b).sum())
+        only_b = int((b & ~a).sum())
+        p_value = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+        low, high = paired_interval(int((a & b).sum()), only_a, only_b, n)
         judged_a, judged_b = both.notna().sum()
         rows.append(
             {
                 "outcome": outcome,
                 "a_ratio": a.mean() if n else math.nan,
                 "b_ratio": b.mean() if n else math.nan,
-                "difference_ratio": difference.difference_ratio,
+                "difference_ratio": (only_b - only_a) / n if n else math.nan,
                 "low_ratio": low,
                 "high_ratio": high,
-                "only_a": difference.only_a,
-                "only_b": difference.only_b,
+                "only_a": only_a,
+                "only_b": only_b,
                 "n": n,
                 "judged_a": judged_a,
                 "judged_b": judged_b,
-                "p_value": difference.p_value if n else math.nan,
+                "p_value": p_value if n else math.nan,
             }
         )
     table = pd.DataFrame(rows).set_index("outcome")
@@ -242,7 +209,7 @@ def holm(p_values: Sequence[float] | pd.Series) -> np.ndarray:
     """Return p-values corrected for looking at all of them (Holm 1979).
 
     The probability of one false alarm among them stays below the level. NaN stays NaN and does not
-    count.
+    count. Not by statsmodels' multipletests, which collects garbage in every call (v0.14).
     """
     p = np.asarray(p_values, dtype=float)
     known = np.flatnonzero(~np.isnan(p))
@@ -276,14 +243,13 @@ def power_curve(
 
     m = np.arange(max(pairs) + 1)
     significant = _significant_among(m, only_b_ratio / discordant, significance)
-    power = []
-    for n in pairs:
-        spread = _TAIL * math.sqrt(n * discordant * (1 - discordant)) + _TAIL
-        low = max(0, int(n * discordant - spread))
-        high = min(n, int(n * discordant + spread)) + 1
-        weights = stats.binom.pmf(m[low:high], n, discordant)
-        power.append(float((weights * significant[low:high]).sum()))
-    return np.array(power)
+    weights = (m == 0).astype(float)  # how probably so many pairs disagree, of n
+    power = np.zeros(len(m))
+    for n in m[1:]:
+        weights[1:] = (1 - discordant) * weights[1:] + discordant * weights[:-1]
+        weights[0] *= 1 - discordant
+        power[n] = weights @ significant
+    return power[np.asarray(pairs)]
 
 
 def _significant_among(m: np.ndarray, share_b: float, significance: float) -> np.ndarray:
@@ -302,27 +268,10 @@ def pairs_to_see(
     None if more than `MAX_PAIRS`. The power of the exact test goes up and down a little from one
     number to the next: from the returned one on it stays above.
     """
-    low, high = _bracket(only_a_ratio, only_b_ratio, significance, power)
-    pairs = np.arange(low, high + 1)
+    pairs = np.arange(1, MAX_PAIRS + 1)
     reached = power_curve(only_a_ratio, only_b_ratio, pairs, significance=significance) >= power
-    below = np.flatnonzero(~reached)
-    first = int(pairs[below[-1]]) + 1 if len(below) else low
+    first = int(pairs[~reached].max(initial=0)) + 1
     return first if first <= MAX_PAIRS else None
-
-
-def _bracket(
-    only_a_ratio: float, only_b_ratio: float, significance: float, power: float
-) -> tuple[int, int]:
-    """Return two numbers of pairs between which the power crosses `power`.
-
-    It goes up and down by less than `_RIPPLE` from one number to the next.
-    """
-    steps = np.unique(np.geomspace(1, MAX_PAIRS, 60).round().astype(int))
-    reached = power_curve(only_a_ratio, only_b_ratio, steps, significance=significance)
-    below = steps[reached < power - _RIPPLE]
-    low = int(below[-1]) if len(below) else 1
-    above = steps[(reached > min(power + _RIPPLE, 1 - 1e-9)) & (steps > low)]
-    return low, int(above[0]) if len(above) else MAX_PAIRS
 
 
 def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
@@ -341,3 +290,163 @@ def pairs_needed(compared: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     pairs = [pairs_to_see(a, b, power=power) for a, b in shares]
     table.insert(0, "pairs", pd.array(pairs, dtype="Int64"))
     return table.sort_values("pairs", na_position="last", kind="stable")
+
+
+SIGNALS = {
+    "failed_request": "the request itself failed",
+    "failed_call": "a tool call returned an error",
+    "refused_call": "a call came back with nothing: it was never run",
+    "malformed_call": "a tool call could not be read, or stands in the answer as text",
+    "no_answer": "answered with nothing",
+    "ungrounded": "a value in the answer that neither the user nor a tool has stated",
+    "repetition": "the answer repeats itself",
+    "cut_off": "the answer was cut off at its limit of tokens",
+}
+NUMBERS = {
+    "calls": "tool calls per request",
+    "answer_words": "words of the answer",
+    "completion_tokens": "generated tokens per request",
+    "turns": "model calls per request",
+}
+_NEEDED = (
+    "status",
+    "answer",
+    "prompt",
+    "tool_calls",
+    "finish_reason",
+    "session_id",
+    "turn_index",
+    "completion_tokens",
+    "turns",
+)
+_WORD = re.compile(r"[\w][\w.,:/-]*")
+_REPEATED = re.compile(r"(\S{2,20}?)\1{3,}|(?:\b(\w+)\b\W+)(?:\2\b\W*){3,}")
+
+
+def signals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the SIGNALS (boolean) and NUMBERS of each row of a request frame, on its index.
+
+    Ground truth is not used. An answer may use what was stated earlier in its session. Raises
+    FrameError for a frame that lacks what they need.
+    """
+    if missing := [name for name in _NEEDED if name not in frame]:
+        raise FrameError(
+            f"the frame lacks {', '.join(missing)}",
+            fix="take it from lab.observe(run, settings).requests",
+        )
+
+    sessions: dict[str, list[str]] = {}  # what was stated in each so far
+    rows = {}
+    for row in frame.sort_values(["session_id", "turn_index"], kind="stable").itertuples():
+        calls = json.loads(row.tool_calls) if isinstance(row.tool_calls, str) else row.tool_calls
+        answer = "" if pd.isna(row.answer) else str(row.answer)
+        stated = sessions.setdefault(row.session_id, [])
+        stated += [str(row.prompt), *(_text(call.get("output")) for call in calls)]
+        rows[row.Index] = _of_request(row, list(calls), answer, stated)
+        stated.append(answer)
+
+    table = pd.DataFrame(list(rows.values()), index=list(rows), columns=[*SIGNALS, *NUMBERS])
+    return table.reindex(frame.index).astype(dict.fromkeys(SIGNALS, bool))
+
+
+def _of_request(
+    row: Any, calls: list[dict[str, Any]], answer: str, stated: list[str]
+) -> dict[str, bool | int]:
+    unreadable = [call for call in calls if not isinstance(call.get("arguments"), dict)]
+    never_run = [call for call in calls if not call.get("error") and call.get("output") is None]
+    return {
+        "failed_request": row.status != "ok",
+        "failed_call": any(call.get("error") for call in calls),
+        "refused_call": bool(never_run),
+        "malformed_call": bool(unreadable) or "<tool_call>" in answer,
+        "no_answer": row.status == "ok" and not answer.strip(),
+        "ungrounded": bool(ungrounded_values(answer, stated)),
+        "repetition": bool(_REPEATED.search(answer)),
+        "cut_off": row.finish_reason in ("incomplete", "length"),
+        "calls": len(calls),
+        "answer_words": len(answer.split()),
+        "completion_tokens": max(0, row.completion_tokens),
+        "turns": row.turns,
+    }
+
+
+def ungrounded_values(answer: str, sources: Iterable[str]) -> set[str]:
+    """Return the values of an answer (its words with a digit) that occur in none of the sources.
+
+    Numbers are compared as numbers. Not recognised: a wrong value that some source did state, and
+    values without digits.
+    """
+    return _values(answer).difference(*map(_values, sources))
+
+
+def _values(text: str) -> set[str]:
+    words = _WORD.findall(text)
+    return {_plain(word.rstrip(".,:/-")) for word in words if re.search(r"\d", word)}
+
+
+def _plain(word: str) -> str:
+    try:
+        return f"{float(word):.10g}"
+    except ValueError:
+        return word.lower()
+
+
+def _text(output: Any) -> str:
+    if output is None:
+        return ""
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
+
+
+def compare_signals(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Compare the signals of two versions that answered different requests, one row per signal.
+
+    Columns: `a`, `b` (share or mean), `test`, `p_value`, `p_holm`, `what`. In production a request
+    goes to one version only, so the tests are unpaired: Fisher's exact test for shares, Mann and
+    Whitney's for numbers. p is 1 where both sides are constant and equal.
+    """
+    rows = []
+    for name, what in (SIGNALS | NUMBERS).items():
+        x = a[name].to_numpy(float)
+        y = b[name].to_numpy(float)
+        test = "Fisher" if name in SIGNALS else "Mann-Whitney"
+        if name in SIGNALS:
+            counts = [[side.sum(), len(side) - side.sum()] for side in (x, y)]
+            p = stats.fisher_exact(counts)[1]
+        elif np.ptp(np.concatenate([x, y])) == 0:
+            p = 1.0
+        else:
+            p = stats.mannwhitneyu(x, y).pvalue
+        rows.append([name, x.mean(), y.mean(), test, float(p), what])
+
+    columns = ["signal", "a", "b", "test", "p_value", "what"]
+    table = pd.DataFrame(rows, columns=columns).set_index("signal")
+    table.insert(4, "p_holm", holm(table["p_value"]))
+    return table
+
+
+def alert_quality(
+    flags: pd.DataFrame, wrong: Sequence[bool], names: Sequence[str] = tuple(SIGNALS)
+) -> pd.DataFrame:
+    """Return how well each signal picks out the requests that were wrong, one row per signal.
+
+    - `flagged`: requests that it flags; signals that flag none are left out;
+    - `precision_ratio`: the share of flagged requests that were wrong;
+    - `recall_ratio`: the share of wrong requests that were flagged;
+    - `precision_low_ratio` and so on: their Wilson 95 % intervals.
+
+    The last row, `any`, is all signals together.
+    """
+    truth = np.asarray(wrong, dtype=bool)
+    raised = flags[list(names)].astype(bool)
+    raised["any"] = raised.any(axis=1)
+    columns = ["signal", "flagged"]
+    for measure in ("precision", "recall"):
+        columns += [f"{measure}_ratio", f"{measure}_low_ratio", f"{measure}_high_ratio"]
+
+    rows = []
+    for name, flag in raised.items():
+        flagged = int(flag.sum())
+        hits = int((flag & truth).sum())
+        if flagged or name == "any":
+            rows.append([name, flagged, *wilson(hits, flagged), *wilson(hits, int(truth.sum()))])
+    return pd.DataFrame(rows, columns=columns).set_index("signal")

@@ -6,9 +6,8 @@ seen.requests                           # lab.schema.REQUEST_FRAME, and the verd
 seen.increase("vllm:prompt_tokens_total")
 """
 
-from lab.observation.driving import Sampler, drive
 from lab.observation.judging import judge_requests, parse_tool_calls
-from lab.observation.observation import Observation, observe, wait_for_spans
+from lab.observation.observation import Observation, Sampler, drive, observe, wait_for_spans
 from lab.observation.window import WindowRun
 
 __all__ = [

@@ -39,7 +39,7 @@ def judge_requests(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     """Return the judgement of each request, in their order and with their index.
 
     - `request_id`;
-    - VERDICTS (`lab.world.judge`) and CONDUCT (`lab.world.conduct`), boolean, and ERROR_COUNTS. All
+    - VERDICTS and CONDUCT (both in `lab.world.judge`), boolean, and ERROR_COUNTS. All
       are NA for a request that failed, since that is a judgement on the server, and where the
       expected or the actual answer is not known (a window of other clients' requests);
     - `expected_tools`, `called_tools`: lists, without repeats after an error; None where they are

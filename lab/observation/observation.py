@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import pandas as pd
 
@@ -24,17 +26,19 @@ from lab.frames.completeness import roles_of
 from lab.frames.replicas import merge_copies
 from lab.frames.roles import Role
 from lab.observation.judging import VERDICTS, judge_requests
-from lab.observation.window import LACKS, WindowRun
+from lab.observation.window import WindowRun, window_run
 from lab.places import place_of
+from lab.runs import Conditions
 from lab.settings import Settings
-from lab.stores import Arrival, Prometheus, Tempo
+from lab.stores import Arrival, Prometheus, SpansAnswer, Tempo
 from lab.stores.prometheus import job_matcher
-from lab.workload import Run
+from lab.workload import Plan, Poisson, Run, Users, make_plan
 
 AFTER_S = 120.0  # a later scrape may count other clients' requests too
 STORED_S = 5.0  # a scrape is reported a moment before its samples can be queried
 POLL_S = 0.2
 NO_ENGINE = "vLLM's span has not arrived"
+NOT_SENT = "its request was not sent"
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,6 @@ class Observation:
     def tempo(self) -> Tempo:
         """Return a client of the run's Tempo."""
         return Tempo(self.settings)
-
-    def has(self, what: str) -> bool:
-        """Return whether this is known of the run: 'chunks', 'client', 'truth' or 'experiment'.
-
-        A window of other clients' requests has none of them; the reason is printed.
-        """
-        if isinstance(self.run, WindowRun):
-            print(f"no data on {LACKS[what]}.")
-            return False
-        return True
 
     def of_vllm(self, *metrics: str) -> str:
         """Return a selector of these metrics of the chat model's vLLM.
@@ -239,24 +233,36 @@ def wait_for_spans(
 ) -> tuple[pd.DataFrame, Arrival]:
     """Return the spans of these client records, waited for at most `wait_s` s, and what arrived.
 
+    A request that was never sent, since the one before it in its conversation failed, has no trace
+    and is not waited for.
+
     With `bulk`, a store that can stream is queried for everything in the records' time at once,
     instead of once per trace; for hundreds of short traces that is many times faster.
     """
     tempo = Tempo(settings)
-    ids = records["trace_id"].astype(str).tolist()
+    is_unsent = (records["status"] == "cancelled") & records["sent_at"].isna()
+    ids = records.loc[~is_unsent, "trace_id"].astype(str).tolist()
+    unsent = records.loc[is_unsent, "trace_id"].astype(str).tolist()
     direct = direct_ids(records)
     window = None
     if bulk:
         window = float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1
 
+    looks: list[pd.DataFrame] = []
+
+    def look(answer: SpansAnswer) -> dict[str, str]:
+        looks[:] = [spans_frame(answer)]
+        return problems(looks[0], direct)
+
     arrival = tempo.wait_for_traces(
         ids,
         timeout_s=min(wait_s, place_of(settings).max_trace_wait_s),
-        problems=lambda answer: problems(spans_frame(answer), direct),
+        problems=look,
         window=window,
     )
-    if window and tempo.streams:
-        spans = spans_frame(tempo.spans("{}", *window))
+    arrival = replace(arrival, incomplete={**arrival.incomplete, **dict.fromkeys(unsent, NOT_SENT)})
+    if window and tempo.streams and looks:  # each look was at everything
+        spans = looks[0]
         return spans[spans["trace_id"].isin(ids)].reset_index(drop=True), arrival
     return spans_frame(tempo.traces(ids)), arrival
 
@@ -264,8 +270,8 @@ def wait_for_spans(
 def problems(spans: pd.DataFrame, direct: set[str]) -> dict[str, str]:
     """Return `lab.frames.trace_problems`; the traces in `direct` also need vLLM's span.
 
-    In these the client called vLLM itself. The client's own span arrives seconds before it, and
-    such a trace looks complete without it.
+    In these the client called vLLM itself. The client's own span may arrive before it, and such
+    a trace looks complete without it.
     """
     reasons = {str(trace_id): why for trace_id, why in trace_problems(spans).items()}
     arrived = set(spans.loc[roles_of(spans) == Role.ENGINE, "trace_id"].astype(str))
@@ -281,3 +287,112 @@ def direct_ids(records: pd.DataFrame) -> set[str]:
     """Return the trace ids of the answered requests that were sent straight to vLLM."""
     direct = (records["api"] == "chat") & (records["status"] == "ok")
     return set(records.loc[direct, "trace_id"].astype(str))
+
+
+Reading = TypeVar("Reading")
+
+
+def drive(
+    settings: Settings,
+    *,
+    n_requests: int,
+    rate_per_s: float = 1.0,
+    seed: int = 0,
+    kinds: Sequence[str] | None = None,
+    model: str = "",
+    users: int = 0,
+    think_s: float = 1.0,
+    api: Literal["responses", "chat"] = "responses",
+    temperature: float = 0.0,
+    max_tokens: int = 192,
+    label: str = "",
+    timeout_s: float = 60.0,
+    progress: bool = True,
+    window: str = "",
+) -> Run:
+    """Send `n_requests` seeded requests and return the run.
+
+    Open loop: `rate_per_s` conversations begin per second (Poisson arrivals). With `users` > 0
+    closed loop instead: that many users, who each think for `think_s` seconds on average between
+    two requests. `kinds` restricts the scenarios (lab.world.scenarios.KINDS), `model` is the name
+    to request (default: the settings' `model_name`), `api` is 'responses' (the agent) or 'chat'
+    (vLLM alone). `label` names what these arguments do not say, such as 'prefix cache off'. A
+    request that fails is a row with its status, not an exception.
+
+    The run is saved to `<state_dir>/runs/<run_id>`, from where `lab record` takes it. In the place
+    `recorded` nothing is sent: the recording's run of the same rate, users, kinds, model, api,
+    temperature and label is returned; differences in `n_requests`, `seed` and `max_tokens` are
+    printed.
+
+    With a `window` ('START/END' in ISO 8601 with a time zone, or 'last 15m') nothing is sent
+    either: the run is made of the traces that Tempo has of it, whoever sent them
+    (`lab.observation.window.window_run`, with what it raises). Of the other arguments only `model`
+    counts then: only requests to it are taken.
+
+    Raises WorkloadError (arguments that make no plan; a recording without such a run) and NotUp.
+    """
+    if window:
+        return window_run(settings, window, model=model)
+
+    conditions = Conditions(
+        n_requests=n_requests,
+        rate_per_s=0.0 if users else rate_per_s,
+        users=users,
+        think_s=think_s if users else 0.0,
+        seed=seed,
+        kinds=tuple(sorted(kinds or ())),
+        model=model or settings.model_name,
+        api=api,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        label=label,
+    )
+
+    def plan() -> Plan:
+        return make_plan(
+            requests=n_requests,
+            arrivals=Users(users, think_s) if users else Poisson(rate_per_s),
+            seed=seed,
+            kinds=kinds,
+            api=api,
+            settings=settings,
+            model=model,
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+
+    return place_of(settings).run(
+        settings, conditions, plan, progress=progress, timeout_s=timeout_s
+    )
+
+
+class Sampler(Generic[Reading]):
+    """Call `read` before a block, every `every_s` seconds during it, and after it.
+
+    `readings` has what it returned. A reading that fails in the background ends the sampling
+    without an error; the first one raises.
+    """
+
+    def __init__(self, read: Callable[[], Reading], every_s: float) -> None:
+        self._read = read
+        self._every_s = every_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True, name="lab sampler")
+        self.readings: list[Reading] = []
+
+    def __enter__(self) -> Self:
+        self.readings.append(self._read())
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        if error is None:
+            self.readings.append(self._read())
+
+    def _sample(self) -> None:
+        while not self._over.wait(self._every_s):
+            self.readings.append(self._read())

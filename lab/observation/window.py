@@ -14,8 +14,8 @@ from lab.dialects import ATTRIBUTES, traceql
 from lab.durations import parse_duration_s
 from lab.errors import FrameError, NoData, SettingsError, StoreError, WorkloadError
 from lab.frames import join_split_traces, spans_frame, trace_problems, trace_sanity
-from lab.frames.records import records_from_spans, with_roots
-from lab.frames.sanity import Sanity
+from lab.frames.completeness import Sanity
+from lab.frames.requests import records_from_spans, with_roots
 from lab.observation.judging import find_scenario
 from lab.schema import SPAN_ATTRIBUTES, Service, Span
 from lab.settings import Settings
@@ -35,19 +35,13 @@ FORMS = (
     "write START/END in ISO 8601 with a time zone "
     "(2026-11-26T12:00:00Z/2026-11-26T12:10:00Z), or 'last 15m'"
 )
-LACKS = {  # what is not known of a window's run, and why
-    "chunks": "the client's chunks: no span says when each part of an answer reached its reader",
-    "client": "the client's clock: a window has spans only, of which the outermost is taken",
-    "truth": "right and wrong: the expected answers to these questions are not known",
-    "experiment": "this experiment: it sends its own requests, and with a window nothing is sent",
-}
 
 
 @dataclass(repr=False)
 class WindowRun(Run):
     """A run made of spans.
 
-    `records` are those of `lab.frames.records.records_from_spans`, `spans` their source.
+    `records` are those of `lab.frames.requests.records_from_spans`, `spans` their source.
     """
 
     spans: pd.DataFrame = field(default_factory=pd.DataFrame)

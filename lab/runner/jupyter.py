@@ -1,22 +1,23 @@
 """`make lab`: the stack and JupyterLab, on loopback with its token; Ctrl-C ends both.
 
-It opens the attendee's copies of the notebooks (lab.runner.copies), not those of the repository.
+It opens the attendee's copies of the notebooks, not those of the repository.
 """
-
-from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from lab.command_line import term_as_interrupt
 from lab.environment import command_hint
-from lab.errors import LabError
+from lab.errors import LabError, NotebookError
 from lab.runner import kernel
-from lab.runner.copies import WORK, make_copies
 from lab.runner.lifecycle import stack_for
+from lab.runner.session import NOTEBOOKS, choose
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings
 
@@ -93,6 +94,43 @@ def _serve(settings: Settings) -> int:
     finally:
         if server.poll() is None:
             server.kill()
+
+
+WORK = REPO / "work"
+
+
+def make_copies(source: Path = NOTEBOOKS, folder: Path = WORK) -> list[Path]:
+    """Copy the notebooks that `folder` does not have yet, and return the new files.
+
+    Raises NotebookError where the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in choose([], source) if not (folder / path.name).exists()]
+        return [Path(shutil.copyfile(path, folder / path.name)) for path in missing]
+    except OSError as e:
+        raise NotebookError(
+            f"the notebooks cannot be copied to {folder}",
+            got=str(e),
+            fix="free some space, or give yourself write access to the checkout",
+        ) from e
+
+
+def reset(names: Sequence[str], source: Path = NOTEBOOKS, folder: Path = WORK) -> Path | None:
+    """Replace the copies of these notebooks (all without names) by clean ones.
+
+    Returns the folder with the old ones, None where there was none. Raises NotebookError for a name
+    that no notebook has, and as `make_copies` does.
+    """
+    before = [folder / path.name for path in choose(list(names), source)]
+    before = [path for path in before if path.exists()]
+    aside = folder / time.strftime("before-%Y%m%d-%H%M%S")
+    if before:
+        aside.mkdir(exist_ok=True)
+    for path in before:
+        path.rename(aside / path.name)
+    make_copies(source, folder)
+    return aside if before else None
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """One self-contained page about a run: the answers, then each role's view, then the notebooks."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from dataclasses import asdict
@@ -11,23 +9,17 @@ from typing import Annotated
 import typer
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
-from lab.command_line import run_verb
+from lab.command_line import as_main
 from lab.errors import NotebookError
 from lab.files import write_atomically
 from lab.headlines import HEADLINES
-from lab.runner.cell_outputs import figures_of, headlines_of, warnings_of
+from lab.runner.cell_outputs import figures_of, headlines_of, views_of, warnings_of
 from lab.runner.execute import PASSED, NotebookRun
-from lab.runner.roles import views_of
 from lab.settings import REPO
 
 RUN_FILE = "run.json"
 REPORT_FILE = "index.html"
 BUSY_RATIO = 0.5  # of the cores
-
-
-def main(argv: list[str]) -> int:
-    """Run `lab report`. Returns the exit status."""
-    return run_verb(report, argv, "report")
 
 
 def report(
@@ -113,3 +105,6 @@ def _was_busy(facts: dict[str, str]) -> str:
                 "latencies are longer than on a quiet one, and the capacity is lower."
             )
     return ""
+
+
+main = as_main(report, "lab report")

@@ -1,7 +1,5 @@
 """`lab run`: stand the stack up, execute the notebooks, write the report, take the stack down."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import shutil
@@ -15,7 +13,7 @@ import typer
 import yaml
 
 from lab import stack
-from lab.command_line import run_verb, term_as_interrupt
+from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, NotebookError
 from lab.runner import facts
 from lab.runner.execute import (
@@ -24,11 +22,11 @@ from lab.runner.execute import (
     NOT_RUN,
     PASSED,
     NotebookRun,
+    assign,
     run_notebooks,
     title_of,
 )
 from lab.runner.lifecycle import ignore_interrupts, stack_for
-from lab.runner.parameters import assign
 from lab.runner.report import write_report
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings, settings_files
@@ -36,15 +34,6 @@ from lab.settings import REPO, Settings, load_settings, settings_files
 NOTEBOOKS = REPO / "notebooks"
 STOPPED = "Interrupted."
 REASON_LINES = 6  # of a failure's reason on the terminal; the report has all of it
-
-
-def main(argv: list[str]) -> int:
-    """Run `lab run`.
-
-    Returns 0 if every notebook passed, 1 if one did not or the stack did not come up, 130 after
-    Ctrl-C.
-    """
-    return run_verb(run_command, argv, "run")
 
 
 def run_command(
@@ -249,3 +238,6 @@ def _make_unique(parent: Path, name: str) -> Path:
             continue
         return folder.resolve()
     raise AssertionError("count() does not end")
+
+
+main = as_main(run_command, "lab run")

@@ -1,7 +1,5 @@
 """Which parts a lab has, for these settings, on these ports. Nothing is started here."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -14,9 +12,9 @@ from lab.settings import REPO, Settings, split_login
 from lab.stack import (
     grafana,
     llama_stack_config,
+    parts,
     prometheus_config,
-    replay_plan,
-    store_parts,
+    replay,
     vllm_args,
 )
 from lab.stack.changes import NO_CHANGES, Changes
@@ -97,16 +95,16 @@ def make_plan(
     state = settings.state_dir.resolve()
     if settings.place == "recorded":
         config = state / "run" / "prometheus.yml"
-        mark = replay_plan.claim_state(state, settings.recording)
-        parts = replay_plan.parts(settings, tools, ports, config)
-        return _plan(parts, {config: "global: {}\n"} | mark, external)
+        mark = replay.claim_state(state, settings.recording)
+        recorded = replay.recorded_parts(settings, tools, ports, config)
+        return _plan(recorded, {config: "global: {}\n"} | mark, external)
 
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     url["otlp"], otlp_login = split_login(url["otlp"])
     lab = _Lab(settings, tools, ports, external, url, changes)
     ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
     if "view" not in external:
-        ours.append(store_parts.live_view(settings, tools, ports))
+        ours.append(parts.live_view(settings, tools, ports))
     if tools.grafana and "grafana" not in external:
         ours.append(grafana.part(tools.grafana, ports["grafana"], state))
     ours.append(_incident(lab))
@@ -118,10 +116,10 @@ def make_plan(
     return _plan(ours, _files(lab), external)
 
 
-def _plan(parts: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:
-    parts = tuple(parts)
-    own = {name: url for part in parts for name, url in part.endpoints.items()}
-    return StackPlan(parts, files, own | external, own)
+def _plan(ours: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:
+    ours = tuple(ours)
+    own = {name: url for part in ours for name, url in part.endpoints.items()}
+    return StackPlan(ours, files, own | external, own)
 
 
 def chat_model(settings: Settings) -> tuple[str, int | None]:
@@ -193,14 +191,14 @@ def _tracestore(lab: _Lab) -> list[Part]:
     if "tempo" in lab.external or "otlp" in lab.external:
         return []
     what = "trace store: receives spans (OTLP), speaks Tempo's API"
-    return [store_parts.tracestore(what, lab.tools, lab.ports, lab.state)]
+    return [parts.tracestore(what, lab.tools, lab.ports, lab.state)]
 
 
 def _prometheus(lab: _Lab) -> list[Part]:
     if "prometheus" in lab.external:
         return []
 
-    prometheus = store_parts.prometheus(
+    prometheus = parts.prometheus(
         "Prometheus: scrapes the metrics of all parts",
         lab.tools,
         lab.ports,
@@ -237,7 +235,7 @@ def _prometheus(lab: _Lab) -> list[Part]:
     if not _alertmanager(lab):
         return [prometheus, node]
     config = lab.file("alertmanager.yml")
-    return [prometheus, node, store_parts.alertmanager(lab.tools, lab.ports, lab.state, config)]
+    return [prometheus, node, parts.alertmanager(lab.tools, lab.ports, lab.state, config)]
 
 
 def _alertmanager(lab: _Lab) -> str:

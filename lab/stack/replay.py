@@ -2,27 +2,33 @@
 
 Prometheus gets blocks that its own promtool makes of the samples; the trace store gets the traces
 as OTLP. So the analysis queries real stores, and need not know that the run is over.
+`recorded_parts` are the parts of the place `recorded`: both stores, and the tasks that fill them.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import math
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lab.errors import LabError, StackError
+from lab.errors import SettingsError, StackError
+from lab.settings import REPO, Settings
+from lab.stack import parts
+from lab.stack.parts import Part, Probe
+from lab.stack.toolbox import Toolbox
 
 SAMPLES = "samples.parquet"
 SERIES = "series.parquet"
 TRACES = "traces.parquet"
 ABOUT = "recording.json"
 MARK = "holds-recording"  # file in a state folder: the name of the recording in it
+NEEDS = ("python_lab", "prometheus", "promtool")  # of the toolbox
+_DATA_FOLDERS = ("prometheus", "traces")
+_OWN_FOLDER = "set LAB_STATE_DIR to a folder of its own, or leave it out"
 _NOT_FINITE = {"nan": "NaN", "inf": "+Inf", "-inf": "-Inf"}
 BATCH_TRACES = 100
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
@@ -141,28 +147,97 @@ def fill_tracestore(folder: Path, otlp_url: str) -> int:
     return len(documents)
 
 
-def main(argv: list[str]) -> int:
-    """Fill a store. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.stack.replay")
-    parser.add_argument("what", choices=["metrics", "traces"])
-    parser.add_argument("--recording", type=Path, required=True)
-    parser.add_argument(
-        "--target", required=True, help="Prometheus' data folder, or the OTLP receiver's URL"
+def recorded_parts(
+    settings: Settings, tools: Toolbox, ports: dict[str, int], config: Path
+) -> tuple[Part, ...]:
+    """Return the parts; `config` is Prometheus' configuration file.
+
+    Raises StackError where there is no such recording.
+    """
+    folder = settings.recording_dir.resolve()
+    state = settings.state_dir.resolve()
+    about = check_recording(folder)
+    what = f"the recording {folder.name} of {about['recorded_at']}"
+
+    prometheus = parts.prometheus(
+        f"Prometheus: answers from {what}", tools, ports, state, config, retention="100y"
     )
-    parser.add_argument("--promtool", default="promtool")
-    args = parser.parse_args(argv)
-    try:
-        check_recording(args.recording)
-        if args.what == "metrics":
-            samples = fill_prometheus(args.recording, Path(args.target), args.promtool)
-            print(f"{samples} samples", flush=True)
-        else:
-            print(f"{fill_tracestore(args.recording, args.target)} traces", flush=True)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+    tracestore = parts.tracestore(f"trace store: answers from {what}", tools, ports, state)
+    otlp = tracestore.endpoints["otlp"]
+    metrics = _fill(
+        f"puts the samples of {what} into Prometheus' blocks",
+        tools,
+        ("metrics", str(folder), str(state / "prometheus")),
+    )
+    traces = _fill(
+        f"puts the traces of {what} into the trace store",
+        tools,
+        ("traces", str(folder), otlp),
+    )
+    return (
+        metrics,
+        replace(prometheus, needs=(metrics.name,)),
+        # Nothing sends spans to a recording, so its receiver is not an endpoint.
+        replace(tracestore, endpoints={"tempo": tracestore.endpoints["tempo"]}),
+        replace(traces, needs=(tracestore.name,)),
+        parts.live_view(settings, tools, ports),
+    )
+
+
+def _fill(what: str, tools: Toolbox, arguments: tuple[str, ...]) -> Part:
+    """Return a task that fills a store."""
+    promtool = ("--promtool", tools.promtool) if arguments[0] == "metrics" else ()
+    return Part(
+        name=f"recorded-{arguments[0]}",
+        what=what,
+        argv=(tools.python_lab, "-m", "lab.stack.replay", *arguments, *promtool),
+        env={"PYTHONPATH": str(REPO)},
+        ready=Probe("exit"),
+        task=True,
+    )
+
+
+def claim_state(state: Path, recording: str) -> dict[Path, str]:
+    """Return the file, {path: text}, that marks a state folder as one of this recording.
+
+    Raises SettingsError for a folder with other data in it: a recording replaces what is there.
+    """
+    mark = state / MARK
+    holds = mark.read_text().strip() if mark.is_file() else ""
+    made_by_default = state == REPO / ".lab" / "recorded" / recording
+    data = [name for name in _DATA_FOLDERS if any((state / name).glob("*"))]
+    if data and holds != recording and not made_by_default:
+        raise SettingsError(
+            f"{state} holds other data, which the recording {recording} would replace",
+            got=f"{' and '.join(data)} of {holds or 'a live lab'}",
+            fix=_OWN_FOLDER,
+        )
+    return {mark: f"{recording}\n"}
+
+
+def refuse_recorded_state(state: Path) -> None:
+    """Raise SettingsError for the state folder of a recording, in which no live lab may write."""
+    if (state / MARK).is_file():
+        raise SettingsError(
+            f"{state} holds the recording {(state / MARK).read_text().strip()}", fix=_OWN_FOLDER
+        )
+
+
+def fill(
+    what: Literal["metrics", "traces"], recording: Path, target: str, promtool: str = "promtool"
+) -> None:
+    """Put a recording's samples or traces into a store.
+
+    `target` is Prometheus' data folder, or the OTLP receiver's URL.
+    """
+    check_recording(recording)
+    if what == "metrics":
+        print(f"{fill_prometheus(recording, Path(target), promtool)} samples")
+    else:
+        print(f"{fill_tracestore(recording, target)} traces")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from lab.command_line import as_main  # not at the top: the supervisor imports this module
+
+    sys.exit(as_main(fill, "python -m lab.stack.replay", prints_errors=True)())

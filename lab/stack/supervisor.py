@@ -6,8 +6,6 @@ demand that `run/requested.json` names and ends the others. It holds a lock on `
 while it lives, so that the state file of a dead supervisor is never taken for that of a living one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl
@@ -25,7 +23,7 @@ from lab.errors import LabError
 from lab.files import write_atomically
 from lab.json_logging import config as json_logging
 from lab.settings import Settings, load_settings
-from lab.stack import changes, processes, replay_plan, state
+from lab.stack import changes, processes, replay, state
 from lab.stack.part_process import PartProcess, Zygote
 from lab.stack.plan import StackPlan, make_plan
 from lab.stack.ports import HOST, PortLocks, choose
@@ -365,7 +363,7 @@ def build(
     """Return the plan for these settings, and its ports. Raises LabError; nothing is started."""
     fixed = {name: port for name, port in settings.ports.items() if name not in external}
     ports = choose(fixed, locks, keep)
-    tools = find_tools(needs=replay_plan.NEEDS if settings.place == "recorded" else None)
+    tools = find_tools(needs=replay.NEEDS if settings.place == "recorded" else None)
     applied = changes.read(settings.state_dir.resolve())
     return make_plan(settings, tools, ports, external, applied), ports
 

@@ -1,7 +1,5 @@
 """Command lines and environment of the vLLM servers. Pure functions: nothing is started here."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -16,6 +14,7 @@ EMBED_MODEL = "all-minilm-l6-v2"
 EMBED_DIMENSION = 384
 KV_CACHE_BYTES = 512 * 1024**2  # holds 64 requests of 1,400 tokens of the lab model in float32
 MAX_CONTEXT_CPU = 8192
+EXPORT_EVERY_MS = 500  # spans; OpenTelemetry's default of 5 s would delay every analysis of a run
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,7 @@ def base_env(
         "VLLM_LOGGING_CONFIG_PATH": str(logging_config),
         "VLLM_HOST_IP": HOST,
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_BSP_SCHEDULE_DELAY": str(EXPORT_EVERY_MS),
         "TOKENIZERS_PARALLELISM": "false",
     }
     if build != "cuda":

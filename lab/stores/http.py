@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 import urllib3
@@ -60,6 +60,33 @@ _SELF_DESCRIPTIONS = (
     ("/v1/models", rb'"object"\s*:\s*"list"', "a model server"),
     ("/api", rb'^\{"version": "[\w.]+"\}$', "Jupyter"),
 )
+
+
+class StoreClient:
+    """A client of one store, taken from settings or from a base URL.
+
+    `headers` go with every query, for a server behind a login. Every query may raise
+    StoreUnreachable (no response, or another server's) or QueryRejected (a refusal, with the
+    server's message).
+    """
+
+    NAME: ClassVar[str]
+
+    def __init__(
+        self,
+        where: Settings | str,
+        *,
+        timeout_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._http = connect(self.NAME, where, timeout_s, headers)
+        self.timeout_s = self._http.timeout_s
+        self.url = self._http.url  # without a login
+        self.metric_prefix = "" if isinstance(where, str) else where.metric_prefix
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
 
 
 def connect(

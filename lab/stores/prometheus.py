@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,9 +19,8 @@ import msgspec
 from lab.engines import actual_name
 from lab.errors import NoData, StoreError
 from lab.schema import names_of
-from lab.settings import Settings
 from lab.stores.answers import MetricAnswer, Provenance
-from lab.stores.http import Reply, connect
+from lab.stores.http import Reply, StoreClient
 from lab.stores.prometheus_json import (
     NOT_JSON,
     Envelope,
@@ -127,31 +126,10 @@ class _Groups(msgspec.Struct):
     groups: list[_Group] | None = None
 
 
-class Prometheus:
-    """A client of one Prometheus, or of a server with the same API.
+class Prometheus(StoreClient):
+    """A client of one Prometheus, or of a server with the same API; see `StoreClient`."""
 
-    Take it from settings or from a base URL.
-
-    `headers` go with every query, for a server behind a login. Every query may raise
-    StoreUnreachable (no response, or another server's) or QueryRejected (a refusal, with the
-    server's message).
-    """
-
-    def __init__(
-        self,
-        where: Settings | str,
-        *,
-        timeout_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._http = connect("Prometheus", where, timeout_s, headers)
-        self.timeout_s = self._http.timeout_s
-        self._metric_prefix = "" if isinstance(where, str) else where.metric_prefix
-
-    @property
-    def url(self) -> str:
-        """Return the base URL, without a login."""
-        return self._http.url
+    NAME = "Prometheus"
 
     def query(self, promql: str, at: Instant | None = None) -> MetricAnswer:
         """Return the value of an expression at one point in time (now, by default)."""
@@ -236,7 +214,7 @@ class Prometheus:
         It depends on the exporter and its version. Raises NoData where it has the metric under none
         of its names.
         """
-        name = actual_name(metric, self.metric_names(), self._metric_prefix)
+        name = actual_name(metric, self.metric_names(), self.metric_prefix)
         return name.metric if name else self.first_present(*names_of(metric))
 
     def targets(self) -> list[Target]:
@@ -288,10 +266,6 @@ class Prometheus:
                     fix="see `lab status` for the part that is named, or wait longer",
                 )
             time.sleep(POLL_S)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
 
     def _pieces(
         self, promql: str, start_s: float, end_s: float, step_s: float

@@ -15,9 +15,8 @@ import msgspec
 
 from lab.errors import FrameError, IncompleteTraces, NoData, StoreError
 from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS
-from lab.settings import Settings
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
-from lab.stores.http import Reply, connect
+from lab.stores.http import Reply, StoreClient
 from lab.stores.otlp import (
     JSON,
     PROTOBUF,
@@ -35,7 +34,7 @@ OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is
 MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search returns
-POLL_S = 1.0
+POLL_S = 0.5
 NOTHING = "no span of it has arrived"
 GROWING = "its spans are still arriving"
 
@@ -109,32 +108,13 @@ class Arrival:
         return text
 
 
-class Tempo:
-    """A client of one Tempo, or of the lab's own trace store.
+class Tempo(StoreClient):
+    """A client of one Tempo, or of the lab's own trace store; see `StoreClient`."""
 
-    Take it from settings or from a base URL.
-
-    Every query may raise StoreUnreachable (no response, or another server's) or QueryRejected (a
-    refusal, with the server's message).
-    """
-
-    def __init__(
-        self,
-        where: Settings | str,
-        *,
-        timeout_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        self._http = connect("Tempo", where, timeout_s, headers)
-        self.timeout_s = self._http.timeout_s
-        self._bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
-        self._trace_path = TRACE_PATH
-        self._is_tempo = False  # not checked yet
-
-    @property
-    def url(self) -> str:
-        """Return the base URL, without a login."""
-        return self._http.url
+    NAME = "Tempo"
+    _bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
+    _trace_path = TRACE_PATH
+    _is_tempo = False  # not checked yet
 
     def search(
         self, traceql: str, start: Instant, end: Instant, *, limit: int = 20
@@ -279,10 +259,6 @@ class Tempo:
                 time.sleep(max(0.0, min(POLL_S, left_s)))
         complete = tuple(i for i in ids if i not in reasons)
         return Arrival(complete, reasons, time.monotonic() - started)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
 
     def _arrived(self, ids: list[str], window: tuple[Instant, Instant] | None) -> SpansAnswer:
         if window and self.streams:

@@ -6,20 +6,23 @@ import asyncio
 import contextvars
 import logging
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 
+from lab.errors import WorldError
 from lab.schema import Attr
 from lab.schema import Span as SpanName
-from lab.tools.database import Database
 from lab.tools.faults import Faults
-from lab.tools.metrics import Metrics
+from lab.tools.telemetry import Metrics
 from lab.world import catalogue, facts
 from lab.world.scenarios import as_text
 
@@ -30,7 +33,7 @@ UPSTREAM_WAIT_S = 0.25  # how long a call waits for an upstream that does not an
 
 @dataclass(frozen=True)
 class Result:
-    """The text for the agent; `outcome` as in lab.tools.metrics."""
+    """The text for the agent; `outcome` as in lab.tools.telemetry.Metrics."""
 
     text: str
     outcome: str = "ok"
@@ -167,3 +170,56 @@ def _validate_value(value: Any, type_: str) -> str | None:
     if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
         return "is out of range"
     return None
+
+
+THREADS = 4
+BUSY_S = 5.0
+
+
+class Database:
+    """Runs tool calls on the database file.
+
+    Makes the file from the world's seed if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file. Raises WorldError if it cannot be made or is not the help desk's."""
+        self.path = path
+        if not path.exists():
+            facts.build_database(path)
+        self._local = threading.local()
+        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="lab-tools-db")
+        self._check()
+
+    def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Run a tool in the calling thread. Raises ToolFailed with the text for the agent."""
+        return facts.call_tool(self._connection(), tool, arguments)
+
+    def rows(self) -> int:
+        """Return the number of nodes: a real query, for the health check."""
+        return self._connection().execute("SELECT count(*) FROM nodes").fetchone()[0]
+
+    def close(self) -> None:
+        """Take no more calls."""
+        self.executor.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self) -> None:
+        again = f"remove {self.path}; it is made again from the world's seed"
+        try:
+            with self._connection() as db:
+                db.execute("PRAGMA journal_mode = WAL")
+            nodes = self.rows()
+        except sqlite3.Error as e:
+            raise WorldError(
+                f"{self.path} is not the help desk's database", got=str(e), fix=again
+            ) from e
+        if not nodes:
+            raise WorldError(f"{self.path} has no nodes", fix=again)
+
+    def _connection(self) -> sqlite3.Connection:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=BUSY_S)
+            connection.execute("PRAGMA synchronous = NORMAL")  # with WAL: safe but for a power cut
+            self._local.connection = connection
+        return connection

@@ -4,8 +4,6 @@ The sources are vLLM, node-exporter, the operating system and DCGM. Where a sour
 reason is in the answer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +113,8 @@ def watched_drive(settings: Settings, **conditions: Any) -> tuple[Run, pd.DataFr
     """Return `lab.drive(settings, **conditions)`, and the CPU time of every part meanwhile.
 
     See `lab.utilisation.machine.cpu_now`. The readings are saved next to the run, so a recording
-    has them too. They are empty where the lab runs elsewhere, and for a window.
+    has them too. They are empty where the lab runs elsewhere.
     """
-    if conditions.get("window"):
-        return drive(settings, **conditions), recorded_cpu(None)
     if not place_of(settings).live:
         run = drive(settings, **conditions)
         return run, recorded_cpu(run.folder)

@@ -12,26 +12,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import run_verb, term_as_interrupt
+from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
-from lab.workload.arrivals import KINDS, Arrivals
-from lab.workload.plan import Plan
-from lab.workload.planning import make_plan
+from lab.workload.plan import KINDS, Plan, Process, make_plan
 from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
     "use one of constant:RATE, poisson:RATE, burst:RATE,ON_S,OFF_S, ramp:FROM,TO,OVER_S "
     "(requests per second), or users:COUNT,THINK_S (closed loop)"
 )
-
-
-def main(argv: list[str]) -> int:
-    """Run the command.
-
-    Return 0 if every request was answered, 1 if not, 2 if none could be sent.
-    """
-    return run_verb(load, argv, "load")
 
 
 def load(
@@ -120,7 +110,7 @@ def load(
     return 0 if not run.not_sent and (run.records.status == "ok").all() else 1
 
 
-def parse_arrivals(text: str) -> Arrivals:
+def parse_arrivals(text: str) -> Process:
     """Return the process of a text such as `poisson:2.5`. Raises WorkloadError for another one."""
     kind, _, numbers = text.partition(":")
     try:
@@ -144,3 +134,6 @@ def _shard(text: str) -> tuple[int, int]:
             got=f"{type(e).__name__} {e}",
             fix="use I/N, such as 0/4; or /N with JOB_COMPLETION_INDEX in the environment",
         ) from e
+
+
+main = as_main(load, "lab load")

@@ -12,13 +12,11 @@ from time import perf_counter, time
 from typing import Any
 
 from lab.schema import Attr
-from lab.workload import sse
 from lab.workload.apis import Api, Conversation
 from lab.workload.connection import Exchange
 from lab.workload.http1 import Answer
-from lab.workload.outcome import Outcome
+from lab.workload.outcome import Clock, Outcome, events, merge_errors, row
 from lab.workload.plan import Plan, PlannedRequest
-from lab.workload.record import Clock, merge_errors, row
 from lab.workload.tracing import RootSpans, TraceIds, context_headers
 
 LEAD_IN_S = 0.05  # between the start of the loop and the plan's offset 0
@@ -255,7 +253,7 @@ def _read(conversation: Conversation, answer: Answer) -> Outcome:
     if answer.status != 200:
         return Outcome()
     try:
-        return conversation.read(sse.events(answer.body, answer.marks))
+        return conversation.read(events(answer.body, answer.marks))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as e:
         # JSON, but not in the API's shape.
         return Outcome(error_type="malformed_event", error_message=f"{type(e).__name__}: {e}")

@@ -22,9 +22,10 @@ MAX_LINE_BYTES = 8 * 1024 * 1024
 PIECE_BYTES = 160
 KEPT_BYTES = 1024 * 1024  # of a body that is too large
 
-# Where a chunked body stands, beside the bytes left of a chunk and its line end.
+# The line that comes next in a chunked body, where no bytes of a chunk are left.
 _SIZE_LINE = 0
 _TRAILERS = -1
+_CHUNK_END = -2
 
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
@@ -71,7 +72,7 @@ class Answer:
         self.keep_alive = False
         self._feed = self._head
         self._rest = b""  # received, but not used yet
-        self._left = 0  # of the current chunk (with its line end), or of a body of known length
+        self._left = 0  # of the current chunk, or of a body of known length
         self._line = 0  # bytes since the last line end of the body
         self._interim = 0
 
@@ -188,41 +189,23 @@ class Answer:
         self._take(data, at)
 
     def _chunked(self, data: bytes, at: float) -> None:
-        """Take pieces of chunks; `_left` counts a chunk's bytes and the two of its line end."""
-        if self._rest:
-            data = self._rest + data
-            self._rest = b""
+        """Take pieces of chunks: `_left` bytes of one, or the line for which `_left` stands."""
+        data = self._rest + data
+        self._rest = b""
         position = 0
         while position < len(data) and not self.done:
-            if self._left > 2:
-                stop = min(position + self._left - 2, len(data))
+            if self._left > 0:
+                stop = min(position + self._left, len(data))
                 self._take(data[position:stop], at)
-                self._left -= stop - position
+                self._left = self._left - (stop - position) or _CHUNK_END
                 position = stop
-            elif self._left == 2 and data.startswith(b"\r\n", position):
-                self._left = _SIZE_LINE
-                position += 2
-            elif self._left > 0:
-                position = self._chunk_end(data, position)
             else:
                 position = self._chunk_line(data, position)
         if self.done:
             self.keep_alive &= position == len(data)
 
-    def _chunk_end(self, data: bytes, position: int) -> int:
-        """Read the line end behind a chunk, or the half of it that has come.
-
-        Return the new position.
-        """
-        stop = min(position + self._left, len(data))
-        if not b"\r\n"[2 - self._left :].startswith(data[position:stop]):
-            cut = data[position : position + 20]
-            raise MalformedAnswer(f"a chunk that is longer than its size: {cut!r}")
-        self._left -= stop - position
-        return stop
-
     def _chunk_line(self, data: bytes, position: int) -> int:
-        """Read a chunk's size line or a trailer; return the new position."""
+        """Read a size line, the end of a chunk or a trailer; return the new position."""
         line_end = data.find(b"\r\n", position)
         if line_end < 0:
             if len(data) - position > MAX_CHUNK_LINE_BYTES:
@@ -232,8 +215,11 @@ class Answer:
 
         line = data[position:line_end]
         if self._left == _SIZE_LINE:
-            size = _chunk_size(line)
-            self._left = size + 2 if size else _TRAILERS
+            self._left = _chunk_size(line) or _TRAILERS
+        elif self._left == _CHUNK_END:
+            if line:
+                raise MalformedAnswer(f"a chunk that is longer than its size: {line[:20]!r}")
+            self._left = _SIZE_LINE
         elif not line:  # the empty line after the trailers
             self.done = True
         return line_end + 2

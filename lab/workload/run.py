@@ -1,7 +1,15 @@
-"""A run: what a driven plan left behind."""
+"""A run: what a driven plan left behind, and its journal.
+
+A journal has the rows of a run on disk as they happen: what is left of it if the driver is killed.
+It is one file of JSON lines beside the run's future folder: a header, the plan as `Plan.save`
+writes it, then one line per row and, with every batch of rows, the driver's own lags. It is deleted
+when the run has been saved.
+"""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
 import tempfile
@@ -16,9 +24,8 @@ import pandas as pd
 
 from lab.errors import WorkloadError
 from lab.headlines import LAGGED
-from lab.workload.journal import journal_path, read_journal
+from lab.workload.outcome import records_frame, with_added_columns
 from lab.workload.plan import Plan
-from lab.workload.record import frame, with_added_columns
 
 FORMAT = "lab-run"
 VERSION = 1
@@ -224,17 +231,31 @@ class Run:
 
     @classmethod
     def _from_journal(cls, path: Path) -> Run:
-        entries = read_journal(path)
+        """Read a journal, up to its last whole line."""
+        first, _, rest = path.read_bytes().partition(b"\n")
+        header = msgspec.json.decode(first, type=_JournalHeader)
+        if (header.format, header.version) != (JOURNAL_FORMAT, JOURNAL_VERSION):
+            raise ValueError(f"format {header.format!r}, version {header.version!r}")
+
+        rows = []
+        lags: dict[str, list[float]] = {name: [] for name in LAGS}
+        window = (0.0, 0.0)
+        for text in rest[header.plan_bytes :].split(b"\n")[:-1]:
+            line = msgspec.json.decode(text, type=_JournalLine)
+            rows += [line.row] if line.row is not None else []
+            window = line.window or window
+            for name, samples in line.lags.items():
+                lags[name] += samples
         return cls(
-            run_id=entries.run_id,
-            window=entries.window,
-            records=frame(entries.rows),
-            plan=entries.plan,
+            run_id=header.run_id,
+            window=window,
+            records=records_frame(rows),
+            plan=Plan.from_bytes(rest[: header.plan_bytes], f"the plan in {path}"),
             lag=Lag.of(
-                entries.lags["dispatch_lags_s"],
-                entries.lags["loop_lags_s"],
-                entries.lags["connect_s"],
-                entries.lag_bound_s,
+                lags["dispatch_lags_s"],
+                lags["loop_lags_s"],
+                lags["connect_s"],
+                header.lag_bound_s,
             ),
             interrupted=True,
             cut_off=True,
@@ -273,3 +294,93 @@ def _check_shards(plan: Plan, shards: Sequence[Run], run_id: str) -> None:
             f"{len(strangers)} scenarios that it does not have",
             fix="use the plan that the load was given, and all of its shards in order",
         )
+
+
+log = logging.getLogger("lab.workload")
+JOURNAL_FORMAT = "lab-run-journal"
+JOURNAL_VERSION = 1
+LAGS = ("dispatch_lags_s", "loop_lags_s", "connect_s")
+
+
+class _JournalHeader(msgspec.Struct):
+    format: str
+    version: int
+    run_id: str
+    lag_bound_s: float
+    plan_bytes: int
+
+
+class _JournalLine(msgspec.Struct, omit_defaults=True):
+    """One row, or the lags since the last such line with the window up to now."""
+
+    row: dict[str, Any] | None = None
+    lags: dict[str, list[float]] = {}
+    window: tuple[float, float] | None = None
+
+
+def journal_path(folder: Path) -> Path:
+    """Return where the journal of the run is that will be saved in `folder`."""
+    return folder.parent / f".{folder.name}.jsonl"
+
+
+class Journal:
+    """Appends to the journal of one run. A write that fails ends the journal, not the run."""
+
+    def __init__(self, folder: Path, run_id: str, plan: Plan, lag_bound_s: float) -> None:
+        """Create the journal of the run that will be saved in `folder`.
+
+        Raises WorkloadError if the run or its journal is there already, or the file cannot be
+        written.
+        """
+        self.path = journal_path(folder)
+        plan_bytes = plan.to_bytes()
+        header = _JournalHeader(
+            JOURNAL_FORMAT, JOURNAL_VERSION, run_id, lag_bound_s, len(plan_bytes)
+        )
+        try:
+            if folder.exists():
+                raise FileExistsError(f"{folder} exists")
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            self._file = os.fdopen(fd, "wb", buffering=0)
+            self._append(msgspec.json.encode(header) + b"\n" + plan_bytes)
+        except OSError as e:
+            fix = "choose a folder that can be written and a run_id that is not in use there"
+            raise WorkloadError(
+                f"the run {run_id} cannot be saved in {folder.parent}", got=str(e), fix=fix
+            ) from e
+        self._rows = 0
+        self._lags = dict.fromkeys(LAGS, 0)
+        self._failed = False
+
+    def write(
+        self, rows: list[dict[str, Any]], lags: dict[str, list[float]], window: tuple[float, float]
+    ) -> None:
+        """Append what was added to `rows` and `lags` since the last call; both only grow."""
+        if self._failed:
+            return
+        new_rows = rows[self._rows :]
+        new_lags = {name: lags[name][self._lags[name] :] for name in LAGS}
+        lines = [_JournalLine(row=row) for row in new_rows] + [
+            _JournalLine(lags=new_lags, window=window)
+        ]
+        try:
+            self._append(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
+        except OSError as e:
+            self._failed = True
+            log.warning("the rows under way are no longer written to %s: %s", self.path, e)
+        self._rows += len(new_rows)
+        for name in LAGS:
+            self._lags[name] += len(new_lags[name])
+
+    def _append(self, data: bytes) -> None:
+        if self._file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        """Close the file; it stays where it is."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """Delete the file: the run has been saved."""
+        self.path.unlink(missing_ok=True)

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from lab.errors import WorkloadError
 from lab.notebook import progress_file
 from lab.settings import Settings
-from lab.workload import record, servers
+from lab.workload.apis import apis_for
 from lab.workload.driver import Driver, undisturbed
-from lab.workload.journal import LAGS, Journal
+from lab.workload.outcome import records_frame
 from lab.workload.plan import Plan
-from lab.workload.run import LAG_BOUND_S, Lag, Run
-from lab.workload.tracing import RootSpans, SpanCount
+from lab.workload.run import LAG_BOUND_S, LAGS, Journal, Lag, Run
+from lab.workload.tracing import RootSpans
 
 LOOK_EVERY_S = 0.1
 JOURNAL_EVERY_S = 0.5
@@ -56,7 +56,7 @@ def run_plan(
     shard = f"-shard{plan.shard_of.replace('/', 'of')}" if plan.shard_of else ""
     driver = Driver(
         plan,
-        servers.apis_for(plan, settings, vector_store_id),
+        apis_for(plan, settings, vector_store_id),
         run_id=(run_id or new_run_id()) + shard,
         timeout_s=timeout_s,
         spans=RootSpans(settings.otlp_url.rstrip("/")) if settings.otlp_url else None,
@@ -86,16 +86,16 @@ def _drive(
     finally:
         if journal is not None:
             journal.close()
-        count = driver.spans.close() if driver.spans else SpanCount()
+        made, lost = driver.spans.close() if driver.spans else (0, 0)
     run = Run(
         run_id=driver.run_id,
         window=driver.window,
-        records=record.frame(driver.rows),
+        records=records_frame(driver.rows),
         plan=driver.plan,
         lag=Lag.of(driver.dispatch_lags_s, driver.loop_lags_s, driver.connect_s, lag_bound_s),
         interrupted=interrupted or failure is not None,
-        spans_made=count.made,
-        spans_lost=count.lost,
+        spans_made=made,
+        spans_lost=lost,
     )
     return run, failure
 

@@ -55,19 +55,6 @@ def context_headers(ids: TraceIds, baggage: Mapping[str, str]) -> bytes:
     return f"traceparent: {traceparent}\r\nbaggage: {members}\r\n".encode()
 
 
-@dataclass(frozen=True)
-class SpanCount:
-    """How many root spans were made, and how many of them the store took."""
-
-    made: int = 0
-    stored: int = 0
-
-    @property
-    def lost(self) -> int:
-        """How many the store did not take."""
-        return self.made - self.stored
-
-
 class _Counting(SpanExporter):
     """Counts what the exporter behind it delivered."""
 
@@ -122,9 +109,9 @@ class RootSpans:
             )
         )
 
-    def close(self) -> SpanCount:
-        """Send what is left, for FLUSH_MS at most; return how many arrived."""
+    def close(self) -> tuple[int, int]:
+        """Send what is left, for FLUSH_MS at most; return how many were made, and how many lost."""
         ender = threading.Thread(target=self._processor.shutdown, daemon=True)
         ender.start()
         ender.join(FLUSH_MS / 1000)
-        return SpanCount(self._made, self._exporter.stored)
+        return self._made, self._made - self._exporter.stored

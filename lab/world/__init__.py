@@ -6,15 +6,12 @@
 - `facts` has the SQLite database and what each tool returns, `documents` what file search finds.
 - `phrasings` is how people ask, with the same split.
 - `scenarios` are questions with their ground truth.
-- `judge` compares an agent's calls and answer with it; `conduct` looks at how the agent got there.
+- `judge` compares an agent's calls and answer with it, and looks at how the agent got there.
 """
 
-from __future__ import annotations
-
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
-from lab.world.conduct import Conduct, conduct_of
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database
-from lab.world.judge import ActualCall, Verdict, compared, judge
+from lab.world.judge import ActualCall, Conduct, Verdict, compared, conduct_of, judge
 from lab.world.scenarios import KINDS, Call, Scenario, Turn, make_scenarios, scenario_of
 
 __all__ = [

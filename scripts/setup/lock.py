@@ -34,7 +34,7 @@ FILES = {
     "checkov.txt": ("3.12", ["requirements/checkov.in"]),
     "instrumentations.txt": ("3.12", ["requirements/instrumentations.in"]),
     "ogx.txt": ("3.12", ["requirements/ogx.in"]),
-    "bench.txt": ("3.12", ["requirements/bench.in", *_overrides("bench")]),
+    "bench.txt": ("3.11", ["requirements/bench.in", *_overrides("bench")]),
 }
 
 

@@ -5,19 +5,15 @@ fail, if the scenario plans a failing upstream) and their results are returned t
 answers. `lab.world.judge` judges the conversation.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
+from openai import APIError, AsyncOpenAI
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
@@ -60,59 +56,25 @@ class Rate:
         return f"{100 * self.hits / self.of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-@dataclass(frozen=True)
-class Server:
-    """A vLLM, the name of its model, and an HTTP client."""
-
-    http: aiohttp.ClientSession
-    base_url: str
-    model: str
-
-    @asynccontextmanager
-    async def request(
-        self, messages: list[dict], tools: list[dict], **options: Any
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a chat completion at temperature 0. Raises ModelError if the server refuses."""
-        question = {"model": self.model, "messages": messages, "tools": tools}
-        body = question | {"temperature": 0, "max_tokens": MAX_TOKENS} | options
-        async with self.http.post(f"{self.base_url}/v1/chat/completions", json=body) as response:
-            if response.status != 200:
-                raise ModelError(
-                    f"the model server refused a request with {response.status}",
-                    got=(await response.text())[:500],
-                    fix="check that vLLM serves the model under this name, with "
-                    "--enable-auto-tool-choice --tool-call-parser hermes",
-                )
-            yield response
-
-    async def answer(self, messages: list[dict], tools: list[dict]) -> dict[str, Any]:
-        """Return the model's next message. Raises ModelError if the server refuses."""
-        async with self.request(messages, tools) as response:
-            return (await response.json())["choices"][0]["message"]
-
-
 async def evaluate(
     base_url: str, model: str, per_kind: int, seed: int, streams: int = 32
 ) -> list[dict[str, Any]]:
     """Judge `per_kind` scenarios of every kind.
 
-    Return one row per kind: {kind, cases, measure: Rate}.
-
-    A case is a scenario; it is a hit only if every turn is one. Raises ModelError if
-    the server refuses.
+    Return one row per kind: {kind, cases, measure: Rate}. A case is a scenario; it is a hit only if
+    every turn is one. Raises ModelError if the server refuses.
     """
     scenarios = make_scenarios(per_kind * len(KINDS), seed, kinds=list(KINDS))
     db = memory_database()
     gate = asyncio.Semaphore(streams)
     cases: dict[str, list[list[Verdict]]] = defaultdict(list)
-    timeout = aiohttp.ClientTimeout(total=600)
     with tqdm(total=len(scenarios), unit="case", mininterval=5) as bar:
-        async with aiohttp.ClientSession(timeout=timeout) as http:
-            server = Server(http, base_url, model)
+        async with AsyncOpenAI(base_url=f"{base_url}/v1", api_key="-", timeout=600) as server:
 
             async def converse(scenario: Scenario) -> None:
                 async with gate:
-                    cases[scenario.kind].append(await _converse(server, scenario, db))
+                    verdicts = await _converse(server, model, scenario, db)
+                    cases[scenario.kind].append(verdicts)
                     bar.update()
 
             await asyncio.gather(*(converse(scenario) for scenario in scenarios))
@@ -128,7 +90,28 @@ def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, Any]:
     return row | {"malformed": Rate(malformed, len(cases))}
 
 
-async def _converse(server: Server, scenario: Scenario, db: sqlite3.Connection) -> list[Verdict]:
+async def _answer(
+    server: AsyncOpenAI, model: str, messages: list[dict], tools: list[dict]
+) -> dict[str, Any]:
+    """Return the model's next message. Raises ModelError if the server refuses."""
+    question: dict[str, Any] = {"model": model, "messages": messages, "tools": tools}
+    try:
+        answer = await server.chat.completions.create(
+            **question, temperature=0, max_tokens=MAX_TOKENS
+        )
+    except APIError as e:
+        raise ModelError(
+            "the model server refused a request",
+            got=str(e)[:500],
+            fix="check that vLLM serves the model under this name, with "
+            "--enable-auto-tool-choice --tool-call-parser hermes",
+        ) from e
+    return answer.choices[0].message.model_dump()
+
+
+async def _converse(
+    server: AsyncOpenAI, model: str, scenario: Scenario, db: sqlite3.Connection
+) -> list[Verdict]:
     """Run one scenario; return the verdict of each turn."""
     tools = [BY_NAME[name].openai() for name in scenario.offered]
     messages: list[dict[str, Any]] = []
@@ -138,7 +121,7 @@ async def _converse(server: Server, scenario: Scenario, db: sqlite3.Connection) 
         calls: list[ActualCall] = []
         answer = ""
         for _ in range(MAX_MODEL_CALLS):
-            message = await server.answer(messages, tools)
+            message = await _answer(server, model, messages, tools)
             tool_calls = message.get("tool_calls") or []
             if not tool_calls:
                 answer = message.get("content") or ""

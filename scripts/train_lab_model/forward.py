@@ -4,8 +4,6 @@ On a CPU the attention of transformers (its backward pass above all) takes most 
 parameters are the ones of `LlamaForCausalLM`, and so are the numbers: a test compares the two.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -17,11 +15,6 @@ def losses(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
     return functional.cross_entropy(
         logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
     ).view(len(ids), -1)
-
-
-def predictions(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:
-    """Return the likeliest next token at each place but the last: (conversations, tokens - 1)."""
-    return _logits(model, ids)[:, :-1].argmax(-1)
 
 
 def _logits(model: LlamaForCausalLM, ids: torch.Tensor) -> torch.Tensor:

@@ -4,14 +4,10 @@ On a busy CPU that loses far less than threads do: threads wait for each other a
 processes once per step, when they average their gradients.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -49,23 +45,12 @@ def run(processes: int, task: Callable[..., Any], *arguments: Any) -> None:
 def _member(
     rank: int, processes: int, folder: str, task: Callable[..., Any], arguments: tuple
 ) -> None:
-    with _group(rank, processes, Path(folder)):
-        task(rank, processes, *arguments)
-
-
-@contextmanager
-def _group(rank: int, processes: int, folder: Path) -> Iterator[None]:
     torch.set_num_threads(1)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if os.uname().sysname == "Darwin" else "lo")
-    distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meet",
-        rank=rank,
-        world_size=processes,
-        timeout=PATIENCE,
-    )
+    meet = f"file://{folder}/meet"
+    distributed.init_process_group("gloo", meet, PATIENCE, rank=rank, world_size=processes)
     try:
-        yield
+        task(rank, processes, *arguments)
     finally:
         distributed.destroy_process_group()
 

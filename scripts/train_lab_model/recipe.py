@@ -102,5 +102,12 @@ class Recipe:
         return cls(**values | {"curriculum": tuple(Stage(**stage) for stage in stages)})
 
 
-# The numeric parameters, which the command line can set.
-NUMBERS = tuple(field for field in fields(Recipe) if field.name != "curriculum")
+def recipe_numbers(pairs: list[str]) -> dict[str, float]:
+    """Return {name: number} of texts such as `steps=100`. Raises ModelError for another text."""
+    kinds = {f.name: type(f.default) for f in fields(Recipe) if f.name != "curriculum"}
+    try:
+        named = [pair.split("=") for pair in pairs]
+        return {name: kinds[name](value) for name, value in named}
+    except (KeyError, ValueError) as e:
+        fix = f"write NAME=NUMBER, with one of {', '.join(kinds)}"
+        raise ModelError("this is not a number of the recipe", got=str(e), fix=fix) from e

@@ -1,7 +1,5 @@
 """The training loop: a small Llama, fresh conversations at every step, checkpoints."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import random
@@ -10,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -19,15 +16,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from lab.errors import ModelError
 from scripts.train_lab_model.corpus import draw
 from scripts.train_lab_model.forward import losses
-from scripts.train_lab_model.muon import Muon, fast_bfloat16
-from scripts.train_lab_model.probe import examples, probe
 from scripts.train_lab_model.processes import average_gradients, in_turn
 from scripts.train_lab_model.recipe import STEPS_DRAWN_TOGETHER, Recipe
 from scripts.train_lab_model.tokenizer import Encoder
 
 CONTEXT = 4096
 TILE = 32  # lengths are multiples of it
-PROBES_PER_KIND = 32
 
 
 def make_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -92,14 +86,13 @@ def _padded(
 class Run:
     """Options of a training run. Unlike the recipe, they may change when a training is resumed.
 
-    `folder` holds checkpoints, loss.jsonl and probes.jsonl. Every `keep_every` steps the weights
-    are kept as step-N.pt, for a canary.
+    `folder` holds checkpoints and loss.jsonl. Every `keep_every` steps the weights are kept as
+    step-N.pt, for a canary.
     """
 
     folder: Path
     save_every: int = 25
     keep_every: int = 50
-    probe_every: int = 200
     compiled: bool = True
 
 
@@ -116,7 +109,7 @@ def train(rank: int, processes: int, recipe: Recipe, run: Run) -> None:
     compute = torch.compile(losses, dynamic=True) if run.compiled else losses
     shares = tuple(range(rank, recipe.shares, processes))
     steps = zip(range(first, recipe.steps), batches(recipe, tokenizer, first, shares), strict=False)
-    log = Log(run, recipe.steps, first, tokenizer) if rank == 0 else None
+    log = Log(run, recipe.steps, first) if rank == 0 else None
 
     for step, (ids, spoken) in steps:
         _set_learning_rate(optimizers, recipe.learning_rate_at(step))
@@ -180,16 +173,13 @@ def _backward(
 
 
 class Log:
-    """Output of the first process: the loss of each step, weights, probes and a progress bar."""
+    """Output of the first process: the loss of each step, kept weights and a progress bar."""
 
-    def __init__(
-        self, run: Run, steps: int, first: int, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
+    def __init__(self, run: Run, steps: int, first: int) -> None:
         self.run = run
         self.started = time.monotonic()
         self.smooth: float | None = None
         self.bar = tqdm(initial=first, total=steps, unit="step", mininterval=10)
-        self.probes = examples(tokenizer, PROBES_PER_KIND)
 
     def step(self, done: int, loss: float, model: LlamaForCausalLM) -> None:
         """Log one step."""
@@ -197,15 +187,11 @@ class Log:
         self.bar.set_postfix(loss=f"{self.smooth:.4f}", refresh=False)
         self.bar.update()
         elapsed_s = round(time.monotonic() - self.started, 1)
-        self._append("loss.jsonl", step=done, loss=round(loss, 5), s=elapsed_s)
+        entry = {"step": done, "loss": round(loss, 5), "s": elapsed_s}
+        with (self.run.folder / "loss.jsonl").open("a") as file:
+            file.write(json.dumps(entry) + "\n")
         if done % self.run.keep_every == 0:
             torch.save(model.state_dict(), self.run.folder / f"step-{done}.pt")
-        if done % self.run.probe_every == 0 or done == self.bar.total:
-            self._append("probes.jsonl", step=done, **probe(model, self.probes))
-
-    def _append(self, name: str, **entry: Any) -> None:
-        with (self.run.folder / name).open("a") as file:
-            file.write(json.dumps(entry) + "\n")
 
 
 def _save(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: list, step: int) -> None:
@@ -236,3 +222,58 @@ def _resume(path: Path, recipe: Recipe, model: LlamaForCausalLM, optimizers: lis
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(saved)
     return state["step"]
+
+
+# Coefficients of the quintic Newton-Schulz iteration, Keller Jordan,
+# https://kellerjordan.github.io/posts/muon/
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_STEPS = 5
+
+
+def fast_bfloat16() -> bool:
+    """Return whether this machine multiplies bfloat16 matrices in hardware."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return about the nearest matrix whose singular values are all 1, computed in `dtype`."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if tall else matrix
+    x = (x / (x.norm() + 1e-7)).to(dtype)
+    for _ in range(_STEPS):
+        gram = x @ x.T
+        x = _A * x + (_B * gram + _C * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum for matrices, scaled to AdamW's usual step.
+
+    So both can share a learning rate.     Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025,
+    'Muon is scalable for LLM training', arXiv:2502.16982.
+    """
+
+    def __init__(
+        self,
+        params: list[torch.Tensor],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.dtype = torch.bfloat16 if fast_bfloat16() else torch.float32
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                buffer.mul_(group["momentum"]).add_(p.grad)
+                update = orthogonalise(p.grad.add(buffer, alpha=group["momentum"]), self.dtype)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)

@@ -11,7 +11,7 @@ import pytest
 from lab.cli import compare as command
 from lab.comparison import Sample, compare
 from lab.comparison.report import as_junit, as_markdown, as_text
-from lab.comparison.sources import load_sample
+from lab.comparison.sample import load_sample
 from lab.errors import FrameError, LabError
 from lab.settings import load_settings
 

@@ -12,10 +12,8 @@ import pytest
 from statsmodels.stats.oaxaca import OaxacaBlinder
 
 from lab.comparison import BETTER, UNCLEAR, WORSE, Sample, compare, sample_of
-from lab.comparison.blocks import block_length, blocks_of
-from lab.comparison.fitting import ALL, Pooled
-from lab.comparison.mix import covariates, decompose
-from lab.comparison.sources import load_sample
+from lab.comparison.fitting import ALL, Pooled, block_length, blocks_of, covariates, decompose
+from lab.comparison.sample import load_sample
 from lab.errors import FrameError
 from lab.prices import api_prices
 from lab.settings import REPO, load_settings

@@ -75,16 +75,6 @@ def test_a_bucket_is_drawn_as_wide_as_it_is() -> None:
     assert all(np.isfinite(p.get_width()) for p in endless.patches)
 
 
-def test_a_histograms_curve_is_boxes() -> None:
-    """Between two bounds the curve may run anywhere: a box; the bucket without an end has none."""
-    buckets = pd.DataFrame(
-        {"lower": [0, 0.3, 0.5], "upper": [0.3, 0.5, math.inf], "count": [2.0, 1.0, 1.0]}
-    )
-    ax = figures.ecdf({"spans": [0.1, 0.2, 0.4, 0.9]}, histograms={"default": buckets})
-    tops = [round(box.get_paths()[0].get_extents().y1, 3) for box in ax.collections]
-    assert tops == [0.5, 0.75]
-
-
 def test_vllms_phases_stand_where_they_were() -> None:
     """What vLLM did before the queue is left of it: the first token is at the TTFT."""
     tree = pd.DataFrame(

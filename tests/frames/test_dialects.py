@@ -25,7 +25,7 @@ from lab.frames import (
     turn_frame,
 )
 from lab.frames.completeness import shapes_of, usage
-from lab.frames.records import with_roots
+from lab.frames.requests import with_roots
 from lab.frames.roles import Role
 from lab.stores import read_otlp_json
 from tests.frames.telemetry import CLIENT, SERVER, Answer, agent_request, document, span

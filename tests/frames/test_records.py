@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lab.frames import request_frame, spans_frame, trace_problems
-from lab.frames.records import records_from_spans, with_roots
+from lab.frames.requests import records_from_spans, with_roots
 from lab.schema import CLIENT_RECORD, PHASES, Attr, Service, Span
 from tests.frames.telemetry import CLIENT, SERVER, T0, Answer, agent_request, document, span
 

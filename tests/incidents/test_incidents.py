@@ -26,7 +26,7 @@ from lab.settings import Settings, load_settings
 from lab.stack import changes
 from lab.stack.plan import CANARY
 from lab.stack.prometheus_config import ONLY_ON_A_CLUSTER
-from lab.workload.planning import TENANTS
+from lab.workload.plan import TENANTS
 
 NAMES = (
     "slow_tool failing_tool wrong_tool bad_rollout small_kv_cache small_batch_limit "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lab.frames import request_frame
-from lab.frames.records import records_from_spans, with_roots
+from lab.frames.requests import records_from_spans, with_roots
 from lab.investigation import Evidence, Truth
 from lab.investigation.change import Span
 from lab.investigation.evidence import note_limits, tables_of_spans

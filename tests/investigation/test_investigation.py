@@ -83,6 +83,21 @@ def test_too_few_requests_are_no_evidence() -> None:
     assert any(note.startswith("only ") for note in result.notes)
 
 
+def test_a_tool_with_three_failed_calls_is_undecided() -> None:
+    """Three failures of three calls are too few to be certain, which is not 'nothing changed'."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    tools = known.tools.copy()
+    rows = tools.index[(tools["tool"] == "convert_currency") & (tools["time"] > HALF)]
+    assert len(rows) == 3
+    tools.loc[rows, "failed"] = True
+    result = judge(Evidence(**{**vars(known), "tools": tools}))
+
+    assert result.cause == NOTHING
+    assert [each.where for each in result.undecided] == ["tool convert_currency"]
+    assert str(result).startswith("It cannot be told whether something changed")
+    assert "on too few values (" in str(result)
+
+
 def test_half_a_window_is_noted() -> None:
     """A window of which a part has no request is named as such."""
     start, end = WINDOWS["slow_tool"]
@@ -144,3 +159,54 @@ def test_answers_show_a_tool_that_is_wrong() -> None:
     parts = {**vars(known), "tools": calls, "answers": answers}
     result = judge(Evidence(**parts))
     assert (result.cause, result.where) == ("wrong_tool", "convert_currency")
+
+
+def test_a_router_to_another_engine_is_seen_by_its_spans() -> None:
+    """Callers still request the same model: only the engine's own spans and counters show it."""
+    known = evidence((HALF, STILL), (CALM[0], HALF), metrics=False)
+    assert set(known.engines["value"]) == {"vllm"}
+    engines = known.engines.copy()
+    engines.loc[(engines["time"] > HALF) & (engines.index % 2 == 0), "value"] = "vllm-canary"
+    result = judge(Evidence(**{**vars(known), "engines": engines}))
+    assert "new_engine" in {each.signal.name for each in result.changed}
+    assert (result.cause, result.where) == ("bad_rollout", "vllm-canary")
+
+
+@pytest.mark.parametrize("job", ["vllm", "llama-stack"])
+def test_only_the_restart_of_an_engine_speaks_for_its_configuration(job: str) -> None:
+    """A restarted agent server is not a reason to suspect the engine's cache or limits."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    samples = known.samples.copy()
+    begun = (samples["metric"] == "started_at") & (samples["job"] == job)
+    samples.loc[begun & (samples["time"] > HALF), "value"] += 60.0
+    result = judge(Evidence(**{**vars(known), "samples": samples}))
+    name = "engine_restarted" if job == "vllm" else "restarted"
+    certain = [each for each in result.changed if abs(each.state) == 1]
+    assert [(each.signal.name, each.key) for each in certain] == [(name, job)]
+
+
+def test_a_job_that_is_no_longer_scraped_is_certain_within_seconds() -> None:
+    """Each scrape that was due counts; one that came late does not."""
+    middle = sum(CALM) / 2
+    whole = evidence((middle, CALM[1]), (CALM[0], middle), traces=False)
+    missing = (whole.samples["job"] == "vllm") & (whole.samples["time"] > middle + 2)
+    result = judge(Evidence(**{**vars(whole), "samples": whole.samples[~missing]}))
+    assert ("unscraped", "vllm") in {(each.signal.name, each.key) for each in result.changed}
+
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    samples = known.samples
+    times = sorted(samples.loc[samples["job"] == "vllm", "time"].round().unique())
+    late = (samples["job"] == "vllm") & (samples["time"].round() == times[-3])
+    calm = judge(Evidence(**{**vars(known), "samples": samples[~late]}))
+    assert calm.cause == NOTHING
+
+
+def test_the_time_of_failed_calls_does_not_make_a_tool_slow() -> None:
+    """A flaky tool's failures are timeouts; only the calls that succeed say how fast it is."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    tools = known.tools.copy()
+    rows = tools.index[(tools["tool"] == "get_invoice") & (tools["time"] > HALF)]
+    tools.loc[rows[:3], "failed"] = True
+    tools.loc[rows[:3], "duration_s"] = 2.0
+    result = judge(Evidence(**{**vars(known), "tools": tools}))
+    assert "tool_time" not in {each.signal.name for each in result.changed}

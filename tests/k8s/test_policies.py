@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from scripts.check_cluster import policies
-from scripts.check_cluster.paths import K8S, OVERLAYS
-from scripts.check_cluster.render import folder
+from scripts.check_cluster.render import K8S, OVERLAYS, folder
 
 pytestmark = [
     pytest.mark.slow,
@@ -23,7 +22,7 @@ def test_no_policy_fails_but_those_with_a_reason(overlay: Callable) -> None:
     documents = [d for name in OVERLAYS for d in overlay(name)] + folder(K8S / "load")
     assert policies.check(documents) == []
     assert policies.unused(documents) == []
-    assert all(len(a.why) > 20 for a in policies.ACCEPTED.values())
+    assert all(len(a.reason) > 20 for a in policies.ACCEPTED.values())
 
 
 def test_policies_finds_faults_that_are_not_accepted(

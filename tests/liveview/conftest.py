@@ -8,7 +8,7 @@ import pytest
 
 from lab import stack
 from lab.settings import Settings, load_settings
-from lab.stack import replay_plan
+from lab.stack import replay
 from lab.stack.toolbox import find_tools
 from tests.browser import Page, chromium
 
@@ -16,7 +16,7 @@ from tests.browser import Page, chromium
 @pytest.fixture(scope="module")
 def recorded_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     """Run Prometheus, the trace store and the live view on the recording `first-look`."""
-    find_tools(needs=replay_plan.NEEDS)
+    find_tools(needs=replay.NEEDS)
     given = {"place": "recorded", "recording": "first-look"}
     given["state_dir"] = str(tmp_path_factory.mktemp("recorded"))
     settings = load_settings(running_stack=False, **given)

@@ -26,7 +26,7 @@ from lab.measures import (
     steady_window,
     step_row,
 )
-from lab.measures.queueing import poisson_interval
+from lab.measures.capacity import poisson_interval
 from tests.measures.queues import shared_processor
 
 

@@ -14,7 +14,6 @@ from lab.errors import FrameError
 from lab.measures import (
     bucket_quantile,
     quantile,
-    quantiles,
     quantiles_by_source,
 )
 
@@ -77,17 +76,8 @@ def test_the_interval_is_that_of_plain_resampling() -> None:
     assert [short.low, short.high] == pytest.approx(plain, rel=0.12)
 
 
-def test_quantiles_by_group() -> None:
-    """One row per group and q; an unknown column is named."""
-    frame = pd.DataFrame({"kind": ["a", "a", "b"], "e2e_s": [1.0, 3.0, 10.0]})
-    table = quantiles(frame, "e2e_s", q=[0.5], by=["kind"])
-    assert (
-        table.value.tolist() == [2, 10]
-        and table.n.tolist() == [2, 1]
-        and table.kind.tolist() == ["a", "b"]
-    )
-    with pytest.raises(FrameError, match="no column ttft"):
-        quantiles(frame, "ttft")
+def test_a_quantile_is_a_share() -> None:
+    """95 instead of 0.95 is refused."""
     with pytest.raises(FrameError, match="between 0 and 1"):
         quantile([1.0], 95)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lab.errors import FrameError
 from lab.measures import alert_quality, compare_signals, signals, ungrounded_values
-from lab.measures.signals import NUMBERS, SIGNALS
+from lab.measures.quality import NUMBERS, SIGNALS
 
 OK = {"tool": "get_quota", "arguments": {"team": "a"}, "output": '{"gpus": 12}', "error": None}
 

@@ -11,33 +11,19 @@ from typing import Any
 
 import pytest
 
-from lab.world import KINDS
-
 pytestmark = [pytest.mark.model, pytest.mark.slow]
 
-TINY = [
-    "--hidden",
-    64,
-    "--intermediate",
-    128,
-    "--layers",
-    2,
-    "--heads",
-    4,
-    "--kv-heads",
-    2,
-    "--conversations",
-    16,
-]
+SHAPE = ("hidden=64", "intermediate=128", "layers=2", "heads=4", "kv_heads=2", "conversations=16")
+TINY = [word for number in SHAPE for word in ("--set", number)]
 
 
 @pytest.fixture(scope="module")
 def folder(train_lab_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny training in two processes, stopped after 15 steps and gone on with to 40."""
     out = tmp_path_factory.mktemp("training")
-    how = ["--warm-up-steps", 4, "--save-every", 5, "--processes", 2, "--no-compile"]
+    how = ["--set", "warm_up_steps=4", "--save-every", 5, "--processes", 2, "--no-compile"]
     for steps in (15, 40):
-        done = train_lab_model("train", "--folder", out, "--steps", steps, *how, *TINY)
+        done = train_lab_model("train", "--folder", out, "--set", f"steps={steps}", *how, *TINY)
         assert done.returncode == 0, done.stderr
     return out
 
@@ -65,21 +51,10 @@ def test_what_it_exports_loads_and_speaks(
     assert done.returncode == 0, done.stderr
 
 
-def test_probes_say_what_is_learned(folder: Path) -> None:
-    """The last step is probed: a share of the held-out conversations of each kind, none of them
-    right so soon.
-    """
-    probes = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
-    assert [p.pop("step") for p in probes] == [15, 40]
-    assert probes[-1].keys() == set(KINDS)
-    assert all(0 <= share <= 1 for measures in probes[-1].values() for share in measures.values())
-    assert probes[-1]["chain"]["call"] == 0
-
-
 SAME = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from scripts.train_lab_model.forward import losses, predictions
+from scripts.train_lab_model.forward import losses
 torch.manual_seed(1)
 model = LlamaForCausalLM(LlamaConfig(
     vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -90,7 +65,6 @@ logits = model(ids).logits[:, :-1]
 targets = ids[:, 1:].flatten()
 wanted = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets, reduction="none")
 torch.testing.assert_close(losses(model, ids).flatten(), wanted, atol=1e-4, rtol=1e-4)
-assert torch.equal(predictions(model, ids), logits.argmax(-1))
 """
 
 
@@ -103,7 +77,7 @@ def test_training_computes_what_transformers_would(with_torch: Any) -> None:
 def test_another_recipe_is_not_gone_on_with(folder: Path, train_lab_model: Any) -> None:
     """Another shape than the checkpoint's is refused in words, and the checkpoint stays."""
     before = (folder / "last.pt").read_bytes()
-    done = train_lab_model("train", "--folder", folder, "--steps", 50, *TINY[2:])
+    done = train_lab_model("train", "--folder", folder, "--set", "steps=50", *TINY[2:])
     assert done.returncode == 1
     assert "another recipe" in done.stderr and "Fix:" in done.stderr
     assert (folder / "last.pt").read_bytes() == before

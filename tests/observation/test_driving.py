@@ -10,14 +10,15 @@ import lab
 from lab.errors import NotUp, WorkloadError
 from lab.runs import Conditions, load_conditions, runs_in, save_conditions
 from lab.settings import Settings, load_settings
-from lab.workload import Poisson, Run, Users, make_plan, record
+from lab.workload import Poisson, Run, Users, make_plan
+from lab.workload.outcome import records_frame
 
 
 def a_run(folder: Path, run_id: str, *, start: float = 0.0, **conditions: object) -> Run:
     """Return a saved run without records, with its conditions next to it."""
     count = int(conditions.get("n_requests", 5))
     plan = make_plan(requests=count, arrivals=Poisson(1.0), seed=1)
-    run = Run(run_id, (start, start + 10.0), record.frame([]), plan)
+    run = Run(run_id, (start, start + 10.0), records_frame([]), plan)
     run.save(folder)
     defaults = {"n_requests": count, "rate_per_s": 1.0, "model": "lab-model"}
     save_conditions(run.folder, Conditions(**defaults | conditions))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import NotebookError
-from lab.runner.parameters import assign, parameters_of
+from lab.runner.execute import assign, parameters_of
 from lab.runner.session import parse_parameters
 from tests.runner.notebooks import write
 
@@ -41,6 +41,15 @@ def test_each_notebook_gets_its_parameters(notebook: Path, tmp_path: Path) -> No
     }
     with pytest.raises(NotebookError, match="any of the 2 notebooks"):
         assign([notebook, other], {"x": 1})
+
+
+def test_a_notebook_without_a_window_is_refused(notebook: Path, tmp_path: Path) -> None:
+    """It would start the lab and analyse requests of its own next to those of the window."""
+    other = write(tmp_path / "09_b.ipynb", parameters='window: str = ""  # your own telemetry')
+    given = {"window": "last 15m"}
+    assert assign([other], given) == {other: given}
+    with pytest.raises(NotebookError, match=r"(?s)00_a.ipynb takes no window.*lab run 09"):
+        assign([notebook, other], given)
 
 
 @pytest.mark.parametrize(

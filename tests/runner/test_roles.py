@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
-from lab.runner.cell_outputs import MAX_ROWS, MISSING, table_of
+from lab.runner.cell_outputs import MAX_ROWS, MISSING, ROLES, table_of, views_of
 from lab.runner.execute import run_notebooks
 from lab.runner.report import write_report
-from lab.runner.roles import ROLES, views_of
 from lab.settings import Settings
 from tests.runner.notebooks import write
 

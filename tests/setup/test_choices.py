@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import SetupError
-from scripts.setup import environments, pip_config, tools, torch
+from scripts.setup import environments, pip_config, tools
 
 
 def test_the_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +32,25 @@ def test_a_torch_wheel_in_a_folder(tmp_path: Path) -> None:
         "torchvision-0.28.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
     ):
         (tmp_path / name).write_text("")
-    assert [w.python for w in torch.wheels_in([tmp_path], "x86_64")] == ["3.11"]
-    assert [w.python for w in torch.wheels_in([tmp_path], "aarch64")] == ["3.12"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "x86_64")] == ["3.11"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "aarch64")] == ["3.12"]
+
+
+@pytest.mark.parametrize("name, expected", [("vllm", "3.11"), ("bench", "3.11"), ("lab", "3.12")])
+def test_a_torch_wheel_decides_on_the_python(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM and guidellm need torch: their environments get the Python of a wheel that is here."""
+    monkeypatch.setattr(environments.interpreters, "installed", lambda *of: [Path(of[1])])
+    monkeypatch.setattr(environments.interpreters, "works", lambda *_: True)
+    monkeypatch.setattr(
+        environments.interpreters, "find", lambda _uv, pythons, *_: Path(pythons[0])
+    )
+    wheel = environments.Wheel(Path("torch.whl"), "3.11")
+    builder = environments.Builder("uv", {}, "cpu", [wheel])
+    base = environments.base_for(builder, name)
+    assert base.python == Path(expected)
+    assert base.wheel == (wheel if expected == "3.11" else None)
 
 
 def test_find_links_are_passed_to_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

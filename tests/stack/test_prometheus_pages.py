@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from lab.stack import prometheus_config, store_parts
+from lab.stack import parts, prometheus_config
 from lab.stack.toolbox import Toolbox, find_tools
 from scripts.setup.prometheus import has_web_pages
 from tests.browser import CHROMIUM, dom
@@ -45,13 +45,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait(30)
 
 
-def _prometheus(state: Path, tools: Toolbox, port: int) -> store_parts.Part:
+def _prometheus(state: Path, tools: Toolbox, port: int) -> parts.Part:
     rules = state / "rules.yml"
     rules.write_text(prometheus_config.rules().replace("interval: 30s", "interval: 1s"))
     config = state / "prometheus.yml"
     targets = {"prometheus": f"127.0.0.1:{port}", "vllm": f"127.0.0.1:{free_port()}"}
     config.write_text(prometheus_config.render(targets, rules_file=rules, interval="1s"))
-    return store_parts.prometheus("test", tools, {"prometheus": port}, state, config, "1d")
+    return parts.prometheus("test", tools, {"prometheus": port}, state, config, "1d")
 
 
 def _wait_for_samples(url: str, timeout_s: float = 60.0) -> None:

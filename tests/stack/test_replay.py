@@ -20,7 +20,7 @@ import pytest
 from lab import stack
 from lab.errors import NotUp, SettingsError, StackError
 from lab.settings import load_settings
-from lab.stack import replay, replay_plan
+from lab.stack import replay
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import find_tools
 from lab.stores import Prometheus, Tempo
@@ -102,7 +102,7 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
     ports = PREFERRED | dict(zip(("prometheus", "tempo", "otlp"), free_ports(3), strict=True))
     return {
         p.name: p
-        for p in replay_plan.parts(settings, find_tools(needs=replay_plan.NEEDS), ports, config)
+        for p in replay.recorded_parts(settings, find_tools(needs=replay.NEEDS), ports, config)
     }
 
 
@@ -156,7 +156,7 @@ def test_a_recording_does_not_replace_other_data(tmp_path: Path) -> None:
     assert history.exists()
     (state / replay.MARK).write_text("another\n")
     with pytest.raises(SettingsError, match="of another"):
-        replay_plan.claim_state(state, folder.name)
+        replay.claim_state(state, folder.name)
     with pytest.raises(SettingsError, match="holds the recording another"):
         stack.up(load_settings(**given))
 

@@ -110,6 +110,12 @@ def test_buckets_are_logarithmic_and_increasing():
     assert log_spaced(0.001, 1)[::10] == [0.001, 0.01, 0.1, 1.0]
 
 
+def test_spans_are_exported_within_a_second():
+    """Every analysis of a run waits for vLLM's spans; OpenTelemetry's default delay is 5 s."""
+    env = base_env("cpu", Path("/cache"), Path("/log.json"))
+    assert 0 < int(env["OTEL_BSP_SCHEDULE_DELAY"]) <= 1000
+
+
 def test_engine_and_worker_share_a_process_on_a_cpu_only():
     """OpenMP's threads are set from outside, and one core is left to the API server."""
     env = base_env("cpu", Path("/cache"), Path("/log.json"), cores=4)

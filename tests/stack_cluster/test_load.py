@@ -18,7 +18,8 @@ from lab.stack import cluster as driver
 from lab.stack import state
 from lab.stack.cluster import port_forwards
 from lab.stack.cluster import shards as job
-from lab.workload import Lag, Plan, Poisson, Run, make_plan, record
+from lab.workload import Lag, Plan, Poisson, Run, make_plan
+from lab.workload.outcome import records_frame
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
 JOB = yaml.safe_load((REPO / "lab/k8s/load/job.yaml").read_text())
@@ -85,7 +86,7 @@ def _run(plan: Plan, index: int, of: int, run_id: str = "r") -> Run:
     return Run(
         f"{run_id}-shard{index}",
         (10.0 - index, 20.0 + index),
-        record.frame(rows),
+        records_frame(rows),
         shard,
         lag,
         spans_made=len(rows),

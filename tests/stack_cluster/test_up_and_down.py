@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lab.errors import PartFailed, SetupError, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack.cluster import forward, kubectl, port_forwards, rollout
+from lab.stack import state
+from lab.stack.cluster import kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
@@ -33,7 +33,7 @@ def test_up_applies_in_two_steps_waits_and_opens_port_forwards(
             and urls["mcp"] == port_forwards.TOOLS_INSIDE
         )
         assert all(
-            forward.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp"
+            port_forwards.answers(int(u.rpartition(":")[2])) for n, u in urls.items() if n != "mcp"
         )
         assert load_settings(state_dir=settings.state_dir).endpoint("grafana") == urls["grafana"]
         calls = [
@@ -296,18 +296,18 @@ def test_a_port_forward_that_dies_is_restarted_and_ends_on_request(
     cluster: FakeCluster, tmp_path: Path
 ) -> None:
     """A killed kubectl port-forward is started again, and none is left behind."""
+    state.prepare(tmp_path)
     port = port_forwards.free_from(13300, set())
-    port_forward = forward.Forward(
-        "x", kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
-    )
-    port_forward.start()
+    command = kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
+    process = psutil.Process(port_forwards._start(tmp_path, {"x": command}).pid)
     try:
-        _wait_until(lambda: forward.answers(port))
-        os.kill(port_forward._child.pid, signal.SIGKILL)
-        _wait_until(lambda: port_forward.starts == 2 and forward.answers(port))
+        _wait_until(lambda: port_forwards.answers(port))
+        first = process.children()[0]
+        first.kill()
+        _wait_until(lambda: first not in process.children() and port_forwards.answers(port))
     finally:
-        port_forward.stop()
-    assert not forward.answers(port) and not port_forward.is_alive()
+        port_forwards.close_forwards(tmp_path)
+    assert not port_forwards.answers(port) and not process.is_running()
 
 
 def test_a_port_forward_that_never_opens_is_an_error_and_leaves_nothing(

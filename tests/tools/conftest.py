@@ -14,11 +14,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from lab.tools.app import make_app
-from lab.tools.calls import Calls
-from lab.tools.database import Database
+from lab.tools.calls import Calls, Database
 from lab.tools.faults import Faults
-from lab.tools.metrics import Metrics
-from lab.tools.telemetry import tracer_provider
+from lab.tools.telemetry import Metrics, tracer_provider
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lab.workload import chat_api, responses_api
+from lab.workload.apis import ChatStream, ResponseStream
 from lab.workload.outcome import error_message
 
 
@@ -28,7 +28,7 @@ def test_chat_text_and_usage() -> None:
 
     Usage and its cached part are taken.
     """
-    out = chat_api.ChatStream().read(
+    out = ChatStream().read(
         timed(
             choice({"role": "assistant", "content": ""}),
             choice({"content": "Hel"}),
@@ -78,7 +78,7 @@ def test_chat_tool_calls_are_put_together() -> None:
             }
         ),
     ]
-    out = chat_api.ChatStream().read(timed(*call, choice(finish="tool_calls"), b"[DONE]"))
+    out = ChatStream().read(timed(*call, choice(finish="tool_calls"), b"[DONE]"))
     assert out.tool_calls == [
         {"tool": "get_node_status", "arguments": {"node": "kra-1"}, "output": None, "error": None},
         {"tool": "get_invoice", "arguments": "{bad", "output": None, "error": None},
@@ -89,13 +89,11 @@ def test_chat_tool_calls_are_put_together() -> None:
 def test_chat_failures() -> None:
     """An error inside the stream, broken JSON, and a stream without its end each have a name."""
     assert (
-        chat_api.ChatStream().read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
+        ChatStream().read(timed({"error": {"message": "no memory"}}, b"[DONE]")).error_type
         == "stream_error"
     )
-    assert (
-        chat_api.ChatStream().read(timed(b"{nonsense", b"[DONE]")).error_type == "malformed_event"
-    )
-    cut = chat_api.ChatStream().read(timed(choice({"content": "Hel"})))
+    assert ChatStream().read(timed(b"{nonsense", b"[DONE]")).error_type == "malformed_event"
+    cut = ChatStream().read(timed(choice({"content": "Hel"})))
     assert (cut.error_type, cut.answer, cut.token_times) == ("stream_incomplete", "Hel", [0.0])
 
 
@@ -136,7 +134,7 @@ def test_responses_agent_loop() -> None:
         {"type": "message", "content": [{"type": "output_text", "text": "It is 7."}]},
     ]
     usage = {"input_tokens": 50, "output_tokens": 9, "input_tokens_details": {"cached_tokens": 16}}
-    out = responses_api.ResponseStream().read(
+    out = ResponseStream().read(
         timed(
             response("created") | {"type": "response.created"},
             {"type": "response.mcp_list_tools.completed"},
@@ -159,11 +157,11 @@ def test_responses_agent_loop() -> None:
 
 def test_responses_failed_and_incomplete() -> None:
     """A failed response is an error with the server's words; one that ran out of tokens is not."""
-    failed = responses_api.ResponseStream().read(
+    failed = ResponseStream().read(
         timed(response("failed", error={"code": "server_error", "message": "boom"}))
     )
     assert (failed.error_type, failed.error_message) == ("response_failed", "server_error: boom")
-    short = responses_api.ResponseStream().read(
+    short = ResponseStream().read(
         timed(response("incomplete", incomplete_details={"reason": "max_output_tokens"}))
     )
     assert (short.error_type, short.finish_reason) == ("", "incomplete")
@@ -174,7 +172,7 @@ def test_responses_cut_keeps_finished_items() -> None:
     the start.
     """
     item = {"type": "mcp_call", "name": "get_quota", "arguments": "{}", "output": "7"}
-    out = responses_api.ResponseStream().read(
+    out = ResponseStream().read(
         timed(
             response("created") | {"type": "response.created"},
             {"type": "response.output_item.done", "item": item},

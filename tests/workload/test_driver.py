@@ -107,13 +107,13 @@ def test_latency_counts_from_the_schedule() -> None:
 
     held: list[bool] = []
     with serving(chat_answer) as server:
-        from lab.workload import driver, servers
+        from lab.workload import apis, driver
         from lab.workload.run import Lag
 
         the_plan = plan(*requests)
         one = driver.Driver(
             the_plan,
-            servers.apis_for(the_plan, settings(server.url)),
+            apis.apis_for(the_plan, settings(server.url)),
             run_id="r",
             timeout_s=5,
             on_end=hold_up,
@@ -215,11 +215,12 @@ def test_what_came_before_a_cut_is_kept() -> None:
     assert row.answer == "Hel" and not math.isnan(row.ttft_s)
 
 
-def test_connection_refused() -> None:
-    """A server that is not there gives rows, not an exception."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_connection_refused(host: str) -> None:
+    """A server that is not there gives rows, not an exception; also at a host of two addresses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        url = f"http://{host}:{free.getsockname()[1]}"
     run = drive(url, plan(request(0), request(1)))
     assert run.records.error_type.tolist() == ["connection_refused"] * 2
     assert run.records.http_status.tolist() == [0, 0] and run.records.sent_at.isna().all()

@@ -21,7 +21,7 @@ from lab.workload import (
     plan_of,
     with_model,
 )
-from lab.workload.arrivals import Arrivals, from_dict
+from lab.workload.plan import Arrivals
 
 ARRIVALS = [
     Constant(2.0),
@@ -163,10 +163,10 @@ def test_arrivals_are_checked() -> None:
     ):
         with pytest.raises(WorkloadError, match="must"):
             wrong()
-    with pytest.raises(WorkloadError, match="no arrival process"):
-        from_dict({"kind": "tide"})
-    with pytest.raises(WorkloadError, match="malformed"):
-        from_dict({"kind": "poisson", "rate": 1})
+    saved = make_plan(requests=1, arrivals=Poisson(1.0)).to_bytes()
+    for name, wrong_name in ((b'"poisson"', b'"tide"'), (b'"rate_per_s"', b'"rate"')):
+        with pytest.raises(WorkloadError, match=r"not a plan(.|\n)*arrivals"):
+            Plan.from_bytes(saved.replace(name, wrong_name), "it")
     with pytest.raises(WorldError, match="no kind"):
         make_plan(requests=1, arrivals=Poisson(1.0), kinds=["small_talk"])
 

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from lab.errors import NotUp, WorkloadError
-from lab.workload import servers
-from lab.workload.servers import find_models, find_vector_store
+from lab.workload import apis
+from lab.workload.apis import find_models, find_vector_store
 from tests.workload.misbehaving import Peer, serving
 
 
@@ -69,9 +69,9 @@ def test_a_slow_or_endless_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         while not peer.writer.is_closing():
             await peer.write(b'{"data": [' + b" " * 60_000)
 
-    monkeypatch.setattr(servers, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(apis, "TIMEOUT_S", 0.5)
     with serving(drips) as server, pytest.raises(NotUp, match="timeout"):
         find_models(server.url, {"lab-model"})
-    monkeypatch.setattr(servers, "TIMEOUT_S", 30.0)
+    monkeypatch.setattr(apis, "TIMEOUT_S", 30.0)
     with serving(floods) as server, pytest.raises(NotUp, match="too_large"):
         find_models(server.url, {"lab-model"})

@@ -6,7 +6,8 @@ import pytest
 
 from lab.errors import WorkloadError
 from lab.schema import CLIENT_RECORD
-from lab.workload import Lag, Plan, Poisson, Run, join_shards, make_plan, record
+from lab.workload import Lag, Plan, Poisson, Run, join_shards, make_plan
+from lab.workload.outcome import records_frame
 
 
 def _run(plan: Plan, window: tuple[float, float] = (0.0, 1.0), lag: float = 0.0) -> Run:
@@ -17,7 +18,7 @@ def _run(plan: Plan, window: tuple[float, float] = (0.0, 1.0), lag: float = 0.0)
     rows = [
         empty | {"scenario_id": r.scenario_id, "sent_at": r.offset_s or 0.0} for r in plan.requests
     ]
-    return Run("r", window, record.frame(rows), plan, Lag(loop_p99_s=lag))
+    return Run("r", window, records_frame(rows), plan, Lag(loop_p99_s=lag))
 
 
 def test_the_shards_of_a_plan_are_its_run() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.workload.sse import MAX_EVENTS, events
+from lab.workload.outcome import MAX_EVENTS, events
 
 TEXT = st.text(
     st.characters(blacklist_characters="\r\n", blacklist_categories=("Cs",)), max_size=20

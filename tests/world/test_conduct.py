@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from lab.world import ActualCall, Call, Turn, conduct_of, documents, judge
-from lab.world.conduct import Conduct
 from lab.world.facts import TIMED_OUT
+from lab.world.judge import Conduct
 
 TURN = Turn(
     "",

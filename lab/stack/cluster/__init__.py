@@ -11,20 +11,12 @@
 
 `kubectl` does what one would type oneself (kustomize, apply, port-forward); the official client
 does the rest. Nothing happens in a context that was not named: there is no default one.
-
-Each is loaded when it is first used, because the client takes a second to import.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from lab.stack.cluster.control import down, preflight, status, up
-    from lab.stack.cluster.pod_status import pods
-    from lab.stack.cluster.port_forwards import connection
-    from lab.stack.cluster.shards import collect, load
+from lab.stack.cluster.control import down, preflight, status, up
+from lab.stack.cluster.port_forwards import connection
+from lab.stack.cluster.rollout import pods
+from lab.stack.cluster.shards import collect, load
 
 __all__ = ["OVERLAYS", "collect", "connection", "down", "load", "pods", "preflight", "status", "up"]
 
@@ -36,16 +28,3 @@ OVERLAYS = (
     "cluster-existing-prometheus",
     "openshift",
 )
-_MODULES = {
-    "collect": "shards",
-    "connection": "port_forwards",
-    "load": "shards",
-    "pods": "pod_status",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'lab.stack.cluster' has no attribute {name!r}")
-    module = _MODULES.get(name, "control")
-    return getattr(importlib.import_module(f"lab.stack.cluster.{module}"), name)

@@ -1,18 +1,20 @@
 """Port forwards to the cluster's parts; inside the cluster, the Services' names.
 
 `cluster.json` in the state folder says which context it was, and where each part can be reached
-from here.
+from here. A process of its own keeps the forwards up (`main`).
 """
-
-from __future__ import annotations
 
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from lab.errors import SettingsError, StackError
 from lab.settings import ENDPOINTS, REPO, Settings
 from lab.stack import processes, state
 from lab.stack.cluster import kubectl as kube
-from lab.stack.cluster.forward import answers
 from lab.stack.ports import HOST, choose, is_free
+from lab.stack.processes import die_with_parent
 
 CLUSTER_FILE = "cluster.json"
 FORWARDS_UP_S = 60.0
 FIRST_PORT = 13000
+PROGRAM = "from lab.stack.cluster.port_forwards import main; main()"
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 10.0
+STEADY_S = 30.0  # a forward that held so long starts its pauses from the beginning
 # Endpoint -> (namespace, Service, port).
 SERVICES = {
     "prometheus": ("llm-lab-obs", "prometheus", 9090),
@@ -177,7 +183,7 @@ def _forward(
 def _start(state_dir: Path, commands: dict[str, list[str]]) -> subprocess.Popen[bytes]:
     with (state_dir / "logs" / "forwards.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lab.stack.cluster.forward"],
+            [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -191,3 +197,37 @@ def _start(state_dir: Path, commands: dict[str, list[str]]) -> subprocess.Popen[
     pid, created = processes.identity(process.pid) or (process.pid, time.time())
     state.write_json(state_dir / CLUSTER_FILE, {"pid": pid, "create_time": created})
     return process
+
+
+def answers(port: int) -> bool:
+    """Return whether something accepts connections on that port of this machine."""
+    try:
+        with socket.create_connection((HOST, port), timeout=1):
+            return True
+    except OSError:
+        return False
+
+
+def keep_up(command: list[str]) -> None:
+    """Run `kubectl port-forward`, and again whenever it ends, with growing pauses.
+
+    It ends with the pod that it was tied to. It is killed with this process (on Linux by the
+    kernel, elsewhere by `close_forwards`).
+    """
+    start = partial(die_with_parent, os.getpid())
+    pause_s = FIRST_PAUSE_S
+    while True:
+        begun = time.monotonic()
+        subprocess.run(command, stdin=subprocess.DEVNULL, preexec_fn=start, check=False)
+        held = time.monotonic() - begun > STEADY_S
+        pause_s = FIRST_PAUSE_S if held else min(2 * pause_s, LONGEST_PAUSE_S)
+        time.sleep(pause_s)
+
+
+def main() -> None:
+    """Keep up the forwards that come as {"commands": {name: argv}} on stdin, until a signal."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # ends all threads at once, as SIGTERM does
+    commands = json.load(sys.stdin)["commands"]
+    with ThreadPoolExecutor(len(commands)) as pool:
+        list(pool.map(keep_up, commands.values()))

@@ -1,15 +1,11 @@
 """What an overlay needs of a cluster, looked up before anything is changed, with fixes."""
 
-from __future__ import annotations
-
 import base64
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-from kubernetes.utils.quantity import parse_quantity
 
 from lab.stack.cluster.api import PART_OF, Api
 from lab.stack.cluster.kubectl import versions
@@ -373,4 +369,6 @@ def requested(document: dict[str, Any], resource: str) -> float:
 
 def quantity(text: str) -> float:
     """Convert a Kubernetes quantity to a number: '500m' -> 0.5, '2Gi' -> 2**31."""
+    from kubernetes.utils.quantity import parse_quantity  # a second to import
+
     return float(parse_quantity(text))

@@ -1,14 +1,16 @@
 """How far the workloads are, and why one does not get ready."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from lab.errors import PartFailed, StackError
+from lab.settings import Settings
+from lab.stack.cluster import kubectl as kube
+from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, WORKLOADS, Api
+from lab.stack.cluster.preflight_checks import quantity
 
 POLL_S = 2.0
 # Reasons that waiting cannot change.
@@ -22,7 +24,6 @@ HOPELESS = {
 PATIENCE_S = 45.0
 SUSPICIOUS = {"ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"}
 LOG_LINES = "8"
-LINE_EVERY_S = 15.0
 # What usually helps, for the reasons that newcomers meet.
 _LOAD_IMAGE = "build or load the image into the cluster (lab/k8s/README.md, Images)"
 FIXES = {
@@ -47,25 +48,11 @@ class WorkloadStatus:
     pod: str = ""
     container: str = ""
 
-
-class ProgressLines:
-    """Prints a line when a workload gets ready, and one every 15 s for what is waited for."""
-
-    def __init__(self) -> None:
-        self._ready: set[str] = set()
-        self._next_s = 0.0
-
-    def __call__(self, rows: list[WorkloadStatus], elapsed_s: float) -> None:
-        """Print what has changed."""
-        for row in rows:
-            if row.ready and row.name not in self._ready:
-                self._ready.add(row.name)
-                print(f"{elapsed_s:6.0f} s  {row.name} is ready", flush=True)
-
-        pending = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
-        if pending and elapsed_s >= self._next_s:
-            self._next_s = elapsed_s + LINE_EVERY_S
-            print(f"{elapsed_s:6.0f} s  waiting for {pending}", flush=True)
+    # What `lab.stack.control.LineProgress` prints.
+    error = ""
+    ready_after_s = None
+    state = property(lambda self: "ready" if self.ready else self.progress)
+    waits_for = property(lambda self: self.why)
 
 
 def statuses(api: Api) -> list[WorkloadStatus]:
@@ -280,3 +267,62 @@ def _last_end(status: dict[str, Any]) -> str:
     return (
         f"(ended with {end.get('reason', 'Error')}, exit status {end['exitCode']})" if end else ""
     )
+
+
+METRICS = "apis/metrics.k8s.io/v1beta1"
+
+
+@dataclass(frozen=True)
+class PodStatus:
+    """A pod.
+
+    `memory_bytes` is its working set as metrics-server measured it; None where there is no such
+    server.
+    """
+
+    part: str
+    namespace: str
+    name: str
+    state: str
+    ready: bool
+    restarts: int
+    memory_bytes: int | None
+    why: str
+
+
+def pods(settings: Settings, context: str) -> list[PodStatus]:
+    """Return how each pod of the lab is now; empty if there is none."""
+    kube.named(context)
+    api = Api(context)
+    memory = dict(_memory(api))
+    return sorted(
+        (_row(p, memory) for p in api.items("api/v1", "pods", PART_OF)),
+        key=lambda r: (r.namespace, r.name),
+    )
+
+
+def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
+    meta = pod["metadata"]
+    now = pod.get("status", {})
+    ready = rollout.has_condition(now, "Ready")
+    done = now.get("phase") == "Succeeded"
+    state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
+    why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")
+    return PodStatus(
+        part=(meta.get("labels") or {}).get("app.kubernetes.io/name", meta["name"]),
+        namespace=meta["namespace"],
+        name=meta["name"],
+        state="going" if meta.get("deletionTimestamp") else state,
+        ready=ready or done,
+        restarts=sum(c.get("restartCount", 0) for c in now.get("containerStatuses", [])),
+        memory_bytes=memory.get((meta["namespace"], meta["name"])),
+        why="" if done or ready else why.rstrip(": "),
+    )
+
+
+def _memory(api: Api) -> Iterator[tuple[tuple[str, str], int]]:
+    if api.get(METRICS) is None:
+        return
+    for item in api.items(METRICS, "pods"):
+        used = sum(quantity(c["usage"]["memory"]) for c in item["containers"])
+        yield (item["metadata"]["namespace"], item["metadata"]["name"]), int(used)
