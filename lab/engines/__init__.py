@@ -301,9 +301,12 @@ def _stems(names: Iterable[str]) -> dict[tuple[str, str], set[str]]:
 
 @cache
 def _patterns() -> dict[str, re.Pattern[str]]:
-    """Return a pattern per engine; a colon in a prefix would be a recording rule's."""
+    """Return a pattern per engine; a colon in a prefix would be a recording rule's.
+
+    `vllm_router_` begins the names of vLLM's router (the Rust one), which are no engine's.
+    """
     return {
-        key: re.compile(rf"(?P<stem>(?:\w*_)?{engine.mark}[:_])(?P<bare>\w+)")
+        key: re.compile(rf"(?P<stem>(?:\w*_)?{engine.mark}[:_])(?P<bare>(?!router_)\w+)")
         for key, engine in engines().items()
     }
 
