@@ -43,7 +43,8 @@ class Dialect:
 
     A span's role is that of its name in `names`, else of the value of an attribute in `kinds`, else
     of the beginning of its name in `prefixes`. Names in `with_usage` are of model calls only where
-    the span also has tokens. `fields` are the attributes with a field's value, best first.
+    the span also has tokens. `fields` are the attributes with a field's value, best first;
+    `attribute#key` is a number in an attribute that is a JSON object.
     """
 
     name: str
@@ -330,6 +331,29 @@ GOOGLE_ADK = Dialect(
     },
 )
 
+LANGFUSE = Dialect(
+    "Langfuse",
+    kinds={
+        "langfuse.observation.type": {
+            "generation": Role.MODEL_CALL,
+            "tool": Role.TOOL_CALL,
+            "agent": Role.AGENT,
+            "chain": Role.AGENT,
+            "embedding": Role.EMBEDDING,
+            "retriever": Role.RETRIEVAL,
+        }
+    },
+    fields={
+        "model": ("langfuse.observation.model.name",),
+        "prompt_tokens": ("langfuse.observation.usage_details#input",),
+        "completion_tokens": ("langfuse.observation.usage_details#output",),
+        "arguments": ("langfuse.observation.input",),
+        "result": ("langfuse.observation.output",),
+        "calls": ("langfuse.observation.output",),
+        "messages": ("langfuse.observation.input",),
+    },
+)
+
 DIALECTS = (
     LAB,
     VLLM,
@@ -342,6 +366,7 @@ DIALECTS = (
     VERCEL,
     PYDANTIC_AI,
     GOOGLE_ADK,
+    LANGFUSE,
 )
 
 # A span that is none of these, but has one of these attributes, is an engine's.
@@ -377,6 +402,7 @@ def flattened(leaves: Iterable[tuple[str, Any]]) -> Any:
 def all_attributes() -> tuple[str, ...]:
     """Return every attribute that some dialect's table names."""
     names = [attribute for name in FIELDS for attribute in attributes_of(name)]
+    names = [name.partition("#")[0] for name in names]
     names += [attribute for dialect in DIALECTS for attribute in dialect.kinds]
     return tuple(dict.fromkeys((*names, *ENGINE_ATTRIBUTES)))
 
@@ -397,5 +423,6 @@ def traceql() -> str:
             conditions += [f'span.{attribute} =~ "{matching}"'] if matching else []
 
     conditions += [f"span.{name} != nil" for name in ENGINE_ATTRIBUTES[:1]]
-    conditions += [f"span.{name} != nil" for name in attributes_of("prompt_tokens")]
+    tokens = [name for name in attributes_of("prompt_tokens") if "#" not in name]
+    conditions += [f"span.{name} != nil" for name in tokens]
     return " || ".join(dict.fromkeys(conditions))

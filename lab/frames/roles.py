@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -51,10 +53,23 @@ def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
 def field_numbers(spans: pd.DataFrame, name: str) -> np.ndarray:
     """Return a field as float64 per span: the first of its attributes that the span has, or NaN."""
     values = np.full(len(spans), np.nan)
-    for attribute in attributes_of(name):
+    for path in attributes_of(name):
+        attribute, _, key = path.partition("#")
         if attribute in spans:
-            given = numbers(spans, attribute)
+            given = _numbers_in_json(spans, attribute, key) if key else numbers(spans, attribute)
             values = np.where(np.isnan(values), given, values)
+    return values
+
+
+def _numbers_in_json(spans: pd.DataFrame, attribute: str, key: str) -> np.ndarray:
+    """Return a number in an attribute that is a JSON object, NaN where there is none."""
+    values = np.full(len(spans), np.nan)
+    texts = text_column(spans, attribute)
+    if texts is None:
+        return values
+    for row in np.flatnonzero(pd.notna(texts)):
+        with contextlib.suppress(ValueError, TypeError, AttributeError):
+            values[row] = float(json.loads(texts[row]).get(key, np.nan))
     return values
 
 

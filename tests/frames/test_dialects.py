@@ -597,6 +597,30 @@ def semantic_kernel() -> pd.DataFrame:
     )
 
 
+def test_langfuses_tokens_are_in_a_json_object() -> None:
+    """Its SDK writes `usage_details`; tokens that it does not report are not known."""
+    usage_details = '{"input": 900, "output": 60, "total": 960}'
+    call = {
+        "langfuse.observation.type": "generation",
+        "langfuse.observation.usage_details": usage_details,
+    }
+    tool = {
+        "langfuse.observation.type": "tool",
+        "langfuse.observation.input": '{"id": 7}',
+        "langfuse.observation.output": '{"error": "no such order"}',
+    }
+    spans = made(
+        span(1, 0, "app", "agent", 0.0, 0.9, **{"langfuse.observation.type": "agent"}),
+        span(2, 1, "app", "completion", 0.0, 0.4, **call),
+        span(3, 1, "app", "get_order", 0.5, 0.6, **tool),
+    )
+    shapes = shapes_of(spans)
+    assert usage(spans, shapes, "prompt_tokens")[shapes.turn].tolist() == [900]
+    assert usage(spans, shapes, "completion_tokens")[shapes.turn].tolist() == [60]
+    assert np.isnan(usage(spans, shapes, "cached_tokens")[shapes.turn]).all()
+    assert tool_frame(spans)[["tool", "failed"]].values.tolist() == [["get_order", True]]
+
+
 _CHAT = {"gen_ai.operation.name": "chat", **MODEL, **SEMCONV_USAGE}
 
 
