@@ -150,7 +150,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-main = as_main(bench, "bench")
+main = as_main(bench, "lab bench")
 
 
 if __name__ == "__main__":

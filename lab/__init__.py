@@ -10,8 +10,6 @@
 Importing this package only makes names available; each is loaded when it is first used.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -3,8 +3,6 @@
 Closed-loop levels give a model of the server; an open-loop sweep of load to saturation tests it.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Sequence
@@ -110,7 +108,6 @@ def run_levels(
     warm_s: float,
     slo: Slo,
     seed: int,
-    api: Literal["chat", "responses"] = "chat",
     first_round: int = 1,
 ) -> Measured:
     """Drive each number of closed-loop users, who never think, for about `level_s` seconds.
@@ -133,7 +130,7 @@ def run_levels(
                 think_s=0.0,
                 seed=seed + 100 * number + level,
                 kinds=SINGLE_TURN,
-                api=api,
+                api="chat",
                 progress=False,
                 label=f"{LABEL} round {number}",
             )
@@ -202,6 +199,12 @@ def sweep_rates(capacity_per_s: float, shares: Sequence[float]) -> list[float]:
     return sorted({float(f"{capacity_per_s * share:.2g}") for share in shares})
 
 
+def step_length_s(rate: float, step_s: float, limit_per_s: float | None) -> float:
+    """Return how long a step is: half of `step_s` below half of the limit or 15 % above it."""
+    is_near = limit_per_s is None or 0.5 <= rate / limit_per_s <= 1.15
+    return step_s if is_near else step_s / 2
+
+
 def sweep(
     settings: Settings,
     rates: Sequence[float],
@@ -211,22 +214,25 @@ def sweep(
     warm_s: float,
     slo: Slo,
     seed: int,
+    limit_per_s: float | None = None,
     stop_after: int = 2,
     api: Literal["chat", "responses"] = "chat",
 ) -> Measured:
     """Offer these loads one after another, lowest first: an open loop with Poisson arrivals.
 
     `rates` are requests per second. Each lasts `step_s` seconds and has at least `min_requests`
-    requests; a step begins when all requests of the one before are answered. After `stop_after`
-    saturated steps in a row the sweep ends. Prints one line per step. Rows of
+    requests; with the expected limit `limit_per_s`, those far from it last half as long, since
+    their verdict is clear sooner. A step begins when all requests of the one before are answered.
+    After `stop_after` saturated steps in a row the sweep ends. Prints one line per step. Rows of
     `lab.measures.step_row`, their verdicts by `lab.measures.settle_verdicts`.
     """
     measured = Measured(settings)
     saturated = 0
     for number, rate in enumerate(sorted(rates)):
+        expected = math.ceil(rate * step_length_s(rate, step_s, limit_per_s))
         run = drive(
             settings,
-            n_requests=max(min_requests, math.ceil(rate * step_s)),
+            n_requests=max(min_requests, expected),
             rate_per_s=rate,
             seed=seed + 1000 + number,
             kinds=SINGLE_TURN,

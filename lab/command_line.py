@@ -1,14 +1,15 @@
 """One parser, and one look, for every verb of `lab`: annotations are its command line."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import signal
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+
+from lab.errors import LabError
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -16,27 +17,44 @@ STYLE: dict[str, Any] = {
     "rich_markup_mode": "rich",
 }
 
+# Options that several verbs have.
+PrometheusUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
+]
+TempoUrl = Annotated[str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
-def as_main(function: Callable[..., int | None], verb: str) -> Callable[[list[str]], int]:
-    """Return `main(argv)` of a verb, which parses `argv` for `function` by its annotations.
+
+def as_main(
+    function: Callable[..., int | None], program: str, *, prints_errors: bool = False
+) -> Callable[..., int]:
+    """Return `main(argv)` of a program, which parses `argv` for `function` by its annotations.
 
     It returns the exit status: that of the function (None is 0), or 2, with a message on stderr,
-    for a wrong command line. Errors of the function are raised. A parameter of the type
-    typer.Context receives `argv` as its `obj`.
+    for a wrong command line. A LabError of the function is raised; with `prints_errors` it is
+    printed, and the status is 1. A parameter of the type typer.Context receives `argv` as its
+    `obj`. Without arguments, `main()` parses those of the process.
     """
 
-    def main(argv: list[str]) -> int:
+    def main(argv: list[str] | None = None) -> int:
+        argv = sys.argv[1:] if argv is None else argv
         status = 0
 
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> None:
             nonlocal status
-            status = function(*args, **options) or 0
+            try:
+                status = function(*args, **options) or 0
+            except LabError as e:
+                if not prints_errors:
+                    raise
+                print(e, file=sys.stderr)
+                status = 1
 
         app = typer.Typer(**STYLE)
         app.command()(call)
         try:
-            app(argv, prog_name=f"lab {verb}", obj=argv)
+            app(argv, prog_name=program, obj=argv)
         except SystemExit as e:
             return int(e.code or status)
         return status

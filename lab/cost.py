@@ -1,7 +1,5 @@
 """Cost: whose tokens they were, whether all sources agree on them, and what they cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar

@@ -7,14 +7,14 @@ several: a proxy in one dialect calls an engine in another. To read another libr
 Names are those of the sources: OpenTelemetry's GenAI and MCP conventions
 (semantic-conventions-genai 0.1.0), OpenInference's specification,
 opentelemetry-semantic-conventions-ai 0.5 (OpenLLMetry), LiteLLM's integrations/opentelemetry.py,
-SGLang's srt/observability, vLLM 0.33, OGX 1.5 and Llama Stack 0.7.
+SGLang's srt/observability, vLLM 0.33, OGX 1.5, Llama Stack 0.7, Vercel's AI SDK 4 to 6, Pydantic
+AI's pydantic_ai_slim/pydantic_ai/_instrumentation.py and Google ADK's telemetry/tracing.py.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 from lab.schema import Attr, Span
 
@@ -114,6 +114,8 @@ OGX = Dialect(
 
 _OPERATIONS = {
     **dict.fromkeys(("chat", "text_completion", "generate_content"), Role.MODEL_CALL),
+    # Semantic Kernel's names
+    **dict.fromkeys(("chat.completions", "text.completions"), Role.MODEL_CALL),
     **dict.fromkeys(("invoke_agent", "create_agent", "invoke_workflow", "plan"), Role.AGENT),
     "embeddings": Role.EMBEDDING,
     "retrieval": Role.RETRIEVAL,
@@ -182,6 +184,8 @@ OPENINFERENCE = Dialect(
         "call_id": ("tool_call.id", "tool.id"),
         "arguments": ("tool_call.function.arguments", "input.value"),
         "result": ("output.value",),
+        "calls": ("llm.output_messages", "output.value"),
+        "messages": ("llm.input_messages", "input.value"),
         "session_id": (Attr.SESSION,),
         "user_id": (Attr.USER,),
     },
@@ -214,6 +218,8 @@ OPENLLMETRY = Dialect(
         "tool": ("traceloop.entity.name",),
         "arguments": ("traceloop.entity.input",),
         "result": ("traceloop.entity.output",),
+        "calls": ("gen_ai.completion",),
+        "messages": ("gen_ai.prompt",),
         "user_id": ("traceloop.association.properties.user_id", "gen_ai.user", "llm.user"),
         "session_id": (
             "traceloop.association.properties.session_id",
@@ -250,29 +256,100 @@ LITELLM = Dialect(
     },
 )
 
-DIALECTS = (LAB, VLLM, SGLANG, OGX, SEMCONV, OPENINFERENCE, OPENLLMETRY, LITELLM)
+# Its outer span of a call repeats the tokens of the steps below it, which are the model's calls.
+VERCEL = Dialect(
+    "Vercel AI SDK",
+    kinds={
+        "ai.operationId": {
+            **dict.fromkeys(
+                ("ai.generateText", "ai.streamText", "ai.generateObject", "ai.streamObject"),
+                Role.AGENT,
+            ),
+            **dict.fromkeys(
+                (
+                    "ai.generateText.doGenerate",
+                    "ai.streamText.doStream",
+                    "ai.generateObject.doGenerate",
+                    "ai.streamObject.doStream",
+                ),
+                Role.MODEL_CALL,
+            ),
+            "ai.toolCall": Role.TOOL_CALL,
+            **dict.fromkeys(("ai.embed", "ai.embedMany"), Role.OTHER),
+            **dict.fromkeys(("ai.embed.doEmbed", "ai.embedMany.doEmbed"), Role.EMBEDDING),
+        }
+    },
+    fields={
+        "model": ("ai.model.id",),
+        "prompt_tokens": ("ai.usage.inputTokens", "ai.usage.promptTokens"),
+        "completion_tokens": ("ai.usage.outputTokens", "ai.usage.completionTokens"),
+        "cached_tokens": (
+            "ai.usage.cachedInputTokens",
+            "ai.usage.inputTokenDetails.cacheReadTokens",
+        ),
+        "cache_write_tokens": ("ai.usage.inputTokenDetails.cacheWriteTokens",),
+        "reasoning_tokens": (
+            "ai.usage.reasoningTokens",
+            "ai.usage.outputTokenDetails.reasoningTokens",
+        ),
+        "tool": ("ai.toolCall.name",),
+        "call_id": ("ai.toolCall.id",),
+        "arguments": ("ai.toolCall.args",),
+        "result": ("ai.toolCall.result", "ai.toolCall.output"),
+        "calls": ("ai.response.toolCalls",),
+        "messages": ("ai.prompt.messages",),
+        "user_id": ("ai.telemetry.metadata.userId",),
+        "session_id": ("ai.telemetry.metadata.sessionId",),
+    },
+)
+
+# Version 3 and newer of its spans are OpenTelemetry's; these are the names of 1 and 2.
+PYDANTIC_AI = Dialect(
+    "Pydantic AI",
+    names={
+        "agent run": Role.AGENT,
+        "running tool": Role.TOOL_CALL,
+        "running tools": Role.OTHER,
+        "running 1 tool": Role.OTHER,
+    },
+    fields={
+        "ttft_s": ("gen_ai.client.operation.time_to_first_chunk",),
+        "arguments": ("tool_arguments",),
+        "result": ("tool_response",),
+    },
+)
+
+GOOGLE_ADK = Dialect(
+    "Google's Agent Development Kit",
+    names={"call_llm": Role.MODEL_CALL, "invocation": Role.AGENT},
+    prefixes={"agent_run ": Role.AGENT},
+    fields={
+        "arguments": ("gcp.vertex.agent.tool_call_args",),
+        "result": ("gcp.vertex.agent.tool_response",),
+        "session_id": ("gcp.vertex.agent.session_id",),
+    },
+)
+
+DIALECTS = (
+    LAB,
+    VLLM,
+    SGLANG,
+    OGX,
+    SEMCONV,
+    OPENINFERENCE,
+    OPENLLMETRY,
+    LITELLM,
+    VERCEL,
+    PYDANTIC_AI,
+    GOOGLE_ADK,
+)
 
 # A span that is none of these, but has one of these attributes, is an engine's.
 ENGINE_ATTRIBUTES = (Attr.VLLM_E2E_S, Attr.VLLM_INFERENCE_S, Attr.VLLM_PREFILL_S)
 
-# The model's calls of tools, where each has attributes of its own: (id, name, arguments) of the
-# calls of the first answer.
-INDEXED_CALLS = tuple(
-    tuple(pattern.format(place) for pattern in patterns)
-    for place in range(4)
-    for patterns in (
-        (
-            "gen_ai.completion.0.tool_calls.{}.id",
-            "gen_ai.completion.0.tool_calls.{}.name",
-            "gen_ai.completion.0.tool_calls.{}.arguments",
-        ),
-        (
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.id",
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.function.name",
-            "llm.output_messages.0.message.tool_calls.{}.tool_call.function.arguments",
-        ),
-    )
-)
+# Messages of which every leaf is an attribute (`llm.input_messages.0.message.role`): a frame of
+# spans has all leaves of one of these in one text, as JSON.
+FLATTENED = ("llm.input_messages", "llm.output_messages", "gen_ai.prompt", "gen_ai.completion")
 
 # Attributes of a resource that name its machine; the first that there is counts.
 HOST_ATTRIBUTES = ("host.name", "k8s.node.name", "k8s.pod.name")
@@ -284,11 +361,23 @@ def attributes_of(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(attribute for attributes in each for attribute in attributes))
 
 
+def flattened(leaves: Iterable[tuple[str, Any]]) -> Any:
+    """Return messages from (the path of a leaf below its attribute's family, its value)."""
+    root: dict[str, Any] = {}
+    for path, value in leaves:
+        *above, last = path.split(".")
+        node = root
+        for step in above:
+            below = node.setdefault(step, {})
+            node = below if isinstance(below, dict) else {}
+        node[last] = value
+    return root
+
+
 def all_attributes() -> tuple[str, ...]:
     """Return every attribute that some dialect's table names."""
     names = [attribute for name in FIELDS for attribute in attributes_of(name)]
     names += [attribute for dialect in DIALECTS for attribute in dialect.kinds]
-    names += [attribute for call in INDEXED_CALLS for attribute in call]
     return tuple(dict.fromkeys((*names, *ENGINE_ATTRIBUTES)))
 
 

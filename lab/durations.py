@@ -1,7 +1,5 @@
 """Parse durations as users and Prometheus write them: `90s`, `15m`, `1h30m`."""
 
-from __future__ import annotations
-
 import re
 
 from lab.errors import SettingsError

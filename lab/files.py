@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, content: bytes | str, mode: int | None = None) -> None:
@@ -27,6 +29,15 @@ def write_atomically(path: Path, content: bytes | str, mode: int | None = None) 
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Return the dict (or list) in a JSON file; an empty one where it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        content = json.loads(path.read_text())
+        if isinstance(content, kind):
+            return content
+    return kind()
 
 
 def _umask() -> int:

@@ -9,8 +9,6 @@ fleet.unknown       # what these engines cannot answer, and why
 Nothing is sent or started, and no trace is needed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

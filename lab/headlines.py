@@ -3,8 +3,6 @@
 A notebook shows one with `lab.headline(...)`; the report reads it from the cell's output.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """One JSON object per log line, with its trace id, for the Python parts in both environments."""
 
-from __future__ import annotations
-
 import logging
 import sys
 from datetime import UTC, datetime

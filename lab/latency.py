@@ -1,7 +1,5 @@
 """Latency: where the time of a request goes, by client, spans and histograms."""
 
-from __future__ import annotations
-
 import secrets
 
 import msgspec

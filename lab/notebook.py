@@ -1,7 +1,5 @@
 """What a notebook shows: tables with text to the left, the progress of work, links to pages."""
 
-from __future__ import annotations
-
 import html
 import io
 import sys

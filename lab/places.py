@@ -23,7 +23,7 @@ from lab.runs import RUNS, Conditions, recorded_run, save_conditions
 from lab.settings import Settings, load_settings
 from lab.stack import cluster
 from lab.stack.cluster.port_forwards import Connection
-from lab.stack.cluster.rollout import ProgressLines
+from lab.stack.control import LineProgress
 from lab.stores import Prometheus
 from lab.stores.http import HttpClient
 from lab.workload import Plan, Run, join_shards, run_plan
@@ -129,7 +129,7 @@ class ClusterPlace(LocalPlace):
         same = before and before.alive and (before.context, before.overlay) == (context, overlay)
         workloads = cluster.status(settings, context) if same else []
         if not (workloads and all(workload.ready for workload in workloads)):
-            cluster.up(settings, context, overlay, ProgressLines())
+            cluster.up(settings, context, overlay, LineProgress())
 
     def tools_url(self, settings: Settings) -> str:
         """Return the forwarded address; the settings' `mcp` is the one inside of the cluster."""

@@ -1,7 +1,5 @@
 """Prices with their date and source, from data/prices/. A price without a source is refused."""
 
-from __future__ import annotations
-
 import tomllib
 from dataclasses import dataclass
 from datetime import date

@@ -1,7 +1,5 @@
 """Quality: whether the agent called the right tools and gave the right answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

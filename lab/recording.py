@@ -12,8 +12,6 @@ Any Prometheus and any Tempo can be recorded, since only their public APIs are u
 recorded` replays a recording.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

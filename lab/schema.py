@@ -6,8 +6,6 @@ window and seed. Columns end in their unit: `_s` seconds, `_tokens`, `_usd`, `_r
 are absolute times, seconds since the epoch (float) in records and UTC timestamps in frames.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -6,8 +6,6 @@ defaults. So a notebook finds the local lab by itself, and one environment varia
 (`LAB_PROMETHEUS_URL`, `LAB_TEMPO_URL`) points it at other servers instead.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import os

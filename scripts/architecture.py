@@ -5,8 +5,6 @@ configuration file of a part names the port of another one. Only the places of t
 here; a part without a place is an error, so that the picture cannot miss one.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import tempfile

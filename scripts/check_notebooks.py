@@ -1,14 +1,14 @@
 """Check notebooks against the rules; with --fix strip what a run left behind."""
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
+import typer
 from nbstripout import strip_output
 
+from lab.command_line import as_main
 from lab.files import write_atomically
 from scripts.notebook_rules import problems
 
@@ -34,23 +34,24 @@ def strip(notebook: Path) -> bool:
     return True
 
 
-def main(argv: list[str]) -> int:
-    """Return 1 if a notebook breaks a rule, or was changed by --fix (so that a commit stops)."""
-    parser = argparse.ArgumentParser(prog="scripts.check_notebooks", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path)
-    parser.add_argument("--fix", action="store_true", help="strip what a run left behind")
-    options = parser.parse_args(argv)
-
+def check(
+    files: Annotated[list[Path] | None, typer.Argument(help="Default: all.")] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Strip what a run left behind.")] = False,
+) -> int:
+    """Check notebooks against the rules. Exit status 1 if one breaks a rule, or was stripped."""
     bad = False
-    for path in options.files or sorted(NOTEBOOKS.glob("*.ipynb")):
-        if options.fix and strip(path):
+    for path in files or sorted(NOTEBOOKS.glob("*.ipynb")):
+        if fix and strip(path):
             bad = True
             print(f"{path}: stripped")
         for problem in problems(path):
             bad = True
             print(f"{path}: {problem}")
-    return 1 if bad else 0
+    return int(bad)
+
+
+main = as_main(check, "python -m scripts.check_notebooks")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

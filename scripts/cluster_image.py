@@ -7,15 +7,16 @@
 For a registry it also writes the overlay <overlay>-registry, which takes the image from there.
 """
 
-from __future__ import annotations
-
-import argparse
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from lab.errors import LabError, SettingsError, SetupError, StackError
+import typer
+
+from lab.command_line import as_main, refuse
+from lab.errors import SettingsError, SetupError, StackError
 from lab.settings import REPO
 from lab.stack.cluster.kubectl import K8S, versions
 
@@ -30,30 +31,27 @@ images:
 """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return exit status 1 if the image is not where it should be, with the reason."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.cluster_image", description=__doc__.splitlines()[0]
-    )
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--minikube", metavar="PROFILE", help="build it in this Minikube")
-    place.add_argument("--kind", metavar="CLUSTER", help="build it here, load it into this kind")
-    place.add_argument("--registry", metavar="HOST/FOLDER", help="build it here, push it there")
-    parser.add_argument("--overlay", default="minikube-cpu", help="with --registry: to build on")
-    args = parser.parse_args(argv)
-    try:
-        if args.minikube:
-            into_minikube(args.minikube)
-        elif args.kind:
-            into_kind(args.kind)
-        else:
-            print(
-                f"lab up --overlay {to_registry(args.registry, args.overlay)} takes it from there"
-            )
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+def bring_image(
+    minikube: Annotated[
+        str, typer.Option(metavar="PROFILE", help="Build it in this Minikube.")
+    ] = "",
+    kind: Annotated[
+        str, typer.Option(metavar="CLUSTER", help="Build it here, load it into this kind.")
+    ] = "",
+    registry: Annotated[
+        str, typer.Option(metavar="HOST/FOLDER", help="Build it here, push it there.")
+    ] = "",
+    overlay: Annotated[str, typer.Option(help="With --registry: to build on.")] = "minikube-cpu",
+) -> None:
+    """Build the lab's image and bring it to one of Minikube, kind, or a registry of your own."""
+    if len([place for place in (minikube, kind, registry) if place]) != 1:
+        raise refuse("name one of them", "--minikube, --kind, --registry")
+    if minikube:
+        into_minikube(minikube)
+    elif kind:
+        into_kind(kind)
+    else:
+        print(f"lab up --overlay {to_registry(registry, overlay)} takes it from there")
 
 
 def into_minikube(profile: str) -> None:
@@ -114,6 +112,9 @@ def _run(command: list[str], show: bool = True) -> str:
         words = " ".join(command)
         raise StackError(f"`{words}` failed", got=f"exit status {done.returncode}")
     return done.stdout or ""
+
+
+main = as_main(bring_image, "python -m scripts.cluster_image", prints_errors=True)
 
 
 if __name__ == "__main__":

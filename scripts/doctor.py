@@ -10,7 +10,6 @@ import base64
 import contextlib
 import os
 import shutil
-import socket
 import ssl
 import sys
 import urllib.error
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import SetupError
+from lab.stack.ports import PREFERRED, is_free
 from scripts.setup import environments, interpreters, pip_config, prometheus, tools
 from scripts.setup.places import GIB, NEEDED_BYTES, REPO, VENVS
 from scripts.setup.requirements import STACK_MEMORY_BYTES
@@ -123,27 +123,11 @@ def check_cores(cores: int = 0) -> Finding:
 
 def check_ports(preferred: dict[str, int] | None = None) -> Finding:
     """Report which of the preferred ports are taken; the lab chooses others instead."""
-    if preferred is None:
-        try:
-            from lab.stack.ports import PREFERRED
-        except ImportError:
-            return Finding("ports", OK, "checked after set-up")
-        preferred = PREFERRED
-
-    taken = [f"{port} ({name})" for name, port in preferred.items() if not _is_free(port)]
+    preferred = PREFERRED if preferred is None else preferred
+    taken = [f"{port} ({name})" for name, port in preferred.items() if not is_free(port)]
     if not taken:
         return Finding("ports", OK, "all preferred ports are free")
     return Finding("ports", OK, f"taken: {', '.join(taken)}; by a lab, or the lab takes others")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
 
 
 def check_proxy(environ: dict[str, str]) -> Finding:

@@ -5,18 +5,18 @@ in out/) as web pages, its report, the architecture picture and the glossary. Wi
 writes notebooks that contain the reference solutions to out/solutions/ instead.
 """
 
-from __future__ import annotations
-
-import argparse
 import html
 import shutil
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
+import typer
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import markdown2html_mistune
 
+from lab.command_line import as_main
 from lab.errors import LabError
 from lab.runner.execute import title_of
 from lab.runner.report import REPORT_FILE, newest
@@ -78,25 +78,25 @@ def _write_page(path: Path, title: str, body: str) -> None:
     path.write_text(PAGE.format(title=title, body=body), encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the handout or the solutions. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.handout", description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, help="a folder of out/; default: the newest")
-    parser.add_argument("--solutions", action="store_true", help="write the solved notebooks")
-    parser.add_argument("--out", type=Path, metavar="FOLDER")
-    options = parser.parse_args(argv)
-
-    if options.solutions:
-        folder = options.out or REPO / "out/solutions"
+def handout(
+    run: Annotated[
+        Path | None, typer.Argument(help="A folder of out/. Default: the newest.")
+    ] = None,
+    solutions: Annotated[
+        bool, typer.Option("--solutions", help="Write the solved notebooks instead.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the result.")] = None,
+) -> None:
+    """Make what is handed out at a workshop: executed notebooks, report, picture, glossary."""
+    if solutions:
+        folder = out or REPO / "out/solutions"
         print(f"{len(write_solutions(folder))} notebooks with solutions are in {folder}")
     else:
-        run = options.run or newest(REPO / "out")
-        print(write_handout(run, options.out or REPO / "out/handout"))
-    return 0
+        print(write_handout(run or newest(REPO / "out"), out or REPO / "out/handout"))
+
+
+main = as_main(handout, "python -m scripts.handout", prints_errors=True)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LabError as e:
-        sys.exit(f"{type(e).__name__}: {e}")
+    sys.exit(main())

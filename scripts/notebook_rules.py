@@ -1,7 +1,5 @@
 """The rules for notebooks in git, and what can be read from a notebook that follows them."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Callable, Iterator

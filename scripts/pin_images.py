@@ -6,8 +6,6 @@ Writes `image:tag@sha256:...` for what each registry serves under the tag now. T
 is built from this repository and has no digest. Nothing is changed where one image fails.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import sys
@@ -15,7 +13,8 @@ from pathlib import Path
 
 import httpx
 
-from lab.errors import LabError, SetupError
+from lab.command_line import as_main
+from lab.errors import SetupError
 from lab.settings import REPO
 
 K8S = REPO / "lab" / "k8s"
@@ -94,16 +93,11 @@ def pin(versions: Path, dockerfile: Path) -> list[str]:
     return list(pinned.values())
 
 
-def main() -> int:
-    """Pin all images; return 1 if a registry did not serve one."""
-    try:
-        images = pin(K8S / "versions" / "versions.env", K8S / "image" / "Dockerfile")
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
+def main() -> None:
+    """Pin all images."""
+    images = pin(K8S / "versions" / "versions.env", K8S / "image" / "Dockerfile")
     print(*images, "Now run `make cluster-generate`.", sep="\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_main(main, "python -m scripts.pin_images", prints_errors=True)())

@@ -1,10 +1,12 @@
 """Write the README's table of notebooks from their first cells; with --check only compare it."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from lab.command_line import as_main
 from lab.errors import LabError
 from lab.files import write_atomically
 from scripts.notebook_rules import opening_of
@@ -44,25 +46,21 @@ def with_table(readme: str, rows: str) -> str:
     return f"{before}{BEGIN}\n{rows}\n{END}{rest.split(END)[1]}"
 
 
-def main(argv: list[str]) -> int:
-    """Return 0 if the table is up to date now; with --check nothing is written."""
+def update(
+    check: Annotated[bool, typer.Option("--check", help="Only compare it.")] = False,
+) -> None:
+    """Write the README's table of notebooks. Exit status 1 if --check finds another table."""
     path = REPO / "README.md"
     now = path.read_text(encoding="utf-8")
     updated = with_table(now, table())
-    if now == updated:
-        return 0
-    if "--check" in argv:
-        print(
-            "README.md's notebook table is out of date: run `python -m scripts.readme_table`",
-            file=sys.stderr,
-        )
-        return 1
+    if check and now != updated:
+        fix = "run `python -m scripts.readme_table`"
+        raise LabError("README.md's notebook table is out of date", fix=fix)
     write_atomically(path, updated)
-    return 0
+
+
+main = as_main(update, "python -m scripts.readme_table", prints_errors=True)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except LabError as e:
-        sys.exit(str(e))
+    sys.exit(main())

@@ -5,16 +5,16 @@ a new one, code follows below it (down key), and the cells that check an exercis
 executed notebooks, such as those of `lab run` in out/, to have their tables and figures too.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import nbformat
+import typer
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode
 
+from lab.command_line import as_main
 from lab.errors import LabError
 from lab.settings import REPO
 
@@ -58,21 +58,18 @@ def make_slides(notebook: Path, folder: Path, reveal: str = "") -> Path:
     return target
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Make the slides. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.slides", description=__doc__)
-    parser.add_argument("notebooks", nargs="*", type=Path, metavar="NOTEBOOK")
-    parser.add_argument("--out", type=Path, default=REPO / "out/slides", metavar="FOLDER")
-    parser.add_argument("--reveal", default="", help="address of a copy of reveal.js")
-    options = parser.parse_args(argv)
+def slides(
+    notebooks: Annotated[list[Path] | None, typer.Argument(help="Default: all.")] = None,
+    out: Path = REPO / "out/slides",
+    reveal: Annotated[str, typer.Option(help="Address of a copy of reveal.js.")] = "",
+) -> None:
+    """Make slides from notebooks."""
+    for notebook in notebooks or sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
+        print(make_slides(notebook, out, reveal))
 
-    for notebook in options.notebooks or sorted((REPO / "notebooks").glob("[0-9]*.ipynb")):
-        print(make_slides(notebook, options.out, options.reveal))
-    return 0
+
+main = as_main(slides, "python -m scripts.slides", prints_errors=True)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except LabError as e:
-        sys.exit(f"{type(e).__name__}: {e}")
+    sys.exit(main())

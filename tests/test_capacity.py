@@ -14,6 +14,7 @@ from lab.capacity import (
     in_engine,
     predict_latency,
     predict_slo_attainment,
+    step_length_s,
     sweep_rates,
 )
 from lab.errors import NoData
@@ -27,6 +28,13 @@ def test_the_rates_of_a_sweep_are_rounded_to_match_recordings() -> None:
     """Rates have two digits, are ascending and have no duplicates."""
     assert sweep_rates(97.8655, [0.6, 0.15, 1.2]) == [15.0, 59.0, 120.0]
     assert sweep_rates(10.0, [0.5, 0.501]) == [5.0]
+
+
+def test_the_time_of_a_sweep_is_spent_near_the_limit() -> None:
+    """Steps whose verdict is clear are shorter; without an expected limit all are equally long."""
+    rates = [30.0, 60.0, 90.0, 105.0, 120.0]
+    assert [step_length_s(rate, 10.0, 100.0) for rate in rates] == [5.0, 10.0, 10.0, 10.0, 5.0]
+    assert [step_length_s(rate, 10.0, None) for rate in rates] == [10.0] * 5
 
 
 def test_one_service_curve_per_round_and_one_prediction_per_rate() -> None:

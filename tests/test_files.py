@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.files import write_atomically
+from lab.files import read_json, write_atomically
 
 
 def _mode(path: Path) -> int:
@@ -49,3 +49,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff", b"[1]", b"null", b"5"])
+def test_a_damaged_json_file_is_an_empty_one(content, tmp_path):
+    """So is one that is missing, or that holds another type."""
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_json(path) == {}
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    assert read_json(path, list) == []

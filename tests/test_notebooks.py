@@ -18,6 +18,8 @@ NOTEBOOKS = sorted((REPO / "notebooks").glob("*.ipynb"))
 
 # {notebook: parameters of a smaller workload}, for notebooks that would take minutes.
 SMALLER: dict[str, dict[str, object]] = {
+    "02_drive_a_workload": {"requests": 30},
+    "03_first_look": {"requests": 40},
     "04_explain_latency": {"requests": 16, "calls": 60, "probe_prompts": 8},
     "05_find_capacity": {
         "max_users": 16,

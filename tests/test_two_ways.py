@@ -11,7 +11,7 @@ import pytest
 
 import lab
 from lab import cost, latency, quality, utilisation
-from lab.observation import Observation
+from lab.observation import Observation, wait_for_spans
 from lab.settings import Settings
 from tests.measures.recorded import recorded_run
 
@@ -44,6 +44,15 @@ def test_phases_add_up_to_what_clients_waited(bill_run: Observation) -> None:
     """01 and 04: the sum of the phases is the sum of the end-to-end times."""
     frame = bill_run.requests
     assert latency.phase_table(frame).seconds.sum() == pytest.approx(frame.e2e_s.sum(), abs=1e-6)
+
+
+def test_spans_are_the_same_at_once_and_trace_by_trace(
+    recorded_lab: Settings, bill_run: Observation
+) -> None:
+    """04 and 05: a run's spans by one query for its window are those of its traces."""
+    spans, arrival = wait_for_spans(recorded_lab, bill_run.run.records, bulk=True)
+    assert arrival.complete_ratio == 1
+    assert set(spans.span_id) == set(bill_run.spans.span_id)
 
 
 def test_spans_and_histogram_agree(recorded_lab: Settings) -> None:

@@ -180,13 +180,22 @@ def alerts_since(settings: Settings, since: float) -> dict[str, float]:
     return {name: after_s for name, after_s in sorted(begun.items(), key=_second) if after_s > 0}
 
 
+def fired_in_time(case: pd.Series) -> bool:
+    """Return whether all alerts that an incident declares fired as soon as it says."""
+    incident = INCIDENTS[case["name"]]
+    fired = case["alerts"] if isinstance(case["alerts"], dict) else {}
+    return all(fired.get(name, math.inf) <= incident.alert_within_s for name in incident.alerts)
+
+
 def _second(item: tuple[str, float]) -> float:
     return item[1]
 
 
 def summary(cases: pd.DataFrame) -> list[dict]:
     """Return the rows for `lab bench`: shares that were right, side by side."""
-    cases = cases.reindex(columns=list(dict.fromkeys([*cases.columns, "error", "true_onset_at"])))
+    cases = cases.reindex(
+        columns=list(dict.fromkeys([*cases.columns, "error", "true_onset_at", "alerts"]))
+    )
     real = cases[(cases["name"] != QUIET) & cases["cause"].notna()]
     quiet = cases[(cases["name"] == QUIET) & cases["cause"].notna()]
     note = f"{len(real)} incidents, {len(quiet)} quiet windows, live"
@@ -201,6 +210,7 @@ def summary(cases: pd.DataFrame) -> list[dict]:
         ("panel with the largest z-score", "first_cause_right_ratio"): real["panel_right"],
         ("alert that fired first", "first_cause_right_ratio"): real["alert_right"],
         ("alert that fired first", "right_where_covered_ratio"): real["alert_right"][covered],
+        ("incidents", "declared_alerts_in_time_ratio"): real[covered].apply(fired_in_time, axis=1),
     }
     result = [
         {"subject": subject, "metric": metric, "value": float(share.astype(bool).mean())}

@@ -1,7 +1,5 @@
 """The `lab` command. Each verb is imported when it is called, so that `lab --help` is quick."""
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -1,16 +1,12 @@
 """`lab alerts`: which alerts fire or are pending, since when, and what to do."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime
-from typing import Annotated
 
 import msgspec
-import typer
 from rich.console import Console
 
-from lab.command_line import as_main
+from lab.command_line import Json, as_main
 from lab.settings import load_settings
 from lab.stores import Prometheus
 from lab.stores.prometheus import Alert
@@ -20,7 +16,7 @@ RULE_LABELS = ("alertname", "severity")
 
 
 def alerts(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Show the alerts of Prometheus that fire or are pending.
 
@@ -54,4 +50,4 @@ def _print(active: list[Alert]) -> None:
                 console.print(f"  {alert.annotations[text]}")
 
 
-main = as_main(alerts, "alerts")
+main = as_main(alerts, "lab alerts")

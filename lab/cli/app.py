@@ -3,8 +3,6 @@
 Each imports what it needs when it is called, so that `lab --help` is quick.
 """
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys
@@ -12,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab.command_line import STYLE
+from lab.command_line import STYLE, Json
 
 app = typer.Typer(
     name="lab",
@@ -80,7 +78,6 @@ Place = Annotated[
 Context = Annotated[
     str, typer.Option(help="The Kubernetes context, for --place cluster. There is no default.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 @app.command()

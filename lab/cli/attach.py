@@ -1,7 +1,5 @@
 """`lab attach`: check another Prometheus and Tempo for the analysis, and remember them."""
 
-from __future__ import annotations
-
 import json
 import re
 import stat
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import as_main
+from lab.command_line import PrometheusUrl, TempoUrl, as_main
 from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
@@ -41,12 +39,8 @@ NEEDS = (
 
 
 def attach(
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
-    ] = "",
-    tempo: Annotated[
-        str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
-    ] = "",
+    prometheus: PrometheusUrl = "",
+    tempo: TempoUrl = "",
     prefix: Annotated[
         str,
         typer.Option(
@@ -290,4 +284,4 @@ def _write(path: Path, given: dict[str, str]) -> Path:
     return path.resolve()
 
 
-main = as_main(attach, "attach")
+main = as_main(attach, "lab attach")

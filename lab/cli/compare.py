@@ -1,7 +1,5 @@
 """`lab compare`: two runs, windows or recordings, or one and a baseline; for people and for CI."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -78,4 +76,4 @@ def _write(path: Path, text: str) -> None:
         raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
 
 
-main = as_main(compare_runs, "compare")
+main = as_main(compare_runs, "lab compare")

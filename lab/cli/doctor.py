@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lab.command_line import as_main, refuse
+from lab.command_line import Json, as_main, refuse
 
 if TYPE_CHECKING:
     from lab.doctor import Check, Finding
@@ -38,7 +38,7 @@ def doctor(
         Literal["note", "error"],
         typer.Option(help="note: report all; error: only what makes a number missing or wrong."),
     ] = "note",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
     show_checks: Annotated[
         bool, typer.Option("--checks", help="List everything that is looked for, and stop.")
     ] = False,
@@ -95,4 +95,4 @@ def _print(findings: Sequence[Finding], targets: int) -> None:
     print(f"{len(findings)} findings in {targets} targets")
 
 
-main = as_main(doctor, "doctor")
+main = as_main(doctor, "lab doctor")

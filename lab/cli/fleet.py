@@ -1,14 +1,12 @@
 """`lab fleet`: model servers side by side, from the metrics of a Prometheus alone."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
-from lab.command_line import as_main
+from lab.command_line import Json, PrometheusUrl, as_main
 from lab.fleet import QUANTILES, Fleet, look
 from lab.measures import machine_usd_per_mtok
 from lab.settings import load_settings
@@ -34,9 +32,7 @@ COLUMNS = {  # of Fleet.engines: heading, format
 
 
 def fleet(
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
-    ] = "",
+    prometheus: PrometheusUrl = "",
     window: Annotated[
         str, typer.Option(help="START/END in ISO 8601 with a time zone, or 'last 15m'.")
     ] = "last 15m",
@@ -44,7 +40,7 @@ def fleet(
     usd_per_hour: Annotated[
         float | None, typer.Option(min=0.0, help="What all these machines cost, for USD per token.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show load, latency, tokens and cache of every model server, from metrics only.
 
@@ -162,4 +158,4 @@ def _indented(table: pd.DataFrame) -> str:
     return "\n".join(f"  {line}" for line in table.to_string().splitlines())
 
 
-main = as_main(fleet, "fleet")
+main = as_main(fleet, "lab fleet")

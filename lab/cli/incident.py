@@ -1,7 +1,5 @@
 """`lab incident`: bring a known fault about, undo it, and say what it was."""
 
-from __future__ import annotations
-
 import json
 import time
 from dataclasses import asdict
@@ -12,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab import incidents
-from lab.command_line import STYLE
+from lab.command_line import STYLE, Json
 from lab.incidents import INCIDENTS, Record
 from lab.settings import load_settings
 
@@ -22,7 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
     **STYLE,
 )
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def main(argv: list[str]) -> int:

@@ -1,7 +1,5 @@
 """`lab investigate`: what changed in a window, since when, where, and which causes are likely."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import as_main, refuse
+from lab.command_line import Json, PrometheusUrl, TempoUrl, as_main, refuse
 from lab.errors import SettingsError
 from lab.files import write_atomically
 from lab.investigation import Investigation, as_html, as_markdown, investigate
@@ -27,16 +25,12 @@ def investigate_window(
     baseline: Annotated[
         str, typer.Option(help="What to compare it with. Default: the time before the window.")
     ] = "",
-    prometheus: Annotated[
-        str, typer.Option(metavar="URL", help="Prometheus. Default: that of the settings.")
-    ] = "",
-    tempo: Annotated[
-        str, typer.Option(metavar="URL", help="Tempo. Default: that of the settings.")
-    ] = "",
+    prometheus: PrometheusUrl = "",
+    tempo: TempoUrl = "",
     out: Annotated[
         Path | None, typer.Option(help="Write the report to this file: .md or .html.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    as_json: Json = False,
 ) -> int:
     """Report what changed in a window, since when, where, and the likely causes.
 
@@ -73,4 +67,4 @@ def as_values(result: Investigation) -> dict[str, Any]:
     }
 
 
-main = as_main(investigate_window, "investigate")
+main = as_main(investigate_window, "lab investigate")

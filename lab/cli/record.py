@@ -1,7 +1,5 @@
 """`lab record`: save a window of telemetry, and the runs in it, to data/recorded/NAME."""
 
-from __future__ import annotations
-
 import shlex
 import time
 from typing import Annotated
@@ -97,4 +95,4 @@ def _window(last: str, start: str, end: str) -> tuple[float, float]:
     return parse_window(f"{start}/{end}", now=time.time() + 86_400)
 
 
-main = as_main(record, "record")
+main = as_main(record, "lab record")

@@ -1,7 +1,5 @@
 """`lab up`, `down`, `status` and `logs` for a terminal, on this machine and on a cluster."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import sys
@@ -21,8 +19,7 @@ from lab.environment import command_hint
 from lab.errors import StackError
 from lab.settings import ENDPOINTS, Settings, load_settings, settings_files
 from lab.stack import cluster, grafana, processes
-from lab.stack.cluster.rollout import ProgressLines
-from lab.stack.control import Progress
+from lab.stack.control import LineProgress, Progress
 from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
 
@@ -35,7 +32,6 @@ STATE_STYLE = {
     "off": "dim",
 }
 BAD_STYLE = "bold red"
-EVERY_S = 10.0
 # Parts with pages for a browser -> what the pages show. They run on this machine.
 _PAGES = {
     "grafana": "Grafana: the lab's dashboards, Explore",
@@ -185,29 +181,6 @@ def _progress(console: Console, title: str) -> Iterator[Progress]:
         yield lambda parts, elapsed_s: live.update(_progress_table(title, parts, elapsed_s))
 
 
-class LineProgress:
-    """Progress without a terminal: a line per change, and one every 10 s for what is waited for."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, str] = {}
-        self._next_s = EVERY_S
-
-    def __call__(self, parts: list[PartStatus], elapsed_s: float) -> None:
-        """Print what changed."""
-        for p in parts:
-            if self._seen.get(p.name) != p.state:
-                self._seen[p.name] = p.state
-                took = f" after {p.ready_after_s:.1f} s" if p.ready and p.ready_after_s else ""
-                line = f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip()
-                print(line, flush=True)
-
-        if elapsed_s >= self._next_s:
-            self._next_s = elapsed_s + EVERY_S
-            pending = [p for p in parts if not p.ready and p.state != "off" and not p.error]
-            waits = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
-            print(f"{elapsed_s:6.1f} s  waiting for {waits}", flush=True)
-
-
 def _progress_table(title: str, parts: list[PartStatus], elapsed_s: float) -> Table:
     table = Table(
         title=f"{title}: {elapsed_s:.0f} s", title_justify="left", box=None, padding=(0, 2, 0, 0)
@@ -265,7 +238,7 @@ def stand_up_cluster(context: str, overlay: str) -> None:
         line = f"  {mark} {finding.name}: {finding.found}{fix}"
         console.print(line, highlight=False, soft_wrap=True)
 
-    endpoints = cluster.up(settings, context, overlay, ProgressLines())
+    endpoints = cluster.up(settings, context, overlay, LineProgress())
     for name, url in sorted(endpoints.items()):
         _print(console, f"  {name:<14}{url:<36}{ENDPOINTS[name]}")
 

@@ -1,7 +1,5 @@
 """`lab tracestore`: the trace store's own command line, with help like that of every verb."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,4 +55,4 @@ def tracestore(
     return serve([*arguments, *(f"--allowed-host={name}" for name in allowed_host or [])])
 
 
-main = as_main(tracestore, "tracestore")
+main = as_main(tracestore, "lab tracestore")

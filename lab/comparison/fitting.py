@@ -23,7 +23,7 @@ import pandas as pd
 from statsmodels.stats.meta_analysis import combine_effects
 from statsmodels.tsa.stattools import acf
 
-from lab.comparison.sample import OTHER, PHASES, UNKNOWN, Sample, cost_usd
+from lab.comparison.sample import OTHER, PHASES, UNKNOWN, Sample
 from lab.prices import ApiPrice
 
 ALL = ("kinds", "calls", "lengths", "cache", "concurrency")
@@ -67,7 +67,9 @@ class Pooled:
         requests = requests.iloc[order].reset_index(drop=True)
         tokens = requests["prompt_tokens"]
         requests["cached_ratio"] = requests["cached_tokens"] / tokens.where(tokens > 0)
-        requests["cost_usd"] = cost_usd(requests, price)
+        requests["cost_usd"] = price.cost_usd(
+            tokens, requests["completion_tokens"], requests["cached_tokens"]
+        )
         requests["load"] = _offered_load(requests)
         requests["pair"], pairs = _pairs(requests)
 

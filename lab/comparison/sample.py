@@ -21,7 +21,6 @@ from lab.files import write_atomically
 from lab.frames import request_frame, spans_frame
 from lab.observation import Observation, drive, judge_requests, observe, parse_tool_calls
 from lab.observation.judging import VERDICTS
-from lab.prices import ApiPrice
 from lab.runs import RUNS
 from lab.schema import PHASES as REQUEST_PHASES
 from lab.settings import Settings
@@ -221,13 +220,6 @@ def _per_token_s(frame: pd.DataFrame, numbers: pd.DataFrame) -> pd.Series:
     stream_s = (frame["last_token_at"] - frame["first_token_at"]).astype(float)
     seconds = numbers["decode_s"].fillna(stream_s)
     return seconds.where(seconds > 0) / after_first
-
-
-def cost_usd(requests: pd.DataFrame, price: ApiPrice) -> pd.Series:
-    """Return the price of each request's tokens in USD."""
-    tokens = requests[["prompt_tokens", "completion_tokens", "cached_tokens"]]
-    usd = [price.cost_usd(*row) for row in tokens.itertuples(index=False)]
-    return pd.Series(usd, index=requests.index, dtype=float)
 
 
 TRACES = "traces.parquet"

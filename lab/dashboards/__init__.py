@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from lab.dashboards import cost, gpu, llama_stack, overview, self_monitoring, vllm
 from lab.dashboards.model import Dashboard, Panel, Query, expand
-from lab.engines import renamed
+from lab.engines import either_name, renamed
 from lab.errors import NoData
 
 __all__ = [
@@ -27,8 +27,20 @@ __all__ = [
     "panels",
 ]
 
+
+def _with_either_name(dashboard: Dashboard) -> Dashboard:
+    rows = []
+    for row in dashboard.rows:
+        panels = []
+        for panel in row.panels:
+            queries = tuple(replace(query, expr=either_name(query.expr)) for query in panel.queries)
+            panels.append(replace(panel, queries=queries))
+        rows.append(replace(row, panels=tuple(panels)))
+    return replace(dashboard, rows=tuple(rows))
+
+
 DASHBOARDS: dict[str, Dashboard] = {
-    module.DASHBOARD.name: module.DASHBOARD
+    module.DASHBOARD.name: _with_either_name(module.DASHBOARD)
     for module in (overview, vllm, llama_stack, gpu, cost, self_monitoring)
 }
 

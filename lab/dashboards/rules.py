@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from lab.engines import either_name
 from lab.schema import Metric as M
 
 # The notebooks that runbook links lead to.
@@ -85,9 +86,11 @@ OBJECTIVES = (
         "availability",
         "Availability",
         0.99,
-        '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) '
-        "or vector(0)) "
-        '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)',
+        either_name(
+            '(sum(rate(llama_stack_requests_total{job="llama-stack",status="error"}[{w}])) '
+            "or vector(0)) "
+            '/ (sum(rate(llama_stack_requests_total{job="llama-stack"}[{w}])) > 0)'
+        ),
         "requests to Llama Stack answered without an error",
         OUTCOMES,
     ),

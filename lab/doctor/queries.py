@@ -85,6 +85,7 @@ def check_query(query: Query, known: Known | None = None) -> list[Finding]:
         return [Finding("syntax", query.target, query.where, f"{_short(query.expr)}: {e}")]
 
     uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
+    uses = [use for use in uses if not _is_fallback(use, uses)]
     faults = {fault[:2]: fault for fault in _faults(query, tree, uses, known)}
     findings = [
         Finding(check, query.target, query.where, *rest) for check, *rest in faults.values()
@@ -92,6 +93,18 @@ def check_query(query: Query, known: Known | None = None) -> list[Finding]:
     if known and any(use.metric.name in known.names for use in uses):
         return [each for each in findings if each.check != "bucket-missing"]  # a native histogram
     return findings
+
+
+def _is_fallback(use: _Use, uses: list[_Use]) -> bool:
+    """Return whether it is another version's name beside that of this one: `new or old`."""
+    if use.metric.fault != "dead-name" or not use.metric.question:
+        return False
+    is_alternative = use.is_in("or") or not use.selector.name
+    answer = (use.metric.question, use.metric.part)
+    return is_alternative and any(
+        (each.metric.question, each.metric.part) == answer and not each.metric.fault
+        for each in uses
+    )
 
 
 def _faults(query: Query, tree: Any, uses: list[_Use], known: Known | None) -> Faults:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import NoData, SettingsError
+from lab.schema import PREFIXES
 
 __all__ = [
     "LABELS",
@@ -26,6 +27,7 @@ __all__ = [
     "Name",
     "actual_name",
     "dialect_of",
+    "either_name",
     "engines",
     "own_names",
     "questions",
@@ -74,6 +76,7 @@ class Engine:
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
+    gauges: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -163,6 +166,7 @@ def engines() -> dict[str, Engine]:
             {version: tuple(names) for version, names in entry.get("versions", {}).items()},
             tuple(entry.get("others", ())),
             tuple(entry.get("families", ())),
+            tuple(entry.get("gauges", ())),
             entry.get("removed", {}),
             {question: tuple(bounds) for question, bounds in entry.get("bounds", {}).items()},
         )
@@ -255,6 +259,12 @@ def renamed(promql: str, names: Sequence[str], prefix: str = "") -> str:
     return _OWN_METRIC.sub(replaced, promql)
 
 
+def either_name(promql: str) -> str:
+    """Return an expression that finds Llama Stack's metrics, or those of OGX, its newer name."""
+    older, newer = PREFIXES[:2]
+    return f"{promql} or {promql.replace(older, newer)}" if older in promql else promql
+
+
 def own_names(names: Iterable[str], prefix: str = "") -> dict[str, str]:
     """Return the lab's own name of each metric that has another one in a store."""
     names = list(names)
@@ -291,9 +301,12 @@ def _stems(names: Iterable[str]) -> dict[tuple[str, str], set[str]]:
 
 @cache
 def _patterns() -> dict[str, re.Pattern[str]]:
-    """Return a pattern per engine; a colon in a prefix would be a recording rule's."""
+    """Return a pattern per engine; a colon in a prefix would be a recording rule's.
+
+    `vllm_router_` begins the names of vLLM's router (the Rust one), which are no engine's.
+    """
     return {
-        key: re.compile(rf"(?P<stem>(?:\w*_)?{engine.mark}[:_])(?P<bare>\w+)")
+        key: re.compile(rf"(?P<stem>(?:\w*_)?{engine.mark}[:_])(?P<bare>(?!router_)\w+)")
         for key, engine in engines().items()
     }
 

@@ -14,8 +14,6 @@ model_calls, seen)`. A wrong answer gets a hint and never stops the notebook. Th
 The score is kept in the state folder.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 from pathlib import Path

@@ -1,6 +1,9 @@
-"""Judge an answer: right, or what kind of mistake it is, never an exception."""
+"""Judge an answer: right, or what kind of mistake it is, never an exception.
 
-from __future__ import annotations
+Where the answer is a query, it is run against the stores of the notebook's run, and its result is
+compared with that of a reference query, so that every query with the same meaning is right. In
+PromQL, `$__range` stands for the run's length, as in Grafana.
+"""
 
 import math
 from collections.abc import Callable, Mapping

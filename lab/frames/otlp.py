@@ -24,7 +24,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from lab.dialects import HOST_ATTRIBUTES
+from lab.dialects import FLATTENED, HOST_ATTRIBUTES, flattened
 from lab.errors import FrameError
 from lab.frames.series import batches
 from lab.schema import SPAN_COLUMNS
@@ -143,7 +143,12 @@ def _attributes(
     pair = messages.fields(pairs)
     keys = messages.texts(pair.last(1)).dictionary_encode()
     names = keys.dictionary.cast(_TEXT).to_pylist()
-    selected = np.array([attributes is None or name in attributes for name in names], dtype=bool)
+    families = [_family(name, attributes) for name in names]
+    chosen = zip(names, families, strict=True)
+    selected = np.array(
+        [attributes is None or name in attributes or bool(family) for name, family in chosen],
+        dtype=bool,
+    )
     # Short integers are sorted fastest.
     code = np.asarray(keys.indices).astype(np.min_scalar_type(len(names)))
     values = pair.last(2).take(selected[code])
@@ -154,12 +159,38 @@ def _attributes(
     order = np.argsort(code, kind="stable")
     order = order[kind[order] > 0]
     edges = np.searchsorted(code[order], np.arange(len(names) + 1))
+    messages_of: dict[str, dict[int, list[tuple[str, str]]]] = {}
     for number in np.flatnonzero(selected):
         rows = order[edges[number] : edges[number + 1]]
         column = _column(
             messages, spans, row[rows], kind[rows], content.take(rows), values.take(rows)
         )
-        yield names[number], column
+        if family := families[number]:
+            path = names[number].removeprefix(f"{family}.")
+            of_family = messages_of.setdefault(family, {})
+            present = row[rows]
+            for place, text in zip(present.tolist(), column.take(present).to_pylist(), strict=True):
+                of_family.setdefault(place, []).append((path, text))
+        if attributes is None or not family:
+            yield names[number], column
+
+    for family, leaves in messages_of.items():
+        yield family, _messages(len(spans.start), leaves)
+
+
+def _family(name: str, attributes: Sequence[str] | None) -> str:
+    """Return the attribute of FLATTENED of which this one is a leaf, if it is needed; else ''."""
+    for family in FLATTENED:
+        if name.startswith(f"{family}.") and (attributes is None or family in attributes):
+            return family
+    return ""
+
+
+def _messages(n_spans: int, leaves: dict[int, list[tuple[str, str]]]) -> pa.Array:
+    texts: list[str | None] = [None] * n_spans
+    for place, pairs in leaves.items():
+        texts[place] = msgspec.json.encode(flattened(pairs)).decode()
+    return pa.array(texts, _TEXT)
 
 
 def _kinds(messages: Messages, values: Places) -> tuple[np.ndarray, Places]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lab.dialects import ATTRIBUTES
+from lab.dialects import ATTRIBUTES, FLATTENED, flattened
 from lab.errors import FrameError
 from lab.frames.otlp import HOST, KINDS, STATUSES, span_table
 from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS, SPAN_FRAME
@@ -191,9 +191,21 @@ def _attributes_in_json(table: pa.Table, names: Sequence[str] | None) -> dict[st
         rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
+    for family in FLATTENED:
+        if names is None or family in names:
+            _gather(rows, family)
     if names is None:
         names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _gather(rows: list[dict[str, Any]], family: str) -> None:
+    """Add the messages of a family of attributes to each row that has some of them."""
+    start = f"{family}."
+    for row in rows:
+        leaves = [(k.removeprefix(start), v) for k, v in row.items() if k.startswith(start)]
+        if leaves:
+            row.setdefault(family, flattened(leaves))
 
 
 def _column(values: list[Any]) -> Any:

@@ -7,13 +7,14 @@ then answered correctly. Arguments and results are often only in the messages of
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lab.dialects import INDEXED_CALLS
+from lab.dialects import attributes_of
 from lab.frames.completeness import TraceShapes, shapes_of
 from lab.frames.roles import Role, field_texts, text_column
 from lab.frames.spans import start_ns
@@ -22,8 +23,18 @@ _NS = 1e9
 # A result that reports an error: MCP's and others' flag, Llama Stack's code, or nothing but it.
 _REPORTS_ERROR = (
     r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]'
+    r'|^\s*\{\s*"type"\s*:\s*"error-(?:text|json)"'
     r'|^\s*\{\s*"error"\s*:\s*(?:"[^"]|\{\s*"|true|[1-9])'
 )
+# A call or a result in a model's messages: names of its parts in the APIs of OpenAI, Anthropic and
+# Gemini, in OpenTelemetry's conventions, LangChain and the Vercel AI SDK.
+_CALL_IDS = ("call_id", "tool_call_id", "tool_use_id", "toolCallId")
+_TOOLS = ("name", "toolName")
+_ARGUMENTS = ("arguments", "args", "input")
+_RESULTS = ("response", "result", "output", "content", "parts")
+_MESSAGES = (*attributes_of("calls"), *attributes_of("messages"))
+_IS_CALL = re.compile("tool|function")
+_IS_RESULT = re.compile("(tool_call|function)_?response")
 _COLUMNS = ("group", "call_id", "tool", "arguments", "result")
 
 
@@ -39,7 +50,11 @@ def tool_frame(spans: pd.DataFrame) -> pd.DataFrame:
 
     Raises FrameError for another frame.
     """
-    shapes = shapes_of(spans)
+    return _tool_calls(spans, shapes_of(spans))[1]
+
+
+def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the row of each tool call's outermost span, and the frame of tool calls."""
     views = _views(shapes)
     calls = np.unique(shapes.tool[views])
     calls = calls[np.argsort(start_ns(spans)[calls], kind="stable")]
@@ -66,14 +81,18 @@ def tool_frame(spans: pd.DataFrame) -> pd.DataFrame:
     frame["status_error"] = (spans["status"].to_numpy(object)[calls]) == "error"
     frame["start_s"] = start_ns(spans)[calls] / _NS
     frame["duration_s"] = spans["duration_s"].to_numpy()[calls]
-    return frame.drop(columns="group")
+    return calls, frame.drop(columns="group")
 
 
 def failed_calls(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
-    """Return the outermost span of each tool call that failed by any of its spans (a mask)."""
+    """Return the outermost span of each tool call that failed (a mask)."""
     views = _views(shapes)
     failed = np.zeros(len(shapes.role), dtype=bool)
-    failed[shapes.tool[views[pd.notna(_errors(spans, views))]]] = True
+    if any(name in spans for name in _MESSAGES):
+        calls, frame = _tool_calls(spans, shapes)
+        failed[calls[frame["failed"]]] = True
+    else:
+        failed[shapes.tool[views[pd.notna(_errors(spans, views))]]] = True
     return failed
 
 
@@ -126,7 +145,8 @@ def _with_messages(frame: pd.DataFrame, spans: pd.DataFrame, shapes: TraceShapes
 
     # Without an id: the model's first call of a tool is the tool's first span.
     named = messages.dropna(subset=["tool", "arguments"]).copy()
-    named = named.drop_duplicates(["group", "call_id", "tool", "arguments"])
+    repeated = named.duplicated(["group", "call_id"]) & named["call_id"].notna()
+    named = named[~repeated].drop_duplicates(["group", "call_id", "tool", "arguments"])
     named["place"] = named.groupby(["group", "tool"]).cumcount()
     by_place = named.set_index(["group", "tool", "place"])["arguments"]
     place = frame.groupby(["group", "tool"]).cumcount()
@@ -147,56 +167,56 @@ def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     rows = []
     in_order = np.argsort(start_ns(spans), kind="stable")
     of_calls = in_order[shapes.call[in_order] >= 0]
-    for name in ("calls", "messages"):
-        texts = field_texts(spans, name, of_calls)
-        for row in np.flatnonzero(pd.notna(texts)):
-            for item in _tool_parts(texts[row]):
-                rows.append((shapes.group[of_calls[row]], *item))
-
-    for id_name, tool_name, arguments_name in INDEXED_CALLS:
-        tools = text_column(spans, tool_name)
-        if tools is None:
+    for name in _MESSAGES:
+        texts = text_column(spans, name, of_calls)
+        if texts is None:
             continue
-        ids = text_column(spans, id_name)
-        arguments = text_column(spans, arguments_name)
-        for row in of_calls[pd.notna(tools[of_calls])]:
-            call_id = None if ids is None else ids[row]
-            given = None if arguments is None else arguments[row]
-            rows.append((shapes.group[row], call_id, tools[row], given, None))
+        for row in np.flatnonzero(pd.notna(texts)):
+            rows += [(shapes.group[of_calls[row]], *item) for item in _tool_parts(texts[row])]
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(_COLUMNS[1:], object))
 
 
 def _tool_parts(text: str) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Yield (call id, tool, arguments, result) of every tool call and result in messages."""
     try:
-        messages = _plain(json.loads(text))
+        yield from _walk(_plain(json.loads(text)))
     except (ValueError, RecursionError):
         return
-    for message in messages if isinstance(messages, list) else [messages]:
-        if isinstance(message, dict):
-            yield from _parts_of(message)
-            yield from _calls_of(message)
-            if message.get("role") == "tool" and message.get("tool_call_id"):
-                yield message["tool_call_id"], None, None, _text(message.get("content"))
 
 
-def _parts_of(message: dict[str, Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield the calls and results in a message's parts (OpenTelemetry GenAI conventions)."""
-    for part in message.get("parts") or ():
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "tool_call":
-            yield part.get("id"), part.get("name"), _text(part.get("arguments")), None
-        elif kind == "tool_call_response":
-            result = part.get("response", part.get("result"))
-            yield part.get("id"), None, None, _text(result)
+def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
+    """Yield the calls and results anywhere in messages; `key` is the name of this value."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _walk(item, key)
+    if not isinstance(value, dict):
+        return
+
+    part = value | value["function"] if isinstance(value.get("function"), dict) else value
+    call_id = _of(part, _CALL_IDS) or part.get("id")
+    kind = f"{part.get('type', '')} {key}".lower()
+    arguments = _of(part, _ARGUMENTS)
+    if _of(part, _TOOLS) and arguments is not None and (call_id or _IS_CALL.search(kind)):
+        yield call_id, _of(part, _TOOLS), _text(arguments), None
+        return
+    if call_id and (_of(part, _CALL_IDS) or _IS_RESULT.search(kind)):
+        result = _text(_of(part, _RESULTS))
+        is_error = part.get("is_error") or part.get("isError") or part.get("status") == "error"
+        if is_error:
+            result = json.dumps({"is_error": True, "content": result})
+        yield call_id, None, None, result
+        return
+    for name in sorted(value, key=_place):
+        yield from _walk(value[name], name)
 
 
-def _calls_of(message: dict[str, Any]) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield the calls in a message's `tool_calls` (the chat completions API)."""
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            yield call.get("id"), function.get("name"), _text(function.get("arguments")), None
+def _of(part: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((part[name] for name in names if part.get(name) is not None), None)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Return where a name is among others: numbers in their order, names as they come."""
+    return (int(name), name) if name.isdecimal() else (-1, "")
 
 
 def _plain(value: Any) -> Any:
@@ -218,6 +238,12 @@ def _plain_items(items: list[Any]) -> Any:
 
 
 def _text(value: Any) -> str | None:
+    """Return a value as text: that of its parts, where they are texts; else as JSON."""
     if value is None or isinstance(value, str):
         return value
+    parts = value if isinstance(value, list) else [value]
+    texts = [part.get("text", part.get("content")) for part in parts if isinstance(part, dict)]
+    plain = [text for text in texts if isinstance(text, str)]
+    if plain and len(plain) == len(parts):
+        return "\n".join(plain)
     return json.dumps(value)

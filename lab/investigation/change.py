@@ -3,6 +3,10 @@
 Points are a data frame with `time` (seconds since the epoch) and `value`. Requests are not
 independent of one another, so values are averaged over blocks of time first, and the blocks are
 compared (Welch's t-test). Shares are compared by Fisher's exact test.
+
+Where a signal has many keys that are alike, such as tools, each has few values: then one key
+borrows strength from all (`Pool`). Its variance is moderated by that of all keys (Smyth 2004, as in
+limma), and its share by their common share (the posterior predictive of a beta-binomial model).
 """
 
 from __future__ import annotations
@@ -26,6 +30,9 @@ SPREAD = {"ratio": 0.05, "level": 1e-6}  # least standard deviation of block mea
 GRID = 100  # points in time at which a change is looked for
 MAX_WEIGHT = 40  # of one signal's points in the joint search
 PULSE_GAIN = 8.0  # of log likelihood, for which a second change (the end) is believed
+POOL_WEIGHT = 4.0  # values for which the share of all keys counts in each of them
+POOL_FREEDOM = 6.0  # degrees of freedom for which their common variance counts
+POOLED = (2, 3)  # values before and after the change that are then enough
 INTERVAL_LOSS = 3.0  # of log likelihood, up to which a change point is possible
 
 
@@ -46,6 +53,14 @@ class Effect:
     n_after: int = 0
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What is known of all keys of a signal before a change: their share, or their variance."""
+
+    share: float = math.nan
+    variance: float = math.nan
+
+
 Values = tuple[np.ndarray, np.ndarray]  # times and values
 
 
@@ -58,20 +73,44 @@ def within(points: pd.DataFrame, spans: Sequence[Span]) -> Values:
     return time[mask], points["value"].to_numpy(float)[mask]
 
 
+def pool(keys: Sequence[pd.DataFrame], before: Span, scale: Scale, floor: float) -> Pool:
+    """Return what the points of all keys of a signal have in common before a change."""
+    values = [within(points, [before])[1] for points in keys]
+    known = [part for part in values if len(part)]
+    if not known:
+        return Pool()
+    if scale == "share":
+        return Pool(share=float(np.concatenate(known).mean()))
+    scaled = [_scaled(part, scale, floor) for part in known]
+    freedom = sum(len(part) - 1 for part in scaled)
+    if not freedom:
+        return Pool()
+    squares = sum(float(((part - part.mean()) ** 2).sum()) for part in scaled)
+    return Pool(variance=max(squares / freedom, SPREAD[scale] ** 2))
+
+
 def compare(
-    points: pd.DataFrame, before: Sequence[Span], after: Sequence[Span], scale: Scale, floor: float
+    points: pd.DataFrame,
+    before: Sequence[Span],
+    after: Sequence[Span],
+    scale: Scale,
+    floor: float,
+    pooled: Pool | None = None,
 ) -> Effect:
     """Return how the points differ between two times.
 
-    `floor` is added to values on the scale `ratio`: below it, differences do not matter.
+    `floor` is added to values on the scale `ratio`: below it, differences do not matter. `pooled`
+    is what other keys of the signal tell of this one.
     """
     a = within(points, before)
     b = within(points, after)
     if not len(a[0]) or not len(b[0]):
         return Effect(n_before=len(a[0]), n_after=len(b[0]))
+    few = len(a[0]) < POOLED[0] or len(b[0]) < POOLED[1]
+    pooled = None if few else pooled
     if scale == "share":
-        return _compare_shares(a[1], b[1])
-    return _compare_blocks(a, b, block_s(before, after), scale, floor)
+        return _compare_shares(a[1], b[1], pooled)
+    return _compare_blocks(a, b, block_s(before, after), scale, floor, pooled)
 
 
 def block_s(before: Sequence[Span], after: Sequence[Span]) -> float:
@@ -83,21 +122,29 @@ def _length(spans: Sequence[Span]) -> float:
     return sum(end - start for start, end in spans)
 
 
-def _compare_blocks(a: Values, b: Values, block: float, scale: Scale, floor: float) -> Effect:
+def _compare_blocks(
+    a: Values, b: Values, block: float, scale: Scale, floor: float, pooled: Pool | None
+) -> Effect:
     blocks = [_block_means(part, block, scale, floor) for part in (a, b)]
     sizes = [len(part) for part in blocks]
     before = float(a[1].mean())
     after = float(b[1].mean())
     means = [part.mean() for part in blocks]
     difference = float(means[1] - means[0])
-    if min(sizes) < MIN_BLOCKS:
+    moderated = pooled is not None and math.isfinite(pooled.variance)
+    if min(sizes) < MIN_BLOCKS and not moderated:
         size = math.exp(np.clip(difference, -50, 50)) if scale == "ratio" else difference
         return Effect(before, after, size, n_before=len(a[1]), n_after=len(b[1]))
 
-    spreads = [max(float(part.std(ddof=1)), SPREAD[scale]) for part in blocks]
-    errors = [spread**2 / size for spread, size in zip(spreads, sizes, strict=True)]
-    error = math.sqrt(sum(errors))
-    freedom = sum(errors) ** 2 / sum(e**2 / (n - 1) for e, n in zip(errors, sizes, strict=True))
+    freedoms = np.array(sizes) - 1.0
+    variances = np.array([part.var(ddof=1) if len(part) > 1 else 0.0 for part in blocks])
+    if moderated and pooled is not None:
+        total = freedoms * variances + POOL_FREEDOM * pooled.variance
+        freedoms = freedoms + POOL_FREEDOM
+        variances = total / freedoms
+    errors = np.maximum(variances, SPREAD[scale] ** 2) / np.array(sizes)
+    error = math.sqrt(errors.sum())
+    freedom = float(errors.sum() ** 2 / (errors**2 / freedoms).sum())
     reach = float(stats.t.ppf(0.975, freedom)) * error
     p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom))
     values = np.array([difference, difference - reach, difference + reach])
@@ -119,19 +166,31 @@ def _scaled(values: np.ndarray, scale: Scale, floor: float) -> np.ndarray:
     return np.log(np.maximum(values, 0.0) + floor) if scale == "ratio" else values
 
 
-def _compare_shares(a: np.ndarray, b: np.ndarray) -> Effect:
+def _compare_shares(a: np.ndarray, b: np.ndarray, pooled: Pool | None) -> Effect:
     counts = [round(float(a.sum())), round(float(b.sum()))]
     sizes = [len(a), len(b)]
-    if counts[0] / sizes[0] == counts[1] / sizes[1]:
-        return Effect(counts[0] / sizes[0], counts[1] / sizes[1], 0.0, 0.0, 0.0, 1.0, *sizes)
+    before = counts[0] / sizes[0]
+    after = counts[1] / sizes[1]
+    if before == after:
+        return Effect(before, after, 0.0, 0.0, 0.0, 1.0, *sizes)
     table = [[k, n - k] for k, n in zip(counts, sizes, strict=True)]
     p_value = float(stats.fisher_exact(table).pvalue)
+    if pooled is not None:
+        p_value = min(p_value, _predictive_p_value(counts, sizes, pooled.share))
     low, high = confint_proportions_2indep(
         counts[1], sizes[1], counts[0], sizes[0], method="newcomb", compare="diff"
     )
-    before = counts[0] / sizes[0]
-    after = counts[1] / sizes[1]
     return Effect(before, after, after - before, float(low), float(high), p_value, *sizes)
+
+
+def _predictive_p_value(counts: Sequence[int], sizes: Sequence[int], share: float) -> float:
+    """Return how unlikely the second count is after the first, if keys have about this share."""
+    prior = POOL_WEIGHT * min(max(share, 0.05), 0.95)
+    failed = prior + counts[0]
+    passed = POOL_WEIGHT - prior + sizes[0] - counts[0]
+    predicted = stats.betabinom(sizes[1], failed, passed)
+    tails = float(predicted.sf(counts[1] - 1)), float(predicted.cdf(counts[1]))
+    return min(1.0, 2 * min(tails))
 
 
 @dataclass(frozen=True)

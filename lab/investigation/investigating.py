@@ -10,7 +10,7 @@ import numpy as np
 
 from lab.errors import WorkloadError
 from lab.investigation.causes import NOTHING, UNKNOWN, Cause, rank
-from lab.investigation.change import Effect, Onset, Span, compare, find_onset
+from lab.investigation.change import Effect, Onset, Span, compare, find_onset, pool
 from lab.investigation.evidence import Evidence, gather
 from lab.investigation.grading import Diagnosis
 from lab.investigation.signals import SIGNALS, Observed, Signal, extract
@@ -18,7 +18,7 @@ from lab.measures import holm
 from lab.observation.window import parse_window
 from lab.settings import Settings
 
-ALPHA = 0.01  # of all signals of a window at once
+ALPHA = 0.02  # of all signals of a window at once
 SCANNED = 20  # times a p-value, since the time of the change was chosen by the same values
 LIKELY = 0.01  # of one signal alone, once another one has changed for certain
 BASELINE_S = 1.5  # times the window: the default baseline before it
@@ -93,11 +93,7 @@ def investigate(settings: Settings, window: str, baseline: str = "") -> Investig
 
 def judge(evidence: Evidence) -> Investigation:
     """Return the investigation of what is known already."""
-    extracted = [
-        Observed(signal, source, key, points=points)
-        for signal in SIGNALS
-        for key, source, points in extract(evidence, signal)
-    ]
+    extracted = [each for signal in SIGNALS for each in _extract(evidence, signal)]
     notes = (*evidence.notes, *_unknown(extracted))
     first = _first_look(evidence, extracted)
     certain = [each for each in first if abs(each.state) == 1]
@@ -120,6 +116,23 @@ def judge(evidence: Evidence) -> Investigation:
     return replace(result, observed=tuple(second), causes=tuple(causes), onset=refined)
 
 
+def _extract(evidence: Evidence, signal: Signal) -> list[Observed]:
+    """Return a signal's points, by key, with what its keys have in common if they are alike."""
+    parts = extract(evidence, signal)
+    pooled = None
+    if signal.alike:
+        tables = [points for _, _, points in parts]
+        pooled = pool(tables, evidence.baseline, signal.scale, signal.floor)
+    return [
+        Observed(signal, source, key, points=points, pooled=pooled) for key, source, points in parts
+    ]
+
+
+def _compare(each: Observed, before: Sequence[Span], after: Sequence[Span]) -> Effect:
+    signal = each.signal
+    return compare(each.points, before, after, signal.scale, signal.floor, each.pooled)
+
+
 def _first_look(evidence: Evidence, extracted: Sequence[Observed]) -> list[Observed]:
     """Return all signals, each between baseline and window, or since its own change.
 
@@ -128,15 +141,12 @@ def _first_look(evidence: Evidence, extracted: Sequence[Observed]) -> list[Obser
     """
     effects = []
     for each in extracted:
-        scale = each.signal.scale
-        whole = compare(
-            each.points, [evidence.baseline], [evidence.window], scale, each.signal.floor
-        )
+        whole = _compare(each, [evidence.baseline], [evidence.window])
         effect = replace(whole, p_value=min(1.0, 2 * whole.p_value))
         onset = _onset(evidence, [each])
         if onset is not None:
             times = _times(evidence, onset)
-            part = compare(each.points, *times, scale, each.signal.floor)
+            part = _compare(each, *times)
             p_value = min(1.0, 2 * SCANNED * part.p_value)
             if p_value < effect.p_value:
                 effect = replace(part, p_value=p_value)
@@ -148,11 +158,7 @@ def _observe(
     extracted: Sequence[Observed], before: Sequence[Span], after: Sequence[Span]
 ) -> list[Observed]:
     """Return the effects and states of all signals between two times."""
-    effects = [
-        compare(each.points, before, after, each.signal.scale, each.signal.floor)
-        for each in extracted
-    ]
-    return _judged(extracted, effects)
+    return _judged(extracted, [_compare(each, before, after) for each in extracted])
 
 
 def _judged(extracted: Sequence[Observed], effects: Sequence[Effect]) -> list[Observed]:
@@ -192,6 +198,8 @@ def _state(each: Observed, effect: Effect, corrected: float) -> float:
     if _relative_size(each.signal, effect) < 1:
         return 0.0
     rises = effect.size > (1 if each.signal.scale == "ratio" else 0)
+    if each.signal.only_rises and not rises:
+        return 0.0
     sign = 1.0 if rises else -1.0
     if corrected < ALPHA:
         return sign

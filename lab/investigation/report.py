@@ -11,7 +11,6 @@ from collections.abc import Iterable
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from nbconvert.filters import markdown2html
 
 from lab.figures import signal_change
 from lab.investigation.causes import NOTHING, UNKNOWN, Cause, Reason
@@ -237,6 +236,8 @@ def _queries(result: Investigation) -> list[str]:
 
 def as_html(result: Investigation) -> str:
     """Return the report as one HTML page, with its figure."""
+    from nbconvert.filters import markdown2html  # half a second, which few calls need
+
     figure = ""
     if result.cause != NOTHING and not all(math.isnan(each.state) for each in result.observed):
         canvas = Figure(figsize=(9, 4))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lab.investigation.change import Effect, Scale
+from lab.engines import either_name
+from lab.investigation.change import Effect, Pool, Scale
 from lab.investigation.evidence import Evidence
 
 NEIGHBOURS = 15  # tool calls, by which it is known how slow all of them are
@@ -36,6 +37,8 @@ class Signal:
         by: what the keys of its points are: tool, tenant, job, ...; empty without keys
         role: who looks at it first: developer, sre or payer
         common: whether many causes change it, so that it decides little
+        only_rises: whether a fall says nothing: one share falls whenever another rises
+        alike: whether its keys are alike, so that a key with few values borrows from all
     """
 
     name: str
@@ -51,6 +54,8 @@ class Signal:
     by: str = ""
     role: str = "sre"
     common: bool = False
+    only_rises: bool = False
+    alike: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Observed:
     p_value: float = float("nan")
     state: float = float("nan")
     points: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    pooled: Pool | None = None
 
     @property
     def where(self) -> str:
@@ -93,13 +99,15 @@ def _table(name: str, column: str, key: str = "") -> Points:
 
 
 def _tool_times(evidence: Evidence) -> pd.DataFrame:
-    """Return the time of each tool call, less what all tools have in common at that time.
+    """Return the time of each call that did not fail, less what all tools have in common then.
 
-    On a machine that is busy all tools are slower, which is not the fault of one of them.
+    On a machine that is busy all tools are slower, which is not the fault of one of them. A call
+    that fails takes another time, such as that of a timeout.
     """
     points = _table("tools", "duration_s", "tool")(evidence)
     if points.empty:
         return points
+    points = points[~evidence.tools["failed"].astype(bool)]
     points = points.sort_values("time", ignore_index=True)
     before = points[points["time"].between(*evidence.baseline)]
     usual = points["key"].map(before.groupby("key")["value"].median())
@@ -200,10 +208,13 @@ def _request_rate(evidence: Evidence) -> pd.DataFrame:
 
 
 def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
-    """Return for each tenant whether each request is its own."""
+    """Return for each tenant whether each session is its own; requests of one are no news."""
     requests = evidence.requests
     if requests.empty or requests["tenant"].isna().all():
         return _EMPTY
+    requests = requests.sort_values("scheduled_at")
+    is_later = requests["session_id"].notna() & requests.duplicated(["tenant", "session_id"])
+    requests = requests[~is_later]
     tenant = requests["tenant"].astype(str)
     parts = [
         pd.DataFrame(
@@ -369,21 +380,23 @@ def _down(evidence: Evidence) -> pd.DataFrame:
 
 
 def _unscraped(evidence: Evidence) -> pd.DataFrame:
-    """Return for each job and bin of time whether samples that were due did not come."""
+    """Return for each job and time of a scrape whether no sample came near it; one may be late."""
     ups = _gauge("up", "job", largest=True)(evidence)
     if ups.empty:
         return _EMPTY
     step = max(float(ups.groupby("key")["time"].diff().median()), 1.0)
+    due = np.concatenate(
+        [np.arange(a + step, b - step, step) for a, b in (evidence.baseline, evidence.window)]
+    )
     parts = []
     for job, table in ups.groupby("key"):
-        for start, end in (evidence.baseline, evidence.window):
-            edges = np.arange(start + step, end - step, 3 * step)
-            if len(edges) < 2:
-                continue
-            counts = np.histogram(table["time"], bins=edges)[0]
-            missing = (counts == 0) * 1.0
-            parts.append(pd.DataFrame({"time": edges[:-1], "value": missing, "key": job}))
-    return pd.concat(parts, ignore_index=True) if parts else _EMPTY
+        times = np.concatenate(([-np.inf], np.sort(table["time"]), [np.inf]))
+        after = np.searchsorted(times, due)
+        distance = np.minimum(times[after] - due, due - times[after - 1])
+        parts.append(
+            pd.DataFrame({"time": due, "value": (distance > 1.5 * step) * 1.0, "key": job})
+        )
+    return pd.concat(parts, ignore_index=True)
 
 
 def _restarted(*, engines: bool) -> Points:
@@ -485,7 +498,7 @@ SIGNALS: tuple[Signal, ...] = (
         _ratio("e2e_sum", "e2e_count", embed=True),
         'sum(rate(vllm:e2e_request_latency_seconds_sum{job="vllm-embed"}[1m])) / '
         'sum(rate(vllm:e2e_request_latency_seconds_count{job="vllm-embed"}[1m]))',
-        '{ resource.service.name = "vllm-embed" }', floor=0.005,
+        '{ resource.service.name = "vllm-embed" }', floor=0.005, common=True,
     ),
     Signal(
         "embedding_rate", "embedding calls per second", "1/s", "ratio", 2.0,
@@ -498,7 +511,7 @@ SIGNALS: tuple[Signal, ...] = (
         "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
         "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
         '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
-        role="developer",
+        role="developer", alike=True,
     ),
     Signal(
         "tool_failures", "failed calls of a tool", "share", "share", 0.25,
@@ -507,19 +520,22 @@ SIGNALS: tuple[Signal, ...] = (
         'sum by (tool) (rate(lab_tool_calls_total{outcome="error"}[1m])) / '
         "sum by (tool) (rate(lab_tool_calls_total[1m]))",
         '{ name =~ "execute_tool .*" && status = error }', by="tool", role="developer",
+        alike=True,
     ),
     Signal(
-        "wrong_answers", "wrong answers", "share", "share", 0.15, _wrong_answers, role="developer",
+        "wrong_answers", "wrong answers", "share", "share", 0.05, _wrong_answers, role="developer",
     ),
     Signal(
         "wrong_with_tool", "wrong answers of requests that used a tool", "share", "share", 0.3,
-        _wrong_by_tool, by="tool", role="developer",
+        _wrong_by_tool, by="tool", role="developer", alike=True,
     ),
     Signal(
         "failures", "failed requests", "share", "share", 0.05, _failures,
         _ratio("stack_requests", "stack_requests", only={"status": "error"}),
-        'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
-        "sum(rate(llama_stack_requests_total[1m]))",
+        either_name(
+            'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
+            "sum(rate(llama_stack_requests_total[1m]))"
+        ),
         '{ name = "lab.request" && status = error }',
         common=True,
     ),
@@ -531,6 +547,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares,
         traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
+        only_rises=True,
     ),
     Signal(
         "repeats", "questions that were sent before, in another session", "share", "share", 0.1,
@@ -626,6 +643,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         "unscraped", "missing scrapes", "share", "share", 0.3,
         metrics=_unscraped, promql='absent_over_time(up{job="vllm"}[30s])', by="job",
+        only_rises=True,
     ),
     Signal(
         "foreign_cpu", "CPU cores used by other processes", "cores", "level", 0.3,

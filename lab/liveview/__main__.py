@@ -1,27 +1,16 @@
 """`python -m lab.liveview`: serve the live view until SIGTERM."""
 
-from __future__ import annotations
-
-import argparse
 import logging.config
 import sys
+from typing import Annotated
 
+import typer
 import uvicorn
 
+from lab.command_line import as_main
 from lab.json_logging import config
 from lab.liveview.server import make_app
 from lab.stack.ports import HOST
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Serve on loopback. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.liveview", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="port on loopback")
-    args = parser.parse_args(argv)
-    logging.config.dictConfig(config())
-    logging.getLogger("uvicorn").setLevel("WARNING")
-    serve(args.port)
-    return 0
 
 
 def serve(port: int) -> None:
@@ -36,5 +25,12 @@ def serve(port: int) -> None:
     )
 
 
+def main(port: Annotated[int, typer.Option(help="Port on loopback.")]) -> None:
+    """Serve the live view on loopback until SIGTERM."""
+    logging.config.dictConfig(config())
+    logging.getLogger("uvicorn").setLevel("WARNING")
+    serve(port)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_main(main, "python -m lab.liveview")())

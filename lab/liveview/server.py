@@ -5,8 +5,6 @@ the paths in `FORWARDED` are passed on, only by GET, and never with a login: all
 machine can open the page.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import re

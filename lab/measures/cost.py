@@ -253,11 +253,6 @@ class Savings:
     low_s: float = math.nan
     high_s: float = math.nan
 
-    @property
-    def known(self) -> bool:
-        """Whether the whole interval is above zero."""
-        return self.low_s > 0
-
 
 def cache_savings(turns: pd.DataFrame, saved_ratio: float = 1.0) -> Savings:
     """Return the prefill seconds that cached prompt tokens saved.
@@ -440,8 +435,9 @@ def cost_by(frame: pd.DataFrame, price: ApiPrice, *, by: Sequence[str] = ("kind"
         known = np.fmax(client, spans) if kind == "cached" else client.where(client >= 0, spans)
         table[f"{kind}_tokens"] = known.clip(lower=0)
 
-    tokens = table[["prompt_tokens", "completion_tokens", "cached_tokens"]]
-    table["usd"] = [price.cost_usd(*row) for row in tokens.itertuples(index=False)]
+    table["usd"] = price.cost_usd(
+        table["prompt_tokens"], table["completion_tokens"], table["cached_tokens"]
+    )
     table["failed_usd"] = table["usd"] * table["failed_requests"]
     result = table.groupby(list(by), observed=True).sum().reset_index()
     result["usd_per_request"] = result["usd"] / result["requests"]

@@ -10,13 +10,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
 
 from lab.errors import FrameError
 
@@ -83,43 +83,6 @@ def tool_confusion(
     return counts.reindex(index=names, columns=names, fill_value=0)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The same requests answered twice, by a and by b.
-
-    `difference_ratio` is share(b) - share(a), `p_value` that of McNemar's test.
-    """
-
-    only_a: int
-    only_b: int
-    n: int
-    difference_ratio: float
-    p_value: float
-
-
-def paired_difference(
-    a: Sequence[bool] | np.ndarray, b: Sequence[bool] | np.ndarray
-) -> PairedDifference:
-    """Test whether b does better than a on the same requests, by McNemar's exact test.
-
-    Under no difference, each request on which they disagree is a fair coin (McNemar 1947; exact
-    form: binomial test on the discordant pairs). p is 1 where they never disagree.
-    """
-    first = np.asarray(a, dtype=bool)
-    second = np.asarray(b, dtype=bool)
-    if first.shape != second.shape:
-        raise FrameError(
-            "a paired test needs the same requests", got=f"{len(first)} and {len(second)} outcomes"
-        )
-
-    n = len(first)
-    only_a = int((first & ~second).sum())
-    only_b = int((second & ~first).sum())
-    discordant = only_a + only_b
-    p_value = float(stats.binomtest(only_b, discordant).pvalue) if discordant else 1.0
-    return PairedDifference(only_a, only_b, n, (only_b - only_a) / n if n else math.nan, p_value)
-
-
 def pair_up(
     a: pd.DataFrame, b: pd.DataFrame, *, on: Sequence[str] = ("scenario_id", "turn_index")
 ) -> pd.DataFrame:
@@ -163,24 +126,26 @@ def compare_paired(pairs: pd.DataFrame, outcomes: Sequence[str]) -> pd.DataFrame
         known = both.dropna().astype(bool)
         a = known.iloc[:, 0].to_numpy()
         b = known.iloc[:, 1].to_numpy()
-        difference = paired_difference(a, b)
-        n = difference.n
-        low, high = paired_interval(int((a & b).sum()), difference.only_a, difference.only_b, n)
+        n = len(known)
+        only_a = int((a & ~b).sum())
+        only_b = int((b & ~a).sum())
+        p_value = float(mcnemar([[0, only_a], [only_b, 0]], exact=True).pvalue)
+        low, high = paired_interval(int((a & b).sum()), only_a, only_b, n)
         judged_a, judged_b = both.notna().sum()
         rows.append(
             {
                 "outcome": outcome,
                 "a_ratio": a.mean() if n else math.nan,
                 "b_ratio": b.mean() if n else math.nan,
-                "difference_ratio": difference.difference_ratio,
+                "difference_ratio": (only_b - only_a) / n if n else math.nan,
                 "low_ratio": low,
                 "high_ratio": high,
-                "only_a": difference.only_a,
-                "only_b": difference.only_b,
+                "only_a": only_a,
+                "only_b": only_b,
                 "n": n,
                 "judged_a": judged_a,
                 "judged_b": judged_b,
-                "p_value": difference.p_value if n else math.nan,
+                "p_value": p_value if n else math.nan,
             }
         )
     table = pd.DataFrame(rows).set_index("outcome")
@@ -244,7 +209,7 @@ def holm(p_values: Sequence[float] | pd.Series) -> np.ndarray:
     """Return p-values corrected for looking at all of them (Holm 1979).
 
     The probability of one false alarm among them stays below the level. NaN stays NaN and does not
-    count.
+    count. Not by statsmodels' multipletests, which collects garbage in every call (v0.14).
     """
     p = np.asarray(p_values, dtype=float)
     known = np.flatnonzero(~np.isnan(p))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
@@ -30,7 +30,7 @@ from lab.observation.window import WindowRun, window_run
 from lab.places import place_of
 from lab.runs import Conditions
 from lab.settings import Settings
-from lab.stores import Arrival, Prometheus, Tempo
+from lab.stores import Arrival, Prometheus, SpansAnswer, Tempo
 from lab.stores.prometheus import job_matcher
 from lab.workload import Plan, Poisson, Run, Users, make_plan
 
@@ -38,6 +38,7 @@ AFTER_S = 120.0  # a later scrape may count other clients' requests too
 STORED_S = 5.0  # a scrape is reported a moment before its samples can be queried
 POLL_S = 0.2
 NO_ENGINE = "vLLM's span has not arrived"
+NOT_SENT = "its request was not sent"
 
 
 @dataclass(frozen=True)
@@ -232,24 +233,36 @@ def wait_for_spans(
 ) -> tuple[pd.DataFrame, Arrival]:
     """Return the spans of these client records, waited for at most `wait_s` s, and what arrived.
 
+    A request that was never sent, since the one before it in its conversation failed, has no trace
+    and is not waited for.
+
     With `bulk`, a store that can stream is queried for everything in the records' time at once,
     instead of once per trace; for hundreds of short traces that is many times faster.
     """
     tempo = Tempo(settings)
-    ids = records["trace_id"].astype(str).tolist()
+    is_unsent = (records["status"] == "cancelled") & records["sent_at"].isna()
+    ids = records.loc[~is_unsent, "trace_id"].astype(str).tolist()
+    unsent = records.loc[is_unsent, "trace_id"].astype(str).tolist()
     direct = direct_ids(records)
     window = None
     if bulk:
         window = float(records["scheduled_at"].min()) - 1, float(records["done_at"].max()) + 1
 
+    looks: list[pd.DataFrame] = []
+
+    def look(answer: SpansAnswer) -> dict[str, str]:
+        looks[:] = [spans_frame(answer)]
+        return problems(looks[0], direct)
+
     arrival = tempo.wait_for_traces(
         ids,
         timeout_s=min(wait_s, place_of(settings).max_trace_wait_s),
-        problems=lambda answer: problems(spans_frame(answer), direct),
+        problems=look,
         window=window,
     )
-    if window and tempo.streams:
-        spans = spans_frame(tempo.spans("{}", *window))
+    arrival = replace(arrival, incomplete={**arrival.incomplete, **dict.fromkeys(unsent, NOT_SENT)})
+    if window and tempo.streams and looks:  # each look was at everything
+        spans = looks[0]
         return spans[spans["trace_id"].isin(ids)].reset_index(drop=True), arrival
     return spans_frame(tempo.traces(ids)), arrival
 

@@ -1,6 +1,9 @@
-"""Read figures and tables from an executed notebook, with their heading and caption."""
+"""Read figures and tables from an executed notebook, with their heading and caption.
 
-from __future__ import annotations
+A notebook tags a code cell `role:developer`, `role:sre` or `role:payer` (several are fine) where
+its output answers that reader's question. The report's view of a role has every figure, all printed
+text, and the tables of such a cell.
+"""
 
 import base64
 import hashlib

@@ -1,4 +1,7 @@
-"""Execute notebooks with papermill, each in a fresh kernel, also after one has failed."""
+"""Execute notebooks with papermill, each in a fresh kernel, also after one has failed.
+
+Their parameters are checked first: papermill only logs a name that a notebook does not have.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """The machine and the versions of a run: without them a latency is just a number."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -15,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from lab.files import read_json
 from lab.settings import REPO, Settings
 
 TOOLS = REPO / ".venvs" / "tools.json"
@@ -23,7 +21,7 @@ PACKAGES = ("llama-stack", "mcp", "opentelemetry-sdk", "pandas", "papermill", "d
 
 def collect(settings: Settings) -> dict[str, str]:
     """Return {what: value} in reading order, without what is unknown."""
-    tools = _read_json(TOOLS)
+    tools = read_json(TOOLS)
     memory_gib = psutil.virtual_memory().total / 1024**3
     facts = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -40,12 +38,6 @@ def collect(settings: Settings) -> dict[str, str]:
         "commit": _output_of("git", "describe", "--always", "--dirty"),
     }
     return {name: value for name, value in facts.items() if value}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        return dict(json.loads(path.read_text()))
-    return {}
 
 
 def _cpu_name() -> str:

@@ -3,8 +3,6 @@
 It opens the attendee's copies of the notebooks, not those of the repository.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

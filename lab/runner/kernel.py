@@ -1,7 +1,5 @@
 """The kernel that runs notebooks: this interpreter, not a kernel registered on the machine."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

@@ -1,7 +1,5 @@
 """Stand the stack up for a while, and take it down after success, failure, Ctrl-C and SIGTERM."""
 
-from __future__ import annotations
-
 import contextlib
 import signal
 import threading

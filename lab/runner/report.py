@@ -1,7 +1,5 @@
 """One self-contained page about a run: the answers, then each role's view, then the notebooks."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from dataclasses import asdict
@@ -109,4 +107,4 @@ def _was_busy(facts: dict[str, str]) -> str:
     return ""
 
 
-main = as_main(report, "report")
+main = as_main(report, "lab report")

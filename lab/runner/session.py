@@ -1,7 +1,5 @@
 """`lab run`: stand the stack up, execute the notebooks, write the report, take the stack down."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import shutil
@@ -242,4 +240,4 @@ def _make_unique(parent: Path, name: str) -> Path:
     raise AssertionError("count() does not end")
 
 
-main = as_main(run_command, "run")
+main = as_main(run_command, "lab run")

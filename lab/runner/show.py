@@ -21,6 +21,7 @@ from rich.progress import (
 
 from lab.runner.execute import FAILED, INTERRUPTED, PASSED, TIMED_OUT
 from lab.runner.execute import Progress as NotebookProgress
+from lab.stack.control import LineProgress
 from lab.stack.ports import HOST
 from lab.stack.state import PartStatus
 
@@ -45,7 +46,7 @@ class Show:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._seen: dict[str, str] = {}
+        self._lines = LineProgress()
         self._began = time.monotonic()
         self._last_line = self._began
 
@@ -62,20 +63,17 @@ class Show:
         """Show nothing more."""
         self._bars.stop()
 
-    def part(self, parts: list[PartStatus], _elapsed_s: float) -> None:
+    def part(self, parts: list[PartStatus], elapsed_s: float) -> None:
         """Show the state of the parts: the progress callback of lab.stack.up and down."""
         parts = [p for p in parts if p.state != "off"]
-        pending = [p for p in parts if not p.ready]
-        names = ", ".join(p.name for p in pending)
-        note = f"waiting for {names}" if names else ""
+        pending = [p.name for p in parts if not p.ready]
+        note = f"waiting for {', '.join(pending)}" if pending else ""
         self._bar("stack", len(parts) - len(pending), len(parts), note)
         for p in parts:
             if p.name == "live-view" and p.ready:
                 self.live_view(f"http://{HOST}:{p.port}/")
-            if self._seen.get(p.name) != p.state:
-                self._seen[p.name] = p.state
-                self._line(f"{p.name} {p.state} {p.error}".rstrip())
-        self._sign_of_life(note)
+        if not self._console.is_terminal:
+            self._lines(parts, elapsed_s)
 
     def live_view(self, url: str) -> None:
         """Print the address of the live view, and open it if `opens_view`; once per address."""
@@ -94,8 +92,8 @@ class Show:
             self._line(f"{now.name} {now.run.status} after {now.run.duration_s:.1f} s")
         elif now.cell == 0:
             self._line(f"{now.name} ({now.index + 1} of {now.count})")
-        else:
-            self._sign_of_life(f"{now.name}: cell {now.cell + 1} of {now.cells}")
+        elif time.monotonic() - self._last_line >= EVERY_S:
+            self._line(f"{now.name}: cell {now.cell + 1} of {now.cells}")
 
     def _bar(self, name: str, completed: int, total: int, note: str) -> None:
         total = max(total, 1)
@@ -109,10 +107,6 @@ class Show:
         if not self._console.is_terminal:
             self._last_line = time.monotonic()
             print(f"{self._last_line - self._began:7.1f} s  {text}", flush=True)
-
-    def _sign_of_life(self, text: str) -> None:
-        if text and time.monotonic() - self._last_line >= EVERY_S:
-            self._line(text)
 
 
 def has_desktop() -> bool:

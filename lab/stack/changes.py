@@ -1,7 +1,5 @@
 """What an incident changes in the plan of a running lab, and how its files are kept unreadable."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """What a shell or a notebook does with a lab; the supervisor does the work."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +27,7 @@ REPAIR_BEGINS_S = 300.0  # the supervisor may still be busy with the first start
 STALE_S = 7.0  # a supervisor that has not written for so long hangs
 HEARTBEAT_WAIT_S = 3.0  # after a suspended machine wakes up, the next heartbeat takes a second
 STOP_S = 30.0
+START_S = 180.0  # for a supervisor to write its state; an overloaded machine needs a minute
 ENDPOINT_PARTS = {
     "tempo": "tracestore",
     "otlp": "tracestore",
@@ -39,8 +39,36 @@ ENDPOINT_PARTS = {
     "view": "live-view",
 }
 
+LINE_EVERY_S = 10.0
+
 # Receives the parts and the seconds waited, a few times per second.
 Progress = Callable[[list[PartStatus], float], None]
+
+
+class LineProgress:
+    """Prints a line per change of a part, and one every 10 s for what is waited for.
+
+    Also for the workloads of a cluster (`lab.stack.cluster.rollout.WorkloadStatus`).
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+        self._next_s = LINE_EVERY_S
+
+    def __call__(self, parts: Sequence[Any], elapsed_s: float) -> None:
+        """Print what changed."""
+        for p in parts:
+            if self._seen.get(p.name) != p.state:
+                self._seen[p.name] = p.state
+                took = f" after {p.ready_after_s:.1f} s" if p.ready and p.ready_after_s else ""
+                print(f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip())
+
+        pending = [p for p in parts if not p.ready and p.state != state.OFF and not p.error]
+        if pending and elapsed_s >= self._next_s:
+            self._next_s = elapsed_s + LINE_EVERY_S
+            waits = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
+            print(f"{elapsed_s:6.1f} s  waiting for {waits}")
+        sys.stdout.flush()
 
 
 def up(
@@ -70,7 +98,7 @@ def up(
             process = _start_supervisor(settings, lock)
         finally:
             os.close(lock)  # the supervisor holds it now, without a gap for a second `lab up`
-        current = _running_state(state_dir, process)
+        current = _running_state(state_dir, process, START_S)
     return _wait_until_up(state_dir, current, began, progress, wait_for, fresh=lock is not None)
 
 
@@ -387,11 +415,13 @@ def _wait_until_up(
     while True:
         if progress:
             progress(current.parts, time.monotonic() - began)
-        needed = _needed_parts(current, wait_for)
-        if current.phase == "up" and _all_run(needed):
+        needed = [
+            p for p in current.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
+        ]
+        if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
             return current.endpoints
 
-        broken = _first_failure(needed)
+        broken = next((p for p in needed if p.state in _FAILURES), None)
         if broken and broken.state != state.FAILED and repairs:
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
@@ -402,20 +432,6 @@ def _wait_until_up(
 
 
 _FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
-
-
-def _needed_parts(current: StackState, wait_for: str) -> list[PartStatus]:
-    """Return the essential parts; with 'all', every part that is not off."""
-    wait_for_all = wait_for == "all"
-    return [p for p in current.parts if p.essential or (wait_for_all and p.state != state.OFF)]
-
-
-def _all_run(parts: list[PartStatus]) -> bool:
-    return all(part.ready and _runs(part) for part in parts)
-
-
-def _first_failure(parts: list[PartStatus]) -> PartStatus | None:
-    return next((part for part in parts if part.state in _FAILURES), None)
 
 
 def _next_state(state_dir: Path) -> StackState:
@@ -494,23 +510,23 @@ def _supervisor_status(settings: Settings, current: StackState) -> PartStatus:
         log=str(_log_of_supervisor(settings.state_dir.resolve())),
         essential=False,
     )
+    again = "run `lab up` to start the lab again"
     if not _lives(current):
-        row.state = state.DEAD
-        row.error = "the supervisor died; run `lab up` to start the lab again"
-        return row
+        return replace(row, state=state.DEAD, error=f"the supervisor died; {again}")
 
-    row.pid = current.supervisor_pid
-    row.create_time = current.supervisor_create_time
-    row.uptime_s = time.time() - current.started_at
-    row.ready = not _is_stale(current)
+    row = replace(
+        row,
+        pid=current.supervisor_pid,
+        create_time=current.supervisor_create_time,
+        uptime_s=time.time() - current.started_at,
+        ready=not _is_stale(current),
+    )
     if not row.ready:
-        row.state = state.HANGS
-        row.error = (
-            f"it has not written for {time.time() - current.heartbeat_at:.0f} s; "
-            "run `lab up` to start the lab again"
-        )
+        silent_s = time.time() - current.heartbeat_at
+        why = f"it has not written for {silent_s:.0f} s; {again}"
+        row = replace(row, state=state.HANGS, error=why)
     with contextlib.suppress(psutil.Error):
-        row.rss_bytes, row.pss_bytes = _memory([psutil.Process(row.pid)])
+        row.rss_bytes, row.pss_bytes = _memory([psutil.Process(current.supervisor_pid)])
     return row
 
 
@@ -519,17 +535,14 @@ def _as_it_is(part: PartStatus, current: StackState) -> PartStatus:
     supervised = _lives(current)
     should_run = part.state in (state.READY, state.STARTING, state.HANGS)
     if should_run and not _runs(part) and not (supervised and part.pid is None):
-        part.state = state.DEAD
-        part.error = part.error or ("it died" if supervised else "it died with its supervisor")
+        why = part.error or ("it died" if supervised else "it died with its supervisor")
+        part = replace(part, state=state.DEAD, error=why)
     elif not supervised and part.state == state.WAITING:
-        part.state = state.STOPPED
-        part.error = "the supervisor died before it was started"
-    if part.state in state.BROKEN:
-        part.ready = False
+        why = "the supervisor died before it was started"
+        part = replace(part, state=state.STOPPED, error=why)
     if part.state in (state.DEAD, state.STOPPED):
-        part.pid = None
-        part.uptime_s = None
-    return part
+        part = replace(part, pid=None, uptime_s=None)
+    return replace(part, ready=part.ready and part.state not in state.BROKEN)
 
 
 def _measured(part: PartStatus, current: StackState) -> PartStatus:
@@ -564,13 +577,10 @@ def _part_now(state_dir: Path, name: str) -> PartStatus:
 
     part = _as_it_is(part, current)
     if not _lives(current) and part.state != state.OFF:
-        part.state = state.DEAD
-        part.ready = False
-        part.error = "the supervisor died, and its parts with it"
-    elif _is_stale(current) and _supervisor_hangs(state_dir):
-        part.state = state.HANGS
-        part.ready = False
-        part.error = "its supervisor hangs"
+        why = "the supervisor died, and its parts with it"
+        return replace(part, state=state.DEAD, ready=False, error=why)
+    if _is_stale(current) and _supervisor_hangs(state_dir):
+        return replace(part, state=state.HANGS, ready=False, error="its supervisor hangs")
     return part
 
 

@@ -4,8 +4,6 @@ It comes from the machine: no package registry that set-up uses has it. The prov
 the cluster (lab/k8s/base/grafana) with other addresses.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

@@ -4,16 +4,16 @@ It does nothing if the store of that name already holds these very files, so tha
 run it: `python -m lab.stack.ingest_documents`.
 """
 
-from __future__ import annotations
-
-import argparse
 import hashlib
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lab.errors import LabError, StackError, WorldError
+import typer
+
+from lab.command_line import as_main
+from lab.errors import StackError, WorldError
 from lab.stack.llama_stack_config import CHUNK_OVERLAP_TOKENS, CHUNK_TOKENS, EMBED_PROVIDER
 from lab.stack.state import write_json
 from lab.stack.vllm_args import EMBED_DIMENSION, EMBED_MODEL
@@ -96,25 +96,16 @@ def _index(client: Any, store_id: str, path: Path) -> None:
         )
 
 
-def main() -> int:
-    """Ingest and write the result as JSON. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.stack.ingest_documents")
-    parser.add_argument("--llama-stack", required=True, help="base URL of Llama Stack")
-    parser.add_argument("--documents", type=Path, required=True, help="folder with *.md")
-    parser.add_argument(
-        "--result", type=Path, required=True, help="file for the store's id, as JSON"
-    )
-    args = parser.parse_args()
-    try:
-        result = ingest(args.llama_stack, args.documents)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-
-    write_json(args.result, result)
-    print(f"{result['files']} documents are in vector store {result['vector_store_id']}")
-    return 0
+def main(
+    llama_stack: Annotated[str, typer.Option(help="Base URL of Llama Stack.")],
+    documents: Annotated[Path, typer.Option(help="Folder with *.md.")],
+    result: Annotated[Path, typer.Option(help="File for the store's id, as JSON.")],
+) -> None:
+    """Put the documents of a folder into Llama Stack's vector store."""
+    store = ingest(llama_stack, documents)
+    write_json(result, store)
+    print(f"{store['files']} documents are in vector store {store['vector_store_id']}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_main(main, "python -m lab.stack.ingest_documents", prints_errors=True)())

@@ -6,8 +6,6 @@ uploaded files, which Llama Stack has built in.
 FAISS, not sqlite-vec: the sqlite3 of many interpreters (pyenv's, macOS's) loads no extensions.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

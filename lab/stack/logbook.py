@@ -1,7 +1,5 @@
 """The parts' logs: written as JSON lines, read in time order, also those of one trace."""
 
-from __future__ import annotations
-
 import contextlib
 import heapq
 import json

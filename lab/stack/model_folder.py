@@ -1,7 +1,5 @@
 """Check a model folder before anything is started: vLLM would fail half a minute later."""
 
-from __future__ import annotations
-
 import json
 import struct
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""A part of the stack as a value: plan.py says which parts there are, the supervisor runs them."""
+"""Parts of the stack as values: what a part is, and those of live and recorded labs alike.
 
-from __future__ import annotations
+plan.py says which parts there are, the supervisor runs them.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path

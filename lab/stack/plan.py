@@ -1,7 +1,5 @@
 """Which parts a lab has, for these settings, on these ports. Nothing is started here."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

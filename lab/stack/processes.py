@@ -1,7 +1,5 @@
 """Processes of this machine: tie one to its parent, end a tree, find what was left behind."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

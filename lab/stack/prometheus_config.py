@@ -1,7 +1,5 @@
 """Prometheus' configuration: every part is a scrape job named as on a cluster (lab.schema.JOBS)."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Probes for readiness. Each returns if the part is ready, and raises with the reason if not."""
 
-from __future__ import annotations
-
 import json
 import re
 import time

@@ -5,9 +5,6 @@ as OTLP. So the analysis queries real stores, and need not know that the run is 
 `recorded_parts` are the parts of the place `recorded`: both stores, and the tasks that fill them.
 """
 
-from __future__ import annotations
-
-import argparse
 import json
 import math
 import shutil
@@ -16,9 +13,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lab.errors import LabError, SettingsError, StackError
+from lab.errors import SettingsError, StackError
 from lab.settings import REPO, Settings
 from lab.stack import parts
 from lab.stack.parts import Part, Probe
@@ -170,12 +167,12 @@ def recorded_parts(
     metrics = _fill(
         f"puts the samples of {what} into Prometheus' blocks",
         tools,
-        ("metrics", "--recording", str(folder), "--target", str(state / "prometheus")),
+        ("metrics", str(folder), str(state / "prometheus")),
     )
     traces = _fill(
         f"puts the traces of {what} into the trace store",
         tools,
-        ("traces", "--recording", str(folder), "--target", otlp),
+        ("traces", str(folder), otlp),
     )
     return (
         metrics,
@@ -226,28 +223,21 @@ def refuse_recorded_state(state: Path) -> None:
         )
 
 
-def main(argv: list[str]) -> int:
-    """Fill a store. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m lab.stack.replay")
-    parser.add_argument("what", choices=["metrics", "traces"])
-    parser.add_argument("--recording", type=Path, required=True)
-    parser.add_argument(
-        "--target", required=True, help="Prometheus' data folder, or the OTLP receiver's URL"
-    )
-    parser.add_argument("--promtool", default="promtool")
-    args = parser.parse_args(argv)
-    try:
-        check_recording(args.recording)
-        if args.what == "metrics":
-            samples = fill_prometheus(args.recording, Path(args.target), args.promtool)
-            print(f"{samples} samples", flush=True)
-        else:
-            print(f"{fill_tracestore(args.recording, args.target)} traces", flush=True)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+def fill(
+    what: Literal["metrics", "traces"], recording: Path, target: str, promtool: str = "promtool"
+) -> None:
+    """Put a recording's samples or traces into a store.
+
+    `target` is Prometheus' data folder, or the OTLP receiver's URL.
+    """
+    check_recording(recording)
+    if what == "metrics":
+        print(f"{fill_prometheus(recording, Path(target), promtool)} samples")
+    else:
+        print(f"{fill_tracestore(recording, target)} traces")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from lab.command_line import as_main  # not at the top: the supervisor imports this module
+
+    sys.exit(as_main(fill, "python -m lab.stack.replay", prints_errors=True)())

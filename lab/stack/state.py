@@ -1,7 +1,5 @@
 """How a lab describes itself: `stack.json` for lab.stack, `endpoints.json` for lab.settings."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from dataclasses import asdict, dataclass
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import SettingsError, StackError
-from lab.files import write_atomically
+from lab.files import read_json, write_atomically
 from lab.settings import ENDPOINTS_FILE, REPO
 
 STACK_FILE = "stack.json"
@@ -142,10 +140,7 @@ def read(state_dir: Path) -> StackState | None:
 
 def requested(state_dir: Path) -> set[str]:
     """Return the parts on demand that should run; empty if the file cannot be read."""
-    try:
-        return set(json.loads((state_dir / REQUESTED_FILE).read_text()))
-    except (OSError, ValueError):
-        return set()
+    return set(read_json(state_dir / REQUESTED_FILE, list))
 
 
 def write_requested(state_dir: Path, names: set[str]) -> None:
@@ -155,10 +150,7 @@ def write_requested(state_dir: Path, names: set[str]) -> None:
 
 def written_endpoints(state_dir: Path) -> dict[str, str]:
     """Return the content of endpoints.json; empty if it cannot be read."""
-    try:
-        return dict(json.loads((state_dir / ENDPOINTS_FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return read_json(state_dir / ENDPOINTS_FILE)
 
 
 def write_endpoints(state_dir: Path, endpoints: dict[str, str]) -> None:

@@ -6,8 +6,6 @@ demand that `run/requested.json` names and ends the others. It holds a lock on `
 while it lives, so that the state file of a dead supervisor is never taken for that of a living one.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import fcntl

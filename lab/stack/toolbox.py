@@ -1,7 +1,5 @@
 """Where the stack's programs are. `make setup` writes their paths to `.venvs/tools.json`."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

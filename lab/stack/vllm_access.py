@@ -3,8 +3,6 @@
 uvicorn's own access log has no trace ids, and vLLM makes its span only when a request is over.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time

@@ -1,7 +1,5 @@
 """Command lines and environment of the vLLM servers. Pure functions: nothing is started here."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -12,8 +12,6 @@ It talks with the supervisor over a socket pair, one JSON object per message:
     <- {"exited": name, "pid": n, "code": n}, where -9 is signal 9
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import json

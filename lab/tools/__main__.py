@@ -1,44 +1,22 @@
 """`python -m lab.tools`: serve the tools until SIGTERM."""
 
-from __future__ import annotations
-
-import argparse
 import logging
 import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 import uvicorn
 
-from lab.errors import LabError, SetupError
+from lab.command_line import as_main
+from lab.errors import SetupError
 from lab.tools.calls import Calls, Database
 from lab.tools.faults import Faults
 from lab.tools.telemetry import Metrics, log_json_lines, tracer_provider
 
 log = logging.getLogger("lab.tools")
-
-
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.tools", description="Serve the help desk's tools until SIGTERM."
-    )
-    add = parser.add_argument
-    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=int, required=True, help="port to listen on; 0 chooses a free one")
-    add(
-        "--allowed-host",
-        action="append",
-        default=[],
-        help="a further name that requests may use for this server, such as *.example.internal; "
-        "may be repeated",
-    )
-    add("--db", type=Path, required=True, help="SQLite file; made from the world's seed if absent")
-    add("--otlp-endpoint", default="", help="base URL of an OTLP/HTTP receiver for traces")
-    add("--slow-s", type=float, default=1.5, help="seconds that the slow tool takes")
-    add("--failure-ratio", type=float, default=0.3, help="share of failures of the flaky tool")
-    add("--log-level", default="info", choices=["debug", "info", "warning", "error"])
-    return parser.parse_args(argv)
 
 
 def _without_iri_grammar() -> None:
@@ -73,25 +51,41 @@ def _socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Serve; return 1, with a clear message, if that is not possible."""
-    args = _arguments(argv)
-    log_json_lines(args.log_level)
-    try:
-        listening = _socket(args.host, args.port)
-        database = Database(args.db)
-        faults = Faults(slow_s=args.slow_s, failure_ratio=args.failure_ratio)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
+def serve(
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 chooses a free one.")],
+    db: Annotated[
+        Path, typer.Option(help="SQLite file; made from the world's seed if it is not there.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name that requests may use for this server, such as "
+            "*.example.internal; repeatable."
+        ),
+    ] = None,
+    otlp_endpoint: Annotated[
+        str, typer.Option(help="Base URL of an OTLP/HTTP receiver for traces.")
+    ] = "",
+    slow_s: Annotated[float, typer.Option(help="Seconds that the slow tool takes.")] = 1.5,
+    failure_ratio: Annotated[
+        float, typer.Option(help="Share of failures of the flaky tool.")
+    ] = 0.3,
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
+) -> None:
+    """Serve the help desk's tools until SIGTERM."""
+    log_json_lines(log_level)
+    listening = _socket(host, port)
+    database = Database(db)
+    faults = Faults(slow_s=slow_s, failure_ratio=failure_ratio)
 
     _without_iri_grammar()
     from lab.tools.app import make_app
     from lab.tools.origin import AllowedHosts
 
-    provider = tracer_provider(args.otlp_endpoint or None, lease=faults.lease)
+    provider = tracer_provider(otlp_endpoint or None, lease=faults.lease)
     calls = Calls(database, faults, Metrics(), provider)
-    allowed = AllowedHosts.for_bind_address(args.host, args.allowed_host)
+    allowed = AllowedHosts.for_bind_address(host, allowed_host or [])
     config = uvicorn.Config(
         make_app(calls, provider, allowed),
         log_config=None,
@@ -101,14 +95,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
-    url = f"http://{args.host}:{listening.getsockname()[1]}/mcp"
-    log.info("serving tools", extra={"url": url, "db": str(args.db)})
+    url = f"http://{host}:{listening.getsockname()[1]}/mcp"
+    log.info("serving tools", extra={"url": url, "db": str(db)})
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
         database.close()
         provider.shutdown()
-    return 0
+
+
+main = as_main(serve, "python -m lab.tools", prints_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The tool server as an ASGI application: MCP, health, metrics, and faults on purpose."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import AsyncIterator, Callable

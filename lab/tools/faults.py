@@ -1,7 +1,5 @@
 """Faults on purpose: which tool is slow, and which fails how often; changeable at run time."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

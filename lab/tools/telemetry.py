@@ -1,6 +1,4 @@
-"""Traces and log lines of the tool server."""
-
-from __future__ import annotations
+"""Traces, metrics and log lines of the tool server."""
 
 import logging.config
 import random

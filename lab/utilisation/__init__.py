@@ -4,8 +4,6 @@ The sources are vLLM, node-exporter, the operating system and DCGM. Where a sour
 reason is in the answer.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

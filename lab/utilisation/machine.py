@@ -5,8 +5,6 @@ in a child, as vLLM's engine does, that metric misses most of the work; the oper
 not. The peak of a CPU cannot be looked up, since it depends on dtype, threads and clock.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

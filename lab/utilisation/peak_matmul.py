@@ -7,8 +7,6 @@ of the lab. Prints JSON: flops_per_s, bytes_per_s, dtype, threads, device. The b
 peak is what the machine can do, not what it does while something else runs.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import sys

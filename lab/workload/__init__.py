@@ -5,9 +5,19 @@ run = run_plan(plan, settings, out_dir="out")
 run.records                     # lab.schema.CLIENT_RECORD
 """
 
-from lab.workload.arrivals import Burst, Constant, Poisson, Ramp, Users
 from lab.workload.command import main
-from lab.workload.plan import Plan, PlannedRequest, make_plan, plan_of, with_model
+from lab.workload.plan import (
+    Burst,
+    Constant,
+    Plan,
+    PlannedRequest,
+    Poisson,
+    Ramp,
+    Users,
+    make_plan,
+    plan_of,
+    with_model,
+)
 from lab.workload.run import Lag, Run, join_shards
 from lab.workload.running import run_plan
 from lab.world.scenarios import make_scenarios

@@ -15,8 +15,7 @@ import typer
 from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
-from lab.workload.arrivals import KINDS, Process
-from lab.workload.plan import Plan, make_plan
+from lab.workload.plan import KINDS, Plan, Process, make_plan
 from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
@@ -137,4 +136,4 @@ def _shard(text: str) -> tuple[int, int]:
         ) from e
 
 
-main = as_main(load, "load")
+main = as_main(load, "lab load")

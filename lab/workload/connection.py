@@ -13,6 +13,7 @@ Nothing is decoded here: the pieces are kept with their times until the stream h
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ class Pool:
         self.server = server
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
-        self._addresses: list[str] = []
+        self._address = server.host
         self.held_bytes = 0
 
     @property
@@ -239,39 +240,21 @@ class Pool:
         return None
 
     async def _connect(self, timeout_s: float) -> _Connection:
-        """Connect to the first address that accepts.
+        """Connect to the first address of the host that accepts, and from then on to that one.
 
-        Raises OSError (TimeoutError after `timeout_s`).
+        Every further look-up would be the driver's own delay. Raises OSError (TimeoutError after
+        `timeout_s`).
         """
-        error: OSError | None = None
-        async with asyncio.timeout(timeout_s):
-            for address in self._addresses or await self._resolve():
-                try:
-                    connection = await self._connect_to(address)
-                except OSError as e:
-                    error = e
-                else:
-                    self._addresses = [address]
-                    return connection
-        raise error or OSError("the host has no address")
-
-    async def _resolve(self) -> list[str]:
-        """Look the host's addresses up, once: each look-up would be the driver's own delay."""
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            self.server.host, self.server.port, type=socket.SOCK_STREAM
-        )
-        self._addresses = list(dict.fromkeys(str(info[4][0]) for info in infos))
-        return self._addresses
-
-    async def _connect_to(self, address: str) -> _Connection:
         server = self.server
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self),
-            address,
-            server.port,
-            ssl=server.tls,
-            server_hostname=server.host if server.tls else None,
-        )
+        async with asyncio.timeout(timeout_s):
+            transport, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self),
+                self._address,
+                server.port,
+                ssl=server.tls,
+                server_hostname=server.host if server.tls else None,
+            )
+        self._address = transport.get_extra_info("peername")[0]
         return connection
 
     def _connect_error(self, e: BaseException, timeout_s: float) -> tuple[str, str]:
@@ -281,7 +264,7 @@ class Pool:
             return "cancelled", "the run was stopped"
         if isinstance(e, TimeoutError):
             return "timeout", f"no connection to {where} within {timeout_s:g} s"
-        if isinstance(e, ConnectionRefusedError):
+        if f"[Errno {errno.ECONNREFUSED}]" in str(e):  # of several addresses, all errors are in it
             return "connection_refused", f"nothing listens on {where}"
         if isinstance(e, socket.gaierror):
             return "name_unknown", f"the host {self.server.host!r} has no address: {e}"

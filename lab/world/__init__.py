@@ -6,10 +6,8 @@
 - `facts` has the SQLite database and what each tool returns, `documents` what file search finds.
 - `phrasings` is how people ask, with the same split.
 - `scenarios` are questions with their ground truth.
-- `judge` compares an agent's calls and answer with it; `conduct` looks at how the agent got there.
+- `judge` compares an agent's calls and answer with it, and looks at how the agent got there.
 """
-
-from __future__ import annotations
 
 from lab.world.catalogue import BY_NAME, MCP_TOOLS, TOOLS, Parameter, Tool
 from lab.world.facts import ToolFailed, build_database, call_tool, memory_database

@@ -1,7 +1,5 @@
 """The help desk's tools, defined once for server, training data, scenarios and evaluation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The help desk's documents: facts such as "For backups: retention 14 days."."""
 
-from __future__ import annotations
-
 import random
 import zlib
 

@@ -4,8 +4,6 @@ An entity belongs to the held-out split if its CRC-32 is divisible by 5: a rule,
 names drawn at random by two people at two times still fall on the same side.
 """
 
-from __future__ import annotations
-
 import functools
 import random
 import string

@@ -1,7 +1,5 @@
 """The facts of the help desk's world: types, what tools return for them, the SQLite database."""
 
-from __future__ import annotations
-
 import random
 import sqlite3
 from collections.abc import Callable

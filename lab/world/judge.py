@@ -1,9 +1,9 @@
 """Judge whether the agent was right: compare its calls and its answer with the ground truth.
 
-Pure functions, shared by live runs and the evaluation of the model.
+`judge` decides whether the right tools were called and the right answer was given; `conduct_of`
+looks at the way there: steps, errors, recovery, faithfulness to the tools. Pure functions, shared
+by live runs and the evaluation of the model.
 """
-
-from __future__ import annotations
 
 import json
 import math

@@ -4,8 +4,6 @@ In a pattern, `(a|b|)` chooses one alternative and `{slot}` takes an entity. Gre
 typos are put around and into the result (`dress`).
 """
 
-from __future__ import annotations
-
 import random
 import re
 import tomllib

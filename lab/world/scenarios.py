@@ -4,8 +4,6 @@ The same builders make training conversations (random facts, training phrasings)
 that are asked live and in evaluation (the database's facts, held-out phrasings).
 """
 
-from __future__ import annotations
-
 import json
 import random
 import sqlite3
@@ -90,10 +88,8 @@ def _call(tool: str, arguments: dict[str, Any], result: dict[str, Any]) -> Call:
 # --- single calls: each returns the turn ---
 
 
-def _node_status(
-    world: Facts, split: Split, node: facts.Node | None = None, intent: str = "node_status"
-) -> Turn:
-    n = node or world.node()
+def _node_status(world: Facts, split: Split, intent: str = "node_status") -> Turn:
+    n = world.node()
     call = _call("get_node_status", {"node": n.name}, facts.node_status(n))
     return Turn(
         say(intent, world.rng, split, node=n.name),

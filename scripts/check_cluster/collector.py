@@ -1,10 +1,8 @@
-"""Check the collectors' configurations: known options, used components, pipelines in order.
+"""Check the configurations of the collectors and of Tempo against their releases and their pods.
 
-The contrib collector is not in any package registry, so its own parser cannot run here. `options/`
-lists the options of the pinned release.
+Neither is in any package registry, so their own parsers cannot run here. `options/` lists the
+options of the pinned releases.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterator
@@ -25,20 +23,50 @@ RENAMED = {
 }
 PIPELINE_KINDS = ("receivers", "processors", "exporters")
 KINDS = (*PIPELINE_KINDS, "connectors", "extensions")
+# Blocks of Tempo 2.x that were removed, with what replaces them.
+REMOVED = {
+    "ingester": "live_store",
+    "ingester_client": "live_store_client",
+    "compactor": "backend_scheduler and backend_worker",
+    "metrics_generator_client": "nothing: it reads the ingest path",
+}
 
 
 def check(documents: list[Document]) -> list[str]:
-    """Return the problems of every collector in an overlay."""
-    problems = []
-    for pod in pods(documents):
-        for c in pod.spec["containers"]:
-            if "opentelemetry-collector" in c["image"]:
-                config = merged(documents, pod, c)
-                problems += [
-                    f"{name(pod.owner)}: {p}"
-                    for p in (*check_config(config), *_against_pod(config, c))
-                ]
-    return problems
+    """Return the problems of every collector in an overlay, and of its Tempo."""
+    return [
+        f"{name(pod.owner)}: {problem}"
+        for pod in pods(documents)
+        for container in pod.spec["containers"]
+        for problem in _problems(documents, pod, container)
+    ]
+
+
+def _problems(documents: list[Document], pod: Pod, container: Document) -> Iterator[str]:
+    if "opentelemetry-collector" in container["image"]:
+        config = merged(documents, pod, container)
+        yield from check_config(config)
+        yield from _against_pod(config, container)
+    elif pod.component == "tempo":
+        files = mounted(documents, pod, container)
+        text = next(text for path, text in files.items() if path.endswith("/tempo.yaml"))
+        # As Tempo replaces it at start.
+        expanded = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))
+        yield from check_tempo_config(expanded)
+        yield from _tempo_against_pod(text, container)
+
+
+def mounted(documents: list[Document], pod: Pod, container: Document) -> dict[str, str]:
+    """Return {path: text} of the files that a container has from ConfigMaps."""
+    maps = {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
+    volumes = {v["name"]: v for v in pod.spec.get("volumes", [])}
+    files: dict[str, str] = {}
+    for mount in container["volumeMounts"]:
+        volume = volumes.get(mount["name"], {})
+        for source in (volume, *volume.get("projected", {}).get("sources", [])):
+            texts = maps.get(source.get("configMap", {}).get("name"), {})
+            files |= {f"{mount['mountPath']}/{file}": text for file, text in texts.items()}
+    return files
 
 
 def merged(documents: list[Document], pod: Pod, container: Document) -> Document:
@@ -46,19 +74,13 @@ def merged(documents: list[Document], pod: Pod, container: Document) -> Document
 
     Maps are merged, and everything else is replaced by the later file.
     """
-    maps = {d["metadata"]["name"]: d.get("data", {}) for d in documents if d["kind"] == "ConfigMap"}
-    mounted: dict[str, str] = {}
-    for mount in container["volumeMounts"]:
-        volume = next(v for v in pod.spec["volumes"] if v["name"] == mount["name"])
-        for source in (volume, *volume.get("projected", {}).get("sources", [])):
-            texts = maps.get(source.get("configMap", {}).get("name"), {})
-            mounted |= {f"{mount['mountPath']}/{file}": text for file, text in texts.items()}
+    files = mounted(documents, pod, container)
     config: Document = {}
     for argument in container["args"]:
         path = argument.removeprefix("--config=")
-        if path not in mounted:
+        if path not in files:
             raise ValueError(f"{name(pod.owner)}: {path} is not mounted")
-        config = _merge(config, yaml.safe_load(mounted[path]))
+        config = _merge(config, yaml.safe_load(files[path]))
     return config
 
 
@@ -140,10 +162,13 @@ def _against_pod(config: Document, container: Document) -> Iterator[str]:
     for port in _listening(config):
         if port not in open_ports:
             yield f"it listens on {port}, which is not a port of its container"
+    yield from _unset_variables(r"\$\{env:(\w+)\}", yaml.safe_dump(config), container)
+
+
+def _unset_variables(pattern: str, text: str, container: Document) -> Iterator[str]:
     environment = {v["name"] for v in container.get("env", [])}
-    for variable in set(re.findall(r"\$\{env:(\w+)\}", yaml.safe_dump(config))):
-        if variable not in environment:
-            yield f"{variable} is not in its environment"
+    for variable in sorted(set(re.findall(pattern, text)) - environment):
+        yield f"{variable} is not in its environment"
 
 
 def _listening(config: Document) -> set[int]:
@@ -156,3 +181,53 @@ def _listening(config: Document) -> set[int]:
     for reader in config["service"].get("telemetry", {}).get("metrics", {}).get("readers", []):
         ports.add(reader["pull"]["exporter"]["prometheus"]["port"])
     return ports
+
+
+def check_tempo_config(config: Document) -> Iterator[str]:
+    """Yield the problems of one configuration."""
+    for block in config.keys() & REMOVED.keys():
+        yield f"{block} is gone in 3.0; use {REMOVED[block]}"
+    current = {block: value for block, value in config.items() if block not in REMOVED}
+    yield from options.problems(current, options.known_options("tempo"))
+    yield from _retention(config)
+    generator = config.get("metrics_generator", {})
+    if "traces_storage" in generator:
+        yield "metrics_generator.traces_storage is gone in 3.0"
+    processors = (
+        config.get("overrides", {})
+        .get("defaults", {})
+        .get("metrics_generator", {})
+        .get("processors", [])
+    )
+    if "local-blocks" in processors:
+        yield "the processor local-blocks is gone in 3.0"
+    writes = generator.get("storage", {}).get("remote_write", [])
+    if writes and not all(w.get("send_exemplars") for w in writes):
+        yield "a remote write sends no exemplars"
+    if processors and not writes:
+        yield "metrics are generated and written nowhere"
+
+
+def _retention(config: Document) -> Iterator[str]:
+    """Yield a retention that the scheduler has and the worker, which deletes, does not."""
+    provider = config.get("backend_scheduler", {}).get("provider", {}).get("compaction", {})
+    planned = provider.get("compaction", {}).get("block_retention")
+    deleted = config.get("backend_worker", {}).get("compaction", {}).get("block_retention")
+    if planned != deleted:
+        yield (
+            f"backend_scheduler plans a retention of {planned}, but backend_worker, which deletes "
+            f"blocks, has {deleted or 'its default of 336h'}"
+        )
+
+
+def _tempo_against_pod(text: str, container: Document) -> Iterator[str]:
+    yield from _unset_variables(r"\$\{(\w+)\}", text, container)
+    config = yaml.safe_load(text)
+    ports = {p["containerPort"] for p in container["ports"]}
+    if config["server"]["http_listen_port"] not in ports:
+        yield "its HTTP port is not a port of its container"
+    for protocol, receiver in config["distributor"]["receivers"]["otlp"]["protocols"].items():
+        host, _, port = receiver["endpoint"].rpartition(":")
+        if host != "0.0.0.0" or int(port) not in ports:
+            address = receiver["endpoint"]
+            yield f"OTLP/{protocol} at {address} cannot be reached from outside its pod"

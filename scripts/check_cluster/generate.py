@@ -1,12 +1,9 @@
-"""Write the files that must agree with the code: `python -m scripts.check_cluster generate`.
+"""Write the files that must agree with the code: `python -m scripts.check_cluster.generate`.
 
 vLLM's arguments and Llama Stack's configuration come from lab.stack, images from versions.env, and
 dashboards and rules from lab.dashboards. A test holds the files equal.
 """
 
-from __future__ import annotations
-
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,10 @@ import yaml
 
 from lab.dashboards import DASHBOARDS, grafana_json
 from lab.dashboards.rules import prometheus_rule
+from lab.files import write_atomically
 from lab.settings import Settings
 from lab.stack import llama_stack_config, plan, vllm_args
-from scripts.check_cluster.paths import K8S, versions
+from scripts.check_cluster.render import K8S, versions
 
 OTLP = "http://otel-collector.llm-lab-obs.svc:4318"
 LISTEN = "0.0.0.0"  # inside a pod: who may reach it is the network policies' matter
@@ -64,9 +62,7 @@ def write() -> list[Path]:
     changed = []
     for path, text in files():
         if not path.exists() or path.read_text() != text:
-            temporary = path.with_name(f".{path.name}.tmp")
-            temporary.write_text(text)
-            os.replace(temporary, path)
+            write_atomically(path, text)
             changed.append(path)
     return changed
 
@@ -163,3 +159,7 @@ def _operated(kind: str, pinned: dict[str, str]) -> dict[str, Any]:
 
 def _dump(value: Any) -> str:
     return yaml.safe_dump(value, sort_keys=False, width=120, allow_unicode=True)
+
+
+if __name__ == "__main__":
+    print(*(write() or ["nothing to do: all generated files are current"]), sep="\n")

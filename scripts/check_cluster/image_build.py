@@ -1,54 +1,30 @@
 """Check the lab's Dockerfile: everything it copies exists and is in the build context."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 
-from scripts.check_cluster.paths import K8S, REPO
+from pathspec import PathSpec
+
+from scripts.check_cluster.render import K8S, REPO
 
 DOCKERFILE = K8S / "image" / "Dockerfile"
+_COPY = re.compile(r"^\s*(?:COPY|ADD)\s+(?!.*--from=)(.+)$", re.I | re.M)
 
 
 def check(dockerfile: Path = DOCKERFILE, context: Path = REPO) -> list[str]:
     """Return the sources that do not exist, and those that .dockerignore keeps out."""
-    ignored = _ignored(context)
+    ignore = context / ".dockerignore"
+    patterns = ignore.read_text().splitlines() if ignore.exists() else []
+    ignored = PathSpec.from_lines("gitignore", patterns)
     problems = []
-    for source in _sources(dockerfile.read_text()):
-        if not list(context.glob(source)):
-            problems.append(f"{dockerfile.name} copies {source}, which does not exist")
-        elif not _kept(source.rstrip("/"), ignored):
-            problems.append(f"{dockerfile.name} copies {source}, which .dockerignore keeps out")
+    for copied in _COPY.findall(dockerfile.read_text().replace("\\\n", " ")):
+        *sources, _ = [word for word in copied.split() if not word.startswith("--")]
+        for source in sources:
+            paths = [path.relative_to(context) for path in context.glob(source)]
+            below = [file for path in paths for file in (context / path).rglob("*")]
+            files = [file.relative_to(context) for file in below] or paths
+            if not paths:
+                problems.append(f"{dockerfile.name} copies {source}, which does not exist")
+            elif not list(ignored.match_files(files, negate=True)):
+                problems.append(f"{dockerfile.name} copies {source}, which .dockerignore keeps out")
     return problems
-
-
-def _sources(text: str) -> Iterator[str]:
-    """Yield the sources of COPY and ADD that come from the build context."""
-    joined = re.sub(r"\\\n", " ", text)
-    for line in joined.splitlines():
-        instruction, _, rest = line.strip().partition(" ")
-        if instruction.upper() in ("COPY", "ADD") and "--from=" not in rest:
-            words = [word for word in rest.split() if not word.startswith("--")]
-            yield from words[:-1]
-
-
-def _ignored(context: Path) -> list[str]:
-    path = context / ".dockerignore"
-    if not path.exists():
-        return []
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _kept(source: str, patterns: list[str]) -> bool:
-    """Return whether a path is in the context; a later pattern overrides an earlier one."""
-    kept = True
-    for pattern in patterns:
-        plain = pattern.removeprefix("!").strip("/")
-        whole = fnmatch(source, plain) or source.startswith(f"{plain}/")
-        inside = pattern.startswith("!") and plain.startswith(f"{source}/")
-        if whole or inside:
-            kept = pattern.startswith("!")
-    return kept

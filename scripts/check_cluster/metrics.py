@@ -1,21 +1,26 @@
-"""Check that every metric and label in panels, rules and notebooks exists in pinned releases."""
+"""Check that every metric and label in panels, rules and notebooks exists in pinned releases.
 
-from __future__ import annotations
+promtool checks the expressions of rules and panels; here promql-parser, whose tree names the parts.
+"""
 
 import ast
+import itertools
 import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import promql_parser
 
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.model import Dashboard
 from lab.dashboards.rules import alerts, recording_rules
-from lab.schema import JOBS, Metric
-from scripts.check_cluster import promql, record
-from scripts.check_cluster.paths import RECORDED_METRICS, REPO
+from lab.schema import JOBS, PREFIXES, Metric
+from scripts.check_cluster import record
+from scripts.check_cluster.render import RECORDED_METRICS, REPO
 
 # Labels and series that Prometheus adds for every target.
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
@@ -36,7 +41,7 @@ class Known:
 
 
 def known(folder: Path = RECORDED_METRICS) -> Known:
-    """Return the metrics of the recorded pages and of documented.toml."""
+    """Return the metrics of the recorded pages and of documented.toml, and OGX's names of them."""
     recorded: dict[str, set[str]] = {name: set() for name in OF_EVERY_TARGET}
     bounds: dict[str, set[str]] = {}
     for job in JOBS:
@@ -47,12 +52,16 @@ def known(folder: Path = RECORDED_METRICS) -> Known:
             bounds.setdefault(name, set()).add(le)
     parts = tomllib.loads((folder / "documented.toml").read_text()).values()
     documented = {name: set(labels) for part in parts for name, labels in part["metrics"].items()}
+    older, newer = PREFIXES[:2]
+    for table in (recorded, documented, bounds):
+        of_ogx = {n.replace(older, newer): v for n, v in table.items() if n.startswith(older)}
+        table.update(of_ogx)
     return Known(recorded, documented, bounds)
 
 
 def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterator[str]:
     """Yield the names in an expression that do not exist."""
-    names = promql.read(expr)
+    names = read(expr)
     there = k.recorded if only_recorded else k.recorded | k.documented
     labels = set(TARGET_LABELS)
     for name, matchers in names.metrics:
@@ -95,7 +104,7 @@ def check_dashboards(
 
 
 def _unknown_legend_labels(expr: str, legend: str, k: Known) -> Iterator[str]:
-    names = promql.read(expr)
+    names = read(expr)
     there = set(names.groups)
     for metric, _ in names.metrics:
         there |= _labels(metric, k)
@@ -194,4 +203,56 @@ def _labels(name: str, k: Known) -> set[str]:
 
 
 def _recorded_rules() -> dict[str, set[str]]:
-    return {r["record"]: promql.read(r["expr"]).groups for r in recording_rules()}
+    return {r["record"]: read(r["expr"]).groups for r in recording_rules()}
+
+
+# By the text of promql-parser's MatchOp, which cannot be hashed.
+OPERATORS = {
+    "MatchOp.Equal": "=",
+    "MatchOp.NotEqual": "!=",
+    "MatchOp.Re": "=~",
+    "MatchOp.NotRe": "!~",
+}
+
+
+@dataclass
+class Names:
+    """The names in an expression.
+
+    - `metrics`: (name, {label: (operator, value)}) of each selector.
+    - `groups`: the labels in by, on and the other grouping clauses.
+    """
+
+    metrics: list[tuple[str, dict[str, tuple[str, str]]]] = field(default_factory=list)
+    groups: set[str] = field(default_factory=set)
+
+
+def read(expr: str) -> Names:
+    """Return the names in an expression whose Grafana variables have been replaced.
+
+    Raises ValueError for text that is not PromQL.
+    """
+    names = Names()
+
+    def visit(node: Any) -> None:
+        modifier = getattr(node, "modifier", None)
+        names.groups.update(getattr(modifier, "group_labels", None) or ())
+        for labels in (modifier, getattr(modifier, "matching", None)):
+            names.groups.update(getattr(labels, "labels", None) or ())
+        if isinstance(node, promql_parser.VectorSelector):
+            matchers = {m.name: (OPERATORS[str(m.op)], m.value) for m in node.matchers.matchers}
+            spelled_out = _spelled_out(*matchers.pop("__name__", ("", "")))
+            selected = [node.name] if node.name else spelled_out
+            names.metrics += [(name, matchers) for name in selected]
+
+    promql_parser.walk(promql_parser.parse(expr), visit)
+    return names
+
+
+def _spelled_out(operator: str, pattern: str) -> list[str]:
+    """Return the names that `__name__=~"a_(b|c)"` spells out; none for patterns that are looser."""
+    if operator == "=":
+        return [pattern]
+    parts = [part.split("|") for part in re.split(r"[()]", pattern)]
+    names = ["".join(chosen) for chosen in itertools.product(*parts)]
+    return [n for n in names if re.fullmatch(r"[a-zA-Z_:][\w:]*", n)] if operator == "=~" else []

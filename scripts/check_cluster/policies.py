@@ -3,8 +3,6 @@
 It has an environment of its own (.venvs/checkov), which `make check-cluster` builds.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json
@@ -18,8 +16,7 @@ from typing import Any
 import yaml
 
 from lab.errors import SetupError
-from scripts.check_cluster.paths import REPO
-from scripts.check_cluster.render import pods
+from scripts.check_cluster.render import REPO, pods
 
 PROGRAM = REPO / ".venvs" / "checkov" / "bin" / "checkov"
 # Without these options it would contact its vendor's server.

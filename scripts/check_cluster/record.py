@@ -1,23 +1,20 @@
-"""Record the /metrics pages of a running lab under load: `python -m scripts.check_cluster record`.
+"""Record the /metrics pages of a running lab under load: `python -m scripts.check_cluster.record`.
 
 The pages are those that the lab's Prometheus scrapes, without paths and addresses of the machine.
 """
-
-from __future__ import annotations
 
 import json
 import re
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from lab.files import write_atomically
 from lab.schema import JOBS
 from lab.settings import Settings, load_settings
-from scripts.check_cluster.paths import RECORDED_METRICS
+from scripts.check_cluster.render import RECORDED_METRICS
 
 _KEEP_PATHS = (
     "handler",
@@ -53,7 +50,7 @@ def record(settings: Settings | None = None, folder: Path = RECORDED_METRICS) ->
         "process ids and file paths",
         "recorded_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "releases": dict(sorted(releases.items())),
-        "again": "lab up, lab load, python -m scripts.check_cluster record",
+        "again": "lab up, lab load, python -m scripts.check_cluster.record",
     }
     return [*written, _write(folder / "provenance.json", json.dumps(about, indent=1) + "\n")]
 
@@ -106,6 +103,5 @@ def families(page: str) -> dict[str, set[str]]:
     return found
 
 
-def page(job: str, folder: Path = RECORDED_METRICS) -> dict[str, Any]:
-    """Return the `families` of a recorded page."""
-    return families((folder / f"{job}.prom").read_text())
+if __name__ == "__main__":
+    print(*record(), sep="\n")

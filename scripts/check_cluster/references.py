@@ -4,8 +4,6 @@ Pods by selectors, ports by names, Services by addresses, roles, accounts, data 
 Prometheus selects and accepts; disruption budgets, scaling, exposure, namespaces.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,8 +13,15 @@ import yaml
 
 from lab.doctor.kubernetes import MONITORS, PROMETHEUS_SELECTS, selects
 from scripts.check_cluster import metrics
-from scripts.check_cluster.objects import Overlay, Problems, broken
-from scripts.check_cluster.render import Document, Pod, is_openshift, name
+from scripts.check_cluster.render import (
+    Document,
+    Overlay,
+    Pod,
+    Problems,
+    broken,
+    is_openshift,
+    name,
+)
 from scripts.check_cluster.workloads import answers
 
 EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's

@@ -1,7 +1,5 @@
 """Check rules and panels with promtool: syntax, lint, and whether alerts fire when they should."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,7 +10,7 @@ import yaml
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.rules import alerts, rule_groups
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.paths import REPO
+from scripts.check_cluster.render import REPO
 
 
 def promtool() -> str:

@@ -4,8 +4,6 @@ The parser runs in the environment that `make setup` builds for vLLM. A GPU buil
 options; values that depend on the machine are checked when vLLM starts (`make smoke-podman`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -14,8 +12,7 @@ from typing import Any
 
 from lab.errors import SetupError
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.paths import REPO
-from scripts.check_cluster.render import name, pods
+from scripts.check_cluster.render import REPO, name, pods
 
 LAB_MODEL = REPO / "data" / "lab-model" / "config.json"  # what pods without a GPU serve
 CHAT_FOLDER = "/models/chat"

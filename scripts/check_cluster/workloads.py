@@ -7,8 +7,6 @@
 - ConfigMaps, Secrets and their keys, claims, accounts and their permissions, images.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,9 +14,16 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from scripts.check_cluster.objects import Overlay, Problems, broken
-from scripts.check_cluster.paths import versions
-from scripts.check_cluster.render import Document, Pod, is_openshift, name
+from scripts.check_cluster.render import (
+    Document,
+    Overlay,
+    Pod,
+    Problems,
+    broken,
+    is_openshift,
+    name,
+    versions,
+)
 
 PRIVILEGED = "pod-security.kubernetes.io/enforce"
 RESTRICTED_VOLUMES = {

@@ -17,11 +17,11 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 
 from lab.environment import command_hint
 from lab.errors import LabError, SetupError
-from scripts.setup import environments, getuv, pip_config, prometheus, requirements, stamp, tools
+from scripts.setup import environments, getuv, pip_config, places, prometheus, requirements, tools
+from scripts.setup.environments import wheels_in
 from scripts.setup.interpreters import output_of
 from scripts.setup.places import VENVS, make_root
 from scripts.setup.progress import base_environment, end_children, say
-from scripts.setup.torch import wheels_in
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def _set_up(build: str, extra: list[str]) -> list[str]:
     digests = environments.digests(build)
     names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
     names += [name for name in environments.OPTIONAL if name in extra]
-    missing = [name for name in names if not stamp.is_ready(VENVS / name, digests[name])]
+    missing = [name for name in names if not places.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
     if not missing and prometheus.is_complete(known):
         tools.write_tools({tool: known[tool] for tool in prometheus.TOOLS}, build, known["uv"])

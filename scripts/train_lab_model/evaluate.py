@@ -5,8 +5,6 @@ fail, if the scenario plans a failing upstream) and their results are returned t
 answers. `lab.world.judge` judges the conversation.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sqlite3

@@ -1,7 +1,5 @@
 """Export a model as a folder that vLLM serves; ask an exported one without a server."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ On a CPU the attention of transformers (its backward pass above all) takes most 
 parameters are the ones of `LlamaForCausalLM`, and so are the numbers: a test compares the two.
 """
 
-from __future__ import annotations
-
 import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM

@@ -4,8 +4,6 @@ On a busy CPU that loses far less than threads do: threads wait for each other a
 processes once per step, when they average their gradients.
 """
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable

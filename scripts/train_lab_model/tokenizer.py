@@ -1,7 +1,5 @@
 """The tokenizer: byte-level BPE of the help desk's language, single digits, the chat template."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

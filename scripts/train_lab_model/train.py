@@ -1,7 +1,5 @@
 """The training loop: a small Llama, fresh conversations at every step, checkpoints."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import random

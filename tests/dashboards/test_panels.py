@@ -8,6 +8,7 @@ import re
 import pytest
 
 from lab.dashboards import DASHBOARDS, expand, for_store, grafana_json, panels
+from lab.dashboards.rules import rule_groups
 from lab.prices import api_prices, machine_prices
 from lab.settings import REPO
 
@@ -175,3 +176,15 @@ def test_a_dashboard_for_another_engine_leaves_out_what_it_does_not_export() -> 
     assert "sglang:num_running_reqs{" in exprs and "sglang:token_usage{" in exprs
     assert "vllm:" not in exprs
     assert any("time_to_first_token" in why for why in left_out.values())
+
+
+def test_llama_stacks_panels_and_rules_have_ogxs_names_too() -> None:
+    """OGX, the newer name of Llama Stack, begins all of its metrics with its own name."""
+    expressions = [q.expr for d in DASHBOARDS.values() for p in d.panels for q in p.queries]
+    for group in rule_groups()["groups"]:
+        expressions += [rule["expr"] for rule in group["rules"]]
+    older = [expr for expr in expressions if "llama_stack_" in expr]
+    assert len(older) >= 15
+    for expr in older:
+        assert " or " in expr
+        assert expr.count("llama_stack_") == expr.count("ogx_")

@@ -441,6 +441,36 @@ MESSAGES = {
         "llm.output_messages.0.message.tool_calls.0.tool_call.function.name": "get_order",
         "llm.output_messages.0.message.tool_calls.0.tool_call.function.arguments": '{"id": 7}',
     },
+    "openai responses": {
+        "output.value": json.dumps(
+            {"id": "resp_1", "output": [
+                {"type": "function_call", "call_id": "c1", "name": "get_order",
+                 "arguments": '{"id": 7}'}]}
+        )
+    },
+    "anthropic": {
+        "gen_ai.completion": json.dumps(
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "c1", "name": "get_order", "input": {"id": 7}}]}
+        )
+    },
+    "langchain": {
+        "output.value": json.dumps(
+            {"generations": [[{"text": "", "message": {"lc": 1, "kwargs": {"tool_calls": [
+                {"name": "get_order", "args": {"id": 7}, "id": "c1", "type": "tool_call"}]}}}]]}
+        )
+    },
+    "vercel": {
+        "ai.response.toolCalls": json.dumps(
+            [{"toolCallType": "function", "toolCallId": "c1", "toolName": "get_order",
+              "args": '{"id": 7}'}]
+        )
+    },
+    "litellm": {
+        "gen_ai.output.messages": '[{"role": "assistant", "parts": []}]',
+        "gen_ai.completion.0.function_call.name": "get_order",
+        "gen_ai.completion.0.function_call.arguments": '{"id": 7}',
+    },
 }  # fmt: skip
 
 
@@ -450,7 +480,7 @@ def test_arguments_come_from_the_messages(form: str, with_id: bool) -> None:
     """Where the tool's span has none: by the call's id, else by the tool's name."""
     chat = {"gen_ai.operation.name": "chat", **MODEL, **SEMCONV_USAGE, **MESSAGES[form]}
     tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "get_order"}
-    tool |= {"gen_ai.tool.call.id": "c1"} if with_id else {}
+    tool |= {"gen_ai.tool.call.id": "c1"} if with_id and form != "litellm" else {}
     spans = made(
         span(1, 0, "app", "invoke_agent a", 0.0, 0.9, **{"gen_ai.operation.name": "invoke_agent"}),
         span(2, 1, "app", "chat m", 0.0, 0.4, CLIENT, **chat),
@@ -459,18 +489,132 @@ def test_arguments_come_from_the_messages(form: str, with_id: bool) -> None:
     assert json.loads(tool_frame(spans)["arguments"].item()) == {"id": 7}
 
 
-def test_a_failure_that_only_the_next_call_reads() -> None:
+RESULTS = {
+    "semconv": [{"role": "tool", "parts": [
+        {"type": "tool_call_response", "id": "c1", "response": {"isError": True}}]}],
+    "chat": [{"role": "tool", "tool_call_id": "c1", "content": '{"error": "no such order"}'}],
+    "responses": [
+        {"type": "function_call_output", "call_id": "c1", "output": '{"error": "no such order"}'}],
+    "anthropic": [{"role": "user", "content": [
+        {"type": "tool_result", "tool_use_id": "c1", "is_error": True, "content": "no"}]}],
+    "langchain": [{"lc": 1, "kwargs": {
+        "type": "tool", "tool_call_id": "c1", "content": "no", "status": "error"}}],
+    "vercel": [{"role": "tool", "content": [
+        {"type": "tool-result", "toolCallId": "c1", "toolName": "t",
+         "output": {"type": "error-text", "value": "no"}}]}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", RESULTS)
+def test_a_failure_that_only_the_next_call_reads(form: str) -> None:
     """The tool's result is only in the messages of the model call that follows."""
-    said = [{"role": "tool", "parts": [
-        {"type": "tool_call_response", "id": "c1", "response": {"isError": True}}]}]  # fmt: skip
     tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.id": "c1"}
-    chat = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps(said)}
+    chat = {"gen_ai.operation.name": "chat", "gen_ai.input.messages": json.dumps(RESULTS[form])}
     spans = made(
         span(1, 0, "app", "invoke_agent a", 0.0, 0.9, **{"gen_ai.operation.name": "invoke_agent"}),
         span(2, 1, "app", "execute_tool t", 0.1, 0.2, **tool),
         span(3, 1, "app", "chat m", 0.3, 0.4, CLIENT, **chat),
     )
     assert tool_frame(spans)["failed"].tolist() == [True]
+    assert requests(spans)["tool_failures"].item() == 1
+
+
+def vercel() -> pd.DataFrame:
+    """Return a turn as the AI SDK 5 writes it (packages/ai, generate-text)."""
+    usage_of_all = {"ai.usage.inputTokens": 900, "ai.usage.outputTokens": 60}
+    step = {
+        "ai.operationId": "ai.generateText.doGenerate",
+        "ai.usage.inputTokens": 900,
+        "ai.usage.outputTokens": 60,
+        "ai.usage.cachedInputTokens": 640,
+        "gen_ai.usage.input_tokens": 900,
+        "gen_ai.usage.output_tokens": 60,
+        **MODEL,
+    }
+    tool = {
+        "ai.operationId": "ai.toolCall",
+        "ai.toolCall.name": "get_order",
+        "ai.toolCall.id": "c1",
+        "ai.toolCall.args": '{"id": 7}',
+        "ai.toolCall.result": '{"error": "no such order"}',
+    }
+    outer = {"ai.operationId": "ai.generateText", **usage_of_all}
+    return made(
+        span(1, 0, "app", "ai.generateText", 0.0, 0.9, **outer),
+        span(2, 1, "app", "ai.generateText.doGenerate", 0.0, 0.4, **step),
+        span(3, 1, "app", "ai.toolCall", 0.5, 0.6, **tool),
+    )
+
+
+def pydantic_ai() -> pd.DataFrame:
+    """Return a turn as Pydantic AI's instrumentation of version 2 writes it."""
+    tool = {
+        "gen_ai.tool.name": "get_order",
+        "gen_ai.tool.call.id": "c1",
+        "tool_arguments": '{"id": 7}',
+        "tool_response": '{"error": "no such order"}',
+    }
+    sums = {"gen_ai.usage.input_tokens": 900, "gen_ai.usage.output_tokens": 60}
+    return made(
+        span(1, 0, "app", "agent run", 0.0, 0.9, **sums),
+        span(2, 1, "app", "chat m", 0.0, 0.4, CLIENT, **_CHAT),
+        span(3, 1, "app", "running 1 tool", 0.5, 0.6),
+        span(4, 3, "app", "running tool", 0.5, 0.6, **tool),
+    )
+
+
+def google_adk() -> pd.DataFrame:
+    """Return a turn as Google's ADK writes it (google/adk/telemetry/tracing.py)."""
+    tool = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "get_order",
+        "gcp.vertex.agent.tool_call_args": '{"id": 7}',
+        "gcp.vertex.agent.tool_response": '{"error": "no such order"}',
+    }
+    return made(
+        span(1, 0, "app", "invocation", 0.0, 0.9),
+        span(2, 1, "app", "agent_run [helper]", 0.0, 0.9),
+        span(3, 2, "app", "call_llm", 0.0, 0.4, **MODEL, **SEMCONV_USAGE),
+        span(4, 3, "app", "generate_content m", 0.0, 0.4, **{
+            "gen_ai.operation.name": "generate_content"}, **SEMCONV_USAGE),
+        span(5, 2, "app", "execute_tool get_order", 0.5, 0.6, **tool),
+    )  # fmt: skip
+
+
+def semantic_kernel() -> pd.DataFrame:
+    """Return a turn as Semantic Kernel writes it (ModelDiagnostics.cs)."""
+    chat = {"gen_ai.operation.name": "chat.completions", **MODEL, **SEMCONV_USAGE}
+    tool = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "get_order",
+        "gen_ai.tool.call.arguments": '{"id": 7}',
+        "gen_ai.tool.call.result": '{"error": "no such order"}',
+    }
+    return made(
+        span(1, 0, "app", "invoke_agent a", 0.0, 0.9, **{"gen_ai.operation.name": "invoke_agent"}),
+        span(2, 1, "app", "chat.completions m", 0.0, 0.4, CLIENT, **chat),
+        span(3, 1, "app", "execute_tool get_order", 0.5, 0.6, **tool),
+    )
+
+
+_CHAT = {"gen_ai.operation.name": "chat", **MODEL, **SEMCONV_USAGE}
+
+
+@pytest.mark.parametrize("dialect", [vercel, pydantic_ai, google_adk, semantic_kernel])
+def test_agent_frameworks_make_the_same_tables(dialect: Any) -> None:
+    """One model call, although agents repeat its tokens, and one tool call, which failed."""
+    spans = dialect()
+    shapes = shapes_of(spans)
+    assert shapes.turn.sum() == 1
+    assert usage(spans, shapes, "prompt_tokens")[shapes.turn].tolist() == [900]
+    assert usage(spans, shapes, "cached_tokens")[shapes.turn].tolist() == [640]
+
+    (tool,) = tool_frame(spans).to_dict("records")
+    assert tool["tool"] == "get_order" and json.loads(tool["arguments"]) == {"id": 7}
+    assert tool["failed"] and not tool["status_error"]
+
+    (request,) = requests(spans).to_dict("records")
+    assert request["turns"] == 1 and request["tool_failures"] == 1
 
 
 def test_evaluations_are_read_from_logs() -> None:

@@ -15,7 +15,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import FrameError
-from lab.frames import otlp, protobuf, spans_frame
+from lab.frames import otlp, spans_frame
 from lab.schema import SPAN_ATTRIBUTES, SPAN_FRAME
 from tests.frames.telemetry import CLIENT, Answer, agent_request, document, span
 
@@ -123,7 +123,7 @@ def test_both_formats_are_equal(few: int, batch_bytes: int, traces: list) -> Non
         for rows in traces
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protobuf, "_FEW", few)
+        patch.setattr(otlp, "_FEW", few)
         patch.setattr(otlp, "_BATCH_BYTES", batch_bytes)
         frame_of_all_formats(documents, ("a", "c" * 130, "nowhere"))
         frame_of_all_formats(documents, None)
@@ -208,7 +208,7 @@ def test_truncated_and_invalid_protobuf_is_refused(
     few: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trace truncated anywhere is an error, instead of silently giving fewer spans."""
-    monkeypatch.setattr(protobuf, "_FEW", few)
+    monkeypatch.setattr(otlp, "_FEW", few)
     complete = proto(document(agent_request()[5]))
     for length in range(1, len(complete)):
         with pytest.raises(FrameError, match="not OTLP protobuf"):

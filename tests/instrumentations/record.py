@@ -3,9 +3,10 @@
 python tests/instrumentations/record.py LIBRARY BASE_URL MODEL
 
 Needs the packages of requirements/instrumentations.in (`make instrumentations` runs all of them).
-The agent asks for a tool, runs it, and asks again with its result. It writes the tool's span by
-OpenTelemetry's conventions, with the call's id only; arguments and result are in the messages that
-the library records. Writes tests/data/instrumentations/LIBRARY.json and its provenance.
+The agent lets the model call two tools, one after the other, and then answer. It writes the tools'
+spans by OpenTelemetry's conventions, with the call's id only; arguments and results are in the
+messages that the library records. Writes tests/data/instrumentations/LIBRARY.json, and how and when
+it was recorded.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] = "gen_ai_latest_experimental"
 os.environ["OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"] = "span_only"
 os.environ["OTEL_SERVICE_NAME"] = "agent"
 os.environ["OPENAI_API_KEY"] = "none"
+# Otherwise LiteLLM writes its attributes on the caller's span, which has ended by then.
+os.environ["USE_OTEL_LITELLM_REQUEST_SPAN"] = "true"
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "true"  # no download of prices
 
 from google.protobuf import json_format
 from opentelemetry import trace
@@ -38,20 +42,19 @@ PACKAGES = {
     "openllmetry": "opentelemetry-instrumentation-openai",
     "litellm": "litellm",
 }
-TOOL = {
-    "type": "function",
-    "function": {
-        "name": "get_order",
-        "description": "Return an order",
-        "parameters": {
-            "type": "object",
-            "properties": {"order_id": {"type": "string", "pattern": "^[0-9]{4}$"}},
-            "required": ["order_id"],
-        },
-    },
+QUESTION = "Where is order 4711? Cancel it."
+# Each tool with its result, which is the same whatever arguments the small model chooses. The
+# second one fails, and only its result shows that: its span's status is that of an answered call.
+RESULTS = {
+    "get_order": '{"order_id": "4711", "status": "shipped"}',
+    "cancel_order": '{"error": "order 4711 is on its way"}',
 }
-QUESTION = "Where is order 4711?"
-RESULT = '{"order_id": "4711", "status": "shipped"}'
+PARAMETERS = {
+    "type": "object",
+    "properties": {"order_id": {"type": "string", "pattern": "^[0-9]{4}$"}},
+    "required": ["order_id"],
+}
+N_SPANS = 2 * len(RESULTS) + 2  # each tool and its model call, the answer, the root
 WAIT_S = 30.0
 
 
@@ -65,7 +68,7 @@ def main(library: str, base_url: str, model: str) -> int:
     run_agent(complete, model)
 
     limit = time.monotonic() + WAIT_S
-    while len(exporter.get_finished_spans()) < 4 and time.monotonic() < limit:
+    while len(exporter.get_finished_spans()) < N_SPANS and time.monotonic() < limit:
         time.sleep(0.2)  # LiteLLM writes its spans in a thread
     time.sleep(1.0)
     spans = exporter.get_finished_spans()
@@ -103,27 +106,42 @@ def instrumented(library: str, base_url: str) -> Any:
 
 
 def run_agent(complete: Any, model: str) -> None:
-    """Ask for a tool, run it, and ask again with its result."""
+    """Let the model call each tool, and then answer."""
     tracer = trace.get_tracer("agent")
+    options = {
+        "model": model,
+        "tools": [described(name) for name in RESULTS],
+        "temperature": 0,
+        "max_tokens": 48,
+    }
     with tracer.start_as_current_span("answer a question", kind=trace.SpanKind.SERVER):
         messages: list[Any] = [{"role": "user", "content": QUESTION}]
-        choice = {"type": "function", "function": {"name": "get_order"}}
-        options = {"tools": [TOOL], "temperature": 0, "max_tokens": 48}
-        first = complete(model=model, messages=messages, tool_choice=choice, **options)
-        answer = first.choices[0].message
-        call = answer.tool_calls[0]
-        function = {"name": call.function.name, "arguments": call.function.arguments}
-        asked = {"id": call.id, "type": "function", "function": function}
-        messages.append({"role": "assistant", "content": None, "tool_calls": [asked]})
+        for name in RESULTS:
+            choice = {"type": "function", "function": {"name": name}}
+            answer = complete(messages=list(messages), tool_choice=choice, **options)
+            run_tool(tracer, answer.choices[0].message.tool_calls[0], messages)
+        complete(messages=list(messages), tool_choice="none", **options)
 
-        attributes = {
-            "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": call.function.name,
-            "gen_ai.tool.call.id": call.id,
-        }
-        with tracer.start_as_current_span("execute_tool get_order", attributes=attributes):
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": RESULT})
-        complete(model=model, messages=messages, tool_choice="none", **options)
+
+def described(tool: str) -> dict[str, Any]:
+    """Return the description of a tool for the model."""
+    function = {"name": tool, "description": tool.replace("_", " "), "parameters": PARAMETERS}
+    return {"type": "function", "function": function}
+
+
+def run_tool(tracer: trace.Tracer, call: Any, messages: list[Any]) -> None:
+    """Run a tool, and append its call and its result to the messages."""
+    name = call.function.name
+    function = {"name": name, "arguments": call.function.arguments}
+    tool_call = {"id": call.id, "type": "function", "function": function}
+    messages.append({"role": "assistant", "content": None, "tool_calls": [tool_call]})
+    attributes = {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": name,
+        "gen_ai.tool.call.id": call.id,
+    }
+    with tracer.start_as_current_span(f"execute_tool {name}", attributes=attributes):
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": RESULTS[name]})
 
 
 def note_provenance(library: str) -> None:

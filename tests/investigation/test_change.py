@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lab.investigation.change import compare, find_onset
+from lab.investigation.change import compare, find_onset, pool
 
 BEFORE, AFTER = (0.0, 60.0), (60.0, 120.0)
 
@@ -79,3 +79,52 @@ def test_constant_values_have_no_onset() -> None:
     """Where nothing varies there is no time of a change, rather than any time."""
     points = pd.DataFrame({"time": np.arange(0.0, 120.0), "value": 1.0})
     assert find_onset([(points, "ratio", 0.0)], AFTER, 10.0) is None
+
+
+def _tools(rng: np.random.Generator, scale: str) -> list[pd.DataFrame]:
+    """Return few calls of each of twelve tools, alike but not equal: times, or failures."""
+    tools = []
+    for _ in range(12):
+        time = np.sort(rng.uniform(0, 120, rng.integers(8, 25)))
+        if scale == "share":
+            value = (rng.random(len(time)) < rng.beta(0.3, 4)) * 1.0
+        else:
+            value = rng.lognormal(-3, 1) * np.exp(rng.normal(0, 0.4, len(time)))
+        tools.append(pd.DataFrame({"time": time, "value": value}))
+    return tools
+
+
+@pytest.mark.parametrize("scale", ["share", "ratio"])
+def test_what_keys_have_in_common_makes_no_false_alarms(scale: str) -> None:
+    """At 5 %, less than one of ten tools that did not change seems to have changed."""
+    rng = np.random.default_rng(6)
+    alarms = []
+    for _ in range(30):
+        tools = _tools(rng, scale)
+        common = pool(tools, BEFORE, scale, 0.0)
+        alarms += [
+            compare(tool, [BEFORE], [AFTER], scale, 0.0, common).p_value < 0.05 for tool in tools
+        ]
+    assert np.mean(alarms) < 0.1
+
+
+def test_five_failures_after_few_calls_are_certain_if_tools_seldom_fail() -> None:
+    """Fisher's test of one tool alone could not tell; all tools together can."""
+    times = np.array([10.0, 30.0, 70.0, 75.0, 80.0, 85.0, 90.0])
+    failing = pd.DataFrame({"time": times, "value": (times > 60) * 1.0})
+    fine = pd.DataFrame({"time": np.linspace(0, 119, 80), "value": 0.0})
+    common = pool([failing, *[fine] * 5], BEFORE, "share", 0.0)
+    alone = compare(failing, [BEFORE], [AFTER], "share", 0.0)
+    together = compare(failing, [BEFORE], [AFTER], "share", 0.0, common)
+    assert alone.p_value > 0.01
+    assert together.p_value < 0.001
+
+
+def test_two_calls_before_are_enough_for_a_slow_tool() -> None:
+    """The scatter of its times is known from other tools."""
+    times = np.array([10.0, 30.0, 70.0, 80.0, 90.0])
+    slow = pd.DataFrame({"time": times, "value": np.where(times > 60, 1.0, 0.05)})
+    rng = np.random.default_rng(7)
+    common = pool([slow, *_tools(rng, "ratio")], BEFORE, "ratio", 0.0)
+    assert math.isnan(compare(slow, [BEFORE], [AFTER], "ratio", 0.0).p_value)
+    assert compare(slow, [BEFORE], [AFTER], "ratio", 0.0, common).p_value < 0.01

@@ -183,3 +183,30 @@ def test_only_the_restart_of_an_engine_speaks_for_its_configuration(job: str) ->
     name = "engine_restarted" if job == "vllm" else "restarted"
     certain = [each for each in result.changed if abs(each.state) == 1]
     assert [(each.signal.name, each.key) for each in certain] == [(name, job)]
+
+
+def test_a_job_that_is_no_longer_scraped_is_certain_within_seconds() -> None:
+    """Each scrape that was due counts; one that came late does not."""
+    middle = sum(CALM) / 2
+    whole = evidence((middle, CALM[1]), (CALM[0], middle), traces=False)
+    missing = (whole.samples["job"] == "vllm") & (whole.samples["time"] > middle + 2)
+    result = judge(Evidence(**{**vars(whole), "samples": whole.samples[~missing]}))
+    assert ("unscraped", "vllm") in {(each.signal.name, each.key) for each in result.changed}
+
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    samples = known.samples
+    times = sorted(samples.loc[samples["job"] == "vllm", "time"].round().unique())
+    late = (samples["job"] == "vllm") & (samples["time"].round() == times[-3])
+    calm = judge(Evidence(**{**vars(known), "samples": samples[~late]}))
+    assert calm.cause == NOTHING
+
+
+def test_the_time_of_failed_calls_does_not_make_a_tool_slow() -> None:
+    """A flaky tool's failures are timeouts; only the calls that succeed say how fast it is."""
+    known = evidence((HALF, STILL), (CALM[0], HALF))
+    tools = known.tools.copy()
+    rows = tools.index[(tools["tool"] == "get_invoice") & (tools["time"] > HALF)]
+    tools.loc[rows[:3], "failed"] = True
+    tools.loc[rows[:3], "duration_s"] = 2.0
+    result = judge(Evidence(**{**vars(known), "tools": tools}))
+    assert "tool_time" not in {each.signal.name for each in result.changed}

@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import typer
 import yaml
 
 from lab.dashboards.rules import ITL_BOUND_S, TTFT_BOUND_S
@@ -15,7 +16,7 @@ from lab.stack import plan, vllm_args
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
 from scripts.check_cluster import generate, render
-from scripts.check_cluster.paths import K8S, REPO, versions
+from scripts.check_cluster.render import K8S, REPO, versions
 
 pytest.importorskip("grafana_foundation_sdk")
 
@@ -258,10 +259,13 @@ def test_command_lines_of_the_labs_parts_are_accepted_by_their_parsers() -> None
         for d in yaml.safe_load_all((K8S / path).read_text())
     }
     pytest.importorskip("uvicorn")  # not in the environment of `make check-cluster`
-    from lab.tools.__main__ import _arguments
+    from lab.tools.__main__ import serve
 
+    program = typer.Typer()
+    program.command()(serve)
     args = documents["lab-tools"]["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert _arguments(args).host == "0.0.0.0"
+    context = typer.main.get_command(program).make_context("lab.tools", list(args))
+    assert context.params["host"] == "0.0.0.0"
 
 
 def test_versions_in_helm_files_are_the_pinned_ones() -> None:

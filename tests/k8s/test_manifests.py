@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+from lab.errors import StackError
 from lab.stack.cluster.preflight_checks import GPU, requested
 from scripts.check_cluster import (
     collector,
     network,
     references,
     render,
-    tempo,
     workloads,
 )
-from scripts.check_cluster.paths import K8S, OVERLAYS
+from scripts.check_cluster.render import K8S, OVERLAYS
 from tests.k8s.conftest import find_problems
 
 CHECKS = (
@@ -24,7 +24,6 @@ CHECKS = (
     workloads,
     network,
     collector,
-    tempo,
 )
 
 
@@ -108,7 +107,7 @@ def test_a_component_notices_a_changed_base(tmp_path) -> None:
     (tmp_path / "component").mkdir()
     (tmp_path / "component/kustomization.yaml").write_text(component)
     (tmp_path / "kustomization.yaml").write_text("resources: [base]\ncomponents: [component]\n")
-    with pytest.raises(render.CannotRender, match="test"):
+    with pytest.raises(StackError, match="test"):
         render.folder(tmp_path)
 
 

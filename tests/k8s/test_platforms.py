@@ -12,7 +12,7 @@ import yaml
 
 from lab.stack.cluster.preflight_checks import requested
 from scripts.check_cluster import render
-from scripts.check_cluster.paths import K8S, OVERLAYS, versions
+from scripts.check_cluster.render import K8S, OVERLAYS, versions
 
 # What Minikube's pods request with Calico (API server, scheduler, controllers, etcd, CoreDNS, the
 # Prometheus operator): CPUs and bytes.

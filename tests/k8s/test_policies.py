@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from scripts.check_cluster import policies
-from scripts.check_cluster.paths import K8S, OVERLAYS
-from scripts.check_cluster.render import folder
+from scripts.check_cluster.render import K8S, OVERLAYS, folder
 
 pytestmark = [
     pytest.mark.slow,

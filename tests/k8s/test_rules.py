@@ -10,7 +10,7 @@ import pytest
 from lab.dashboards import DASHBOARDS, Panel, Query
 from lab.dashboards.model import Dashboard, Row
 from lab.dashboards.rules import alerts, recording_rules, rule_groups
-from scripts.check_cluster import metrics, promql, rules
+from scripts.check_cluster import metrics, rules
 from tests.k8s.alert_cases import CASES, Case, promtool_tests
 
 KNOWN = metrics.known()
@@ -175,7 +175,7 @@ def test_a_panel_for_every_place_may_not_need_a_cluster() -> None:
 
 def test_the_scanner_reads_what_an_expression_uses() -> None:
     """The scanner returns metrics with matchers and grouping labels, and nothing else."""
-    parsed = promql.read(
+    parsed = metrics.read(
         "histogram_quantile(0.9, sum by (le, a) "
         '(rate(x_bucket{job=~"v|w",b!="by"}[5m] offset 1h))) '
         "/ on(c) group_left(d) (y:z > bool 0) or vector(0)"
@@ -206,7 +206,7 @@ def test_recorded_series_are_named_by_convention_and_used() -> None:
     used = {
         name
         for a in alerts()
-        for name, _ in promql.read(a["expr"]).metrics
+        for name, _ in metrics.read(a["expr"]).metrics
         if name.startswith("lab:")
     }
     assert used <= recorded

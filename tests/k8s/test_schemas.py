@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.check_cluster import custom_resources, schemas
-from scripts.check_cluster.paths import K8S, OVERLAYS
-from scripts.check_cluster.render import folder
+from scripts.check_cluster import schemas
+from scripts.check_cluster.render import K8S, OVERLAYS, folder
 
 
 def test_all_overlays_fit_three_releases_of_kubernetes(overlay: Callable) -> None:
@@ -19,7 +18,7 @@ def test_all_overlays_fit_three_releases_of_kubernetes(overlay: Callable) -> Non
 
 def test_custom_resources_fit_their_models(overlay: Callable) -> None:
     """The objects of the Prometheus operator and of KEDA have the right fields and types."""
-    assert custom_resources.check([d for name in OVERLAYS for d in overlay(name)]) == []
+    assert schemas.check_custom_resources([d for name in OVERLAYS for d in overlay(name)]) == []
 
 
 SCHEMA_FAULTS = {
@@ -56,5 +55,5 @@ def test_models_find_faults_in_custom_resources(overlay: Callable, find_object: 
     find_object(documents, "ScaledObject", "vllm")["spec"]["triggers"][0]["metadata"][
         "threshold"
     ] = 4
-    problems = "\n".join(custom_resources.check(documents))
+    problems = "\n".join(schemas.check_custom_resources(documents))
     assert "pathh" in problems and "scrapeInterval" in problems and "threshold" in problems

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.check_cluster import collector, tempo
-from scripts.check_cluster.paths import K8S
+from scripts.check_cluster import collector
+from scripts.check_cluster.render import K8S
 
 GATEWAY = yaml.safe_load((K8S / "base/otel-collector/config/gateway.yaml").read_text())
 TIERED = yaml.safe_load((K8S / "components/collector-two-tier/config/gateway.yaml").read_text())
@@ -114,7 +114,7 @@ def test_later_config_files_merge_as_the_collector_does() -> None:
 def test_tempo_finds(change: dict[str, Any], words: str) -> None:
     """A key of Tempo 2.x, a misspelt key and a generator whose output is lost are reported."""
     config = yaml.safe_load((K8S / "base/tempo/config/tempo.yaml").read_text()) | change
-    assert any(words in p for p in tempo.check_config(config))
+    assert any(words in p for p in collector.check_tempo_config(config))
 
 
 def test_tempo_finds_a_receiver_on_loopback(overlay: Callable, find_object: Callable) -> None:
@@ -124,4 +124,4 @@ def test_tempo_finds_a_receiver_on_loopback(overlay: Callable, find_object: Call
     config["data"]["tempo.yaml"] = config["data"]["tempo.yaml"].replace(
         "0.0.0.0:4317", "127.0.0.1:4317"
     )
-    assert any("cannot be reached" in p for p in tempo.check(documents))
+    assert any("cannot be reached" in p for p in collector.check(documents))

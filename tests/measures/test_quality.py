@@ -12,7 +12,6 @@ from scipy import stats
 
 from lab.errors import FrameError
 from lab.measures import (
-    paired_difference,
     share_table,
     tool_confusion,
     wilson,
@@ -68,19 +67,3 @@ def test_the_confusion_of_tools() -> None:
         and table.loc["(none)", "(none)"] == 1
     )
     assert table.to_numpy().sum() == 5
-
-
-def test_a_paired_difference() -> None:
-    """By hand: 8 only b, 1 only a: two-sided exact p of 1 in 9 fair coins is 20/512."""
-    a = [True] * 1 + [False] * 8 + [True] * 11
-    b = [False] * 1 + [True] * 8 + [True] * 11
-    found = paired_difference(a, b)
-    assert (found.only_a, found.only_b, found.n) == (
-        1,
-        8,
-        20,
-    ) and found.difference_ratio == pytest.approx(7 / 20)
-    assert found.p_value == pytest.approx(2 * (1 + 9) / 2**9)
-    assert paired_difference([True], [True]).p_value == 1
-    with pytest.raises(FrameError, match="same requests"):
-        paired_difference([True], [True, False])

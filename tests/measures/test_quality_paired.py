@@ -67,6 +67,20 @@ def test_a_comparison_by_hand() -> None:
     assert row.low_ratio < row.difference_ratio < row.high_ratio
 
 
+def test_a_paired_difference() -> None:
+    """By hand: 8 only b, 1 only a: two-sided exact p of 1 in 9 fair coins is 20/512.
+
+    Where the two never disagree, p is 1.
+    """
+    a = _frame([True] * 1 + [False] * 8 + [True] * 11)
+    b = _frame([False] * 1 + [True] * 8 + [True] * 11)
+    row = compare_paired(pair_up(a, b), ["right"]).loc["right"]
+    assert (row.only_a, row.only_b, row.n) == (1, 8, 20)
+    assert row.difference_ratio == pytest.approx(7 / 20)
+    assert row.p_value == pytest.approx(2 * (1 + 9) / 2**9)
+    assert compare_paired(pair_up(a, a), ["right"]).p_value["right"] == 1
+
+
 def test_shares_beside_a_paired_test_are_of_the_same_pairs() -> None:
     """Recorded:
     a tool failed in 7 requests of one model and in 16 of the other, and in fewer pairs.

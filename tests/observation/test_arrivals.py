@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lab.observation.observation import NO_ENGINE, direct_ids, problems
+from lab.observation.observation import NO_ENGINE, NOT_SENT, direct_ids, problems, wait_for_spans
 from lab.schema import Service, Span
+from lab.settings import load_settings
+from tests.stores.servers import serving
+from tests.stores.test_tempo import spans_of, tempo_with
 
 COLUMNS = [
     "trace_id",
@@ -54,3 +57,24 @@ def test_which_requests_were_direct() -> None:
         }
     )
     assert direct_ids(records) == {"x"}
+
+
+def test_a_request_that_was_never_sent_is_not_waited_for() -> None:
+    """The store is not queried for it; a request that failed otherwise has a trace."""
+    numbers = (1, 2, 3)
+    ids = [f"{number:032x}" for number in numbers]
+    records = pd.DataFrame(
+        {
+            "trace_id": ids,
+            "api": "responses",
+            "status": ["ok", "error", "cancelled"],
+            "sent_at": [1.0, None, None],
+        }
+    )
+    traces = {number: spans_of(number, (1, 0)) for number in numbers[:2]}
+    with serving(tempo_with(traces)) as server:
+        settings = load_settings(tempo_url=server.url, running_stack=False)
+        frame, arrival = wait_for_spans(settings, records)
+    assert set(frame.trace_id) == set(arrival.complete) == set(ids[:2])
+    assert arrival.incomplete == {ids[2]: NOT_SENT}
+    assert not any(ids[2] in path for path, _ in server.requests)

@@ -116,11 +116,11 @@ def test_an_output_folder_that_cannot_be_created(tmp_path: Path, settings: Setti
 
 def test_an_interrupt_keeps_the_results(tmp_path: Path) -> None:
     """Ctrl-C writes the report, with the running notebook interrupted, and stops all kernels."""
-    for number in ("00", "01", "02"):
-        write(
-            tmp_path / f"{number}_n.ipynb",
-            "import time; time.sleep(0 if %s else 60)" % (number == "00"),
-        )
+    started = tmp_path / "started"
+    write(tmp_path / "00_n.ipynb", "pass")
+    for number in ("01", "02"):
+        code = f"import time; open({str(started)!r}, 'w').close(); time.sleep(300)"
+        write(tmp_path / f"{number}_n.ipynb", code)
     script = textwrap.dedent(
         f"""
         import sys
@@ -143,7 +143,10 @@ def test_an_interrupt_keeps_the_results(tmp_path: Path) -> None:
         for line in child.stdout:
             if "01_n (2 of 3)" in line:
                 break
-        time.sleep(3)
+        limit = time.monotonic() + 120
+        while not started.exists():
+            assert time.monotonic() < limit, "the second notebook did not start"
+            time.sleep(0.05)
         kernels = psutil.Process(child.pid).children(recursive=True)
         assert kernels
         child.send_signal(signal.SIGINT)

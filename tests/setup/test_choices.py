@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import SetupError
-from scripts.setup import environments, pip_config, tools, torch
+from scripts.setup import environments, pip_config, tools
 
 
 def test_the_build_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,8 +32,8 @@ def test_a_torch_wheel_in_a_folder(tmp_path: Path) -> None:
         "torchvision-0.28.0+cpu-cp312-cp312-manylinux_2_28_x86_64.whl",
     ):
         (tmp_path / name).write_text("")
-    assert [w.python for w in torch.wheels_in([tmp_path], "x86_64")] == ["3.11"]
-    assert [w.python for w in torch.wheels_in([tmp_path], "aarch64")] == ["3.12"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "x86_64")] == ["3.11"]
+    assert [w.python for w in environments.wheels_in([tmp_path], "aarch64")] == ["3.12"]
 
 
 @pytest.mark.parametrize("name, expected", [("vllm", "3.11"), ("bench", "3.11"), ("lab", "3.12")])
@@ -46,7 +46,7 @@ def test_a_torch_wheel_decides_on_the_python(
     monkeypatch.setattr(
         environments.interpreters, "find", lambda _uv, pythons, *_: Path(pythons[0])
     )
-    wheel = torch.Wheel(Path("torch.whl"), "3.11")
+    wheel = environments.Wheel(Path("torch.whl"), "3.11")
     builder = environments.Builder("uv", {}, "cpu", [wheel])
     base = environments.base_for(builder, name)
     assert base.python == Path(expected)

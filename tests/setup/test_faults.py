@@ -26,7 +26,6 @@ from scripts.setup import (
     progress,
     prometheus,
     requirements,
-    stamp,
     tools,
 )
 from scripts.setup.places import REPO
@@ -229,13 +228,13 @@ def test_an_environment_counts_only_when_it_was_finished(tmp_path: Path) -> None
     """An environment is ready only with its stamp, an equal lock and its interpreter."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").write_text("")
-    assert not stamp.is_ready(tmp_path, "abc")
-    stamp.write(tmp_path, "abc", python="/usr/bin/python3")
-    assert stamp.is_ready(tmp_path, "abc") and not stamp.is_ready(tmp_path, "other lock")
+    assert not places.is_ready(tmp_path, "abc")
+    places.write_stamp(tmp_path, "abc", python="/usr/bin/python3")
+    assert places.is_ready(tmp_path, "abc") and not places.is_ready(tmp_path, "other lock")
     (tmp_path / "bin/python").unlink()
-    assert not stamp.is_ready(tmp_path, "abc")
-    (tmp_path / stamp.NAME).write_text("{")
-    assert not stamp.is_ready(tmp_path, "abc")
+    assert not places.is_ready(tmp_path, "abc")
+    (tmp_path / places.STAMP).write_text("{")
+    assert not places.is_ready(tmp_path, "abc")
 
 
 @pytest.mark.slow
@@ -274,7 +273,7 @@ def test_an_interrupted_set_up_leaves_nothing_that_counts(tmp_path: Path) -> Non
         child.kill()
     assert child.returncode == 130 and "run it again to go on" in output
     # Environments that were finished by then may count, which is possible on a fast disk.
-    for ready in tmp_path.glob(f".venvs/*/{stamp.NAME}"):
+    for ready in tmp_path.glob(f".venvs/*/{places.STAMP}"):
         assert ready.parent.name == "assets" or (ready.parent / "bin" / "python").exists()
     assert not (tmp_path / ".venvs/tools.json").exists()
     assert not psutil.wait_procs(children, timeout=10)[1]

@@ -14,13 +14,14 @@ import yaml
 from lab.errors import SetupError, StackError
 from scripts.check_cluster import render
 from scripts.smoke_podman import __main__ as smoke
-from scripts.smoke_podman import engine, replaced, scrape
+from scripts.smoke_podman import engine, scrape
 from scripts.smoke_podman.pods import (
     ARBITRARY_UID,
     Document,
     Pod,
     command,
     environment,
+    for_podman,
     give_addresses,
     pods_of,
     service_names,
@@ -149,7 +150,7 @@ def test_a_service_that_maps_ports_is_refused(documents: list[Document]) -> None
 
 def test_what_is_replaced_is_said(documents: list[Document]) -> None:
     """Tempo's pod keeps its name; the collector's Service leads to it; Grafana is left out."""
-    changed, notes = replaced.for_podman(documents)
+    changed, notes = for_podman(documents)
     pods = {p.name for p in pods_of(changed)}
     assert {"tempo-0", "vllm-0", "llama-stack-0"} <= pods
     assert not {"grafana-0", "otel-collector-0"} & pods
@@ -159,7 +160,7 @@ def test_what_is_replaced_is_said(documents: list[Document]) -> None:
 
 def test_prometheus_scrapes_what_the_monitors_select(documents: list[Document]) -> None:
     """A job for each monitor, named by its relabelling, with the labels that the operator adds."""
-    changed, _ = replaced.for_podman(documents)
+    changed, _ = for_podman(documents)
     changed += scrape.deployment(changed, "prometheus:1")
     pods = pods_of(changed)
     give_addresses(pods)

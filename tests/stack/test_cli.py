@@ -13,8 +13,8 @@ import pytest
 
 from lab import cli, stack
 from lab.cli import app as commands
-from lab.cli import show
 from lab.errors import PartFailed
+from lab.stack import control
 from lab.stack.state import PartStatus
 
 
@@ -189,7 +189,7 @@ def test_up_names_the_source_of_every_external_address(monkeypatch, tmp_path, ca
 
 def test_progress_without_a_terminal_is_one_line_per_change(capsys):
     """From time to time a line names what is waited for."""
-    progress = show.LineProgress()
+    progress = control.LineProgress()
     for t in (1.0, 2.0, 11.0, 12.0):
         progress([PartStatus("vllm", "starting", waits_for="chat: refused")], t)
     lines = capsys.readouterr().out.splitlines()

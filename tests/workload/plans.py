@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lab.settings import Settings, load_settings
-from lab.workload.arrivals import Arrivals, Constant
-from lab.workload.plan import Plan, PlannedRequest
+from lab.workload.plan import Arrivals, Constant, Plan, PlannedRequest
 
 
 def request(

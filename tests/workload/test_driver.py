@@ -215,11 +215,12 @@ def test_what_came_before_a_cut_is_kept() -> None:
     assert row.answer == "Hel" and not math.isnan(row.ttft_s)
 
 
-def test_connection_refused() -> None:
-    """A server that is not there gives rows, not an exception."""
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_connection_refused(host: str) -> None:
+    """A server that is not there gives rows, not an exception; also at a host of two addresses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        url = f"http://{host}:{free.getsockname()[1]}"
     run = drive(url, plan(request(0), request(1)))
     assert run.records.error_type.tolist() == ["connection_refused"] * 2
     assert run.records.http_status.tolist() == [0, 0] and run.records.sent_at.isna().all()

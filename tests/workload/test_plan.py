@@ -21,7 +21,7 @@ from lab.workload import (
     plan_of,
     with_model,
 )
-from lab.workload.arrivals import Arrivals
+from lab.workload.plan import Arrivals
 
 ARRIVALS = [
     Constant(2.0),

@@ -1,7 +1,5 @@
 """Read, create and delete objects through the official client, as plain dictionaries."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -1,7 +1,5 @@
 """The verbs: preflight, up, status, down."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable

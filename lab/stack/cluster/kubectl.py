@@ -1,7 +1,5 @@
 """kubectl as a subprocess: what an attendee would type, with the context always named."""
 
-from __future__ import annotations
-
 import functools
 import json
 import re

@@ -4,8 +4,6 @@
 from here. A process of its own keeps the forwards up (`main`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

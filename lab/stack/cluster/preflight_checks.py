@@ -1,7 +1,5 @@
 """What an overlay needs of a cluster, looked up before anything is changed, with fixes."""
 
-from __future__ import annotations
-
 import base64
 import math
 import re

@@ -1,7 +1,5 @@
 """How far the workloads are, and why one does not get ready."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +24,6 @@ HOPELESS = {
 PATIENCE_S = 45.0
 SUSPICIOUS = {"ErrImagePull", "ImagePullBackOff", "CrashLoopBackOff", "Unschedulable"}
 LOG_LINES = "8"
-LINE_EVERY_S = 15.0
 # What usually helps, for the reasons that newcomers meet.
 _LOAD_IMAGE = "build or load the image into the cluster (lab/k8s/README.md, Images)"
 FIXES = {
@@ -51,25 +48,11 @@ class WorkloadStatus:
     pod: str = ""
     container: str = ""
 
-
-class ProgressLines:
-    """Prints a line when a workload gets ready, and one every 15 s for what is waited for."""
-
-    def __init__(self) -> None:
-        self._ready: set[str] = set()
-        self._next_s = 0.0
-
-    def __call__(self, rows: list[WorkloadStatus], elapsed_s: float) -> None:
-        """Print what has changed."""
-        for row in rows:
-            if row.ready and row.name not in self._ready:
-                self._ready.add(row.name)
-                print(f"{elapsed_s:6.0f} s  {row.name} is ready", flush=True)
-
-        pending = "; ".join(f"{r.name}: {r.why or r.progress}" for r in rows if not r.ready)
-        if pending and elapsed_s >= self._next_s:
-            self._next_s = elapsed_s + LINE_EVERY_S
-            print(f"{elapsed_s:6.0f} s  waiting for {pending}", flush=True)
+    # What `lab.stack.control.LineProgress` prints.
+    error = ""
+    ready_after_s = None
+    state = property(lambda self: "ready" if self.ready else self.progress)
+    waits_for = property(lambda self: self.why)
 
 
 def statuses(api: Api) -> list[WorkloadStatus]:

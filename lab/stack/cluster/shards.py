@@ -3,8 +3,6 @@
 Each pod's record comes back through its log.
 """
 
-from __future__ import annotations
-
 import base64
 import gzip
 import hashlib
@@ -13,7 +11,6 @@ import re
 import secrets
 import tarfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +67,6 @@ def collect(
     run_id: str,
     out_dir: Path,
     wait_s: float = 3600.0,
-    progress: Callable[[str, float], None] | None = None,
 ) -> list[Path]:
     """Wait until all shards of a load have ended; return a folder of records for each.
 
@@ -79,7 +75,7 @@ def collect(
     """
     kube.named(context)
     api = Api(context)
-    shards = _wait(api, run_id, wait_s, progress)
+    shards = _wait(api, run_id, wait_s)
     pods = {int(p["metadata"]["annotations"][INDEX]): p for p in _pods(api)}
     if missing := set(range(shards)) - pods.keys():
         fix = "drive the plan again; pods of a finished Job are kept for a day"
@@ -111,9 +107,7 @@ def _packed(plan: Path, shards: int) -> bytes:
     return packed
 
 
-def _wait(
-    api: Api, run_id: str, wait_s: float, progress: Callable[[str, float], None] | None
-) -> int:
+def _wait(api: Api, run_id: str, wait_s: float) -> int:
     """Wait until all shards have ended well, and return their number."""
     begun = time.monotonic()
     while True:
@@ -124,14 +118,11 @@ def _wait(
             )
         now = job.get("status", {})
         shards = job["spec"]["completions"]
-        elapsed_s = time.monotonic() - begun
-        if progress:
-            progress(f"{now.get('succeeded', 0)} of {shards} shards have ended", elapsed_s)
         if rollout.has_condition(now, "Failed"):
             raise _failure(api, f"a shard of {run_id} could not be driven")
         if now.get("succeeded", 0) >= shards:
             return shards
-        if elapsed_s > wait_s:
+        if time.monotonic() - begun > wait_s:
             raise _failure(api, f"the load {run_id} has not ended after {wait_s:.0f} s")
         time.sleep(rollout.POLL_S)
 

@@ -5,8 +5,6 @@ Their options are listed in `collector.yaml` and `tempo.yaml` beside this file, 
 they were read from, and are turned into a JSON Schema that refuses every key it does not know.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from pathlib import Path
