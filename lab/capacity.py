@@ -393,16 +393,16 @@ def polled_level(
 def in_engine(metrics: str) -> float:
     """Return the requests running and waiting, from the text of vLLM's /metrics.
 
-    Raises NoData where both are missing.
+    Raises NoData where both are missing, or are not numbers.
     """
     exported = {line.partition("{")[0] for line in metrics.splitlines() if "{" in line}
     names = [actual_name(metric, list(exported)) for metric in (Metric.RUNNING, Metric.WAITING)]
     gauges = tuple(f"{name.metric}{{" for name in names if name)
-    values = [
-        float(line.rpartition(" ")[2])
-        for line in metrics.splitlines()
-        if gauges and line.startswith(gauges)
-    ]
+    lines = [line for line in metrics.splitlines() if gauges and line.startswith(gauges)]
+    try:
+        values = [float(line.rpartition(" ")[2]) for line in lines]
+    except ValueError:
+        values = []
     if not values:
         query = f"{Metric.RUNNING}, {Metric.WAITING}"
         raise NoData("this is not vLLM's /metrics", query=query, got=metrics[:80])
@@ -411,7 +411,10 @@ def in_engine(metrics: str) -> float:
 
 def _poll(client: httpx.Client, url: str) -> dict[str, float]:
     began = time.time()
-    value = in_engine(client.get(url).text)
+    try:
+        value = in_engine(client.get(url).text)
+    except httpx.HTTPError as e:
+        raise NoData("vLLM's /metrics cannot be read", query=url, got=repr(e)) from e
     return {"at": (began + time.time()) / 2, "value": value}
 
 

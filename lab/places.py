@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
+import msgspec
 import pandas as pd
 
 from lab import notebook, stack
@@ -25,6 +25,7 @@ from lab.stack import cluster
 from lab.stack.cluster.port_forwards import Connection
 from lab.stack.control import LineProgress
 from lab.stores import Prometheus
+from lab.stores.http import HttpClient
 from lab.workload import Plan, Run, join_shards, run_plan
 
 NOTEBOOK = "this notebook (the load)"
@@ -197,20 +198,31 @@ def status_frame(settings: Settings) -> pd.DataFrame:
 
 
 def tools_frame(settings: Settings) -> pd.DataFrame:
-    """Return the MCP server's tools: tool, parameters, writes, description."""
+    """Return the MCP server's tools: tool, parameters, writes, description.
+
+    Raises StoreError where the server does not answer, or not as an MCP server.
+    """
     message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
-    headers = {"accept": "application/json, text/event-stream"}
-    url = f"{place_of(settings).tools_url(settings)}/mcp"
-    response = httpx.post(url, json=message, headers=headers, timeout=settings.timeout_s)
-    tools = response.raise_for_status().json()["result"]["tools"]
-    return pd.DataFrame(
-        {
-            "tool": [tool["name"] for tool in tools],
-            "parameters": [", ".join(tool["inputSchema"]["properties"]) for tool in tools],
-            "writes": [not tool["annotations"]["readOnlyHint"] for tool in tools],
-            "description": [tool["description"] for tool in tools],
-        }
-    )
+    accept = "application/json, text/event-stream"
+    url = place_of(settings).tools_url(settings)
+    client = HttpClient("the tool server", url, settings.timeout_s)
+    try:
+        reply = client.request("/mcp", accept=accept, json=message)
+        if reply.status >= 300:
+            raise client.refusal(reply, "tools/list")
+        tools = msgspec.json.decode(reply.content)["result"]["tools"]
+        return pd.DataFrame(
+            {
+                "tool": [tool["name"] for tool in tools],
+                "parameters": [", ".join(tool["inputSchema"]["properties"]) for tool in tools],
+                "writes": [not tool["annotations"]["readOnlyHint"] for tool in tools],
+                "description": [tool["description"] for tool in tools],
+            }
+        )
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, RecursionError) as e:
+        raise client.not_its_api(reply, "tools/list", e) from e
+    finally:
+        client.close()
 
 
 def run_shards(plan: Plan, settings: Settings, shards: int, lead_s: float = 60.0) -> Run:

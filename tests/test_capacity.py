@@ -109,3 +109,5 @@ def test_running_and_waiting_are_added_and_the_reasons_are_not_counted_again() -
     assert in_engine(TEXT) == 9
     with pytest.raises(NoData, match="not vLLM's"):
         in_engine("<html>")
+    with pytest.raises(NoData, match="not vLLM's"):
+        in_engine('vllm:num_requests_running{engine="0"} many')

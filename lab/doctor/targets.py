@@ -100,6 +100,8 @@ def _read_text(text: str, target: str, before: str) -> Subject:
 def _read_json(text: str, target: str) -> Subject | None:
     try:
         content = json.loads(text)
+    except RecursionError as e:
+        raise FrameError("the JSON is nested too deeply", got=target) from e
     except ValueError:
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines or '"resourceSpans"' not in lines[0]:
@@ -213,9 +215,13 @@ def _read_url(target: str, settings: Settings, before: str, window: str) -> Subj
         if urlsplit(target).path.rstrip("/").endswith("metrics") or text.startswith("# "):
             return _of_page(read_page(text, shown, before))
         try:
-            return _read_text(text, shown, before)
+            subject = _read_text(text, shown, before)
         except LabError:
             pass  # a page for people, of a store
+        else:
+            has_kinds = all("kind" in each for each in subject.documents)
+            if bool(subject.documents) == bool(subject.queries) or has_kinds and subject.documents:
+                return subject
     there = load_settings(prometheus_url=target, tempo_url=target)
     start, end = parse_window(window)
     try:

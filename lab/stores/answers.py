@@ -14,6 +14,8 @@ import msgspec
 from lab.errors import NoData, StoreError
 from lab.stores.timestamps import utc
 
+MAX_S = 253_402_300_799.999  # the end of the year 9999
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -95,6 +97,10 @@ class MetricAnswer:
             try:
                 for piece in series.pieces:
                     samples += msgspec.json.decode(piece, type=list[tuple[float, str]])
+                for time_s, value in samples:
+                    float(value)
+                    if not abs(time_s) <= MAX_S:
+                        raise ValueError(f"the time {time_s:g} s")
             except (msgspec.DecodeError, ValueError, RecursionError) as e:
                 raise StoreError(
                     "samples are not in Prometheus' format",

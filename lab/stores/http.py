@@ -224,15 +224,17 @@ class HttpClient:
         accept: str = "",
         query: str = "",
         timeout_s: float | None = None,
+        json: Any = None,
     ) -> Reply:
         """Return the response, of any status; redirects are not followed.
 
-        With a token of a command, a refused one is replaced once. Raises StoreUnreachable where the
-        response is not complete within the time limit, or larger than MAX_BYTES.
+        `json` is sent by POST. With a token of a command, a refused one is replaced once. Raises
+        StoreUnreachable where the response is not complete within the time limit, or larger than
+        MAX_BYTES.
         """
-        reply = self._request(path, params, accept, query, timeout_s)
+        reply = self._request(path, params, accept, query, timeout_s, json)
         if reply.status in (401, 403) and self._token and self._token.forget():
-            return self._request(path, params, accept, query, timeout_s)
+            return self._request(path, params, accept, query, timeout_s, json)
         return reply
 
     def _request(
@@ -242,6 +244,7 @@ class HttpClient:
         accept: str,
         query: str,
         timeout_s: float | None,
+        json: Any,
     ) -> Reply:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         encoded = urlencode([*self._params, *(params or {}).items()])
@@ -251,8 +254,9 @@ class HttpClient:
             headers |= self._token.header()
         try:
             response = self._pool.request(
-                "GET",
+                "GET" if json is None else "POST",
                 url,
+                json=json,
                 headers=headers,
                 redirect=False,
                 preload_content=False,

@@ -123,7 +123,7 @@ class _Group(msgspec.Struct):
 
 
 class _Groups(msgspec.Struct):
-    groups: list[_Group] | None = None
+    groups: list[_Group] | None
 
 
 class Prometheus(StoreClient):
@@ -239,6 +239,7 @@ class Prometheus(StoreClient):
         """Return (name, expression) of every rule; none for a server without this API."""
         reply = self._http.request("/api/v1/rules")
         if reply.status in (404, 405, 501):
+            self.query("vector(1)")  # raises where it is no Prometheus at all
             return []
         groups = self._data_of(reply, _Groups, "rules").groups or []
         return [(rule.name, rule.query) for group in groups for rule in group.rules]

@@ -108,9 +108,10 @@ class Overloaded(TraceStoreError):
 
 
 class QueryTooSlow(TraceStoreError):
-    """A query was stopped at its time limit."""
+    """A query was stopped at its time limit: it is too much, or the machine is too busy."""
 
     status = 503
+    retry_after_s = 5
 
 
 class StoreBroken(TraceStoreError):

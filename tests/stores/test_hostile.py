@@ -47,6 +47,8 @@ PROMETHEUS: dict[str, Callable[[Prometheus], object]] = {
     "first_present": lambda p: p.first_present("a", "b"),
     "present": lambda p: p.present("vllm:kv_cache_usage_perc"),
     "targets": lambda p: p.targets(),
+    "alerts": lambda p: p.alerts(),
+    "rules": lambda p: p.rules(),
     "wait_for_scrape": lambda p: p.wait_for_scrape(10.0, timeout_s=0.1),
     "wait_for_scrape of a job": lambda p: p.wait_for_scrape(10.0, jobs=["a"], timeout_s=0.1),
 }
@@ -57,6 +59,7 @@ TEMPO: dict[str, Callable[[Tempo], object]] = {
     "spans": lambda t: read_spans(t.spans("{}", 0, 10)),
     "wait_for_traces": lambda t: t.wait_for_traces([ID], timeout_s=0.1).require(),
     "wait for a window": lambda t: t.wait_for_traces([ID], timeout_s=0.1, window=(0, 10)).require(),
+    "streams": lambda t: t.streams or t.search("{}", 0, 10),  # a Tempo may lack the path
 }
 # Valid responses for some functions, which may use them.
 VALID = {
@@ -74,6 +77,13 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.stores.http.MAX_BYTES", 4 << 20)
     monkeypatch.setattr("lab.stores.prometheus.POLL_S", 0.01)
     monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
+
+
+@pytest.mark.parametrize(("client", "table"), [(Prometheus, PROMETHEUS), (Tempo, TEMPO)])
+def test_every_public_function_is_in_the_tables(client: type, table: dict[str, Callable]) -> None:
+    """A new one is to be tried against every misbehaviour, too."""
+    methods = {name for name in vars(client) if not name.startswith("_")} - {"NAME"}
+    assert methods <= set(table)
 
 
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)

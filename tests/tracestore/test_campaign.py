@@ -77,6 +77,19 @@ def test_numbers_of_any_length_in_a_query_are_a_client_error(fuzzed: Running, qu
         assert fuzzed.tempo.get(path, params={"q": query}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["{ span.a - span.b }", "{ -span.a }", "{ 2 " + "^ 9" * 60 + " > 1 }"]
+    + ["{} | quantile_over_time(name, .5)", "{ span.a && 1 + 1 }"],
+)
+def test_types_that_do_not_fit_are_a_client_error(fuzzed: Running, query: str) -> None:
+    """A number where a truth value is needed is refused; a quantile of texts has no value."""
+    fuzzed.export(request_of(random_spans(1)).SerializeToString())
+    for path in ("/api/search", "/api/lab/spans", "/api/metrics/query"):
+        answer = fuzzed.tempo.get(path, params={"q": query, "exact": "true"})
+        assert answer.status_code in (200, 400), answer.text
+
+
 @pytest.mark.parametrize("tag", ["span.app.kubernetes.io/name", 'span."{x}"', "span.a%2Fb"])
 def test_tags_with_any_character_have_values(fuzzed: Running, tag: str) -> None:
     """A slash, or braces in quotes, are part of the tag's name, not of the path."""
