@@ -1,4 +1,4 @@
-"""The GPU dashboard: DCGM's counters, of which GPU_UTIL tells the least."""
+"""The GPU dashboard: DCGM's counters, of which GPU_UTIL tells the least, or NVML's gauges."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from lab.schema import Metric as M
 # DCGM's exporter writes `Hostname` up to 4.5 and `hostname` later; Grafana leaves an absent label
 # empty, so both are named. MIG instances have a GPU_I_ID and otherwise share the GPU's number.
 GPU = "{{Hostname}}{{hostname}} GPU {{gpu}} {{GPU_I_PROFILE}} {{GPU_I_ID}}"
+# nvitop-exporter, which runs on one's own machine and reads NVML, has an `index` instead of `gpu`.
+GPU_OF_EITHER = "{{Hostname}}{{hostname}} GPU {{gpu}}{{index}} {{GPU_I_PROFILE}} {{GPU_I_ID}}"
+POWER_W = "(DCGM_FI_DEV_POWER_USAGE or gpu_power_usage_W)"
 
 
 def _panel(
@@ -19,7 +22,7 @@ def _panel(
     unit: str = "short",
     thresholds: tuple[tuple[float, str], ...] = (),
 ) -> Panel:
-    query = Query(expr, GPU)
+    query = Query(expr, GPU_OF_EITHER if " or " in expr else GPU)
     return Panel(title, description, (query,), unit=unit, needs="gpu", thresholds=thresholds)
 
 
@@ -30,10 +33,10 @@ ACTIVITY = Row(
             "Three measures of activity",
             "GPU_UTIL: some kernel ran, even if on one of a hundred multiprocessors; near 1 for "
             "every serving workload. Engine active: the same, more finely measured. Tensor active: "
-            "the matrix units worked, which is what to compare with the price. Consumer GPUs and "
-            "some shared GPUs have no profiling counters.",
+            "the matrix units worked, which is what to compare with the price. Consumer GPUs, "
+            "some shared GPUs and NVML have no profiling counters.",
             (
-                Query("avg(DCGM_FI_DEV_GPU_UTIL) / 100", "GPU_UTIL"),
+                Query("avg(DCGM_FI_DEV_GPU_UTIL or gpu_utilization_Percentage) / 100", "GPU_UTIL"),
                 Query("avg(DCGM_FI_PROF_GR_ENGINE_ACTIVE)", "engine active"),
                 Query("avg(DCGM_FI_PROF_PIPE_TENSOR_ACTIVE)", "tensor active"),
             ),
@@ -58,7 +61,7 @@ ACTIVITY = Row(
             "GPU_UTIL",
             "Shown because other tools show it. It reads 100 % with one busy multiprocessor in a "
             "hundred; the first panel has better measures.",
-            "DCGM_FI_DEV_GPU_UTIL / 100",
+            "(DCGM_FI_DEV_GPU_UTIL or gpu_utilization_Percentage) / 100",
             "percentunit",
         ),
     ),
@@ -71,7 +74,7 @@ POWER = Row(
             "Power",
             "Current draw, averaged by the driver over up to a second, without the rest of the "
             "machine. An idle GPU with a loaded model still draws about a fifth of its limit.",
-            "DCGM_FI_DEV_POWER_USAGE",
+            POWER_W,
             "watt",
         ),
         _panel(
@@ -87,7 +90,7 @@ POWER = Row(
             "so are GPUs on the same nodes that serve other workloads.",
             (
                 Query(
-                    ratio("sum(DCGM_FI_DEV_POWER_USAGE)", rate(M.GENERATION_TOKENS)),
+                    ratio(f"sum({POWER_W})", rate(M.GENERATION_TOKENS)),
                     "per token",
                 ),
             ),
@@ -98,7 +101,7 @@ POWER = Row(
             "Temperature",
             "Of the chip. At the limit the clocks fall, and rising latency is the only other sign. "
             "Memory has its own sensor and may throttle first.",
-            "DCGM_FI_DEV_GPU_TEMP",
+            "DCGM_FI_DEV_GPU_TEMP or gpu_temperature_C",
             "celsius",
             thresholds=((0, GREEN), (80, YELLOW), (90, RED)),
         ),
@@ -106,7 +109,7 @@ POWER = Row(
             "SM clock",
             "Falls when the chip is hot or at its power limit. Idle GPUs clock down as well, which "
             "is not a fault. Dips between two scrapes are missed.",
-            "DCGM_FI_DEV_SM_CLOCK * 1e6",
+            "(DCGM_FI_DEV_SM_CLOCK or gpu_clock_sm_MHz) * 1e6",
             "hertz",
         ),
     ),
@@ -119,7 +122,8 @@ MEMORY = Row(
             "Memory in use",
             "vLLM reserves its share at start and keeps it, so the line is flat and does not "
             "measure load. The vLLM dashboard shows how full the KV cache is.",
-            "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE)",
+            "DCGM_FI_DEV_FB_USED / (DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE)"
+            " or gpu_memory_used_MiB / gpu_memory_total_MiB",
             "percentunit",
         ),
         Panel(
@@ -151,7 +155,7 @@ MEMORY = Row(
 DASHBOARD = Dashboard(
     "gpu",
     "GPU",
-    "DCGM's view of the GPUs: activity, power, memory and errors.",
+    "The GPUs by DCGM, or by NVML where there is no DCGM: activity, power, memory, errors.",
     (ACTIVITY, POWER, MEMORY),
     VARIABLES,
 )

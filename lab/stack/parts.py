@@ -3,6 +3,7 @@
 plan.py says which parts there are, the supervisor runs them.
 """
 
+import ctypes
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,32 @@ def alertmanager(tools: Toolbox, ports: dict[str, int], state: Path, config: Pat
         alive=f"http://{listen}/-/healthy",
         essential=False,
     )
+
+
+def gpu_exporter(tools: Toolbox, ports: dict[str, int]) -> Part:
+    """Return the exporter of the machine's NVIDIA GPUs, which reads NVML and needs no DCGM."""
+    url = f"http://{HOST}:{ports['gpu']}/metrics"
+    return Part(
+        name="gpu",
+        what="nvitop-exporter: use, memory and power of the NVIDIA GPUs",
+        argv=(
+            tools.gpu_exporter,
+            *("--bind-address", HOST, "--port", str(ports["gpu"])),
+            *("--hostname", "localhost", "--interval", "1"),
+        ),
+        ports={"gpu": ports["gpu"]},
+        ready=Probe("http", {"url": url}),
+        alive=url,
+        essential=False,
+    )
+
+
+def has_nvidia_driver() -> bool:
+    """Return whether NVML answers, without which the GPU's exporter ends at once."""
+    try:
+        return ctypes.CDLL("libnvidia-ml.so.1").nvmlInit_v2() == 0
+    except (OSError, AttributeError):
+        return False
 
 
 def web_pages(prometheus: str) -> list[str]:

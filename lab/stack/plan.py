@@ -168,6 +168,8 @@ def _files(lab: _Lab) -> dict[Path, str]:
     on_demand = lab.file("on-demand-targets.json")
     rules = lab.file("prometheus-rules.yml")
     targets = prometheus_config.targets(lab.ports, lab.url, lab.external)
+    if _has_gpu(lab):
+        targets["gpu"] = f"{HOST}:{lab.ports['gpu']}"
     if lab.changes.unscraped in targets:
         # Not without the job: only a target that goes away makes its series stale at once.
         targets[lab.changes.unscraped] = ""
@@ -232,10 +234,19 @@ def _prometheus(lab: _Lab) -> list[Part]:
         alive=f"http://{listen}/",
         essential=False,
     )
-    if not _alertmanager(lab):
-        return [prometheus, node]
-    config = lab.file("alertmanager.yml")
-    return [prometheus, node, parts.alertmanager(lab.tools, lab.ports, lab.state, config)]
+    ours = [prometheus, node]
+    if _has_gpu(lab):
+        ours.append(parts.gpu_exporter(lab.tools, lab.ports))
+    if _alertmanager(lab):
+        config = lab.file("alertmanager.yml")
+        ours.append(parts.alertmanager(lab.tools, lab.ports, lab.state, config))
+    return ours
+
+
+def _has_gpu(lab: _Lab) -> bool:
+    """Return whether there is a GPU to export, and our Prometheus to scrape it."""
+    is_set_up = lab.tools.gpu_exporter and "prometheus" not in lab.external
+    return bool(is_set_up) and parts.has_nvidia_driver()
 
 
 def _alertmanager(lab: _Lab) -> str:

@@ -25,6 +25,7 @@ PREFERRED = {
     "llama_stack_metrics": 19464,
     "prometheus": 19090,
     "node": 19100,
+    "gpu": 19101,
     "view": 19001,
     "grafana": 13000,
     "alertmanager": 19093,

@@ -12,7 +12,7 @@ from lab.errors import SetupError
 from lab.settings import REPO
 
 TOOLS_FILE = REPO / ".venvs" / "tools.json"
-OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build", "python_ogx")
+OPTIONAL = ("promtool", "alertmanager", "grafana", "vllm_build", "python_ogx", "gpu_exporter")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Toolbox:
     alertmanager: str = ""
     grafana: str = ""
     python_ogx: str = ""
+    gpu_exporter: str = ""
 
     @property
     def cache_dir(self) -> Path:

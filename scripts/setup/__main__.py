@@ -63,6 +63,8 @@ def _set_up(build: str, extra: list[str]) -> list[str]:
         )
     digests = environments.digests(build)
     names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
+    if build == "cuda" and "light" not in extra:
+        extra = [*extra, "gpu"]  # the exporter of the GPU that vLLM will use
     names += [name for name in environments.OPTIONAL if name in extra]
     missing = [name for name in names if not places.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()

@@ -17,7 +17,7 @@ from scripts.setup.progress import attempt, run, say
 RECIPE = "1"  # raise it when environments made by an older set-up must be built again
 LAB_PYTHONS = ["3.12", "3.13"]  # Llama Stack 0.7.3 needs 3.12
 VLLM_BUILDS = ("cpu", "cuda", "source")
-OPTIONAL = ("bench", "ogx", "instrumentations")  # built only where they are named
+OPTIONAL = ("bench", "ogx", "instrumentations", "gpu")  # built only where they are named
 
 # What the servers, the kernels and the notebooks import; imported once at the end.
 LAB_MODULES = [

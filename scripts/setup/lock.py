@@ -34,6 +34,7 @@ FILES = {
     "checkov.txt": ("3.12", ["requirements/checkov.in"]),
     "instrumentations.txt": ("3.12", ["requirements/instrumentations.in"]),
     "ogx.txt": ("3.12", ["requirements/ogx.in"]),
+    "gpu.txt": ("3.12", ["requirements/gpu.in"]),
     "bench.txt": ("3.11", ["requirements/bench.in", *_overrides("bench")]),
 }
 

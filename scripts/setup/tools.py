@@ -27,6 +27,7 @@ def write_tools(prometheus: dict[str, str], vllm_build: str, uv: str) -> None:
         "python_lab": str(VENVS / "lab/bin/python"),
         "python_vllm": str(VENVS / "vllm/bin/python") if (VENVS / "vllm").is_dir() else "",
         "python_ogx": str(VENVS / "ogx/bin/python") if (VENVS / "ogx").is_dir() else "",
+        "gpu_exporter": str(VENVS / "gpu/bin/nvitop-exporter") if (VENVS / "gpu").is_dir() else "",
         "uv": uv,
         "vllm_build": vllm_build,
         "torch_source": places.read_stamp(VENVS / "vllm").get("torch", ""),

@@ -14,7 +14,7 @@ from opentelemetry.util.re import parse_env_headers
 
 from lab.errors import ModelError, SetupError
 from lab.settings import load_settings
-from lab.stack import control, plan
+from lab.stack import control, parts, plan
 from lab.stack.changes import Changes
 from lab.stack.parts import AGENT_PATH
 from lab.stack.ports import PREFERRED
@@ -182,6 +182,40 @@ def test_alertmanager_runs_where_set_up_found_it(lab):
     assert "--cluster.listen-address=" in part.argv
     managers = yaml.safe_load(made.files[config])["alerting"]["alertmanagers"]
     assert managers == [{"static_configs": [{"targets": [f"127.0.0.1:{part.port}"]}]}]
+
+
+def test_a_gpu_is_exported_where_a_driver_answers(lab, monkeypatch):
+    """Prometheus scrapes the exporter of NVML, on loopback; without a driver neither exists."""
+    settings, tools = lab
+    tools = replace(tools, vllm_build="cuda", gpu_exporter="nvitop-exporter")
+    monkeypatch.setattr(parts, "has_nvidia_driver", lambda: False)
+    without = make(settings(), tools)
+    assert "gpu" not in {part.name for part in without.parts}
+    assert "19101" not in "".join(without.files.values())
+
+    monkeypatch.setattr(parts, "has_nvidia_driver", lambda: True)
+    made = make(settings(), tools)
+    exporter = next(part for part in made.parts if part.name == "gpu")
+    assert exporter.argv[:5] == (
+        "nvitop-exporter",
+        "--bind-address",
+        "127.0.0.1",
+        "--port",
+        "19101",
+    )
+    assert not exporter.essential
+    config = next(text for path, text in made.files.items() if path.name == "prometheus.yml")
+    jobs = {job["job_name"]: job for job in yaml.safe_load(config)["scrape_configs"]}
+    assert jobs["gpu"]["static_configs"] == [{"targets": ["127.0.0.1:19101"]}]
+
+    monkeypatch.setenv("LAB_PROMETHEUS_URL", "http://elsewhere:9090")
+    assert "gpu" not in {part.name for part in make(settings(), tools).parts}
+
+
+def test_the_driver_is_asked_itself():
+    """NVML answers exactly where the machine has the driver's own interface."""
+    devices = list(Path("/dev").glob("nvidia[0-9]*")) + list(Path("/dev").glob("dxg"))
+    assert parts.has_nvidia_driver() == bool(devices)
 
 
 def test_an_incident_changes_the_plan(lab):
