@@ -59,8 +59,17 @@ def judge_requests(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
 
 
 def parse_tool_calls(calls: Any) -> list[dict[str, Any]]:
-    """Return a record's tool calls as objects; in a saved run they are JSON text."""
+    """Return a record's tool calls as objects; in a saved run they are JSON text.
+
+    The requests of a window have none, since only their client knows them.
+    """
+    if _is_missing(calls):
+        return []
     return json.loads(calls) if isinstance(calls, str) else list(calls)
+
+
+def _is_missing(calls: Any) -> bool:
+    return bool(pd.api.types.is_scalar(calls) and pd.isna(calls))
 
 
 def find_scenario(scenario_id: Any) -> Scenario | None:
@@ -90,7 +99,9 @@ def error_texts(spans: pd.DataFrame) -> dict[str, ErrorTexts]:
 def _judgement(row: Any, errors: ErrorTexts) -> dict[str, Any]:
     judgement: dict[str, Any] = {"request_id": row.request_id}
     scenario = find_scenario(row.scenario_id)
-    if scenario is None or (row.status == "ok" and pd.isna(row.answer)):
+    if scenario is None or _is_missing(row.tool_calls):
+        return judgement
+    if row.status == "ok" and pd.isna(row.answer):
         return judgement
 
     turn = scenario.turns[row.turn_index]

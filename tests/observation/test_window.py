@@ -9,10 +9,12 @@ import pytest
 import lab
 from lab import cost, frames, latency
 from lab.errors import NoData, StoreError, WorkloadError
+from lab.observation import judge_requests, parse_tool_calls
 from lab.observation.window import ARRIVED_S, QUERY, parse_window, window_run
 from lab.schema import Service, Span
 from lab.settings import Settings, load_settings
 from lab.tracestore.traceql.parse import parse
+from lab.world import make_scenarios
 from tests.frames.telemetry import SERVER, T0, agent_request, document, span
 from tests.stores.servers import RecordingServer, Reply, serving
 
@@ -101,6 +103,19 @@ def test_a_window_lacks_what_only_a_client_knows(tempo: RecordingServer) -> None
     assert cost.needed_turns(seen.requests).empty
     with pytest.raises(WorkloadError, match="lab record"):
         run.save("anywhere")
+
+
+def test_a_failed_request_of_a_window_is_not_judged(tempo: RecordingServer) -> None:
+    """Its tool calls are not known, even where its scenario is."""
+    seen = lab.observe(window_run(settings_of(tempo), WINDOW), settings_of(tempo))
+    scenario = make_scenarios(1, seed=3)[0].id
+    failed = seen.run.records.assign(status="error", scenario_id=scenario, turn_index=0)
+    assert failed["tool_calls"].isna().all()
+    judged = judge_requests(failed, seen.spans)
+    assert judged["request_id"].tolist() == failed["request_id"].tolist()
+    assert judged[["right_tool", "answer_states"]].isna().all(axis=None)
+    assert judged["called_tools"].isna().all()
+    assert [parse_tool_calls(calls) for calls in failed["tool_calls"]] == [[]]
 
 
 def test_unknown_cache_hits_are_counted(tempo: RecordingServer) -> None:
