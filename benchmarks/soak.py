@@ -75,7 +75,6 @@ def load_command(folder: Path, options: argparse.Namespace) -> list[str]:
         *(sys.executable, "-m", "lab.cli", "load", "--quiet", "--out", str(folder / "runs")),
         *("--arrivals", f"constant:{options.requests_per_s:g}"),
         *("--duration-s", f"{60 * options.minutes:g}"),
-        *(word for kind in options.kinds for word in ("--kinds", kind)),
     ]
 
 
@@ -166,12 +165,6 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--requests-per-s", type=float, default=8)
-    parser.add_argument(
-        "--kinds",
-        nargs="*",
-        default=["no_tool", "single"],
-        help="of scenarios; all kinds at 8 per second are more than two cores can answer",
-    )
     parser.add_argument("--spans-per-s", type=float, default=500)
     parser.add_argument("--settle-minutes", type=float, default=5, help="left out of the growth")
     parser.add_argument("--limit-percent", type=float, default=1, help="growth allowed per hour")
