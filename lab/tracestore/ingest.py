@@ -1,8 +1,9 @@
 """The path of a payload: decode, write ahead, acknowledge, then append to the database.
 
-Two threads do it. The *logger* decodes queued payloads, writes them to the log and acknowledges
-them after the fsync; payloads that arrive meanwhile form the next group. The *flusher* appends
-decoded batches to the database.
+A *logger* decodes queued payloads, writes them to the log and acknowledges them after the fsync;
+payloads that arrive meanwhile form the next group. Large payloads have a logger of their own, so
+that small ones do not wait until a large one is decoded. The *flusher* appends decoded batches to
+the database, in the order of the log.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("lab.tracestore.ingest")
 
 GROUP_BYTES = 4 * 2**20
+_LARGE_BYTES = 2**18
+_MANY_MESSAGES = 2**17  # they take about a tenth of a second to decode
 _LOG_ROOM = (
     8 * 2**20
 )  # free on the disk before a log that could not be written counts as well again
@@ -113,7 +116,8 @@ class Ingest:
         self.acked_seq = store.flushed_seq
 
         self._lock = threading.Condition()
-        self._queue: deque[_Item] = deque()
+        self._small: deque[_Item] = deque()
+        self._large: deque[_Item] = deque()
         self._queued_bytes = 0
         self._pending: deque[_Decoded] = deque()
         self._pending_spans = 0
@@ -124,6 +128,8 @@ class Ingest:
         self._is_stuck = False
         self._log_fault: StoreBroken | None = None
         self._is_replayed = False
+        self._log_order = threading.Lock()  # held from writing to the log until it is in _pending
+        self._loggers: list[threading.Thread] = []
         self._threads: list[threading.Thread] = []
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wal")
 
@@ -137,10 +143,14 @@ class Ingest:
         if not self._is_replayed and not self._is_stuck:
             replayed = self._try_replay()
         self.reserve.hold()
-        for target in (self._log_forever, self._flush_forever):
-            thread = threading.Thread(target=target, name=target.__name__.strip("_"), daemon=True)
+        self._loggers = [
+            threading.Thread(target=self._log_forever, args=(queue,), name="logger", daemon=True)
+            for queue in (self._small, self._large)
+        ]
+        flusher = threading.Thread(target=self._flush_forever, name="flusher", daemon=True)
+        self._threads = [*self._loggers, flusher]
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
         return replayed
 
     @property
@@ -258,9 +268,9 @@ class Ingest:
                 raise Overloaded("the trace store is shutting down")
             if refusal := self._refusal:
                 raise refusal
-            full = self._queued_bytes + len(payload) > self.limits.queue_bytes and self._queue
+            is_full = self._queued_bytes + len(payload) > self.limits.queue_bytes
             if (
-                full
+                (is_full and self._queued_bytes)
                 or self._pending_spans > self.limits.pending_spans
                 or self._pending_bytes > self.limits.pending_bytes
             ):
@@ -268,7 +278,8 @@ class Ingest:
                     "the ingest queue is full",
                     got=f"{self._queued_bytes} bytes and {self._pending_spans} spans waiting",
                 )
-            self._queue.append((payload, future))
+            queue = self._large if len(payload) > _LARGE_BYTES else self._small
+            queue.append((payload, future))
             self._queued_bytes += len(payload)
             self._lock.notify_all()
         return future
@@ -316,8 +327,8 @@ class Ingest:
         self.wal.close()
         return True
 
-    def _log_forever(self) -> None:
-        while (group := self._next_group()) is not None:
+    def _log_forever(self, queue: deque[_Item]) -> None:
+        while (group := self._next_group(queue)) is not None:
             try:
                 self._log_group(group)
             except Exception as e:  # an unknown fault must not leave senders waiting for ever
@@ -325,15 +336,15 @@ class Ingest:
                 fault = StoreBroken("the payload could not be stored", got=repr(e)[:300])
                 self._answer([(f, fault) for _, f in group if not f.done()])
 
-    def _next_group(self) -> list[_Item] | None:
+    def _next_group(self, queue: deque[_Item]) -> list[_Item] | None:
         with self._lock:
-            self._lock.wait_for(lambda: self._queue or self._stopping)
-            if not self._queue:
+            self._lock.wait_for(lambda: queue or self._stopping)
+            if not queue:
                 return None
             group = []
             size = 0
-            while self._queue and size < GROUP_BYTES:
-                group.append(self._queue.popleft())
+            while queue and size < GROUP_BYTES:
+                group.append(queue.popleft())
                 size += len(group[-1][0])
             self._queued_bytes -= size
             return group
@@ -380,18 +391,28 @@ class Ingest:
         """Make the payloads of a batch durable, and queue its tables for the database."""
         if refusal := self._refusal:
             raise refusal
-        written = self._disk.submit(self.wal.append, payloads)
-        try:
-            tables = batch.tables()  # while the disk works
-        finally:
-            seq = written.result()
+        if batch.messages > _MANY_MESSAGES:
+            tables = batch.tables()  # before the log is held, for which the other logger waits
+            with self._log_order:
+                self._enqueue(tables, self.wal.append(payloads))
+            return
 
+        with self._log_order:
+            written = self._disk.submit(self.wal.append, payloads)
+            try:
+                tables = batch.tables()  # while the disk works
+            finally:
+                seq = written.result()
+            self._enqueue(tables, seq)
+
+    def _enqueue(self, tables: tuple[pa.Table, pa.Table, pa.Table], seq: int) -> None:
+        """Hand what the log holds up to `seq` to the flusher."""
         self._log_fault = None
         decoded = _Decoded(*tables, seq)
         with self._lock:
             self.acked_seq = seq
             self._pending.append(decoded)
-            self._pending_spans += batch.rows
+            self._pending_spans += decoded.spans.num_rows
             self._pending_bytes += decoded.bytes
             self._lock.notify_all()
 
@@ -426,7 +447,7 @@ class Ingest:
 
     def _due(self) -> bool:
         if not self._pending:
-            return self._stopping and not self._threads[0].is_alive()
+            return self._stopping and not any(logger.is_alive() for logger in self._loggers)
         return (
             self._flush_now
             or self._stopping

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from pathlib import Path
 from uuid import UUID
 
@@ -21,10 +22,13 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.tracestore import otlp_http
+from lab.tracestore.decode import SpanBatch
 from lab.tracestore.errors import Overloaded
+from lab.tracestore.ingest import _LARGE_BYTES, Ingest, Limits
 from lab.tracestore.otlp_json import as_protobuf_json
 from lab.tracestore.rebuild import traces
 from lab.tracestore.store import SpanStore
+from lab.tracestore.telemetry import Telemetry
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import load, random_spans, request_of
 from tests.tracestore.hypotheses import QUICK
@@ -435,9 +439,6 @@ def test_a_full_queue_is_answered_with_429(
 
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
     """The queue refuses payloads above its bytes, but accepts a single large one."""
-    from lab.tracestore.ingest import Ingest, Limits
-    from lab.tracestore.telemetry import Telemetry
-
     store = SpanStore(tmp_path, threads=1)
     ingest = Ingest(
         store, tmp_path / "wal", Telemetry(), Limits(queue_bytes=100)
@@ -446,6 +447,33 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
     with pytest.raises(Overloaded):
         ingest.submit(bytes(200))
     store.close()
+
+
+def test_a_small_payload_does_not_wait_for_a_large_one(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is acknowledged while a large payload is being decoded; then both can be queried."""
+    ingest = running.engine.ingest
+    small = request_of(random_spans(1)).SerializeToString()
+    spans = random_spans(2, traces=600)
+    large = request_of(spans).SerializeToString()
+    assert len(small) < _LARGE_BYTES < len(large)
+    may_decode = threading.Event()
+    add = SpanBatch.add
+
+    def add_later(batch: SpanBatch, payload: bytes) -> tuple[int, int, str]:
+        assert len(payload) < _LARGE_BYTES or may_decode.wait(60)
+        return add(batch, payload)
+
+    monkeypatch.setattr(SpanBatch, "add", add_later)
+    of_large = ingest.submit(large)
+    try:
+        assert ingest.submit(small).result(timeout=30).spans
+        assert not of_large.done()
+    finally:
+        may_decode.set()
+    assert of_large.result(timeout=30).spans == len(spans)
+    assert ingest.wait_visible(ingest.acked_seq, timeout_s=30)
 
 
 def test_opentelemetry_sdk_exports_to_it(running: Running) -> None:
