@@ -5,8 +5,9 @@
 Starts a lab in a temporary state folder, drives agent requests at a constant rate, and sends spans
 to the trace store beside them. Prints the resident memory of each part per minute, and its growth
 after the first minutes in % per hour with a 95 % interval (Theil-Sen, which single jumps do not
-move). A part grows if the whole interval is above `--limit-percent`. Exit status 1 if a part grows,
-died, or too few requests succeeded.
+move). A part grows if the whole interval is above `--limit-percent`. Nothing changes meanwhile:
+`lab investigate` compares each window of `--window-s` with the one before it, and what it finds is
+a false finding. Exit status 1 if a part grows, died, or too few requests succeeded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ from scipy import stats
 from benchmarks.start_up import temporary_lab
 from benchmarks.tracestore_corpus import SPANS_PER_REQUEST, requests
 from lab import stack
+from lab.errors import LabError
+from lab.investigation import NOTHING, investigate
 from lab.settings import Settings
+from lab.stores.timestamps import utc
 
 SAMPLES_PER_MINUTE = 6
 MIB = 2**20
@@ -126,6 +130,21 @@ def report(samples: list[tuple[float, dict[str, float]]], options: argparse.Name
     return result
 
 
+def false_findings(settings: Settings, start: float, end: float, window_s: float) -> dict:
+    """Compare each window with the one before it; return what was found, though nothing changed."""
+    edges = [utc(at) for at in np.arange(start, end, window_s)]
+    found: list[str] = []
+    windows = list(zip(edges, edges[1:], edges[2:], strict=False))
+    for before, since, until in windows:
+        try:
+            cause = investigate(settings, f"{since}/{until}", f"{before}/{since}").cause
+        except LabError as e:
+            cause = f"{e.happened}: {e.got}"
+        if cause != NOTHING:
+            found.append(f"{since}/{until}: {cause}")
+    return {"windows": len(windows), "false_findings": found}
+
+
 def soak(settings: Settings, folder: Path, options: argparse.Namespace) -> dict:
     """Load the lab and return what happened."""
     urls = stack.up(settings, wait_for="all")
@@ -137,6 +156,7 @@ def soak(settings: Settings, folder: Path, options: argparse.Namespace) -> dict:
     samples: list[tuple[float, dict[str, float]]] = []
     faults: set[str] = set()
     began = time.monotonic()
+    began_at = time.time()
     process = psutil.Process(driver.pid)
     while driver.poll() is None:
         memory, not_ready = sample(settings, process)
@@ -150,8 +170,11 @@ def soak(settings: Settings, folder: Path, options: argparse.Namespace) -> dict:
     output = (folder / "load.log").read_text(errors="replace")
     if driver.returncode:
         faults.add(f"lab load ended with {driver.returncode}")
+    settled_at = began_at + 60 * min(1.0, options.minutes / 10)
+    ends_at = began_at + 60 * options.minutes
     return {
         "minutes": options.minutes,
+        "calm": false_findings(settings, settled_at, ends_at, options.window_s),
         "spans_stored": spans.sent,
         "spans_refused": spans.refused,
         "load": output.strip().splitlines()[-12:],
@@ -168,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--requests-per-s", type=float, default=3)
     parser.add_argument("--spans-per-s", type=float, default=500)
     parser.add_argument("--settle-minutes", type=float, default=5, help="left out of the growth")
+    parser.add_argument("--window-s", type=float, default=30, help="length of a calm window")
     parser.add_argument("--limit-percent", type=float, default=1, help="growth allowed per hour")
     options = parser.parse_args(argv)
     with (
