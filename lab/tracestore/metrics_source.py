@@ -54,7 +54,9 @@ class Spans:
         self.request = request
         self.query = request.query
         self._estimated_spans = store.estimated_spans
-        window = windows.overlapping(con, request.start_ns, request.end_ns)
+        # The grid of a range may reach beyond the last time that a span can have.
+        self._end_ns = min(request.end_ns, windows.END_OF_TIME)
+        window = windows.overlapping(con, request.start_ns, self._end_ns)
         plan = fetch_plan(request.query)
         self.compiler = SpansetCompiler(store.catalogue, window, plan=plan)
         self.fields = self.compiler.fields()
@@ -86,7 +88,7 @@ class Spans:
         add = self.compiler.parameters.add
         inside = (
             f"s.start_ns > {add(request.start_ns)}::BIGINT "
-            f"AND s.start_ns <= {add(request.end_ns)}::BIGINT"
+            f"AND s.start_ns <= {add(self._end_ns)}::BIGINT"
         )
         stages = self.query.pipeline.stages
         filters = [s for s in stages if isinstance(s, ast.Filter)]

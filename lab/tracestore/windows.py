@@ -8,7 +8,7 @@ import duckdb
 
 from lab.tracestore.traceql.spansets import Window
 
-_END_OF_TIME = 2**63 - 1
+END_OF_TIME = 2**63 - 1
 
 # Traces that overlap the window and reach beyond it; of all others that overlap, every span does.
 _EDGES = """
@@ -20,7 +20,7 @@ _EDGES = """
 
 def overlapping(con: duckdb.DuckDBPyConnection, start_ns: int, end_ns: int) -> Window:
     """Return the window of the traces that overlap [start_ns, end_ns] (unix ns)."""
-    if start_ns <= 0 and end_ns >= _END_OF_TIME:
+    if start_ns <= 0 and end_ns >= END_OF_TIME:
         return Window()
 
     ((first, last),) = con.execute("SELECT min(first_ns), max(end_ns) FROM extents").fetchall()

@@ -293,6 +293,12 @@ def test_values_at_every_bound_are_answered(running: Running) -> None:
             q = query if path == "/api/search" else f"{query} | rate()"
             answer = running.tempo.get(path, params={"q": q})
             assert answer.status_code == 200, (path, query, answer.text)
+    for step in ("7s", "60s", "23h"):  # their grids reach beyond the end
+        for q in ("{} | count_over_time()", "{} | quantile_over_time(duration, .5)", "{} | rate()"):
+            params = {"q": q, "end": 2**63 - 1, "step": step, "exact": "true"}
+            answer = running.tempo.get("/api/metrics/query_range", params=params)
+            assert answer.status_code == 200, (params, answer.text)
+            assert answer.json()["series"], params
     assert running.tempo.get(f"/api/v2/traces/{'07' * 16}").status_code == 200
 
 
