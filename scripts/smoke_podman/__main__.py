@@ -21,10 +21,9 @@ import lab
 from lab.command_line import as_main
 from lab.settings import REPO, Settings, load_settings
 from lab.stack.cluster import shards as shard_records
+from lab.stack.cluster.kubectl import K8S, render, versions
 from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
-from scripts.check_cluster import render
-from scripts.check_cluster.render import K8S, versions
 from scripts.smoke_podman import proof, scrape
 from scripts.smoke_podman.engine import Engine, missing_programs
 from scripts.smoke_podman.images import Builder
@@ -85,7 +84,7 @@ def say(text: str) -> None:
 
 
 def _play(engine: Engine, fast: bool) -> None:
-    documents = render.overlay(OVERLAY)
+    documents = render(OVERLAY)
     documents, notes = for_podman(documents)
     if not fast:
         documents += scrape.deployment(documents, versions()["PROMETHEUS"])
@@ -122,7 +121,7 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     """Drive one plan from the load Job's pods; return the whole run and each shard's requests."""
     plan = lab.make_plan(requests=REQUESTS, arrivals=lab.Poisson(2.0), seed=1, settings=settings)
     run_id = "smoke-podman"
-    documents = render.folder(K8S / "load")
+    documents = render("load", K8S)
     shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
     saved = Path(plan.save(player.engine.folder / "plan.jsonl")).read_bytes()
     packed = base64.b64encode(gzip.compress(saved)).decode()

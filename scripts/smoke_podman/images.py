@@ -16,8 +16,8 @@ from pathlib import Path
 
 from lab.errors import SetupError, StackError
 from lab.settings import REPO
+from lab.stack.cluster.kubectl import K8S, versions
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster.render import K8S, versions
 from scripts.setup import pip_config
 from scripts.smoke_podman.engine import Engine
 

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from lab.errors import SetupError, StackError
-from scripts.check_cluster import render
 from scripts.smoke_podman import __main__ as smoke
 from scripts.smoke_podman import engine, scrape
 from scripts.smoke_podman.pods import (
@@ -26,6 +25,7 @@ from scripts.smoke_podman.pods import (
     pods_of,
     service_names,
 )
+from tests.k8s.checks import render
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import yaml
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.rules import alerts, rule_groups
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.render import REPO
+from tests.k8s.checks.render import REPO
 
 
 def promtool() -> str:
