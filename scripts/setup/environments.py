@@ -107,9 +107,8 @@ def base_for(b: Builder, name: str) -> Base:
     needs_cpu_torch = name == "bench" or (name == "vllm" and b.vllm_build == "cpu")
     wheels = b.torch_wheels if needs_cpu_torch else []
     for wheel in wheels:  # one on this machine decides which Python the environment gets
-        for python in interpreters.installed(b.uv, wheel.python, b.env):
-            if interpreters.works(python, wheel.python):
-                return Base(python, wheel)
+        if python := interpreters.first_working(b.uv, [wheel.python], b.env):
+            return Base(python, wheel)
     return Base(interpreters.find(b.uv, pythons_for(name), b.env, name))
 
 
