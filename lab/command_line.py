@@ -5,11 +5,13 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lab.errors import LabError
+from lab.errors import LabError, SettingsError
+from lab.files import write_atomically
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -60,6 +62,14 @@ def as_main(
         return status
 
     return main
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write the file that an option names. Raises SettingsError where it cannot be written."""
+    try:
+        write_atomically(path, text)
+    except OSError as e:
+        raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
 
 
 @contextlib.contextmanager

@@ -56,8 +56,7 @@ def play_overlay(
 def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
     """Build the images, play the overlay, prove it, take it down. Raises what did not work."""
     engine = Engine.prepare(folder)
-    left = engine.take_down()  # of a run that was killed
-    shutil.rmtree(folder / "volumes", ignore_errors=True)
+    engine.take_down()  # of a run that was killed
     shutil.rmtree(folder / "logs", ignore_errors=True)
     (folder / "logs").mkdir()
     try:
@@ -71,7 +70,6 @@ def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
         _play(engine, fast)
     finally:
         left = engine.take_down()
-        shutil.rmtree(folder / "volumes", ignore_errors=True)
         if not keep_images:
             say("removing the images")
             engine.run("system", "reset", "--force", check=False, timeout_s=1800)
@@ -84,15 +82,14 @@ def say(text: str) -> None:
 
 
 def _play(engine: Engine, fast: bool) -> None:
-    documents = render(OVERLAY)
-    documents, notes = for_podman(documents)
+    documents, notes = for_podman(render(OVERLAY))
     if not fast:
         documents += scrape.deployment(documents, versions()["PROMETHEUS"])
     pods = pods_of(documents)
     give_addresses(pods)
     if not fast:
-        config, jobs = scrape.config_map(documents, pods)
-        documents.append(config)
+        text, jobs = scrape.configuration(documents, pods)
+        documents.append(scrape.config_map(documents, "prometheus-lab", "prometheus.yml", text))
         notes.append(f"left out, with their pods: the scrape jobs {', '.join(jobs)}")
     for note in notes:
         say(note)
@@ -125,13 +122,9 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
     saved = Path(plan.save(player.engine.folder / "plan.jsonl")).read_bytes()
     packed = base64.b64encode(gzip.compress(saved)).decode()
-    documents.append(
-        {
-            "kind": "ConfigMap",
-            "metadata": {"name": "load-plan", "namespace": "llm-lab"},
-            "binaryData": {"plan.jsonl.gz": packed},
-        }
-    )
+    meta = {"name": "load-plan", "namespace": "llm-lab"}
+    data = {"plan.jsonl.gz": packed}
+    documents.append({"kind": "ConfigMap", "metadata": meta, "binaryData": data})
     pods = pods_of(documents)
     give_addresses(pods, first=100)
     driver = Player(player.engine, documents, pods, {}, say)
