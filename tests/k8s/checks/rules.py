@@ -47,7 +47,7 @@ def check_runbooks(folder: Path = REPO) -> list[str]:
 
 def check_scrape_configuration(documents: list[dict[str, Any]]) -> list[str]:
     """Return what promtool reports about the scrape configuration that the monitors lead to."""
-    from scripts.smoke_podman import pods, scrape
+    from tests.smoke_podman import pods, scrape
 
     running = pods.pods_of(documents)
     pods.give_addresses(running)

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from lab.errors import PartFailed
-from scripts.smoke_podman.engine import Engine
-from scripts.smoke_podman.pods import Document, Pod, command, service_names
+from tests.smoke_podman.engine import Engine
+from tests.smoke_podman.pods import Document, Pod, command, service_names
 
 RETRY_S = 5.0
 JOB_LIMIT_S = 600.0

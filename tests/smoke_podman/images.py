@@ -21,7 +21,7 @@ from lab.stack.cluster.kubectl import K8S, versions
 from lab.stack.toolbox import Toolbox
 from scripts.setup import pip_config
 from scripts.setup.places import digest_of, read_stamp
-from scripts.smoke_podman.engine import Engine
+from tests.smoke_podman.engine import Engine
 
 DEBIAN = "localhost/llm-lab-smoke/debian:1"
 # What CPython's modules and vLLM's CPU build link to.

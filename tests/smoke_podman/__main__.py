@@ -1,6 +1,6 @@
 """Run the rendered overlay minikube-cpu with podman, and prove that it works.
 
-    python -m scripts.smoke_podman [--fast]
+    python -m tests.smoke_podman [--fast]
 
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
@@ -24,11 +24,11 @@ from lab.stack.cluster import shards as shard_records
 from lab.stack.cluster.kubectl import K8S, render, versions
 from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
-from scripts.smoke_podman import proof, scrape
-from scripts.smoke_podman.engine import Engine, missing_programs
-from scripts.smoke_podman.images import Builder
-from scripts.smoke_podman.play import Player
-from scripts.smoke_podman.pods import for_podman, give_addresses, pods_of
+from tests.smoke_podman import proof, scrape
+from tests.smoke_podman.engine import Engine, missing_programs
+from tests.smoke_podman.images import Builder
+from tests.smoke_podman.play import Player
+from tests.smoke_podman.pods import for_podman, give_addresses, pods_of
 
 OVERLAY = "minikube-cpu"
 SHARDS = 2
@@ -160,7 +160,7 @@ def _settings(folder: Path, names: dict[str, str]) -> Settings:
     return load_settings(state_dir=folder / "volumes" / "state", **urls)
 
 
-main = as_main(play_overlay, "python -m scripts.smoke_podman", prints_errors=True)
+main = as_main(play_overlay, "python -m tests.smoke_podman", prints_errors=True)
 
 
 if __name__ == "__main__":

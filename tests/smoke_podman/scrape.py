@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from lab.doctor.kubernetes import MONITORS, selects
-from scripts.smoke_podman.pods import Document, Pod
+from tests.smoke_podman.pods import Document, Pod
 
 
 def configuration(documents: list[Document], pods: list[Pod]) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from lab.errors import StackError
 from lab.stack.cluster.kubectl import versions
-from scripts.smoke_podman.engine import NETWORK, SUBNET
+from tests.smoke_podman.engine import NETWORK, SUBNET
 
 Document = dict[str, Any]
 ARBITRARY_UID = 1000650000  # what OpenShift gives to a pod that names no user
