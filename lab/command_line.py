@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from lab.errors import LabError, SettingsError
-from lab.files import write_atomically
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -66,6 +65,8 @@ def as_main(
 
 def write_output(path: Path, text: str) -> None:
     """Write the file that an option names. Raises SettingsError where it cannot be written."""
+    from lab.files import write_atomically  # not for `lab --help`
+
     try:
         write_atomically(path, text)
     except OSError as e:
