@@ -5,11 +5,12 @@ import functools
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from lab.errors import LabError
+from lab.errors import LabError, SettingsError
 
 STYLE: dict[str, Any] = {
     "add_completion": False,
@@ -60,6 +61,16 @@ def as_main(
         return status
 
     return main
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write the file that an option names. Raises SettingsError where it cannot be written."""
+    from lab.files import write_atomically  # not for `lab --help`
+
+    try:
+        write_atomically(path, text)
+    except OSError as e:
+        raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
 
 
 @contextlib.contextmanager

@@ -69,18 +69,13 @@ def check_set_up(is_set_up: bool) -> Finding:
 def check_python(versions: list[str] = environments.LAB_PYTHONS) -> Finding:
     """Look for an interpreter of these versions, where set-up looks too."""
     uv = str(tools.read_tools().get("uv") or shutil.which("uv") or "")
-    for version in versions:
-        for python in interpreters.installed(uv, version, dict(os.environ)):
-            if interpreters.works(python, version):
-                return Finding("Python", OK, f"{version} at {python}")
-    names = " or ".join(versions)
-    return Finding(
-        "Python",
-        WARNING,
-        f"no Python {names} on this machine",
+    if python := interpreters.first_working(uv, versions, dict(os.environ)):
+        return Finding("Python", OK, str(python))
+    fix = (
         f"set-up will try to download one; or install Python {versions[0]}, for example with "
-        f"`pyenv install {versions[0]}`",
+        f"`pyenv install {versions[0]}`"
     )
+    return Finding("Python", WARNING, f"no Python {' or '.join(versions)} on this machine", fix)
 
 
 def check_prometheus() -> Finding:
@@ -97,45 +92,43 @@ def check_disk(needed_bytes: int, folder: Path = REPO) -> Finding:
     """Compare the free disk space with what is needed."""
     free_bytes = shutil.disk_usage(folder).free
     found = f"{free_bytes / GIB:.1f} GiB free, {needed_bytes / GIB:.0f} needed"
-    if free_bytes >= needed_bytes:
-        return Finding("disk", OK, found)
-    return Finding("disk", PROBLEM, found, "free some space, or clone to a larger disk")
+    fix = "free some space, or clone to a larger disk"
+    return _judge("disk", found, free_bytes >= needed_bytes, PROBLEM, fix)
 
 
 def check_memory(total_bytes: int = 0, needed_bytes: int = STACK_MEMORY_BYTES) -> Finding:
     """Compare the memory of the machine with what the running stack takes."""
     total_bytes = total_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = f"{total_bytes / GIB:.1f} GiB, the running stack takes {needed_bytes / GIB:.0f}"
-    if total_bytes >= needed_bytes:
-        return Finding("memory", OK, found)
     fix = "close other programs, or work with a recording (`lab up --place recorded`, below 1 GiB)"
-    return Finding("memory", WARNING, found, fix)
+    return _judge("memory", found, total_bytes >= needed_bytes, WARNING, fix)
 
 
 def check_cores(cores: int = 0) -> Finding:
     """Compare the number of processor cores that this process may use with what is needed."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = cores or (len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1)
-    if cores >= MIN_CORES:
-        return Finding("cores", OK, str(cores))
-    return Finding("cores", WARNING, str(cores), "everything works, but slowly: two are better")
+    fix = "everything works, but slowly: two are better"
+    return _judge("cores", str(cores), cores >= MIN_CORES, WARNING, fix)
+
+
+def _judge(name: str, found: str, is_enough: bool, otherwise: str, fix: str) -> Finding:
+    return Finding(name, OK, found) if is_enough else Finding(name, otherwise, found, fix)
 
 
 def check_ports(preferred: dict[str, int] | None = None) -> Finding:
     """Report which of the preferred ports are taken; the lab chooses others instead."""
     preferred = PREFERRED if preferred is None else preferred
     taken = [f"{port} ({name})" for name, port in preferred.items() if not is_free(port)]
-    if not taken:
-        return Finding("ports", OK, "all preferred ports are free")
-    return Finding("ports", OK, f"taken: {', '.join(taken)}; by a lab, or the lab takes others")
+    text = f"taken: {', '.join(taken)}; by a lab, or the lab takes others"
+    return Finding("ports", OK, text if taken else "all preferred ports are free")
 
 
 def check_proxy(environ: dict[str, str]) -> Finding:
     """Report the proxies that are configured, without their passwords."""
     proxies = [f"{n}={without_login(environ[n])}" for n in PROXY_VARIABLES if environ.get(n)]
-    if not proxies:
-        return Finding("proxy", OK, "none is configured")
-    return Finding("proxy", OK, f"{', '.join(proxies)}; the lab's own traffic bypasses it")
+    text = f"{', '.join(proxies)}; the lab's own traffic bypasses it"
+    return Finding("proxy", OK, text if proxies else "none is configured")
 
 
 def index_url() -> str:

@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from lab.command_line import as_main, refuse
+from lab.command_line import as_main, refuse, write_output
 from lab.comparison import UNCLEAR, WORSE, compare
 from lab.comparison.report import as_junit, as_markdown
 from lab.comparison.sample import load_sample
-from lab.errors import SettingsError
-from lab.files import write_atomically
 from lab.runner import facts
 from lab.settings import load_settings
 
@@ -63,17 +61,10 @@ def compare_runs(
     print(result)
     for path, text in ((markdown, as_markdown(result)), (junit, as_junit(result))):
         if path:
-            _write(path, text)
+            write_output(path, text)
     if result.verdict == WORSE:
         return STATUS_WORSE
     return STATUS_UNCLEAR if strict and result.verdict == UNCLEAR else 0
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, text)
-    except OSError as e:
-        raise SettingsError(f"{path} cannot be written", got=str(e), fix="name another file") from e
 
 
 main = as_main(compare_runs, "lab compare")

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lab.command_line import Json, PrometheusUrl, TempoUrl, as_main, refuse
-from lab.errors import SettingsError
-from lab.files import write_atomically
+from lab.command_line import Json, PrometheusUrl, TempoUrl, as_main, refuse, write_output
 from lab.investigation import Investigation, as_html, as_markdown, investigate
 from lab.investigation.causes import NOTHING
 from lab.investigation.report import causes_table, changes_table
@@ -43,11 +41,7 @@ def investigate_window(
     settings = load_settings(**{name: url for name, url in given.items() if url})
     result = investigate(settings, window, baseline)
     if out is not None:
-        try:
-            write_atomically(out, FORMS[out.suffix](result))
-        except OSError as e:
-            fix = "choose a folder that can be written"
-            raise SettingsError(f"{out} cannot be written", got=str(e), fix=fix) from e
+        write_output(out, FORMS[out.suffix](result))
     print(json.dumps(as_values(result), indent=1) if as_json else as_markdown(result))
     return int(result.cause != NOTHING)
 

@@ -1,6 +1,6 @@
 """Look-ups among Kubernetes documents: what selectors select, and the pods that documents make.
 
-`scripts/check_cluster` uses them too.
+The checks of the lab's own manifests (tests/k8s/checks) use them too.
 """
 
 from __future__ import annotations

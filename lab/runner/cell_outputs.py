@@ -61,12 +61,14 @@ def read_cells(notebook: Path) -> list[Any]:
 
 def figures_of(notebook: Path) -> list[Figure]:
     """Return all figures of a notebook, in order."""
-    figures = []
-    for cell, heading, caption in captions(read_cells(notebook)):
-        for output in cell.get("outputs", []):
-            if source := as_data_url(output.get("data", {})):
-                figures.append(Figure(heading, caption, source))
-    return figures
+    cells = captions(read_cells(notebook))
+    return [figure for described in cells for figure in _figures_in(*described)]
+
+
+def _figures_in(cell: Any, heading: str, caption: str) -> Iterator[Figure]:
+    for output in cell.get("outputs", []):
+        if source := as_data_url(output.get("data", {})):
+            yield Figure(heading, caption, source)
 
 
 def captions(cells: list[Any]) -> Iterator[tuple[Any, str, str]]:
@@ -257,18 +259,17 @@ def views_of(notebooks: dict[Path, str]) -> list[View]:
 
 
 def _finding(cell: Any, notebook: str, title: str, heading: str, caption: str) -> Finding:
-    figures = []
-    texts = []
-    tables = []
-    for output in cell.get("outputs", []):
-        data = output.get("data", {})
-        if source := as_data_url(data):
-            figures.append(Figure(heading, caption, source))
-        if text := _text(output):
-            texts.append(text)
-        if table := table_of("".join(data.get("text/html", ""))):
-            tables.append(table)
-    return Finding(notebook, title, heading, caption, tuple(figures), tuple(texts), tuple(tables))
+    outputs = cell.get("outputs", [])
+    pages = ("".join(output.get("data", {}).get("text/html", "")) for output in outputs)
+    return Finding(
+        notebook,
+        title,
+        heading,
+        caption,
+        figures=tuple(_figures_in(cell, heading, caption)),
+        texts=tuple(filter(None, map(_text, outputs))),
+        tables=tuple(filter(None, map(table_of, pages))),
+    )
 
 
 def _text(output: Any) -> str:

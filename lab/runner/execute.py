@@ -13,7 +13,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,8 @@ class Progress:
     name: str
     index: int
     count: int
-    cell: int
-    cells: int
+    cell: int | None = None
+    cells: int = 0
     run: NotebookRun | None = None
 
 
@@ -99,9 +99,9 @@ def run_notebooks(
                 continue
             log = out_dir / f"{path.stem}.kernel.log"
             manager = kernel.manager_class(kernel.environment(settings), folder, log)
-            position = _Position(path.stem, index, len(paths), progress)
+            position = _Position(Progress(path.stem, index, len(paths)), progress)
             runs.append(_run_one(path, out_dir, shares[path], cell_timeout_s, position, manager))
-            position.report(runs[-1])
+            position.move(run=runs[-1])
             if log.exists() and not log.stat().st_size:
                 log.unlink()
     return runs
@@ -135,9 +135,9 @@ def _run_one(
             position=position,
         )
     except KeyboardInterrupt:
-        outcome = {"status": INTERRUPTED, "error": "interrupted", "cell": position.cell}
+        outcome = {"status": INTERRUPTED, "error": "interrupted", "cell": position.now.cell}
     except Exception as e:  # of any kind: the other notebooks are still tried
-        outcome = _outcome_of(e, cell_timeout_s, position.cell)
+        outcome = _outcome_of(e, cell_timeout_s, position.now.cell)
     finally:
         os.chdir(here)
 
@@ -181,28 +181,16 @@ def title_of(path: Path) -> str:
 
 
 class _Position:
-    """The cell that is being run, reported when it changes."""
+    """How far a notebook is, reported when it changes."""
 
-    def __init__(
-        self, name: str, index: int, count: int, progress: Callable[[Progress], None]
-    ) -> None:
-        self.cell: int | None = None
-        self._cells = 0
-        self._name = name
-        self._index = index
-        self._count = count
-        self._progress = progress
+    def __init__(self, now: Progress, report: Callable[[Progress], None]) -> None:
+        self.now = now
+        self._report = report
 
-    def begin_cell(self, cell: int, cells: int) -> None:
-        """Report that a cell begins."""
-        self.cell = cell
-        self._cells = cells
-        self._progress(Progress(self._name, self._index, self._count, cell, cells))
-
-    def report(self, run: NotebookRun) -> None:
-        """Report that the notebook has ended."""
-        cells = self._cells
-        self._progress(Progress(self._name, self._index, self._count, cells, cells, run))
+    def move(self, **changes: Any) -> None:
+        """Report that a cell begins, or that the notebook has ended."""
+        self.now = replace(self.now, **changes)
+        self._report(self.now)
 
 
 class _Engine(NBClientEngine):
@@ -217,7 +205,7 @@ class _Engine(NBClientEngine):
         cell_start = nb_man.cell_start
 
         def reporting(cell: Any, cell_index: int | None = None, **kw: Any) -> Any:
-            position.begin_cell(cell_index or 0, len(nb_man.nb.cells))
+            position.move(cell=cell_index or 0, cells=len(nb_man.nb.cells))
             return cell_start(cell, cell_index, **kw)
 
         nb_man.cell_start = reporting

@@ -86,14 +86,15 @@ class Show:
 
     def notebook(self, now: NotebookProgress) -> None:
         """Show how far a notebook is: the progress callback of run_notebooks."""
-        done = now.cells if now.run else now.cell
-        self._bar(now.name, done, now.cells, now.run.status if now.run else f"cell {now.cell + 1}")
+        number = (now.cell or 0) + 1
+        note = now.run.status if now.run else f"cell {number}"
+        self._bar(now.name, now.cells if now.run else number - 1, now.cells, note)
         if now.run:
             self._line(f"{now.name} {now.run.status} after {now.run.duration_s:.1f} s")
-        elif now.cell == 0:
+        elif number == 1:
             self._line(f"{now.name} ({now.index + 1} of {now.count})")
         elif time.monotonic() - self._last_line >= EVERY_S:
-            self._line(f"{now.name}: cell {now.cell + 1} of {now.cells}")
+            self._line(f"{now.name}: cell {number} of {now.cells}")
 
     def _bar(self, name: str, completed: int, total: int, note: str) -> None:
         total = max(total, 1)

@@ -107,9 +107,8 @@ def base_for(b: Builder, name: str) -> Base:
     needs_cpu_torch = name == "bench" or (name == "vllm" and b.vllm_build == "cpu")
     wheels = b.torch_wheels if needs_cpu_torch else []
     for wheel in wheels:  # one on this machine decides which Python the environment gets
-        for python in interpreters.installed(b.uv, wheel.python, b.env):
-            if interpreters.works(python, wheel.python):
-                return Base(python, wheel)
+        if python := interpreters.first_working(b.uv, [wheel.python], b.env):
+            return Base(python, wheel)
     return Base(interpreters.find(b.uv, pythons_for(name), b.env, name))
 
 
@@ -136,7 +135,7 @@ def build_vllm(b: Builder, digest: str, base: Base) -> None:
     else:
         b.sync("vllm", python, _vllm_lock(b.vllm_build))
     if b.vllm_build == "cpu":
-        torch_source = install_torch("vllm", b.uv, python, base.wheel, b.env)
+        torch_source = install_torch(b, "vllm", python, base.wheel)
 
     # The zygote and the training script import lab beside vLLM, whose pins are not lab's: as a
     # path, not as a package.
@@ -168,7 +167,7 @@ def build_optional(name: str, b: Builder, digest: str, base: Base) -> None:
     python = b.venv(name, base.python)
     b.sync(name, python, LOCKS / f"{name}.txt")
     if name == "bench":  # guidellm reads its prompts with torch's data loader
-        install_torch(name, b.uv, python, base.wheel, b.env)
+        install_torch(b, name, python, base.wheel)
     if name == "ogx":  # the lab's server script is imported from the repository
         b.import_once(name, python, ["ogx.core.server.server"])
     _finish(name, digest, python=str(base.python))
@@ -248,29 +247,27 @@ def wheels_in(folders: list[Path], machine: str = "") -> list[Wheel]:
     return [Wheel(path, f"3.{match[1]}") for path, match in matches if match]
 
 
-def install_torch(
-    part: str, uv: str, python: Path, wheel: Wheel | None, env: dict[str, str]
-) -> str:
+def install_torch(b: Builder, part: str, python: Path, wheel: Wheel | None) -> str:
     """Install torch's CPU build into the environment `part` and return its source.
 
     Raises SetupError if every source fails.
     """
-    log = LOGS / f"{part}.log"
-    pip = [uv, "pip", "install", "--python", str(python)]
-    from_index = [*pip, "--no-deps", "--torch-backend", "cpu"]
     if wheel:
         say(part, f"torch from {wheel.path}")
-        run(part, [*pip, "--no-deps", str(wheel.path)], log=log, env=env)
+        b.pip(part, python, "install", "--no-deps", str(wheel.path))
         return "find-links"
 
     # A dry run with a time limit: behind some firewalls the index neither answers nor refuses.
     version = f"torch=={TORCH}" + ("+cpu" if platform.system() == "Linux" else "")
-    probe = [*from_index, "--dry-run", "--reinstall-package", "torch", version]
-    impatient = {**env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"}
+    from_index = ["--no-deps", "--torch-backend", "cpu"]
+    probe = [b.uv, "pip", "install", "--python", str(python), *from_index, "--dry-run"]
+    probe += ["--reinstall-package", "torch", version]
+    impatient = {**b.env, "UV_HTTP_TIMEOUT": "15", "UV_HTTP_RETRIES": "1"}
+    log = LOGS / f"{part}.log"
     code, _ = attempt(part, probe, log=log, env=impatient, timeout_s=PROBE_TIMEOUT_S)
     if code == 0:
         say(part, "torch from its own index of CPU builds (about 200 MB)")
-        run(part, [*from_index, f"torch=={TORCH}"], log=log, env=env)
+        b.pip(part, python, "install", *from_index, f"torch=={TORCH}")
         return "torch-index"
 
     is_x86 = platform.machine() == "x86_64"
@@ -282,5 +279,5 @@ def install_torch(
     )
     # The CUDA lock has the versions and hashes of this build and of all that it requires.
     locked = ["--constraint", str(LOCKS / "vllm-cuda.txt"), f"torch=={TORCH}"]
-    run(part, [*pip, *locked], log=log, env=env)
+    b.pip(part, python, "install", *locked)
     return "registry"

@@ -20,10 +20,8 @@ def find(uv: str, versions: list[str], env: dict[str, str], part: str) -> Path:
 
     Raises SetupError when there is none and uv cannot download one.
     """
-    for version in versions:
-        for candidate in installed(uv, version, env):
-            if works(candidate, version):
-                return candidate
+    if there := first_working(uv, versions, env):
+        return there
 
     best = versions[0]
     say(part, f"no Python {' or '.join(versions)} on this machine; downloading {best} with uv")
@@ -48,6 +46,15 @@ def find(uv: str, versions: list[str], env: dict[str, str], part: str) -> Path:
         f"(Debian 12 has none newer than 3.11), `conda create -n py python={best}` with its bin "
         f"folder on PATH, or `uv python install {best}` where release downloads are reachable",
     )
+
+
+def first_working(uv: str, versions: list[str], env: dict[str, str]) -> Path | None:
+    """Return an interpreter of the first of `versions` that is on this machine, None without."""
+    for version in versions:
+        for candidate in installed(uv, version, env):
+            if works(candidate, version):
+                return candidate
+    return None
 
 
 def installed(uv: str, version: str, env: dict[str, str]) -> list[Path]:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from lab.errors import LabError, ModelError
+from lab.files import write_atomically
 from scripts.train_lab_model.recipe import CURRICULUM, Recipe, load_curriculum, recipe_numbers
 
 REPO = Path(__file__).resolve().parents[2]
@@ -100,17 +101,21 @@ def evaluate(
     per_kind: Annotated[int, typer.Option(metavar="CASES")] = 400,
     seed: int = 1,
     card: Annotated[
-        Path | None, typer.Option(help="Model card to write the table to, between its markers.")
+        Path | None,
+        typer.Option(exists=True, help="Model card to write the table to, between its markers."),
     ] = None,
 ) -> None:
     """Evaluate the model that a running vLLM serves."""
+    from scripts.markers import replace_between
     from scripts.train_lab_model.evaluate import evaluate as judge_model
-    from scripts.train_lab_model.evaluate import put_table, table
+    from scripts.train_lab_model.evaluate import table
 
     rows = table(asyncio.run(judge_model(base_url.rstrip("/"), model, per_kind, seed)))
     print(rows)
     if card:
-        put_table(card, rows, "evaluation")
+        text = card.read_text(encoding="utf-8")
+        text = replace_between(text, "<!-- evaluation -->", "<!-- end of evaluation -->", rows)
+        write_atomically(card, text)
 
 
 def _trained(folder: Path, step: int | None) -> tuple[dict[str, Any], Recipe, Any]:

@@ -9,16 +9,13 @@ import asyncio
 import json
 import sqlite3
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from openai import APIError, AsyncOpenAI
-from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
 from lab.errors import ModelError
-from lab.files import write_atomically
+from lab.measures import wilson
 from lab.world import (
     BY_NAME,
     KINDS,
@@ -38,31 +35,13 @@ MAX_MODEL_CALLS = 6  # of one turn
 MAX_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A number of hits among cases, with its Wilson 95 % interval."""
-
-    hits: int
-    of: int
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Return the Wilson 95 % confidence interval of the rate."""
-        interval = binomtest(self.hits, self.of).proportion_ci(0.95, method="wilson")
-        return interval.low, interval.high
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{100 * self.hits / self.of:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-
-
 async def evaluate(
     base_url: str, model: str, per_kind: int, seed: int, streams: int = 32
-) -> list[dict[str, Any]]:
+) -> list[dict[str, str]]:
     """Judge `per_kind` scenarios of every kind.
 
-    Return one row per kind: {kind, cases, measure: Rate}. A case is a scenario; it is a hit only if
-    every turn is one. Raises ModelError if the server refuses.
+    Return one row per kind: {kind, cases, measure: its rate with an interval}. A case is a
+    scenario; it is a hit only if every turn is one. Raises ModelError if the server refuses.
     """
     scenarios = make_scenarios(per_kind * len(KINDS), seed, kinds=list(KINDS))
     db = memory_database()
@@ -81,13 +60,18 @@ async def evaluate(
     return [_row(kind, cases[kind]) for kind in KINDS]
 
 
-def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"kind": kind, "cases": len(cases)}
+def _row(kind: str, cases: list[list[Verdict]]) -> dict[str, str]:
+    row = {"kind": kind, "cases": str(len(cases))}
     for measure in ("right_tool", "arguments_exact", "answer_states"):
         hits = sum(all(getattr(v, measure) for v in verdicts) for verdicts in cases)
-        row[measure] = Rate(hits, len(cases))
+        row[measure] = _rate(hits, len(cases))
     malformed = sum(any(v.malformed for v in verdicts) for verdicts in cases)
-    return row | {"malformed": Rate(malformed, len(cases))}
+    return row | {"malformed": _rate(malformed, len(cases))}
+
+
+def _rate(hits: int, cases: int) -> str:
+    """Return the rate in percent with its Wilson 95 % interval."""
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * share for share in wilson(hits, cases)))
 
 
 async def _answer(
@@ -160,31 +144,12 @@ def _run(db: sqlite3.Connection, turn: Turn, index: int, function: dict[str, str
         return ActualCall(name, arguments, str(e), error=True)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, str]]) -> str:
     """Return the rows as a Markdown table."""
-    columns = ("kind", "cases", "right_tool", "arguments_exact", "answer_states", "malformed")
     lines = [
         "| kind | cases | right tool | all arguments exact | answer states the value "
         "| malformed tool JSON |",
         "|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        lines.append("| " + " | ".join(str(row[column]) for column in columns) + " |")
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
     return "\n".join(lines)
-
-
-def put_table(card: Path, table: str, name: str) -> None:
-    """Replace the table between the markers of that name in a model card.
-
-    Raises ModelError if the card has no such markers.
-    """
-    begins = f"<!-- {name} -->"
-    ends = f"<!-- end of {name} -->"
-    text = card.read_text(encoding="utf-8") if card.exists() else ""
-    before, begin, rest = text.partition(begins)
-    _, end, after = rest.partition(ends)
-    if not (begin and end):
-        raise ModelError(
-            f"{card} has no place for the table", fix=f"put {begins} and {ends} around it"
-        )
-    write_atomically(card, f"{before}{begins}\n{table}\n{ends}{after}")

@@ -59,12 +59,10 @@ def average_gradients(model: torch.nn.Module, processes: int) -> None:
     """Give every process the mean of all processes' gradients."""
     if processes == 1:
         return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(flat)
-    flat /= processes
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            distributed.all_reduce(parameter.grad)
+            parameter.grad /= processes
 
 
 def in_turn(rank: int, processes: int, act: Callable[[], T]) -> T:

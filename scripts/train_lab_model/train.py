@@ -251,8 +251,9 @@ def orthogonalise(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> t
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for matrices, scaled to AdamW's usual step.
 
-    So both can share a learning rate.     Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025,
-    'Muon is scalable for LLM training', arXiv:2502.16982.
+    So both can share a learning rate. Scaling 0.2 * sqrt(max(rows, columns)): Liu et al. 2025,
+    'Muon is scalable for LLM training', arXiv:2502.16982. torch.optim.Muon computes in bfloat16
+    only, which takes twenty times as long on a CPU that cannot multiply it (AVX2).
     """
 
     def __init__(

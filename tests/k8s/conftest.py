@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts.check_cluster import references, render, workloads
+from tests.k8s.checks import references, render, workloads
 
 Documents = list[dict[str, Any]]
 RENDER = {

@@ -11,14 +11,14 @@ import pytest
 import yaml
 
 from lab.stack.toolbox import TOOLS_FILE
-from scripts.check_cluster import (
+from tests.k8s.checks import (
     collector,
     image_build,
     network,
     rules,
     vllm_arguments,
 )
-from scripts.check_cluster.render import K8S, OVERLAYS
+from tests.k8s.checks.render import K8S, OVERLAYS
 from tests.k8s.conftest import find_problems
 
 Documents = list[dict[str, Any]]

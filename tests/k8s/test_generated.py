@@ -15,8 +15,9 @@ from lab.settings import load_settings
 from lab.stack import plan, vllm_args
 from lab.stack.ports import PREFERRED
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster import generate, render
-from scripts.check_cluster.render import K8S, REPO, versions
+from scripts import cluster_generate as generate
+from tests.k8s.checks import render
+from tests.k8s.checks.render import K8S, REPO, versions
 
 pytest.importorskip("grafana_foundation_sdk")
 

@@ -9,14 +9,14 @@ import pytest
 
 from lab.errors import StackError
 from lab.stack.cluster.preflight_checks import GPU, requested
-from scripts.check_cluster import (
+from tests.k8s.checks import (
     collector,
     network,
     references,
     render,
     workloads,
 )
-from scripts.check_cluster.render import K8S, OVERLAYS
+from tests.k8s.checks.render import K8S, OVERLAYS
 from tests.k8s.conftest import find_problems
 
 CHECKS = (

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from lab.stack.cluster.preflight_checks import requested
-from scripts.check_cluster import render
-from scripts.check_cluster.render import K8S, OVERLAYS, versions
+from tests.k8s.checks import render
+from tests.k8s.checks.render import K8S, OVERLAYS, versions
 
 # What Minikube's pods request with Calico (API server, scheduler, controllers, etcd, CoreDNS, the
 # Prometheus operator): CPUs and bytes.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.check_cluster import policies
-from scripts.check_cluster.render import K8S, OVERLAYS, folder
+from tests.k8s.checks import policies
+from tests.k8s.checks.render import K8S, OVERLAYS, folder
 
 pytestmark = [
     pytest.mark.slow,

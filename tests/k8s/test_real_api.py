@@ -13,7 +13,7 @@ import yaml
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
 from lab.stack.cluster import kubectl, rollout
-from scripts.check_cluster.render import OVERLAYS
+from tests.k8s.checks.render import OVERLAYS
 from tests.k8s.control_plane import control_plane, program
 
 COMPLETE = all(

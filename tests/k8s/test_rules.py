@@ -10,8 +10,8 @@ import pytest
 from lab.dashboards import DASHBOARDS, Panel, Query
 from lab.dashboards.model import Dashboard, Row
 from lab.dashboards.rules import alerts, recording_rules, rule_groups
-from scripts.check_cluster import metrics, rules
 from tests.k8s.alert_cases import CASES, Case, promtool_tests
+from tests.k8s.checks import metrics, rules
 
 KNOWN = metrics.known()
 

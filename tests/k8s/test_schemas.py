@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from scripts.check_cluster import schemas
-from scripts.check_cluster.render import K8S, OVERLAYS, folder
+from tests.k8s.checks import schemas
+from tests.k8s.checks.render import K8S, OVERLAYS, folder
 
 
 def test_all_overlays_fit_three_releases_of_kubernetes(overlay: Callable) -> None:

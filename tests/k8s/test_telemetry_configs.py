@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.check_cluster import collector
-from scripts.check_cluster.render import K8S
+from tests.k8s.checks import collector
+from tests.k8s.checks.render import K8S
 
 GATEWAY = yaml.safe_load((K8S / "base/otel-collector/config/gateway.yaml").read_text())
 TIERED = yaml.safe_load((K8S / "components/collector-two-tier/config/gateway.yaml").read_text())

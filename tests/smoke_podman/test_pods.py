@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from lab.errors import SetupError, StackError
-from scripts.check_cluster import render
-from scripts.smoke_podman import __main__ as smoke
-from scripts.smoke_podman import engine, scrape
-from scripts.smoke_podman.pods import (
+from tests.k8s.checks import render
+from tests.smoke_podman import __main__ as smoke
+from tests.smoke_podman import engine, scrape
+from tests.smoke_podman.pods import (
     ARBITRARY_UID,
     Document,
     Pod,

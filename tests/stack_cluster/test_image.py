@@ -14,7 +14,7 @@ from lab.stack import cluster as driver
 from lab.stack.cluster import kubectl
 from lab.stack.cluster.kubectl import versions
 from scripts import cluster_image
-from scripts.check_cluster import render
+from tests.k8s.checks import render
 from tests.stack_cluster.fake_cluster import FakeCluster
 
 IMAGE = versions()["LAB"]

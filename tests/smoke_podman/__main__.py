@@ -1,6 +1,6 @@
 """Run the rendered overlay minikube-cpu with podman, and prove that it works.
 
-    python -m scripts.smoke_podman [--fast]
+    python -m tests.smoke_podman [--fast]
 
 --fast ends when every probe has answered and the documents are indexed: no Prometheus, no load.
 """
@@ -21,15 +21,14 @@ import lab
 from lab.command_line import as_main
 from lab.settings import REPO, Settings, load_settings
 from lab.stack.cluster import shards as shard_records
+from lab.stack.cluster.kubectl import K8S, render, versions
 from lab.stack.toolbox import find_tools
 from lab.workload import Run, join_shards
-from scripts.check_cluster import render
-from scripts.check_cluster.render import K8S, versions
-from scripts.smoke_podman import proof, scrape
-from scripts.smoke_podman.engine import Engine, missing_programs
-from scripts.smoke_podman.images import Builder
-from scripts.smoke_podman.play import Player
-from scripts.smoke_podman.pods import for_podman, give_addresses, pods_of
+from tests.smoke_podman import proof, scrape
+from tests.smoke_podman.engine import Engine, missing_programs
+from tests.smoke_podman.images import Builder
+from tests.smoke_podman.play import Player
+from tests.smoke_podman.pods import for_podman, give_addresses, pods_of
 
 OVERLAY = "minikube-cpu"
 SHARDS = 2
@@ -57,8 +56,7 @@ def play_overlay(
 def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
     """Build the images, play the overlay, prove it, take it down. Raises what did not work."""
     engine = Engine.prepare(folder)
-    left = engine.take_down()  # of a run that was killed
-    shutil.rmtree(folder / "volumes", ignore_errors=True)
+    engine.take_down()  # of a run that was killed
     shutil.rmtree(folder / "logs", ignore_errors=True)
     (folder / "logs").mkdir()
     try:
@@ -72,7 +70,6 @@ def smoke(folder: Path, fast: bool, keep_images: bool) -> None:
         _play(engine, fast)
     finally:
         left = engine.take_down()
-        shutil.rmtree(folder / "volumes", ignore_errors=True)
         if not keep_images:
             say("removing the images")
             engine.run("system", "reset", "--force", check=False, timeout_s=1800)
@@ -85,15 +82,14 @@ def say(text: str) -> None:
 
 
 def _play(engine: Engine, fast: bool) -> None:
-    documents = render.overlay(OVERLAY)
-    documents, notes = for_podman(documents)
+    documents, notes = for_podman(render(OVERLAY))
     if not fast:
         documents += scrape.deployment(documents, versions()["PROMETHEUS"])
     pods = pods_of(documents)
     give_addresses(pods)
     if not fast:
-        config, jobs = scrape.config_map(documents, pods)
-        documents.append(config)
+        text, jobs = scrape.configuration(documents, pods)
+        documents.append(scrape.config_map(documents, "prometheus-lab", "prometheus.yml", text))
         notes.append(f"left out, with their pods: the scrape jobs {', '.join(jobs)}")
     for note in notes:
         say(note)
@@ -122,17 +118,13 @@ def _load(player: Player, settings: Settings) -> tuple[Run, list[int]]:
     """Drive one plan from the load Job's pods; return the whole run and each shard's requests."""
     plan = lab.make_plan(requests=REQUESTS, arrivals=lab.Poisson(2.0), seed=1, settings=settings)
     run_id = "smoke-podman"
-    documents = render.folder(K8S / "load")
+    documents = render("load", K8S)
     shard_records.fill_in(documents, SHARDS, run_id, time.time() + LEAD_S)
     saved = Path(plan.save(player.engine.folder / "plan.jsonl")).read_bytes()
     packed = base64.b64encode(gzip.compress(saved)).decode()
-    documents.append(
-        {
-            "kind": "ConfigMap",
-            "metadata": {"name": "load-plan", "namespace": "llm-lab"},
-            "binaryData": {"plan.jsonl.gz": packed},
-        }
-    )
+    meta = {"name": "load-plan", "namespace": "llm-lab"}
+    data = {"plan.jsonl.gz": packed}
+    documents.append({"kind": "ConfigMap", "metadata": meta, "binaryData": data})
     pods = pods_of(documents)
     give_addresses(pods, first=100)
     driver = Player(player.engine, documents, pods, {}, say)
@@ -168,7 +160,7 @@ def _settings(folder: Path, names: dict[str, str]) -> Settings:
     return load_settings(state_dir=folder / "volumes" / "state", **urls)
 
 
-main = as_main(play_overlay, "python -m scripts.smoke_podman", prints_errors=True)
+main = as_main(play_overlay, "python -m tests.smoke_podman", prints_errors=True)
 
 
 if __name__ == "__main__":

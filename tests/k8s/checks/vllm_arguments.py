@@ -12,7 +12,7 @@ from typing import Any
 
 from lab.errors import SetupError
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.render import REPO, name, pods
+from tests.k8s.checks.render import REPO, name, pods
 
 LAB_MODEL = REPO / "data" / "lab-model" / "config.json"  # what pods without a GPU serve
 CHAT_FOLDER = "/models/chat"

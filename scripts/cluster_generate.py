@@ -1,4 +1,4 @@
-"""Write the files that must agree with the code: `python -m scripts.check_cluster.generate`.
+"""Write the files that must agree with the code: `python -m scripts.cluster_generate`.
 
 vLLM's arguments and Llama Stack's configuration come from lab.stack, images from versions.env, and
 dashboards and rules from lab.dashboards. A test holds the files equal.
@@ -15,7 +15,7 @@ from lab.dashboards.rules import prometheus_rule
 from lab.files import write_atomically
 from lab.settings import Settings
 from lab.stack import llama_stack_config, plan, vllm_args
-from scripts.check_cluster.render import K8S, versions
+from lab.stack.cluster.kubectl import K8S, versions
 
 OTLP = "http://otel-collector.llm-lab-obs.svc:4318"
 LISTEN = "0.0.0.0"  # inside a pod: who may reach it is the network policies' matter

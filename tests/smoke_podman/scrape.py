@@ -1,25 +1,22 @@
 """Prometheus as the operator would run it, from the monitors and the custom resource."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-from scripts.smoke_podman.pods import Document, Pod
-
-ROLE = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
+from lab.doctor.kubernetes import MONITORS, selects
+from tests.smoke_podman.pods import Document, Pod
 
 
 def configuration(documents: list[Document], pods: list[Pod]) -> tuple[str, list[str]]:
-    """Return (prometheus.yml, jobs of monitors whose pods are left out)."""
+    """Return (prometheus.yml, the monitors whose pods are left out)."""
     jobs = []
     left_out = []
-    for monitor in (d for d in documents if d["kind"] in ROLE):
-        for index, endpoint in enumerate(monitor["spec"][ROLE[monitor["kind"]]]):
+    for monitor in (d for d in documents if d["kind"] in MONITORS):
+        for index, endpoint in enumerate(monitor["spec"][MONITORS[monitor["kind"]]]):
             targets = _targets(monitor, endpoint["port"], documents, pods)
-            job = _job(monitor, index, endpoint, targets)
             if targets:
-                jobs.append(job)
+                jobs.append(_job(monitor, index, endpoint, targets))
             else:
                 left_out.append(monitor["metadata"]["name"])
     spec = _prometheus(documents)["spec"]
@@ -47,9 +44,6 @@ def deployment(documents: list[Document], image: str) -> list[Document]:
     resource = _prometheus(documents)
     spec = resource["spec"]
     meta = resource["metadata"]
-    rule_file = _config_map(
-        "prometheus-lab-rules", meta["namespace"], "llm-lab.yaml", rules(documents)
-    )
     container = {
         "name": "prometheus",
         "image": image,
@@ -93,18 +87,13 @@ def deployment(documents: list[Document], image: str) -> list[Document]:
         "metadata": {"name": f"prometheus-{meta['name']}", "namespace": meta["namespace"]},
         "spec": {"replicas": spec["replicas"], "template": template},
     }
+    rule_file = config_map(documents, "prometheus-lab-rules", "llm-lab.yaml", rules(documents))
     return [rule_file, stateful_set]
 
 
-def config_map(documents: list[Document], pods: list[Pod]) -> tuple[Document, list[str]]:
-    """Return the ConfigMap with prometheus.yml, and the monitors whose pods are left out."""
-    text, left_out = configuration(documents, pods)
-    namespace = _prometheus(documents)["metadata"]["namespace"]
-    return _config_map("prometheus-lab", namespace, "prometheus.yml", text), left_out
-
-
-def _config_map(name: str, namespace: str, key: str, text: str) -> Document:
-    meta = {"name": name, "namespace": namespace}
+def config_map(documents: list[Document], name: str, key: str, text: str) -> Document:
+    """Return a ConfigMap of one file in the namespace of our Prometheus."""
+    meta = {"name": name, "namespace": _prometheus(documents)["metadata"]["namespace"]}
     return {"kind": "ConfigMap", "metadata": meta, "data": {key: text}}
 
 
@@ -166,33 +155,16 @@ def _targets(
 ) -> list[tuple[Pod, int]]:
     """Return the (pod, port number) pairs that a monitor's endpoint finds."""
     namespace = monitor["metadata"]["namespace"]
-    labels = monitor["spec"]["selector"]["matchLabels"]
+    selector = monitor["spec"]["selector"]
     here = [p for p in pods if p.namespace == namespace]
     if monitor["kind"] == "PodMonitor":
-        pairs = [(p, _named_ports(p).get(port)) for p in _with_labels(here, labels)]
-    else:
-        pairs = []
-        for spec in _service_specs(documents, namespace, labels):
-            number = {p.get("name"): p["port"] for p in spec["ports"]}.get(port)
-            pairs += [(p, number) for p in _with_labels(here, spec.get("selector", {}))]
-    return [(p, number) for p, number in pairs if number]
+        return [(p, p.ports[port]) for p in here if selects(selector, p.labels) and port in p.ports]
 
-
-def _with_labels(pods: list[Pod], labels: dict[str, str]) -> list[Pod]:
-    return [pod for pod in pods if labels.items() <= pod.labels.items()]
-
-
-def _service_specs(
-    documents: list[Document], namespace: str, labels: dict[str, str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the specs of the Services in a namespace that carry these labels."""
-    for document in documents:
-        meta = document["metadata"]
-        is_there = document["kind"] == "Service" and meta["namespace"] == namespace
-        if is_there and labels.items() <= meta.get("labels", {}).items():
-            yield document["spec"]
-
-
-def _named_ports(pod: Pod) -> dict[str, int]:
-    ports = pod.spec["containers"][0].get("ports", [])
-    return {p["name"]: p["containerPort"] for p in ports}
+    pairs = []
+    for service in (d for d in documents if d["kind"] == "Service"):
+        meta = service["metadata"]
+        if meta["namespace"] == namespace and selects(selector, meta.get("labels", {})):
+            numbers = {p["port"] for p in service["spec"]["ports"] if p.get("name") == port}
+            chosen = {"matchLabels": service["spec"].get("selector")}
+            pairs += [(p, n) for p in here if selects(chosen, p.labels) for n in numbers]
+    return pairs

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from scripts.check_cluster import options
-from scripts.check_cluster.render import Document, Pod, name, pods
+from tests.k8s.checks import options
+from tests.k8s.checks.render import Document, Pod, name, pods
 
 RENAMED = {
     "otlp": "otlp_grpc",  # the exporter; the receiver keeps its name

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from lab.errors import SetupError
-from scripts.check_cluster.render import REPO, pods
+from tests.k8s.checks.render import REPO, pods
 
 PROGRAM = REPO / ".venvs" / "checkov" / "bin" / "checkov"
 # Without these options it would contact its vendor's server.

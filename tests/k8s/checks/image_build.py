@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pathspec import PathSpec
 
-from scripts.check_cluster.render import K8S, REPO
+from tests.k8s.checks.render import K8S, REPO
 
 DOCKERFILE = K8S / "image" / "Dockerfile"
 _COPY = re.compile(r"^\s*(?:COPY|ADD)\s+(?!.*--from=)(.+)$", re.I | re.M)

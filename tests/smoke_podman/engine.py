@@ -56,11 +56,11 @@ class Engine:
                 "containers cannot be run here", got="; ".join(missing), fix="install what is named"
             )
         folder.mkdir(parents=True, exist_ok=True)
-        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        _, processes = resource.getrlimit(resource.RLIMIT_NPROC)
         # podman's own defaults are higher; without CAP_SYS_RESOURCE no limit may be raised.
-        limits = {"files": _at_most(65536, files), "processes": _at_most(16384, processes)}
-        (folder / "containers.conf").write_text(_CONFIGURATION.format(**limits))
+        files = _at_most(65536, resource.RLIMIT_NOFILE)
+        processes = _at_most(16384, resource.RLIMIT_NPROC)
+        text = _CONFIGURATION.format(files=files, processes=processes)
+        (folder / "containers.conf").write_text(text)
         return cls(folder, _program("podman") or "podman")
 
     def run(
@@ -104,8 +104,9 @@ class Engine:
         self.run("network", "create", *options, NETWORK)
 
     def take_down(self) -> list[str]:
-        """Remove all containers and the network; return the names of those that are still there."""
+        """Remove containers, volumes and the network; return the names of what is still there."""
         self.run("rm", "--all", "--force", "--time", "2", check=False)
+        shutil.rmtree(self.folder / "volumes", ignore_errors=True)
         self.run("network", "rm", "--force", NETWORK, check=False)
         left = self.run("ps", "--all", "--format", "{{.Names}}").split()
         networks = self.run("network", "ls", "--format", "{{.Name}}").split()
@@ -121,7 +122,8 @@ class Engine:
         ]
 
 
-def _at_most(limit: int, hard: int) -> int:
+def _at_most(limit: int, kind: int) -> int:
+    _, hard = resource.getrlimit(kind)
     return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 

@@ -10,7 +10,7 @@ import yaml
 from lab.dashboards import DASHBOARDS, expand
 from lab.dashboards.rules import alerts, rule_groups
 from lab.stack.toolbox import find_tools
-from scripts.check_cluster.render import REPO
+from tests.k8s.checks.render import REPO
 
 
 def promtool() -> str:
@@ -47,7 +47,7 @@ def check_runbooks(folder: Path = REPO) -> list[str]:
 
 def check_scrape_configuration(documents: list[dict[str, Any]]) -> list[str]:
     """Return what promtool reports about the scrape configuration that the monitors lead to."""
-    from scripts.smoke_podman import pods, scrape
+    from tests.smoke_podman import pods, scrape
 
     running = pods.pods_of(documents)
     pods.give_addresses(running)

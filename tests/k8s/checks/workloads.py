@@ -14,7 +14,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from scripts.check_cluster.render import (
+from tests.k8s.checks.render import (
     Document,
     Overlay,
     Pod,

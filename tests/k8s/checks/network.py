@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lab.doctor.kubernetes import selects
-from scripts.check_cluster.render import Document, Overlay, is_openshift
+from tests.k8s.checks.render import Document, Overlay, is_openshift
 
 SENDERS = ("load", "vllm", "vllm-embed", "llama-stack", "lab-tools")
 # What the lab needs, and nothing else: (from, to, ports). Components that an overlay does not have

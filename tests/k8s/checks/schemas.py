@@ -9,7 +9,7 @@ import importlib
 import json
 from typing import Any
 
-from scripts.check_cluster.render import name, versions
+from tests.k8s.checks.render import name, versions
 
 # Kinds without a schema in any package here: OpenShift's own, and the receiver's configuration.
 WITHOUT_SCHEMA = {

@@ -7,14 +7,13 @@ import base64
 import copy
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab.errors import StackError
 from lab.stack.cluster.kubectl import versions
-from scripts.smoke_podman.engine import NETWORK, SUBNET
+from tests.smoke_podman.engine import NETWORK, SUBNET
 
 Document = dict[str, Any]
 ARBITRARY_UID = 1000650000  # what OpenShift gives to a pod that names no user
@@ -38,6 +37,12 @@ class Pod:
         """(podman's name, container) of the init containers, then of the only container."""
         both = [*self.spec.get("initContainers", []), *self.spec["containers"]]
         return [(f"{self.name}.{c['name']}", c) for c in both]
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """{name: number} of the ports of all containers."""
+        ports = [port for _, c in self.containers for port in c.get("ports", [])]
+        return {port["name"]: port["containerPort"] for port in ports}
 
 
 def pods_of(documents: list[Document]) -> list[Pod]:
@@ -94,19 +99,17 @@ def service_names(documents: list[Document], pods: list[Pod]) -> dict[str, str]:
         selector = service["spec"].get("selector", {}).items()
         namespace = service["metadata"]["namespace"]
         chosen = [p for p in pods if p.namespace == namespace and selector <= p.labels.items()]
-        if not chosen:
-            continue
-        _check_ports(service, chosen[0])
-        name = f"{service['metadata']['name']}.{namespace}.svc"
-        names |= {name: chosen[0].ip, f"{name}.cluster.local": chosen[0].ip}
+        if chosen:
+            _check_ports(service, chosen[0])
+            name = f"{service['metadata']['name']}.{namespace}.svc"
+            names |= {name: chosen[0].ip, f"{name}.cluster.local": chosen[0].ip}
     return names
 
 
 def _check_ports(service: Document, pod: Pod) -> None:
-    named = {p["name"]: p["containerPort"] for _, c in pod.containers for p in c.get("ports", [])}
     for port in service["spec"]["ports"]:
         target = port.get("targetPort", port["port"])
-        number = named.get(target, target)
+        number = pod.ports.get(target, target)
         if number != port["port"]:
             raise StackError(
                 f"Service {service['metadata']['name']} maps {port['port']} to {number}",
@@ -231,65 +234,51 @@ def _fill(path: Path, namespace: str, volume: dict[str, Any], documents: list[Do
 
 def _own(path: Path, volume: dict[str, Any], security: dict[str, Any]) -> None:
     """Give a volume the kubelet's owner and mode: a claim's folder is root's, but for fsGroup."""
-    if "emptyDir" in volume:
-        path.chmod(0o777)
-    elif "persistentVolumeClaim" in volume:
-        path.chmod(0o755)
-    if "fsGroup" in security and ("emptyDir" in volume or "persistentVolumeClaim" in volume):
-        shutil.chown(path, 0, None)
-        os.chown(path, 0, security["fsGroup"])
-        path.chmod(path.stat().st_mode | 0o2070)
+    modes = {"emptyDir": 0o777, "persistentVolumeClaim": 0o755}
+    for kind in modes.keys() & volume.keys():
+        is_shared = "fsGroup" in security
+        os.chown(path, 0, security["fsGroup"] if is_shared else -1)
+        path.chmod(modes[kind] | (0o2070 if is_shared else 0))
 
 
 # Kinds that only a cluster can act on.
 CLUSTER_ONLY = {"NetworkPolicy", "Role", "RoleBinding", "ServiceAccount", "PodDisruptionBudget"}
+LEFT_OUT = {("Deployment", "grafana"), ("Deployment", "otel-collector")}
+REPLACED = (
+    "left out: Grafana (in no package registry); its panels' queries are run instead",
+    "replaced: vLLM's image by one of the CPU build that make setup installed",
+    "replaced: Prometheus by Debian's, with a configuration derived from the monitors",
+    "replaced: Tempo by the lab's trace store, in Tempo's pod and under its Service's name",
+    "replaced: the collector (in no package registry) by the trace store, which takes OTLP too",
+)
+# The trace store answers only to names that it knows; without gRPC, which only the collector uses.
+TRACE_STORE = (
+    "--allowed-host=tempo",
+    "--allowed-host=tempo.llm-lab-obs",
+    "--allowed-host=tempo.llm-lab-obs.svc",
+    "--allowed-host=otel-collector.llm-lab-obs.svc",
+    "--port=3200",
+    "--otlp-port=4318",
+)
 
 
 def for_podman(documents: list[Document]) -> tuple[list[Document], list[str]]:
     """Return the documents without what podman cannot get, and a note for each change."""
-    documents = copy.deepcopy(documents)
+    kept = [d for d in copy.deepcopy(documents) if _kind_and_name(d) not in LEFT_OUT]
+    objects = {_kind_and_name(d): d for d in kept}
+    collector = objects["Service", "otel-collector"]
+    collector["spec"]["selector"] = {"app.kubernetes.io/name": "tempo"}
+    # The lab's trace store in Tempo's pod has the same user, volumes, ports and probes.
+    tempo = objects["StatefulSet", "tempo"]
+    tempo["spec"]["template"]["spec"]["containers"][0] |= {
+        "image": versions()["LAB"],
+        "command": ["python", "-m", "lab.tracestore"],
+        "args": ["--data=/var/tempo", "--host=0.0.0.0", *TRACE_STORE],
+    }
     kinds = sorted({d["kind"] for d in documents} & CLUSTER_ONLY)
-    notes = [
-        f"left out, a cluster's matter: {', '.join(kinds)}, Pod Security, scheduling, limits",
-        "left out: Grafana (in no package registry); its panels' queries are run instead",
-        "replaced: vLLM's image by one of the CPU build that make setup installed",
-        "replaced: Prometheus by Debian's, with a configuration derived from the monitors",
-    ]
-    documents = [d for d in documents if not _is(d, "Deployment", "grafana")]
-    notes.append(_trace_store_for_tempo(documents))
-    documents, note = _trace_store_for_collector(documents)
-    return documents, [*notes, note]
+    cluster_only = ", ".join([*kinds, "Pod Security", "scheduling", "limits"])
+    return kept, [f"left out, a cluster's matter: {cluster_only}", *REPLACED]
 
 
-def _trace_store_for_tempo(documents: list[Document]) -> str:
-    """Put the lab's trace store into Tempo's pod: same user, volumes, ports and probes."""
-    tempo = next(d for d in documents if _is(d, "StatefulSet", "tempo"))
-    container = tempo["spec"]["template"]["spec"]["containers"][0]
-    container["image"] = versions()["LAB"]
-    container["command"] = ["python", "-m", "lab.tracestore"]
-    ports = ["--port=3200", "--otlp-port=4318"]  # no gRPC: only the collector uses it
-    # The store answers only to names that it knows.
-    hosts = (
-        "tempo",
-        "tempo.llm-lab-obs",
-        "tempo.llm-lab-obs.svc",
-        "otel-collector.llm-lab-obs.svc",
-    )
-    names = [f"--allowed-host={host}" for host in hosts]
-    container["args"] = ["--data=/var/tempo", "--host=0.0.0.0", *names, *ports]
-    return "replaced: Tempo by the lab's trace store, in Tempo's pod and under its Service's name"
-
-
-def _trace_store_for_collector(documents: list[Document]) -> tuple[list[Document], str]:
-    """Let the collector's Service select Tempo's pod."""
-    kept = [d for d in documents if not _is(d, "Deployment", "otel-collector")]
-    service = next(d for d in kept if _is(d, "Service", "otel-collector"))
-    service["spec"]["selector"] = {"app.kubernetes.io/name": "tempo"}
-    note = (
-        "replaced: the collector (in no package registry) by the trace store, which takes OTLP too"
-    )
-    return kept, note
-
-
-def _is(document: Document, kind: str, name: str) -> bool:
-    return (document["kind"], document["metadata"]["name"]) == (kind, name)
+def _kind_and_name(document: Document) -> tuple[str, str]:
+    return document["kind"], document["metadata"]["name"]
