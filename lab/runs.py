@@ -72,8 +72,11 @@ def save_conditions(folder: Path | None, conditions: Conditions) -> None:
     try:
         write_atomically(folder / FILE, content)
     except OSError as e:
-        fix = "free some space, or make the folder writable"
-        raise WorkloadError(f"{folder} cannot be written", got=str(e), fix=fix) from e
+        raise WorkloadError(
+            f"{folder} cannot be written",
+            got=str(e),
+            fix="free some space, or make the folder writable",
+        ) from e
 
 
 def load_conditions(folder: Path, plan: Plan) -> Conditions:

@@ -92,8 +92,11 @@ class Sample:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, buffer.getvalue().to_pybytes())
         except OSError as e:
-            fix = "choose a path that can be written"
-            raise FrameError(f"the baseline {path} cannot be written", got=str(e), fix=fix) from e
+            raise FrameError(
+                f"the baseline {path} cannot be written",
+                got=str(e),
+                fix="choose a path that can be written",
+            ) from e
         return path
 
     @classmethod
@@ -265,8 +268,11 @@ def _load(name: str, settings: Settings) -> tuple[list[Sample], list[str]]:
     if "/" in name or name.startswith("last"):
         seen = observe(drive(settings, n_requests=0, window=name), settings)
         return [sample_of(seen)], []
-    got = f"{name!r}: no such run in {settings.state_dir / RUNS}, nor a recording in {recorded}"
-    raise FrameError("there is nothing of this name to compare", got=got, fix=FORMS)
+    raise FrameError(
+        "there is nothing of this name to compare",
+        got=f"{name!r}: no such run in {settings.state_dir / RUNS}, nor a recording in {recorded}",
+        fix=FORMS,
+    )
 
 
 def _from_run(run: Run, folder: Path, settings: Settings) -> tuple[list[Sample], list[str]]:

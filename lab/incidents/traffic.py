@@ -57,8 +57,13 @@ def drive(plan: Plan, name: str, parameters: dict[str, Any], settings: Settings)
         for api in apis.values():
             if isinstance(api, ChatApi):
                 api.extra = EXTRA.get(name, {})
-        timeout_s = parameters.get("timeout_s", TIMEOUT_S)
-        driver = Driver(plan, apis, run_id=new_run_id(), timeout_s=timeout_s, spans=spans)
+        driver = Driver(
+            plan,
+            apis,
+            run_id=new_run_id(),
+            timeout_s=parameters.get("timeout_s", TIMEOUT_S),
+            spans=spans,
+        )
         asyncio.run(driver.drive())
 
 

@@ -176,8 +176,9 @@ def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
     for name in parts:
         while (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF:
             if time.monotonic() > limit:
-                happened = f"{name} has not ended after {wait_s:.0f} s"
-                raise _part_failed(part, happened, "look at `lab status`")
+                raise _part_failed(
+                    part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`"
+                )
             time.sleep(POLL_S)
 
 
@@ -390,9 +391,12 @@ def _lives(current: StackState) -> bool:
 
 def _supervisor_failed(state_dir: Path, happened: str) -> PartFailed:
     log = _log_of_supervisor(state_dir)
-    got = "\n".join(logbook.last_lines(log))
     return PartFailed(
-        happened, part="supervisor", log=str(log), got=got, fix=f"read {log}, then run `lab up`"
+        happened,
+        part="supervisor",
+        log=str(log),
+        got="\n".join(logbook.last_lines(log)),
+        fix=f"read {log}, then run `lab up`",
     )
 
 
@@ -453,11 +457,15 @@ def _wait_for_part(state_dir: Path, name: str, limit: float, wait_s: float) -> N
                 f"{name} is off", got=part.what, fix=f"start it with `lab up --with {name}`"
             )
         if part.state in state.BROKEN:
-            happened = f"{name} hangs" if part.state == state.HANGS else f"{name} is {part.state}"
-            raise _part_failed(part, happened, "run `lab up` to start it again")
+            raise _part_failed(
+                part,
+                f"{name} hangs" if part.state == state.HANGS else f"{name} is {part.state}",
+                "run `lab up` to start it again",
+            )
         if time.monotonic() > limit:
-            happened = f"{name} was not ready after {wait_s:.0f} s"
-            raise _part_failed(part, happened, "wait, or read its log")
+            raise _part_failed(
+                part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log"
+            )
         time.sleep(POLL_S)
 
 

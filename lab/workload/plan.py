@@ -154,8 +154,9 @@ class Plan:
         try:
             header = msgspec.json.decode(first, type=_Header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            fix = "make one with make_plan(...).save(path)"
-            raise WorkloadError(f"{name} is not a plan", got=str(e), fix=fix) from e
+            raise WorkloadError(
+                f"{name} is not a plan", got=str(e), fix="make one with make_plan(...).save(path)"
+            ) from e
         _check_header(name, header, lines)
 
         array = b"[" + b",".join(lines.splitlines()) + b"]"
@@ -215,8 +216,9 @@ def _check_header(name: str, header: _Header, lines: bytes) -> None:
 
 def with_model(plan: Plan, model: str) -> Plan:
     """Return the same plan for another model."""
-    requests = tuple(msgspec.structs.replace(r, model=model) for r in plan.requests)
-    return replace(plan, requests=requests)
+    return replace(
+        plan, requests=tuple(msgspec.structs.replace(r, model=model) for r in plan.requests)
+    )
 
 
 # The first tenant sends most: shares fall as 1, 1/2, 1/3, 1/4.
