@@ -8,7 +8,6 @@ from typing import Any
 from lab.errors import PartFailed, StackError
 from lab.settings import Settings
 from lab.stack.cluster import kubectl as kube
-from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, WORKLOADS, Api
 from lab.stack.cluster.preflight_checks import quantity
 
@@ -308,10 +307,10 @@ def pods(settings: Settings, context: str) -> list[PodStatus]:
 def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
     meta = pod["metadata"]
     now = pod.get("status", {})
-    ready = rollout.has_condition(now, "Ready")
+    ready = has_condition(now, "Ready")
     done = now.get("phase") == "Succeeded"
     state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
-    why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")
+    why = next((f"{r.reason}: {r.message}" for r in pod_reasons(pod)), "")
     return PodStatus(
         part=(meta.get("labels") or {}).get("app.kubernetes.io/name", meta["name"]),
         namespace=meta["namespace"],
