@@ -13,9 +13,8 @@ from lab.errors import StackError
 from lab.settings import Settings
 from lab.workload import Plan, Users, make_plan
 from lab.workload.apis import ChatApi, apis_for
-from lab.workload.driver import Driver
+from lab.workload.driver import Driver, new_run_id
 from lab.workload.plan import ApiName, PlannedRequest
-from lab.workload.running import new_run_id
 from lab.workload.tracing import RootSpans
 from lab.world import catalogue
 
