@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab import files
 from lab.errors import FrameError, StoreError
-from lab.files import write_atomically
 from lab.frames import request_frame, spans_frame
 from lab.observation import Observation, drive, judge_requests, observe, parse_tool_calls
 from lab.observation.judging import VERDICTS
@@ -87,17 +87,7 @@ class Sample:
         table = table.replace_schema_metadata({FORMAT: json.dumps(about)})
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, buffer.getvalue().to_pybytes())
-        except OSError as e:
-            raise FrameError(
-                f"the baseline {path} cannot be written",
-                got=str(e),
-                fix="choose a path that can be written",
-            ) from e
-        return path
+        return files.save(path, buffer.getvalue().to_pybytes(), FrameError)
 
     @classmethod
     def load(cls, path: str | Path) -> Sample:

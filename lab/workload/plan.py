@@ -23,8 +23,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from lab import files
 from lab.errors import WorkloadError
-from lab.files import write_atomically
 from lab.settings import Settings
 from lab.world import facts
 from lab.world.scenarios import Scenario, make_scenarios
@@ -168,17 +168,7 @@ class Plan:
 
         Raises WorkloadError if it cannot be written.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, self.to_bytes())
-        except OSError as e:
-            raise WorkloadError(
-                f"{path} cannot be written",
-                got=str(e),
-                fix="choose a folder that can be written, on a disk with room",
-            ) from e
-        return path
+        return files.save(path, self.to_bytes(), WorkloadError)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
