@@ -173,8 +173,10 @@ def engine_parts(levels: Measured, *, wait_s: float = 30.0, sampled: int = SAMPL
     for row, part in zip(levels.table.itertuples(), chosen, strict=True):
         both = part.merge(calls, on="trace_id")
         if both.empty:
-            got = f"{len(part)}, {row.users} users"
-            raise FrameError("none of these requests' vLLM spans has arrived", got=got)
+            raise FrameError(
+                "none of these requests' vLLM spans has arrived",
+                got=f"{len(part)}, {row.users} users",
+            )
         inside = both[["queue_s", "prefill_s", "decode_s"]].mean()
         gaps = (both["tokens"] - 1).where(both["tokens"] > 1)
         rows.append(
@@ -404,8 +406,11 @@ def in_engine(metrics: str) -> float:
     except ValueError:
         values = []
     if not values:
-        query = f"{Metric.RUNNING}, {Metric.WAITING}"
-        raise NoData("this is not vLLM's /metrics", query=query, got=metrics[:80])
+        raise NoData(
+            "this is not vLLM's /metrics",
+            query=f"{Metric.RUNNING}, {Metric.WAITING}",
+            got=metrics[:80],
+        )
     return sum(values)
 
 
@@ -443,7 +448,8 @@ def _scrapes(measured: Measured, metrics: Sequence[str] = ()) -> pd.DataFrame:
     table = table[(table["step"] >= 0) & (table["at"] <= last[table["step"].clip(lower=0)])]
 
     records = measured.records()
-    under_way = in_flight_at(records["sent_at"], records["done_at"], table["at"])
-    in_engine = table[Metric.RUNNING] + table[Metric.WAITING]
-    table = table.assign(in_engine=in_engine, under_way=under_way)
+    table = table.assign(
+        in_engine=table[Metric.RUNNING] + table[Metric.WAITING],
+        under_way=in_flight_at(records["sent_at"], records["done_at"], table["at"]),
+    )
     return table.drop(columns="time").reset_index(drop=True)

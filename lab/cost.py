@@ -320,9 +320,10 @@ def energy(seen: Observation) -> Energy:
         if looked_for
         else "node-exporter's collector for it is off"
     )
-    why = (
+    return Energy(
+        float("nan"),
+        "",
         f"this Prometheus has neither {' nor '.join(ENERGY)}.\n"
         "DCGM's exporter needs an NVIDIA GPU; the processor's own counter (RAPL) is hidden from "
-        f"most virtual machines: {rapl}."
+        f"most virtual machines: {rapl}.",
     )
-    return Energy(float("nan"), "", why)

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from lab.errors import LabError
+
 
 def write_atomically(path: Path, content: bytes | str, mode: int | None = None) -> None:
     """Replace `path` by `content`, completely or not at all. Text is encoded as UTF-8.
@@ -29,6 +31,26 @@ def write_atomically(path: Path, content: bytes | str, mode: int | None = None) 
         with contextlib.suppress(OSError):
             os.unlink(draft)
         raise
+
+
+def save(
+    path: str | Path, content: bytes | str, error: type[LabError], mode: int | None = None
+) -> Path:
+    """Write a file as `write_atomically` does, in folders that it makes, and return its path.
+
+    Raises an error of this kind if it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content, mode)
+    except OSError as e:
+        raise error(
+            f"{path} cannot be written",
+            got=str(e),
+            fix="choose a folder that can be written, on a disk with room",
+        ) from e
+    return path
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

@@ -247,7 +247,7 @@ def _leave_out_routers(observed: _Observed, router: Sequence[str]) -> None:
     """Leave out series that a router or a federation copied from engines that are scraped too."""
     series = observed.series
     of_router = _is_router_target(series, router)
-    scraped = series[~_has_origin(series) & ~of_router]
+    scraped = series[~(_origins(series) != "").any(axis=1) & ~of_router]
     addresses: set[str] = set()
     for name in ("instance", "pod"):
         if name in scraped:
@@ -277,20 +277,14 @@ def _is_router_target(series: pd.DataFrame, router: Sequence[str]) -> pd.Series:
     return pd.Series(keys.isin(keys[own.to_numpy()]), index=series.index)
 
 
-def _has_origin(series: pd.DataFrame) -> pd.Series:
-    origin = pd.Series(False, index=series.index)
-    for name in LABELS["origin"]:
-        if name in series:
-            origin |= series[name] != ""
-    return origin
+def _origins(series: pd.DataFrame) -> pd.DataFrame:
+    """Return the labels in which a router or a federation names the engine; empty without one."""
+    return series.reindex(columns=LABELS["origin"], fill_value="")
 
 
 def _is_copy(series: pd.DataFrame, addresses: set[str]) -> pd.Series:
-    copied = pd.Series(False, index=series.index)
-    for name in LABELS["origin"]:
-        if name in series:
-            copied |= series[name].map(lambda text: bool(text) and _address(text) in addresses)
-    return copied
+    origins = _origins(series)
+    return (origins.map(_address).isin(addresses) & (origins != "")).any(axis=1)
 
 
 def _address(text: str) -> str:
@@ -303,7 +297,6 @@ def _set_identity(observed: _Observed) -> None:
 
     SGLang's counters, for example, lack the `dp_rank` of its gauges.
     """
-    tables = [observed.series, observed.buckets]
     observed.identity = [name for name in LABELS["identity"] if name in observed.series]
     repeated = copies_in(observed.series)
     if repeated and len(merge_copies(observed.series, NUMBERS)) < len(observed.series):
@@ -316,16 +309,13 @@ def _set_identity(observed: _Observed) -> None:
             )
         )
     for name in FILLED:
-        if name not in observed.identity:
-            continue
         others = [other for other in observed.identity if other != name]
-        ranks = observed.series.loc[observed.series[name] != "", [*others, name]].drop_duplicates()
-        single = ranks[~ranks.duplicated(others, keep=False)] if others else ranks
-        if not others or single.empty:
-            continue
-        values = single.set_index(others)[name]
-        for table in tables:
-            _fill(table, others, name, values)
+        if name in observed.identity and others:
+            ranks = observed.series.loc[observed.series[name] != "", [*others, name]]
+            ranks = ranks.drop_duplicates()
+            single = ranks[~ranks.duplicated(others, keep=False)]
+            for table in (observed.series, observed.buckets) if len(single) else ():
+                _fill(table, others, name, single.set_index(others)[name])
 
 
 def _fill(table: pd.DataFrame, others: list[str], name: str, values: pd.Series) -> None:

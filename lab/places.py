@@ -81,8 +81,11 @@ class LocalPlace:
         """Return one row per part. Raises NotUp where none runs."""
         parts = stack.status(settings)
         if not parts:
-            folder = f"state folder {settings.state_dir}"
-            raise NotUp("no part of the lab is running", got=folder, fix="run `lab up`")
+            raise NotUp(
+                "no part of the lab is running",
+                got=f"state folder {settings.state_dir}",
+                fix="run `lab up`",
+            )
         return pd.DataFrame(
             {
                 "part": [part.name for part in parts],
@@ -266,8 +269,9 @@ def _named_cluster(settings: Settings, before: Connection | None) -> tuple[str, 
 def _connection(settings: Settings) -> Connection:
     connection = cluster.connection(settings)
     if connection is None:
-        fix = "`lab up --place cluster`"
-        raise NotUp("no cluster is connected", got=f"{settings.state_dir}", fix=fix)
+        raise NotUp(
+            "no cluster is connected", got=f"{settings.state_dir}", fix="`lab up --place cluster`"
+        )
     return connection
 
 

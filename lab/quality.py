@@ -132,8 +132,9 @@ def calls_by_source(seen: Observation) -> pd.DataFrame:
         }
     )
     if table.empty:
-        fix = "drive more requests, or other kinds of them"
-        raise FrameError("no tool was called in this run", fix=fix)
+        raise FrameError(
+            "no tool was called in this run", fix="drive more requests, or other kinds of them"
+        )
     table = table.fillna(0).astype(int)
     table.loc["all"] = table.sum()
     return table.rename_axis("tool")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from lab import files
 from lab.errors import WorkloadError
-from lab.files import write_atomically
 from lab.settings import Settings
 from lab.workload import Plan, Run, Users
 
@@ -69,11 +69,7 @@ def save_conditions(folder: Path | None, conditions: Conditions) -> None:
     if folder is None:
         raise WorkloadError("the run has no folder", fix="save the run first (Run.save)")
     content = msgspec.json.format(msgspec.json.encode(conditions), indent=2) + b"\n"
-    try:
-        write_atomically(folder / FILE, content)
-    except OSError as e:
-        fix = "free some space, or make the folder writable"
-        raise WorkloadError(f"{folder} cannot be written", got=str(e), fix=fix) from e
+    files.save(folder / FILE, content, WorkloadError)
 
 
 def load_conditions(folder: Path, plan: Plan) -> Conditions:

@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab import files
 from lab.errors import FrameError, StoreError
-from lab.files import write_atomically
 from lab.frames import request_frame, spans_frame
 from lab.observation import Observation, drive, judge_requests, observe, parse_tool_calls
 from lab.observation.judging import VERDICTS
@@ -87,14 +87,7 @@ class Sample:
         table = table.replace_schema_metadata({FORMAT: json.dumps(about)})
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, buffer.getvalue().to_pybytes())
-        except OSError as e:
-            fix = "choose a path that can be written"
-            raise FrameError(f"the baseline {path} cannot be written", got=str(e), fix=fix) from e
-        return path
+        return files.save(path, buffer.getvalue().to_pybytes(), FrameError)
 
     @classmethod
     def load(cls, path: str | Path) -> Sample:
@@ -265,8 +258,11 @@ def _load(name: str, settings: Settings) -> tuple[list[Sample], list[str]]:
     if "/" in name or name.startswith("last"):
         seen = observe(drive(settings, n_requests=0, window=name), settings)
         return [sample_of(seen)], []
-    got = f"{name!r}: no such run in {settings.state_dir / RUNS}, nor a recording in {recorded}"
-    raise FrameError("there is nothing of this name to compare", got=got, fix=FORMS)
+    raise FrameError(
+        "there is nothing of this name to compare",
+        got=f"{name!r}: no such run in {settings.state_dir / RUNS}, nor a recording in {recorded}",
+        fix=FORMS,
+    )
 
 
 def _from_run(run: Run, folder: Path, settings: Settings) -> tuple[list[Sample], list[str]]:

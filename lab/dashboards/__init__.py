@@ -31,11 +31,8 @@ __all__ = [
 def _with_either_name(dashboard: Dashboard) -> Dashboard:
     rows = []
     for row in dashboard.rows:
-        panels = []
-        for panel in row.panels:
-            queries = tuple(replace(query, expr=either_name(query.expr)) for query in panel.queries)
-            panels.append(replace(panel, queries=queries))
-        rows.append(replace(row, panels=tuple(panels)))
+        panels = tuple(panel.changed(either_name) for panel in row.panels)
+        rows.append(replace(row, panels=panels))
     return replace(dashboard, rows=tuple(rows))
 
 
@@ -68,13 +65,10 @@ def panels(
         raise KeyError(f"{name} has no variable {names}; it has {', '.join(values)}")
     values |= variables or {}
 
-    def filled(query: Query) -> Query:
-        return replace(query, expr=expand(query.expr, values, rate_interval_s, range_s))
+    def filled(expr: str) -> str:
+        return expand(expr, values, rate_interval_s, range_s)
 
-    return tuple(
-        replace(panel, queries=tuple(filled(query) for query in panel.queries))
-        for panel in dashboard.panels
-    )
+    return tuple(panel.changed(filled) for panel in dashboard.panels)
 
 
 def grafana_json(name: str, *, local: bool = False) -> str:
@@ -102,8 +96,7 @@ def for_store(
         kept = []
         for panel in row.panels:
             try:
-                queries = [replace(q, expr=renamed(q.expr, names, prefix)) for q in panel.queries]
-                kept.append(replace(panel, queries=tuple(queries)))
+                kept.append(panel.changed(lambda expr: renamed(expr, names, prefix)))
             except NoData as e:
                 left_out[panel.title] = e.happened
         if kept:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["timeseries", "stat", "heatmap", "table"]
@@ -56,6 +56,11 @@ class Panel:
     width: int = 8  # of Grafana's 24 columns
     keys: tuple[tuple[str, str], ...] = ()
     drill_down: str = ""
+
+    def changed(self, change: Callable[[str], str]) -> Panel:
+        """Return the panel with every expression changed."""
+        queries = tuple(replace(query, expr=change(query.expr)) for query in self.queries)
+        return replace(self, queries=queries)
 
 
 @dataclass(frozen=True)

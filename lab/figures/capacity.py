@@ -192,8 +192,14 @@ def gauge_against_truth(samples: pd.DataFrame, *, ax: Axes) -> None:
     need_rows(samples, "samples")
     highest = float(max(samples["value"].max(), samples["true"].max(), 1))
     _diagonal(ax, highest, "equal")
-    label = f"scrapes (n={len(samples)})"
-    ax.plot(samples["true"], samples["value"], "o", markersize=4, alpha=0.6, label=label)
+    ax.plot(
+        samples["true"],
+        samples["value"],
+        "o",
+        markersize=4,
+        alpha=0.6,
+        label=f"scrapes (n={len(samples)})",
+    )
     if highest > 30:
         ax.set_xscale("symlog", linthresh=10)
         ax.set_yscale("symlog", linthresh=10)
@@ -216,8 +222,15 @@ def _mark_lagged(ax: Axes, steps: pd.DataFrame, x: str, y: str) -> None:
     """Ring the steps in which the driver was late (`lagged`): the figure carries the warning."""
     lagged = steps[steps["lagged"].astype(bool)] if "lagged" in steps else steps[:0]
     if len(lagged):
-        label = f"{LAGGED}: its own delay is in the times"
-        ax.plot(lagged[x], lagged[y], "o", color="black", fillstyle="none", ms=12, label=label)
+        ax.plot(
+            lagged[x],
+            lagged[y],
+            "o",
+            color="black",
+            fillstyle="none",
+            ms=12,
+            label=f"{LAGGED}: its own delay is in the times",
+        )
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:

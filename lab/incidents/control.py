@@ -115,8 +115,9 @@ def current(settings: Settings) -> Record | None:
 def _check(name: str, strength: float | None, settings: Settings) -> Path:
     """Return the state folder of a lab in which this incident can be started."""
     if name not in INCIDENTS:
-        fix = f"use {ANY}, or one of {', '.join(INCIDENTS)}"
-        raise StackError(f"there is no incident {name!r}", fix=fix)
+        raise StackError(
+            f"there is no incident {name!r}", fix=f"use {ANY}, or one of {', '.join(INCIDENTS)}"
+        )
     if strength is not None and not 0 <= strength <= 1:
         raise StackError("the strength is out of range", got=f"{strength}", fix="use 0 to 1")
     if settings.place != "local":
@@ -148,9 +149,10 @@ def _wait_for_effect(state_dir: Path) -> Record:
         runs = _process_runs(state_dir)
         now = record.require(state_dir)
         if now.error or not runs:
-            happened = "the incident could not be brought about, and was undone"
             raise StackError(
-                happened, got=now.error or "its process ended", fix="look at `lab status`"
+                "the incident could not be brought about, and was undone",
+                got=now.error or "its process ended",
+                fix="look at `lab status`",
             )
         if now.in_effect_at is not None:
             return now.shown()

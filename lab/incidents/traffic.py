@@ -13,9 +13,8 @@ from lab.errors import StackError
 from lab.settings import Settings
 from lab.workload import Plan, Users, make_plan
 from lab.workload.apis import ChatApi, apis_for
-from lab.workload.driver import Driver
+from lab.workload.driver import Driver, new_run_id
 from lab.workload.plan import ApiName, PlannedRequest
-from lab.workload.running import new_run_id
 from lab.workload.tracing import RootSpans
 from lab.world import catalogue
 
@@ -57,8 +56,13 @@ def drive(plan: Plan, name: str, parameters: dict[str, Any], settings: Settings)
         for api in apis.values():
             if isinstance(api, ChatApi):
                 api.extra = EXTRA.get(name, {})
-        timeout_s = parameters.get("timeout_s", TIMEOUT_S)
-        driver = Driver(plan, apis, run_id=new_run_id(), timeout_s=timeout_s, spans=spans)
+        driver = Driver(
+            plan,
+            apis,
+            run_id=new_run_id(),
+            timeout_s=parameters.get("timeout_s", TIMEOUT_S),
+            spans=spans,
+        )
         asyncio.run(driver.drive())
 
 

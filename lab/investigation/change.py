@@ -131,15 +131,15 @@ def _compare_blocks(
     after = float(b[1].mean())
     means = [part.mean() for part in blocks]
     difference = float(means[1] - means[0])
-    moderated = pooled is not None and math.isfinite(pooled.variance)
-    if min(sizes) < MIN_BLOCKS and not moderated:
-        size = math.exp(np.clip(difference, -50, 50)) if scale == "ratio" else difference
+    shared = pooled.variance if pooled is not None else math.nan
+    if min(sizes) < MIN_BLOCKS and math.isnan(shared):
+        size = float(_unscaled(np.array(difference), scale))
         return Effect(before, after, size, n_before=len(a[1]), n_after=len(b[1]))
 
     freedoms = np.array(sizes) - 1.0
     variances = np.array([part.var(ddof=1) if len(part) > 1 else 0.0 for part in blocks])
-    if moderated and pooled is not None:
-        total = freedoms * variances + POOL_FREEDOM * pooled.variance
+    if not math.isnan(shared):
+        total = freedoms * variances + POOL_FREEDOM * shared
         freedoms = freedoms + POOL_FREEDOM
         variances = total / freedoms
     errors = np.maximum(variances, SPREAD[scale] ** 2) / np.array(sizes)
@@ -147,10 +147,8 @@ def _compare_blocks(
     freedom = float(errors.sum() ** 2 / (errors**2 / freedoms).sum())
     reach = float(stats.t.ppf(0.975, freedom)) * error
     p_value = 2 * float(stats.t.sf(abs(difference) / error, freedom))
-    values = np.array([difference, difference - reach, difference + reach])
-    if scale == "ratio":
-        values = np.exp(np.clip(values, -50, 50))
-    size, low, high = (float(value) for value in values)
+    values = _unscaled(difference + reach * np.array([0.0, -1.0, 1.0]), scale)
+    size, low, high = map(float, values)
     return Effect(before, after, size, low, high, p_value, len(a[1]), len(b[1]))
 
 
@@ -164,6 +162,11 @@ def _block_means(points: Values, block: float, scale: Scale, floor: float) -> np
 
 def _scaled(values: np.ndarray, scale: Scale, floor: float) -> np.ndarray:
     return np.log(np.maximum(values, 0.0) + floor) if scale == "ratio" else values
+
+
+def _unscaled(differences: np.ndarray, scale: Scale) -> np.ndarray:
+    """Return differences of scaled values as a person reads them: ratios on that scale."""
+    return np.exp(np.clip(differences, -50, 50)) if scale == "ratio" else differences
 
 
 def _compare_shares(a: np.ndarray, b: np.ndarray, pooled: Pool | None) -> Effect:

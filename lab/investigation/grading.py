@@ -91,8 +91,9 @@ def check_diagnosis(diagnosis: Diagnosis) -> None:
     """Raise LabError for a cause that does not exist, and for a time that is not one."""
     known = kinds()
     if diagnosis.what and diagnosis.what not in known:
-        fix = f"use one of {', '.join(known)}"
-        raise LabError("there is no such cause", got=repr(diagnosis.what), fix=fix)
+        raise LabError(
+            "there is no such cause", got=repr(diagnosis.what), fix=f"use one of {', '.join(known)}"
+        )
     _seconds(diagnosis.since)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ LONG_ANSWER = 4.0
 BIN_S = 2.0  # of counts and of gaps between samples
 SETTLED_S = 30.0  # a counter that begins so long after its target was first scraped began at 0
 Points = Callable[[Evidence], pd.DataFrame]
-_EMPTY = pd.DataFrame({"time": [], "value": [], "key": []})
+Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True)
@@ -81,33 +82,63 @@ class Observed:
         return f"{self.signal.by} {self.key}" if self.key else ""
 
 
-def _table(name: str, column: str, key: str = "") -> Points:
-    """Return a function that takes points from a column of one of an Evidence's tables."""
-
-    def points(evidence: Evidence) -> pd.DataFrame:
-        table = getattr(evidence, name)
-        if table.empty or column not in table:
-            return _EMPTY
-        time = "scheduled_at" if name == "requests" else "time"
-        keys = table[key].astype(object).fillna("?") if key else ""
-        result = pd.DataFrame(
-            {"time": table[time].astype(float), "value": table[column].astype(float), "key": keys}
-        )
-        return result.dropna(subset="value")
-
-    return points
+def _points(time: Any, value: Any, key: Any = "") -> pd.DataFrame:
+    """Return points: `time` in epoch seconds, `value`, and `key` where a signal has several."""
+    return pd.DataFrame({"time": time, "value": value, "key": key})
 
 
-def _tool_times(evidence: Evidence) -> pd.DataFrame:
+_EMPTY = _points([], [], [])
+
+
+def _from(
+    name: str,
+) -> Callable[
+    [Callable[Concatenate[pd.DataFrame, Evidence, Arguments], pd.DataFrame]],
+    Callable[Arguments, Points],
+]:
+    """Turn a function of one of an Evidence's tables into a maker of Points.
+
+    The function gets the table, the evidence, and the arguments of the maker. Where the table is
+    empty there are no points, and the function is not called.
+    """
+
+    def decorate(
+        function: Callable[Concatenate[pd.DataFrame, Evidence, Arguments], pd.DataFrame],
+    ) -> Callable[Arguments, Points]:
+        def make(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Points:
+            def points(evidence: Evidence) -> pd.DataFrame:
+                table = getattr(evidence, name)
+                return _EMPTY if table.empty else function(table, evidence, *args, **kwargs)
+
+            return points
+
+        return make
+
+    return decorate
+
+
+def _column(table: pd.DataFrame, _: Evidence, column: str, key: str = "") -> pd.DataFrame:
+    """Return the values of a column that are known."""
+    keys = table[key].astype(object).fillna("?") if key else ""
+    points = _points(table["time"].astype(float), table[column].astype(float), keys)
+    return points.dropna(subset="value")
+
+
+_of_tools = _from("tools")(_column)
+_of_turns = _from("turns")(_column)
+_of_embeddings = _from("embeddings")(_column)
+_of_services = _from("services")(_column)
+_of_skew = _from("skew")(_column)
+
+
+@_from("tools")
+def _tool_times(tools: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
     """Return the time of each call that did not fail, less what all tools have in common then.
 
     On a machine that is busy all tools are slower, which is not the fault of one of them. A call
     that fails takes another time, such as that of a timeout.
     """
-    points = _table("tools", "duration_s", "tool")(evidence)
-    if points.empty:
-        return points
-    points = points[~evidence.tools["failed"].astype(bool)]
+    points = _column(tools[~tools["failed"].astype(bool)], evidence, "duration_s", "tool")
     points = points.sort_values("time", ignore_index=True)
     before = points[points["time"].between(*evidence.baseline)]
     usual = points["key"].map(before.groupby("key")["value"].median())
@@ -116,110 +147,66 @@ def _tool_times(evidence: Evidence) -> pd.DataFrame:
     return points.assign(value=points["value"] / common.clip(lower=1.0))
 
 
-def _turns(column: str) -> Points:
-    """Return points of model calls of tenants that the baseline has, too: one population.
+def _residents(table: pd.DataFrame, time: str, evidence: Evidence) -> pd.DataFrame:
+    """Return the rows of tenants that the baseline has, too: one population."""
+    before = table[time].between(*evidence.baseline)
+    resident = table["tenant"].isin(table.loc[before, "tenant"].unique())
+    return table[resident] if before.any() else table
+
+
+@_from("turns")
+def _turns(turns: pd.DataFrame, evidence: Evidence, column: str) -> pd.DataFrame:
+    """Return points of the residents' model calls.
 
     The time is that of their end: what had ended before a change was not touched by it.
     """
-
-    def points(evidence: Evidence) -> pd.DataFrame:
-        turns = evidence.turns
-        if turns.empty:
-            return _EMPTY
-        before = turns["time"].between(*evidence.baseline)
-        resident = turns["tenant"].isin(turns.loc[before, "tenant"].unique())
-        table = turns[resident if before.any() else slice(None)]
-        table = table[["ended_at", column]].set_axis(["time", "value"], axis=1)
-        return table.assign(key="").dropna()
-
-    return points
+    table = _residents(turns, "time", evidence)
+    return _points(table["ended_at"], table[column]).dropna()
 
 
-def _requests(evidence: Evidence) -> pd.DataFrame:
-    """Return the requests of tenants that the baseline has, too."""
-    requests = evidence.requests
-    if requests.empty:
-        return requests
-    before = requests["scheduled_at"].between(*evidence.baseline)
-    resident = requests["tenant"].isin(requests.loc[before, "tenant"].unique())
-    return requests[resident] if before.any() else requests
+@_from("requests")
+def _phase(requests: pd.DataFrame, evidence: Evidence, column: str) -> pd.DataFrame:
+    table = _residents(requests, "scheduled_at", evidence)
+    return _points(table["done_at"], table[column].astype(float)).dropna()
 
 
-def _phase(column: str) -> Points:
-    def points(evidence: Evidence) -> pd.DataFrame:
-        table = _requests(evidence)
-        if table.empty:
-            return _EMPTY
-        values = table[column].astype(float)
-        return pd.DataFrame({"time": table["done_at"], "value": values, "key": ""}).dropna()
-
-    return points
+@_from("requests")
+def _failures(requests: pd.DataFrame, _: Evidence) -> pd.DataFrame:
+    return _points(requests["scheduled_at"], (requests["status"] != "ok").astype(float))
 
 
-def _failures(evidence: Evidence) -> pd.DataFrame:
-    table = evidence.requests
-    if table.empty:
+@_from("turns")
+def _longer(turns: pd.DataFrame, evidence: Evidence, column: str, factor: float) -> pd.DataFrame:
+    """Return for each model call whether it has many times more tokens than usual."""
+    before = turns.loc[turns["time"].between(*evidence.baseline), column]
+    if before.empty:
         return _EMPTY
-    failed = (table["status"] != "ok").astype(float)
-    return pd.DataFrame({"time": table["scheduled_at"], "value": failed, "key": ""})
+    is_long = turns[column] > factor * before.quantile(0.98)
+    return _points(turns["time"], is_long * 1.0)
 
 
-def _counts(table: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
-    """Return how many rows begin per second, in bins of time; bins of an outage are 0."""
-    times = []
+@_from("requests")
+def _request_rate(requests: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
+    """Return how many requests begin per second, in bins of time; bins of an outage are 0."""
+    bins = []
     for start, end in (evidence.baseline, evidence.window):
         edges = np.arange(start, end, BIN_S)
-        values = np.histogram(table["time"], bins=np.append(edges, edges[-1] + BIN_S))[0]
-        times.append(pd.DataFrame({"time": edges, "value": values / BIN_S, "key": ""}))
-    return pd.concat(times, ignore_index=True)
+        counts = np.histogram(requests["scheduled_at"], np.append(edges, edges[-1] + BIN_S))[0]
+        bins.append(_points(edges, counts / BIN_S))
+    return pd.concat(bins, ignore_index=True)
 
 
-def _embedding_rate(evidence: Evidence) -> pd.DataFrame:
-    """Return the requests per second that the embedding server finished, by its own counter."""
-    return _rate("requests", embed=True)(evidence)
-
-
-def _longer(column: str, factor: float) -> Points:
-    """Return a function for each model call whether it has many times more tokens than usual."""
-
-    def points(evidence: Evidence) -> pd.DataFrame:
-        turns = evidence.turns
-        if turns.empty:
-            return _EMPTY
-        before = turns.loc[turns["time"].between(*evidence.baseline), column]
-        if before.empty:
-            return _EMPTY
-        is_long = turns[column] > factor * before.quantile(0.98)
-        return pd.DataFrame({"time": turns["time"], "value": is_long * 1.0, "key": ""})
-
-    return points
-
-
-def _fresh_share(evidence: Evidence) -> pd.DataFrame:
-    hits = _ratio("prefix_hits", "prefix_queries")(evidence)
-    return hits.assign(value=1.0 - hits["value"])
-
-
-def _request_rate(evidence: Evidence) -> pd.DataFrame:
-    requests = evidence.requests
-    if requests.empty:
-        return _EMPTY
-    return _counts(pd.DataFrame({"time": requests["scheduled_at"]}), evidence)
-
-
-def _tenant_shares(evidence: Evidence) -> pd.DataFrame:
+@_from("requests")
+def _tenant_shares(requests: pd.DataFrame, _: Evidence) -> pd.DataFrame:
     """Return for each tenant whether each session is its own; requests of one are no news."""
-    requests = evidence.requests
-    if requests.empty or requests["tenant"].isna().all():
+    if requests["tenant"].isna().all():
         return _EMPTY
     requests = requests.sort_values("scheduled_at")
     is_later = requests["session_id"].notna() & requests.duplicated(["tenant", "session_id"])
     requests = requests[~is_later]
     tenant = requests["tenant"].astype(str)
     parts = [
-        pd.DataFrame(
-            {"time": requests["scheduled_at"], "value": (tenant == name) * 1.0, "key": name}
-        )
+        _points(requests["scheduled_at"], (tenant == name) * 1.0, name)
         for name in tenant.value_counts().index[:12]
     ]
     return pd.concat(parts, ignore_index=True)
@@ -238,70 +225,61 @@ def _new_engine(evidence: Evidence) -> pd.DataFrame:
         return _EMPTY
     shares = engines.loc[before, "value"].value_counts(normalize=True)
     is_new = ~engines["value"].isin(shares[shares > 0.05].index)
-    return pd.DataFrame({"time": engines["time"], "value": is_new * 1.0, "key": ""})
+    return _points(engines["time"], is_new * 1.0)
 
 
-def _new_engine_by_counters(evidence: Evidence) -> pd.DataFrame:
+@_from("samples")
+def _new_engine_by_counters(samples: pd.DataFrame, evidence: Evidence) -> pd.DataFrame:
     """Return the share of the finished requests that a new engine finished, in bins of time."""
-    finished = growth(evidence.samples, "requests")
-    if finished.empty:
-        return _EMPTY
+    finished = growth(samples, "requests")
     finished = finished[~finished["job"].str.contains("embed")]
     engine = finished["job"] + " " + finished["model_name"]
     usual = set(engine[finished["time"].between(*evidence.baseline) & (finished["value"] > 0)])
     if not usual:
         return _EMPTY
-    bins = np.floor(finished["time"] / (2 * BIN_S)) * 2 * BIN_S
     of_new = finished["value"].where(~engine.isin(usual), 0.0)
-    sums = pd.DataFrame({"new": of_new, "all": finished["value"]}).groupby(bins).sum()
+    sums = pd.DataFrame({"new": of_new, "all": finished["value"]})
+    sums = sums.groupby(_bins(finished)).sum()
     sums = sums[sums["all"] > 0]
-    share = (sums["new"] / sums["all"]).to_numpy()
-    return pd.DataFrame({"time": sums.index + BIN_S, "value": share, "key": ""})
+    return _points(sums.index + BIN_S, (sums["new"] / sums["all"]).to_numpy())
 
 
-def _repeats(evidence: Evidence) -> pd.DataFrame:
+@_from("requests")
+def _repeats(requests: pd.DataFrame, _: Evidence) -> pd.DataFrame:
     """Return for each request whether the same scenario was asked by the same tenant before."""
-    requests = evidence.requests
-    if requests.empty or requests["scenario_id"].isna().all():
+    if requests["scenario_id"].isna().all():
         return _EMPTY
     same = ["tenant", "scenario_id", "session_id"]
     table = requests[["scheduled_at", *same]].sort_values("scheduled_at")
     elsewhere = table.groupby(same[:2], dropna=False).cumcount() > 0
     elsewhere &= ~table.duplicated(same)
-    return pd.DataFrame({"time": table["scheduled_at"], "value": elsewhere * 1.0, "key": ""})
+    return _points(table["scheduled_at"], elsewhere * 1.0)
 
 
-def _session_turns(evidence: Evidence) -> pd.DataFrame:
+@_from("requests")
+def _session_turns(requests: pd.DataFrame, _: Evidence) -> pd.DataFrame:
     """Return how many requests of its session came before each request."""
-    requests = evidence.requests
-    if requests.empty or requests["session_id"].isna().all():
+    if requests["session_id"].isna().all():
         return _EMPTY
     table = requests.sort_values("scheduled_at")
     number = table.groupby(["tenant", "session_id"], dropna=False).cumcount()
-    return pd.DataFrame({"time": table["scheduled_at"], "value": (number >= 2) * 1.0, "key": ""})
+    return _points(table["scheduled_at"], (number >= 2) * 1.0)
 
 
-def _wrong_answers(evidence: Evidence) -> pd.DataFrame:
-    answers = evidence.answers
-    if answers.empty:
-        return _EMPTY
-    return answers.rename(columns={"wrong": "value"})[["time", "value"]].assign(key="")
+@_from("answers")
+def _wrong_answers(answers: pd.DataFrame, _: Evidence) -> pd.DataFrame:
+    return _points(answers["time"], answers["wrong"])
 
 
-def _wrong_by_tool(evidence: Evidence) -> pd.DataFrame:
-    answers = evidence.answers
-    if answers.empty:
-        return _EMPTY
+@_from("answers")
+def _wrong_by_tool(answers: pd.DataFrame, _: Evidence) -> pd.DataFrame:
     rows = answers.explode("tools").dropna(subset="tools")
-    return rows.rename(columns={"wrong": "value", "tools": "key"})[["time", "value", "key"]]
+    return _points(rows["time"], rows["wrong"], rows["tools"])
 
 
 def growth(samples: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the growth of each counter of a metric from sample to sample, with its labels."""
-    table = samples[samples["metric"] == metric] if len(samples) else samples
-    if table.empty:
-        return table
-    table = table.sort_values(["series", "time"])
+    table = samples[samples["metric"] == metric].sort_values(["series", "time"])
     first = ~table.duplicated("series")
     step = table["value"].diff()
     step = step.where(step >= 0, table["value"]).where(~first)
@@ -310,78 +288,77 @@ def growth(samples: pd.DataFrame, metric: str) -> pd.DataFrame:
     return table.assign(value=step.where(~(first & late), table["value"])).dropna(subset="value")
 
 
+def _bins(table: pd.DataFrame) -> pd.Series:
+    """Return the beginning of each row's bin, of twice BIN_S."""
+    return np.floor(table["time"] / (2 * BIN_S)) * 2 * BIN_S
+
+
+@_from("samples")
 def _ratio(
-    top: str, bottom: str, key: str = "", *, only: dict[str, str] | None = None, embed: bool = False
-) -> Points:
-    """Return a function for the growth of one counter by the growth of another, in bins of time."""
+    samples: pd.DataFrame,
+    _: Evidence,
+    top: str,
+    bottom: str,
+    key: str = "",
+    *,
+    only: tuple[str, str] | None = None,
+    embed: bool = False,
+) -> pd.DataFrame:
+    """Return the growth of one counter by the growth of another, in bins of time.
 
-    def points(evidence: Evidence) -> pd.DataFrame:
-        sums = []
-        for metric in (top, bottom):
-            table = growth(evidence.samples, metric)
-            if table.empty:
-                return _EMPTY
-            if metric == top:
-                for label, text in (only or {}).items():
-                    table = table[table[label] == text]
-            is_embed = table["job"].str.contains("embed")
-            table = table[is_embed == embed]
-            bins = np.floor(table["time"] / (2 * BIN_S)) * 2 * BIN_S
-            sums.append(
-                table.groupby([bins, table[key] if key else table["time"] * 0])["value"].sum()
-            )
-        both = pd.concat(sums, axis=1, keys=["top", "bottom"]).fillna(0.0)
-        both = both[both["bottom"] > 0]
-        keys = both.index.get_level_values(1) if key else ""
-        return pd.DataFrame(
-            {
-                "time": both.index.get_level_values(0) + BIN_S,
-                "value": (both["top"] / both["bottom"]).to_numpy(),
-                "key": keys,
-            }
-        ).reset_index(drop=True)
-
-    return points
-
-
-def _rate(metric: str, *, embed: bool = False) -> Points:
-    def points(evidence: Evidence) -> pd.DataFrame:
-        table = growth(evidence.samples, metric)
-        if table.empty:
-            return _EMPTY
+    `only` is the (label, value) of the series that count at the top.
+    """
+    sums = []
+    for metric, chosen in ((top, only), (bottom, None)):
+        table = growth(samples, metric)
         table = table[table["job"].str.contains("embed") == embed]
-        bins = np.floor(table["time"] / (2 * BIN_S)) * 2 * BIN_S
-        sums = table.groupby(bins)["value"].sum() / (2 * BIN_S)
-        return pd.DataFrame({"time": sums.index + BIN_S, "value": sums.to_numpy(), "key": ""})
+        if chosen:
+            table = table[table[chosen[0]] == chosen[1]]
+        groups = [_bins(table), table[key] if key else table["time"] * 0]
+        sums.append(table.groupby(groups)["value"].sum())
+    both = pd.concat(sums, axis=1, keys=["top", "bottom"]).fillna(0.0)
+    both = both[both["bottom"] > 0]
+    keys = both.index.get_level_values(1) if key else ""
+    times = both.index.get_level_values(0) + BIN_S
+    return _points(times, (both["top"] / both["bottom"]).to_numpy(), keys)
 
-    return points
+
+@_from("samples")
+def _rate(samples: pd.DataFrame, _: Evidence, metric: str, *, embed: bool = False) -> pd.DataFrame:
+    table = growth(samples, metric)
+    table = table[table["job"].str.contains("embed") == embed]
+    sums = table.groupby(_bins(table))["value"].sum() / (2 * BIN_S)
+    return _points(sums.index + BIN_S, sums.to_numpy())
 
 
-def _gauge(metric: str, key: str = "", *, largest: bool = False) -> Points:
-    def points(evidence: Evidence) -> pd.DataFrame:
-        samples = evidence.samples
-        table = samples[samples["metric"] == metric] if len(samples) else samples
-        if table.empty:
-            return _EMPTY
-        table = table[~table["job"].str.contains("embed") | (key == "job")]
-        groups = table.groupby([table["time"].round(), table[key] if key else table["time"] * 0])
-        values = groups["value"].max() if largest else groups["value"].sum()
-        keys = values.index.get_level_values(1) if key else ""
-        return pd.DataFrame(
-            {"time": values.index.get_level_values(0), "value": values.to_numpy(), "key": keys}
-        )
+@_from("samples")
+def _gauge(
+    samples: pd.DataFrame, _: Evidence, metric: str, key: str = "", *, largest: bool = False
+) -> pd.DataFrame:
+    table = samples[samples["metric"] == metric]
+    table = table[~table["job"].str.contains("embed") | (key == "job")]
+    groups = table.groupby([table["time"].round(), table[key] if key else table["time"] * 0])
+    values = groups["value"].max() if largest else groups["value"].sum()
+    keys = values.index.get_level_values(1) if key else ""
+    return _points(values.index.get_level_values(0), values.to_numpy(), keys)
 
-    return points
+
+_ups = _gauge("up", "job", largest=True)
+
+
+def _fresh_share(evidence: Evidence) -> pd.DataFrame:
+    hits = _ratio("prefix_hits", "prefix_queries")(evidence)
+    return hits.assign(value=1.0 - hits["value"])
 
 
 def _down(evidence: Evidence) -> pd.DataFrame:
-    table = _gauge("up", "job", largest=True)(evidence)
-    return table.assign(value=1.0 - table["value"])
+    ups = _ups(evidence)
+    return ups.assign(value=1.0 - ups["value"])
 
 
 def _unscraped(evidence: Evidence) -> pd.DataFrame:
     """Return for each job and time of a scrape whether no sample came near it; one may be late."""
-    ups = _gauge("up", "job", largest=True)(evidence)
+    ups = _ups(evidence)
     if ups.empty:
         return _EMPTY
     step = max(float(ups.groupby("key")["time"].diff().median()), 1.0)
@@ -393,51 +370,37 @@ def _unscraped(evidence: Evidence) -> pd.DataFrame:
         times = np.concatenate(([-np.inf], np.sort(table["time"]), [np.inf]))
         after = np.searchsorted(times, due)
         distance = np.minimum(times[after] - due, due - times[after - 1])
-        parts.append(
-            pd.DataFrame({"time": due, "value": (distance > 1.5 * step) * 1.0, "key": job})
-        )
+        parts.append(_points(due, (distance > 1.5 * step) * 1.0, job))
     return pd.concat(parts, ignore_index=True)
 
 
-def _restarted(*, engines: bool) -> Points:
-    """Return a function for each sample whether its process (of an engine or not) began anew."""
-
-    def points(evidence: Evidence) -> pd.DataFrame:
-        samples = evidence.samples
-        if samples.empty:
-            return _EMPTY
-        of_engines = samples.loc[samples["metric"] == "running", "job"].unique()
-        table = samples[samples["metric"] == "started_at"]
-        table = table[table["job"].isin(of_engines) == engines]
-        table = table.sort_values("time", ignore_index=True)
-        first = table.groupby("job")["value"].transform("first")
-        changed = (table["value"] > first + 1.0) * 1.0
-        return pd.DataFrame({"time": table["time"], "value": changed, "key": table["job"]})
-
-    return points
+@_from("samples")
+def _restarted(samples: pd.DataFrame, _: Evidence, *, engines: bool) -> pd.DataFrame:
+    """Return for each sample whether its process (of an engine or not) began anew."""
+    of_engines = samples.loc[samples["metric"] == "running", "job"].unique()
+    table = samples[samples["metric"] == "started_at"]
+    table = table[table["job"].isin(of_engines) == engines]
+    table = table.sort_values("time", ignore_index=True)
+    first = table.groupby("job")["value"].transform("first")
+    return _points(table["time"], (table["value"] > first + 1.0) * 1.0, table["job"])
 
 
-def _config(name: str) -> Points:
-    def points(evidence: Evidence) -> pd.DataFrame:
-        samples = evidence.samples
-        table = samples[samples["metric"] == "cache_config"] if len(samples) else samples
-        if len(table):
-            # A second engine (a rollout, embeddings) is not a change of the first.
-            job = table.sort_values("time")["job"].iloc[0]
-            job = "vllm" if (table["job"] == "vllm").any() else job
-            table = table[table["job"] == job]
-        if table.empty:
-            return _EMPTY
-        text = table[name].replace({"True": "1", "False": "0", "None": ""})
-        values = pd.to_numeric(text, errors="coerce")
-        return pd.DataFrame({"time": table["time"], "value": values, "key": ""}).dropna()
-
-    return points
+@_from("samples")
+def _config(samples: pd.DataFrame, _: Evidence, name: str) -> pd.DataFrame:
+    table = samples[samples["metric"] == "cache_config"].sort_values("time")
+    if table.empty:
+        return _EMPTY
+    # A second engine (a rollout, embeddings) is not a change of the first.
+    job = "vllm" if (table["job"] == "vllm").any() else table["job"].iloc[0]
+    table = table[table["job"] == job]
+    text = table[name].replace({"True": "1", "False": "0", "None": ""})
+    return _points(table["time"], pd.to_numeric(text, errors="coerce")).dropna()
 
 
-def _foreign_cpu(evidence: Evidence) -> pd.DataFrame:
+@_from("samples")
+def _foreign_cpu(samples: pd.DataFrame, _: Evidence) -> pd.DataFrame:
     """Return the busy cores of the machine less those of the processes that are scraped."""
-    machine = growth(evidence.samples, "machine_cpu")
+    machine = growth(samples, "machine_cpu")
     if machine.empty:
         return _EMPTY
     bins = 4 * BIN_S
@@ -445,13 +408,13 @@ def _foreign_cpu(evidence: Evidence) -> pd.DataFrame:
     whole = of_machine.groupby("bin")["value"].sum()
     idle = of_machine[of_machine["mode"].isin(["idle", "iowait"])].groupby("bin")["value"].sum()
     scrapes = of_machine.groupby("bin")["time"].nunique()
-    ours = growth(evidence.samples, "process_cpu")
+    ours = growth(samples, "process_cpu")
     own = ours.groupby(np.floor(ours["time"] / bins))["value"].sum()
     cores = machine["series"].str.extract(r"cpu=(\d+)")[0].nunique()
     seconds = whole / max(cores, 1)
     busy = ((whole - idle) - own.reindex(whole.index).fillna(0.0)) / seconds
     busy = busy[scrapes >= scrapes.median()]
-    return pd.DataFrame({"time": busy.index * bins + bins / 2, "value": busy.to_numpy(), "key": ""})
+    return _points(busy.index * bins + bins / 2, busy.to_numpy())
 
 
 VLLM = '{job="vllm"}'
@@ -494,7 +457,7 @@ SIGNALS: tuple[Signal, ...] = (
         common=True,
     ),
     Signal(
-        "embedding", "time of an embedding call", "s", "ratio", 1.5, _table("embeddings", "value"),
+        "embedding", "time of an embedding call", "s", "ratio", 1.5, _of_embeddings("value"),
         _ratio("e2e_sum", "e2e_count", embed=True),
         'sum(rate(vllm:e2e_request_latency_seconds_sum{job="vllm-embed"}[1m])) / '
         'sum(rate(vllm:e2e_request_latency_seconds_count{job="vllm-embed"}[1m]))',
@@ -502,12 +465,12 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "embedding_rate", "embedding calls per second", "1/s", "ratio", 2.0,
-        metrics=_embedding_rate, promql=f"sum(rate(vllm:request_success_total{VLLM_EMBED}[1m]))",
-        floor=1.0,
+        metrics=_rate("requests", embed=True),
+        promql=f"sum(rate(vllm:request_success_total{VLLM_EMBED}[1m]))", floor=1.0,
     ),
     Signal(
         "tool_time", "time of a tool call", "s", "ratio", 1.5,
-        _tool_times, _ratio("tool_sum", "tool_count", "tool"),
+        _tool_times(), _ratio("tool_sum", "tool_count", "tool"),
         "sum by (tool) (rate(lab_tool_duration_seconds_sum[1m])) / "
         "sum by (tool) (rate(lab_tool_duration_seconds_count[1m]))",
         '{ name =~ "execute_tool .*" } | avg_over_time(duration) by (name)', floor=0.02, by="tool",
@@ -515,23 +478,24 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "tool_failures", "failed calls of a tool", "share", "share", 0.25,
-        _table("tools", "failed", "tool"),
-        _ratio("tool_calls", "tool_count", "tool", only={"outcome": "error"}),
+        _of_tools("failed", "tool"),
+        _ratio("tool_calls", "tool_count", "tool", only=("outcome", "error")),
         'sum by (tool) (rate(lab_tool_calls_total{outcome="error"}[1m])) / '
         "sum by (tool) (rate(lab_tool_calls_total[1m]))",
         '{ name =~ "execute_tool .*" && status = error }', by="tool", role="developer",
         alike=True,
     ),
     Signal(
-        "wrong_answers", "wrong answers", "share", "share", 0.05, _wrong_answers, role="developer",
+        "wrong_answers", "wrong answers", "share", "share", 0.05, _wrong_answers(),
+        role="developer",
     ),
     Signal(
         "wrong_with_tool", "wrong answers of requests that used a tool", "share", "share", 0.3,
-        _wrong_by_tool, by="tool", role="developer", alike=True,
+        _wrong_by_tool(), by="tool", role="developer", alike=True,
     ),
     Signal(
-        "failures", "failed requests", "share", "share", 0.05, _failures,
-        _ratio("stack_requests", "stack_requests", only={"status": "error"}),
+        "failures", "failed requests", "share", "share", 0.05, _failures(),
+        _ratio("stack_requests", "stack_requests", only=("status", "error")),
         either_name(
             'sum(rate(llama_stack_requests_total{status="error"}[1m])) / '
             "sum(rate(llama_stack_requests_total[1m]))"
@@ -540,26 +504,26 @@ SIGNALS: tuple[Signal, ...] = (
         common=True,
     ),
     Signal(
-        "request_rate", "requests per second", "1/s", "ratio", 1.4, _request_rate,
+        "request_rate", "requests per second", "1/s", "ratio", 1.4, _request_rate(),
         _rate("requests"), "sum(rate(vllm:request_success_total[1m]))", floor=0.5, role="payer",
         common=True,
     ),
     Signal(
-        "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares,
+        "tenant_share", "share of the requests", "share", "share", 0.1, _tenant_shares(),
         traceql='{ name = "lab.request" } | rate() by (span.lab.tenant)', by="tenant", role="payer",
         only_rises=True,
     ),
     Signal(
         "repeats", "questions that were sent before, in another session", "share", "share", 0.1,
-        _repeats, role="developer",
+        _repeats(), role="developer",
     ),
     Signal(
         "session_length", "requests that continue a long session", "share", "share", 0.1,
-        _session_turns, role="developer",
+        _session_turns(), role="developer",
     ),
     Signal(
         "prompt_tokens", "prompt tokens of a model call", "tokens", "ratio", 1.3,
-        _table("turns", "prompt_tokens"), _ratio("prompt_tokens", "requests"),
+        _of_turns("prompt_tokens"), _ratio("prompt_tokens", "requests"),
         "sum(rate(vllm:prompt_tokens_total[1m])) / sum(rate(vllm:request_success_total[1m]))",
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.prompt_tokens)", floor=10, role="payer",
     ),
@@ -570,13 +534,13 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "fresh_share", "prompt tokens that were not in the prefix cache", "share", "level", 0.15,
-        _table("turns", "fresh_ratio"), _fresh_share,
+        _of_turns("fresh_ratio"), _fresh_share,
         "1 - sum(rate(vllm:prefix_cache_hits_total[1m])) / "
         "sum(rate(vllm:prefix_cache_queries_total[1m]))", role="payer",
     ),
     Signal(
         "completion_tokens", "generated tokens of a model call", "tokens", "ratio", 1.5,
-        _table("turns", "completion_tokens"), _ratio("generation_tokens", "requests"),
+        _of_turns("completion_tokens"), _ratio("generation_tokens", "requests"),
         "sum(rate(vllm:generation_tokens_total[1m])) / sum(rate(vllm:request_success_total[1m]))",
         f"{{ {_LLM} }} | avg_over_time(span.gen_ai.usage.completion_tokens)", floor=5, role="payer",
     ),
@@ -596,7 +560,7 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "new_engine", "model calls that a new engine ran", "share", "share", 0.1,
-        _new_engine, _new_engine_by_counters,
+        _new_engine, _new_engine_by_counters(),
         "sum by (job, model_name) (rate(vllm:request_success_total[1m]))",
     ),
     Signal(
@@ -647,19 +611,19 @@ SIGNALS: tuple[Signal, ...] = (
     ),
     Signal(
         "foreign_cpu", "CPU cores used by other processes", "cores", "level", 0.3,
-        metrics=_foreign_cpu,
+        metrics=_foreign_cpu(),
         promql='sum(rate(node_cpu_seconds_total{mode!~"idle|iowait"}[1m])) - '
         "sum(rate(process_cpu_seconds_total[1m]))",
         common=True,
     ),
     Signal(
         "missing_spans", "calls whose server's span is missing", "share", "share", 0.1,
-        _table("services", "value", "key"), by="service",
+        _of_services("value", "key"), by="service",
         traceql='{ name = "invoke_mcp_tool" } !> { resource.service.name = "lab-tools" }',
     ),
     Signal(
         "skew", "seconds that spans lie outside of their parents' time", "s", "ratio", 2.0,
-        _table("skew", "value", "key"), by="service", floor=0.1,
+        _of_skew("value", "key"), by="service", floor=0.1,
     ),
 )  # fmt: skip
 

@@ -485,8 +485,9 @@ def settle_verdicts(steps: pd.DataFrame) -> pd.DataFrame:
     highest_kept = rate[keeps_up].max()
 
     contradicted = (saturated & (rate < highest_kept)) | (keeps_up & (rate > lowest_saturated))
-    verdict = steps["verdict"].where(~contradicted, UNCLEAR)
-    return steps.assign(verdict=verdict, contradicted=contradicted)
+    return steps.assign(
+        verdict=steps["verdict"].where(~contradicted, UNCLEAR), contradicted=contradicted
+    )
 
 
 def _sent(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@
     status(settings)        one PartStatus per part
     logs(settings, ...)     log lines of one part or of all, or of one trace
     down(settings)          leaves no process
-    vector_store_id(...)    the id of the vector store that holds the help desk's documents
 
 Each is loaded when it is first used: vLLM's own processes import this package too, from an
 environment that has little more than vLLM.
@@ -18,18 +17,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lab.stack.control import (
-        down,
-        logs,
-        require,
-        start,
-        status,
-        stop,
-        up,
-        vector_store_id,
-    )
+    from lab.stack.control import down, logs, require, start, status, stop, up
 
-__all__ = ["down", "logs", "require", "start", "status", "stop", "up", "vector_store_id"]
+__all__ = ["down", "logs", "require", "start", "status", "stop", "up"]
 
 
 def __getattr__(name: str) -> Any:

@@ -63,12 +63,17 @@ class LineProgress:
                 took = f" after {p.ready_after_s:.1f} s" if p.ready and p.ready_after_s else ""
                 print(f"{elapsed_s:6.1f} s  {p.name:<12} {p.state}{took} {p.error}".rstrip())
 
-        pending = [p for p in parts if not p.ready and p.state != state.OFF and not p.error]
-        if pending and elapsed_s >= self._next_s:
+        waits = _waiting_for(parts)
+        if waits and elapsed_s >= self._next_s:
             self._next_s = elapsed_s + LINE_EVERY_S
-            waits = "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
             print(f"{elapsed_s:6.1f} s  waiting for {waits}")
         sys.stdout.flush()
+
+
+def _waiting_for(parts: Sequence[Any]) -> str:
+    """Return which parts are not ready and what each waits for; empty if none."""
+    pending = [p for p in parts if not p.ready and p.state != state.OFF and not p.error]
+    return "; ".join(f"{p.name}: {p.waits_for or p.state}" for p in pending)
 
 
 def up(
@@ -176,8 +181,9 @@ def stop(settings: Settings, *parts: str, wait_s: float = 30.0) -> None:
     for name in parts:
         while (part := _part_now(settings.state_dir.resolve(), name)).state != state.OFF:
             if time.monotonic() > limit:
-                happened = f"{name} has not ended after {wait_s:.0f} s"
-                raise _part_failed(part, happened, "look at `lab status`")
+                raise _part_failed(
+                    part, f"{name} has not ended after {wait_s:.0f} s", "look at `lab status`"
+                )
             time.sleep(POLL_S)
 
 
@@ -195,18 +201,6 @@ def logs(
     an unknown part or a malformed trace id.
     """
     return logbook.read(settings.state_dir, part, trace_id, follow, last)
-
-
-def vector_store_id(settings: Settings, wait_s: float = 120.0) -> str:
-    """Return the id of the vector store with the documents. Raises as `require` does."""
-    require(settings, "documents", wait_s=wait_s)
-    current = state.read(settings.state_dir.resolve())
-    if not current or not current.vector_store_id:
-        raise StackError(
-            "the vector store's id is not known",
-            fix="read the log of `documents`, then run `lab up`",
-        )
-    return current.vector_store_id
 
 
 def external_endpoints(settings: Settings) -> dict[str, str]:
@@ -390,9 +384,12 @@ def _lives(current: StackState) -> bool:
 
 def _supervisor_failed(state_dir: Path, happened: str) -> PartFailed:
     log = _log_of_supervisor(state_dir)
-    got = "\n".join(logbook.last_lines(log))
     return PartFailed(
-        happened, part="supervisor", log=str(log), got=got, fix=f"read {log}, then run `lab up`"
+        happened,
+        part="supervisor",
+        log=str(log),
+        got="\n".join(logbook.last_lines(log)),
+        fix=f"read {log}, then run `lab up`",
     )
 
 
@@ -415,23 +412,25 @@ def _wait_until_up(
     while True:
         if progress:
             progress(current.parts, time.monotonic() - began)
-        needed = [
-            p for p in current.parts if p.essential or (wait_for == "all" and p.state != state.OFF)
-        ]
+        needed = [p for p in current.parts if _is_waited_for(p, wait_for)]
         if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
             return current.endpoints
 
         broken = next((p for p in needed if p.state in _FAILURES), None)
-        if broken and broken.state != state.FAILED and repairs:
+        if broken:
+            if broken.state == state.FAILED or not repairs:
+                _raise_failure(state_dir, _cause(current, broken), fresh and broken.essential)
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
-        elif broken:
-            _raise_failure(state_dir, _cause(current, broken), fresh and broken.essential)
         time.sleep(POLL_S)
         current = _next_state(state_dir)
 
 
 _FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
+
+
+def _is_waited_for(part: PartStatus, wait_for: str) -> bool:
+    return part.essential or (wait_for == "all" and part.state != state.OFF)
 
 
 def _next_state(state_dir: Path) -> StackState:
@@ -453,11 +452,15 @@ def _wait_for_part(state_dir: Path, name: str, limit: float, wait_s: float) -> N
                 f"{name} is off", got=part.what, fix=f"start it with `lab up --with {name}`"
             )
         if part.state in state.BROKEN:
-            happened = f"{name} hangs" if part.state == state.HANGS else f"{name} is {part.state}"
-            raise _part_failed(part, happened, "run `lab up` to start it again")
+            raise _part_failed(
+                part,
+                f"{name} hangs" if part.state == state.HANGS else f"{name} is {part.state}",
+                "run `lab up` to start it again",
+            )
         if time.monotonic() > limit:
-            happened = f"{name} was not ready after {wait_s:.0f} s"
-            raise _part_failed(part, happened, "wait, or read its log")
+            raise _part_failed(
+                part, f"{name} was not ready after {wait_s:.0f} s", "wait, or read its log"
+            )
         time.sleep(POLL_S)
 
 

@@ -44,12 +44,11 @@ def main() -> None:
     start_tracing(os.environ["LAB_OTLP_ENDPOINT"])
     start_metrics(int(os.environ["LAB_LLAMA_STACK_METRICS_PORT"]))
     instrument_clients()
-    port = int(os.environ["LAB_LLAMA_STACK_PORT"])
     uvicorn.run(
         "lab.stack.llama_stack_server:create_app",
         factory=True,
         host=listen_host(),
-        port=port,
+        port=int(os.environ["LAB_LLAMA_STACK_PORT"]),
         log_config=None,
     )
 
@@ -122,8 +121,11 @@ def start_metrics(port: int) -> None:
     from prometheus_client import start_http_server
 
     def buckets(pattern: str, bounds: list[float]) -> View:
-        aggregation = ExplicitBucketHistogramAggregation(bounds)
-        return View(instrument_type=Histogram, instrument_name=pattern, aggregation=aggregation)
+        return View(
+            instrument_type=Histogram,
+            instrument_name=pattern,
+            aggregation=ExplicitBucketHistogramAggregation(bounds),
+        )
 
     views = [
         *(buckets(f"{name}.*_seconds", DURATION_BUCKETS_S) for name in ("llama_stack", "ogx")),

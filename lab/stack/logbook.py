@@ -104,8 +104,9 @@ def read(
     if trace_id is not None:
         trace_id = trace_id.lower()
         if not _TRACE_ID.match(trace_id):
-            fix = "use 16 to 32 hexadecimal digits"
-            raise StackError("this is not a trace id", got=trace_id, fix=fix)
+            raise StackError(
+                "this is not a trace id", got=trace_id, fix="use 16 to 32 hexadecimal digits"
+            )
         trace_id = trace_id.zfill(32)
 
     paths = {p.stem: p for p in sorted((state_dir / "logs").glob("*.log"))}

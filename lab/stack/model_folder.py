@@ -78,8 +78,11 @@ def _check_safetensors(path: Path, fix: str) -> None:
         except (ValueError, TypeError, KeyError) as e:
             raise ModelError(f"the header of {path} is corrupt", got=repr(e), fix=fix) from e
     if not ends or size != 8 + length + max(ends):
-        got = f"{size} bytes where the header expects {8 + length + max(ends, default=0)}"
-        raise ModelError(f"{path} is incomplete", got=got, fix=fix)
+        raise ModelError(
+            f"{path} is incomplete",
+            got=f"{size} bytes where the header expects {8 + length + max(ends, default=0)}",
+            fix=fix,
+        )
 
 
 def _listing(folder: Path) -> str:

@@ -370,20 +370,20 @@ class PartProcess:
         """Request a sign of life every few seconds until the process ends."""
         assert self._exit
         pause = ALIVE_EVERY_S
-        silence = _Silence(self._cpu_s())
+        silence = _Silence(processes.cpu_s(self._members))
         probe = self.part.ready
         engine = ready.EngineWatch(**probe.target) if probe.kind == "chat" else None
         async with _client(ALIVE_TIMEOUT_S) as client:
             while not (await asyncio.wait({self._exit}, timeout=pause))[0]:
                 if await self._answers(client, engine):
-                    silence = _Silence(self._cpu_s())
+                    silence = _Silence(processes.cpu_s(self._members))
                     pause = ALIVE_EVERY_S
                     if self.state == state.HANGS:
                         self._note("it answers again")
                         self._set(state.READY)
                     continue
                 pause = ALIVE_RETRY_S
-                if silence.means_hanging(self._cpu_s()):
+                if silence.means_hanging(processes.cpu_s(self._members)):
                     self._set(state.HANGS, error=silence.describe())
         await self._ended(f"it ended on its own: {describe_exit(self._exit)}")
 
@@ -398,18 +398,9 @@ class PartProcess:
 
         try:
             await client.get(self.part.alive)
-            return engine is None or await engine.works(client, self._cpu_s())
+            return engine is None or await engine.works(client, processes.cpu_s(self._members))
         except (httpx.HTTPError, ready.NotReady):
             return False
-
-    def _cpu_s(self) -> float:
-        """Return the CPU time that its processes have used."""
-        total = 0.0
-        for member in self._members:
-            with contextlib.suppress(psutil.Error):
-                times = member.cpu_times()
-                total += times.user + times.system
-        return total
 
     async def _ended(self, error: str) -> None:
         self.error = error

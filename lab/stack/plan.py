@@ -102,18 +102,23 @@ def make_plan(
     url = {name: f"http://{HOST}:{ports[name]}" for name in OURS} | external
     url["otlp"], otlp_login = split_login(url["otlp"])
     lab = _Lab(settings, tools, ports, external, url, changes)
-    ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
-    if "view" not in external:
-        ours.append(parts.live_view(settings, tools, ports))
-    if tools.grafana and "grafana" not in external:
-        ours.append(grafana.part(tools.grafana, ports["grafana"], state))
-    ours.append(_incident(lab))
+    ours = _live_parts(lab)
     if otlp_login:  # in the environment, because every user of the machine can read command lines
         header = {"OTEL_EXPORTER_OTLP_TRACES_HEADERS": f"authorization={quote(otlp_login)}"}
         ours = [replace(p, env=p.env | header) if p.name in EXPORTERS else p for p in ours]
-    names = {p.name for p in ours}
-    ours = [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
     return _plan(ours, _files(lab), external)
+
+
+def _live_parts(lab: _Lab) -> list[Part]:
+    """Return the parts of a live lab; each needs only those that are there."""
+    ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    if "view" not in lab.external:
+        ours.append(parts.live_view(lab.settings, lab.tools, lab.ports))
+    if lab.tools.grafana and "grafana" not in lab.external:
+        ours.append(grafana.part(lab.tools.grafana, lab.ports["grafana"], lab.state))
+    ours.append(_incident(lab))
+    names = {p.name for p in ours}
+    return [replace(p, needs=tuple(n for n in p.needs if n in names)) for p in ours]
 
 
 def _plan(ours: Iterable[Part], files: dict[Path, str], external: dict[str, str]) -> StackPlan:

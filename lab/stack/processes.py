@@ -65,6 +65,16 @@ def tree(pid: int, without: AbstractSet[int] = frozenset()) -> list[psutil.Proce
     return []
 
 
+def cpu_s(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds that these processes have used; 0 of one that is gone."""
+    total = 0.0
+    for p in processes:
+        with contextlib.suppress(psutil.Error):
+            times = p.cpu_times()
+            total += times.user + times.system
+    return total
+
+
 def end(processes: Iterable[psutil.Process], grace_s: float = 5.0) -> list[str]:
     """Send SIGTERM, then SIGKILL after `grace_s`. Returns a line per killed process."""
     processes = [p for p in processes if p.pid != os.getpid()]

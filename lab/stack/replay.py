@@ -86,9 +86,10 @@ def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        got = (done.stderr or done.stdout).strip()[-600:]
         raise StackError(
-            "promtool does not take the recorded samples", got=got, fix="record the run again"
+            "promtool does not take the recorded samples",
+            got=(done.stderr or done.stdout).strip()[-600:],
+            fix="record the run again",
         )
     text.unlink()
     draft.rename(target)

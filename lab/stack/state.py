@@ -76,7 +76,6 @@ class StackState:
     endpoints: dict[str, str]
     processes: list[tuple[int, float]]
     repairs: int = 0
-    vector_store_id: str = ""
 
     def part(self, name: str) -> PartStatus | None:
         """Return the part of that name."""

@@ -217,19 +217,17 @@ class Supervisor:
 
         What they stopped with a signal goes on, and the plan is again that of the settings.
         """
-        temporary = [p for p in self._parts.values() if p.part.temporary]
-        died = {p.part.name for p in temporary if p.is_broken()}
+        temporary = {n: p for n, p in self._parts.items() if p.part.temporary}
+        died = {name for name, p in temporary.items() if p.is_broken()}
         requested = state.requested(self.state_dir) - died
         if died:
             state.write_requested(self.state_dir, requested)
-        if requested & {p.part.name for p in temporary}:
+        if requested & temporary.keys():
             return
 
         changes.remove(self.state_dir)
-        ending = [p for p in temporary if p.state != state.OFF]
-        for p in ending:
-            await p.switch_off()
-        if ending:
+        for ending in [p for p in temporary.values() if p.state != state.OFF]:
+            await ending.switch_off()
             for p in self._parts.values():
                 p.resume()
 
@@ -315,7 +313,6 @@ class Supervisor:
             endpoints=self._plan.endpoints,
             processes=self._running,
             repairs=self._repairs,
-            vector_store_id=self._vector_store_id(),
         )
 
     def _write_targets(self) -> None:
@@ -326,13 +323,6 @@ class Supervisor:
         if targets != self._targets:
             state.write_json(self.state_dir / TARGETS_FILE, targets)
             self._targets = targets
-
-    def _vector_store_id(self) -> str:
-        documents = self._parts.get("documents")
-        if not documents or documents.state != state.DONE:
-            return ""
-        result = json.loads((self.state_dir / "run" / "documents.json").read_text())
-        return str(result["vector_store_id"])
 
 
 def _needs_attention(p: PartProcess) -> bool:

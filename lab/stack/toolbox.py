@@ -51,9 +51,11 @@ def find_tools(path: Path | None = None, *, needs: Sequence[str] | None = None) 
     needed = [n for n in tools if n not in OPTIONAL] if needs is None else needs
     missing = {name: tools[name] for name in needed if not Path(tools[name] or "?").exists()}
     if missing:
-        got = f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist"
-        fix = "run `make setup`"
-        raise SetupError(f"the stack lacks {', '.join(missing)}", got=got, fix=fix)
+        raise SetupError(
+            f"the stack lacks {', '.join(missing)}",
+            got=f"{path} has {json.dumps(missing)}" if known else f"{path} does not exist",
+            fix="run `make setup`",
+        )
     return Toolbox(**tools)
 
 

@@ -149,5 +149,8 @@ def _check(fault: Fault) -> None:
         ("error_ratio", fault.error_ratio, 1.0),
     ):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= top:
-            fix = f"use a number from 0 to {top:g}"
-            raise WorldError(f"{name} of a fault is out of range", got=repr(value), fix=fix)
+            raise WorldError(
+                f"{name} of a fault is out of range",
+                got=repr(value),
+                fix=f"use a number from 0 to {top:g}",
+            )

@@ -24,7 +24,7 @@ from lab.settings import Settings
 from lab.stack import toolbox
 from lab.stack.control import external_endpoints
 from lab.stack.plan import chat_model
-from lab.stack.processes import tree
+from lab.stack.processes import cpu_s, tree
 from lab.stack.vllm_args import base_env, cpu_dtype
 
 EVERY_S = 1.0
@@ -65,9 +65,9 @@ def cpu_now(processes: dict[int, str]) -> pd.DataFrame:
     for pid, part in processes.items():
         with contextlib.suppress(psutil.Error):  # it has ended
             process = psutil.Process(pid)
-            own_s = _cpu_s(process)
             below = tree(pid, without=processes.keys())[1:]
-            rows.append((at, part, own_s, own_s + sum(map(_cpu_s, below)), len(below)))
+            own_s = cpu_s([process])
+            rows.append((at, part, own_s, own_s + cpu_s(below), len(below)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -79,13 +79,6 @@ def recorded_cpu(folder: Path | None) -> pd.DataFrame:
 
 def _no_samples() -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS))
-
-
-def _cpu_s(process: psutil.Process) -> float:
-    with contextlib.suppress(psutil.Error):
-        times = process.cpu_times()
-        return times.user + times.system
-    return 0.0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ run.records                     # lab.schema.CLIENT_RECORD
 """
 
 from lab.workload.command import main
+from lab.workload.driver import run_plan
 from lab.workload.plan import (
     Burst,
     Constant,
@@ -19,7 +20,6 @@ from lab.workload.plan import (
     with_model,
 )
 from lab.workload.run import Lag, Run, join_shards
-from lab.workload.running import run_plan
 from lab.world.scenarios import make_scenarios
 
 __all__ = [

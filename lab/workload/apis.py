@@ -275,8 +275,9 @@ class ResponseStream(Stream):
             outcome.take_usage(usage.input_tokens, usage.output_tokens, usage.input_tokens_details)
         if response.status == "failed":
             reason = response.error or _Reason()
-            message = f"{reason.code or 'no code'}: {reason.message or 'no message'}"
-            outcome.fail("response_failed", message)
+            outcome.fail(
+                "response_failed", f"{reason.code or 'no code'}: {reason.message or 'no message'}"
+            )
 
     def _take_item(self, item: dict[str, Any]) -> None:
         kind = item.get("type")
@@ -340,8 +341,9 @@ class ChatStream(Stream):
         for _, (names, arguments) in sorted(self._calls.items()):
             self.outcome.add_call("".join(names), parse_arguments("".join(arguments)))
         if not self.ended or not self.outcome.finish_reason:
-            message = "the stream ended without a finish reason and [DONE]"
-            self.outcome.fail("stream_incomplete", message)
+            self.outcome.fail(
+                "stream_incomplete", "the stream ended without a finish reason and [DONE]"
+            )
         return self.outcome
 
 
@@ -399,9 +401,11 @@ def find_models(llama_stack_url: str, names: set[str]) -> dict[str, str]:
         name: full for name in names for full in known if full == name or full.endswith(f"/{name}")
     }
     if missing := names - set(full_names):
-        got = f"{', '.join(sorted(missing))}; it has {', '.join(known) or 'none'}"
-        fix = "make the plan for one that it has"
-        raise WorkloadError("Llama Stack does not have the plan's model", got=got, fix=fix)
+        raise WorkloadError(
+            "Llama Stack does not have the plan's model",
+            got=f"{', '.join(sorted(missing))}; it has {', '.join(known) or 'none'}",
+            fix="make the plan for one that it has",
+        )
     return full_names
 
 

@@ -15,8 +15,8 @@ import typer
 from lab.command_line import as_main, term_as_interrupt
 from lab.errors import LabError, WorkloadError
 from lab.settings import load_settings
+from lab.workload.driver import run_plan
 from lab.workload.plan import KINDS, Plan, Process, make_plan
-from lab.workload.running import run_plan
 
 ARRIVALS_HELP = (
     "use one of constant:RATE, poisson:RATE, burst:RATE,ON_S,OFF_S, ramp:FROM,TO,OVER_S "

@@ -23,8 +23,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from lab import files
 from lab.errors import WorkloadError
-from lab.files import write_atomically
 from lab.settings import Settings
 from lab.world import facts
 from lab.world.scenarios import Scenario, make_scenarios
@@ -154,8 +154,9 @@ class Plan:
         try:
             header = msgspec.json.decode(first, type=_Header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
-            fix = "make one with make_plan(...).save(path)"
-            raise WorkloadError(f"{name} is not a plan", got=str(e), fix=fix) from e
+            raise WorkloadError(
+                f"{name} is not a plan", got=str(e), fix="make one with make_plan(...).save(path)"
+            ) from e
         _check_header(name, header, lines)
 
         array = b"[" + b",".join(lines.splitlines()) + b"]"
@@ -167,17 +168,7 @@ class Plan:
 
         Raises WorkloadError if it cannot be written.
         """
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, self.to_bytes())
-        except OSError as e:
-            raise WorkloadError(
-                f"{path} cannot be written",
-                got=str(e),
-                fix="choose a folder that can be written, on a disk with room",
-            ) from e
-        return path
+        return files.save(path, self.to_bytes(), WorkloadError)
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:
@@ -215,8 +206,9 @@ def _check_header(name: str, header: _Header, lines: bytes) -> None:
 
 def with_model(plan: Plan, model: str) -> Plan:
     """Return the same plan for another model."""
-    requests = tuple(msgspec.structs.replace(r, model=model) for r in plan.requests)
-    return replace(plan, requests=requests)
+    return replace(
+        plan, requests=tuple(msgspec.structs.replace(r, model=model) for r in plan.requests)
+    )
 
 
 # The first tenant sends most: shares fall as 1, 1/2, 1/3, 1/4.

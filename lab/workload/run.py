@@ -345,9 +345,10 @@ class Journal:
             self._file = os.fdopen(fd, "wb", buffering=0)
             self._append(msgspec.json.encode(header) + b"\n" + plan_bytes)
         except OSError as e:
-            fix = "choose a folder that can be written and a run_id that is not in use there"
             raise WorkloadError(
-                f"the run {run_id} cannot be saved in {folder.parent}", got=str(e), fix=fix
+                f"the run {run_id} cannot be saved in {folder.parent}",
+                got=str(e),
+                fix="choose a folder that can be written and a run_id that is not in use there",
             ) from e
         self._rows = 0
         self._lags = dict.fromkeys(LAGS, 0)

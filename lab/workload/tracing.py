@@ -92,13 +92,15 @@ class RootSpans:
     ) -> None:
         """Add a request's root span; times are seconds since the epoch, `error` is '' for none."""
         self._made += 1
-        context = SpanContext(
-            ids.trace_id, ids.span_id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED)
-        )
         self._processor.on_end(
             ReadableSpan(
                 name=Span.CLIENT,
-                context=context,
+                context=SpanContext(
+                    ids.trace_id,
+                    ids.span_id,
+                    is_remote=False,
+                    trace_flags=TraceFlags(TraceFlags.SAMPLED),
+                ),
                 resource=self._resource,
                 attributes=attributes,
                 kind=SpanKind.CLIENT,

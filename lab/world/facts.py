@@ -9,8 +9,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from lab import files
 from lab.errors import WorldError
-from lab.files import write_atomically
 from lab.world import entities
 
 WORLD_SEED = 20261125
@@ -231,15 +231,7 @@ def build_database(path: Path, seed: int = WORLD_SEED) -> None:
     """
     with closing(memory_database(seed)) as db:
         content = db.serialize()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, content, mode=0o600)
-    except OSError as e:
-        raise WorldError(
-            f"the help desk's database cannot be written to {path}",
-            got=str(e),
-            fix="check the folder",
-        ) from e
+    files.save(path, content, WorldError, mode=0o600)
 
 
 def memory_database(seed: int = WORLD_SEED) -> sqlite3.Connection:

@@ -210,3 +210,11 @@ def test_the_time_of_failed_calls_does_not_make_a_tool_slow() -> None:
     tools.loc[rows[:3], "duration_s"] = 2.0
     result = judge(Evidence(**{**vars(known), "tools": tools}))
     assert "tool_time" not in {each.signal.name for each in result.changed}
+
+
+def test_the_share_of_failed_requests_is_known_from_metrics_alone() -> None:
+    signal = next(signal for signal in SIGNALS if signal.name == "failures")
+    assert signal.metrics is not None
+    points = signal.metrics(evidence(WINDOWS["spans_lost"], traces=False))
+    assert len(points) > 10
+    assert (points["value"] == 0).all()  # the recorded counter has no failed request

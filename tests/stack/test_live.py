@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -207,7 +208,9 @@ def test_histograms_resolve_milliseconds(live_lab, one_request, metric):
 
 def test_documents_are_found_by_meaning(live_lab):
     """The vector store answers a question with a document, using the embedding vLLM."""
-    store = stack.vector_store_id(live_lab, wait_s=300)
+    stack.require(live_lab, "documents", wait_s=300)
+    result = json.loads((live_lab.state_dir / "run" / "documents.json").read_text())
+    store = result["vector_store_id"]
     answer = httpx.post(
         f"{live_lab.endpoint('llama_stack')}/v1/vector_stores/{store}/search",
         json={"query": "how long are results kept", "max_num_results": 2},

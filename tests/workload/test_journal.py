@@ -17,8 +17,8 @@ import pytest
 from lab.errors import WorkloadError
 from lab.settings import REPO
 from lab.workload import Constant, Plan, Run, make_plan, run_plan
+from lab.workload.driver import JOURNAL_EVERY_S
 from lab.workload.run import Journal, journal_path
-from lab.workload.running import JOURNAL_EVERY_S
 from tests.workload.misbehaving import Peer, Server, chat_answer, serving
 from tests.workload.plans import plan, request, settings
 

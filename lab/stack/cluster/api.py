@@ -35,8 +35,10 @@ class Api:
         try:
             from kubernetes import client, config
         except ModuleNotFoundError as e:
-            fix = "run `make setup`, which installs it (requirements/lab.txt)"
-            raise SetupError("the Python package kubernetes is not installed", fix=fix) from e
+            raise SetupError(
+                "the Python package kubernetes is not installed",
+                fix="run `make setup`, which installs it (requirements/lab.txt)",
+            ) from e
         try:
             # KUBECONFIG as it is now: the package looks at it once, when it is imported.
             where = os.environ.get("KUBECONFIG") or None
@@ -44,8 +46,11 @@ class Api:
                 config_file=where, context=context
             )
         except config.ConfigException as e:
-            fix = "check the kubeconfig with `kubectl config view`"
-            raise StackError(f"the context {context} cannot be used", got=str(e), fix=fix) from e
+            raise StackError(
+                f"the context {context} cannot be used",
+                got=str(e),
+                fix="check the kubeconfig with `kubectl config view`",
+            ) from e
         self.context = context
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
@@ -117,16 +122,18 @@ class Api:
         if answer.status == 404 or answer.status in fine:
             return None
         if not 200 <= answer.status <= 299:
-            got = _words(answer.status, text)
             raise StackError(
-                f"the API server refused {method} {path}", got=got, fix=_advice(answer.status)
+                f"the API server refused {method} {path}",
+                got=_words(answer.status, text),
+                fix=_advice(answer.status),
             )
         return text
 
     def _silent(self, got: str) -> StackError:
-        fix = "check that the cluster is up (`minikube status`) and reachable from here"
         return StackError(
-            f"the API server of {self.context} does not answer", got=got[:500], fix=fix
+            f"the API server of {self.context} does not answer",
+            got=got[:500],
+            fix="check that the cluster is up (`minikube status`) and reachable from here",
         )
 
 

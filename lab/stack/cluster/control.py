@@ -92,8 +92,10 @@ def down(settings: Settings, context: str, wait_s: float = 600.0) -> list[str]:
     limit = time.monotonic() + wait_s
     while left := [n["metadata"]["name"] for n in api.items("api/v1", "namespaces", PART_OF)]:
         if time.monotonic() > limit:
-            fix = f"see what holds it: kubectl --context {context} get all --namespace {left[0]}"
-            raise StackError(f"namespace {left[0]} is still there after {wait_s:.0f} s", fix=fix)
+            raise StackError(
+                f"namespace {left[0]} is still there after {wait_s:.0f} s",
+                fix=f"see what holds it: kubectl --context {context} get all --namespace {left[0]}",
+            )
         time.sleep(rollout.POLL_S)
     return removed
 
@@ -104,17 +106,19 @@ def down(settings: Settings, context: str, wait_s: float = 600.0) -> list[str]:
 def _no_local_lab(state_dir: Path) -> None:
     found = state.read(state_dir)
     if found and processes.is_same(found.supervisor_pid, found.supervisor_create_time):
-        fix = "`lab down` first, or give the cluster its own folder: LAB_STATE_DIR=.lab-cluster"
-        raise StackError("a local lab runs from the same state folder", got=str(state_dir), fix=fix)
+        raise StackError(
+            "a local lab runs from the same state folder",
+            got=str(state_dir),
+            fix="`lab down` first, or give the cluster its own folder: LAB_STATE_DIR=.lab-cluster",
+        )
 
 
 def _stop_for(findings: list[checks.Finding], context: str, overlay: str) -> None:
     missing = [f for f in findings if not f.ok and f.required]
     if missing:
-        got = "".join(f"\n    {f.name}: {f.found}\n      fix: {f.fix}" for f in missing)
         raise StackError(
             f"context {context} lacks what the overlay {overlay} needs",
-            got=got,
+            got="".join(f"\n    {f.name}: {f.found}\n      fix: {f.fix}" for f in missing),
             fix="apply the fixes",
         )
 
@@ -160,10 +164,10 @@ def _wait_for_operator(api: Api, documents: list[dict[str, Any]], wait_s: float)
             if there.get("status", {}).get("readyReplicas", 0) >= d["spec"].get("replicas", 1):
                 break
             if time.monotonic() > limit:
-                got = "it is there, without ready pods" if there else f"no StatefulSet {name}"
-                fix = (
-                    "see whether the operator runs: "
-                    "kubectl get pods --all-namespaces | grep prometheus-operator"
+                raise StackError(
+                    f"{d['kind']} did not get ready",
+                    got="it is there, without ready pods" if there else f"no StatefulSet {name}",
+                    fix="see whether the operator runs: "
+                    "kubectl get pods --all-namespaces | grep prometheus-operator",
                 )
-                raise StackError(f"{d['kind']} did not get ready", got=got, fix=fix)
             time.sleep(rollout.POLL_S)

@@ -75,13 +75,18 @@ def named(context: str) -> Kubectl:
     known = _run([path, "config", "get-contexts", "--output=name"], None, 30.0).split()
     have = f"contexts {', '.join(known)}" if known else "no context in the kubeconfig"
     if not context:
-        fix = "name the one that you mean: `lab up --place cluster --context NAME --overlay NAME`"
         raise SettingsError(
-            "no Kubernetes context was named, and none is taken by itself", got=have, fix=fix
+            "no Kubernetes context was named, and none is taken by itself",
+            got=have,
+            fix="name the one that you mean: "
+            "`lab up --place cluster --context NAME --overlay NAME`",
         )
     if context not in known:
-        fix = "name one of these, or `minikube start` a new one"
-        raise SettingsError(f"there is no Kubernetes context {context!r}", got=have, fix=fix)
+        raise SettingsError(
+            f"there is no Kubernetes context {context!r}",
+            got=have,
+            fix="name one of these, or `minikube start` a new one",
+        )
     return Kubectl(path, context)
 
 
@@ -142,13 +147,15 @@ def _run(command: list[str], stdin: str | None, timeout_s: float) -> str:
             command, input=stdin, capture_output=True, text=True, timeout=timeout_s
         )
     except subprocess.TimeoutExpired as e:
-        fix = "check that the cluster is up (`minikube status`) and reachable from here"
         raise StackError(
-            f"kubectl did not answer within {timeout_s:.0f} s", got=" ".join(command[:6]), fix=fix
+            f"kubectl did not answer within {timeout_s:.0f} s",
+            got=" ".join(command[:6]),
+            fix="check that the cluster is up (`minikube status`) and reachable from here",
         ) from e
     if done.returncode:
-        fix = "correct what kubectl says, then run the same command again: it goes on from there"
         raise StackError(
-            f"`{' '.join(command[:6])} ...` failed", got=done.stderr.strip()[-2000:], fix=fix
+            f"`{' '.join(command[:6])} ...` failed",
+            got=done.stderr.strip()[-2000:],
+            fix="correct what kubectl says, then run the same command again: it goes on from there",
         )
     return done.stdout

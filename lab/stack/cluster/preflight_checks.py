@@ -81,8 +81,14 @@ def _version(version: dict[str, Any]) -> Finding:
     text = f"{version.get('major', '?')}.{version.get('minor', '?')}"
     minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
     ok = bool(minor) and int(minor) >= OLDEST_MINOR
-    fix = f"minikube start --kubernetes-version=stable (Minikube {versions()['MINIKUBE_VERSION']})"
-    return Finding("Kubernetes", ok, text, fix, required=False)
+    return Finding(
+        "Kubernetes",
+        ok,
+        text,
+        fix="minikube start --kubernetes-version=stable "
+        f"(Minikube {versions()['MINIKUBE_VERSION']})",
+        required=False,
+    )
 
 
 def _namespace(api: Api, document: dict[str, Any], overlay: str) -> Iterator[Finding]:
@@ -92,24 +98,24 @@ def _namespace(api: Api, document: dict[str, Any], overlay: str) -> Iterator[Fin
     )
     there = api.get(f"api/v1/namespaces/{name}")
     if there is None:
-        yield Finding(f"namespace {name}", True, "not there yet", fix)
+        yield Finding(f"namespace {name}", True, "not there yet", fix=fix)
         return
 
     meta = there.get("metadata", {})
     labels = meta.get("labels") or {}
     ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
     got = "ours" if ours else "there, without our label"
-    yield Finding(f"namespace {name}", ours, got, fix)
+    yield Finding(f"namespace {name}", ours, got, fix=fix)
 
     if there.get("status", {}).get("phase") == "Terminating":
         fix = "wait until it is gone, then try again"
-        yield Finding(f"namespace {name} is going", False, "Terminating", fix)
+        yield Finding(f"namespace {name} is going", False, "Terminating", fix=fix)
 
     # What only the other overlay has would stay, and scrape, and sample.
     present = (meta.get("annotations") or {}).get(OVERLAY, overlay)
     if present != overlay:
         fix = f"lab down --place cluster --context {api.context}"
-        yield Finding(f"overlay in {name}", False, f"{present} stands there", fix)
+        yield Finding(f"overlay in {name}", False, f"{present} stands there", fix=fix)
 
 
 def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -119,15 +125,12 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         for c in api.items("apis/storage.k8s.io/v1", "storageclasses")
         if (c["metadata"].get("annotations") or {}).get(default) == "true"
     ]
-    fix = (
-        "minikube addons enable default-storageclass storage-provisioner, "
-        "or mark a class as the default"
-    )
     yield Finding(
         "default storage class",
         bool(classes),
         classes[0]["metadata"]["name"] if classes else "none",
-        fix,
+        fix="minikube addons enable default-storageclass storage-provisioner, "
+        "or mark a class as the default",
     )
     provisioner = classes[0].get("provisioner", "") if classes else ""
     for claim in documents if classes else ():
@@ -135,15 +138,12 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         if not is_claim or "ReadWriteMany" not in claim["spec"].get("accessModes", []):
             continue
         name = claim["metadata"]["name"]
-        fix = (
-            "make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, "
-            f"or name it in the claim {name}"
-        )
         yield Finding(
             "shared volume",
             not provisioner.startswith(ONE_NODE_AT_A_TIME),
             f"{name} is ReadWriteMany, class of {provisioner}",
-            fix,
+            fix="make a class for shared volumes (NFS, CephFS, EFS, Filestore) the default, "
+            f"or name it in the claim {name}",
         )
 
 
@@ -165,7 +165,10 @@ def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Fin
             served = {r["kind"] for r in (api.get(f"apis/{group}") or {}).get("resources", [])}
             missing = [k for k in kinds if k not in served]
             yield Finding(
-                group, not missing, f"missing {', '.join(missing)}" if missing else "served", fix
+                group,
+                not missing,
+                f"missing {', '.join(missing)}" if missing else "served",
+                fix=fix,
             )
 
 
@@ -180,16 +183,14 @@ def _secrets(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
         there = api.get(f"api/v1/namespaces/{namespace}/secrets/{name}")
         missing = keys - (there or {}).get("data", {}).keys()
         files = " ".join(f"--from-file={k}=FILE" for k in sorted(keys))
-        fix = (
-            f"kubectl create namespace {namespace}; kubectl label namespace {namespace} {PART_OF}; "
-            f"kubectl --namespace {namespace} create secret generic {name} {files} "
-            "(each FILE written with printf %s, so that no line end becomes part of the value)"
-        )
         yield Finding(
             f"Secret {name}",
             not missing,
             f"lacks {', '.join(sorted(missing))}" if missing else "there",
-            fix,
+            fix=f"kubectl create namespace {namespace}; "
+            f"kubectl label namespace {namespace} {PART_OF}; "
+            f"kubectl --namespace {namespace} create secret generic {name} {files} "
+            "(each FILE written with printf %s, so that no line end becomes part of the value)",
         )
         yield from _line_ends(name, there)
 
@@ -198,8 +199,12 @@ def _line_ends(name: str, secret: dict[str, Any] | None) -> Iterator[Finding]:
     """Yield a finding for each value with a line end at its end, which becomes part of it."""
     for key, value in ((secret or {}).get("data") or {}).items():
         if base64.b64decode(value).endswith((b"\n", b"\r")):
-            fix = f"write the value with printf %s, then make the Secret {name} again"
-            yield Finding(f"Secret {name}, {key}", False, "the value ends with a line end", fix)
+            yield Finding(
+                f"Secret {name}, {key}",
+                False,
+                "the value ends with a line end",
+                fix=f"write the value with printf %s, then make the Secret {name} again",
+            )
 
 
 def _secret_refs(node: Any) -> Iterator[dict[str, Any]]:
@@ -225,16 +230,18 @@ def _platform(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     for_openshift = any(d["kind"] == "Route" for d in documents)
     found = "OpenShift" if is_openshift else "Kubernetes"
     fix = "use the overlay openshift" if is_openshift else "use another overlay than openshift"
-    yield Finding("platform", is_openshift == for_openshift, found, fix)
+    yield Finding("platform", is_openshift == for_openshift, found, fix=fix)
     if is_openshift and for_openshift:
         path = "api/v1/namespaces/openshift-monitoring/configmaps/cluster-monitoring-config"
         text = ((api.get(path) or {}).get("data") or {}).get("config.yaml", "")
         on = re.search(r"^enableUserWorkload:\s*true\s*$", text, re.MULTILINE) is not None
-        fix = (
-            "a cluster administrator sets enableUserWorkload: true in "
-            "openshift-monitoring/cluster-monitoring-config"
+        yield Finding(
+            "user workload monitoring",
+            on,
+            "on" if on else "off",
+            fix="a cluster administrator sets enableUserWorkload: true in "
+            "openshift-monitoring/cluster-monitoring-config",
         )
-        yield Finding("user workload monitoring", on, "on" if on else "off", fix)
 
 
 def _processors(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -244,11 +251,13 @@ def _processors(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) ->
     used = _images(documents) & set(image_of.values())
     if used:
         fits = any(image_of.get(kind) in used for kind in kinds)
-        fix = (
-            "use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others "
-            "(or the component arm64)"
+        yield Finding(
+            "processors",
+            fits,
+            f"{', '.join(sorted(kinds))} nodes",
+            fix="use the overlay minikube-cpu-arm64 on ARM nodes, minikube-cpu on others "
+            "(or the component arm64)",
         )
-        yield Finding("processors", fits, f"{', '.join(sorted(kinds))} nodes", fix)
 
 
 def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -256,11 +265,13 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
     if not wanted:
         return
     have = sum(quantity(n["status"].get("allocatable", {}).get(GPU, "0")) for n in nodes)
-    fix = (
-        "minikube start --driver=docker --container-runtime=docker --gpus=all --cni=calico "
-        "(or install NVIDIA's GPU operator); without a GPU take the overlay minikube-cpu"
+    yield Finding(
+        "GPUs",
+        have >= wanted,
+        f"{have:.0f} allocatable, {wanted:.0f} wanted",
+        fix="minikube start --driver=docker --container-runtime=docker --gpus=all --cni=calico "
+        "(or install NVIDIA's GPU operator); without a GPU take the overlay minikube-cpu",
     )
-    yield Finding("GPUs", have >= wanted, f"{have:.0f} allocatable, {wanted:.0f} wanted", fix)
     labelled = any(
         (n["metadata"].get("labels") or {}).get(f"{GPU}.present") == "true" for n in nodes
     )
@@ -270,12 +281,11 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
         if n["status"].get("allocatable", {}).get(GPU, "0") != "0"
     ]
     node = with_gpu[0] if with_gpu else "NODE"
-    fix = f"kubectl label node {node} {GPU}.present=true"
     yield Finding(
         "GPU nodes are labelled",
         labelled,
         "yes" if labelled else f"no node has {GPU}.present=true",
-        fix,
+        fix=f"kubectl label node {node} {GPU}.present=true",
     )
 
 
@@ -296,7 +306,7 @@ def _room(api: Api, nodes: list[dict[str, Any]], documents: list[dict[str, Any]]
     found += "(with two pods of load)"
     cpus = math.ceil(wanted["cpu"]) + 2
     need = f"minikube start --cpus={cpus} --memory={int(wanted['memory'] / 2**30) + 3}g"
-    return Finding("room", ok, found, f"{need}, or more nodes")
+    return Finding("room", ok, found, fix=f"{need}, or more nodes")
 
 
 def _others(api: Api, resource: str) -> float:
@@ -319,7 +329,11 @@ def _policies(api: Api) -> Finding:
         enforcing[0] if enforcing else "no network plug-in that we know to enforce network policies"
     )
     return Finding(
-        "network policies", bool(enforcing), found, "minikube start --cni=calico", required=False
+        "network policies",
+        bool(enforcing),
+        found,
+        fix="minikube start --cni=calico",
+        required=False,
     )
 
 
@@ -341,7 +355,7 @@ def _image(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Find
         if there
         else f"no node lists {image}; nodes name only their largest, so it may be there"
     )
-    return Finding("the lab's image", there, found, fix, required=False)
+    return Finding("the lab's image", there, found, fix=fix, required=False)
 
 
 def _images(documents: list[dict[str, Any]]) -> set[str]:

@@ -8,7 +8,6 @@ from typing import Any
 from lab.errors import PartFailed, StackError
 from lab.settings import Settings
 from lab.stack.cluster import kubectl as kube
-from lab.stack.cluster import rollout
 from lab.stack.cluster.api import PART_OF, WORKLOADS, Api
 from lab.stack.cluster.preflight_checks import quantity
 
@@ -101,8 +100,9 @@ def _check_failures(
             raise _failure(api, s, f"{s.kind} {s.name} cannot get ready")
     stuck = _stuck(rows, since)
     if stuck and not _nodes_are_added(api, stuck):
-        happened = f"{stuck.kind} {stuck.name} has not got ready for {PATIENCE_S:.0f} s"
-        raise _failure(api, stuck, happened)
+        raise _failure(
+            api, stuck, f"{stuck.kind} {stuck.name} has not got ready for {PATIENCE_S:.0f} s"
+        )
 
 
 def _stuck(
@@ -153,12 +153,14 @@ def _out_of_time(
     limit_s: float,
 ) -> PartFailed:
     if waiting:
-        happened = f"{waiting[0].name} was not ready after {limit_s:.0f} s"
-        return _failure(api, waiting[0], happened)
+        return _failure(api, waiting[0], f"{waiting[0].name} was not ready after {limit_s:.0f} s")
     there = {(s.kind, s.namespace, s.name) for s in rows}
     missing = sorted(name for _, _, name in wanted - there)
-    fix = "run the same command again"
-    return PartFailed(f"{missing[0]} was applied and is not there", part=missing[0], fix=fix)
+    return PartFailed(
+        f"{missing[0]} was applied and is not there",
+        part=missing[0],
+        fix="run the same command again",
+    )
 
 
 def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
@@ -257,8 +259,9 @@ def pod_reasons(pod: dict[str, Any]) -> Iterator[Waiting]:
             words = (container, waiting.get("message", ""), _last_end(status))
             yield Waiting(reason, " ".join(w for w in words if w), name, container)
         elif status.get("state", {}).get("running") and not status.get("ready"):
-            message = f"{container} runs, and its probe does not pass yet"
-            yield Waiting("Running", message, name, container)
+            yield Waiting(
+                "Running", f"{container} runs, and its probe does not pass yet", name, container
+            )
 
 
 def _last_end(status: dict[str, Any]) -> str:
@@ -304,10 +307,10 @@ def pods(settings: Settings, context: str) -> list[PodStatus]:
 def _row(pod: dict[str, Any], memory: dict[tuple[str, str], int]) -> PodStatus:
     meta = pod["metadata"]
     now = pod.get("status", {})
-    ready = rollout.has_condition(now, "Ready")
+    ready = has_condition(now, "Ready")
     done = now.get("phase") == "Succeeded"
     state = "done" if done else "ready" if ready else now.get("phase", "Pending").lower()
-    why = next((f"{r.reason}: {r.message}" for r in rollout.pod_reasons(pod)), "")
+    why = next((f"{r.reason}: {r.message}" for r in pod_reasons(pod)), "")
     return PodStatus(
         part=(meta.get("labels") or {}).get("app.kubernetes.io/name", meta["name"]),
         namespace=meta["namespace"],

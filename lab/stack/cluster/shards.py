@@ -78,9 +78,9 @@ def collect(
     shards = _wait(api, run_id, wait_s)
     pods = {int(p["metadata"]["annotations"][INDEX]): p for p in _pods(api)}
     if missing := set(range(shards)) - pods.keys():
-        fix = "drive the plan again; pods of a finished Job are kept for a day"
         raise WorkloadError(
-            f"the pods of shards {sorted(missing)} are gone, and their records with them", fix=fix
+            f"the pods of shards {sorted(missing)} are gone, and their records with them",
+            fix="drive the plan again; pods of a finished Job are kept for a day",
         )
     names = [pods[i]["metadata"]["name"] for i in range(shards)]
     return [
@@ -92,8 +92,11 @@ def _packed(plan: Path, shards: int) -> bytes:
     try:
         packed = gzip.compress(plan.read_bytes(), mtime=0)
     except OSError as e:
-        fix = "make one with `lab load --save-plan FILE`"
-        raise WorkloadError(f"the plan {plan} cannot be read", got=str(e), fix=fix) from e
+        raise WorkloadError(
+            f"the plan {plan} cannot be read",
+            got=str(e),
+            fix="make one with `lab load --save-plan FILE`",
+        ) from e
     if shards < 1:
         raise WorkloadError(
             "a load needs at least one pod", got=f"shards = {shards}", fix="give 1 or more"
@@ -136,8 +139,12 @@ def _failure(api: Api, happened: str) -> PartFailed:
             last = _log(api, name, tailLines="5").strip()
             why = "; ".join(f"{r.reason} {r.message}" for r in rollout.pod_reasons(pod))
             words.append(f"{name}: {last or why or pod.get('status', {}).get('phase')}")
-    fix = f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers"
-    return PartFailed(happened, part="load", got="\n    ".join(words), fix=fix)
+    return PartFailed(
+        happened,
+        part="load",
+        got="\n    ".join(words),
+        fix=f"kubectl --context {api.context} --namespace llm-lab logs job/load --all-containers",
+    )
 
 
 def _pods(api: Api) -> list[dict[str, Any]]:
@@ -166,14 +173,11 @@ def unpack_record(log: str, pod: str, folder: Path) -> Path:
     found = _RECORD.search(log)
     packed = base64.b64decode(found["body"]) if found else b""
     if not found or hashlib.sha256(packed).hexdigest() != found["sha256"]:
-        got = (
-            "its log is cut off"
-            if found
-            else "its log has no record: it may have been rotated (10 MiB by default)"
-        )
         raise WorkloadError(
             f"the record of pod {pod} is not whole",
-            got=got,
+            got="its log is cut off"
+            if found
+            else "its log has no record: it may have been rotated (10 MiB by default)",
             fix="use more shards, so that each is less",
         )
     folder.mkdir(parents=True, exist_ok=True)
