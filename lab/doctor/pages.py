@@ -44,6 +44,13 @@ CHECKS = {
     "sequences": "several-answers",
     "outlier": "uneven-engines",
 }
+# Part of a warning of a store, or about its answers. Any other warning is of an answer in part.
+WARNINGS = {
+    "same targets": "repeated-by-ranks",
+    "not numbers": "not-finite",
+    "PromQL info": "doubted-query",
+    "PromQL warning": "doubted-query",
+}
 # (question, part), relation, (question, part): totals of one engine that must agree.
 TOTALS = (
     (("prefix_hits", ""), "<=", ("prefix_queries", "")),
@@ -200,9 +207,8 @@ def check_fleet(
 
 def _check_of(warning: str) -> str:
     """Return the check for a warning of a store, or about its answers."""
-    if "same targets" in warning:
-        return "repeated-by-ranks"
-    return "not-finite" if "not numbers" in warning else "partial-answer"
+    fits = (check for part, check in WARNINGS.items() if part in warning)
+    return next(fits, "partial-answer")
 
 
 def check_names(target: str, dialect: Dialect, names: Iterable[str]) -> list[Finding]:
