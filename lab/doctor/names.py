@@ -92,7 +92,7 @@ def metric_of(name: str, known: Known | None = None) -> Metric:
     else:
         question, age = "", 0
         part = next((part for part in (*PARTS, "_created") if bare.endswith(part)), "")
-        is_counter = bare.endswith("_total") and bare not in engine.gauges
+        is_counter = bare.endswith("_total") and not AMOUNT.search(bare)
         kind = "histogram" if part in PARTS else "counter" if is_counter else ""
     metric = Metric(name, engine, question, kind, part)
     if known is not None and known.dialects:
