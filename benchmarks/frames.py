@@ -8,19 +8,22 @@ are of one run; the times depend on the machine.
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
 from benchmarks._frames_data import documents, protobufs, write_openmetrics, write_protobufs
-from benchmarks._process import child_environment, free_port, running
+from benchmarks._process import (
+    child_environment,
+    free_port,
+    prometheus_over,
+    prometheus_programs,
+    running,
+    wait_until_ready,
+)
 from lab.settings import REPO
 from lab.stores.otlp import trace_of_protobuf
 
@@ -45,8 +48,8 @@ def _row(subject: str, metric: str, value: float, *, better: str = "lower", **mo
 
 
 def _prometheus(size: dict) -> list[dict]:
-    programs = [shutil.which(name) or _from_setup(name) for name in ("prometheus", "promtool")]
-    if not all(programs):
+    programs = prometheus_programs()
+    if not programs:
         print("Prometheus' ranges are left out: prometheus or promtool is not installed")
         return []
     from importlib.metadata import version
@@ -54,11 +57,12 @@ def _prometheus(size: dict) -> list[dict]:
     import prometheus_api_client  # noqa: F401  fail early if the alternative is missing
 
     other = f"prometheus-api-client {version('prometheus-api-client')}"
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        _prometheus_server(Path(folder), *programs, size) as url,
-    ):
-        seconds, peak_mib = _measure_ranges(f"{url},{size['points']}", size["repeat"])
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "series.om"
+        write_openmetrics(text, size["series"], size["points"])
+        with prometheus_over(text, programs) as url:
+            argument = f"{url},{size['points']}"
+            seconds, peak_mib = _measure_ranges(argument, size["repeat"])
 
     server_s = seconds["server_range"]
     lab_s = seconds["lab_range"]
@@ -94,40 +98,6 @@ def _measure_ranges(argument: str, repeat: int) -> tuple[dict[str, float], dict[
     seconds = {task: median(r["seconds"] for r in results[task]) for task in tasks}
     peak_mib = {task: median(r["peak_mib"] for r in results[task]) for task in tasks}
     return seconds, peak_mib
-
-
-@contextmanager
-def _prometheus_server(folder: Path, prometheus: str, promtool: str, size: dict) -> Iterator[str]:
-    """Run a Prometheus on blocks with the series, and yield its URL."""
-    text = folder / "series.om"
-    data = folder / "data"
-    write_openmetrics(text, size["series"], size["points"])
-    create_blocks = [
-        *(promtool, "tsdb", "create-blocks-from", "openmetrics"),
-        *("--max-block-duration=720h", str(text), str(data)),
-    ]
-    subprocess.run(create_blocks, check=True, stdout=subprocess.DEVNULL)
-    text.unlink()
-
-    config = folder / "prometheus.yml"
-    config.write_text("global: {}\n")
-    port = free_port()
-    command = [
-        prometheus,
-        f"--config.file={config}",
-        f"--storage.tsdb.path={data}",
-        "--storage.tsdb.retention.time=100y",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=warn",
-    ]
-    with running(command):
-        yield _wait_until_ready(f"http://127.0.0.1:{port}", "/-/ready")
-
-
-def _from_setup(name: str) -> str | None:
-    """Return the path of a program that `make setup` unpacked because it was not installed."""
-    tools = REPO / ".venvs" / "tools.json"
-    return json.loads(tools.read_text()).get(name) if tools.exists() else None
 
 
 # -- spans -------------------------------------------------------------------------------------
@@ -179,7 +149,7 @@ def _bulk_s(folder: Path, repeat: int) -> float:
         *("--port", str(port), "--otlp-port", str(otlp_port), "--log-level", "WARNING"),
     ]
     with running(command):
-        url = _wait_until_ready(f"http://127.0.0.1:{port}", "/ready")
+        url = wait_until_ready(f"http://127.0.0.1:{port}", "/ready")
         _fill(f"http://127.0.0.1:{otlp_port}", folder)
         return median(_measure("lab_spans_bulk", url)["seconds"] for _ in range(repeat))
 
@@ -223,16 +193,3 @@ def _measure(task: str, argument: str) -> dict:
     result = json.loads(done.stdout)
     print(f"{task}: {result['seconds']:.2f} s, peak {result['peak_mib']:.0f} MiB", flush=True)
     return result
-
-
-def _wait_until_ready(url: str, path: str, timeout_s: float = 180.0) -> str:
-    """Wait until a GET of `path` succeeds and return `url`. Raises TimeoutError."""
-    begun = time.monotonic()
-    while True:
-        try:
-            urllib.request.urlopen(url + path, timeout=5).read()
-            return url
-        except OSError as e:
-            if time.monotonic() - begun > timeout_s:
-                raise TimeoutError(f"{url} is not ready after {timeout_s:g} s") from e
-            time.sleep(0.1)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from lab.engines import LABELS, Dialect, Name, questions, recognise
+from lab.engines import LABELS, Dialect, Name, guess_prefix, questions, recognise
 from lab.errors import NoData
 from lab.frames.replicas import (
     NUMBERS,
@@ -152,8 +152,7 @@ def look_at(store: Store, start: float, end: float, *, job: str = "", prefix: st
         raise NoData(
             f"no metric of a known model server at {store.url}",
             got=f"{len(names):,} other metrics",
-            fix="scrape the engine's /metrics; if its metrics were renamed, set LAB_METRIC_PREFIX "
-            "to what stands before their names, such as acme_ or sglang=acme_",
+            fix=prefix_fix(names),
         )
     observed = [_observe(store, dialect, start, end, job) for dialect in dialects]
     warnings = {remark.text for each in observed for remark in each.remarks}
@@ -170,6 +169,17 @@ def look_at(store: Store, start: float, end: float, *, job: str = "", prefix: st
             "warnings: a partial answer lacks series",
         )
     return _fleet(observed, (start, end))
+
+
+def prefix_fix(names: Sequence[str]) -> str:
+    """Return what to do where no engine is recognised among these names."""
+    guess, hits = guess_prefix(names)
+    if guess:
+        return f"set LAB_METRIC_PREFIX={guess}, with which {hits} names are those of an engine"
+    return (
+        "scrape the engine's /metrics; if its metrics were renamed, set LAB_METRIC_PREFIX "
+        "to what stands before their names, such as acme_ or sglang=acme_"
+    )
 
 
 @dataclass

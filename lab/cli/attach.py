@@ -14,6 +14,7 @@ from lab.command_line import PrometheusUrl, TempoUrl, as_main
 from lab.engines import LABELS, Dialect, Name, actual_name, recognise
 from lab.errors import LabError, NoData, StoreError
 from lab.files import write_atomically
+from lab.fleet import prefix_fix
 from lab.schema import Metric, names_of
 from lab.settings import CREDENTIALS, REPO, TOML_FILE, Settings, hide_password, load_settings
 from lab.stores import Prometheus, Tempo
@@ -142,8 +143,7 @@ def look_at_prometheus(settings: Settings) -> list[str]:
         raise NoData(
             f"Prometheus at {prometheus.url} answers, but has no metric of a model server",
             got=f"{len(known):,} other metrics",
-            fix="scrape the engine's /metrics, or give the address of the Prometheus that does; if "
-            "its metrics were renamed, set LAB_METRIC_PREFIX to what stands before their names",
+            fix=prefix_fix(known),
         )
     return lines
 

@@ -128,7 +128,7 @@ def _panels(node: Any, target: str, title: str = "", unit: str = "") -> Iterator
     if not isinstance(node, dict) or _is_other_store(node):
         return
 
-    title = str(node.get("title") or title)
+    title = str(node.get("title") or nested(node, "display", "name") or title)
     if isinstance(node.get("fieldConfig"), dict):
         unit = str(nested(node, "fieldConfig", "defaults", "unit") or "")
     if expr := _expression(node):
@@ -142,8 +142,13 @@ def _panels(node: Any, target: str, title: str = "", unit: str = "") -> Iterator
 
 
 def _expression(node: Document) -> str:
-    """Return the expression of a panel's target, '' for anything else; rules are read apart."""
-    expr = node.get("expr")
+    """Return the expression of a panel's target, '' for anything else; rules are read apart.
+
+    Targets are those of Grafana, Google's Cloud Monitoring and Perses.
+    """
+    expr = node.get("expr") or node.get("prometheusQuery")
+    if node.get("kind") == "PrometheusTimeSeriesQuery":
+        expr = nested(node, "spec", "query")
     is_rule = "alert" in node or "record" in node
     return expr if isinstance(expr, str) and expr.strip() and not is_rule else ""
 

@@ -14,8 +14,15 @@ SHARE = re.compile(
     r"(?i)_(perc|percent|ratio|usage_percent)$|^DCGM_FI_(DEV_(GPU|MEM_COPY|ENC|DEC)_UTIL|PROF_\w+_ACTIVE)$"
 )
 PERCENT = re.compile(r"(?i)_UTIL$|_percent$")  # 0 to 100
+# Counters of dcgm-exporter: etc/*.csv of 4.5.
 GAUGE = re.compile(
-    r"(?i)^DCGM_FI_DEV_(?!TOTAL_ENERGY|PCIE_REPLAY|NVLINK_BANDWIDTH)|^DCGM_FI_PROF_\w+_ACTIVE$"
+    r"(?i)^DCGM_FI_DEV_(?!TOTAL_ENERGY|PCIE_REPLAY|NVLINK_|ECC_|RETIRED_|\w+_(VIOLATION|ROWS|THROUGHPUT)$)"
+    r"|^DCGM_FI_PROF_\w+_ACTIVE$"
+)
+# What there is in total, at this moment: Ray's node_mem_total, Envoy's cluster_membership_total.
+AMOUNT = re.compile(
+    r"(?i)(mem|memory|disk|swap|vram|nodes|pods|replicas|endpoints|membership|gpus?|cpus?|cores|"
+    r"slots|workers|hosts)_total$"
 )
 
 
@@ -85,7 +92,7 @@ def metric_of(name: str, known: Known | None = None) -> Metric:
     else:
         question, age = "", 0
         part = next((part for part in (*PARTS, "_created") if bare.endswith(part)), "")
-        is_counter = bare.endswith("_total") and bare not in engine.gauges
+        is_counter = bare.endswith("_total") and not AMOUNT.search(bare)
         kind = "histogram" if part in PARTS else "counter" if is_counter else ""
     metric = Metric(name, engine, question, kind, part)
     if known is not None and known.dialects:
@@ -103,7 +110,7 @@ def _foreign(name: str) -> Metric:
     """Return what the form of a name tells of a metric that no known engine exports."""
     part = next((part for part in (*PARTS, "_created") if name.endswith(part)), "")
     forms = {
-        "counter": name.endswith("_total"),
+        "counter": name.endswith("_total") and not AMOUNT.search(name),
         "share": SHARE.search(name),
         "gauge": GAUGE.search(name),
     }
@@ -148,7 +155,7 @@ def _current(metric: Metric, engine: Engine, bare: str, age: int) -> Metric:
 def _unlisted(metric: Metric, engine: Engine, base: str) -> Metric:
     """Return a metric that answers no question, with a fault if its engine does not export it."""
     names = [name.partition("{")[0] for each in engine.names.values() for name in each]
-    names += [*engine.others, *engine.router]
+    names += [name.removesuffix("_sum") for name in names] + [*engine.others, *engine.router]
     if f"{base}_total" in names:
         why = f"{engine.title} exports {base}_total"
         return replace(metric, fault="total-missing", why=why, hint=f"use {metric.name}_total")

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from lab import fleet
 from lab.doctor.findings import Finding
-from lab.engines import Dialect, questions, recognise
+from lab.engines import PARTS, Dialect, guess_prefix, questions, recognise
 from lab.engines import engines as all_engines
 from lab.errors import FrameError, NoData
 from lab.measures import read_histogram
@@ -44,6 +44,13 @@ CHECKS = {
     "sequences": "several-answers",
     "outlier": "uneven-engines",
 }
+# Part of a warning of a store, or about its answers. Any other warning is of an answer in part.
+WARNINGS = {
+    "same targets": "repeated-by-ranks",
+    "not numbers": "not-finite",
+    "PromQL info": "doubted-query",
+    "PromQL warning": "doubted-query",
+}
 # (question, part), relation, (question, part): totals of one engine that must agree.
 TOTALS = (
     (("prefix_hits", ""), "<=", ("prefix_queries", "")),
@@ -55,6 +62,10 @@ TOTALS = (
 )
 _WRITTEN = re.compile(r"^\s*([\w:]+)", re.MULTILINE)
 _OF_WHOLE_GPU = re.compile(r"(?i)POWER_USAGE|TOTAL_ENERGY")
+OTHER_GPUS = {  # whose exporters answer other questions than DCGM's
+    "AMD": r"(amd_)?gpu_(gfx_(activity|busy_instantaneous)|package_power|junction_temperature)$",
+    "Intel": r"xpum_\w+$",
+}
 _NAMES = re.compile(r'__name__=~"([^"]*)"')
 
 
@@ -200,9 +211,8 @@ def check_fleet(
 
 def _check_of(warning: str) -> str:
     """Return the check for a warning of a store, or about its answers."""
-    if "same targets" in warning:
-        return "repeated-by-ranks"
-    return "not-finite" if "not numbers" in warning else "partial-answer"
+    fits = (check for part, check in WARNINGS.items() if part in warning)
+    return next(fits, "partial-answer")
 
 
 def check_names(target: str, dialect: Dialect, names: Iterable[str]) -> list[Finding]:
@@ -229,21 +239,12 @@ def check_names(target: str, dialect: Dialect, names: Iterable[str]) -> list[Fin
 
 
 def _renamed(page: Page) -> Iterator[Finding]:
-    """Yield an engine whose metrics have another beginning than its mark."""
-    for engine in all_engines().values():
-        beginnings: Counter[str] = Counter()
-        for candidates in engine.names.values():
-            bare = candidates[0].partition("{")[0].removesuffix("_total")
-            pattern = re.compile(rf"(\w*[_:]){bare}(_total|_count)?")
-            matches = (pattern.fullmatch(name) for name in page.names)
-            beginnings.update({match[1] for match in matches if match})
-        prefix, hits = next(iter(beginnings.most_common(1)), ("", 0))
-        if hits >= 4:
-            evidence = f"{hits} of {engine.title}'s metrics begin with {prefix!r}"
-            yield Finding(
-                "prefixed-names", page.url, "", evidence, f"LAB_METRIC_PREFIX={engine.key}={prefix}"
-            )
-            return
+    """Yield an engine whose metrics have another beginning than its mark, or none."""
+    prefix, hits = guess_prefix(page.names)
+    if prefix:
+        key, _, beginning = prefix.partition("=")
+        evidence = f"{hits} of {all_engines()[key].title}'s metrics begin with {beginning!r}"
+        yield Finding("prefixed-names", page.url, "", evidence, f"LAB_METRIC_PREFIX={prefix}")
 
 
 # Histograms.
@@ -351,8 +352,14 @@ def _unresolved(histogram: Histogram, first: int) -> Iterator[tuple[str, str]]:
 
 def _not_finite(page: Page, dialects: Sequence[Dialect]) -> Iterator[Finding]:
     """Yield values that are not numbers, of engines or of an answer without names."""
-    stems = tuple(dialect.stem for dialect in dialects)
-    mine = [s for s in page.samples_now if not s.name or (stems and s.name.startswith(stems))]
+    answers = {
+        name.metric + part
+        for dialect in dialects
+        for names in dialect.alternatives.values()
+        for name in names
+        for part in ("", *PARTS)
+    }
+    mine = [s for s in page.samples_now if not s.name or s.name in answers]
     bad = [sample for sample in mine if not math.isfinite(sample.value)]
     if bad:
         values = ", ".join(sorted({_text(sample.value) for sample in bad}))
@@ -403,6 +410,9 @@ def _gpu(page: Page) -> Iterator[Finding]:
         facts.insert(0, f"{len(instances)} MIG instances, and no DCGM_FI_DEV_GPU_UTIL")
     if facts:
         yield Finding("gpu-instances", page.url, "", "; ".join(facts))
+    for maker, pattern in OTHER_GPUS.items():
+        if other := [name for name in page.names if re.match(pattern, name)]:
+            yield Finding("gpu-not-read", page.url, maker, f"{len(other)} metrics, as {other[0]}")
 
 
 def _device(sample: Sample) -> str:

@@ -34,7 +34,12 @@ COMPARISONS = (">", ">=", "<", "<=", "==", "!=")
 MIN_RANGE_S = 30.0
 PYTHON_CLIENTS = ("vllm", "sglang", "trtllm")  # which write 1.0 for 1
 MISTAKEN_LABELS = {"finish_reason": "finished_reason", "model": "model_name"}  # of vLLM
+WRONG_UNITS = {  # a panel's unit -> a metric that has another one
+    "ms": r"_seconds(_bucket|_sum)?$",
+    "s": r"_(ms|milliseconds)(_bucket|_sum)?$",
+}
 VARIABLE = "grafana_"
+TOTAL = re.compile(r"(?i)\b(total|cumulative)\b")  # in a panel's title
 _VARIABLE_OR_QUOTED = re.compile(
     r"\$\{(\w+)(?::\w+)?\}|\$(\w+)|\[\[(\w+)\]\]"
     r"|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|`[^`]*`"
@@ -243,11 +248,15 @@ def _counters(query: Query, use: _Use, known: Known | None) -> Faults:
     elif use.is_in(*RATES, *COUNTS, *PRESENCE) or _is_compared_with_its_past(use):
         return
     elif not _is_only_a_condition(use):
-        yield from _lifetime(use)
+        is_a_total = query.use == "panel" and TOTAL.search(query.where) is not None
+        yield from _lifetime(use, is_a_total)
 
 
-def _lifetime(use: _Use) -> Faults:
-    """Yield what is made of all that a counter without a rate has counted since its start."""
+def _lifetime(use: _Use, is_a_total: bool) -> Faults:
+    """Yield what is made of all that a counter without a rate has counted since its start.
+
+    A panel whose title says that it shows a total may show a counter.
+    """
     metric = use.metric
     if metric.part == "_bucket":
         if use.is_in("histogram_quantile"):
@@ -259,7 +268,7 @@ def _lifetime(use: _Use) -> Faults:
     if divisions and _is_raw(divisions[-1].lhs) and _is_raw(divisions[-1].rhs):
         if is_known or _is_mean_of_one(divisions[-1]):
             yield "lifetime-average", f"{metric.name} is divided without rate()"
-    elif is_known:
+    elif is_known and not is_a_total:
         yield "counter-raw", f"{metric.name} is a counter, used without rate()"
 
 
@@ -337,6 +346,15 @@ def _share_scale(query: Query, use: _Use, known: Known | None) -> Faults:
         yield "share-scale", f"{name} is scaled by the threshold {query.threshold:g}"
     elif query.unit == "percent" and not use.is_in("/"):
         yield "share-scale", f"{name} is drawn with the unit percent (0-100)"
+
+
+def _unit(query: Query, use: _Use, known: Known | None) -> Faults:
+    """Yield a duration in seconds that is drawn as milliseconds, or the other way round."""
+    name = use.metric.name
+    pattern = WRONG_UNITS.get(query.unit)
+    scales = [number for number in use.numbers("*", "/") if number not in (0, 1, 2)]
+    if pattern and re.search(pattern, name) and not scales:
+        yield "wrong-unit", f"{name} is drawn with the unit {query.unit}"
 
 
 def _ranges(query: Query, use: _Use, known: Known | None) -> Faults:
@@ -538,6 +556,7 @@ SELECTOR_CHECKS: tuple[Callable[[Query, _Use, Known | None], Faults], ...] = (
     _gauges,
     _share_sums,
     _share_scale,
+    _unit,
     _ranges,
     _subqueries,
     _bounds,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +30,7 @@ __all__ = [
     "dialect_of",
     "either_name",
     "engines",
+    "guess_prefix",
     "own_names",
     "questions",
     "recognise",
@@ -36,6 +38,7 @@ __all__ = [
     "split_name",
 ]
 
+MIN_GUESSED = 4
 PARTS = ("_bucket", "_sum", "_count")
 _OWN_METRIC = re.compile(r"(?<![\w:])vllm:\w+")
 _FILE = Path(__file__).parent / "names.toml"
@@ -76,7 +79,6 @@ class Engine:
     versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     others: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
-    gauges: tuple[str, ...] = ()
     removed: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -166,7 +168,6 @@ def engines() -> dict[str, Engine]:
             {version: tuple(names) for version, names in entry.get("versions", {}).items()},
             tuple(entry.get("others", ())),
             tuple(entry.get("families", ())),
-            tuple(entry.get("gauges", ())),
             entry.get("removed", {}),
             {question: tuple(bounds) for question, bounds in entry.get("bounds", {}).items()},
         )
@@ -309,6 +310,25 @@ def _patterns() -> dict[str, re.Pattern[str]]:
         key: re.compile(rf"(?P<stem>(?:\w*_)?{engine.mark}[:_])(?P<bare>(?!router_)\w+)")
         for key, engine in engines().items()
     }
+
+
+def guess_prefix(names: Iterable[str]) -> tuple[str, int]:
+    """Return the LAB_METRIC_PREFIX that would make most names known, and how many.
+
+    NIM, for example, exports vLLM's metrics without a prefix: `vllm=`. Fewer than MIN_GUESSED names
+    are a coincidence: ('', 0).
+    """
+    names = list(names)
+    best = ("", 0)
+    for engine in engines().values():
+        bare = {each[0].partition("{")[0].removesuffix("_total") for each in engine.names.values()}
+        pattern = re.compile(rf"(|\w*[_:])({'|'.join(sorted(bare))})(_total|_count)?")
+        matches = [match for match in map(pattern.fullmatch, names) if match]
+        beginnings = Counter(match[1] for match in matches)
+        prefix, hits = next(iter(beginnings.most_common(1)), ("", 0))
+        if hits >= MIN_GUESSED and hits > best[1]:
+            best = (f"{engine.key}={prefix}", hits)
+    return best
 
 
 def _chosen_stems(prefix: str, names: Iterable[str]) -> dict[tuple[str, str], set[str]]:

@@ -93,7 +93,19 @@ def per_engine(
 def without_copies(summary: pd.DataFrame, kind: str) -> pd.DataFrame:
     """Return the series without those that repeat another one's value (see LABELS)."""
     table = _living_processes(summary) if kind in ("gauge", "share") else summary
-    return merge_copies(table, NUMBERS).copy()
+    return merge_copies(_without_parts(table), NUMBERS).copy()
+
+
+def _without_parts(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the series without the parts of a total that is a series itself (see LABELS)."""
+    for name in LABELS["parts"]:
+        if name not in table:
+            continue
+        labels = [other for other in table.columns if other not in (*NUMBERS, name)]
+        keys = pd.MultiIndex.from_frame(table[labels])
+        is_total = (table[name] == "").to_numpy()
+        table = table[is_total | ~keys.isin(keys[is_total])]
+    return table
 
 
 def merge_copies(table: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:

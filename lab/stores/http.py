@@ -19,6 +19,7 @@ from socket import socket
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
+import msgspec
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
@@ -37,20 +38,62 @@ LOGIN = (
     "LAB_STORE_TOKEN_COMMAND, or user:password@ in the address (a tenant goes into the headers: "
     '"X-Scope-OrgID")'
 )
+RIGHTS = (
+    "this login is not accepted here: check that it is new (LAB_STORE_HEADERS, "
+    "LAB_STORE_TOKEN_FILE, LAB_STORE_TOKEN_COMMAND), and that it may read metrics (OpenShift: "
+    "cluster-monitoring-view; Google: roles/monitoring.viewer; Azure: Monitoring Data Reader)"
+)
+_MESSAGE_KEYS = ("message", "Message", "error", "detail")
 KEPT_S = 300.0  # how long the token that a command printed is used
 COMMAND_S = 30.0
-# Part of a server's message -> what to do about it.
-_WAYS_OUT = {
-    "no org id": 'name the tenant: LAB_STORE_HEADERS=\'{"X-Scope-OrgID": "..."}\'; and ' + LOGIN,
-    "Missing Authentication Token": "Amazon's service wants signed requests (SigV4): run "
-    "aws-sigv4-proxy, and give its address; elsewhere " + LOGIN,
-    "The request or configuration is malformed": "OpenShift's tenancy port wants a namespace: add "
-    "?namespace=NAME to the address, or use the port for the whole cluster (9091)",
-    "too many samples": LESS,
-    "maximum resolution": LESS,
+BASE_PATH = (
+    "add the path before /api/v1 to the address: /prometheus (Mimir, a route prefix), "
+    "/select/0/prometheus (VictoriaMetrics' vmselect), /workspaces/ID (Amazon), "
+    "/v1/projects/ID/location/global/prometheus (Google)"
+)
+BEHIND = "a part behind this address does not answer: wait, or see its log"
+# Status -> what to do about a refusal that says no more.
+_BY_STATUS = {
+    200: "correct the query",
+    400: "correct the query",
+    401: LOGIN,
+    403: LOGIN,
+    404: BASE_PATH,
+    405: BASE_PATH,
+    422: "correct the query",
+    429: LESS,
+    502: BEHIND,
+    503: BEHIND,
+    504: BEHIND,
 }
+# What a refusal may say, in any letter case -> what to do about it. The first that fits counts.
+_WAYS_OUT = (
+    (
+        "no org id|multiple org",
+        f'name the tenant: LAB_STORE_HEADERS=\'{{"X-Scope-OrgID": "..."}}\'; and {LOGIN}',
+    ),
+    (
+        "missing authentication token|perform: aps:|service/operation name|request signature|"
+        "credential should be scoped",
+        "Amazon's service wants signed requests (SigV4) of an account with aps:QueryMetrics: run "
+        f"aws-sigv4-proxy, and give its address with /workspaces/ID; elsewhere {LOGIN}",
+    ),
+    (
+        "configuration is malformed|query parameter must be provided",
+        "OpenShift's tenancy port wants a namespace: add ?namespace=NAME to the address, or use "
+        "the port for the whole cluster (9091)",
+    ),
+    ("unsupported path|cannot parse path|missing route", BASE_PATH),
+    ("data ?source", "give the data source's uid and a service account's token: " + LOGIN),
+    ("prometheus agent", "an agent only forwards samples: give the address of their receiver"),
+    ("limit|exceed|too (many|large)|maximum (resol|number)|concurrent requests", LESS),
+    ("rpc error|vmstorage|store-gateway", BEHIND),
+)
 _TITLE = re.compile(rb"<title[^>]*>([^<]*)", re.IGNORECASE)
-_LOGIN_PAGE = re.compile(rb"type=.?password|log ?in|sign ?in|oauth|\bsso\b", re.IGNORECASE)
+_LOGIN_PAGE = re.compile(
+    rb"type=.?password|log[ _-]?in|sign[ _-]?in|oauth|openid|client_id=|saml|\bsso\b", re.IGNORECASE
+)
+_MARKUP = re.compile(r"(?is)<(style|script)\b.*?</\1>|<[^>]*>")
 # Where each kind of server identifies itself without a login: (path, pattern of the response,
 # name).
 _SELF_DESCRIPTIONS = (
@@ -186,6 +229,20 @@ class Reply:
         """Return the media type, in lower case."""
         return self.headers.get("Content-Type", "").lower()
 
+    def words(self) -> str:
+        """Return in one line what it says to people: its message or title, without markup."""
+        text = self.content[: 16 * MAX_EXCERPT].decode("utf-8", "replace")
+        try:
+            content = msgspec.json.decode(self.content)
+            error = content.get("error") or content
+            texts = [error] if isinstance(error, str) else map(error.get, _MESSAGE_KEYS)
+            text = next(filter(None, texts), text)
+        except (msgspec.DecodeError, AttributeError, RecursionError, ValueError):
+            title = _TITLE.search(self.content)
+            text = title[1].decode("utf-8", "replace") if title else _MARKUP.sub(" ", text)
+        text = " ".join(str(text).split())[:MAX_EXCERPT]
+        return text or self.headers.get("WWW-Authenticate", "")
+
 
 class HttpClient:
     """Requests to one server, which messages call `name`.
@@ -291,10 +348,9 @@ class HttpClient:
                 f"{self.name} at {self.url} redirects to {target}",
                 query=query,
                 got=f"HTTP {reply.status}",
-                fix=f"use the address that it redirects to, or {LOGIN}",
+                fix=f"use {target.partition('/api/')[0]}, or {LOGIN}",
             )
-        text = message or reply.content[: 4 * MAX_EXCERPT].decode("utf-8", "replace")
-        words = text.strip()[:MAX_EXCERPT] or "without a word"
+        words = message[:MAX_EXCERPT] or reply.words() or "without a word"
         return QueryRejected(
             f"{self.name} refused the query (HTTP {reply.status}): {words}",
             query=query,
@@ -307,7 +363,7 @@ class HttpClient:
         server = self._other_server(reply)
         if server:
             return self._wrong_server(server, reply, query)
-        start = reply.content[:200].decode("utf-8", "replace")
+        start = reply.words()[:200]
         text = str(reason)[:MAX_EXCERPT]
         return StoreUnreachable(
             f"the server at {self.url} is not {self.name}, or its response was cut",
@@ -359,17 +415,20 @@ class HttpClient:
         )
 
     def _way_out(self, status: int, words: str) -> str:
-        for part, fix in _WAYS_OUT.items():
-            if part in words:
+        for pattern, fix in _WAYS_OUT:
+            if re.search(pattern, words, re.IGNORECASE):
                 return fix
-        if status in (401, 403):
-            return LOGIN
-        return "correct the query" if status in (400, 422) else f"see the log of {self.name}"
+        if status in (401, 403) and (self._token or "Authorization" in self._headers):
+            return RIGHTS
+        return _BY_STATUS.get(status, f"see the log of {self.name}")
 
     def _wrong_server(self, server: str, reply: Reply, query: str) -> StoreUnreachable:
         fix = f"give the base URL of {self.name} itself"
         if server == "Grafana":
-            fix += "; Grafana lists it under Connections > Data sources"
+            fix += (
+                "; Grafana lists it under Connections > Data sources. Or add "
+                "/api/datasources/proxy/uid/UID to Grafana's, with a service account's token"
+            )
         elif server == "a login page":
             fix = f"{LOGIN}, or give an address behind the login page"
         return StoreUnreachable(
@@ -382,7 +441,8 @@ class HttpClient:
     def _other_server(self, reply: Reply) -> str:
         """Return what else answers at this address; '' where that is not known."""
         body = reply.content[:20_000]
-        if b"grafanaBootData" in body or b'"messageId"' in body:
+        is_proxy = "/api/datasources/" in self.url
+        if not is_proxy and (b"grafanaBootData" in body or b'"messageId"' in body):
             return "Grafana"
         title = _TITLE.search(body)
         if title and b"jupyter" in title[1].lower():

@@ -36,6 +36,8 @@ PIECE_POINTS = 1_375  # per query of a long range: one query keeps only one core
 MAX_RANGE_POINTS = 100_000_000
 PARALLEL = 3  # of the 20 queries that Prometheus runs at once by default
 POLL_S = 0.2
+MAX_NAMES = 500  # queries in place of one that selects metrics by a pattern
+_BY_PATTERN = re.compile(r'^\{__name__=~"([^"\\]*)",?(.*\}.*)$', re.DOTALL)
 _OF_WHOLE_RANGE = re.compile(
     r"@\s*(?:start|end)\s*\("
 )  # its value depends on the range of the query
@@ -220,15 +222,14 @@ class Prometheus(StoreClient):
     def targets(self) -> list[Target]:
         """Return every active scrape target, in order of job and instance.
 
-        A server without this API (Thanos, Mimir, VictoriaMetrics) is queried for its `up` series
-        instead.
+        A server without this API, or without targets of its own (Thanos, Mimir, VictoriaMetrics,
+        the managed services), is queried for its `up` series instead.
         """
         reply = self._http.request("/api/v1/targets", {"state": "active"})
-        if reply.status in (404, 405, 501):
-            targets = self._targets_by_up()
-        else:
+        targets = []
+        if reply.status == 200:
             targets = _targets_of(self._data_of(reply, _Targets, "targets"))
-        return sorted(targets, key=lambda t: (t.job, t.instance))
+        return sorted(targets or self._targets_by_up(), key=lambda t: (t.job, t.instance))
 
     def alerts(self) -> list[Alert]:
         """Return the alerts that are pending or firing, the oldest first."""
@@ -238,8 +239,8 @@ class Prometheus(StoreClient):
     def rules(self) -> list[tuple[str, str]]:
         """Return (name, expression) of every rule; none for a server without this API."""
         reply = self._http.request("/api/v1/rules")
-        if reply.status in (404, 405, 501):
-            self.query("vector(1)")  # raises where it is no Prometheus at all
+        if reply.status != 200:
+            self.query("vector(1)")  # raises where it is no Prometheus at all, or refuses the login
             return []
         groups = self._data_of(reply, _Groups, "rules").groups or []
         return [(rule.name, rule.query) for group in groups for rule in group.rules]
@@ -314,8 +315,12 @@ class Prometheus(StoreClient):
         self, api: str, params: dict[str, str], promql: str, start_s: float, end_s: float
     ) -> MetricAnswer:
         queried_at = time.time()
-        params = {"query": promql, **params, "timeout": f"{self.timeout_s:g}s"}
-        reply = self._http.request(f"/api/v1/{api}", params, query=promql)
+        encoded = {"query": promql, **params, "timeout": f"{self.timeout_s:g}s"}
+        reply = self._http.request(f"/api/v1/{api}", encoded, query=promql)
+        if reply.status in (400, 422) and (parts := self._name_by_name(promql)):
+            answers = [self._query(api, params, part, start_s, end_s) for part in parts]
+            whole = joined(answers, start_s, end_s, 0.0)
+            return replace(whole, provenance=replace(whole.provenance, query=promql))
         response = usual_response(reply.content) if reply.status == 200 else None
         try:
             kind, series, warnings = series_of(response or self._envelope(reply, promql))
@@ -333,6 +338,19 @@ class Prometheus(StoreClient):
             warnings=tuple(warnings),
         )
         return MetricAnswer(kind, series, provenance, lambda: self._why_empty(provenance))
+
+    def _name_by_name(self, promql: str) -> list[str]:
+        """Return a query per metric in place of one that selects metrics by a pattern.
+
+        Google's service requires the whole name of a metric in each selector. Empty for any other
+        query, and where there are no such metrics, or more than MAX_NAMES.
+        """
+        match = _BY_PATTERN.match(promql)
+        if match is None:
+            return []
+        pattern, rest = match.groups()
+        names = [name for name in self.metric_names() if re.fullmatch(pattern, name)]
+        return [f"{name}{{{rest}" for name in names] if len(names) <= MAX_NAMES else []
 
     def _envelope(self, reply: Reply, query: str) -> Envelope:
         try:
@@ -352,9 +370,17 @@ class Prometheus(StoreClient):
     def _data_of(self, reply: Reply, kind: Any, query: str) -> Any:
         envelope = self._envelope(reply, query)
         try:
-            return msgspec.json.decode(envelope.data, type=kind)
+            data = msgspec.json.decode(envelope.data, type=kind)
         except NOT_JSON as e:
             raise self._http.not_its_api(reply, query, e) from e
+        if not data and envelope.warnings:
+            raise NoData(
+                f"Prometheus at {self.url} returned nothing, with a warning",
+                query=query,
+                got="; ".join(envelope.warnings),
+                fix="check the stores behind this address, and wait until they answer",
+            )
+        return data
 
     def _targets_by_up(self) -> list[Target]:
         """Return the targets by their `up` series; the reason of a failed scrape is not known."""

@@ -20,6 +20,7 @@ class Reply:
     status: int = 200
     cut: bool = False
     content_type: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -54,6 +55,8 @@ def serving(
             self.send_header("Content-Length", str(len(reply.body) + (100 if reply.cut else 0)))
             if reply.content_type:
                 self.send_header("Content-Type", reply.content_type)
+            for name, text in reply.headers.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(reply.body)
             if reply.cut:

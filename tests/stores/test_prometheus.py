@@ -400,9 +400,14 @@ def test_warnings_of_the_server_are_kept() -> None:
 
 
 def test_waiting_for_a_scrape_of_nothing_is_an_error() -> None:
-    """Without targets the wait is an error, as no counter would ever be recorded."""
+    """Without targets and `up` series the wait is an error: no counter would ever be recorded."""
+
+    def respond(path: str, _: dict[str, str]) -> Reply:
+        nothing = {"resultType": "vector", "result": []}
+        return success({"activeTargets": []} if path.endswith("targets") else nothing)
+
     with (
-        serving(lambda *_: success({"activeTargets": []})) as server,
+        serving(respond) as server,
         pytest.raises(StoreError, match="no scrape targets"),
     ):
         Prometheus(server.url).wait_for_scrape(10.0, timeout_s=0.01)
