@@ -41,16 +41,19 @@ class Role(IntEnum):
 class Dialect:
     """The span names and attributes of one library or server.
 
-    A span's role is that of its name in `names`, else of the value of an attribute in `kinds`, else
-    of the beginning of its name in `prefixes`. Names in `with_usage` are of model calls only where
-    the span also has tokens. `fields` are the attributes with a field's value, best first;
-    `attribute#key` is a number in an attribute that is a JSON object.
+    A span's role is that of its name in `names`, else of the value of an attribute in `kinds`
+    (`*Generator`: of every value with this end), else of the beginning of its name in `prefixes`,
+    else of an attribute in `marks` that it has, whatever its value. Names in `with_usage` are of
+    model calls only where the span also has tokens. `fields` are the attributes with a field's
+    value, best first; `attribute#path` is a number in an attribute that is an object, and
+    `attribute#path+path` a sum of which all but the first may be missing.
     """
 
     name: str
     names: Mapping[str, Role] = field(default_factory=dict)
     prefixes: Mapping[str, Role] = field(default_factory=dict)
     kinds: Mapping[str, Mapping[str, Role]] = field(default_factory=dict)
+    marks: Mapping[str, Role] = field(default_factory=dict)
     with_usage: tuple[str, ...] = ()
     fields: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -75,11 +78,16 @@ FIELDS = (
     "session_id",
 )
 
+# A span's events, of which older conventions make messages: a frame of spans has those that begin
+# with "gen_ai." in one text, as JSON: [{"event.name": ..., attribute: ...}].
+EVENTS = "gen_ai.events"
+
 LAB = Dialect("the lab", names={Span.CLIENT: Role.CLIENT}, fields={"user_id": (Attr.USER,)})
 
 VLLM = Dialect(
     "vLLM",
-    names={Span.VLLM: Role.ENGINE},
+    prefixes={f"{Span.VLLM} ": Role.ENGINE},  # a name that LiveKit's model calls have, too
+    marks=dict.fromkeys((Attr.VLLM_E2E_S, Attr.VLLM_INFERENCE_S, Attr.VLLM_PREFILL_S), Role.ENGINE),
     fields={
         "prompt_tokens": (Attr.VLLM_PROMPT_TOKENS,),
         "completion_tokens": (Attr.VLLM_COMPLETION_TOKENS,),
@@ -113,12 +121,39 @@ OGX = Dialect(
     fields={"tool": (Attr.LLAMA_STACK_TOOL_NAME,)},
 )
 
+# LangSmith's names of operations are those of other things: a prompt's is "chat".
+LANGSMITH = Dialect(
+    "LangSmith",
+    kinds={
+        "langsmith.span.kind": {
+            "llm": Role.MODEL_CALL,
+            "tool": Role.TOOL_CALL,
+            "chain": Role.AGENT,
+            "embedding": Role.EMBEDDING,
+            "retriever": Role.RETRIEVAL,
+            **dict.fromkeys(("prompt", "parser"), Role.OTHER),
+        }
+    },
+    fields={
+        "cached_tokens": ("gen_ai.usage.input_token_details#cache_read",),
+        "cache_write_tokens": ("gen_ai.usage.input_token_details#cache_creation",),
+        "reasoning_tokens": ("gen_ai.usage.output_token_details#reasoning",),
+        "arguments": ("gen_ai.prompt",),
+        "result": ("gen_ai.completion",),
+        "user_id": ("langsmith.metadata.user_id",),
+        "session_id": ("langsmith.metadata.session_id", "langsmith.metadata.thread_id"),
+    },
+)
+
 _OPERATIONS = {
     **dict.fromkeys(("chat", "text_completion", "generate_content"), Role.MODEL_CALL),
     # Semantic Kernel's names
     **dict.fromkeys(("chat.completions", "text.completions"), Role.MODEL_CALL),
     **dict.fromkeys(("invoke_agent", "create_agent", "invoke_workflow", "plan"), Role.AGENT),
-    "embeddings": Role.EMBEDDING,
+    # those of Vercel, .NET and Strands
+    **dict.fromkeys(("agent_step", "orchestrate_tools", "execute_event_loop_cycle"), Role.AGENT),
+    **dict.fromkeys(("invoke_swarm", "invoke_graph"), Role.AGENT),
+    **dict.fromkeys(("embeddings", "embedding"), Role.EMBEDDING),
     "retrieval": Role.RETRIEVAL,
     "execute_tool": Role.TOOL_CALL,
 }
@@ -134,18 +169,26 @@ SEMCONV = Dialect(
         Attr.OPERATION: _OPERATIONS,
         "mcp.method.name": {"tools/call": Role.TOOL_CALL, "tools/list": Role.TOOL_LIST},
     },
+    marks={"gen_ai.tool.call.id": Role.TOOL_CALL},
     fields={
         "model": (Attr.REQUEST_MODEL, "gen_ai.response.model"),
         "prompt_tokens": (Attr.INPUT_TOKENS,),
         "completion_tokens": (Attr.OUTPUT_TOKENS,),
-        "cached_tokens": (Attr.CACHE_READ_TOKENS, "gen_ai.usage.cache_read_input_tokens"),
+        "cached_tokens": (
+            Attr.CACHE_READ_TOKENS,
+            "gen_ai.usage.cache_read_input_tokens",
+            "gen_ai.usage.input_cached_tokens",
+        ),
         "cache_write_tokens": (
             "gen_ai.usage.cache_creation.input_tokens",
+            "gen_ai.usage.cache_write.input_tokens",
             "gen_ai.usage.cache_creation_input_tokens",
+            "gen_ai.usage.cache_write_input_tokens",
         ),
         "reasoning_tokens": (
             "gen_ai.usage.reasoning.output_tokens",
             "gen_ai.usage.reasoning_tokens",
+            "gen_ai.usage.experimental.reasoning_tokens",
         ),
         "ttft_s": ("gen_ai.response.time_to_first_chunk",),
         "tool": (Attr.TOOL_NAME, "mcp.tool.name"),
@@ -154,7 +197,7 @@ SEMCONV = Dialect(
         "result": ("gen_ai.tool.call.result", "mcp.response.value"),
         "error": (Attr.ERROR_TYPE,),
         "is_error": ("mcp.result.is_error", "mcp.tool.result.is_error"),
-        "calls": ("gen_ai.output.messages",),
+        "calls": ("gen_ai.output.messages", EVENTS),
         "messages": ("gen_ai.input.messages",),
         "user_id": ("enduser.id",),
         "session_id": ("gen_ai.conversation.id",),
@@ -175,10 +218,13 @@ OPENINFERENCE = Dialect(
         }
     },
     fields={
-        "model": ("llm.model_name",),
+        "model": ("llm.model_name", "llm.request.model_name", "embedding.model_name"),
         "prompt_tokens": ("llm.token_count.prompt",),
         "completion_tokens": ("llm.token_count.completion",),
-        "cached_tokens": ("llm.token_count.prompt_details.cache_read",),
+        "cached_tokens": (
+            "llm.token_count.prompt_details.cache_read",
+            "llm.token_count.prompt_details.cache_input",
+        ),
         "cache_write_tokens": ("llm.token_count.prompt_details.cache_write",),
         "reasoning_tokens": ("llm.token_count.completion_details.reasoning",),
         "tool": ("tool.name", "tool_call.function.name"),
@@ -304,7 +350,8 @@ VERCEL = Dialect(
     },
 )
 
-# Version 3 and newer of its spans are OpenTelemetry's; these are the names of 1 and 2.
+# Version 3 and newer of its spans are OpenTelemetry's; these are the names of 1 and 2. Logfire's
+# own integrations write messages as version 1 does.
 PYDANTIC_AI = Dialect(
     "Pydantic AI",
     names={
@@ -314,19 +361,38 @@ PYDANTIC_AI = Dialect(
         "running 1 tool": Role.OTHER,
     },
     fields={
+        "cached_tokens": ("gen_ai.usage.details.cache_read_tokens",),
+        "cache_write_tokens": ("gen_ai.usage.details.cache_write_tokens",),
+        "reasoning_tokens": ("gen_ai.usage.details.reasoning_tokens",),
         "ttft_s": ("gen_ai.client.operation.time_to_first_chunk",),
         "arguments": ("tool_arguments",),
         "result": ("tool_response",),
+        "calls": ("response_data",),
+        "messages": ("events", "request_data"),
     },
 )
 
 GOOGLE_ADK = Dialect(
     "Google's Agent Development Kit",
-    names={"call_llm": Role.MODEL_CALL, "invocation": Role.AGENT},
+    names={
+        "call_llm": Role.MODEL_CALL,
+        "invocation": Role.AGENT,
+        "execute_tool (merged)": Role.OTHER,  # repeats calls that were made at the same time
+    },
     prefixes={"agent_run ": Role.AGENT},
     fields={
+        "prompt_tokens": ("gcp.vertex.agent.llm_response#usage_metadata.prompt_token_count",),
+        "completion_tokens": (
+            "gcp.vertex.agent.llm_response#usage_metadata.candidates_token_count",
+        ),
+        "cached_tokens": (
+            "gcp.vertex.agent.llm_response#usage_metadata.cached_content_token_count",
+        ),
+        "reasoning_tokens": ("gcp.vertex.agent.llm_response#usage_metadata.thoughts_token_count",),
         "arguments": ("gcp.vertex.agent.tool_call_args",),
         "result": ("gcp.vertex.agent.tool_response",),
+        "calls": ("gcp.vertex.agent.llm_response",),
+        "messages": ("gcp.vertex.agent.llm_request",),
         "session_id": ("gcp.vertex.agent.session_id",),
     },
 )
@@ -345,12 +411,129 @@ LANGFUSE = Dialect(
     },
     fields={
         "model": ("langfuse.observation.model.name",),
-        "prompt_tokens": ("langfuse.observation.usage_details#input",),
-        "completion_tokens": ("langfuse.observation.usage_details#output",),
+        # Its own numbers leave out the details, OpenAI's have them inside.
+        "prompt_tokens": (
+            "langfuse.observation.usage_details#prompt_tokens",
+            "langfuse.observation.usage_details#input+input_cached_tokens+input_cache_read"
+            "+input_cache_creation",
+        ),
+        "completion_tokens": (
+            "langfuse.observation.usage_details#completion_tokens",
+            "langfuse.observation.usage_details#output+output_reasoning_tokens+output_reasoning",
+        ),
+        "cached_tokens": (
+            "langfuse.observation.usage_details#prompt_tokens_details.cached_tokens",
+            "langfuse.observation.usage_details#input_cached_tokens",
+            "langfuse.observation.usage_details#input_cache_read",
+        ),
+        "reasoning_tokens": (
+            "langfuse.observation.usage_details#completion_tokens_details.reasoning_tokens",
+            "langfuse.observation.usage_details#output_reasoning_tokens",
+            "langfuse.observation.usage_details#output_reasoning",
+        ),
         "arguments": ("langfuse.observation.input",),
         "result": ("langfuse.observation.output",),
         "calls": ("langfuse.observation.output",),
         "messages": ("langfuse.observation.input",),
+    },
+)
+
+SPRING_AI = Dialect(
+    "Spring AI",
+    kinds={
+        "spring.ai.kind": {
+            "tool_call": Role.TOOL_CALL,
+            "vector_store": Role.RETRIEVAL,
+            **dict.fromkeys(("chat_client", "advisor"), Role.AGENT),
+        }
+    },
+    fields={
+        "tool": ("spring.ai.tool.definition.name",),
+        "call_id": ("spring.ai.tool.call.id",),
+        "arguments": ("spring.ai.tool.call.arguments",),
+        "result": ("spring.ai.tool.call.result",),
+        "session_id": ("spring.ai.chat.client.conversation.id",),
+    },
+)
+
+QUARKUS = Dialect("Quarkus LangChain4j", prefixes={"langchain4j.aiservices.": Role.AGENT})
+
+STRANDS = Dialect("Strands Agents", fields={"is_error": ("gen_ai.tool.status",)})
+
+_HAYSTACK_REPLIES = ("haystack.agent.step.llm.output", "haystack.component.output")
+_HAYSTACK_USAGE = [f"{name}#replies.0.meta.usage" for name in _HAYSTACK_REPLIES]
+HAYSTACK = Dialect(
+    "Haystack",
+    names={
+        "haystack.agent.step.llm": Role.MODEL_CALL,
+        "haystack.chat_generator.run": Role.MODEL_CALL,
+        "haystack.agent.step.tool": Role.TOOL_CALL,
+        **dict.fromkeys(("haystack.agent.run", "haystack.agent.step"), Role.AGENT),
+        **dict.fromkeys(("haystack.pipeline.run", "haystack.async_pipeline.run"), Role.AGENT),
+    },
+    kinds={
+        "haystack.component.type": {
+            "*Generator": Role.MODEL_CALL,
+            "*Retriever": Role.RETRIEVAL,
+            "*Embedder": Role.EMBEDDING,
+            "*Agent": Role.AGENT,
+        }
+    },
+    fields={
+        "prompt_tokens": tuple(f"{usage}.prompt_tokens" for usage in _HAYSTACK_USAGE),
+        "completion_tokens": tuple(f"{usage}.completion_tokens" for usage in _HAYSTACK_USAGE),
+        "cached_tokens": tuple(
+            f"{usage}.prompt_tokens_details.cached_tokens" for usage in _HAYSTACK_USAGE
+        ),
+        "reasoning_tokens": tuple(
+            f"{usage}.completion_tokens_details.reasoning_tokens" for usage in _HAYSTACK_USAGE
+        ),
+        "tool": ("haystack.tool.name",),
+        "arguments": ("haystack.agent.step.tool.input",),
+        "result": ("haystack.agent.step.tool.output",),
+        "calls": _HAYSTACK_REPLIES,
+        "messages": ("haystack.agent.step.llm.input", "haystack.component.input"),
+    },
+)
+
+# Its values are JSON, texts too.
+MLFLOW = Dialect(
+    "MLflow",
+    kinds={
+        "mlflow.spanType": {
+            **dict.fromkeys(('"CHAT_MODEL"', '"LLM"'), Role.MODEL_CALL),
+            **dict.fromkeys(('"AGENT"', '"CHAIN"', '"WORKFLOW"', '"TASK"'), Role.AGENT),
+            '"TOOL"': Role.TOOL_CALL,
+            '"EMBEDDING"': Role.EMBEDDING,
+            '"RETRIEVER"': Role.RETRIEVAL,
+        }
+    },
+    fields={
+        "model": ("mlflow.llm.model",),
+        "prompt_tokens": ("mlflow.chat.tokenUsage#input_tokens",),
+        "completion_tokens": ("mlflow.chat.tokenUsage#output_tokens",),
+        "cached_tokens": ("mlflow.chat.tokenUsage#cache_read_input_tokens",),
+        "cache_write_tokens": ("mlflow.chat.tokenUsage#cache_creation_input_tokens",),
+        "arguments": ("mlflow.spanInputs",),
+        "result": ("mlflow.spanOutputs",),
+        "calls": ("mlflow.spanOutputs",),
+        "messages": ("mlflow.spanInputs",),
+    },
+)
+
+LIVEKIT = Dialect(
+    "LiveKit Agents",
+    names={
+        "function_tool": Role.TOOL_CALL,
+        **dict.fromkeys(("agent_turn", "llm_node"), Role.AGENT),
+    },
+    fields={
+        "ttft_s": ("lk.response.ttft",),
+        "tool": ("lk.function_tool.name",),
+        "call_id": ("lk.function_tool.id",),
+        "arguments": ("lk.pii.function_tool.arguments", "lk.function_tool.arguments"),
+        "result": ("lk.pii.function_tool.output", "lk.function_tool.output"),
+        "is_error": ("lk.function_tool.is_error",),
     },
 )
 
@@ -359,6 +542,7 @@ DIALECTS = (
     VLLM,
     SGLANG,
     OGX,
+    LANGSMITH,
     SEMCONV,
     OPENINFERENCE,
     OPENLLMETRY,
@@ -367,10 +551,14 @@ DIALECTS = (
     PYDANTIC_AI,
     GOOGLE_ADK,
     LANGFUSE,
+    SPRING_AI,
+    QUARKUS,
+    STRANDS,
+    HAYSTACK,
+    MLFLOW,
+    LIVEKIT,
 )
-
-# A span that is none of these, but has one of these attributes, is an engine's.
-ENGINE_ATTRIBUTES = (Attr.VLLM_E2E_S, Attr.VLLM_INFERENCE_S, Attr.VLLM_PREFILL_S)
+MARKS = {name: role for dialect in DIALECTS for name, role in dialect.marks.items()}
 
 # Messages of which every leaf is an attribute (`llm.input_messages.0.message.role`): a frame of
 # spans has all leaves of one of these in one text, as JSON.
@@ -404,7 +592,7 @@ def all_attributes() -> tuple[str, ...]:
     names = [attribute for name in FIELDS for attribute in attributes_of(name)]
     names = [name.partition("#")[0] for name in names]
     names += [attribute for dialect in DIALECTS for attribute in dialect.kinds]
-    return tuple(dict.fromkeys((*names, *ENGINE_ATTRIBUTES)))
+    return tuple(dict.fromkeys((*names, *MARKS)))
 
 
 ATTRIBUTES = all_attributes()
@@ -416,13 +604,14 @@ def traceql() -> str:
     conditions = []
     for dialect in DIALECTS:
         names = [name for name, role in dialect.names.items() if role in wanted]
-        conditions += [f'name = "{name}"' for name in names if name != Span.VLLM]
+        conditions += [f'name = "{name}"' for name in names]
 
         for attribute, values in dialect.kinds.items():
             matching = "|".join(value for value, role in values.items() if role in wanted)
+            matching = matching.replace("*", ".*").replace('"', '\\"')
             conditions += [f'span.{attribute} =~ "{matching}"'] if matching else []
 
-    conditions += [f"span.{name} != nil" for name in ENGINE_ATTRIBUTES[:1]]
+    conditions.append(f"span.{Attr.VLLM_E2E_S} != nil")
     tokens = [name for name in attributes_of("prompt_tokens") if "#" not in name]
     conditions += [f"span.{name} != nil" for name in tokens]
     return " || ".join(dict.fromkeys(conditions))

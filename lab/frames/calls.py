@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lab.frames.roles import Role, claimed_roles, field_numbers
-from lab.frames.spans import end_ns, service_codes, start_ns
+from lab.frames.spans import end_ns, name_codes, service_codes, start_ns
 from lab.schema import Service
 
 _NS = 1_000_000_000
@@ -21,6 +21,7 @@ MAX_LEVELS = 64  # spans between two views of one call; also ends the search in 
 STRANGER_NS = 1 * _NS  # a child that begins so much later than its parent's end is not its child
 MIN_SKEWED = 3  # so many children of one service, all of them late: its clock is wrong
 TOLERANCE_NS = 50_000_000  # of two machines' clocks, for spans that should lie within each other
+TOKENS = ("prompt_tokens", "completion_tokens")  # by which a call is recognised
 RAW_REQUEST = "raw_gen_ai_request"
 
 
@@ -81,14 +82,25 @@ def ancestor(parent: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.nda
     return np.where((above >= 0) & wanted[above], above, -1) if len(wanted) else above
 
 
-def _outermost(parent: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _call_above(
+    parent: np.ndarray, rows: np.ndarray, role: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """Return the nearest wanted ancestor of each row, -1 for none or with a tool call between.
+
+    Google's ADK runs tools within the span of the call that asked for them, and in a tool there may
+    be an agent with calls of its own.
+    """
+    is_tool = role == Role.TOOL_CALL
+    up = ancestor(parent, rows, wanted | is_tool)
+    return np.where((up >= 0) & is_tool[up], -1, up) if len(rows) else up
+
+
+def _outermost(mask: np.ndarray, rows: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return for each span of the mask the outermost span of the mask above it or itself, else -1.
 
-    Only unbroken chains of the mask's spans count, with any other spans between them.
+    `rows` are the mask's, and `up` the nearest span of the mask above each, -1 for none.
     """
-    rows = np.flatnonzero(mask)
     top = np.full(len(mask), -1)
-    up = ancestor(parent, rows, mask)
     top[rows] = np.where(up >= 0, up, rows)
     _climb(top, rows)
     return top
@@ -134,22 +146,48 @@ def _strangers(
 def _mixed_siblings(
     spans: pd.DataFrame, rows: np.ndarray, parent: np.ndarray, parent_id: np.ndarray
 ) -> np.ndarray:
-    """Return those of the rows whose parent has children of several services among them.
+    """Return those of the rows whose parent has children of several services or names among them.
 
-    Beside LiteLLM's raw request there may be another span of the same service.
+    Two libraries in one process give their spans different names.
     """
     rows = rows[parent_id[rows] != 0]
     key = parent[rows].copy()
     absent = key < 0
     key[absent] = len(parent) + pd.factorize(parent_id[rows[absent]])[0]
-    service = service_codes(spans)[rows].astype(np.int64)
-    service[_has_name(spans, RAW_REQUEST)[rows]] = -2  # counts as a service of its own
+    name = name_codes(spans)[rows].astype(np.int64)
+    writer = service_codes(spans)[rows] * (name.max(initial=0) + 1) + name
     # Where siblings differ, some of them are not the one that was written last.
     last = np.empty(len(parent) + len(rows), dtype=np.int64)
-    last[key] = service
+    last[key] = writer
     is_mixed = np.zeros(len(last), dtype=bool)
-    is_mixed[key[last[key] != service]] = True
+    is_mixed[key[last[key] != writer]] = True
     return rows[is_mixed[key]]
+
+
+def _with_equal_tokens(
+    spans: pd.DataFrame,
+    group: np.ndarray,
+    calls: np.ndarray,
+    parent: np.ndarray,
+    role: np.ndarray,
+) -> pd.DataFrame:
+    """Return the outermost calls (`row`) of which a trace has several with the same tokens.
+
+    A library that is called back does not set the context, so what its client library writes of the
+    same call is not below it.
+    """
+    prompt, completion = (field_numbers(spans, name)[calls] for name in TOKENS)
+    known = np.flatnonzero(~np.isnan(prompt + completion))
+    # One number per trace and tokens; two of them may be equal by chance.
+    tokens = (prompt[known].astype(np.int64) << 24) + completion[known].astype(np.int64)
+    key = group[calls[known]].astype(np.int64) * 1_000_003 + tokens
+    order = np.argsort(key, kind="stable")
+    again = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+    chosen = order[np.union1d(again, again + 1)]
+    rows = calls[known[chosen]]
+    is_call = _is_any(role, Role.MODEL_CALL, Role.ENGINE)
+    outermost = _call_above(parent, rows, role, is_call) < 0
+    return pd.DataFrame({"row": rows, "key": key[chosen], "group": group[rows]})[outermost]
 
 
 def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
@@ -165,16 +203,20 @@ def _with_brothers(
 ) -> np.ndarray:
     """Return the parents, with spans that repeat a call beside it placed below that call.
 
-    The inner one lies within the outer one's time, was written by another service or library, and
-    has the same tokens where both have any.
+    The inner one lies within the outer one's time, was written by another service, and has the same
+    tokens where both have any; or by another library of one process (it has another name), and has
+    the same tokens. LiteLLM's raw request has none.
     """
-    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
-    rows = _mixed_siblings(spans, rows, parent, parent_id)
-    if not len(rows):
+    calls = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
+    rows = _mixed_siblings(spans, calls, parent, parent_id)
+    equals = _with_equal_tokens(spans, group, calls, parent, role)
+    if not len(rows) and equals.empty:
         return parent
 
     siblings = pd.DataFrame({"group": group[rows], "parent": parent_id[rows], "row": rows})
     pairs = siblings.merge(siblings, on=["group", "parent"], suffixes=("", "_inner"))
+    pairs = pd.concat([pairs, equals.merge(equals, on=["key", "group"], suffixes=("", "_inner"))])
+    pairs = pairs.drop_duplicates(["row", "row_inner"])
     outer = pairs["row"].to_numpy()
     inner = pairs["row_inner"].to_numpy()
     start = start_ns(spans)
@@ -192,7 +234,9 @@ def _with_brothers(
     service = service_codes(spans)
     raw = _has_name(spans, RAW_REQUEST)
     is_raw = raw[inner] & ~raw[outer]
-    possible &= (service[outer] != service[inner]) | is_raw
+    name = name_codes(spans)
+    by_another_library = (name[outer] != name[inner]) & same_tokens
+    possible &= (service[outer] != service[inner]) | by_another_library | is_raw
     chosen = pairs.assign(
         same=same_tokens, gap=np.abs(start[inner] - start[outer]), engine=role[inner] == Role.ENGINE
     )[possible]
@@ -209,7 +253,7 @@ def _tokens_agree(
     """Return which pairs of spans have no different tokens, and which have the same ones."""
     agree = np.ones(len(outer), dtype=bool)
     same = np.ones(len(outer), dtype=bool)
-    for name in ("prompt_tokens", "completion_tokens"):
+    for name in TOKENS:
         tokens = field_numbers(spans, name)
         known = ~np.isnan(tokens[outer]) & ~np.isnan(tokens[inner])
         equal = tokens[outer] == tokens[inner]
@@ -239,7 +283,7 @@ def _promote_agents(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -
 def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
     """Return each view's outermost span of its model call; `role` gets wrappers and repetitions."""
     calls = np.flatnonzero(role == Role.MODEL_CALL)
-    up = ancestor(parent, calls, role == Role.MODEL_CALL)
+    up = _call_above(parent, calls, role, role == Role.MODEL_CALL)
     if (up >= 0).any():
         inner = np.zeros(len(role), dtype=np.int64)  # innermost calls below each
         above = np.zeros(len(role), dtype=np.int64) - 1
@@ -255,13 +299,15 @@ def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
             np.add.at(inner, rows, 1)
         role[inner > 1] = Role.AGENT
 
-    top = _outermost(parent, role == Role.MODEL_CALL)
+    calls = np.flatnonzero(role == Role.MODEL_CALL)
+    is_call = role == Role.MODEL_CALL
+    top = _outermost(is_call, calls, _call_above(parent, calls, role, is_call))
     role[(top >= 0) & (top != np.arange(len(top)))] = Role.REPEAT
     engines = np.flatnonzero(role == Role.ENGINE)
     role[engines[ancestor(parent, engines, role == Role.ENGINE) >= 0]] = Role.REPEAT
     engines = np.flatnonzero(role == Role.ENGINE)
     is_view = (role == Role.MODEL_CALL) | ((role == Role.REPEAT) & (top >= 0))
-    nearest = ancestor(parent, engines, is_view)
+    nearest = _call_above(parent, engines, role, is_view)
     top[engines] = np.where(nearest >= 0, top[nearest], engines)
     return top
 
@@ -336,7 +382,9 @@ def _name_servers(group: np.ndarray, parent: np.ndarray, role: np.ndarray) -> No
     """Take the outermost agent above a model call for the server, in traces without another."""
     if not (role == Role.AGENT).any():
         return
-    top = _outermost(parent, role == Role.AGENT)
+    is_agent = role == Role.AGENT
+    rows = np.flatnonzero(is_agent)
+    top = _outermost(is_agent, rows, ancestor(parent, rows, is_agent))
     calls = np.flatnonzero(role == Role.MODEL_CALL)
     agents = ancestor(parent, calls, role == Role.AGENT)
     with_server = np.unique(group[role == Role.SERVER])

@@ -34,7 +34,8 @@ class TraceShapes:
     call with an engine's span, and whether it stands for its model call: the engine's span, or the
     caller's where the engine writes none. The others have one element per trace: the number of its
     roots, of spans whose parent is absent, of spans that belong to another request, of traces that
-    were joined to it by a guess (`join_split_traces`), and of model calls that lack their engine's
+    were joined to it by a guess (`join_split_traces`), of answers in which the store cut it, and of
+    model calls that lack their engine's
     span although they did not fail.
 
     An engine's span is expected where Llama Stack is the agent, and of a service that has one for
@@ -53,6 +54,7 @@ class TraceShapes:
     orphans: np.ndarray
     strangers: np.ndarray
     joined: np.ndarray
+    partial: np.ndarray
     unanswered: np.ndarray
 
     def count(self, spans: np.ndarray) -> np.ndarray:
@@ -105,6 +107,7 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
         orphans=count((calls.parent < 0) & ~is_root & (role != Role.STRANGER)),
         strangers=count(role == Role.STRANGER) + noted("collisions"),
         joined=noted("joined"),
+        partial=noted("partial"),
         unanswered=count(expected & ~failed),
     )
 
@@ -182,6 +185,7 @@ def problems_of(shapes: TraceShapes) -> np.ndarray:
     for counts, words in (
         (shapes.unanswered, "{} of its model calls lack vLLM's span"),
         (shapes.orphans, "{} of its spans name a parent that is not there"),
+        (shapes.partial, "the store returned only a part of it"),
         (shapes.joined, "it was joined from split traces, by tokens and time: a guess"),
         (shapes.strangers, "{} of its spans belong to other requests"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,8 @@ _FIELDS = {
 def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
     """Return one row per evaluation in OTLP JSON, in their order: of logs, or of spans' events.
 
+    Spans may be in each form that `lab.stores.Tempo` reads, too.
+
     Columns: `trace_id` and `span_id` of the model call that was judged (hex digits), `name`,
     `score` (float64, NaN where there is only a label), `label`, `explanation`. Other records and
     events are skipped. Raises FrameError for anything that is not OTLP JSON of logs or spans.
@@ -43,22 +46,31 @@ def evaluation_frame(*documents: bytes | str) -> pd.DataFrame:
 
 
 def _records(logs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if "resourceSpans" in logs:
-        yield from _events(logs)
+    trace = logs.get("trace") or logs
+    owners = trace.get("resourceSpans", trace.get("batches"))
+    if owners is not None:
+        yield from _events(owners)
         return
     for owner in logs["resourceLogs"]:
         for scope in owner.get("scopeLogs") or ():
             yield from scope.get("logRecords") or ()
 
 
-def _events(traces: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _events(owners: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the events of all spans as log records have them, with their span's ids."""
-    for owner in traces["resourceSpans"]:
+    for owner in owners:
         for scope in owner.get("scopeSpans") or ():
             for span in scope.get("spans") or ():
                 ids = {name: span.get(name, "") for name in ("traceId", "spanId")}
                 for event in span.get("events") or ():
                     yield {**event, **ids, "eventName": event.get("name")}
+
+
+def _hex_digits(given: str | None, size: int) -> str:
+    """Return an id as hex digits, '' for none; Tempo's JSON has ids in base64."""
+    text = given or ""
+    is_base64 = text.endswith("=") and len(text) == -(-size // 3) * 4
+    return base64.b64decode(text).hex() if is_base64 else text.lower()
 
 
 def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -68,7 +80,7 @@ def _row(record: dict[str, Any]) -> list[tuple[Any, ...]]:
     name = record.get("eventName") or values.get("event.name")
     if name != EVENT:
         return []
-    ids = (str(record.get("traceId", "")).lower(), str(record.get("spanId", "")).lower())
+    ids = (_hex_digits(record.get("traceId"), 16), _hex_digits(record.get("spanId"), 8))
     score = values.get(_FIELDS["score"])
     number = None if score is None else float(score)
     texts = {field: values.get(attribute) for field, attribute in _FIELDS.items()}

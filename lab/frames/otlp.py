@@ -19,12 +19,14 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from lab.dialects import FLATTENED, HOST_ATTRIBUTES, flattened
+from lab.dialects import EVENTS, FLATTENED, HOST_ATTRIBUTES, flattened
 from lab.errors import FrameError
 from lab.frames.series import batches
 from lab.schema import SPAN_COLUMNS
@@ -32,6 +34,7 @@ from lab.schema import SPAN_COLUMNS
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUSES = ("unset", "ok", "error")
 HOST = HOST_ATTRIBUTES[0]  # the column with the machine that a resource names
+EVENT_PREFIX = "gen_ai."
 _TEXT = pa.large_string()
 _BATCH_BYTES = 2 << 20  # the working set stays in the processor's cache
 _STRING, _BOOL, _INT, _DOUBLE = 1, 2, 3, 4  # AnyValue's fields
@@ -81,6 +84,8 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
     for name, values in _attributes(messages, spans, span.of(9), attributes):
         columns.setdefault(name, values)
 
+    if attributes is None or EVENTS in attributes:
+        columns |= _events(messages, spans, span.of(11))
     if attributes is not None and HOST in attributes and hosts.null_count < len(hosts):
         columns.setdefault(HOST, hosts.take(of_resource))
     return pa.table(columns)
@@ -176,6 +181,22 @@ def _attributes(
 
     for family, leaves in messages_of.items():
         yield family, _messages(len(spans.start), leaves)
+
+
+def _events(messages: Messages, spans: Places, places: Places) -> dict[str, pa.Array]:
+    """Return {EVENTS: the spans' events that have messages}, or nothing if no span has any."""
+    names = messages.texts(messages.fields(places).last(2)).cast(_TEXT)
+    chosen = np.flatnonzero(np.asarray(pc.starts_with(names, EVENT_PREFIX)))
+    of_span: dict[int, list[dict[str, str]]] = {}
+    bodies = messages.texts(places.take(chosen)).to_pylist()
+    for row, body in zip(places.owner[chosen].tolist(), bodies, strict=True):
+        event = Span.Event.FromString(body)
+        fields = {pair.key: _text(pair.value) for pair in event.attributes}
+        of_span.setdefault(row, []).append({"event.name": event.name, **fields})
+    texts: list[str | None] = [None] * len(spans.start)
+    for row, events in of_span.items():
+        texts[row] = msgspec.json.encode(events).decode()
+    return {EVENTS: pa.array(texts, _TEXT)} if of_span else {}
 
 
 def _family(name: str, attributes: Sequence[str] | None) -> str:

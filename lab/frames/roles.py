@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from lab.dialects import DIALECTS, ENGINE_ATTRIBUTES, Role, attributes_of
+from lab.dialects import DIALECTS, MARKS, Role, attributes_of
 from lab.frames.spans import numbers
 from lab.schema import Service
 
-__all__ = ["Role", "claimed_roles", "field_numbers", "field_texts", "text_column"]
+__all__ = [
+    "Role",
+    "claimed_roles",
+    "field_numbers",
+    "field_texts",
+    "plain_value",
+    "text_column",
+]
 
 _UNKNOWN = -1  # no table knows the span
 
@@ -36,8 +45,9 @@ def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
     roles = np.where(roles == _UNKNOWN, _by_category(spans["name"], _role_of_prefix), roles)
     has_usage = ~np.isnan(field_numbers(spans, "prompt_tokens"))
     unknown = roles == _UNKNOWN
-    for attribute in ENGINE_ATTRIBUTES:
-        roles[unknown & ~np.isnan(numbers(spans, attribute))] = Role.ENGINE
+    for attribute, role in MARKS.items():
+        if attribute in spans:
+            roles[unknown & spans[attribute].notna().to_numpy(bool)] = role
 
     roles[(roles == _UNKNOWN) & has_usage] = Role.MODEL_CALL
     weak = {name for dialect in DIALECTS for name in dialect.with_usage}
@@ -62,15 +72,39 @@ def field_numbers(spans: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def _numbers_in_json(spans: pd.DataFrame, attribute: str, key: str) -> np.ndarray:
-    """Return a number in an attribute that is a JSON object, NaN where there is none."""
+    """Return the sum of numbers in an attribute that is an object, NaN without the first."""
     values = np.full(len(spans), np.nan)
     texts = text_column(spans, attribute)
     if texts is None:
         return values
+    paths = [path.split(".") for path in key.split("+")]
     for row in np.flatnonzero(pd.notna(texts)):
-        with contextlib.suppress(ValueError, TypeError, AttributeError):
-            values[row] = float(json.loads(texts[row]).get(key, np.nan))
+        found = [_at(plain_value(texts[row]), path) for path in paths]
+        values[row] = found[0] + np.nansum(found[1:])
     return values
+
+
+def _at(value: Any, path: list[str]) -> float:
+    """Return the number at a path of keys and of places in lists, NaN for none."""
+    try:
+        for step in path:
+            value = value[int(step) if isinstance(value, list) else step]
+        return float(value)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return float("nan")
+
+
+@lru_cache(maxsize=64)
+def plain_value(text: str) -> Any:
+    """Return the value of JSON, or of an object as Python prints it; else the text itself."""
+    try:
+        return _without_types(json.loads(text))
+    except (ValueError, RecursionError):
+        pass
+    if text[:1] in "{[":
+        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return ast.literal_eval(text)
+    return text
 
 
 def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
@@ -97,6 +131,24 @@ def text_column(
     return values.where(values.notna(), None).to_numpy(object)
 
 
+def _without_types(value: Any) -> Any:
+    """Return OTLP's AnyValue (an attribute that is not a text, as JSON) as plain JSON."""
+    if isinstance(value, list):
+        return [_without_types(item) for item in value]
+    name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
+    if name == "values":
+        return _items(value[name])
+    return _without_types(value[name]) if name.endswith("Value") else value
+
+
+def _items(items: list[Any]) -> Any:
+    """Return the values of an AnyValue: an object where all of them are pairs, else a list."""
+    pair = {"key", "value"}
+    if items and all(isinstance(item, dict) and set(item) == pair for item in items):
+        return {item["key"]: _without_types(item["value"]) for item in items}
+    return [_without_types(item) for item in items]
+
+
 def _kinds() -> dict[str, dict[str, Role]]:
     """Return {attribute: {value: role}} of all dialects."""
     kinds: dict[str, dict[str, Role]] = {}
@@ -107,6 +159,8 @@ def _kinds() -> dict[str, dict[str, Role]]:
 
 
 def _role_of_value(values: dict[str, Role], value: str) -> int:
+    for end in [end for end in values if end.startswith("*") and value.endswith(end[1:])]:
+        return values[end]
     return values.get(value, _UNKNOWN)
 
 

@@ -11,13 +11,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lab.dialects import ATTRIBUTES, FLATTENED, flattened
+from lab.dialects import ATTRIBUTES, EVENTS, FLATTENED, flattened
 from lab.errors import FrameError
-from lab.frames.otlp import HOST, KINDS, STATUSES, span_table
+from lab.frames.otlp import EVENT_PREFIX, HOST, KINDS, STATUSES, span_table
 from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS, SPAN_FRAME
 
 _NOT_ATTRIBUTES = (*SPAN_COLUMNS, "attributes", "resource", "events", "duration_nano")
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Event(msgspec.Struct):
+    n: str = ""
+    a: dict[str, Any] = {}
 
 
 class SpansLike(Protocol):
@@ -43,7 +48,8 @@ def spans_frame(
     they occur, and so has HOST, the machine that the span's resource names. Numbers are float64,
     integers too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
     booleans `boolean`. Spans that the store holds twice are returned once; `frame.attrs` counts
-    them by trace, as `duplicates`, and as `collisions` other spans that had the same id.
+    them by trace, as `duplicates`, and as `collisions` other spans that had the same id; `partial`
+    are the traces that the store itself reports as cut.
 
     Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream, and for a
     stream that was queried without one of the attributes.
@@ -76,7 +82,10 @@ def spans_frame(
         },
         copy=False,
     )
-    return frame if frame["span_id"].is_unique else _without_repeated_ids(frame)
+    frame = frame if frame["span_id"].is_unique else _without_repeated_ids(frame)
+    if cut := getattr(answer, "partial", ()):
+        frame.attrs["partial"] = dict.fromkeys(cut, 1)
+    return frame
 
 
 def _without_repeated_ids(frame: pd.DataFrame) -> pd.DataFrame:
@@ -123,6 +132,11 @@ def end_ns(spans: pd.DataFrame) -> np.ndarray:
 def service_codes(spans: pd.DataFrame) -> np.ndarray:
     """Return a number per span that stands for its service."""
     return spans["service"].astype("category").cat.codes.to_numpy()
+
+
+def name_codes(spans: pd.DataFrame) -> np.ndarray:
+    """Return a number per span that stands for its name."""
+    return spans["name"].astype("category").cat.codes.to_numpy()
 
 
 def numbers(spans: pd.DataFrame, attribute: str) -> np.ndarray:
@@ -175,7 +189,16 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
     others = [name for name in attributes if name not in streamed]
     if others:
         values |= _attributes_in_json(table, others)
+    if EVENTS in attributes and "events" in table.column_names:
+        values[EVENTS] = _column([_events(text) for text in _whole(table, "events").to_pylist()])
     return {name: values[name] for name in attributes}
+
+
+def _events(text: str | None) -> list[dict[str, Any]] | None:
+    """Return a span's events that have messages, as `lab.frames.otlp` has them, None for none."""
+    rows = msgspec.json.decode(text or "[]", type=list[_Event])
+    events = [{"event.name": row.n, **row.a} for row in rows if row.n.startswith(EVENT_PREFIX)]
+    return events or None
 
 
 def _attributes_in_json(table: pa.Table, names: Sequence[str] | None) -> dict[str, Any]:

@@ -16,25 +16,31 @@ import pandas as pd
 
 from lab.dialects import attributes_of
 from lab.frames.completeness import TraceShapes, shapes_of
-from lab.frames.roles import Role, field_texts, text_column
+from lab.frames.roles import Role, field_texts, plain_value, text_column
 from lab.frames.spans import start_ns
 
 _NS = 1e9
-# A result that reports an error: MCP's and others' flag, Llama Stack's code, or nothing but it.
-_REPORTS_ERROR = (
-    r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]'
-    r'|^\s*\{\s*"type"\s*:\s*"error-(?:text|json)"'
-    r'|^\s*\{\s*"error"\s*:\s*(?:"[^"]|\{\s*"|true|[1-9])'
+# MCP's and others' flag of an error, or Llama Stack's code, anywhere in a result.
+_ERROR_FLAG = re.compile(r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]', re.IGNORECASE)
+# The beginning of a result in words, as LangGraph, OpenAI's Agents SDK, FastMCP, Microsoft's Agent
+# Framework and Semantic Kernel write it for a tool that raised.
+_ERROR_TEXT = re.compile(
+    r"(?:error|exception)\s*:|traceback \(most recent|an error occurred (?:while|when|during)"
+    r"|error (?:executing|calling|invoking|running) |unknown tool\b|tool \S+ not found",
+    re.IGNORECASE,
 )
+_MAY_REPORT = r"error|success|exception|traceback|unknown tool|not found"
+_INSIDE = ("output", "result", "kwargs")  # what a message of a tool has its result in
 # A call or a result in a model's messages: names of its parts in the APIs of OpenAI, Anthropic and
 # Gemini, in OpenTelemetry's conventions, LangChain and the Vercel AI SDK.
-_CALL_IDS = ("call_id", "tool_call_id", "tool_use_id", "toolCallId")
-_TOOLS = ("name", "toolName")
+_CALL_IDS = ("call_id", "tool_call_id", "tool_use_id", "toolCallId", "toolUseId")
+_TOOLS = ("name", "toolName", "tool_name")
 _ARGUMENTS = ("arguments", "args", "input")
 _RESULTS = ("response", "result", "output", "content", "parts")
 _MESSAGES = (*attributes_of("calls"), *attributes_of("messages"))
 _IS_CALL = re.compile("tool|function")
-_IS_RESULT = re.compile("(tool_call|function)_?response")
+_IS_RESULT = re.compile(r"(tool_call|function)_?response|gen_ai\.tool\.message")
+MAX_DEPTH = 4
 _COLUMNS = ("group", "call_id", "tool", "arguments", "result")
 
 
@@ -72,6 +78,7 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
     frame["tool"] = frame["tool"].where(
         frame["tool"].notna(), [n.rpartition(" ")[2] for n in names]
     )
+    frame["arguments"] = [_arguments(text) for text in frame["arguments"]]
     frame = _with_messages(frame.assign(group=shapes.group[calls]), spans, shapes)
     errors = _errors(spans, views)
     error = _first(shapes.tool[views], errors, calls)
@@ -82,6 +89,24 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
     frame["start_s"] = start_ns(spans)[calls] / _NS
     frame["duration_s"] = spans["duration_s"].to_numpy()[calls]
     return calls, frame.drop(columns="group")
+
+
+def _arguments(text: str | None) -> str | None:
+    """Return a call's arguments as JSON, without what some libraries put around them."""
+    given = value = plain_value(text) if text is not None else None
+    if not isinstance(value, dict):
+        return text
+    names = set(value)
+    if names == {"input"} and isinstance(inner := plain_value(str(value["input"])), dict):
+        value = inner
+    elif names >= {"tool_name", "arguments"}:
+        value = value["arguments"]
+    elif names <= {"args", "kwargs", "sanitize_inputs_outputs"} and not value.get("args"):
+        value = value.get("kwargs", value)
+    elif "input_str" in names:
+        value = value.get("inputs") or plain_value(str(value["input_str"]))
+    is_json = text is not None and text[:1] == "{" and "'" not in text[:2]
+    return text if value is given and is_json else json.dumps(value)
 
 
 def failed_calls(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
@@ -109,7 +134,7 @@ def _errors(spans: pd.DataFrame, views: np.ndarray) -> np.ndarray:
         errors = np.where(pd.isna(errors) & in_result, result, errors)
     flag = field_texts(spans, "is_error", views)
     if not pd.isna(flag).all():
-        is_set = (pd.Series(flag).astype(str).str.lower() == "true").to_numpy(bool)
+        is_set = pd.Series(flag).astype(str).str.lower().isin(("true", "error")).to_numpy(bool)
         errors = np.where(pd.isna(errors) & is_set, "is_error", errors)
 
     by_status = np.flatnonzero((spans["status"] == "error").to_numpy(bool)[views] & pd.isna(errors))
@@ -122,8 +147,30 @@ def _reports_error(results: Any) -> np.ndarray:
     texts = pd.Series(results, dtype=object)
     if texts.isna().all():
         return np.zeros(len(texts), dtype=bool)
-    found = texts.astype("string").str.contains(_REPORTS_ERROR, case=False, regex=True)
-    return found.fillna(False).to_numpy(bool)
+    found = texts.astype("string").str.contains(_MAY_REPORT, case=False, regex=True)
+    found = found.fillna(False).to_numpy(bool)
+    for row in np.flatnonzero(found):
+        text = str(texts.iloc[row])
+        found[row] = bool(_ERROR_FLAG.search(text)) or _is_error(plain_value(text))
+    return found
+
+
+def _is_error(value: Any, depth: int = 0) -> bool:
+    """Return whether a tool's result says that the call failed, by its own fields or words."""
+    if isinstance(value, str):
+        inner = plain_value(value)
+        return bool(_ERROR_TEXT.match(value)) if inner == value else _is_error(inner, depth)
+    if isinstance(value, list):
+        return len(value) == 1 and _is_error(value[0], depth)
+    if not isinstance(value, dict) or depth > MAX_DEPTH:
+        return False
+    if value.get("type") in ("error-text", "error-json", "tool-error"):
+        return True
+    if value.get("error") or value.get("status") == "error" or value.get("success") is False:
+        return True
+    if value.get("type") in ("text", "tool"):
+        return _is_error(value.get("text", value.get("content")), depth + 1)
+    return any(_is_error(value[name], depth + 1) for name in _INSIDE if name in value)
 
 
 def _first(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -179,13 +226,18 @@ def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
 def _tool_parts(text: str) -> Iterator[tuple[Any, Any, Any, Any]]:
     """Yield (call id, tool, arguments, result) of every tool call and result in messages."""
     try:
-        yield from _walk(_plain(json.loads(text)))
-    except (ValueError, RecursionError):
+        yield from _walk(plain_value(text))
+    except RecursionError:
         return
 
 
 def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield the calls and results anywhere in messages; `key` is the name of this value."""
+    """Yield the calls and results anywhere in messages; `key` is the name of this value.
+
+    A text in them may be JSON again.
+    """
+    if isinstance(value, str) and value[:1] in ("[", "{") and _IS_CALL.search(value):
+        value = plain_value(value)
     if isinstance(value, list):
         for item in value:
             yield from _walk(item, key)
@@ -194,7 +246,7 @@ def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
 
     part = value | value["function"] if isinstance(value.get("function"), dict) else value
     call_id = _of(part, _CALL_IDS) or part.get("id")
-    kind = f"{part.get('type', '')} {key}".lower()
+    kind = f"{part.get('type', '')} {part.get('event.name', '')} {key}".lower()
     arguments = _of(part, _ARGUMENTS)
     if _of(part, _TOOLS) and arguments is not None and (call_id or _IS_CALL.search(kind)):
         yield call_id, _of(part, _TOOLS), _text(arguments), None
@@ -217,24 +269,6 @@ def _of(part: dict[str, Any], names: tuple[str, ...]) -> Any:
 def _place(name: str) -> tuple[int, str]:
     """Return where a name is among others: numbers in their order, names as they come."""
     return (int(name), name) if name.isdecimal() else (-1, "")
-
-
-def _plain(value: Any) -> Any:
-    """Return OTLP's AnyValue (an attribute that is not a text, as JSON) as plain JSON."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    name = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
-    if name == "values":
-        return _plain_items(value[name])
-    return _plain(value[name]) if name.endswith("Value") else value
-
-
-def _plain_items(items: list[Any]) -> Any:
-    """Return the values of an AnyValue: an object where all of them are pairs, else a list."""
-    pair = {"key", "value"}
-    if items and all(isinstance(item, dict) and set(item) == pair for item in items):
-        return {item["key"]: _plain(item["value"]) for item in items}
-    return [_plain(item) for item in items]
 
 
 def _text(value: Any) -> str | None:

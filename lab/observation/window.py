@@ -41,10 +41,12 @@ FORMS = (
 class WindowRun(Run):
     """A run made of spans.
 
-    `records` are those of `lab.frames.requests.records_from_spans`, `spans` their source.
+    `records` are those of `lab.frames.requests.records_from_spans`, `spans` their source, and
+    `warnings` what the store said of its answer.
     """
 
     spans: pd.DataFrame = field(default_factory=pd.DataFrame)
+    warnings: tuple[str, ...] = ()
 
     @property
     def not_sent(self) -> int:
@@ -64,7 +66,7 @@ class WindowRun(Run):
                 f"\n{unknown.sum()} of them do not say what was in the prefix cache: "
                 "counted as nothing"
             )
-        return f"{text}\n{self.sanity}"
+        return "\n".join((text, *self.warnings, str(self.sanity)))
 
     @cached_property
     def sanity(self) -> Sanity:
@@ -108,9 +110,10 @@ def window_run(
         names = (*SPAN_ATTRIBUTES, *ATTRIBUTES)
         answer = tempo.spans(QUERY, start, end, max_traces=max_traces, attributes=names)
         spans = spans_frame(answer, attributes=list(dict.fromkeys(names)))
-    if answer.limited or spans["trace_id"].nunique() > max_traces:
+    found = spans["trace_id"].nunique()
+    if answer.limited or found > max_traces:
         raise StoreError(
-            f"there are more than {max_traces:,} requests in this window",
+            f"there are more than {min(found, max_traces):,} requests in this window",
             query=QUERY,
             got=f"{utc(start)} to {utc(end)} at {tempo.url}",
             fix="take a shorter window",
@@ -136,7 +139,9 @@ def window_run(
     kept = spans[spans["trace_id"].astype(str).isin(set(chosen["trace_id"]))]
     until = max(end, float(chosen["done_at"].max()))
     no_plan = Plan((), Poisson(1.0), 0)
-    return WindowRun(run_id, (start, until), chosen, no_plan, spans=kept.reset_index(drop=True))
+    kept = kept.reset_index(drop=True)
+    warnings = answer.provenance.warnings
+    return WindowRun(run_id, (start, until), chosen, no_plan, spans=kept, warnings=warnings)
 
 
 def parse_window(window: str, now: float | None = None) -> tuple[float, float]:

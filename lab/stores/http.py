@@ -86,6 +86,8 @@ _WAYS_OUT = (
     ("unsupported path|cannot parse path|missing route", BASE_PATH),
     ("data ?source", "give the data source's uid and a service account's token: " + LOGIN),
     ("prometheus agent", "an agent only forwards samples: give the address of their receiver"),
+    ("range specified by start and end", "take a shorter window"),
+    ("too many requests|rate limit", f"wait a minute; {LESS}"),
     ("limit|exceed|too (many|large)|maximum (resol|number)|concurrent requests", LESS),
     ("rpc error|vmstorage|store-gateway", BEHIND),
 )
@@ -102,6 +104,8 @@ _SELF_DESCRIPTIONS = (
     ("/api/echo", rb"^echo\s*$", "Tempo"),
     ("/v1/models", rb'"object"\s*:\s*"list"', "a model server"),
     ("/api", rb'^\{"version": "[\w.]+"\}$', "Jupyter"),
+    ("/api/services", rb'"data"\s*:.*"errors"\s*:', "Jaeger"),
+    ("/api/v2/services", rb"^\s*\[", "Zipkin"),
 )
 
 

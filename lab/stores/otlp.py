@@ -142,9 +142,11 @@ def _json_values(document: bytes | str, *, several: bool = True) -> Iterator[dic
 
 def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
     """Return the trace of one decoded JSON object, and whether it is partial."""
-    trace = value.get("trace", value)
-    known = {*_OWNERS, "trace", "metrics"}
+    trace = value.get("trace") or value
+    known = {*_OWNERS, "trace", "metrics", "status"}
     try:
+        if "data" in value and '"traceID"' in json.dumps(value["data"])[:10_000]:
+            raise ValueError("it is Jaeger's own format: ask Jaeger's API 3 or Tempo for OTLP")
         if value and not known & set(value):
             raise ValueError(f"it has none of {', '.join(_OWNERS)}")
         owners = [_with_binary_ids(owner) for name in _OWNERS for owner in trace.get(name) or ()]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from lab.dialects import EVENTS
 from lab.errors import FrameError, IncompleteTraces, NoData, StoreError
 from lab.schema import SPAN_ATTRIBUTES, SPAN_COLUMNS
 from lab.stores.answers import Provenance, SearchAnswer, SpansAnswer, TraceSummary
@@ -35,6 +36,7 @@ MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search returns
 POLL_S = 0.5
+_MAX_LIMIT = re.compile(rb"exceeds max limit (\d+)")
 NOTHING = "no span of it has arrived"
 GROWING = "its spans are still arriving"
 
@@ -113,7 +115,7 @@ class Tempo(StoreClient):
 
     NAME = "Tempo"
     _bulk: frozenset[str] | None = None  # columns of the bulk endpoint; not known yet
-    _trace_path = TRACE_PATH
+    _trace_path = ""  # not known yet: no trace was found so far
     _is_tempo = False  # not checked yet
 
     def search(
@@ -121,13 +123,17 @@ class Tempo(StoreClient):
     ) -> SearchAnswer:
         """Return traces with a span that matches, in the window.
 
-        Of more than `limit` traces, Tempo chooses which. Where the store has not finished its
-        search, `provenance.warnings` says so.
+        Of more than `limit` traces, Tempo chooses which; where its own limit is lower, that one
+        holds. Where the store has not finished its search, `provenance.warnings` says so.
         """
         start_s, end_s = window_s(start, end)
         queried_at = time.time()
         params = {"q": traceql, **_whole_seconds(start_s, end_s), "limit": limit}
         reply = self._http.request("/api/search", params, accept=JSON, query=traceql)
+        if reply.status == 400 and (most := _MAX_LIMIT.search(reply.content)):
+            limit = int(most[1])
+            params["limit"] = limit
+            reply = self._http.request("/api/search", params, accept=JSON, query=traceql)
         if reply.status == 404:
             raise self._http.not_its_api(reply, traceql, "it has no /api/search (HTTP 404)")
         if reply.status >= 300:
@@ -265,16 +271,15 @@ class Tempo(StoreClient):
             return self.spans("{}", *window)
         return self.traces(ids)
 
-    def _trace(self, trace_id: str) -> tuple[bytes, bool]:
+    def _trace(self, trace_id: str, path: str = "") -> tuple[bytes, bool]:
         """Return (one trace as TracesData, b'' for an unknown one; whether the store cut it)."""
-        path = self._trace_path
+        path = path or self._trace_path or TRACE_PATH
         reply = self._http.request(path + trace_id, accept=PROTOBUF, query=trace_id)
         if reply.status == 404:
             self._check_tempo()
-            if path == OLD_TRACE_PATH or b"page not found" not in reply.content:
-                return b"", False
-            self._trace_path = OLD_TRACE_PATH
-            return self._trace(trace_id)
+            # A gateway's page for a path that it does not know is a 404, too.
+            is_known = path in (self._trace_path, OLD_TRACE_PATH)
+            return (b"", False) if is_known else self._trace(trace_id, OLD_TRACE_PATH)
         if reply.status >= 300:
             raise self._http.refusal(reply, trace_id)
         try:
@@ -286,7 +291,9 @@ class Tempo(StoreClient):
                 trace, partial = trace_of_protobuf(reply.content)
         except FrameError as e:
             raise self._http.not_its_api(reply, trace_id, e.got) from e
-        if not trace:
+        if trace:
+            self._trace_path = path
+        else:
             self._check_tempo()
         return trace, partial
 
@@ -306,6 +313,7 @@ class Tempo(StoreClient):
         else:
             columns = offered & set(attributes)
             columns |= {"attributes"} if set(attributes) - offered else set()
+            columns |= offered & {"events"} if EVENTS in attributes else set()
         params = {
             "q": traceql,
             **_whole_seconds(start, end),

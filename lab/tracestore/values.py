@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -279,7 +280,8 @@ def group_value(key: str) -> dict[str, Any]:
 
     type_name = _TYPE_OF_LETTER[key[0].lower()]
     if key[0].isupper():
-        return any_value(f"{type_name}[]", msgspec.json.decode(key[1:]))
+        elements = json.loads(key[1:])  # msgspec refuses NaN and Infinity, which DuckDB writes
+        return any_value(f"{type_name}[]", elements)
     return any_value(type_name, _of_text(type_name, key[1:]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +70,13 @@ def span(
     *,
     trace: int = 1,
     error: str = "",
+    span_events: Sequence[tuple[str, dict[str, Any]]] = (),
     **attributes: Any,
 ) -> tuple[str, dict[str, Any]]:
     """Return (service, span in Tempo's JSON).
 
-    Times are in seconds relative to T0; a `_` in an attribute's name is kept.
+    Times are in seconds relative to T0; a `_` in an attribute's name is kept. `span_events` are
+    (name, attributes).
     """
     status = {"code": "STATUS_CODE_ERROR", "message": error} if error else {}
     fields = {
@@ -83,12 +86,17 @@ def span(
         "kind": kind,
         "startTimeUnixNano": str(round((T0 + start_s) * 1000) * 1_000_000),
         "endTimeUnixNano": str(round((T0 + end_s) * 1000) * 1_000_000),
-        "attributes": [{"key": k, "value": value(v)} for k, v in attributes.items()],
+        "attributes": _attributes(attributes),
+        "events": [{"name": name, "attributes": _attributes(more)} for name, more in span_events],
         "status": status,
     }
     if parent:
         fields["parentSpanId"] = _base64(parent, 8)
     return service, fields
+
+
+def _attributes(values: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": value(plain)} for key, plain in values.items()]
 
 
 def value(plain: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -724,9 +725,15 @@ def test_evaluations_are_read_from_span_events() -> None:
         "spanId": record["spanId"],
         "events": [event, {"name": "x"}],
     }
-    spans = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
     expected = evaluation_frame(json.dumps(logs))
-    pd.testing.assert_frame_equal(evaluation_frame(json.dumps(spans)), expected)
+    owners = [{"scopeSpans": [{"spans": [span]}]}]
+    pd.testing.assert_frame_equal(evaluation_frame(json.dumps({"resourceSpans": owners})), expected)
+
+    # Tempo's JSON, in both of its forms, has ids in base64.
+    for name in ("traceId", "spanId"):
+        span[name] = base64.b64encode(bytes.fromhex(span[name])).decode()
+    for body in ({"batches": owners}, {"trace": {"resourceSpans": owners}}):
+        pd.testing.assert_frame_equal(evaluation_frame(json.dumps(body)), expected)
 
 
 @pytest.mark.parametrize(("reported", "total"), [(120, 120 + 2000 + 300), (2420, 2420)])

@@ -135,6 +135,12 @@ def vllm(path: str, _: dict[str, str]) -> Reply:
     return Reply(b'{"detail":"Not Found"}', 404)
 
 
+def jaeger(path: str, _: dict[str, str]) -> Reply:
+    if path == "/api/services":
+        return Reply(b'{"data":["shop"],"total":1,"limit":0,"offset":0,"errors":null}')
+    return Reply(b"404 page not found\n", 404)
+
+
 def login_page(path: str, _: dict[str, str]) -> Reply:
     return Reply(b"<!doctype html><title>Log in</title>", content_type="text/html")
 
@@ -149,6 +155,7 @@ def login_page(path: str, _: dict[str, str]) -> Reply:
         (prometheus_only, Tempo, "Prometheus"),
         (vllm, Prometheus, "a model server"),
         (vllm, Tempo, "a model server"),
+        (jaeger, Tempo, "Jaeger"),
         (login_page, Prometheus, "a login page"),
         (login_page, Tempo, "a login page"),
     ],

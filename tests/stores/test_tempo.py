@@ -10,9 +10,16 @@ import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
-from lab.errors import IncompleteTraces, NoData, QueryRejected, StoreError, StoreUnreachable
+from lab.errors import (
+    FrameError,
+    IncompleteTraces,
+    NoData,
+    QueryRejected,
+    StoreError,
+    StoreUnreachable,
+)
 from lab.schema import SPAN_COLUMNS
-from lab.stores import Tempo
+from lab.stores import Tempo, read_otlp_json
 from lab.stores.otlp import span_ids
 from lab.tracestore.rebuild import trace_by_id_response
 from tests.stores.servers import Reply, serving
@@ -334,3 +341,79 @@ def test_ids_are_padded_and_checked() -> None:
         for bad in ("", "xyz", "../search", "1" * 33, "1 2"):
             with pytest.raises(StoreError, match="not a trace id"):
                 tempo.trace(bad)
+
+
+NGINX = b"<html><head><title>404 Not Found</title></head><body>nginx</body></html>"
+
+
+def test_a_gateway_without_the_second_api() -> None:
+    """Its own page for an unknown path is not an unknown trace: the first API is tried."""
+    by_json = tempo_with({1: spans_of(1, (1, 0))}, matches=[1, 2])
+
+    def respond(path: str, params: dict[str, str]) -> Reply:
+        if path.startswith("/api/v2/") or path.startswith("/api/lab/"):
+            return Reply(NGINX, 404, content_type="text/html")
+        if path.startswith("/api/traces/") and int(path.rsplit("/", 1)[1], 16) != 1:
+            return Reply(b"trace not found", 404)
+        return by_json(path.replace("/api/traces/", "/api/v2/traces/"), params)
+
+    with serving(respond) as server:
+        tempo = Tempo(server.url)
+        assert len(tempo.spans("{}", 0, 10).protobufs) == 1
+        assert len(tempo.traces(["1"]).protobufs) == 1
+    assert server.requests[-1][0].startswith("/api/traces/")
+
+
+def test_a_lower_limit_of_the_store_holds() -> None:
+    """Tempo's max_result_limit (modules/frontend/search_handlers.go) refuses a higher one."""
+    by_json = tempo_with({i: spans_of(i, (i, 0)) for i in range(1, 8)}, matches=list(range(1, 8)))
+
+    def respond(path: str, params: dict[str, str]) -> Reply:
+        if path == "/api/search" and int(params["limit"]) > 5:
+            return Reply(f"limit {params['limit']} exceeds max limit 5".encode(), 400)
+        return by_json(path, params)
+
+    with serving(respond) as server:
+        answer = Tempo(server.url).spans("{}", 0, 10)
+    assert answer.limited and len(answer.protobufs) == 5
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(b"range specified by start and end exceeds 168h0m0s. received start=0", 400),
+         "take a shorter window"),
+        (Reply(b"Too many requests", 429), "wait a minute"),
+        (Reply(b'{"message":"Unauthorized","messageId":"session.token.rotate"}', 401),
+         "LAB_STORE_HEADERS"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_to_do(reply: Reply, words: str) -> None:
+    """Of Tempo's limits, and of a data source behind Grafana's login."""
+    with serving(lambda *_: reply) as server:
+        tempo = Tempo(f"{server.url}/api/datasources/proxy/uid/tempo")
+        with pytest.raises(QueryRejected, match=words):
+            tempo.search("{}", 0, 1)
+
+
+@pytest.mark.parametrize(
+    "body", [{"trace": None}, {"status": "COMPLETE"}, {"trace": {}, "metrics": {}}, {}]
+)
+def test_answers_without_a_trace(body: dict) -> None:
+    """Protobuf's JSON leaves out what is empty."""
+    by_json = tempo_with({}, matches=[])
+
+    def respond(path: str, params: dict[str, str]) -> Reply:
+        if path.startswith("/api/v2/traces/"):
+            return Reply(json.dumps(body).encode(), content_type="application/json")
+        return by_json(path, params)
+
+    with serving(respond) as server:
+        assert Tempo(server.url).traces(["1"]).protobufs == ()
+
+
+def test_jaegers_own_format_is_named() -> None:
+    """Jaeger's /api/traces is not OTLP."""
+    jaeger = {"data": [{"traceID": "ab", "spans": [], "processes": {}}], "total": 0}
+    with pytest.raises(FrameError, match="Jaeger's own format"):
+        read_otlp_json(json.dumps(jaeger))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import threading
 from pathlib import Path
 from uuid import UUID
@@ -283,11 +284,17 @@ def test_values_at_every_bound_are_answered(running: Running) -> None:
             span.MergeFromString(wire)
             span.events.add(time_unix_nano=2**64 - 1, name="late")
             span.attributes.add(key="x").value.int_value = -(2**63)
+            values = span.attributes.add(key="doubles").value.array_value.values
+            for number in (1.5, math.inf, -math.inf, math.nan):
+                values.add(double_value=number)
     assert running.export(request.SerializeToString()).status_code == 200
 
     frame = running.tempo.get("/api/lab/spans", params={"columns": "kind,status,span_id"})
     assert frame.status_code == 200, frame.text
     queries = ("{ event:timeSinceStart > 1s }", "{ -span.x != 1 }", "{ kind = client }", "{}")
+    by_array = running.tempo.get("/api/search", params={"q": "{} | by(span.doubles)"})
+    assert by_array.status_code == 200, by_array.text
+    assert '"-Infinity"' in by_array.text
     for query in queries:
         for path in ("/api/search", "/api/metrics/query_range"):
             q = query if path == "/api/search" else f"{query} | rate()"
