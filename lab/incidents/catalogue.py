@@ -14,7 +14,12 @@ from lab.world.catalogue import MCP_TOOLS
 Kind = Literal["tool", "plan", "rollout", "traffic", "embeddings", "cpu", "hang"]
 
 # Tools whose faults are not by design, and which only read.
-PLAIN_TOOLS = tuple(t.name for t in MCP_TOOLS if not (t.slow or t.flaky or t.writes))
+RARE_TOOLS = ("get_quota",)  # one call in 25: a window of a minute has too few of them to tell
+PLAIN_TOOLS = tuple(
+    tool.name
+    for tool in MCP_TOOLS
+    if not (tool.slow or tool.flaky or tool.writes) and tool.name not in RARE_TOOLS
+)
 TENANTS = ("hooli", "soylent", "tyrell", "vandelay", "wonka")
 CAN_HANG = ("tools", "llama-stack", "vllm")
 # vLLM's argument, and how many blocks of 32 tokens hold one request of that length. The help desk's
@@ -124,7 +129,7 @@ INCIDENTS: dict[str, Incident] = {
         place="vllm",
         alerts=("RequestsWait",),
         alert_within_s=60.0,
-        draw=lambda _, s: {"vllm_args": f"--max-num-seqs {1 if s > 0.6 else 2}"},
+        draw=lambda _, s: {"vllm_args": f"--max-num-seqs {1 if s > 0.3 else 2}"},
         restarts=True,
         needs=("vllm",),
     ),
