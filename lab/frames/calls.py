@@ -22,7 +22,6 @@ STRANGER_NS = 1 * _NS  # a child that begins so much later than its parent's end
 MIN_SKEWED = 3  # so many children of one service, all of them late: its clock is wrong
 TOLERANCE_NS = 50_000_000  # of two machines' clocks, for spans that should lie within each other
 TOKENS = ("prompt_tokens", "completion_tokens")  # by which a call is recognised
-MAX_TOKENS = 1 << 24  # of one call; more is not a number of tokens
 RAW_REQUEST = "raw_gen_ai_request"
 
 
@@ -178,7 +177,7 @@ def _with_equal_tokens(
     same call is not below it.
     """
     prompt, completion = (field_numbers(spans, name)[calls] for name in TOKENS)
-    known = np.flatnonzero(np.abs(prompt) + np.abs(completion) < MAX_TOKENS)
+    known = np.flatnonzero(~np.isnan(prompt + completion))
     written_by = calls[known]
     names = name_codes(spans)[written_by]
     services = service_codes(spans)[written_by]
