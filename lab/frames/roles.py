@@ -26,6 +26,7 @@ __all__ = [
     "text_column",
 ]
 
+MAX_TOKENS = 1e9  # sums of agents, too
 _UNKNOWN = -1  # no table knows the span
 
 
@@ -61,13 +62,19 @@ def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
 
 
 def field_numbers(spans: pd.DataFrame, name: str) -> np.ndarray:
-    """Return a field as float64 per span: the first of its attributes that the span has, or NaN."""
+    """Return a field as float64 per span: the first of its attributes that the span has, or NaN.
+
+    A number that cannot be a number of tokens is NaN.
+    """
     values = np.full(len(spans), np.nan)
     for path in attributes_of(name):
         attribute, _, key = path.partition("#")
         if attribute in spans:
             given = _numbers_in_json(spans, attribute, key) if key else numbers(spans, attribute)
             values = np.where(np.isnan(values), given, values)
+    is_odd = np.fmin.reduce(values, initial=0) < 0 or np.fmax.reduce(values, initial=0) > MAX_TOKENS
+    if name.endswith("_tokens") and is_odd:
+        values[(values < 0) | (values > MAX_TOKENS)] = np.nan
     return values
 
 

@@ -196,7 +196,12 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
 
 def _events(text: str | None) -> list[dict[str, Any]] | None:
     """Return a span's events that have messages, as `lab.frames.otlp` has them, None for none."""
-    rows = msgspec.json.decode(text or "[]", type=list[_Event])
+    if not text:
+        return None
+    try:
+        rows = msgspec.json.decode(text, type=list[_Event])
+    except (msgspec.DecodeError, RecursionError) as e:
+        raise FrameError("the events of a span are not a list of objects", got=str(e)) from e
     events = [{"event.name": row.n, **row.a} for row in rows if row.n.startswith(EVENT_PREFIX)]
     return events or None
 

@@ -22,11 +22,12 @@ from lab.frames.spans import start_ns
 _NS = 1e9
 # MCP's and others' flag of an error, or Llama Stack's code, anywhere in a result.
 _ERROR_FLAG = re.compile(r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]', re.IGNORECASE)
-# The beginning of a result in words, as LangGraph, OpenAI's Agents SDK, FastMCP, Microsoft's Agent
-# Framework and Semantic Kernel write it for a tool that raised.
+# The beginning of a result in words, as LangGraph, LlamaIndex, CrewAI, OpenAI's Agents SDK,
+# FastMCP, Microsoft's Agent Framework and Semantic Kernel write it for a tool that raised.
 _ERROR_TEXT = re.compile(
     r"(?:error|exception)\s*:|traceback \(most recent|an error occurred (?:while|when|during)"
-    r"|error (?:executing|calling|invoking|running) |unknown tool\b|tool \S+ not found",
+    r"|error (?:when )?(?:executing|calling|invoking|running) |(?:i )?encountered (?:an )?error\b"
+    r"|unknown tool\b|tool \S+ not found",
     re.IGNORECASE,
 )
 _MAY_REPORT = r"error|success|exception|traceback|unknown tool|not found"

@@ -1,8 +1,9 @@
 """One agent request as each library writes it: two model calls, a tool that works, one that fails.
 
-The names and shapes are those of the sources that `AGENTS` names; the numbers are invented. Each
-has calls of 900 and 1000 prompt tokens (640 of the first cached), 60 and 40 completion tokens, the
-tool get_order with {"id": 7}, and cancel_order with {"id": 8}, whose failure is only in its result.
+The names and shapes are those of the sources that the functions name, read at their newest of
+August 2026 where they name no version; the numbers are invented. Each has calls of 900 and 1000
+prompt tokens (640 of the first cached), 60 and 40 completion tokens, the tool get_order with
+{"id": 7}, and cancel_order with {"id": 8}, whose failure is only in its result.
 """
 
 from __future__ import annotations

@@ -107,6 +107,8 @@ def test_a_call_through_gateways_is_one_call() -> None:
         ('{"success": false, "message": "no"}', True),
         ('[{"type": "text", "text": "Error executing tool get_order: no"}]', True),
         ("Error: KeyError(7)\n Please fix your mistakes.", True),
+        ("Encountered error: no", True),
+        ("I encountered an error while trying to use the tool. This was the error: no", True),
         ("Unknown tool: get_ordr", True),
         ('{"status": "failed", "payment": "card"}', False),  # an order's
         ('{"success": true, "error": null}', False),
@@ -120,3 +122,12 @@ def test_results_in_fields_and_words(result: str, failed: bool) -> None:
     made = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.result": result}
     frame = frame_of(span(1, 0, "app", "execute_tool t", 0.0, 0.1, **made))
     assert tool_frame(frame)["failed"].tolist() == [failed]
+
+
+@pytest.mark.parametrize("tokens", [-1, 1e300, float("inf"), "many"])
+def test_what_is_not_a_number_of_tokens_is_not_known(tokens: object) -> None:
+    """It is not added up, nor a negative or enormous count."""
+    usages = {"gen_ai.usage.input_tokens": tokens, "gen_ai.usage.output_tokens": 60}
+    frame = frame_of(span(1, 0, "app", "chat m", 0.0, 0.1, CLIENT, **usages))
+    (row,) = request_frame(records_from_spans(frame), frame).to_dict("records")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (-1, 60)

@@ -7,9 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lab.frames import spans_frame
-from lab.stores import Tempo
+from lab.dialects import ATTRIBUTES
+from lab.frames import spans_frame, tool_frame
+from lab.schema import SPAN_ATTRIBUTES
+from lab.stores import SpansAnswer, Tempo, read_otlp_json
 from lab.stores.otlp import JSON, PROTOBUF, missing_parents, span_counts
+from tests.frames.agents import AGENTS
+from tests.frames.telemetry import T0 as TELEMETRY_T0
+from tests.frames.telemetry import document
 from tests.tracestore.conftest import start, stop
 from tests.tracestore.corpus import T0, random_spans, request_of
 
@@ -50,3 +55,21 @@ def test_json_protobuf_and_arrow_are_the_same(
     )
     assert span_counts(answers[JSON]) == span_counts(answers[PROTOBUF]) == span_counts(streamed)
     assert missing_parents(answers[JSON]) == missing_parents(answers[PROTOBUF])
+
+
+def test_messages_in_events_are_read_from_the_stream_too(tmp_path: Path) -> None:
+    """Strands has its tools' arguments and failures in the events of spans only."""
+    parts = start(tmp_path)
+    try:
+        body = read_otlp_json(document(*AGENTS["strands"]())).protobufs[0]
+        assert parts[0].export(body).status_code == 200
+        tempo = Tempo(str(parts[0].tempo.base_url))
+        names = list(dict.fromkeys((*SPAN_ATTRIBUTES, *ATTRIBUTES)))
+        answer = tempo.spans("{}", TELEMETRY_T0 - 10, TELEMETRY_T0 + 10, attributes=names)
+    finally:
+        stop(*parts)
+    assert answer.arrow is not None
+    table = tool_frame(spans_frame(answer, attributes=names))
+    expected = tool_frame(spans_frame(SpansAnswer(answer.provenance, (body,))))
+    pd.testing.assert_frame_equal(table, expected)
+    assert table["arguments"].notna().all() and table["failed"].tolist() == [False, True]
