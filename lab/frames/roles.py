@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
@@ -109,9 +109,20 @@ def plain_value(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     if text[:1] in "{[":
-        with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return ast.literal_eval(text)
+        return _printed_by_python(text)
     return text
+
+
+def _printed_by_python(text: str) -> Any:
+    """Return the value of an object as Python prints it, with JSON's types; else the text itself.
+
+    What JSON does not have (a set, bytes) becomes text.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):  # of its backslashes
+            return json.loads(json.dumps(ast.literal_eval(text), default=str))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:

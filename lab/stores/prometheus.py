@@ -317,7 +317,7 @@ class Prometheus(StoreClient):
         queried_at = time.time()
         encoded = {"query": promql, **params, "timeout": f"{self.timeout_s:g}s"}
         reply = self._http.request(f"/api/v1/{api}", encoded, query=promql)
-        if reply.status in (400, 422) and (parts := self._name_by_name(promql)):
+        if reply.status == 400 and (parts := self._name_by_name(promql)):
             answers = [self._query(api, params, part, start_s, end_s) for part in parts]
             whole = joined(answers, start_s, end_s, 0.0)
             return replace(whole, provenance=replace(whole.provenance, query=promql))
@@ -348,8 +348,12 @@ class Prometheus(StoreClient):
         match = _BY_PATTERN.match(promql)
         if match is None:
             return []
-        pattern, rest = match.groups()
-        names = [name for name in self.metric_names() if re.fullmatch(pattern, name)]
+        try:
+            pattern = re.compile(match[1])
+        except re.error:  # the refusal says what is wrong with it
+            return []
+        rest = match[2]
+        names = [name for name in self.metric_names() if pattern.fullmatch(name)]
         return [f"{name}{{{rest}" for name in names] if len(names) <= MAX_NAMES else []
 
     def _envelope(self, reply: Reply, query: str) -> Envelope:

@@ -98,6 +98,19 @@ def test_a_call_through_gateways_is_one_call() -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    ["{'kwargs': {1}}", "{'a': b'x'}", "{'a': 1j}", "{(1, 2): 3}", "{1: 2}", r"{'a': '\d'}", "{1"],
+)
+@pytest.mark.filterwarnings("error")
+def test_arguments_that_json_does_not_have(arguments: str) -> None:
+    """Sets, bytes and keys that are no texts, as Python prints them, become text."""
+    made = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.arguments": arguments}
+    made["gen_ai.output.messages"] = arguments
+    frame = frame_of(span(1, 0, "app", "execute_tool a", 0.0, 0.9, **made))
+    assert tool_frame(frame)["arguments"].notna().tolist() == [True]
+
+
+@pytest.mark.parametrize(
     ("result", "failed"),
     [
         ('{"status": "error", "error_message": "no"}', True),  # ADK's convention

@@ -191,6 +191,17 @@ def test_an_error_contains_the_servers_message(reply: Reply, error: type, words:
     assert caught.value.query == "some_metric"
 
 
+def test_a_pattern_that_is_no_regular_expression_is_refused_by_the_server() -> None:
+    """Names are looked for by a pattern only where it is one."""
+    refused = Reply(b'{"status":"error","errorType":"bad_data","error":"missing closing )"}', 400)
+
+    def respond(path: str, _: dict[str, str]) -> Reply:
+        return success(["vllm:num_requests_running"]) if "label" in path else refused
+
+    with serving(respond) as server, pytest.raises(QueryRejected, match="missing closing"):
+        Prometheus(server.url).query('{__name__=~"vllm(.*"}')
+
+
 def test_unreachable_and_slow_servers_are_distinguished() -> None:
     """A refused connection and a timeout raise different messages."""
     with serving(lambda *_: Reply(b"late")) as server:
