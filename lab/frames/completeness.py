@@ -35,8 +35,7 @@ class TraceShapes:
     caller's where the engine writes none. The others have one element per trace: the number of its
     roots, of spans whose parent is absent, of spans that belong to another request, of traces that
     were joined to it by a guess (`join_split_traces`), of answers in which the store cut it, and of
-    model calls that lack their engine's
-    span although they did not fail.
+    model calls that lack their engine's span although they did not fail.
 
     An engine's span is expected where Llama Stack is the agent, and of a service that has one for
     another of its calls.

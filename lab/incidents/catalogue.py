@@ -13,8 +13,8 @@ from lab.world.catalogue import MCP_TOOLS
 # How an incident is brought about; see worker.py.
 Kind = Literal["tool", "plan", "rollout", "traffic", "embeddings", "cpu", "hang"]
 
-# Tools whose faults are not by design, and which only read.
 RARE_TOOLS = ("get_quota",)  # one call in 25: a window of a minute has too few of them to tell
+# Tools that only read, that requests often call, and whose faults are not by design.
 PLAIN_TOOLS = tuple(
     tool.name
     for tool in MCP_TOOLS
