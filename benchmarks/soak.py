@@ -35,7 +35,7 @@ from benchmarks.tracestore_corpus import SPANS_PER_REQUEST, requests
 from lab import stack
 from lab.errors import LabError
 from lab.investigation import NOTHING, investigate
-from lab.settings import Settings
+from lab.settings import Settings, load_settings
 from lab.stores.timestamps import utc
 
 SAMPLES_PER_MINUTE = 6
@@ -170,6 +170,7 @@ def soak(settings: Settings, folder: Path, options: argparse.Namespace) -> dict:
     output = (folder / "load.log").read_text(errors="replace")
     if driver.returncode:
         faults.add(f"lab load ended with {driver.returncode}")
+    settings = load_settings(state_dir=settings.state_dir)  # with the addresses that `up` gave
     settled_at = began_at + 60 * min(1.0, options.minutes / 10)
     ends_at = began_at + 60 * options.minutes
     return {

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import httpx
 import numpy as np
 import pandas as pd
 
@@ -44,6 +43,7 @@ from lab.observation import Observation, Sampler, drive, wait_for_spans
 from lab.places import place_of
 from lab.schema import Metric
 from lab.settings import Settings
+from lab.stores.http import HttpClient
 from lab.workload import Run
 
 __all__ = [
@@ -366,9 +366,8 @@ def polled_level(
     readings: list[dict[str, float]] = []
     with ExitStack() as stack:
         if live:
-            client = stack.enter_context(httpx.Client(timeout=settings.timeout_s))
-            url = f"{settings.endpoint('vllm')}/metrics"
-            sampler = Sampler(lambda: _poll(client, url), POLL_S)
+            client = HttpClient("vLLM", settings.endpoint("vllm"), settings.timeout_s)
+            sampler = Sampler(lambda: poll_in_engine(client), POLL_S)
             readings = stack.enter_context(sampler).readings
         level = run_levels(
             settings,
@@ -414,12 +413,14 @@ def in_engine(metrics: str) -> float:
     return sum(values)
 
 
-def _poll(client: httpx.Client, url: str) -> dict[str, float]:
+def poll_in_engine(client: HttpClient) -> dict[str, float]:
+    """Return `at` (epoch seconds) and `value`: the requests running and waiting in a vLLM now.
+
+    Raises StoreUnreachable where /metrics cannot be read, and NoData as `in_engine`.
+    """
     began = time.time()
-    try:
-        value = in_engine(client.get(url).text)
-    except httpx.HTTPError as e:
-        raise NoData("vLLM's /metrics cannot be read", query=url, got=repr(e)) from e
+    text = client.request("/metrics").content.decode("utf-8", "replace")
+    value = in_engine(text)
     return {"at": (began + time.time()) / 2, "value": value}
 
 

@@ -42,7 +42,7 @@ ABOVE = {
     "places": {"runs", "stack", "stores", "workload"},
     "observation": {"places", "runs", "frames", "stores", "workload"},
     "latency": {"observation", "places", "runs", "frames", "measures", "workload"},
-    "capacity": {"latency", "observation", "places", "frames", "measures", "workload"},
+    "capacity": {"latency", "observation", "places", "frames", "measures", "stores", "workload"},
     "cost": {"observation", "frames", "measures"},
     "quality": {"observation", "places", "measures", "stack"},
     "utilisation": {"observation", "places", "frames", "measures", "stack", "workload"},
@@ -61,7 +61,7 @@ ABOVE = {
         "workload",
     },
     "exercises": {"investigation", "latency", "measures"},
-    "incidents": {"stack", "workload"},
+    "incidents": {"stack", "stores", "workload"},
     "runner": {"stack"},
     "recording": {"runs", "runner", "stores", "utilisation", "workload"},
     "cli": {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from http import HTTPStatus
 from random import Random
 from typing import Any
 
-import httpx
 from msgspec.structs import replace
 
-from lab.errors import StackError
 from lab.settings import Settings
+from lab.stores.http import HttpClient
 from lab.workload import Plan, Users, make_plan
 from lab.workload.apis import ChatApi, apis_for
 from lab.workload.driver import Driver, new_run_id
@@ -21,6 +22,7 @@ from lab.world import catalogue
 REQUESTS = 400  # of one plan, which is driven again and again
 TIMEOUT_S = 60.0
 WORDS_PER_TOKEN = 0.4
+EMBEDDINGS = "/v1/embeddings"
 EMBED_MODEL = "all-minilm-l6-v2"
 # By incident: whom it sends to, and more fields of each request's body.
 APIS: dict[str, ApiName] = {"retry_storm": "responses", "agent_loop": "responses"}
@@ -71,19 +73,24 @@ def texts(settings: Settings) -> list[str]:
     return [p.read_text() for p in sorted(settings.data_dir.glob("world/documents/*.md"))]
 
 
-async def embed(settings: Settings, users: int) -> None:
-    """Send all documents to the embedding server, `users` at a time; returns never."""
-    url = settings.endpoint("vllm_embed")
+def embed(settings: Settings, users: int) -> None:
+    """Send all documents to the embedding server, `users` at a time; returns never.
+
+    Raises StoreError where it refuses or does not answer.
+    """
+    client = HttpClient("the embedding server", settings.endpoint("vllm_embed"), TIMEOUT_S)
     body = {"model": EMBED_MODEL, "input": texts(settings)}
-    async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
 
-        async def send() -> None:
-            while True:
-                reply = await client.post(f"{url}/v1/embeddings", json=body)
-                if reply.is_error:
-                    raise StackError("the embedding server refuses", got=reply.text[:200])
+    def send() -> None:
+        while True:
+            reply = client.request(EMBEDDINGS, json=body)
+            if reply.status != HTTPStatus.OK:
+                raise client.refusal(reply, EMBEDDINGS)
+            if b'"embedding"' not in reply.content:
+                raise client.not_its_api(reply, EMBEDDINGS, "no embedding")
 
-        await asyncio.gather(*(send() for _ in range(users)))
+    pool = ThreadPoolExecutor(users)  # never waited for: the others go on when one has failed
+    next(as_completed([pool.submit(send) for _ in range(users)])).result()
 
 
 def _long(requests: Requests, prompt_tokens: int, random: Random, texts: list[str]) -> Requests:

@@ -8,7 +8,6 @@ Nothing that it logs or has on its command line names the incident.
 
 from __future__ import annotations
 
-import asyncio
 import multiprocessing
 import os
 import signal
@@ -16,18 +15,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from threading import Thread
 
-import httpx
-
-from lab.errors import StackError
+from lab.errors import StackError, StoreUnreachable
 from lab.incidents import record
 from lab.incidents.catalogue import INCIDENTS
 from lab.settings import Settings, load_settings
 from lab.stack import changes, processes, state
 from lab.stack.changes import Changes
+from lab.stores.http import HttpClient
 
+FAULTS = "/admin/faults"
 LEASE_S = 6.0
 RENEW_EVERY_S = 2.0
 RESTART_S = 80.0
@@ -82,16 +82,19 @@ def _running(state_dir: Path) -> state.StackState:
 @contextmanager
 def _faulty_tool(incident: record.Record, settings: Settings) -> Iterator[Renew]:
     """Lease a fault of the tool server; it survives a restart of that server."""
-    url = f"{settings.endpoint('mcp')}/admin/faults"
+    client = HttpClient("the tool server", settings.endpoint("mcp"), settings.timeout_s)
 
     def lease(for_s: float) -> None:
-        fault = {"for_s": for_s, **incident.parameters}
-        httpx.post(url, json=fault, trust_env=False).raise_for_status()
+        reply = client.request(FAULTS, json={"for_s": for_s, **incident.parameters})
+        if reply.status != HTTPStatus.OK:
+            raise client.refusal(reply, FAULTS)
+        if b'"error_ratio"' not in reply.content:
+            raise client.not_its_api(reply, FAULTS, "no fault")
 
     def renew() -> None:
         try:
             lease(LEASE_S)
-        except httpx.TransportError:
+        except StoreUnreachable:
             return  # it is being started again
 
     lease(LEASE_S)
@@ -136,7 +139,7 @@ def _busy_embeddings(incident: record.Record, settings: Settings) -> Iterator[Re
     """Send batches of texts to the embedding server."""
     from lab.incidents import traffic
 
-    yield _alive(lambda: asyncio.run(traffic.embed(settings, **incident.parameters)))
+    yield _alive(lambda: traffic.embed(settings, **incident.parameters))
 
 
 @contextmanager
