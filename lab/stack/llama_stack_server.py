@@ -63,6 +63,7 @@ def create_app() -> FastAPI:
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
     register_document_types()
+    commit_each_statement()
     package = "llama_stack"
     if importlib.util.find_spec("ogx"):
         package = "ogx"
@@ -93,6 +94,23 @@ def register_document_types() -> None:
     Python 3.12 takes it from /etc/mime.types, which slim images do not have.
     """
     mimetypes.add_type("text/markdown", ".md")
+
+
+def commit_each_statement() -> None:
+    """Let SQLite commit each statement as it ends, in all connections that SQLAlchemy opens.
+
+    Llama Stack writes one statement per transaction, and commits it in a later step of its event
+    loop. Meanwhile all other writers wait for the lock: at 3 agent requests per second on two
+    cores, some waited for longer than the 5 s that it allows, and their responses were lost
+    ("database is locked").
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    @event.listens_for(Engine, "connect")
+    def autocommit(connection: Any, _: object) -> None:
+        if hasattr(connection, "isolation_level"):  # sqlite3's, also through aiosqlite
+            connection.isolation_level = None
 
 
 def start_tracing(otlp_url: str) -> None:

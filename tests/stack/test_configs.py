@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 import re
 import shutil
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from llama_stack.core.storage.datatypes import SqliteSqlStoreConfig
+from llama_stack.core.storage.sqlstore.sqlalchemy_sqlstore import SqlAlchemySqlStoreImpl
+from llama_stack_api.internal.sqlstore import ColumnType
 
 from lab.dashboards import rules
 from lab.durations import parse_duration_s
@@ -129,6 +133,27 @@ def test_markdown_is_text_without_a_system_list_of_types(monkeypatch):
         assert mimetypes.guess_type("faq.md")[0] == "text/markdown"
     finally:
         mimetypes.init()
+
+
+def test_a_writer_of_llama_stack_does_not_wait_for_another(tmp_path: Path):
+    """One that has not come to its commit holds no lock; without that, responses were lost."""
+    llama_stack_server.commit_each_statement()
+    store = SqlAlchemySqlStoreImpl(SqliteSqlStoreConfig(db_path=str(tmp_path / "store.db")))
+
+    async def write_twice() -> list:
+        await store.create_table("responses", {"id": ColumnType.STRING})
+        await store.insert("responses", {"id": "first"})
+        table = store.metadata.tables["responses"]
+        assert store.async_session
+        async with store.async_session() as session:
+            await session.execute(table.insert(), {"id": "second"})
+            await store.insert("responses", {"id": "third"})  # else: "database is locked"
+            await session.commit()
+        rows = await store.fetch_all("responses")
+        await store.shutdown()
+        return [row["id"] for row in rows.data]
+
+    assert asyncio.run(write_twice()) == ["first", "second", "third"]
 
 
 def test_llama_stack_stores_its_data_in_the_state_folder(tmp_path: Path):
