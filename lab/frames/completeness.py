@@ -7,7 +7,9 @@ halves of a split trace, skewed clocks or repetitions.
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -240,6 +242,8 @@ class Sanity:
       `duplicates` (spans that the store returned again; they are counted once, and are no reason to
       exclude a trace), `joined` (traces that were joined to it, by a guess), `remainder_s` (by how
       much its parts add up to more than their whole), `excluded`;
+    - `refused`: {trace id: the store's words} of traces that the store did not return: they are not
+      among the `traces`;
     - `skew`: one row per machine (or service, where no span names machines) with children that
       begin before their parents elsewhere: `where`, `behind_s` (its clock is behind by at least
       this), `spans`. Phases are differences of durations on one clock, so they stay right.
@@ -248,6 +252,7 @@ class Sanity:
     traces: int
     faults: pd.DataFrame
     skew: pd.DataFrame
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def excluded(self) -> dict[str, str]:
@@ -267,6 +272,11 @@ class Sanity:
             f"the clock of {row.where} is behind by at least {row.behind_s:.3f} s "
             f"({row.spans} spans begin before their parents)"
             for row in self.skew.itertuples()
+        ]
+        reasons = Counter(words.replace(i, "").strip() for i, words in self.refused.items())
+        lines += [
+            f"{count} more were left out, which the store did not return: {words}"
+            for words, count in reasons.most_common()
         ]
         excluded = int(self.faults["excluded"].sum())
         head = f"{self.traces} traces checked, {excluded} excluded from phases"
@@ -289,7 +299,8 @@ def trace_sanity(spans: pd.DataFrame) -> Sanity:
     )
     faults["excluded"] = (faults[["strangers", "joined", "remainder_s"]] > 0).any(axis=1)
     is_fault = faults["excluded"] | (faults["duplicates"] > 0)
-    return Sanity(len(ids), faults[is_fault].reset_index(drop=True), _skew(spans, shapes))
+    faults = faults[is_fault].reset_index(drop=True)
+    return Sanity(len(ids), faults, _skew(spans, shapes), spans.attrs.get("refused", {}))
 
 
 def join_split_traces(spans: pd.DataFrame) -> pd.DataFrame:
