@@ -72,6 +72,7 @@ FIELDS = (
     "result",
     "error",
     "is_error",
+    "response_id",  # the model server's name for its answer
     "calls",  # the model's answer in one text, with the tools that it calls
     "messages",  # what the model reads, with results of tools
     "user_id",
@@ -197,6 +198,7 @@ SEMCONV = Dialect(
         "result": ("gen_ai.tool.call.result", "mcp.response.value"),
         "error": (Attr.ERROR_TYPE,),
         "is_error": ("mcp.result.is_error", "mcp.tool.result.is_error"),
+        "response_id": ("gen_ai.response.id",),
         "calls": ("gen_ai.output.messages", EVENTS),
         "messages": ("gen_ai.input.messages",),
         "user_id": ("enduser.id",),
@@ -343,6 +345,7 @@ VERCEL = Dialect(
         "call_id": ("ai.toolCall.id",),
         "arguments": ("ai.toolCall.args",),
         "result": ("ai.toolCall.result", "ai.toolCall.output"),
+        "response_id": ("ai.response.id",),
         "calls": ("ai.response.toolCalls",),
         "messages": ("ai.prompt.messages",),
         "user_id": ("ai.telemetry.metadata.userId",),
