@@ -80,7 +80,7 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
             "trace_id": shapes.ids[shapes.group[calls]],
             "span_id": spans["span_id"].to_numpy(object)[calls],
             **{
-                name: _first(shapes.tool[views], field_texts(spans, name, views), calls)
+                name: first_of(shapes.tool[views], field_texts(spans, name, views), calls)
                 for name in ("tool", "call_id", "arguments", "result")
             },
         }
@@ -90,8 +90,8 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
     )
     frame["arguments"] = [_arguments(text) for text in frame["arguments"]]
     frame = _with_messages(frame.assign(group=shapes.group[calls]), spans, shapes)
-    error = _first(shapes.tool[views], _errors(spans, views), calls)
-    flag = _flags(_first(shapes.tool[views], field_texts(spans, "is_error", views), calls))
+    error = first_of(shapes.tool[views], _errors(spans, views), calls)
+    flag = _flags(first_of(shapes.tool[views], field_texts(spans, "is_error", views), calls))
     from_message = _reports_error(frame["result"], words=flag != NO_ERROR)
     frame["failed"] = pd.notna(error) | from_message
     frame["error"] = np.where(pd.notna(error), error, np.where(from_message, frame["result"], ""))
@@ -193,7 +193,7 @@ def _is_error(value: Any, depth: int = 0, *, words: bool = True) -> bool:
     return any(_is_error(value[name], depth + 1, words=words) for name in _INSIDE if name in value)
 
 
-def _first(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def first_of(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the first value of each wanted group that is not None, else None."""
     first = pd.Series(values, dtype=object).groupby(group).first()
     result = first.reindex(wanted)
