@@ -72,10 +72,15 @@ FIELDS = (
     "result",
     "error",
     "is_error",
+    "response_id",  # the model server's name for its answer
     "calls",  # the model's answer in one text, with the tools that it calls
     "messages",  # what the model reads, with results of tools
     "user_id",
     "session_id",
+    "source",  # of a retrieval: the index or the database
+    "query",
+    "top_k",
+    "documents",
 )
 
 # A span's events, of which older conventions make messages: a frame of spans has those that begin
@@ -197,10 +202,21 @@ SEMCONV = Dialect(
         "result": ("gen_ai.tool.call.result", "mcp.response.value"),
         "error": (Attr.ERROR_TYPE,),
         "is_error": ("mcp.result.is_error", "mcp.tool.result.is_error"),
+        "response_id": ("gen_ai.response.id",),
         "calls": ("gen_ai.output.messages", EVENTS),
         "messages": ("gen_ai.input.messages",),
         "user_id": ("enduser.id",),
         "session_id": ("gen_ai.conversation.id",),
+        "source": (
+            "gen_ai.data_source.id",
+            "db.collection.name",
+            "db.namespace",
+            "db.system.name",
+            "db.system",
+        ),
+        "query": ("gen_ai.retrieval.query.text", "db.vector.query.content"),
+        "top_k": ("gen_ai.retrieval.top_k", "gen_ai.request.top_k", "db.vector.query.top_k"),
+        "documents": ("gen_ai.retrieval.documents",),
     },
 )
 
@@ -235,6 +251,7 @@ OPENINFERENCE = Dialect(
         "messages": ("llm.input_messages", "input.value"),
         "session_id": (Attr.SESSION,),
         "user_id": (Attr.USER,),
+        "documents": ("retrieval.documents",),
     },
 )
 
@@ -242,8 +259,16 @@ _REQUEST_TYPES = dict.fromkeys(
     ("chat", "completion", "acompletion", "text_completion", "responses", "aresponses"),
     Role.MODEL_CALL,
 )
+# What a search in a vector database is limited by, with some databases' own names.
+_TOP_K = (
+    "db.vector.query.top_k",
+    "db.chroma.query.n_results",
+    "db.milvus.search.limit",
+    "pinecone.query.top_k",
+)
 OPENLLMETRY = Dialect(
     "OpenLLMetry",
+    marks=dict.fromkeys((*_TOP_K, "qdrant.search.collection_name"), Role.RETRIEVAL),
     kinds={
         "traceloop.span.kind": {
             "workflow": Role.AGENT,
@@ -272,6 +297,8 @@ OPENLLMETRY = Dialect(
             "traceloop.association.properties.session_id",
             "traceloop.association.properties.chat_id",
         ),
+        "source": ("qdrant.search.collection_name",),
+        "top_k": _TOP_K,
     },
 )
 
@@ -343,6 +370,7 @@ VERCEL = Dialect(
         "call_id": ("ai.toolCall.id",),
         "arguments": ("ai.toolCall.args",),
         "result": ("ai.toolCall.result", "ai.toolCall.output"),
+        "response_id": ("ai.response.id",),
         "calls": ("ai.response.toolCalls",),
         "messages": ("ai.prompt.messages",),
         "user_id": ("ai.telemetry.metadata.userId",),
@@ -441,11 +469,13 @@ LANGFUSE = Dialect(
 SPRING_AI = Dialect(
     "Spring AI",
     kinds={
+        # of its vector stores: these search for nothing
+        "db.operation.name": dict.fromkeys(("add", "delete"), Role.OTHER),
         "spring.ai.kind": {
             "tool_call": Role.TOOL_CALL,
             "vector_store": Role.RETRIEVAL,
             **dict.fromkeys(("chat_client", "advisor"), Role.AGENT),
-        }
+        },
     },
     fields={
         "tool": ("spring.ai.tool.definition.name",),
@@ -453,6 +483,7 @@ SPRING_AI = Dialect(
         "arguments": ("spring.ai.tool.call.arguments",),
         "result": ("spring.ai.tool.call.result",),
         "session_id": ("spring.ai.chat.client.conversation.id",),
+        "documents": ("db.vector.query.response.documents",),
     },
 )
 
@@ -560,9 +591,15 @@ DIALECTS = (
 )
 MARKS = {name: role for dialect in DIALECTS for name, role in dialect.marks.items()}
 
-# Messages of which every leaf is an attribute (`llm.input_messages.0.message.role`): a frame of
-# spans has all leaves of one of these in one text, as JSON.
-FLATTENED = ("llm.input_messages", "llm.output_messages", "gen_ai.prompt", "gen_ai.completion")
+# Messages and documents of which every leaf is an attribute (`llm.input_messages.0.message.role`):
+# a frame of spans has all leaves of one of these in one text, as JSON.
+FLATTENED = (
+    "llm.input_messages",
+    "llm.output_messages",
+    "gen_ai.prompt",
+    "gen_ai.completion",
+    "retrieval.documents",
+)
 
 # Attributes of a resource that name its machine; the first that there is counts.
 HOST_ATTRIBUTES = ("host.name", "k8s.node.name", "k8s.pod.name")

@@ -32,7 +32,8 @@ from lab.errors import LabError
 
 Fault = tuple[str, str]  # (check, evidence)
 WITH_SECRETS = (*MONITORS, "ScaledObject", "ScaledJob", "TriggerAuthentication", "")
-NOT_METRICS_PATHS = ("/federate", "/probe")
+# Prometheus, its probes, Envoy and Spring Boot have other paths than /metrics.
+NOT_METRICS_PATHS = ("/federate", "/probe", "/stats/prometheus", "/actuator/prometheus")
 NEEDED_LABELS = ("le", "engine", "model_name", "finished_reason")
 SCALER_TYPES = ("AverageValue", "Value")
 PROMETHEUS_SOURCES = ("", "prometheus", "grafana", "mixed")

@@ -71,6 +71,7 @@ def _incomplete(answer: SpansAnswer, spans: pd.DataFrame) -> Faults:
     }
     for trace in answer.partial:
         problems.setdefault(trace, "the store reports it as cut")
+    problems |= answer.refused
     if problems:
         trace, text = next(iter(problems.items()))
         more = f", and {len(problems) - 1} more traces" if len(problems) > 1 else ""

@@ -7,6 +7,7 @@ from lab.frames.completeness import join_split_traces, trace_problems, trace_san
 from lab.frames.counters import histogram_frame, increase_exact
 from lab.frames.evaluations import evaluation_frame
 from lab.frames.requests import PHASES, records_from_spans, request_frame
+from lab.frames.retrievals import retrieval_frame
 from lab.frames.series import series_frame
 from lab.frames.spans import spans_frame
 from lab.frames.tools import tool_frame
@@ -21,6 +22,7 @@ __all__ = [
     "join_split_traces",
     "records_from_spans",
     "request_frame",
+    "retrieval_frame",
     "series_frame",
     "spans_frame",
     "tool_frame",

@@ -95,7 +95,7 @@ def _call_above(
     return np.where((up >= 0) & is_tool[up], -1, up) if len(rows) else up
 
 
-def _outermost(mask: np.ndarray, rows: np.ndarray, up: np.ndarray) -> np.ndarray:
+def outermost(mask: np.ndarray, rows: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Return for each span of the mask the outermost span of the mask above it or itself, else -1.
 
     `rows` are the mask's, and `up` the nearest span of the mask above each, -1 for none.
@@ -192,8 +192,8 @@ def _with_equal_tokens(
     chosen = order[np.union1d(again, again + 1)]
     rows = calls[known[chosen]]
     is_call = _is_any(role, Role.MODEL_CALL, Role.ENGINE)
-    outermost = _call_above(parent, rows, role, is_call) < 0
-    return pd.DataFrame({"row": rows, "key": key[chosen], "group": group[rows]})[outermost]
+    is_top = _call_above(parent, rows, role, is_call) < 0
+    return pd.DataFrame({"row": rows, "key": key[chosen], "group": group[rows]})[is_top]
 
 
 def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
@@ -307,7 +307,7 @@ def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
 
     calls = np.flatnonzero(role == Role.MODEL_CALL)
     is_call = role == Role.MODEL_CALL
-    top = _outermost(is_call, calls, _call_above(parent, calls, role, is_call))
+    top = outermost(is_call, calls, _call_above(parent, calls, role, is_call))
     role[(top >= 0) & (top != np.arange(len(top)))] = Role.REPEAT
     engines = np.flatnonzero(role == Role.ENGINE)
     role[engines[ancestor(parent, engines, role == Role.ENGINE) >= 0]] = Role.REPEAT
@@ -390,9 +390,9 @@ def _name_servers(group: np.ndarray, parent: np.ndarray, role: np.ndarray) -> No
         return
     is_agent = role == Role.AGENT
     rows = np.flatnonzero(is_agent)
-    top = _outermost(is_agent, rows, ancestor(parent, rows, is_agent))
+    top = outermost(is_agent, rows, ancestor(parent, rows, is_agent))
     calls = np.flatnonzero(role == Role.MODEL_CALL)
     agents = ancestor(parent, calls, role == Role.AGENT)
     with_server = np.unique(group[role == Role.SERVER])
-    outermost = np.unique(top[agents[agents >= 0]])
-    role[outermost[~np.isin(group[outermost], with_server)]] = Role.SERVER
+    servers = np.unique(top[agents[agents >= 0]])
+    role[servers[~np.isin(group[servers], with_server)]] = Role.SERVER

@@ -7,7 +7,9 @@ halves of a split trace, skewed clocks or repetitions.
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -16,8 +18,8 @@ import pyarrow.compute as pc
 
 from lab.dialects import OGX
 from lab.errors import FrameError
-from lab.frames.calls import resolve_calls
-from lab.frames.roles import Role, field_numbers
+from lab.frames.calls import ancestor, resolve_calls
+from lab.frames.roles import Role, field_numbers, field_texts
 from lab.frames.spans import check_spans, numbers, service_codes, start_ns
 from lab.schema import Attr
 
@@ -87,12 +89,6 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     def count(mask: np.ndarray) -> np.ndarray:
         return np.bincount(group[mask], minlength=len(ids))
 
-    def noted(name: str) -> np.ndarray:
-        counts = spans.attrs.get(name)
-        if not counts:
-            return np.zeros(len(ids), dtype=np.int64)
-        return pd.Series(counts).reindex(ids, fill_value=0).astype("int64").to_numpy()
-
     return TraceShapes(
         ids=ids,
         group=group,
@@ -104,11 +100,19 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
         turn=(role == Role.ENGINE) | (silent & ~expected),
         roots=count(is_root),
         orphans=count((calls.parent < 0) & ~is_root & (role != Role.STRANGER)),
-        strangers=count(role == Role.STRANGER) + noted("collisions"),
-        joined=noted("joined"),
-        partial=noted("partial"),
+        strangers=count(role == Role.STRANGER) + _noted(spans, "collisions", ids),
+        joined=_noted(spans, "joined", ids),
+        partial=_noted(spans, "partial", ids),
         unanswered=count(expected & ~failed),
     )
+
+
+def _noted(spans: pd.DataFrame, name: str, ids: pd.Index) -> np.ndarray:
+    """Return the counts by trace that the frame's `attrs` have under this name."""
+    counts = spans.attrs.get(name)
+    if not counts:
+        return np.zeros(len(ids), dtype=np.int64)
+    return pd.Series(counts).reindex(ids, fill_value=0).astype("int64").to_numpy()
 
 
 def roles_of(spans: pd.DataFrame) -> np.ndarray:
@@ -238,8 +242,11 @@ class Sanity:
     - `traces`: their number;
     - `faults`: one row per trace with a fault: `trace_id`, `strangers` (spans of other requests),
       `duplicates` (spans that the store returned again; they are counted once, and are no reason to
-      exclude a trace), `joined` (traces that were joined to it, by a guess), `remainder_s` (by how
-      much its parts add up to more than their whole), `excluded`;
+      exclude a trace), `joined` (traces that were joined to it, by a guess), `repeated` (traces of
+      another library with the same model calls, by their response ids: counted once, and no reason
+      either), `remainder_s` (by how much its parts add up to more than their whole), `excluded`;
+    - `refused`: {trace id: the store's words} of traces that the store did not return: they are not
+      among the `traces`;
     - `skew`: one row per machine (or service, where no span names machines) with children that
       begin before their parents elsewhere: `where`, `behind_s` (its clock is behind by at least
       this), `spans`. Phases are differences of durations on one clock, so they stay right.
@@ -248,6 +255,7 @@ class Sanity:
     traces: int
     faults: pd.DataFrame
     skew: pd.DataFrame
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def excluded(self) -> dict[str, str]:
@@ -261,12 +269,20 @@ class Sanity:
             "joined from split traces, by tokens and time: a guess": self.faults["joined"] > 0,
             "whose parts add up to more than the whole": self.faults["remainder_s"] > 0,
             "with spans that came twice (counted once)": self.faults["duplicates"] > 0,
+            "whose calls another trace repeats, by response id (counted once)": (
+                self.faults["repeated"] > 0
+            ),
         }
         lines = [f"{mask.sum()} {what}" for what, mask in counts.items() if mask.any()]
         lines += [
             f"the clock of {row.where} is behind by at least {row.behind_s:.3f} s "
             f"({row.spans} spans begin before their parents)"
             for row in self.skew.itertuples()
+        ]
+        reasons = Counter(words.replace(i, "").strip() for i, words in self.refused.items())
+        lines += [
+            f"{count} more were left out, which the store did not return: {words}"
+            for words, count in reasons.most_common()
         ]
         excluded = int(self.faults["excluded"].sum())
         head = f"{self.traces} traces checked, {excluded} excluded from phases"
@@ -277,19 +293,20 @@ def trace_sanity(spans: pd.DataFrame) -> Sanity:
     """Return the checks of a span frame. Raises FrameError for another frame."""
     shapes = shapes_of(spans)
     ids = shapes.ids
-    duplicates = pd.Series(spans.attrs.get("duplicates", {}), dtype="float64")
     faults = pd.DataFrame(
         {
             "trace_id": ids,
             "strangers": shapes.strangers,
-            "duplicates": duplicates.reindex(ids).fillna(0).astype("int64").to_numpy(),
+            "duplicates": _noted(spans, "duplicates", ids),
             "joined": shapes.joined,
+            "repeated": _noted(spans, "repeated", ids),
             "remainder_s": _remainder_s(spans, shapes),
         }
     )
     faults["excluded"] = (faults[["strangers", "joined", "remainder_s"]] > 0).any(axis=1)
-    is_fault = faults["excluded"] | (faults["duplicates"] > 0)
-    return Sanity(len(ids), faults[is_fault].reset_index(drop=True), _skew(spans, shapes))
+    is_fault = faults["excluded"] | (faults[["duplicates", "repeated"]] > 0).any(axis=1)
+    faults = faults[is_fault].reset_index(drop=True)
+    return Sanity(len(ids), faults, _skew(spans, shapes), spans.attrs.get("refused", {}))
 
 
 def join_split_traces(spans: pd.DataFrame) -> pd.DataFrame:
@@ -299,8 +316,15 @@ def join_split_traces(spans: pd.DataFrame) -> pd.DataFrame:
     two. They are joined where the engine's span has the tokens of a model call without an engine,
     and lies in its time: a guess, which `frame.attrs["joined"]` counts by trace. Where several
     engines fit a call, none is joined.
+
+    Two libraries that do not share a context leave two traces of the same model calls. They are
+    known by their response ids, and become one, which `frame.attrs["repeated"]` counts.
     """
     shapes = shapes_of(spans)
+    once = _without_repetitions(spans, shapes)
+    if once is not spans:
+        spans = once
+        shapes = shapes_of(spans)
     engines, calls = _halves(spans, shapes)
     if not len(engines) or not len(calls):
         return spans
@@ -409,3 +433,72 @@ def _joined(
     )
     joined.attrs["joined"] = pd.Series(target.to_numpy()).astype(str).value_counts().to_dict()
     return joined
+
+
+def _without_repetitions(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
+    """Return the spans without the traces that only repeat model calls of another trace.
+
+    What is below such a call (an engine's span) is moved below the call that it repeats. An id
+    that calls at different times have is not used: caches return an old answer with its id.
+    """
+    calls = _shared_answers(spans, shapes)
+    if calls.empty:
+        return spans
+    # Of each id, the call in the trace with the most calls, tools and spans comes first.
+    sizes = [shapes.count(shapes.role == role) for role in (Role.MODEL_CALL, Role.TOOL_CALL)]
+    sizes.append(np.bincount(shapes.group))
+    rank = np.empty(len(shapes.ids), dtype=np.int64)
+    rank[np.lexsort([-size for size in reversed(sizes)])] = np.arange(len(rank))
+    calls = calls.assign(rank=rank[calls["group"]]).sort_values("rank")
+    calls["first"] = calls.groupby("id")["row"].transform("first")
+    calls["into"] = shapes.group[calls["first"]]
+    by_trace = calls.groupby("group").agg(
+        n=("row", "size"), into=("into", "first"), targets=("into", "nunique")
+    )
+    is_whole = by_trace["n"] == sizes[0][by_trace.index]
+    by_trace = by_trace[
+        is_whole & (by_trace["targets"] == 1) & (by_trace["into"] != by_trace.index)
+    ]
+    if by_trace.empty:
+        return spans
+
+    moved = calls[calls["group"].isin(by_trace.index)]
+    trace_id = spans["trace_id"].to_numpy(object).copy()
+    parent_id = spans["parent_id"].to_numpy(object).copy()
+    repeated = np.isin(shapes.group, by_trace.index)
+    is_moved = np.zeros(len(spans), dtype=bool)
+    is_moved[moved["row"]] = True
+    rows = np.flatnonzero(repeated)
+    below = np.where(is_moved[rows], rows, ancestor(shapes.parent, rows, is_moved))
+    kept = rows[below >= 0]
+    into = by_trace["into"].reindex(shapes.group[kept]).to_numpy()
+    trace_id[kept] = shapes.ids.to_numpy(object)[into]
+    parent_id[moved["row"]] = spans["span_id"].to_numpy(object)[moved["first"]]
+    once = spans.assign(
+        trace_id=pd.array(trace_id, dtype="str"), parent_id=pd.array(parent_id, dtype="str")
+    )
+    repeated[kept] = False
+    once = once[~repeated].reset_index(drop=True)
+    once.attrs["repeated"] = by_trace.groupby(shapes.ids[by_trace["into"]]).size().to_dict()
+    return once
+
+
+def _shared_answers(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
+    """Return the model calls (`row`, `group`) whose response `id` is in several traces at once."""
+    views = np.flatnonzero(shapes.call >= 0)
+    ids = field_texts(spans, "response_id", views)
+    known = pd.notna(ids)
+    table = pd.DataFrame({"id": ids[known], "row": shapes.call[views[known]]})
+    table = table[table["id"] != ""].drop_duplicates()
+    table["group"] = shapes.group[table["row"]]
+    table = table[table["id"].duplicated(keep=False)]
+    start = start_ns(spans)[table["row"]] / _NS
+    table = table.assign(start=start, end=start + spans["duration_s"].to_numpy()[table["row"]])
+    by_id = table.groupby("id").agg(
+        start=("start", "max"),
+        end=("end", "min"),
+        rows=("row", "size"),
+        traces=("group", "nunique"),
+    )
+    is_one = (by_id["start"] <= by_id["end"]) & (by_id["rows"] == by_id["traces"])
+    return table[table["id"].isin(by_id.index[is_one])]

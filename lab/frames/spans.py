@@ -49,7 +49,8 @@ def spans_frame(
     integers too, since most spans lack most attributes (exact up to 2**53); texts are `str`,
     booleans `boolean`. Spans that the store holds twice are returned once; `frame.attrs` counts
     them by trace, as `duplicates`, and as `collisions` other spans that had the same id; `partial`
-    are the traces that the store itself reports as cut.
+    are the traces that the store itself reports as cut, `refused` is {trace id: the store's words}
+    of those that it did not return.
 
     Raises FrameError for an answer that is neither OTLP nor the lab's Arrow stream, and for a
     stream that was queried without one of the attributes.
@@ -85,6 +86,8 @@ def spans_frame(
     frame = frame if frame["span_id"].is_unique else _without_repeated_ids(frame)
     if cut := getattr(answer, "partial", ()):
         frame.attrs["partial"] = dict.fromkeys(cut, 1)
+    if refused := getattr(answer, "refused", {}):
+        frame.attrs["refused"] = dict(refused)
     return frame
 
 

@@ -23,13 +23,18 @@ _NS = 1e9
 # MCP's and others' flag of an error, or Llama Stack's code, anywhere in a result.
 _ERROR_FLAG = re.compile(r'"?is_?error"?\s*[:=]\s*true|"error_code"\s*:\s*[1-9]', re.IGNORECASE)
 # The beginning of a result in words, as LangGraph, LlamaIndex, CrewAI, OpenAI's Agents SDK,
-# FastMCP, Microsoft's Agent Framework and Semantic Kernel write it for a tool that raised.
+# FastMCP, Microsoft's Agent Framework and Semantic Kernel write it for a tool that raised. "Error:"
+# alone is LangGraph's ToolNode and Microsoft's FunctionInvokingChatClient; by custom, tools that
+# catch their own exceptions return it, too.
 _ERROR_TEXT = re.compile(
     r"(?:error|exception)\s*:|traceback \(most recent|an error occurred (?:while|when|during)"
     r"|error (?:when )?(?:executing|calling|invoking|running) |(?:i )?encountered (?:an )?error\b"
     r"|unknown tool\b|tool \S+ not found",
     re.IGNORECASE,
 )
+IS_ERROR = "is_error"
+NO_ERROR = "no error"
+_FLAGS = {"true": IS_ERROR, "error": IS_ERROR, "false": NO_ERROR, "success": NO_ERROR}
 _MAY_REPORT = r"error|success|exception|traceback|unknown tool|not found"
 _INSIDE = ("output", "result", "kwargs")  # what a message of a tool has its result in
 # A call or a result in a model's messages: names of its parts in the APIs of OpenAI, Anthropic and
@@ -52,7 +57,11 @@ def tool_frame(spans: pd.DataFrame) -> pd.DataFrame:
     - `arguments` and `result` as text: of the call's spans, else of the model's messages (by
       `call_id`, else the model's calls of this tool in their order), None where neither has them;
     - `failed`, and `error`: the type, message or result that shows it, '' for a call that
-      succeeded; `status_error`: whether the outermost span's own status shows it;
+      succeeded; `status_error`: whether the outermost span's own status shows it; `by_words`:
+      whether nothing but the first words of the result does ('Error: ...'), which most frameworks
+      give the model for a tool that raised, but which a tool may also return of something else.
+      They do not count where an attribute of the call states that it is no error
+      (`mcp.tool.result.is_error`, `gen_ai.tool.status`, ...);
     - `start_s` (seconds since the epoch), `duration_s`.
 
     Raises FrameError for another frame.
@@ -71,7 +80,7 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
             "trace_id": shapes.ids[shapes.group[calls]],
             "span_id": spans["span_id"].to_numpy(object)[calls],
             **{
-                name: _first(shapes.tool[views], field_texts(spans, name, views), calls)
+                name: first_of(shapes.tool[views], field_texts(spans, name, views), calls)
                 for name in ("tool", "call_id", "arguments", "result")
             },
         }
@@ -81,12 +90,15 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
     )
     frame["arguments"] = [_arguments(text) for text in frame["arguments"]]
     frame = _with_messages(frame.assign(group=shapes.group[calls]), spans, shapes)
-    errors = _errors(spans, views)
-    error = _first(shapes.tool[views], errors, calls)
-    from_message = _reports_error(frame["result"])
+    error = first_of(shapes.tool[views], _errors(spans, views), calls)
+    flag = _flags(first_of(shapes.tool[views], field_texts(spans, "is_error", views), calls))
+    from_message = _reports_error(frame["result"], words=flag != NO_ERROR)
     frame["failed"] = pd.notna(error) | from_message
     frame["error"] = np.where(pd.notna(error), error, np.where(from_message, frame["result"], ""))
     frame["status_error"] = (spans["status"].to_numpy(object)[calls]) == "error"
+    is_stated = frame["status_error"] | (flag == IS_ERROR) | (frame["error"] != frame["result"])
+    stated = frame["result"].where(frame["failed"] & ~is_stated)
+    frame["by_words"] = stated.notna() & ~_reports_error(stated, words=np.zeros(len(stated), bool))
     frame["start_s"] = start_ns(spans)[calls] / _NS
     frame["duration_s"] = spans["duration_s"].to_numpy()[calls]
     return calls, frame.drop(columns="group")
@@ -130,13 +142,11 @@ def _errors(spans: pd.DataFrame, views: np.ndarray) -> np.ndarray:
     """Return what shows that these spans' calls failed, None where nothing does."""
     errors = field_texts(spans, "error", views)
     result = field_texts(spans, "result", views)
-    in_result = _reports_error(result)
+    flag = _flags(field_texts(spans, "is_error", views))
+    in_result = _reports_error(result, words=flag != NO_ERROR)
     if in_result.any():
         errors = np.where(pd.isna(errors) & in_result, result, errors)
-    flag = field_texts(spans, "is_error", views)
-    if not pd.isna(flag).all():
-        is_set = pd.Series(flag).astype(str).str.lower().isin(("true", "error")).to_numpy(bool)
-        errors = np.where(pd.isna(errors) & is_set, "is_error", errors)
+    errors = np.where(pd.isna(errors) & (flag == IS_ERROR), IS_ERROR, errors)
 
     by_status = np.flatnonzero((spans["status"] == "error").to_numpy(bool)[views] & pd.isna(errors))
     message = spans["status_message"].iloc[views[by_status]].to_numpy(object)
@@ -144,7 +154,13 @@ def _errors(spans: pd.DataFrame, views: np.ndarray) -> np.ndarray:
     return errors
 
 
-def _reports_error(results: Any) -> np.ndarray:
+def _flags(values: np.ndarray) -> np.ndarray:
+    """Return IS_ERROR or NO_ERROR where an attribute states one of them, else None."""
+    return pd.Series(values, dtype=object).astype(str).str.lower().map(_FLAGS).to_numpy(object)
+
+
+def _reports_error(results: Any, words: np.ndarray) -> np.ndarray:
+    """Return which results say that the call failed; their `words` count where that is true."""
     texts = pd.Series(results, dtype=object)
     if texts.isna().all():
         return np.zeros(len(texts), dtype=bool)
@@ -152,17 +168,20 @@ def _reports_error(results: Any) -> np.ndarray:
     found = found.fillna(False).to_numpy(bool)
     for row in np.flatnonzero(found):
         text = str(texts.iloc[row])
-        found[row] = bool(_ERROR_FLAG.search(text)) or _is_error(plain_value(text))
+        is_flagged = bool(_ERROR_FLAG.search(text))
+        found[row] = is_flagged or _is_error(plain_value(text), words=bool(words[row]))
     return found
 
 
-def _is_error(value: Any, depth: int = 0) -> bool:
+def _is_error(value: Any, depth: int = 0, *, words: bool = True) -> bool:
     """Return whether a tool's result says that the call failed, by its own fields or words."""
     if isinstance(value, str):
         inner = plain_value(value)
-        return bool(_ERROR_TEXT.match(value)) if inner == value else _is_error(inner, depth)
+        if inner == value:
+            return words and bool(_ERROR_TEXT.match(value))
+        return _is_error(inner, depth, words=words)
     if isinstance(value, list):
-        return len(value) == 1 and _is_error(value[0], depth)
+        return len(value) == 1 and _is_error(value[0], depth, words=words)
     if not isinstance(value, dict) or depth > MAX_DEPTH:
         return False
     if value.get("type") in ("error-text", "error-json", "tool-error"):
@@ -170,11 +189,11 @@ def _is_error(value: Any, depth: int = 0) -> bool:
     if value.get("error") or value.get("status") == "error" or value.get("success") is False:
         return True
     if value.get("type") in ("text", "tool"):
-        return _is_error(value.get("text", value.get("content")), depth + 1)
-    return any(_is_error(value[name], depth + 1) for name in _INSIDE if name in value)
+        return _is_error(value.get("text", value.get("content")), depth + 1, words=words)
+    return any(_is_error(value[name], depth + 1, words=words) for name in _INSIDE if name in value)
 
 
-def _first(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def first_of(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the first value of each wanted group that is not None, else None."""
     first = pd.Series(values, dtype=object).groupby(group).first()
     result = first.reindex(wanted)

@@ -5,7 +5,7 @@ Plain values; nothing is parsed before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,7 +170,8 @@ class SpansAnswer:
     """Spans as OTLP protobuf, or as an Arrow stream from the lab's own store.
 
     `protobufs` has one TracesData per trace. At most one of the two forms is used. `partial` are
-    ids of traces that the store itself reports as cut.
+    ids of traces that the store itself reports as cut. `refused` is {trace id: the store's words}
+    of traces that it did not return, although it had found them or was asked for them by id.
     """
 
     provenance: Provenance
@@ -178,6 +179,7 @@ class SpansAnswer:
     arrow: bytes | None = field(default=None, repr=False)
     partial: tuple[str, ...] = ()
     limited: bool = False
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def documents(self) -> tuple[bytes, ...]:

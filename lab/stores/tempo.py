@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,12 +36,21 @@ OLD_TRACE_PATH = "/api/traces/"  # of a Tempo that has no other; its protobuf is
 MAX_BULK_SPANS = 5_000_000
 PARALLEL = 8
 MAX_TRACES = 262_144  # the most that Tempo's search returns
+MAX_REFUSALS = 100  # if the store refuses so many before it returns one, it refuses all
 POLL_S = 0.5
 _MAX_LIMIT = re.compile(rb"exceeds max limit (\d+)")
 NOTHING = "no span of it has arrived"
 GROWING = "its spans are still arriving"
 
 Problems = Callable[[SpansAnswer], Mapping[str, str]]
+
+
+class _Trace(NamedTuple):
+    """One trace as TracesData and whether the store cut it, or why there is none."""
+
+    body: bytes = b""
+    is_partial: bool = False
+    error: StoreError | None = None
 
 
 class _SpanSet(msgspec.Struct):
@@ -152,28 +162,34 @@ class Tempo(StoreClient):
 
     def trace(self, trace_id: str) -> SpansAnswer:
         """Return every span of one trace. Raises NoData where the store does not know the id."""
-        answer = self.traces([trace_id])
-        if not answer.protobufs:
-            raise NoData(
-                f"Tempo does not know the trace {trace_id}",
-                query=trace_id,
-                fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the "
-                "store's retention",
-            )
-        return answer
+        return self._traces([_normalised(trace_id)], are_found=True)
 
     def traces(self, trace_ids: Iterable[str]) -> SpansAnswer:
         """Return every span of these traces, requested in parallel.
 
-        Ids that the store does not know are left out. An id may lack its leading zeros. Raises
-        StoreError for anything that is not an id.
+        Ids that the store does not know are left out, and so are traces that it refuses, as a Tempo
+        does with one that is too large: `refused` has its words. An id may lack its leading zeros.
+        Raises StoreError for anything that is not an id, and where every trace is refused.
         """
-        ids = list(dict.fromkeys(map(_normalised, trace_ids)))
+        return self._traces(list(dict.fromkeys(map(_normalised, trace_ids))))
+
+    def _traces(
+        self, ids: Sequence[str], *, are_found: bool = False, may_refuse_all: bool = False
+    ) -> SpansAnswer:
+        """Return these traces. An unknown one counts as refused where a search has found it."""
         queried_at = time.time()
+        traces: dict[str, _Trace] = {}
+        errors: dict[str, StoreError] = {}
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tempo") as pool:
-            answers = list(pool.map(self._trace, ids))
-        protobufs = tuple(trace for trace, _ in answers if trace)
-        partial = tuple(i for i, (_, cut) in zip(ids, answers, strict=True) if cut)
+            for trace_id, trace in zip(ids, pool.map(self._trace, ids), strict=True):
+                traces[trace_id] = trace
+                if trace.error and (are_found or not isinstance(trace.error, NoData)):
+                    errors[trace_id] = trace.error
+                if len(errors) == min(len(ids), MAX_REFUSALS) == len(traces) and not may_refuse_all:
+                    raise errors[trace_id]
+        protobufs = tuple(trace.body for trace in traces.values() if trace.body)
+        partial = tuple(i for i, trace in traces.items() if trace.is_partial)
+        refused = {trace_id: error.happened for trace_id, error in errors.items()}
         query = ids[0] if len(ids) == 1 else f"{len(ids)} traces by id"
         provenance = Provenance(
             "Tempo",
@@ -186,7 +202,7 @@ class Tempo(StoreClient):
             requests=len(ids),
             received_bytes=sum(map(len, protobufs)),
         )
-        return SpansAnswer(provenance, protobufs, partial=partial)
+        return SpansAnswer(provenance, protobufs, partial=partial, refused=refused)
 
     def spans(
         self,
@@ -207,7 +223,7 @@ class Tempo(StoreClient):
         if self.streams:
             return self._stream(traceql, start_s, end_s, attributes)
         found = self.search(traceql, start_s, end_s, limit=min(max_traces, MAX_TRACES))
-        answer = self.traces(found.trace_ids)
+        answer = self._traces(found.trace_ids, are_found=True)
         provenance = replace(
             found.provenance,
             took_s=found.provenance.took_s + answer.provenance.took_s,
@@ -252,9 +268,10 @@ class Tempo(StoreClient):
         pending = ids
         polls = 0
         while pending:
-            answer = self._arrived(pending, window)
+            answer = self._arrived(pending, window, is_first=not polls)
             counts = span_counts(answer)
-            reasons = _reasons(pending, find_problems(answer), counts, sizes)
+            found = {**find_problems(answer), **answer.refused}
+            reasons = _reasons(pending, found, counts, sizes)
             sizes = counts
             pending = list(reasons)
             polls += 1
@@ -266,22 +283,26 @@ class Tempo(StoreClient):
         complete = tuple(i for i in ids if i not in reasons)
         return Arrival(complete, reasons, time.monotonic() - started)
 
-    def _arrived(self, ids: list[str], window: tuple[Instant, Instant] | None) -> SpansAnswer:
+    def _arrived(
+        self, ids: list[str], window: tuple[Instant, Instant] | None, is_first: bool
+    ) -> SpansAnswer:
         if window and self.streams:
             return self.spans("{}", *window)
-        return self.traces(ids)
+        return self._traces(ids, may_refuse_all=not is_first)
 
-    def _trace(self, trace_id: str, path: str = "") -> tuple[bytes, bool]:
-        """Return (one trace as TracesData, b'' for an unknown one; whether the store cut it)."""
+    def _trace(self, trace_id: str, path: str = "") -> _Trace:
+        """Return one trace, or why there is none. Raises StoreError for a fault of the store."""
         path = path or self._trace_path or TRACE_PATH
         reply = self._http.request(path + trace_id, accept=PROTOBUF, query=trace_id)
         if reply.status == 404:
             self._check_tempo()
             # A gateway's page for a path that it does not know is a 404, too.
             is_known = path in (self._trace_path, OLD_TRACE_PATH)
-            return (b"", False) if is_known else self._trace(trace_id, OLD_TRACE_PATH)
-        if reply.status >= 300:
+            return _unknown(trace_id) if is_known else self._trace(trace_id, OLD_TRACE_PATH)
+        if 300 <= reply.status < 400 or reply.status in (401, 403):
             raise self._http.refusal(reply, trace_id)
+        if reply.status >= 400:
+            return _Trace(error=self._http.refusal(reply, trace_id))
         try:
             if "protobuf" not in reply.content_type:
                 trace, partial = trace_of_json(reply.content)
@@ -290,12 +311,12 @@ class Tempo(StoreClient):
             else:
                 trace, partial = trace_of_protobuf(reply.content)
         except FrameError as e:
-            raise self._http.not_its_api(reply, trace_id, e.got) from e
+            return _Trace(error=self._http.not_its_api(reply, trace_id, e.got))
         if trace:
             self._trace_path = path
-        else:
-            self._check_tempo()
-        return trace, partial
+            return _Trace(trace, partial)
+        self._check_tempo()
+        return _unknown(trace_id)
 
     def _check_tempo(self) -> None:
         """Raise StoreUnreachable where this is not a Tempo: it would know no trace at all."""
@@ -343,6 +364,16 @@ class Tempo(StoreClient):
         )
 
 
+def _unknown(trace_id: str) -> _Trace:
+    error = NoData(
+        f"Tempo does not know the trace {trace_id}",
+        query=trace_id,
+        fix="wait, since spans arrive late (`wait_for_traces`), or check the id and the store's "
+        "retention",
+    )
+    return _Trace(error=error)
+
+
 def _normalised(trace_id: str) -> str:
     """Return a trace id as 32 hex digits: some tools drop its leading zeros."""
     text = str(trace_id).strip().lower()
@@ -366,7 +397,7 @@ def _reasons(
     for trace_id in trace_ids:
         count = counts.get(trace_id, 0)
         if not count:
-            reasons[trace_id] = NOTHING
+            reasons[trace_id] = problems.get(trace_id) or NOTHING
         elif problem := problems.get(trace_id, ""):
             reasons[trace_id] = problem
         elif count != before.get(trace_id, 0):

@@ -232,3 +232,19 @@ def test_a_document_of_another_shape_is_a_finding_or_ignored(tmp_path: Path, doc
     file.write_text(json.dumps(document))
     findings = examine([str(file)])
     assert all(each.evidence for each in findings)
+
+
+@pytest.mark.parametrize("path", ["/stats/prometheus", "/actuator/prometheus", "/federate"])
+def test_other_servers_expose_their_metrics_elsewhere(path: str, tmp_path: Path) -> None:
+    """A gateway before the engines is Envoy, and an agent may be Spring's."""
+    monitor = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "ServiceMonitor",
+        "metadata": {"name": "gateway", "namespace": "team-a"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "gateway"}},
+            "endpoints": [{"port": "http", "path": path}],
+        },
+    }
+    (tmp_path / "monitor.yaml").write_text(yaml.safe_dump(monitor))
+    assert "monitor-path" not in kinds(tmp_path / "monitor.yaml")

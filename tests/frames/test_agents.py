@@ -137,6 +137,32 @@ def test_results_in_fields_and_words(result: str, failed: bool) -> None:
     assert tool_frame(frame)["failed"].tolist() == [failed]
 
 
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({}, (True, True)),  # a guess
+        ({"mcp.tool.result.is_error": False}, (False, False)),
+        ({"gen_ai.tool.status": "success"}, (False, False)),
+        ({"gen_ai.tool.status": "error"}, (True, False)),
+        ({"error.type": "KeyError"}, (True, False)),
+    ],
+)
+def test_the_words_of_a_result_count_where_nothing_states_the_outcome(
+    attributes: dict[str, object], expected: tuple[bool, bool]
+) -> None:
+    """A search of logs may return a line that begins with 'Error:'."""
+    result = "Error: connection reset, in 3 lines of the log"
+    made = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.result": result}
+    frame = frame_of(span(1, 0, "app", "execute_tool t", 0.0, 0.1, **made, **attributes))
+    (tool,) = tool_frame(frame).to_dict("records")
+    assert (tool["failed"], tool["by_words"]) == expected
+    in_fields = {**made, "gen_ai.tool.call.result": '{"error": "no such order"}', **attributes}
+    (tool,) = tool_frame(
+        frame_of(span(1, 0, "app", "execute_tool t", 0.0, 0.1, **in_fields))
+    ).to_dict("records")
+    assert (tool["failed"], tool["by_words"]) == (True, False)
+
+
 @pytest.mark.parametrize("tokens", [-1, 1e300, float("inf"), "many"])
 def test_what_is_not_a_number_of_tokens_is_not_known(tokens: object) -> None:
     """It is not added up, nor a negative or enormous count."""

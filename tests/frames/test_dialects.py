@@ -317,6 +317,53 @@ def test_the_skewed_clock_is_named_by_its_machine() -> None:
     assert trace_sanity(spans).skew["where"].tolist() == ["node-b"]
 
 
+def chat_with(
+    number: int, parent: int, trace: int, response: str, start_s: float, service: str = "app"
+) -> tuple:
+    usage = {"gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 7}
+    of_call = {"gen_ai.operation.name": "chat", "gen_ai.response.id": response, **usage}
+    end_s = start_s + 0.3
+    return span(number, parent, service, "chat m", start_s, end_s, CLIENT, trace=trace, **of_call)
+
+
+def repeated_calls(cached_at_s: float) -> pd.DataFrame:
+    """Return an agent's trace, what a library without its context wrote of it, and another call."""
+    agent = {"gen_ai.operation.name": "invoke_agent"}
+    tool = {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "t"}
+    e2e = {"gen_ai.latency.e2e": 0.2, "gen_ai.usage.prompt_tokens": 100}
+    return made(
+        span(1, 0, "app", "invoke_agent a", 0.0, 1.0, **agent),
+        chat_with(2, 1, 1, "r1", 0.1),
+        span(3, 1, "app", "execute_tool t", 0.45, 0.5, **tool),
+        chat_with(4, 1, 1, "r2", 0.6),
+        span(5, 0, "app", "workflow", 0.1, 0.4, trace=2, **{"traceloop.span.kind": "workflow"}),
+        chat_with(6, 5, 2, "r1", 0.1),
+        span(7, 6, "vllm", "llm_request", 0.15, 0.35, SERVER, trace=2, **e2e),
+        chat_with(8, 0, 3, "r2", 0.6),
+        span(11, 8, "vllm", "llm_request", 0.65, 0.85, SERVER, trace=3, **e2e),
+        chat_with(9, 0, 4, "r3", cached_at_s, "web"),
+        chat_with(10, 0, 5, "r3", 0.2, "web"),
+    )
+
+
+def test_calls_that_two_libraries_write_in_two_traces_are_counted_once() -> None:
+    """Their response ids show it; what is below one of them is below the other now."""
+    spans = join_split_traces(repeated_calls(cached_at_s=0.2))
+    shapes = shapes_of(spans)
+    assert shapes.turn.sum() == 3 and spans["trace_id"].nunique() == 2
+    assert (shapes.role == Role.ENGINE).sum() == shapes.answered.sum() == 2
+    assert len(records_from_spans(spans)) == 2
+    sanity = trace_sanity(spans)
+    assert sanity.faults["repeated"].tolist() == [2, 1] and not sanity.excluded
+    assert "2 whose calls another trace repeats, by response id (counted once)" in str(sanity)
+
+
+def test_an_old_answer_from_a_cache_is_another_call() -> None:
+    """It has the same response id, at another time."""
+    spans = join_split_traces(repeated_calls(cached_at_s=40.0))
+    assert shapes_of(spans).turn.sum() == 4 and spans["trace_id"].nunique() == 3
+
+
 def test_spans_that_come_twice_are_counted_once_and_reported() -> None:
     """An exporter repeats what was not acknowledged."""
     spans = spans_frame(Answer((document(*agent_request()), document(*agent_request()))))

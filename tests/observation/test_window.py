@@ -157,8 +157,8 @@ def test_useful_work_is_unknown_without_ground_truth(tempo: RecordingServer) -> 
     assert set(work) == {"not known"}
 
 
-def told(*traces: list[tuple[str, dict]]):
-    """Return a Tempo with these traces, the first of which has the id 1."""
+def told(*traces: list[tuple[str, dict]], refused: dict[int, str] | None = None):
+    """Return a Tempo with these traces, the first of which has the id 1, refusing some by words."""
     made = {f"{n:032x}": spans for n, spans in enumerate(traces, start=1)}
 
     def answer(path: str, params: dict[str, str]) -> Reply:
@@ -168,6 +168,8 @@ def told(*traces: list[tuple[str, dict]]):
             ids = list(made) if params["q"] == "{}" else known
             return Reply(json.dumps({"traces": [_summary(i, made[i]) for i in ids]}).encode())
         if path.startswith("/api/v2/traces/"):
+            if words := (refused or {}).get(int(path.rsplit("/", 1)[1], 16)):
+                return Reply(words.encode(), 422)
             return Reply(b'{"trace":' + document(*made[path.rsplit("/", 1)[1]]) + b"}")
         return Reply(b"no", 404)
 
@@ -217,6 +219,17 @@ def test_spans_of_others_exclude_a_trace(now: None) -> None:
         arrival = lab.observe(run, settings_of(tempo)).arrival
     assert list(arrival.incomplete.values()) == ["1 of its spans belong to other requests"]
     assert "1 excluded from phases" in repr(run) and "1 with spans of other requests" in repr(run)
+
+
+def test_a_refused_trace_is_left_out_and_named(now: None) -> None:
+    """The sanity checks have the store's own words, and the other requests are read."""
+    words = "trace exceeds max size (max bytes: 5000000)"
+    with told(agent_request(1), agent_request(2), refused={2: words}) as tempo:
+        run = window_run(settings_of(tempo), WINDOW)
+    assert run.records["trace_id"].tolist() == [f"{1:032x}"]
+    assert list(run.sanity.refused) == [f"{2:032x}"]
+    assert "1 more were left out, which the store did not return: Tempo refused" in repr(run)
+    assert words in repr(run)
 
 
 def test_the_query_is_traceql() -> None:

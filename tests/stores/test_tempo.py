@@ -417,3 +417,69 @@ def test_jaegers_own_format_is_named() -> None:
     jaeger = {"data": [{"traceID": "ab", "spans": [], "processes": {}}], "total": 0}
     with pytest.raises(FrameError, match="Jaeger's own format"):
         read_otlp_json(json.dumps(jaeger))
+
+
+TOO_LARGE = "trace exceeds max size (max bytes: 5000000)"
+
+
+def refusing(refused: dict[int, Reply], known: int = 3):
+    """Respond like a Tempo that finds traces 1 to `known`, and refuses some of them by id."""
+    numbers = range(1, known + 1)
+    by_json = tempo_with({i: spans_of(i, (i, 0)) for i in numbers}, matches=list(numbers))
+
+    def respond(path: str, params: dict[str, str]) -> Reply:
+        is_trace = path.startswith("/api/v2/traces/")
+        number = int(path.rsplit("/", 1)[1], 16) if is_trace else 0
+        return refused.get(number) or by_json(path, params)
+
+    return respond
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(TOO_LARGE.encode(), 422), TOO_LARGE),
+        (Reply(TOO_LARGE.encode(), 500), TOO_LARGE),
+        (Reply(b"", 413), "HTTP 413"),
+        (Reply(b"trace not found", 404), "does not know the trace"),
+        (Reply(b"\x0a\xff\xff\xff\xff", content_type="application/protobuf"), "not Tempo"),
+    ],
+)
+def test_a_trace_that_is_refused_is_left_out(reply: Reply, words: str) -> None:
+    """Tempo 2 refuses a trace that is too large with HTTP 422; a compacted one is unknown."""
+    with serving(refusing({2: reply})) as server:
+        answer = Tempo(server.url).spans("{}", 0, 10)
+    assert len(answer.protobufs) == 2
+    assert list(answer.refused) == [f"{2:032x}"] and words in answer.refused[f"{2:032x}"]
+
+
+def test_traces_that_are_all_refused_are_an_error() -> None:
+    """Of many, only the first are requested."""
+    too_large = Reply(TOO_LARGE.encode(), 422)
+    with serving(refusing(dict.fromkeys(range(1, 1001), too_large), 1000)) as server:
+        with pytest.raises(QueryRejected, match="exceeds max size"):
+            Tempo(server.url).traces(["1"])
+        with pytest.raises(QueryRejected, match="exceeds max size"):
+            Tempo(server.url).spans("{}", 0, 10)
+    assert len(server.requests) < 500
+    with serving(refusing({1: Reply(b"", 404), 2: Reply(b"", 404)}, 2)) as server:
+        assert Tempo(server.url).traces(["1", "2"]).refused == {}
+        with pytest.raises(NoData, match="does not know the trace"):
+            Tempo(server.url).spans("{}", 0, 10)
+
+
+def test_a_login_that_ends_is_not_a_refused_trace() -> None:
+    """The rest would be missing, too."""
+    with (
+        serving(refusing({2: Reply(b"token expired", 401)})) as server,
+        pytest.raises(QueryRejected, match="token expired"),
+    ):
+        Tempo(server.url).spans("{}", 0, 10)
+
+
+def test_waiting_reports_a_refused_trace() -> None:
+    """The other traces are complete nevertheless."""
+    with serving(refusing({2: Reply(TOO_LARGE.encode(), 422)})) as server:
+        arrival = Tempo(server.url).wait_for_traces(["1", "2", "3"], timeout_s=0.05)
+    assert arrival.complete == (f"{1:032x}", f"{3:032x}")
+    assert TOO_LARGE in arrival.incomplete[f"{2:032x}"]
