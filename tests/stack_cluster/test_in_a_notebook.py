@@ -82,7 +82,7 @@ def test_a_notebook_stands_the_named_cluster_up_once(
             lab.stand_up("cluster")
         assert len(applied(tmp_path)) > n
     finally:
-        driver.down(load_settings(place="cluster"), "fake", wait_s=5)
+        driver.down(load_settings(place="cluster"), "fake", wait_s=60)
 
 
 def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Settings) -> None:
@@ -143,17 +143,17 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "lab.tools", *arguments], cwd=REPO, stdout=log, stderr=log
         )
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 240
     while True:
         try:
-            httpx.get(f"http://{HOST}:{port}/healthz").raise_for_status()
+            httpx.get(f"http://{HOST}:{port}/healthz", timeout=60).raise_for_status()
             break
         except httpx.HTTPError:
             assert time.monotonic() < limit and process.poll() is None, (folder / "log").read_text()
             time.sleep(0.1)
     yield f"http://{HOST}:{port}"
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 def test_the_tools_are_read_over_the_port_forward(tool_server: str, settings: Settings) -> None:

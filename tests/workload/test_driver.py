@@ -390,12 +390,12 @@ def test_interrupt_keeps_what_was_recorded(
 def test_a_run_is_not_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Garbage is collected before it; threads take turns quickly; all is as before afterwards."""
     monkeypatch.setattr(driver, "gc", gc)
-    before = (gc.isenabled(), gc.get_freeze_count(), sys.getswitchinterval())
+    interval_s = sys.getswitchinterval()
     with driver.undisturbed():
-        assert not gc.isenabled()
-        assert gc.get_freeze_count() > 0
-        assert sys.getswitchinterval() < before[2]
-    assert (gc.isenabled(), gc.get_freeze_count(), sys.getswitchinterval()) == before
+        assert not gc.isenabled() and gc.get_freeze_count() > 0
+        assert sys.getswitchinterval() < interval_s
+    assert gc.isenabled() and gc.get_freeze_count() == 0
+    assert sys.getswitchinterval() == interval_s
 
 
 def test_works_where_a_loop_is_running() -> None:
