@@ -143,17 +143,20 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "lab.tools", *arguments], cwd=REPO, stdout=log, stderr=log
         )
-    limit = time.monotonic() + 240
-    while True:
-        try:
-            httpx.get(f"http://{HOST}:{port}/healthz", timeout=60).raise_for_status()
-            break
-        except httpx.HTTPError:
-            assert time.monotonic() < limit and process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-    yield f"http://{HOST}:{port}"
-    process.terminate()
-    process.wait(60)
+    try:
+        limit = time.monotonic() + 240
+        while True:
+            try:
+                httpx.get(f"http://{HOST}:{port}/healthz", timeout=60).raise_for_status()
+                break
+            except httpx.HTTPError:
+                text = (folder / "log").read_text()
+                assert time.monotonic() < limit and process.poll() is None, text
+                time.sleep(0.1)
+        yield f"http://{HOST}:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_the_tools_are_read_over_the_port_forward(tool_server: str, settings: Settings) -> None:
