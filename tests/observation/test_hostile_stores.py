@@ -133,6 +133,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
 def test_every_misbehaviour_is_a_lab_error(
     kind: str, settings: Callable[[str], Settings], capsys: pytest.CaptureFixture

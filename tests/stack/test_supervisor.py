@@ -22,7 +22,10 @@ from lab.settings import Settings, load_settings
 from lab.stack import control, part_process, processes, state, supervisor
 
 SMALL_LAB = str(Path(__file__).with_name("small_lab.py"))
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
+pytestmark = [
+    pytest.mark.slow,  # starts processes
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes"),
+]
 
 
 def free_ports(count: int) -> list[int]:

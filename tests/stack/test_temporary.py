@@ -12,6 +12,8 @@ from lab import stack
 from lab.stack import changes, state
 from tests.stack.test_supervisor import part, small_lab, wait_for  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_its_end_undoes_what_it_changed(small_lab, end: str):  # noqa: F811

@@ -21,6 +21,7 @@ from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
+pytestmark = pytest.mark.slow  # starts processes
 LAB_LABELS = {"app.kubernetes.io/part-of": "llm-lab"}
 
 

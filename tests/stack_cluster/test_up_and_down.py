@@ -17,6 +17,7 @@ from lab.stack.cluster import kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
+pytestmark = pytest.mark.slow  # starts processes
 LAB_LABELS = dict([PART_OF.split("=")])
 
 

@@ -86,6 +86,7 @@ def test_every_public_function_is_in_the_tables(client: type, table: dict[str, C
     assert methods <= set(table)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
 def test_every_misbehaviour_is_a_lab_error(kind: str) -> None:
     """There is no other exception, no warning and no success, within a few time limits."""

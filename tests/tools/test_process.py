@@ -19,6 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from lab.settings import REPO
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lab.tools", *arguments]
