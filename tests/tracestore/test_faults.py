@@ -181,7 +181,8 @@ def test_small_bodies_that_expand_are_refused(tmp_path: Path) -> None:
     child.kill()
     assert set(answers.values()) == {413}, answers
     assert peak < 1.2 * 2**30
-    assert set(statuses) == {200}  # benchmarks.store_campaign measures how long they wait
+    # A busy store may ask to come back later; benchmarks.store_campaign measures the waits.
+    assert {200} <= set(statuses) <= {200, 503}
 
 
 def test_concurrent_bodies_share_a_budget(running: Running) -> None:
