@@ -120,7 +120,7 @@ def chromium(profile: Path) -> Iterator[Page]:
         yield Page(_devtools(profile / "DevToolsActivePort", process))
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
 
 def _devtools(file: Path, process: subprocess.Popen[bytes]) -> str:
@@ -130,7 +130,7 @@ def _devtools(file: Path, process: subprocess.Popen[bytes]) -> str:
         assert process.poll() is None, "Chromium has ended"
         try:
             port = file.read_text().split()[0]
-            targets = httpx.get(f"http://127.0.0.1:{port}/json").json()
+            targets = httpx.get(f"http://127.0.0.1:{port}/json", timeout=60).json()
             return str(next(t["webSocketDebuggerUrl"] for t in targets if t["type"] == "page"))
         except (OSError, IndexError, StopIteration, httpx.TransportError):
             time.sleep(0.1)

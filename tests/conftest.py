@@ -16,13 +16,19 @@ from lab.settings import REPO, Settings, load_settings
 
 # Use the same examples every time, however slow the machine: a commit must not fail for code that
 # it does not touch. HYPOTHESIS_PROFILE=explore searches for new examples.
-hypothesis.settings.register_profile("repeat", derandomize=True, deadline=None)
+hypothesis.settings.register_profile(
+    "repeat",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 # A shell starts background jobs with Ctrl-C ignored, which children inherit; tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LIVE_TIMEOUT_S = 900  # of the first live test, this includes the start of the stack
 KEPT_LOGS = REPO / "out" / "test-logs"
 
 
@@ -31,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "live_lab" in getattr(item, "fixturenames", ()):
             item.add_marker("live")
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LIVE_TIMEOUT_S))
     items.sort(
         key=lambda item: (item.get_closest_marker("live") is not None, "fault" in item.path.name)
     )

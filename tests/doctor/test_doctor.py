@@ -183,16 +183,16 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen([*command, "-d", str(DOCTOR)], **quiet)
     url = f"http://127.0.0.1:{port}"
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 120
     while time.monotonic() < limit:
         try:
-            httpx.get(url, timeout=5)
+            httpx.get(url, timeout=30)
             break
         except httpx.HTTPError:
             time.sleep(0.1)
     yield url
     server.terminate()
-    server.wait(30)
+    server.wait(60)
 
 
 @pytest.mark.parametrize(

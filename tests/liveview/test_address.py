@@ -67,15 +67,15 @@ def test_lab_view_serves_your_own_stores_where_no_lab_runs(tmp_path) -> None:
     command = [sys.executable, "-m", "lab.cli", "view", "--port", str(port)]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             try:
-                assert "LLM lab" in httpx.get(f"http://127.0.0.1:{port}/").text
+                assert "LLM lab" in httpx.get(f"http://127.0.0.1:{port}/", timeout=60).text
                 break
             except httpx.TransportError:
                 assert time.monotonic() < deadline and process.poll() is None
                 time.sleep(0.1)
     finally:
         process.terminate()
-        printed, _ = process.communicate(timeout=30)
+        printed, _ = process.communicate(timeout=120)
     assert f"http://127.0.0.1:{port}/" in printed

@@ -15,7 +15,7 @@ import pytest
 from lab.errors import SetupError
 from lab.stack.toolbox import find_tools
 
-READY_S = 60.0
+READY_S = 120.0
 
 
 @contextmanager
@@ -55,14 +55,14 @@ def prometheus_of(openmetrics: str, folder: Path) -> Iterator[str]:
         yield url
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
 
 
 def _wait(url: str) -> None:
     limit = time.monotonic() + READY_S
     while time.monotonic() < limit:
         try:
-            if httpx.get(f"{url}/-/ready", timeout=2).status_code == 200:
+            if httpx.get(f"{url}/-/ready", timeout=30).status_code == 200:
                 return
         except httpx.HTTPError:
             pass

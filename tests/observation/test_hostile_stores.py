@@ -123,7 +123,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     monkeypatch.setattr("lab.stores.tempo.POLL_S", 0.01)
     monkeypatch.setenv("LAB_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("LAB_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("LAB_TIMEOUT_S", "0.4")
+    monkeypatch.setenv("LAB_TIMEOUT_S", "0.1")
 
     def at(url: str) -> Settings:
         for name in ("PROMETHEUS", "TEMPO", "MCP", "VLLM", "LLAMA_STACK"):
@@ -133,6 +133,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MISBEHAVIOURS)
 def test_every_misbehaviour_is_a_lab_error(
     kind: str, settings: Callable[[str], Settings], capsys: pytest.CaptureFixture
@@ -152,7 +153,7 @@ def test_every_misbehaviour_is_a_lab_error(
                 pass
             except BaseException as e:  # noqa: BLE001  the failure that this test looks for
                 failures.append(f"{name}: {type(e).__name__}: {str(e)[:200]}")
-            if (took_s := time.monotonic() - started) > 10:
+            if (took_s := time.monotonic() - started) > 60:
                 failures.append(f"{name}: {took_s:.1f} s")
         for name, (main, arguments) in VERBS.items():
             try:

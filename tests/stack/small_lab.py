@@ -1,8 +1,9 @@
 """Supervise a lab of three small real processes, for test_supervisor.py.
 
 `LAB_SMALL` is JSON with the keys "ports" ([web, other]), "fail" (a part that exits at once),
-"on_demand" (a part that runs only when requested), "temporary" (whether that is temporary) and
-"files" (paths that are written before the start). A port that is taken is increased by 1.
+"on_demand" (a part that runs only when requested), "temporary" (whether that is temporary),
+"files" (paths that are written before the start) and "grace_s" (seconds until `other`, which
+ignores SIGTERM, is killed). A port that is taken is increased by 1.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def make_plan(given: dict, keep: Mapping[str, int]) -> tuple[StackPlan, dict[str
         web_port = web_port if not given.get("moved") else next_free(web_port)
         given["moved"] = True
     web = _server("web", WEB, web_port)
-    other = _server("other", STUBBORN, other_port, needs=("web",), grace_s=0.5)
+    grace_s = given.get("grace_s", 0.5)
+    other = _server("other", STUBBORN, other_port, needs=("web",), grace_s=grace_s)
     argv = (sys.executable, "-c", "print('worked')")
     task = Part("task", "runs once", argv, Probe("exit"), task=True, essential=False)
     parts = [_failing(p) if p.name == given.get("fail") else p for p in (web, other, task)]

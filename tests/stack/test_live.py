@@ -60,7 +60,7 @@ def ask_agent(settings: Settings, question: str, trace_id: str) -> dict | None:
 
 def spans_of(settings: Settings, trace_id: str) -> list[dict]:
     """Return a trace's spans from the store, each as {service, name, id, parent, attributes}."""
-    answer = httpx.get(f"{settings.endpoint('tempo')}/api/v2/traces/{trace_id}", timeout=20)
+    answer = httpx.get(f"{settings.endpoint('tempo')}/api/v2/traces/{trace_id}", timeout=60)
     if not answer.is_success:
         return []
     spans = []
@@ -95,7 +95,7 @@ def one_request(live_lab: Settings) -> tuple[str, dict, list[dict]]:
         names = {s["name"] for s in spans}
         return {Service.VLLM, Service.TOOLS} <= services and Span.LLAMA_STACK_RESPONSES in names
 
-    wait_for(arrived, 30, "the spans of Llama Stack, vLLM and the tools did not arrive")
+    wait_for(arrived, 120, "the spans of Llama Stack, vLLM and the tools did not arrive")
     # Each exporter sends its spans in batches; on a busy machine the last one is seconds late.
     spans = spans_of(live_lab, trace_id)
     for _ in range(6):
@@ -177,12 +177,14 @@ def test_prometheus_scrapes_every_job(live_lab):
 
     def all_up() -> bool:
         answer = httpx.get(
-            f"{live_lab.endpoint('prometheus')}/api/v1/query", params={"query": "up == 1"}
+            f"{live_lab.endpoint('prometheus')}/api/v1/query",
+            params={"query": "up == 1"},
+            timeout=60,
         ).json()
         return {r["metric"]["job"] for r in answer["data"]["result"]} == set(JOBS)
 
     stack.require(live_lab, "vllm-embed", wait_s=300)
-    wait_for(all_up, 15, "not every job is up")
+    wait_for(all_up, 120, "not every job is up")
 
 
 @pytest.mark.parametrize(
@@ -199,10 +201,10 @@ def test_histograms_resolve_milliseconds(live_lab, one_request, metric):
     params = {"match[]": metric}
 
     def scraped() -> bool:
-        return bool(httpx.get(url, params=params).json()["data"])
+        return bool(httpx.get(url, params=params, timeout=60).json()["data"])
 
-    wait_for(scraped, 15, f"{metric} was not scraped")
-    bounds = {float(s["le"]) for s in httpx.get(url, params=params).json()["data"]}
+    wait_for(scraped, 120, f"{metric} was not scraped")
+    bounds = {float(s["le"]) for s in httpx.get(url, params=params, timeout=60).json()["data"]}
     assert len([b for b in bounds if b < 0.3]) >= 10
 
 
@@ -249,7 +251,7 @@ def test_a_killed_vllm_is_reported_and_repaired(live_lab):
     try:
         wait_for(
             lambda: "SIGKILL" in next(p.error for p in stack.status(live_lab) if p.name == "vllm"),
-            10,
+            120,
             "the kill was not reported",
         )
         with pytest.raises(PartFailed, match="vllm is dead") as e:
@@ -257,12 +259,12 @@ def test_a_killed_vllm_is_reported_and_repaired(live_lab):
         assert e.value.part == "vllm"
         wait_for(
             lambda: all(processes.identity(p.pid) is None for p in below),
-            10,
+            120,
             "its engine is still running",
         )
     finally:
         stack.up(live_lab)
-    assert httpx.get(f"{url}/v1/models").json()["data"][0]["id"] == live_lab.model_name
+    assert httpx.get(f"{url}/v1/models", timeout=60).json()["data"][0]["id"] == live_lab.model_name
 
 
 def members(settings: Settings) -> Iterator[psutil.Process]:

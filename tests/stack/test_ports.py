@@ -73,7 +73,7 @@ def test_labs_that_start_at_the_same_time_choose_different_ports():
         ports = [port for lab in labs for port in lab.stdout.readline().split()]
     finally:
         for lab in labs:
-            lab.communicate("\n", timeout=20)
+            lab.communicate("\n", timeout=120)
     assert len(set(ports)) == len(labs) * len(PREFERRED)
 
 

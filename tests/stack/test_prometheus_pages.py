@@ -60,7 +60,7 @@ def _wait_for_samples(url: str, timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            answer = httpx.get(f"{url}/api/v1/query", params={"query": query})
+            answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=60)
             if answer.is_success and answer.json()["data"]["result"]:
                 return
         except httpx.TransportError:
@@ -71,7 +71,7 @@ def _wait_for_samples(url: str, timeout_s: float = 60.0) -> None:
 
 def page(address: str, name: str, profile: Path) -> str:
     """Return a page by its name in the menu (below /classic in Debian's build)."""
-    home = httpx.get(f"{address}/", follow_redirects=True)
+    home = httpx.get(f"{address}/", follow_redirects=True, timeout=60)
     prefix = "/classic" if "/classic/" in str(home.url) else ""
     return dom(f"{address}{prefix}/{name}", profile)
 

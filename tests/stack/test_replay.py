@@ -26,6 +26,7 @@ from lab.stack.toolbox import find_tools
 from lab.stores import Prometheus, Tempo
 from tests.frames.telemetry import agent_request, document
 
+pytestmark = pytest.mark.slow  # starts processes
 START_MS = 1_700_000_000_123
 SERIES = (
     (
@@ -64,10 +65,10 @@ def running(argv: list[str], url: str) -> Iterator[None]:
     """Run a server from its first answer until the block ends."""
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while True:
             try:
-                urllib.request.urlopen(url, timeout=5).read()
+                urllib.request.urlopen(url, timeout=30).read()
                 break
             except OSError:
                 assert time.monotonic() < limit and process.poll() is None, (
@@ -77,7 +78,7 @@ def running(argv: list[str], url: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def free_ports(count: int) -> list[int]:
@@ -169,7 +170,7 @@ def test_web_pages_cannot_read_prometheus(tmp_path: Path) -> None:
         request = urllib.request.Request(
             f"{url}/api/v1/labels", headers={"Origin": "http://evil.example"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.headers["Access-Control-Allow-Origin"] is None
 
 

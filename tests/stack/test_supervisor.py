@@ -22,7 +22,10 @@ from lab.settings import Settings, load_settings
 from lab.stack import control, part_process, processes, state, supervisor
 
 SMALL_LAB = str(Path(__file__).with_name("small_lab.py"))
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes")
+pytestmark = [
+    pytest.mark.slow,  # starts processes
+    pytest.mark.skipif(sys.platform == "win32", reason="POSIX processes"),
+]
 
 
 def free_ports(count: int) -> list[int]:
@@ -57,7 +60,7 @@ def part(settings: Settings, name: str) -> state.PartStatus:
     return next(p for p in stack.status(settings) if p.name == name)
 
 
-def wait_for(condition: Callable[[], bool], limit_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], limit_s: float = 120.0) -> None:
     """Poll until the condition holds; fail after `limit_s` seconds."""
     limit = time.monotonic() + limit_s
     while not condition():
@@ -319,8 +322,8 @@ def test_other_users_cannot_read_a_lab(small_lab):
 
 
 def test_down_reports_what_it_waits_for(small_lab):
-    """`other` takes half a second to end."""
-    settings = small_lab()
+    """`other` takes two seconds to end."""
+    settings = small_lab(grace_s=2.0)
     stack.up(settings)
     seen: list[set[str]] = []
     stack.down(settings, lambda parts, _: seen.append({p.name for p in parts if p.pid}))

@@ -12,6 +12,8 @@ from lab import stack
 from lab.stack import changes, state
 from tests.stack.test_supervisor import part, small_lab, wait_for  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_its_end_undoes_what_it_changed(small_lab, end: str):  # noqa: F811
@@ -22,14 +24,14 @@ def test_its_end_undoes_what_it_changed(small_lab, end: str):  # noqa: F811
     changes.write(settings.state_dir, changes.Changes(vllm_args="--max-num-seqs 1"))
     web = psutil.Process(part(settings, "web").pid)
     web.suspend()
-    wait_for(lambda: part(settings, "web").state == state.HANGS, limit_s=60)
+    wait_for(lambda: part(settings, "web").state == state.HANGS)
 
     if end == "stop":
         stack.stop(settings, "other")
     else:
         os.kill(part(settings, "other").pid, signal.SIGKILL)
-    wait_for(lambda: part(settings, "other").state == state.OFF, limit_s=60)
-    wait_for(lambda: part(settings, "web").state == state.READY, limit_s=60)
+    wait_for(lambda: part(settings, "other").state == state.OFF)
+    wait_for(lambda: part(settings, "web").state == state.READY)
     assert part(settings, "web").pid == web.pid, "it goes on instead of being restarted"
     assert not (settings.state_dir / changes.FILE).exists()
     assert state.requested(settings.state_dir) == set()

@@ -21,6 +21,7 @@ from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
 
+pytestmark = pytest.mark.slow  # starts processes
 LAB_LABELS = {"app.kubernetes.io/part-of": "llm-lab"}
 
 
@@ -82,7 +83,7 @@ def test_a_notebook_stands_the_named_cluster_up_once(
             lab.stand_up("cluster")
         assert len(applied(tmp_path)) > n
     finally:
-        driver.down(load_settings(place="cluster"), "fake", wait_s=5)
+        driver.down(load_settings(place="cluster"), "fake", wait_s=60)
 
 
 def test_the_parts_of_a_cluster_are_a_frame(cluster: FakeCluster, settings: Settings) -> None:
@@ -143,17 +144,20 @@ def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "lab.tools", *arguments], cwd=REPO, stdout=log, stderr=log
         )
-    limit = time.monotonic() + 60
-    while True:
-        try:
-            httpx.get(f"http://{HOST}:{port}/healthz").raise_for_status()
-            break
-        except httpx.HTTPError:
-            assert time.monotonic() < limit and process.poll() is None, (folder / "log").read_text()
-            time.sleep(0.1)
-    yield f"http://{HOST}:{port}"
-    process.terminate()
-    process.wait(10)
+    try:
+        limit = time.monotonic() + 240
+        while True:
+            try:
+                httpx.get(f"http://{HOST}:{port}/healthz", timeout=60).raise_for_status()
+                break
+            except httpx.HTTPError:
+                text = (folder / "log").read_text()
+                assert time.monotonic() < limit and process.poll() is None, text
+                time.sleep(0.1)
+        yield f"http://{HOST}:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
 
 
 def test_the_tools_are_read_over_the_port_forward(tool_server: str, settings: Settings) -> None:

@@ -17,7 +17,7 @@ import pytest
 from lab.errors import SetupError
 from lab.stack.toolbox import find_tools
 
-READY_S = 60.0
+READY_S = 120.0
 FEATURES = ("--enable-feature=native-histograms", "--web.enable-remote-write-receiver")
 
 
@@ -106,7 +106,7 @@ def native_prometheus(folder: Path) -> Iterator[str]:
         limit = time.monotonic() + READY_S
         while time.monotonic() < limit:
             try:
-                if httpx.get(f"http://{address}/-/ready", timeout=2).status_code == 200:
+                if httpx.get(f"http://{address}/-/ready", timeout=30).status_code == 200:
                     break
             except httpx.HTTPError:
                 pass
@@ -114,7 +114,7 @@ def native_prometheus(folder: Path) -> Iterator[str]:
         yield f"http://{address}"
     finally:
         server.terminate()
-        server.wait(30)
+        server.wait(60)
 
 
 def write(url: str, *timeseries: bytes) -> None:

@@ -273,7 +273,7 @@ def test_waiting_ends_when_traces_are_complete_and_have_stopped_growing(
         return Reply(body)
 
     with serving(respond) as server:
-        arrival = Tempo(server.url).wait_for_traces([f"{1:032x}"], timeout_s=5)
+        arrival = Tempo(server.url).wait_for_traces([f"{1:032x}"], timeout_s=60)
     assert arrival.complete == (f"{1:032x}",)
     assert arrival.complete_ratio == 1
     assert len(server.requests) == 4
@@ -286,7 +286,7 @@ def test_waiting_is_bounded_and_reports_what_is_missing() -> None:
     ids = [f"{i:032x}" for i in (1, 2, 3, 4)]
     with serving(tempo_with(traces)) as server:
         arrival = Tempo(server.url).wait_for_traces(ids, timeout_s=0.05)
-        assert arrival.waited_s < 5
+        assert arrival.waited_s < 60
         assert {i: arrival.incomplete.get(i) for i in ids} == {
             ids[0]: "it has no root span",
             ids[1]: None,
@@ -303,7 +303,7 @@ def test_waiting_is_bounded_and_reports_what_is_missing() -> None:
 
 def test_waiting_for_nothing_ends_at_once() -> None:
     """Without traces no request is sent."""
-    arrival = Tempo("http://127.0.0.1:9").wait_for_traces([], timeout_s=5)
+    arrival = Tempo("http://127.0.0.1:9").wait_for_traces([], timeout_s=60)
     assert not arrival.complete and not arrival.incomplete
 
 
@@ -325,7 +325,7 @@ def test_a_wrong_address_is_not_a_tempo_without_traces() -> None:
         tempo = Tempo(server.url)
         for call in (
             lambda: tempo.traces(["1", "2"]),
-            lambda: tempo.wait_for_traces(["1"], timeout_s=5),
+            lambda: tempo.wait_for_traces(["1"], timeout_s=60),
             lambda: tempo.spans("{}", 0, 1),
         ):
             with pytest.raises(StoreUnreachable, match="not Tempo"):
@@ -337,7 +337,7 @@ def test_ids_are_padded_and_checked() -> None:
     with serving(tempo_with({7: spans_of(7, (1, 0))})) as server:
         tempo = Tempo(server.url)
         assert tempo.traces(["7", f"{7:032x}"]).provenance.requests == 1
-        assert tempo.wait_for_traces([" 07"], timeout_s=5).complete == (f"{7:032x}",)
+        assert tempo.wait_for_traces([" 07"], timeout_s=60).complete == (f"{7:032x}",)
         for bad in ("", "xyz", "../search", "1" * 33, "1 2"):
             with pytest.raises(StoreError, match="not a trace id"):
                 tempo.trace(bad)

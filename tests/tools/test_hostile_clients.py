@@ -58,20 +58,22 @@ def test_no_message_is_a_server_error(tool_server: ToolServer, body: bytes) -> N
     value = json.loads(answer.text, parse_constant=refuse)
     for content in value.get("result", {}).get("content", ()):
         assert "Infinity" not in content["text"] and "codec" not in content["text"]
-    assert httpx.get(f"{tool_server.url}/healthz").status_code == 200
+    assert httpx.get(f"{tool_server.url}/healthz", timeout=60).status_code == 200
 
 
 def test_numbers_out_of_range_are_counted(tool_server: ToolServer) -> None:
     """They are invalid arguments, in words for the model, and in the metrics."""
     body = call("convert_currency", '{"to": "JPY", "amount_usd": 1e308}')
-    answer = httpx.post(f"{tool_server.url}/mcp", content=body, headers=HEADERS).json()["result"]
+    answer = httpx.post(f"{tool_server.url}/mcp", content=body, headers=HEADERS, timeout=60).json()[
+        "result"
+    ]
     assert answer["isError"] and answer["content"][0]["text"].endswith("is out of range")
-    metrics = httpx.get(f"{tool_server.url}/metrics").text
+    metrics = httpx.get(f"{tool_server.url}/metrics", timeout=60).text
     assert 'lab_tool_calls_total{outcome="invalid",tool="convert_currency"} 1.0' in metrics
 
 
 def test_a_message_has_a_bound(tool_server: ToolServer) -> None:
     """More than a mebibyte is refused, before it is parsed."""
     body = quota('"' + "x" * 2_000_000 + '"')
-    answer = httpx.post(f"{tool_server.url}/mcp", content=body, headers=HEADERS)
+    answer = httpx.post(f"{tool_server.url}/mcp", content=body, headers=HEADERS, timeout=60)
     assert answer.status_code == 413

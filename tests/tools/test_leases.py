@@ -51,9 +51,9 @@ def test_a_lease_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 def test_a_leased_delay_is_neither_listed_nor_named(tool_server: ToolServer) -> None:
     """The call is slow, but neither the list of faults nor its span says that this is a fault."""
     url = f"{tool_server.url}/admin/faults"
-    usual = httpx.get(url).json()
+    usual = httpx.get(url, timeout=60).json()
     fault = {"for_s": 30.0, "tool": "get_node_status", "delay_s": 0.2}
-    assert httpx.post(url, json=fault).json() == usual
+    assert httpx.post(url, json=fault, timeout=60).json() == usual
     asyncio.run(call(tool_server, "get_node_status", {"node": "nowhere"}))
     span = next(s for s in tool_server.spans() if s.name == "execute_tool get_node_status")
     assert span.end_time - span.start_time >= 0.2e9
@@ -69,6 +69,7 @@ def test_a_stale_answer_is_an_earlier_one(tool_server: ToolServer) -> None:
     httpx.post(
         f"{tool_server.url}/admin/faults",
         json={"for_s": 30.0, "tool": "get_node_status", "stale_ratio": 0.0},
+        timeout=60,
     )
     right = asyncio.run(call(tool_server, "get_node_status", {"node": first[0]}))
     tool_server.calls.faults.set_lease(30.0, tool="get_node_status", stale_ratio=1.0)

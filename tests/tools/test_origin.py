@@ -35,16 +35,22 @@ def test_a_page_that_was_rebound_is_refused(tool_server: ToolServer, path: str, 
 )
 def test_another_origin_is_refused(tool_server: ToolServer, path: str, origin: str) -> None:
     """Every path refuses a page of another origin, and gives no CORS header to any."""
-    answer = httpx.post(tool_server.url + path, headers={"origin": origin} | MCP, json=MESSAGE)
+    answer = httpx.post(
+        tool_server.url + path, headers={"origin": origin} | MCP, json=MESSAGE, timeout=60
+    )
     assert answer.status_code == 403
-    own = httpx.get(tool_server.url + "/healthz", headers={"origin": "http://localhost:8888"})
+    own = httpx.get(
+        tool_server.url + "/healthz", headers={"origin": "http://localhost:8888"}, timeout=60
+    )
     assert own.status_code == 200 and "access-control-allow-origin" not in own.headers
 
 
 @pytest.mark.parametrize("host", ["localhost:9", "127.0.0.1", "[::1]:8200", "LOCALHOST"])
 def test_this_machine_is_served(tool_server: ToolServer, host: str) -> None:
     """Clients of this machine list the tools, by any of its names."""
-    answer = httpx.post(tool_server.url + "/mcp", headers={"host": host} | MCP, json=MESSAGE)
+    answer = httpx.post(
+        tool_server.url + "/mcp", headers={"host": host} | MCP, json=MESSAGE, timeout=60
+    )
     assert answer.status_code == 200 and answer.json()["result"]["tools"]
 
 
@@ -58,7 +64,9 @@ def test_a_fault_needs_a_content_type_that_no_page_can_send(
     before = tool_server.calls.faults.as_dict()
     body = json.dumps({"tool": "get_quota", "delay_s": 1.0})
     headers = {"content-type": content_type} if content_type else {}
-    answer = httpx.post(f"{tool_server.url}/admin/faults", content=body, headers=headers)
+    answer = httpx.post(
+        f"{tool_server.url}/admin/faults", content=body, headers=headers, timeout=60
+    )
     assert answer.status_code == 415 and "application/json" in answer.json()["error"]
     assert tool_server.calls.faults.as_dict() == before
 
@@ -67,7 +75,9 @@ def test_deep_json_is_refused(tool_server: ToolServer) -> None:
     """JSON that is nested too deeply is an error of the request."""
     deep = "[" * 100_000 + "]" * 100_000
     headers = {"content-type": "application/json"}
-    answer = httpx.post(f"{tool_server.url}/admin/faults", content=deep, headers=headers)
+    answer = httpx.post(
+        f"{tool_server.url}/admin/faults", content=deep, headers=headers, timeout=60
+    )
     assert answer.status_code == 400
 
 

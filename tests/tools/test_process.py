@@ -19,6 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from lab.settings import REPO
 
+pytestmark = pytest.mark.slow  # starts processes
+
 
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lab.tools", *arguments]
@@ -74,7 +76,9 @@ def test_life_of_a_server(
             "accept": "application/json, text/event-stream",
             "traceparent": f"00-{trace}-b7ad6b7169203331-01",
         }
-        answer = httpx.post(f"http://127.0.0.1:{port}/mcp", json=message, headers=headers).json()
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/mcp", json=message, headers=headers, timeout=60
+        ).json()
         assert json.loads(answer["result"]["content"][0]["text"])["usd"] > 0
     finally:
         process.send_signal(signal.SIGTERM)
@@ -92,7 +96,7 @@ def _wait_until_healthy(process: subprocess.Popen[str], port: int) -> None:
     while time.monotonic() < limit:
         assert process.poll() is None, process.communicate()
         try:
-            httpx.get(f"http://127.0.0.1:{port}/healthz").raise_for_status()
+            httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=60).raise_for_status()
             return
         except httpx.TransportError:
             time.sleep(0.1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from lab.world import catalogue, facts
 from tests.tools.conftest import ToolServer
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SLOW_S = 17.0  # a delay that nothing else has
 HEADERS = {
     "traceparent": f"00-{TRACE}-{PARENT}-01",
     "baggage": "lab.tenant=acme,user.id=zo%C3%AB,secret=no",
@@ -32,7 +34,7 @@ HEADERS = {
 @asynccontextmanager
 async def session(server: ToolServer, **headers: str) -> AsyncIterator[ClientSession]:
     async with (
-        httpx.AsyncClient(headers=headers, timeout=30) as http,
+        httpx.AsyncClient(headers=headers, timeout=60) as http,
         streamable_http_client(f"{server.url}/mcp", http_client=http) as (read, write, _),
         ClientSession(read, write) as opened,
     ):
@@ -159,7 +161,7 @@ async def test_errors_show_in_spans_and_metrics(tool_server: ToolServer) -> None
         True,
         True,
     ]
-    text = httpx.get(f"{tool_server.url}/metrics").text
+    text = httpx.get(f"{tool_server.url}/metrics", timeout=60).text
     assert 'lab_tool_calls_total{outcome="ok",tool="get_node_status"} 1.0' in text
     assert 'lab_tool_calls_total{outcome="error",tool="get_node_status"} 2.0' in text
     assert 'lab_tool_calls_total{outcome="invalid",tool="unknown"} 1.0' in text
@@ -169,16 +171,32 @@ async def test_errors_show_in_spans_and_metrics(tool_server: ToolServer) -> None
     )
 
 
-async def test_a_slow_tool_holds_up_no_other(tool_server: ToolServer) -> None:
-    """While ten calls wait a second, another tool answers."""
-    tool_server.calls.faults.set("run_diagnostics", delay_s=1.5)
+async def test_a_slow_tool_holds_up_no_other(
+    tool_server: ToolServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While ten calls wait, another tool answers. Their wait ends when the test says so."""
+    wait = asyncio.sleep
+    waiting: list[float] = []
+    is_over = threading.Event()
+
+    async def sleep(delay_s: float, *result: Any) -> None:
+        if delay_s != SLOW_S:
+            return await wait(delay_s, *result)
+        waiting.append(delay_s)
+        while not is_over.is_set():
+            await wait(0.01)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    tool_server.calls.faults.set("run_diagnostics", delay_s=SLOW_S)
     name, *_ = a_node(tool_server)
     slow = [
         asyncio.create_task(call(tool_server, "run_diagnostics", {"node": name})) for _ in range(10)
     ]
-    await asyncio.sleep(0.3)
+    while len(waiting) < len(slow):
+        await wait(0.01)
     await call(tool_server, "get_node_status", {"node": name})
     assert not any(task.done() for task in slow)
+    is_over.set()
     assert all(not outcome_of(result)[0] for result in await asyncio.gather(*slow))
 
 
@@ -201,8 +219,11 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
     DELETE takes them back.
     """
     url, name = f"{tool_server.url}/admin/faults", a_node(tool_server)[0]
-    assert httpx.post(url, json={"tool": "get_quota", "error_ratio": 0.25}).status_code == 200
-    set_now = httpx.post(url, json={"tool": "get_node_status", "delay_s": 0.3}).json()
+    assert (
+        httpx.post(url, json={"tool": "get_quota", "error_ratio": 0.25}, timeout=60).status_code
+        == 200
+    )
+    set_now = httpx.post(url, json={"tool": "get_node_status", "delay_s": 0.3}, timeout=60).json()
     assert (set_now["get_quota"]["error_ratio"], set_now["get_node_status"]["delay_s"]) == (
         0.25,
         0.3,
@@ -212,7 +233,7 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
     assert time.perf_counter() - begun >= 0.3
     drawn = [tool_server.calls.faults.of("get_quota").fails for _ in range(4000)]
     assert sum(drawn) / 4000 == pytest.approx(0.25, abs=0.035)  # five standard deviations
-    assert httpx.delete(url).json()["get_quota"]["error_ratio"] == 0.0
+    assert httpx.delete(url, timeout=60).json()["get_quota"]["error_ratio"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -230,15 +251,15 @@ def test_faults_can_be_set_while_it_runs(tool_server: ToolServer) -> None:
 def test_wrong_faults_are_refused(tool_server: ToolServer, wrong: Any) -> None:
     """A fault that makes no sense is reported, and nothing changes."""
     before = tool_server.calls.faults.as_dict()
-    answer = httpx.post(f"{tool_server.url}/admin/faults", json=wrong)
+    answer = httpx.post(f"{tool_server.url}/admin/faults", json=wrong, timeout=60)
     assert answer.status_code == 400 and answer.json()["error"]
     assert tool_server.calls.faults.as_dict() == before
 
 
 def test_health_asks_the_database(tool_server: ToolServer) -> None:
     """Healthy means that the database answered; the probes leave no spans."""
-    assert httpx.get(f"{tool_server.url}/healthz").json()["nodes"] > 0
-    httpx.get(f"{tool_server.url}/metrics")
+    assert httpx.get(f"{tool_server.url}/healthz", timeout=60).json()["nodes"] > 0
+    httpx.get(f"{tool_server.url}/metrics", timeout=60)
     assert tool_server.spans() == []
 
 

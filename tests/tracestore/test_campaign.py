@@ -12,6 +12,7 @@ from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import random_spans, request_of
 
 
+@pytest.mark.slow
 def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
     """OTLP fields and parameters at their bounds give 200 or 4xx, and no traceback in the log."""
     result = store_campaign.fuzz(tmp_path, 600, seed=18)
@@ -20,6 +21,7 @@ def test_values_at_every_bound_never_give_a_500(tmp_path: Path) -> None:
     assert result["codes"]["read 200"] > 100
 
 
+@pytest.mark.slow
 def test_bodies_that_expand_are_bounded(tmp_path: Path) -> None:
     """Bodies in which a field is repeated up to millions of times are accepted or refused."""
     result = store_campaign.expand(tmp_path, 4, seed=3)
@@ -108,8 +110,8 @@ def test_an_aborted_body_leaves_no_traceback(tmp_path: Path) -> None:
 
     for _ in range(3):
         with pytest.raises(httpx.WriteError):
-            httpx.post(store.otlp, content=half(), headers=store_campaign.PROTOBUF)
-    httpx.get(f"{store.tempo}/api/search").raise_for_status()
+            httpx.post(store.otlp, content=half(), headers=store_campaign.PROTOBUF, timeout=60)
+    httpx.get(f"{store.tempo}/api/search", timeout=60).raise_for_status()
     tracebacks = store.tracebacks
     store.end()
     assert tracebacks == []

