@@ -15,6 +15,7 @@ import base64
 import binascii
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 import numpy as np
@@ -65,6 +66,7 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
     scopes = owner.of(2)
     spans = messages.fields(scopes).of(2)
     span = messages.fields(spans)
+    n_spans = len(spans.start)
     status = messages.fields(span.last(15))
     services, hosts = _resources(messages, owner.last(1))
     of_resource = pa.array(scopes.owner[spans.owner])
@@ -81,11 +83,11 @@ def _spans(messages: Messages, attributes: Sequence[str] | None) -> pa.Table:
         messages.texts(status.last(2)).cast(_TEXT),
     )
     columns = dict(zip(SPAN_COLUMNS, core, strict=True))
-    for name, values in _attributes(messages, spans, span.of(9), attributes):
+    for name, values in _attributes(messages, n_spans, span.of(9), attributes):
         columns.setdefault(name, values)
 
     if attributes is None or EVENTS in attributes:
-        columns |= _events(messages, spans, span.of(11))
+        columns |= _events(messages, n_spans, span.of(11))
     if attributes is not None and HOST in attributes and hosts.null_count < len(hosts):
         columns.setdefault(HOST, hosts.take(of_resource))
     return pa.table(columns)
@@ -142,7 +144,7 @@ def _times_ns(messages: Messages, places: Places) -> np.ndarray:
 
 
 def _attributes(
-    messages: Messages, spans: Places, pairs: Places, attributes: Sequence[str] | None
+    messages: Messages, n_spans: int, pairs: Places, attributes: Sequence[str] | None
 ) -> Iterator[tuple[str, pa.Array]]:
     """Yield (name, its values in all spans) of the attributes that occur."""
     pair = messages.fields(pairs)
@@ -164,26 +166,31 @@ def _attributes(
     order = np.argsort(code, kind="stable")
     order = order[kind[order] > 0]
     edges = np.searchsorted(code[order], np.arange(len(names) + 1))
+    row = row[order]
+    kind = kind[order]
+    start = content.start[order]
+    texts = messages.texts(content, order)
     messages_of: dict[str, dict[int, list[tuple[str, str]]]] = {}
     for number in np.flatnonzero(selected):
-        rows = order[edges[number] : edges[number + 1]]
-        column = _column(
-            messages, spans, row[rows], kind[rows], content.take(rows), values.take(rows)
-        )
+        part = slice(edges[number], edges[number + 1])
+        plain = _plain(messages, kind[part], start[part], texts[part], values, order[part])
+        place = np.full(n_spans, -1)
+        place[row[part]] = np.arange(len(plain))
+        column = plain.take(pa.array(place, mask=place < 0))
         if family := families[number]:
             path = names[number].removeprefix(f"{family}.")
             of_family = messages_of.setdefault(family, {})
-            present = row[rows]
+            present = row[part]
             for place, text in zip(present.tolist(), column.take(present).to_pylist(), strict=True):
                 of_family.setdefault(place, []).append((path, text))
         if attributes is None or not family:
             yield names[number], column
 
     for family, leaves in messages_of.items():
-        yield family, _messages(len(spans.start), leaves)
+        yield family, _messages(n_spans, leaves)
 
 
-def _events(messages: Messages, spans: Places, places: Places) -> dict[str, pa.Array]:
+def _events(messages: Messages, n_spans: int, places: Places) -> dict[str, pa.Array]:
     """Return {EVENTS: the spans' events that have messages}, or nothing if no span has any."""
     names = messages.texts(messages.fields(places).last(2)).cast(_TEXT)
     chosen = np.flatnonzero(np.asarray(pc.starts_with(names, EVENT_PREFIX)))
@@ -193,7 +200,7 @@ def _events(messages: Messages, spans: Places, places: Places) -> dict[str, pa.A
         event = Span.Event.FromString(body)
         fields = {pair.key: _text(pair.value) for pair in event.attributes}
         of_span.setdefault(row, []).append({"event.name": event.name, **fields})
-    texts: list[str | None] = [None] * len(spans.start)
+    texts: list[str | None] = [None] * n_spans
     for row, events in of_span.items():
         texts[row] = msgspec.json.encode(events).decode()
     return {EVENTS: pa.array(texts, _TEXT)} if of_span else {}
@@ -219,46 +226,33 @@ def _kinds(messages: Messages, values: Places) -> tuple[np.ndarray, Places]:
     kind = np.zeros(len(values.start), dtype=np.int64)
     start = values.start.copy()
     stop = values.start.copy()
-    for number, parts in messages.fields(values).parts.items():
-        for part in parts:
-            kind[part.owner] = number
-            start[part.owner] = part.start
-            stop[part.owner] = part.stop
+    for number, part in messages.fields(values).steps:
+        kind[part.owner] = number
+        start[part.owner] = part.start
+        stop[part.owner] = part.stop
     return kind, Places(values.owner, start, stop)
 
 
-def _column(
+def _plain(
     messages: Messages,
-    spans: Places,
-    row: np.ndarray,
     kind: np.ndarray,
-    content: Places,
+    start: np.ndarray,
+    texts: pa.Array,
     values: Places,
+    order: np.ndarray,
 ) -> pa.Array:
-    """Return one attribute of all spans, which those at `row` have; texts where kinds are mixed."""
+    """Return the values of one attribute, as texts where their kinds are mixed."""
     kinds = set(np.unique(kind).tolist())
     if kinds <= {_INT, _DOUBLE}:
-        numbers = messages.eights[content.start].view(np.float64)
-        numbers[kind == _INT] = messages.varints(content.start[kind == _INT])[0]
-        column = np.full(len(spans.start), np.nan)
-        column[row] = numbers
-        return pa.array(column)
+        numbers = messages.eights[start].view(np.float64)
+        numbers[kind == _INT] = messages.varints(start[kind == _INT])[0]
+        return pa.array(numbers)
     if kinds == {_STRING}:
-        start = spans.start.copy()  # a place inside its span keeps the order
-        stop = spans.start.copy()
-        start[row] = content.start
-        stop[row] = content.stop
-        present = np.zeros(len(start), dtype=bool)
-        present[row] = True
-        return messages.texts(Places(spans.owner, start, stop), present).cast(_TEXT)
+        return texts.cast(_TEXT)
     if kinds == {_BOOL}:
-        plain = pa.array(messages.octets[content.start] != 0)
-    else:
-        bodies = messages.texts(values).to_pylist()
-        plain = pa.array([_text(AnyValue.FromString(body)) for body in bodies], _TEXT)
-    place = np.full(len(spans.start), -1)
-    place[row] = np.arange(len(row))
-    return plain.take(pa.array(place, mask=place < 0))
+        return pa.array(messages.octets[start] != 0)
+    bodies = messages.texts(values.take(order)).to_pylist()
+    return pa.array([_text(AnyValue.FromString(body)) for body in bodies], _TEXT)
 
 
 def _text(value: AnyValue) -> str:
@@ -348,16 +342,16 @@ class Messages:
             shift += 7
         return value, stop
 
-    def texts(self, places: Places, present: np.ndarray | None = None) -> pa.LargeBinaryArray:
-        """Return the bytes at places in order that do not overlap, null if not `present`."""
+    def texts(self, places: Places, rows: np.ndarray | None = None) -> pa.LargeBinaryArray:
+        """Return the bytes at these rows (None: all) of places in order that do not overlap."""
         edges = np.empty(2 * len(places.start) + 1, dtype=np.int64)
         edges[:-1:2] = places.start
         edges[1::2] = places.stop
         edges[-1] = len(self.bytes)
         buffers = [None, pa.py_buffer(edges), pa.py_buffer(self.bytes)]
         with_gaps = pa.Array.from_buffers(pa.large_binary(), len(edges) - 1, buffers)
-        mask = None if present is None else ~present
-        return with_gaps.take(pa.array(np.arange(0, len(edges) - 1, 2), mask=mask))
+        rows = np.arange(len(places.start)) if rows is None else rows
+        return with_gaps.take(pa.array(2 * rows))
 
     def _next_fields(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return (number, start and stop of the value) of the fields at these places."""
@@ -404,19 +398,26 @@ class Fields:
 
     def __init__(self, messages: Places) -> None:
         self.messages = messages
-        self.parts: dict[int, list[Places]] = {}  # of each message the first before the second
+        self.steps: list[tuple[np.ndarray, Places]] = []  # numbers, and the fields that have them
 
     def add(
         self, number: np.ndarray, owner: np.ndarray, start: np.ndarray, stop: np.ndarray
     ) -> None:
-        """Add one field of each of these messages."""
-        fields = Places(owner, start, stop)
-        while len(number):
-            same = number == number[0]
-            part = fields if same.all() else fields.take(same)
-            self.parts.setdefault(int(number[0]), []).append(part)
-            number = number[~same]
-            fields = fields.take(~same)
+        """Add fields, of each message the first before the second."""
+        self.steps.append((number, Places(owner, start, stop)))
+
+    @cached_property
+    def parts(self) -> dict[int, list[Places]]:
+        """Return the fields by number, of each message the first before the second."""
+        parts: dict[int, list[Places]] = {}
+        for number, fields in self.steps:
+            while len(number):
+                same = number == number[0]
+                part = fields if same.all() else fields.take(same)
+                parts.setdefault(int(number[0]), []).append(part)
+                number = number[~same]
+                fields = fields.take(~same)
+        return parts
 
     def of(self, number: int) -> Places:
         """Return all fields with this number, in the order of their place."""

@@ -51,8 +51,9 @@ def read_otlp_json(*documents: bytes | str) -> SpansAnswer:
         for value in _json_values(document):
             trace, cut = _trace_of(value)
             protobufs.append(trace)
-            first = next(_spans_of(_parse(trace)), None)
-            partial += [first.trace_id.hex() if first else ""] if cut else []
+            if cut:
+                first = next(_spans_of(_parse(trace)), None)
+                partial.append(first.trace_id.hex() if first else "")
     provenance = Provenance("OTLP JSON", "", f"{len(documents)} documents", 0.0, 0.0)
     return SpansAnswer(provenance, tuple(filter(None, protobufs)), partial=tuple(partial))
 
