@@ -45,16 +45,7 @@ def bench(
         raise refuse(message, "NAMES")
 
     about = facts.collect(load_settings())
-    rows = []
-    failed = []
-    for name in names or known:
-        print(f"== {name}", flush=True)
-        try:
-            rows += run_one(name, ["--small"] if small else [])
-        except BenchmarkError as e:
-            failed.append(name)
-            print(e, file=sys.stderr)
-
+    rows, failed = _run_all(names or known, ["--small"] if small else [])
     _save(rows, about, partial=bool(names))
     Console(width=None if sys.stdout.isatty() else 150).print(_table(rows))
     broken = [row for row in rows if breaks_promise(row)]
@@ -64,6 +55,20 @@ def bench(
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed or broken else 0
+
+
+def _run_all(names: list[str], argv: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Run these benchmarks; return their rows, and the names of those that failed."""
+    rows = []
+    failed = []
+    for name in names:
+        print(f"== {name}", flush=True)
+        try:
+            rows += run_one(name, argv)
+        except BenchmarkError as e:
+            failed.append(name)
+            print(e, file=sys.stderr)
+    return rows, failed
 
 
 def available(folder: Path = FOLDER) -> list[str]:

@@ -468,24 +468,27 @@ def _peak_rss_mb(pid: int) -> int:
 def expanding_body(r: random.Random) -> tuple[str, bytes]:
     """Return a request in which one repeated field of the schema is repeated very often."""
     message = random_request(r)
-    inner: Message = message
-    names = []
-    while True:
-        fields = [f for f in inner.DESCRIPTOR.fields if f.is_repeated or f.message_type]
-        chosen = r.choice(fields) if fields else None
-        if chosen is None:
-            break
-        names.append(chosen.name)
-        child = getattr(inner, chosen.name)
-        if chosen.is_repeated and (r.random() < 0.3 or chosen.message_type is None):
-            break
-        inner = child.add() if chosen.is_repeated else child
-        inner.SetInParent()
+    names, chosen = _random_field(r, message)
     count = int(10 ** r.uniform(4, 6.8))
     tag = _varint(chosen.number << 3 | 2) if chosen else b""
     element = tag + (b"\x00" if r.random() < 0.5 else b"\x02\x0a\x00")
     repeated = element * min(count, 2**25 // len(element)) if chosen else b""
     return ".".join(names) + f" x {count}", _with(message, names, repeated)
+
+
+def _random_field(r: random.Random, message: Message) -> tuple[list[str], Field | None]:
+    """Walk down to a repeated field; return the path to it, and None where the path ends early."""
+    names = []
+    inner = message
+    while fields := [f for f in inner.DESCRIPTOR.fields if f.is_repeated or f.message_type]:
+        chosen = r.choice(fields)
+        names.append(chosen.name)
+        child = getattr(inner, chosen.name)
+        if chosen.is_repeated and (r.random() < 0.3 or chosen.message_type is None):
+            return names, chosen
+        inner = child.add() if chosen.is_repeated else child
+        inner.SetInParent()
+    return names, None
 
 
 def _with(message: Message, names: list[str], repeated: bytes) -> bytes:

@@ -90,13 +90,9 @@ def argument_frame(judgements: pd.DataFrame) -> pd.DataFrame:
 
     Columns: request_id, tool, argument, exact. `judgements` is what `judged` returns.
     """
-    rows = []
-    for request_id, arguments in zip(
-        judgements["request_id"], judgements["arguments"], strict=True
-    ):
-        if isinstance(arguments, tuple):
-            rows += [(request_id, *argument) for argument in arguments]
-    frame = pd.DataFrame(rows, columns=["request_id", "tool", "argument", "exact"])
+    known = judgements[["request_id", "arguments"]].dropna().explode("arguments").dropna()
+    frame = pd.DataFrame(known["arguments"].tolist(), columns=["tool", "argument", "exact"])
+    frame.insert(0, "request_id", known["request_id"].to_numpy())
     return frame.astype({"exact": "boolean"})
 
 

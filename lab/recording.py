@@ -190,10 +190,11 @@ def _save_traces(
     with ThreadPoolExecutor(PARALLEL, thread_name_prefix="record") as pool:
         answers = list(pool.map(lambda trace_id: tempo.traces([trace_id]), search.trace_ids))
 
-    rows = []
-    for trace_id, answer in zip(search.trace_ids, answers, strict=True):
-        for document in answer.documents:
-            rows.append((trace_id, public_text(bytes(document).decode(), state)))
+    rows = [
+        (trace_id, public_text(bytes(document).decode(), state))
+        for trace_id, answer in zip(search.trace_ids, answers, strict=True)
+        for document in answer.documents
+    ]
     table = pd.DataFrame(rows, columns=["trace_id", "document"])
     _write(folder / "traces.parquet", table.sort_values("trace_id", ignore_index=True))
     return len(table)

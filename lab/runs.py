@@ -52,13 +52,12 @@ class Conditions(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         defaults = Conditions(self.n_requests)
-        names = ["n_requests"]
-
-        for name in (*CONDITIONS, "seed", "max_tokens"):
-            if getattr(self, name) != getattr(defaults, name):
-                names.append(name)
-
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        changed = [
+            name
+            for name in (*CONDITIONS, "seed", "max_tokens")
+            if getattr(self, name) != getattr(defaults, name)
+        ]
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in ("n_requests", *changed))
 
 
 def save_conditions(folder: Path | None, conditions: Conditions) -> None:

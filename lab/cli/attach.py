@@ -4,6 +4,7 @@ import json
 import re
 import stat
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,10 +167,7 @@ def _name_in(known: list[str], metric: str, settings: Settings) -> str:
 def _engines_line(prometheus: Prometheus, dialect: Dialect) -> str:
     """Return which engines export a dialect: how many, and under which scrape jobs."""
     series, warnings = _engines_of(prometheus, dialect)
-    jobs: dict[str, int] = {}
-    for labels in series:
-        job = labels.get("job", "")
-        jobs[job] = jobs.get(job, 0) + 1
+    jobs = Counter(labels.get("job", "") for labels in series)
     by_job = ", ".join(f"{count} in job {job or '(none)'}" for job, count in sorted(jobs.items()))
     engines = "1 engine" if len(series) == 1 else f"{len(series)} engines"
     line = f"{dialect}: {engines}" + (f" ({by_job})" if by_job else "")
@@ -187,10 +185,9 @@ def _engines_of(
     selector = names[0].selector() if names else _any_answer(dialect).selector()
     identity = LABELS["identity"]
     answer = prometheus.query(f"group by ({', '.join(identity)}) ({selector})")
-    engines = {}
-    for series in answer:
-        key = tuple(series.labels.get(name, "") for name in identity)
-        engines[key] = series.labels
+    engines = {
+        tuple(series.labels.get(name, "") for name in identity): series.labels for series in answer
+    }
     return list(engines.values()), answer.provenance.warnings
 
 

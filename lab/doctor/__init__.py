@@ -45,17 +45,8 @@ def examine(
     of a store is examined. A target that cannot be read is a finding, too ('unreadable').
     """
     settings = settings or load_settings()
-    subjects: list[Subject] = []
     findings: list[Finding] = []
-    for target in targets:
-        try:
-            subjects += read_target(target, settings, before, window)
-        except MISSHAPEN as e:
-            hidden = hide_password(target)
-            findings.append(Finding("unreadable", hidden, "", misshapen(e), SHAPE_FIX))
-        except LabError as e:
-            evidence = f"{e.happened}: {e.got}" if e.got else e.happened
-            findings.append(Finding("unreadable", hide_password(target), "", evidence, e.fix))
+    subjects = [each for target in targets for each in _read(target, settings, before, window)]
     subjects.append(Subject(queries=[Query("query", "", expr) for expr in queries]))
 
     known = known_in(subjects)
@@ -70,3 +61,16 @@ def examine(
     except MISSHAPEN as e:
         findings.append(Finding("unreadable", files, "", misshapen(e), SHAPE_FIX))
     return sorted(dict.fromkeys(findings), key=lambda each: each.level)
+
+
+def _read(target: str, settings: Settings, before: str, window: str) -> list[Subject]:
+    """Return what a target holds; of one that cannot be read, the finding that it cannot."""
+    try:
+        return list(read_target(target, settings, before, window))
+    except MISSHAPEN as e:
+        evidence = misshapen(e)
+        fix = SHAPE_FIX
+    except LabError as e:
+        evidence = f"{e.happened}: {e.got}" if e.got else e.happened
+        fix = e.fix
+    return [Subject([Finding("unreadable", hide_password(target), "", evidence, fix)])]

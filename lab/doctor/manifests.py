@@ -132,14 +132,18 @@ def _panels(node: Any, target: str, title: str = "", unit: str = "") -> Iterator
     title = str(node.get("title") or nested(node, "display", "name") or title)
     if isinstance(node.get("fieldConfig"), dict):
         unit = str(nested(node, "fieldConfig", "defaults", "unit") or "")
+    yield from _queries_of(node, target, title, unit)
+    for key, value in node.items():
+        if key not in ("groups", "metadata"):
+            yield from _panels(value, target, title, unit)
+
+
+def _queries_of(node: Document, target: str, title: str, unit: str) -> Iterator[Query]:
     if expr := _expression(node):
         yield Query(target, title, expr, "panel", unit)
     if selector := _selector(node.get("query")) or _selector(node.get("definition")):
         where = f"variable {node.get('name', '')}"
         yield Query(target, where, f"count({selector})", "variable")
-    for key, value in node.items():
-        if key not in ("groups", "metadata"):
-            yield from _panels(value, target, title, unit)
 
 
 def _expression(node: Document) -> str:

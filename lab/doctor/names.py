@@ -154,8 +154,7 @@ def _current(metric: Metric, engine: Engine, bare: str, age: int) -> Metric:
 
 def _unlisted(metric: Metric, engine: Engine, base: str) -> Metric:
     """Return a metric that answers no question, with a fault if its engine does not export it."""
-    names = [name.partition("{")[0] for each in engine.names.values() for name in each]
-    names += [name.removesuffix("_sum") for name in names] + [*engine.others, *engine.router]
+    names = _exported(engine)
     if f"{base}_total" in names:
         why = f"{engine.title} exports {base}_total"
         return replace(metric, fault="total-missing", why=why, hint=f"use {metric.name}_total")
@@ -173,6 +172,12 @@ def _unlisted(metric: Metric, engine: Engine, base: str) -> Metric:
         why = f"{metric.name} is not a known metric"
         hint = f"perhaps {similar[0]}"
     return replace(metric, fault="dead-name", why=why, hint=hint)
+
+
+def _exported(engine: Engine) -> list[str]:
+    answers = [name.partition("{")[0] for each in engine.names.values() for name in each]
+    stems = [name.removesuffix("_sum") for name in answers]
+    return [*answers, *stems, *engine.others, *engine.router]
 
 
 def _in_store(metric: Metric, stem: str, known: Known) -> Metric:

@@ -397,8 +397,16 @@ def _share_values(page: Page, dialect: Dialect) -> Iterator[Finding]:
 
 
 def _gpu(page: Page) -> Iterator[Finding]:
-    """Yield MIG instances, and values of a whole GPU that several series repeat."""
-    gpu = [s for s in page.samples_now if s.name.upper().startswith("DCGM_FI_")]
+    """Yield MIG instances, values of a whole GPU that several series repeat, and other makers."""
+    facts = _instance_facts([s for s in page.samples_now if s.name.upper().startswith("DCGM_FI_")])
+    if facts:
+        yield Finding("gpu-instances", page.url, "", "; ".join(facts))
+    for maker, pattern in OTHER_GPUS.items():
+        if other := [name for name in page.names if re.match(pattern, name)]:
+            yield Finding("gpu-not-read", page.url, maker, f"{len(other)} metrics, as {other[0]}")
+
+
+def _instance_facts(gpu: list[Sample]) -> list[str]:
     instances = {s.labels.get("GPU_I_ID", "") for s in gpu} - {""}
     repeated = Counter((s.name, _device(s)) for s in gpu if _OF_WHOLE_GPU.search(s.name))
     facts = [
@@ -408,11 +416,7 @@ def _gpu(page: Page) -> Iterator[Finding]:
     ]
     if instances and "DCGM_FI_DEV_GPU_UTIL" not in {sample.name.upper() for sample in gpu}:
         facts.insert(0, f"{len(instances)} MIG instances, and no DCGM_FI_DEV_GPU_UTIL")
-    if facts:
-        yield Finding("gpu-instances", page.url, "", "; ".join(facts))
-    for maker, pattern in OTHER_GPUS.items():
-        if other := [name for name in page.names if re.match(pattern, name)]:
-            yield Finding("gpu-not-read", page.url, maker, f"{len(other)} metrics, as {other[0]}")
+    return facts
 
 
 def _device(sample: Sample) -> str:

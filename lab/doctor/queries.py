@@ -89,15 +89,16 @@ def check_query(query: Query, known: Known | None = None) -> list[Finding]:
     except ValueError as e:
         return [Finding("syntax", query.target, query.where, f"{_short(query.expr)}: {e}")]
 
-    uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
-    uses = [use for use in uses if not _is_fallback(use, uses)]
+    uses = _checked_uses(tree, known)
     faults = {fault[:2]: fault for fault in _faults(query, tree, uses, known)}
-    findings = [
-        Finding(check, query.target, query.where, *rest) for check, *rest in faults.values()
-    ]
-    if known and any(use.metric.name in known.names for use in uses):
-        return [each for each in findings if each.check != "bucket-missing"]  # a native histogram
-    return findings
+    if known and any(use.metric.name in known.names for use in uses):  # a native histogram
+        faults = {key: fault for key, fault in faults.items() if key[0] != "bucket-missing"}
+    return [Finding(check, query.target, query.where, *rest) for check, *rest in faults.values()]
+
+
+def _checked_uses(tree: Any, known: Known | None) -> list[_Use]:
+    uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
+    return [use for use in uses if not _is_fallback(use, uses)]
 
 
 def _is_fallback(use: _Use, uses: list[_Use]) -> bool:
@@ -262,21 +263,27 @@ def _lifetime(use: _Use, is_a_total: bool) -> Faults:
         if use.is_in("histogram_quantile"):
             yield "lifetime-quantile", f"histogram_quantile() of {metric.name} without rate()"
         return
+
     # A part of an unknown metric may be anything.
     is_known = metric.engine is not None or not metric.part
-    divisions = [node for node in use.above if _name(node) == "/"]
-    if divisions and _is_raw(divisions[-1].lhs) and _is_raw(divisions[-1].rhs):
-        if is_known or _is_mean_of_one(divisions[-1]):
+    division = next((node for node in reversed(use.above) if _name(node) == "/"), None)
+    if division is not None and _is_of_raw(division):
+        if is_known or _is_mean_of_one(division):
             yield "lifetime-average", f"{metric.name} is divided without rate()"
     elif is_known and not is_a_total:
         yield "counter-raw", f"{metric.name} is a counter, used without rate()"
 
 
-def _is_raw(node: Any) -> bool:
-    """Return whether a side of a division is made of counters without a rate."""
-    uses = _uses(node)
-    is_rated = any(use.is_in(*RATES) for use in uses)
-    return bool(uses) and not is_rated and {u.metric.kind for u in uses} <= {"counter", "histogram"}
+def _is_of_raw(division: Any) -> bool:
+    """Return whether both sides of a division are made of counters without a rate."""
+    for side in (division.lhs, division.rhs):
+        uses = _uses(side)
+        kinds = {use.metric.kind for use in uses}
+        if not uses or any(use.is_in(*RATES) for use in uses):
+            return False
+        if not kinds <= {"counter", "histogram"}:
+            return False
+    return True
 
 
 def _is_mean_of_one(node: Any) -> bool:

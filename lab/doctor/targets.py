@@ -103,10 +103,8 @@ def _read_json(text: str, target: str) -> Subject | None:
     except RecursionError as e:
         raise FrameError("the JSON is nested too deeply", got=target) from e
     except ValueError:
-        lines = [line for line in text.splitlines() if line.strip()]
-        if not lines or '"resourceSpans"' not in lines[0]:
-            return None
-        return Subject(check_traces(read_otlp_json(text), target))
+        is_lines_of_traces = '"resourceSpans"' in text.strip().partition("\n")[0]
+        return Subject(check_traces(read_otlp_json(text), target)) if is_lines_of_traces else None
     if not isinstance(content, dict):
         return _of_documents([content], target)
     if _is_trace(content) or _is_trace(content.get("trace")):

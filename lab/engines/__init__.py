@@ -18,6 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lab.errors import NoData, SettingsError
 from lab.schema import PREFIXES
 
@@ -27,7 +29,6 @@ __all__ = [
     "Engine",
     "Name",
     "actual_name",
-    "dialect_of",
     "either_name",
     "engines",
     "guess_prefix",
@@ -115,11 +116,6 @@ class Dialect:
                 return version
         return ""
 
-    @property
-    def routed(self) -> bool:
-        """Return whether a router in front of the engines is scraped too."""
-        return any(name in self.bare for name in self.engine.router)
-
     def name_of(self, question: str) -> Name:
         """Return this store's name of the answer. Raises NoData, with the reason, without one."""
         if question in self.alternatives:
@@ -153,25 +149,8 @@ def _table() -> dict[str, Any]:
 @cache
 def engines() -> dict[str, Engine]:
     """Return all engines that are known, by key."""
-    result = {}
-    for key, entry in _table().items():
-        if key in ("questions", "labels"):
-            continue
-        result[key] = Engine(
-            key,
-            entry["title"],
-            entry["source"],
-            entry["mark"],
-            {question: tuple(names) for question, names in entry["names"].items()},
-            entry.get("why_not", {}),
-            tuple(entry.get("router", ())),
-            {version: tuple(names) for version, names in entry.get("versions", {}).items()},
-            tuple(entry.get("others", ())),
-            tuple(entry.get("families", ())),
-            entry.get("removed", {}),
-            {question: tuple(bounds) for question, bounds in entry.get("bounds", {}).items()},
-        )
-    return result
+    entries = {key: e for key, e in _table().items() if key not in ("questions", "labels")}
+    return {key: msgspec.convert(e | {"key": key}, Engine) for key, e in entries.items()}
 
 
 def split_name(name: str) -> tuple[Engine | None, str, str]:
@@ -209,11 +188,6 @@ def recognise(names: Iterable[str], prefix: str = "") -> list[Dialect]:
     dialects.sort(key=lambda dialect: (-len(dialect.alternatives), dialect.stem))
     # A prefix alone was tried with every engine's names: one of them fits best.
     return dialects[:1] if prefix and "=" not in prefix else dialects
-
-
-def dialect_of(names: Iterable[str], prefix: str = "") -> Dialect | None:
-    """Return the engine that answers most questions; None where no engine is recognised."""
-    return next(iter(recognise(names, prefix)), None)
 
 
 def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | None:

@@ -1,6 +1,5 @@
 """Frames become axes: every function takes `ax` and returns it, and refuses to draw nothing."""
 
-from lab.figures.blame import culprits, stalls
 from lab.figures.capacity import (
     backlogs,
     engine_parts,
@@ -30,7 +29,6 @@ __all__ = [
     "busy_by",
     "cpu_modes",
     "critical_bars",
-    "culprits",
     "ecdf",
     "engine_parts",
     "gauge_against_truth",
@@ -44,7 +42,6 @@ __all__ = [
     "quantile_intervals",
     "service_line",
     "share_rows",
-    "stalls",
     "signal_change",
     "throughput_goodput",
     "timeline",

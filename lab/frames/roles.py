@@ -56,7 +56,7 @@ def claimed_roles(spans: pd.DataFrame) -> np.ndarray:
     roles[(roles == _UNKNOWN) | (is_weak & ~has_usage)] = Role.OTHER
 
     # Embeddings belong to a file search, which counts as a tool call.
-    is_embedding = _by_category(spans["service"], lambda name: int(name == Service.VLLM_EMBED)) == 1
+    is_embedding = (spans["service"] == Service.VLLM_EMBED).to_numpy(bool)
     roles[(roles == Role.ENGINE) & is_embedding] = Role.OTHER
     return roles
 

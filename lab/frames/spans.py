@@ -188,12 +188,19 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
         values = {name: _attribute(table, name) for name in streamed}
         return values | _attributes_in_json(table, None)
 
+    return _chosen_attributes(table, attributes, streamed)
+
+
+def _chosen_attributes(
+    table: pa.Table, attributes: Sequence[str], streamed: Sequence[str]
+) -> dict[str, Any]:
     values = {name: _attribute(table, name) for name in attributes if name in streamed}
-    others = [name for name in attributes if name not in streamed]
+    others = [name for name in attributes if name not in values]
     if others:
         values |= _attributes_in_json(table, others)
     if EVENTS in attributes and "events" in table.column_names:
-        values[EVENTS] = _column([_events(text) for text in _whole(table, "events").to_pylist()])
+        texts = _whole(table, "events").to_pylist()
+        values[EVENTS] = _column(list(map(_events, texts)))
     return {name: values[name] for name in attributes}
 
 
@@ -217,17 +224,20 @@ def _attributes_in_json(table: pa.Table, names: Sequence[str] | None) -> dict[st
             f"{', '.join(names or ['beyond the promoted ones'])}",
             fix="repeat the query: Tempo.spans(..., attributes=[...])",
         )
-    objects = _whole(table, "attributes")
-    try:
-        rows = [_decode_object(text or "{}") for text in objects.to_pylist()]
-    except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as e:
-        raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
+    rows = _decode_objects(_whole(table, "attributes"))
     for family in FLATTENED:
         if names is None or family in names:
             _gather(rows, family)
     if names is None:
         names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: _column([row.get(name) for row in rows]) for name in names}
+
+
+def _decode_objects(texts: pa.Array) -> list[dict[str, Any]]:
+    try:
+        return [_decode_object(text or "{}") for text in texts.to_pylist()]
+    except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as e:
+        raise FrameError("the attributes of a span are not a JSON object", got=str(e)) from e
 
 
 def _gather(rows: list[dict[str, Any]], family: str) -> None:

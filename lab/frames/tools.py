@@ -106,20 +106,26 @@ def _tool_calls(spans: pd.DataFrame, shapes: TraceShapes) -> tuple[np.ndarray, p
 
 def _arguments(text: str | None) -> str | None:
     """Return a call's arguments as JSON, without what some libraries put around them."""
-    given = value = plain_value(text) if text is not None else None
-    if not isinstance(value, dict):
+    given = plain_value(text) if text is not None else None
+    if text is None or not isinstance(given, dict):
         return text
-    names = set(value)
-    if names == {"input"} and isinstance(inner := plain_value(str(value["input"])), dict):
-        value = inner
-    elif names >= {"tool_name", "arguments"}:
-        value = value["arguments"]
-    elif names <= {"args", "kwargs", "sanitize_inputs_outputs"} and not value.get("args"):
-        value = value.get("kwargs", value)
-    elif "input_str" in names:
-        value = value.get("inputs") or plain_value(str(value["input_str"]))
-    is_json = text is not None and text[:1] == "{" and "'" not in text[:2]
+    value = _unwrapped(given)
+    is_json = text[:1] == "{" and "'" not in text[:2]
     return text if value is given and is_json else json.dumps(value)
+
+
+def _unwrapped(given: dict[str, Any]) -> Any:
+    names = set(given)
+    if names == {"input"}:
+        inner = plain_value(str(given["input"]))
+        return inner if isinstance(inner, dict) else given
+    if names >= {"tool_name", "arguments"}:
+        return given["arguments"]
+    if names <= {"args", "kwargs", "sanitize_inputs_outputs"} and not given.get("args"):
+        return given.get("kwargs", given)
+    if "input_str" in names:
+        return given.get("inputs") or plain_value(str(given["input_str"]))
+    return given
 
 
 def failed_calls(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
@@ -184,13 +190,18 @@ def _is_error(value: Any, depth: int = 0, *, words: bool = True) -> bool:
         return len(value) == 1 and _is_error(value[0], depth, words=words)
     if not isinstance(value, dict) or depth > MAX_DEPTH:
         return False
-    if value.get("type") in ("error-text", "error-json", "tool-error"):
-        return True
-    if value.get("error") or value.get("status") == "error" or value.get("success") is False:
+    if _has_error_field(value):
         return True
     if value.get("type") in ("text", "tool"):
         return _is_error(value.get("text", value.get("content")), depth + 1, words=words)
     return any(_is_error(value[name], depth + 1, words=words) for name in _INSIDE if name in value)
+
+
+def _has_error_field(result: dict[str, Any]) -> bool:
+    if result.get("type") in ("error-text", "error-json", "tool-error"):
+        return True
+    is_failed = result.get("status") == "error" or result.get("success") is False
+    return bool(result.get("error")) or is_failed
 
 
 def first_of(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -264,22 +275,31 @@ def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
     if not isinstance(value, dict):
         return
 
-    part = value | value["function"] if isinstance(value.get("function"), dict) else value
-    call_id = _of(part, _CALL_IDS) or part.get("id")
-    kind = f"{part.get('type', '')} {part.get('event.name', '')} {key}".lower()
-    arguments = _of(part, _ARGUMENTS)
-    if _of(part, _TOOLS) and arguments is not None and (call_id or _IS_CALL.search(kind)):
-        yield call_id, _of(part, _TOOLS), _text(arguments), None
-        return
-    if call_id and (_of(part, _CALL_IDS) or _IS_RESULT.search(kind)):
-        result = _text(_of(part, _RESULTS))
-        is_error = part.get("is_error") or part.get("isError") or part.get("status") == "error"
-        if is_error:
-            result = json.dumps({"is_error": True, "content": result})
-        yield call_id, None, None, result
+    if call_or_result := _call_or_result(value, key):
+        yield call_or_result
         return
     for name in sorted(value, key=_place):
         yield from _walk(value[name], name)
+
+
+def _call_or_result(value: dict[str, Any], key: str) -> tuple[Any, Any, Any, Any] | None:
+    """Return what an object in messages is, if it is a tool call or a result."""
+    part = value | value["function"] if isinstance(value.get("function"), dict) else value
+    call_id = _of(part, _CALL_IDS) or part.get("id")
+    tool = _of(part, _TOOLS)
+    arguments = _of(part, _ARGUMENTS)
+    kind = f"{part.get('type', '')} {part.get('event.name', '')} {key}".lower()
+    if tool and arguments is not None and (call_id or _IS_CALL.search(kind)):
+        return call_id, tool, _text(arguments), None
+    if call_id and (_of(part, _CALL_IDS) or _IS_RESULT.search(kind)):
+        return call_id, None, None, _result(part)
+    return None
+
+
+def _result(part: dict[str, Any]) -> str | None:
+    result = _text(_of(part, _RESULTS))
+    is_error = part.get("is_error") or part.get("isError") or part.get("status") == "error"
+    return json.dumps({"is_error": True, "content": result}) if is_error else result
 
 
 def _of(part: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -27,7 +27,6 @@ from lab.stores.timestamps import utc
 from lab.workload import Run
 
 FEW = 20  # requests of a window or a baseline, below which traces tell little
-_PARTS = {"counter": ("",), "gauge": ("",), "share": ("",), "histogram": ("_sum", "_count")}
 QUESTIONS = (
     *("queue", "prefill", "decode", "itl", "e2e", "prompt_tokens", "generation_tokens"),
     *("prefix_hits", "prefix_queries", "requests", "preemptions", "running", "waiting", "kv_usage"),

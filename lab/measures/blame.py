@@ -13,7 +13,6 @@ from scipy.optimize import nnls
 
 from lab.errors import FrameError
 
-ENGINE = "(engine)"  # what no other call explains: preemption, other processes, the network
 WAITING = "waiting"  # before the engine scheduled the call
 PREFILL = "prefill"  # in its own prefill, beside another one
 DECODE = "decode"  # its tokens came late, beside another call's prefill
@@ -53,7 +52,7 @@ class Blame:
       many requests would cause if they were like all the others; and `blamed`: the interval lies
       above it;
     - `victims`: one row per victim: `lost_s` to others, `unexplained_s` (beyond what the pace and
-      the losses explain, to ENGINE: vLLM's spans do not report preemptions);
+      the losses explain: preemption, other processes, the network);
     - `pace`: by engine.
     """
 

@@ -137,16 +137,16 @@ def _in_words(name: str) -> str:
 
 def _drop_numbering(table: Tag) -> None:
     """Remove an index that only counts the rows from 0."""
-    firsts = [row.find(["th", "td"]) for row in table.select("tbody tr")]
-    numbers = [cell.get_text(strip=True) if cell and cell.name == "th" else "" for cell in firsts]
-    heads = [row.find("th") for row in table.select("thead tr")]
-    if numbers != [str(i) for i in range(len(numbers))] or any(
-        h and h.get_text(strip=True) for h in heads
-    ):
+    index = table.select("tbody tr > th:first-child")
+    corner = table.select("thead tr > th:first-child")
+    numbers = [cell.get_text(strip=True) for cell in index]
+    is_named = any(cell.get_text(strip=True) for cell in corner)
+    rows = len(table.select("tbody tr"))
+    if numbers != [str(i) for i in range(rows)] or is_named:
         return
-    for cell in (*firsts, *heads):
-        if cell:
-            cell.decompose()
+
+    for cell in (*index, *corner):
+        cell.decompose()
 
 
 def _merge_head(table: Tag) -> None:

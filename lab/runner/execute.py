@@ -249,7 +249,17 @@ def assign(notebooks: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[s
     would start the lab and analyse something else.
     """
     known = {path: parameters_of(path) for path in notebooks}
-    names = {name for parameters in known.values() for name in parameters}
+    _check_names(given, known)
+
+    shares: dict[Path, dict[str, Any]] = {}
+    for path, parameters in known.items():
+        shares[path] = {name: value for name, value in given.items() if name in parameters}
+        for name, value in shares[path].items():
+            _check_type(path, name, value, parameters[name])
+    return shares
+
+
+def _check_names(given: Mapping[str, Any], known: dict[Path, dict[str, Any]]) -> None:
     for path, parameters in known.items():
         if "window" in given and "window" not in parameters:
             raise NotebookError(
@@ -258,16 +268,10 @@ def assign(notebooks: list[Path], given: Mapping[str, Any]) -> dict[Path, dict[s
                 fix="use notebook 09 (lab run 09 -p window=...), or `lab investigate WINDOW`",
             )
 
+    names = {name for parameters in known.values() for name in parameters}
     for name in given:
         if name not in names:
-            raise _unknown(name, notebooks, names)
-
-    shares: dict[Path, dict[str, Any]] = {}
-    for path, parameters in known.items():
-        shares[path] = {name: value for name, value in given.items() if name in parameters}
-        for name, value in shares[path].items():
-            _check_type(path, name, value, parameters[name])
-    return shares
+            raise _unknown(name, list(known), names)
 
 
 def _unknown(name: str, notebooks: list[Path], names: set[str]) -> NotebookError:

@@ -4,7 +4,7 @@ import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from jinja2 import Environment, FileSystemLoader, select_autoescape
@@ -57,14 +57,7 @@ def newest(out_root: Path) -> Path:
 
 
 def _render(out_dir: Path) -> Path:
-    try:
-        record = json.loads((out_dir / RUN_FILE).read_text())
-        runs = [NotebookRun(**run) for run in record["runs"]]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise NotebookError(
-            f"{out_dir} holds no run", got=f"{RUN_FILE}: {e}", fix="name a folder below out/"
-        ) from e
-
+    record, runs = _read_run(out_dir)
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(["html"]),
@@ -72,26 +65,46 @@ def _render(out_dir: Path) -> Path:
         lstrip_blocks=True,
     )
     executed = {run.name: out_dir / "notebooks" / f"{run.name}.ipynb" for run in runs}
-    measured = {h.key: (run, h) for run in runs for h in headlines_of(executed[run.name])}
     views = views_of({executed[run.name]: run.title for run in runs})
-    in_views = {figure.anchor for view in views for f in view.findings for figure in f.figures}
+    findings = [finding for view in views for finding in view.findings]
+
     page = templates.get_template("report.html").render(
         facts=record["facts"],
         notes=record["notes"],
         runs=runs,
         figures={name: figures_of(path) for name, path in executed.items()},
         views=views,
-        in_views=in_views,
-        answers=[(name, *measured.get(key, (None, None))) for key, (name, _) in HEADLINES.items()],
+        in_views={figure.anchor for finding in findings for figure in finding.figures},
+        answers=_answers(runs, executed),
         warnings={name: warnings_of(path) for name, path in executed.items()},
         saved={name for name, path in executed.items() if path.exists()},
         busy=_was_busy(record["facts"]),
         passed=sum(run.status == PASSED for run in runs),
         folder=out_dir.name,
-        logs=sorted(p.name for p in (out_dir / "logs").glob("*") if p.is_file()),
+        logs=_files_in(out_dir / "logs"),
     )
     write_atomically(out_dir / REPORT_FILE, page)
     return out_dir / REPORT_FILE
+
+
+def _read_run(out_dir: Path) -> tuple[dict[str, Any], list[NotebookRun]]:
+    try:
+        record = json.loads((out_dir / RUN_FILE).read_text())
+        return record, [NotebookRun(**run) for run in record["runs"]]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise NotebookError(
+            f"{out_dir} holds no run", got=f"{RUN_FILE}: {e}", fix="name a folder below out/"
+        ) from e
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.is_file())
+
+
+def _answers(runs: list[NotebookRun], executed: dict[str, Path]) -> list[tuple]:
+    """Return (name, the run that measured it, the headline) in order; None where none did."""
+    measured = {h.key: (run, h) for run in runs for h in headlines_of(executed[run.name])}
+    return [(name, *measured.get(key, (None, None))) for key, (name, _) in HEADLINES.items()]
 
 
 def _was_busy(facts: dict[str, str]) -> str:

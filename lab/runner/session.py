@@ -230,14 +230,14 @@ def _new_folder(requested: Path | None) -> Path:
 
 def _make_unique(parent: Path, name: str) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
-    for number in itertools.count(1):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
+    numbers = itertools.count(2)
+    folder = parent / name
+    while True:
         try:
             folder.mkdir()
+            return folder.resolve()
         except FileExistsError:
-            continue
-        return folder.resolve()
-    raise AssertionError("count() does not end")
+            folder = parent / f"{name}-{next(numbers)}"
 
 
 main = as_main(run_command, "lab run")

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from lab.errors import SettingsError, StackError
 from lab.files import read_json, write_atomically
 from lab.settings import ENDPOINTS_FILE, REPO
@@ -125,13 +127,10 @@ def read(state_dir: Path) -> StackState | None:
     """
     path = state_dir / STACK_FILE
     try:
-        content = json.loads(path.read_text())
-        parts = [PartStatus(**p) for p in content.pop("parts")]
-        processes = [(int(pid), float(t)) for pid, t in content.pop("processes")]
-        return StackState(parts=parts, processes=processes, **content)
+        return msgspec.json.decode(path.read_bytes(), type=StackState)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as e:
+    except (OSError, ValueError) as e:
         raise StackError(
             f"{path} cannot be read", got=repr(e), fix=f"remove {path}, then run `lab up`"
         ) from e

@@ -143,25 +143,30 @@ def _json_values(document: bytes | str, *, several: bool = True) -> Iterator[dic
 
 def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
     """Return the trace of one decoded JSON object, and whether it is partial."""
-    trace = value.get("trace") or value
-    known = {*_OWNERS, "trace", "metrics", "status"}
     try:
-        if "data" in value and '"traceID"' in json.dumps(value["data"])[:10_000]:
-            raise ValueError("it is Jaeger's own format: ask Jaeger's API 3 or Tempo for OTLP")
-        if value and not known & set(value):
-            raise ValueError(f"it has none of {', '.join(_OWNERS)}")
-        owners = [_with_binary_ids(owner) for name in _OWNERS for owner in trace.get(name) or ()]
-        message = json_format.ParseDict(
-            {"resourceSpans": owners}, TracesData(), ignore_unknown_fields=True
-        )
-        for span in _spans_of(message):
-            parent_bytes = len(span.parent_span_id)
-            if (len(span.trace_id), len(span.span_id)) != (16, 8) or parent_bytes not in (0, 8):
-                raise ValueError("a span has no ids, or ids of another length")
+        message = _message_of(value)
     except (json_format.ParseError, AttributeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("a trace is not OTLP JSON", got=_excerpt(e, json.dumps(value))) from e
     has_spans = any(True for _ in _spans_of(message))
     return message.SerializeToString() if has_spans else b"", value.get("status") in _PARTIAL
+
+
+def _message_of(value: dict[str, Any]) -> TracesData:
+    if "data" in value and '"traceID"' in json.dumps(value["data"])[:10_000]:
+        raise ValueError("it is Jaeger's own format: ask Jaeger's API 3 or Tempo for OTLP")
+    if value and not {*_OWNERS, "trace", "metrics", "status"} & set(value):
+        raise ValueError(f"it has none of {', '.join(_OWNERS)}")
+
+    trace = value.get("trace") or value
+    owners = [_with_binary_ids(owner) for name in _OWNERS for owner in trace.get(name) or ()]
+    message = json_format.ParseDict(
+        {"resourceSpans": owners}, TracesData(), ignore_unknown_fields=True
+    )
+    for span in _spans_of(message):
+        parent_bytes = len(span.parent_span_id)
+        if (len(span.trace_id), len(span.span_id)) != (16, 8) or parent_bytes not in (0, 8):
+            raise ValueError("a span has no ids, or ids of another length")
+    return message
 
 
 def _with_binary_ids(owner: dict[str, Any]) -> dict[str, Any]:

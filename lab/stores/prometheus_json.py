@@ -88,34 +88,47 @@ def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
     """
     data = response.data
     if not isinstance(data, _Series):
-        decoded = _decode_data(data)
-        if decoded.resultType not in ("scalar", "string"):
-            raise ValueError(f"unknown resultType {decoded.resultType!r}")
-        return "vector", (Series({}, (_list_of_one(decoded.result),)),), _warnings(response)
+        return "vector", (_scalar(data),), _warnings(response)
     if data.resultType not in ("vector", "matrix"):
         raise ValueError(f"unknown resultType {data.resultType!r}")
 
     series = []
-    native = []
-    named: dict[str, list[_Result]] = {}
+    native: dict[str, list[_Result]] = {}
     for result in data.result:
-        if result.histogram is not _ABSENT or result.histograms is not _ABSENT:
-            native.append(result.metric)
-            named.setdefault(result.metric.get("__name__", ""), []).append(result)
-        if result.values is not _ABSENT:
-            series.append(Series(result.metric, (result.values,)))
-        elif result.value is not _ABSENT:
-            series.append(Series(result.metric, (_list_of_one(result.value),)))
-        elif result.metric not in native:
-            raise ValueError(f"the series {result.metric} has no samples")
-    nameless = [result.metric for result in named.pop("", [])]
-    for name, results in named.items():
+        series += _float_series(result)
+        if _has_histograms(result):
+            native.setdefault(result.metric.get("__name__", ""), []).append(result)
+
+    nameless = [result.metric for result in native.pop("", [])]
+    for name, results in native.items():
         bodies = [_histograms(result) for result in results]
         series += classic_series(name, [result.metric for result in results], bodies)
     if nameless and not series:
         raise _native_histograms(nameless)
     warnings = [*_warnings(response), *_left_out(nameless), *_replicas(series)]
     return data.resultType, tuple(series), warnings
+
+
+def _scalar(data: msgspec.Raw) -> Series:
+    decoded = _decode_data(data)
+    if decoded.resultType not in ("scalar", "string"):
+        raise ValueError(f"unknown resultType {decoded.resultType!r}")
+    return Series({}, (_list_of_one(decoded.result),))
+
+
+def _has_histograms(result: _Result) -> bool:
+    return result.histogram is not _ABSENT or result.histograms is not _ABSENT
+
+
+def _float_series(result: _Result) -> list[Series]:
+    """Return the series of a result's numbers; none where it has native histograms only."""
+    if result.values is not _ABSENT:
+        return [Series(result.metric, (result.values,))]
+    if result.value is not _ABSENT:
+        return [Series(result.metric, (_list_of_one(result.value),))]
+    if _has_histograms(result):
+        return []
+    raise ValueError(f"the series {result.metric} has no samples")
 
 
 def joined(answers: list[MetricAnswer], start: float, end: float, step_s: float) -> MetricAnswer:

@@ -88,12 +88,6 @@ class Arrival:
     incomplete: Mapping[str, str]
     waited_s: float
 
-    @property
-    def complete_ratio(self) -> float:
-        """Return the share of the traces that are complete; NaN without traces."""
-        total = len(self.complete) + len(self.incomplete)
-        return len(self.complete) / total if total else float("nan")
-
     def require(self) -> Arrival:
         """Return this arrival if every trace is complete.
 

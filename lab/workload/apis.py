@@ -71,7 +71,6 @@ class _Response(msgspec.Struct):
     output: list[dict[str, Any]] = []
     usage: _ResponseUsage | None = None
     error: _Reason | None = None
-    incomplete_details: _Reason | None = None
 
 
 class _Function(msgspec.Struct):

@@ -49,7 +49,6 @@ class Verdict:
     missing_call: bool
     not_offered_call: bool
     malformed: bool
-    tool_errors: int
     arguments: tuple[tuple[str, str, bool], ...]
 
 
@@ -74,7 +73,6 @@ def judge(
         missing_call=len(made) < len(expected),
         not_offered_call=bool(offered) and any(c.tool not in offered for c in calls),
         malformed=malformed,
-        tool_errors=sum(c.error for c in calls),
         arguments=arguments,
     )
 

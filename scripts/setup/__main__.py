@@ -55,17 +55,8 @@ def main() -> int:
 
 def _set_up(build: str, extra: list[str]) -> list[str]:
     """Build what is missing, and return its names."""
-    if unknown := set(extra) - {*environments.OPTIONAL, "light"}:
-        raise SetupError(
-            "set-up has no such part",
-            got=", ".join(sorted(unknown)),
-            fix=f"name nothing, light, or {' or '.join(environments.OPTIONAL)}",
-        )
+    names = _names_of(build, extra)
     digests = environments.digests(build)
-    names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
-    if build == "cuda" and "light" not in extra:
-        extra = [*extra, "gpu"]  # the exporter of the GPU that vLLM will use
-    names += [name for name in environments.OPTIONAL if name in extra]
     missing = [name for name in names if not places.is_ready(VENVS / name, digests[name])]
     known = tools.read_tools()
     if not missing and prometheus.is_complete(known):
@@ -87,6 +78,21 @@ def _set_up(build: str, extra: list[str]) -> list[str]:
         _wait_for_all([found, *builds])
     tools.write_tools(found.result(), build, uv)
     return [*missing, "prometheus"]
+
+
+def _names_of(build: str, extra: list[str]) -> list[str]:
+    """Return the environments to have, with `extra` from the command line."""
+    if unknown := set(extra) - {*environments.OPTIONAL, "light"}:
+        raise SetupError(
+            "set-up has no such part",
+            got=", ".join(sorted(unknown)),
+            fix=f"name nothing, light, or {' or '.join(environments.OPTIONAL)}",
+        )
+
+    names = list(environments.LIGHT if "light" in extra else environments.ALWAYS)
+    if build == "cuda" and "light" not in extra:
+        extra = [*extra, "gpu"]  # the exporter of the GPU that vLLM will use
+    return names + [name for name in environments.OPTIONAL if name in extra]
 
 
 def _wait_for_all(futures: list[Future]) -> None:

@@ -47,8 +47,7 @@ def test_the_labs_own_names_are_the_newest_vllms() -> None:
 )
 def test_any_prefix_is_recognised(stem: str, prefix: str) -> None:
     """KServe and Ray put one before the name, collectors replace the colon."""
-    dialect = engines.dialect_of(["up", *(stem + name for name in VLLM)])
-    assert dialect is not None
+    dialect = engines.recognise(["up", *(stem + name for name in VLLM)])[0]
     assert (dialect.engine.key, dialect.stem, dialect.prefix) == ("vllm", stem, prefix)
     assert str(dialect.name_of("prompt_tokens")) == f"{stem}prompt_tokens_total"
     assert str(engines.actual_name("vllm:e2e_request_latency_seconds_count", [stem + VLLM[2]])) == (
@@ -105,8 +104,7 @@ def test_what_only_looks_like_an_engine_is_not_one(name: str) -> None:
 )
 def test_each_engine_answers_by_its_own_name(names: list[str], question: str, answer: str) -> None:
     """Of old and new names at once the new one, never both."""
-    dialect = engines.dialect_of(names)
-    assert dialect is not None
+    dialect = engines.recognise(names)[0]
     assert str(dialect.name_of(question)) == answer
 
 
@@ -125,8 +123,7 @@ def test_what_an_engine_cannot_answer_has_a_reason(
     names: list[str], question: str, why: str
 ) -> None:
     """Never another metric in its place."""
-    dialect = engines.dialect_of(names)
-    assert dialect is not None
+    dialect = engines.recognise(names)[0]
     assert why in dialect.reason(question)
     with pytest.raises(NoData, match=why):
         dialect.name_of(question)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
 from benchmarks.diagnosis import blame as campaign
-from benchmarks.diagnosis.live import CULPRIT, DATA
-from lab import figures
+from benchmarks.diagnosis.live import DATA
 from lab.errors import FrameError
 from lab.measures import blame
 from lab.measures.blame import DECODE, WAITING
@@ -87,18 +80,3 @@ def test_too_few_calls_and_other_tables_are_refused() -> None:
         blame(turns)
     with pytest.raises(FrameError, match="the turns lack session_id"):
         blame(turns, by="session_id")
-
-
-def test_figures_show_the_culprit_and_its_victims() -> None:
-    turns = pd.read_parquet(DATA / "tenants-turns.parquet")
-    turns = turns[(turns["stage"] == "with") & (turns["seed"] == 402)]
-    answer = blame(turns, by="tenant")
-    ax = figures.culprits(answer.culprits)
-    assert ax.get_yticklabels()[0].get_text().startswith(CULPRIT)
-    ax = figures.stalls(turns, answer, CULPRIT)
-    texts = [text.get_text() for text in ax.texts]
-    assert len(texts) > 10 and all(text.startswith("lost ") for text in texts)
-    assert np.isfinite(ax.get_xlim()).all()
-    with pytest.raises(FrameError, match="nobody lost anything"):
-        figures.stalls(turns, answer, "nobody")
-    plt.close("all")

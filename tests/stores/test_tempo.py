@@ -275,7 +275,7 @@ def test_waiting_ends_when_traces_are_complete_and_have_stopped_growing(
     with serving(respond) as server:
         arrival = Tempo(server.url).wait_for_traces([f"{1:032x}"], timeout_s=60)
     assert arrival.complete == (f"{1:032x}",)
-    assert arrival.complete_ratio == 1
+    assert not arrival.incomplete
     assert len(server.requests) == 4
     assert arrival.require() is arrival
 

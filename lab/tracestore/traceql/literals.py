@@ -12,6 +12,13 @@ from lab.tracestore.traceql.ast import Static, Type
 STATUS = {"unset": 0, "ok": 1, "error": 2}
 KIND = {"unspecified": 0, "internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
 
+_NAMED: dict[Type, dict[str, bool | int]] = {
+    Type.BOOLEAN: {"true": True, "false": False},
+    Type.STATUS: {**STATUS},
+    Type.KIND: {**KIND},
+    Type.INT: {"minInt": -(2**63), "maxInt": 2**63 - 1},
+}
+
 _UNIT_NS = {
     "ns": 1,
     "us": 10**3,
@@ -62,14 +69,9 @@ def literal(token: Token) -> Static | None:
     if token.type == "STRING":
         unquoted = unquote(text)
         return None if unquoted is None else Static(Type.STRING, unquoted, pos=pos)
-    if text in ("true", "false"):
-        return Static(Type.BOOLEAN, text == "true", pos=pos)
-    if text in STATUS:
-        return Static(Type.STATUS, STATUS[text], pos=pos)
-    if text in KIND:
-        return Static(Type.KIND, KIND[text], pos=pos)
-    if text in ("minInt", "maxInt"):
-        return Static(Type.INT, -(2**63) if text == "minInt" else 2**63 - 1, pos=pos)
+    for type_, values in _NAMED.items():
+        if text in values:
+            return Static(type_, values[text], pos=pos)
     return None
 
 
@@ -90,21 +92,23 @@ def unquote(text: str) -> str | None:
     """Return a quoted string's value, as Go reads it; None for an escape that Go does not know."""
     if text[0] == "`":
         return text[1:-1].replace("\r", "")
-    wrong = False
+    try:
+        return _ESCAPE.sub(_unescaped, text[1:-1])
+    except ValueError:
+        return None
 
-    def replace(match: re.Match[str]) -> str:
-        nonlocal wrong
-        simple, x, u4, u8, octal, other = match.groups()
-        if simple:
-            return _SIMPLE[simple]
-        code = int(x or u4 or u8, 16) if (x or u4 or u8) else int(octal, 8) if octal else -1
-        if other is not None or code > (0xFF if octal else 0x10FFFF) or 0xD800 <= code < 0xE000:
-            wrong = True
-            return ""
-        return chr(code)
 
-    value = _ESCAPE.sub(replace, text[1:-1])
-    return None if wrong else value
+def _unescaped(match: re.Match[str]) -> str:
+    """Return the character of an escape. Raises ValueError for one that Go does not know."""
+    simple, x, u4, u8, octal, other = match.groups()
+    if simple:
+        return _SIMPLE[simple]
+    if other is not None:
+        raise ValueError(f"unknown escape {match[0]!r}")
+    code = int(octal, 8) if octal else int(x or u4 or u8, 16)
+    if code > (0xFF if octal else 0x10FFFF) or 0xD800 <= code < 0xE000:
+        raise ValueError(f"no character has the number {code:#x}")
+    return chr(code)
 
 
 def unquote_attribute(text: str) -> str:
