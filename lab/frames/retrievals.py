@@ -43,6 +43,7 @@ def retrieval_frame(spans: pd.DataFrame) -> pd.DataFrame:
         name: first_of(top, field_texts(spans, name, views), rows)
         for name in ("source", "query", "arguments", "documents", "result", "error")
     }
+    searched = np.array([_query(text) for text in texts["arguments"]], dtype=object)
     known = [_documents(pair) for pair in zip(texts["documents"], texts["result"], strict=True)]
     status_error = (spans["status"] == "error").to_numpy(bool)[rows]
     message = spans["status_message"].replace("", "error").to_numpy(object)[rows]
@@ -53,9 +54,7 @@ def retrieval_frame(spans: pd.DataFrame) -> pd.DataFrame:
             "trace_id": shapes.ids[shapes.group[rows]],
             "span_id": spans["span_id"].to_numpy(object)[rows],
             "source": texts["source"],
-            "query": np.where(
-                pd.notna(texts["query"]), texts["query"], list(map(_query, texts["arguments"]))
-            ),
+            "query": np.where(pd.notna(texts["query"]), texts["query"], searched),
             "top_k": first_of(top, field_numbers(spans, "top_k")[views], rows),
             "documents": [None if each is None else len(each) for each in known],
             "scores": pd.Series(map(_scores, known), dtype=object),
