@@ -591,8 +591,8 @@ DIALECTS = (
 )
 MARKS = {name: role for dialect in DIALECTS for name, role in dialect.marks.items()}
 
-# Messages and documents of which every leaf is an attribute (`llm.input_messages.0.message.role`):
-# a frame of spans has all leaves of one of these in one text, as JSON.
+# Families of attributes that flatten messages or documents, one attribute per leaf value
+# (`llm.input_messages.0.message.role`). A span frame holds each family as one JSON text.
 FLATTENED = (
     "llm.input_messages",
     "llm.output_messages",

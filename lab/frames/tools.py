@@ -57,11 +57,12 @@ def tool_frame(spans: pd.DataFrame) -> pd.DataFrame:
     - `arguments` and `result` as text: of the call's spans, else of the model's messages (by
       `call_id`, else the model's calls of this tool in their order), None where neither has them;
     - `failed`, and `error`: the type, message or result that shows it, '' for a call that
-      succeeded; `status_error`: whether the outermost span's own status shows it; `by_words`:
-      whether nothing but the first words of the result does ('Error: ...'), which most frameworks
-      give the model for a tool that raised, but which a tool may also return of something else.
-      They do not count where an attribute of the call states that it is no error
-      (`mcp.tool.result.is_error`, `gen_ai.tool.status`, ...);
+      succeeded;
+    - `status_error`: whether the outermost span's own status shows the failure;
+    - `by_words`: whether only the first words of the result show it ('Error: ...'). Most frameworks
+      write them for a tool that raised, but a tool may also return such a text itself. The words
+      are ignored if an attribute of the call says that it succeeded (`mcp.tool.result.is_error`,
+      `gen_ai.tool.status`, ...);
     - `start_s` (seconds since the epoch), `duration_s`.
 
     Raises FrameError for another frame.

@@ -91,7 +91,7 @@ def test_what_is_not_a_retrieval() -> None:
 
 @pytest.mark.parametrize("documents", ["", "{}", "[", "null", '{"0": 1}', '{"documents": "x"}'])
 def test_odd_documents(documents: str) -> None:
-    """Text of any kind is read, or is no document."""
+    """Malformed documents have no scores, and raise no error."""
     odd = {**LIBRARIES["semconv"], "gen_ai.retrieval.documents": documents}
     (row,) = retrievals(span(1, 0, "app", "search", 0.0, 0.1, **odd)).to_dict("records")
     assert row["scores"] is None
