@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.13 /usr/bin/pyt
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null && echo $$p && break; done)
 LAB := .venvs/lab/bin
 OUT ?=
+# Two workers take the files of tests in order; one of them runs all live tests (tests/conftest.py).
+TWO_WORKERS := -n 2 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help attach instrumentations setup run test test-fast lab bench soak lint lock slides solutions handout recorded up down clean
@@ -18,11 +20,11 @@ setup: ## install the environments, Prometheus and data; does nothing if they ar
 run: setup ## start the stack, execute the notebooks, write a report to out/<time>/, stop the stack
 	@$(LAB)/lab run $(if $(OUT),--out $(OUT))
 
-test: setup lint ## lint, then run all tests; live tests share one stack
-	@$(LAB)/python -m pytest
+test: setup lint ## lint, then run all tests on two workers; live tests share one stack
+	@$(LAB)/python -m pytest $(TWO_WORKERS)
 
 test-fast: setup lint ## lint, then run the tests that are neither live nor slow
-	@$(LAB)/python -m pytest -m "not live and not slow"
+	@$(LAB)/python -m pytest $(TWO_WORKERS) -m "not live and not slow"
 
 lab: setup ## start the stack and JupyterLab on the loopback interface
 	@$(LAB)/python -m lab.runner.jupyter

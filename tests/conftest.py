@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from lab.settings import REPO, Settings, load_settings
 
@@ -32,10 +35,27 @@ LIVE_TIMEOUT_S = 900  # of the first live test, this includes the start of the s
 KEPT_LOGS = REPO / "out" / "test-logs"
 
 
+LIVE_FILES = re.compile(r"/live/|/test_live\.py")
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be switched off
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give each file to one of the workers, and all live tests to the same."""
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "live" if LIVE_FILES.search(path) else path
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use `live_lab`, and order: no stack, live, tests that break parts."""
     for item in items:
         if "live_lab" in getattr(item, "fixturenames", ()):
+            if not LIVE_FILES.search(item.path.as_posix()):
+                raise pytest.UsageError(f"{item.nodeid} uses live_lab: move it to tests/live/")
             item.add_marker("live")
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(LIVE_TIMEOUT_S))

@@ -331,7 +331,7 @@ def encoded(number: int) -> bytes:
             400,
         ),
         (b"x", {"Content_Encoding": "gzip"}, 400),
-        (gzip.compress(b"x" * 1000)[:-9], {"Content_Encoding": "gzip"}, 400),
+        (gzip.compress(b"x" * 1000, mtime=0)[:-9], {"Content_Encoding": "gzip"}, 400),
         (b"x", {"Content_Encoding": "br"}, 400),
         (b"x", {"Content_Type": "text/plain"}, 415),
     ],
