@@ -43,6 +43,7 @@ SCOPE: Fields = {3: _KEY_VALUE}
 # Every element of a repeated field in these types begins with one of these bytes (0x80 is set in a
 # tag that is padded to more bytes).
 _TAGS = (b"\x0a", b"\x1a", b"\x22", b"\x8a", b"\x9a", b"\xa2")
+_SPAN_TAGS = (b"\x0a", b"\x12", b"\x8a", b"\x92")  # the same of the types in `REQUEST`
 
 
 def count_messages(data: bytes, fields: Fields, limit: int) -> int:
@@ -149,8 +150,16 @@ class Allowance:
 
 
 def check_spans(payload: bytes) -> None:
-    """Raise TooLarge for a request with more than `MAX_SPANS` spans, scopes and resources."""
-    if len(payload) > MAX_SPANS and count_messages(payload, REQUEST, MAX_SPANS) > MAX_SPANS:
+    """Raise TooLarge for a request with more than `MAX_SPANS` spans, scopes and resources.
+
+    They are counted only where the payload has room for so many, and bytes enough that could be
+    their tags.
+    """
+    if (
+        len(payload) > 2 * MAX_SPANS
+        and sum(map(payload.count, _SPAN_TAGS)) > MAX_SPANS
+        and count_messages(payload, REQUEST, MAX_SPANS) > MAX_SPANS
+    ):
         raise too_many("spans", MAX_SPANS)
 
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from lab.tracestore import wal
-from lab.tracestore.errors import QueryTooSlow
+from lab.tracestore import admission, wal
+from lab.tracestore.errors import QueryTooSlow, TooLarge
 from tests.tracestore.conftest import Running
 from tests.tracestore.corpus import T0, random_spans, request_of
 from tests.tracestore.test_durability import Child
@@ -140,6 +140,16 @@ EXPANDING_JSON = {
     "lists": b'{"resourceSpans":[' + b"[]," * EMPTY + b"[]]}",
     "texts": b'{"resourceSpans":[' + b'"",' * EMPTY + b'""]}',
 }
+
+
+@pytest.mark.parametrize("tag", [b"\x12", b"\x92\x00"], ids=["plain", "padded"])
+def test_too_many_spans_are_counted_whatever_their_tags(tag: bytes) -> None:
+    """A tag may be padded to more bytes than it needs; one span fewer is accepted."""
+    most = admission.MAX_SPANS - 2  # less the resource and the scope
+    span = tag + b"\x00"
+    admission.check_spans(field(1, field(2, span * most)))
+    with pytest.raises(TooLarge, match="spans"):
+        admission.check_spans(field(1, field(2, span * (most + 1))))
 
 
 def peak_bytes(process_id: int) -> int:
