@@ -136,9 +136,15 @@ def own_mcp_sessions(module: str) -> None:
         endpoint: str, headers: dict[str, str], opened: asyncio.Future, closing: asyncio.Event
     ) -> None:
         owned = manager()
-        contexts = await create(owned, endpoint, headers)
+        try:
+            contexts = await create(owned, endpoint, headers)
+        except BaseException as error:
+            if not opened.cancelled():
+                opened.set_exception(error)
+            return
         owned._sessions[endpoint] = contexts
-        opened.set_result(contexts)
+        if not opened.cancelled():
+            opened.set_result(contexts)
         try:
             await closing.wait()
         finally:
@@ -153,11 +159,10 @@ def own_mcp_sessions(module: str) -> None:
         owner = asyncio.create_task(own(endpoint, headers, opened, closing))
         vars(self).setdefault("_owners", {})[owner] = closing
         try:
-            await asyncio.wait((owner, opened), return_when=asyncio.FIRST_COMPLETED)
+            return await opened
         except asyncio.CancelledError:
             owner.cancel()
             raise
-        return opened.result() if opened.done() else owner.result()
 
     async def close(self: Any, *exception: Any) -> Any:
         owners = vars(self).pop("_owners", {})
