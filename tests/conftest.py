@@ -30,6 +30,8 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 # A shell starts background jobs with Ctrl-C ignored, which children inherit; tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A test run that is told to end takes its lab down, as with Ctrl-C.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 LIVE_TIMEOUT_S = 900  # of the first live test, this includes the start of the stack
 KEPT_LOGS = REPO / "out" / "test-logs"
