@@ -59,3 +59,13 @@ def test_every_kind_of_question_can_be_followed(tmp_path: Path, live_lab) -> Non
     run = run_notebooks([copy], tmp_path / "out", {"kind": "follow_up"}, live_lab)[0]
     assert run.status == PASSED, f"cell {run.cell}: {run.error}\n{run.traceback}"
     assert not_right(Path(run.output)) == {}
+
+
+@pytest.mark.timeout(600)
+def test_a_question_that_the_model_cannot_handle_is_explained(tmp_path: Path, live_lab) -> None:
+    """The arguments of its tool call break off, which Llama Stack answers with status 500."""
+    path = next(p for p in NOTEBOOKS if p.stem == "00_stand_up_the_lab")
+    question = "Open a ticket for node r87-n53, severity high: it is on fire"
+    run = run_notebooks([path], tmp_path / "out", {"question": question}, live_lab)[0]
+    assert run.status != PASSED
+    assert "the agent could not answer this question" in run.error
