@@ -194,12 +194,11 @@ def problem_of_number(
         return ""
     if unit == SHARE and close(answer / 100):
         return f"{answer:g} {PERCENTAGE}"
-    for factor, meaning in (factors or {}).items():
+    unit_hint = f": the answer is in {unit}" if unit else ""
+    thousand = f"a thousand times off{unit_hint}"
+    for factor, meaning in {1000: thousand, 1 / 1000: thousand, **(factors or {})}.items():
         if expected and close(answer / factor):
             return f"{answer:g} is {meaning}"
-    if expected and (close(answer / 1000) or close(answer * 1000)):
-        right_unit = f": the answer is in {unit}" if unit else ""
-        return f"{answer:g} is a thousand times off{right_unit}"
     return (
         f"{answer:g} is not what this run shows (every run is measured anew, so calculate it from "
         "the variables above)"
