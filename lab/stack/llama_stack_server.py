@@ -13,7 +13,6 @@ LAB_OTLP_ENDPOINT, OTEL_SERVICE_NAME; LAB_LISTEN_HOST where it must not listen o
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import importlib.metadata
 import importlib.util
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.json_logging import config as json_logging
 from lab.schema import BAGGAGE
+from lab.stack.mcp_sessions import own_sessions
 from lab.stack.ports import HOST
 from lab.stack.vllm_args import log_spaced
 
@@ -35,8 +35,6 @@ RATE_BUCKETS = log_spaced(1, 10_000)  # tokens per second
 LOGGERS = ("", "uvicorn", "uvicorn.access", "uvicorn.error")
 # Requested by probes and by clients when they start, not by users.
 QUIET_URLS = "/v1/health,/v1/version,/v1/models"
-# How long a response waits for its MCP sessions to close; a server may be asked to end them.
-CLOSE_S = 5.0
 
 
 def main() -> None:
@@ -71,7 +69,7 @@ def create_app() -> FastAPI:
     if importlib.util.find_spec("ogx"):
         package = "ogx"
         os.environ["OGX_CONFIG"] = os.environ["LLAMA_STACK_CONFIG"]
-    own_mcp_sessions(f"{package}.providers.utils.tools.mcp")
+    own_sessions(f"{package}.providers.utils.tools.mcp")
     app = importlib.import_module(f"{package}.core.server.server").create_app()
     _set_up_logging()  # creating it has installed handlers for a terminal
     FastAPIInstrumentor.instrument_app(
@@ -115,66 +113,6 @@ def commit_each_statement() -> None:
     def autocommit(connection: Any, _: object) -> None:
         if hasattr(connection, "isolation_level"):  # sqlite3's, also through aiosqlite
             connection.isolation_level = None
-
-
-def own_mcp_sessions(module: str) -> None:
-    """Give every MCP session of Llama Stack a task that opens and closes it.
-
-    Llama Stack runs each event of a streamed response in a new task, so it closes a session in
-    another task than the one that opened it. anyio refuses that, and Llama Stack ignores the error:
-    a task, two cancel scopes and a span per request, 33 kB, stayed in memory. A module without
-    such a class is left as it is.
-    """
-    try:
-        manager = importlib.import_module(module).MCPSessionManager
-        create, leave = manager._create_session, manager.__aexit__
-        manager()._sessions  # noqa: B018
-    except (ImportError, AttributeError):
-        return
-
-    async def own(
-        endpoint: str, headers: dict[str, str], opened: asyncio.Future, closing: asyncio.Event
-    ) -> None:
-        owned = manager()
-        try:
-            contexts = await create(owned, endpoint, headers)
-        except BaseException as error:
-            if not opened.cancelled():
-                opened.set_exception(error)
-            return
-        owned._sessions[endpoint] = contexts
-        if not opened.cancelled():
-            opened.set_result(contexts)
-        try:
-            await closing.wait()
-        finally:
-            await leave(owned, None, None, None)
-            # If the connection broke, mcp 1 would let the callers wait forever.
-            for response in getattr(contexts[0], "_response_streams", {}).values():
-                response.close()
-
-    async def create_session(self: Any, endpoint: str, headers: dict[str, str]) -> Any:
-        opened = asyncio.get_running_loop().create_future()
-        closing = asyncio.Event()
-        owner = asyncio.create_task(own(endpoint, headers, opened, closing))
-        vars(self).setdefault("_owners", {})[owner] = closing
-        try:
-            return await opened
-        except asyncio.CancelledError:
-            owner.cancel()
-            raise
-
-    async def close(self: Any, *exception: Any) -> Any:
-        owners = vars(self).pop("_owners", {})
-        for closing in owners.values():
-            closing.set()
-        if owners:
-            await asyncio.wait(owners, timeout=CLOSE_S)
-        self._sessions.clear()
-        return await leave(self, *exception)
-
-    manager._create_session = create_session
-    manager.__aexit__ = close
 
 
 def start_tracing(otlp_url: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from llama_stack.providers.utils.tools import mcp
 from llama_stack.providers.utils.tools.mcp import MCPSessionManager
 
-from lab.stack.llama_stack_server import own_mcp_sessions
+from lab.stack.mcp_sessions import own_sessions
 from tests.stores.servers import Reply, serving
 from tests.tools.conftest import ToolServer, tool_server  # noqa: F401
 
@@ -27,7 +27,7 @@ def owned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Patch the class as Llama Stack's process does, until the test ends."""
     for name in ("_create_session", "__aexit__"):
         monkeypatch.setattr(MCPSessionManager, name, getattr(MCPSessionManager, name))
-    own_mcp_sessions(mcp.__name__)
+    own_sessions(mcp.__name__)
 
 
 @pytest.fixture
@@ -124,5 +124,5 @@ async def test_a_call_whose_connection_breaks_fails(url: str) -> None:
 
 def test_a_module_without_the_class_is_left_as_it_is() -> None:
     """Llama Stack's next version may have another class, or none."""
-    own_mcp_sessions("no_such_package.providers.utils.tools.mcp")
-    own_mcp_sessions("lab.errors")
+    own_sessions("no_such_package.providers.utils.tools.mcp")
+    own_sessions("lab.errors")
