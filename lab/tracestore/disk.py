@@ -33,7 +33,7 @@ class Reserve:
         if self.held:
             return True
         try:
-            if not self.path.exists() or self.path.stat().st_size < self.size:
+            if size_of(self.path) < self.size:
                 self._allocate()
             self.held = True
         except OSError as e:
@@ -93,6 +93,14 @@ def free_bytes(folder: Path) -> int:
     except OSError:
         return 0
     return status.f_bavail * status.f_frsize
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file; 0 where there is none (DuckDB deletes its log at a checkpoint)."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def set_aside(path: Path) -> Path:

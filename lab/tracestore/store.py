@@ -20,7 +20,7 @@ import duckdb
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
 from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl, single_value
-from lab.tracestore.disk import free_bytes, make_folder, set_aside
+from lab.tracestore.disk import free_bytes, make_folder, set_aside, size_of
 from lab.tracestore.errors import StoreBroken
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class SpanStore:
 
         Does nothing where the disk has no room for it.
         """
-        size = self._log_path.stat().st_size if self._log_path.exists() else 0
+        size = size_of(self._log_path)
         if size <= (CHECKPOINT_BYTES if at_bytes is None else at_bytes):
             return
         if free_bytes(self.path.parent) < size + _CHECKPOINT_ROOM:
@@ -294,7 +294,7 @@ class SpanStore:
                 "SELECT used_blocks * block_size FROM pragma_database_size() "
                 "WHERE database_name = current_database()",
             )
-        return used + (self._log_path.stat().st_size if self._log_path.exists() else 0)
+        return used + size_of(self._log_path)
 
     def span_count(self) -> int:
         """Return the number of spans."""
@@ -303,7 +303,7 @@ class SpanStore:
 
     def size_bytes(self) -> int:
         """Bytes on disk, the database's own log included."""
-        return sum(p.stat().st_size for p in self.path.parent.glob(self.path.name + "*"))
+        return sum(map(size_of, self.path.parent.glob(self.path.name + "*")))
 
     def close(self) -> None:
         """Checkpoint and close. After this only a new SpanStore opens the file."""

@@ -265,3 +265,11 @@ def test_a_query_that_takes_too_long_is_stopped(running: Running) -> None:
     assert stopped.value.retry_after_s > 0  # the machine may have been too busy
     engine.query_timeout_s = 120.0
     assert engine.query(lambda con: con.execute("SELECT 1").fetchall()) == [(1,)]
+
+
+def test_a_file_that_disappears_is_not_counted(running: Running) -> None:
+    """DuckDB deletes its own log at a checkpoint, perhaps between finding and measuring it."""
+    path = running.engine.store.path
+    path.with_name(f"{path.name}.gone").symlink_to("deleted-meanwhile")
+    answer = running.tempo.get("/metrics")
+    assert answer.status_code == 200 and "tracestore_spans_accepted_total" in answer.text
