@@ -96,7 +96,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file; 0 where there is none (DuckDB deletes its log at a checkpoint)."""
+    """Return the bytes of a file; 0 where there is none: DuckDB deletes its log at a checkpoint."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
