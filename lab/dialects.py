@@ -202,7 +202,7 @@ SEMCONV = Dialect(
         "result": ("gen_ai.tool.call.result", "mcp.response.value"),
         "error": (Attr.ERROR_TYPE,),
         "is_error": ("mcp.result.is_error", "mcp.tool.result.is_error"),
-        "response_id": ("gen_ai.response.id",),
+        "response_id": (Attr.RESPONSE_ID,),
         "calls": ("gen_ai.output.messages", EVENTS),
         "messages": ("gen_ai.input.messages",),
         "user_id": ("enduser.id",),

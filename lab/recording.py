@@ -5,7 +5,8 @@
         samples.parquet   series, time_ms, value: the samples as they were scraped
         traces.parquet    trace_id, document: OTLP JSON as Tempo returns it, one trace per row
         runs/RUN_ID/      what Run.save wrote, the arguments of `lab.drive`, CPU time if watched
-        recording.json    window, counts, versions, machine, and the command that records it again
+        recording.json    window, counts, versions, machine, and the command that records it again;
+                          refused is {trace id: the store's words} of traces that are not in it
         README.md         the same for people
 
 Any Prometheus and any Tempo can be recorded, since only their public APIs are used. `lab up --place
@@ -18,8 +19,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +46,7 @@ BEFORE_S = 10.0  # before the runs, for a scrape before them
 AFTER_S = 12.0  # after the runs, for a scrape after them: a part exports every 5 s
 SLICE_S = 600.0  # of samples per query
 MAX_TRACES = 50_000
-PARALLEL = 8
+MAX_NAMED = 3  # traces per reason, in texts; recording.json names all
 HERE = f"{REPO}/"
 BESIDE = (saved_runs.FILE, machine.CPU_FILE)  # files next to a run that belong to it
 
@@ -61,10 +61,11 @@ class Recorded:
     def __str__(self) -> str:
         about = self.about
         size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-        return (
+        counts = (
             f"{self.folder}: {about['samples']:,} samples of {about['series']:,} series, "
             f"{about['traces']:,} traces, {len(about['runs'])} runs, {size / 1e6:.2f} MB"
         )
+        return "\n  ".join([counts, *_left_out(about["refused"])])
 
 
 def record(
@@ -81,10 +82,11 @@ def record(
 ) -> Recorded:
     """Save the window (epoch seconds) to `data/recorded/<name>`, completely or not at all.
 
-    `selector` and `traceql` choose series and traces. An end in the future is waited for. Raises
-    SettingsError for a name that cannot be a folder's, or that exists already (unless `replace`);
-    NoData for a window without samples or without traces; StoreError where Tempo has more than
-    MAX_TRACES traces.
+    `selector` and `traceql` choose series and traces. Traces that Tempo refuses are left out and
+    named in the recording. An end in the future is waited for. Raises SettingsError for a name that
+    cannot be a folder's, or that exists already (unless `replace`); NoData for a window without
+    samples or without traces; StoreError where Tempo has more than MAX_TRACES traces or refuses
+    all.
     """
     target = _target(settings, name, replace)
     time.sleep(max(0.0, end - time.time()))
@@ -94,12 +96,14 @@ def record(
         prometheus = Prometheus(settings)
         state = settings.state_dir
         counts = _save_samples(draft, prometheus, selector, start, end, state)
-        counts["traces"] = _save_traces(draft, Tempo(settings), traceql, start, end, state)
+        traces, refused = _save_traces(draft, Tempo(settings), traceql, start, end, state)
+        counts["traces"] = traces
         for run in runs:
             _save_run(draft / RUNS, run)
 
         about = _about(settings, prometheus, name, (start, end), runs)
         about |= {"command": command or f"lab record {shlex.quote(name)}"} | counts
+        about["refused"] = refused
         content = msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n"
         (draft / "recording.json").write_bytes(content)
         (draft / "README.md").write_text(_readme(about), encoding="utf-8")
@@ -178,8 +182,8 @@ def _save_samples(
 
 def _save_traces(
     folder: Path, tempo: Tempo, traceql: str, start: float, end: float, state: Path
-) -> int:
-    """Write traces.parquet; return the number of traces."""
+) -> tuple[int, dict[str, str]]:
+    """Write traces.parquet; return the number of traces, and why others are not among them."""
     search = tempo.search(traceql, start, end, limit=MAX_TRACES).require()
     if search.limited:
         raise StoreError(
@@ -187,17 +191,12 @@ def _save_traces(
             query=traceql,
             fix="record a shorter window",
         )
-    with ThreadPoolExecutor(PARALLEL, thread_name_prefix="record") as pool:
-        answers = list(pool.map(lambda trace_id: tempo.traces([trace_id]), search.trace_ids))
-
-    rows = [
-        (trace_id, public_text(bytes(document).decode(), state))
-        for trace_id, answer in zip(search.trace_ids, answers, strict=True)
-        for document in answer.documents
-    ]
-    table = pd.DataFrame(rows, columns=["trace_id", "document"])
+    answer = tempo.traces(search.trace_ids, are_found=True)
+    trace_ids = [i for i in dict.fromkeys(search.trace_ids) if i not in answer.refused]
+    documents = [public_text(document.decode(), state) for document in answer.documents]
+    table = pd.DataFrame({"trace_id": trace_ids, "document": documents})
     _write(folder / "traces.parquet", table.sort_values("trace_id", ignore_index=True))
-    return len(table)
+    return len(table), {i: public_text(words, state) for i, words in answer.refused.items()}
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
@@ -253,16 +252,30 @@ def _conditions(run: Run) -> str:
     return str(load_conditions(run.folder, run.plan))
 
 
+def _left_out(refused: Mapping[str, str]) -> list[str]:
+    """Return one line per reason why the store did not return traces, with the first of them."""
+    ids_by_reason: dict[str, list[str]] = {}
+    for trace_id, words in refused.items():
+        ids_by_reason.setdefault(words.replace(trace_id, "").strip(), []).append(trace_id)
+
+    return [
+        f"Traces left out, which the store did not return: {len(ids)} "
+        f"({', '.join(ids[:MAX_NAMED])}{', ...' if len(ids) > MAX_NAMED else ''}): {words}"
+        for words, ids in ids_by_reason.items()
+    ]
+
+
 def _readme(about: dict[str, Any]) -> str:
     runs = [f"- `{r['run_id']}`: {r['requests']} requests ({r['asked']})" for r in about["runs"]]
     made_on = [f"| {name} | {value} |" for name, value in about["made_on"].items()]
+    left_out = "".join(f"{line}.\n" for line in _left_out(about["refused"]))
     return f"""# {about["name"]}
 
 A real run of the lab, recorded {about["recorded_at"]}: {about["samples"]:,} Prometheus samples of
 {about["series"]:,} series and {about["traces"]:,} traces, from {about["window_utc"][0]} to
 {about["window_utc"][1]}.
 Nothing in it was made up or edited, except that file paths begin at the repository's folder.
-
+{left_out}
 Replay it: `lab up --place recorded` (with `LAB_RECORDING={about["name"]}`), or
 `LAB_PLACE=recorded` for the notebooks.
 Record it again: `{about["command"]} --replace`.

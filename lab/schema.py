@@ -220,6 +220,7 @@ class Attr:
     SERVICE = "service.name"
     OPERATION = "gen_ai.operation.name"
     REQUEST_MODEL = "gen_ai.request.model"
+    RESPONSE_ID = "gen_ai.response.id"
     INPUT_TOKENS = "gen_ai.usage.input_tokens"
     OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
     CACHE_READ_TOKENS = "gen_ai.usage.cache_read.input_tokens"
@@ -248,6 +249,7 @@ class Attr:
 # Attributes that become columns of a span frame unless others are requested.
 SPAN_ATTRIBUTES = (
     *(name for key, name in vars(Attr).items() if key.isupper() and name != Attr.SERVICE),
+    "ai.response.id",
     "gen_ai.response.time_to_first_chunk",
     "http.request.method",
     "http.response.status_code",

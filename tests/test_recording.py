@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab import recording
 from lab.cli.record import main
-from lab.errors import LabError, NoData, SettingsError, StoreError
+from lab.errors import LabError, NoData, QueryRejected, SettingsError, StoreError
 from lab.runs import runs_in
 from lab.settings import REPO, Settings, load_settings
 from tests.frames.telemetry import agent_request, document
@@ -30,12 +30,18 @@ SERIES = [
 ]
 
 
+TOO_LARGE = "trace exceeds max size (max bytes: 5000000)"
+FOUND = {"{ false }": (), "{ true }": ("2", "1", "3"), "{ large }": ("2",)}
+
+
 def servers(path: str, params: dict[str, str]) -> Reply:
-    """Respond like a Prometheus and like a Tempo with one trace."""
+    """Respond like a Prometheus and like a Tempo with traces: 1 is returned, 2 is refused."""
     if path == "/api/search":
-        traces = [] if params["q"] == "{ false }" else [{"traceID": "1"}]
+        traces = [{"traceID": number} for number in FOUND.get(params["q"], "1")]
         return Reply(json.dumps({"traces": traces}).encode())
-    if path.startswith("/api/v2/traces/"):
+    if path == f"/api/v2/traces/{2:032x}":
+        return Reply(TOO_LARGE.encode(), 422)
+    if path == f"/api/v2/traces/{1:032x}":
         return Reply(b'{"trace":' + TRACE.encode() + b"}")
     if path == "/api/v1/query":
         result = [] if params["query"].startswith("none[") else SERIES
@@ -98,12 +104,36 @@ def test_the_servers_answers_are_recorded(attached: Settings, tmp_path: Path) ->
     assert "lab record mine --replace" in (made.folder / "README.md").read_text()
 
 
+def test_traces_that_the_store_refuses_are_left_out_and_named(
+    attached: Settings, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large trace and one that was deleted since the search, in all that is written."""
+    too_large = f"Tempo refused the query (HTTP 422): {TOO_LARGE}"
+    monkeypatch.setattr("lab.cli.record.load_settings", lambda: attached)
+    window = ["--start", "2026-01-01T00:00:00Z", "--end", "2026-01-01T00:00:10Z"]
+    assert main(["mine", *window, "--traceql", "{ true }"]) == 0
+
+    folder = attached.data_dir / "recorded" / "mine"
+    assert pd.read_parquet(folder / "traces.parquet")["trace_id"].tolist() == [f"{1:032x}"]
+    about = json.loads((folder / "recording.json").read_text())
+    assert about["traces"] == 1
+    assert about["refused"] == {
+        f"{2:032x}": too_large,
+        f"{3:032x}": f"Tempo does not know the trace {3:032x}",
+    }
+    for text in (capsys.readouterr().out, (folder / "README.md").read_text()):
+        assert f"which the store did not return: 1 ({2:032x}): {too_large}" in text
+        assert f"which the store did not return: 1 ({3:032x}): Tempo does not know" in text
+
+
 def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path: Path) -> None:
-    """Missing samples, missing traces and too many traces are errors and leave no folder."""
+    """Missing samples, no, too many and only refused traces are errors and leave no folder."""
     with pytest.raises(NoData, match="no sample"):
         recording.record(attached, "a", 100, 104, selector="none")
     with pytest.raises(NoData, match="no trace"):
         recording.record(attached, "a", 100, 104, traceql="{ false }")
+    with pytest.raises(QueryRejected, match="exceeds max size"):
+        recording.record(attached, "a", 100, 104, traceql="{ large }")
     with (
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(StoreError, match="more than 1 traces"),

@@ -418,21 +418,31 @@ def _joined(
     spans: pd.DataFrame, shapes: TraceShapes, engines: np.ndarray, calls: np.ndarray
 ) -> pd.DataFrame:
     """Return the spans, with the traces of these engines moved below these calls."""
-    trace_id = spans["trace_id"].to_numpy(object).copy()
-    span_id = spans["span_id"].to_numpy(object)
-    parent_id = spans["parent_id"].to_numpy(object).copy()
-    target = pd.Series(trace_id[calls], index=shapes.group[engines])
-    moved = np.isin(shapes.group, shapes.group[engines])
-    trace_id[moved] = target.reindex(shapes.group[moved]).to_numpy(object)
+    call_of = pd.Series(calls, index=shapes.group[engines])
+    rows = np.flatnonzero(np.isin(shapes.group, call_of.index))
+    target = call_of.reindex(shapes.group[rows]).to_numpy()
     # Whatever is above the engine in its own trace would be a second root.
-    above = moved & (shapes.parent < 0)
-    call_of = pd.Series(span_id[calls], index=shapes.group[engines])
-    parent_id[above] = call_of.reindex(shapes.group[above]).to_numpy(object)
-    joined = spans.assign(
+    above = shapes.parent[rows] < 0
+    joined = _moved(spans, rows, target, rows[above], target[above])
+    joined.attrs["joined"] = shapes.ids[shapes.group[calls]].value_counts().to_dict()
+    return joined
+
+
+def _moved(
+    spans: pd.DataFrame,
+    rows: np.ndarray,
+    targets: np.ndarray,
+    children: np.ndarray,
+    parents: np.ndarray,
+) -> pd.DataFrame:
+    """Return the spans, with these rows in the traces of `targets`, and new parents of children."""
+    trace_id = spans["trace_id"].to_numpy(object).copy()
+    parent_id = spans["parent_id"].to_numpy(object).copy()
+    trace_id[rows] = trace_id[targets]
+    parent_id[children] = spans["span_id"].to_numpy(object)[parents]
+    return spans.assign(
         trace_id=pd.array(trace_id, dtype="str"), parent_id=pd.array(parent_id, dtype="str")
     )
-    joined.attrs["joined"] = pd.Series(target.to_numpy()).astype(str).value_counts().to_dict()
-    return joined
 
 
 def _without_repetitions(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
@@ -453,7 +463,10 @@ def _without_repetitions(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFra
     calls["first"] = calls.groupby("id")["row"].transform("first")
     calls["into"] = shapes.group[calls["first"]]
     by_trace = calls.groupby("group").agg(
-        n=("row", "size"), into=("into", "first"), targets=("into", "nunique")
+        n=("row", "size"),
+        first=("first", "first"),
+        into=("into", "first"),
+        targets=("into", "nunique"),
     )
     is_whole = by_trace["n"] == sizes[0][by_trace.index]
     by_trace = by_trace[
@@ -463,20 +476,14 @@ def _without_repetitions(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFra
         return spans
 
     moved = calls[calls["group"].isin(by_trace.index)]
-    trace_id = spans["trace_id"].to_numpy(object).copy()
-    parent_id = spans["parent_id"].to_numpy(object).copy()
     repeated = np.isin(shapes.group, by_trace.index)
     is_moved = np.zeros(len(spans), dtype=bool)
     is_moved[moved["row"]] = True
     rows = np.flatnonzero(repeated)
     below = np.where(is_moved[rows], rows, ancestor(shapes.parent, rows, is_moved))
     kept = rows[below >= 0]
-    into = by_trace["into"].reindex(shapes.group[kept]).to_numpy()
-    trace_id[kept] = shapes.ids.to_numpy(object)[into]
-    parent_id[moved["row"]] = spans["span_id"].to_numpy(object)[moved["first"]]
-    once = spans.assign(
-        trace_id=pd.array(trace_id, dtype="str"), parent_id=pd.array(parent_id, dtype="str")
-    )
+    target = by_trace["first"].reindex(shapes.group[kept]).to_numpy()
+    once = _moved(spans, kept, target, moved["row"].to_numpy(), moved["first"].to_numpy())
     repeated[kept] = False
     once = once[~repeated].reset_index(drop=True)
     once.attrs["repeated"] = by_trace.groupby(shapes.ids[by_trace["into"]]).size().to_dict()

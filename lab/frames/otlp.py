@@ -242,7 +242,7 @@ def _plain(
     order: np.ndarray,
 ) -> pa.Array:
     """Return the values of one attribute, as texts where their kinds are mixed."""
-    kinds = set(np.unique(kind).tolist())
+    kinds = set(pa.array(kind).unique().to_pylist())
     if kinds <= {_INT, _DOUBLE}:
         numbers = messages.eights[start].view(np.float64)
         numbers[kind == _INT] = messages.varints(start[kind == _INT])[0]

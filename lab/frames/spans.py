@@ -268,7 +268,7 @@ def _json_text(value: Any) -> str | None:
 
 def _attribute(table: pa.Table, name: str) -> Any:
     """Return one attribute as float64 with NaN, `boolean` or `str`; NaN where no span has it."""
-    if name not in table.column_names:
+    if name not in table.column_names or table.column(name).null_count == len(table):
         return np.full(len(table), np.nan)
     array = _whole(table, name)
     if pa.types.is_boolean(array.type):

@@ -159,6 +159,8 @@ def recorded_parts(
     state = settings.state_dir.resolve()
     about = check_recording(folder)
     what = f"the recording {folder.name} of {about['recorded_at']}"
+    refused = len(about.get("refused", ()))
+    left_out = f", without {refused} that its store did not return" if refused else ""
 
     prometheus = parts.prometheus(
         f"Prometheus: answers from {what}", tools, ports, state, config, retention="100y"
@@ -171,7 +173,7 @@ def recorded_parts(
         ("metrics", str(folder), str(state / "prometheus")),
     )
     traces = _fill(
-        f"puts the traces of {what} into the trace store",
+        f"puts the traces of {what} into the trace store{left_out}",
         tools,
         ("traces", str(folder), otlp),
     )

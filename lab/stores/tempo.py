@@ -158,14 +158,16 @@ class Tempo(StoreClient):
         """Return every span of one trace. Raises NoData where the store does not know the id."""
         return self._traces([_normalised(trace_id)], are_found=True)
 
-    def traces(self, trace_ids: Iterable[str]) -> SpansAnswer:
+    def traces(self, trace_ids: Iterable[str], *, are_found: bool = False) -> SpansAnswer:
         """Return every span of these traces, requested in parallel.
 
         Ids that the store does not know are left out, and so are traces that it refuses, as a Tempo
-        does with one that is too large: `refused` has its words. An id may lack its leading zeros.
-        Raises StoreError for anything that is not an id, and where every trace is refused.
+        does with one that is too large: `refused` has its words. Where a search has found the ids
+        (`are_found`), it has those of unknown ones, too. An id may lack its leading zeros. Raises
+        StoreError for anything that is not an id, and where every trace is refused.
         """
-        return self._traces(list(dict.fromkeys(map(_normalised, trace_ids))))
+        ids = list(dict.fromkeys(map(_normalised, trace_ids)))
+        return self._traces(ids, are_found=are_found)
 
     def _traces(
         self, ids: Sequence[str], *, are_found: bool = False, may_refuse_all: bool = False
@@ -414,7 +416,7 @@ def _unfinished(progress: _Progress | None) -> tuple[str, ...]:
 def _summary(trace: _Summary) -> TraceSummary:
     sets = trace.spanSets or ([trace.spanSet] if trace.spanSet else [])
     return TraceSummary(
-        trace_id=trace.traceID.zfill(32),  # Tempo drops leading zeros
+        trace_id=trace.traceID.lower().zfill(32),  # Tempo drops leading zeros
         root_service=trace.rootServiceName,
         root_name=trace.rootTraceName,
         start=int(trace.startTimeUnixNano) / 1e9,

@@ -14,7 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lab.tracestore.arrow import OWNER_SCHEMA, SPAN_SCHEMA
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, quote, single_value
+from lab.tracestore.columns import (
+    OWNER_COLUMNS,
+    PROMOTED,
+    SPAN_COLUMNS,
+    add_promoted,
+    quote,
+    single_value,
+)
 from lab.tracestore.errors import BadRequest, StoreBroken
 from lab.tracestore.store import SpanStore
 
@@ -78,15 +85,20 @@ def import_folder(store: SpanStore, folder: Path) -> int:
         )
         spans = pq.ParquetFile(folder / "spans.parquet")
         missing = [c.name for c in SPAN_COLUMNS if c.name not in spans.schema_arrow.names]
-        if missing:
-            raise BadRequest(f"{folder} was written by another version: no column {missing[0]!r}")
+        for name in missing:
+            if name not in PROMOTED:
+                raise BadRequest(f"{folder} was written by another version: no column {name!r}")
     except (OSError, pa.ArrowException) as e:
         raise BadRequest(f"{folder} is not an export of the trace store", got=str(e)[:200]) from e
     added = 0
     for batch in spans.iter_batches(_BATCH_ROWS):
-        added += store.insert(
-            _conform(pa.Table.from_batches([batch]), SPAN_SCHEMA), resources, scopes
-        )
+        part = pa.Table.from_batches([batch])
+        if missing:
+            with duckdb.connect() as con:
+                con.execute("CREATE TABLE spans AS FROM part")
+                add_promoted(con)
+                part = con.execute("FROM spans").to_arrow_table()
+        added += store.insert(_conform(part, SPAN_SCHEMA), resources, scopes)
     return added
 
 

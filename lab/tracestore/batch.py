@@ -36,7 +36,7 @@ def insert_spans(con: duckdb.DuckDBPyConnection, spans: pa.Table) -> int:
         if _all_distinct(spans)
         else "(SELECT DISTINCT ON (trace_id, span_id) * FROM new_spans)"
     )
-    sql = f"INSERT INTO spans SELECT * FROM {source} n"
+    sql = f"INSERT INTO spans BY NAME SELECT * FROM {source} n"
     known = extents.of_table(con, "new_spans")
     if known is not None:  # only then, and only there, may one of them be in the database already
         sql += (

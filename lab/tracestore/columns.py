@@ -32,6 +32,8 @@ PROMOTED: dict[str, str] = {
     "gen_ai.tool.name": "str",
     "gen_ai.conversation.id": "str",
     "gen_ai.request.id": "str",
+    "gen_ai.response.id": "str",
+    "ai.response.id": "str",
     "gen_ai.usage.input_tokens": "int",
     "gen_ai.usage.output_tokens": "int",
     "gen_ai.usage.cache_read.input_tokens": "int",
@@ -126,6 +128,25 @@ def single_value(con: DuckDBPyConnection, sql: str, parameters: object = None) -
     """
     ((value,),) = con.execute(sql, parameters).fetchall()
     return value
+
+
+def add_promoted(con: DuckDBPyConnection) -> None:
+    """Add the columns of attributes that were promoted since the database was made.
+
+    Their values move there from the maps.
+    """
+    present = {name for name, *_ in con.execute("DESCRIBE spans").fetchall()}
+    for key in PROMOTED.keys() - present:
+        kind = PROMOTED[key]
+        others = f"list_filter(map_entries(a_{kind}), lambda e: e.key != $key)"
+        con.execute("BEGIN")
+        con.execute(f"ALTER TABLE spans ADD COLUMN {quote(key)} {DUCK_OF[kind]}")
+        con.execute(
+            f"UPDATE spans SET {quote(key)} = a_{kind}[$key], a_{kind} = map_from_entries({others})"
+            f" WHERE a_{kind}[$key] IS NOT NULL",
+            {"key": key},
+        )
+        con.execute("COMMIT")
 
 
 def quote(name: str) -> str:

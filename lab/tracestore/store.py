@@ -19,7 +19,13 @@ import duckdb
 
 from lab.tracestore import catalogue as cat
 from lab.tracestore import extents
-from lab.tracestore.columns import OWNER_COLUMNS, SPAN_COLUMNS, ddl, single_value
+from lab.tracestore.columns import (
+    OWNER_COLUMNS,
+    SPAN_COLUMNS,
+    add_promoted,
+    ddl,
+    single_value,
+)
 from lab.tracestore.disk import free_bytes, make_folder, set_aside, size_of
 from lab.tracestore.errors import StoreBroken
 
@@ -118,6 +124,7 @@ class SpanStore:
             "INSERT INTO log_position SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM log_position)",
         ):
             con.execute(statement)
+        add_promoted(con)
         extents.fill_if_new(con)
         with contextlib.suppress(duckdb.Error):  # there may be no room
             con.execute("DELETE FROM log_position WHERE seq < (SELECT max(seq) FROM log_position)")

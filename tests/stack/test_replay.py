@@ -38,7 +38,7 @@ SERIES = (
 )
 
 
-def a_recording(folder: Path) -> Path:
+def a_recording(folder: Path, **about: object) -> Path:
     """Write a recording of these series (one sample per 2 s) and of one agent request's trace."""
     rows = [
         (n, START_MS + 2000 * k, v)
@@ -56,7 +56,8 @@ def a_recording(folder: Path) -> Path:
     )
     trace = document(*agent_request()).decode()
     pq.write_table(pa.table({"trace_id": ["1"], "document": [trace]}), folder / "traces.parquet")
-    (folder / "recording.json").write_text(json.dumps({"recorded_at": "2026-11-26T12:00:00Z"}))
+    about = {"recorded_at": "2026-11-26T12:00:00Z"} | about
+    (folder / "recording.json").write_text(json.dumps(about))
     return folder
 
 
@@ -92,8 +93,8 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
-    folder = a_recording(tmp_path / "recorded" / "mine")
+def parts_of(tmp_path: Path, **about: object) -> dict[str, tuple[str, ...]]:
+    folder = a_recording(tmp_path / "recorded" / "mine", **about)
     settings = load_settings(
         place="recorded", recording=folder.name, data_dir=tmp_path, state_dir=tmp_path / "state"
     )
@@ -105,6 +106,21 @@ def parts_of(tmp_path: Path) -> dict[str, tuple[str, ...]]:
         p.name: p
         for p in replay.recorded_parts(settings, find_tools(needs=replay.NEEDS), ports, config)
     }
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({}, "into the trace store"),
+        ({"refused": {}}, "into the trace store"),
+        ({"refused": {"2": "too large"}}, "trace store, without 1 that its store did not return"),
+    ],
+)
+def test_traces_that_the_recording_lacks_are_mentioned(
+    about: dict, words: str, tmp_path: Path
+) -> None:
+    """The part that fills the trace store says how many; older recordings do not know."""
+    assert parts_of(tmp_path, **about)["recorded-traces"].what.endswith(words)
 
 
 def test_prometheus_answers_every_sample_unchanged(tmp_path: Path) -> None:

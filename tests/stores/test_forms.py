@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lab.dialects import ATTRIBUTES
-from lab.frames import spans_frame, tool_frame
+from lab.dialects import ATTRIBUTES, attributes_of
+from lab.frames import join_split_traces, spans_frame, tool_frame
 from lab.schema import SPAN_ATTRIBUTES
 from lab.stores import SpansAnswer, Tempo, read_otlp_json
 from lab.stores.otlp import JSON, PROTOBUF, missing_parents, span_counts
 from tests.frames.agents import AGENTS
 from tests.frames.telemetry import T0 as TELEMETRY_T0
-from tests.frames.telemetry import document
+from tests.frames.telemetry import document, span
 from tests.tracestore.conftest import start, stop
 from tests.tracestore.corpus import T0, random_spans, request_of
 
@@ -55,6 +55,26 @@ def test_json_protobuf_and_arrow_are_the_same(
     )
     assert span_counts(answers[JSON]) == span_counts(answers[PROTOBUF]) == span_counts(streamed)
     assert missing_parents(answers[JSON]) == missing_parents(answers[PROTOBUF])
+
+
+@pytest.mark.parametrize("name", attributes_of("response_id"))
+def test_repeated_calls_are_counted_once_in_the_stream_too(name: str, tmp_path: Path) -> None:
+    """The store streams the response ids by which they are known."""
+    usage = {"gen_ai.usage.input_tokens": 100, "gen_ai.usage.output_tokens": 7}
+    call = {"gen_ai.operation.name": "chat", name: "r1", **usage}
+    traces = [document(span(n, 0, "app", "chat m", 0.1, 0.4, trace=n, **call)) for n in (1, 2)]
+    parts = start(tmp_path)
+    try:
+        for body in read_otlp_json(*traces).protobufs:
+            assert parts[0].export(body).status_code == 200
+        tempo = Tempo(str(parts[0].tempo.base_url))
+        answer = tempo.spans("{}", TELEMETRY_T0 - 10, TELEMETRY_T0 + 10)
+    finally:
+        stop(*parts)
+    assert answer.arrow is not None
+    spans = spans_frame(answer)
+    assert spans["trace_id"].nunique() == 2
+    assert join_split_traces(spans)["trace_id"].nunique() == 1
 
 
 def test_messages_in_events_are_read_from_the_stream_too(tmp_path: Path) -> None:

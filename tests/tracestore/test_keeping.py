@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID
 
+import duckdb
+import pyarrow as pa
 import pytest
 
 from lab.tracestore import bulk, windows
@@ -19,7 +21,7 @@ from lab.tracestore.search import search as run_search
 from lab.tracestore.store import SpanStore
 from lab.tracestore.traceql import ast
 from lab.tracestore.traceql.spansets import Window
-from tests.tracestore.corpus import T0, random_spans, request_of, store_of
+from tests.tracestore.corpus import T0, load, random_spans, request_of, store_of
 from tests.tracestore.slow_traceql import Span
 from tests.tracestore.test_otlp import spans_as_text
 
@@ -27,6 +29,16 @@ from tests.tracestore.test_otlp import spans_as_text
 def everything(store: SpanStore, spans: list[Span]) -> list[str]:
     with store.reader() as con:
         return spans_as_text(traces(con, list({UUID(int=s.trace) for s in spans})))
+
+
+def stream(
+    store: SpanStore, con: duckdb.DuckDBPyConnection, traceql: str, columns: list[str]
+) -> pa.Table:
+    window = Window(0, 2**63 - 1)
+    query = read_query(traceql)
+    return bulk.spans(
+        store, con, query, window, whole_traces=False, columns=columns, limit=10_000
+    ).read_all()
 
 
 def test_an_export_is_imported_completely(tmp_path: Path) -> None:
@@ -205,6 +217,36 @@ def test_a_database_without_extents_is_read(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_database_without_the_columns_of_later_versions_is_read(tmp_path: Path) -> None:
+    """Values that it has in the maps are found as those of new spans are; so are an export's."""
+    key = "gen_ai.response.id"
+    spans = random_spans(77)
+    for number, span in enumerate(spans[::3]):
+        span.attributes |= {key: ("str", f"r{number}"), "ai.response.id": ("int", number)}
+    store = store_of(tmp_path, spans[:-20])
+    with store._transaction() as con:
+        con.execute(
+            f"UPDATE spans SET a_str = map_concat(a_str, MAP {{'{key}': \"{key}\"}}) "
+            f'WHERE "{key}" IS NOT NULL'
+        )
+        con.execute(f'ALTER TABLE spans DROP COLUMN "{key}"')
+        con.execute('ALTER TABLE spans DROP COLUMN "ai.response.id"')
+        export_window(con, tmp_path / "out")
+    store.close()
+
+    expected = sorted(span.attributes[key][1] for span in spans[::3])
+    for folder in (tmp_path, tmp_path / "imported"):
+        store = SpanStore(folder)
+        if folder != tmp_path:
+            import_folder(store, tmp_path / "out")
+        load(store, request_of(spans))
+        assert everything(store, spans) == spans_as_text(request_of(spans))
+        with store.reader() as con:
+            streamed = stream(store, con, f'{{ span.{key} =~ "r[0-9]+" }}', [key])
+        assert sorted(streamed.column(key).to_pylist()) == expected
+        store.close()
+
+
 def test_the_databases_own_log_stays_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DuckDB checkpoints while spans arrive, also during a query that is not read to the end."""
     monkeypatch.setattr(store_module, "CHECKPOINT_BYTES", 2**20)
@@ -232,15 +274,7 @@ def test_enums_of_an_older_database_are_read(tmp_path: Path) -> None:
     with store._transaction() as con:
         con.execute("UPDATE spans SET kind = 255, status = 255")
     with store.reader() as con:
-        rows = bulk.spans(
-            store,
-            con,
-            read_query(""),
-            Window(0, 2**63 - 1),
-            whole_traces=False,
-            columns=["kind", "status"],
-            limit=10,
-        ).read_all()
-    assert rows.num_rows == 10
+        rows = stream(store, con, "", ["kind", "status"])
+    assert rows.num_rows > 10
     assert set(rows.column("kind").to_pylist()) == {"unspecified"}
     store.close()
