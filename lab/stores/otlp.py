@@ -9,6 +9,7 @@ json_format, the conversion takes ten times as long.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import msgspec
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.proto_builder import MakeSimpleProtoClass
 from opentelemetry.proto.common.v1 import common_pb2
@@ -34,7 +35,6 @@ PROTOBUF = "application/protobuf"  # exactly this: Tempo compares the whole of A
 _PARTIAL = ("PARTIAL", 1)
 _OWNERS = ("resourceSpans", "batches")
 _SCOPES = ("scopeSpans", "instrumentationLibrarySpans")
-_ID_BYTES = {"traceId": 16, "spanId": 8, "parentSpanId": 8}
 _ENUMS = dict(Span.SpanKind.items() + Status.StatusCode.items())
 # tempopb.TraceByIDResponse, whose fields are numbered in this order; `trace` is left as the bytes
 # that it is.
@@ -160,7 +160,7 @@ def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
     """Return the trace of one decoded JSON object, and whether it is partial."""
     try:
         return _protobuf_of(value), value.get("status") in _PARTIAL
-    except (AttributeError, EncodeError, TypeError, ValueError, RecursionError) as e:
+    except (AttributeError, DecodeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("a trace is not OTLP JSON", got=_excerpt(e, json.dumps(value))) from e
 
 
@@ -179,7 +179,11 @@ def _protobuf_of(value: dict[str, Any]) -> bytes:
     spans = [span for scope in scopes for span in scope.get("spans") or ()]
     for span in spans:
         _replace_texts(span)
-    return _Traces(**trace).SerializeToString() if spans else b""
+    if not spans:
+        return b""
+    body = _Traces(**trace).SerializeToString()
+    _Traces.FromString(body)  # raises for values that are nested too deeply to be read
+    return body
 
 
 def _joined(parent: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
@@ -188,18 +192,20 @@ def _joined(parent: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def _replace_texts(span: dict[str, Any]) -> None:
     """Replace a span's ids by bytes and its enums by numbers. Raises ValueError."""
-    for item in (span, *(span.get("links") or ())):
-        for name, size in _ID_BYTES.items():
-            if name in item:
-                item[name] = _id(item[name] or "", size)
-    ids = (span.get(name, b"") for name in _ID_BYTES)
-    if tuple(map(len, ids)) not in ((16, 8, 8), (16, 8, 0)):
+    span["traceId"] = trace_id = _id(span.get("traceId") or "", 16)
+    span["spanId"] = span_id = _id(span.get("spanId") or "", 8)
+    span["parentSpanId"] = parent_id = _id(span.get("parentSpanId") or "", 8)
+    if (len(trace_id), len(span_id)) != (16, 8) or len(parent_id) not in (0, 8):
         raise ValueError("a span has no ids, or ids of another length")
-    for item, name in ((span, "kind"), (span.get("status") or {}, "code")):
-        if isinstance(item.get(name), str):
-            item[name] = _enum(item[name])
+    for link in span.get("links") or ():
+        link["traceId"] = _id(link.get("traceId") or "", 16)
+        link["spanId"] = _id(link.get("spanId") or "", 8)
+    span["kind"] = _enum(span.get("kind"))
+    if status := span.get("status"):
+        status["code"] = _enum(status.get("code"))
 
 
+@functools.lru_cache(maxsize=1024)  # the spans of a trace have most ids in common
 def _id(text: str, size: int) -> bytes:
     """Return an id of `size` bytes from base64, or from hex, which may lack leading zeros."""
     if not text or len(text) == -(-size // 3) * 4 and text.endswith("="):
@@ -207,10 +213,12 @@ def _id(text: str, size: int) -> bytes:
     return bytes.fromhex(text.zfill(2 * size))
 
 
-def _enum(text: str) -> int | None:
+def _enum(value: str | int | None) -> int | None:
     """Return the number of an enum's name, or of a number as text; None for an unknown name."""
+    if not isinstance(value, str):
+        return value
     try:
-        return _ENUMS.get(text) or int(text)
+        return _ENUMS.get(value) or int(value)
     except ValueError:
         return None
 
