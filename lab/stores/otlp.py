@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any, TypedDict
@@ -34,8 +35,9 @@ JSON = "application/json"
 PROTOBUF = "application/protobuf"  # exactly this: Tempo compares the whole of Accept
 _PARTIAL = ("PARTIAL", 1)
 _OWNERS = ("resourceSpans", "batches")
+_KINDS = dict(Span.SpanKind.items())
+_CODES = dict(Status.StatusCode.items())
 _SCOPES = ("scopeSpans", "instrumentationLibrarySpans")
-_ENUMS = dict(Span.SpanKind.items() + Status.StatusCode.items())
 # tempopb.TraceByIDResponse, whose fields are numbered in this order; `trace` is left as the bytes
 # that it is.
 _TraceById = MakeSimpleProtoClass(
@@ -174,7 +176,7 @@ def _protobuf_of(value: dict[str, Any]) -> bytes:
         {**owner, "scopeSpans": _joined(owner, _SCOPES)}
         for owner in _joined(value.get("trace") or value, _OWNERS)
     ]
-    trace = msgspec.convert({"resourceSpans": owners}, _JSON, strict=False, dec_hook=_Base64.read)
+    trace = msgspec.convert({"resourceSpans": owners}, _JSON, strict=False)
     scopes = [scope for owner in trace["resourceSpans"] for scope in owner["scopeSpans"]]
     spans = [span for scope in scopes for span in scope.get("spans") or ()]
     for span in spans:
@@ -200,9 +202,9 @@ def _replace_texts(span: dict[str, Any]) -> None:
     for link in span.get("links") or ():
         link["traceId"] = _id(link.get("traceId") or "", 16)
         link["spanId"] = _id(link.get("spanId") or "", 8)
-    span["kind"] = _enum(span.get("kind"))
+    span["kind"] = _enum(span.get("kind"), _KINDS)
     if status := span.get("status"):
-        status["code"] = _enum(status.get("code"))
+        status["code"] = _enum(status.get("code"), _CODES)
 
 
 @functools.lru_cache(maxsize=1024)  # the spans of a trace have most ids in common
@@ -213,45 +215,30 @@ def _id(text: str, size: int) -> bytes:
     return bytes.fromhex(text.zfill(2 * size))
 
 
-def _enum(value: str | int | None) -> int | None:
+def _enum(value: str | int | None, numbers: dict[str, int]) -> int | None:
     """Return the number of an enum's name, or of a number as text; None for an unknown name."""
     if not isinstance(value, str):
         return value
     try:
-        return _ENUMS.get(value) or int(value)
+        return numbers[value] if value in numbers else int(value)
     except ValueError:
         return None
 
 
-class _Base64(bytes):
-    """Bytes that are base64 in JSON, in either alphabet, with or without padding."""
-
-    @staticmethod
-    def read(_: type, text: str) -> _Base64:
-        """Return the bytes of a text, as msgspec's `dec_hook`."""
-        return _Base64(base64.urlsafe_b64decode(text + "=="))
-
-
-def _by_json_names() -> tuple[Any, Any]:
-    """Return a class like TracesData, but with the names that JSON has, and the type of its JSON.
-
-    The type leaves out unknown fields.
-    """
+def _with_json_names() -> Descriptor:
+    """Return TracesData with the fields named as in JSON."""
     pool = DescriptorPool()
     for module in (common_pb2, resource_pb2, trace_pb2):
         file = FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
         for message in file.message_type:
-            for part in (message, *message.nested_type):
-                for field in part.field:
-                    first, *others = field.name.split("_")
-                    field.name = first + "".join(map(str.capitalize, others))
+            for field in (f for part in (message, *message.nested_type) for f in part.field):
+                field.name = re.sub("_(.)", lambda match: match[1].upper(), field.name)
         pool.Add(file)
-    traces = pool.FindMessageTypeByName(TracesData.DESCRIPTOR.full_name)
-    return GetMessageClass(traces), _json_type(traces, {})
+    return pool.FindMessageTypeByName(TracesData.DESCRIPTOR.full_name)
 
 
 def _json_type(message: Descriptor, made: dict[str, Any]) -> Any:
-    """Return the type of a message's JSON, and add it to those that are made already."""
+    """Return the type of a message's JSON without unknown fields; `made` are those made before."""
     if message.full_name in made:  # AnyValue contains itself
         return made[message.full_name]
     new: Any = TypedDict
@@ -261,7 +248,7 @@ def _json_type(message: Descriptor, made: dict[str, Any]) -> Any:
         if field.message_type:
             value = _json_type(field.message_type, made)
         elif field.name == "bytesValue":
-            value = _Base64
+            value = bytes
         json_type.__annotations__[field.name] = (list[value] if field.is_repeated else value) | None
     return json_type
 
@@ -273,7 +260,8 @@ _JSON_TYPES = {
     FieldDescriptor.TYPE_DOUBLE: float,
     FieldDescriptor.TYPE_ENUM: int | str,
 }
-_Traces, _JSON = _by_json_names()
+_Traces = GetMessageClass(_with_json_names())
+_JSON = _json_type(_Traces.DESCRIPTOR, {})
 
 
 def _spans_of(traces: TracesData) -> Iterator[Any]:
