@@ -3,7 +3,7 @@
 JSON occurs with ids in hex (OTLP's rule) or base64 (Tempo's), with enums as numbers or names, as
 `resourceSpans` or `batches` (Tempo's first API), alone or inside `trace` (Tempo's second). msgspec
 checks its types, and the constructors of protobuf's classes take it as dicts: with protobuf's
-json_format, the conversion takes ten times as long.
+json_format, the conversion takes eight times as long.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ JSON = "application/json"
 PROTOBUF = "application/protobuf"  # exactly this: Tempo compares the whole of Accept
 _PARTIAL = ("PARTIAL", 1)
 _OWNERS = ("resourceSpans", "batches")
+_SCOPES = ("scopeSpans", "instrumentationLibrarySpans")
 _KINDS = dict(Span.SpanKind.items())
 _CODES = dict(Status.StatusCode.items())
-_SCOPES = ("scopeSpans", "instrumentationLibrarySpans")
 # tempopb.TraceByIDResponse, whose fields are numbered in this order; `trace` is left as the bytes
 # that it is.
 _TraceById = MakeSimpleProtoClass(
