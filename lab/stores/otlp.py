@@ -1,23 +1,32 @@
 """OTLP traces in every form that stores and files have, all of them turned into TracesData.
 
-JSON is converted by protobuf's own library. It occurs with ids in hex (OTLP's rule) or base64
-(Tempo's), with enums as numbers or names, as `resourceSpans` or `batches` (Tempo's first API),
-alone or inside `trace` (Tempo's second).
+JSON occurs with ids in hex (OTLP's rule) or base64 (Tempo's), with enums as numbers or names, as
+`resourceSpans` or `batches` (Tempo's first API), alone or inside `trace` (Tempo's second). msgspec
+checks its types, and the constructors of protobuf's classes take it as dicts: with protobuf's
+json_format, the conversion takes eight times as long.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
-from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
+import msgspec
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 from google.protobuf.proto_builder import MakeSimpleProtoClass
-from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
+from opentelemetry.proto.common.v1 import common_pb2
+from opentelemetry.proto.resource.v1 import resource_pb2
+from opentelemetry.proto.trace.v1 import trace_pb2
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status, TracesData
 
 from lab.errors import FrameError
 from lab.stores.answers import Provenance, SpansAnswer
@@ -27,7 +36,8 @@ PROTOBUF = "application/protobuf"  # exactly this: Tempo compares the whole of A
 _PARTIAL = ("PARTIAL", 1)
 _OWNERS = ("resourceSpans", "batches")
 _SCOPES = ("scopeSpans", "instrumentationLibrarySpans")
-_ID_BYTES = {"traceId": 16, "spanId": 8, "parentSpanId": 8}
+_KINDS = dict(Span.SpanKind.items())
+_CODES = dict(Status.StatusCode.items())
 # tempopb.TraceByIDResponse, whose fields are numbered in this order; `trace` is left as the bytes
 # that it is.
 _TraceById = MakeSimpleProtoClass(
@@ -127,12 +137,12 @@ def _json_values(document: bytes | str, *, several: bool = True) -> Iterator[dic
     try:
         text = document.decode() if isinstance(document, bytes) else document
         try:
-            values = [json.loads(text, parse_constant=str)]  # NaN is a text in OTLP's JSON
+            values = [_decode(text)]
         except json.JSONDecodeError:
             lines = [line for line in text.splitlines() if line.strip()]
             if not several or len(lines) < 2:
                 raise
-            values = [json.loads(line, parse_constant=str) for line in lines]
+            values = [_decode(line) for line in lines]
     except (ValueError, RecursionError) as e:
         raise FrameError("a trace is not OTLP JSON", got=_excerpt(e, document)) from e
     for value in values:
@@ -141,57 +151,117 @@ def _json_values(document: bytes | str, *, several: bool = True) -> Iterator[dic
         yield value
 
 
+def _decode(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text, parse_constant=str)  # some write NaN without the quotes
+
+
 def _trace_of(value: dict[str, Any]) -> tuple[bytes, bool]:
     """Return the trace of one decoded JSON object, and whether it is partial."""
     try:
-        message = _message_of(value)
-    except (json_format.ParseError, AttributeError, TypeError, ValueError, RecursionError) as e:
+        return _protobuf_of(value), value.get("status") in _PARTIAL
+    except (AttributeError, DecodeError, TypeError, ValueError, RecursionError) as e:
         raise FrameError("a trace is not OTLP JSON", got=_excerpt(e, json.dumps(value))) from e
-    has_spans = any(True for _ in _spans_of(message))
-    return message.SerializeToString() if has_spans else b"", value.get("status") in _PARTIAL
 
 
-def _message_of(value: dict[str, Any]) -> TracesData:
+def _protobuf_of(value: dict[str, Any]) -> bytes:
     if "data" in value and '"traceID"' in json.dumps(value["data"])[:10_000]:
         raise ValueError("it is Jaeger's own format: ask Jaeger's API 3 or Tempo for OTLP")
     if value and not {*_OWNERS, "trace", "metrics", "status"} & set(value):
         raise ValueError(f"it has none of {', '.join(_OWNERS)}")
 
-    trace = value.get("trace") or value
-    owners = [_with_binary_ids(owner) for name in _OWNERS for owner in trace.get(name) or ()]
-    message = json_format.ParseDict(
-        {"resourceSpans": owners}, TracesData(), ignore_unknown_fields=True
-    )
-    for span in _spans_of(message):
-        parent_bytes = len(span.parent_span_id)
-        if (len(span.trace_id), len(span.span_id)) != (16, 8) or parent_bytes not in (0, 8):
-            raise ValueError("a span has no ids, or ids of another length")
-    return message
+    owners = [
+        {**owner, "scopeSpans": _joined(owner, _SCOPES)}
+        for owner in _joined(value.get("trace") or value, _OWNERS)
+    ]
+    trace = msgspec.convert({"resourceSpans": owners}, _JSON, strict=False)
+    scopes = [scope for owner in trace["resourceSpans"] for scope in owner["scopeSpans"]]
+    spans = [span for scope in scopes for span in scope.get("spans") or ()]
+    for span in spans:
+        _replace_texts(span)
+    if not spans:
+        return b""
+    body = _Traces(**trace).SerializeToString()
+    _Traces.FromString(body)  # raises for values that are nested too deeply to be read
+    return body
 
 
-def _with_binary_ids(owner: dict[str, Any]) -> dict[str, Any]:
-    """Return resource spans as protobuf's JSON has them: current names, and ids in base64."""
-    scopes = []
-    for scope in (scope for name in _SCOPES for scope in owner.get(name) or ()):
-        spans = []
-        for span in scope.get("spans") or ():
-            links = [_with_base64(link) for link in span.get("links") or ()]
-            spans.append({**_with_base64(span), "links": links})
-        scopes.append({"scope": scope.get("scope"), "spans": spans})
-    return {"resource": owner.get("resource"), "scopeSpans": scopes}
+def _joined(parent: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+    return [child for name in names for child in parent.get(name) or ()]
 
 
-def _with_base64(span: dict[str, Any]) -> dict[str, Any]:
-    return span | {
-        name: _base64(span[name], size) for name, size in _ID_BYTES.items() if name in span
-    }
+def _replace_texts(span: dict[str, Any]) -> None:
+    """Replace a span's ids by bytes and its enums by numbers. Raises ValueError."""
+    span["traceId"] = trace_id = _id(span.get("traceId") or "", 16)
+    span["spanId"] = span_id = _id(span.get("spanId") or "", 8)
+    span["parentSpanId"] = parent_id = _id(span.get("parentSpanId") or "", 8)
+    if (len(trace_id), len(span_id)) != (16, 8) or len(parent_id) not in (0, 8):
+        raise ValueError("a span has no ids, or ids of another length")
+    for link in span.get("links") or ():
+        link["traceId"] = _id(link.get("traceId") or "", 16)
+        link["spanId"] = _id(link.get("spanId") or "", 8)
+    span["kind"] = _enum(span.get("kind"), _KINDS)
+    if status := span.get("status"):
+        status["code"] = _enum(status.get("code"), _CODES)
 
 
-def _base64(text: str, size: int) -> str:
-    """Return an id of `size` bytes in base64; in hex it may lack its leading zeros."""
+@functools.lru_cache(maxsize=1024)  # the spans of a trace have most ids in common
+def _id(text: str, size: int) -> bytes:
+    """Return an id of `size` bytes from base64, or from hex, which may lack leading zeros."""
     if not text or len(text) == -(-size // 3) * 4 and text.endswith("="):
-        return text
-    return base64.b64encode(bytes.fromhex(text.zfill(2 * size))).decode()
+        return base64.urlsafe_b64decode(text)
+    return bytes.fromhex(text.zfill(2 * size))
+
+
+def _enum(value: str | int | None, numbers: dict[str, int]) -> int | None:
+    """Return the number of an enum's name, or of a number as text; None for an unknown name."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return numbers[value] if value in numbers else int(value)
+    except ValueError:
+        return None
+
+
+def _with_json_names() -> Descriptor:
+    """Return TracesData with the fields named as in JSON."""
+    pool = DescriptorPool()
+    for module in (common_pb2, resource_pb2, trace_pb2):
+        file = FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb)
+        for message in file.message_type:
+            for field in (f for part in (message, *message.nested_type) for f in part.field):
+                field.name = re.sub("_(.)", lambda match: match[1].upper(), field.name)
+        pool.Add(file)
+    return pool.FindMessageTypeByName(TracesData.DESCRIPTOR.full_name)
+
+
+def _json_type(message: Descriptor, made: dict[str, Any]) -> Any:
+    """Return the type of a message's JSON without unknown fields; `made` are those made before."""
+    if message.full_name in made:  # AnyValue contains itself
+        return made[message.full_name]
+    new: Any = TypedDict
+    made[message.full_name] = json_type = new(message.name, {}, total=False)
+    for field in message.fields:
+        value: Any = _JSON_TYPES.get(field.type, int)
+        if field.message_type:
+            value = _json_type(field.message_type, made)
+        elif field.name == "bytesValue":
+            value = bytes
+        json_type.__annotations__[field.name] = (list[value] if field.is_repeated else value) | None
+    return json_type
+
+
+_JSON_TYPES = {
+    FieldDescriptor.TYPE_STRING: str,
+    FieldDescriptor.TYPE_BYTES: str,  # ids
+    FieldDescriptor.TYPE_BOOL: bool | str,  # without str, msgspec would take texts for booleans
+    FieldDescriptor.TYPE_DOUBLE: float,
+    FieldDescriptor.TYPE_ENUM: int | str,
+}
+_Traces = GetMessageClass(_with_json_names())
+_JSON = _json_type(_Traces.DESCRIPTOR, {})
 
 
 def _spans_of(traces: TracesData) -> Iterator[Any]:

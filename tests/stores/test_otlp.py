@@ -9,6 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from lab.errors import FrameError
@@ -108,6 +110,98 @@ def test_every_form_is_the_same_trace(form: str) -> None:
     assert {path.rsplit("/", 1)[1] for path, _ in server.requests} == {TRACE_ID}
 
 
+def fill(message: Message) -> None:
+    """Set every field, and add an attribute for every type of value."""
+    for field in message.DESCRIPTOR.fields:
+        if field.name == "attributes":
+            attributes = message.attributes
+            attributes.add(key="text").value.string_value = "ü"
+            attributes.add(key="truth").value.bool_value = True
+            attributes.add(key="smallest").value.int_value = -(2**63)
+            attributes.add(key="double").value.double_value = 0.1
+            attributes.add(key="infinite").value.double_value = float("-inf")
+            attributes.add(key="bytes").value.bytes_value = b"\0\xff"
+            attributes.add(key="nothing").value.SetInParent()
+            values = attributes.add(key="list").value.array_value.values
+            values.add().array_value.values.add().int_value = 1
+            values.add().kvlist_value.values.add(key="pair").value.bool_value = False
+        elif field.message_type:
+            child = getattr(message, field.name)
+            fill(child.add() if field.is_repeated else child)
+        elif field.type == FieldDescriptor.TYPE_BYTES:
+            setattr(
+                message, field.name, bytes(range(200, 216 if field.name == "trace_id" else 208))
+            )
+        elif field.type == FieldDescriptor.TYPE_STRING:
+            getattr(message, field.name).append("x") if field.is_repeated else setattr(
+                message, field.name, field.name
+            )
+        else:
+            setattr(message, field.name, 2)
+
+
+def with_unknown_fields(value: Any) -> Any:
+    """Return JSON with fields added to every object that OTLP does not have."""
+    if isinstance(value, dict):
+        known = {name: with_unknown_fields(child) for name, child in value.items()}
+        return known | {"later": [{"x": 1}], "nothing": None}
+    return [with_unknown_fields(child) for child in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("change", [lambda value: value, with_unknown_fields])
+def test_every_field_is_kept(change: Callable[[Any], Any]) -> None:
+    """The reader gives the protobuf that protobuf's own library gives, byte for byte."""
+    made = TracesData()
+    fill(made)
+    (entity,) = made.resource_spans[0].resource.entity_refs
+    assert entity.id_keys and made.resource_spans[0].scope_spans[0].spans[0].links[0].trace_state
+    body = json.dumps(change(json_format.MessageToDict(made)))
+    expected = json_format.Parse(body, TracesData(), ignore_unknown_fields=True)
+    assert expected == made
+    assert read_otlp_json(body).protobufs == (made.SerializeToString(),)
+
+
+def with_span(**fields: Any) -> dict[str, Any]:
+    """Return a trace in protobuf's JSON whose second span has other fields."""
+    made = resource_spans()
+    made[1]["scopeSpans"][0]["spans"][0] |= fields
+    return {"resourceSpans": made}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *({"intValue": number} for number in ("5", 5, 5.0, -(2**63), str(2**63 - 1), None)),
+        *({"doubleValue": n} for n in (5, "0.5", 1e300, "Infinity", "-Infinity", "NaN", None)),
+        *({"boolValue": False}, {"stringValue": ""}, {"bytesValue": "AP8="}, {}, None),
+    ],
+    ids=json.dumps,
+)
+def test_values_are_those_of_protobuf(value: Any) -> None:
+    """Numbers may be texts, null is nothing, and empty values are kept apart from none."""
+    body = json.dumps(with_span(attributes=[{"key": "a", "value": value}]))
+    expected = json_format.Parse(body, TracesData())
+    assert read_otlp_json(body).protobufs == (expected.SerializeToString(),)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [("SPAN_KIND_CLIENT", 3), (3, 3), ("3", 3), ("SPAN_KIND_LATER", 0), (None, 0), (77, 77)],
+)
+def test_kinds_are_names_or_numbers(given: Any, kind: int) -> None:
+    """A name that is not known yet is left out."""
+    (body,) = read_otlp_json(json.dumps(with_span(kind=given))).protobufs
+    assert TracesData.FromString(body).resource_spans[1].scope_spans[0].spans[0].kind == kind
+
+
+def test_nan_without_quotes() -> None:
+    """Python's json module writes NaN, which JSON does not have."""
+    attribute = {"key": "tokens", "value": {"doubleValue": float("nan")}}
+    body = json.dumps(with_span(attributes=[attribute]))
+    assert ": NaN}" in body
+    assert frame_of(read_otlp_json(body)).tokens.isna().tolist() == [False, True]
+
+
 def test_lines_of_a_collectors_file() -> None:
     """One JSON object per line, in one file or in several, is read as one trace."""
     lines = [json.dumps({"resourceSpans": [owner]}) for owner in otlp_json()]
@@ -147,6 +241,38 @@ def test_protobuf_of_tempos_second_api() -> None:
     body = trace_by_id_response(traces())
     with serving(lambda *_: Reply(body, content_type=PROTOBUF)) as server:
         pd.testing.assert_frame_equal(frame_of(Tempo(server.url).trace(TRACE_ID)), EXPECTED)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    """Return lists inside of each other as an attribute's value."""
+    return {"arrayValue": {"values": [nested(depth - 1)]}} if depth else {"intValue": "1"}
+
+
+WRONG_VALUES: list[Any] = [
+    *({"intValue": value} for value in ("x", "", 0.5, True, 2**63, -(2**63) - 1, [], {})),
+    *({"doubleValue": value} for value in ("x", True, [])),
+    *({"boolValue": value} for value in ("true", "x", [])),
+    *({"stringValue": value} for value in (1, True, [], "\ud800")),
+    *({"bytesValue": value} for value in (1, "A")),
+    *({"arrayValue": value} for value in (5, {"values": 5}, {"values": [5]}, {"values": [None]})),
+    *(nested(depth) for depth in (60, 250)),
+    *("x", 5, [1]),
+]
+WRONG_SPANS: list[dict[str, Any]] = [
+    *({"attributes": [{"key": "a", "value": value}]} for value in WRONG_VALUES),
+    *({"startTimeUnixNano": value} for value in (-1, 2**64, "x", 0.5, True)),
+    *({"name": 5}, {"kind": []}, {"kind": 2**31}, {"flags": 2**32}, {"flags": -1}),
+    *({"status": 5}, {"status": {"code": []}}, {"events": [None]}, {"links": 5}),
+    *({"traceId": value} for value in (None, 5, "", "zz", "AAA=", "1" * 33)),
+    *({"parentSpanId": value} for value in (5, "zz", "1" * 17)),
+]
+
+
+@pytest.mark.parametrize("fields", WRONG_SPANS, ids=lambda fields: json.dumps(fields)[:60])
+def test_a_span_with_a_wrong_value_is_refused(fields: dict[str, Any]) -> None:
+    """No value of another type, or out of range, is taken for something else."""
+    with pytest.raises(FrameError, match="not OTLP JSON"):
+        read_otlp_json(json.dumps(with_span(**fields)))
 
 
 @pytest.mark.parametrize(
