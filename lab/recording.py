@@ -6,7 +6,8 @@
         traces.parquet    trace_id, document: OTLP JSON as Tempo returns it, one trace per row
         runs/RUN_ID/      what Run.save wrote, the arguments of `lab.drive`, CPU time if watched
         recording.json    window, counts, versions, machine, and the command that records it again;
-                          refused is {trace id: the store's words} of traces that are not in it
+                          refused is {trace id: the store's words} of traces that are not in it,
+                          partial the ids of those that the store returned only in part
         README.md         the same for people
 
 Any Prometheus and any Tempo can be recorded, since only their public APIs are used. `lab up --place
@@ -65,7 +66,7 @@ class Recorded:
             f"{self.folder}: {about['samples']:,} samples of {about['series']:,} series, "
             f"{about['traces']:,} traces, {len(about['runs'])} runs, {size / 1e6:.2f} MB"
         )
-        return "\n  ".join([counts, *_left_out(about["refused"])])
+        return "\n  ".join([counts, *_gaps(about)])
 
 
 def record(
@@ -96,14 +97,12 @@ def record(
         prometheus = Prometheus(settings)
         state = settings.state_dir
         counts = _save_samples(draft, prometheus, selector, start, end, state)
-        traces, refused = _save_traces(draft, Tempo(settings), traceql, start, end, state)
-        counts["traces"] = traces
+        of_traces = _save_traces(draft, Tempo(settings), traceql, start, end, state)
         for run in runs:
             _save_run(draft / RUNS, run)
 
         about = _about(settings, prometheus, name, (start, end), runs)
-        about |= {"command": command or f"lab record {shlex.quote(name)}"} | counts
-        about["refused"] = refused
+        about |= {"command": command or f"lab record {shlex.quote(name)}"} | counts | of_traces
         content = msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n"
         (draft / "recording.json").write_bytes(content)
         (draft / "README.md").write_text(_readme(about), encoding="utf-8")
@@ -182,8 +181,8 @@ def _save_samples(
 
 def _save_traces(
     folder: Path, tempo: Tempo, traceql: str, start: float, end: float, state: Path
-) -> tuple[int, dict[str, str]]:
-    """Write traces.parquet; return the number of traces, and why others are not among them."""
+) -> dict[str, Any]:
+    """Write traces.parquet; return the number of traces, and which are missing or not whole."""
     search = tempo.search(traceql, start, end, limit=MAX_TRACES).require()
     if search.limited:
         raise StoreError(
@@ -196,7 +195,11 @@ def _save_traces(
     documents = [public_text(document.decode(), state) for document in answer.documents]
     table = pd.DataFrame({"trace_id": trace_ids, "document": documents})
     _write(folder / "traces.parquet", table.sort_values("trace_id", ignore_index=True))
-    return len(table), {i: public_text(words, state) for i, words in answer.refused.items()}
+    return {
+        "traces": len(table),
+        "refused": {i: public_text(words, state) for i, words in answer.refused.items()},
+        "partial": list(answer.partial),
+    }
 
 
 def _write(path: Path, frame: pd.DataFrame) -> None:
@@ -252,30 +255,32 @@ def _conditions(run: Run) -> str:
     return str(load_conditions(run.folder, run.plan))
 
 
-def _left_out(refused: Mapping[str, str]) -> list[str]:
-    """Return one line per reason why the store did not return traces, with the first of them."""
+def _gaps(about: Mapping[str, Any]) -> list[str]:
+    """Return a line for each reason why traces are missing or not whole, with the first of them."""
     ids_by_reason: dict[str, list[str]] = {}
-    for trace_id, words in refused.items():
-        ids_by_reason.setdefault(words.replace(trace_id, "").strip(), []).append(trace_id)
+    for trace_id, words in about["refused"].items():
+        reason = f"Traces left out: {words.replace(trace_id, '').strip()}"
+        ids_by_reason.setdefault(reason, []).append(trace_id)
+    if about["partial"]:
+        ids_by_reason["Traces of which the store returned only a part"] = about["partial"]
 
     return [
-        f"Traces left out, which the store did not return: {len(ids)} "
-        f"({', '.join(ids[:MAX_NAMED])}{', ...' if len(ids) > MAX_NAMED else ''}): {words}"
-        for words, ids in ids_by_reason.items()
+        f"{reason}: {len(ids)} ({', '.join(ids[:MAX_NAMED])}{', ...' * (len(ids) > MAX_NAMED)})"
+        for reason, ids in ids_by_reason.items()
     ]
 
 
 def _readme(about: dict[str, Any]) -> str:
     runs = [f"- `{r['run_id']}`: {r['requests']} requests ({r['asked']})" for r in about["runs"]]
     made_on = [f"| {name} | {value} |" for name, value in about["made_on"].items()]
-    left_out = "".join(f"{line}.\n" for line in _left_out(about["refused"]))
+    gaps = "".join(f"{line}.\n" for line in _gaps(about))
     return f"""# {about["name"]}
 
 A real run of the lab, recorded {about["recorded_at"]}: {about["samples"]:,} Prometheus samples of
 {about["series"]:,} series and {about["traces"]:,} traces, from {about["window_utc"][0]} to
 {about["window_utc"][1]}.
 Nothing in it was made up or edited, except that file paths begin at the repository's folder.
-{left_out}
+{gaps}
 Replay it: `lab up --place recorded` (with `LAB_RECORDING={about["name"]}`), or
 `LAB_PLACE=recorded` for the notebooks.
 Record it again: `{about["command"]} --replace`.

@@ -31,11 +31,11 @@ SERIES = [
 
 
 TOO_LARGE = "trace exceeds max size (max bytes: 5000000)"
-FOUND = {"{ false }": (), "{ true }": ("2", "1", "3"), "{ large }": ("2",)}
+FOUND = {"{ false }": (), "{ true }": ("2", "1", "3"), "{ large }": ("2",), "{ cut }": ("4",)}
 
 
 def servers(path: str, params: dict[str, str]) -> Reply:
-    """Respond like a Prometheus and like a Tempo with traces: 1 is returned, 2 is refused."""
+    """Respond like a Prometheus and like a Tempo: 1 is returned, 2 refused, 4 returned in part."""
     if path == "/api/search":
         traces = [{"traceID": number} for number in FOUND.get(params["q"], "1")]
         return Reply(json.dumps({"traces": traces}).encode())
@@ -43,6 +43,8 @@ def servers(path: str, params: dict[str, str]) -> Reply:
         return Reply(TOO_LARGE.encode(), 422)
     if path == f"/api/v2/traces/{1:032x}":
         return Reply(b'{"trace":' + TRACE.encode() + b"}")
+    if path == f"/api/v2/traces/{4:032x}":
+        return Reply(b'{"status":"PARTIAL","trace":' + TRACE.encode() + b"}")
     if path == "/api/v1/query":
         result = [] if params["query"].startswith("none[") else SERIES
         return Reply(
@@ -122,8 +124,16 @@ def test_traces_that_the_store_refuses_are_left_out_and_named(
         f"{3:032x}": f"Tempo does not know the trace {3:032x}",
     }
     for text in (capsys.readouterr().out, (folder / "README.md").read_text()):
-        assert f"which the store did not return: 1 ({2:032x}): {too_large}" in text
-        assert f"which the store did not return: 1 ({3:032x}): Tempo does not know" in text
+        assert f"Traces left out: {too_large}: 1 ({2:032x})" in text
+        assert f"Traces left out: Tempo does not know the trace: 1 ({3:032x})" in text
+
+
+def test_a_trace_that_the_store_returns_in_part_is_recorded_and_named(attached: Settings) -> None:
+    """Tempo says so in its answer, which the recording does not keep."""
+    made = recording.record(attached, "mine", 100, 104, traceql="{ cut }")
+    assert (made.about["traces"], made.about["partial"]) == (1, [f"{4:032x}"])
+    note = f"Traces of which the store returned only a part: 1 ({4:032x})"
+    assert note in str(made) and note in (made.folder / "README.md").read_text()
 
 
 def test_nothing_is_left_of_a_recording_that_fails(attached: Settings, tmp_path: Path) -> None:
