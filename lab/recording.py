@@ -6,8 +6,8 @@
         traces.parquet    trace_id, document: OTLP JSON as Tempo returns it, one trace per row
         runs/RUN_ID/      what Run.save wrote, the arguments of `lab.drive`, CPU time if watched
         recording.json    window, counts, versions, machine, and the command that records it again;
-                          refused is {trace id: the store's words} of traces that are not in it,
-                          partial the ids of those that the store returned only in part
+                          `refused`: {trace id: the store's error} of the traces that are missing;
+                          `partial`: the ids of traces that the store returned only in part
         README.md         the same for people
 
 Any Prometheus and any Tempo can be recorded, since only their public APIs are used. `lab up --place

@@ -30,7 +30,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 # A shell starts background jobs with Ctrl-C ignored, which children inherit; tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# A test run that is told to end takes its lab down, as with Ctrl-C.
+# On SIGTERM, too, a test run takes down the lab that it started.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 LIVE_TIMEOUT_S = 900  # of the first live test, this includes the start of the stack
@@ -46,17 +46,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            path = nodeid.partition("::")[0]
-            return "live" if LIVE_FILES.search(path) else path
+            return "live" if _is_live(nodeid) else nodeid.partition("::")[0]
 
     return ByFile(config, log)
+
+
+def _is_live(nodeid: str) -> bool:
+    return bool(LIVE_FILES.search(nodeid.partition("::")[0]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use `live_lab`, and order: no stack, live, tests that break parts."""
     for item in items:
         if "live_lab" in getattr(item, "fixturenames", ()):
-            if not LIVE_FILES.search(item.path.as_posix()):
+            if not _is_live(item.nodeid):
                 raise pytest.UsageError(f"{item.nodeid} uses live_lab: move it to tests/live/")
             item.add_marker("live")
             if item.get_closest_marker("timeout") is None:

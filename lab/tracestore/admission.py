@@ -152,8 +152,8 @@ class Allowance:
 def check_spans(payload: bytes) -> None:
     """Raise TooLarge for a request with more than `MAX_SPANS` spans, scopes and resources.
 
-    They are counted only where the payload has room for so many, and bytes enough that could be
-    their tags.
+    They are counted only if the payload is long enough for so many, and contains as many bytes that
+    may be their tags.
     """
     if (
         len(payload) > 2 * MAX_SPANS
