@@ -63,7 +63,8 @@ def _blocks(requests: pd.DataFrame) -> Iterator[pd.DataFrame]:
 
 def runs_of(stage: str, folder: Path = DATA) -> list[pd.DataFrame]:
     """Return the request frames of a stage's runs, in order of time."""
-    table = pd.read_parquet(folder / "agents-requests.parquet")
+    part = "equal" if stage == "equal" else "agents"
+    table = pd.read_parquet(folder / f"{part}-requests.parquet")
     table = table[table["stage"].str.startswith(stage)]
     runs = [run for _, run in table.groupby(["seed", "stage"])]
     return sorted(runs, key=lambda run: run["scheduled_at"].min())
@@ -149,10 +150,11 @@ def live_pairs(folder: Path = DATA) -> pd.DataFrame:
     """Return the verdicts on real runs of the same system: single pairs, and lists (ABAB).
 
     The second run of a plan finds its questions in the prefix cache, which is a difference. So only
-    first runs are compared with first runs, and second with second.
+    first runs are compared with first runs, and second with second. The lists of "equal" runs have
+    no run in common.
     """
     rows = []
-    for stage in ("agent a", "agent b", "chat a", "chat b"):
+    for stage in ("agent a", "agent b", "chat a", "chat b", "equal"):
         runs = runs_of(stage, folder)
         singles = list(zip(runs[:-1], runs[1:], strict=True))
         lists = [
@@ -160,6 +162,9 @@ def live_pairs(folder: Path = DATA) -> pd.DataFrame:
             for size in (4, 6, 8)
             for first in range(len(runs) - size + 1)
         ]
+        if stage == "equal":
+            singles = singles[::2]
+            lists = lists[: len(runs) - 3 : 4]
         for kind, pairs in (("single", singles), ("ABAB", lists)):
             for a, b in pairs:
                 result = compare(a, b, margin=0.10, replicates=REPLICATES)

@@ -90,6 +90,8 @@ def judged(settings: Settings, rehearsal: Rehearsal) -> dict[str, Any]:
     began = time.monotonic()
     found = investigate(settings, rehearsal.window, rehearsal.baseline)
     result: dict[str, Any] = {
+        "baseline": rehearsal.baseline,
+        "window": rehearsal.window,
         "cause": found.cause,
         "where": found.where,
         "first_three": [c.name for c in found.causes[:3]],

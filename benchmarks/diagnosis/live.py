@@ -2,10 +2,12 @@
 
     python -m benchmarks.diagnosis.live FOLDER --part agents      # about ten minutes each
     python -m benchmarks.diagnosis.live FOLDER --part tenants
+    python -m benchmarks.diagnosis.live FOLDER --part equal
 
 - agents: pairs of equal runs through Llama Stack, pairs of equal runs straight to vLLM, and runs in
   which the tools are slower (the tool server's own faults) between runs in which they are not;
-- tenants: chat traffic, in every second run with a tenant of long prompts.
+- tenants: chat traffic, in every second run with a tenant of long prompts;
+- equal: 80 runs of chat traffic that differ by their seed only.
 
 FOLDER gets, per part, the request frames without texts, the turn frames, and how they were made
 (versions, machine, time). Its parts that exist already are kept; their runs are not driven again.
@@ -68,6 +70,12 @@ def tenants(settings: Settings) -> Iterator[tuple[str, int, pd.DataFrame, pd.Dat
         yield "with", seed, *_drive(settings, with_long_prompts(usual, seed))
 
 
+def equal(settings: Settings) -> Iterator[tuple[str, int, pd.DataFrame, pd.DataFrame]]:
+    """Yield (stage, seed, requests, turns) of runs that differ by their seed only."""
+    for seed in range(501, 581):
+        yield "equal", seed, *_drive(settings, _plan(settings, 40, 6.0, seed, "chat"))
+
+
 def with_long_prompts(plan: Plan, seed: int) -> Plan:
     """Return the plan with a few prompts of thousands of tokens more, of the tenant CULPRIT."""
     rng = np.random.default_rng(seed)
@@ -123,6 +131,9 @@ def _slow_tools(settings: Settings) -> Iterator[None]:
         httpx.delete(url, timeout=10)
 
 
+PARTS = {"agents": agents, "tenants": tenants, "equal": equal}
+
+
 def collect(settings: Settings, part: str, folder: Path) -> None:
     """Drive a part and write its tables, after every run."""
     began = time.time()
@@ -133,7 +144,7 @@ def collect(settings: Settings, part: str, folder: Path) -> None:
         "command": f"python -m benchmarks.diagnosis.live data/recorded/comparisons --part {part}",
     }
     (folder / f"{part}.json").write_text(json.dumps(about, indent=1) + "\n")
-    for stage, seed, requests, turns in {"agents": agents, "tenants": tenants}[part](settings):
+    for stage, seed, requests, turns in PARTS[part](settings):
         for name, table in (("requests", requests), ("turns", turns)):
             tables[name].append(table.assign(stage=stage, seed=seed))
             whole = pd.concat(tables[name], ignore_index=True)
@@ -147,7 +158,7 @@ def collect(settings: Settings, part: str, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path, help="where to write, such as data/recorded/...")
-    parser.add_argument("--part", choices=("agents", "tenants"), required=True)
+    parser.add_argument("--part", choices=tuple(PARTS), required=True)
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="lab-diagnosis-") as folder,

@@ -16,7 +16,7 @@ from lab.investigation.grading import Truth
 from lab.observation import drive
 from lab.settings import Settings
 from lab.stores.timestamps import utc
-from lab.workload import Run
+from lab.workload import Poisson, Run, make_plan
 
 UNITS = {  # parameters of incidents that say how much, in the order in which they are looked for
     "delay_s": "s",
@@ -74,13 +74,20 @@ def rehearse(
     load_seed: int = 0,
     progress: bool = False,
 ) -> Rehearsal:
-    """Drive requests for `calm_s` + `incident_s` seconds, with an incident after `calm_s`.
+    """Begin conversations for `calm_s` + `incident_s` seconds, with an incident after `calm_s`.
+
+    `rate_per_s` conversations begin per second, some of several requests.
 
     `incident`, `seed`, `strength` and `hidden` are those of `lab.incidents.start`; without an
     incident all of it stays calm. Failed requests are rows, as ever. Raises what `lab.drive` and
     `lab.incidents` raise; the incident is undone in any case.
     """
-    n_requests = round((calm_s + incident_s) * rate_per_s)
+    plan = make_plan(
+        arrivals=Poisson(rate_per_s),
+        duration_s=calm_s + incident_s,
+        seed=load_seed,
+        settings=settings,
+    )
     began = time.time()
     abandoned = threading.Event()
 
@@ -96,7 +103,7 @@ def rehearse(
         try:
             run = drive(
                 settings,
-                n_requests=n_requests,
+                n_requests=len(plan),
                 rate_per_s=rate_per_s,
                 seed=load_seed,
                 label="rehearsal",

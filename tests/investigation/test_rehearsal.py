@@ -9,11 +9,11 @@ import pytest
 
 from lab import incidents
 from lab.errors import WorkloadError
-from lab.investigation import Rehearsal, rehearse
+from lab.investigation import Rehearsal, rehearsal, rehearse
 from lab.observation.window import parse_window
 from lab.runs import RUNS
 from lab.settings import load_settings
-from lab.workload import Run
+from lab.workload import Poisson, Run, make_plan
 
 RECORDED = Path(__file__).parents[2] / "data" / "recorded" / "notebooks" / RUNS
 
@@ -29,6 +29,23 @@ def test_a_load_that_cannot_be_planned_starts_no_incident(
         rehearse(settings, "slow_tool", calm_s=86_400.0, load_seed=-1)
     assert started == []
     assert incidents.current(settings) is None
+
+
+def test_the_load_lasts_as_long_as_the_calm_time_and_the_incident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conversations of several requests do not shorten the load."""
+
+    def drive(_: object, *, n_requests: int, rate_per_s: float, seed: int, **__: object) -> None:
+        plan = make_plan(arrivals=Poisson(rate_per_s), requests=n_requests, seed=seed)
+        lasts_s.append(plan.frame()["offset_s"].max())
+        raise WorkloadError("nothing is sent in this test")
+
+    lasts_s: list[float] = []
+    monkeypatch.setattr(rehearsal, "drive", drive)
+    with pytest.raises(WorkloadError, match="nothing is sent"):
+        rehearse(load_settings(state_dir=tmp_path), calm_s=40.0, incident_s=60.0)
+    assert 90.0 < lasts_s[0] < 100.0
 
 
 def test_the_window_ends_with_the_load() -> None:
