@@ -8,7 +8,8 @@ from typing import Any
 
 from lab.errors import SetupError, StackError
 
-PART_OF = "app.kubernetes.io/part-of=llm-lab"
+OUR_LABEL = {"app.kubernetes.io/part-of": "llm-lab"}
+PART_OF = "app.kubernetes.io/part-of=llm-lab"  # the same, as a selector
 TIMEOUT_S = 30.0
 # Group paths of what the driver lists and deletes.
 WORKLOADS = {
@@ -115,10 +116,13 @@ class Api:
             )
             answer = self._client.call_api(*request, _request_timeout=TIMEOUT_S)
             text = answer.read()
-        except ApiException as e:  # the connection; what the server refuses is an answer
-            raise self._silent(str(e)) from e
-        except (HTTPError, OSError) as e:
-            raise self._silent(str(e)) from e
+        # The connection failed (ApiException too): what the server refuses is an answer.
+        except (ApiException, HTTPError, OSError) as e:
+            raise StackError(
+                f"the API server of {self.context} does not answer",
+                got=str(e)[:500],
+                fix="check that the cluster is up (`minikube status`) and reachable from here",
+            ) from e
         if answer.status == 404 or answer.status in fine:
             return None
         if not 200 <= answer.status <= 299:
@@ -128,13 +132,6 @@ class Api:
                 fix=_advice(answer.status),
             )
         return text
-
-    def _silent(self, got: str) -> StackError:
-        return StackError(
-            f"the API server of {self.context} does not answer",
-            got=got[:500],
-            fix="check that the cluster is up (`minikube status`) and reachable from here",
-        )
 
 
 def remove_job(api: Api, namespace: str, name: str, poll_s: float, wait_s: float = 60.0) -> None:

@@ -56,11 +56,11 @@ class WorkloadStatus:
 
 def statuses(api: Api) -> list[WorkloadStatus]:
     """Return every workload of the lab."""
-    found = []
-    for kind, (group, plural) in WORKLOADS.items():
-        for item in api.items(group, plural, PART_OF):
-            found.append(_status(api, kind, item))
-    return found
+    return [
+        _status(api, kind, item)
+        for kind, (group, plural) in WORKLOADS.items()
+        for item in api.items(group, plural, PART_OF)
+    ]
 
 
 def wait(
@@ -187,26 +187,21 @@ def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
     meta = item["metadata"]
     spec = item["spec"]
     now = item.get("status", {})
-    if kind == "Job":
-        wanted = spec.get("completions", 1)
-        done = now.get("succeeded", 0)
-        failed = has_condition(now, "Failed")
-    else:
-        wanted = (
-            now.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
-        )
-        done = now.get("numberReady" if kind == "DaemonSet" else "readyReplicas", 0)
-        failed = False
+    counts = {
+        "Job": (now.get("succeeded", 0), spec.get("completions", 1)),
+        "DaemonSet": (now.get("numberReady", 0), now.get("desiredNumberScheduled", 0)),
+    }
+    done, wanted = counts.get(kind, (now.get("readyReplicas", 0), spec.get("replicas", 1)))
+    failed = has_condition(now, "Failed")  # of a Job; the others have no such condition
     seen = now.get("observedGeneration", 0) >= meta.get("generation", 0) or kind == "Job"
     ready = seen and done >= wanted and not failed
     why = Waiting() if ready else _reason(api, meta["namespace"], item)
-    what = f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}"
     return WorkloadStatus(
         kind,
         meta["namespace"],
         meta["name"],
         ready,
-        what,
+        f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}",
         f"{why.reason}: {why.message}".strip(": "),
         failed or why.reason in HOPELESS,
         why.reason,
