@@ -125,13 +125,11 @@ def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]
     }
     found = {}
     for endpoint, (namespace, name, port) in SERVICES.items():
-        spec = services.get((namespace, name))
-        if spec is None:
-            continue
-        found[endpoint] = (namespace, name, port)
+        spec = services.get((namespace, name), {})
         if spec.get("type") == "ExternalName":
-            service, elsewhere = spec["externalName"].split(".")[:2]
-            found[endpoint] = (elsewhere, service, port)
+            name, namespace = spec["externalName"].split(".")[:2]
+        if spec:
+            found[endpoint] = (namespace, name, port)
     return found
 
 

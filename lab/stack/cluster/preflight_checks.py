@@ -78,13 +78,11 @@ def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Findi
 
 
 def _version(version: dict[str, Any]) -> Finding:
-    text = f"{version.get('major', '?')}.{version.get('minor', '?')}"
-    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
-    ok = bool(minor) and int(minor) >= OLDEST_MINOR
+    minor = re.sub(r"\D", "", str(version.get("minor", "")))
     return Finding(
         "Kubernetes",
-        ok,
-        text,
+        int(minor or 0) >= OLDEST_MINOR,
+        f"{version.get('major', '?')}.{version.get('minor', '?')}",
         fix="minikube start --kubernetes-version=stable "
         f"(Minikube {versions()['MINIKUBE_VERSION']})",
         required=False,
@@ -107,14 +105,22 @@ def _namespace(api: Api, document: dict[str, Any], overlay: str) -> Iterator[Fin
     yield Finding(f"namespace {name}", ours, got, fix=fix)
 
     if there.get("status", {}).get("phase") == "Terminating":
-        fix = "wait until it is gone, then try again"
-        yield Finding(f"namespace {name} is going", False, "Terminating", fix=fix)
+        yield Finding(
+            f"namespace {name} is going",
+            False,
+            "Terminating",
+            fix="wait until it is gone, then try again",
+        )
 
     # What only the other overlay has would stay, and scrape, and sample.
     present = (meta.get("annotations") or {}).get(OVERLAY, overlay)
     if present != overlay:
-        fix = f"lab down --place cluster --context {api.context}"
-        yield Finding(f"overlay in {name}", False, f"{present} stands there", fix=fix)
+        yield Finding(
+            f"overlay in {name}",
+            False,
+            f"{present} stands there",
+            fix=f"lab down --place cluster --context {api.context}",
+        )
 
 
 def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -148,16 +154,13 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
 
 def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     pinned = versions()
-    operator = (
-        "kubectl apply --server-side -f https://github.com/prometheus-operator/prometheus-operator/releases/download/"
-        f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml"
-    )
-    keda = (
-        "helm install keda keda --repo https://kedacore.github.io/charts "
-        f"--version {pinned['KEDA_CHART']} "
-        "--namespace keda --create-namespace"
-    )
-    fixes = {"monitoring.coreos.com/v1": operator, "keda.sh/v1alpha1": keda}
+    fixes = {
+        "monitoring.coreos.com/v1": "kubectl apply --server-side -f "
+        "https://github.com/prometheus-operator/prometheus-operator/releases/download/"
+        f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml",
+        "keda.sh/v1alpha1": "helm install keda keda --repo https://kedacore.github.io/charts "
+        f"--version {pinned['KEDA_CHART']} --namespace keda --create-namespace",
+    }
     for group, fix in fixes.items():
         kinds = sorted({d["kind"] for d in documents if d["apiVersion"] == group})
         if kinds:

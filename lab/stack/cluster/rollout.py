@@ -170,15 +170,15 @@ def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
     fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
     got = "; ".join(t for t in (s.progress, s.why, FIXES.get(s.reason, "")) if t)
     if s.reason == "CrashLoopBackOff" and s.pod:
-        path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
-        query = {"container": s.container, "previous": "true", "tailLines": LOG_LINES}
-        got += f"\n    {_log(api, path, query)}"
+        got += f"\n    {_last_words(api, s)}"
     return PartFailed(happened, part=s.name, got=got.rstrip(), fix=fix)
 
 
-def _log(api: Api, path: str, query: dict[str, str]) -> str:
+def _last_words(api: Api, s: WorkloadStatus) -> str:
+    path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
     try:
-        return "\n    ".join(api.text(path, **query).strip().splitlines())
+        log = api.text(path, container=s.container, previous="true", tailLines=LOG_LINES)
+        return "\n    ".join(log.strip().splitlines())
     except StackError:  # the container is already gone, and its log with it
         return ""
 
@@ -235,8 +235,11 @@ def _reason(api: Api, namespace: str, item: dict[str, Any]) -> Waiting:
     selector = ",".join(f"{k}={v}" for k, v in labels.items())
     pods = api.items("api/v1", "pods", selector, namespace)
     reasons = [r for pod in pods for r in pod_reasons(pod)]
-    reasons.sort(key=lambda r: (r.reason not in HOPELESS, r.reason not in SUSPICIOUS))
-    return reasons[0] if reasons else Waiting()
+    return min(
+        reasons,
+        key=lambda r: (r.reason not in HOPELESS, r.reason not in SUSPICIOUS),
+        default=Waiting(),
+    )
 
 
 def pod_reasons(pod: dict[str, Any]) -> Iterator[Waiting]:
