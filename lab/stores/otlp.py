@@ -207,12 +207,12 @@ def _joined(parent: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
 
 def _replace_texts(span: dict[str, Any]) -> None:
     """Replace a span's ids by bytes and its enums by numbers. Raises ValueError."""
-    trace_id = _id(span.get("traceId") or "", 16)
-    span_id = _id(span.get("spanId") or "", 8)
-    parent_id = _id(span.get("parentSpanId") or "", 8)
-    if (len(trace_id), len(span_id)) != (16, 8) or len(parent_id) not in (0, 8):
+    span["traceId"] = _id(span.get("traceId") or "", 16)
+    span["spanId"] = _id(span.get("spanId") or "", 8)
+    span["parentSpanId"] = _id(span.get("parentSpanId") or "", 8)
+    lengths = (len(span["traceId"]), len(span["spanId"]), len(span["parentSpanId"]))
+    if lengths not in ((16, 8, 8), (16, 8, 0)):
         raise ValueError("a span has no ids, or ids of another length")
-    span.update(traceId=trace_id, spanId=span_id, parentSpanId=parent_id)
     for link in span.get("links") or ():
         link["traceId"] = _id(link.get("traceId") or "", 16)
         link["spanId"] = _id(link.get("spanId") or "", 8)
