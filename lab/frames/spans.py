@@ -180,8 +180,8 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
     """Return one column per attribute: a column of the stream, or values of its JSON objects."""
     streamed = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
     if attributes is None:
-        values = {name: _attribute(table, name) for name in streamed}
-        return values | _attributes_in_json(table, None)
+        of_columns = {name: _attribute(table, name) for name in streamed}
+        return of_columns | _attributes_in_json(table, None)
 
     values: dict[str, Any] = dict.fromkeys(attributes)
     values |= {name: _attribute(table, name) for name in attributes if name in streamed}

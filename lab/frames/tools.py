@@ -243,7 +243,7 @@ def _filled(column: pd.Series, values: pd.Series) -> pd.Series:
 
 def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     """Return the tool calls and tool results that the messages of model calls contain."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     in_order = np.argsort(start_ns(spans), kind="stable")
     of_calls = in_order[shapes.call[in_order] >= 0]
     for name in _MESSAGES:
