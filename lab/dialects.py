@@ -624,15 +624,16 @@ def flattened(leaves: Iterable[tuple[str, Any]]) -> Any:
     return root
 
 
-def all_attributes() -> tuple[str, ...]:
-    """Return every attribute that some dialect's table names."""
-    names = [attribute for name in FIELDS for attribute in attributes_of(name)]
-    names = [name.partition("#")[0] for name in names]
-    names += [attribute for dialect in DIALECTS for attribute in dialect.kinds]
-    return tuple(dict.fromkeys((*names, *MARKS)))
-
-
-ATTRIBUTES = all_attributes()
+# Every attribute that some dialect's table names, once.
+ATTRIBUTES = tuple(
+    dict.fromkeys(
+        (
+            *(path.partition("#")[0] for name in FIELDS for path in attributes_of(name)),
+            *(attribute for dialect in DIALECTS for attribute in dialect.kinds),
+            *MARKS,
+        )
+    )
+)
 
 
 def traceql() -> str:

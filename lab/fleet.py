@@ -192,6 +192,10 @@ class _Observed:
     identity: list[str] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 
+    def remark(self, kind: str, text: str) -> None:
+        """Add a remark on all of these engines."""
+        self.remarks.append(Remark(kind, self.dialect.engine.title, text))
+
     def keep(self, rows: pd.Series, buckets: pd.Series) -> None:
         """Keep only these rows of both tables."""
         self.series = self.series[rows].reset_index(drop=True)
@@ -216,7 +220,11 @@ def _observe(store: Store, dialect: Dialect, start: float, end: float, job: str)
         if bucket_answer.series:
             buckets = series_summary(bucket_answer, start, end, gauges=False)
     observed = _Observed(dialect, series, buckets)
-    observed.remarks += _remarks_of_answer(dialect, answer, series.attrs["not_finite"])
+    for warning in answer.provenance.warnings:
+        observed.remark("store", f"the store says: {warning}")
+    if not_finite := series.attrs["not_finite"]:
+        text = f"{not_finite:,} samples are not numbers (NaN, Inf); they are left out"
+        observed.remark("store", text)
     if not series.empty:
         _leave_out_routers(observed, router)
         _set_identity(observed)
@@ -241,18 +249,6 @@ def _any_of(metrics: Iterable[str], matcher: str) -> str:
     return f"{{{','.join(matchers)}}}"
 
 
-def _remarks_of_answer(dialect: Dialect, answer: MetricAnswer, not_finite: int) -> list[Remark]:
-    title = dialect.engine.title
-    remarks = [
-        Remark("store", title, f"the store says: {warning}")
-        for warning in answer.provenance.warnings
-    ]
-    if not_finite:
-        text = f"{not_finite:,} samples are not numbers (NaN, Inf); they are left out"
-        remarks.append(Remark("store", title, text))
-    return remarks
-
-
 def _leave_out_routers(observed: _Observed, router: Sequence[str]) -> None:
     """Leave out series that a router or a federation copied from engines that are scraped too."""
     series = observed.series
@@ -265,13 +261,10 @@ def _leave_out_routers(observed: _Observed, router: Sequence[str]) -> None:
     copied = _is_copy(series, addresses) | (of_router & bool(len(scraped)))
     copied_buckets = _is_copy(observed.buckets, addresses)
     if copied.any():
-        observed.remarks.append(
-            Remark(
-                "router",
-                observed.dialect.engine.title,
-                f"{int(copied.sum())} series are a router's (or a federation's) copies of engines "
-                "that are scraped themselves; they are left out",
-            )
+        observed.remark(
+            "router",
+            f"{int(copied.sum())} series are a router's (or a federation's) copies of engines "
+            "that are scraped themselves; they are left out",
         )
     metrics = series["metric"].isin(router)
     observed.keep(~copied & ~metrics, ~copied_buckets)
@@ -310,13 +303,10 @@ def _set_identity(observed: _Observed) -> None:
     observed.identity = [name for name in LABELS["identity"] if name in observed.series]
     repeated = copies_in(observed.series)
     if repeated and len(merge_copies(observed.series, NUMBERS)) < len(observed.series):
-        observed.remarks.append(
-            Remark(
-                "copies",
-                observed.dialect.engine.title,
-                f"series that differ only in {', '.join(repeated)} repeat one value; "
-                "they are counted once",
-            )
+        observed.remark(
+            "copies",
+            f"series that differ only in {', '.join(repeated)} repeat one value; "
+            "they are counted once",
         )
     for name in FILLED:
         others = [other for other in observed.identity if other != name]
@@ -356,8 +346,9 @@ def _without_duplicates(observed: list[_Observed]) -> list[_Observed]:
             keep_buckets = ~_places(each.buckets, each.identity).isin(drop)
             each.keep(keep, keep_buckets)
             names = ", ".join(sorted({"/".join(filter(None, place)) for place in drop})[:3])
-            text = f"scraped twice (another job or another name), counted once: {names}"
-            each.remarks.append(Remark("twice", each.dialect.engine.title, text))
+            each.remark(
+                "twice", f"scraped twice (another job or another name), counted once: {names}"
+            )
     return [each for each in observed if not each.series.empty]
 
 
@@ -428,9 +419,10 @@ def _answers(
 ) -> pd.DataFrame:
     """Return `per_engine` of a question: of each engine the newest of its names that it exports."""
     kind = "counter" if part else questions()[question]
-    result = pd.DataFrame()
+    series = observed.buckets if part == "_bucket" else observed.series
+    result = pd.DataFrame(columns=list(NUMBERS), dtype=float)
     for name in observed.dialect.alternatives.get(question, ()):
-        rows = _matching(observed.series, name, part)
+        rows = _matching(series, name, part)
         if rows.empty:
             continue
         table = per_engine(rows, observed.identity, kind, by)
@@ -466,12 +458,9 @@ def _fleet(observed: list[_Observed], window: tuple[float, float]) -> Fleet:
         tables.append(table)
         latencies.append(_latency(each, table["name"]))
         finished.append(_finished(each, table["name"]))
-        unknown += _unknown(each, table)
-        remarks += [
-            *each.remarks,
-            *_work_without_requests(each, table),
-            *_cache_remarks(each, table),
-        ]
+        unknown += _unknown(each)
+        remarks += each.remarks
+        remarks += [*_work_without_requests(each, table), *_cache_remarks(table)]
         remarks += [*_lifetime_defects(each), *_several_sequences(each), *_outliers(table)]
     engines = pd.concat(tables).reset_index(drop=True)
     engines.insert(0, "engine", engines.pop("name"))
@@ -491,13 +480,13 @@ def _engine_table(observed: _Observed) -> pd.DataFrame:
     columns: dict[str, pd.Series] = {}
     for question, short in GAUGES.items():
         answer = _answers(observed, question)
-        columns[f"{short}_mean"] = answer.get("mean", pd.Series(dtype=float))
-        columns[f"{short}_max"] = answer.get("max", pd.Series(dtype=float))
+        columns[f"{short}_mean"] = answer["mean"]
+        columns[f"{short}_max"] = answer["max"]
     for question in COUNTERS:
         answer = _answers(observed, question)
-        columns[question] = answer.get("increase", pd.Series(dtype=float))
+        columns[question] = answer["increase"]
         if question in PREFIX:
-            columns[f"{question}_total"] = answer.get("total", pd.Series(dtype=float))
+            columns[f"{question}_total"] = answer["total"]
     columns |= _cache_columns(observed, columns)
     places = pd.MultiIndex.from_frame(observed.series[observed.identity].drop_duplicates())
     table = pd.DataFrame(index=places.sort_values())
@@ -532,8 +521,8 @@ def _cache_columns(observed: _Observed, columns: dict[str, pd.Series]) -> dict[s
     sums = cache_tokens(
         columns["cached_tokens"],
         columns["external_hits"],
-        by_source.get("increase", pd.Series(dtype=float)),
-        tiers.get("increase", pd.Series(dtype=float)),
+        by_source["increase"],
+        tiers["increase"],
     )
     return {"cached_tokens": sums["cached"], "transferred_tokens": sums["transferred"]}
 
@@ -572,11 +561,12 @@ _NO_BUCKETS = pd.DataFrame(columns=["key", "upper", "cumulative"])
 
 def _latency(observed: _Observed, names: pd.Series) -> pd.DataFrame:
     """Return one row per engine and histogram, and one for all engines together."""
+    title = observed.dialect.engine.title
     rows = []
     for question in HISTOGRAMS:
         if question not in observed.dialect.alternatives:
             continue
-        sums = _answers(observed, question, "_sum").get("increase", pd.Series(dtype=float))
+        sums = _answers(observed, question, "_sum")["increase"]
         buckets = dict(tuple(_bucket_increases(observed, question).groupby("key", sort=False)))
         per_row = []
         for key, name in names.items():
@@ -584,11 +574,11 @@ def _latency(observed: _Observed, names: pd.Series) -> pd.DataFrame:
                 continue
             own = buckets.get(key, _NO_BUCKETS)
             per_row.append(own)
-            row = {"server": observed.dialect.engine.title, "engine": name, "what": question}
-            rows.append(row | _reading(own, float(sums[key])))
+            reading = _reading(own, float(sums[key]))
+            rows.append({"server": title, "engine": name, "what": question, **reading})
         if len(per_row) > 1:
-            row = {"server": observed.dialect.engine.title, "engine": "all", "what": question}
-            rows.append(row | _reading_of_all(per_row, float(sums.sum())))
+            reading = _reading_of_all(per_row, float(sums.sum()))
+            rows.append({"server": title, "engine": "all", "what": question, **reading})
     columns = ["server", "engine", "what", "n", "mean_s"]
     for q in QUANTILES:
         columns += [f"p{q * 100:g}_low_s", f"p{q * 100:g}_high_s"]
@@ -597,19 +587,12 @@ def _latency(observed: _Observed, names: pd.Series) -> pd.DataFrame:
 
 def _bucket_increases(observed: _Observed, question: str) -> pd.DataFrame:
     """Return cumulative bucket increases: `key` (the engine's identity), `upper`, `cumulative`."""
-    tables: list[pd.DataFrame] = []
-    for name in observed.dialect.alternatives[question]:
-        rows = observed.buckets[observed.buckets["metric"] == f"{name.metric}_bucket"]
-        if rows.empty:
-            continue
-        table = per_engine(rows, observed.identity, "counter", ["le"])["increase"].reset_index()
-        table["key"] = _places(table, observed.identity)
-        table["upper"] = table["le"].astype(float)
-        known = pd.concat(tables)["key"] if tables else []
-        tables.append(table[~table["key"].isin(known)])
-    if not tables:
+    answer = _answers(observed, question, "_bucket", ["le"])
+    if answer.empty:
         return _NO_BUCKETS
-    table = pd.concat(tables, ignore_index=True).rename(columns={"increase": "cumulative"})
+    table = answer["increase"].rename("cumulative").reset_index()
+    table["key"] = _places(table, observed.identity)
+    table["upper"] = table["le"].astype(float)
     return table[["key", "upper", "cumulative"]].sort_values(["key", "upper"])
 
 
@@ -654,42 +637,33 @@ def _finished(observed: _Observed, names: pd.Series) -> pd.DataFrame:
     return table[columns]
 
 
-def _unknown(observed: _Observed, table: pd.DataFrame) -> list[tuple[str, str, str]]:
+def _unknown(observed: _Observed) -> list[tuple[str, str, str]]:
     """Return (server, question, why) for what these engines do not answer."""
     title = observed.dialect.engine.title
-    shown = (*GAUGES, *COUNTERS, *HISTOGRAMS)
     rows = []
-    for question in shown:
+    for question in (*GAUGES, *COUNTERS, *HISTOGRAMS):
         if question not in observed.dialect.alternatives:
             rows.append((title, question, observed.dialect.reason(question)))
-        elif question in ("running", "waiting") and _contradicting(observed, question):
+        elif question in ("running", "waiting") and _answers(observed, question)["mean"].hasnans:
             why = "its processes report different values, and none can be told to be stale"
             rows.append((title, question, why))
     return rows
 
 
-def _contradicting(observed: _Observed, question: str) -> bool:
-    """Return whether processes of an engine report different values, of which none is stale."""
-    answer = _answers(observed, question)
-    return bool(len(answer)) and bool(answer["mean"].isna().any())
-
-
 def _work_without_requests(observed: _Observed, table: pd.DataFrame) -> list[Remark]:
     """Return engines that read prompt tokens of which no request metric knows: aborted work."""
-    lengths = _answers(observed, "prompt_lengths", "_sum").get("increase")
-    if lengths is None or observed.dialect.engine.key != "vllm":
+    lengths = _answers(observed, "prompt_lengths", "_sum")
+    if lengths.empty or observed.dialect.engine.key != "vllm":
         return []
-    means = _answers(observed, "prompt_lengths", "_count")["total"]
-    totals = _answers(observed, "prompt_lengths", "_sum")["total"]
+    counts = _answers(observed, "prompt_lengths", "_count")
     running = _answers(observed, "running")
     remarks = []
     for key, row in table.iterrows():
-        extra = row["prompt_tokens"] - lengths.get(key, np.nan)
-        mean_length = totals.get(key, np.nan) / means.get(key, np.nan)
+        extra = row["prompt_tokens"] - lengths["increase"].get(key, np.nan)
+        mean_length = lengths["total"].get(key, np.nan) / counts["total"].get(key, np.nan)
         under_way = running.loc[key, ["first", "last"]].max() if key in running.index else np.nan
-        if not extra > 3 * mean_length * (0 if np.isnan(under_way) else under_way):
-            continue
-        if extra < UNCOUNTED * row["prompt_tokens"]:
+        is_explained = not extra > 3 * mean_length * (0 if np.isnan(under_way) else under_way)
+        if is_explained or extra < UNCOUNTED * row["prompt_tokens"]:
             continue
         caveat = ", or still under way: how many were running is not known"
         text = (
@@ -701,7 +675,7 @@ def _work_without_requests(observed: _Observed, table: pd.DataFrame) -> list[Rem
     return remarks
 
 
-def _cache_remarks(observed: _Observed, table: pd.DataFrame) -> list[Remark]:
+def _cache_remarks(table: pd.DataFrame) -> list[Remark]:
     """Return engines whose 'cached' tokens another engine computed."""
     remarks = []
     for _, row in table.iterrows():
@@ -737,9 +711,9 @@ def _lifetime_defects(observed: _Observed) -> list[Remark]:
 
 def _several_sequences(observed: _Observed) -> list[Remark]:
     """Return whether requests asked for several answers (n > 1), which are counted one by one."""
-    sums = _answers(observed, "sequences_per_request", "_sum").get("increase")
-    counts = _answers(observed, "sequences_per_request", "_count").get("increase")
-    if sums is None or counts is None or not sums.sum() > counts.sum():
+    sums = _answers(observed, "sequences_per_request", "_sum")["increase"]
+    counts = _answers(observed, "sequences_per_request", "_count")["increase"]
+    if counts.empty or not sums.sum() > counts.sum():
         return []
     text = (
         f"{counts.sum():,.0f} finished sequences asked for {sums.sum():,.0f} answers (n > 1): "

@@ -311,9 +311,8 @@ def names_of(metric: str) -> tuple[str, ...]:
     """
     suffix = next((s for s in _SUFFIXES if metric.endswith(s)), "")
     base = metric.removesuffix(suffix)
+    names = [base]
     if base.startswith(PREFIXES[0]):
         bare = base.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[0])
-        others: tuple[str, ...] = tuple(prefix + bare for prefix in PREFIXES)
-    else:
-        others = ()
-    return tuple(dict.fromkeys(name + suffix for name in (base, *others)))
+        names += [prefix + bare for prefix in PREFIXES]
+    return tuple(dict.fromkeys(name + suffix for name in names))

@@ -81,7 +81,7 @@ def attach(
     if dashboards:
         _write_dashboards(settings, dashboards)
     if write and given:
-        print(f"written to {_write(_toml_file(settings), given)}")
+        print(f"written to {_write(settings, given)}")
     return 0
 
 
@@ -134,13 +134,9 @@ def look_at_prometheus(settings: Settings) -> list[str]:
     lines = [f"Prometheus {_address(settings, 'prometheus')}: {len(known):,} metrics"]
     dialects = recognise(known, settings.metric_prefix)
     lines += [f"  {_engines_line(prometheus, dialect)}" for dialect in dialects]
-    present = False
-    for what, metrics in NEEDS:
-        names = {metric: _name_in(known, metric, settings) for metric in metrics}
-        present = present or any(names.values())
-        lines.append(f"  {what}: {_state_of(names)}")
-
-    if not present:
+    names = {metric: _name_in(known, metric, settings) for _, group in NEEDS for metric in group}
+    lines += [f"  {what}: {_state_of({m: names[m] for m in metrics})}" for what, metrics in NEEDS]
+    if not any(names.values()):
         raise NoData(
             f"Prometheus at {prometheus.url} answers, but has no metric of a model server",
             got=f"{len(known):,} other metrics",
@@ -260,14 +256,13 @@ def _address(settings: Settings, name: str) -> str:
     return address if source == "an argument" else f"{address} (from {source})"
 
 
-def _toml_file(settings: Settings) -> Path:
-    """Return the file to write: the checkout's, if credentials are set that go nowhere else."""
-    credentials = any(getattr(settings, name) for name in CREDENTIALS)
-    return REPO / TOML_FILE if credentials else Path(TOML_FILE)
+def _write(settings: Settings, given: dict[str, str]) -> Path:
+    """Set these names in lab.toml and leave the rest as it is; with a password it is private.
 
-
-def _write(path: Path, given: dict[str, str]) -> Path:
-    """Set these names and leave the rest of the file as it is; with a password it is private."""
+    It is the checkout's file if credentials are set that go nowhere else.
+    """
+    has_credentials = any(getattr(settings, name) for name in CREDENTIALS)
+    path = REPO / TOML_FILE if has_credentials else Path(TOML_FILE)
     text = path.read_text() if path.exists() else ""
     for name, value in given.items():
         line = f"{name} = {json.dumps(value)}"

@@ -58,17 +58,18 @@ def fleet(
 
 
 def _as_json(shown: Fleet) -> dict[str, object]:
-    tables = {
-        "engines": shown.engines,
-        "latency": shown.latency,
-        "finished": shown.finished,
-        "unknown": shown.unknown,
+    return {
+        "window": shown.window,
+        "engines": _records(shown.engines),
+        "latency": _records(shown.latency),
+        "finished": _records(shown.finished),
+        "unknown": _records(shown.unknown),
+        "remarks": [vars(remark) for remark in shown.remarks],
     }
-    content: dict[str, object] = {"window": shown.window}
-    for name, table in tables.items():
-        content[name] = json.loads(table.to_json(orient="records"))
-    content["remarks"] = [vars(remark) for remark in shown.remarks]
-    return content
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, object]]:
+    return json.loads(table.to_json(orient="records"))
 
 
 def _sections(shown: Fleet, usd_per_hour: float | None) -> list[str]:
@@ -119,8 +120,9 @@ def _engines(shown: Fleet) -> str:
 
 def _latency(shown: Fleet) -> str:
     table = shown.latency
+    outliers = [remark.where for remark in shown.remarks if remark.kind == "outlier"]
     many = table.groupby(["server", "what"])["engine"].transform("size") > MANY
-    table = table[~many | (table["engine"] == "all") | table["engine"].isin(_outliers(shown))]
+    table = table[~many | (table["engine"] == "all") | table["engine"].isin(outliers)]
     text = pd.DataFrame({"engine": table["engine"], "what": table["what"]})
     text["n"] = [_text(value, "{:,.0f}") for value in table["n"]]
     text["mean"] = [_text(value, "{:.4g}") for value in table["mean_s"]]
@@ -130,10 +132,6 @@ def _latency(shown: Fleet) -> str:
         text[name] = [UNKNOWN if pd.isna(low) else f"({low:g}, {high:g}]" for low, high in bounds]
     text["note"] = table["why_not"]
     return _indented(text.set_index("engine").rename_axis(None))
-
-
-def _outliers(shown: Fleet) -> list[str]:
-    return [remark.where for remark in shown.remarks if remark.kind == "outlier"]
 
 
 def _cost(shown: Fleet, usd_per_hour: float) -> str:

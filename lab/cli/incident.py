@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lab import incidents
 from lab.command_line import STYLE, Json
@@ -40,9 +40,9 @@ def list_incidents(as_json: Json = False) -> None:
         }
         print(json.dumps(rows, indent=1))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("incident", "what changes", "shows in", "alerts"):
-        table.add_column(heading, no_wrap=heading == "incident")
+    name_column = Column("incident", no_wrap=True)
+    headings = ("what changes", "shows in", "alerts")
+    table = Table(name_column, *headings, box=None, padding=(0, 2, 0, 0))
     for name, incident in INCIDENTS.items():
         within = f" within {incident.alert_within_s:.0f} s" if incident.alerts else "-"
         alerts = ", ".join(incident.alerts) + within

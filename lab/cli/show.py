@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from lab import stack
 from lab.environment import command_hint
@@ -95,7 +95,9 @@ def show_status(as_json: bool) -> int:
         print(json.dumps([asdict(p) for p in parts], indent=1))
     else:
         _print_parts(parts)
-        if others := _other_places(settings):
+        # Recordings and a cluster's port forwards on this machine.
+        others = [f for f in _state_folders(settings)[1:] if processes.leftovers(f)]
+        if others:
             print(f"also running, and ended by `lab down`: {', '.join(map(str, others))}")
 
     needed = [p for p in parts if p.essential or p.name == "supervisor"]
@@ -138,11 +140,6 @@ def _state_folders(settings: Settings) -> list[Path]:
     return [root, *sorted(root.glob("recorded/*")), *root.glob("cluster")]
 
 
-def _other_places(settings: Settings) -> list[Path]:
-    """Return the folders of the other places that have processes on this machine."""
-    return [f for f in _state_folders(settings)[1:] if processes.leftovers(f)]
-
-
 def _print_addresses(console: Console, endpoints: dict[str, str]) -> None:
     """Print where everything is, and what the settings replace by another address."""
     settings = load_settings()
@@ -183,10 +180,13 @@ def _progress(console: Console, title: str) -> Iterator[Progress]:
 
 def _progress_table(title: str, parts: list[PartStatus], elapsed_s: float) -> Table:
     table = Table(
-        title=f"{title}: {elapsed_s:.0f} s", title_justify="left", box=None, padding=(0, 2, 0, 0)
+        *(Column(heading, no_wrap=True) for heading in ("part", "state", "seconds")),
+        "waits for",
+        title=f"{title}: {elapsed_s:.0f} s",
+        title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
-    for heading in ("part", "state", "seconds", "waits for"):
-        table.add_column(heading, no_wrap=heading != "waits for")
     for p in parts:
         seconds = p.ready_after_s if p.ready_after_s is not None else p.uptime_s
         shown = f"{seconds:.1f}" if seconds is not None else ""
@@ -195,14 +195,15 @@ def _progress_table(title: str, parts: list[PartStatus], elapsed_s: float) -> Ta
 
 
 def _status_table(parts: list[PartStatus]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("part", "state", *_NUMBERS, "log"):
-        table.add_column(heading, justify="right" if heading in _NUMBERS else "left")
+    numbers = (Column(heading, justify="right") for heading in _NUMBERS)
+    table = Table("part", "state", *numbers, "log", box=None, padding=(0, 2, 0, 0))
     for p in parts:
-        since = f"{timedelta(seconds=int(p.uptime_s))}" if p.uptime_s is not None else ""
-        memory = (_mib(p.rss_bytes), _mib(p.pss_bytes))
-        numbers = (str(p.pid or ""), str(p.port or ""), *memory, since)
-        table.add_row(p.name, _styled(p.state), *numbers, p.log)
+        table.add_row(
+            *(p.name, _styled(p.state), str(p.pid or ""), str(p.port or "")),
+            *(_mib(p.rss_bytes), _mib(p.pss_bytes)),
+            str(timedelta(seconds=int(p.uptime_s))) if p.uptime_s is not None else "",
+            p.log,
+        )
 
     total = (_mib(sum(p.rss_bytes for p in parts)), _mib(sum(p.pss_bytes for p in parts)))
     table.add_row("all", "", "", "", *total, "", "PSS counts pages that processes share once")

@@ -50,8 +50,7 @@ def tracestore(
         "import": import_,
         "log-level": log_level,
     }
-    given = {name: value for name, value in values.items() if value is not None}
-    arguments = [f"--{name}={value}" for name, value in given.items()]
+    arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
     return serve([*arguments, *(f"--allowed-host={name}" for name in allowed_host or [])])
 
 

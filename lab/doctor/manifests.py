@@ -214,38 +214,32 @@ def _monitor(monitor: Document, documents: Sequence[Document]) -> Iterator[Fault
         yield "monitor-invalid", f"spec.{field} is missing or empty"
         return
     for endpoint in endpoints:
-        yield from _port(endpoint)
-        yield from _path(endpoint)
-        yield from _times(endpoint)
+        yield from _endpoint(endpoint)
         for rule in nested(endpoint, "metricRelabelings"):
             yield from _relabelling(rule)
     yield from _unselected(monitor, documents)
     yield from _selection(monitor, documents)
 
 
-def _port(endpoint: Document) -> Iterator[Fault]:
+def _endpoint(endpoint: Document) -> Iterator[Fault]:
     port = endpoint.get("port")
     if all(endpoint.get(name) is None for name in ("port", "targetPort", "portNumber")):
         yield "monitor-invalid", "an endpoint names no port"
     elif port is not None and not _is_name(port):
         yield "monitor-invalid", f"port is {port!r}: it must be the name of a port"
 
-
-def _is_name(port: Any) -> bool:
-    return isinstance(port, str) and not port.isdigit()
-
-
-def _path(endpoint: Document) -> Iterator[Fault]:
     path = str(endpoint.get("path", "/metrics"))
     if not path.endswith("metrics") and path not in NOT_METRICS_PATHS:
         yield "monitor-path", f"path is {path}"
 
-
-def _times(endpoint: Document) -> Iterator[Fault]:
     interval = endpoint.get("interval")
     timeout = endpoint.get("scrapeTimeout")
     if interval and timeout and _seconds(timeout) > _seconds(interval):
         yield "monitor-invalid", f"scrapeTimeout {timeout} > {interval}"
+
+
+def _is_name(port: Any) -> bool:
+    return isinstance(port, str) and not port.isdigit()
 
 
 def _seconds(text: str) -> float:

@@ -81,7 +81,7 @@ def known_of(series: Iterable[tuple[str, Mapping[str, str]]]) -> Known:
     )
 
 
-def metric_of(name: str, known: Known | None = None) -> Metric:
+def metric_of(name: str, known: Known) -> Metric:
     """Return what is known of a name, by a store's names where there are any."""
     engine, stem, bare = split_name(name)
     if engine is None:
@@ -95,7 +95,7 @@ def metric_of(name: str, known: Known | None = None) -> Metric:
         is_counter = bare.endswith("_total") and not AMOUNT.search(bare)
         kind = "histogram" if part in PARTS else "counter" if is_counter else ""
     metric = Metric(name, engine, question, kind, part)
-    if known is not None and known.dialects:
+    if known.dialects:
         return _in_store(metric, stem, known)
 
     mark = engine.mark

@@ -9,6 +9,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -104,11 +105,11 @@ class Page:
         """Return two samples per series that a selector of `lab.fleet` matches."""
         match = _NAMES.search(selector)
         wanted = set(match[1].split("|")) if match else set()
-        earlier = {_key(sample): sample.value for sample in self.before}
         series = []
         for sample in self.samples_now:
             if sample.name in wanted:
-                first = earlier.get(_key(sample), 0.0 if self.before else self._begun(sample))
+                begun = 0.0 if self.before else self._begun(sample)
+                first = self._earlier.get(_key(sample), begun)
                 values = [[start, _text(first)], [end, _text(sample.value)]]
                 labels = {"instance": self.url, **sample.labels, "__name__": sample.name}
                 series.append(Series(labels, (msgspec.Raw(json.dumps(values).encode()),)))
@@ -127,8 +128,14 @@ class Page:
         """Return the samples as growth since the earlier page; as they are without one."""
         if not self.before:
             return self.samples_now
-        earlier = {_key(sample): sample.value for sample in self.before}
-        return [s._replace(value=s.value - earlier.get(_key(s), 0.0)) for s in self.samples_now]
+        return [
+            sample._replace(value=sample.value - self._earlier.get(_key(sample), 0.0))
+            for sample in self.samples_now
+        ]
+
+    @cached_property
+    def _earlier(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        return {_key(sample): sample.value for sample in self.before}
 
 
 def _key(sample: Sample) -> tuple[str, frozenset[tuple[str, str]]]:

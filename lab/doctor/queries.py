@@ -39,6 +39,7 @@ WRONG_UNITS = {  # a panel's unit -> a metric that has another one
     "s": r"_(ms|milliseconds)(_bucket|_sum)?$",
 }
 VARIABLE = "grafana_"
+_NOTHING_KNOWN = Known()
 TOTAL = re.compile(r"(?i)\b(total|cumulative)\b")  # in a panel's title
 _VARIABLE_OR_QUOTED = re.compile(
     r"\$\{(\w+)(?::\w+)?\}|\$(\w+)|\[\[(\w+)\]\]"
@@ -82,23 +83,19 @@ class _Use:
         return [side.val for side in sides if isinstance(side, promql.NumberLiteral)]
 
 
-def check_query(query: Query, known: Known | None = None) -> list[Finding]:
+def check_query(query: Query, known: Known) -> list[Finding]:
     """Return the faults of one expression, each once."""
     try:
         tree = parse(query.expr)
     except ValueError as e:
         return [Finding("syntax", query.target, query.where, f"{_short(query.expr)}: {e}")]
 
-    uses = _checked_uses(tree, known)
+    uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
+    uses = [use for use in uses if not _is_fallback(use, uses)]
     faults = {fault[:2]: fault for fault in _faults(query, tree, uses, known)}
-    if known and any(use.metric.name in known.names for use in uses):  # a native histogram
+    if any(use.metric.name in known.names for use in uses):  # a native histogram
         faults = {key: fault for key, fault in faults.items() if key[0] != "bucket-missing"}
     return [Finding(check, query.target, query.where, *rest) for check, *rest in faults.values()]
-
-
-def _checked_uses(tree: Any, known: Known | None) -> list[_Use]:
-    uses = [use for use in _uses(tree, known) if not use.metric.name.startswith(VARIABLE)]
-    return [use for use in uses if not _is_fallback(use, uses)]
 
 
 def _is_fallback(use: _Use, uses: list[_Use]) -> bool:
@@ -113,7 +110,7 @@ def _is_fallback(use: _Use, uses: list[_Use]) -> bool:
     )
 
 
-def _faults(query: Query, tree: Any, uses: list[_Use], known: Known | None) -> Faults:
+def _faults(query: Query, tree: Any, uses: list[_Use], known: Known) -> Faults:
     for check_selector in SELECTOR_CHECKS:
         for use in uses:
             yield from check_selector(query, use, known)
@@ -150,13 +147,10 @@ def _without_variables(expr: str, stand_in: str) -> str:
 
 
 def _children(node: Any) -> list[Any]:
-    if isinstance(node, promql.MatrixSelector):
-        return [node.vector_selector]
-    if isinstance(node, promql.BinaryExpr):
-        return [node.lhs, node.rhs]
     if isinstance(node, promql.Call):
         return list(node.args)
-    return [node.expr] if hasattr(node, "expr") else []
+    names = ("vector_selector", "lhs", "rhs", "expr")
+    return [getattr(node, name) for name in names if hasattr(node, name)]
 
 
 def _walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
@@ -168,7 +162,7 @@ def _walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[A
         yield from _walk(child, above)
 
 
-def _uses(node: Any, known: Known | None = None) -> list[_Use]:
+def _uses(node: Any, known: Known = _NOTHING_KNOWN) -> list[_Use]:
     return [
         _Use(metric_of(name, known), each, above)
         for each, above in _walk(node)
@@ -219,7 +213,7 @@ def _short(text: str, size: int = 160) -> str:
 # Checks of a selector.
 
 
-def _names(query: Query, use: _Use, known: Known | None) -> Faults:
+def _names(query: Query, use: _Use, known: Known) -> Faults:
     metric = use.metric
     if metric.part == "_created" and not use.is_in("time", "timestamp"):
         yield "created-counted", f"{metric.name} is used as a number"
@@ -227,18 +221,18 @@ def _names(query: Query, use: _Use, known: Known | None) -> Faults:
         yield metric.fault, f"{metric.name}: {metric.why}", metric.hint
 
 
-def _labels(query: Query, use: _Use, known: Known | None) -> Faults:
+def _labels(query: Query, use: _Use, known: Known) -> Faults:
     metric = use.metric
     if metric.engine is None or metric.engine.key != "vllm" or "_vllm" in metric.name:
         return
-    own = known.labels.get(metric.name, frozenset()) if known else frozenset()
+    own = known.labels.get(metric.name, frozenset())
     used = {matcher.name for matcher in use.selector.matchers.matchers}.union(*map(_by, use.above))
     for label, right in MISTAKEN_LABELS.items():
         if label in used - own:
             yield "wrong-label", f"{metric.name} has the label {right}, not {label}", f"use {right}"
 
 
-def _counters(query: Query, use: _Use, known: Known | None) -> Faults:
+def _counters(query: Query, use: _Use, known: Known) -> Faults:
     """Yield a counter, or a part of a histogram, that is used without a rate."""
     metric = use.metric
     is_counter = metric.kind == "counter" and not metric.part
@@ -310,13 +304,13 @@ def _is_only_a_condition(use: _Use) -> bool:
     )
 
 
-def _gauges(query: Query, use: _Use, known: Known | None) -> Faults:
+def _gauges(query: Query, use: _Use, known: Known) -> Faults:
     metric = use.metric
     if metric.kind in ("gauge", "share") and not metric.part and use.is_in(*RATES):
         yield "rate-of-gauge", f"{metric.name} is a gauge"
 
 
-def _share_sums(query: Query, use: _Use, known: Known | None) -> Faults:
+def _share_sums(query: Query, use: _Use, known: Known) -> Faults:
     for place, node in enumerate(use.above if use.metric.kind == "share" else ()):
         if _name(node) not in ("sum", "sum_over_time") or _by(node) & PARTITIONS:
             continue
@@ -341,7 +335,7 @@ def _is_zero_to_one(use: _Use) -> bool:
     return not use.is_in(*PRESENCE) and all(abs(factor) < 10 for factor in use.numbers("*"))
 
 
-def _share_scale(query: Query, use: _Use, known: Known | None) -> Faults:
+def _share_scale(query: Query, use: _Use, known: Known) -> Faults:
     """Yield a threshold or a unit of 0 to 100 for a share of 0 to 1."""
     name = use.metric.name
     if not _is_zero_to_one(use):
@@ -355,7 +349,7 @@ def _share_scale(query: Query, use: _Use, known: Known | None) -> Faults:
         yield "share-scale", f"{name} is drawn with the unit percent (0-100)"
 
 
-def _unit(query: Query, use: _Use, known: Known | None) -> Faults:
+def _unit(query: Query, use: _Use, known: Known) -> Faults:
     """Yield a duration in seconds that is drawn as milliseconds, or the other way round."""
     name = use.metric.name
     pattern = WRONG_UNITS.get(query.unit)
@@ -364,13 +358,13 @@ def _unit(query: Query, use: _Use, known: Known | None) -> Faults:
         yield "wrong-unit", f"{name} is drawn with the unit {query.unit}"
 
 
-def _ranges(query: Query, use: _Use, known: Known | None) -> Faults:
+def _ranges(query: Query, use: _Use, known: Known) -> Faults:
     for node in use.above if use.is_in(*RATES) else ():
         if isinstance(node, promql.MatrixSelector) and node.range.total_seconds() < MIN_RANGE_S:
             yield "range-too-short", f"{use.metric.name}[{node.range.total_seconds():g}s]"
 
 
-def _subqueries(query: Query, use: _Use, known: Known | None) -> Faults:
+def _subqueries(query: Query, use: _Use, known: Known) -> Faults:
     for place, node in enumerate(use.above):
         outside = {_name(each) for each in use.above[:place]}
         inside = {_name(each) for each in use.above[place + 1 :]}
@@ -379,12 +373,12 @@ def _subqueries(query: Query, use: _Use, known: Known | None) -> Faults:
             yield "rate-after-sum", _short(str(node))
 
 
-def _bounds(query: Query, use: _Use, known: Known | None) -> Faults:
+def _bounds(query: Query, use: _Use, known: Known) -> Faults:
     """Yield a `le` that no bucket has: by a store's buckets, or an engine's defaults."""
     metric = use.metric
     if metric.part != "_bucket" or metric.engine is None:
         return
-    there = known.bounds.get(metric.name) if known else None
+    there = known.bounds.get(metric.name)
     for matcher in use.selector.matchers.matchers:
         value = matcher.value
         if matcher.name != "le" or matcher.op != promql.MatchOp.Equal or "$" in value:
@@ -413,7 +407,7 @@ def _not_usual(metric: Metric, engine: Engine, value: str) -> str:
     return "" if bound in defaults else f"the default bounds are {texts}"
 
 
-def _busy(query: Query, use: _Use, known: Known | None) -> Faults:
+def _busy(query: Query, use: _Use, known: Known) -> Faults:
     """Yield a rate of seconds that nothing divides."""
     metric = use.metric
     is_time = metric.part == "_sum" and metric.kind == "histogram" and "second" in metric.name
@@ -556,7 +550,7 @@ def _is_single(node: Any) -> bool:
 
 
 # Each gets a query, a use of a metric in it, and the known series.
-SELECTOR_CHECKS: tuple[Callable[[Query, _Use, Known | None], Faults], ...] = (
+SELECTOR_CHECKS: tuple[Callable[[Query, _Use, Known], Faults], ...] = (
     _names,
     _labels,
     _counters,

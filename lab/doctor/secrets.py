@@ -38,11 +38,6 @@ def secret_in(key: str, value: str) -> str:
     return ""
 
 
-def masked(value: str) -> str:
-    """Return the beginning of a value and its length, to find it again."""
-    return f"{value[:4]}... ({len(value)} characters)"
-
-
 def strings_of(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield every text in JSON or YAML with its key; OTLP's {key, value} pairs by their own key."""
     if isinstance(node, dict):
@@ -66,7 +61,9 @@ def check_secrets(
     texts: dict[str, list[str]] = {}
     for key, value in pairs:
         if what := secret_in(key, value):
-            texts.setdefault(key, []).append(f"{what}: {masked(value)}")
+            # The beginning and the length, to find it again.
+            shown = f"{what}: {value[:4]}... ({len(value)} characters)"
+            texts.setdefault(key, []).append(shown)
     return [
         Finding(
             "secret",

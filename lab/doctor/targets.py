@@ -166,9 +166,8 @@ def _read_lines(lines: list[str], target: str) -> list[Query]:
 
 
 def _of_page(page: Page) -> Subject:
-    subject = Subject(check_page(page), series=page.samples_now)
-    subject.findings += _secrets_of(page.samples_now, page.url)
-    return subject
+    findings = check_page(page) + _secrets_of(page.samples_now, page.url)
+    return Subject(findings, series=page.samples_now)
 
 
 def _secrets_of(samples: list[Sample], target: str) -> list[Finding]:
@@ -288,7 +287,6 @@ def _targets(prometheus: Prometheus, target: str) -> list[Finding]:
     return findings
 
 
-def known_in(subjects: Sequence[Subject]) -> Known | None:
-    """Return the series of all targets, against which queries are checked; None without any."""
-    series = [(sample.name, sample.labels) for each in subjects for sample in each.series]
-    return known_of(series) if series else None
+def known_in(subjects: Sequence[Subject]) -> Known:
+    """Return the series of all targets, against which queries are checked."""
+    return known_of((sample.name, sample.labels) for each in subjects for sample in each.series)

@@ -209,7 +209,7 @@ def _texts(spans: pd.DataFrame) -> list[tuple[str, str]]:
 
 def _times(documents: list[Any]) -> Faults:
     faults: Counter[str] = Counter()
-    for span in (span for document in documents for span in _spans(document)):
+    for span in _spans(documents):
         start = int(span.get("startTimeUnixNano", 0))
         end = int(span.get("endTimeUnixNano", 0))
         if not _YEAR_2000_NS < start < _YEAR_2100_NS:
@@ -220,12 +220,9 @@ def _times(documents: list[Any]) -> Faults:
         yield "span-times", "", f"{count} {text}"
 
 
-def _spans(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, dict):
-        if "spanId" in node and "name" in node:
-            yield node
-            return
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _spans(value)
+def _spans(documents: list[Any]) -> Iterator[dict[str, Any]]:
+    """Yield the spans of TracesData as JSON."""
+    for document in documents:
+        for owner in document.get("resourceSpans", ()):
+            for scope in owner.get("scopeSpans", ()):
+                yield from scope.get("spans", ())

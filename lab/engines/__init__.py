@@ -197,12 +197,11 @@ def actual_name(metric: str, names: Sequence[str], prefix: str = "") -> Name | N
     """
     if metric in names and not prefix:
         return Name(metric)
-    part = next((part for part in PARTS if metric.endswith(part)), "")
-    question = _question_of(metric.removesuffix(part)) or _question_of(metric)
-    if not question:
+    own = _own_names()
+    part = "" if metric in own else next((part for part in PARTS if metric.endswith(part)), "")
+    question = own.get(metric.removesuffix(part))
+    if question is None:
         return None
-    if question == _question_of(metric):
-        part = ""
     for dialect in recognise(names, prefix):
         if question in dialect.alternatives:
             name = dialect.name_of(question)
@@ -258,10 +257,6 @@ def _own_names() -> dict[str, str]:
     """Return question by the lab's own name, which is the newest vLLM's."""
     vllm = engines()["vllm"]
     return {f"{vllm.mark}:{names[0]}": question for question, names in vllm.names.items()}
-
-
-def _question_of(metric: str) -> str:
-    return _own_names().get(metric, "")
 
 
 def _stems(names: Iterable[str]) -> dict[tuple[str, str], set[str]]:

@@ -7,13 +7,14 @@ repeat it; an outer span that holds several calls is a wrapper, whose tokens are
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from lab.frames.roles import Role, claimed_roles, field_numbers
-from lab.frames.spans import end_ns, name_codes, service_codes, start_ns
+from lab.frames.spans import codes, end_ns, start_ns
 from lab.schema import Service
 
 _NS = 1_000_000_000
@@ -79,7 +80,7 @@ def ancestor(parent: np.ndarray, rows: np.ndarray, wanted: np.ndarray) -> np.nda
         if not climb.any():
             break
         above[climb] = parent[above[climb]]
-    return np.where((above >= 0) & wanted[above], above, -1) if len(wanted) else above
+    return np.where((above >= 0) & wanted[above], above, -1)
 
 
 def _call_above(
@@ -92,7 +93,7 @@ def _call_above(
     """
     is_tool = role == Role.TOOL_CALL
     up = ancestor(parent, rows, wanted | is_tool)
-    return np.where((up >= 0) & is_tool[up], -1, up) if len(rows) else up
+    return np.where((up >= 0) & is_tool[up], -1, up)
 
 
 def outermost(mask: np.ndarray, rows: np.ndarray, up: np.ndarray) -> np.ndarray:
@@ -104,6 +105,16 @@ def outermost(mask: np.ndarray, rows: np.ndarray, up: np.ndarray) -> np.ndarray:
     top[rows] = np.where(up >= 0, up, rows)
     _climb(top, rows)
     return top
+
+
+def _levels_above(parent: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the parents of these rows, then their parents, and so on; a row may be repeated."""
+    for _ in range(MAX_LEVELS):
+        rows = parent[rows]
+        rows = rows[rows >= 0]
+        if not len(rows):
+            return
+        yield rows
 
 
 def _climb(top: np.ndarray, rows: np.ndarray) -> None:
@@ -122,7 +133,7 @@ def _strangers(
 
     Such a span is its `own` parent, or began long after its parent in another service had ended.
     """
-    service = service_codes(spans)
+    service = codes(spans, "service")
     start = start_ns(spans)
     end = end_ns(spans)
     crossing = is_call & (parent >= 0) & (service[parent] != service)
@@ -134,12 +145,8 @@ def _strangers(
         late &= ~(skewed & (crossings >= MIN_SKEWED))[service + 1]
 
     strangers = own | late
-    # What is below a stranger came with it.
-    for _ in range(MAX_LEVELS if strangers.any() else 0):
-        below = ~strangers & (parent >= 0) & strangers[parent]
-        if not below.any():
-            break
-        strangers |= below
+    if strangers.any():  # what is below a stranger came with it
+        strangers |= ancestor(parent, np.arange(len(parent)), strangers) >= 0
     return strangers
 
 
@@ -154,8 +161,8 @@ def _mixed_siblings(
     key = parent[rows].copy()
     absent = key < 0
     key[absent] = len(parent) + pd.factorize(parent_id[rows[absent]])[0]
-    name = name_codes(spans)[rows].astype(np.int64)
-    writer = service_codes(spans)[rows] * (name.max(initial=0) + 1) + name
+    name = codes(spans, "name")[rows].astype(np.int64)
+    writer = codes(spans, "service")[rows] * (name.max(initial=0) + 1) + name
     # Where siblings differ, some of them are not the one that was written last.
     last = np.empty(len(parent) + len(rows), dtype=np.int64)
     last[key] = writer
@@ -179,8 +186,8 @@ def _with_equal_tokens(
     prompt, completion = (field_numbers(spans, name)[calls] for name in TOKENS)
     known = np.flatnonzero(~np.isnan(prompt + completion))
     written_by = calls[known]
-    names = name_codes(spans)[written_by]
-    services = service_codes(spans)[written_by]
+    names = codes(spans, "name")[written_by]
+    services = codes(spans, "service")[written_by]
     # Most windows have one engine that reports tokens, and nothing that could repeat it.
     if not len(known) or (np.ptp(names) == 0 and np.ptp(services) == 0):
         known = known[:0]
@@ -194,10 +201,6 @@ def _with_equal_tokens(
     is_call = _is_any(role, Role.MODEL_CALL, Role.ENGINE)
     is_top = _call_above(parent, rows, role, is_call) < 0
     return pd.DataFrame({"row": rows, "key": key[chosen], "group": group[rows]})[is_top]
-
-
-def _has_name(spans: pd.DataFrame, name: str) -> np.ndarray:
-    return (spans["name"] == name).to_numpy(bool)
 
 
 def _with_brothers(
@@ -237,10 +240,10 @@ def _with_brothers(
     )
     agree, same_tokens = _tokens_agree(spans, outer, inner)
     possible &= agree
-    service = service_codes(spans)
-    raw = _has_name(spans, RAW_REQUEST)
+    service = codes(spans, "service")
+    raw = (spans["name"] == RAW_REQUEST).to_numpy(bool)
     is_raw = raw[inner] & ~raw[outer]
-    name = name_codes(spans)
+    name = codes(spans, "name")
     by_another_library = (name[outer] != name[inner]) & same_tokens
     possible &= (service[outer] != service[inner]) | by_another_library | is_raw
     chosen = pairs.assign(
@@ -274,13 +277,8 @@ def _promote_agents(spans: pd.DataFrame, parent: np.ndarray, role: np.ndarray) -
     if not len(agents):
         return
     has_call = np.zeros(len(role), dtype=bool)
-    rows = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
-    for _ in range(MAX_LEVELS):
-        rows = np.unique(parent[rows])
-        rows = rows[rows >= 0]
-        rows = rows[~has_call[rows]]
-        if not len(rows):
-            break
+    calls = np.flatnonzero(_is_any(role, Role.MODEL_CALL, Role.ENGINE))
+    for rows in _levels_above(parent, calls):
         has_call[rows] = True
     tokens = field_numbers(spans, "prompt_tokens")[agents]
     role[agents[~has_call[agents] & ~np.isnan(tokens)]] = Role.MODEL_CALL
@@ -291,17 +289,10 @@ def _model_calls(parent: np.ndarray, role: np.ndarray) -> np.ndarray:
     calls = np.flatnonzero(role == Role.MODEL_CALL)
     up = _call_above(parent, calls, role, role == Role.MODEL_CALL)
     if (up >= 0).any():
-        inner = np.zeros(len(role), dtype=np.int64)  # innermost calls below each
-        above = np.zeros(len(role), dtype=np.int64) - 1
+        above = np.full(len(role), -1)
         above[calls] = up
-        has_inner = np.zeros(len(role), dtype=bool)
-        has_inner[up[up >= 0]] = True
-        rows = calls[~has_inner[calls]]
-        for _ in range(MAX_LEVELS):
-            rows = above[rows]
-            rows = rows[rows >= 0]
-            if not len(rows):
-                break
+        inner = np.zeros(len(role), dtype=np.int64)  # innermost calls below each
+        for rows in _levels_above(above, calls[~np.isin(calls, up)]):
             np.add.at(inner, rows, 1)
         role[inner > 1] = Role.AGENT
 
@@ -327,12 +318,12 @@ def _tool_calls(
     """
     rows = np.flatnonzero(role == Role.TOOL_CALL)
     tool = np.full(len(role), -1)
-    service = service_codes(spans)
+    service = codes(spans, "service")
     is_server = (spans["kind"] == "server").to_numpy(bool)[rows]
     is_lab = (spans["service"] == Service.TOOLS).to_numpy(bool)[rows]
     wanted = _is_any(role, Role.TOOL_CALL, Role.AGENT, Role.MODEL_CALL)
     up = ancestor(parent, rows, wanted)
-    inside = (up >= 0) & (role[up] == Role.TOOL_CALL) if len(rows) else np.zeros(0, dtype=bool)
+    inside = (up >= 0) & (role[up] == Role.TOOL_CALL)
     tool[rows] = np.where(inside, up, rows)
     _climb(tool, rows)
 
@@ -366,13 +357,11 @@ def _adopt_runs(
         return
     table = pd.DataFrame({"group": group[rows], "row": rows})
     pairs = table[at_server].merge(table[~at_server], on="group", suffixes=("", "_call"))
-    if pairs.empty:
-        return
     run = pairs["row"].to_numpy()
     call = pairs["row_call"].to_numpy()
     start = start_ns(spans)
     end = end_ns(spans)
-    service = service_codes(spans)
+    service = codes(spans, "service")
     inside = (start[run] >= start[call] - TOLERANCE_NS) & (end[run] <= end[call] + TOLERANCE_NS)
     pairs = pairs.assign(gap=np.abs(start[run] - start[call]))
     pairs = pairs[inside & (service[run] != service[call])]

@@ -10,6 +10,7 @@ import binascii
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,26 +19,25 @@ import pyarrow.compute as pc
 
 from lab.dialects import OGX
 from lab.errors import FrameError
-from lab.frames.calls import ancestor, resolve_calls
+from lab.frames.calls import Calls, ancestor, resolve_calls
 from lab.frames.roles import Role, field_numbers, field_texts
-from lab.frames.spans import check_spans, numbers, service_codes, start_ns
+from lab.frames.spans import check_spans, codes, numbers, start_ns
 from lab.schema import Attr
 
 SERVER_NAMES = [name for name, role in OGX.names.items() if role == Role.SERVER]
 
 
 @dataclass(frozen=True)
-class TraceShapes:
-    """The shape of every trace of a span frame.
+class TraceShapes(Calls):
+    """The shape of every trace of a span frame, with its calls.
 
-    `group`, `role`, `parent`, `call`, `tool`, `answered` and `turn` have one element per span: its
-    trace (a row of `ids`), its Role, the row of its parent (-1 for none), the outermost span of the
-    model call and of the tool call that it is a view of (`lab.frames.calls`), whether it is a model
-    call with an engine's span, and whether it stands for its model call: the engine's span, or the
-    caller's where the engine writes none. The others have one element per trace: the number of its
-    roots, of spans whose parent is absent, of spans that belong to another request, of traces that
-    were joined to it by a guess (`join_split_traces`), of answers in which the store cut it, and of
-    model calls that lack their engine's span although they did not fail.
+    `group`, `answered` and `turn` have one element per span, as the calls do: its trace (a row of
+    `ids`), whether it is a model call with an engine's span, and whether it stands for its model
+    call: the engine's span, or the caller's where the engine writes none. The others have one
+    element per trace: the number of its roots, of spans whose parent is absent, of spans that
+    belong to another request, of traces that were joined to it by a guess (`join_split_traces`), of
+    answers in which the store cut it, and of model calls that lack their engine's span although
+    they did not fail.
 
     An engine's span is expected where Llama Stack is the agent, and of a service that has one for
     another of its calls.
@@ -45,10 +45,6 @@ class TraceShapes:
 
     ids: pd.Index
     group: np.ndarray
-    role: np.ndarray
-    parent: np.ndarray
-    call: np.ndarray
-    tool: np.ndarray
     answered: np.ndarray
     turn: np.ndarray
     roots: np.ndarray
@@ -82,7 +78,7 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     answered[calls.call[role == Role.ENGINE]] = True
     answered &= role == Role.MODEL_CALL
     silent = (role == Role.MODEL_CALL) & ~answered
-    expected = _expecting_engine(spans, group, role, answered, np.flatnonzero(silent))
+    expected = _expecting_engine(spans, group, role, answered, silent)
     is_root = (spans["parent_id"] == "").to_numpy(bool)
     failed = (spans["status"] == "error").to_numpy(bool)
 
@@ -92,10 +88,7 @@ def shapes_of(spans: pd.DataFrame) -> TraceShapes:
     return TraceShapes(
         ids=ids,
         group=group,
-        role=role,
-        parent=calls.parent,
-        call=calls.call,
-        tool=calls.tool,
+        **vars(calls),
         answered=answered,
         turn=(role == Role.ENGINE) | (silent & ~expected),
         roots=count(is_root),
@@ -157,17 +150,13 @@ def _expecting_engine(
     answered: np.ndarray,
     silent: np.ndarray,
 ) -> np.ndarray:
-    """Return which spans lack an engine's span, of those (rows) that have none (a mask of all)."""
-    expecting = np.zeros(len(role), dtype=bool)
-    if not len(silent):
-        return expecting
-    service = service_codes(spans)
-    servers = np.flatnonzero(role == Role.SERVER)
-    servers = servers[spans["name"].iloc[servers].isin(SERVER_NAMES).to_numpy(bool)]
+    """Return which of the model calls without an engine's span (a mask) should have one."""
+    if not silent.any():
+        return silent
+    is_agent = (role == Role.SERVER) & spans["name"].isin(SERVER_NAMES).to_numpy(bool)
+    service = codes(spans, "service")
     with_answers = np.unique(service[answered])
-    expecting[silent] = np.isin(group[silent], group[servers])
-    expecting[silent] |= np.isin(service[silent], with_answers)
-    return expecting
+    return silent & (np.isin(group, group[is_agent]) | np.isin(service, with_answers))
 
 
 def trace_problems(spans: pd.DataFrame) -> pd.Series:
@@ -260,8 +249,8 @@ class Sanity:
     @property
     def excluded(self) -> dict[str, str]:
         """Return {trace id: reason} of the traces that no analysis of phases may use."""
-        rows = self.faults[self.faults["excluded"]]
-        return {str(row.trace_id): _reason(row) for row in rows.itertuples()}
+        faults = self.faults[self.faults["excluded"]].to_dict("records")
+        return {fault["trace_id"]: _reason(fault) for fault in faults}
 
     def __str__(self) -> str:
         counts = {
@@ -344,15 +333,21 @@ def join_split_traces(spans: pd.DataFrame) -> pd.DataFrame:
     pairs = pairs[~pairs["row_call"].duplicated(keep=False)]
     if pairs.empty:
         return spans
-    return _joined(spans, shapes, pairs["row"].to_numpy(), pairs["row_call"].to_numpy("int64"))
+    into = pd.Series(pairs["row_call"].to_numpy("int64"), index=shapes.group[pairs["row"]])
+    rows = np.flatnonzero(np.isin(shapes.group, into.index))
+    # Whatever is above the engine in its own trace would be a second root.
+    tops = rows[shapes.parent[rows] < 0]
+    joined = _moved(spans, shapes, rows, into, tops, into[shapes.group[tops]].to_numpy())
+    joined.attrs["joined"] = shapes.ids[shapes.group[into]].value_counts().to_dict()
+    return joined
 
 
-def _reason(row: object) -> str:
-    if row.strangers:  # type: ignore[attr-defined]
-        return f"{row.strangers} of its spans belong to other requests"  # type: ignore[attr-defined]
-    if row.joined:  # type: ignore[attr-defined]
+def _reason(fault: Mapping[str, Any]) -> str:
+    if fault["strangers"]:
+        return f"{fault['strangers']} of its spans belong to other requests"
+    if fault["joined"]:
         return "it was joined from two traces, by tokens and time: a guess"
-    return f"its parts add up to {row.remainder_s:.3f} s more than it"  # type: ignore[attr-defined]
+    return f"its parts add up to {fault['remainder_s']:.3f} s more than it"
 
 
 def _remainder_s(spans: pd.DataFrame, shapes: TraceShapes) -> np.ndarray:
@@ -414,31 +409,21 @@ def _timed(spans: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
     return table.dropna()
 
 
-def _joined(
-    spans: pd.DataFrame, shapes: TraceShapes, engines: np.ndarray, calls: np.ndarray
-) -> pd.DataFrame:
-    """Return the spans, with the traces of these engines moved below these calls."""
-    call_of = pd.Series(calls, index=shapes.group[engines])
-    rows = np.flatnonzero(np.isin(shapes.group, call_of.index))
-    target = call_of.reindex(shapes.group[rows]).to_numpy()
-    # Whatever is above the engine in its own trace would be a second root.
-    above = shapes.parent[rows] < 0
-    joined = _moved(spans, rows, target, rows[above], target[above])
-    joined.attrs["joined"] = shapes.ids[shapes.group[calls]].value_counts().to_dict()
-    return joined
-
-
 def _moved(
     spans: pd.DataFrame,
+    shapes: TraceShapes,
     rows: np.ndarray,
-    targets: np.ndarray,
+    into: pd.Series,
     children: np.ndarray,
     parents: np.ndarray,
 ) -> pd.DataFrame:
-    """Return the spans, with these rows in the traces of `targets`, and new parents of children."""
+    """Return the spans, with these rows in other traces, and new parents of `children`.
+
+    `into` has, by the trace of such a row, a row of the trace to which it is moved.
+    """
     trace_id = spans["trace_id"].to_numpy(object).copy()
     parent_id = spans["parent_id"].to_numpy(object).copy()
-    trace_id[rows] = trace_id[targets]
+    trace_id[rows] = trace_id[into[shapes.group[rows]].to_numpy()]
     parent_id[children] = spans["span_id"].to_numpy(object)[parents]
     return spans.assign(
         trace_id=pd.array(trace_id, dtype="str"), parent_id=pd.array(parent_id, dtype="str")
@@ -476,16 +461,20 @@ def _without_repetitions(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFra
         return spans
 
     moved = calls[calls["group"].isin(by_trace.index)]
-    repeated = np.isin(shapes.group, by_trace.index)
     is_moved = np.zeros(len(spans), dtype=bool)
     is_moved[moved["row"]] = True
-    rows = np.flatnonzero(repeated)
-    below = np.where(is_moved[rows], rows, ancestor(shapes.parent, rows, is_moved))
-    kept = rows[below >= 0]
-    target = by_trace["first"].reindex(shapes.group[kept]).to_numpy()
-    once = _moved(spans, kept, target, moved["row"].to_numpy(), moved["first"].to_numpy())
-    repeated[kept] = False
-    once = once[~repeated].reset_index(drop=True)
+    rows = np.flatnonzero(np.isin(shapes.group, by_trace.index))
+    kept = is_moved[rows] | (ancestor(shapes.parent, rows, is_moved) >= 0)
+    once = _moved(
+        spans,
+        shapes,
+        rows[kept],
+        by_trace["first"],
+        moved["row"].to_numpy(),
+        moved["first"].to_numpy(),
+    )
+    others = np.delete(np.arange(len(spans)), rows[~kept])
+    once = once.iloc[others].reset_index(drop=True)
     once.attrs["repeated"] = by_trace.groupby(shapes.ids[by_trace["into"]]).size().to_dict()
     return once
 

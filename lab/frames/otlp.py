@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -186,8 +187,9 @@ def _attributes(
         if attributes is None or not family:
             yield names[number], column
 
-    for family, leaves in messages_of.items():
-        yield family, _messages(n_spans, leaves)
+    for family, of_family in messages_of.items():
+        rows = {place: flattened(leaves) for place, leaves in of_family.items()}
+        yield family, _json_column(n_spans, rows)
 
 
 def _events(messages: Messages, n_spans: int, places: Places) -> dict[str, pa.Array]:
@@ -200,10 +202,7 @@ def _events(messages: Messages, n_spans: int, places: Places) -> dict[str, pa.Ar
         event = Span.Event.FromString(body)
         fields = {pair.key: _text(pair.value) for pair in event.attributes}
         of_span.setdefault(row, []).append({"event.name": event.name, **fields})
-    texts: list[str | None] = [None] * n_spans
-    for row, events in of_span.items():
-        texts[row] = msgspec.json.encode(events).decode()
-    return {EVENTS: pa.array(texts, _TEXT)} if of_span else {}
+    return {EVENTS: _json_column(n_spans, of_span)} if of_span else {}
 
 
 def _family(name: str, attributes: Sequence[str] | None) -> str:
@@ -214,23 +213,21 @@ def _family(name: str, attributes: Sequence[str] | None) -> str:
     return ""
 
 
-def _messages(n_spans: int, leaves: dict[int, list[tuple[str, str]]]) -> pa.Array:
+def _json_column(n_spans: int, values: Mapping[int, Any]) -> pa.Array:
+    """Return a column with values as JSON in the rows that have one, null in the others."""
     texts: list[str | None] = [None] * n_spans
-    for place, pairs in leaves.items():
-        texts[place] = msgspec.json.encode(flattened(pairs)).decode()
+    for row, value in values.items():
+        texts[row] = msgspec.json.encode(value).decode()
     return pa.array(texts, _TEXT)
 
 
 def _kinds(messages: Messages, values: Places) -> tuple[np.ndarray, Places]:
     """Return (the kind of each AnyValue, 0 for an empty one; the places of their contents)."""
     kind = np.zeros(len(values.start), dtype=np.int64)
-    start = values.start.copy()
-    stop = values.start.copy()
-    for number, part in messages.fields(values).steps:
+    fields = messages.fields(values)
+    for number, part in fields.steps:
         kind[part.owner] = number
-        start[part.owner] = part.start
-        stop[part.owner] = part.stop
-    return kind, Places(values.owner, start, stop)
+    return kind, fields.last_of(part for _, part in fields.steps)
 
 
 def _plain(
@@ -312,15 +309,17 @@ class Messages:
             number, start, stop = self._next_fields(place)
             if ((stop < start) | (stop > end)).any():
                 raise ValueError("a field is cut, or of an unknown kind")
-            fields.add(number, owner, start, stop)
+            fields.steps.append((number, Places(owner, start, stop)))
             place = stop
             rest = np.flatnonzero(place < end)
-        single = []
-        for row in rest.tolist():
-            for field in self._fields_of_one(int(place[row]), int(end[row])):
-                single.append((field[0], owner[row], *field[1:]))
+        single = [
+            (number, owner[row], start, stop)
+            for row in rest.tolist()
+            for number, start, stop in self._fields_of_one(int(place[row]), int(end[row]))
+        ]
         if single:
-            fields.add(*np.array(single).T)
+            numbers, *columns = np.array(single).T
+            fields.steps.append((numbers, Places(*columns)))
         return fields
 
     def varints(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -394,17 +393,14 @@ class Messages:
 
 
 class Fields:
-    """The fields of `messages` by their number."""
+    """The fields of `messages` by their number.
+
+    `steps` are (numbers, the fields that have them), of each message the first before the second.
+    """
 
     def __init__(self, messages: Places) -> None:
         self.messages = messages
-        self.steps: list[tuple[np.ndarray, Places]] = []  # numbers, and the fields that have them
-
-    def add(
-        self, number: np.ndarray, owner: np.ndarray, start: np.ndarray, stop: np.ndarray
-    ) -> None:
-        """Add fields, of each message the first before the second."""
-        self.steps.append((number, Places(owner, start, stop)))
+        self.steps: list[tuple[np.ndarray, Places]] = []
 
     @cached_property
     def parts(self) -> dict[int, list[Places]]:
@@ -432,9 +428,13 @@ class Fields:
 
     def last(self, number: int) -> Places:
         """Return the last field with this number of every message; an empty place for none."""
+        return self.last_of(self.parts.get(number, ()))
+
+    def last_of(self, parts: Iterable[Places]) -> Places:
+        """Return the last of these fields of every message; an empty place for none."""
         start = self.messages.start.copy()
         stop = self.messages.start.copy()
-        for part in self.parts.get(number, ()):
+        for part in parts:
             start[part.owner] = part.start
             stop[part.owner] = part.stop
         return Places(np.arange(len(start)), start, stop)

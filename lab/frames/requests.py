@@ -18,7 +18,7 @@ from lab.frames.completeness import (
     shapes_of,
     usage,
 )
-from lab.frames.roles import Role, field_numbers
+from lab.frames.roles import Role, field_numbers, field_texts
 from lab.frames.spans import end_ns, numbers, start_ns
 from lab.frames.tools import failed_calls
 from lab.schema import CLIENT_RECORD, PHASES, REQUEST_FRAME, Attr, Span
@@ -93,23 +93,13 @@ def union_length(group: np.ndarray, start: np.ndarray, end: np.ndarray, groups: 
     `group` holds indices 0..groups-1, `start` and `end` are int64 (of one unit and any origin).
     Intervals that end before they start are empty.
     """
-    if not len(group):
-        return np.zeros(groups)
     order = np.lexsort((start, group))
     group = group[order]
-    end = np.maximum(start, end)[order]
     start = start[order]
-    first = np.flatnonzero(np.concatenate(([True], group[1:] != group[:-1])))
-    sizes = np.diff(np.concatenate((first, [len(group)])))
-    origin = np.repeat(start[first], sizes)
-    # Groups follow one another on one axis, so that a single running maximum serves all of them.
-    reach = np.maximum.reduceat(end - origin, first)
-    shift = np.repeat(np.concatenate(([0], np.cumsum(reach)[:-1])), sizes) - origin
-    start = start + shift
-    end = end + shift
-    covered = np.concatenate(([0], np.maximum.accumulate(end)[:-1]))
-    uncovered = np.maximum(0, end - np.maximum(start, covered))
-    return np.bincount(group, weights=uncovered, minlength=groups)
+    covered_until = pd.Series(end[order]).groupby(group).cummax()
+    covered_before = covered_until.groupby(group).shift(fill_value=start.min(initial=0))
+    added = np.maximum(0, covered_until - np.maximum(start, covered_before))
+    return np.bincount(group, weights=added, minlength=groups)
 
 
 def _traces(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
@@ -322,14 +312,11 @@ def _identity(spans: pd.DataFrame, shapes: TraceShapes, trace: np.ndarray) -> di
     """Return each trace's first value of the first of the attributes that the trace has."""
     wanted = {attribute for attributes in _IDENTITY.values() for attribute in attributes}
     present = [name for name in spans.columns if name in wanted and not spans[name].isna().all()]
-    first = spans[present].groupby(shapes.group).first()
+    first = spans[present].groupby(shapes.group).first().astype(object)
     columns = {}
     for name, attributes in _IDENTITY.items():
-        values = np.full(len(trace), None, dtype=object)
-        for attribute in (attribute for attribute in attributes if attribute in first):
-            given = first[attribute].to_numpy(object)[trace]
-            values = np.where(pd.isna(values), given, values)
-        columns[name] = values
+        best_first = first.reindex(columns=list(attributes)).bfill(axis="columns")
+        columns[name] = best_first.iloc[:, 0].to_numpy(object)[trace]
     return columns
 
 
@@ -343,10 +330,7 @@ def _outcome(spans: pd.DataFrame, shapes: TraceShapes, first: np.ndarray) -> dic
     server_code[shapes.group[is_server]] = code[is_server]
     http = np.where(np.isnan(code[first]), server_code[trace], code[first])
     error = failed[first] | (shapes.count(is_server & failed) > 0)[trace]
-    if Attr.ERROR_TYPE in spans:
-        error_type = spans[Attr.ERROR_TYPE].to_numpy(object)[first]
-    else:
-        error_type = np.full(len(first), None)
+    error_type = field_texts(spans, "error", first)
     by_code = np.where(http >= 400, [f"http_{c:.0f}" for c in http], "error")
     error_type = np.where(pd.isna(error_type), by_code, error_type)
     return {

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from lab.dialects import DIALECTS, MARKS, Role, attributes_of
 from lab.frames.spans import numbers
@@ -107,10 +106,7 @@ def plain_value(text: str) -> Any:
     try:
         return _without_types(json.loads(text))
     except (ValueError, RecursionError):
-        pass
-    if text[:1] in "{[":
-        return _printed_by_python(text)
-    return text
+        return _printed_by_python(text) if text[:1] in "{[" else text
 
 
 def _printed_by_python(text: str) -> Any:
@@ -131,8 +127,7 @@ def field_texts(spans: pd.DataFrame, name: str, rows: np.ndarray) -> np.ndarray:
     for attribute in attributes_of(name):
         given = text_column(spans, attribute, rows)
         if given is not None:
-            empty = pd.isna(values)
-            values = given.copy() if empty.all() else np.where(empty, given, values)
+            values = np.where(pd.isna(values), given, values)
     return values
 
 
@@ -177,9 +172,8 @@ def _kinds() -> dict[str, dict[str, Role]]:
 
 
 def _role_of_value(values: dict[str, Role], value: str) -> int:
-    for end in [end for end in values if end.startswith("*") and value.endswith(end[1:])]:
-        return values[end]
-    return values.get(value, _UNKNOWN)
+    ends = [end for end in values if end.startswith("*") and value.endswith(end[1:])]
+    return values.get(ends[0] if ends else value, _UNKNOWN)
 
 
 def _role_of_prefix(name: str) -> int:
@@ -192,15 +186,7 @@ def _role_of_prefix(name: str) -> int:
 
 def _by_category(column: pd.Series, role_of: Callable[[str], int]) -> np.ndarray:
     """Return a number for every row, found once per distinct text; _UNKNOWN for a missing one."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        codes = column.cat.codes.to_numpy()
-        texts: Iterable[object] = column.cat.categories
-    else:
-        array = pa.array(column, from_pandas=True)
-        array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-        encoded = array.dictionary_encode()
-        codes = np.asarray(encoded.indices.fill_null(-1))
-        texts = encoded.dictionary.to_pylist()
+    texts = column.astype("category").cat
     # The last element serves code -1.
-    roles = np.array([*(role_of(str(text)) for text in texts), _UNKNOWN], dtype=np.int8)
-    return roles[codes]
+    roles = [*(role_of(str(text)) for text in texts.categories), _UNKNOWN]
+    return np.array(roles, dtype=np.int8)[texts.codes]

@@ -206,9 +206,7 @@ def _floats(data: bytes, starts: np.ndarray, stops: np.ndarray) -> np.ndarray | 
     """Return the numbers between these places; None if one of them is not a number."""
     if len(starts) != len(stops):
         return None
-    offsets = np.empty(2 * len(starts), dtype=np.int32)
-    offsets[0::2] = starts
-    offsets[1::2] = stops
+    offsets = np.column_stack((starts, stops)).ravel()
     if not len(offsets) or (np.diff(offsets) < 0).any():
         return np.empty(0) if not len(offsets) else None
     texts = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))

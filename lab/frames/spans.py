@@ -132,14 +132,9 @@ def end_ns(spans: pd.DataFrame) -> np.ndarray:
     return start_ns(spans) + np.rint(spans["duration_s"].to_numpy() * 1e9).astype(np.int64)
 
 
-def service_codes(spans: pd.DataFrame) -> np.ndarray:
-    """Return a number per span that stands for its service."""
-    return spans["service"].astype("category").cat.codes.to_numpy()
-
-
-def name_codes(spans: pd.DataFrame) -> np.ndarray:
-    """Return a number per span that stands for its name."""
-    return spans["name"].astype("category").cat.codes.to_numpy()
+def codes(spans: pd.DataFrame, column: str) -> np.ndarray:
+    """Return a number per span that stands for its text in a column (`service`, `name`)."""
+    return spans[column].astype("category").cat.codes.to_numpy()
 
 
 def numbers(spans: pd.DataFrame, attribute: str) -> np.ndarray:
@@ -185,23 +180,18 @@ def _streamed_attributes(table: pa.Table, attributes: Sequence[str] | None) -> d
     """Return one column per attribute: a column of the stream, or values of its JSON objects."""
     streamed = [name for name in table.column_names if name not in _NOT_ATTRIBUTES]
     if attributes is None:
-        values = {name: _attribute(table, name) for name in streamed}
-        return values | _attributes_in_json(table, None)
+        of_columns = {name: _attribute(table, name) for name in streamed}
+        return of_columns | _attributes_in_json(table, None)
 
-    return _chosen_attributes(table, attributes, streamed)
-
-
-def _chosen_attributes(
-    table: pa.Table, attributes: Sequence[str], streamed: Sequence[str]
-) -> dict[str, Any]:
-    values = {name: _attribute(table, name) for name in attributes if name in streamed}
-    others = [name for name in attributes if name not in values]
+    values: dict[str, Any] = dict.fromkeys(attributes)
+    values |= {name: _attribute(table, name) for name in attributes if name in streamed}
+    others = [name for name in attributes if name not in streamed]
     if others:
         values |= _attributes_in_json(table, others)
     if EVENTS in attributes and "events" in table.column_names:
         texts = _whole(table, "events").to_pylist()
         values[EVENTS] = _column(list(map(_events, texts)))
-    return {name: values[name] for name in attributes}
+    return values
 
 
 def _events(text: str | None) -> list[dict[str, Any]] | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -199,10 +200,9 @@ def _is_error(value: Any, depth: int = 0, *, words: bool = True) -> bool:
 
 
 def _has_error_field(result: dict[str, Any]) -> bool:
-    if result.get("type") in ("error-text", "error-json", "tool-error"):
-        return True
     is_failed = result.get("status") == "error" or result.get("success") is False
-    return bool(result.get("error")) or is_failed
+    is_error = result.get("type") in ("error-text", "error-json", "tool-error")
+    return is_failed or is_error or bool(result.get("error"))
 
 
 def first_of(group: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -243,7 +243,7 @@ def _filled(column: pd.Series, values: pd.Series) -> pd.Series:
 
 def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
     """Return the tool calls and tool results that the messages of model calls contain."""
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     in_order = np.argsort(start_ns(spans), kind="stable")
     of_calls = in_order[shapes.call[in_order] >= 0]
     for name in _MESSAGES:
@@ -251,22 +251,16 @@ def _messages(spans: pd.DataFrame, shapes: TraceShapes) -> pd.DataFrame:
         if texts is None:
             continue
         for row in np.flatnonzero(pd.notna(texts)):
-            rows += [(shapes.group[of_calls[row]], *item) for item in _tool_parts(texts[row])]
+            group = shapes.group[of_calls[row]]
+            with suppress(RecursionError):
+                rows.extend((group, *part) for part in _walk(plain_value(texts[row])))
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(dict.fromkeys(_COLUMNS[1:], object))
 
 
-def _tool_parts(text: str) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield (call id, tool, arguments, result) of every tool call and result in messages."""
-    try:
-        yield from _walk(plain_value(text))
-    except RecursionError:
-        return
-
-
 def _walk(value: Any, key: str = "") -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Yield the calls and results anywhere in messages; `key` is the name of this value.
+    """Yield (call id, tool, arguments, result) of every tool call and result in messages.
 
-    A text in them may be JSON again.
+    `key` is the name of this value. A text in messages may be JSON again.
     """
     if isinstance(value, str) and value[:1] in ("[", "{") and _IS_CALL.search(value):
         value = plain_value(value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from lab.errors import FrameError
+from lab.frames.requests import union_length
 from lab.frames.spans import check_spans, end_ns, start_ns
 
 _NS = 1_000_000_000
@@ -43,19 +42,23 @@ def trace_tree(spans: pd.DataFrame) -> pd.DataFrame:
     start = start_ns(spans)
     end = end_ns(spans)
     row_of = {span_id: i for i, span_id in enumerate(spans["span_id"])}
-    parents = [row_of.get(p, -1) for p in spans["parent_id"]]
+    parents = np.array([row_of.get(p, -1) for p in spans["parent_id"]])
     children: Children = {}
     for row in np.argsort(start, kind="stable"):
-        children.setdefault(parents[row], []).append(int(row))
+        children.setdefault(int(parents[row]), []).append(int(row))
     order, depth = _walk(children)
     end = _with_streams(spans["kind"].to_numpy(object), order, parents, end)
-    self_ns = [_self_ns(i, children.get(i, ()), start, end) for i in range(len(spans))]
+    child = np.flatnonzero(parents >= 0)
+    parent = parents[child]
+    child_start = np.maximum(start[child], start[parent])
+    child_end = np.minimum(end[child], end[parent])
+    in_children = union_length(parent, child_start, child_end, len(spans))
     spans["depth"] = depth
     spans["children"] = [len(children.get(i, ())) for i in range(len(spans))]
     spans["offset_s"] = (start - start.min()) / _NS
-    spans["self_s"] = np.array(self_ns) / _NS
+    spans["self_s"] = (end - start - in_children) / _NS
     spans["critical_s"] = _critical_ns(children, start, end) / _NS
-    spans["orphan"] = (np.array(parents) == -1) & (spans["parent_id"] != "").to_numpy(bool)
+    spans["orphan"] = (parents == -1) & (spans["parent_id"] != "").to_numpy(bool)
     return spans.iloc[order].reset_index(drop=True)
 
 
@@ -82,7 +85,7 @@ def _walk(children: Children) -> tuple[list[int], np.ndarray]:
 
 
 def _with_streams(
-    kind: np.ndarray, order: list[int], parents: list[int], end: np.ndarray
+    kind: np.ndarray, order: list[int], parents: np.ndarray, end: np.ndarray
 ) -> np.ndarray:
     """Return the ends, those of HTTP client spans moved to the end of the server's span below."""
     end = end.copy()
@@ -93,16 +96,6 @@ def _with_streams(
         if kind[row] == "server" and kind[parent] == "client":
             end[parent] = max(end[parent], end[row])
     return end
-
-
-def _self_ns(row: int, children: Sequence[int], start: np.ndarray, end: np.ndarray) -> int:
-    """Return the time of a span that no child covers; children are in order of their start."""
-    uncovered = 0
-    covered_until = start[row]
-    for child in children:
-        uncovered += max(0, min(start[child], end[row]) - covered_until)
-        covered_until = max(covered_until, min(end[child], end[row]))
-    return int(uncovered + max(0, end[row] - covered_until))
 
 
 def _critical_ns(children: Children, start: np.ndarray, end: np.ndarray) -> np.ndarray:

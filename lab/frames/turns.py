@@ -9,6 +9,7 @@ from lab.errors import FrameError
 from lab.frames.completeness import TraceShapes, shapes_of, usage
 from lab.frames.roles import Role, field_numbers, field_texts
 from lab.frames.spans import numbers, start_ns
+from lab.frames.tools import first_of
 from lab.schema import Attr
 
 QUESTION = "(question)"  # read by the first call of a request
@@ -69,6 +70,8 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
     ttft_s = field_numbers(engine, "ttft_s")
     first_token_at = start_s[rows] + np.where(np.isnan(ttft_s), queue_s + prefill_s, ttft_s)
     trace = pd.Series(shapes.group[rows])
+    views = np.flatnonzero(shapes.call >= 0)
+    of_call = shapes.call[views]
     is_engine = shapes.role[rows] == Role.ENGINE
     ended_at = first_token_at + decode_s
     span_ended_at = start_s[rows] + engine["duration_s"].to_numpy()
@@ -76,7 +79,7 @@ def turn_frame(requests: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
         {
             "trace_id": engine["trace_id"].astype(str),
             "turn": trace.groupby(trace).cumcount() + 1,
-            "model": _models(spans, shapes, rows),
+            "model": first_of(of_call, field_texts(spans, "model", views), shapes.call[rows]),
             "reads": _reads(spans, shapes, rows, start_s),
             **{name: usage(spans, shapes, name)[rows] for name in _TOKENS},
             "called_at": start_s[np.where(shapes.call[rows] >= 0, shapes.call[rows], rows)],
@@ -111,14 +114,6 @@ def _with_requests(turns: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
         joined[name] = joined[name].fillna(0).clip(lower=0).astype("int64")
     joined["reasoning_tokens"] = joined["reasoning_tokens"].astype("Int64")
     return joined[["trace_id", *who, *turns.columns[1:]]]
-
-
-def _models(spans: pd.DataFrame, shapes: TraceShapes, rows: np.ndarray) -> np.ndarray:
-    """Return the requested model of these calls, None where no span of a call names it."""
-    views = np.flatnonzero(shapes.call >= 0)
-    names = pd.Series(field_texts(spans, "model", views), dtype=object)
-    of_call = names.groupby(shapes.call[views]).first().reindex(shapes.call[rows])
-    return of_call.where(of_call.notna(), None).to_numpy(object)
 
 
 def _reads(

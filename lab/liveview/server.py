@@ -48,9 +48,9 @@ TRACES_POLICY = POLICY.replace("script-src 'self'", "script-src 'unsafe-inline'"
 def make_app() -> Starlette:
     """Return the application. The settings are loaded for each request: parts can move."""
     routes = [
-        Route("/", _page),
+        Route("/", lambda _: _file(PAGE / "index.html", POLICY)),
         Route("/{name}.{kind:str}", _asset),
-        Route("/traces", _traces),
+        Route("/traces", lambda _: _file(TRACES_PAGE, TRACES_POLICY)),
         Route("/healthz", lambda _: PlainTextResponse("ok\n")),
         Route("/lab", _lab),
         Route("/dashboards/{name}", _dashboard),
@@ -136,10 +136,8 @@ def store_url(settings: Settings, name: str) -> str:
     return str(url)
 
 
-@functools.lru_cache(maxsize=8)
-def _client(name: str, url: str, timeout_s: float) -> HttpClient:
-    return HttpClient(name.capitalize(), url, timeout_s)
-
+_cached_client = functools.lru_cache(maxsize=8)(HttpClient)
+_cached_json = functools.cache(grafana_json)
 
 # The functions below are synchronous: Starlette runs each in a thread.
 
@@ -153,13 +151,13 @@ def _forward(request: Request) -> Response:
     query = request.url.query
     try:
         settings = load_settings()
-        client = _client(name, store_url(settings, name), settings.timeout_s)
+        url = store_url(settings, name)
+        client = _cached_client(name.capitalize(), url, settings.timeout_s)
         reply = client.request(f"{raw_path}?{query}" if query else raw_path)
     except LabError as e:
         return PlainTextResponse(str(e), 503 if isinstance(e, NotUp) else 502)
     # Never HTML: a page of another server must not run on this origin.
-    is_json = "json" in reply.content_type
-    media_type = "application/json" if is_json else "text/plain"
+    media_type = "application/json" if "json" in reply.content_type else "text/plain"
     return Response(reply.content, reply.status, media_type=media_type)
 
 
@@ -174,17 +172,8 @@ def _dashboard(request: Request) -> Response:
     name = request.path_params["name"]
     if name not in DASHBOARDS:
         return PlainTextResponse(f"there is no dashboard {name[:100]!r}\n", 404)
-    is_local = load_settings().place != "cluster"
-    return Response(_json_of(name, is_local), media_type="application/json")
-
-
-@functools.cache
-def _json_of(name: str, is_local: bool) -> str:
-    return grafana_json(name, local=is_local)
-
-
-def _page(_: Request) -> Response:
-    return _file(PAGE / "index.html", POLICY)
+    content = _cached_json(name, local=load_settings().place != "cluster")
+    return Response(content, media_type="application/json")
 
 
 def _asset(request: Request) -> Response:
@@ -192,10 +181,6 @@ def _asset(request: Request) -> Response:
     if file.suffix not in (".js", ".css") or file.parent != PAGE or not file.is_file():
         return PlainTextResponse("not found\n", 404)
     return _file(file, POLICY)
-
-
-def _traces(_: Request) -> Response:
-    return _file(TRACES_PAGE, TRACES_POLICY)
 
 
 def _file(path: Path, policy: str) -> Response:

@@ -119,10 +119,9 @@ def _clean(tag: Tag) -> None:
     tag.attrs = {name: value for name, value in spans.items() if value.isdecimal()}
     if tag.name in ("th", "td"):
         text = tag.get_text(strip=True)
-        if tag.name == "th":
-            text = _in_words(text)
         tag.string = MISSING if text in _NO_VALUE else text
     if tag.name == "th":
+        tag.string = _in_words(tag.get_text())
         tag["scope"] = "col" if tag.find_parent("thead") else "row"
 
 
@@ -141,12 +140,10 @@ def _drop_numbering(table: Tag) -> None:
     corner = table.select("thead tr > th:first-child")
     numbers = [cell.get_text(strip=True) for cell in index]
     is_named = any(cell.get_text(strip=True) for cell in corner)
-    rows = len(table.select("tbody tr"))
-    if numbers != [str(i) for i in range(rows)] or is_named:
-        return
-
-    for cell in (*index, *corner):
-        cell.decompose()
+    counts_rows = numbers == [str(i) for i in range(len(table.select("tbody tr")))]
+    if counts_rows and not is_named:
+        for cell in (*index, *corner):
+            cell.decompose()
 
 
 def _merge_head(table: Tag) -> None:

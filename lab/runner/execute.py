@@ -6,18 +6,16 @@ Their parameters are checked first: papermill only logs a name that a notebook d
 from __future__ import annotations
 
 import ast
-import contextlib
 import difflib
 import logging
-import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import papermill
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
@@ -25,6 +23,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from lab.errors import NotebookError
 from lab.runner import kernel
+from lab.runner.cell_outputs import read_cells
 from lab.settings import Settings
 
 PASSED = "passed"
@@ -92,13 +91,13 @@ def run_notebooks(
         ) from e
 
     runs: list[NotebookRun] = []
-    with kernel.private_folders() as folder:
+    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
         for index, path in enumerate(paths):
             if runs and runs[-1].status in (INTERRUPTED, NOT_RUN):
                 runs.append(NotebookRun(path.stem, title_of(path), NOT_RUN, 0.0))
                 continue
             log = out_dir / f"{path.stem}.kernel.log"
-            manager = kernel.manager_class(kernel.environment(settings), folder, log)
+            manager = kernel.manager_class(kernel.environment(settings), Path(folder), log)
             position = _Position(Progress(path.stem, index, len(paths)), progress)
             runs.append(_run_one(path, out_dir, shares[path], cell_timeout_s, position, manager))
             position.move(run=runs[-1])
@@ -117,7 +116,6 @@ def _run_one(
 ) -> NotebookRun:
     output = out_dir / path.name
     started = time.monotonic()
-    here = os.getcwd()
     outcome: dict[str, Any] = {"status": PASSED}
     try:
         papermill.execute_notebook(
@@ -138,8 +136,6 @@ def _run_one(
         outcome = {"status": INTERRUPTED, "error": "interrupted", "cell": position.now.cell}
     except Exception as e:  # of any kind: the other notebooks are still tried
         outcome = _outcome_of(e, cell_timeout_s, position.now.cell)
-    finally:
-        os.chdir(here)
 
     return NotebookRun(
         path.stem,
@@ -172,11 +168,10 @@ def _outcome_of(error: Exception, cell_timeout_s: float, cell: int | None) -> di
 
 def title_of(path: Path) -> str:
     """Return the first heading of a notebook, else its file's name."""
-    with contextlib.suppress(Exception):
-        for cell in nbformat.read(path, as_version=4).cells:
-            heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE)
-            if cell.cell_type == "markdown" and heading:
-                return heading[1].strip()
+    for cell in read_cells(path):
+        heading = re.search(r"^# (.+)$", cell.source, re.MULTILINE)
+        if cell.cell_type == "markdown" and heading:
+            return heading[1].strip()
     return path.stem
 
 

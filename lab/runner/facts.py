@@ -42,8 +42,7 @@ def collect(settings: Settings) -> dict[str, str]:
 
 def _cpu_name() -> str:
     with contextlib.suppress(OSError):
-        match = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-        if match:
+        if match := re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()):
             return match[1].strip()
     return platform.processor() or platform.machine()
 
@@ -58,8 +57,7 @@ def _vllm_version(tools: dict[str, Any]) -> str:
     """Return it from the other environment's package folders, without starting its interpreter."""
     site = Path(tools.get("python_vllm", "?")).parent.parent
     for info in sorted(site.glob("lib/python*/site-packages/vllm*.dist-info")):
-        match = re.match(r"vllm(?:_cpu)?-(.+)\.dist-info", info.name)
-        if match:
+        if match := re.match(r"vllm(?:_cpu)?-(.+)\.dist-info", info.name):
             return f"{match[1]} ({tools.get('vllm_build', '')} build)"
     return ""
 

@@ -16,8 +16,7 @@ from lab.command_line import term_as_interrupt
 from lab.environment import command_hint
 from lab.errors import LabError, NotebookError
 from lab.runner import kernel
-from lab.runner.lifecycle import stack_for
-from lab.runner.session import NOTEBOOKS, choose
+from lab.runner.session import NOTEBOOKS, choose, stack_for
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings
 

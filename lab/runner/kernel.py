@@ -1,10 +1,7 @@
 """The kernel that runs notebooks: this interpreter, not a kernel registered on the machine."""
 
-import contextlib
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +33,17 @@ def environment(settings: Settings) -> dict[str, str]:
 def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKernelManager]:
     """Return a kernel manager for nbclient that looks up no name.
 
-    A `python3` that the user registered would win otherwise. It connects over sockets in `folder`
-    (private_folders), which only this user can open; the kernel's own output goes to `log`.
+    A `python3` that the user registered would win otherwise. Its files are in `folder`, which only
+    this user can open: the sockets by which it connects, and Jupyter's and IPython's own, so that
+    no home folder is needed and no start-up file of the user runs. The kernel's own output goes to
+    `log`.
     """
+    env = env | {name: str(folder / name) for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
 
     class LabKernelManager(AsyncKernelManager):
         transport = Unicode("ipc")
-        ip = Unicode(str(folder / "k"))  # short: a socket's path may have about 100 characters
+        # Short, because of the sockets beside it: their paths may have about 100 characters.
+        connection_file = Unicode(str(folder / "k.json"))
 
         @property
         def kernel_spec(self) -> KernelSpec:
@@ -53,23 +54,3 @@ def manager_class(env: dict[str, str], folder: Path, log: Path) -> type[AsyncKer
                 await super().start_kernel(**{**kwargs, "stdout": out, "stderr": out})
 
     return LabKernelManager
-
-
-@contextlib.contextmanager
-def private_folders() -> Iterator[Path]:
-    """Put Jupyter's and IPython's folders into a temporary one, and yield it.
-
-    So no home folder is needed, and no start-up file of the user runs.
-    """
-    names = ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
-    before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(prefix="lab-") as folder:
-        os.environ.update({name: os.path.join(folder, name.lower()) for name in names})
-        try:
-            yield Path(folder)
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value

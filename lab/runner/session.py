@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +28,6 @@ from lab.runner.execute import (
     run_notebooks,
     title_of,
 )
-from lab.runner.lifecycle import ignore_interrupts, stack_for
 from lab.runner.report import write_report
 from lab.runner.show import Show
 from lab.settings import REPO, Settings, load_settings, settings_files
@@ -115,6 +116,46 @@ def run_session(
     runs = runs or [NotebookRun(path.stem, title_of(path), NOT_RUN, 0.0) for path in paths]
     report = write_report(out_dir, runs, about, notes)
     return _conclude(runs, notes, report)
+
+
+@contextlib.contextmanager
+def stack_for(settings: Settings, show: Show, *, keep: bool = False) -> Iterator[None]:
+    """Keep the stack up while the block runs, and leave it as it was before.
+
+    One that was up already stays up; on a cluster there is nothing to start; `keep` leaves it up.
+    Raises as lab.stack.up does.
+    """
+    if settings.place == "cluster" or is_up(settings):
+        yield
+        return
+
+    try:
+        # "all": the embedding server comes up beside the agent's parts, and would disturb the
+        # first measurements.
+        stack.up(settings, show.part, wait_for="all")
+        yield
+    finally:
+        if not keep:
+            with ignore_interrupts():
+                stack.down(settings, show.part)
+
+
+def is_up(settings: Settings) -> bool:
+    """Return whether every part that an agent request needs is ready."""
+    parts = stack.status(settings)
+    return bool(parts) and all(p.ready for p in parts if p.essential)
+
+
+@contextlib.contextmanager
+def ignore_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM: a second, impatient one must not leave the stack running."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parts_not_ready(settings: Settings) -> list[str]:

@@ -6,7 +6,6 @@ import os
 import sys
 import time
 import webbrowser
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -54,9 +53,7 @@ class Show:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -1,20 +1,19 @@
 """What an incident changes in the plan of a running lab, and how its files are kept unreadable."""
 
 import base64
-import hashlib
 import json
-import secrets
+import zlib
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from lab.errors import StackError
 from lab.files import write_atomically
 from lab.stack.state import PRIVATE
 
 FILE = Path("run") / "changes"
-KEY_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,8 @@ NO_CHANGES = Changes()
 def read(state_dir: Path) -> Changes:
     """Return the changes that apply now; none where there is no file, or an unreadable one."""
     try:
-        values = unseal((state_dir / FILE).read_text())
-        return Changes(**values | {"parts": tuple(values["parts"])})
-    except (OSError, StackError, TypeError, KeyError):
+        return msgspec.convert(unseal((state_dir / FILE).read_text()), Changes)
+    except (OSError, StackError, msgspec.ValidationError):
         return NO_CHANGES
 
 
@@ -60,25 +58,18 @@ def seal(value: dict[str, Any]) -> str:
     """Return a value as text that shows nothing of it.
 
     This keeps a hidden incident from being read by accident, with `grep` or in an editor. It is
-    not encryption: the key is in the text.
+    not encryption.
     """
-    key = secrets.token_bytes(KEY_BYTES)
-    return base64.b64encode(key + _mask(json.dumps(value).encode(), key)).decode()
+    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
 
 
 def unseal(text: str) -> dict[str, Any]:
     """Return the value of a sealed text. Raises StackError for another text."""
     try:
-        data = base64.b64decode(text, validate=True)
-        return dict(json.loads(_mask(data[KEY_BYTES:], data[:KEY_BYTES])))
-    except (ValueError, TypeError) as e:
+        return dict(json.loads(zlib.decompress(base64.b64decode(text, validate=True))))
+    except (ValueError, TypeError, zlib.error) as e:
         raise StackError(
             "the record of the incident cannot be read",
             got=repr(e),
             fix="run `lab down`, then `lab up`",
         ) from e
-
-
-def _mask(data: bytes, key: bytes) -> bytes:
-    stream = cycle(hashlib.sha256(key).digest())
-    return bytes(byte ^ pad for byte, pad in zip(data, stream, strict=False))

@@ -116,12 +116,11 @@ def down(settings: Settings, progress: Progress | None = None) -> list[str]:
     if not state_dir.is_dir():
         return []
 
-    recorded: list[tuple[int, float]] = []
-    with contextlib.suppress(StackError):  # unreadable: the marks still identify the processes
-        if current := state.read(state_dir):
-            supervisor_process = (current.supervisor_pid, current.supervisor_create_time)
-            recorded = [*current.processes, supervisor_process]
-            _stop_supervisor(state_dir, current, progress)
+    recorded: list[tuple[int, float]] = []  # where unreadable, the marks still identify them
+    if current := _readable_state(state_dir):
+        supervisor_process = (current.supervisor_pid, current.supervisor_create_time)
+        recorded = [*current.processes, supervisor_process]
+        _stop_supervisor(state_dir, current, progress)
 
     left = processes.leftovers(state_dir, recorded)
     names = [f"{_name(p)} (pid {p.pid})" for p in left]
@@ -231,21 +230,23 @@ def _take_lock(state_dir: Path) -> int | None:
 
 
 def _is_ending(state_dir: Path) -> bool:
+    current = _readable_state(state_dir)
+    return current is not None and current.phase in ("failed", "stopping", "down")
+
+
+def _readable_state(state_dir: Path) -> StackState | None:
+    """Return what the supervisor wrote last; None also where the file cannot be read."""
     with contextlib.suppress(StackError):
-        current = state.read(state_dir)
-        return current is not None and current.phase in ("failed", "stopping", "down")
-    return False
+        return state.read(state_dir)
+    return None
 
 
 def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
     """End what an earlier supervisor left, and start a new one in a session of its own."""
     state_dir = settings.state_dir.resolve()
     external = external_endpoints(settings)
-    recorded: list[tuple[int, float]] = []
-    with contextlib.suppress(StackError):  # unreadable: it is written anew
-        before = state.read(state_dir)
-        recorded = before.processes if before else []
-    processes.end(processes.leftovers(state_dir, recorded))
+    before = _readable_state(state_dir)  # an unreadable one is written anew
+    processes.end(processes.leftovers(state_dir, before.processes if before else ()))
 
     supervisor.build(settings, external)  # raises before anything is started
     (state_dir / state.STACK_FILE).unlink(missing_ok=True)
@@ -278,17 +279,11 @@ def _start_supervisor(settings: Settings, lock: int) -> subprocess.Popen[bytes]:
 
 def _supervisor_hangs(state_dir: Path) -> bool:
     """Return whether a supervisor runs, but has not written for long and does not write now."""
-    with contextlib.suppress(StackError):
-        before = state.read(state_dir)
-        if not before or not _is_stale(before):
-            return False
-        limit = time.monotonic() + HEARTBEAT_WAIT_S
-        while time.monotonic() < limit:
-            time.sleep(POLL_S)
-            now = state.read(state_dir)
-            if not now or not _is_stale(now):
-                return False
-        return _lives(before)
+    limit = time.monotonic() + HEARTBEAT_WAIT_S
+    while (current := _readable_state(state_dir)) and _is_stale(current):
+        if time.monotonic() > limit:
+            return _lives(current)
+        time.sleep(POLL_S)
     return False
 
 
@@ -298,8 +293,7 @@ def _is_stale(current: StackState) -> bool:
 
 def _kill_supervisor(state_dir: Path) -> None:
     """Kill a supervisor that hangs. Its parts die with it, or are found by their marks."""
-    current = state.read(state_dir)
-    if current:
+    if current := _readable_state(state_dir):
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(current.supervisor_pid)
             process.kill()
@@ -321,10 +315,8 @@ def _stop_supervisor(state_dir: Path, current: StackState, progress: Progress | 
             psutil.Process(current.supervisor_pid).wait(timeout=POLL_S)
         if not _lives(current):
             return
-        with contextlib.suppress(StackError):
-            now = state.read(state_dir)
-            if progress and now:
-                progress(now.parts, time.monotonic() - began)
+        if progress and (now := _readable_state(state_dir)):
+            progress(now.parts, time.monotonic() - began)
 
 
 def _request_repair(state_dir: Path) -> None:
@@ -413,24 +405,16 @@ def _wait_until_up(
         if progress:
             progress(current.parts, time.monotonic() - began)
         needed = [p for p in current.parts if _is_waited_for(p, wait_for)]
-        if current.phase == "up" and _are_ready(needed):
+        if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
             return current.endpoints
 
-        if broken := _first_broken(needed):
+        if broken := next((p for p in needed if p.state in _FAILURES), None):
             if broken.state == state.FAILED or not repairs:
                 _raise_failure(state_dir, _cause(current, broken), fresh and broken.essential)
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
         time.sleep(POLL_S)
         current = _next_state(state_dir)
-
-
-def _are_ready(parts: list[PartStatus]) -> bool:
-    return all(part.ready and _runs(part) for part in parts)
-
-
-def _first_broken(parts: list[PartStatus]) -> PartStatus | None:
-    return next((part for part in parts if part.state in _FAILURES), None)
 
 
 _FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
@@ -532,8 +516,7 @@ def _supervisor_status(settings: Settings, current: StackState) -> PartStatus:
         ready=not _is_stale(current),
     )
     if not row.ready:
-        silent_s = time.time() - current.heartbeat_at
-        why = f"it has not written for {silent_s:.0f} s; {again}"
+        why = f"it has not written for {time.time() - current.heartbeat_at:.0f} s; {again}"
         row = replace(row, state=state.HANGS, error=why)
     with contextlib.suppress(psutil.Error):
         row.rss_bytes, row.pss_bytes = _memory([psutil.Process(current.supervisor_pid)])

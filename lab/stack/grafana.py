@@ -17,7 +17,6 @@ from lab.stack.toolbox import find_tools
 
 PROVISIONING = REPO / "lab/k8s/base/grafana/provisioning"
 DASHBOARDS = REPO / "lab/k8s/dashboards"
-STORES = {"prometheus": "prometheus", "tempo": "tempo"}  # uid of a data source -> endpoint
 
 
 def check_installed() -> None:
@@ -87,7 +86,7 @@ def files(state: Path, url: dict[str, str]) -> dict[Path, str]:
     """Return {path: text}: the data sources at these endpoints, and the dashboards' folder."""
     sources = yaml.safe_load((PROVISIONING / "datasources.yaml").read_text(encoding="utf-8"))
     for source in sources["datasources"]:
-        source["url"] = url[STORES[source["uid"]]]
+        source["url"] = url[source["uid"]]  # named after the endpoints
         if source["uid"] == "prometheus":
             source["jsonData"]["timeInterval"] = SCRAPE_INTERVAL
     dashboards = yaml.safe_load((PROVISIONING / "dashboards.yaml").read_text(encoding="utf-8"))

@@ -57,12 +57,13 @@ def _find_store(client: Any, digest: str, files: int) -> str:
 
 
 def _make_store(client: Any, digest: str, paths: list[Path]) -> str:
-    embedding = {
-        "embedding_model": f"{EMBED_PROVIDER}/{EMBED_MODEL}",
-        "embedding_dimension": EMBED_DIMENSION,
-    }
     store = client.vector_stores.create(
-        name=STORE_NAME, metadata={"digest": digest}, extra_body=embedding
+        name=STORE_NAME,
+        metadata={"digest": digest},
+        extra_body={
+            "embedding_model": f"{EMBED_PROVIDER}/{EMBED_MODEL}",
+            "embedding_dimension": EMBED_DIMENSION,
+        },
     )
     for path in paths:
         _index(client, store.id, path)

@@ -25,6 +25,37 @@ CHUNK_OVERLAP_TOKENS = 20
 KEY_VALUES = {"backend": "kv_default"}
 TABLES = {"backend": "sql_default"}
 WRITERS = {"max_write_queue_size": 10000, "num_writers": 1}
+# Short templates for search results; the defaults are too long for a small model. Each becomes one
+# part of the tool's message, and vLLM joins the parts with line ends: the result is
+# `lab.world.documents.search_result`, on which the lab model was trained. With annotations off,
+# Llama Stack would use its own long chunk template, so they are on; the lab model's chat template
+# drops `<|...|>`.
+FILE_SEARCH = {
+    "default_provider_id": "faiss",
+    "default_embedding_model": {
+        "provider_id": EMBED_PROVIDER,
+        "model_id": EMBED_MODEL,
+        "embedding_dimensions": EMBED_DIMENSION,
+    },
+    "file_search_params": {
+        "header_template": "file_search: {num_chunks}",
+        "footer_template": "",
+    },
+    "context_prompt_params": {
+        "chunk_annotation_template": "[{index}] {chunk.content}\n",
+        "context_template": "{query}\n",
+    },
+    "annotation_prompt_params": {
+        "enable_annotations": True,
+        # It may not be empty; the context template leaves it out.
+        "annotation_instruction_template": "-",
+        "chunk_annotation_template": "[{index}] {chunk_text} <|{file_id}|>",
+    },
+    "file_ingestion_params": {
+        "default_chunk_size_tokens": CHUNK_TOKENS,
+        "default_chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
+    },
+}
 
 
 def model_id(served_name: str) -> str:
@@ -72,15 +103,13 @@ def document(
         },
         "storage": _storage(folder),
         "registered_resources": {"models": models, "shields": [], "vector_stores": []},
-        "vector_stores": _file_search(),
+        "vector_stores": FILE_SEARCH,
         "server": {"host": HOST, "port": ports["llama_stack"]},
     }
 
 
 def _other_providers(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Return the providers of everything but inference."""
-    agent_state = {"namespace": "agents", **KEY_VALUES}
-    responses = {"table_name": "responses", **TABLES, **WRITERS}
     return {
         "vector_io": [
             _provider(
@@ -101,7 +130,10 @@ def _other_providers(folder: Path) -> dict[str, list[dict[str, Any]]]:
             _provider(
                 "builtin",
                 "inline::builtin",
-                persistence={"agent_state": agent_state, "responses": responses},
+                persistence={
+                    "agent_state": {"namespace": "agents", **KEY_VALUES},
+                    "responses": {"table_name": "responses", **TABLES, **WRITERS},
+                },
             )
         ],
         "tool_runtime": [_provider("model-context-protocol", "remote::model-context-protocol")],
@@ -143,46 +175,10 @@ def _vllm(provider_id: str, url: str) -> dict[str, Any]:
 
 
 def _model(name: str, provider: str, kind: str, **metadata: Any) -> dict[str, Any]:
-    entry = {
+    return {
         "model_id": name,
         "provider_id": provider,
         "provider_model_id": name,
         "model_type": kind,
-    }
-    return entry | {"metadata": metadata}
-
-
-def _file_search() -> dict[str, Any]:
-    """Return short templates for search results; the defaults are too long for a small model.
-
-    Each becomes one part of the tool's message, and vLLM joins the parts with line ends: the result
-    is `lab.world.documents.search_result`, on which the lab model was trained. With annotations
-    off, Llama Stack would use its own long chunk template, so they are on; the lab model's chat
-    template drops `<|...|>`.
-    """
-    return {
-        "default_provider_id": "faiss",
-        "default_embedding_model": {
-            "provider_id": EMBED_PROVIDER,
-            "model_id": EMBED_MODEL,
-            "embedding_dimensions": EMBED_DIMENSION,
-        },
-        "file_search_params": {
-            "header_template": "file_search: {num_chunks}",
-            "footer_template": "",
-        },
-        "context_prompt_params": {
-            "chunk_annotation_template": "[{index}] {chunk.content}\n",
-            "context_template": "{query}\n",
-        },
-        "annotation_prompt_params": {
-            "enable_annotations": True,
-            # It may not be empty; the context template leaves it out.
-            "annotation_instruction_template": "-",
-            "chunk_annotation_template": "[{index}] {chunk_text} <|{file_id}|>",
-        },
-        "file_ingestion_params": {
-            "default_chunk_size_tokens": CHUNK_TOKENS,
-            "default_chunk_overlap_tokens": CHUNK_OVERLAP_TOKENS,
-        },
+        "metadata": metadata,
     }

@@ -38,10 +38,6 @@ IDLE_CPU_SHARE = 0.1
 HANG_GRACE_S = 1.0
 
 
-class PortTaken(Exception):
-    """Another program listens on a port of this part."""
-
-
 class Zygote:
     """The supervisor's end of the socket to vllm_zygote, which forks the vLLM servers."""
 
@@ -151,10 +147,6 @@ class PartProcess:
         self._set(state.WAITING)
         self.task = asyncio.create_task(self._come_up())
 
-    def is_broken(self) -> bool:
-        """Return whether `lab up` should start it again."""
-        return self.state in state.BROKEN
-
     async def stop(self) -> None:
         """End it and all its descendants."""
         for task in (self.task, self._watch):
@@ -242,10 +234,10 @@ class PartProcess:
         self.started_at = time.time()
         try:
             if names := self.taken_ports():
-                raise PortTaken(", ".join(str(self.part.ports[name]) for name in names))
+                raise OSError(", ".join(str(self.part.ports[name]) for name in names))
             self._exit = await self._start_process()
             await self._wait_until_ready()
-        except (OSError, TimeoutError, ready.NotReady, asyncio.InvalidStateError, PortTaken) as e:
+        except (OSError, TimeoutError, ready.NotReady, asyncio.InvalidStateError) as e:
             await self._end_processes()
             return self._fail_or_move(e)
 
@@ -409,17 +401,13 @@ class PartProcess:
             self._zygote.close()
 
         await self._end_processes()
-        await self._end_strays()
+        if not self.part.base:  # the kernel ends what vllm-base forked together with its parent
+            # No longer its descendants, but marked as its own.
+            strays = processes.leftovers(self.state_dir, part=self.part.name)
+            if strays:
+                self._note(f"ending {len(strays)} processes that it left behind", "warning")
+                await _end(strays, self.part.grace_s)
         self._set(state.DEAD, error=error)
-
-    async def _end_strays(self) -> None:
-        """End what it started and left behind: no longer its descendants, but marked as its own."""
-        if self.part.base:  # the kernel ends what vllm-base forked together with its parent
-            return
-        strays = processes.leftovers(self.state_dir, part=self.part.name)
-        if strays:
-            self._note(f"ending {len(strays)} processes that it left behind", "warning")
-            await _end(strays, self.part.grace_s)
 
     async def _end_processes(self) -> None:
         grace_s = HANG_GRACE_S if self.state == state.HANGS else self.part.grace_s

@@ -111,7 +111,17 @@ def make_plan(
 
 def _live_parts(lab: _Lab) -> list[Part]:
     """Return the parts of a live lab; each needs only those that are there."""
-    ours = [*_tracestore(lab), *_prometheus(lab), *_vllm(lab), *_tools(lab), *_llama_stack(lab)]
+    ours: list[Part] = []
+    if not {"tempo", "otlp"} & set(lab.external):
+        what = "trace store: receives spans (OTLP), speaks Tempo's API"
+        ours.append(parts.tracestore(what, lab.tools, lab.ports, lab.state))
+    if "prometheus" not in lab.external:
+        ours += _prometheus(lab)
+    ours += _vllm(lab)
+    if "mcp" not in lab.external:
+        ours.append(_tools(lab))
+    if "llama_stack" not in lab.external:
+        ours += [_llama_stack_server(lab), _documents(lab)]
     if "view" not in lab.external:
         ours.append(parts.live_view(lab.settings, lab.tools, lab.ports))
     if lab.tools.grafana and "grafana" not in lab.external:
@@ -194,17 +204,8 @@ def _files(lab: _Lab) -> dict[Path, str]:
     }
 
 
-def _tracestore(lab: _Lab) -> list[Part]:
-    if "tempo" in lab.external or "otlp" in lab.external:
-        return []
-    what = "trace store: receives spans (OTLP), speaks Tempo's API"
-    return [parts.tracestore(what, lab.tools, lab.ports, lab.state)]
-
-
 def _prometheus(lab: _Lab) -> list[Part]:
-    if "prometheus" in lab.external:
-        return []
-
+    """Return Prometheus with the exporters of this machine and Alertmanager."""
     prometheus = parts.prometheus(
         "Prometheus: scrapes the metrics of all parts",
         lab.tools,
@@ -350,29 +351,19 @@ def _embeddings(lab: _Lab) -> Part:
     )
 
 
-def _tools(lab: _Lab) -> list[Part]:
-    if "mcp" in lab.external:
-        return []
+def _tools(lab: _Lab) -> Part:
     listen = ("--host", HOST, "--port", str(lab.ports["mcp"]))
     data = ("--db", str(lab.state / "world.sqlite"), "--otlp-endpoint", lab.url["otlp"])
-    return [
-        Part(
-            name="tools",
-            what="MCP tool server over SQLite",
-            argv=(lab.tools.python_lab, "-m", "lab.tools", *listen, *data),
-            env=LAB_MODULES | {"OTEL_SERVICE_NAME": Service.TOOLS},
-            ports=lab.ports_of("mcp"),
-            ready=Probe("mcp", {"url": f"{lab.url['mcp']}/mcp"}),
-            alive=f"{lab.url['mcp']}/healthz",
-            endpoints={"mcp": lab.url["mcp"]},
-        )
-    ]
-
-
-def _llama_stack(lab: _Lab) -> list[Part]:
-    if "llama_stack" in lab.external:
-        return []
-    return [_llama_stack_server(lab), _documents(lab)]
+    return Part(
+        name="tools",
+        what="MCP tool server over SQLite",
+        argv=(lab.tools.python_lab, "-m", "lab.tools", *listen, *data),
+        env=LAB_MODULES | {"OTEL_SERVICE_NAME": Service.TOOLS},
+        ports=lab.ports_of("mcp"),
+        ready=Probe("mcp", {"url": f"{lab.url['mcp']}/mcp"}),
+        alive=f"{lab.url['mcp']}/healthz",
+        endpoints={"mcp": lab.url["mcp"]},
+    )
 
 
 def _llama_stack_server(lab: _Lab) -> Part:

@@ -131,15 +131,13 @@ def choose(
             fix=f"use the names {', '.join(PREFERRED)}",
         )
     for name, port in fixed.items():
-        if name in chosen:
-            continue
-        if not (locks.hold(port) and is_free(port)):
+        if name not in chosen and not (locks.hold(port) and is_free(port)):
             raise SettingsError(
                 f"port {port}, fixed for {name}, is taken by another program",
                 got=f"ports = {fixed}",
                 fix=f"stop that program, choose another port, or leave {name} out of LAB_PORTS",
             )
-        chosen[name] = port
+        chosen.setdefault(name, port)
 
     for name, preferred in PREFERRED.items():
         if name not in chosen:

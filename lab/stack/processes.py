@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -17,8 +18,11 @@ from lab.environment import bypass_proxies_on_loopback
 MARK = "LAB_STACK_OF"
 PART_MARK = "LAB_STACK_PART"
 PR_SET_PDEATHSIG = 1
-# Variables of the caller that would point a part's Python elsewhere, or hand it credentials.
-_NOT_FOR_PARTS = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV", "LAB_STORE_HEADERS")
+# Variables of the caller that would point a part's Python elsewhere, or hand it credentials: an
+# address may have a login in it (https://user:password@host).
+_NOT_FOR_PARTS = re.compile(
+    "PYTHONDONTWRITEBYTECODE|PYTHONHOME|VIRTUAL_ENV|LAB_STORE_HEADERS|LAB_.*_URL"
+)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -124,12 +128,7 @@ def part_env(state_dir: Path, part: str, extra: dict[str, str]) -> dict[str, str
 
     Bytecode is written, so that later imports are fast.
     """
-    env = {k: v for k, v in os.environ.items() if k not in _NOT_FOR_PARTS and not _is_address(k)}
+    env = {k: v for k, v in os.environ.items() if not _NOT_FOR_PARTS.fullmatch(k)}
     bypass_proxies_on_loopback(env)
     marks = {"PYTHONUNBUFFERED": "1", MARK: str(state_dir.resolve()), PART_MARK: part}
     return env | marks | extra
-
-
-def _is_address(name: str) -> bool:
-    """Return whether this setting may hold a login (https://user:password@host)."""
-    return name.startswith("LAB_") and name.endswith("_URL")

@@ -85,12 +85,8 @@ def render(
 def alertmanager_config() -> str:
     """Return alertmanager.yml as text: one group per alert, sent to no one."""
     route = {"receiver": "lab", "group_by": ["..."], "group_wait": "0s", "group_interval": "5s"}
-    document = {
-        "global": {"resolve_timeout": "30s"},
-        "route": route,
-        "receivers": [{"name": "lab"}],
-    }
-    return yaml.safe_dump(document, sort_keys=False)
+    parts = {"global": {"resolve_timeout": "30s"}, "route": route, "receivers": [{"name": "lab"}]}
+    return yaml.safe_dump(parts, sort_keys=False)
 
 
 def scaled(window: str, shortest_s: float = 0.0) -> str:

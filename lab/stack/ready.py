@@ -135,14 +135,11 @@ PROBES: dict[str, Callable[..., Awaitable[None]]] = {
 
 
 async def _get(client: httpx.AsyncClient, url: str, **params: str) -> httpx.Response:
-    response = await client.get(url, params=params)
-    return _successful(response, f"GET {url}")
+    return _successful(await client.get(url, params=params), f"GET {url}")
 
 
 async def _post(client: httpx.AsyncClient, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    response = await client.post(url, json=body)
-    answer: dict[str, Any] = _successful(response, f"POST {url}").json()
-    return answer
+    return _successful(await client.post(url, json=body), f"POST {url}").json()
 
 
 async def _rpc(
@@ -163,5 +160,4 @@ def _rpc_result(response: httpx.Response) -> dict[str, Any]:
     text = response.text
     if response.headers.get("content-type", "").startswith("text/event-stream"):
         text = next((line[5:] for line in text.splitlines() if line.startswith("data:")), "{}")
-    result: dict[str, Any] = json.loads(text).get("result", {})
-    return result
+    return json.loads(text).get("result", {})

@@ -65,7 +65,7 @@ def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
         raise StackError(
             f"{target} holds data that no recording wrote",
             got=f"there is no {MARK} in {target.parent}",
-            fix="set LAB_STATE_DIR to a folder of its own, or leave it out",
+            fix=_OWN_FOLDER,
         )
     draft = target.with_name(f"{target.name}.unfinished")
     for old in (draft, target):
@@ -76,13 +76,8 @@ def fill_prometheus(folder: Path, target: Path, promtool: str) -> int:
         count = sum(out.write(line) > 0 for line in _openmetrics(folder))
         out.write("# EOF\n")
     command = [
-        promtool,
-        "tsdb",
-        "create-blocks-from",
-        "openmetrics",
-        "--max-block-duration=24h",
-        str(text),
-        str(draft),
+        *(promtool, "tsdb", "create-blocks-from", "openmetrics"),
+        *("--max-block-duration=24h", str(text), str(draft)),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +113,6 @@ def prepare(state_dir: Path) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically, readable by its owner only."""
     write_atomically(path, json.dumps(value, indent=1), PRIVATE)
-
-
-def write(state_dir: Path, state: StackState) -> None:
-    """Write stack.json."""
-    write_json(state_dir / STACK_FILE, asdict(state))
 
 
 def read(state_dir: Path) -> StackState | None:

@@ -16,6 +16,8 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +58,17 @@ class Supervisor:
         self._changes = changes.NO_CHANGES
         self._plan, self._ports = make({})
         self._parts: dict[str, PartProcess] = {}
+        self._changed = asyncio.Event()  # set: stack.json is to be written
         zygote = Zygote()
         for part in self._plan.parts:
             self._parts[part.name] = PartProcess(
-                part, state_dir, self._parts, self._publish, zygote
+                part, state_dir, self._parts, self._changed.set, zygote
             )
 
         self._started_at = time.time()
         self._phase = "starting"
         self._repairs = 0
         self._identity = processes.identity(os.getpid()) or (os.getpid(), time.time())
-        self._changed = asyncio.Event()
         self._running: list[tuple[int, float]] = []
         self._counted_at = 0.0
         self._targets: list[dict[str, Any]] | None = None
@@ -85,7 +87,7 @@ class Supervisor:
         failed = not await self._start(first) and not self.stop_requested.is_set()
         self._phase = "failed" if failed else "up"
         while not failed and not self.stop_requested.is_set():
-            self._publish()
+            self._changed.set()
             await self._next_request()
             if self.repair_requested.is_set():
                 self.repair_requested.clear()
@@ -119,7 +121,9 @@ class Supervisor:
                 self._fail_all(taken, "its ports were taken by other programs, again and again")
             else:
                 parts = await self._move(taken)
-        return ok and not any(p.part.essential and p.is_broken() for p in self._parts.values())
+        return ok and not any(
+            p.part.essential and p.state in state.BROKEN for p in self._parts.values()
+        )
 
     async def _bring_up(self, parts: list[PartProcess]) -> bool:
         """Start these at once, each waiting for what it needs, and wait for the essential ones."""
@@ -144,15 +148,11 @@ class Supervisor:
         in the environment or in a configuration file.
         """
         moving = {name for p in taken for name in p.part.ports}
-        before = self._plan
         try:
-            self._plan, self._ports = self._make(
-                {name: port for name, port in self._ports.items() if name not in moving}
-            )
+            affected = self._plan_anew({n: p for n, p in self._ports.items() if n not in moving})
         except LabError as e:
             self._fail_all(taken, f"{e.happened}; {e.fix}")
             return []
-        affected = self._adopt_plan(before)
         off = self._switched_off()
         for p in affected:
             log.warning("%s moves to other ports", p.part.name)
@@ -160,8 +160,13 @@ class Supervisor:
             p.state = state.OFF if p in off else state.WAITING
         return [p for p in affected if p not in off]
 
-    def _adopt_plan(self, before: StackPlan) -> list[PartProcess]:
-        """Write the new plan's files, give each part its new values, return what has to restart."""
+    def _plan_anew(self, keep: Mapping[str, int]) -> list[PartProcess]:
+        """Plan on the ports to keep and write the files; returns the parts that have to restart.
+
+        Raises LabError for a plan that cannot be made; the one before is then kept.
+        """
+        before = self._plan
+        self._plan, self._ports = self._make(keep)
         files = self._plan.files
         changed = [path for path, text in files.items() if before.files.get(path) != text]
         for path in changed:
@@ -172,7 +177,7 @@ class Supervisor:
         for part in self._plan.parts:
             p = self._parts[part.name]
             reads = any(part.uses(str(path)) for path in changed)
-            if part != p.part or p.is_broken() or (reads and not part.reloads):
+            if part != p.part or p.state in state.BROKEN or (reads and not part.reloads):
                 affected.append(p)
             elif reads:
                 p.send(signal.SIGHUP)
@@ -207,7 +212,7 @@ class Supervisor:
             await p.stop()
             p.state = state.WAITING
         self._repairs += 1
-        self._publish()
+        self._changed.set()
 
         await self._start(broken)
         self._phase = "up"
@@ -218,7 +223,7 @@ class Supervisor:
         What they stopped with a signal goes on, and the plan is again that of the settings.
         """
         temporary = {n: p for n, p in self._parts.items() if p.part.temporary}
-        died = {name for name, p in temporary.items() if p.is_broken()}
+        died = {name for name, p in temporary.items() if p.state in state.BROKEN}
         requested = state.requested(self.state_dir) - died
         if died:
             state.write_requested(self.state_dir, requested)
@@ -237,25 +242,24 @@ class Supervisor:
         if now == self._changes:
             return []
 
-        before = self._plan
         try:
-            self._plan, self._ports = self._make(self._ports)
+            affected = self._plan_anew(self._ports)
         except LabError as e:
             log.error("the changed plan is not usable: %s", e.happened)
             return []
         self._changes = now
-        return self._adopt_plan(before)
+        return affected
 
     def _to_start(self, off: list[PartProcess]) -> list[PartProcess]:
         """Return what should run and does not, and what is forked from it."""
         due = [p for p in self._parts.values() if p not in off]
-        broken = [p for p in due if p.is_broken() or p.state == state.OFF or p.port_taken]
+        broken = [p for p in due if p.state in state.BROKEN or p.state == state.OFF or p.port_taken]
         bases = {p.part.name for p in broken}
         return broken + [p for p in due if p.part.base in bases and p not in broken]
 
     async def _end_all(self, phase: str) -> None:
         self._phase = "stopping" if phase == "down" else phase
-        self._publish()
+        self._changed.set()
         first = [p for p in self._parts.values() if p.part.name not in LAST_TO_END]
         await asyncio.gather(*(p.stop() for p in first))
         await asyncio.gather(*(p.stop() for p in self._parts.values() if p not in first))
@@ -264,10 +268,6 @@ class Supervisor:
 
     # -- the heartbeat -------------------------------------------------------------------------
 
-    def _publish(self) -> None:
-        """Have stack.json written soon."""
-        self._changed.set()
-
     async def _beat(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
@@ -275,7 +275,12 @@ class Supervisor:
             if self._changed.is_set() or time.monotonic() > self._counted_at + COUNT_S:
                 self._count_processes()
             self._changed.clear()
-            if self._phase == "up" and any(map(_needs_attention, self._parts.values())):
+            # Without a request: a port was taken, or a temporary part has died.
+            due = any(
+                p.port_taken or (p.part.temporary and p.state in state.BROKEN)
+                for p in self._parts.values()
+            )
+            if self._phase == "up" and due:
                 self.repair_requested.set()
             self._write()
             await asyncio.sleep(0.1)
@@ -290,7 +295,7 @@ class Supervisor:
     def _write(self) -> None:
         """Write what changed. A full or read-only disk does not end the heartbeat."""
         try:
-            state.write(self.state_dir, self._state())
+            state.write_json(self.state_dir / state.STACK_FILE, asdict(self._state()))
             self._write_targets()
         except (OSError, ValueError) as e:
             if not self._cannot_write:
@@ -325,11 +330,6 @@ class Supervisor:
             self._targets = targets
 
 
-def _needs_attention(p: PartProcess) -> bool:
-    """Return whether to act without a request: a port was taken, or a temporary part has died."""
-    return p.port_taken or (p.part.temporary and p.is_broken())
-
-
 def take_lock(state_dir: Path) -> int | None:
     """Return the lock's file descriptor, None if a supervisor holds it.
 
@@ -360,8 +360,7 @@ def build(
 
 def planner(settings: Settings, external: dict[str, str]) -> MakePlan:
     """Return the function that plans these settings' lab, on ports reserved for this process."""
-    locks = PortLocks()
-    return lambda keep: build(settings, external, locks, keep)
+    return partial(build, settings, external, PortLocks())
 
 
 async def _serve(state_dir: Path, make: MakePlan) -> int:

@@ -70,10 +70,12 @@ def chat_args(server: VllmServer) -> list[str]:
     ]
     if server.build != "cuda":
         context = min(server.max_context or MAX_CONTEXT_CPU, MAX_CONTEXT_CPU)
-        args += ["--enforce-eager", "--dtype", cpu_dtype(), "--max-model-len", str(context)]
-        args += ["--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--max-num-seqs", "128"]
-        # The prefix cache holds whole blocks; a CPU's default, 128 tokens, exceeds most prompts.
-        args += ["--block-size", "32"]
+        args += [
+            *("--enforce-eager", "--dtype", cpu_dtype(), "--max-model-len", str(context)),
+            *("--kv-cache-memory-bytes", str(KV_CACHE_BYTES), "--max-num-seqs", "128"),
+            # The prefix cache holds whole blocks; a CPU's default, 128, exceeds most prompts.
+            *("--block-size", "32"),
+        ]
     else:
         args += ["--gpu-memory-utilization", "0.8"]
     if server.text_parts:
@@ -83,9 +85,11 @@ def chat_args(server: VllmServer) -> list[str]:
 
 def embed_args(server: VllmServer) -> list[str]:
     """Return the embedding server's arguments."""
-    args = [*_common(server), "--runner", "pooling", "--enforce-eager"]
-    # Llama Stack names the dimension, which vLLM accepts only from models with several of them.
-    args += ["--hf-overrides", json.dumps({"matryoshka_dimensions": [EMBED_DIMENSION]})]
+    args = [
+        *(*_common(server), "--runner", "pooling", "--enforce-eager"),
+        # Llama Stack names the dimension, which vLLM accepts only from models with several of them.
+        *("--hf-overrides", json.dumps({"matryoshka_dimensions": [EMBED_DIMENSION]})),
+    ]
     if server.build != "cuda":
         # It keeps no KV cache; without a size, vLLM would reserve most of the memory for one.
         return [*args, "--dtype", "float32", "--kv-cache-memory-bytes", str(64 * 1024**2)]
@@ -93,15 +97,13 @@ def embed_args(server: VllmServer) -> list[str]:
 
 
 def _common(server: VllmServer) -> list[str]:
-    args = ["--model", server.model, "--served-model-name", server.served_name, "--host", HOST]
-    args += [
-        "--port",
-        str(server.port),
+    args = [
+        *("--model", server.model, "--served-model-name", server.served_name),
+        *("--host", HOST, "--port", str(server.port)),
         "--disable-uvicorn-access-log",
-        "--middleware",
-        "lab.stack.vllm_access.AccessLog",
+        *("--middleware", "lab.stack.vllm_access.AccessLog"),
+        *("--custom-histogram-buckets", json.dumps(BUCKETS)),
     ]
-    args += ["--custom-histogram-buckets", json.dumps(BUCKETS)]
     if server.otlp_url:
         args += ["--otlp-traces-endpoint", f"{server.otlp_url}/v1/traces"]
     return args

@@ -23,7 +23,7 @@ from lab.stores.answers import MetricAnswer, Provenance
 from lab.stores.http import Reply, StoreClient
 from lab.stores.prometheus_json import (
     NOT_JSON,
-    Envelope,
+    RawResponse,
     decode_envelope,
     joined,
     series_of,
@@ -356,7 +356,7 @@ class Prometheus(StoreClient):
         names = [name for name in self.metric_names() if pattern.fullmatch(name)]
         return [f"{name}{{{rest}" for name in names] if len(names) <= MAX_NAMES else []
 
-    def _envelope(self, reply: Reply, query: str) -> Envelope:
+    def _envelope(self, reply: Reply, query: str) -> RawResponse:
         try:
             envelope = decode_envelope(reply.content)
         except NOT_JSON as e:
@@ -484,13 +484,16 @@ def _checked_step(step: float, promql: str, *, min_s: float = 0.001) -> float:
 
 
 def _targets_of(response: _Targets) -> list[Target]:
-    targets = []
-    for t in response.activeTargets or ():
-        job = t.labels.get("job", "")
-        instance = t.labels.get("instance", "")
-        scraped_at = t.lastScrape.timestamp()
-        targets.append(Target(job, instance, t.health == "up", scraped_at, t.lastError))
-    return targets
+    return [
+        Target(
+            job=target.labels.get("job", ""),
+            instance=target.labels.get("instance", ""),
+            up=target.health == "up",
+            last_scrape=target.lastScrape.timestamp(),
+            error=target.lastError,
+        )
+        for target in response.activeTargets or ()
+    ]
 
 
 def _not_scraped(targets: Sequence[Target], jobs: Sequence[str], after_s: float) -> list[str]:

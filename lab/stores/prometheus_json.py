@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -32,21 +32,19 @@ class _Result(msgspec.Struct):
     histograms: msgspec.Raw = _ABSENT
 
 
-class _Data(msgspec.Struct):
+T = TypeVar("T")
+
+
+class _Data(msgspec.Struct, Generic[T]):
     resultType: str
-    result: msgspec.Raw
+    result: T
 
 
-class _Series(msgspec.Struct):
-    resultType: str
-    result: list[_Result]
-
-
-class Envelope(msgspec.Struct):
-    """Any response of the API; `data` is decoded by the caller."""
+class Envelope(msgspec.Struct, Generic[T]):
+    """Any response of the API; `data` is a list of series, or Raw, which the caller decodes."""
 
     status: str
-    data: msgspec.Raw = _ABSENT
+    data: T | msgspec.Raw = _ABSENT
     error: str = ""
     errorType: str = ""
     warnings: list[str] | None = None
@@ -54,23 +52,14 @@ class Envelope(msgspec.Struct):
     isPartial: bool = False  # VictoriaMetrics
 
 
-class _UsualResponse(msgspec.Struct):
-    """A list of series, decoded at once."""
-
-    status: str
-    data: _Series
-    warnings: list[str] | None = None
-    infos: list[str] | None = None
-    isPartial: bool = False
+RawResponse = Envelope[msgspec.Raw]
+UsualResponse = Envelope[_Data[list[_Result]]]
+decode_envelope = msgspec.json.Decoder(RawResponse).decode
+_decode_usual = msgspec.json.Decoder(UsualResponse).decode
+_decode_data = msgspec.json.Decoder(_Data[msgspec.Raw]).decode
 
 
-Response = Envelope | _UsualResponse
-decode_envelope = msgspec.json.Decoder(Envelope).decode
-_decode_usual = msgspec.json.Decoder(_UsualResponse).decode
-_decode_data = msgspec.json.Decoder(_Data).decode
-
-
-def usual_response(body: bytes) -> _UsualResponse | None:
+def usual_response(body: bytes) -> UsualResponse | None:
     """Return a successful response with a list of series, None for any other response."""
     try:
         response = _decode_usual(body)
@@ -79,7 +68,7 @@ def usual_response(body: bytes) -> _UsualResponse | None:
     return response if response.status == "success" else None
 
 
-def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
+def series_of(response: RawResponse | UsualResponse) -> tuple[str, tuple[Series, ...], list[str]]:
     """Return ('vector' or 'matrix', the series, warnings).
 
     A native histogram becomes the classic series that it stands for. One without a name, as rate()
@@ -87,7 +76,7 @@ def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
     ValueError for a response in another format.
     """
     data = response.data
-    if not isinstance(data, _Series):
+    if isinstance(data, msgspec.Raw):
         return "vector", (_scalar(data),), _warnings(response)
     if data.resultType not in ("vector", "matrix"):
         raise ValueError(f"unknown resultType {data.resultType!r}")
@@ -103,9 +92,7 @@ def series_of(response: Response) -> tuple[str, tuple[Series, ...], list[str]]:
     for name, results in native.items():
         bodies = [_histograms(result) for result in results]
         series += classic_series(name, [result.metric for result in results], bodies)
-    if nameless and not series:
-        raise _native_histograms(nameless)
-    warnings = [*_warnings(response), *_left_out(nameless), *_replicas(series)]
+    warnings = [*_warnings(response), *_left_out(nameless, series), *_replicas(series)]
     return data.resultType, tuple(series), warnings
 
 
@@ -167,11 +154,24 @@ def _list_of_one(sample: msgspec.Raw) -> msgspec.Raw:
     return msgspec.Raw(b"[" + bytes(sample) + b"]")
 
 
-def _warnings(response: Response) -> list[str]:
+def _warnings(response: RawResponse | UsualResponse) -> list[str]:
     texts = [*(response.warnings or []), *(response.infos or [])]
     if response.isPartial:
         texts.append("the response is partial: some of the storage nodes did not answer")
     return texts
+
+
+def _left_out(nameless: Sequence[dict[str, str]], series: Sequence[Series]) -> list[str]:
+    """Return a warning for native histograms without a name. Raises StoreError for these alone."""
+    if nameless and not series:
+        raise StoreError(
+            "the answer holds native histograms without a name, which are not read",
+            got="; ".join(str(m) for m in nameless[:3]),
+            fix="query the raw samples (`Prometheus.samples`), or histogram_quantile(), "
+            "histogram_sum() or histogram_count() of it",
+        )
+    labels = sorted({str(m) for m in nameless})
+    return [f"native histograms without a name are left out: {', '.join(labels)}"] if labels else []
 
 
 def _replicas(series: Sequence[Series]) -> list[str]:
@@ -185,20 +185,6 @@ def _replicas(series: Sequence[Series]) -> list[str]:
                 f"({', '.join(values[:5])}): aggregate with max without ({label})"
             )
     return warnings
-
-
-def _native_histograms(metrics: Sequence[dict[str, Any]]) -> StoreError:
-    return StoreError(
-        "the answer holds native histograms without a name, which are not read",
-        got="; ".join(str(m) for m in metrics[:3]),
-        fix="query the raw samples (`Prometheus.samples`), or histogram_quantile(), "
-        "histogram_sum() or histogram_count() of it",
-    )
-
-
-def _left_out(metrics: Sequence[dict[str, str]]) -> list[str]:
-    labels = sorted({str(m) for m in metrics})
-    return [f"native histograms without a name are left out: {', '.join(labels)}"] if labels else []
 
 
 class _Histogram(msgspec.Struct):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -108,8 +109,7 @@ class Arrival:
     def __str__(self) -> str:
         total = len(self.complete) + len(self.incomplete)
         text = f"{len(self.complete)} of {total} traces complete after {self.waited_s:.1f} s"
-        for reason in sorted(set(self.incomplete.values())):
-            count = sum(r == reason for r in self.incomplete.values())
+        for reason, count in sorted(Counter(self.incomplete.values()).items()):
             text += f"\n  {count} not: {reason}"
         return text
 
@@ -174,18 +174,10 @@ class Tempo(StoreClient):
     ) -> SpansAnswer:
         """Return these traces. An unknown one counts as refused where a search has found it."""
         queried_at = time.time()
-        traces: dict[str, _Trace] = {}
-        errors: dict[str, StoreError] = {}
-        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tempo") as pool:
-            for trace_id, trace in zip(ids, pool.map(self._trace, ids), strict=True):
-                traces[trace_id] = trace
-                if trace.error and (are_found or not isinstance(trace.error, NoData)):
-                    errors[trace_id] = trace.error
-                if len(errors) == min(len(ids), MAX_REFUSALS) == len(traces) and not may_refuse_all:
-                    raise errors[trace_id]
+        traces = self._requested(ids, are_found, may_refuse_all)
         protobufs = tuple(trace.body for trace in traces.values() if trace.body)
         partial = tuple(i for i, trace in traces.items() if trace.is_partial)
-        refused = {trace_id: error.happened for trace_id, error in errors.items()}
+        refused = {i: trace.error.happened for i, trace in traces.items() if trace.error}
         query = ids[0] if len(ids) == 1 else f"{len(ids)} traces by id"
         provenance = Provenance(
             "Tempo",
@@ -199,6 +191,20 @@ class Tempo(StoreClient):
             received_bytes=sum(map(len, protobufs)),
         )
         return SpansAnswer(provenance, protobufs, partial=partial, refused=refused)
+
+    def _requested(
+        self, ids: Sequence[str], are_found: bool, may_refuse_all: bool
+    ) -> dict[str, _Trace]:
+        """Request these traces in parallel. Raises the error of a store that refuses all."""
+        traces: dict[str, _Trace] = {}
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="tempo") as pool:
+            for trace_id, trace in zip(ids, pool.map(self._trace, ids), strict=True):
+                is_left_out = isinstance(trace.error, NoData) and not are_found
+                traces[trace_id] = _Trace() if is_left_out else trace
+                is_enough = len(traces) == min(len(ids), MAX_REFUSALS) and not may_refuse_all
+                if is_enough and trace.error and all(each.error for each in traces.values()):
+                    raise trace.error
+        return traces
 
     def spans(
         self,
@@ -392,12 +398,10 @@ def _reasons(
     reasons = {}
     for trace_id in trace_ids:
         count = counts.get(trace_id, 0)
-        if not count:
-            reasons[trace_id] = problems.get(trace_id) or NOTHING
-        elif problem := problems.get(trace_id, ""):
+        if problem := problems.get(trace_id):
             reasons[trace_id] = problem
-        elif count != before.get(trace_id, 0):
-            reasons[trace_id] = GROWING
+        elif not count or count != before.get(trace_id):
+            reasons[trace_id] = GROWING if count else NOTHING
     return reasons
 
 

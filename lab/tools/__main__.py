@@ -19,15 +19,6 @@ from lab.tools.telemetry import Metrics, log_json_lines, tracer_provider
 log = logging.getLogger("lab.tools")
 
 
-def _without_iri_grammar() -> None:
-    """Keep jsonschema, which MCP imports, from compiling a grammar of IRIs.
-
-    It does so at every start if it can import that package, which takes seconds, for a format that
-    no tool has.
-    """
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
-
-
 def _leave(*_: object) -> None:
     """End in order when uvicorn raises the signal again after its shutdown.
 
@@ -79,7 +70,9 @@ def serve(
     database = Database(db)
     faults = Faults(slow_s=slow_s, failure_ratio=failure_ratio)
 
-    _without_iri_grammar()
+    # Keep jsonschema, which MCP imports, from compiling a grammar of IRIs with this package: it
+    # takes seconds, for a format that no tool has.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     from lab.tools.app import make_app
     from lab.tools.origin import AllowedHosts
 
@@ -100,7 +93,6 @@ def serve(
     try:
         uvicorn.Server(config).run(sockets=[listening])
     finally:
-        database.close()
         provider.shutdown()
 
 

@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -130,7 +131,7 @@ def make_app(
         routes=[
             Route("/healthz", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
-            Route("/admin/faults", _faults(calls), methods=["GET", "POST", "DELETE"]),
+            Route("/admin/faults", partial(_faults, calls), methods=["GET", "POST", "DELETE"]),
             Route("/mcp", mcp),
         ],
         lifespan=lifespan,
@@ -199,30 +200,27 @@ def _replaying(message: Message, receive: Receive) -> Receive:
     return replay
 
 
-def _faults(calls: Calls) -> Callable[[Request], Any]:
-    async def faults(request: Request) -> Response:
-        if request.client is None or request.client.host not in LOOPBACK:
-            return _refuse(403, "faults are set from this machine only")
-        if request.method == "DELETE":
-            calls.faults.reset()
-        elif request.method == "POST":
-            # A page cannot send this content type without a preflight, which is not answered.
-            if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
-                return _refuse(415, f"send the fault as {JSON}")
-            try:
-                fault = json.loads(await request.body())
-                if "for_s" in fault:
-                    calls.faults.set_lease(**fault)
-                else:
-                    calls.faults.set(fault.pop("tool"), **fault)
-            except WorldError as e:
-                return _refuse(400, str(e))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-                expected = "expected {tool, delay_s, error_ratio} as JSON"
-                return _refuse(400, f"{expected}: {type(e).__name__} {e}")
-        return JSONResponse(calls.faults.as_dict())
-
-    return faults
+async def _faults(calls: Calls, request: Request) -> Response:
+    if request.client is None or request.client.host not in LOOPBACK:
+        return _refuse(403, "faults are set from this machine only")
+    if request.method == "DELETE":
+        calls.faults.reset()
+    elif request.method == "POST":
+        # A page cannot send this content type without a preflight, which is not answered.
+        if request.headers.get("content-type", "").partition(";")[0].strip() != JSON:
+            return _refuse(415, f"send the fault as {JSON}")
+        try:
+            fault = json.loads(await request.body())
+            if "for_s" in fault:
+                calls.faults.set_lease(**fault)
+            else:
+                calls.faults.set(fault.pop("tool"), **fault)
+        except WorldError as e:
+            return _refuse(400, str(e))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            expected = "expected {tool, delay_s, error_ratio} as JSON"
+            return _refuse(400, f"{expected}: {type(e).__name__} {e}")
+    return JSONResponse(calls.faults.as_dict())
 
 
 def _refuse(status: int, error: str) -> Response:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,13 +95,10 @@ class Calls:
         if fault.fails:
             await asyncio.sleep(UPSTREAM_WAIT_S)
             return Result(facts.TIMED_OUT, "error")
-        # In a thread, because a writer may wait for another; in this context, so that its span is a
-        # child of this one.
-        context = contextvars.copy_context()
-        loop = asyncio.get_running_loop()
-        query = partial(context.run, self._query, tool, arguments, set_span_in_context(span))
+        parent = set_span_in_context(span)
         try:
-            text = as_text(await loop.run_in_executor(self.database.executor, query))
+            # In a thread, because a writer may wait for another.
+            text = as_text(await asyncio.to_thread(self._query, tool, arguments, parent))
         except facts.ToolFailed as e:
             return Result(str(e), "error")
         except sqlite3.Error as e:
@@ -172,7 +166,6 @@ def _validate_value(value: Any, type_: str) -> str | None:
     return None
 
 
-THREADS = 4
 BUSY_S = 5.0
 
 
@@ -188,7 +181,6 @@ class Database:
         if not path.exists():
             facts.build_database(path)
         self._local = threading.local()
-        self.executor = ThreadPoolExecutor(THREADS, thread_name_prefix="lab-tools-db")
         self._check()
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -198,10 +190,6 @@ class Database:
     def rows(self) -> int:
         """Return the number of nodes: a real query, for the health check."""
         return self._connection().execute("SELECT count(*) FROM nodes").fetchone()[0]
-
-    def close(self) -> None:
-        """Take no more calls."""
-        self.executor.shutdown(wait=False, cancel_futures=True)
 
     def _check(self) -> None:
         again = f"remove {self.path}; it is made again from the world's seed"

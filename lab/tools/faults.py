@@ -1,7 +1,6 @@
 """Faults on purpose: which tool is slow, and which fails how often; changeable at run time."""
 
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -58,7 +57,10 @@ class Draw:
 
 
 class Faults:
-    """The fault of every tool. Draws are seeded: the same calls in the same order fail again."""
+    """The fault of every tool. Draws are seeded: the same calls in the same order fail again.
+
+    For one thread, the event loop's; others may read the lease, which is replaced as a whole.
+    """
 
     def __init__(
         self,
@@ -68,7 +70,6 @@ class Faults:
         seed: int = facts.WORLD_SEED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._lock = threading.Lock()
         self._usual = {
             tool.name: Fault(slow_s if tool.slow else 0.0, failure_ratio if tool.flaky else 0.0)
             for tool in catalogue.MCP_TOOLS
@@ -82,23 +83,22 @@ class Faults:
 
     def of(self, tool: str) -> Draw:
         """Return what happens to the next call of a tool."""
-        with self._lock:
-            fault = self._now.get(tool, Fault())
-            draw = self._draws[tool].random() if tool in self._draws else 1.0
-            lease = self._current_lease()
-            if lease.tool not in (tool, ALL_TOOLS):
-                lease = Lease()
-            return Draw(
-                delay_s=fault.delay_s + lease.delay_s,
-                fails=draw < max(fault.error_ratio, lease.error_ratio),
-                stale=draw < lease.stale_ratio,
-                shown_s=fault.delay_s,
-            )
+        fault = self._now.get(tool, Fault())
+        draw = self._draws[tool].random() if tool in self._draws else 1.0
+        lease = self.lease()
+        if lease.tool not in (tool, ALL_TOOLS):
+            lease = Lease()
+        return Draw(
+            delay_s=fault.delay_s + lease.delay_s,
+            fails=draw < max(fault.error_ratio, lease.error_ratio),
+            stale=draw < lease.stale_ratio,
+            shown_s=fault.delay_s,
+        )
 
     def lease(self) -> Lease:
         """Return what an incident changes now; a Lease of zeros without one."""
-        with self._lock:
-            return self._current_lease()
+        lease = self._lease
+        return lease if self._clock() < lease.expires_at else Lease()
 
     def set_lease(self, for_s: float, **values: Any) -> None:
         """Replace the lease; with `for_s` 0, end it. Raises WorldError for a value out of range."""
@@ -106,11 +106,7 @@ class Faults:
         _check(lease)
         if lease.tool != ALL_TOOLS and lease.tool not in self._now:
             raise WorldError(f"there is no tool {lease.tool!r}")
-        with self._lock:
-            self._lease = lease
-
-    def _current_lease(self) -> Lease:
-        return self._lease if self._clock() < self._lease.expires_at else Lease()
+        self._lease = lease
 
     def set(
         self, tool: str, *, delay_s: float | None = None, error_ratio: float | None = None
@@ -119,28 +115,23 @@ class Faults:
 
         Raises WorldError for an unknown tool or a value out of range.
         """
-        with self._lock:
-            if tool not in self._now:
-                raise WorldError(
-                    f"there is no tool {tool!r}", fix=f"use one of {', '.join(self._now)}"
-                )
-            old = self._now[tool]
-            new = Fault(
-                old.delay_s if delay_s is None else delay_s,
-                old.error_ratio if error_ratio is None else error_ratio,
-            )
-            _check(new)
-            self._now[tool] = new
+        if tool not in self._now:
+            raise WorldError(f"there is no tool {tool!r}", fix=f"use one of {', '.join(self._now)}")
+        old = self._now[tool]
+        new = Fault(
+            old.delay_s if delay_s is None else delay_s,
+            old.error_ratio if error_ratio is None else error_ratio,
+        )
+        _check(new)
+        self._now[tool] = new
 
     def reset(self) -> None:
         """Return to the faults that the server was started with."""
-        with self._lock:
-            self._now = dict(self._usual)
+        self._now = dict(self._usual)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return {tool: {delay_s, error_ratio}} as it is now."""
-        with self._lock:
-            return {name: asdict(fault) for name, fault in self._now.items()}
+        return {name: asdict(fault) for name, fault in self._now.items()}
 
 
 def _check(fault: Fault) -> None:

@@ -45,9 +45,10 @@ class AllowedHosts:
     def allow_host(self, host: str) -> bool:
         """Return whether `host`, a Host header with or without a port, is one of the names."""
         name = _host_name(f"//{host}")
-        if name in self.names or any(_matches(name, pattern) for pattern in self.names):
-            return True
-        return self.addresses and _is_address(name)
+        endings = tuple(pattern[1:] for pattern in self.names if pattern.startswith("*."))
+        return (
+            name in self.names or name.endswith(endings) or (self.addresses and _is_address(name))
+        )
 
     def allow_origin(self, origin: str, host: str) -> bool:
         """Return whether `origin` is this server itself, or a page of this machine."""
@@ -83,10 +84,6 @@ def _host_name(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return pattern.startswith("*.") and name.endswith(pattern[1:])
 
 
 def _is_address(name: str) -> bool:

@@ -16,7 +16,7 @@ from lab import places
 from lab.errors import NotUp, SettingsError
 from lab.settings import REPO, Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack import state
+from lab.stack import ports, state
 from lab.stack.cluster import kubectl, port_forwards
 from lab.stack.ports import HOST
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
@@ -137,7 +137,7 @@ def test_an_empty_cluster_has_no_frame(cluster: FakeCluster, settings: Settings)
 @pytest.fixture(scope="module")
 def tool_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a real tool server and yield its address."""
-    port = port_forwards.free_from(13400, set())
+    port = ports.choose()["mcp"]
     folder = tmp_path_factory.mktemp("tools")
     arguments = [f"--host={HOST}", f"--port={port}", f"--db={folder / 'world.sqlite'}"]
     with (folder / "log").open("wb") as log:

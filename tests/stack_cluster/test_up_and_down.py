@@ -12,7 +12,7 @@ import pytest
 from lab.errors import PartFailed, SetupError, StackError
 from lab.settings import Settings, load_settings
 from lab.stack import cluster as driver
-from lab.stack import state
+from lab.stack import ports, state
 from lab.stack.cluster import kubectl, port_forwards, rollout
 from lab.stack.cluster.api import PART_OF, Api
 from tests.stack_cluster.fake_cluster import FakeCluster, applied
@@ -294,7 +294,7 @@ def test_a_port_forward_that_dies_is_restarted_and_ends_on_request(
 ) -> None:
     """A killed kubectl port-forward is started again, and none is left behind."""
     state.prepare(tmp_path)
-    port = port_forwards.free_from(13300, set())
+    port = ports.choose()["vllm"]
     command = kubectl.named("fake").forward_command("llm-lab", "vllm", port, 8000)
     process = psutil.Process(port_forwards._start(tmp_path, {"x": command}).pid)
     try:

@@ -58,5 +58,4 @@ def tool_server(tmp_path: Path) -> Iterator[ToolServer]:
     yield made
     server.should_exit = True
     thread.join(5)
-    database.close()
     provider.shutdown()

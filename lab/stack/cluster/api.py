@@ -8,7 +8,8 @@ from typing import Any
 
 from lab.errors import SetupError, StackError
 
-PART_OF = "app.kubernetes.io/part-of=llm-lab"
+OUR_LABEL = {"app.kubernetes.io/part-of": "llm-lab"}
+PART_OF = "app.kubernetes.io/part-of=llm-lab"  # the same, as a selector
 TIMEOUT_S = 30.0
 # Group paths of what the driver lists and deletes.
 WORKLOADS = {
@@ -55,7 +56,8 @@ class Api:
 
     def get(self, path: str, **query: str) -> dict[str, Any] | None:
         """Return the object or list at a path; None if there is none (404)."""
-        return self._ask("GET", path, query=query)
+        answer = self._read("GET", path, query=query)
+        return None if answer is None else json.loads(answer)
 
     def items(
         self, group: str, plural: str, selector: str = "", namespace: str = ""
@@ -64,7 +66,7 @@ class Api:
         path = f"{group}/namespaces/{namespace}/{plural}" if namespace else f"{group}/{plural}"
         query = {"limit": "200"} | ({"labelSelector": selector} if selector else {})
         while True:
-            answer = self._ask("GET", path, query=query) or {"items": []}
+            answer = self.get(path, **query) or {"items": []}
             yield from answer["items"]
             token = answer.get("metadata", {}).get("continue")
             if not token:
@@ -73,25 +75,21 @@ class Api:
 
     def create(self, path: str, body: dict[str, Any]) -> None:
         """Create an object; one that is there already stays as it is (409)."""
-        self._ask("POST", path, body=body, fine=(409,))
+        self._read("POST", path, body=body, fine=(409,))
 
     def replace_config_map(self, namespace: str, name: str, body: dict[str, Any]) -> None:
         """Create a ConfigMap anew."""
         self.delete(f"api/v1/namespaces/{namespace}/configmaps/{name}")
-        self._ask("POST", f"api/v1/namespaces/{namespace}/configmaps", body=body)
+        self._read("POST", f"api/v1/namespaces/{namespace}/configmaps", body=body)
 
     def delete(self, path: str) -> bool:
         """Delete an object and what belongs to it; False if there was none."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        return self._ask("DELETE", path, body=options) is not None
+        return self._read("DELETE", path, body=options) is not None
 
     def text(self, path: str, **query: str) -> str:
         """Return what is not JSON, such as a pod's log; empty where there is none (404)."""
         return (self._read("GET", path, query=query) or b"").decode(errors="replace")
-
-    def _ask(self, method: str, path: str, **more: Any) -> dict[str, Any] | None:
-        answer = self._read(method, path, **more)
-        return None if answer is None else json.loads(answer)
 
     def _read(
         self,
@@ -115,10 +113,13 @@ class Api:
             )
             answer = self._client.call_api(*request, _request_timeout=TIMEOUT_S)
             text = answer.read()
-        except ApiException as e:  # the connection; what the server refuses is an answer
-            raise self._silent(str(e)) from e
-        except (HTTPError, OSError) as e:
-            raise self._silent(str(e)) from e
+        # The connection failed (ApiException too): what the server refuses is an answer.
+        except (ApiException, HTTPError, OSError) as e:
+            raise StackError(
+                f"the API server of {self.context} does not answer",
+                got=str(e)[:500],
+                fix="check that the cluster is up (`minikube status`) and reachable from here",
+            ) from e
         if answer.status == 404 or answer.status in fine:
             return None
         if not 200 <= answer.status <= 299:
@@ -128,13 +129,6 @@ class Api:
                 fix=_advice(answer.status),
             )
         return text
-
-    def _silent(self, got: str) -> StackError:
-        return StackError(
-            f"the API server of {self.context} does not answer",
-            got=got[:500],
-            fix="check that the cluster is up (`minikube status`) and reachable from here",
-        )
 
 
 def remove_job(api: Api, namespace: str, name: str, poll_s: float, wait_s: float = 60.0) -> None:

@@ -12,7 +12,14 @@ from lab.stack import processes, state
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import port_forwards, rollout
 from lab.stack.cluster import preflight_checks as checks
-from lab.stack.cluster.api import OUTSIDE_OUR_NAMESPACES, PART_OF, WORKLOADS, Api, remove_job
+from lab.stack.cluster.api import (
+    OUR_LABEL,
+    OUTSIDE_OUR_NAMESPACES,
+    PART_OF,
+    WORKLOADS,
+    Api,
+    remove_job,
+)
 from lab.stack.cluster.rollout import WorkloadStatus
 
 
@@ -46,9 +53,8 @@ def up(
     namespaces = [d for d in documents if d["kind"] == "Namespace"]
     for namespace in namespaces:
         namespace["metadata"]["annotations"] = {checks.OVERLAY: overlay}
-    kubectl.apply(
-        namespaces
-    )  # first, and alone: nothing can be put into a namespace that is not there
+    # First, and alone: nothing can be put into a namespace that is not there.
+    kubectl.apply(namespaces)
     _grafana_password(api)
     _remove_finished_jobs(api, documents)
     kubectl.apply([d for d in documents if d["kind"] != "Namespace"])
@@ -125,18 +131,16 @@ def _stop_for(findings: list[checks.Finding], context: str, overlay: str) -> Non
 
 def _grafana_password(api: Api) -> None:
     """Create the password as a Secret, once. Only those who may read Secrets there can see it."""
-    meta = {
-        "name": "grafana-admin",
-        "namespace": "llm-lab-obs",
-        "labels": dict([PART_OF.split("=")]),
-    }
-    password = {"password": secrets.token_urlsafe(18)}
     body = {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": meta,
+        "metadata": {
+            "name": "grafana-admin",
+            "namespace": "llm-lab-obs",
+            "labels": OUR_LABEL,
+        },
         "type": "Opaque",
-        "stringData": password,
+        "stringData": {"password": secrets.token_urlsafe(18)},
     }
     api.create("api/v1/namespaces/llm-lab-obs/secrets", body)
 

@@ -33,35 +33,21 @@ class Kubectl:
     program: str
     context: str
 
-    def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = 120.0) -> str:
-        """Run kubectl; return its standard output. Raises StackError with kubectl's message."""
-        command = [self.program, "--context", self.context, *arguments]
-        return _run(command, stdin, timeout_s)
-
     def apply(self, documents: list[dict[str, Any]]) -> None:
         """Apply the documents on the server, which merges them. Raises StackError."""
-        self.run(
-            *(
-                "apply",
-                "--server-side",
-                "--force-conflicts",
-                f"--field-manager={FIELD_MANAGER}",
-                "-f",
-                "-",
-            ),
-            stdin=yaml.dump_all(documents, Dumper=_DUMPER),
-        )
+        command = [
+            *(self.program, "--context", self.context),
+            *("apply", "--server-side", "--force-conflicts"),
+            *(f"--field-manager={FIELD_MANAGER}", "-f", "-"),
+        ]
+        _run(command, yaml.dump_all(documents, Dumper=_DUMPER), timeout_s=120.0)
 
     def forward_command(self, namespace: str, service: str, local: int, remote: int) -> list[str]:
         """Return the command of a port forward on loopback."""
-        where = ["--namespace", namespace, "port-forward", "--address", "127.0.0.1"]
         return [
-            self.program,
-            "--context",
-            self.context,
-            *where,
-            f"service/{service}",
-            f"{local}:{remote}",
+            *(self.program, "--context", self.context, "--namespace", namespace),
+            *("port-forward", "--address", "127.0.0.1"),
+            *(f"service/{service}", f"{local}:{remote}"),
         ]
 
 

@@ -13,21 +13,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lab.errors import SettingsError, StackError
+from lab.errors import StackError
 from lab.settings import ENDPOINTS, REPO, Settings
 from lab.stack import processes, state
 from lab.stack.cluster import kubectl as kube
-from lab.stack.ports import HOST, choose, is_free
-from lab.stack.processes import die_with_parent
+from lab.stack.ports import HOST, choose
 
 CLUSTER_FILE = "cluster.json"
 FORWARDS_UP_S = 60.0
-FIRST_PORT = 13000
 PROGRAM = "from lab.stack.cluster.port_forwards import main; main()"
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
@@ -89,25 +87,16 @@ def open_forwards(
             for name, (ns, service, port) in services.items()
         }
     else:
-        wished = choose({k: v for k, v in settings.ports.items() if k in services})
-        local = {
-            n: wished[n] if n in wished else free_from(FIRST_PORT, set(wished.values()))
-            for n in services
-        }
+        chosen = choose({k: v for k, v in settings.ports.items() if k in services})
+        local = {name: chosen[name] for name in services}
         commands = {
             n: kubectl.forward_command(ns, s, local[n], port)
             for n, (ns, s, port) in services.items()
         }
         pid, created = _forward(state_dir, local, commands)
         reachable = {name: f"http://{HOST}:{port}" for name, port in local.items()}
-    about = {
-        "context": kubectl.context,
-        "overlay": overlay,
-        "reachable": reachable,
-        "pid": pid,
-        "create_time": created,
-    }
-    state.write_json(state_dir / CLUSTER_FILE, about)
+    opened = Connection(kubectl.context, overlay, reachable, pid, created)
+    state.write_json(state_dir / CLUSTER_FILE, asdict(opened))
     urls = reachable | {"mcp": TOOLS_INSIDE}
     state.write_endpoints(state_dir, urls)
     return urls
@@ -124,17 +113,6 @@ def close_forwards(state_dir: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def free_from(port: int, taken: set[int]) -> int:
-    """Take the next port that is free. Raises SettingsError if none of 200 is."""
-    for candidate in range(port, port + 200):
-        if candidate not in taken and is_free(candidate):
-            taken.add(candidate)
-            return candidate
-    raise SettingsError(
-        "no port is free", got=f"{port} to {port + 199}", fix="end programs that listen there"
-    )
-
-
 def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]]:
     """Return those of SERVICES that the documents have.
 
@@ -147,13 +125,11 @@ def _services(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str, int]
     }
     found = {}
     for endpoint, (namespace, name, port) in SERVICES.items():
-        spec = services.get((namespace, name))
-        if spec is None:
-            continue
-        found[endpoint] = (namespace, name, port)
+        spec = services.get((namespace, name), {})
         if spec.get("type") == "ExternalName":
-            service, elsewhere = spec["externalName"].split(".")[:2]
-            found[endpoint] = (elsewhere, service, port)
+            name, namespace = spec["externalName"].split(".")[:2]
+        if spec:
+            found[endpoint] = (namespace, name, port)
     return found
 
 
@@ -169,12 +145,10 @@ def _forward(
     while closed := [name for name, port in local.items() if not answers(port)]:
         if time.monotonic() > limit or process.poll() is not None:
             close_forwards(state_dir)
-            got, fix = (
-                f"{state_dir / 'logs' / 'forwards.log'} says why",
-                f"try it: {' '.join(commands[closed[0]])}",
-            )
             raise StackError(
-                f"there is no way to {ENDPOINTS[closed[0]]} in the cluster", got=got, fix=fix
+                f"there is no way to {ENDPOINTS[closed[0]]} in the cluster",
+                got=f"{state_dir / 'logs' / 'forwards.log'} says why",
+                fix=f"try it: {' '.join(commands[closed[0]])}",
             )
         time.sleep(0.2)
     return processes.identity(process.pid) or (process.pid, time.time())
@@ -214,7 +188,7 @@ def keep_up(command: list[str]) -> None:
     It ends with the pod that it was tied to. It is killed with this process (on Linux by the
     kernel, elsewhere by `close_forwards`).
     """
-    start = partial(die_with_parent, os.getpid())
+    start = partial(processes.die_with_parent, os.getpid())
     pause_s = FIRST_PAUSE_S
     while True:
         begun = time.monotonic()

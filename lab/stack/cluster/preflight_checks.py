@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.stack.cluster.api import PART_OF, Api
+from lab.stack.cluster.api import OUR_LABEL, PART_OF, Api
 from lab.stack.cluster.kubectl import versions
 
 GPU = "nvidia.com/gpu"
@@ -78,13 +78,11 @@ def check(api: Api, documents: list[dict[str, Any]], overlay: str) -> list[Findi
 
 
 def _version(version: dict[str, Any]) -> Finding:
-    text = f"{version.get('major', '?')}.{version.get('minor', '?')}"
-    minor = "".join(c for c in str(version.get("minor", "")) if c.isdigit())
-    ok = bool(minor) and int(minor) >= OLDEST_MINOR
+    minor = re.sub(r"\D", "", str(version.get("minor", "")))
     return Finding(
         "Kubernetes",
-        ok,
-        text,
+        int(minor or 0) >= OLDEST_MINOR,
+        f"{version.get('major', '?')}.{version.get('minor', '?')}",
         fix="minikube start --kubernetes-version=stable "
         f"(Minikube {versions()['MINIKUBE_VERSION']})",
         required=False,
@@ -102,20 +100,27 @@ def _namespace(api: Api, document: dict[str, Any], overlay: str) -> Iterator[Fin
         return
 
     meta = there.get("metadata", {})
-    labels = meta.get("labels") or {}
-    ours = f"app.kubernetes.io/part-of={labels.get('app.kubernetes.io/part-of')}" == PART_OF
+    ours = _is_ours(meta)
     got = "ours" if ours else "there, without our label"
     yield Finding(f"namespace {name}", ours, got, fix=fix)
 
     if there.get("status", {}).get("phase") == "Terminating":
-        fix = "wait until it is gone, then try again"
-        yield Finding(f"namespace {name} is going", False, "Terminating", fix=fix)
+        yield Finding(
+            f"namespace {name} is going",
+            False,
+            "Terminating",
+            fix="wait until it is gone, then try again",
+        )
 
     # What only the other overlay has would stay, and scrape, and sample.
     present = (meta.get("annotations") or {}).get(OVERLAY, overlay)
     if present != overlay:
-        fix = f"lab down --place cluster --context {api.context}"
-        yield Finding(f"overlay in {name}", False, f"{present} stands there", fix=fix)
+        yield Finding(
+            f"overlay in {name}",
+            False,
+            f"{present} stands there",
+            fix=f"lab down --place cluster --context {api.context}",
+        )
 
 
 def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -149,16 +154,13 @@ def _storage(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
 
 def _custom_resources(api: Api, documents: list[dict[str, Any]]) -> Iterator[Finding]:
     pinned = versions()
-    operator = (
-        "kubectl apply --server-side -f https://github.com/prometheus-operator/prometheus-operator/releases/download/"
-        f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml"
-    )
-    keda = (
-        "helm install keda keda --repo https://kedacore.github.io/charts "
-        f"--version {pinned['KEDA_CHART']} "
-        "--namespace keda --create-namespace"
-    )
-    fixes = {"monitoring.coreos.com/v1": operator, "keda.sh/v1alpha1": keda}
+    fixes = {
+        "monitoring.coreos.com/v1": "kubectl apply --server-side -f "
+        "https://github.com/prometheus-operator/prometheus-operator/releases/download/"
+        f"{pinned['PROMETHEUS_OPERATOR_VERSION']}/bundle.yaml",
+        "keda.sh/v1alpha1": "helm install keda keda --repo https://kedacore.github.io/charts "
+        f"--version {pinned['KEDA_CHART']} --namespace keda --create-namespace",
+    }
     for group, fix in fixes.items():
         kinds = sorted({d["kind"] for d in documents if d["apiVersion"] == group})
         if kinds:
@@ -275,12 +277,8 @@ def _gpus(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Itera
     labelled = any(
         (n["metadata"].get("labels") or {}).get(f"{GPU}.present") == "true" for n in nodes
     )
-    with_gpu = [
-        n["metadata"]["name"]
-        for n in nodes
-        if n["status"].get("allocatable", {}).get(GPU, "0") != "0"
-    ]
-    node = with_gpu[0] if with_gpu else "NODE"
+    with_gpu = [n for n in nodes if n["status"].get("allocatable", {}).get(GPU, "0") != "0"]
+    node = with_gpu[0]["metadata"]["name"] if with_gpu else "NODE"
     yield Finding(
         "GPU nodes are labelled",
         labelled,
@@ -301,37 +299,45 @@ def _room(api: Api, nodes: list[dict[str, Any]], documents: list[dict[str, Any]]
         )
         free[resource] = allocatable - _others(api, resource)
     ok = all(free[r] >= wanted[r] for r in wanted)
-    found = f"{free['cpu']:.1f} CPUs and {free['memory'] / 2**30:.0f} GiB are free, "
-    found += f"{wanted['cpu']:.1f} CPUs and {wanted['memory'] / 2**30:.0f} GiB are requested "
-    found += "(with two pods of load)"
-    cpus = math.ceil(wanted["cpu"]) + 2
-    need = f"minikube start --cpus={cpus} --memory={int(wanted['memory'] / 2**30) + 3}g"
-    return Finding("room", ok, found, fix=f"{need}, or more nodes")
+    return Finding(
+        "room",
+        ok,
+        f"{free['cpu']:.1f} CPUs and {free['memory'] / 2**30:.0f} GiB are free, "
+        f"{wanted['cpu']:.1f} CPUs and {wanted['memory'] / 2**30:.0f} GiB are requested "
+        "(with two pods of load)",
+        fix=f"minikube start --cpus={math.ceil(wanted['cpu']) + 2} "
+        f"--memory={int(wanted['memory'] / 2**30) + 3}g, or more nodes",
+    )
 
 
 def _others(api: Api, resource: str) -> float:
     """Return what pods that are not the lab's request of a resource."""
-    key, value = PART_OF.split("=")
-    total = 0.0
-    for pod in api.items("api/v1", "pods"):
-        ours = (pod["metadata"].get("labels") or {}).get(key) == value
-        if ours or pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-            continue
-        for c in pod.get("spec", {}).get("containers", []):
-            total += quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
-    return total
+    return sum(
+        _requests(pod.get("spec", {}), resource)
+        for pod in api.items("api/v1", "pods")
+        if not _is_ours(pod["metadata"])
+        and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
+    )
+
+
+def _is_ours(metadata: dict[str, Any]) -> bool:
+    return OUR_LABEL.items() <= (metadata.get("labels") or {}).items()
+
+
+def _requests(pod: dict[str, Any], resource: str) -> float:
+    """Return what the containers of a pod's specification request of a resource."""
+    requests = (c.get("resources", {}).get("requests", {}) for c in pod.get("containers", []))
+    return sum(quantity(each.get(resource, "0")) for each in requests)
 
 
 def _policies(api: Api) -> Finding:
     names = [d["metadata"]["name"] for d in api.items("apis/apps/v1", "daemonsets")]
     enforcing = [n for n in names if n.startswith(CNI_WITH_POLICIES)]
-    found = (
-        enforcing[0] if enforcing else "no network plug-in that we know to enforce network policies"
-    )
+    unknown = "no network plug-in that we know to enforce network policies"
     return Finding(
         "network policies",
         bool(enforcing),
-        found,
+        enforcing[0] if enforcing else unknown,
         fix="minikube start --cni=calico",
         required=False,
     )
@@ -339,23 +345,22 @@ def _policies(api: Api) -> Finding:
 
 def _image(nodes: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Finding:
     tag = versions()["LAB"].rpartition("/")[2]
-    used = sorted(i for i in _images(documents) if i.rpartition("/")[2] == tag)
-    image = used[0] if used else versions()["LAB"]
+    used = [i for i in _images(documents) if i.rpartition("/")[2] == tag]
+    image = min(used, default=versions()["LAB"])
     known = [
         name for n in nodes for i in n["status"].get("images", []) for name in i.get("names", [])
     ]
     there = any(name == image or name.endswith(f"/{image}") for name in known)
-    fix = (
-        "make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER "
+    unlisted = f"no node lists {image}; nodes name only their largest, so it may be there"
+    return Finding(
+        "the lab's image",
+        there,
+        "on a node" if there else unlisted,
+        fix="make cluster-image MINIKUBE=PROFILE (minikube image build), KIND=CLUSTER "
         "or REGISTRY=HOST/FOLDER; "
-        "OpenShift: oc start-build lab --namespace llm-lab --from-repo=. --follow"
+        "OpenShift: oc start-build lab --namespace llm-lab --from-repo=. --follow",
+        required=False,
     )
-    found = (
-        "on a node"
-        if there
-        else f"no node lists {image}; nodes name only their largest, so it may be there"
-    )
-    return Finding("the lab's image", there, found, fix=fix, required=False)
 
 
 def _images(documents: list[dict[str, Any]]) -> set[str]:
@@ -374,11 +379,7 @@ def requested(document: dict[str, Any], resource: str) -> float:
     pod = (spec.get("template") or {}).get("spec") or {}
     if document["kind"] in ("Prometheus", "Alertmanager"):
         pod = {"containers": [{"resources": spec.get("resources", {})}]}
-    one = sum(
-        quantity(c.get("resources", {}).get("requests", {}).get(resource, "0"))
-        for c in pod.get("containers", [])
-    )
-    return one * spec.get("replicas", 1)
+    return _requests(pod, resource) * spec.get("replicas", 1)
 
 
 def quantity(text: str) -> float:

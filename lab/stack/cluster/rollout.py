@@ -56,11 +56,11 @@ class WorkloadStatus:
 
 def statuses(api: Api) -> list[WorkloadStatus]:
     """Return every workload of the lab."""
-    found = []
-    for kind, (group, plural) in WORKLOADS.items():
-        for item in api.items(group, plural, PART_OF):
-            found.append(_status(api, kind, item))
-    return found
+    return [
+        _status(api, kind, item)
+        for kind, (group, plural) in WORKLOADS.items()
+        for item in api.items(group, plural, PART_OF)
+    ]
 
 
 def wait(
@@ -170,15 +170,15 @@ def _failure(api: Api, s: WorkloadStatus, happened: str) -> PartFailed:
     fix = f"{look} describe {kind} {s.name}; {look} logs {kind}/{s.name} --all-containers --tail 50"
     got = "; ".join(t for t in (s.progress, s.why, FIXES.get(s.reason, "")) if t)
     if s.reason == "CrashLoopBackOff" and s.pod:
-        path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
-        query = {"container": s.container, "previous": "true", "tailLines": LOG_LINES}
-        got += f"\n    {_log(api, path, query)}"
+        got += f"\n    {_last_words(api, s)}"
     return PartFailed(happened, part=s.name, got=got.rstrip(), fix=fix)
 
 
-def _log(api: Api, path: str, query: dict[str, str]) -> str:
+def _last_words(api: Api, s: WorkloadStatus) -> str:
+    path = f"api/v1/namespaces/{s.namespace}/pods/{s.pod}/log"
     try:
-        return "\n    ".join(api.text(path, **query).strip().splitlines())
+        log = api.text(path, container=s.container, previous="true", tailLines=LOG_LINES)
+        return "\n    ".join(log.strip().splitlines())
     except StackError:  # the container is already gone, and its log with it
         return ""
 
@@ -187,26 +187,21 @@ def _status(api: Api, kind: str, item: dict[str, Any]) -> WorkloadStatus:
     meta = item["metadata"]
     spec = item["spec"]
     now = item.get("status", {})
-    if kind == "Job":
-        wanted = spec.get("completions", 1)
-        done = now.get("succeeded", 0)
-        failed = has_condition(now, "Failed")
-    else:
-        wanted = (
-            now.get("desiredNumberScheduled", 0) if kind == "DaemonSet" else spec.get("replicas", 1)
-        )
-        done = now.get("numberReady" if kind == "DaemonSet" else "readyReplicas", 0)
-        failed = False
+    counts = {
+        "Job": (now.get("succeeded", 0), spec.get("completions", 1)),
+        "DaemonSet": (now.get("numberReady", 0), now.get("desiredNumberScheduled", 0)),
+    }
+    done, wanted = counts.get(kind, (now.get("readyReplicas", 0), spec.get("replicas", 1)))
+    failed = has_condition(now, "Failed")  # of a Job; the others have no such condition
     seen = now.get("observedGeneration", 0) >= meta.get("generation", 0) or kind == "Job"
     ready = seen and done >= wanted and not failed
     why = Waiting() if ready else _reason(api, meta["namespace"], item)
-    what = f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}"
     return WorkloadStatus(
         kind,
         meta["namespace"],
         meta["name"],
         ready,
-        what,
+        f"{done} of {wanted} {'done' if kind == 'Job' else 'ready'}",
         f"{why.reason}: {why.message}".strip(": "),
         failed or why.reason in HOPELESS,
         why.reason,
@@ -240,8 +235,11 @@ def _reason(api: Api, namespace: str, item: dict[str, Any]) -> Waiting:
     selector = ",".join(f"{k}={v}" for k, v in labels.items())
     pods = api.items("api/v1", "pods", selector, namespace)
     reasons = [r for pod in pods for r in pod_reasons(pod)]
-    reasons.sort(key=lambda r: (r.reason not in HOPELESS, r.reason not in SUSPICIOUS))
-    return reasons[0] if reasons else Waiting()
+    return min(
+        reasons,
+        key=lambda r: (r.reason not in HOPELESS, r.reason not in SUSPICIOUS),
+        default=Waiting(),
+    )
 
 
 def pod_reasons(pod: dict[str, Any]) -> Iterator[Waiting]:

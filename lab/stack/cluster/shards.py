@@ -19,7 +19,7 @@ from lab.errors import PartFailed, StackError, WorkloadError
 from lab.settings import Settings
 from lab.stack.cluster import kubectl as kube
 from lab.stack.cluster import rollout
-from lab.stack.cluster.api import PART_OF, Api, remove_job
+from lab.stack.cluster.api import OUR_LABEL, Api, remove_job
 
 CONFIG_MAP_BYTES = 1_000_000  # the API server's limit is 1 MiB for the whole object
 JOB = "apis/batch/v1/namespaces/llm-lab/jobs/load"
@@ -41,9 +41,12 @@ def load(settings: Settings, context: str, plan: Path, shards: int, lead_s: floa
     api = Api(context)
     run_id = f"load-{datetime.now(UTC):%Y%m%dt%H%M%S}-{secrets.token_hex(2)}"
     remove_job(api, "llm-lab", "load", rollout.POLL_S)
-    meta = {"name": "load-plan", "namespace": "llm-lab", "labels": dict([PART_OF.split("=")])}
-    data = {"plan.jsonl.gz": base64.b64encode(packed).decode()}
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "binaryData": data}
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "load-plan", "namespace": "llm-lab", "labels": OUR_LABEL},
+        "binaryData": {"plan.jsonl.gz": base64.b64encode(packed).decode()},
+    }
     api.replace_config_map("llm-lab", "load-plan", body)
     documents = kube.render("load", kube.K8S)
     fill_in(documents, shards, run_id, time.time() + lead_s)
@@ -82,9 +85,9 @@ def collect(
             f"the pods of shards {sorted(missing)} are gone, and their records with them",
             fix="drive the plan again; pods of a finished Job are kept for a day",
         )
-    names = [pods[i]["metadata"]["name"] for i in range(shards)]
+    names = {i: pods[i]["metadata"]["name"] for i in range(shards)}
     return [
-        unpack_record(_log(api, name), name, out_dir / f"shard-{i}") for i, name in enumerate(names)
+        unpack_record(_log(api, name), name, out_dir / f"shard-{i}") for i, name in names.items()
     ]
 
 
@@ -112,7 +115,7 @@ def _packed(plan: Path, shards: int) -> bytes:
 
 def _wait(api: Api, run_id: str, wait_s: float) -> int:
     """Wait until all shards have ended well, and return their number."""
-    begun = time.monotonic()
+    limit = time.monotonic() + wait_s
     while True:
         job = api.get(JOB)
         if job is None or _run_of(job) != run_id:
@@ -125,7 +128,7 @@ def _wait(api: Api, run_id: str, wait_s: float) -> int:
             raise _failure(api, f"a shard of {run_id} could not be driven")
         if now.get("succeeded", 0) >= shards:
             return shards
-        if time.monotonic() - begun > wait_s:
+        if time.monotonic() > limit:
             raise _failure(api, f"the load {run_id} has not ended after {wait_s:.0f} s")
         time.sleep(rollout.POLL_S)
 
