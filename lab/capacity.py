@@ -161,11 +161,8 @@ def engine_parts(levels: Measured, *, wait_s: float = 30.0, sampled: int = SAMPL
 
     Raises FrameError where no span of a level has arrived.
     """
-    chosen = []
-    for run in levels.runs:
-        answered = run.records[run.records["status"] == "ok"]
-        chosen.append(answered.iloc[-(2 * sampled) :][:sampled])
-
+    answered = [run.records[run.records["status"] == "ok"] for run in levels.runs]
+    chosen = [records.iloc[-(2 * sampled) :][:sampled] for records in answered]
     records = pd.concat(chosen, ignore_index=True)
     spans, _ = wait_for_spans(levels.settings, records, wait_s, bulk=True)
     calls = engine_calls(spans).astype({"trace_id": str})

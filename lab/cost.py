@@ -225,13 +225,11 @@ class TokenReconciliation:
         return f"the books do NOT balance over {total:,} tokens{others}: {'; '.join(differences)}"
 
     def _differences(self, rows: pd.DataFrame) -> list[str]:
-        differences = []
-        columns = [name for name in rows if "_less_" in name]
-        for kind, row in rows.iterrows():
-            for name in columns:
-                if row[name]:
-                    differences.append(f"{kind} {row[name]:+,.0f} ({name.replace('_', ' ')})")
-
+        tokens = rows.filter(like="_less_").stack()
+        differences = [
+            f"{kind} {more:+,.0f} ({name.replace('_', ' ')})"
+            for (kind, name), more in tokens[tokens != 0].items()
+        ]
         if self.in_steps != self.computed_tokens:
             more = self.in_steps - self.computed_tokens
             differences.append(f"computed {more:+,.0f} (vLLM's steps less its counters)")

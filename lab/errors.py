@@ -20,6 +20,8 @@ LabError
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 
 class LabError(Exception):
     """Base of every error that the lab raises on purpose.
@@ -100,6 +102,14 @@ class ModelError(LabError):
 
 class FrameError(LabError):
     """A table lacks a column, or breaks a promise of the schema."""
+
+
+def require_columns(
+    table: Container[str], names: Iterable[str], happened: str, *, got: str = "", fix: str = ""
+) -> None:
+    """Raise FrameError where a table lacks columns; {} in `happened` stands for their names."""
+    if missing := [name for name in names if name not in table]:
+        raise FrameError(happened.format(", ".join(missing)), got=got, fix=fix)
 
 
 class NotebookError(LabError):

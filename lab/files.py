@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,19 @@ def save(
             fix="choose a folder that can be written, on a disk with room",
         ) from e
     return path
+
+
+@contextlib.contextmanager
+def draft_folder(target: Path) -> Iterator[Path]:
+    """Make a temporary folder beside `target`, which the caller renames to it when it is complete.
+
+    A draft that was not renamed is deleted. Only its owner can read it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True
+    ) as draft:
+        yield Path(draft)
 
 
 def read_json(path: Path, kind: type = dict) -> Any:

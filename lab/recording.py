@@ -18,11 +18,11 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lab import files
 from lab import runs as saved_runs
 from lab.errors import NoData, SettingsError, StoreError
 from lab.runner import facts
@@ -91,9 +92,7 @@ def record(
     """
     target = _target(settings, name, replace)
     time.sleep(max(0.0, end - time.time()))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{name}."))
-    try:
+    with files.draft_folder(target) as draft:
         prometheus = Prometheus(settings)
         state = settings.state_dir
         counts = _save_samples(draft, prometheus, selector, start, end, state)
@@ -110,8 +109,6 @@ def record(
         if target.exists():
             shutil.rmtree(target)
         os.rename(draft, target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return Recorded(target, about)
 
 
@@ -146,7 +143,7 @@ def _save_samples(
     """Write series.parquet and samples.parquet; return their numbers of rows."""
     edges = [start + k * SLICE_S for k in range(int((end - start) // SLICE_S) + 1)] + [end]
     parts = []
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         after = first if first == start else first + 0.001
         answer = prometheus.samples(selector, after, last, lookback_s=0.0)
         for series in answer.metrics:
@@ -162,11 +159,10 @@ def _save_samples(
 
     # In order of the labels, so that the samples of a metric are next to each other.
     samples = pd.concat(parts, ignore_index=True)
-    series_labels = sorted(samples["labels"].unique())
-    numbers = {labels: number for number, labels in enumerate(series_labels)}
+    numbers, series_labels = pd.factorize(samples["labels"], sort=True)
     samples = pd.DataFrame(
         {
-            "series": samples["labels"].map(numbers).astype("int32"),
+            "series": numbers.astype("int32"),
             "time_ms": (samples["time_s"] * 1000).round().astype("int64"),
             "value": samples["value"].astype(float),
         }

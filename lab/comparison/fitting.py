@@ -26,7 +26,13 @@ from statsmodels.tsa.stattools import acf
 from lab.comparison.sample import OTHER, PHASES, UNKNOWN, Sample
 from lab.prices import ApiPrice
 
-ALL = ("kinds", "calls", "lengths", "cache", "concurrency")
+MEMBERS = {  # group of covariates -> its columns; the group "kinds" has one per kind
+    "calls": ["turns", "tool_runs"],
+    "lengths": ["prompt_tokens", "completion_tokens"],
+    "cache": ["cached_tokens"],
+    "concurrency": ["load"],
+}
+ALL = ("kinds", *MEMBERS)
 PHASE_NAMES = (*PHASES, OTHER)
 SHARES = ("failed", "right")
 MEASURES = {  # measure -> the groups of covariates that count as its mix
@@ -368,31 +374,24 @@ def covariates(requests: pd.DataFrame, groups: tuple[str, ...]) -> tuple[np.ndar
     `requests` has `kind`, `turns`, `tool_runs`, the tokens and `load`. Columns that do not vary
     are left out.
     """
-    columns: list[pd.Series] = []
+    parts = []
     names: list[str] = []
-    if "kinds" in groups:
-        kind = requests["kind"]
-        common = kind.map(kind.value_counts()) >= MIN_OF_KIND
-        dummies = pd.get_dummies(kind.where(common, "(rare)"), dtype=float)
-        columns += [dummies[name] for name in dummies.columns[1:]]
-        names += ["kinds"] * (dummies.shape[1] - 1)
-    for group, members in (
-        ("calls", ("turns", "tool_runs")),
-        ("lengths", ("prompt_tokens", "completion_tokens")),
-        ("cache", ("cached_tokens",)),
-        ("concurrency", ("load",)),
-    ):
-        if group in groups:
-            columns += [requests[name] for name in members]
-            names += [group] * len(members)
+    for group in groups:
+        part = _kinds(requests["kind"]) if group == "kinds" else requests[MEMBERS[group]]
+        parts.append(part.to_numpy(float))
+        names += [group] * part.shape[1]
 
-    if not columns:
-        return np.empty((len(requests), 0)), []
-    values = np.column_stack([column.to_numpy(float) for column in columns])
+    values = np.column_stack(parts)
     spread = values.std(axis=0)
     kept = spread > 1e-12
     scaled = (values[:, kept] - values[:, kept].mean(axis=0)) / spread[kept]
     return scaled, [name for name, keep in zip(names, kept, strict=True) if keep]
+
+
+def _kinds(kind: pd.Series) -> pd.DataFrame:
+    """Return an indicator of every common kind but the first."""
+    common = kind.map(kind.value_counts()) >= MIN_OF_KIND
+    return pd.get_dummies(kind.where(common, "(rare)"), dtype=float).iloc[:, 1:]
 
 
 def decompose(

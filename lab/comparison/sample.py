@@ -109,44 +109,41 @@ class Sample:
 Source: TypeAlias = Observation | Sample | pd.DataFrame
 
 
-def sample_of(source: Source | Sequence[Source], label: str = "") -> Sample:
+def sample_of(source: Source | Sequence[Source]) -> Sample:
     """Return the sample of an observation, a request frame, or a list of runs of one system.
 
     Raises FrameError for anything else, and for a frame that lacks columns or has no row.
     """
     if isinstance(source, Sample):
-        return source if not label else Sample(label, source.requests, source.about)
+        return source
     if isinstance(source, Sequence):
-        parts = [sample_of(each) for each in source]
-        return _joined(parts, label)
-
-    about = {}
-    frame = source
+        return _joined([sample_of(each) for each in source])
     if isinstance(source, Observation):
-        frame = source.requests
-        about = {"runs": [source.run.run_id], "window": list(source.run.window)}
-        label = label or source.run.run_id
-    if not isinstance(frame, pd.DataFrame):
-        raise FrameError(
-            "this cannot be compared",
-            got=type(source).__name__,
-            fix="give an Observation (lab.observe), a request frame, a Sample, or a list of them",
-        )
-    return Sample(label or "requests", _numbers(frame), about)
+        return _of_run(source.run, source.requests)
+    if isinstance(source, pd.DataFrame):
+        return Sample("requests", _numbers(source))
+    raise FrameError(
+        "this cannot be compared",
+        got=type(source).__name__,
+        fix="give an Observation (lab.observe), a request frame, a Sample, or a list of them",
+    )
 
 
-def _joined(parts: Sequence[Sample], label: str) -> Sample:
+def _of_run(run: Run, requests: pd.DataFrame) -> Sample:
+    """Return the sample of one run, by its request frame."""
+    about = {"runs": [run.run_id], "window": list(run.window)}
+    return Sample(run.run_id, _numbers(requests), about)
+
+
+def _joined(parts: Sequence[Sample], label: str = "") -> Sample:
     if not parts:
         raise FrameError("there is no run to compare", fix="give at least one for each side")
-    frames = []
-    first = 0
-    for part in parts:
-        frames.append(part.requests.assign(run=part.requests["run"] + first))
-        first += int(part.requests["run"].max()) + 1
+    numbered = pd.concat([part.requests for part in parts], keys=range(len(parts)), names=["part"])
+    numbered["run"] = numbered.groupby(["part", "run"]).ngroup()
     about = dict(parts[0].about)
     about["runs"] = [run for part in parts for run in part.about.get("runs", [part.label])]
     label = label or " + ".join(dict.fromkeys(part.label for part in parts))
-    return Sample(label, pd.concat(frames, ignore_index=True), about)
+    return Sample(label, numbered.reset_index(drop=True), about)
 
 
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -186,8 +183,7 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
         client = client.where(client >= 0)
         numbers[name] = np.fmax(spans.where(spans > 0), client).fillna(0.0).where(ok)
     numbers["tpot_s"] = _per_token_s(frame, numbers).where(ok)
-    for name in ("turns", "tool_runs"):
-        numbers[name] = frame[name].astype(float)
+    numbers[["turns", "tool_runs"]] = frame[["turns", "tool_runs"]].astype(float)
     numbers["failed"] = (~ok).astype(float)
     numbers["right"] = np.nan
     for name in ("answer_states", "answer_right"):
@@ -238,7 +234,7 @@ def load_sample(text: str, settings: Settings) -> tuple[Sample, list[str]]:
         raise FrameError("there is no baseline to compare with", got=repr(text), fix=FORMS)
     if len(samples) == 1:
         return samples[0], notes
-    return sample_of(samples, text), notes
+    return _joined(samples, text), notes
 
 
 def _load(name: str, settings: Settings) -> tuple[list[Sample], list[str]]:
@@ -280,5 +276,4 @@ def _from_run(run: Run, folder: Path, settings: Settings) -> tuple[list[Sample],
         spans = spans_frame(read_otlp_json())
     judgements = judge_requests(run.records, spans)[["request_id", *VERDICTS]]
     frame = request_frame(run.records, spans, judgements)
-    about = {"runs": [run.run_id], "window": list(run.window)}
-    return [Sample(run.run_id, sample_of(frame).requests, about)], notes
+    return [_of_run(run, frame)], notes

@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lab import files
 from lab.errors import LabError
 from lab.exercises.judging import (
     RIGHT,
@@ -31,7 +32,6 @@ from lab.exercises.judging import (
     PromQL,
     TraceQL,
 )
-from lab.files import write_atomically
 from lab.schema import Metric
 from lab.settings import load_settings
 
@@ -83,8 +83,8 @@ def check(name: str, answer: Any, *data: Any) -> Feedback:
 
 def score() -> dict[str, list[str]]:
     """Return {exercise: answers that were right}, as it is kept in the state folder."""
-    with contextlib.suppress(OSError, ValueError, TypeError, LabError):
-        return {str(k): list(v) for k, v in json.loads(_score_file().read_text()).items()}
+    with contextlib.suppress(TypeError, LabError):
+        return {str(k): list(v) for k, v in files.read_json(_score_file()).items()}
     return {}
 
 
@@ -99,10 +99,8 @@ def _score_file() -> Path:
 
 
 def _keep(solved: dict[str, list[str]]) -> None:
-    with contextlib.suppress(OSError, LabError):  # a full disk must not stop a notebook
-        path = _score_file()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(solved, indent=1))
+    with contextlib.suppress(LabError):  # a full disk must not stop a notebook
+        files.save(_score_file(), json.dumps(solved, indent=1), LabError)
 
 
 def _largest_part(parts: Any) -> str | None:

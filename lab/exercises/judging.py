@@ -8,7 +8,7 @@ PromQL, `$__range` stands for the run's length, as in Grafana.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from lab.errors import LabError, NoData, QueryRejected, StoreError
 
@@ -209,12 +209,13 @@ RANGE = "$__range"
 MAX_TRACES = 10_000
 
 
+@dataclass(frozen=True)
 class _Query:
     """The part that both languages share: run the reference and the answer, then compare."""
 
-    language: str
-    hint: str
     reference: Callable[[Any], str]
+    hint: str
+    language: ClassVar[str]
 
     def judge(self, answer: Any, seen: Any) -> Feedback:
         """Run a query for an Observation, and compare its result with the reference's."""
@@ -251,8 +252,6 @@ class _Query:
 class PromQL(_Query):
     """A query whose value at the end of the run is compared."""
 
-    reference: Callable[[Any], str]
-    hint: str
     unit: str = ""
     tolerance_ratio: float = TOLERANCE_RATIO
     language = "PromQL"
@@ -288,21 +287,17 @@ class PromQL(_Query):
             1 / length_s: "a rate per second; the answer is the growth over the run",
             60.0: "per minute; the answer is per second",
         }
-        for labels, value in expected.items():
-            problem = problem_of_number(
-                given[labels], value, self.unit, self.tolerance_ratio, factors
-            )
-            if problem:
-                return problem
-        return ""
+        problems = (
+            problem_of_number(given[labels], value, self.unit, self.tolerance_ratio, factors)
+            for labels, value in expected.items()
+        )
+        return next(filter(None, problems), "")
 
 
 @dataclass(frozen=True)
 class TraceQL(_Query):
     """A query whose spans are counted per trace of the run."""
 
-    reference: Callable[[Any], str]
-    hint: str
     language = "TraceQL"
 
     def run(self, query: str, seen: Any) -> dict[Any, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from lab.figures.style import PHASE_COLOURS, figure, legend_above, log_axis, need_rows
+from lab.figures.style import PHASE_COLOURS, figure, legend_above, log_axis, need_rows, spread
 from lab.headlines import LAGGED
 
 VERDICT_COLOURS = {"keeps up": "#0072B2", "cannot tell": "#E69F00", "saturated": "#D55E00"}
@@ -158,7 +158,7 @@ def backlogs(lines: Sequence[tuple[str, str, np.ndarray, np.ndarray]], *, ax: Ax
     ends = [float(running[-1]) for _, _, _, running in lines]
     right = max(float(seconds[-1]) for _, _, seconds, _ in lines)
     highest = max(float(np.max(running)) for _, _, _, running in lines)
-    places = _apart(ends, 0.045 * max(1.0, highest))
+    places = spread(ends, 0.045 * max(1.0, highest))
     shades = np.linspace(0.45, 1.0, len(lines))
     for (label, verdict, seconds, running), place, alpha in zip(lines, places, shades, strict=True):
         colour = VERDICT_COLOURS[verdict]
@@ -231,13 +231,3 @@ def _mark_lagged(ax: Axes, steps: pd.DataFrame, x: str, y: str) -> None:
             ms=12,
             label=f"{LAGGED}: its own delay is in the times",
         )
-
-
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Return places near these values, none closer than `gap` to another, in the values' order."""
-    places = [0.0] * len(values)
-    last = -np.inf
-    for index in np.argsort(values):
-        last = max(values[index], last + gap)
-        places[index] = float(last)
-    return places

@@ -13,10 +13,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from lab.figures.style import figure, legend_above, need_rows, percent_axis
+from lab.figures.style import figure, legend_above, need_rows, percent_axis, spread
 
 _ROOM = 0.62  # of a row's height is for its points
 _APART = 0.054  # of the axes' height, between two labels at the right
+_TOP = 1.02  # the place of the highest one
 _PAIRS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
@@ -104,7 +105,8 @@ def power_curves(
     # Of curves that all reach the top, the one that gets there first is named highest.
     ends = pd.DataFrame({"end": curves.iloc[-1].round(2), "mean": curves.mean()})
     order = ends.sort_values(["end", "mean"], kind="stable").index
-    for name, place in zip(order, _spread(curves[order].iloc[-1].to_numpy(), _APART), strict=True):
+    places = spread(curves[order].iloc[-1].to_numpy(), _APART, top=_TOP)
+    for name, place in zip(order, places, strict=True):
         ax.annotate(
             _words(name),
             (1, place * 100),
@@ -158,17 +160,6 @@ def tool_confusion(table: pd.DataFrame, *, ax: Axes) -> None:
     ax.set_yticks(range(len(table.index)), table.index)
     ax.set(xlabel="tool that was called", ylabel="tool that was expected")
     ax.grid(visible=False)
-
-
-def _spread(values: np.ndarray, apart: float) -> np.ndarray:
-    """Return sorted places moved as little as makes neighbours `apart`, none above the top."""
-    places = values.astype(float).copy()
-    for i in range(1, len(places)):
-        places[i] = max(places[i], places[i - 1] + apart)
-    places[-1:] = np.minimum(places[-1:], 1.02)
-    for i in range(len(places) - 2, -1, -1):
-        places[i] = min(places[i], places[i + 1] - apart)
-    return places
 
 
 def _words(name: object) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 from lab.schema import Service
 
 STYLE = Path(__file__).with_name("lab.mplstyle")
@@ -71,10 +73,7 @@ def need_rows(data: Any, what: str) -> None:
 
 def need_columns(table: Any, columns: Iterable[str], maker: str) -> None:
     """Raise FrameError where a table lacks columns; `maker` is the function that makes it."""
-    if missing := set(columns) - set(table):
-        raise FrameError(
-            f"the table lacks {', '.join(sorted(missing))}", fix=f"make it with {maker}"
-        )
+    require_columns(table, sorted(columns), "the table lacks {}", fix=f"make it with {maker}")
 
 
 def legend_above(ax: Axes, **options: Any) -> None:
@@ -93,6 +92,21 @@ def name_rows(ax: Axes, names: Iterable[str]) -> None:
 def annotate_end(ax: Axes, text: str, x: float, y: float) -> None:
     """Write a text right of a point."""
     ax.annotate(text, (x, y), (6, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def spread(values: Sequence[float], apart: float, top: float = math.inf) -> list[float]:
+    """Return places near these values for their labels, in the values' order.
+
+    They are moved as little as makes neighbours `apart`, none above `top`.
+    """
+    order = np.argsort(values, kind="stable")
+    places = np.asarray(values, dtype=float)[order]
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + apart)
+    places[-1:] = np.minimum(places[-1:], top)
+    for i in range(len(places) - 2, -1, -1):
+        places[i] = min(places[i], places[i + 1] - apart)
+    return places[np.argsort(order)].tolist()
 
 
 def log_axis(ax: Axes, name: str) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import sparse, stats
 from scipy.optimize import nnls
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 
 WAITING = "waiting"  # before the engine scheduled the call
 PREFILL = "prefill"  # in its own prefill, beside another one
@@ -86,10 +86,8 @@ def blame(turns: pd.DataFrame, *, by: str = "request_id", engine: str = "model")
     Raises FrameError where fewer than MIN_CALLS calls have the engine's times, or a column is
     missing.
     """
-    if missing := {*_NEEDED, by, engine, "completion_tokens", "prompt_tokens"} - set(turns):
-        raise FrameError(
-            f"the turns lack {', '.join(sorted(missing))}", fix="make them with turn_frame"
-        )
+    needed = sorted({*_NEEDED, by, engine, "completion_tokens", "prompt_tokens"})
+    require_columns(turns, needed, "the turns lack {}", fix="make them with turn_frame")
     timed = turns.dropna(subset=list(_NEEDED)).sort_values("called_at", ignore_index=True)
     if len(timed) < MIN_CALLS:
         raise FrameError(
@@ -121,7 +119,9 @@ class _Engine:
         self.name = name
         self._calls = calls
         self._by = by
-        self._codes = calls[by].astype("category").cat
+        groups = calls[by].astype("category").cat
+        self._names = groups.categories
+        self._codes = groups.codes.to_numpy()
         self._find_pairs()
         self._find_overlaps()
         self.pace = self._fit(np.ones(len(calls)))
@@ -146,6 +146,7 @@ class _Engine:
         kept = (ended[culprit] > called[victim]) & (trace[victim] != trace[culprit])
         self._victim = victim[kept]
         self._culprit = culprit[kept]
+        self._of_others = self._codes[self._victim] != self._codes[self._culprit]
 
     def _find_overlaps(self) -> None:
         """Find how long each victim's phases ran beside others' prefill and decoding, and whose."""
@@ -259,11 +260,9 @@ class _Engine:
 
     def _victims(self, seconds: dict[str, np.ndarray]) -> pd.DataFrame:
         """Return the losses to other groups, and what nothing explains, one row per call."""
-        codes = self._codes.codes.to_numpy()
-        others = codes[self._victim] != codes[self._culprit]
-        lost_s = self._per_victim(sum(seconds.values(), np.zeros(len(others))) * others)
+        lost_s = self._per_victim(sum(seconds.values()) * self._of_others)
         explained = self._per_victim(seconds[DECODE] + seconds[BATCH])
-        alone_s = np.zeros(len(codes))
+        alone_s = np.zeros(len(self._calls))
         if self.pace.alone_per_s > 0:
             alone_s = np.maximum(0.0, self._tokens) / self.pace.alone_per_s
         return pd.DataFrame(
@@ -277,25 +276,22 @@ class _Engine:
     def _resample(self) -> pd.DataFrame:
         """Return each culprit's losses to others (columns) in resamplings of the victims (rows)."""
         rng = np.random.default_rng(SEED)
-        names = self._codes.categories
-        codes = self._codes.codes.to_numpy()
+        size = len(self._calls)
         rows = []
         for _ in range(REPLICATES):
-            weights = rng.poisson(1.0, len(codes)).astype(float)
+            weights = rng.poisson(1.0, size).astype(float)
             rows.append(self._per_group(self._seconds(self._fit(weights)), weights))
-        direct = self._per_group(self._seconds(self.pace), np.ones(len(codes)))
+        direct = self._per_group(self._seconds(self.pace), np.ones(size))
         table = self.losses[self.losses["victim"] != self.losses["culprit"]]
-        whole = table.groupby("culprit")["lost_s"].sum().reindex(names).fillna(0.0).to_numpy()
+        whole = table.groupby("culprit")["lost_s"].sum().reindex(self._names).fillna(0.0).to_numpy()
         scale = np.where(direct > 0, whole / np.maximum(direct, 1e-12), 1.0)
-        return pd.DataFrame(np.array(rows) * scale, columns=pd.Index(names.astype(str)))
+        return pd.DataFrame(np.array(rows) * scale, columns=pd.Index(self._names.astype(str)))
 
     def _per_group(self, seconds: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
         """Return what each group's calls took from others, with weights of the victims."""
-        codes = self._codes.codes.to_numpy()
-        others = codes[self._victim] != codes[self._culprit]
-        lost_s = sum(seconds.values(), np.zeros(len(others))) * others * weights[self._victim]
-        size = len(self._codes.categories)
-        return np.bincount(codes[self._culprit], weights=lost_s, minlength=size)
+        lost_s = sum(seconds.values()) * self._of_others * weights[self._victim]
+        culprits = self._codes[self._culprit]
+        return np.bincount(culprits, weights=lost_s, minlength=len(self._names))
 
 
 def _busy_until(start: np.ndarray, end: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from statsmodels.stats.rates import confint_poisson
 
 from lab.errors import FrameError
 from lab.measures.latency import quantile, token_latencies
@@ -380,7 +381,9 @@ def littles_law(start: np.ndarray, end: np.ndarray, window: tuple[float, float])
     inside = np.clip(np.minimum(end, span_s), 0, None)
     before = float(inside[start < 0].sum()) / span_s
     after = float(np.clip(end - span_s, 0, None)[arrived].sum()) / span_s
-    mean_in = _integral(start, end, span_s) / span_s
+    steps = concurrency(start, end)
+    edges = np.clip(np.append(steps["at"], span_s), 0, span_s)
+    mean_in = float((steps["running"].to_numpy(float) * np.diff(edges)).sum()) / span_s
     rest = mean_in - (rate * mean_time + before - after)
     return LittlesLaw(mean_in, rate, mean_time, before, after, rest, n)
 
@@ -407,11 +410,10 @@ def batch_mean(
     return mean, mean - half, mean + half
 
 
-def poisson_interval(count: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the exact interval of a Poisson mean, from a count of events (Garwood 1936)."""
-    edge = (1 - confidence) / 2
-    low = float(stats.chi2.ppf(edge, 2 * count) / 2) if count else 0.0
-    return low, float(stats.chi2.ppf(1 - edge, 2 * (count + 1)) / 2)
+def poisson_interval(count: int) -> tuple[float, float]:
+    """Return the exact 95 % interval of a Poisson mean, from a count of events (Garwood 1936)."""
+    low, high = confint_poisson(count, 1, method="exact-c")
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -497,13 +499,6 @@ def _sent(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return start[known], end[known]
 
 
-def _integral(start: np.ndarray, end: np.ndarray, span_s: float) -> float:
-    """Return the area under the step function of requests under way, from 0 to `span_s`."""
-    steps = concurrency(start, end)
-    edges = np.clip(np.append(steps["at"], span_s), 0, span_s)
-    return float((steps["running"].to_numpy(float) * np.diff(edges)).sum())
-
-
 def _trend(
     start: np.ndarray, end: np.ndarray, window: tuple[float, float], batches: int
 ) -> tuple[float, float, float]:
@@ -555,8 +550,9 @@ class ServiceCurve:
     def states(self, rate_per_s: float) -> np.ndarray:
         """Return the probability that 0, 1, 2, ... are in the system at this rate.
 
-        An arriving request sees the same (PASTA). p(n) = p(n-1) * rate * W(n) / n. Raises
-        FrameError from the capacity on, where there is no steady state.
+        An arriving request sees the same (PASTA). p(n) = p(n-1) * rate * W(n) / n, which makes a
+        negative binomial distribution. Raises FrameError from the capacity on, where there is no
+        steady state.
         """
         busy = rate_per_s * self.slot_s
         if not 0 <= busy < 1:
@@ -567,10 +563,7 @@ class ServiceCurve:
             )
 
         size = min(MAX_IN_SYSTEM, int(50 + 40 * (1 + rate_per_s * self.alone_s) / (1 - busy)))
-        n = np.arange(1, size)
-        ratios = np.maximum(rate_per_s * self.time_s(n) / n, 1e-300)
-        logs = np.concatenate(([0.0], np.cumsum(np.log(ratios))))
-        weights = np.exp(logs - logs.max())
+        weights = stats.nbinom.pmf(np.arange(size), self.alone_s / self.slot_s, 1 - busy)
         return weights / weights.sum()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 from lab.measures.capacity import poisson_interval
 from lab.measures.latency import Slope, slope
 from lab.prices import ApiPrice
@@ -46,22 +46,18 @@ def fair_shares(start: np.ndarray, end: np.ndarray, window: tuple[float, float])
     if not last >= first:
         raise FrameError("the window ends before it starts", got=f"{first} to {last}")
 
-    begin = np.clip(np.nan_to_num(np.asarray(start, float) - first), 0, last - first)
-    until = np.clip(np.nan_to_num(np.asarray(end, float) - first), 0, last - first)
-    real = (until > begin) & np.isfinite(start) & np.isfinite(end)
-    shares = np.zeros(len(begin))
-    if not real.any():
-        return shares
-
-    instants = np.unique(np.concatenate((begin[real], until[real])))
-    opened = np.searchsorted(instants, begin[real])
-    closed = np.searchsorted(instants, until[real])
+    edges = np.array([start, end], dtype=float)
+    begin, until = np.clip(np.nan_to_num(edges - first), 0, last - first)
+    real = (until > begin) & np.isfinite(edges).all(axis=0)
+    instants, places = np.unique([begin[real], until[real]], return_inverse=True)
+    opened, closed = places.reshape(2, -1)
     size = len(instants)
     change = np.bincount(opened, minlength=size) - np.bincount(closed, minlength=size)
     running = np.cumsum(change)[:-1]
-    each = np.divide(np.diff(instants), running, out=np.zeros(size - 1), where=running > 0)
     # How much an interval has received by each instant that runs all the time.
+    each = np.diff(instants) / np.maximum(1, running)
     received = np.concatenate(([0.0], np.cumsum(each)))
+    shares = np.zeros(len(begin))
     shares[real] = received[closed] - received[opened]
     return shares
 
@@ -268,11 +264,12 @@ def cache_savings(turns: pd.DataFrame, saved_ratio: float = 1.0) -> Savings:
     prompts (`lab.measures.slopes_by_half`), so a probe with long prompts reports more per token
     than an agent's short ones. Raises FrameError for turns without their columns.
     """
-    if missing := {"prefill_s", "prompt_tokens", "cached_tokens"} - set(turns):
-        raise FrameError(
-            f"the turns lack {', '.join(sorted(missing))}",
-            fix="make them with lab.frames.turn_frame",
-        )
+    require_columns(
+        turns,
+        ("cached_tokens", "prefill_s", "prompt_tokens"),
+        "the turns lack {}",
+        fix="make them with lab.frames.turn_frame",
+    )
 
     cached = round(turns["cached_tokens"].sum() * saved_ratio)
     measured = turns[turns["prefill_s"].notna()]
@@ -331,11 +328,12 @@ def is_repeat(requests: pd.DataFrame) -> pd.Series:
 
 def _check(turns: pd.DataFrame, by: Sequence[str] = ()) -> None:
     """Raise FrameError for turns without shares, tokens or one of these columns."""
-    if missing := [name for name in (*_SHARES, *_TOKENS, *by) if name not in turns]:
-        raise FrameError(
-            f"the turns lack {', '.join(missing)}",
-            fix="make the turns with lab.frames.turn_frame and lab.measures.with_shares",
-        )
+    require_columns(
+        turns,
+        (*_SHARES, *_TOKENS, *by),
+        "the turns lack {}",
+        fix="make the turns with lab.frames.turn_frame and lab.measures.with_shares",
+    )
 
 
 KINDS = ("prompt", "cached", "completion")

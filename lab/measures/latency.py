@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 
 SEED = 20_261_125  # of bootstraps and samples: the same data give the same interval
 MAX_POINTS = 2_000  # there are n²/2 pairs; beyond this a seeded sample of the points is taken
@@ -152,11 +152,12 @@ def critical_path(trees: pd.DataFrame) -> pd.DataFrame:
     `attrs["root_s"]` is the sum of the roots' durations, which `critical_s` adds up to where
     children lie inside their parents. Raises FrameError for rows that are not trees.
     """
-    if missing := {"trace_id", "service", "name", "critical_s", "duration_s", "depth"} - set(trees):
-        raise FrameError(
-            f"these are no trees: {', '.join(sorted(missing))} missing",
-            fix="make them with trace_tree",
-        )
+    require_columns(
+        trees,
+        ("critical_s", "depth", "duration_s", "name", "service", "trace_id"),
+        "these are no trees: {} missing",
+        fix="make them with trace_tree",
+    )
 
     keys = ["service", "name"]
     on_path = trees["trace_id"].where(trees["critical_s"] > 0)
@@ -208,16 +209,15 @@ def blocking_prefills(
 
 
 def _chunk_offsets(records: pd.DataFrame) -> list[np.ndarray]:
-    if "chunk_offsets_s" not in records:
-        raise FrameError(
-            "these records have no chunk_offsets_s",
-            fix="take them from Run.records, not a request frame",
-        )
-    offsets = []
-    for cell in records["chunk_offsets_s"]:
-        seconds = json.loads(cell) if isinstance(cell, str) else cell
-        offsets.append(np.asarray(seconds, dtype=float))
-    return offsets
+    require_columns(
+        records,
+        ["chunk_offsets_s"],
+        "these records have no {}",
+        fix="take them from Run.records, not a request frame",
+    )
+    cells = records["chunk_offsets_s"]
+    lists = [json.loads(cell) if isinstance(cell, str) else cell for cell in cells]
+    return [np.asarray(seconds, dtype=float) for seconds in lists]
 
 
 # vLLM 0.32, vllm/v1/metrics/buckets.py: REQUEST_LATENCY_BUCKETS (e2e, queue, prefill, decode,

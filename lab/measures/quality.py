@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 
 NO_TOOL = "(none)"
 MAX_PAIRS = 5000  # a comparison that needs more is not going to be run
@@ -48,10 +48,8 @@ def share_table(
     (Wilson, 95 %), `successes`, `n`. Missing values are left out of n. Raises FrameError for a
     column that is missing.
     """
-    if missing := [name for name in (*outcomes, *by) if name not in frame]:
-        raise FrameError(
-            f"the frame lacks {', '.join(missing)}", got=", ".join(map(str, frame.columns))
-        )
+    got = ", ".join(map(str, frame.columns))
+    require_columns(frame, (*outcomes, *by), "the frame lacks {}", got=got)
 
     groups = frame.groupby(list(by), observed=True) if by else [((), frame)]
     rows = []
@@ -329,11 +327,12 @@ def signals(frame: pd.DataFrame) -> pd.DataFrame:
     Ground truth is not used. An answer may use what was stated earlier in its session. Raises
     FrameError for a frame that lacks what they need.
     """
-    if missing := [name for name in _NEEDED if name not in frame]:
-        raise FrameError(
-            f"the frame lacks {', '.join(missing)}",
-            fix="take it from lab.observe(run, settings).requests",
-        )
+    require_columns(
+        frame,
+        _NEEDED,
+        "the frame lacks {}",
+        fix="take it from lab.observe(run, settings).requests",
+    )
 
     sessions: dict[str, list[str]] = {}  # what was stated in each so far
     rows = {}

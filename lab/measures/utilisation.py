@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lab.errors import FrameError
+from lab.errors import FrameError, require_columns
 
 # node-exporter's modes in which the processor did nothing for us.
 IDLE_MODES = ("idle", "iowait", "steal")
@@ -57,10 +57,8 @@ def rates(samples: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     began anew, and counts from 0. Raises FrameError for frames without these columns.
     """
     _need(samples, [*by, "time", "value"])
-    labels = [name for name in samples.columns if name not in ("time", "value")]
     samples = samples.sort_values("time", kind="stable")
-    groups = samples.groupby(labels, observed=True, dropna=False, sort=False)
-    series = samples.groupby(groups.ngroup())
+    series = samples.groupby(_series_numbers(samples))
     seconds = series["time"].diff().dt.total_seconds()
     growth = _growth(series["value"].diff(), samples["value"])
     table = samples.assign(value=growth / seconds)[growth.notna() & (seconds > 0)]
@@ -143,11 +141,9 @@ def level_over_time(samples: pd.DataFrame, how: Literal["sum", "mean", "max"] = 
     sample, from its first to its last one. `how` combines the series: requests are added; of shares
     (KV cache usage) take the `mean` or the `max`.
     """
-    labels = [name for name in samples.columns if name not in ("time", "value")]
-    if not labels:
+    if samples.columns.isin(["time", "value"]).all():
         return samples.groupby("time")["value"].agg(how).sort_index()
-    number = samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()
-    wide = samples.assign(series=number).pivot_table(
+    wide = samples.assign(series=_series_numbers(samples)).pivot_table(
         index="time", columns="series", values="value", aggfunc="last"
     )
     wide = wide.sort_index().ffill(limit_area="inside")
@@ -230,9 +226,10 @@ def gpu_table(samples: pd.DataFrame) -> pd.DataFrame:
     key = ["host", "gpu", "model", "instance"]
     gauges = table[table["metric"].isin(GPU_GAUGES)]
     means = gauges.groupby([*key, "metric"])["value"].mean().unstack("metric")
-    result = pd.DataFrame(index=means.index)
-    for metric, (name, factor) in GPU_GAUGES.items():
-        result[name] = means[metric] * factor if metric in means else np.nan
+    names, factors = zip(*GPU_GAUGES.values(), strict=True)
+    result = (
+        means.reindex(columns=list(GPU_GAUGES)).mul(list(factors)).set_axis(names, axis="columns")
+    )
 
     counter = table[table["metric"] == GPU_ENERGY].sort_values("time")
     # Each series by itself: of one GPU there may be several, for the pods that share it.
@@ -252,14 +249,12 @@ def _with_gpu_labels(samples: pd.DataFrame) -> pd.DataFrame:
     Metric names are DCGM's own, whatever a collector or an old exporter made of them. What a GPU
     has only once is of no instance.
     """
-    labels = [name for name in samples.columns if name not in ("time", "value")]
-    series = samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()
     instance = _first_label(samples, "GPU_I_ID", "gpu_i_id")
     profile = _first_label(samples, "GPU_I_PROFILE", "gpu_i_profile")
     instance = instance.where(profile == "", instance + " (" + profile + ")")
     metric = samples["metric"].astype(str).map(gpu_metric)
     return samples.assign(
-        series=series,
+        series=_series_numbers(samples),
         host=_first_label(samples, "hostname", "Hostname", "exported_hostname", "node"),
         gpu=_first_label(samples, "gpu", "exported_gpu", "index"),
         model=_first_label(samples, "modelName", "modelname", "devicename"),
@@ -313,16 +308,19 @@ def _verdict(util: float, engine: float, tensor: float, dram: float) -> str:
 
 def _without_blanks(samples: pd.DataFrame) -> pd.DataFrame:
     """Return samples without DCGM's marks for missing values, which look like huge numbers."""
-    blank = pd.Series(False, index=samples.index)
-    for mark in GPU_BLANKS:
-        blank |= samples["value"].between(mark, mark + 2048)
-    return samples[~blank]
+    blank = [samples["value"].between(mark, mark + 2048) for mark in GPU_BLANKS]
+    return samples[~np.any(blank, axis=0)]
 
 
 def _total_growth(values: pd.Series) -> float:
     """Return the growth of a counter that may have begun anew; NaN of a single sample."""
-    growth = _growth(values.diff(), values).iloc[1:]
-    return float(growth.sum()) if len(growth) else float("nan")
+    return float(_growth(values.diff(), values).iloc[1:].sum(min_count=1))
+
+
+def _series_numbers(samples: pd.DataFrame) -> pd.Series:
+    """Return the number of each sample's series, a combination of its labels."""
+    labels = [name for name in samples.columns if name not in ("time", "value")]
+    return samples.groupby(labels, observed=True, dropna=False, sort=False).ngroup()
 
 
 def _growth(steps: pd.Series, values: pd.Series) -> pd.Series:
@@ -335,18 +333,15 @@ def _ratio(total: float, per: float) -> float:
 
 def _first_label(table: pd.DataFrame, *names: str) -> pd.Series:
     """Return the first of these labels that a row has, as text; empty if it has none."""
-    result = pd.Series("", index=table.index)
-    for name in names:
-        if name in table:
-            text = table[name].astype(object).fillna("").astype(str)
-            result = result.where(result != "", text)
-    return result
+    texts = table.reindex(columns=list(names)).astype(object)
+    return texts.where(texts != "").bfill(axis="columns").iloc[:, 0].fillna("").astype(str)
 
 
 def _need(samples: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [name for name in columns if name not in samples]:
-        raise FrameError(
-            f"these samples lack {', '.join(missing)}",
-            got=", ".join(map(str, samples.columns)) or "no column",
-            fix="make them with lab.frames.series_frame; an answer without series has no labels",
-        )
+    require_columns(
+        samples,
+        columns,
+        "these samples lack {}",
+        got=", ".join(map(str, samples.columns)) or "no column",
+        fix="make them with lab.frames.series_frame; an answer without series has no labels",
+    )

@@ -99,9 +99,8 @@ def error_texts(spans: pd.DataFrame) -> dict[str, ErrorTexts]:
 def _judgement(row: Any, errors: ErrorTexts) -> dict[str, Any]:
     judgement: dict[str, Any] = {"request_id": row.request_id}
     scenario = find_scenario(row.scenario_id)
-    if scenario is None or _is_missing(row.tool_calls):
-        return judgement
-    if row.status == "ok" and pd.isna(row.answer):
+    answer_unknown = row.status == "ok" and pd.isna(row.answer)
+    if scenario is None or answer_unknown or _is_missing(row.tool_calls):
         return judgement
 
     turn = scenario.turns[row.turn_index]
@@ -114,27 +113,22 @@ def _judgement(row: Any, errors: ErrorTexts) -> dict[str, Any]:
 
     verdict = judge(turn, calls, row.answer, scenario.offered)
     conduct = conduct_of(turn, calls, row.answer, verdict)
-    for name in VERDICTS:
-        judgement[name] = getattr(verdict, name)
-    for name in (*CONDUCT, *ERROR_COUNTS):
-        judgement[name] = getattr(conduct, name, None)
+    judgement |= vars(verdict) | vars(conduct)
+    judgement["more_steps"] = conduct.more_steps
     judgement["own_error"] = conduct.own_errors > 0
-    judgement["arguments"] = verdict.arguments
     return judgement
 
 
 def _actual_calls(row: Any, errors: ErrorTexts) -> list[ActualCall]:
     """Return the calls of a record, failed ones with the tool server's text where it is known."""
-    texts = {tool: list(of_tool) for tool, of_tool in errors.items()}
+    texts = {tool: iter(of_tool) for tool, of_tool in errors.items()}
     calls = []
     for call in parse_tool_calls(row.tool_calls):
         arguments = call["arguments"] if isinstance(call["arguments"], dict) else None
         failed = bool(call.get("error"))
         output = call.get("output") or ""
         text = output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
-        if failed and texts.get(call["tool"]):
-            text = texts[call["tool"]].pop(0)
-        elif failed:
-            text = text or str(call["error"])
+        if failed:
+            text = next(texts.get(call["tool"], iter(())), text or str(call["error"]))
         calls.append(ActualCall(call["tool"], arguments, text, failed))
     return calls

@@ -275,12 +275,8 @@ def problems(spans: pd.DataFrame, direct: set[str]) -> dict[str, str]:
     """
     reasons = {str(trace_id): why for trace_id, why in trace_problems(spans).items()}
     arrived = set(spans.loc[roles_of(spans) == Role.ENGINE, "trace_id"].astype(str))
-
-    for trace_id in direct - arrived:
-        if trace_id in reasons:
-            reasons[trace_id] = reasons[trace_id] or NO_ENGINE
-
-    return reasons
+    without_engine = (direct - arrived) & reasons.keys()
+    return reasons | {trace_id: reasons[trace_id] or NO_ENGINE for trace_id in without_engine}
 
 
 def direct_ids(records: pd.DataFrame) -> set[str]:

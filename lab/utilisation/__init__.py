@@ -12,6 +12,8 @@ import pandas as pd
 
 from lab.errors import NoData
 from lab.frames import series_frame
+from lab.frames.requests import union_length
+from lab.frames.spans import end_ns, start_ns
 from lab.measures import (
     GPU_ENERGY,
     GPU_GAUGES,
@@ -127,11 +129,9 @@ def watched_drive(settings: Settings, **conditions: Any) -> tuple[Run, pd.DataFr
 
 def busy_s(spans: pd.DataFrame, service: str) -> float:
     """Return the seconds in which at least one span of a service was open."""
-    own = spans[spans["service"] == service].sort_values("start_at")
-    start = own["start_at"].dt.as_unit("ns").astype("int64").to_numpy() / 1e9
-    end = start + own["duration_s"].to_numpy()
-    covered_until = np.concatenate(([-np.inf], np.maximum.accumulate(end)[:-1]))
-    return float(np.maximum(0.0, end - np.maximum(start, covered_until)).sum())
+    own = spans[spans["service"] == service]
+    group = np.zeros(len(own), dtype=int)
+    return float(union_length(group, start_ns(own), end_ns(own), 1)[0]) / 1e9
 
 
 def data_availability(seen: Observation) -> pd.DataFrame:

@@ -157,29 +157,29 @@ class ResponsesApi:
         return entries
 
 
+@dataclass
 class _ResponsesConversation:
-    def __init__(self, api: ResponsesApi) -> None:
-        self._api = api
-        self._previous = ""
+    api: ResponsesApi
+    previous: str = ""
 
     def body(self, request: PlannedRequest) -> bytes:
         """Return the next request: streamed, and stored, so that a follow-up can name it."""
         fields: dict[str, Any] = {
-            "model": self._api.models.get(request.model, request.model),
+            "model": self.api.models.get(request.model, request.model),
             "input": request.text,
             "stream": True,
             "store": True,
             "max_output_tokens": request.max_tokens,
             "temperature": request.temperature,
         }
-        tools = self._api.tools(request.tools)
-        optional = {"tools": tools, "previous_response_id": self._previous}
+        tools = self.api.tools(request.tools)
+        optional = {"tools": tools, "previous_response_id": self.previous}
         return msgspec.json.encode(fields | {k: v for k, v in optional.items() if v})
 
     def read(self, events: list[tuple[float, bytes]]) -> Outcome:
         """Read the answer to it."""
         outcome = ResponseStream().read(events)
-        self._previous = outcome.response_id
+        self.previous = outcome.response_id
         return outcome
 
 
@@ -196,33 +196,33 @@ class ChatApi:
 
     def begin(self) -> _ChatConversation:
         """Begin a conversation."""
-        return _ChatConversation(self)
+        return _ChatConversation(self.extra)
 
 
+@dataclass
 class _ChatConversation:
-    def __init__(self, api: ChatApi) -> None:
-        self._extra = api.extra
-        self._messages: list[dict[str, Any]] = []
+    extra: dict[str, Any]
+    messages: list[dict[str, Any]] = field(default_factory=list)
 
     def body(self, request: PlannedRequest) -> bytes:
         """Return the next request: streamed, with usage at the end."""
-        self._messages.append({"role": "user", "content": request.text})
+        self.messages.append({"role": "user", "content": request.text})
         tools = [catalogue.BY_NAME[name].openai() for name in request.tools]
         fields: dict[str, Any] = {
             "model": request.model,
-            "messages": self._messages,
+            "messages": self.messages,
             "stream": True,
             "stream_options": {"include_usage": True},
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
-            **self._extra,
+            **self.extra,
         }
         return msgspec.json.encode(fields | {"tools": tools} if tools else fields)
 
     def read(self, events: list[tuple[float, bytes]]) -> Outcome:
         """Read the answer to it."""
         outcome = ChatStream().read(events)
-        self._messages.append({"role": "assistant", "content": outcome.answer})
+        self.messages.append({"role": "assistant", "content": outcome.answer})
         return outcome
 
 

@@ -34,7 +34,6 @@ MAX_HELD_BYTES = 256 * 2**20  # of all answers of one pool that are under way
 class Server:
     """Where a server is: what to connect to, and what to send as Host."""
 
-    url: str
     host: str
     port: int
     host_header: str
@@ -57,7 +56,7 @@ class Server:
         tls = ssl.create_default_context() if parts.scheme == "https" else None
         port = parts.port or (443 if tls else 80)
         host_header = parts.netloc.rpartition("@")[2]
-        return cls(url, parts.hostname, port, host_header, parts.path.rstrip("/"), tls)
+        return cls(parts.hostname, port, host_header, parts.path.rstrip("/"), tls)
 
 
 @dataclass(slots=True)

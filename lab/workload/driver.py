@@ -8,13 +8,14 @@ import math
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any
 
+import uvloop
 from tqdm import tqdm
 
 from lab.errors import WorkloadError
@@ -56,7 +57,6 @@ class Driver:
         spans: RootSpans | None = None,
         headers: Mapping[str, str] | None = None,
         start_at: float | None = None,
-        on_end: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.plan = plan
         self.apis = apis
@@ -64,7 +64,6 @@ class Driver:
         self.timeout_s = timeout_s
         self.spans = spans
         self.start_at = start_at
-        self.on_end = on_end
         self.rows: list[dict[str, Any]] = []
         self.dispatch_lags_s: list[float] = []
         self.connect_s: list[float] = []
@@ -87,7 +86,9 @@ class Driver:
         self.window = (self.clock.at(start), self.clock.at(start))
         try:
             await self._dispatch(start)
-            await self._all_ended()
+            for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(result, Exception):
+                    raise result
         finally:
             probe.cancel()
             for api in self.apis.values():
@@ -124,21 +125,10 @@ class Driver:
         if not task.cancelled() and task.exception() is None:
             self._tasks.discard(task)
 
-    async def _all_ended(self) -> None:
-        if not self._tasks:
-            return
-        done, _ = await asyncio.wait(self._tasks)
-        for task in done:
-            if not task.cancelled():
-                task.result()
-
     async def _until(self, due: float) -> None:
-        while not self.stopped and (wait := due - perf_counter()) > 0:
-            await asyncio.sleep(min(wait, 0.25))  # in short sleeps, so that stop() takes effect
-
-    async def _think_until(self, due: float) -> None:
         try:
-            await self._until(due)
+            while not self.stopped and (wait := due - perf_counter()) > 0:
+                await asyncio.sleep(min(wait, 0.25))  # in short sleeps, so that stop() takes effect
         except asyncio.CancelledError:
             if not self.stopped:
                 raise
@@ -152,7 +142,7 @@ class Driver:
             for request in session:
                 if request.offset_s is None:
                     due = done + request.think_s
-                    await self._think_until(due)
+                    await self._until(due)
                 if self.stopped:
                     return
                 if failed:
@@ -204,8 +194,6 @@ class Driver:
                 _identity(request, self.run_id) | _span_attributes(record),
                 outcome.error_type,
             )
-        if self.on_end is not None:
-            self.on_end(record)
 
     async def _probe(self) -> None:
         """Measure how late the loop is.
@@ -405,20 +393,20 @@ def _in_thread(
 
     Return whether the user stopped the run, and what the driver raised.
     """
-    loop = _new_loop()
+    # uvloop's transports cost a third of asyncio's.
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    loop = runner.get_loop()
     failures: list[BaseException] = []
     # Not join(): an interrupt inside it can make a running thread look ended (Python 3.12).
     ended = threading.Event()
 
     def work() -> None:
-        asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(driver.drive())
+            with runner:
+                runner.run(driver.drive())
         except BaseException as e:  # noqa: BLE001 - returned to the caller's thread
             failures.append(e)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.close()
             ended.set()
 
     interrupted = False
@@ -467,12 +455,3 @@ class _Watch:
             lags = {name: getattr(driver, name) for name in LAGS}
             self._journal.write(driver.rows, lags, (driver.window[0], time()))
             self._journal_at = monotonic() + JOURNAL_EVERY_S
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    """Return a uvloop where it is installed: its transports cost a third of asyncio's."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()

@@ -11,8 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -22,6 +20,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from lab import files
 from lab.errors import WorkloadError
 from lab.headlines import LAGGED
 from lab.workload.outcome import records_frame, with_added_columns
@@ -148,24 +147,19 @@ class Run:
         cannot be written.
         """
         final = Path(out_dir) / self.run_id
-        draft = None
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{self.run_id}."))
-            self.records.to_parquet(draft / "records.parquet", index=False)
-            about = msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
-            (draft / "run.json").write_bytes(about)
-            self.plan.save(draft / "plan.jsonl")
-            os.rename(draft, final)  # fails if the folder exists and is not empty
+            with files.draft_folder(final) as draft:
+                self.records.to_parquet(draft / "records.parquet", index=False)
+                about = msgspec.json.format(msgspec.json.encode(self._about()), indent=2)
+                (draft / "run.json").write_bytes(about)
+                self.plan.save(draft / "plan.jsonl")
+                os.rename(draft, final)  # fails if the folder exists and is not empty
         except OSError as e:
             raise WorkloadError(
                 f"the run {self.run_id} cannot be saved to {final}",
                 got=str(e),
                 fix="choose a folder that can be written and does not hold this run already",
             ) from e
-        finally:
-            if draft is not None:
-                shutil.rmtree(draft, ignore_errors=True)
         self.folder = final
         return final
 

@@ -271,14 +271,11 @@ def _texts(output: str) -> list[str]:
 def _says(passage: str, answer: str, share: float = SAME_WORDS) -> bool:
     """Return whether a sentence has all numbers of the answer and this share of its words."""
     words = _words(answer)
-    if not words:
-        return False
     numbers = {word for word in words if any(c.isdigit() for c in word)}
-    for sentence in re.split(r"(?<=[.!?])\s+|\n+", passage):
-        there = _words(sentence)
-        if numbers <= there and len(words & there) >= share * len(words):
-            return True
-    return False
+    sentences = map(_words, re.split(r"(?<=[.!?])\s+|\n+", passage))
+    return bool(words) and any(
+        numbers <= there and len(words & there) >= share * len(words) for there in sentences
+    )
 
 
 def _words(text: str) -> set[str]:

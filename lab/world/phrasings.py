@@ -43,11 +43,8 @@ def say(intent: str, rng: random.Random, split: Split, **slots: str) -> str:
         chosen = rng.choice(match.group(1).split("|"))
         pattern = pattern[: match.start()] + chosen + pattern[match.end() :]
 
-    return dress(_one_spaced(pattern), rng, slots)
-
-
-def _one_spaced(pattern: str) -> str:
-    return " ".join(pattern.replace(" ,", ",").split())
+    one_spaced = " ".join(pattern.replace(" ,", ",").split())
+    return dress(one_spaced, rng, slots)
 
 
 def dress(pattern: str, rng: random.Random, slots: dict[str, str]) -> str:

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from lab import figures
 from lab.errors import FrameError
-from lab.figures.capacity import _apart
+from lab.figures.style import spread
 from lab.measures import critical_path, quantiles_by_bucketing, slope, slopes_by_half
 from tests.measures.recorded import recorded_calls, recorded_records
 
@@ -123,7 +123,7 @@ def test_steps_in_which_the_driver_lagged_are_marked_in_the_figure(
 
 def test_labels_of_backlogs_stay_apart() -> None:
     """Ends that coincide are labelled one above the other."""
-    assert _apart([5.0, 5.0, 0.0], 2.0) == [5.0, 7.0, 0.0]
+    assert spread([5.0, 5.0, 0.0], 2.0) == [5.0, 7.0, 0.0]
     at = np.array([0.0, 1.0])
     ax = figures.backlogs(
         [("1/s", "keeps up", at, np.array([0, 1])), ("9/s", "saturated", at, np.array([0, 1]))]

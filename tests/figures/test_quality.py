@@ -9,13 +9,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
 from lab import figures
 from lab.errors import FrameError
-from lab.figures.quality import _spread
+from lab.figures.style import spread
 from lab.measures import power_curve, share_table
 
 
@@ -94,8 +93,8 @@ def test_power_curves_are_named_at_their_ends_and_not_over_them() -> None:
 
 def test_labels_move_no_more_than_they_must() -> None:
     """Places that are far enough apart stay; crowded ones at the top go down."""
-    assert _spread(np.array([0.1, 0.5, 0.9]), 0.05).tolist() == [0.1, 0.5, 0.9]
-    assert _spread(np.array([1.0, 1.0, 1.0]), 0.1) == pytest.approx([0.82, 0.92, 1.02])
+    assert spread([0.1, 0.5, 0.9], 0.05) == [0.1, 0.5, 0.9]
+    assert spread([1.0, 1.0, 1.0], 0.1, top=1.02) == pytest.approx([0.82, 0.92, 1.02])
 
 
 def test_nothing_is_not_drawn() -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -103,23 +104,22 @@ def test_latency_counts_from_the_schedule() -> None:
     """
     requests = [request(0)] + [request(i, offset_s=2.0 + i * 0.01) for i in range(1, 10)]
 
-    def hold_up(record: dict) -> None:
-        if not held:
-            held.append(True)
-            time.sleep(max(0.0, record["scheduled_at"] + 2.5 - time.time()))
+    class HeldUp(driver.Driver):
+        def _record(self, *args: Any) -> None:
+            super()._record(*args)
+            if len(self.rows) == 1:
+                time.sleep(max(0.0, self.rows[0]["scheduled_at"] + 2.5 - time.time()))
 
-    held: list[bool] = []
     with serving(chat_answer) as server:
         from lab.workload import apis
         from lab.workload.run import Lag
 
         the_plan = plan(*requests)
-        one = driver.Driver(
+        one = HeldUp(
             the_plan,
             apis.apis_for(the_plan, settings(server.url)),
             run_id="r",
             timeout_s=60,
-            on_end=hold_up,
         )
         asyncio.run(one.drive())
     late = [row for row in one.rows if row["request_id"] != "r0"]
