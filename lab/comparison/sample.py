@@ -249,8 +249,9 @@ def _load(name: str, settings: Settings) -> tuple[list[Sample], list[str]]:
             return _from_run(Run.load(folder), folder, settings)
         if (folder / TRACES).is_file():
             runs = sorted((folder / RUNS).glob(f"*/{RUN_FILE}"))
-            samples = [_from_run(Run.load(run.parent), run.parent, settings)[0][0] for run in runs]
-            return samples, []
+            loaded = [_from_run(Run.load(run.parent), run.parent, settings) for run in runs]
+            samples = [sample for part, _ in loaded for sample in part]
+            return samples, [note for _, notes in loaded for note in notes]
     if "/" in name or name.startswith("last"):
         seen = observe(drive(settings, n_requests=0, window=name), settings)
         return [sample_of(seen)], []

@@ -205,7 +205,8 @@ class PartProcess:
             port=self.part.port,
             uptime_s=time.time() - self.started_at if self.started_at and self.pid else None,
             ready_after_s=self.ready_after_s,
-            ready=self.state in (state.READY, state.DONE),
+            # It has an error from its end on; its state follows once its processes are gone.
+            ready=self.state in (state.READY, state.DONE) and not self.error,
             essential=self.part.essential,
             on_demand=self.part.on_demand,
             waits_for=self.waits_for,
