@@ -47,13 +47,12 @@ def read(blobs: list[bytes]) -> KeyValues:
     Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8,
     TooLarge where they hold too many nested values or different keys.
     """
-    data = b"".join(blobs)
-    lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
-    ends = np.cumsum(lengths)
-    raw = np.frombuffer(
-        data + bytes(16), dtype=np.uint8
-    )  # so that looking ahead never leaves the array
-    starts = ends - lengths
+    padded = [*blobs, bytes(16)]  # so that looking ahead never leaves the array
+    _, offsets, data = pa.array(padded, pa.binary()).buffers()
+    raw = np.frombuffer(data, dtype=np.uint8)
+    bounds = np.frombuffer(offsets, dtype=np.int32, count=len(padded)).astype(np.int64)
+    starts = bounds[:-1]
+    ends = bounds[1:]
     key_length = raw[starts + 1].astype(np.int64)
     value = np.minimum(starts + 2 + key_length, ends)  # the tag of the value
     value_length = raw[value + 1].astype(np.int64)
