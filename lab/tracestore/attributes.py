@@ -47,13 +47,12 @@ def read(blobs: list[bytes]) -> KeyValues:
     Raises pa.ArrowInvalid or protobuf's DecodeError for bytes that are not a KeyValue or not UTF-8,
     TooLarge where they hold too many nested values or different keys.
     """
-    data = b"".join(blobs)
-    lengths = np.fromiter(map(len, blobs), dtype=np.int64, count=len(blobs))
-    ends = np.cumsum(lengths)
-    raw = np.frombuffer(
-        data + bytes(16), dtype=np.uint8
-    )  # so that looking ahead never leaves the array
-    starts = ends - lengths
+    padded = [*blobs, bytes(16)]  # so that looking ahead never leaves the array
+    _, offsets, data = pa.array(padded, pa.binary()).buffers()
+    raw = np.frombuffer(data, dtype=np.uint8)
+    bounds = np.frombuffer(offsets, dtype=np.int32, count=len(padded)).astype(np.int64)
+    starts = bounds[:-1]
+    ends = bounds[1:]
     key_length = raw[starts + 1].astype(np.int64)
     value = np.minimum(starts + 2 + key_length, ends)  # the tag of the value
     value_length = raw[value + 1].astype(np.int64)
@@ -128,19 +127,18 @@ def _texts(
 
     Checks UTF-8.
     """
+    fast = np.delete(np.arange(len(at)), slow)
+    bounds = np.stack([at[fast], at[fast] + length[fast]], axis=1).astype(np.int32).ravel()
+    # The texts and what lies between them, without a copy; every second one is a text.
+    buffers = [None, pa.py_buffer(bounds), pa.py_buffer(raw)]
+    pieces = pa.Array.from_buffers(pa.binary(), max(len(bounds) - 1, 0), buffers)
+
+    places = np.empty(len(at), dtype=np.int64)
+    places[fast] = np.arange(0, len(bounds), 2)
     if len(slow):
-        extra = np.frombuffer(b"".join(slow_texts), dtype=np.uint8)
-        slow_length = np.array([len(t) for t in slow_texts], dtype=np.int64)
-        at = at.copy()
-        length = length.copy()
-        at[slow] = len(raw) + np.cumsum(slow_length) - slow_length
-        length[slow] = slow_length
-        raw = np.concatenate([raw, extra])
-    offsets = np.zeros(len(at) + 1, dtype=np.int64)
-    np.cumsum(length, out=offsets[1:])
-    gathered = raw[np.repeat(at - offsets[:-1], length) + np.arange(offsets[-1])]
-    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(gathered)]
-    return pa.Array.from_buffers(pa.binary(), len(at), buffers).cast(pa.string())
+        places[slow] = len(pieces) + np.arange(len(slow))
+        pieces = pa.concat_arrays([pieces, pa.array(slow_texts, pa.binary())])
+    return pieces.take(pa.array(places)).cast(pa.string())
 
 
 def _strings(

@@ -62,7 +62,8 @@ def _all_distinct(spans: pa.Table) -> bool:
             0xC2B2AE3D27D4EB4F
         )
         mix = mix ^ spans.column("span_id").to_numpy() * np.uint64(0x165667B19E3779F9)
-    return len(np.unique(mix)) == spans.num_rows
+    mix.sort()  # np.unique takes twenty times as long
+    return bool(np.diff(mix).all())
 
 
 def _storage_bytes(array: pa.Array | pa.ChunkedArray) -> Iterator[bytes]:

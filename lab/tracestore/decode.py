@@ -267,7 +267,7 @@ class SpanBatch:
             if count > few:
                 allowance.check(count)
             counts.append(count)
-            attributes += own
+            attributes += own[:]  # a slice is made in C, an iteration is not
             for name, field in _SPARSE:
                 if value := getattr(s, field):
                     sparse[name][0].append(row)
