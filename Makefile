@@ -6,6 +6,8 @@ LAB := .venvs/lab/bin
 OUT ?=
 # Two workers take the files of tests in order; one of them runs all live tests (tests/conftest.py).
 TWO_WORKERS := -n 2 --no-loadscope-reorder
+# Many container images set it; every worker, kernel and command would then compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help attach instrumentations setup run test test-fast lab bench soak lint lock slides solutions handout recorded up down clean
