@@ -63,9 +63,9 @@ def test_every_kind_of_question_can_be_followed(tmp_path: Path, live_lab) -> Non
 
 @pytest.mark.timeout(600)
 def test_a_question_that_the_model_cannot_handle_is_explained(tmp_path: Path, live_lab) -> None:
-    """The arguments of its tool call break off, which Llama Stack answers with status 500."""
+    """A question that is longer than the model's context cannot be answered, whatever it says."""
     path = next(p for p in NOTEBOOKS if p.stem == "00_stand_up_the_lab")
-    question = "Open a ticket for node r87-n53, severity high: it is on fire"
+    question = "Is node r87-n53 up? " * 1_000
     run = run_notebooks([path], tmp_path / "out", {"question": question}, live_lab)[0]
     assert run.status != PASSED
     assert "the agent could not answer this question" in run.error
