@@ -95,9 +95,7 @@ def show_status(as_json: bool) -> int:
         print(json.dumps([asdict(p) for p in parts], indent=1))
     else:
         _print_parts(parts)
-        # Recordings and a cluster's port forwards on this machine.
-        others = [f for f in _state_folders(settings)[1:] if processes.leftovers(f)]
-        if others:
+        if others := _other_places(settings):
             print(f"also running, and ended by `lab down`: {', '.join(map(str, others))}")
 
     needed = [p for p in parts if p.essential or p.name == "supervisor"]
@@ -138,6 +136,11 @@ def _state_folders(settings: Settings) -> list[Path]:
     """Return the state folders of this lab and of those that were started next to it."""
     root = settings.state_dir
     return [root, *sorted(root.glob("recorded/*")), *root.glob("cluster")]
+
+
+def _other_places(settings: Settings) -> list[Path]:
+    """Return the folders of the other places that have processes on this machine."""
+    return [f for f in _state_folders(settings)[1:] if processes.leftovers(f)]
 
 
 def _print_addresses(console: Console, endpoints: dict[str, str]) -> None:

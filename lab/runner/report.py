@@ -81,7 +81,7 @@ def _render(out_dir: Path) -> Path:
         busy=_was_busy(record["facts"]),
         passed=sum(run.status == PASSED for run in runs),
         folder=out_dir.name,
-        logs=sorted(path.name for path in (out_dir / "logs").glob("*") if path.is_file()),
+        logs=_files_in(out_dir / "logs"),
     )
     write_atomically(out_dir / REPORT_FILE, page)
     return out_dir / REPORT_FILE
@@ -95,6 +95,10 @@ def _read_run(out_dir: Path) -> tuple[dict[str, Any], list[NotebookRun]]:
         raise NotebookError(
             f"{out_dir} holds no run", got=f"{RUN_FILE}: {e}", fix="name a folder below out/"
         ) from e
+
+
+def _files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*") if path.is_file())
 
 
 def _answers(runs: list[NotebookRun], executed: dict[str, Path]) -> list[tuple]:

@@ -405,16 +405,24 @@ def _wait_until_up(
         if progress:
             progress(current.parts, time.monotonic() - began)
         needed = [p for p in current.parts if _is_waited_for(p, wait_for)]
-        if current.phase == "up" and all(p.ready and _runs(p) for p in needed):
+        if current.phase == "up" and _are_ready(needed):
             return current.endpoints
 
-        if broken := next((p for p in needed if p.state in _FAILURES), None):
+        if broken := _first_broken(needed):
             if broken.state == state.FAILED or not repairs:
                 _raise_failure(state_dir, _cause(current, broken), fresh and broken.essential)
             repairs -= 1  # it was noticed only after the first request
             _request_repair(state_dir)
         time.sleep(POLL_S)
         current = _next_state(state_dir)
+
+
+def _are_ready(parts: list[PartStatus]) -> bool:
+    return all(part.ready and _runs(part) for part in parts)
+
+
+def _first_broken(parts: list[PartStatus]) -> PartStatus | None:
+    return next((part for part in parts if part.state in _FAILURES), None)
 
 
 _FAILURES = (state.FAILED, state.DEAD, state.HANGS)  # what stopped because of them is not one
