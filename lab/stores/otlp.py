@@ -196,7 +196,7 @@ def _protobuf_of(value: dict[str, Any]) -> bytes:
 
 
 def _with_usual_names(value: dict[str, Any]) -> dict[str, Any]:
-    """Return TracesData's JSON, whatever names its lists have."""
+    """Return the document with OTLP's own names of its lists (`resourceSpans`, `scopeSpans`)."""
     owners = _joined(value.get("trace") or value, _OWNERS)
     return {"resourceSpans": [{**owner, "scopeSpans": _joined(owner, _SCOPES)} for owner in owners]}
 
